@@ -1,0 +1,66 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each makes the environment it needs.
+PYTHON ?= python3
+TORCH_SPEC ?= torch==2.13.0
+TORCH_INDEX_URL ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+
+# make demo takes: DATA=<folder of sites> TASK=classification|segmentation ARGS="--kill hospital-3@2 ..."
+DATA ?=
+TASK ?=
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all check lint types imports bench doctor lock clean
+
+help: ## Show what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## Make .venv and install the locked packages (again only when the lock changes)
+
+$(STAMP): requirements/lock.txt requirements/constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "MedVeil needs Python 3.11 or newer. Name one: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "This Python cannot make virtual environments. On Debian: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) \
+	  --constraint requirements/constraints.txt "$(TORCH_SPEC)"
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/lock.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -c 'import torch; print("installed: torch", torch.__version__ + ", CUDA:", "yes" if torch.cuda.is_available() else "no")'
+	@touch $(STAMP)
+
+demo: $(STAMP) ## Run a whole federated study on this machine and write its report
+	@$(BIN)/medveil demo $(if $(DATA),--data "$(DATA)") $(if $(TASK),--task "$(TASK)") $(ARGS)
+
+test: $(STAMP) ## Run the tests (at most 5 minutes on 2 cores)
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/pytest -m "not slow" $(ARGS)
+
+test-all: $(STAMP) ## Run every test, the long ones too
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/pytest $(ARGS)
+
+check: lint types test ## Everything a change must pass: ruff, mypy --strict, import rules, tests
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+bench: $(STAMP) ## Run every benchmark and print its table
+	@set -e; for file in tests/benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file $(ARGS); done
+
+doctor: $(STAMP) ## Look at this machine: Python, memory, disk, GPU, clock, SQLite
+	@$(BIN)/medveil doctor
+
+lock: ## Pin the newest allowed packages again (needs uv)
+	requirements/lock.sh
+
+clean: ## Remove the environment and every cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .medveil
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

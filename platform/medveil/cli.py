@@ -1,0 +1,43 @@
+"""The root command. Each room brings its own subcommands through an entry point."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib.metadata import entry_points
+
+import typer
+from rich.console import Console
+
+from medveil.errors import Error
+
+
+def main() -> None:
+    """Run ``medveil``; a known problem is printed as three sentences and ends with exit status 1."""
+    app = typer.Typer(
+        name="medveil",
+        help="Hospitals train one imaging model together; no image and no single update leaves a hospital.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+    )
+    for entry in sorted(entry_points(group="medveil.commands"), key=lambda e: e.name):
+        room: typer.Typer | Callable[[typer.Typer], None] = entry.load()
+        if isinstance(room, typer.Typer):
+            app.add_typer(room, name=entry.name)
+        else:
+            room(app)
+    try:
+        app()
+    except Error as error:
+        show_error(error)
+        sys.exit(1)
+
+
+def show_error(error: Error) -> None:
+    """What happened, what it means, what to do, and the code to look up in the documentation."""
+    console = Console(stderr=True, highlight=False)
+    console.print(f"[bold red]problem[/]  {error.what}", soft_wrap=True)
+    console.print(f"[bold]means[/]    {error.meaning}", soft_wrap=True)
+    console.print(f"[bold]remedy[/]   {error.remedy}", soft_wrap=True)
+    console.print(f"[dim]code     {error.code}[/]", soft_wrap=True)

@@ -1,0 +1,60 @@
+"""The base error: what happened, what it means, what to do, and a stable code."""
+
+from __future__ import annotations
+
+
+class Error(Exception):
+    """A problem a person can act on.
+
+    Subclasses set ``code``, which never changes once released: documents, alarms and the wire refer to it.
+    The three sentences must not name a patient, a file's contents, a key or any unmasked number.
+    """
+
+    code = "error"
+
+    def __init__(self, *, what: str, meaning: str, remedy: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.meaning = meaning
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.meaning} {self.remedy} [{self.code}]"
+
+
+class BadFile(Error):
+    """A file that people write (study, settings) does not say what it must."""
+
+    code = "bad-file"
+
+    def __init__(self, *, name: str, problem: str) -> None:
+        super().__init__(
+            what=f"{name} cannot be used: {problem}.",
+            meaning="Nothing was changed.",
+            remedy="Correct the file and run the command again.",
+        )
+
+
+class UnknownName(Error):
+    """A registry was asked for an entry it does not hold."""
+
+    code = "unknown-name"
+
+    def __init__(self, *, kind: str, name: str, known: tuple[str, ...]) -> None:
+        super().__init__(
+            what=f"There is no {kind} called '{name}'.",
+            meaning="A study may only name what this version of MedVeil ships.",
+            remedy=f"Choose one of: {', '.join(known)}.",
+        )
+
+
+class RemoteProtocolError(Error):
+    """The other side broke the protocol; our own state is unchanged."""
+
+    code = "remote-protocol"
+
+
+class LocalProtocolError(Error):
+    """Our own side asked for something the protocol forbids."""
+
+    code = "local-protocol"

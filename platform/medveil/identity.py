@@ -1,0 +1,205 @@
+"""Who sent this: Ed25519 identities and the signature on every request."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from medveil.errors import Error, RemoteProtocolError
+from medveil.ids import join
+
+FRESHNESS_S = 300
+"""How far the two clocks may differ. Nonces inside this window are remembered, so nothing is replayed."""
+
+
+class Secret:
+    """Bytes that must never be printed; ``repr`` tells the length only."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: bytes) -> None:
+        self._value = value
+
+    def __repr__(self) -> str:
+        return f"Secret({len(self._value)} bytes)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and secrets.compare_digest(self._value, other._value)
+
+    def __hash__(self) -> int:
+        return hash(len(self._value))
+
+    def reveal(self) -> bytes:
+        """The bytes themselves, at the one place that needs them."""
+        return self._value
+
+
+class BadSignature(RemoteProtocolError):
+    """A signature does not belong to the key and the bytes it came with."""
+
+    code = "bad-signature"
+
+    def __init__(self, *, what: str = "A signature does not match the message it came with.") -> None:
+        super().__init__(
+            what=what,
+            meaning="The message was changed on its way or sent by somebody else; it was not used.",
+            remedy="Check that the sender's key is the enrolled one and that no proxy rewrites requests.",
+        )
+
+
+class StaleRequest(RemoteProtocolError):
+    """A request's time lies outside the freshness window."""
+
+    code = "stale-request"
+
+    def __init__(self, *, theirs: int, ours: int) -> None:
+        super().__init__(
+            what=f"The request says it is {theirs} (Unix seconds); here it is {ours}.",
+            meaning=f"Clocks may differ by {FRESHNESS_S} s, so that old requests cannot be repeated.",
+            remedy="Set both machines' clocks by NTP.",
+        )
+
+
+class KeyFileExists(Error):
+    """An identity is made once; a second one would be another hospital."""
+
+    code = "key-exists"
+
+    def __init__(self, *, path: Path) -> None:
+        super().__init__(
+            what=f"There is already an identity key in {path.name}.",
+            meaning="Replacing it would make this node a stranger to every study it takes part in.",
+            remedy="Use another folder, or move the old key away on purpose.",
+        )
+
+
+class Identity:
+    """A long-lived Ed25519 key pair of one legal entity and the name it goes by."""
+
+    def __init__(self, name: str, key: Ed25519PrivateKey) -> None:
+        self.name = name
+        self._key = key
+        self.public_key = key.public_key().public_bytes_raw()
+
+    def __repr__(self) -> str:
+        return f"Identity({self.name})"
+
+    @classmethod
+    def generate(cls, name: str) -> Identity:
+        """A new identity; the key comes from the operating system's generator."""
+        return cls(name, Ed25519PrivateKey.generate())
+
+    @classmethod
+    def load(cls, name: str, path: Path) -> Identity:
+        """Read a raw 32-byte private key written by :meth:`save`."""
+        return cls(name, Ed25519PrivateKey.from_private_bytes(path.read_bytes()))
+
+    def save(self, path: Path) -> None:
+        """Write the private key, readable by its owner only and never over another one."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError as exists:
+            raise KeyFileExists(path=path) from exists
+        with os.fdopen(handle, "wb") as file:
+            file.write(self._key.private_bytes_raw())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def sign(self, label: str, *parts: bytes) -> bytes:
+        """Ed25519 over a label and length-prefixed parts; 64 bytes."""
+        return self._key.sign(_signed_bytes(label, parts))
+
+
+def verify(public_key: bytes, signature: bytes, label: str, *parts: bytes) -> None:
+    """Check a signature made by :meth:`Identity.sign`.
+
+    Raises:
+        BadSignature: the key, the label, a part or the signature differs.
+    """
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, _signed_bytes(label, parts))
+    except (InvalidSignature, ValueError) as error:
+        raise BadSignature() from error
+
+
+def _signed_bytes(label: str, parts: tuple[bytes, ...]) -> bytes:
+    return join(b"medveil-v1", label.encode(), *parts)
+
+
+@dataclass(frozen=True)
+class RequestProof:
+    """The four headers that say who sent a request, when, and that it was not changed."""
+
+    sender: str
+    time: int
+    nonce: str
+    signature: bytes
+
+    def headers(self) -> dict[str, str]:
+        """As HTTP headers."""
+        return {
+            "MedVeil-Sender": self.sender,
+            "MedVeil-Time": str(self.time),
+            "MedVeil-Nonce": self.nonce,
+            "MedVeil-Signature": base64.b64encode(self.signature).decode(),
+        }
+
+    @classmethod
+    def from_headers(cls, headers: Mapping[str, str]) -> RequestProof:
+        """Read them back.
+
+        Raises:
+            BadSignature: one is missing or malformed; an absent check is a failed check.
+        """
+        try:
+            proof = cls(
+                sender=headers["medveil-sender"],
+                time=int(headers["medveil-time"]),
+                nonce=headers["medveil-nonce"],
+                signature=base64.b64decode(headers["medveil-signature"], validate=True),
+            )
+        except (KeyError, ValueError) as error:
+            raise BadSignature(what="The request carries no complete signature.") from error
+        if len(proof.nonce) != 32 or len(proof.signature) != 64:
+            raise BadSignature(what="The request carries no complete signature.")
+        return proof
+
+
+def sign_request(identity: Identity, method: str, target: str, body: bytes) -> RequestProof:
+    """Sign a request: method, path with query, SHA-256 of the body, time and a fresh nonce."""
+    now, nonce = int(time.time()), secrets.token_hex(16)
+    signature = identity.sign("request", *_request_parts(identity.name, method, target, body, now, nonce))
+    return RequestProof(identity.name, now, nonce, signature)
+
+
+def verify_request(
+    public_key: bytes, proof: RequestProof, method: str, target: str, body: bytes, *, now: float
+) -> None:
+    """Check a request against the sender's enrolled key and our clock.
+
+    The caller must also refuse a nonce it has seen within ``2 * FRESHNESS_S`` seconds.
+
+    Raises:
+        BadSignature, StaleRequest.
+    """
+    parts = _request_parts(proof.sender, method, target, body, proof.time, proof.nonce)
+    verify(public_key, proof.signature, "request", *parts)
+    if abs(proof.time - now) > FRESHNESS_S:
+        raise StaleRequest(theirs=proof.time, ours=int(now))
+
+
+def _request_parts(
+    sender: str, method: str, target: str, body: bytes, now: int, nonce: str
+) -> tuple[bytes, ...]:
+    body_hash = hashlib.sha256(body).digest()
+    return (sender.encode(), method.encode(), target.encode(), body_hash, str(now).encode(), nonce.encode())

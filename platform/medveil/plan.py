@@ -1,0 +1,128 @@
+"""A plan: a study and the roster of hospitals, signed by the admin and approved by the hospitals."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from medveil.errors import Error, RemoteProtocolError
+from medveil.identity import BadSignature, Identity, verify
+from medveil.ids import canonical, digest
+from medveil.study import Frozen, Name, Study
+
+PublicKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Member(Frozen):
+    """One hospital of a roster: its place (from 1), its name and its Ed25519 public key in hexadecimal."""
+
+    index: Annotated[int, Field(ge=1, le=10_000)]
+    name: Name
+    public_key: PublicKey
+
+    @property
+    def key(self) -> bytes:
+        """The 32 bytes of the public key."""
+        return bytes.fromhex(self.public_key)
+
+
+class Plan(Frozen):
+    """What the hospitals sign: the study, who takes part, and the epoch (a changed roster is a new epoch)."""
+
+    study: Study
+    roster: Annotated[tuple[Member, ...], Field(min_length=3)]
+    epoch: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _roster_is_sound(self) -> Self:
+        for values in ([m.index for m in self.roster], self.names, [m.public_key for m in self.roster]):
+            if len(set(values)) != len(self.roster):
+                raise ValueError("two members of the roster share an index, a name or a key")
+        if not self.study.cohort.min_hospitals <= len(self.roster) <= self.study.cohort.max_hospitals:
+            raise ValueError("the roster is smaller or larger than the study's cohort limits")
+        return self
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the hospitals, in roster order."""
+        return [m.name for m in self.roster]
+
+    @property
+    def hash(self) -> bytes:
+        """SHA-256 over the canonical form; it names the plan everywhere."""
+        return digest("plan", canonical(self.model_dump(mode="json")))
+
+    @property
+    def id(self) -> str:
+        """The hash as 64 hexadecimal digits."""
+        return self.hash.hex()
+
+    def member(self, name: str) -> Member | None:
+        """The roster entry of that name, if any."""
+        return next((m for m in self.roster if m.name == name), None)
+
+    @property
+    def approvals_needed(self) -> int:
+        """More than half of the data owners must have signed before anybody trains."""
+        return len(self.roster) // 2 + 1
+
+
+class NotApproved(Error):
+    """Too few hospitals have signed this exact plan."""
+
+    code = "plan-not-approved"
+
+    def __init__(self, *, got: int, need: int) -> None:
+        super().__init__(
+            what=f"{got} valid approvals of this plan are here; {need} are needed.",
+            meaning="A plan binds only when most data owners signed the same study and the same roster.",
+            remedy="Ask the other hospitals' operators to run 'medveil node approve'.",
+        )
+
+
+class BadPlan(RemoteProtocolError):
+    """Something called a plan is not one."""
+
+    code = "bad-plan"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="The aggregator sent a plan that cannot be read.",
+            meaning="It was ignored.",
+            remedy="Check that node and aggregator run the same version of MedVeil.",
+        )
+
+
+def parse_plan(value: Any) -> Plan:
+    """A plan from its JSON form, as it came over the wire.
+
+    Raises:
+        BadPlan: it does not validate.
+    """
+    try:
+        return Plan.model_validate(value)
+    except ValidationError as error:
+        raise BadPlan() from error
+
+
+def sign_approval(plan: Plan, identity: Identity) -> bytes:
+    """A data owner's signature under the plan's hash."""
+    return identity.sign("approve-plan", plan.hash)
+
+
+def check_approvals(plan: Plan, approvals: dict[str, bytes]) -> None:
+    """Count the valid approvals (hospital name → signature) of this exact plan.
+
+    Raises:
+        NotApproved: fewer than :attr:`Plan.approvals_needed` are valid.
+    """
+    valid = 0
+    for member in plan.roster:
+        try:
+            verify(member.key, approvals.get(member.name, b""), "approve-plan", plan.hash)
+            valid += 1
+        except BadSignature:
+            continue
+    if valid < plan.approvals_needed:
+        raise NotApproved(got=valid, need=plan.approvals_needed)

@@ -1,0 +1,54 @@
+"""A named collection that a folder of modules fills: one file per entry."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from medveil.errors import UnknownName
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Entries of one kind, found by importing every module of ``package`` on first use.
+
+    Raises:
+        UnknownName: on look-up of a name that no module registered.
+    """
+
+    def __init__(self, kind: str, package: str) -> None:
+        self._kind = kind
+        self._package = package
+        self._entries: dict[str, T] = {}
+        self._loaded = False
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator that files the decorated object under ``name``."""
+
+        def keep(entry: T) -> T:
+            if name in self._entries:
+                raise ValueError(f"two {self._kind} entries are called '{name}'")
+            self._entries[name] = entry
+            return entry
+
+        return keep
+
+    def __getitem__(self, name: str) -> T:
+        self._load()
+        if name not in self._entries:
+            raise UnknownName(kind=self._kind, name=name, known=tuple(self))
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        self._load()
+        return iter(sorted(self._entries))
+
+    def _load(self) -> None:
+        if not self._loaded:
+            package = importlib.import_module(self._package)
+            for module in pkgutil.iter_modules(package.__path__):
+                importlib.import_module(f"{self._package}.{module.name}")
+            self._loaded = True

@@ -1,0 +1,48 @@
+"""Rounds, attempts, phases and what comes out of them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from medveil.study import Frozen, Name, Sha256
+
+
+class RoundKind(StrEnum):
+    """What is summed: updates (with validation figures) or evaluation figures only."""
+
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+
+
+class Phase(StrEnum):
+    """The steps of one attempt at a secure sum, in order, and its two ends."""
+
+    ADVERTISE = "advertise"
+    SHARE = "share"
+    COMMIT = "commit"
+    UPLOAD = "upload"
+    AGREE = "agree"
+    UNMASK = "unmask"
+    DONE = "done"
+    FAILED = "failed"
+
+    @property
+    def ended(self) -> bool:
+        """Whether the attempt is over."""
+        return self in (Phase.DONE, Phase.FAILED)
+
+
+class ModelVersion(Frozen):
+    """An immutable global model: its hash names it, its parent is the model the round started from."""
+
+    plan: Sha256
+    number: int
+    """0 is the initial model; each successful training round adds one."""
+    model: Sha256
+    parent: Sha256 | None
+    round: int
+    survivors: tuple[Name, ...]
+    epsilon: float | None
+    """What a patient of a hospital that took part in every round so far has spent; None without privacy."""
+    created: str
+    """UTC time, ISO 8601."""

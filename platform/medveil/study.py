@@ -1,0 +1,219 @@
+"""A study: what is learned, how, under which privacy policy. Frozen, hashed, under version control."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from medveil.errors import BadFile
+from medveil.ids import NAME, canonical, digest
+from medveil.tensors import ModelSpec
+
+Name = Annotated[str, Field(pattern=rf"^{NAME.pattern}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
+
+
+class Frozen(BaseModel):
+    """Immutable, and strict about unknown keys: a misspelt option is an error, not a default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelChoice(Frozen):
+    """A registered model, its options, the exact tensors that are trained, and where training starts."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,48}$")]
+    options: dict[str, int | float | str | bool] = {}
+    tensors: ModelSpec
+    initial_model: Sha256
+
+
+class Transforms(Frozen):
+    """How an image becomes a tensor; ``medveil_imaging.transforms`` explains each profile's constants."""
+
+    profile: Literal["xray", "mri"]
+    size: Annotated[tuple[int, ...], Field(min_length=2, max_length=3)]
+    """Height and width in pixels (xray), or the three edges in voxels after resampling, RAS order (mri)."""
+    spacing_mm: tuple[PositiveFloat, ...] = ()
+    """Voxel edges after resampling, in mm; for ``mri`` only."""
+
+    @model_validator(mode="after")
+    def _fits_profile(self) -> Self:
+        dims = 2 if self.profile == "xray" else 3
+        spacings = 0 if dims == 2 else 3
+        if len(self.size) != dims or len(self.spacing_mm) != spacings:
+            raise ValueError(f"profile '{self.profile}' wants {dims} sizes and {spacings} spacings")
+        if not all(8 <= edge <= 1024 for edge in self.size):
+            raise ValueError("every edge of 'size' must lie between 8 and 1024")
+        return self
+
+
+class Training(Frozen):
+    """One hospital's work in one round, and how many rounds there are."""
+
+    rounds: Annotated[int, Field(ge=1, le=10_000)]
+    local_steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimiser steps per round; the only unit of work under differential privacy."""
+    local_epochs: Annotated[int, Field(ge=1)] | None = None
+    """Passes over the training images per round; without privacy only."""
+    batch_images: Annotated[int, Field(ge=1)] = 32
+    """Images per step without privacy. Under privacy the draw over patients decides."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    learning_rate: PositiveFloat
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    schedule: Literal["constant", "linear"] = "constant"
+    """``linear``: the rate falls in equal steps from ``learning_rate`` to nearly 0 over all rounds."""
+    augment: bool = False
+    """Random shifts of up to 1/16 of the edge (and nothing that changes the finding)."""
+
+    @model_validator(mode="after")
+    def _one_unit_of_work(self) -> Self:
+        if (self.local_steps is None) == (self.local_epochs is None):
+            raise ValueError("give either local_steps or local_epochs")
+        return self
+
+
+class NoPrivacy(Frozen):
+    """Secure aggregation only. A hospital's own policy must allow it."""
+
+    kind: Literal["none"] = "none"
+
+
+class LocalNoise(Frozen):
+    """Each hospital's own DP-SGD bounds what anybody can learn of any one of its patients.
+
+    The record is a patient with all images (add or remove one patient). Each step every patient enters with
+    probability ``sample_rate``; the mean gradient over at most ``images_per_patient`` of that patient's
+    images is clipped to ``clip_norm``; Gaussian noise of ``noise_multiplier * clip_norm`` is added.
+    """
+
+    kind: Literal["local"] = "local"
+    clip_norm: PositiveFloat
+    clipping: Literal["flat", "unit"] = "flat"
+    """``flat``: longer gradients are shortened to clip_norm. ``unit``: every gradient is scaled to it."""
+    noise_multiplier: PositiveFloat
+    sample_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    images_per_patient: Annotated[int, Field(ge=1)] = 4
+    epsilon: PositiveFloat
+    """What the whole study costs each patient; a node computes it again and refuses an understatement."""
+    delta: Annotated[float, Field(gt=0, lt=0.01)] = 1e-5
+
+
+Privacy = Annotated[NoPrivacy | LocalNoise, Field(discriminator="kind")]
+
+
+class SecureAggregation(Frozen):
+    """The ring, the lanes and whom a mask must resist."""
+
+    lane_bits: Literal[16, 21, 32] = 21
+    """Bits per coordinate in a 64-bit word: 4, 3 or 2 lanes, that is 2.0, 2.67 or 4.0 bytes per parameter."""
+    update_clip: PositiveFloat
+    """Largest magnitude of one coordinate of an update, in model units; beyond it the node saturates."""
+    max_weight: Annotated[int, Field(ge=1, le=2**31)]
+    """Most patients one hospital may count for."""
+    colluders: Annotated[int, Field(ge=0)] = 0
+    """Hospitals assumed to pool what they know with the aggregator."""
+
+
+class Cohort(Frozen):
+    """How many hospitals make a sum that hides each of them."""
+
+    min_hospitals: Annotated[int, Field(ge=3)] = 3
+    max_hospitals: Annotated[int, Field(ge=3, le=128)] = 10
+
+
+class Strategy(Frozen):
+    """How the aggregator turns the mean update into the next global model."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,48}$")] = "fedavg"
+    options: dict[str, float] = {}
+
+
+class Evaluation(Frozen):
+    """What is counted, bounded per patient, inside the masked vector."""
+
+    bins: Annotated[int, Field(ge=16, le=4096)] = 256
+    images_per_patient: Annotated[int, Field(ge=1, le=1024)] = 64
+    every_round: bool = True
+    """Whether each update carries the validation figures of the model it started from."""
+
+
+class Deadlines(Frozen):
+    """Longest time per phase, in seconds; a phase ends early when every hospital in reach has answered."""
+
+    advertise_s: Seconds = 120.0
+    share_s: Seconds = 120.0
+    train_s: Seconds = 6 * 3600.0
+    upload_s: Seconds = 1800.0
+    agree_s: Seconds = 120.0
+    unmask_s: Seconds = 120.0
+    silence_s: Seconds = 60.0
+    """A hospital not heard from for this long is not waited for."""
+
+
+class Study(Frozen):
+    """Everything a hospital approves, except who the others are (that is the :class:`medveil.plan.Plan`)."""
+
+    name: Name
+    description: Annotated[str, Field(max_length=2000)] = ""
+    task: Literal["classification", "segmentation"]
+    classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=64)]
+    """Meaning of the labels 0, 1, 2 …; for segmentation 0 is the background."""
+    model: ModelChoice
+    transforms: Transforms
+    training: Training
+    privacy: Privacy
+    strategy: Strategy = Strategy()
+    secure_aggregation: SecureAggregation
+    cohort: Cohort = Cohort()
+    evaluation: Evaluation = Evaluation()
+    deadlines: Deadlines = Deadlines()
+    attempts: Annotated[int, Field(ge=1, le=5)] = 2
+    """Tries at one round's secure sum before the study goes on with the next round."""
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        cohort = self.cohort
+        if cohort.min_hospitals < self.secure_aggregation.colluders + 2:
+            raise ValueError("cohort.min_hospitals must exceed secure_aggregation.colluders by two or more")
+        if cohort.max_hospitals < cohort.min_hospitals:
+            raise ValueError("cohort.max_hospitals lies below cohort.min_hospitals")
+        if self.privacy.kind == "local" and self.training.local_steps is None:
+            raise ValueError("under differential privacy the unit of work is local_steps")
+        if self.task == "segmentation" and self.transforms.profile != "mri":
+            raise ValueError("segmentation is for profile 'mri'")
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("two classes have the same name")
+        return self
+
+    @property
+    def hash(self) -> bytes:
+        """SHA-256 over the canonical form; what two people compare to know they mean the same study."""
+        return digest("study", canonical(self.model_dump(mode="json")))
+
+    @property
+    def train_steps(self) -> int | None:
+        """Optimiser steps of the whole study, where the unit of work is a step."""
+        steps = self.training.local_steps
+        return None if steps is None else steps * self.training.rounds
+
+
+def read_study(path: Path) -> Study:
+    """Read a study file (TOML).
+
+    Raises:
+        BadFile: unreadable, not TOML, or a field is missing, unknown or out of range.
+    """
+    try:
+        return Study.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadFile(name=path.name, problem=str(error)) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise BadFile(name=path.name, problem=f"{place}: {first['msg']}") from error
