@@ -1,0 +1,143 @@
+"""Keys and context: everything derived or signed in a round is bound to what the round is.
+
+``Context`` names the plan (study, roster, epoch), the round, the attempt, the kind of round and the exact
+model; the *transcript* is the hash of the signed Advertise messages. Every HKDF info, every associated data
+and every signature carries its own label, the context and, once it exists, the transcript.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from medveil.errors import LocalProtocolError
+from medveil.identity import Secret
+from medveil.ids import digest, join
+from medveil.plan import Plan
+from medveil.rounds import RoundKind
+from privacy.secagg.masks import Mask
+
+PROTOCOL = b"medveil-secagg-v1"
+
+
+class UnsafeCohort(LocalProtocolError):
+    """The numbers of a round would not protect a hospital."""
+
+    code = "unsafe-cohort"
+
+    def __init__(self, *, got: int, need: int) -> None:
+        super().__init__(
+            what=f"A sum of {got} hospitals was asked for; {need} is the least.",
+            meaning="A smaller sum would show too much of each hospital in it.",
+            remedy="Wait until more hospitals take part.",
+        )
+
+
+@dataclass(frozen=True)
+class Context:
+    """What one attempt at a secure sum is about."""
+
+    plan: bytes
+    round: int
+    attempt: int
+    kind: RoundKind
+    model: bytes
+
+    @property
+    def bytes(self) -> bytes:
+        """Canonical, length-prefixed form."""
+        numbers = (str(self.round).encode(), str(self.attempt).encode())
+        return join(PROTOCOL, self.plan, *numbers, self.kind.encode(), self.model)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every party of an attempt knows from the start."""
+
+    context: Context
+    roster: Mapping[int, bytes]
+    """Index → Ed25519 public key, from the approved plan."""
+    min_hospitals: int
+    colluders: int
+
+    def __post_init__(self) -> None:
+        if self.min_hospitals < max(3, self.colluders + 2):
+            raise UnsafeCohort(got=self.min_hospitals, need=max(3, self.colluders + 2))
+
+    def threshold(self, advertised: int) -> int:
+        """t = floor((m + c) / 2) + 1: shares to rebuild a secret, and signatures to unmask.
+
+        Guarantees: 2t > m + c, so m holders, c of whom answer twice, can never give out both of one
+        hospital's secrets, and two different survivor sets can never both find t signatures.
+        """
+        return (advertised + self.colluders) // 2 + 1
+
+    def least(self, advertised: int) -> int:
+        """Fewest members of any later set, once ``advertised`` hospitals have sent keys."""
+        return max(self.threshold(advertised), self.min_hospitals)
+
+
+def setting_for(plan: Plan, *, number: int, attempt: int, kind: RoundKind, model: bytes) -> Setting:
+    """The setting of one attempt of a plan."""
+    return Setting(
+        context=Context(plan.hash, number, attempt, kind, model),
+        roster={m.index: m.key for m in plan.roster},
+        min_hospitals=plan.study.cohort.min_hospitals,
+        colluders=plan.study.secure_aggregation.colluders,
+    )
+
+
+def new_key(seed: Secret) -> X25519PrivateKey:
+    """An X25519 private key from 32 bytes."""
+    return X25519PrivateKey.from_private_bytes(seed.reveal())
+
+
+def public_bytes(seed: Secret) -> bytes:
+    """The 32-byte public key that belongs to a private one."""
+    return new_key(seed).public_key().public_bytes_raw()
+
+
+def channel_key(
+    private: Secret, peer: bytes, context: Context, transcript: bytes, *, sender: int, receiver: int
+) -> bytes:
+    """Key for the one message from ``sender`` to ``receiver``; each direction has its own."""
+    return _derive(private, peer, "channel", context, transcript, sender, receiver)
+
+
+def pair_mask(
+    private: Secret, peer: bytes, context: Context, transcript: bytes, *, own: int, other: int
+) -> Mask:
+    """The mask that two hospitals share; the one with the lower index adds, the other subtracts."""
+    low, high = min(own, other), max(own, other)
+    seed = Secret(_derive(private, peer, "pair", context, transcript, low, high))
+    return Mask(seed, 1 if own < other else -1)
+
+
+def self_mask(secret: Secret, context: Context, transcript: bytes) -> Mask:
+    """A hospital's own mask, which only the survivors' shares can remove."""
+    return Mask(Secret(_hkdf(secret.reveal(), "self", context, transcript)), 1)
+
+
+def self_commitment(secret: Secret, context: Context, transcript: bytes, index: int) -> bytes:
+    """Binds a hospital to its self-mask secret (32 uniform bytes, so the hash hides it)."""
+    return digest("self-mask", context.bytes, transcript, _number(index), secret.reveal())
+
+
+def _derive(
+    private: Secret, peer: bytes, label: str, context: Context, transcript: bytes, first: int, second: int
+) -> bytes:
+    shared = new_key(private).exchange(X25519PublicKey.from_public_bytes(peer))
+    return _hkdf(shared, label, context, transcript, _number(first), _number(second))
+
+
+def _hkdf(secret: bytes, label: str, context: Context, transcript: bytes, *parts: bytes) -> bytes:
+    info = join(label.encode(), context.bytes, transcript, *parts)
+    return HKDF(hashes.SHA256(), 32, None, info).derive(secret)
+
+
+def _number(value: int) -> bytes:
+    return value.to_bytes(4, "big")

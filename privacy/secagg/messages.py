@@ -1,0 +1,143 @@
+"""The messages of one attempt, as they are signed and as they cross the wire.
+
+Every message of a hospital carries its index and an Ed25519 signature over a label of its own, the context,
+the transcript (from Share on) and the body. Messages are deterministic CBOR; anything else is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Self
+
+from pydantic import Field
+
+from medveil.identity import Identity, verify
+from medveil.ids import canonical, digest
+from medveil.messages import Wire
+from privacy.secagg.keys import Context
+
+Index = Annotated[int, Field(ge=1, le=10_000)]
+Key = Annotated[bytes, Field(min_length=32, max_length=32)]
+Signature = Annotated[bytes, Field(min_length=64, max_length=64)]
+Sealed = Annotated[bytes, Field(min_length=82, max_length=82)]
+"""Two shares of 33 bytes and the tag of 16."""
+Share = Annotated[bytes, Field(min_length=33, max_length=33)]
+Members = tuple[Index, ...]
+
+
+class Signed(Wire):
+    """A hospital's message: who, what, and the signature over it."""
+
+    label: ClassVar[str]
+    sender: Index
+    signature: Signature = bytes(64)
+
+    def signed_by(self, identity: Identity, context: Context, transcript: bytes) -> Self:
+        """The same message with its signature."""
+        signature = identity.sign(self.label, *self._signed_parts(context, transcript))
+        return self.model_copy(update={"signature": signature})
+
+    def check(self, key: bytes, context: Context, transcript: bytes) -> None:
+        """Raises: BadSignature."""
+        verify(key, self.signature, self.label, *self._signed_parts(context, transcript))
+
+    def _signed_parts(self, context: Context, transcript: bytes) -> tuple[bytes, ...]:
+        body = self.model_dump(exclude={"signature"})
+        return (context.bytes, transcript, canonical(body))
+
+
+class Advertise(Signed):
+    """1. Two fresh X25519 public keys: one for the channels, one for the masks."""
+
+    label: ClassVar[str] = "secagg-advertise"
+    channel_key: Key
+    mask_key: Key
+
+
+class Shares(Signed):
+    """2. For every other hospital, sealed: its share of my self-mask secret and of my mask key."""
+
+    label: ClassVar[str] = "secagg-shares"
+    commitment: Key
+    """Hash of the self-mask secret, so that a wrong share is found out."""
+    sealed: dict[Index, Sealed]
+
+
+class Ready(Signed):
+    """3. Training has ended; I could upload now."""
+
+    label: ClassVar[str] = "secagg-ready"
+
+
+class Upload(Signed):
+    """4. The masked vector lies at the aggregator in these segments."""
+
+    label: ClassVar[str] = "secagg-upload"
+    committed_hash: Key
+    segments: tuple[Key, ...]
+    """SHA-256 of each segment of 16 MiB."""
+
+
+class Agree(Signed):
+    """5. I saw this committed set and this survivor set, and no other."""
+
+    label: ClassVar[str] = "secagg-agree"
+    committed_hash: Key
+    survivors: Members
+
+
+class Unmask(Signed):
+    """6. For each survivor its self-mask share, for each dropped hospital its mask-key share."""
+
+    label: ClassVar[str] = "secagg-unmask"
+    self_shares: dict[Index, Share]
+    key_shares: dict[Index, Share]
+
+
+HospitalMessage = Advertise | Shares | Ready | Upload | Agree | Unmask
+MESSAGES: dict[str, type[HospitalMessage]] = {
+    "advertise": Advertise,
+    "shares": Shares,
+    "ready": Ready,
+    "upload": Upload,
+    "agree": Agree,
+    "unmask": Unmask,
+}
+
+
+class Advertised(Wire):
+    """U1: every signed Advertise message of the attempt."""
+
+    messages: tuple[Advertise, ...]
+
+
+class Committed(Wire):
+    """U2: who is masked together, and the shares dealt to the receiver."""
+
+    members: Members
+    inbox: dict[Index, Sealed]
+
+
+class Survivors(Wire):
+    """U3: whose upload arrived in full."""
+
+    members: Members
+
+
+class Quorum(Wire):
+    """The signatures under one survivor set."""
+
+    agreements: tuple[Agree, ...]
+
+
+AggregatorMessage = Advertised | Committed | Survivors | Quorum
+
+
+def transcript_of(messages: tuple[Advertise, ...]) -> bytes:
+    """Hash of the sorted, signed Advertise messages of U1."""
+    ordered = sorted(messages, key=lambda m: m.sender)
+    return digest("transcript", *(m.to_bytes() for m in ordered))
+
+
+def committed_hash(context: Context, transcript: bytes, members: Members) -> bytes:
+    """Hash of the committed set U2."""
+    return digest("committed", context.bytes, transcript, canonical(sorted(members)))

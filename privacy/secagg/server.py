@@ -1,0 +1,291 @@
+"""The aggregator's side of one attempt: a frozen state, ``receive`` for messages, ``close_phase`` for time.
+
+The state holds what the hospitals sent and nothing secret until the shares of the last step; vectors stay
+outside (the caller keeps the segments). A stored state is the list of messages and closings that led to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from medveil.errors import RemoteProtocolError
+from medveil.identity import BadSignature, Secret
+from medveil.rounds import Phase
+from privacy.secagg import shamir
+from privacy.secagg.keys import Setting, pair_mask, public_bytes, self_commitment, self_mask
+from privacy.secagg.masks import Mask
+from privacy.secagg.messages import (
+    Advertise,
+    Advertised,
+    AggregatorMessage,
+    Agree,
+    Committed,
+    HospitalMessage,
+    Members,
+    Quorum,
+    Ready,
+    Shares,
+    Survivors,
+    Unmask,
+    Upload,
+    committed_hash,
+    transcript_of,
+)
+
+NEXT = {
+    Phase.ADVERTISE: Phase.SHARE,
+    Phase.SHARE: Phase.COMMIT,
+    Phase.COMMIT: Phase.UPLOAD,
+    Phase.UPLOAD: Phase.AGREE,
+    Phase.AGREE: Phase.UNMASK,
+    Phase.UNMASK: Phase.DONE,
+}
+EXPECTS: dict[Phase, type[HospitalMessage]] = {
+    Phase.ADVERTISE: Advertise,
+    Phase.SHARE: Shares,
+    Phase.COMMIT: Ready,
+    Phase.UPLOAD: Upload,
+    Phase.AGREE: Agree,
+    Phase.UNMASK: Unmask,
+}
+ANSWERS = {
+    Phase.ADVERTISE: "advertised",
+    Phase.SHARE: "shared",
+    Phase.COMMIT: "ready",
+    Phase.UPLOAD: "uploaded",
+    Phase.AGREE: "agreed",
+    Phase.UNMASK: "unmasked",
+}
+"""The field of :class:`ServerState` that collects a phase's answers."""
+
+
+class BelowThreshold(RemoteProtocolError):
+    """Too few hospitals answered; the attempt ends and nothing is revealed."""
+
+    code = "below-threshold"
+
+    def __init__(self, *, phase: Phase, got: int, need: int) -> None:
+        super().__init__(
+            what=f"{got} hospitals answered in phase '{phase}'; {need} are needed.",
+            meaning="The sum would hide too few hospitals, so the attempt ends and nothing is revealed.",
+            remedy="Check the missing nodes; the aggregator tries again by itself.",
+        )
+
+
+class OutOfPhase(RemoteProtocolError):
+    """A message for another phase than the current one."""
+
+    code = "out-of-phase"
+
+    def __init__(self, *, phase: Phase) -> None:
+        super().__init__(
+            what=f"The attempt is in phase '{phase}' and does not take this message.",
+            meaning="It came too early or too late; nothing was changed.",
+            remedy="The node goes on with the phase it is told.",
+        )
+
+
+class NotAMember(RemoteProtocolError):
+    """A message from a hospital that does not belong to this step."""
+
+    code = "not-a-member"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="The sender does not take part in this step of the attempt.",
+            meaning="It is not on the roster or missed an earlier phase; nothing was changed.",
+            remedy="It can take part again from the next round on.",
+        )
+
+
+class Conflict(RemoteProtocolError):
+    """A second message that differs from the first."""
+
+    code = "conflicting-message"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="This hospital already sent a different message for this step.",
+            meaning="The first one stands. A retry must repeat the same bytes.",
+            remedy="If the node was restored from a copy, let it wait for the next round.",
+        )
+
+
+class Spoiled(RemoteProtocolError):
+    """A hospital's secrets do not fit what it signed; the attempt ends without a result."""
+
+    code = "spoiled-round"
+
+    def __init__(self, *, index: int) -> None:
+        super().__init__(
+            what=f"The shares for hospital {index} do not rebuild what it announced.",
+            meaning="It dealt wrong shares or somebody returned wrong ones; the sum cannot be unmasked.",
+            remedy="Look at the signed messages of this attempt; leave that hospital out if it recurs.",
+        )
+        self.index = index
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """One attempt as the aggregator sees it."""
+
+    setting: Setting
+    phase: Phase = Phase.ADVERTISE
+    advertised: Mapping[int, Advertise] = field(default_factory=dict)
+    shared: Mapping[int, Shares] = field(default_factory=dict)
+    ready: Mapping[int, Ready] = field(default_factory=dict)
+    committed: Members = ()
+    uploaded: Mapping[int, Upload] = field(default_factory=dict)
+    survivors: Members = ()
+    agreed: Mapping[int, Agree] = field(default_factory=dict)
+    unmasked: Mapping[int, Unmask] = field(default_factory=dict)
+
+    @property
+    def transcript(self) -> bytes:
+        """Hash of U1's messages; empty until U1 is fixed."""
+        return b"" if self.phase is Phase.ADVERTISE else transcript_of(tuple(self.advertised.values()))
+
+    @property
+    def answers(self) -> Mapping[int, HospitalMessage]:
+        """Who has answered in the current phase, and how."""
+        answers: Mapping[int, HospitalMessage] = {}
+        return answers if self.phase.ended else getattr(self, ANSWERS[self.phase])
+
+    @property
+    def invited(self) -> frozenset[int]:
+        """Who may answer in the current phase."""
+        return frozenset(
+            {
+                Phase.ADVERTISE: self.setting.roster,
+                Phase.SHARE: self.advertised,
+                Phase.COMMIT: self.shared,
+                Phase.UPLOAD: self.committed,
+                Phase.AGREE: self.survivors,
+                Phase.UNMASK: self.survivors,
+            }.get(self.phase, ())
+        )
+
+    @property
+    def needed(self) -> int:
+        """Fewest answers with which the current phase may close."""
+        if self.phase is Phase.ADVERTISE:
+            return self.setting.min_hospitals
+        if self.phase in (Phase.AGREE, Phase.UNMASK):
+            return self.setting.threshold(len(self.advertised))
+        return self.setting.least(len(self.advertised))
+
+
+def receive(state: ServerState, message: HospitalMessage) -> ServerState:
+    """Take one message; an exact repeat changes nothing.
+
+    Raises: OutOfPhase, NotAMember, BadSignature, Conflict; the state is then unchanged.
+    """
+    if state.phase.ended or not isinstance(message, EXPECTS[state.phase]):
+        raise OutOfPhase(phase=state.phase)
+    if message.sender not in state.invited:
+        raise NotAMember()
+    message.check(state.setting.roster[message.sender], state.setting.context, state.transcript)
+    before = state.answers.get(message.sender)
+    if before == message:
+        return state
+    if before is not None:
+        raise Conflict()
+    _check_content(state, message)
+    changed: dict[str, Any] = {ANSWERS[state.phase]: {**state.answers, message.sender: message}}
+    return replace(state, **changed)
+
+
+def close_phase(state: ServerState) -> ServerState:
+    """Go on with the hospitals that answered; stop the attempt when they are too few.
+
+    Raises: BelowThreshold.
+    """
+    if len(state.answers) < state.needed:
+        raise BelowThreshold(phase=state.phase, got=len(state.answers), need=state.needed)
+    closed = replace(state, phase=NEXT[state.phase])
+    if state.phase is Phase.COMMIT:
+        return replace(closed, committed=tuple(sorted(state.ready)))
+    if state.phase is Phase.UPLOAD:
+        return replace(closed, survivors=tuple(sorted(state.uploaded)))
+    return closed
+
+
+def view(state: ServerState, index: int) -> AggregatorMessage | None:
+    """What one hospital is told in the current phase; None when there is nothing (or nothing for it)."""
+    if index not in state.invited:
+        return None
+    if state.phase is Phase.SHARE:
+        return Advertised(messages=tuple(state.advertised[j] for j in sorted(state.advertised)))
+    if state.phase is Phase.UPLOAD:
+        inbox = {j: state.shared[j].sealed[index] for j in state.committed if j != index}
+        return Committed(members=state.committed, inbox=inbox)
+    if state.phase is Phase.AGREE:
+        return Survivors(members=state.survivors)
+    if state.phase is Phase.UNMASK:
+        return Quorum(agreements=tuple(state.agreed[j] for j in sorted(state.agreed)))
+    return None
+
+
+def masks_to_remove(state: ServerState) -> list[Mask]:
+    """Rebuild the secrets and list every mask that is still in the sum of the survivors' vectors.
+
+    Adding these masks (their signs are already reversed) to the sum leaves the sum of the encoded updates.
+
+    Raises: BelowThreshold before enough shares are here; Spoiled if a rebuilt secret does not fit the public
+        key or the commitment its owner signed.
+    """
+    if len(state.unmasked) < state.needed:
+        raise BelowThreshold(phase=state.phase, got=len(state.unmasked), need=state.needed)
+    threshold = state.setting.threshold(len(state.advertised))
+    holders = sorted(state.unmasked)[:threshold]
+    coefficients = shamir.lagrange_at_zero(holders)
+    context, transcript = state.setting.context, transcript_of(tuple(state.advertised.values()))
+    masks = []
+    for j in state.committed:
+        alive = j in state.survivors
+        dealt = {v: Secret(_share(state.unmasked[v], j, alive)) for v in holders}
+        secret = _rebuild(dealt, coefficients, j)
+        if alive:
+            if self_commitment(secret, context, transcript, j) != state.shared[j].commitment:
+                raise Spoiled(index=j)
+            masks.append(self_mask(secret, context, transcript))
+            continue
+        if public_bytes(secret) != state.advertised[j].mask_key:
+            raise Spoiled(index=j)
+        for v in state.survivors:
+            # What the dropped hospital would have added is minus what the survivor added.
+            peer = state.advertised[v].mask_key
+            theirs = pair_mask(secret, peer, context, transcript, own=j, other=v)
+            masks.append(Mask(theirs.seed, -theirs.sign))
+    return [Mask(m.seed, -m.sign) for m in masks]
+
+
+def _rebuild(dealt: Mapping[int, Secret], coefficients: Mapping[int, int], index: int) -> Secret:
+    try:
+        return shamir.combine(dealt, coefficients)
+    except shamir.BadShares as error:
+        raise Spoiled(index=index) from error
+
+
+def _share(message: Unmask, index: int, alive: bool) -> bytes:
+    return (message.self_shares if alive else message.key_shares)[index]
+
+
+def _check_content(state: ServerState, message: HospitalMessage) -> None:
+    """What a signature does not say: that the message speaks of the sets of this attempt."""
+    transcript, context = state.transcript, state.setting.context
+    good = True
+    if isinstance(message, Shares):
+        good = set(message.sealed) == set(state.advertised) - {message.sender}
+    elif isinstance(message, Upload):
+        good = message.committed_hash == committed_hash(context, transcript, state.committed)
+    elif isinstance(message, Agree):
+        u2_hash = committed_hash(context, transcript, state.committed)
+        good = (message.committed_hash, message.survivors) == (u2_hash, state.survivors)
+    elif isinstance(message, Unmask):
+        dropped = set(state.committed) - set(state.survivors)
+        good = (set(message.self_shares), set(message.key_shares)) == (set(state.survivors), dropped)
+    if not good:
+        raise BadSignature(what="A signed message speaks of another set than this attempt's.")

@@ -1,0 +1,92 @@
+"""Shamir's secret sharing of 32-byte secrets over the prime field of 2^256 + 297.
+
+The prime is the smallest above 2^256, so every 32-byte secret is a field element; a share takes 33 bytes.
+Source: Shamir, "How to share a secret", CACM 1979.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from medveil.errors import RemoteProtocolError
+from medveil.identity import Secret
+
+PRIME = 2**256 + 297
+SHARE_BYTES = 33
+RandomBytes = Callable[[int], bytes]
+
+
+class BadShares(RemoteProtocolError):
+    """Shares that do not rebuild a 32-byte secret."""
+
+    code = "bad-shares"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="The shares that came back do not rebuild a secret.",
+            meaning="A hospital dealt or returned a wrong share; the round ends and nothing is revealed.",
+            remedy="Repeat the round; if it stays so, look in the log for the hospital that is named.",
+        )
+
+
+def split(
+    secret: Secret, threshold: int, holders: Iterable[int], random_bytes: RandomBytes
+) -> dict[int, Secret]:
+    """Deal a secret so that any ``threshold`` holders rebuild it and fewer learn nothing.
+
+    Args:
+        secret: 32 bytes.
+        holders: different x-coordinates, each at least 1.
+        random_bytes: a cryptographic source.
+    Returns: holder → share of 33 bytes.
+    """
+    points = list(holders)
+    value = secret.reveal()
+    if len(value) != 32 or len(set(points)) != len(points) or min(points) < 1:
+        raise ValueError("a 32-byte secret and different holders from 1 are needed")
+    if not 1 <= threshold <= len(points):
+        raise ValueError("the threshold must lie between 1 and the number of holders")
+    # 48 random bytes reduced mod a 257-bit prime: distance from uniform below 2^-127.
+    polynomial = [int.from_bytes(value, "big")]
+    polynomial += [int.from_bytes(random_bytes(48), "big") % PRIME for _ in range(threshold - 1)]
+    shares = {}
+    for x in points:
+        y = 0
+        for coefficient in reversed(polynomial):
+            y = (y * x + coefficient) % PRIME
+        shares[x] = Secret(y.to_bytes(SHARE_BYTES, "big"))
+    return shares
+
+
+def lagrange_at_zero(points: Iterable[int]) -> dict[int, int]:
+    """Coefficients that turn the values at ``points`` into the value at 0; once per set of holders."""
+    xs = sorted(points)
+    if len(set(xs)) != len(xs) or not xs or xs[0] < 1:
+        raise BadShares()
+    coefficients = {}
+    for i in xs:
+        above, below = 1, 1
+        for j in xs:
+            if j != i:
+                above = above * j % PRIME
+                below = below * (j - i) % PRIME
+        coefficients[i] = above * pow(below, -1, PRIME) % PRIME
+    return coefficients
+
+
+def combine(shares: Mapping[int, Secret], coefficients: Mapping[int, int]) -> Secret:
+    """Rebuild a secret from the shares of exactly the holders in ``coefficients``.
+
+    Raises: BadShares if one is missing or malformed or the result is no 32-byte secret. A wrong share of
+        the right form gives a wrong secret: the caller checks it against a public key or a commitment.
+    """
+    total = 0
+    for x, coefficient in coefficients.items():
+        share = shares.get(x)
+        y = int.from_bytes(share.reveal(), "big") if share is not None else PRIME
+        if share is None or len(share.reveal()) != SHARE_BYTES or y >= PRIME:
+            raise BadShares()
+        total = (total + y * coefficient) % PRIME
+    if total >= 2**256:
+        raise BadShares()
+    return Secret(total.to_bytes(32, "big"))

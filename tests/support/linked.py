@@ -1,0 +1,83 @@
+"""Hospitals linked in memory: the real machines of both sides, no transport, no clock."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medveil.rounds import Phase
+from privacy.encoding import EncodedUpdate
+from privacy.secagg import node, server
+from privacy.secagg.masks import MaskedUpdate, add_masks, mask
+
+STEPS = (Phase.ADVERTISE, Phase.SHARE, Phase.COMMIT, Phase.UPLOAD, Phase.AGREE, Phase.UNMASK)
+NEVER = len(STEPS)
+
+
+@dataclass
+class Hospital:
+    """One hospital's machine, driven step by step."""
+
+    party: node.Party
+    encoded: EncodedUpdate
+    state: Any = None
+    masked: MaskedUpdate | None = None
+
+    def answer(self, phase: Phase, view: Any) -> Any:
+        """This hospital's message in a phase."""
+        if phase is Phase.ADVERTISE:
+            self.state, message = node.advertise(self.party, secrets.token_bytes)
+        elif phase is Phase.SHARE:
+            self.state, message = node.share(self.state, view, secrets.token_bytes)
+        elif phase is Phase.COMMIT:
+            message = node.ready(self.state)
+        elif phase is Phase.UPLOAD:
+            self.state = node.commit(self.state, view)
+            self.masked = mask(self.encoded, self.state.masks)
+            hashes = [hashlib.sha256(s).digest() for s in self.masked.segments()]
+            message = node.upload(self.state, hashes)
+        elif phase is Phase.AGREE:
+            self.state, message = node.agree(self.state, view)
+        else:
+            message = node.unmask(self.state, view)
+        return message
+
+
+@dataclass
+class Consortium:
+    """A server and its hospitals; ``run`` plays one attempt."""
+
+    hospitals: dict[int, Hospital]
+    server: server.ServerState
+    tamper: Callable[[Phase, int, Any], Any] = field(default=lambda phase, index, view: view)
+
+    def run(self, silent_from: Mapping[int, int]) -> NDArray[np.uint64]:
+        """Play all phases; hospital i falls silent from step ``silent_from[i]`` on (6: never)."""
+        for step, phase in enumerate(STEPS):
+            for index, hospital in self.hospitals.items():
+                if silent_from.get(index, NEVER) > step and index in self.server.invited:
+                    view = self.tamper(phase, index, server.view(self.server, index))
+                    self.server = server.receive(self.server, hospital.answer(phase, view))
+            if phase is not Phase.UNMASK:
+                self.server = server.close_phase(self.server)
+        removal = server.masks_to_remove(self.server)
+        total = np.zeros_like(next(iter(self.hospitals.values())).encoded.words)
+        for index in self.server.survivors:
+            masked = self.hospitals[index].masked
+            assert masked is not None
+            total += masked.words
+        add_masks(total, removal)
+        return total
+
+    def plain_sum(self) -> NDArray[np.uint64]:
+        """What the survivors' encoded updates add up to: the oracle."""
+        return sum(  # type: ignore[return-value]
+            (self.hospitals[i].encoded.words for i in self.server.survivors),
+            start=np.zeros_like(self.hospitals[1].encoded.words),
+        )
