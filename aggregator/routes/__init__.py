@@ -1,0 +1,1 @@
+"""HTTP routes: read, authenticate, hand to the coordinator, answer. No logic of its own lives here."""

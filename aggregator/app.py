@@ -1,0 +1,63 @@
+"""The FastAPI application: it assembles store, coordinator and routes and keeps the clock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from fastapi import FastAPI
+
+from aggregator.auth import Gatekeeper
+from aggregator.blobs import Blobs
+from aggregator.coordinator import Coordinator
+from aggregator.problems import on_error
+from aggregator.routes import hospitals, people
+from aggregator.routes.desk import Desk
+from aggregator.settings import Settings
+from aggregator.store import Store
+from medveil.errors import Error
+from medveil.identity import Identity
+from medveil.log import get_logger
+
+TICK_S = 0.2
+log = get_logger()
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """An aggregator over the folder that ``medveil aggregator init`` made."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        store = Store(settings.folder / "aggregator.db")
+        admin = Identity.load("admin", settings.folder / "admin.key")
+        coordinator = Coordinator(store, Blobs(settings.folder), admin_key=admin.public_key)
+        app.state.desk = Desk(store, coordinator, Gatekeeper())
+        clock = asyncio.create_task(_keep_time(app.state.desk))
+        yield
+        clock.cancel()
+        with suppress(asyncio.CancelledError):
+            await clock
+        app.state.desk.close()
+
+    app = FastAPI(
+        title="MedVeil aggregator",
+        version="1",
+        lifespan=lifespan,
+        exception_handlers={Error: on_error},
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.include_router(hospitals.router)
+    app.include_router(people.router)
+    return app
+
+
+async def _keep_time(desk: Desk) -> None:
+    while True:
+        try:
+            if await desk.run(desk.coordinator.tick):
+                desk.announce()
+        except OSError as error:  # a full disk must not stop the clock; the tick is tried again
+            log.error("tick.failed", reason=type(error).__name__)
+        await asyncio.sleep(TICK_S)

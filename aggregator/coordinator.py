@@ -1,0 +1,498 @@
+"""The life of a plan: rounds, attempts, phases. One message, one transaction; a restart is a reload.
+
+The state of an attempt is the list of its messages and phase closings in the store, replayed through
+``privacy.secagg.server``. Everything here runs on one thread, called by the routes and by a clock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from aggregator.blobs import Blobs
+from aggregator.problems import NotFound
+from aggregator.store import AttemptKey, Store
+from aggregator.unmasking import WrongLength, segment_lengths, unmasked_sum
+from aggregator.versions import next_version
+from medveil.errors import RemoteProtocolError
+from medveil.identity import verify
+from medveil.log import get_logger
+from medveil.messages import PlanOffer, PlanOffers, Work
+from medveil.metrics import headline, summarise
+from medveil.plan import NotApproved, Plan, check_approvals
+from medveil.rounds import ModelVersion, Phase, RoundKind
+from medveil.study import Deadlines
+from privacy.encoding import Aggregate, EncodingParams, decode, params_for
+from privacy.secagg import server
+from privacy.secagg.keys import setting_for
+from privacy.secagg.messages import MESSAGES, HospitalMessage, Upload
+
+log = get_logger()
+CLOSE = "close"
+EARLY = (Phase.ADVERTISE, Phase.SHARE, Phase.COMMIT)
+"""Phases in which nothing masked has been sent: failing here costs nobody anything."""
+MAX_EARLY_FAILURES = 20
+
+
+class WrongRound(RemoteProtocolError):
+    """A message for a round or attempt that is not the current one."""
+
+    code = "wrong-round"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="The message is for a round that is not open.",
+            meaning="It came too late, or it is an old message repeated; nothing was changed.",
+            remedy="The node goes on with the round it is told.",
+        )
+
+
+@dataclass
+class Attempt:
+    """One attempt at a secure sum, in memory."""
+
+    key: AttemptKey
+    kind: RoundKind
+    params: EncodingParams
+    state: server.ServerState
+    opened: float
+    phase_opened: float
+    events: int = 0
+    phases: dict[str, float] = field(default_factory=dict)
+    bytes_up: Counter[str] = field(default_factory=Counter)
+    bytes_down: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
+class Run:
+    """A plan that is being worked on."""
+
+    plan: Plan
+    finished: bool
+    history: list[dict[str, Any]]
+    versions: list[tuple[ModelVersion, dict[str, str]]]
+    attempt: Attempt | None = None
+    approved_at: float | None = None
+    """When most hospitals had approved (monotonic clock); None before."""
+
+    @property
+    def token(self) -> str:
+        """Changes whenever a hospital might have something new to do."""
+        if self.attempt is None:
+            return f"finished {self.finished} {len(self.history)}"
+        key = self.attempt.key
+        return f"{key.round} {key.attempt} {self.attempt.state.phase}"
+
+
+class Coordinator:
+    """All plans of this aggregator.
+
+    Args:
+        clock: monotonic seconds, for deadlines. wall_clock: Unix seconds, for records.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        blobs: Blobs,
+        *,
+        admin_key: bytes,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store, self._blobs, self._admin_key = store, blobs, admin_key
+        self._clock, self._wall_clock = clock, wall_clock
+        self._seen: dict[str, float] = {}
+        self._runs: dict[str, Run] = {}
+        self.reload()
+
+    # ---- what the routes ask ------------------------------------------------------------------------------
+
+    def touch(self, name: str) -> None:
+        """This hospital has just been heard from."""
+        self._seen[name] = self._clock()
+
+    def count_bytes(self, plan: str, name: str, *, up: int, down: int) -> None:
+        """Traffic of a hospital, booked on the attempt that is open."""
+        run = self._runs.get(plan)
+        if run is not None and run.attempt is not None:
+            run.attempt.bytes_up[name] += up
+            run.attempt.bytes_down[name] += down
+
+    def offers(self, name: str) -> PlanOffers:
+        """Every plan whose roster names this hospital."""
+        offers = []
+        for plan, signature, _ in self._store.plans():
+            if plan.member(name) is not None:
+                offers.append(
+                    PlanOffer(
+                        plan=plan.model_dump_json(),
+                        admin_key=self._admin_key,
+                        admin_signature=signature,
+                        approvals=self._store.approvals(plan.id),
+                    )
+                )
+        return PlanOffers(offers=tuple(offers))
+
+    def approve(self, plan_id: str, name: str, signature: bytes) -> None:
+        """Keep a hospital's approval. Raises: NotFound, BadSignature."""
+        plan = self._run(plan_id, name).plan
+        member = plan.member(name)
+        assert member is not None  # _run has checked it
+        verify(member.key, signature, "approve-plan", plan.hash)
+        self._store.add_approval(plan_id, name, signature)
+        log.info("plan.approved", plan=plan_id, node=name)
+
+    def work(self, plan_id: str, name: str) -> Work:
+        """What this hospital is to do now. Raises: NotFound."""
+        run = self._run(plan_id, name)
+        attempt, member = run.attempt, run.plan.member(name)
+        if attempt is None or member is None:
+            return Work(token=run.token, status="finished" if run.finished else "waiting")
+        view = server.view(attempt.state, member.index)
+        invited = member.index in attempt.state.invited
+        return Work(
+            token=run.token,
+            status="running" if invited else "waiting",
+            round=attempt.key.round,
+            attempt=attempt.key.attempt,
+            kind=attempt.kind.value,
+            phase=attempt.state.phase.value,
+            model=attempt.state.setting.context.model,
+            payload=b"" if view is None else view.to_bytes(),
+        )
+
+    def token(self, plan_id: str, name: str) -> str:
+        """The token of :meth:`work` alone. Raises: NotFound."""
+        return self._run(plan_id, name).token
+
+    def receive(self, plan_id: str, name: str, number: int, attempt: int, kind: str, body: bytes) -> None:
+        """Take a protocol message: check, change the state, store it; or raise and change nothing.
+
+        Raises: NotFound, WrongRound, BadMessage, WrongLength and what ``privacy.secagg.server`` raises.
+        """
+        run = self._run(plan_id, name)
+        current = self._current(run, number, attempt)
+        if kind not in MESSAGES:
+            raise NotFound()
+        message = MESSAGES[kind].from_bytes(body)
+        member = run.plan.member(name)
+        if member is None or message.sender != member.index:
+            raise server.NotAMember()
+        state = server.receive(current.state, message)
+        if state is current.state:
+            return
+        if isinstance(message, Upload):
+            self._check_upload(current, message)
+        self._record(current, kind, body, state)
+
+    def take_segment(
+        self, plan_id: str, name: str, number: int, attempt: int, segment: int, data: bytes
+    ) -> None:
+        """Keep one segment of a masked vector. Raises: NotFound, WrongRound, WrongLength, OutOfPhase."""
+        run = self._run(plan_id, name)
+        current, member = self._current(run, number, attempt), run.plan.member(name)
+        state = current.state
+        if member is None or state.phase is not Phase.UPLOAD or member.index not in state.invited:
+            raise server.OutOfPhase(phase=state.phase)
+        if member.index in state.uploaded:
+            return  # signed and complete: what is stored stays
+        lengths = segment_lengths(current.params.words)
+        if not 0 <= segment < len(lengths) or len(data) != lengths[segment]:
+            raise WrongLength()
+        self._blobs.put_segment(current.key.folder, member.index, segment, data)
+
+    def model(self, plan_id: str, model: str) -> bytes:
+        """A model version's file. Raises: NotFound."""
+        run = self._runs.get(plan_id)
+        if run is None or model not in {v.model for v, _ in run.versions}:
+            raise NotFound()
+        return self._blobs.model(model)
+
+    def may_see(self, plan_id: str, name: str, role: str) -> None:
+        """Researchers see every plan, hospitals their own. Raises: NotFound."""
+        run = self._runs.get(plan_id)
+        if run is None or (role == "hospital" and run.plan.member(name) is None):
+            raise NotFound()
+
+    def status(self, plan_id: str) -> dict[str, Any]:
+        """A plan's progress as plain values. Raises: NotFound."""
+        run = self._runs.get(plan_id)
+        if run is None:
+            raise NotFound()
+        open_attempt = None
+        if run.attempt is not None:
+            state = run.attempt.state
+            open_attempt = {
+                "round": run.attempt.key.round,
+                "attempt": run.attempt.key.attempt,
+                "kind": run.attempt.kind.value,
+                "phase": state.phase.value,
+                "answered": self._names(run, state.answers),
+                "invited": self._names(run, state.invited),
+            }
+        return {
+            "plan": plan_id,
+            "name": run.plan.study.name,
+            "finished": run.finished,
+            "hospitals": run.plan.names,
+            "approved": sorted(self._store.approvals(plan_id)),
+            "in_reach": [n for n in run.plan.names if self._in_reach(run, n)],
+            "open": open_attempt,
+            "attempts": run.history,
+            "versions": [v.model_dump(mode="json") for v, _ in run.versions],
+        }
+
+    def plans(self) -> list[dict[str, Any]]:
+        """One line per plan."""
+        return [
+            {"plan": k, "name": r.plan.study.name, "finished": r.finished, "rounds": len(r.history)}
+            for k, r in self._runs.items()
+        ]
+
+    # ---- the clock ----------------------------------------------------------------------------------------
+
+    def reload(self) -> None:
+        """Take up plans that are new in the store, and after a restart the attempts that were open."""
+        for plan, _, finished in self._store.plans():
+            if plan.id not in self._runs:
+                run = Run(plan, finished, [], self._store.versions(plan.id))
+                for row in self._store.attempts(plan.id):
+                    if row["outcome"] is None:
+                        run.attempt = self._replayed(run, row)
+                    else:
+                        run.history.append(_flat(row))
+                self._runs[plan.id] = run
+
+    def tick(self) -> bool:
+        """Close what is complete or overdue and open what is next; whether anything changed."""
+        before = [r.token for r in self._runs.values()]
+        self.reload()
+        for run in self._runs.values():
+            if not run.finished and self._is_approved(run):
+                self._advance(run)
+        return before != [r.token for r in self._runs.values()]
+
+    def _is_approved(self, run: Run) -> bool:
+        if run.approved_at is None:
+            try:
+                check_approvals(run.plan, self._store.approvals(run.plan.id))
+                run.approved_at = self._clock()
+            except NotApproved:
+                return False
+        return True
+
+    def _advance(self, run: Run) -> None:
+        attempt = run.attempt
+        if attempt is None:
+            self._open_next(run)
+            return
+        if attempt.state.phase is Phase.DONE:
+            self._publish(run, attempt)
+            return
+        state = attempt.state
+        names = {m.index: m.name for m in run.plan.roster}
+        missing = state.invited - set(state.answers)
+        waited_for = [i for i in missing if self._in_reach(run, names[i])]
+        overdue = self._clock() - attempt.phase_opened > _limit(run.plan.study.deadlines, state.phase)
+        if waited_for and not overdue:
+            return
+        try:
+            closed = server.close_phase(state)
+        except server.BelowThreshold as error:
+            self._end(run, attempt, "failed", {"reason": error.code, "failed_in": state.phase.value})
+            return
+        self._record(attempt, CLOSE, b"", closed)
+
+    def _open_next(self, run: Run) -> None:
+        following = self._next_attempt(run)
+        if following is None:
+            self._store.finish_plan(run.plan.id)
+            run.finished = True
+            log.info("plan.finished", plan=run.plan.id)
+            return
+        reachable = [n for n in run.plan.names if self._in_reach(run, n) and n in self._seen]
+        if len(reachable) < run.plan.study.cohort.min_hospitals:
+            return
+        key, kind = following
+        model = run.versions[-1][0].model
+        self._store.open_attempt(key, kind=kind.value, model=model, now=self._wall_clock())
+        run.attempt = self._attempt(run, key, kind, model)
+        log.info("round.opened", plan=key.plan, round=key.round, attempt=key.attempt, kind=kind.value)
+
+    def _next_attempt(self, run: Run) -> tuple[AttemptKey, RoundKind] | None:
+        study, plan_id = run.plan.study, run.plan.id
+        number, attempt = 1, 1
+        if run.history:
+            last = run.history[-1]
+            number, attempt = last["round"] + 1, 1
+            mine = [r for r in run.history if r["round"] == last["round"]]
+            early = [r for r in mine if r.get("failed_in") in EARLY]
+            retry = last["outcome"] != "done" and last.get("failed_in") != Phase.UNMASK
+            if retry and len(mine) - len(early) < study.attempts and len(early) < MAX_EARLY_FAILURES:
+                number, attempt = last["round"], last["attempt"] + 1
+        if number > study.training.rounds + 1:
+            return None
+        kind = RoundKind.TRAIN if number <= study.training.rounds else RoundKind.EVALUATE
+        return AttemptKey(plan_id, number, attempt), kind
+
+    # ---- results ------------------------------------------------------------------------------------------
+
+    def _publish(self, run: Run, attempt: Attempt) -> None:
+        """Unmask, decode, step the strategy; a sum that cannot be trusted ends the attempt instead."""
+        study, state = run.plan.study, attempt.state
+        started = self._clock()
+        try:
+            removal = server.masks_to_remove(state)
+            total = unmasked_sum(
+                attempt.params.words,
+                state.survivors,
+                removal,
+                lambda hospital, number: self._blobs.segment(
+                    attempt.key.folder, hospital, number, state.uploaded[hospital].segments[number]
+                ),
+            )
+            aggregate = decode(total, attempt.params, hospitals=len(state.survivors), study=study)
+            version, kept = self._stepped(run, attempt, aggregate)
+        except RemoteProtocolError as error:
+            self._end(run, attempt, "failed", {"reason": error.code, "failed_in": Phase.UNMASK.value})
+            return
+        attempt.phases["aggregate"] = self._clock() - started
+        figures = summarise(study, aggregate.metrics) if aggregate.metrics else {}
+        result: dict[str, Any] = {
+            "figures": figures,
+            "metric": figures.get(headline(study)),
+            "sums": {k: v.tolist() for k, v in aggregate.metrics.items()},
+            "model": None if version is None else version.model,
+            "epsilon": None if version is None else version.epsilon,
+        }
+        self._end(run, attempt, "done", result, version, kept)
+
+    def _stepped(
+        self, run: Run, attempt: Attempt, aggregate: Aggregate
+    ) -> tuple[ModelVersion | None, dict[str, str]]:
+        if attempt.kind is RoundKind.EVALUATE:
+            return None, {}
+        parent, state = run.versions[-1]
+        survivors = tuple(self._names(run, attempt.state.survivors))
+        return next_version(
+            run.plan,
+            parent,
+            state,
+            aggregate,
+            number=attempt.key.round,
+            survivors=survivors,
+            blobs=self._blobs,
+        )
+
+    def _end(
+        self,
+        run: Run,
+        attempt: Attempt,
+        outcome: str,
+        result: Mapping[str, Any],
+        version: ModelVersion | None = None,
+        kept: Mapping[str, str] | None = None,
+    ) -> None:
+        state = attempt.state
+        report = {
+            "seconds": self._clock() - attempt.opened,
+            "phases": attempt.phases,
+            "advertised": self._names(run, state.advertised),
+            "committed": self._names(run, state.committed),
+            "survivors": self._names(run, state.survivors),
+            "bytes_up": dict(attempt.bytes_up),
+            "bytes_down": dict(attempt.bytes_down),
+            **result,
+        }
+        self._store.end_attempt(attempt.key, outcome=outcome, report=report, version=version, state=kept)
+        if version is not None:
+            run.versions.append((version, dict(kept or {})))
+        run.history.append(
+            {
+                "round": attempt.key.round,
+                "attempt": attempt.key.attempt,
+                "kind": attempt.kind.value,
+                "outcome": outcome,
+                **report,
+            }
+        )
+        run.attempt = None
+        self._blobs.forget_uploads(attempt.key.folder)
+        log.info(
+            f"round.{outcome}",
+            plan=attempt.key.plan,
+            round=attempt.key.round,
+            attempt=attempt.key.attempt,
+            survivors=len(state.survivors),
+            reason=result.get("reason"),
+        )
+
+    # ---- small things -------------------------------------------------------------------------------------
+
+    def _run(self, plan_id: str, name: str) -> Run:
+        run = self._runs.get(plan_id)
+        if run is None or run.plan.member(name) is None:
+            raise NotFound()
+        return run
+
+    def _current(self, run: Run, number: int, attempt: int) -> Attempt:
+        if run.attempt is None or (run.attempt.key.round, run.attempt.key.attempt) != (number, attempt):
+            raise WrongRound()
+        return run.attempt
+
+    def _check_upload(self, attempt: Attempt, message: Upload) -> None:
+        lengths = segment_lengths(attempt.params.words)
+        if len(message.segments) != len(lengths):
+            raise WrongLength()
+        for number, digest in enumerate(message.segments):
+            self._blobs.segment(attempt.key.folder, message.sender, number, digest)
+
+    def _record(self, attempt: Attempt, kind: str, body: bytes, state: server.ServerState) -> None:
+        self._store.add_event(attempt.key, attempt.events, kind, body)
+        attempt.events += 1
+        if state.phase is not attempt.state.phase:
+            now = self._clock()
+            attempt.phases[attempt.state.phase.value] = now - attempt.phase_opened
+            attempt.phase_opened = now
+        attempt.state = state
+
+    def _attempt(self, run: Run, key: AttemptKey, kind: RoundKind, model: str) -> Attempt:
+        setting = setting_for(
+            run.plan, number=key.round, attempt=key.attempt, kind=kind, model=bytes.fromhex(model)
+        )
+        now = self._clock()
+        params = params_for(run.plan.study, kind, len(run.plan.roster))
+        return Attempt(key, kind, params, server.ServerState(setting), now, now)
+
+    def _replayed(self, run: Run, row: Mapping[str, Any]) -> Attempt:
+        key = AttemptKey(run.plan.id, row["round"], row["attempt"])
+        attempt = self._attempt(run, key, RoundKind(row["kind"]), row["model"])
+        for kind, body in self._store.events(key):
+            if kind == CLOSE:
+                attempt.state = server.close_phase(attempt.state)
+            else:
+                message: HospitalMessage = MESSAGES[kind].from_bytes(body)
+                attempt.state = server.receive(attempt.state, message)
+            attempt.events += 1
+        return attempt
+
+    def _in_reach(self, run: Run, name: str) -> bool:
+        last = max(self._seen.get(name, float("-inf")), run.approved_at or 0.0)
+        return self._clock() - last <= run.plan.study.deadlines.silence_s
+
+    def _names(self, run: Run, indices: Any) -> list[str]:
+        return [m.name for m in run.plan.roster if m.index in indices]
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    wanted = {k: row[k] for k in ("round", "attempt", "kind", "outcome")}
+    return {**wanted, **(row["report"] or {})}
+
+
+def _limit(deadlines: Deadlines, phase: Phase) -> float:
+    name = "train_s" if phase is Phase.COMMIT else f"{phase.value}_s"
+    return float(getattr(deadlines, name))

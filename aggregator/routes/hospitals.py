@@ -1,0 +1,121 @@
+"""Routes for hospital nodes: enrol, plans, work, protocol messages, segments (CBOR or raw bytes)."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request, Response
+
+from aggregator.auth import read_body, signed_target
+from aggregator.routes.desk import MESSAGE_LIMIT, POLL_LIMIT_S, SEGMENT_LIMIT, desk
+from aggregator.store import Party
+from medveil.identity import RequestProof
+from medveil.messages import Approval, Enrol
+
+router = APIRouter(prefix="/v1")
+CBOR = "application/cbor"
+PlanId = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
+Number = Annotated[int, Path(ge=1, le=100_000)]
+HOSPITAL = ("hospital",)
+BOTH = ("hospital", "researcher")
+
+
+@router.post("/enrol", status_code=204)
+async def enrol(request: Request) -> Response:
+    """A newcomer with a one-time token; the request is signed with the key that is being enrolled."""
+    office = desk(request)
+    proof = RequestProof.from_headers(request.headers)
+    body = await read_body(request, MESSAGE_LIMIT)
+    message = Enrol.from_bytes(body)
+    newcomer = Party(message.name, "newcomer", message.public_key)
+    office.gatekeeper.admit(newcomer, proof, request.method, signed_target(request), body)
+    await office.run(
+        lambda: office.store.enrol(
+            message.token, name=message.name, public_key=message.public_key, now=time.time()
+        )
+    )
+    return Response(status_code=204)
+
+
+@router.get("/plans")
+async def plans(request: Request) -> Response:
+    """The plans whose roster names the asking hospital, with signatures."""
+    office = desk(request)
+    party, _ = await office.authenticate(request, roles=HOSPITAL)
+    offers = await office.run(lambda: office.coordinator.offers(party.name))
+    return Response(offers.to_bytes(), media_type=CBOR)
+
+
+@router.post("/plans/{plan}/approval", status_code=204)
+async def approve(request: Request, plan: PlanId) -> Response:
+    """An operator's approval of a plan."""
+    office = desk(request)
+    party, body = await office.authenticate(request, roles=HOSPITAL)
+    message = Approval.from_bytes(body)
+    await office.run(lambda: office.coordinator.approve(plan, party.name, message.signature))
+    return Response(status_code=204)
+
+
+@router.get("/plans/{plan}/work")
+async def work(
+    request: Request,
+    plan: PlanId,
+    seen: Annotated[str, Query(max_length=100)] = "",
+    wait_s: Annotated[float, Query(ge=0, le=POLL_LIMIT_S)] = 0.0,
+) -> Response:
+    """What the hospital is to do; waits up to ``wait_s`` for news if it has seen the present state."""
+    office = desk(request)
+    party, body = await office.authenticate(request, roles=HOSPITAL)
+    deadline = time.monotonic() + wait_s
+    while office.coordinator.token(plan, party.name) == seen and time.monotonic() < deadline:
+        await office.next_change(deadline - time.monotonic())
+    answer = (await office.run(lambda: office.coordinator.work(plan, party.name))).to_bytes()
+    office.coordinator.touch(party.name)
+    office.coordinator.count_bytes(plan, party.name, up=len(body), down=len(answer))
+    return Response(answer, media_type=CBOR)
+
+
+@router.post("/plans/{plan}/rounds/{number}/attempts/{attempt}/{kind}", status_code=204)
+async def message(
+    request: Request, plan: PlanId, number: Number, attempt: Number, kind: Annotated[str, Path(max_length=20)]
+) -> Response:
+    """A protocol message of the masking protocol; an exact repeat is answered like the first."""
+    office = desk(request)
+    party, body = await office.authenticate(request, roles=HOSPITAL)
+    await office.run(lambda: office.coordinator.receive(plan, party.name, number, attempt, kind, body))
+    office.coordinator.count_bytes(plan, party.name, up=len(body), down=0)
+    if await office.run(office.coordinator.tick):
+        office.announce()
+    return Response(status_code=204)
+
+
+@router.put("/plans/{plan}/rounds/{number}/attempts/{attempt}/segments/{segment}", status_code=204)
+async def segment(
+    request: Request,
+    plan: PlanId,
+    number: Number,
+    attempt: Number,
+    segment: Annotated[int, Path(ge=0, le=100_000)],
+) -> Response:
+    """One segment of a masked vector."""
+    office = desk(request)
+    party, body = await office.authenticate(request, roles=HOSPITAL, limit=SEGMENT_LIMIT)
+    await office.run(
+        lambda: office.coordinator.take_segment(plan, party.name, number, attempt, segment, body)
+    )
+    office.coordinator.count_bytes(plan, party.name, up=len(body), down=0)
+    return Response(status_code=204)
+
+
+@router.get("/plans/{plan}/models/{model}")
+async def model(
+    request: Request, plan: PlanId, model: Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
+) -> Response:
+    """A model version as safetensors."""
+    office = desk(request)
+    party, _ = await office.authenticate(request, roles=BOTH)
+    office.coordinator.may_see(plan, party.name, party.role)
+    data = await office.run(lambda: office.coordinator.model(plan, model))
+    office.coordinator.count_bytes(plan, party.name, up=0, down=len(data))
+    return Response(data, media_type="application/octet-stream")
