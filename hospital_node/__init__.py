@@ -1,0 +1,1 @@
+"""A hospital's node: local policy, private training, masking, and the one outgoing connection."""

@@ -1,0 +1,303 @@
+"""The node at work: follow each approved plan, answer every phase, keep the journal and the ledger.
+
+Trust ends here: whatever the aggregator says goes through ``governance`` and ``privacy.secagg.node``, and a
+refusal is final for the attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from hospital_node.desk import Contribution, Desk
+from hospital_node.governance import binding, check_plan, read_offer
+from hospital_node.ledger import Ledger
+from hospital_node.settings import Node
+from hospital_node.store import AlreadyDone, Journal
+from hospital_node.transport import AggregatorProblem, Transport, Unreachable
+from medveil.errors import Error, RemoteProtocolError
+from medveil.identity import Identity
+from medveil.log import get_logger
+from medveil.messages import Work
+from medveil.plan import NotApproved, Plan
+from medveil.rounds import Phase, RoundKind
+from medveil.tensors import Float32, from_safetensors, model_hash
+from medveil_imaging.sources.manifest import SiteData
+from privacy.encoding import EncodedUpdate, encode, encode_metrics, params_for
+from privacy.secagg import node as secagg
+from privacy.secagg.keys import setting_for
+from privacy.secagg.masks import MaskedUpdate, mask
+from privacy.secagg.messages import Advertised, Committed, Quorum, Signed, Survivors
+
+POLL_S = 5.0
+IDLE_S = 2.0
+log = get_logger()
+
+
+class WrongModel(RemoteProtocolError):
+    """The aggregator served another model than the one it named."""
+
+    code = "wrong-model"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="The global model does not have the hash that the round names.",
+            meaning="A model made for this hospital alone could pry on its patients; nothing was trained.",
+            remedy="Tell the consortium's admin.",
+        )
+
+
+@dataclass
+class Attempt:
+    """This node's part in one attempt, in memory only: a crash forgets the keys on purpose."""
+
+    number: int
+    attempt: int
+    state: Any
+    contribution: asyncio.Future[Contribution]
+    phase: Phase
+    """Where the aggregator is."""
+    answered: Phase
+    """The last phase that this node has answered."""
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Round and attempt."""
+        return self.number, self.attempt
+
+
+class PlanAgent:
+    """Follows one plan from its approval to its end."""
+
+    def __init__(
+        self, plan: Plan, node: Node, identity: Identity, journal: Journal, desk: Desk, transport: Transport
+    ) -> None:
+        member = plan.member(node.settings.name)
+        assert member is not None  # check_plan has seen it
+        self._plan, self._index, self._identity = plan, member.index, identity
+        self._journal, self._desk, self._transport = journal, desk, transport
+        self._attempt: Attempt | None = None
+        self._sat_out: tuple[int, int] | None = None
+        self._vector: tuple[bytes, Float32] | None = None
+
+    async def follow(self) -> None:
+        """Answer phase after phase until the plan is finished.
+
+        Raises: an Error that is about this hospital (its ledger, its policy, its disk); what is wrong on the
+            other side only ends the attempt.
+        """
+        seen = ""
+        while True:
+            poll = asyncio.ensure_future(self._transport.work(self._plan.id, seen=seen, wait_s=POLL_S))
+            try:
+                await self._ready_while(poll)
+                work = await poll
+                if work.status == "finished":
+                    log.info("plan.finished", plan=self._plan.id)
+                    return
+                seen = work.token
+                await self._answer(work)
+            except (RemoteProtocolError, AlreadyDone) as error:
+                self._leave(error)
+            finally:
+                poll.cancel()
+
+    async def _ready_while(self, poll: asyncio.Future[Work]) -> None:
+        """While waiting for news, say so as soon as this hospital's computation has ended."""
+        attempt = self._attempt
+        if attempt is None or attempt.phase is not Phase.COMMIT or attempt.answered is Phase.COMMIT:
+            return
+        waiting: set[asyncio.Future[Any]] = {poll, attempt.contribution}
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if attempt.contribution.done() and not poll.done():
+            await self._step(attempt, Phase.COMMIT, b"")
+
+    async def _answer(self, work: Work) -> None:
+        key = (work.round, work.attempt)
+        if self._attempt is not None and (work.status != "running" or self._attempt.key != key):
+            self._attempt = None
+        if work.status != "running" or key == self._sat_out:
+            return
+        phase = Phase(work.phase)
+        if self._attempt is None:
+            if phase is Phase.ADVERTISE:
+                await self._join(work)
+        elif phase is not self._attempt.answered:
+            self._attempt.phase = phase
+            await self._step(self._attempt, phase, work.payload)
+
+    async def _join(self, work: Work) -> None:
+        self._sat_out = (work.round, work.attempt)  # until the keys are out: a failed start is not repeated
+        self._journal.join(self._plan.id, work.round, work.attempt)
+        kind = RoundKind(work.kind)
+        vector = await self._model(work.model)
+        setting = setting_for(
+            self._plan, number=work.round, attempt=work.attempt, kind=kind, model=work.model
+        )
+        party = secagg.Party(setting, self._index, self._identity)
+        state, message = secagg.advertise(party, secrets.token_bytes)
+        contribution = self._desk.prepare(work.round, work.attempt, kind, work.model, vector)
+        self._attempt = Attempt(
+            work.round, work.attempt, state, contribution, Phase.ADVERTISE, Phase.ADVERTISE
+        )
+        self._sat_out = None
+        await self._send(self._attempt, "advertise", message)
+
+    async def _step(self, attempt: Attempt, phase: Phase, payload: bytes) -> None:
+        if phase is Phase.SHARE:
+            attempt.state, message = secagg.share(
+                attempt.state, Advertised.from_bytes(payload), secrets.token_bytes
+            )
+            await self._send(attempt, "shares", message)
+        elif phase is Phase.COMMIT:
+            if not attempt.contribution.done():
+                return
+            attempt.contribution.result()  # a local failure surfaces here, before anything is promised
+            await self._send(attempt, "ready", secagg.ready(attempt.state))
+        elif phase is Phase.UPLOAD:
+            await self._upload(attempt, Committed.from_bytes(payload))
+        elif phase is Phase.AGREE:
+            attempt.state, agreement = secagg.agree(attempt.state, Survivors.from_bytes(payload))
+            self._note(attempt, "agree", agreement.to_bytes().hex())
+            await self._send(attempt, "agree", agreement)
+        elif phase is Phase.UNMASK:
+            shares = secagg.unmask(attempt.state, Quorum.from_bytes(payload))
+            self._note(attempt, "unmask")
+            await self._send(attempt, "unmask", shares)
+        attempt.answered = phase
+
+    async def _upload(self, attempt: Attempt, committed: Committed) -> None:
+        attempt.state = secagg.commit(attempt.state, committed)
+        contribution = attempt.contribution.result()
+        loop = asyncio.get_running_loop()
+        kind = attempt.state.party.setting.context.kind
+        masked = await loop.run_in_executor(
+            None, lambda: mask(self._encode(contribution, kind), attempt.state.masks)
+        )
+        self._note(attempt, "upload")
+        hashes = await self._send_segments(attempt, masked)
+        await self._send(attempt, "upload", secagg.upload(attempt.state, hashes))
+        charge = contribution.charge
+        if charge is not None and charge.entry.state.value == "running":
+            self._desk.released(charge)
+        log.info("update.sent", plan=self._plan.id, round=attempt.number, attempt=attempt.attempt)
+
+    def _encode(self, contribution: Contribution, kind: RoundKind) -> EncodedUpdate:
+        study = self._plan.study
+        params = params_for(study, kind, len(self._plan.roster))
+        return encode(
+            contribution.update,
+            params,
+            weight=contribution.weight,
+            metrics=encode_metrics(study, contribution.sums or {}),
+            random_bytes=secrets.token_bytes,
+        )
+
+    async def _send_segments(self, attempt: Attempt, masked: MaskedUpdate) -> list[bytes]:
+        hashes = []
+        for number, segment in enumerate(masked.segments()):
+            data = bytes(segment)
+            hashes.append(hashlib.sha256(data).digest())
+            await self._transport.segment(self._plan.id, attempt.number, attempt.attempt, number, data)
+        return hashes
+
+    async def _send(self, attempt: Attempt, kind: str, message: Signed) -> None:
+        await self._transport.message(
+            self._plan.id, attempt.number, attempt.attempt, kind, message.to_bytes()
+        )
+
+    async def _model(self, model: bytes) -> Float32:
+        if self._vector is None or self._vector[0] != model:
+            spec = self._plan.study.model.tensors
+            vector = from_safetensors(await self._transport.model(self._plan.id, model.hex()), spec)
+            if model_hash(vector, spec) != model:
+                raise WrongModel()
+            self._vector = (model, vector)
+        return self._vector[1]
+
+    def _note(self, attempt: Attempt, step: str, detail: str = "") -> None:
+        self._journal.note(self._plan.id, attempt.number, attempt.attempt, step, detail)
+
+    def _leave(self, error: Error) -> None:
+        """End this node's part in the attempt; it is never tried again with other input."""
+        number, attempt = self._attempt.key if self._attempt else self._sat_out or (0, 0)
+        self._attempt, self._sat_out = None, (number, attempt)
+        late = isinstance(error, AggregatorProblem) and error.status == 409
+        event = "attempt.missed" if late or isinstance(error, AlreadyDone) else "attempt.refused"
+        log.warning(event, plan=self._plan.id, round=number, attempt=attempt, code=error.code)
+
+
+async def run(node: Node, read: Callable[[Plan], SiteData]) -> None:
+    """Work on every approved plan, one after the other, until stopped.
+
+    Args:
+        read: reads the hospital's images for a plan.
+    """
+    identity = Identity.load(node.settings.name, node.key)
+    journal = Journal(node.journal)
+    finished: set[str] = set()
+    with Ledger.open(node.ledger) as ledger:
+        async with Transport(node.settings.aggregator, node.authority, identity) as transport:
+            while True:
+                try:
+                    plan = await _next_plan(node, identity, journal, transport, finished)
+                    if plan is not None:
+                        await _work_on(plan, node, identity, journal, ledger, transport, read)
+                        finished.add(plan.id)
+                except (Unreachable, AggregatorProblem) as error:
+                    log.warning("aggregator.problem", code=error.code)
+                await asyncio.sleep(IDLE_S)
+
+
+async def _next_plan(
+    node: Node, identity: Identity, journal: Journal, transport: Transport, finished: set[str]
+) -> Plan | None:
+    """The first approved plan that is not finished and that most hospitals have signed."""
+    offers = {}
+    for offer in (await transport.offers()).offers:
+        plan = read_offer(offer)
+        offers[plan.id] = offer
+    for plan, signature in journal.approved():
+        if plan.id in finished or plan.id not in offers:
+            continue
+        offer = offers[plan.id]
+        if node.settings.name not in offer.approvals:
+            await transport.approve(plan.id, signature)
+            continue
+        try:
+            binding(plan, offer)
+            check_plan(plan, node.settings, identity)
+        except NotApproved as waiting:
+            log.info("plan.waiting", plan=plan.id, code=waiting.code)
+            continue
+        return plan
+    return None
+
+
+async def _work_on(
+    plan: Plan,
+    node: Node,
+    identity: Identity,
+    journal: Journal,
+    ledger: Ledger,
+    transport: Transport,
+    read: Callable[[Plan], SiteData],
+) -> None:
+    if plan.study.privacy.kind != "none":
+        ledger.register(
+            plan.study,
+            plan_id=plan.id,
+            dataset=node.settings.dataset,
+            cap=node.settings.policy.epsilon_cap,
+        )
+    site = await asyncio.get_running_loop().run_in_executor(None, read, plan)
+    desk = Desk(plan, site, ledger)
+    log.info("node.ready", plan=plan.id)
+    try:
+        await PlanAgent(plan, node, identity, journal, desk, transport).follow()
+    finally:
+        desk.close()

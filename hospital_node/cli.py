@@ -1,0 +1,332 @@
+"""``medveil node …``: what a hospital's operator types."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from hospital_node.settings import Node, NodeSettings, Policy
+from medveil.errors import BadFile, Error
+from medveil.identity import Identity
+from medveil.ids import fingerprint
+from medveil.log import set_up
+from medveil.plan import Plan, sign_approval
+
+if TYPE_CHECKING:
+    from medveil.study import Study
+    from medveil_imaging.sources.manifest import SiteData
+
+app = typer.Typer(help="For a hospital's operator: connect this hospital, check its images, approve, run.")
+ledger = typer.Typer(help="What this hospital's patients have spent of their privacy budget.")
+app.add_typer(ledger, name="ledger")
+console = Console(highlight=False, soft_wrap=True)
+Folder = Annotated[Path, typer.Option("--folder", "-f", help="This node's folder.")]
+DEFAULT = Path("node-data")
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Option(help="This hospital's name, e.g. st-marys.")],
+    aggregator: Annotated[
+        str, typer.Option(help="Address of the aggregator, e.g. https://fl.example.org:8443")
+    ],
+    authority: Annotated[Path, typer.Option(help="The aggregator's ca.pem, as its admin handed it out.")],
+    data: Annotated[Path, typer.Option(help="Folder with manifest.csv and the images. Only read.")],
+    dataset: Annotated[
+        str | None, typer.Option(help="Lasting name of this set of patients; budgets are kept under it.")
+    ] = None,
+    epsilon_cap: Annotated[
+        float, typer.Option(help="Most that any patient here may ever spend, over all studies.")
+    ] = 10.0,
+    allow_no_privacy: Annotated[
+        bool, typer.Option(help="Also take part in studies without differential privacy.")
+    ] = False,
+    folder: Folder = DEFAULT,
+) -> None:
+    """Make this node's folder: identity key, settings, pinned authority."""
+    try:
+        settings = NodeSettings(
+            name=name,
+            aggregator=aggregator.rstrip("/"),
+            data=data.absolute(),
+            dataset=dataset or name,
+            policy=Policy(epsilon_cap=epsilon_cap, allow_no_privacy=allow_no_privacy),
+        )
+    except ValueError as error:
+        raise BadFile(name="the node's settings", problem=str(error)) from error
+    node = set_up_node(folder, settings, authority)
+    identity = Identity.load(name, node.key)
+    console.print(f"The node of [bold]{name}[/] is ready in {folder}.")
+    console.print(f"  Its key's fingerprint:  {fingerprint(identity.public_key)}  (compare by telephone)")
+    console.print(f"  Next:                   medveil node enroll TOKEN --folder {folder}")
+
+
+def set_up_node(folder: Path, settings: NodeSettings, authority: Path) -> Node:
+    """What ``init`` does. Raises: BadFile, KeyFileExists."""
+    node = Node(folder, settings)
+    try:
+        certificate = authority.read_bytes()
+    except OSError as error:
+        raise BadFile(name=str(authority), problem="it cannot be read") from error
+    Identity.generate(settings.name).save(node.key)
+    node.authority.write_bytes(certificate)
+    node.save()
+    return node
+
+
+@app.command()
+def enroll(
+    token: Annotated[str, typer.Argument(help="The one-time token that the admin gave you.")],
+    folder: Folder = DEFAULT,
+) -> None:
+    """Make this hospital known to the aggregator."""
+    node = Node.load(folder)
+    asyncio.run(_enrol(node, token))
+    console.print(f"{node.settings.name} is enrolled. Next: medveil node check, then medveil node approve.")
+
+
+async def _enrol(node: Node, token: str) -> None:
+    from hospital_node.transport import Transport
+
+    identity = Identity.load(node.settings.name, node.key)
+    async with Transport(node.settings.aggregator, node.authority, identity) as transport:
+        await transport.enrol(token)
+
+
+@app.command()
+def check(
+    study: Annotated[
+        Path | None, typer.Option(help="A study file to check the images against; offered plans without it.")
+    ] = None,
+    connection: Annotated[bool, typer.Option(help="Also ask the aggregator for the plans.")] = True,
+    folder: Folder = DEFAULT,
+) -> None:
+    """Read every image as a study would and list what cannot be used, why, and what to do."""
+    from medveil.study import read_study
+
+    node = Node.load(folder)
+    if study is not None:
+        studies = [read_study(study)]
+    else:
+        studies = [p.study for p in asyncio.run(_offered(node))] if connection else []
+        if not studies:
+            console.print("There is no plan to check against yet. Name a study: --study study.toml")
+            raise typer.Exit(1)
+    worst = max(check_images(node.settings.data, s) for s in studies)
+    raise typer.Exit(worst)
+
+
+def check_images(data: Path, study: Study) -> int:
+    """Print what is usable and what is not; the exit status: 0 fine, 1 something refused, 4 cannot train."""
+    from medveil_imaging.sources.manifest import read_site
+
+    site = read_site(data, study)
+    console.print(f"[bold]{study.name}[/]: {study.task} of {study.transforms.profile} images")
+    table = Table("split", "patients", "images")
+    for split, patients in (("train", site.train), ("val", site.val), ("test", site.test)):
+        table.add_row(split, str(len(patients)), str(sum(len(p) for p in patients)))
+    console.print(table)
+    _show_problems(site)
+    refused = [p for p in site.problems if p.severity == "error"]
+    if not site.train:
+        console.print("[bold red]problem[/]  There is no patient to train on.")
+        return 4
+    if refused:
+        console.print(f"{len(refused)} item(s) cannot be used and are left out; the rest trains.")
+        return 1
+    console.print("[bold green]PASSED[/]   Everything can be used.")
+    return 0
+
+
+def _show_problems(site: SiteData) -> None:
+    if not site.problems:
+        return
+    table = Table("", "row", "file", "what is wrong", "what to do", "code")
+    for p in site.problems:
+        mark = "[red]refused[/]" if p.severity == "error" else "[yellow]warning[/]"
+        table.add_row(mark, "" if p.row is None else str(p.row), p.file, p.reason, p.remedy, p.code)
+    console.print(table)
+
+
+async def _offered(node: Node) -> list[Plan]:
+    from hospital_node.governance import read_offer
+    from hospital_node.transport import Transport
+
+    identity = Identity.load(node.settings.name, node.key)
+    async with Transport(node.settings.aggregator, node.authority, identity) as transport:
+        return [read_offer(offer) for offer in (await transport.offers()).offers]
+
+
+class NoSuchPlan(Error):
+    """The operator named a plan that is not on offer."""
+
+    code = "no-such-plan"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="No plan with this fingerprint is on offer.",
+            meaning="Nothing was approved. Another fingerprint is another plan, or another roster.",
+            remedy="Run 'medveil node approve' without it to see the plans; telephone the admin.",
+        )
+
+
+@app.command()
+def approve(
+    plan: Annotated[
+        str | None,
+        typer.Argument(help="The plan's fingerprint (or full hash) as the admin read it to you."),
+    ] = None,
+    folder: Folder = DEFAULT,
+) -> None:
+    """Show the plans on offer in plain words; with a fingerprint, approve that one."""
+    node = Node.load(folder)
+    offered = asyncio.run(_offered(node))
+    if plan is None:
+        for one in offered:
+            describe(one, node)
+        if not offered:
+            console.print("No plan is on offer.")
+        return
+    chosen = [p for p in offered if plan in (p.id, fingerprint(p.hash))]
+    if not chosen:
+        raise NoSuchPlan()
+    approve_plan(node, chosen[0])
+    console.print(f"Approved. Next: medveil node run --folder {folder}")
+
+
+def approve_plan(node: Node, plan: Plan) -> None:
+    """Check a plan against this hospital's policy, sign it and keep it; the running node hands it in.
+
+    Raises: PlanRefused, UnderstatedEpsilon.
+    """
+    from hospital_node.governance import check_plan
+    from hospital_node.store import Journal
+
+    identity = Identity.load(node.settings.name, node.key)
+    check_plan(plan, node.settings, identity)
+    journal = Journal(node.journal)
+    journal.approve(plan, sign_approval(plan, identity))
+    journal.close()
+
+
+def describe(plan: Plan, node: Node) -> None:
+    """A plan in plain words: what, with whom, at what price."""
+    from hospital_node.governance import check_plan
+
+    study, identity = plan.study, Identity.load(node.settings.name, node.key)
+    console.print(f"[bold]{study.name}[/]   fingerprint {fingerprint(plan.hash)}")
+    if study.description:
+        console.print(f"  {study.description}")
+    console.print(
+        f"  learns     {study.task} ({', '.join(study.classes)}) with {study.model.name}, "
+        f"{study.model.tensors.size:,} parameters, {study.training.rounds} rounds"
+    )
+    console.print("  leaves     masked sums only: model updates and evaluation counts")
+    if study.privacy.kind == "none":
+        console.print("  privacy    [bold]none[/]: the sum of all hospitals is not noised")
+    else:
+        console.print(
+            f"  privacy    epsilon {study.privacy.epsilon:g}, delta {study.privacy.delta:g} per patient; "
+            f"the cap here is {node.settings.policy.epsilon_cap:g}"
+        )
+    for member in plan.roster:
+        own = "  (this hospital)" if member.name == node.settings.name else ""
+        console.print(f"  with       {member.name}  key {fingerprint(member.key)}{own}")
+    try:
+        check_plan(plan, node.settings, identity)
+        console.print(f"  [green]allowed[/]    approve with: medveil node approve {fingerprint(plan.hash)}")
+    except Error as error:
+        console.print(f"  [red]refused[/]    {error.what} {error.remedy}")
+
+
+@app.command()
+def run(folder: Folder = DEFAULT) -> None:
+    """Work on the approved plans until stopped (Ctrl-C, SIGTERM)."""
+    set_up()
+    import signal
+
+    from hospital_node.agent import run as work
+    from medveil.log import get_logger
+    from medveil_imaging.sources.manifest import read_site
+
+    node, log = Node.load(folder), get_logger()
+
+    def read(plan: Plan) -> SiteData:
+        site = read_site(node.settings.data, plan.study)
+        refused = sum(p.severity == "error" for p in site.problems)
+        log.info("images.read", plan=plan.id, count=refused, reason="count is the number of refused items")
+        return site
+
+    async def until_stopped() -> None:
+        task = asyncio.ensure_future(work(node, read))
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, task.cancel)
+        await task
+
+    try:
+        asyncio.run(until_stopped())
+    except asyncio.CancelledError:
+        log.info("node.stopped")
+        sys.stderr.flush()
+        os._exit(0)  # a training step in hand is not waited for; its charge stands
+
+
+@ledger.callback(invoke_without_command=True)
+def show_ledger(context: typer.Context, folder: Folder = DEFAULT) -> None:
+    """Show every charge and what has been spent."""
+    if context.invoked_subcommand is not None:
+        return
+    from hospital_node.ledger import Ledger
+
+    node = Node.load(folder)
+    with _copied_ledger(node) as path, Ledger.open(path) as book:
+        table = Table("row", "state", "plan", "round", "attempt", "noise", "rate", "steps")
+        for row in book.rows():
+            e = row.entry
+            table.add_row(
+                str(row.number),
+                e.state.value,
+                e.plan[:12],
+                str(e.round or ""),
+                str(e.attempt or ""),
+                f"{e.event.noise_multiplier:g}",
+                f"{e.event.sample_rate:g}",
+                str(e.event.steps),
+            )
+        console.print(table)
+        dataset, cap = node.settings.dataset, node.settings.policy.epsilon_cap
+        console.print(
+            f"{dataset}: epsilon {book.spent(dataset):.3f} spent, "
+            f"{book.committed(dataset):.3f} promised to approved plans, cap {cap:g}"
+        )
+
+
+@ledger.command()
+def verify(folder: Folder = DEFAULT) -> None:
+    """Check the hash chain of the ledger; names the first bad row."""
+    from hospital_node.ledger import Ledger
+
+    with _copied_ledger(Node.load(folder)) as path, Ledger.open(path) as book:
+        console.print(f"[bold green]PASSED[/]   {len(book.rows())} rows, the chain is whole.")
+
+
+@contextmanager
+def _copied_ledger(node: Node) -> Iterator[Path]:
+    """A copy to look at, so that a running node keeps its lock."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "ledger.jsonl"
+        if node.ledger.exists():
+            shutil.copyfile(node.ledger, target)
+        yield target

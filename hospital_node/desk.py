@@ -1,0 +1,91 @@
+"""The hospital's own computation for one round: train or evaluate, and what it will be weighted with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from hospital_node.governance import declared_patients
+from hospital_node.ledger import Charge, Ledger
+from hospital_node.training import FeatureCache, choose_device, evaluate, train
+from medveil.log import get_logger
+from medveil.metrics import Sums
+from medveil.plan import Plan
+from medveil.rounds import RoundKind
+from medveil.tensors import Float32, Update
+from medveil_imaging.sources.manifest import SiteData
+from privacy.dp.noise import NoiseSource
+
+log = get_logger()
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What this hospital would add to a sum; plain numbers, kept in memory only."""
+
+    update: Update
+    sums: Sums | None
+    weight: int
+    charge: Charge | None
+
+
+class Desk:
+    """One plan's work at this hospital. A finished contribution serves every attempt at the same round."""
+
+    def __init__(self, plan: Plan, site: SiteData, ledger: Ledger) -> None:
+        self._plan, self._site, self._ledger = plan, site, ledger
+        self._device = choose_device()
+        self._cache = FeatureCache()
+        self._thread = ThreadPoolExecutor(1, "training")
+        self._done: tuple[tuple[int, bytes], asyncio.Future[Contribution]] | None = None
+
+    def prepare(
+        self, number: int, attempt: int, kind: RoundKind, model: bytes, vector: Float32
+    ) -> asyncio.Future[Contribution]:
+        """Start the round's computation, or hand out the one that an earlier attempt started."""
+        key = (number, model)
+        if self._done is None or self._done[0] != key:
+            work: Callable[[], Contribution] = lambda: self._compute(number, attempt, kind, vector)  # noqa: E731
+            self._done = (key, asyncio.get_running_loop().run_in_executor(self._thread, work))
+        return self._done[1]
+
+    def released(self, charge: Charge) -> None:
+        """The update has left; its charge stays for ever."""
+        self._ledger.released(charge)
+
+    def close(self) -> None:
+        """Let the computation in hand end, and no other begin."""
+        self._thread.shutdown(cancel_futures=True)
+
+    def _compute(self, number: int, attempt: int, kind: RoundKind, vector: Float32) -> Contribution:
+        study, train_patients = self._plan.study, self._site.train
+        weight = declared_patients(len(train_patients), study.secure_aggregation.max_weight)
+        where = {"plan": self._plan.id, "round": number, "attempt": attempt, "kind": kind.value}
+        log.info("work.started", **where)
+        if kind is RoundKind.EVALUATE:
+            counted = evaluate(study, vector, self._site.test, device=self._device, cache=self._cache)
+            log.info("work.finished", **where)
+            return Contribution(Update(np.empty(0, np.float32)), counted, weight, None)
+        sums = None
+        if study.evaluation.every_round:
+            sums = evaluate(study, vector, self._site.val, device=self._device, cache=self._cache)
+        charge = None
+        if study.privacy.kind != "none":
+            charge = self._ledger.charge(study, plan_id=self._plan.id, round_number=number, attempt=attempt)
+        update = train(
+            study,
+            vector,
+            train_patients,
+            round_number=number,
+            declared_patients=weight,
+            noise=NoiseSource.fresh(),
+            device=self._device,
+            charge=charge,
+            cache=self._cache,
+        )
+        log.info("work.finished", **where)
+        return Contribution(update, sums, weight, charge)

@@ -1,0 +1,91 @@
+"""The hospital decides: what a plan must satisfy before this node approves it and works on it."""
+
+from __future__ import annotations
+
+import json
+
+from hospital_node.settings import NodeSettings
+from medveil.errors import Error
+from medveil.identity import BadSignature, Identity, verify
+from medveil.messages import PlanOffer
+from medveil.plan import Plan, check_approvals, parse_plan
+from privacy.dp.policy import Cost, check_policy
+
+ROUNDING = 10
+
+
+class PlanRefused(Error):
+    """A plan that this hospital does not take part in."""
+
+    code = "plan-refused"
+
+    def __init__(self, *, reason: str, remedy: str) -> None:
+        super().__init__(
+            what=f"This hospital refuses the plan: {reason}.",
+            meaning="Nothing was approved, and nothing will be trained or sent for it.",
+            remedy=remedy,
+        )
+
+
+def read_offer(offer: PlanOffer) -> Plan:
+    """The plan of an offer, after checking the admin's signature under it.
+
+    Raises: BadPlan, PlanRefused.
+    """
+    try:
+        value = json.loads(offer.plan)
+    except ValueError:
+        value = None
+    plan = parse_plan(value)
+    try:
+        verify(offer.admin_key, offer.admin_signature, "create-plan", plan.hash)
+    except BadSignature as error:
+        raise PlanRefused(
+            reason="the admin's signature does not match", remedy="Tell the consortium's admin."
+        ) from error
+    return plan
+
+
+def check_plan(plan: Plan, settings: NodeSettings, identity: Identity) -> Cost | None:
+    """Hold a plan against this hospital's own policy; returns what it costs each patient (None: no privacy).
+
+    Raises: PlanRefused; UnderstatedEpsilon if the plan costs more than it says.
+    """
+    study, policy = plan.study, settings.policy
+    member = plan.member(identity.name)
+    if member is None or member.key != identity.public_key:
+        raise PlanRefused(
+            reason="its roster does not name this hospital with its own key",
+            remedy="Ask the admin to write the plan again after this node has enrolled.",
+        )
+    if study.privacy.kind == "none" and not policy.allow_no_privacy:
+        raise PlanRefused(
+            reason="it has no differential privacy and this hospital's policy does not allow that",
+            remedy="Ask for a private study, or set allow_no_privacy in node.json on purpose.",
+        )
+    if study.cohort.min_hospitals < policy.min_hospitals:
+        raise PlanRefused(
+            reason=f"its sums may hold {study.cohort.min_hospitals} hospitals; {policy.min_hospitals} is the "
+            "least here",
+            remedy="Ask for a larger cohort, or lower min_hospitals in node.json on purpose.",
+        )
+    cost = check_policy(study)
+    if cost is not None and cost.epsilon_local > policy.epsilon_cap:
+        raise PlanRefused(
+            reason=f"it costs epsilon {cost.epsilon_local:.2f}; the cap here is {policy.epsilon_cap:g}",
+            remedy="Ask for more noise or fewer rounds, or raise epsilon_cap in node.json on purpose.",
+        )
+    return cost
+
+
+def binding(plan: Plan, offer: PlanOffer) -> None:
+    """Whether most data owners have signed exactly this plan. Raises: NotApproved."""
+    check_approvals(plan, dict(offer.approvals))
+
+
+def declared_patients(count: int, largest: int) -> int:
+    """The public constant a hospital trains and is weighted with: its patients, rounded to tens.
+
+    The exact number is itself a fact about the patients, so it is never used in a release.
+    """
+    return min(max(ROUNDING, round(count / ROUNDING) * ROUNDING), largest)

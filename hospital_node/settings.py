@@ -1,0 +1,62 @@
+"""One hospital's node: its folder, its data, its aggregator, and what its operator allows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+
+from medveil.errors import BadFile
+from medveil.study import Frozen, Name
+
+FILE = "node.json"
+
+
+class Policy(Frozen):
+    """What this hospital allows, whatever a plan says."""
+
+    allow_no_privacy: bool = False
+    """Whether to take part in studies without differential privacy."""
+    epsilon_cap: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
+    """Most that any patient of this data set may ever spend, over all studies."""
+    min_hospitals: Annotated[int, Field(ge=3)] = 3
+    """Fewest hospitals in a sum that this one takes part in."""
+
+
+class NodeSettings(Frozen):
+    """Kept in ``node.json``; the folder beside it holds the key, the pinned authority, journal and ledger."""
+
+    name: Name
+    aggregator: Annotated[str, Field(pattern=r"^https://[^/]+$")]
+    data: Path
+    dataset: Annotated[str, Field(min_length=1, max_length=100)]
+    """Lasting name of this set of patients; the privacy budget is kept under it."""
+    policy: Policy = Policy()
+
+
+class Node:
+    """The node's folder and what lies where in it."""
+
+    def __init__(self, folder: Path, settings: NodeSettings) -> None:
+        self.folder, self.settings = folder, settings
+        self.key = folder / "identity.key"
+        self.authority = folder / "ca.pem"
+        self.journal = folder / "journal.db"
+        self.ledger = folder / "ledger.jsonl"
+
+    @classmethod
+    def load(cls, folder: Path) -> Node:
+        """Read the folder that ``medveil node init`` made. Raises: BadFile."""
+        try:
+            return cls(folder, NodeSettings.model_validate_json((folder / FILE).read_text()))
+        except (OSError, ValidationError) as error:
+            problem = "there is no node here" if isinstance(error, OSError) else str(error)
+            raise BadFile(name=str(folder / FILE), problem=problem) from error
+
+    def save(self) -> None:
+        """Write ``node.json``."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.settings.model_dump(mode="json"), indent=2)
+        (self.folder / FILE).write_text(text + "\n")

@@ -1,0 +1,135 @@
+"""The node's one connection: outgoing HTTPS to its aggregator, every request signed, retried when lost."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx2 as httpx
+
+from medveil.errors import RemoteProtocolError
+from medveil.identity import Identity, sign_request
+from medveil.log import get_logger
+from medveil.messages import Approval, Enrol, PlanOffers, Work
+
+TIMEOUT = httpx.Timeout(60.0, connect=10.0)
+GIVE_UP_S = 90.0
+BUSY = (429, 502, 503, 504)
+log = get_logger()
+
+
+class AggregatorProblem(RemoteProtocolError):
+    """The aggregator answered with a problem document; ``code`` is the aggregator's."""
+
+    def __init__(self, *, status: int, code: str, title: str, detail: str) -> None:
+        super().__init__(what=title, meaning=detail, remedy=f"(The aggregator answered {status}.)")
+        self.status = status
+        self.code = code
+
+
+class Unreachable(RemoteProtocolError):
+    """No answer from the aggregator."""
+
+    code = "aggregator-unreachable"
+
+    def __init__(self, *, reason: str) -> None:
+        super().__init__(
+            what=f"The aggregator does not answer ({reason}).",
+            meaning="This node waits; nothing is lost.",
+            remedy="Check network, proxy and the aggregator's certificate: medveil node check --connection.",
+        )
+
+
+class Transport:
+    """Signed requests to one aggregator. A retry signs a new request around identical bytes."""
+
+    def __init__(self, address: str, authority: Path, identity: Identity) -> None:
+        context = ssl.create_default_context(cafile=str(authority))
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self._identity = identity
+        self._client = httpx.AsyncClient(base_url=address, verify=context, timeout=TIMEOUT)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.aclose()
+
+    async def enrol(self, token: str) -> None:
+        """Use a one-time token. Raises: AggregatorProblem, Unreachable."""
+        body = Enrol(token=token, name=self._identity.name, public_key=self._identity.public_key)
+        await self._send("POST", "/v1/enrol", body.to_bytes())
+
+    async def offers(self) -> PlanOffers:
+        """The plans whose roster names this hospital."""
+        return PlanOffers.from_bytes(await self._send("GET", "/v1/plans"))
+
+    async def approve(self, plan: str, signature: bytes) -> None:
+        """Hand in this hospital's approval."""
+        await self._send("POST", f"/v1/plans/{plan}/approval", Approval(signature=signature).to_bytes())
+
+    async def work(self, plan: str, *, seen: str, wait_s: float) -> Work:
+        """What to do next; waits for news at the aggregator."""
+        path = f"/v1/plans/{plan}/work?seen={quote(seen, safe='')}&wait_s={wait_s:g}"
+        return Work.from_bytes(await self._send("GET", path))
+
+    async def model(self, plan: str, model: str) -> bytes:
+        """A global model as safetensors."""
+        return await self._send("GET", f"/v1/plans/{plan}/models/{model}")
+
+    async def message(self, plan: str, number: int, attempt: int, kind: str, body: bytes) -> None:
+        """A protocol message."""
+        await self._send("POST", f"/v1/plans/{plan}/rounds/{number}/attempts/{attempt}/{kind}", body)
+
+    async def segment(self, plan: str, number: int, attempt: int, segment: int, data: bytes) -> None:
+        """One segment of a masked vector."""
+        path = f"/v1/plans/{plan}/rounds/{number}/attempts/{attempt}/segments/{segment}"
+        await self._send("PUT", path, data)
+
+    async def _send(self, method: str, path: str, body: bytes = b"") -> bytes:
+        loop = asyncio.get_running_loop()
+        started, pause = loop.time(), 0.25
+        while True:
+            try:
+                return await self._once(method, path, body)
+            except (httpx.TransportError, _Busy) as error:
+                if loop.time() - started > GIVE_UP_S:
+                    raise Unreachable(reason=type(error).__name__) from error
+                log.info("aggregator.unreachable", reason=type(error).__name__)
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))
+            pause = min(2 * pause, 10.0)
+
+    async def _once(self, method: str, path: str, body: bytes) -> bytes:
+        request = self._client.build_request(method, path, content=body)
+        target = request.url.raw_path.decode("ascii")
+        request.headers.update(sign_request(self._identity, method, target, body).headers())
+        response = await self._client.send(request)
+        if response.status_code in BUSY:
+            raise _Busy()
+        if response.status_code >= 400:
+            raise _problem(response)
+        return response.content
+
+
+class _Busy(Exception):
+    """The aggregator (or a proxy before it) asks to come back later."""
+
+
+def _problem(response: httpx.Response) -> AggregatorProblem:
+    try:
+        found: dict[str, Any] = response.json()
+    except ValueError:
+        found = {}
+    return AggregatorProblem(
+        status=response.status_code,
+        code=str(found.get("code", "aggregator-error")),
+        title=str(found.get("title", f"The aggregator answered {response.status_code}.")),
+        detail=str(found.get("detail", "")),
+    )
