@@ -1,0 +1,272 @@
+"""The researcher's commands. Heavy libraries are loaded when a command runs, so that help is immediate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from medveil.errors import BadFile
+
+if TYPE_CHECKING:
+    from medveil_research.evaluate import SiteReport
+
+Task = Literal["classification", "segmentation"]
+Profile = Literal["xray", "mri"]
+PrivacyKind = Literal["none", "local"]
+Split = Literal["train", "val", "test"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``demo``, ``study new``, ``evaluate``, ``report`` and ``doctor`` to the root command."""
+    app.command("demo")(demo)
+    study = typer.Typer(help="Write the file that says what is learned, how, and under which privacy.")
+    study.callback()(_study)
+    study.command("new")(study_new)
+    app.add_typer(study, name="study")
+    app.command("evaluate")(evaluate)
+    app.command("report")(report)
+    app.command("doctor")(doctor)
+
+
+def _study() -> None:
+    """Make a group of it although it has one command."""
+
+
+def demo(
+    task: Annotated[Task, typer.Option(help="What the demo's model learns.")] = "classification",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, file_okay=False, help="Folder with one folder a hospital. Made-up images without it."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A model of MedVeil; the task's default without it.")
+    ] = None,
+    privacy: Annotated[
+        PrivacyKind | None,
+        typer.Option(help="'local': noise protects each patient. 'none': masks only, no patient guarantee."),
+    ] = None,
+    epsilon: Annotated[
+        float,
+        typer.Option(
+            min=0.01, help="Privacy price of the whole study for each patient; smaller is stricter."
+        ),
+    ] = 8.0,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Training rounds; the recipe's number without it.")
+    ] = None,
+    patients: Annotated[
+        int | None, typer.Option(min=6, help="Made-up patients per hospital (made-up images only).")
+    ] = None,
+    hospitals: Annotated[
+        int, typer.Option(min=3, max=128, help="Number of hospitals (made-up images only).")
+    ] = 4,
+    kill: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Stop a hospital in a round, e.g. hospital-3@2, to see the study go on. Repeatable."
+        ),
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON.")] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Keep everything (report, models, logs) in this folder.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")] = False,
+) -> None:
+    """Run a whole federated study on this machine: aggregator, hospitals, masked rounds, report."""
+    from medveil_research.demo import DemoOptions
+    from medveil_research.demo import demo as run
+
+    run(
+        DemoOptions(
+            task=task,
+            data=data,
+            model=model,
+            privacy=privacy,
+            epsilon=epsilon,
+            rounds=rounds,
+            patients=patients,
+            hospitals=hospitals,
+            kill=tuple(kill or ()),
+            json=json_file,
+            folder=keep,
+            quiet=quiet,
+        )
+    )
+
+
+def study_new(
+    name: Annotated[str, typer.Option(help="Lower case letters, digits and hyphens, e.g. chest-films.")],
+    task: Annotated[Task, typer.Option(help="Classify whole images, or outline structures (mri only).")],
+    profile: Annotated[Profile, typer.Option(help="Kind of image; decides how it becomes a tensor.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder for study.toml and initial.safetensors.")
+    ],
+    hospitals: Annotated[int, typer.Option(min=3, max=128, help="How many hospitals take part.")],
+    model: Annotated[str | None, typer.Option(help="A model of MedVeil; the recipe's without it.")] = None,
+    privacy: Annotated[
+        PrivacyKind,
+        typer.Option(help="'local': noise protects each patient. 'none': masks only, no patient guarantee."),
+    ] = "local",
+    epsilon: Annotated[
+        float,
+        typer.Option(
+            min=0.01, help="Privacy price of the whole study for each patient; smaller is stricter."
+        ),
+    ] = 8.0,
+    delta: Annotated[
+        float, typer.Option(help="Chance left out of the promise; well below one in the number of patients.")
+    ] = 1e-5,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Training rounds; the recipe's number without it.")
+    ] = None,
+    size: Annotated[str | None, typer.Option(help="Edges of the tensor, e.g. 64x64 or 40x48x40.")] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Meaning of the labels 0, 1, 2 …, separated by commas.")
+    ] = None,
+    patients: Annotated[
+        int | None, typer.Option(min=1, help="Training patients a typical hospital has; to judge the noise.")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="An option of the model, e.g. width=16. Repeatable.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Decides the model's initial weights, nothing else.")] = 0,
+) -> None:
+    """Write a study with proven settings, its noise fitted to the whole schedule, and say what to expect."""
+    from rich.console import Console
+
+    from medveil_research import studies
+
+    study, initial = studies.new_study(
+        name=name,
+        task=task,
+        profile=profile,
+        model=model,
+        privacy=privacy,
+        epsilon=epsilon,
+        delta=delta,
+        hospitals=hospitals,
+        rounds=rounds,
+        size=_edges(size),
+        classes=tuple(part.strip() for part in classes.split(",")) if classes else None,
+        patients_hint=patients,
+        seed=seed,
+        options=dict(_option(pair) for pair in option or ()),
+    )
+    studies.write_study(output, study, initial)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"written  {output / 'study.toml'}", markup=False)
+    for line in studies.outlook(study, patients=patients, hospitals=hospitals):
+        console.print(line, markup=False)
+
+
+def evaluate(
+    study: Annotated[
+        Path, typer.Option(exists=True, dir_okay=False, help="The study.toml the model belongs to.")
+    ],
+    model: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="The model, a .safetensors file.")],
+    data: Annotated[Path, typer.Option(exists=True, file_okay=False, help="One hospital's folder.")],
+    split: Annotated[Split, typer.Option(help="Which patients to judge by.")] = "test",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures as JSON.")] = None,
+) -> None:
+    """Judge a model on one hospital's own patients, with a 95 % interval. Nothing leaves this machine."""
+    from medveil.study import read_study
+    from medveil.tensors import from_safetensors
+    from medveil_research.evaluate import evaluate_site
+
+    read = read_study(study)
+    found = evaluate_site(data, read, from_safetensors(model.read_bytes(), read.model.tensors), split)
+    _show_figures(found)
+    if json_file:
+        json_file.write_text(json.dumps(found.as_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+def report(
+    result: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="Written by 'medveil demo --json'.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The HTML file to write.")] = Path(
+        "report.html"
+    ),
+) -> None:
+    """Make the evaluation report, one HTML file without script or network, from a result file."""
+    from rich.console import Console
+
+    from medveil_research.report import write_report
+    from medveil_research.results import read_result
+
+    write_report(read_result(result), output)
+    Console(highlight=False, soft_wrap=True).print(f"written  {output}", markup=False)
+
+
+def doctor(
+    folder: Annotated[
+        Path, typer.Option(exists=True, file_okay=False, help="Where MedVeil would keep its files.")
+    ] = Path(),
+) -> None:
+    """Look at this machine: Python, memory, disk, torch, SQLite, clock, ports. Exit status 1 on a problem."""
+    from rich.console import Console
+
+    from medveil_research.doctor import examine
+
+    console = Console(highlight=False, soft_wrap=True)
+    findings = examine(folder)
+    for finding in findings:
+        mark = "[green]PASSED [/]" if finding.passed else "[bold red]problem[/]"
+        console.print(mark, f"{finding.name:<14}", _plain(finding.found))
+        if finding.remedy:
+            console.print("        fix           ", _plain(finding.remedy))
+    if not all(finding.passed for finding in findings):
+        raise typer.Exit(1)
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _show_figures(found: SiteReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=_plain(f"{found.site}, {found.split} patients"), title_justify="left")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    table.add_column("95 % interval", justify="right")
+    for name, value in found.figures.items():
+        shown = f"{value:.0f}" if name in ("patients", "images") else f"{value:.3f}"
+        interval = found.interval if name == found.headline else None
+        table.add_row(_plain(name), shown, f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "")
+    console = Console(highlight=False)
+    console.print(table)
+    if found.headline not in found.figures:
+        console.print(f"No {found.headline}: there are too few cases of one kind.")
+    console.print(f"files rejected while reading: {found.rejected}")
+
+
+def _edges(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.lower().split("x"))
+    except ValueError as error:
+        raise BadFile(name="--size", problem=f"'{text}' is not like 64x64 or 40x48x40") from error
+
+
+def _option(pair: str) -> tuple[str, int | float | str | bool]:
+    name, equals, text = pair.partition("=")
+    if not equals or not name:
+        raise BadFile(name="--option", problem=f"'{pair}' is not like width=16")
+    if text in ("true", "false"):
+        return name, text == "true"
+    for kind in (int, float):
+        try:
+            return name, kind(text)
+        except ValueError:
+            continue
+    return name, text

@@ -1,0 +1,176 @@
+"""The shared model against what each hospital could have done alone.
+
+For runs in which one person may see every site's images: a demonstration, or public data. In a real
+consortium each hospital can call :func:`train_alone` for itself.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from aggregator.strategies import STRATEGIES, State
+from hospital_node.ledger import Ledger
+from hospital_node.training import FeatureCache, choose_device, train
+from hospital_node.training import evaluate as contribution
+from medveil.metrics import headline, summarise
+from medveil.study import Study
+from medveil.tensors import Float32
+from medveil_imaging.sources.manifest import SiteData
+from medveil_research.evaluate import add, bootstrap_interval, patient_sums
+from privacy.dp.noise import NoiseSource
+from privacy.dp.policy import TOLERANCE
+
+Figures = dict[str, float]
+Train = Callable[[SiteData], Float32]
+Run = Callable[[Train, Sequence[SiteData]], Iterable[Float32]]
+
+
+@dataclass(frozen=True)
+class Alone:
+    """A model that one hospital trained alone."""
+
+    hospital: str
+    pooled: Figures
+    """On the test patients of all sites."""
+    own: Figures
+    """On the hospital's own test patients."""
+    metric: float | None
+    """The headline figure out of ``pooled``."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The shared model and the models trained alone, on the same test patients."""
+
+    pooled: Figures
+    interval: tuple[float, float] | None
+    sites: dict[str, Figures]
+    intervals: dict[str, tuple[float, float]]
+    alone: tuple[Alone, ...]
+
+    @property
+    def alone_mean(self) -> float | None:
+        """Mean headline figure of the models trained alone; None when none has one."""
+        found = [a.metric for a in self.alone if a.metric is not None]
+        return float(np.mean(found)) if found else None
+
+    def desk(self) -> dict[str, Any]:
+        """As ``federated.desk`` of :class:`medveil_research.results.Result`."""
+        return {
+            "pooled": self.pooled,
+            "interval": self.interval,
+            "sites": self.sites,
+            "intervals": self.intervals,
+        }
+
+    def local_only(self) -> list[dict[str, Any]]:
+        """As ``local_only`` of :class:`medveil_research.results.Result`."""
+        return [
+            {"hospital": a.hospital, "pooled": a.pooled, "own": a.own, "metric": a.metric} for a in self.alone
+        ]
+
+
+def train_alone(
+    study: Study, initial: Float32, site: SiteData, *, device: torch.device | None = None
+) -> Float32:
+    """What the hospital reaches without the others: same recipe, rounds, privacy budget and server strategy.
+
+    The budget is charged to a ledger that is thrown away, so the hospital's own ledger knows nothing of this
+    run: the model is for comparison in the house and must not be handed on.
+
+    Args:
+        initial: where training starts, float32 (d,).
+    Returns: the trained model, float32 (d,).
+    Raises: as :func:`hospital_node.training.train`.
+    """
+    where, cache = device or choose_device(), FeatureCache()
+    strategy = STRATEGIES[study.strategy.name](study.strategy.options)
+    vector, state = initial, State()
+    with (
+        tempfile.TemporaryDirectory(prefix="medveil-alone-") as scratch,
+        Ledger.open(Path(scratch) / "ledger.jsonl") as ledger,
+    ):
+        if study.privacy.kind == "local":
+            cap = study.privacy.epsilon * (1 + TOLERANCE)
+            ledger.register(study, plan_id=study.hash.hex(), dataset=site.name, cap=cap)
+        step = functools.partial(_round, study, site, ledger, where, cache)
+        for number in range(1, study.training.rounds + 1):
+            vector, state = strategy.step(vector, step(vector, number), state)
+    return vector
+
+
+def _round(
+    study: Study,
+    site: SiteData,
+    ledger: Ledger,
+    device: torch.device,
+    cache: FeatureCache,
+    vector: Float32,
+    number: int,
+) -> Float32:
+    """One round of a cohort of one: the mean update is the hospital's own."""
+    private = study.privacy.kind == "local"
+    charge = (
+        ledger.charge(study, plan_id=study.hash.hex(), round_number=number, attempt=1) if private else None
+    )
+    update = train(
+        study,
+        vector,
+        site.train,
+        round_number=number,
+        declared_patients=len(site.train),
+        noise=NoiseSource.fresh() if private else None,
+        device=device,
+        charge=charge,
+        cache=cache,
+    )
+    if charge is not None:
+        ledger.released(charge)
+    return update.values
+
+
+def compare(
+    study: Study,
+    initial: Float32,
+    sites: Sequence[SiteData],
+    federated: Float32,
+    *,
+    run: Run = map,
+    resamples: int = 200,
+) -> Comparison:
+    """Train at every site alone, and judge all models on the test patients of all sites.
+
+    Args:
+        sites: read with :func:`medveil_imaging.sources.manifest.read_site`; a site without training patients
+            is judged but trains no model.
+        federated: the shared model, float32 (d,).
+        run: how the trainings are spread: ``map`` does one after the other, the ``map`` of a process pool
+            one process per hospital.
+    """
+    learners = [site for site in sites if site.train]
+    vectors = list(run(functools.partial(train_alone, study, initial), learners))
+    device, cache = choose_device(), FeatureCache()
+    alone = []
+    for site, vector in zip(learners, vectors, strict=True):
+        found = {s.name: contribution(study, vector, s.test, device=device, cache=cache) for s in sites}
+        pooled = summarise(study, add(study, list(found.values())))
+        own = summarise(study, found[site.name])
+        alone.append(Alone(site.name, pooled, own, pooled.get(headline(study))))
+    each = {site.name: patient_sums(study, federated, site.test, device=device) for site in sites}
+    everybody = [one for patients in each.values() for one in patients]
+    intervals = {name: bootstrap_interval(study, parts, resamples=resamples) for name, parts in each.items()}
+    return Comparison(
+        pooled=summarise(study, add(study, everybody)),
+        interval=bootstrap_interval(study, everybody, resamples=resamples),
+        sites={name: summarise(study, add(study, parts)) for name, parts in each.items()},
+        intervals={name: interval for name, interval in intervals.items() if interval},
+        alone=tuple(alone),
+    )

@@ -1,0 +1,241 @@
+"""A whole consortium on one machine: the aggregator and every hospital as processes of their own.
+
+Nothing here is a short cut through the product: the parts are set up with the same functions as the
+commands, talk HTTPS over loopback, and read real files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import re
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from aggregator.cli import create_plan, new_token, set_up_aggregator
+from aggregator.settings import Settings
+from hospital_node.cli import approve_plan, set_up_node
+from hospital_node.ledger import Ledger
+from hospital_node.settings import Node, NodeSettings, Policy
+from hospital_node.transport import Transport
+from medveil.errors import Error
+from medveil.identity import Identity
+from medveil.plan import Plan
+from medveil.study import Study
+from medveil_research.client import Client, NoAnswer
+from medveil_research.processes import Event, Process
+from medveil_research.study_file import write_study
+
+START_LIMIT_S = 60.0
+DEADLINES = {
+    "advertise_s": 90.0,
+    "share_s": 90.0,
+    "train_s": 1800.0,
+    "upload_s": 120.0,
+    "agree_s": 60.0,
+    "unmask_s": 60.0,
+    "silence_s": 12.0,
+}
+"""Shorter than a real study's: on one machine a hospital that is silent for 12 s is gone."""
+
+
+class BadSites(Error):
+    """The folder of sites cannot be a consortium."""
+
+    code = "bad-sites"
+
+    def __init__(self, *, problem: str) -> None:
+        super().__init__(
+            what=f"The folder of sites cannot be used: {problem}.",
+            meaning="Nothing was started.",
+            remedy="Give a folder with at least three folders in it, each with a manifest.csv.",
+        )
+
+
+class ProcessDied(Error):
+    """A process ended that should not have."""
+
+    code = "process-died"
+
+    def __init__(self, *, name: str, status: int, lines: list[str], log: Path) -> None:
+        tail = "\n  ".join(lines[-6:])
+        super().__init__(
+            what=f"{name} ended with status {status}. Its last lines:\n  {tail}\n",
+            meaning="The study cannot go on as planned.",
+            remedy=f"Its whole log is in {log}.",
+        )
+
+
+@dataclass(frozen=True)
+class Site:
+    """One hospital's folder."""
+
+    name: str
+    folder: Path
+    train_patients: int
+
+
+def find_sites(folder: Path) -> list[Site]:
+    """The sites in a folder, in name order. Raises: BadSites."""
+    sites = []
+    for manifest in sorted(folder.glob("*/manifest.csv")):
+        name = re.sub(r"[^a-z0-9]+", "-", manifest.parent.name.lower()).strip("-")[:48]
+        with open(manifest, newline="", encoding="utf-8", errors="replace") as file:
+            with suppress(csv.Error):
+                rows = list(csv.DictReader(file))
+            train = {r.get("patient_id") for r in rows if r.get("split") == "train"}
+        sites.append(Site(name, manifest.parent, len(train)))
+    if len(sites) < 3:
+        raise BadSites(problem=f"it holds {len(sites)} folder(s) with a manifest.csv; three is the least")
+    if len({s.name for s in sites}) != len(sites):
+        raise BadSites(problem="two folders have the same name once it is simplified")
+    return sites
+
+
+class Consortium:
+    """An aggregator and its hospitals. Leaving the ``with`` block ends every process.
+
+    Args:
+        folder: everything is kept under it. heard: called with (who, event) for each log line.
+    """
+
+    def __init__(self, folder: Path, sites: list[Site], heard: Callable[[str, Event], None]) -> None:
+        self.folder, self.sites, self._heard = folder, sites, heard
+        self._settings = Settings(folder / "aggregator", port=_free_port(), names=("127.0.0.1", "localhost"))
+        self._processes: dict[str, Process] = {}
+        self._authority = self._settings.folder / "tls" / "ca.pem"
+        self._nodes: dict[str, Node] = {}
+        self._client: Client | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def client(self) -> Client:
+        """The researcher's connection, once the consortium is open."""
+        assert self._client is not None  # open() comes first
+        return self._client
+
+    def open(self, study: Study, initial: bytes) -> Plan:
+        """Set everything up and start it: aggregator, enrolment, plan, approvals, nodes.
+
+        Raises: ProcessDied if the aggregator does not come up; what the set-up functions raise.
+        """
+        logs = self.folder / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        set_up_aggregator(self._settings)
+        self._start("aggregator", ["aggregator", "serve", "--folder", str(self._settings.folder)])
+        researcher = Identity.generate("researcher")
+        self._client = Client(self._settings.url, self._authority, researcher)
+        self._wait_for_aggregator()
+        self._client.enrol(new_token(self._settings, "researcher", "researcher"))
+        for site in self.sites:
+            self._nodes[site.name] = self._enrolled(site, study)
+        write_study(self.folder / "study", study, initial)
+        files = self.folder / "study"
+        names = [s.name for s in self.sites]
+        plan = create_plan(self._settings, files / "study.toml", files / "initial.safetensors", names)
+        for node in self._nodes.values():
+            approve_plan(node, plan)
+        for name, node in self._nodes.items():
+            self._start(name, ["node", "run", "--folder", str(node.folder)])
+        return plan
+
+    def kill(self, name: str) -> None:
+        """End a hospital's process at once."""
+        self._processes[name].kill()
+
+    def restart(self, name: str) -> None:
+        """Start a killed hospital again, as a service manager would."""
+        self._processes[name] = self._processes[name].again()
+
+    def check(self) -> None:
+        """Raises: ProcessDied if a process ended by itself."""
+        for process in self._processes.values():
+            status = process.exit_status
+            if status is not None and not process.killed:
+                log = self._log(process.name)
+                raise ProcessDied(name=process.name, status=status, lines=list(process.last_lines), log=log)
+
+    def spent(self, study: Study) -> dict[str, float | None]:
+        """Epsilon spent at each hospital, from its own ledger. The nodes must have been stopped."""
+        if study.privacy.kind == "none":
+            return dict.fromkeys(self._nodes)
+        found: dict[str, float | None] = {}
+        for name, node in self._nodes.items():
+            with Ledger.open(node.ledger) as ledger:
+                found[name] = ledger.spent(node.settings.dataset)
+        return found
+
+    def stop(self) -> None:
+        """End every process."""
+        for process in self._processes.values():
+            process.stop()
+        for process in self._processes.values():
+            process.wait()
+        self._processes.clear()
+        if self._client is not None:
+            self._client.__exit__(None, None, None)
+            self._client = None
+
+    def _log(self, name: str) -> Path:
+        return self.folder / "logs" / f"{name}.log"
+
+    def _start(self, name: str, command: list[str]) -> None:
+        self._processes[name] = Process(name, command, self._log(name), self._heard)
+
+    def _wait_for_aggregator(self) -> None:
+        deadline = time.monotonic() + START_LIMIT_S
+        while not self.client.is_up():
+            self.check()
+            if time.monotonic() > deadline:
+                raise NoAnswer(reason="it did not start in time")
+            time.sleep(0.1)
+
+    def _enrolled(self, site: Site, study: Study) -> Node:
+        cap = study.privacy.epsilon * 1.01 if study.privacy.kind != "none" else 10.0
+        settings = NodeSettings(
+            name=site.name,
+            aggregator=self._settings.url,
+            data=site.folder.absolute(),
+            dataset=site.name,
+            policy=Policy(allow_no_privacy=study.privacy.kind == "none", epsilon_cap=cap),
+        )
+        node = set_up_node(self.folder / "nodes" / site.name, settings, self._authority)
+        token = new_token(self._settings, site.name, "hospital")
+        asyncio.run(_enrol(node, token))
+        return node
+
+
+async def _enrol(node: Node, token: str) -> None:
+    identity = Identity.load(node.settings.name, node.key)
+    async with Transport(node.settings.aggregator, node.authority, identity) as transport:
+        await transport.enrol(token)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def rounds_of(status: dict[str, Any]) -> list[dict[str, Any]]:
+    """One entry per round out of a plan's attempts: the last attempt, and how many there were."""
+    rounds: dict[int, dict[str, Any]] = {}
+    for attempt in status["attempts"]:
+        number = attempt["round"]
+        tried = rounds[number]["attempts"] + 1 if number in rounds else 1
+        rounds[number] = {**attempt, "attempts": tried}
+    return [rounds[n] for n in sorted(rounds)]

@@ -1,0 +1,405 @@
+"""``medveil demo``: a whole federated study on this machine, from image files to a report."""
+
+from __future__ import annotations
+
+import datetime as dt
+import importlib.metadata
+import json
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from medveil.errors import Error
+from medveil.plan import Plan
+from medveil.study import Deadlines, Study
+from medveil.tensors import from_safetensors
+from medveil_imaging.sources.manifest import SiteData, read_site
+from medveil_imaging.sources.phantom import write_phantom_sites
+from medveil_research.compare import Comparison, compare
+from medveil_research.consortium import DEADLINES, Consortium, Site, find_sites, rounds_of
+from medveil_research.processes import Event
+from medveil_research.report import write_report
+from medveil_research.studies import new_study, noise_to_signal, outlook
+
+Task = Literal["classification", "segmentation"]
+PrivacyKind = Literal["none", "local"]
+CLASSES = {"classification": ("normal", "abnormal"), "segmentation": ("background", "anterior", "posterior")}
+DEFAULT_PRIVACY: dict[str, PrivacyKind] = {"classification": "local", "segmentation": "none"}
+"""A segmentation network has a hundred times more weights than so few patients can hide noise in."""
+WATCH_S = 0.5
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What ``medveil demo`` was asked for."""
+
+    task: Task = "classification"
+    data: Path | None = None
+    model: str | None = None
+    privacy: PrivacyKind | None = None
+    epsilon: float = 8.0
+    rounds: int | None = None
+    patients: int | None = None
+    hospitals: int = 4
+    kill: tuple[str, ...] = ()
+    json: Path | None = None
+    folder: Path | None = None
+    quiet: bool = False
+
+
+class BadKill(Error):
+    """A kill order that names nobody."""
+
+    code = "bad-kill"
+
+    def __init__(self, *, order: str, names: list[str]) -> None:
+        super().__init__(
+            what=f"'--kill {order}' cannot be carried out.",
+            meaning="Nothing was started.",
+            remedy=f"Write HOSPITAL@ROUND; the hospitals are {', '.join(names)}.",
+        )
+
+
+class RoundFailed(Error):
+    """The study ended with rounds that made no model."""
+
+    code = "round-failed"
+
+    def __init__(self, *, rounds: list[int]) -> None:
+        super().__init__(
+            what=f"These rounds made no model: {', '.join(map(str, rounds))}.",
+            meaning="The other rounds count; the report says what is there.",
+            remedy="Look into the logs folder of this run.",
+        )
+
+
+@dataclass
+class Scene:
+    """What is shown while the study runs; written by several threads, read by one."""
+
+    plan: str
+    doing: dict[str, str]
+    rounds: int
+    phase: str = "starting"
+    kills: dict[tuple[str, int], bool] = field(default_factory=dict)
+    killed: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+def demo(options: DemoOptions) -> None:
+    """Run the study, print what happened, write report and JSON.
+
+    Raises: what goes wrong, after every process has ended; RoundFailed if a round made no model.
+    """
+    console = Console(highlight=False, soft_wrap=True, quiet=options.quiet)
+    started = time.monotonic()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    folder = options.folder or Path(".medveil") / f"demo-{dt.datetime.now():%Y%m%d-%H%M%S}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with _stop_on_signals():
+        sites = _sites(options, folder, console)
+        study, initial = _study(options, sites)
+        kills = _kills(options.kill, sites)
+        for line in outlook(study, patients=_typical(sites), hospitals=len(sites)):
+            console.print(line)
+        seconds = {"set up": time.monotonic() - started}
+        status, plan, model, scene, spent = _run(study, initial, sites, folder, kills, console, seconds)
+        console.print("Training at each hospital alone, for comparison …")
+        mark = time.monotonic()
+        comparison = _compare(study, initial, sites, model)
+        seconds["comparison"] = time.monotonic() - mark
+    seconds["total"] = time.monotonic() - started
+    result = _result(options, study, plan, status, comparison, scene, spent, seconds, sites)
+    report = write_report(result, folder / "report.html")
+    result["report"] = str(report)
+    for path in filter(None, (folder / "result.json", options.json)):
+        path.write_text(json.dumps(result, indent=1) + "\n")
+    _show_result(Console(highlight=False, soft_wrap=True), result, folder)
+    failed = [r["round"] for r in result["rounds"] if r["outcome"] != "done"]
+    if failed:
+        raise RoundFailed(rounds=failed)
+
+
+def _sites(options: DemoOptions, folder: Path, console: Console) -> list[Site]:
+    if options.data is not None:
+        return find_sites(options.data)
+    console.print(f"Drawing {options.hospitals} phantom hospitals …")
+    write_phantom_sites(
+        folder / "sites",
+        profile="mri" if options.task == "segmentation" else "xray",
+        hospitals=options.hospitals,
+        patients=options.patients,
+    )
+    return find_sites(folder / "sites")
+
+
+def _study(options: DemoOptions, sites: list[Site]) -> tuple[Study, bytes]:
+    volumes = options.task == "segmentation" or _holds_volumes(sites[0])
+    return new_study(
+        name=f"demo-{options.task}",
+        task=options.task,
+        profile="mri" if volumes else "xray",
+        model=options.model,
+        privacy=options.privacy or DEFAULT_PRIVACY[options.task],
+        epsilon=options.epsilon,
+        hospitals=len(sites),
+        rounds=options.rounds,
+        classes=CLASSES[options.task],
+        patients_hint=max(s.train_patients for s in sites),
+        deadlines=Deadlines(**DEADLINES),
+    )
+
+
+def _holds_volumes(site: Site) -> bool:
+    lines = (site.folder / "manifest.csv").read_text(encoding="utf-8", errors="replace").splitlines()
+    return any(re.search(r"\.nii(\.gz)?(,|$)", line) for line in lines[1:3])
+
+
+def _typical(sites: list[Site]) -> int:
+    counts = sorted(s.train_patients for s in sites)
+    return max(1, counts[len(counts) // 2])
+
+
+def _kills(orders: tuple[str, ...], sites: list[Site]) -> dict[tuple[str, int], bool]:
+    names = [s.name for s in sites]
+    kills = {}
+    for order in orders:
+        match = re.fullmatch(r"(.+)@(\d+)", order)
+        if match is None or match[1] not in names or int(match[2]) < 1:
+            raise BadKill(order=order, names=names)
+        kills[(match[1], int(match[2]))] = False
+    return kills
+
+
+def _run(
+    study: Study,
+    initial: bytes,
+    sites: list[Site],
+    folder: Path,
+    kills: dict[tuple[str, int], bool],
+    console: Console,
+    seconds: dict[str, float],
+) -> tuple[dict[str, Any], Plan, bytes, Scene, dict[str, float | None]]:
+    """The federated study itself, by real processes over HTTPS."""
+    mark = time.monotonic()
+    scene = Scene("", {s.name: "starting" for s in sites}, study.training.rounds, kills=kills)
+    consortium: Consortium
+
+    def heard(who: str, event: Event) -> None:
+        _notice(scene, consortium, who, event)
+
+    with Consortium(folder, sites, heard) as consortium:
+        plan = consortium.open(study, initial)
+        scene.plan = plan.id
+        console.print(f"plan     {plan.id[:16]} signed by {len(sites)} hospitals; logs in {folder / 'logs'}")
+        status = _watch(consortium, scene, console)
+        model = consortium.client.model(plan.id, status["versions"][-1]["model"])
+        (folder / "model.safetensors").write_bytes(model)
+        consortium.stop()
+        seconds["study"] = time.monotonic() - mark
+        return status, plan, model, scene, consortium.spent(study)
+
+
+def _notice(scene: Scene, consortium: Consortium, who: str, event: Event) -> None:
+    """Turn a process's log line into what its progress line says; carry out kill orders."""
+    number = event.get("round", 0)
+    words = {
+        "images.read": "images read",
+        "node.ready": "ready",
+        "work.started": f"round {number}: {'testing' if event.get('kind') == 'evaluate' else 'training'}",
+        "work.finished": f"round {number}: waiting for the others",
+        "update.sent": f"round {number}: masked update sent",
+        "attempt.missed": f"round {number}: missed",
+        "attempt.refused": f"round {number}: refused ({event.get('code')})",
+        "plan.finished": "finished",
+    }
+    text = words.get(str(event.get("event")))
+    with scene.lock:
+        if text is not None and who in scene.doing:
+            scene.doing[who] = text
+        due = event.get("event") == "work.started" and scene.kills.get((who, number)) is False
+        if due:
+            scene.kills[(who, number)] = True
+            scene.killed.append(who)
+            scene.doing[who] = f"round {number}: KILLED"
+    if due:
+        consortium.kill(who)
+
+
+def _watch(consortium: Consortium, scene: Scene, console: Console) -> dict[str, Any]:
+    """Follow the plan to its end; restart killed hospitals once their round is over."""
+    restarted: set[tuple[str, int]] = set()
+    shown: dict[str, str] = {}
+    with Live(console=console, refresh_per_second=4, transient=True) as live:
+        while True:
+            consortium.check()
+            status = consortium.client.status(scene.plan)
+            current = status["open"]
+            number = current["round"] if current else len(rounds_of(status))
+            with scene.lock:
+                name = "evaluation" if number > scene.rounds else f"round {number} of {scene.rounds}"
+                scene.phase = f"{name}: {current['phase']}" if current else name
+                doing = dict(scene.doing)
+                dead = [k for k, done in scene.kills.items() if done and k not in restarted and number > k[1]]
+            if console.is_terminal:
+                live.update(_progress(scene.phase, doing))
+            else:
+                for who, what in doing.items():
+                    if shown.get(who) != what:
+                        console.print(f"  {who:<16} {what}")
+                shown = doing
+            if status["finished"]:
+                return status
+            for who, killed_in in dead:
+                restarted.add((who, killed_in))
+                consortium.restart(who)
+                with scene.lock:
+                    scene.doing[who] = "started again"
+            time.sleep(WATCH_S)
+
+
+def _progress(phase: str, doing: dict[str, str]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_row("[bold]aggregator[/]", phase)
+    for who, what in doing.items():
+        table.add_row(f"[bold]{who}[/]", what)
+    return table
+
+
+def _compare(study: Study, initial: bytes, sites: list[Site], model: bytes) -> Comparison:
+    spec = study.model.tensors
+    data = [_named(read_site(s.folder, study), s.name) for s in sites]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=min(len(sites), os.cpu_count() or 1), mp_context=context) as pool:
+        return compare(
+            study,
+            from_safetensors(initial, spec),
+            data,
+            from_safetensors(model, spec),
+            run=pool.map,
+        )
+
+
+def _named(site: SiteData, name: str) -> SiteData:
+    return SiteData(name, site.train, site.val, site.test, site.problems)
+
+
+def _result(
+    options: DemoOptions,
+    study: Study,
+    plan: Plan,
+    status: dict[str, Any],
+    comparison: Comparison,
+    scene: Scene,
+    spent: dict[str, float | None],
+    seconds: dict[str, float],
+    sites: list[Site],
+) -> dict[str, Any]:
+    """The document that the report is made from (:class:`medveil_research.results.Result`)."""
+    rounds = rounds_of(status)
+    final = next((r for r in rounds if r["kind"] == "evaluate" and r["outcome"] == "done"), {})
+    kept = (
+        "round kind attempts outcome reason seconds phases advertised committed survivors bytes_up bytes_down"
+    )
+    wanted = [*kept.split(), "figures", "metric", "epsilon", "model"]
+    private = study.privacy.kind == "local"
+    return {
+        "medveil": importlib.metadata.version("medveil"),
+        "study": study.name,
+        "task": study.task,
+        "profile": study.transforms.profile,
+        "model": study.model.name,
+        "parameters": study.model.tensors.size,
+        "classes": list(study.classes),
+        "hospitals": plan.names,
+        "privacy": {
+            **study.privacy.model_dump(
+                include={"kind", "epsilon", "delta", "noise_multiplier", "clip_norm", "sample_rate"}
+            ),
+            "steps": study.train_steps if private else None,
+            "noise_to_signal": noise_to_signal(study, patients=_typical(sites), hospitals=len(sites)),
+        },
+        "plan": plan.id,
+        "rounds": [{k: r[k] for k in wanted if k in r} for r in rounds],
+        "federated": {
+            "model": status["versions"][-1]["model"],
+            "figures": final.get("figures", {}),
+            "sums": final.get("sums", {}),
+            "metric": final.get("metric"),
+            "desk": comparison.desk(),
+        },
+        "local_only": comparison.local_only(),
+        "local_only_mean": comparison.alone_mean,
+        "epsilon": {name: {"local": value, "joint": value} for name, value in spent.items()},
+        "seconds": seconds,
+        "data": "phantom" if options.data is None else "real",
+        "killed": sorted(set(scene.killed)),
+        "report": None,
+    }
+
+
+def _show_result(console: Console, result: dict[str, Any], folder: Path) -> None:
+    table = Table("round", "survivors", "seconds", "kB up", "kB down", "metric", "epsilon")
+    for r in result["rounds"]:
+        up, down = sum(r["bytes_up"].values()) / 1000, sum(r["bytes_down"].values()) / 1000
+        name = "test" if r["kind"] == "evaluate" else str(r["round"])
+        epsilon = "" if r.get("epsilon") is None else f"{r['epsilon']:.2f}"
+        metric = "" if r.get("metric") is None else f"{r['metric']:.3f}"
+        who = f"{len(r['survivors'])} of {len(result['hospitals'])}" if r["outcome"] == "done" else "failed"
+        table.add_row(name, who, f"{r['seconds']:.1f}", f"{up:.0f}", f"{down:.0f}", metric, epsilon)
+    console.print(table)
+    name = "AUROC" if result["task"] == "classification" else "Dice"
+    together, alone = result["federated"]["metric"], result["local_only_mean"]
+    console.print(f"{name} on all hospitals' test patients")
+    console.print(f"  trained together        {_figure(together)}")
+    for one in result["local_only"]:
+        console.print(f"  {one['hospital']:<16} alone  {_figure(one['metric'])}")
+    console.print(f"  mean of those alone     {_figure(alone)}")
+    if result["privacy"]["kind"] == "none":
+        console.print(
+            "privacy  NONE: masks hide each update, nothing limits what the model tells of a patient"
+        )
+    for who, cost in result["epsilon"].items():
+        if cost["local"] is not None:
+            console.print(
+                f"  {who:<16} epsilon {cost['local']:.2f} against everybody, {cost['joint']:.2f} jointly"
+            )
+    if result["killed"]:
+        console.print(f"killed on purpose: {', '.join(result['killed'])}")
+    console.print(f"{result['seconds']['total']:.0f} s in all; everything is in {folder}")
+    console.print(f"report   {Path(result['report']).resolve()}")
+
+
+def _figure(value: float | None) -> str:
+    return "—" if value is None else f"{value:.3f}"
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[None]:
+    """SIGTERM ends the demo as Ctrl-C does: through the ``with`` blocks, so no process is left."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        Console(stderr=True).print("Stopped; every process has ended.")
+        sys.exit(130)
+    finally:
+        signal.signal(signal.SIGTERM, before)

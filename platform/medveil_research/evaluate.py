@@ -1,0 +1,126 @@
+"""How good a model is on patients one may see: figures, and how sure they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from hospital_node.training import choose_device
+from hospital_node.training import evaluate as contribution
+from medveil.metrics import Sums, empty, headline, summarise
+from medveil.study import Study
+from medveil.tensors import Float32
+from medveil_imaging.patients import PatientImages
+from medveil_imaging.sources.manifest import SiteData, read_site
+
+Split = Literal["train", "val", "test"]
+RESAMPLES = 200
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class SiteReport:
+    """Figures of a model at one hospital. For that hospital's own eyes."""
+
+    site: str
+    split: str
+    headline: str
+    figures: dict[str, float]
+    interval: tuple[float, float] | None
+    """95 % bootstrap interval of the headline figure; None with too few patients."""
+    sums: Sums
+    rejected: int
+    """Files or lines that could not be used."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "site": self.site,
+            "split": self.split,
+            "figures": self.figures,
+            "interval": self.interval,
+            "sums": {name: values.tolist() for name, values in self.sums.items()},
+            "rejected": self.rejected,
+        }
+
+
+def evaluate_model(
+    study: Study, vector: Float32, patients: Sequence[PatientImages], *, device: torch.device | None = None
+) -> tuple[dict[str, float], Sums]:
+    """Figures of the model on these patients, and the sums behind them.
+
+    Args:
+        vector: the model, float32 (d,).
+    Returns: as :func:`medveil.metrics.summarise` and :func:`medveil.metrics.layout` describe them.
+    """
+    sums = contribution(study, vector, patients, device=device or choose_device())
+    return summarise(study, sums), sums
+
+
+def patient_sums(
+    study: Study, vector: Float32, patients: Sequence[PatientImages], *, device: torch.device | None = None
+) -> list[Sums]:
+    """One contribution a patient, in order; they add up to those of :func:`evaluate_model`."""
+    where = device or choose_device()
+    return [contribution(study, vector, (patient,), device=where) for patient in patients]
+
+
+def add(study: Study, parts: Sequence[Sums]) -> Sums:
+    """The sums of several patients or hospitals together."""
+    total = empty(study)
+    for part in parts:
+        for name, values in part.items():
+            total[name] = total[name] + values
+    return total
+
+
+def bootstrap_interval(
+    study: Study, each: Sequence[Sums], *, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float] | None:
+    """95 % percentile interval of the headline figure over patients; equal arguments give equal intervals.
+
+    Patients are drawn with replacement, with all their images, because a patient's images are alike. A draw
+    in which the figure does not exist is left out.
+
+    Returns: None with fewer than two patients, or when fewer than half of the draws have the figure.
+    Source: Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 1979.
+    """
+    if len(each) < 2:
+        return None
+    draws = np.random.default_rng(seed).multinomial(len(each), np.full(len(each), 1 / len(each)), resamples)
+    drawn = {name: draws @ np.stack([one[name] for one in each]) for name in each[0]}
+    values = []
+    for row in range(resamples):
+        figure = summarise(study, {name: rows[row] for name, rows in drawn.items()}).get(headline(study))
+        if figure is not None:
+            values.append(figure)
+    if len(values) < resamples / 2:
+        return None
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def evaluate_site(folder: Path, study: Study, vector: Float32, split: Split = "test") -> SiteReport:
+    """Read a hospital's folder and judge the model on one split of its patients."""
+    site = read_site(folder, study)
+    each = patient_sums(study, vector, patients_of(site, split))
+    sums = add(study, each)
+    return SiteReport(
+        site=site.name,
+        split=split,
+        headline=headline(study),
+        figures=summarise(study, sums),
+        interval=bootstrap_interval(study, each),
+        sums=sums,
+        rejected=sum(problem.severity == "error" for problem in site.problems),
+    )
+
+
+def patients_of(site: SiteData, split: Split) -> tuple[PatientImages, ...]:
+    """The patients of one split."""
+    return {"train": site.train, "val": site.val, "test": site.test}[split]

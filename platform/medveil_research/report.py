@@ -1,0 +1,174 @@
+"""One HTML file that a doctor can read, a reviewer can check and a browser can open without a network."""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from medveil_research.plots import draw_all
+from medveil_research.results import PrivacyFacts, Result, parse_result
+from medveil_research.words import budget_words, in_bytes, in_seconds, number, plain, short_hash
+
+PHASES = ("advertise", "share", "commit", "upload", "agree", "unmask")
+WRONG_ACCUSATIONS = 0.01
+"""False-alarm rate at which the report translates epsilon into an attacker's chance."""
+
+
+def write_report(result: Mapping[str, Any] | Result, path: Path) -> Path:
+    """Write the report of one study.
+
+    The file is self-contained: no script, no request to any host (its content-security policy forbids both).
+    What the result does not hold is shown as an empty place, never filled in.
+
+    Args:
+        result: a :class:`Result` or the dictionary of one.
+    Returns: ``path``.
+    Raises:
+        BadFile: the dictionary is not a result.
+    """
+    checked = result if isinstance(result, Result) else parse_result(result)
+    page = render(checked)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".part")
+    unfinished.write_text(page, encoding="utf-8")
+    os.replace(unfinished, path)
+    return path
+
+
+def render(result: Result) -> str:
+    """The report as HTML text; equal results give equal text."""
+    environment = Environment(
+        loader=PackageLoader("medveil_research"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "bytes": in_bytes,
+        "seconds": in_seconds,
+        "number": number,
+        "plain": plain,
+        "short": short_hash,
+    }
+    return environment.get_template("report.html.j2").render(
+        result=result,
+        drawings=draw_all(result),
+        verdict=verdict(result),
+        attack=attacker_chance(result.privacy),
+        budget=budget_words(result.privacy.noise_to_signal),
+        joint_equals_local=_joint_equals_local(result),
+        train_rounds=[r for r in result.rounds if r.kind == "train"],
+        traffic=traffic(result),
+        phases=[p for p in PHASES if any(p in r.phases for r in result.rounds)],
+        checklist=checklist(result),
+    )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The result in one line."""
+
+    value: str
+    interval: str
+    sentence: str
+
+
+def verdict(result: Result) -> Verdict:
+    """The headline figure, its interval, and how it compares with the hospitals training alone."""
+    if result.metric is None:
+        return Verdict("—", "", "No figure was computed: there were too few test cases of one kind.")
+    desk = result.federated.desk
+    interval = (
+        f"95 % interval {desk.interval[0]:.3f} to {desk.interval[1]:.3f}" if desk and desk.interval else ""
+    )
+    return Verdict(f"{result.metric:.3f}", interval, _compare(result.metric, result, len(result.local_only)))
+
+
+def _compare(metric: float, result: Result, alone: int) -> str:
+    if result.local_only_mean is None or not alone:
+        return "It was not compared with hospitals training alone in this run."
+    gain = metric - result.local_only_mean
+    mean = f"{result.local_only_mean:.3f}"
+    if abs(gain) < 0.0005:
+        return f"The hospitals training alone reach the same on average ({mean})."
+    beaten = sum(a.metric is not None and metric > a.metric for a in result.local_only)
+    word = "better" if gain > 0 else "worse"
+    return (
+        f"That is {abs(gain):.3f} {word} than the mean of the hospitals training alone ({mean}); "
+        f"{beaten} of the {alone} single models stay below it."
+    )
+
+
+def attacker_chance(privacy: PrivacyFacts) -> float | None:
+    """Largest share of participants that an attacker recognises who wrongly accuses 1 % of the others.
+
+    None without differential privacy. With every patient in every step the study is one Gaussian of
+    mu = sqrt(steps) / noise_multiplier and the bound is tight (Dong, Roth, Su, "Gaussian differential
+    privacy", 2022); otherwise it follows from epsilon and delta (Kairouz, Oh, Viswanath, ICML 2015).
+    """
+    if privacy.kind == "none" or privacy.epsilon is None or privacy.delta is None:
+        return None
+    wrong = WRONG_ACCUSATIONS
+    if privacy.sample_rate == 1 and privacy.noise_multiplier and privacy.steps:
+        normal = statistics.NormalDist()
+        return normal.cdf(normal.inv_cdf(wrong) + math.sqrt(privacy.steps) / privacy.noise_multiplier)
+    first = math.exp(min(privacy.epsilon, 700.0)) * wrong + privacy.delta
+    second = 1 - math.exp(-privacy.epsilon) * (1 - privacy.delta - wrong)
+    return min(first, second, 1.0)
+
+
+def _joint_equals_local(result: Result) -> bool:
+    pairs = [
+        (e.local, e.joint) for e in result.epsilon.values() if e.local is not None and e.joint is not None
+    ]
+    return bool(pairs) and all(math.isclose(a, b, rel_tol=1e-6) for a, b in pairs)
+
+
+def traffic(result: Result) -> dict[str, tuple[int, int]]:
+    """Bytes each hospital sent and received over all rounds."""
+    up: Counter[str] = Counter()
+    down: Counter[str] = Counter()
+    for facts in result.rounds:
+        up.update(facts.bytes_up)
+        down.update(facts.bytes_down)
+    return {name: (up[name], down[name]) for name in result.hospitals if name in up or name in down}
+
+
+def checklist(result: Result) -> list[tuple[str, str]]:
+    """Items that reporting guidelines (CLAIM, TRIPOD+AI) ask for; an empty answer is left to the authors."""
+    patients = result.federated.figures.get("patients")
+    kinds = (
+        "made-up images (phantoms)" if result.data == "phantom" else "images of the hospitals' own patients"
+    )
+    dp = result.privacy
+    return [
+        ("Data source", f"{kinds}; {len(result.hospitals)} hospitals; {result.profile} images"),
+        ("Test patients", f"{patients:.0f}, never used in training" if patients is not None else ""),
+        (
+            "Model",
+            f"{result.model}, {result.parameters:,} parameters, {short_hash(result.federated.model)}…",
+        ),
+        ("Software", f"MedVeil {result.medveil}"),
+        (
+            "Privacy",
+            "none"
+            if dp.kind == "none"
+            else f"differential privacy per patient, epsilon {dp.epsilon:g}, delta {plain(dp.delta or 0)}",
+        ),
+        ("Intended use", ""),
+        ("Reference standard: who labelled, how reliably", ""),
+        ("Who is in the data: age, sex, scanners, years; who was left out", ""),
+        ("Figures per subgroup (age, sex, scanner)", ""),
+        ("External validation at a hospital outside this study", ""),
+        ("Failures looked at by a doctor", ""),
+        ("Ethics approval, availability of data and code", ""),
+    ]

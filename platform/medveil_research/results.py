@@ -1,0 +1,203 @@
+"""What one federated study produced, as one JSON document: the report is made from this and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError, model_validator
+
+from medveil.errors import BadFile
+from medveil.study import Frozen, Name, Sha256
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+Label = Annotated[str, Field(min_length=1, max_length=200)]
+Figures = dict[Label, Finite]
+"""Named figures as :func:`medveil.metrics.summarise` gives them; a figure that does not exist is absent."""
+Interval = tuple[Finite, Finite]
+
+
+class PrivacyFacts(Frozen):
+    """The study's privacy policy and the price it bought; every field but ``kind`` is None for ``none``."""
+
+    kind: Literal["none", "local"]
+    epsilon: Amount | None = None
+    delta: Amount | None = None
+    noise_multiplier: Amount | None = None
+    clip_norm: Amount | None = None
+    sample_rate: Amount | None = None
+    steps: Count | None = None
+    """Noisy steps of the whole study."""
+    noise_to_signal: Amount | None = None
+    """sqrt(d) / (mu N); see :func:`privacy.dp.accounting.noise_to_signal`."""
+
+
+class RoundFacts(Frozen):
+    """One round. In a train round ``figures`` belong to the model the round started from."""
+
+    round: Count
+    kind: Literal["train", "evaluate"]
+    attempts: Count
+    outcome: Literal["done", "failed"]
+    reason: str | None = None
+    seconds: Amount
+    phases: dict[Label, Amount] = Field(default_factory=dict)
+    """Seconds by phase."""
+    advertised: tuple[Name, ...] = ()
+    committed: tuple[Name, ...] = ()
+    survivors: tuple[Name, ...] = ()
+    """Hospitals whose contribution is in the sum."""
+    bytes_up: dict[Name, Count] = Field(default_factory=dict)
+    bytes_down: dict[Name, Count] = Field(default_factory=dict)
+    figures: Figures = Field(default_factory=dict)
+    """Of validation patients (train) or test patients (evaluate), pooled over all hospitals."""
+    metric: Finite | None = None
+    """The headline figure out of ``figures``."""
+    epsilon: Amount | None = None
+    """Spent by a patient of a hospital that took part in every round so far."""
+    model: Sha256 | None = None
+    """Hash of the model this round made; None when it made none."""
+
+
+class DeskFacts(Frozen):
+    """What only somebody who owns every site's images can compute; a real consortium never has this."""
+
+    pooled: Figures
+    interval: Interval | None = None
+    """95 % bootstrap interval over patients of the headline figure, pooled."""
+    sites: dict[Name, Figures] = Field(default_factory=dict)
+    intervals: dict[Name, Interval] = Field(default_factory=dict)
+    """The same interval per site."""
+
+
+class FederatedFacts(Frozen):
+    """The finished model and its figures on the test patients of all hospitals, from the secure sum."""
+
+    model: Sha256
+    figures: Figures
+    sums: dict[Label, tuple[Finite, ...]] = Field(default_factory=dict)
+    """The summed histograms and counts behind ``figures``; see :func:`medveil.metrics.layout`."""
+    metric: Finite | None = None
+    desk: DeskFacts | None = None
+
+
+class AloneFacts(Frozen):
+    """A model trained at one hospital with the same recipe, rounds and privacy budget."""
+
+    hospital: Name
+    pooled: Figures
+    """On the test patients of all hospitals."""
+    own: Figures
+    """On that hospital's own test patients."""
+    metric: Finite | None = None
+    """The headline figure out of ``pooled``."""
+
+
+class Spent(Frozen):
+    """Privacy spent by a hospital's patients; None where there is no such guarantee."""
+
+    local: Amount | None = None
+    """Whatever the aggregator and all other hospitals do."""
+    joint: Amount | None = None
+    """Only if the other hospitals add their noise honestly."""
+
+
+class Result(Frozen):
+    """Everything a report is made from."""
+
+    medveil: str
+    study: Name
+    task: Literal["classification", "segmentation"]
+    profile: str
+    model: str
+    parameters: Count
+    """Trained parameters, d."""
+    classes: Annotated[tuple[Label, ...], Field(min_length=2)]
+    hospitals: Annotated[tuple[Name, ...], Field(min_length=1)]
+    privacy: PrivacyFacts
+    plan: Sha256
+    rounds: tuple[RoundFacts, ...]
+    federated: FederatedFacts
+    local_only: tuple[AloneFacts, ...] = ()
+    local_only_mean: Finite | None = None
+    """Mean headline figure of the local-only models, pooled test patients."""
+    epsilon: dict[Name, Spent] = Field(default_factory=dict)
+    seconds: dict[Label, Amount] = Field(default_factory=dict)
+    """Wall-clock seconds by part of the work."""
+    data: Literal["phantom", "real"]
+    killed: tuple[Name, ...] = ()
+    """Hospitals stopped on purpose, to show that the study goes on."""
+    report: str | None = None
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        bins = {len(self.federated.sums[name]) for name in self.federated.sums if "/" in name}
+        if self.task == "classification" and len(bins) > 1:
+            raise ValueError("the histograms in federated.sums differ in length")
+        local = (self.privacy.epsilon, self.privacy.delta)
+        if self.privacy.kind == "local" and None in local:
+            raise ValueError("privacy 'local' needs epsilon and delta")
+        return self
+
+    @property
+    def headline(self) -> str:
+        """The one figure the study is judged by."""
+        return "dice" if self.task == "segmentation" else "auroc"
+
+    @property
+    def headline_name(self) -> str:
+        """The same, as people write it."""
+        return {"dice": "Dice", "auroc": "AUROC"}[self.headline]
+
+    @property
+    def scored_classes(self) -> tuple[str, ...]:
+        """Classes that have a score histogram in ``federated.sums``."""
+        classes = self.classes[1:] if len(self.classes) == 2 else self.classes
+        return tuple(c for c in classes if f"positives/{c}" in self.federated.sums)
+
+    @property
+    def metric(self) -> float | None:
+        """The shared model's headline figure on the test patients of all hospitals."""
+        found = self.federated.metric
+        return self.federated.figures.get(self.headline) if found is None else found
+
+    def histogram(self, name: str) -> NDArray[np.float64]:
+        """One of the summed histograms."""
+        return np.asarray(self.federated.sums[name], np.float64)
+
+
+def parse_result(value: Mapping[str, Any]) -> Result:
+    """Check a result dictionary.
+
+    Raises:
+        BadFile: a field is missing, unknown, not finite or out of range.
+    """
+    try:
+        return Result.model_validate(value)
+    except ValidationError as error:
+        raise _bad("The result", error) from error
+
+
+def read_result(path: Path) -> Result:
+    """Read a result written by ``medveil demo --json``.
+
+    Raises:
+        BadFile: unreadable, not JSON, or not a result.
+    """
+    try:
+        return Result.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise BadFile(name=path.name, problem=error.strerror or "it cannot be read") from error
+    except ValidationError as error:
+        raise _bad(path.name, error) from error
+
+
+def _bad(name: str, error: ValidationError) -> BadFile:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"]) or "the whole"
+    return BadFile(name=name, problem=f"{place}: {first['msg']}")

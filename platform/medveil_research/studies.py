@@ -1,0 +1,203 @@
+"""A new study from proven settings: what is trained, where it starts, and noise that fits the schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from pydantic import ValidationError
+
+from medveil.errors import BadFile, Error
+from medveil.study import (
+    Cohort,
+    Deadlines,
+    LocalNoise,
+    ModelChoice,
+    NoPrivacy,
+    SecureAggregation,
+    Study,
+    Transforms,
+)
+from medveil.tensors import model_hash, to_safetensors
+from medveil_imaging.models import ModelShape, Option, initial_vector, outputs_for
+from medveil_imaging.recipes import PrivacyKind, Recipe, recipe
+from medveil_research.study_file import FolderTaken, to_toml, write_study
+from medveil_research.words import budget_words, plain
+from privacy.dp import accounting
+
+__all__ = ["FolderTaken", "new_study", "noise_to_signal", "outlook", "to_toml", "write_study"]
+
+Task = Literal["classification", "segmentation"]
+Profile = Literal["xray", "mri"]
+DEFAULT_MODELS = {
+    ("classification", "xray"): "wavelet_head",
+    ("classification", "mri"): "small_cnn",
+    ("segmentation", "mri"): "unet3d",
+}
+DEFAULT_CLASSES: dict[str, tuple[str, ...]] = {
+    "classification": ("negative", "positive"),
+    "segmentation": ("background", "structure"),
+}
+DEFAULT_SIZES: dict[str, tuple[int, ...]] = {"xray": (64, 64), "mri": (48, 64, 48)}
+SPACING_MM = (1.0, 1.0, 1.0)
+MAX_WEIGHT = 4096
+"""Largest weight of one hospital when nobody has said how many patients there are."""
+
+
+class NoDefaultModel(Error):
+    """No model is known for the combination of task and kind of image."""
+
+    code = "no-default-model"
+
+    def __init__(self, *, task: str, profile: str) -> None:
+        super().__init__(
+            what=f"MedVeil has no model for {task} of '{profile}' images.",
+            meaning="No study was written.",
+            remedy="Segmentation is for profile 'mri'; or name a model of your own with --model.",
+        )
+
+
+def new_study(
+    *,
+    name: str,
+    task: Task,
+    profile: Profile,
+    model: str | None = None,
+    privacy: PrivacyKind = "local",
+    epsilon: float = 8.0,
+    delta: float = 1e-5,
+    hospitals: int,
+    rounds: int | None = None,
+    size: Sequence[int] | None = None,
+    classes: Sequence[str] | None = None,
+    patients_hint: int | None = None,
+    seed: int = 0,
+    deadlines: Deadlines | None = None,
+    options: Mapping[str, Option] | None = None,
+) -> tuple[Study, bytes]:
+    """A complete study and its initial model (safetensors).
+
+    Args:
+        model: a registered model; the usual one for the task without it.
+        epsilon, delta: price of the whole study for each patient; ignored for privacy "none".
+        hospitals: how many take part; the study admits at least ten.
+        rounds: instead of the recipe's own number.
+        size: edges of the tensor, in pixels (xray) or voxels of 1 mm (mri).
+        patients_hint: training patients of a typical hospital; it sets how finely weights are encoded.
+        seed: decides the initial weights and nothing else; never noise.
+        options: of the model.
+
+    Guarantees: the whole schedule costs at most ``epsilon``; equal arguments give an equal study.
+    Raises:
+        NoDefaultModel, NoRecipe, UnknownName, BadModel: the combination does not exist.
+        BadFile: a value is out of range.
+    """
+    chosen = model or DEFAULT_MODELS.get((task, profile))
+    if chosen is None:
+        raise NoDefaultModel(task=task, profile=profile)
+    labels = tuple(classes or DEFAULT_CLASSES[task])
+    edges = tuple(size or DEFAULT_SIZES[profile])
+    settings = recipe(
+        model=chosen, task=task, profile=profile, privacy=privacy, hospitals=hospitals, rounds=rounds
+    )
+    if privacy == "local":
+        settings = settings.for_epsilon(epsilon)
+    try:
+        transforms = Transforms(
+            profile=profile, size=edges, spacing_mm=SPACING_MM if profile == "mri" else ()
+        )
+        shape = ModelShape(size=edges, outputs=outputs_for(task, labels))
+        choice, initial = _model(chosen, shape, dict(options or {}), seed)
+        study = Study(
+            name=name,
+            task=task,
+            classes=labels,
+            model=choice,
+            transforms=transforms,
+            training=settings.training,
+            privacy=_policy(settings, epsilon, delta) if privacy == "local" else NoPrivacy(),
+            strategy=settings.strategy,
+            secure_aggregation=_masked_sum(settings, patients_hint),
+            cohort=Cohort(min_hospitals=3, max_hospitals=max(10, hospitals)),
+            deadlines=deadlines or Deadlines(),
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise BadFile(name="The study", problem=f"{place}: {first['msg']}") from error
+    return study, initial
+
+
+def _model(name: str, shape: ModelShape, options: dict[str, Option], seed: int) -> tuple[ModelChoice, bytes]:
+    spec, start = initial_vector(name, shape, options, seed=seed)
+    choice = ModelChoice(
+        name=name, options=options, tensors=spec, initial_model=model_hash(start, spec).hex()
+    )
+    return choice, to_safetensors(start, spec)
+
+
+def _policy(settings: Recipe, epsilon: float, delta: float) -> LocalNoise:
+    """Everybody in every step: no secret draw to protect, exact accounting, and the least noise."""
+    steps = settings.training.rounds * (settings.training.local_steps or 0)
+    if not (0 < delta < 0.01 and math.isfinite(epsilon) and epsilon > 0):
+        raise BadFile(
+            name="The study", problem="privacy: epsilon must be above 0 and delta between 0 and 0.01"
+        )
+    return LocalNoise(
+        clip_norm=settings.clip_norm,
+        clipping=settings.clipping,
+        noise_multiplier=accounting.calibrate(epsilon, delta, sample_rate=1.0, steps=steps),
+        sample_rate=1.0,
+        images_per_patient=settings.images_per_patient,
+        epsilon=epsilon,
+        delta=delta,
+    )
+
+
+def _masked_sum(settings: Recipe, patients: int | None) -> SecureAggregation:
+    """Room for a hospital with twice the usual patients: a lane's steps are shared out over the weight."""
+    room = MAX_WEIGHT if patients is None else max(64, 2 ** math.ceil(math.log2(2 * patients)))
+    return SecureAggregation(lane_bits=settings.lane_bits, update_clip=settings.update_clip, max_weight=room)
+
+
+def noise_to_signal(study: Study, *, patients: int, hospitals: int) -> float | None:
+    """Noise over signal of the averaged model, sqrt(d) / (mu N sqrt(hospitals)); None without privacy.
+
+    Args:
+        patients: N, training patients of one hospital: its own noise hides them, whatever the others add.
+    """
+    if study.privacy.kind == "none" or study.train_steps is None:
+        return None
+    own = accounting.noise_to_signal(
+        parameters=study.model.tensors.size,
+        noise_multiplier=study.privacy.noise_multiplier,
+        steps=study.train_steps,
+        patients=patients,
+        sample_rate=study.privacy.sample_rate,
+    )
+    return own / math.sqrt(hospitals)
+
+
+def outlook(study: Study, *, patients: int | None, hospitals: int) -> list[str]:
+    """What to expect of a study, in a few lines for its author."""
+    lines = [f"model    {study.model.name}, {study.model.tensors.size:,} trained parameters"]
+    if study.privacy.kind == "none":
+        return [
+            *lines,
+            "privacy  NONE: the masks hide each hospital's update, but nothing limits what the finished",
+            "         model can reveal about one patient. Hospitals must allow this in their own policy.",
+        ]
+    lines.append(
+        f"privacy  epsilon {study.privacy.epsilon:g} at delta {plain(study.privacy.delta)} per patient "
+        f"for all {study.training.rounds} rounds; noise multiplier {study.privacy.noise_multiplier:g}"
+    )
+    if patients is None:
+        return [
+            *lines,
+            "noise    unknown: say --patients (of a typical hospital) to learn what the noise will cost",
+        ]
+    ratio = noise_to_signal(study, patients=patients, hospitals=hospitals)
+    if ratio is None:
+        return lines
+    return [*lines, f"noise    {ratio:.2f} of the signal: {budget_words(ratio)}"]

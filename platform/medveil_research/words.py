@@ -1,0 +1,51 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def budget_words(ratio: float | None) -> str:
+    """What a noise-to-signal ratio promises for the model; thresholds from measured runs."""
+    if ratio is None:
+        return ""
+    if ratio <= 0.3:
+        return "fine: the noise is small beside what can be learned"
+    if ratio <= 0.5:
+        return "usable: the noise costs some accuracy"
+    if ratio <= 1:
+        return "usable with care: the noise is a large part of every step; a smaller model would learn more"
+    return "hopeless: more noise than signal; take a smaller model, more patients or a larger epsilon"
+
+
+def in_bytes(count: float) -> str:
+    """A byte count for people: 1 kB is 1000 bytes."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def in_seconds(count: float | None) -> str:
+    """A duration for people; empty when unknown."""
+    if count is None:
+        return ""
+    if count < 10:
+        return f"{count:.2f} s"
+    return f"{count:.0f} s" if count < 120 else f"{count / 60:.1f} min"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A figure with a fixed number of digits; empty when unknown."""
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def plain(value: float) -> str:
+    """A small number without an exponent: 0.00001."""
+    return np.format_float_positional(value, trim="-")
+
+
+def short_hash(value: str | None) -> str:
+    """The first twelve digits of a hash; empty when there is none."""
+    return "" if value is None else value[:12]

@@ -1,0 +1,167 @@
+"""A study written by the researcher's desk is the study that hospitals read, and costs what it says."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medveil.errors import BadFile, Error
+from medveil.study import Study, read_study
+from medveil.tensors import from_safetensors, model_hash
+from medveil_research.studies import (
+    FolderTaken,
+    NoDefaultModel,
+    new_study,
+    noise_to_signal,
+    outlook,
+    to_toml,
+    write_study,
+)
+from privacy.dp.policy import check_policy
+
+CNN: dict[str, Any] = {
+    "name": "films",
+    "task": "classification",
+    "profile": "xray",
+    "model": "small_cnn",
+    "size": (32, 32),
+    "hospitals": 4,
+}
+UNET: dict[str, Any] = {
+    "name": "brains",
+    "task": "segmentation",
+    "profile": "mri",
+    "size": (16, 24, 16),
+    "classes": ("background", "left", "right"),
+    "hospitals": 3,
+}
+
+
+@pytest.mark.parametrize("settings", [CNN, UNET], ids=["films", "brains"])
+@pytest.mark.parametrize("privacy", ["none", "local"])
+def test_a_written_study_reads_back_with_the_same_hash(
+    settings: dict[str, Any], privacy: Any, tmp_path: Path
+) -> None:
+    study, initial = new_study(**settings, privacy=privacy)
+    write_study(tmp_path / "new", study, initial)
+    again = read_study(tmp_path / "new" / "study.toml")
+    assert again.hash == study.hash
+    vector = from_safetensors((tmp_path / "new" / "initial.safetensors").read_bytes(), again.model.tensors)
+    assert model_hash(vector, again.model.tensors).hex() == again.model.initial_model
+
+
+@given(
+    description=st.text(max_size=60),
+    first=st.text(min_size=1, max_size=20),
+    options=st.dictionaries(
+        st.text(min_size=1, max_size=8), st.booleans() | st.integers(-(2**40), 2**40) | st.text(max_size=8)
+    ),
+    rate=st.floats(1e-12, 1e12),
+)
+def test_whatever_people_write_into_a_study_survives_the_file(
+    description: str, first: str, options: dict[str, Any], rate: float
+) -> None:
+    study = _plain()
+    value = study.model_dump(mode="json")
+    value["description"], value["classes"] = description, [first, first + "2"]
+    value["model"]["options"] = options
+    value["training"]["learning_rate"] = rate
+    changed = Study.model_validate(value)
+    assert Study.model_validate(tomllib.loads(to_toml(changed))).hash == changed.hash
+
+
+def test_every_section_of_the_file_is_explained_and_every_tensor_has_its_line() -> None:
+    lines = to_toml(_plain()).splitlines()
+    sections = [
+        place for place, line in enumerate(lines) if line.startswith("[") and "." not in line.split("]")[0]
+    ]
+    assert len(sections) == 9
+    assert all(lines[place - 1].startswith("# ") for place in sections)
+    assert sum(line.startswith("  { name = ") for line in lines) == len(_plain().model.tensors.root)
+
+
+@pytest.mark.parametrize("epsilon", [0.5, 8.0])
+def test_the_whole_schedule_costs_at_most_the_epsilon_asked_for_and_not_much_less(epsilon: float) -> None:
+    study, _ = new_study(**CNN, privacy="local", epsilon=epsilon)
+    cost = check_policy(study)
+    assert cost is not None
+    assert 0.98 * epsilon < cost.epsilon_local <= epsilon
+
+
+def test_equal_arguments_give_an_equal_study_and_another_seed_another_start() -> None:
+    first, start = new_study(**CNN)
+    second, same = new_study(**CNN)
+    third, other = new_study(**CNN, seed=1)
+    assert (first.hash, start) == (second.hash, same)
+    assert first.model.initial_model != third.model.initial_model
+    assert start != other
+
+
+def test_a_study_is_never_overwritten(tmp_path: Path) -> None:
+    study, initial = new_study(**CNN)
+    write_study(tmp_path, study, initial)
+    before = (tmp_path / "study.toml").read_bytes()
+    other, start = new_study(**CNN, rounds=3)
+    with pytest.raises(FolderTaken):
+        write_study(tmp_path, other, start)
+    assert (tmp_path / "study.toml").read_bytes() == before
+
+
+def test_an_initial_model_that_the_study_does_not_name_is_refused(tmp_path: Path) -> None:
+    study, _ = new_study(**CNN)
+    _, other = new_study(**CNN, seed=1)
+    with pytest.raises(ValueError, match="initial model"):
+        write_study(tmp_path, study, other)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"name": "Not A Name"}, BadFile),
+        ({"size": (4, 4)}, Error),
+        ({"classes": ("a", "a")}, BadFile),
+        ({"delta": 0.5}, BadFile),
+        ({"epsilon": float("nan")}, BadFile),
+        ({"model": "no_such_model"}, Error),
+        ({"task": "segmentation", "model": None}, NoDefaultModel),
+    ],
+    ids=["name", "size", "classes", "delta", "epsilon", "model", "task"],
+)
+def test_a_study_that_cannot_be_is_refused_in_words(change: dict[str, Any], error: type[Error]) -> None:
+    with pytest.raises(error) as caught:
+        new_study(**(CNN | {"privacy": "local"} | change))
+    assert caught.value.remedy
+
+
+def test_noise_shrinks_with_patients_and_with_the_square_root_of_hospitals() -> None:
+    study, _ = new_study(**CNN, privacy="local")
+    one = noise_to_signal(study, patients=100, hospitals=1)
+    assert one is not None
+    assert noise_to_signal(study, patients=200, hospitals=1) == pytest.approx(one / 2)
+    assert noise_to_signal(study, patients=100, hospitals=4) == pytest.approx(one / 2)
+    assert noise_to_signal(_plain(), patients=100, hospitals=4) is None
+
+
+def test_a_network_too_large_for_its_patients_is_called_hopeless_before_any_run() -> None:
+    study, _ = new_study(**UNET, privacy="local")
+    assert "hopeless" in " ".join(outlook(study, patients=20, hospitals=3))
+    assert "fine" in " ".join(outlook(study, patients=100_000, hospitals=3))
+
+
+def test_a_study_without_privacy_says_so_to_its_author() -> None:
+    assert "NONE" in " ".join(outlook(_plain(), patients=100, hospitals=4))
+
+
+def test_more_hospitals_than_usual_fit_into_the_cohort() -> None:
+    study, _ = new_study(**(CNN | {"hospitals": 25}))
+    assert study.cohort.max_hospitals == 25
+
+
+def _plain() -> Study:
+    return new_study(**CNN, privacy="none")[0]
