@@ -207,22 +207,18 @@ class Coordinator:
 
     def model(self, plan_id: str, model: str) -> bytes:
         """A model version's file. Raises: NotFound."""
-        run = self._runs.get(plan_id)
-        if run is None or model not in {v.model for v, _ in run.versions}:
+        if model not in {v.model for v, _ in self._find(plan_id).versions}:
             raise NotFound()
         return self._blobs.model(model)
 
     def may_see(self, plan_id: str, name: str, role: str) -> None:
         """Researchers see every plan, hospitals their own. Raises: NotFound."""
-        run = self._runs.get(plan_id)
-        if run is None or (role == "hospital" and run.plan.member(name) is None):
+        if role == "hospital" and self._find(plan_id).plan.member(name) is None:
             raise NotFound()
 
     def status(self, plan_id: str) -> dict[str, Any]:
         """A plan's progress as plain values. Raises: NotFound."""
-        run = self._runs.get(plan_id)
-        if run is None:
-            raise NotFound()
+        run = self._find(plan_id)
         open_attempt = None
         if run.attempt is not None:
             state = run.attempt.state
@@ -433,9 +429,16 @@ class Coordinator:
 
     # ---- small things -------------------------------------------------------------------------------------
 
+    def _find(self, plan_id: str) -> Run:
+        if plan_id not in self._runs:
+            self.reload()  # it may have been created a moment ago, by another process
+        if plan_id not in self._runs:
+            raise NotFound()
+        return self._runs[plan_id]
+
     def _run(self, plan_id: str, name: str) -> Run:
-        run = self._runs.get(plan_id)
-        if run is None or run.plan.member(name) is None:
+        run = self._find(plan_id)
+        if run.plan.member(name) is None:
             raise NotFound()
         return run
 

@@ -68,7 +68,9 @@ async def work(
     office = desk(request)
     party, body = await office.authenticate(request, roles=HOSPITAL)
     deadline = time.monotonic() + wait_s
-    while office.coordinator.token(plan, party.name) == seen and time.monotonic() < deadline:
+    while await office.run(lambda: office.coordinator.token(plan, party.name)) == seen:
+        if time.monotonic() >= deadline:
+            break
         await office.next_change(deadline - time.monotonic())
     answer = (await office.run(lambda: office.coordinator.work(plan, party.name))).to_bytes()
     office.coordinator.touch(party.name)
@@ -115,7 +117,7 @@ async def model(
     """A model version as safetensors."""
     office = desk(request)
     party, _ = await office.authenticate(request, roles=BOTH)
-    office.coordinator.may_see(plan, party.name, party.role)
+    await office.run(lambda: office.coordinator.may_see(plan, party.name, party.role))
     data = await office.run(lambda: office.coordinator.model(plan, model))
     office.coordinator.count_bytes(plan, party.name, up=0, down=len(data))
     return Response(data, media_type="application/octet-stream")

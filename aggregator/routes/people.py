@@ -31,5 +31,5 @@ async def status(request: Request, plan: PlanId) -> dict[str, Any]:
     """A plan's attempts, model versions, approvals and open phase."""
     office = desk(request)
     party, _ = await office.authenticate(request, roles=BOTH)
-    office.coordinator.may_see(plan, party.name, party.role)
+    await office.run(lambda: office.coordinator.may_see(plan, party.name, party.role))
     return await office.run(lambda: office.coordinator.status(plan))
