@@ -294,8 +294,7 @@ async def _work_on(
             dataset=node.settings.dataset,
             cap=node.settings.policy.epsilon_cap,
         )
-    site = await asyncio.get_running_loop().run_in_executor(None, read, plan)
-    desk = Desk(plan, site, ledger)
+    desk = Desk(plan, read, ledger)
     log.info("node.ready", plan=plan.id)
     try:
         await PlanAgent(plan, node, identity, journal, desk, transport).follow()

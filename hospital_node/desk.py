@@ -12,6 +12,7 @@ import numpy as np
 from hospital_node.governance import declared_patients
 from hospital_node.ledger import Charge, Ledger
 from hospital_node.training import FeatureCache, choose_device, evaluate, train
+from medveil.errors import Error
 from medveil.log import get_logger
 from medveil.metrics import Sums
 from medveil.plan import Plan
@@ -21,6 +22,19 @@ from medveil_imaging.sources.manifest import SiteData
 from privacy.dp.noise import NoiseSource
 
 log = get_logger()
+
+
+class NoPatients(Error):
+    """There is nobody to train on."""
+
+    code = "no-patients"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="No patient of this hospital can be used for training in this study.",
+            meaning="The node takes no part; the other hospitals go on without it.",
+            remedy="Run 'medveil node check' to see which images were refused and why.",
+        )
 
 
 @dataclass(frozen=True)
@@ -36,8 +50,9 @@ class Contribution:
 class Desk:
     """One plan's work at this hospital. A finished contribution serves every attempt at the same round."""
 
-    def __init__(self, plan: Plan, site: SiteData, ledger: Ledger) -> None:
-        self._plan, self._site, self._ledger = plan, site, ledger
+    def __init__(self, plan: Plan, read: Callable[[Plan], SiteData], ledger: Ledger) -> None:
+        self._plan, self._read, self._ledger = plan, read, ledger
+        self._images: SiteData | None = None
         self._device = choose_device()
         self._cache = FeatureCache()
         self._thread = ThreadPoolExecutor(1, "training")
@@ -61,25 +76,33 @@ class Desk:
         """Let the computation in hand end, and no other begin."""
         self._thread.shutdown(cancel_futures=True)
 
+    def _site(self) -> SiteData:
+        """The images, read at first use: meanwhile the node already answers the aggregator."""
+        if self._images is None:
+            self._images = self._read(self._plan)
+            if not self._images.train:
+                raise NoPatients()
+        return self._images
+
     def _compute(self, number: int, attempt: int, kind: RoundKind, vector: Float32) -> Contribution:
-        study, train_patients = self._plan.study, self._site.train
-        weight = declared_patients(len(train_patients), study.secure_aggregation.max_weight)
+        study, site = self._plan.study, self._site()
+        weight = declared_patients(len(site.train), study.secure_aggregation.max_weight)
         where = {"plan": self._plan.id, "round": number, "attempt": attempt, "kind": kind.value}
         log.info("work.started", **where)
         if kind is RoundKind.EVALUATE:
-            counted = evaluate(study, vector, self._site.test, device=self._device, cache=self._cache)
+            counted = evaluate(study, vector, site.test, device=self._device, cache=self._cache)
             log.info("work.finished", **where)
             return Contribution(Update(np.empty(0, np.float32)), counted, weight, None)
         sums = None
         if study.evaluation.every_round:
-            sums = evaluate(study, vector, self._site.val, device=self._device, cache=self._cache)
+            sums = evaluate(study, vector, site.val, device=self._device, cache=self._cache)
         charge = None
         if study.privacy.kind != "none":
             charge = self._ledger.charge(study, plan_id=self._plan.id, round_number=number, attempt=attempt)
         update = train(
             study,
             vector,
-            train_patients,
+            site.train,
             round_number=number,
             declared_patients=weight,
             noise=NoiseSource.fresh(),

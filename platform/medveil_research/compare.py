@@ -54,6 +54,8 @@ class Comparison:
     interval: tuple[float, float] | None
     sites: dict[str, Figures]
     intervals: dict[str, tuple[float, float]]
+    groups: dict[str, Figures]
+    """Pooled over sites of one source: names that differ only in what follows the last hyphen."""
     alone: tuple[Alone, ...]
 
     @property
@@ -69,6 +71,7 @@ class Comparison:
             "interval": self.interval,
             "sites": self.sites,
             "intervals": self.intervals,
+            "groups": self.groups,
         }
 
     def local_only(self) -> list[dict[str, Any]]:
@@ -172,5 +175,17 @@ def compare(
         interval=bootstrap_interval(study, everybody, resamples=resamples),
         sites={name: summarise(study, add(study, parts)) for name, parts in each.items()},
         intervals={name: interval for name, interval in intervals.items() if interval},
+        groups={
+            source: summarise(study, add(study, [one for name in names for one in each[name]]))
+            for source, names in _sources(list(each)).items()
+        },
         alone=tuple(alone),
     )
+
+
+def _sources(names: Sequence[str]) -> dict[str, list[str]]:
+    """Sites by source, where a source has several sites but not all of them."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(name.rpartition("-")[0], []).append(name)
+    return {source: own for source, own in found.items() if 1 < len(own) < len(names)}

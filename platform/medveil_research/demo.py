@@ -369,6 +369,9 @@ def _show_result(console: Console, result: dict[str, Any], folder: Path) -> None
     for one in result["local_only"]:
         console.print(f"  {one['hospital']:<16} alone  {_figure(one['metric'])}")
     console.print(f"  mean of those alone     {_figure(alone)}")
+    desk = result["federated"]["desk"]
+    for who, figures in [*desk["sites"].items(), *((f"all {k}", v) for k, v in desk["groups"].items())]:
+        console.print(f"  together, at {who:<14} {_figure(figures.get(name.lower()))}")
     if result["privacy"]["kind"] == "none":
         console.print(
             "privacy  NONE: masks hide each update, nothing limits what the model tells of a patient"

@@ -277,6 +277,7 @@ def forest(result: Result) -> Drawing | None:
     if desk is None:
         return None
     rows = [(name, figures, desk.intervals.get(name)) for name, figures in desk.sites.items()]
+    rows += [(f"all {source} sites", figures, None) for source, figures in desk.groups.items()]
     known = [row for row in rows if result.headline in row[1]]
     if not known:
         return None

@@ -73,6 +73,8 @@ class DeskFacts(Frozen):
     sites: dict[Name, Figures] = Field(default_factory=dict)
     intervals: dict[Name, Interval] = Field(default_factory=dict)
     """The same interval per site."""
+    groups: dict[Label, Figures] = Field(default_factory=dict)
+    """Pooled over the sites of one source, e.g. all those called guangzhou-…"""
 
 
 class FederatedFacts(Frozen):
