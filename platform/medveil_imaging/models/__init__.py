@@ -1,0 +1,193 @@
+"""Networks that are safe for per-patient gradients, by name: one file each, found through :data:`MODELS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from medveil.errors import Error
+from medveil.registry import Registry
+from medveil.study import Study
+from medveil.tensors import Float32, ModelSpec, TensorSpec, flatten, unflatten
+
+Option = int | float | str | bool
+Options = Mapping[str, Option]
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What goes in (one channel, ``size`` pixels or voxels) and how many logits come out."""
+
+    size: tuple[int, ...]
+    outputs: int
+
+    @property
+    def dims(self) -> int:
+        """2 for pictures, 3 for volumes."""
+        return len(self.size)
+
+
+Builder = Callable[[ModelShape, Options], nn.Module]
+MODELS: Registry[Builder] = Registry("model", __name__)
+
+
+class BadModel(Error):
+    """A study asks a model for something it cannot be."""
+
+    code = "bad-model"
+
+    def __init__(self, *, name: str, problem: str) -> None:
+        super().__init__(
+            what=f"The model '{name}' cannot be built: {problem}.",
+            meaning="No training was started and nothing left the hospital.",
+            remedy="Correct 'model' or 'transforms' in the study file.",
+        )
+
+
+class UnsafeModel(Error):
+    """A network would let one patient's gradient depend on another patient, or would remember data."""
+
+    code = "unsafe-model"
+
+    def __init__(self, *, problem: str) -> None:
+        super().__init__(
+            what=f"The network was refused: {problem}.",
+            meaning="Its per-patient gradients could not be bounded, so no privacy promise would hold.",
+            remedy="Use group or instance norm without running statistics, and no trained buffers.",
+        )
+
+
+class ModelMismatch(Error):
+    """The tensors a study lists are not those its model trains."""
+
+    code = "model-mismatch"
+
+    def __init__(self, *, name: str) -> None:
+        super().__init__(
+            what=f"The study lists other tensors than the model '{name}' trains.",
+            meaning="Hospitals would add up vectors that do not mean the same weights.",
+            remedy="Create the study again with this version of MedVeil, and let the hospitals approve it.",
+        )
+
+
+def outputs_for(task: str, classes: Sequence[str]) -> int:
+    """Logits a model gives: one for two-class classification, else one per class (with the background)."""
+    return 1 if task == "classification" and len(classes) == 2 else len(classes)
+
+
+def shape_of(study: Study) -> ModelShape:
+    """Input size and number of logits that a study asks for."""
+    return ModelShape(size=study.transforms.size, outputs=outputs_for(study.task, study.classes))
+
+
+def build(name: str, shape: ModelShape, options: Options, *, seed: int = 0) -> nn.Module:
+    """A network in training mode with initial weights that depend on the seed alone.
+
+    Guarantees: torch's global generators are left as they were; no layer mixes the images of a batch.
+    Raises:
+        UnknownName: no such model. BadModel: size or options do not suit it. UnsafeModel: see there.
+    """
+    builder = MODELS[name]
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return make_safe(builder(shape, options))
+
+
+def build_model(study: Study) -> nn.Module:
+    """The network of a study; its trained parameters are exactly ``study.model.tensors``, in that order.
+
+    The weights are those of seed 0; load the round's vector with :func:`load_vector`.
+
+    Raises:
+        ModelMismatch: the lists differ. UnknownName, BadModel, UnsafeModel: as in :func:`build`.
+    """
+    model = build(study.model.name, shape_of(study), study.model.options)
+    if spec_of(model) != study.model.tensors:
+        raise ModelMismatch(name=study.model.name)
+    return model
+
+
+def spec_of(model: nn.Module) -> ModelSpec:
+    """Names and shapes of the trained parameters, in the network's own order."""
+    return ModelSpec(
+        tuple(
+            TensorSpec(name=name, shape=tuple(parameter.shape))
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        )
+    )
+
+
+def vector_of(model: nn.Module) -> Float32:
+    """The trained parameters as one float32 vector of shape (d,), in the order of :func:`spec_of`."""
+    tensors = {name: parameter.detach().cpu().numpy() for name, parameter in model.named_parameters()}
+    return flatten(tensors, spec_of(model))
+
+
+def load_vector(model: nn.Module, vector: Float32) -> None:
+    """Set the trained parameters from a vector of shape (d,); the inverse of :func:`vector_of`."""
+    tensors = unflatten(vector, spec_of(model))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in tensors:
+                parameter.copy_(torch.from_numpy(tensors[name].copy()))
+
+
+def initial_vector(name: str, shape: ModelShape, options: Options, *, seed: int) -> tuple[ModelSpec, Float32]:
+    """Where training starts: the model's spec and a vector (d,) that depends on the seed alone.
+
+    Raises:
+        UnknownName, BadModel, UnsafeModel: as in :func:`build`.
+    """
+    model = build(name, shape, options, seed=seed)
+    return spec_of(model), vector_of(model)
+
+
+def make_safe(model: nn.Module) -> nn.Module:
+    """Make a network fit for per-patient gradients, or refuse it.
+
+    Every in-place activation is switched to its ordinary form (in-place changes break gradient hooks).
+
+    Raises:
+        UnsafeModel: batch statistics, running statistics or any other stored buffer.
+    """
+    for layer in model.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            raise UnsafeModel(problem="batch norm mixes the patients of a batch")
+        if getattr(layer, "track_running_stats", False):
+            raise UnsafeModel(problem="a norm layer keeps running statistics of the data")
+        if getattr(layer, "inplace", False):
+            setattr(layer, "inplace", False)  # noqa: B010 (a plain attribute, which nn.Module's type hides)
+    if set(model.state_dict()) != {name for name, _ in model.named_parameters()}:
+        raise UnsafeModel(problem="it stores buffers beside its weights, or one weight under two names")
+    return model.train()
+
+
+def read_options(name: str, options: Options, defaults: Mapping[str, Option]) -> dict[str, Option]:
+    """The options with defaults filled in; each keeps the type of its default.
+
+    Raises:
+        BadModel: an unknown option or one of another type.
+    """
+    for key, value in options.items():
+        if key not in defaults:
+            known = ", ".join(sorted(defaults)) or "none"
+            raise BadModel(name=name, problem=f"it has no option '{key}' (options: {known})")
+        if type(value) is not type(defaults[key]):
+            raise BadModel(name=name, problem=f"option '{key}' must be {type(defaults[key]).__name__}")
+    return {**defaults, **options}
+
+
+def whole_number(name: str, options: Mapping[str, Option], key: str, *, low: int, high: int) -> int:
+    """An integer option within bounds.
+
+    Raises:
+        BadModel: outside of them.
+    """
+    value = int(options[key])
+    if not low <= value <= high:
+        raise BadModel(name=name, problem=f"option '{key}' must lie between {low} and {high}")
+    return value

@@ -1,0 +1,138 @@
+"""What every reader returns, how it refuses, and the limits that hold for all of them."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medveil.errors import Error
+
+MAX_PIXELS = 2**26
+"""Largest film: 67 million pixels (detectors have at most about 36 million). Checked before decoding."""
+MAX_VOXELS = 2**27
+"""Largest volume: 134 million voxels (512 a side), half a gibibyte as float32. Checked before decoding."""
+MAX_FILE_BYTES = 2**30
+"""Largest file, also after unpacking gzip or deflate."""
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+
+class Unusable(Error):
+    """One file cannot be used; the reader of the site turns it into a :class:`Problem`."""
+
+    code = "unusable"
+
+    def __init__(self, code: str, reason: str, remedy: str) -> None:
+        super().__init__(what=reason, meaning="It was left out; the rest was read.", remedy=remedy)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something the hospital's operator should know. For the operator's own screen only."""
+
+    file: str
+    row: int | None
+    """Line of the manifest as a spreadsheet counts it: the header is 1, the first image 2."""
+    code: str
+    reason: str
+    remedy: str
+    severity: Literal["error", "warning"] = "error"
+    """``error``: this item is not used. ``warning``: it is used, but somebody should look."""
+
+
+@dataclass(frozen=True)
+class Note:
+    """A warning about a file that is used all the same."""
+
+    code: str
+    reason: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Film:
+    """A two-dimensional image; larger is brighter (denser tissue is bright)."""
+
+    pixels: Float32
+    """Shape (rows, columns), any unit."""
+    notes: tuple[Note, ...] = ()
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A three-dimensional image with its place in the patient."""
+
+    voxels: Float32
+    """Shape (i, j, k), any unit."""
+    affine: Float64
+    """Shape (4, 4): voxel index → millimetres in RAS axes (right, anterior, superior)."""
+    notes: tuple[Note, ...] = ()
+
+
+def check_pixel_count(shape: tuple[int, ...], limit: int) -> None:
+    """Refuse by the header's word alone, before memory is asked for.
+
+    Raises:
+        Unusable: an edge below one, or more pixels than the limit.
+    """
+    if not shape or any(edge < 1 for edge in shape):
+        raise Unusable("bad-header", "The header gives an impossible image size.", "Export the image again.")
+    count = 1
+    for edge in shape:  # Python integers: a product of header fields must not wrap around
+        count *= int(edge)
+    if count > limit:
+        raise Unusable(
+            "too-large",
+            f"The header announces more than {limit:,} pixels.",
+            "Export the image at its ordinary resolution.",
+        )
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's bytes, unpacked if it is gzipped.
+
+    Raises:
+        Unusable: too large, or the gzip stream is damaged or cut off.
+    """
+    try:
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        with gzip.open(path, "rb") if packed else path.open("rb") as stream:
+            data = stream.read(MAX_FILE_BYTES + 1)
+    except (OSError, EOFError, ValueError) as error:
+        raise Unusable("unreadable-file", "The file cannot be read to its end.", "Copy it again.") from error
+    except Exception as error:  # zlib.error and whatever else a damaged stream makes the library raise
+        raise Unusable("unreadable-file", "The file is damaged.", "Copy it again.") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise Unusable("too-large", "The file is larger than 1 GiB.", "Export one image per file.")
+    if not data:
+        raise Unusable("empty-file", "The file is empty.", "Copy it again.")
+    return data
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No warning and no log line of an image library gets out: they may quote tags."""
+    names = ("pydicom", "nibabel", "nibabel.global", "PIL", "monai")
+    loggers = [log for log in map(logging.getLogger, names) if log.level <= logging.CRITICAL]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

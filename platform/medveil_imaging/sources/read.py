@@ -1,0 +1,166 @@
+"""One door to every image file: the format is read from the content, never from the name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from medveil_imaging.sources.dicom import read_dicom_film, read_dicom_series, read_dicom_volume
+from medveil_imaging.sources.nifti import read_nifti
+from medveil_imaging.sources.pictures import read_picture
+from medveil_imaging.sources.raw import Film, Float32, Note, Unusable, Volume, quiet, read_bytes
+
+Image = TypeVar("Image", Film, Volume)
+STROKES = 24
+"""Changes between ink and ground along one row: a dozen strokes, more than a side marker (R, L) has."""
+SINGULAR = 1e-6
+"""Smallest volume of one voxel in cubic mm."""
+
+
+def read_film(path: Path) -> Film:
+    """A film: DICOM (CR, DX and kin), PNG or JPEG.
+
+    Raises:
+        Unusable: and nothing else, whatever the file holds.
+    """
+    film = _guarded(_read_film, path)
+    _check_values(film.pixels)
+    if shows_writing(film.pixels) or shows_writing(film.pixels[::-1]):
+        note = Note(
+            "possible-writing",
+            "A border of the picture looks like printed text, whatever its header says.",
+            "Look at the picture; export it without names, or leave it out.",
+        )
+        return Film(film.pixels, (*film.notes, note))
+    return film
+
+
+def shows_writing(pixels: Float32) -> bool:
+    """Whether the top sixth holds lines of small strokes between plain rows of one value: a printed name.
+
+    A rough sign, for a warning only: it finds text on a plain band, not text over anatomy.
+    """
+    top = pixels[: max(8, len(pixels) // 6)]
+    ink = top != top[0, 0]
+    strokes = np.abs(np.diff(ink.astype(np.int8), axis=1)).sum(1)
+    kinds = np.where(~ink.any(1), "-", np.where((strokes >= STROKES) & (ink.mean(1) < 0.5), "t", "."))
+    return re.search(r"^-+t[t.]{2,}t[t.]*-", "".join(kinds)) is not None
+
+
+def read_volume(path: Path) -> Volume:
+    """A volume: NIfTI, one multi-frame DICOM, or a folder with the DICOM slices of one series.
+
+    Raises:
+        Unusable: and nothing else, whatever the file holds.
+    """
+    volume = _guarded(_read_volume, path)
+    _check_values(volume.voxels)
+    _check_geometry(volume)
+    return volume
+
+
+def read_label_map(path: Path) -> Volume:
+    """A label map: NIfTI, still as float32; one with background only is a label map too.
+
+    Raises:
+        Unusable: and nothing else, whatever the file holds.
+    """
+    labels = _guarded(_read_volume, path)
+    _check_geometry(labels)
+    return labels
+
+
+def _guarded(reader: Callable[[Path], Image], path: Path) -> Image:
+    with quiet():
+        try:
+            return reader(path)
+        except Unusable:
+            raise
+        except Exception as error:  # the image libraries raise nearly everything on damaged files
+            raise Unusable(
+                "unreadable-image", "The image is damaged or contradicts itself.", "Export it again."
+            ) from error
+
+
+def _read_film(path: Path) -> Film:
+    if path.is_dir():
+        raise Unusable("folder", "This is a folder; a film is one file.", "List the films one by one.")
+    data = read_bytes(path)
+    kind = sniff(data)
+    if kind == "dicom":
+        return read_dicom_film(data)
+    if kind == "picture":
+        return read_picture(data)
+    if kind == "nifti":
+        raise Unusable("wrong-format", "This is a NIfTI volume, not a film.", "List films for this study.")
+    raise _refusal(kind)
+
+
+def _read_volume(path: Path) -> Volume:
+    if path.is_dir():
+        return read_dicom_series(path)
+    data = read_bytes(path)
+    kind = sniff(data)
+    if kind == "nifti":
+        return read_nifti(data)
+    if kind == "dicom":
+        return read_dicom_volume(data)
+    if kind == "picture":
+        raise Unusable(
+            "wrong-format", "This is a flat picture, not a volume.", "List volumes for this study."
+        )
+    raise _refusal(kind)
+
+
+def sniff(data: bytes) -> str:
+    """The format by its first bytes: dicom, picture, nifti, or the reason why it is none of them."""
+    if data[128:132] == b"DICM":
+        return "dicom"
+    if data[:8] == b"\x89PNG\r\n\x1a\n" or data[:3] == b"\xff\xd8\xff":
+        return "picture"
+    if data[344:348] == b"n+1\0" or data[4:8] == b"n+2\0":
+        return "nifti"
+    if data[344:348] == b"ni1\0" or data[4:8] == b"ni2\0":
+        return "pair"
+    if data[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c"):
+        return "analyze"
+    if data[:4] == b"\0\0\0\x01":
+        return "freesurfer"
+    return "unknown"
+
+
+def _refusal(kind: str) -> Unusable:
+    if kind == "pair":
+        return Unusable("nifti-pair", "This is half of a .hdr/.img pair.", "Convert it to one .nii.gz file.")
+    if kind == "analyze":
+        return Unusable(
+            "analyze-format",
+            "This is Analyze 7.5, which does not tell left from right.",
+            "Convert the original DICOM to NIfTI.",
+        )
+    if kind == "freesurfer":
+        return Unusable("freesurfer-format", "This is a FreeSurfer volume.", "Convert it to .nii.gz.")
+    return Unusable(
+        "unknown-format",
+        "This is no DICOM file with a preamble, no NIfTI, no PNG and no JPEG.",
+        "Export the image as DICOM, NIfTI (volumes), PNG or JPEG (films).",
+    )
+
+
+def _check_values(values: Float32) -> None:
+    if not np.isfinite(values).all():
+        raise Unusable(
+            "not-finite", "Some pixels are not numbers (NaN or infinite).", "Export the image again."
+        )
+    if values.size == 0 or float(values.min()) == float(values.max()):
+        raise Unusable("constant-image", "All pixels are equal.", "Check that the export was not blank.")
+
+
+def _check_geometry(volume: Volume) -> None:
+    determinant = float(np.linalg.det(volume.affine[:3, :3])) if np.isfinite(volume.affine).all() else 0.0
+    if abs(determinant) < SINGULAR:
+        raise Unusable("bad-geometry", "The header gives no usable voxel size.", "Export the volume again.")

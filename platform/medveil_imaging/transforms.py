@@ -1,0 +1,175 @@
+"""Image → tensor, one recipe per profile. Every image is normalised by itself.
+
+xray: clip to the 0.5th and 99.5th percentile (lead markers, wires and empty corners must not set the scale),
+resize to ``size`` with antialiasing, z-score over the picture.
+mri: turn to RAS, resample to ``spacing_mm``, z-score over the volume (MR intensity has no unit and differs a
+thousandfold between scanners), crop or pad around the centre to ``size`` with 0, the volume's mean. A label
+map takes the same way with nearest neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose, Orientation, ResizeWithPadOrCrop, Spacing
+from torch.nn import functional
+
+from medveil.study import Transforms
+from medveil_imaging.sources.raw import Film, Unusable, Volume
+
+CLIP_PERCENTILES = (0.5, 99.5)
+"""Per cent of the pixels below and above which the grey scale is cut."""
+SAMPLE = 2**17
+"""Pixels that the percentiles are read from: every n-th of a large film, which changes them by < 0.3 %."""
+FLAT = 1e-6
+"""A standard deviation below this share of the largest value is rounding, not an image."""
+SAME_SPACING_MM = 1e-3
+SHIFT = 16
+"""Random shifts go up to 1/16 of the edge: as far as patients stand from the middle."""
+
+AXES = (("L", "R"), ("P", "A"), ("I", "S"))
+
+
+def film_transform(transforms: Transforms) -> Callable[[Film], torch.Tensor]:
+    """Film → float32 (1, rows, columns).
+
+    Raises:
+        Unusable: nothing is left to see after clipping ("constant-image").
+    """
+    # log_stats off: MONAI would log the range of the pixels when a step fails.
+    prepare = Compose([_clip, _Resize(transforms.size)], log_stats=False)
+
+    def apply(film: Film) -> torch.Tensor:
+        return z_score(prepare(film))
+
+    return apply
+
+
+def volume_transform(transforms: Transforms) -> Callable[[Volume], torch.Tensor]:
+    """Volume → float32 (1, \\*size) in RAS axes.
+
+    Raises:
+        Unusable: all voxels equal ("constant-image").
+    """
+    place = _geometry(transforms, "bilinear")
+    crop = ResizeWithPadOrCrop(transforms.size)
+
+    def apply(volume: Volume) -> torch.Tensor:
+        return _plain(crop(z_score(place(volume))))
+
+    return apply
+
+
+def label_transform(transforms: Transforms) -> Callable[[Volume], tuple[torch.Tensor, bool]]:
+    """Label map → int64 (\\*size), and whether cutting to size lost voxels of a structure."""
+    place = _geometry(transforms, "nearest")
+    crop = ResizeWithPadOrCrop(transforms.size)
+
+    def apply(labels: Volume) -> tuple[torch.Tensor, bool]:
+        placed = place(labels)
+        kept = _plain(crop(placed))
+        return kept[0].round().long(), int((kept > 0).sum()) < int((placed > 0).sum())
+
+    return apply
+
+
+def z_score(image: torch.Tensor) -> torch.Tensor:
+    """Mean 0 and standard deviation 1 over all pixels of one image.
+
+    Raises:
+        Unusable: the image is constant.
+    """
+    values = image.double()
+    low, high = float(values.min()), float(values.max())
+    deviation = float(values.std(correction=0))
+    if not deviation > FLAT * max(abs(low), abs(high)):
+        raise Unusable("constant-image", "Nothing is left to see.", "Check that the export was not blank.")
+    return ((values - values.mean()) / deviation).float()
+
+
+def random_shift(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Each image (k, 1, \\*size) moved by up to 1/16 of every edge; the border is repeated.
+
+    Anatomy is never mirrored: a heart on the right is a finding.
+    """
+    return _shift(images, _offsets(images, generator))
+
+
+def random_shift_pair(
+    images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As :func:`random_shift`; images (k, 1, \\*size) and label maps (k, \\*size) move together."""
+    offsets = _offsets(images, generator)
+    return _shift(images, offsets), _shift(labels[:, None], offsets)[:, 0]
+
+
+def _offsets(images: torch.Tensor, generator: torch.Generator) -> list[torch.Tensor]:
+    offsets = []
+    for edge in images.shape[2:]:
+        reach = edge // SHIFT
+        offsets.append(torch.randint(-reach, reach + 1, (len(images),), generator=generator))
+    return offsets
+
+
+def _shift(images: torch.Tensor, offsets: list[torch.Tensor]) -> torch.Tensor:
+    for axis, offset in enumerate(offsets, start=2):
+        edge = images.shape[axis]
+        index = (torch.arange(edge) + offset[:, None]).clamp(0, edge - 1).to(images.device)
+        layout = [len(images), *(edge if a == axis else 1 for a in range(1, images.ndim))]
+        images = images.gather(axis, index.view(layout).expand(images.shape))
+    return images
+
+
+def _clip(film: Film) -> torch.Tensor:
+    pixels = film.pixels
+    sample = pixels.ravel()[:: 1 + pixels.size // SAMPLE]
+    low, high = np.percentile(sample, CLIP_PERCENTILES)
+    return torch.from_numpy(np.clip(pixels, np.float32(low), np.float32(high)))[None]
+
+
+class _Resize:
+    """Bilinear with antialiasing: thin structures fade instead of flickering in and out."""
+
+    def __init__(self, size: tuple[int, ...]) -> None:
+        self.size = size
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        if image.shape[1:] == self.size:
+            return image
+        return functional.interpolate(
+            image[None], size=self.size, mode="bilinear", antialias=True, align_corners=False
+        )[0]
+
+
+def _geometry(transforms: Transforms, mode: str) -> Callable[[Volume], torch.Tensor]:
+    orient = Orientation(axcodes="RAS", labels=AXES)
+    wanted = transforms.spacing_mm
+    resample = Spacing(pixdim=wanted, mode=mode, padding_mode="border", recompute_affine=False)
+
+    def apply(volume: Volume) -> torch.Tensor:
+        voxels = torch.from_numpy(np.ascontiguousarray(volume.voxels)[None])
+        placed: Any = orient(MetaTensor(voxels, affine=torch.from_numpy(volume.affine)))
+        spacing = np.linalg.norm(placed.affine[:3, :3].numpy(), axis=0)
+        if np.abs(spacing - wanted).max() > SAME_SPACING_MM:
+            _check_resampled_size(tuple(placed.shape[1:]), spacing, transforms)
+            placed = resample(placed)
+        return _plain(placed)
+
+    return apply
+
+
+def _plain(image: Any) -> torch.Tensor:
+    """Leave MONAI's bookkeeping (affine, history of transforms) behind."""
+    tensor: torch.Tensor = image.as_tensor() if isinstance(image, MetaTensor) else image
+    return tensor.contiguous()
+
+
+def _check_resampled_size(shape: tuple[int, ...], spacing: Any, transforms: Transforms) -> None:
+    """A wrong voxel size (1 m for 1 mm) would ask for terabytes; no patient is larger than this."""
+    edges_mm = np.array(shape) * spacing
+    if edges_mm.max() > 3000 or np.prod(edges_mm / transforms.spacing_mm) > 2**28:
+        raise Unusable("bad-geometry", "The header makes the volume impossibly large.", "Export it again.")

@@ -1,0 +1,232 @@
+"""Every registered model keeps the promises that per-patient privacy rests on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from opacus.validators import ModuleValidator
+from torch import nn
+from torch.func import functional_call, grad, vmap
+
+from medveil.errors import UnknownName
+from medveil.study import ModelChoice, NoPrivacy, SecureAggregation, Study, Training, Transforms
+from medveil.tensors import ModelSpec, TensorSpec
+from medveil_imaging.models import (
+    MODELS,
+    BadModel,
+    ModelMismatch,
+    ModelShape,
+    UnsafeModel,
+    build,
+    build_model,
+    initial_vector,
+    load_vector,
+    make_safe,
+    outputs_for,
+    spec_of,
+    vector_of,
+)
+from medveil_imaging.tasks import TASKS
+
+FLAT, SOLID = ModelShape((32, 32), 1), ModelShape((16, 16, 16), 3)
+CASES = [
+    ("densenet121", FLAT),
+    pytest.param("densenet121", ModelShape((32, 32, 32), 2), marks=pytest.mark.slow),
+    ("segresnet3d", SOLID),
+    ("small_cnn", FLAT),
+    ("small_cnn", SOLID),
+    ("unet3d", SOLID),
+    ("wavelet_head", FLAT),
+    ("wavelet_head", ModelShape((40, 32), 3)),
+]
+
+
+def segments(name: str) -> bool:
+    return name in {"unet3d", "segresnet3d"}
+
+
+def test_every_registered_model_is_in_the_contract_test() -> None:
+    assert {case.values[0] if hasattr(case, "values") else case[0] for case in CASES} == set(MODELS)
+
+
+@pytest.mark.parametrize(("name", "shape"), CASES)
+def test_gradients_of_all_patients_at_once_equal_those_of_one_patient_at_a_time(
+    name: str, shape: ModelShape
+) -> None:
+    model = build(name, shape, {}, seed=3).double()
+    task = TASKS["segmentation" if segments(name) else "classification"]
+    random = torch.Generator().manual_seed(1)
+    images = torch.randn(2, 2, 1, *shape.size, generator=random, dtype=torch.float64)
+    outline = shape.size if segments(name) else ()
+    labels = torch.randint(0, max(2, shape.outputs), (2, 2, *outline), generator=random)
+    weights = {key: value.detach() for key, value in model.named_parameters()}
+    fixed = dict(model.named_buffers())
+    before = {key: value.clone() for key, value in fixed.items()}
+
+    def loss(chosen: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return task.loss(functional_call(model, {**chosen, **fixed}, (x,)), y).mean()
+
+    together = vmap(grad(loss), in_dims=(None, 0, 0))(weights, images, labels)
+    for patient in range(2):
+        losses = task.loss(model(images[patient]), labels[patient])
+        assert losses.shape == (2,)
+        alone = torch.autograd.grad(losses.mean(), list(model.parameters()))
+        flat = torch.cat([g.flatten() for g in alone])
+        both = torch.cat([together[key][patient].flatten() for key in weights])
+        assert flat.norm() > 0
+        assert float((both - flat).norm() / flat.norm()) < 1e-5
+    assert all(torch.equal(before[key], value) for key, value in model.named_buffers())
+
+
+@pytest.mark.parametrize(("name", "shape"), CASES)
+def test_one_images_output_does_not_depend_on_the_others(name: str, shape: ModelShape) -> None:
+    model = build(name, shape, {}, seed=0).double()
+    load_vector(model, np.random.default_rng(0).normal(scale=0.05, size=spec_of(model).size).astype("f4"))
+    images = torch.randn(3, 1, *shape.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.no_grad():
+        assert torch.allclose(model(images)[:1], model(images[:1]), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("name", "shape"), CASES)
+def test_opacus_finds_nothing_to_object_to(name: str, shape: ModelShape) -> None:
+    assert ModuleValidator.validate(build(name, shape, {}), strict=False) == []
+
+
+@pytest.mark.parametrize(("name", "shape"), CASES)
+def test_the_seed_alone_decides_the_initial_weights_and_global_randomness_is_left_alone(
+    name: str, shape: ModelShape
+) -> None:
+    state = torch.get_rng_state()
+    spec, first = initial_vector(name, shape, {}, seed=5)
+    assert torch.equal(state, torch.get_rng_state())
+    torch.rand(7)  # whatever else draws from the global generator
+    again = initial_vector(name, shape, {}, seed=5)[1]
+    other = initial_vector(name, shape, {}, seed=6)[1]
+    assert first.dtype == np.float32
+    assert first.shape == (spec.size,)
+    assert np.array_equal(first, again)
+    assert np.array_equal(first, other) == (name == "wavelet_head")
+
+
+def test_a_vector_survives_loading() -> None:
+    model = build("small_cnn", FLAT, {"width": 8})
+    vector = np.random.default_rng(0).normal(size=spec_of(model).size).astype(np.float32)
+    load_vector(model, vector)
+    assert np.array_equal(vector_of(model), vector)
+
+
+def test_the_wavelet_head_has_1217_weights_and_starts_at_zero() -> None:
+    spec, vector = initial_vector("wavelet_head", ModelShape((64, 64), 1), {}, seed=0)
+    assert spec.size == 1217
+    assert not vector.any()
+
+
+def test_wavelet_features_computed_once_give_the_same_logits() -> None:
+    model = build("wavelet_head", FLAT, {})
+    load_vector(model, np.random.default_rng(1).normal(size=1217).astype(np.float32))
+    images = torch.randn(130, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    features = model.features(images)
+    assert features.shape == (130, 1217)
+    assert torch.allclose(features[:, :-1].norm(dim=1), torch.ones(130), atol=1e-5)
+    assert torch.equal(model(features), model(images))
+    assert model.features(images[:0]).shape == (0, 1217)
+    assert torch.isfinite(model.features(torch.zeros(1, 1, 32, 32))).all()
+
+
+def test_wavelet_features_are_the_same_numbers_on_every_machine() -> None:
+    rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    picture = torch.sin(rows / 3) + torch.cos(columns / 5)
+    features = build("wavelet_head", FLAT, {}).features(
+        ((picture - picture.mean()) / picture.std())[None, None]
+    )
+    chosen = features[0, [0, 100, 500, 900, 1215, 1216]].tolist()
+    assert chosen == pytest.approx(EXPECTED_FEATURES, abs=2e-5)
+
+
+EXPECTED_FEATURES = [0.035178, -0.010861, -0.034771, -0.010039, -0.001676, 0.3]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        nn.BatchNorm2d(3),
+        nn.InstanceNorm2d(3, track_running_stats=True),
+        nn.Sequential(nn.Conv2d(1, 3, 3), nn.Sequential(nn.BatchNorm3d(3))),
+    ],
+)
+def test_networks_that_remember_data_are_refused(bad: nn.Module) -> None:
+    with pytest.raises(UnsafeModel):
+        make_safe(bad)
+
+
+def test_a_trained_buffer_is_refused() -> None:
+    layer = nn.Linear(2, 2)
+    layer.register_buffer("mean", torch.zeros(2))
+    with pytest.raises(UnsafeModel):
+        make_safe(layer)
+
+
+def test_in_place_activations_are_switched_off() -> None:
+    model = make_safe(nn.Sequential(nn.Linear(2, 2), nn.ReLU(inplace=True)))
+    assert not model[1].inplace
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "options"),
+    [
+        ("small_cnn", FLAT, {"depth": 3}),
+        ("small_cnn", FLAT, {"width": "16"}),
+        ("small_cnn", FLAT, {"width": 6}),
+        ("small_cnn", ModelShape((8, 64), 1), {}),
+        ("wavelet_head", SOLID, {}),
+        ("wavelet_head", ModelShape((16, 16), 1), {}),
+        ("densenet121", ModelShape((16, 16), 1), {}),
+        ("unet3d", FLAT, {}),
+        ("unet3d", ModelShape((20, 16, 16), 3), {}),
+        ("unet3d", SOLID, {"channels": "8"}),
+        ("segresnet3d", ModelShape((16, 16, 20), 3), {}),
+        ("segresnet3d", SOLID, {"width": 6}),
+    ],
+)
+def test_what_a_model_cannot_be_is_a_named_error(
+    name: str, shape: ModelShape, options: dict[str, int | str]
+) -> None:
+    with pytest.raises(BadModel):
+        build(name, shape, options)
+
+
+def test_an_unknown_model_is_a_named_error() -> None:
+    with pytest.raises(UnknownName):
+        build("resnet9000", FLAT, {})
+
+
+def study_with(tensors: ModelSpec) -> Study:
+    return Study(
+        name="contract",
+        task="classification",
+        classes=("normal", "abnormal"),
+        model=ModelChoice(name="small_cnn", tensors=tensors, initial_model="0" * 64),
+        transforms=Transforms(profile="xray", size=(32, 32)),
+        training=Training(rounds=1, local_epochs=1, learning_rate=0.1),
+        privacy=NoPrivacy(),
+        secure_aggregation=SecureAggregation(update_clip=1.0, max_weight=10),
+    )
+
+
+def test_a_study_builds_exactly_the_tensors_it_lists() -> None:
+    spec, _ = initial_vector("small_cnn", FLAT, {}, seed=0)
+    assert spec_of(build_model(study_with(spec))) == spec
+    for wrong in (
+        ModelSpec(spec.root[:-1]),
+        ModelSpec(spec.root[::-1]),
+        ModelSpec((*spec.root[:-1], TensorSpec(name="11.bias", shape=(2,)))),
+    ):
+        with pytest.raises(ModelMismatch):
+            build_model(study_with(wrong))
+
+
+def test_two_classes_need_one_logit_and_segmentation_one_per_class() -> None:
+    assert outputs_for("classification", ("a", "b")) == 1
+    assert outputs_for("classification", ("a", "b", "c")) == 3
+    assert outputs_for("segmentation", ("background", "a")) == 2
