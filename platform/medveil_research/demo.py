@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -284,7 +283,8 @@ def _compare(study: Study, initial: bytes, sites: list[Site], model: bytes) -> C
     spec = study.model.tensors
     data = [_named(read_site(s.folder, study), s.name) for s in sites]
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=min(len(sites), os.cpu_count() or 1), mp_context=context) as pool:
+    workers = min(len(sites), os.cpu_count() or 1)
+    with context.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:  # ends with the block
         return compare(
             study,
             from_safetensors(initial, spec),

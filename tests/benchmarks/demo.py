@@ -1,0 +1,133 @@
+"""The demonstration as a newcomer runs it: seconds in all, seconds per phase of a round, and what it learned.
+
+``--data FOLDER`` also runs the real sites in ``FOLDER/xray-chest`` and ``FOLDER/mri-hippocampus``;
+``--write FILE`` writes the figures as a Markdown page (docs/results.md is made like this).
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+
+from medveil_research.demo import DemoOptions, demo
+from medveil_research.results import Result, read_result
+from rows import Row, arguments, cpu, publish
+
+PHASES = ("advertise", "share", "commit", "upload", "agree", "unmask", "aggregate")
+RUNS: dict[str, dict[str, Any]] = {
+    "phantom X-rays, eps 8": {},
+    "phantom X-rays, eps 8, one killed": {"kill": ("hospital-3@2",)},
+    "phantom MRI, no privacy": {"task": "segmentation"},
+}
+REAL: dict[str, tuple[str, dict[str, Any]]] = {
+    "chest films, eps 8": ("xray-chest", {}),
+    "chest films, no privacy": ("xray-chest", {"privacy": "none", "model": "small_cnn"}),
+    "hippocampus, no privacy": ("mri-hippocampus", {"task": "segmentation"}),
+}
+LIMIT_S = {"phantom": 120, "real": 480}
+REACH = {"chest films, eps 8": 0.96, "chest films, no privacy": 0.98, "hippocampus, no privacy": 0.82}
+
+
+def run(options: dict[str, Any]) -> Result:
+    """One demonstration in a folder of its own."""
+    with tempfile.TemporaryDirectory(prefix="medveil-bench-") as folder:
+        demo(DemoOptions(**options, folder=Path(folder), quiet=True))
+        return read_result(Path(folder) / "result.json")
+
+
+def judged(result: Result) -> float:
+    """The headline figure; where sites of one source stand out (guangzhou), theirs."""
+    desk = result.federated.desk
+    groups = desk.groups if desk else {}
+    found = next(iter(groups.values())).get(result.headline) if groups else result.metric
+    return float("nan") if found is None else found
+
+
+def rows_of(name: str, result: Result) -> list[Row]:
+    """The figures of one run."""
+    trained = [r for r in result.rounds if r.kind == "train" and r.outcome == "done"]
+    steady = [r for r in trained if r.round > 1 and len(r.survivors) == len(result.hospitals)]
+    alone = result.local_only_mean or 0.0
+    rows = [
+        Row(f"{name}: seconds in all", result.seconds["total"], "s", f"<= {LIMIT_S[result.data]}"),
+        Row(f"{name}: {result.headline_name}", judged(result), "", f">= {REACH.get(name, alone + 0.05):.3g}"),
+        Row(f"{name}: mean trained alone", alone, ""),
+        Row(f"{name}: one round", statistics.median(r.seconds for r in steady or trained), "s"),
+        Row(f"{name}: up per hospital and round", _median_bytes(steady or trained) / 1000, "kB"),
+    ]
+    for phase in PHASES:
+        spent = [r.phases[phase] for r in steady or trained if phase in r.phases]
+        if spent:
+            rows.append(Row(f"{name}: phase {phase}", statistics.median(spent), "s"))
+    return rows
+
+
+def _median_bytes(rounds: list[Any]) -> float:
+    return statistics.median(count for r in rounds for count in r.bytes_up.values())
+
+
+def page(results: dict[str, Result]) -> str:
+    """The results as Markdown."""
+    columns = "run model weights hospitals rounds figure together alone interval seconds".split()
+    lines = [
+        "# Measured results",
+        "",
+        "Written by `python tests/benchmarks/demo.py --data FOLDER --write docs/results.md`; nothing here is",
+        f"typed by hand. Machine: {cpu()}, two cores, no GPU. One run each, so the last digit is noise.",
+        "",
+        f"| {' | '.join(columns)} |",
+        "|---" * len(columns) + "|",
+    ]
+    for name, r in results.items():
+        desk = r.federated.desk
+        interval = f"{desk.interval[0]:.3f}–{desk.interval[1]:.3f}" if desk and desk.interval else "—"
+        lines.append(
+            f"| {name} | {r.model} | {r.parameters:,} | {len(r.hospitals)} | "
+            f"{sum(x.kind == 'train' for x in r.rounds)} | {r.headline_name} | {r.metric or 0:.3f} | "
+            f"{r.local_only_mean or 0:.3f} | {interval} | {r.seconds['total']:.0f} |"
+        )
+    lines += ["", "The interval is a 95 % bootstrap over test patients, for the shared model.", ""]
+    for name, r in results.items():
+        desk = r.federated.desk
+        if desk is None:
+            continue
+        lines += [
+            f"## {name}",
+            "",
+            "| test patients of | together | trained there alone, all patients |",
+            "|---|---|---|",
+        ]
+        alone = {a.hospital: a.metric for a in r.local_only}
+        for who, figures in [*desk.sites.items(), *((f"all {k} sites", v) for k, v in desk.groups.items())]:
+            here, other = figures.get(r.headline), alone.get(who)
+            lines.append(f"| {who} | {_cell(here)} | {_cell(other)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _cell(value: float | None) -> str:
+    return "—" if value is None else f"{value:.3f}"
+
+
+def main() -> None:
+    """Run, print, write."""
+    parser = arguments(__doc__)
+    parser.add_argument("--data", type=Path, help="folder that holds xray-chest and mri-hippocampus")
+    parser.add_argument("--write", type=Path, help="write the results as Markdown to this file")
+    given = parser.parse_args()
+    results = {name: run(options) for name, options in RUNS.items()}
+    if given.data is not None:
+        for name, (folder, options) in REAL.items():
+            results[name] = run({**options, "data": given.data / folder})
+    publish([row for name, r in results.items() for row in rows_of(name, r)], given.json)
+    if given.write is not None:
+        given.write.write_text(page(results))
+
+
+if __name__ == "__main__":
+    main()

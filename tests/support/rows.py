@@ -1,0 +1,55 @@
+"""What every benchmark prints and writes: rows of name, value, unit, target, ok."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass
+class Row:
+    """One measured figure. ``target`` reads like '<= 1.8'; without one the row is for information."""
+
+    name: str
+    value: float
+    unit: str
+    target: str = ""
+    ok: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        sign, _, limit = self.target.partition(" ")
+        self.ok = {"": True, "<=": self.value <= float(limit or 0), ">=": self.value >= float(limit or 0)}[
+            sign
+        ]
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """A parser with ``--json FILE``."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    return parser
+
+
+def publish(rows: list[Row], json_file: Path | None) -> None:
+    """Print the table with the CPU's name, and write the rows."""
+    table = Table("name", "value", "unit", "target", "ok", title=f"on {cpu()}")
+    for row in rows:
+        table.add_row(row.name, f"{row.value:.4g}", row.unit, row.target, "yes" if row.ok else "NO")
+    Console(width=110).print(table)
+    if json_file is not None:
+        json_file.write_text(json.dumps([asdict(r) for r in rows], indent=1) + "\n")
+
+
+def cpu() -> str:
+    """Model name of this machine's processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown processor"
