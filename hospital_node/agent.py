@@ -11,22 +11,25 @@ import hashlib
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from enum import StrEnum
+from itertools import pairwise
+from typing import Any, TypeVar
 
 from hospital_node.desk import Contribution, Desk
-from hospital_node.governance import binding, check_plan, read_offer
+from hospital_node.governance import PlanRefused, binding, check_plan, read_offer
 from hospital_node.ledger import Ledger
 from hospital_node.settings import Node
 from hospital_node.store import AlreadyDone, Journal
-from hospital_node.transport import AggregatorProblem, Transport, Unreachable
+from hospital_node.transport import AggregatorProblem, Transport
 from medveil.errors import Error, RemoteProtocolError
 from medveil.identity import Identity
 from medveil.log import get_logger
-from medveil.messages import Work
-from medveil.plan import NotApproved, Plan
+from medveil.messages import BadMessage, Work
+from medveil.plan import BadPlan, NotApproved, Plan
 from medveil.rounds import Phase, RoundKind
 from medveil.tensors import Float32, from_safetensors, model_hash
 from medveil_imaging.sources.manifest import SiteData
+from privacy.dp.policy import UnderstatedEpsilon
 from privacy.encoding import EncodedUpdate, encode, encode_metrics, params_for
 from privacy.secagg import node as secagg
 from privacy.secagg.keys import setting_for
@@ -35,6 +38,9 @@ from privacy.secagg.messages import Advertised, Committed, Quorum, Signed, Survi
 
 POLL_S = 5.0
 IDLE_S = 2.0
+MAX_ATTEMPT = 100_000
+STEPS = tuple(p for p in Phase if not p.ended)
+Word = TypeVar("Word", bound=StrEnum)
 log = get_logger()
 
 
@@ -48,6 +54,19 @@ class WrongModel(RemoteProtocolError):
             what="The global model does not have the hash that the round names.",
             meaning="A model made for this hospital alone could pry on its patients; nothing was trained.",
             remedy="Tell the consortium's admin.",
+        )
+
+
+class OutOfOrder(RemoteProtocolError):
+    """A round, attempt or phase that does not follow from what this node has seen and approved."""
+
+    code = "out-of-order"
+
+    def __init__(self, *, reason: str) -> None:
+        super().__init__(
+            what=f"The aggregator asks for something out of order: {reason}.",
+            meaning="This node missed a step, or it is asked to repeat one; it leaves the attempt.",
+            remedy="If it recurs while this node is well connected, tell the consortium's admin.",
         )
 
 
@@ -87,24 +106,31 @@ class PlanAgent:
     async def follow(self) -> None:
         """Answer phase after phase until the plan is finished.
 
-        Raises: an Error that is about this hospital (its ledger, its policy, its disk); what is wrong on the
-            other side only ends the attempt.
+        A problem on either side ends this node's part in the attempt and is logged with its code; the others
+        go on without it, and the next round is a new chance.
         """
         seen = ""
         while True:
             poll = asyncio.ensure_future(self._transport.work(self._plan.id, seen=seen, wait_s=POLL_S))
             try:
                 await self._ready_while(poll)
-                work = await poll
+                work = await self._polled(poll)
                 if work.status == "finished":
                     log.info("plan.finished", plan=self._plan.id)
                     return
                 seen = work.token
                 await self._answer(work)
-            except (RemoteProtocolError, AlreadyDone) as error:
+            except Error as error:
                 self._leave(error)
             finally:
                 poll.cancel()
+
+    async def _polled(self, poll: asyncio.Future[Work]) -> Work:
+        try:
+            return await poll
+        except RemoteProtocolError:
+            await asyncio.sleep(IDLE_S)  # a refusal of every poll must not become a flood of them
+            raise
 
     async def _ready_while(self, poll: asyncio.Future[Work]) -> None:
         """While waiting for news, say so as soon as this hospital's computation has ended."""
@@ -122,18 +148,31 @@ class PlanAgent:
             self._attempt = None
         if work.status != "running" or key == self._sat_out:
             return
-        phase = Phase(work.phase)
+        phase = _parsed(Phase, work.phase)
         if self._attempt is None:
             if phase is Phase.ADVERTISE:
                 await self._join(work)
         elif phase is not self._attempt.answered:
+            if (self._attempt.answered, phase) not in pairwise(STEPS):
+                raise OutOfOrder(reason="a phase that does not follow the last one")
             self._attempt.phase = phase
             await self._step(self._attempt, phase, work.payload)
 
+    def _check_round(self, work: Work, kind: RoundKind) -> None:
+        """Hold the invitation against the approved study: which rounds there are, and where it starts."""
+        study = self._plan.study
+        last = study.training.rounds
+        expected = RoundKind.TRAIN if work.round <= last else RoundKind.EVALUATE
+        if not 1 <= work.round <= last + 1 or not 1 <= work.attempt <= MAX_ATTEMPT or kind is not expected:
+            raise OutOfOrder(reason="a round that the approved study does not have")
+        if work.round == 1 and work.model.hex() != study.model.initial_model:
+            raise WrongModel()
+
     async def _join(self, work: Work) -> None:
         self._sat_out = (work.round, work.attempt)  # until the keys are out: a failed start is not repeated
+        kind = _parsed(RoundKind, work.kind)
+        self._check_round(work, kind)
         self._journal.join(self._plan.id, work.round, work.attempt)
-        kind = RoundKind(work.kind)
         vector = await self._model(work.model)
         setting = setting_for(
             self._plan, number=work.round, attempt=work.attempt, kind=kind, model=work.model
@@ -227,8 +266,16 @@ class PlanAgent:
         number, attempt = self._attempt.key if self._attempt else self._sat_out or (0, 0)
         self._attempt, self._sat_out = None, (number, attempt)
         late = isinstance(error, AggregatorProblem) and error.status == 409
-        event = "attempt.missed" if late or isinstance(error, AlreadyDone) else "attempt.refused"
+        refused = isinstance(error, RemoteProtocolError) and not late
+        event = "attempt.refused" if refused else "attempt.missed"
         log.warning(event, plan=self._plan.id, round=number, attempt=attempt, code=error.code)
+
+
+def _parsed(words: type[Word], text: str) -> Word:
+    try:
+        return words(text)
+    except ValueError as error:
+        raise BadMessage() from error
 
 
 async def run(node: Node, read: Callable[[Plan], SiteData]) -> None:
@@ -248,7 +295,7 @@ async def run(node: Node, read: Callable[[Plan], SiteData]) -> None:
                     if plan is not None:
                         await _work_on(plan, node, identity, journal, ledger, transport, read)
                         finished.add(plan.id)
-                except (Unreachable, AggregatorProblem) as error:
+                except RemoteProtocolError as error:
                     log.warning("aggregator.problem", code=error.code)
                 await asyncio.sleep(IDLE_S)
 
@@ -259,8 +306,10 @@ async def _next_plan(
     """The first approved plan that is not finished and that most hospitals have signed."""
     offers = {}
     for offer in (await transport.offers()).offers:
-        plan = read_offer(offer)
-        offers[plan.id] = offer
+        try:
+            offers[read_offer(offer).id] = offer
+        except (BadPlan, PlanRefused) as error:  # another plan's fault must not stop this hospital's studies
+            log.warning("offer.refused", code=error.code)
     for plan, signature in journal.approved():
         if plan.id in finished or plan.id not in offers:
             continue
@@ -271,7 +320,7 @@ async def _next_plan(
         try:
             binding(plan, offer)
             check_plan(plan, node.settings, identity)
-        except NotApproved as waiting:
+        except (NotApproved, PlanRefused, UnderstatedEpsilon) as waiting:
             log.info("plan.waiting", plan=plan.id, code=waiting.code)
             continue
         return plan

@@ -1,0 +1,1 @@
+"""Differential privacy without torch: accounting, policies, noise and the rules of the ledger."""

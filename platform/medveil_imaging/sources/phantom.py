@@ -27,7 +27,7 @@ from medveil_imaging.sources.phantom_film import KINDS, Scanner, draw_film, draw
 from medveil_imaging.sources.phantom_volume import MrScanner, draw_volume
 from medveil_imaging.sources.raw import Float32
 
-FILM_PATIENTS, VOLUME_PATIENTS = 100, 30
+FILM_PATIENTS, VOLUME_PATIENTS = 200, 30
 OWN_KIND = 0.85
 """Share of a hospital's abnormal patients with its own kind of opacity."""
 ABNORMAL = (0.35, 0.55, 0.45, 0.65)
@@ -62,7 +62,7 @@ def write_phantom_sites(
     ``label`` instead (1: atrophy), one volume a patient, every second hospital as folders of DICOM slices.
 
     Args:
-        patients: a hospital; default 100 (xray) or 30 (mri). At least 10, so that every split has some.
+        patients: a hospital; default 200 (xray) or 30 (mri). At least 10, so that every split has some.
         seed: the same seed writes the same pixels.
     Raises:
         ValueError: too few hospitals or patients.

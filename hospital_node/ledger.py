@@ -1,0 +1,298 @@
+"""The privacy ledger on disk: JSON lines, on stable storage before anything that they pay for happens."""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from medveil.errors import Error
+from medveil.study import Study
+from privacy.dp import ledger as rules
+from privacy.dp.accounting import Event
+from privacy.dp.ledger import Entry, Row, State
+from privacy.dp.policy import check_policy, policy_of, round_event, study_event
+
+
+class LedgerBusy(Error):
+    """Another process holds the ledger."""
+
+    code = "ledger-busy"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="Another process has the privacy ledger open.",
+            meaning="Two writers could charge the same budget twice, so this one stops.",
+            remedy="Stop the other 'medveil node' process that uses this folder.",
+        )
+
+
+class LedgerClosed(Error):
+    """The ledger was closed, or a write failed half-way."""
+
+    code = "ledger-closed"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="The privacy ledger takes no more rows in this process.",
+            meaning="It was closed, or a row could not be brought to stable storage.",
+            remedy="Check the disk and start the node again; an unfinished row is cut off then.",
+        )
+
+
+class ChargeUsed(Error):
+    """A charge pays for one run only."""
+
+    code = "charge-used"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="This charge has been used.",
+            meaning="A second run would draw new noise, which costs again; it was not started.",
+            remedy="Charge the ledger again for a repeated round.",
+        )
+
+
+class Charge:
+    """The receipt without which no private training starts; it lives in this process and pays for one run.
+
+    A restart makes no receipts out of old rows: what was reserved stays charged, a repeated round is a new
+    charge.
+    """
+
+    def __init__(self, ledger: Ledger, entry: Entry) -> None:
+        self._ledger = ledger
+        self.entry = entry
+
+    @property
+    def event(self) -> Event:
+        """What it pays for."""
+        return self.entry.event
+
+    @property
+    def round(self) -> int:
+        """The round that it pays for."""
+        return self.entry.round
+
+    def begin(self) -> None:
+        """Mark the run as begun, on stable storage; from here on the charge counts for ever.
+
+        Raises:
+            ChargeUsed: it has begun before, or it was given back.
+            LedgerClosed: the row could not be written.
+        """
+        if self.entry.state is not State.RESERVED:
+            raise ChargeUsed()
+        self.entry = self._ledger._move(self.entry, State.RUNNING)
+
+    def __repr__(self) -> str:
+        return f"Charge(round {self.entry.round}, attempt {self.entry.attempt}, {self.entry.state.value})"
+
+
+class Ledger:
+    """One hospital's ledger file, held exclusively by this process. Open it with :meth:`open`.
+
+    Guarantees: a row that a caller has seen survives a crash (file and folder are synced before the call
+    returns); whatever a crash leaves of a row whose call never returned is cut off at the next start, so
+    the ledger can count too much but never too little. Edits are found by the hash chain.
+    """
+
+    def __init__(self, path: Path, descriptor: int, rows: tuple[Row, ...], *, torn: bool) -> None:
+        self._path = path
+        self._descriptor: int | None = descriptor
+        self._rows = rows
+        self.torn = torn
+        """Whether an unfinished last line was cut off when the file was opened."""
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open or create the file, take the lock, cut off a torn last line and check every row.
+
+        Raises:
+            LedgerBusy: another process (or another object) holds it.
+            LedgerDamaged: a complete row is wrong; the file is left as it is.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise LedgerBusy() from error
+            content = path.read_bytes()
+            whole = content[: content.rfind(b"\n") + 1]
+            rows = _parse(whole)
+            rules.verify(rows)
+            if len(whole) < len(content):
+                os.ftruncate(descriptor, len(whole))
+            os.lseek(descriptor, 0, os.SEEK_END)
+            _sync(path, descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return cls(path, descriptor, rows, torn=len(whole) < len(content))
+
+    def register(
+        self, study: Study, *, plan_id: str, dataset: str, cap: float, rounds: int | None = None
+    ) -> float:
+        """Admit a plan's whole schedule under the data set's cap; returns epsilon of all admitted so far.
+
+        Args:
+            dataset: the hospital's lasting name for this set of patients; budgets are kept per name.
+            cap: largest epsilon that the data owner allows on it.
+            rounds: rounds to register, by default the study's own; more leave head-room for repeated rounds
+            (and
+                cost more), fewer suit a plan that goes on from an earlier epoch.
+
+        Registering the same plan again changes nothing.
+
+        Raises:
+            NotPrivate: the study has no noise policy. UnderstatedEpsilon: it names less than it costs.
+            BudgetExceeded: with this schedule the data set would lie above the cap.
+        """
+        check_policy(study)
+        delta = policy_of(study).delta
+        event = study_event(study, rounds)
+        if any(r.entry.plan == plan_id for r in self._rows):
+            known = rules.registered(self._rows, plan_id)
+            if (known.dataset, known.event) != (dataset, event):
+                raise rules.BadTransition(problem="the plan is registered with another schedule or data set")
+            return rules.committed(self._rows, dataset, delta)
+        total = rules.admit(self._rows, event, dataset=dataset, delta=delta, cap=cap)
+        self._append(
+            Entry(
+                state=State.REGISTERED,
+                dataset=dataset,
+                plan=plan_id,
+                round=0,
+                attempt=0,
+                charge=0,
+                event=event,
+                delta=delta,
+                cap=float(cap),
+            )
+        )
+        return total
+
+    def charge(self, study: Study, *, plan_id: str, round_number: int, attempt: int) -> Charge:
+        """Charge one round to the plan's schedule; the row is on stable storage when this returns.
+
+        Every call is a new charge: new noise on the same patients costs again, whatever the round is called.
+
+        Raises:
+            NotRegistered: the plan has no schedule here.
+            ScheduleUsedUp: all registered rounds have been charged.
+            BadTransition: the study is not the one that was registered.
+        """
+        entry = rules.next_charge(
+            self._rows,
+            plan=plan_id,
+            round_number=round_number,
+            attempt=attempt,
+            steps=round_event(study).steps,
+        )
+        if entry.event != round_event(study):
+            raise rules.BadTransition(problem="its noise is not the registered noise")
+        self._append(entry)
+        return Charge(self, entry)
+
+    def released(self, charge: Charge) -> None:
+        """Note that the run is over and its update may have left (BadTransition if it never began)."""
+        charge.entry = self._move(charge.entry, State.RELEASED)
+
+    def void(self, charge: Charge) -> None:
+        """Give back a charge whose training never began (BadTransition otherwise)."""
+        charge.entry = self._move(charge.entry, State.VOID)
+
+    def rows(self) -> tuple[Row, ...]:
+        """All rows, oldest first."""
+        return self._rows
+
+    def spent(self, dataset: str) -> float:
+        """Epsilon that this data set's patients have spent, at the smallest delta its studies name."""
+        return rules.spent(self._rows, dataset, self._delta(dataset))
+
+    def committed(self, dataset: str) -> float:
+        """Epsilon of every schedule admitted on this data set in full, whether or not it has run yet."""
+        return rules.committed(self._rows, dataset, self._delta(dataset))
+
+    def verify(self) -> None:
+        """Read the file again and check every row (LedgerDamaged names the first bad one)."""
+        content = self._path.read_bytes()
+        rows = _parse(content[: content.rfind(b"\n") + 1])
+        rules.verify(rows)
+        if rows != self._rows:
+            same = sum(
+                1
+                for _ in itertools.takewhile(
+                    lambda pair: pair[0] == pair[1], zip(rows, self._rows, strict=False)
+                )
+            )
+            raise rules.LedgerDamaged(row=same + 1, problem="it is not what this process wrote")
+
+    def close(self) -> None:
+        """Let go of the file and its lock."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _delta(self, dataset: str) -> float:
+        return min((r.entry.delta for r in self._rows if r.entry.dataset == dataset), default=1e-5)
+
+    def _move(self, entry: Entry, state: State) -> Entry:
+        moved = replace(entry, state=state)
+        self._append(moved)
+        return moved
+
+    def _append(self, entry: Entry) -> None:
+        rows = rules.append(self._rows, entry)
+        if self._descriptor is None:
+            raise LedgerClosed()
+        line = json.dumps(rows[-1].as_dict(), separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        try:
+            _write(self._descriptor, line)
+            _sync(self._path, self._descriptor)
+        except OSError as error:
+            # How much of the row is on disk is unknown; only a fresh start, which reads the file, can tell.
+            self.close()
+            raise LedgerClosed() from error
+        self._rows = rows
+
+
+def _parse(content: bytes) -> tuple[Row, ...]:
+    rows = []
+    for number, line in enumerate(content.splitlines(), start=1):
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise rules.LedgerDamaged(row=number, problem="it is not JSON") from error
+        rows.append(rules.parse_row(value, number=number))
+    return tuple(rows)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def _sync(path: Path, descriptor: int) -> None:
+    """The file's content and its name in the folder, both on stable storage."""
+    os.fsync(descriptor)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,17 @@
+"""Local training and evaluation: what a hospital computes on its own patients."""
+
+from hospital_node.training.checks import NotSafe, self_check
+from hospital_node.training.evaluation import evaluate
+from hospital_node.training.features import FeatureCache
+from hospital_node.training.run import Diverged, NoCharge, choose_device, train
+
+__all__ = [
+    "Diverged",
+    "FeatureCache",
+    "NoCharge",
+    "NotSafe",
+    "choose_device",
+    "evaluate",
+    "self_check",
+    "train",
+]

@@ -1,0 +1,267 @@
+"""The self-check before private training: does this model, with this loss and engine, keep its promise?
+
+A fault in clipping is silent: training goes on, the epsilon on paper stays, and a patient counts for many.
+Each check below finds a fault that was seen in a widely used library; all run on random inputs, no patient
+takes part.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from hospital_node.training.features import features, has_features
+from hospital_node.training.gradients import Drawn, Loss, patient_gradients
+from hospital_node.training.optimizer import PatientOptimizer
+from medveil.errors import Error
+from medveil.study import LocalNoise, Study
+from medveil_imaging.models import build_model
+from medveil_imaging.tasks import TASKS
+from privacy.dp.noise import NoiseSource
+
+CLOSE = 1e-6
+"""Largest relative error; the arithmetic checks run in float64."""
+NOISE_DRAWS = 100_000
+IMAGES = (1, 2, 3)
+"""Images of the three random patients."""
+
+
+class NotSafe(Error):
+    """A self-check failed: this model, loss or engine does not bound what one patient contributes."""
+
+    code = "not-safe"
+
+    def __init__(self, *, check: str, problem: str) -> None:
+        super().__init__(
+            what=f"The self-check '{check}' failed: {problem}.",
+            meaning="The privacy promise would not hold, so private training was not started.",
+            remedy="Use a shipped model and task; if this is one, report the fault.",
+        )
+        self.check = check
+
+
+_passed: set[tuple[bytes, str]] = set()
+"""The outcome depends on study and device only, so it is looked up after the first time in a process."""
+
+
+def require_safe(study: Study, device: torch.device) -> None:
+    """Run the self-check once per study, device and process (NotSafe if it fails)."""
+    if (study.hash, str(device)) not in _passed:
+        self_check(study, build_model(study), device=device)
+        _passed.add((study.hash, str(device)))
+
+
+def self_check(
+    study: Study, module: nn.Module, *, loss: Loss | None = None, device: torch.device | None = None
+) -> None:
+    """Six checks on random inputs of the study's shape (volumes: smaller). The module is left as it was.
+
+    ``loss``: one number an image, and from that image alone. ``clipped-sum``: the engine equals a loop over
+    single patients. ``sensitivity``: taking any patient out changes the sum by at most clip_norm.
+    ``copies``: k copies of a patient's images count once. ``independence``: other patients do not change
+    one patient's gradient. ``buffers``: a forward pass stores nothing. ``noise``: the noise has the
+    promised size, and differs between nodes.
+
+    Args:
+        loss: instead of the task's own (the tests plant faulty ones).
+
+    Raises:
+        NotSafe: naming the check that failed.
+    """
+    policy = study.privacy
+    if not isinstance(policy, LocalNoise):
+        return
+    device = device or torch.device("cpu")
+    chosen: Loss = loss or TASKS[study.task].loss
+    model = copy.deepcopy(module).to(device).double()
+    raw = _random_patients(study, _check_size(model, study.transforms.size, device))
+    _check_buffers(model, raw, device)
+    _check_loss(model, chosen, raw, device)
+    engine = _Engine(model, chosen, policy, device)
+    patients = [engine.prepared(one) for one in raw]
+    expected = [_single_gradient(model, chosen, one, device) for one in raw]
+    if not all(bool(g.isfinite().all()) for g in expected):
+        raise NotSafe(check="clipped-sum", problem="the gradient of a random image is not finite")
+    # A norm below every gradient, so that clipping acts on all of them.
+    engine.clip = 0.5 * min(float(g.norm()) for g in expected) or policy.clip_norm
+    _check_sum(engine, patients, expected)
+    _check_sensitivity(engine, patients)
+    _check_copies(engine, patients[0])
+    _check_independence(engine, patients, study)
+    _check_noise(model, policy)
+
+
+class _Engine:
+    """The real gradient and clipping code without noise."""
+
+    def __init__(self, model: nn.Module, loss: Loss, policy: LocalNoise, device: torch.device) -> None:
+        self.model, self.loss, self.policy, self.device = model, loss, policy, device
+        self.clip = policy.clip_norm
+
+    def prepared(self, one: Drawn) -> Drawn:
+        if has_features(self.model):
+            return Drawn(features(self.model, one.images, self.device), one.labels)
+        return one
+
+    def gradients(self, patients: Sequence[Drawn]) -> torch.Tensor:
+        """(P, d), in the order of ``patients``."""
+        found = patient_gradients(self.model, self.loss, patients, device=self.device)
+        try:
+            return torch.cat([torch.cat([g.flatten(1) for g in chunk.values()], 1) for chunk in found])
+        except (RuntimeError, ValueError) as error:
+            raise NotSafe(check="clipped-sum", problem="the engine cannot run this model") from error
+
+    def clipped_sum(self, patients: Sequence[Drawn]) -> torch.Tensor:
+        """(d,): what the optimiser would add noise to."""
+        weights = [p for p in self.model.parameters() if p.requires_grad]
+        optimizer = PatientOptimizer(
+            torch.optim.SGD(weights, lr=0.0),
+            policy=self.policy.model_copy(update={"clip_norm": self.clip}),
+            expected_patients=1.0,
+            noise=NoiseSource.fresh(),
+        )
+        for chunk in patient_gradients(self.model, self.loss, patients, device=self.device):
+            optimizer.accumulate(chunk)
+        total = torch.cat([p.summed_grad.flatten() for p in weights])  # type: ignore[attr-defined]
+        for p in weights:
+            p.summed_grad = None  # type: ignore[attr-defined]
+        return total
+
+
+def _check_size(model: nn.Module, size: tuple[int, ...], device: torch.device) -> tuple[int, ...]:
+    """A smaller volume where the network takes one: float64 convolutions of full volumes take minutes.
+
+    Every edge shrinks to the largest power of two that divides it (at most 16), one to twice that, so what
+    can be halved at full size can be halved here. Pictures keep their size.
+    """
+    if len(size) == 2:
+        return size
+    powers = [min(16, edge & -edge) for edge in size]
+    small = [power if power >= 8 else edge for power, edge in zip(powers, size, strict=True)]
+    small[-1] = min(size[-1], 2 * small[-1])
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, 1, *small, dtype=torch.float64, device=device))
+    except (RuntimeError, ValueError):
+        return size
+    return tuple(small)
+
+
+def _random_patients(study: Study, size: tuple[int, ...]) -> list[Drawn]:
+    generator = torch.Generator().manual_seed(0)
+    classes = len(study.classes)
+    shape = size if study.task == "segmentation" else ()
+    return [
+        Drawn(
+            torch.randn(count, 1, *size, generator=generator, dtype=torch.float64),
+            torch.randint(classes, (count, *shape), generator=generator),
+        )
+        for count in IMAGES
+    ]
+
+
+def _check_buffers(model: nn.Module, patients: Sequence[Drawn], device: torch.device) -> None:
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    with torch.no_grad():
+        for one in patients:
+            model(one.images.to(device))
+    after = dict(model.named_buffers())
+    if before.keys() != after.keys() or any(not torch.equal(before[name], after[name]) for name in before):
+        raise NotSafe(check="buffers", problem="a forward pass changed a stored buffer")
+
+
+def _check_loss(model: nn.Module, loss: Loss, patients: Sequence[Drawn], device: torch.device) -> None:
+    images = torch.cat([one.images for one in patients]).to(device)
+    labels = torch.cat([one.labels for one in patients]).to(device)
+    with torch.no_grad():
+        together = loss(model(images), labels)
+        if together.shape != labels.shape[:1]:
+            raise NotSafe(check="loss", problem="it does not give exactly one number an image")
+        alone = torch.cat([loss(model(images[i : i + 1]), labels[i : i + 1]) for i in range(len(images))])
+    if _error(together, alone) > CLOSE:
+        raise NotSafe(check="loss", problem="an image's loss depends on the other images of its batch")
+
+
+def _single_gradient(model: nn.Module, loss: Loss, one: Drawn, device: torch.device) -> torch.Tensor:
+    """The reference: one patient, plain autograd, the whole network."""
+    weights = [p for p in model.parameters() if p.requires_grad]
+    value = loss(model(one.images.to(device)), one.labels.to(device)).mean()
+    found = torch.autograd.grad(value, weights, allow_unused=True)
+    return torch.cat(
+        [(torch.zeros_like(w) if g is None else g).flatten() for w, g in zip(weights, found, strict=True)]
+    )
+
+
+def _check_sum(engine: _Engine, patients: Sequence[Drawn], expected: Sequence[torch.Tensor]) -> None:
+    if _error(engine.gradients(patients), torch.stack(list(expected))) > CLOSE:
+        raise NotSafe(check="clipped-sum", problem="the engine's gradients are not those of a plain loop")
+    shift = 0.01 * engine.clip if engine.policy.clipping == "unit" else 0.0
+    total = sum((g * (engine.clip / (float(g.norm()) + shift)) for g in expected), torch.zeros(()))
+    if _error(engine.clipped_sum(patients), total.to(engine.device)) > 2e-3:  # the safety margin is 1e-3
+        raise NotSafe(check="clipped-sum", problem="the clipped sum is not that of a plain loop")
+
+
+def _check_sensitivity(engine: _Engine, patients: Sequence[Drawn]) -> None:
+    whole = engine.clipped_sum(patients)
+    for place in range(len(patients)):
+        rest = [one for i, one in enumerate(patients) if i != place]
+        if float((whole - engine.clipped_sum(rest)).norm()) > engine.clip * (1 + CLOSE):
+            raise NotSafe(check="sensitivity", problem="a patient contributes more than the clipping norm")
+
+
+def _check_copies(engine: _Engine, one: Drawn) -> None:
+    single = engine.clipped_sum([one])
+    for count in (2, 8):
+        copies = Drawn(torch.cat([one.images] * count), torch.cat([one.labels] * count))
+        if _error(engine.clipped_sum([copies]), single) > CLOSE:
+            raise NotSafe(check="copies", problem="more images of a patient make it count for more")
+
+
+def _check_independence(engine: _Engine, patients: Sequence[Drawn], study: Study) -> None:
+    alone = engine.gradients(patients[:1])[0]
+    classes = len(study.classes)
+    others = [Drawn(1.0 - 2.0 * one.images, (one.labels + 1) % classes) for one in patients[1:]]
+    for company in (list(patients[1:]), others, others[:1]):
+        if _error(engine.gradients([patients[0], *company])[0], alone) > CLOSE:
+            raise NotSafe(check="independence", problem="other patients change one patient's gradient")
+
+
+def _check_noise(model: nn.Module, policy: LocalNoise) -> None:
+    first, second = _noise_of(model, policy), _noise_of(model, policy)
+    count, scale = len(first), policy.noise_multiplier * policy.clip_norm
+    for drawn in (first, second):
+        if abs(drawn.std() / scale - 1) > 5 / math.sqrt(2 * count):
+            raise NotSafe(check="noise", problem="it does not have the promised standard deviation")
+    if abs(float(np.mean(first * second)) / scale**2) > 5 / math.sqrt(count):
+        raise NotSafe(check="noise", problem="two nodes' noise is correlated")
+
+
+def _noise_of(model: nn.Module, policy: LocalNoise) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """At least 100,000 values of what one node's optimiser adds in steps without patients."""
+    weights = [p for p in model.parameters() if p.requires_grad]
+    optimizer = PatientOptimizer(
+        torch.optim.SGD(weights, lr=0.0), policy=policy, expected_patients=1.0, noise=NoiseSource.fresh()
+    )
+    found: list[np.ndarray[tuple[int], np.dtype[np.float64]]] = []
+    while sum(map(len, found)) < NOISE_DRAWS:
+        for weight in weights:
+            weight.summed_grad = torch.zeros_like(weight)  # type: ignore[attr-defined]
+        optimizer.add_noise()
+        for weight in weights:
+            if weight.grad is not None:
+                found.append(weight.grad.detach().cpu().numpy().reshape(-1).astype(np.float64))
+                weight.grad = None
+    return np.concatenate(found)
+
+
+def _error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Relative distance; infinite if a value is not finite or the shapes differ."""
+    if found.shape != expected.shape:
+        return math.inf
+    distance = float((found - expected).norm() / expected.norm().clamp(min=1e-30))
+    return distance if math.isfinite(distance) else math.inf

@@ -1,0 +1,77 @@
+"""Models with fixed features: compute them once, train the head on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from medveil.study import Study
+from medveil_imaging.patients import PatientImages
+
+IMAGES_AT_ONCE = 512
+
+
+class FeatureCache:
+    """Features of the patients one node trains and evaluates on, kept from round to round in memory.
+
+    Valid for the very same patients object and study; anything else is computed afresh. Holds one entry
+    per patients object, so give it the same training and validation tuples every round.
+    """
+
+    def __init__(self) -> None:
+        self._study = b""
+        self._entries: dict[int, tuple[Sequence[PatientImages], tuple[PatientImages, ...]]] = {}
+
+    def get(
+        self, study: Study, module: nn.Module, patients: Sequence[PatientImages], device: torch.device
+    ) -> tuple[PatientImages, ...]:
+        """See :func:`with_features`."""
+        if self._study != study.hash:
+            self._study, self._entries = study.hash, {}
+        known = self._entries.get(id(patients))
+        if known is None or known[0] is not patients:
+            known = (patients, with_features(module, patients, device))
+            self._entries[id(patients)] = known
+        return known[1]
+
+
+def has_features(module: nn.Module) -> bool:
+    """Whether the module offers ``features(images) → (k, d)``, which no trained weight changes."""
+    return bool(getattr(module, "frozen_features", False))
+
+
+def features(module: nn.Module, images: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Fixed features (k, d) of images (k, 1, *size), on the CPU; row i depends on image i only."""
+    with torch.no_grad():
+        parts = [module.features(part.to(device)).cpu() for part in torch.split(images, IMAGES_AT_ONCE)]  # type: ignore[operator]
+    return torch.cat(parts)
+
+
+def with_features(
+    module: nn.Module, patients: Sequence[PatientImages], device: torch.device
+) -> tuple[PatientImages, ...]:
+    """The same patients with features (k, d) in place of images."""
+    found: list[PatientImages] = []
+    for group in batches(patients, IMAGES_AT_ONCE):
+        values = features(module, torch.cat([p.images for p in group]), device)
+        counts = [len(p) for p in group]
+        found += [replace(p, images=v) for p, v in zip(group, torch.split(values, counts), strict=True)]
+    return tuple(found)
+
+
+def batches(patients: Sequence[PatientImages], images: int) -> list[list[PatientImages]]:
+    """Runs of whole patients with at most ``images`` images each (or one patient), without empty ones."""
+    runs: list[list[PatientImages]] = []
+    room = 0
+    for patient in patients:
+        if not len(patient):
+            continue
+        if len(patient) > room:
+            runs.append([])
+            room = images
+        runs[-1].append(patient)
+        room -= len(patient)
+    return runs

@@ -1,0 +1,240 @@
+"""One hospital's part of one training round."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from hospital_node.ledger import Charge
+from hospital_node.training.checks import require_safe
+from hospital_node.training.features import FeatureCache, features, has_features, with_features
+from hospital_node.training.gradients import Drawn, Loss, draw, patient_gradients
+from hospital_node.training.optimizer import PatientOptimizer
+from medveil.errors import Error
+from medveil.study import LocalNoise, Study
+from medveil.tensors import Float32, Update
+from medveil_imaging.models import build_model, load_vector, vector_of
+from medveil_imaging.patients import PatientImages
+from medveil_imaging.tasks import TASKS
+from medveil_imaging.transforms import random_shift, random_shift_pair
+from privacy.dp.noise import NoiseSource
+from privacy.dp.policy import round_event
+
+
+class NoCharge(Error):
+    """Private training was asked for without a charge that pays for it."""
+
+    code = "no-charge"
+
+    def __init__(self, *, problem: str) -> None:
+        super().__init__(
+            what=f"Private training was refused: {problem}.",
+            meaning="Without a charge in the ledger nobody would know what the patients have spent.",
+            remedy="Charge this round of this study in the ledger, and hand the receipt to train().",
+        )
+
+
+class Diverged(Error):
+    """Training ended in values that are not finite numbers."""
+
+    code = "training-diverged"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="Training ended in weights that are not finite numbers.",
+            meaning="The learning rate does not suit the model; nothing was sent.",
+            remedy="Lower 'learning_rate' in the study.",
+        )
+
+
+def choose_device() -> torch.device:
+    """The first CUDA device if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def train(
+    study: Study,
+    vector: Float32,
+    patients: Sequence[PatientImages],
+    *,
+    round_number: int,
+    declared_patients: int,
+    noise: NoiseSource | None,
+    device: torch.device,
+    charge: Charge | None,
+    cache: FeatureCache | None = None,
+) -> Update:
+    """Train the global model on this hospital's patients; ``study.privacy`` decides how.
+
+    Args:
+        vector: the global model, float32 (d,).
+        patients: the hospital's training patients.
+        round_number: counted from 1; with the study's number of rounds it sets the learning rate.
+        declared_patients: how many patients the hospital has told the others it has; a public constant.
+        noise, charge: needed under differential privacy, unused without it. The charge is marked as begun
+        before
+            the first coin is tossed, and pays for one call.
+        cache: keeps a model's fixed features from round to round.
+
+    Returns: trained minus global weights, each coordinate within ``study.secure_aggregation.update_clip``.
+    Guarantees: under ``LocalNoise``, adding or removing one patient changes the update's distribution by no
+    more
+        than :func:`privacy.dp.policy.round_event` says; no global generator is a source of noise.
+    Raises:
+        NoCharge: private, but no charge for this round and event, or no noise source.
+        NotSafe: the self-check found that this model's gradients cannot be bounded per patient.
+        ChargeUsed: the charge has paid for another call. Diverged: weights are not finite.
+    """
+    module = build_model(study).to(device)
+    load_vector(module, vector)
+    if study.privacy.kind == "local":
+        _check_charge(study, charge, noise, round_number)
+        require_safe(study, device)
+    cached = _ready(study, module, patients, device, cache)
+    if study.privacy.kind == "local" and charge is not None and noise is not None:
+        charge.begin()
+        _train_private(study, module, cached, round_number, declared_patients, noise, device)
+    else:
+        _train_plain(study, module, cached, round_number, device)
+    return _update(study, vector, vector_of(module))
+
+
+def _check_charge(study: Study, charge: Charge | None, noise: NoiseSource | None, round_number: int) -> None:
+    if charge is None:
+        raise NoCharge(problem="there is no charge")
+    if noise is None:
+        raise NoCharge(problem="there is no noise source")
+    if charge.event != round_event(study) or charge.round != round_number:
+        raise NoCharge(problem="the charge is for another round or for other noise")
+
+
+def _update(study: Study, before: Float32, after: Float32) -> Update:
+    """The difference, saturated. Saturation looks at the noisy result only, so it costs no privacy."""
+    change = after.astype(np.float64) - before
+    if not np.all(np.isfinite(change)):
+        raise Diverged()
+    limit = np.float32(study.secure_aggregation.update_clip)
+    return Update(np.clip(change.astype(np.float32), -limit, limit))
+
+
+def _ready(
+    study: Study,
+    module: nn.Module,
+    patients: Sequence[PatientImages],
+    device: torch.device,
+    cache: FeatureCache | None,
+) -> Sequence[PatientImages]:
+    """The patients as the trained part wants them: with features instead of images, where these are fixed."""
+    if not has_features(module) or study.training.augment:
+        return patients
+    if cache is not None:
+        return cache.get(study, module, patients, device)
+    return with_features(module, patients, device)
+
+
+def _prepared(
+    study: Study, module: nn.Module, device: torch.device, generator: torch.Generator
+) -> Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+    """What happens to images and labels just before a step: augmentation, then fixed features."""
+
+    def prepare(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if not study.training.augment:
+            return images, labels
+        if labels.ndim > 1:
+            return random_shift_pair(images, labels, generator)
+        images = random_shift(images, generator)
+        return (features(module, images, device) if has_features(module) else images), labels
+
+    return prepare
+
+
+def _base_optimizer(study: Study, module: nn.Module) -> torch.optim.Optimizer:
+    training = study.training
+    weights = [p for p in module.parameters() if p.requires_grad]
+    if training.optimizer == "adam":
+        return torch.optim.Adam(weights, lr=training.learning_rate)
+    return torch.optim.SGD(weights, lr=training.learning_rate, momentum=training.momentum)
+
+
+def _set_rate(study: Study, optimizer: torch.optim.Optimizer, round_number: int, done: float) -> None:
+    """``done``: share of this round that is over, in [0, 1)."""
+    rate = study.training.learning_rate
+    if study.training.schedule == "linear":
+        rate *= max(0.0, 1 - (round_number - 1 + done) / study.training.rounds)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def _train_private(
+    study: Study,
+    module: nn.Module,
+    patients: Sequence[PatientImages],
+    round_number: int,
+    declared_patients: int,
+    noise: NoiseSource,
+    device: torch.device,
+) -> None:
+    policy, steps = study.privacy, study.training.local_steps or 0
+    if not isinstance(policy, LocalNoise):
+        raise TypeError("a policy of kind 'local' is needed")
+    loss: Loss = TASKS[study.task].loss
+    prepare = _prepared(study, module, device, _entropy())
+    optimizer = PatientOptimizer(
+        _base_optimizer(study, module),
+        policy=policy,
+        expected_patients=policy.sample_rate * declared_patients,
+        noise=noise,
+    )
+    for step in range(steps):
+        _set_rate(study, optimizer, round_number, step / steps)
+        drawn = [Drawn(*prepare(one.images, one.labels)) for one in draw(patients, policy, noise)]
+        for gradients in patient_gradients(module, loss, drawn, device=device):
+            optimizer.accumulate(gradients)
+        optimizer.finish_step()
+
+
+def _train_plain(
+    study: Study,
+    module: nn.Module,
+    patients: Sequence[PatientImages],
+    round_number: int,
+    device: torch.device,
+) -> None:
+    task, optimizer, generator = TASKS[study.task], _base_optimizer(study, module), _entropy()
+    prepare = _prepared(study, module, device, generator)
+    places = [(i, k) for i, patient in enumerate(patients) for k in range(len(patient))]
+    planned = list(_batches(study, len(places), generator))
+    for step, batch in enumerate(planned):
+        _set_rate(study, optimizer, round_number, step / len(planned))
+        chosen = [places[int(b)] for b in batch]
+        images = torch.stack([patients[i].images[k] for i, k in chosen])
+        labels = torch.stack([patients[i].labels[k] for i, k in chosen])
+        images, labels = prepare(images, labels)
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            logits = module(images.to(device))
+        torch.autograd.backward(task.loss(logits.float(), labels.to(device)).mean())
+        optimizer.step()
+
+
+def _batches(study: Study, count: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    """Index batches of one round: whole passes over shuffled images, or that many steps of such passes."""
+    if count == 0:
+        return
+    parts = max(1, math.ceil(count / study.training.batch_images))
+    wanted = study.training.local_steps or parts * (study.training.local_epochs or 1)
+    while wanted > 0:
+        shuffled = torch.randperm(count, generator=generator).tensor_split(parts)
+        yield from shuffled[:wanted]
+        wanted -= parts
+
+
+def _entropy() -> torch.Generator:
+    """A generator for shuffling and augmentation, seeded by the operating system. Never a source of noise."""
+    generator = torch.Generator()
+    generator.seed()
+    return generator

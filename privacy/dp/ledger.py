@@ -1,0 +1,337 @@
+"""The privacy ledger: frozen rows in a hash chain, and what they allow.
+
+The model, in four sentences. Before a hospital's first step, a study's *whole* schedule is registered: one
+row, admitted only if all schedules ever registered for that data set, composed from their raw events, stay
+within the cap. Each round then draws one charge from its schedule, before any noise exists; a repeated
+round has new noise and is charged again. A schedule that is used up gives no more charges, so what is spent
+never exceeds what was admitted. Nothing is refunded: a registered schedule counts in full for ever, a
+charge unless its training never began.
+
+What the gate guarantees. The total over all studies of a data set is at most (cap, delta) for each patient,
+against anybody who sees every update, if the schedules (noise, rate, steps) do not depend on earlier
+results. Without sampling (rate 1) it also holds if they do: every event is Gaussian, and stopping at a
+total mu is a valid filter (Smith and Thakurta, "Fully adaptive composition for Gaussian differential
+privacy", 2022). For sampled schedules chosen *after* looking at earlier results, composing loss
+distributions is not a proven filter; keep ``rdp_epsilon`` of the rows under the cap there.
+
+What it cannot do: whoever may write the file can replace it with an older copy. The chain shows edits, not
+a missing tail; keep the last row's hash elsewhere (the audit log does) to see that too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any
+
+from medveil.errors import Error
+from medveil.ids import canonical, digest
+from privacy.dp.accounting import Event, epsilon
+
+GENESIS = "0" * 64
+
+
+class State(StrEnum):
+    """What a row records: a schedule, or where one charge stands."""
+
+    REGISTERED = "registered"
+    RESERVED = "reserved"
+    RUNNING = "running"
+    RELEASED = "released"
+    VOID = "void"
+
+
+NEXT: dict[State | None, frozenset[State]] = {
+    None: frozenset({State.RESERVED}),
+    State.RESERVED: frozenset({State.RUNNING, State.VOID}),
+    State.RUNNING: frozenset({State.RELEASED}),
+    State.RELEASED: frozenset(),
+    State.VOID: frozenset(),
+}
+"""A charge may be voided only before training began: from then on noise has met data, and it counts."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one row says.
+
+    ``dataset`` names the hospital's data set (unit: the patient), ``plan`` the plan. A ``registered`` row has
+    round and attempt 0 and the event of the whole schedule; the rows of a charge have that of one round.
+    """
+
+    state: State
+    dataset: str
+    plan: str
+    round: int
+    attempt: int
+    charge: int
+    """Which charge of its plan this is, counted from 1; 0 for ``registered``."""
+    event: Event
+    delta: float
+    cap: float
+    """The data set's largest epsilon at the time of registration."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON and for the hash."""
+        event = self.event
+        return {
+            "state": self.state.value,
+            "dataset": self.dataset,
+            "plan": self.plan,
+            "round": self.round,
+            "attempt": self.attempt,
+            "charge": self.charge,
+            "noise_multiplier": float(event.noise_multiplier),
+            "sample_rate": float(event.sample_rate),
+            "steps": event.steps,
+            "delta": float(self.delta),
+            "cap": float(self.cap),
+        }
+
+
+@dataclass(frozen=True)
+class Row:
+    """An entry, its number (from 1), the hash of the row before it and its own hash."""
+
+    number: int
+    previous: str
+    entry: Entry
+    hash: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "number": self.number,
+            "previous": self.previous,
+            "hash": self.hash,
+            "unit": "patient",
+        } | self.entry.as_dict()
+
+
+class LedgerDamaged(Error):
+    """The ledger is not the one that was written."""
+
+    code = "ledger-damaged"
+
+    def __init__(self, *, row: int, problem: str) -> None:
+        super().__init__(
+            what=f"Row {row} of the privacy ledger is wrong: {problem}.",
+            meaning="What patients have spent can no longer be known, so nothing more is released.",
+            remedy="Restore the ledger from the newest backup, and count every later study as spent.",
+        )
+        self.row = row
+
+
+class BudgetExceeded(Error):
+    """A schedule would take a data set's patients over the hospital's cap."""
+
+    code = "budget-exceeded"
+
+    def __init__(self, *, spent: float, asked: float, cap: float) -> None:
+        super().__init__(
+            what=f"Epsilon {spent:.4g} is taken on this data set; with this schedule it would be "
+            f"{asked:.4g}, over the cap of {cap:g}.",
+            meaning="The hospital's own limit protects its patients; nothing was computed or released.",
+            remedy="Ask for a cheaper study, use other patients, or let the data owner decide on the cap.",
+        )
+        self.spent, self.asked, self.cap = spent, asked, cap
+
+
+class ScheduleUsedUp(BudgetExceeded):
+    """Every charge of the registered schedule has been drawn (a repeated round takes one, too)."""
+
+    code = "schedule-used-up"
+
+    def __init__(self, *, spent: float, asked: float, cap: float) -> None:
+        super().__init__(spent=spent, asked=asked, cap=cap)
+        self.what = "Every training round that was registered for this plan has been charged."
+        self.meaning = "One more would cost more than what was admitted; nothing was computed or released."
+        self.remedy = "Let the other hospitals finish the study, or register a plan with more rounds."
+
+
+class NotRegistered(Error):
+    """A charge was asked of a plan whose schedule is not in the ledger."""
+
+    code = "not-registered"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="This plan's schedule is not registered in the privacy ledger.",
+            meaning="A round can only be charged to a schedule that was admitted in full.",
+            remedy="Approve the plan first; approval registers it.",
+        )
+
+
+class BadTransition(Error):
+    """A row does not follow from the rows before it."""
+
+    code = "bad-ledger-transition"
+
+    def __init__(self, *, problem: str) -> None:
+        super().__init__(
+            what=f"The ledger refused a row: {problem}.",
+            meaning="Nothing was written; what has been charged stays charged.",
+            remedy="This is a fault of the program; report it.",
+        )
+
+
+def append(rows: Sequence[Row], entry: Entry) -> tuple[Row, ...]:
+    """The rows with one more (BadTransition if it does not follow)."""
+    problem = _problem(rows, entry)
+    if problem:
+        raise BadTransition(problem=problem)
+    return (*rows, _sealed(rows, entry))
+
+
+def verify(rows: Sequence[Row]) -> None:
+    """Check numbers, chain, hashes and the order of states.
+
+    Raises:
+        LedgerDamaged: naming the first bad row.
+    """
+    for place, row in enumerate(rows):
+        before = rows[:place]
+        if row.number != place + 1:
+            raise LedgerDamaged(row=place + 1, problem=f"it carries the number {row.number}")
+        if row != _sealed(before, row.entry):
+            raise LedgerDamaged(row=place + 1, problem="its hash does not fit its content and the row before")
+        problem = _problem(before, row.entry)
+        if problem:
+            raise LedgerDamaged(row=place + 1, problem=problem)
+
+
+def schedules(rows: Iterable[Row], dataset: str) -> tuple[Event, ...]:
+    """The events of every schedule registered for a data set, in full."""
+    return tuple(
+        r.entry.event for r in rows if r.entry.dataset == dataset and r.entry.state is State.REGISTERED
+    )
+
+
+def charges(rows: Iterable[Row], dataset: str | None = None, plan: str | None = None) -> tuple[Entry, ...]:
+    """The newest entry of every charge that is not void, in order of charging."""
+    newest = {(r.entry.plan, r.entry.charge): r.entry for r in rows if r.entry.state is not State.REGISTERED}
+    return tuple(
+        e
+        for e in newest.values()
+        if e.state is not State.VOID and dataset in (None, e.dataset) and plan in (None, e.plan)
+    )
+
+
+def spent(rows: Iterable[Row], dataset: str, delta: float) -> float:
+    """Epsilon of every charge that is not void, composed from raw events: what a patient has lost so far."""
+    return epsilon([e.event for e in charges(rows, dataset)], delta)
+
+
+def committed(rows: Iterable[Row], dataset: str, delta: float) -> float:
+    """Epsilon of every registered schedule in full: what the gate compares with the cap."""
+    return epsilon(schedules(rows, dataset), delta)
+
+
+def admit(rows: Sequence[Row], event: Event, *, dataset: str, delta: float, cap: float) -> float:
+    """Epsilon of the data set if ``event`` joined its schedules, at the smallest delta any of them names.
+
+    Raises:
+        BudgetExceeded: it lies above ``cap``.
+    """
+    named = [r.entry.delta for r in rows if r.entry.dataset == dataset]
+    strictest = min([delta, *named])
+    total = epsilon([*schedules(rows, dataset), event], strictest)
+    if total > cap:
+        raise BudgetExceeded(spent=committed(rows, dataset, strictest), asked=total, cap=cap)
+    return total
+
+
+def registered(rows: Iterable[Row], plan: str) -> Entry:
+    """The schedule of a plan (NotRegistered without one)."""
+    for row in rows:
+        if row.entry.plan == plan and row.entry.state is State.REGISTERED:
+            return row.entry
+    raise NotRegistered()
+
+
+def next_charge(rows: Sequence[Row], *, plan: str, round_number: int, attempt: int, steps: int) -> Entry:
+    """The ``reserved`` entry for one round of ``steps`` steps.
+
+    Raises:
+        NotRegistered: the plan has no schedule.
+        ScheduleUsedUp: fewer than ``steps`` of its steps are left.
+    """
+    schedule = registered(rows, plan)
+    event = Event(schedule.event.noise_multiplier, schedule.event.sample_rate, steps)
+    taken = sum(e.event.steps for e in charges(rows, plan=plan))
+    if taken + steps > schedule.event.steps:
+        now = spent(rows, schedule.dataset, schedule.delta)
+        asked = epsilon([*(e.event for e in charges(rows, schedule.dataset)), event], schedule.delta)
+        raise ScheduleUsedUp(spent=now, asked=asked, cap=schedule.cap)
+    number = 1 + max((r.entry.charge for r in rows if r.entry.plan == plan), default=0)
+    return Entry(
+        state=State.RESERVED,
+        dataset=schedule.dataset,
+        plan=plan,
+        round=round_number,
+        attempt=attempt,
+        charge=number,
+        event=event,
+        delta=schedule.delta,
+        cap=schedule.cap,
+    )
+
+
+def parse_row(value: Any, *, number: int) -> Row:
+    """A row from its JSON form (LedgerDamaged, naming row ``number``, if it is not one)."""
+    try:
+        given = dict(value)
+        event = Event(
+            float(given.pop("noise_multiplier")), float(given.pop("sample_rate")), int(given.pop("steps"))
+        )
+        frame = {name: given.pop(name) for name in ("number", "previous", "hash", "unit")}
+        entry = Entry(event=event, **(given | {"state": State(given["state"])}))
+        row = Row(int(frame["number"]), str(frame["previous"]), entry, str(frame["hash"]))
+    except (TypeError, ValueError, KeyError) as error:
+        raise LedgerDamaged(row=number, problem="it is not a row of a ledger") from error
+    if row.as_dict() != value:
+        raise LedgerDamaged(row=number, problem="a field has the wrong type")
+    return row
+
+
+def _sealed(rows: Sequence[Row], entry: Entry) -> Row:
+    number, previous = len(rows) + 1, rows[-1].hash if rows else GENESIS
+    own = digest("privacy-ledger-row", canonical([number, previous, "patient", entry.as_dict()]))
+    return Row(number, previous, entry, own.hex())
+
+
+def _problem(rows: Sequence[Row], entry: Entry) -> str | None:
+    """Why ``entry`` cannot follow ``rows``, or None."""
+    same = [r.entry for r in rows if r.entry.plan == entry.plan]
+    if entry.state is State.REGISTERED:
+        if same:
+            return "the plan is registered already"
+        return None if entry.charge == 0 else "a schedule is not a charge"
+    if not same or same[0].state is not State.REGISTERED:
+        return "its plan is not registered"
+    schedule = same[0]
+    if not all(getattr(entry, name) == getattr(schedule, name) for name in ("dataset", "delta", "cap")):
+        return "it does not belong to its plan's data set"
+    mine = [e for e in same if e.charge == entry.charge and e.charge]
+    if entry.state not in NEXT[mine[-1].state if mine else None]:
+        return f"a charge cannot become '{entry.state.value}' here"
+    return _charge_problem(rows, entry, schedule, mine)
+
+
+def _charge_problem(rows: Sequence[Row], entry: Entry, schedule: Entry, mine: Sequence[Entry]) -> str | None:
+    if mine:
+        kept = [f.name for f in fields(Entry) if f.name != "state"]
+        changed = any(getattr(entry, name) != getattr(mine[-1], name) for name in kept)
+        return "a charge changed its content" if changed else None
+    if entry.charge < 1:
+        return "a charge is counted from 1"
+    alike = (entry.event.noise_multiplier, entry.event.sample_rate)
+    if alike != (schedule.event.noise_multiplier, schedule.event.sample_rate):
+        return "its noise is not the registered noise"
+    taken = sum(e.event.steps for e in charges(rows, plan=entry.plan))
+    return (
+        "it takes more steps than were registered"
+        if taken + entry.event.steps > schedule.event.steps
+        else None
+    )

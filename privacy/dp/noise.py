@@ -1,0 +1,73 @@
+"""The only source of randomness that differential privacy rests on: an AES-256-CTR key stream.
+
+General-purpose generators are predictable on purpose: whoever fixes their seed (a common call in training
+scripts, and then with the same value at every hospital) makes the noise public. Nothing here touches them.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import NoReturn
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+KEY_BYTES = 32
+_BLOCK = 2**20
+
+
+class NoiseSource:
+    """Noise, coins and choices from one key stream; two sources with different keys are independent.
+
+    Args:
+        key: 32 bytes, used for this source only. In production call :meth:`fresh`; a key of one's own is
+        for tests.
+
+    Assumes that AES-256 in counter mode cannot be told from random bytes. A source cannot be copied or
+    pickled: a copy would give the same noise twice, and the difference of two releases would show the data.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"a noise key has {KEY_BYTES} bytes")
+        self._stream = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
+
+    @classmethod
+    def fresh(cls) -> NoiseSource:
+        """A source with a new key from the operating system, which nobody keeps."""
+        return cls(secrets.token_bytes(KEY_BYTES))
+
+    def gaussian(self, size: int, scale: float) -> NDArray[np.float64]:
+        """Independent normal values of standard deviation ``scale``; shape (size,), float64.
+
+        By inversion of 53-bit uniforms, so values beyond 8.2 standard deviations do not occur (they would
+        once in 10^15 draws). The low bits of floating-point noise can betray what it was added to (Mironov,
+        CCS 2012): whoever adds it rounds the sum to a grid before it goes anywhere.
+        """
+        values = np.empty(size)
+        for start in range(0, size, _BLOCK):
+            part = values[start : start + _BLOCK]
+            ndtri((self._integers(len(part)) + 0.5) * 2.0**-53, out=part)
+        values *= scale
+        return values
+
+    def coins(self, count: int, rate: float) -> NDArray[np.bool_]:
+        """Shape (count,): each True with chance ``rate`` by itself (Poisson sampling); at rate 1 always."""
+        return self._integers(count) * 2.0**-53 < rate
+
+    def choose(self, count: int, wanted: int) -> NDArray[np.intp]:
+        """``min(wanted, count)`` different numbers below ``count``, ascending; all subsets equally likely."""
+        return np.sort(np.argsort(self._integers(count), kind="stable")[:wanted])
+
+    def _integers(self, count: int) -> NDArray[np.float64]:
+        """Uniform whole numbers below 2**53, as float64 (exact)."""
+        bits = np.frombuffer(self._stream.update(bytes(8 * count)), "<u8")
+        return (bits >> np.uint64(11)).astype(np.float64)
+
+    def __repr__(self) -> str:
+        return "NoiseSource(key hidden)"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a NoiseSource cannot be copied or pickled: the same noise must never be used twice")

@@ -1,0 +1,209 @@
+"""The self-check: shipped models pass, planted faults are found and named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from hospital_node.training import NotSafe, checks, self_check
+from hospital_node.training import optimizer as optimizer_module
+from hospital_node.training.optimizer import PatientOptimizer
+from medveil.study import LocalNoise, NoPrivacy, Study
+from medveil_imaging.models import MODELS, ModelShape, build, outputs_for, spec_of
+from medveil_imaging.tasks import TASKS
+from privacy.dp.noise import NoiseSource
+
+FILMS = {"small_cnn": (16, 16), "wavelet_head": (32, 32), "densenet121": (32, 32)}
+VOLUMES = {"unet3d": (16, 16, 8), "segresnet3d": (8, 8, 8)}
+
+
+def study_for(name: str, clipping: str = "flat") -> tuple[Study, nn.Module]:
+    film = name in FILMS
+    task = "classification" if film else "segmentation"
+    size = FILMS[name] if film else VOLUMES[name]
+    classes = ("normal", "abnormal") if film else ("background", "front", "back")
+    module = build(name, ModelShape(size, outputs_for(task, classes)), {}, seed=1)
+    content: dict[str, Any] = {
+        "name": "check",
+        "task": task,
+        "classes": classes,
+        "model": {"name": name, "tensors": spec_of(module), "initial_model": "0" * 64},
+        "transforms": {
+            "profile": "xray" if film else "mri",
+            "size": size,
+            "spacing_mm": () if film else (1.0, 1.0, 1.0),
+        },
+        "training": {"rounds": 1, "local_steps": 1, "learning_rate": 1.0},
+        "privacy": {
+            "kind": "local",
+            "clip_norm": 0.3,
+            "clipping": clipping,
+            "noise_multiplier": 2.0,
+            "epsilon": 99,
+        },
+        "secure_aggregation": {"update_clip": 1.0, "max_weight": 100},
+    }
+    return Study.model_validate(content), module
+
+
+def failed(study: Study, module: nn.Module, **options: Any) -> str:
+    with pytest.raises(NotSafe) as caught:
+        self_check(study, module, **options)
+    assert caught.value.code == "not-safe"
+    return caught.value.check
+
+
+@pytest.mark.parametrize("name", sorted({*FILMS, *VOLUMES} - {"densenet121"}))
+@pytest.mark.parametrize("clipping", ["flat", "unit"])
+def test_shipped_models_pass(name: str, clipping: str) -> None:
+    study, module = study_for(name, clipping)
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    self_check(study, module)
+    assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
+    assert next(module.parameters()).dtype == torch.float32
+
+
+@pytest.mark.slow
+def test_the_largest_shipped_model_passes() -> None:
+    self_check(*study_for("densenet121"))
+
+
+def test_every_shipped_model_is_checked_here() -> None:
+    assert set(MODELS) == {*FILMS, *VOLUMES}
+
+
+def wrong_shape(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return TASKS["segmentation"].loss(logits, labels)[:, None, None, None]
+
+
+def coupled(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    own = TASKS["segmentation"].loss(logits, labels)
+    return own * 0.5 + own.mean() * 0.5
+
+
+def averaged(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return TASKS["segmentation"].loss(logits, labels).mean()
+
+
+@pytest.mark.parametrize("fault", [wrong_shape, coupled, averaged])
+def test_a_loss_of_the_wrong_shape_or_over_the_batch_is_found(
+    fault: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> None:
+    study, module = study_for("segresnet3d")
+    assert failed(study, module, loss=fault) == "loss"
+
+
+class BatchCentred(nn.Module):
+    """Subtracts the batch mean: every image's output depends on its company."""
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return values - 0.5 * values.mean(0, keepdim=True)
+
+
+class Remembers(nn.Module):
+    """Keeps a running mean of what it saw, as batch norm does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        self.get_buffer("seen").mul_(0.9).add_(values.detach().mean())
+        return values
+
+
+def with_layer(module: nn.Module, layer: nn.Module) -> nn.Module:
+    return nn.Sequential(layer, *module.children())
+
+
+def test_a_layer_that_couples_the_batch_is_found() -> None:
+    study, module = study_for("small_cnn")
+    assert failed(study, with_layer(module, BatchCentred())) == "loss"
+
+
+def test_a_layer_that_remembers_data_is_found() -> None:
+    study, module = study_for("small_cnn")
+    assert failed(study, with_layer(module, Remembers())) == "buffers"
+
+
+def test_doubled_gradients_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    study, module = study_for("small_cnn")
+    real = checks.patient_gradients
+
+    def doubled(*args: Any, **options: Any) -> Any:
+        for chunk in real(*args, **options):
+            yield {weight: 2 * gradient for weight, gradient in chunk.items()}
+
+    monkeypatch.setattr(checks, "patient_gradients", doubled)
+    assert failed(study, module) == "clipped-sum"
+
+
+def test_norms_that_are_too_small_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    study, module = study_for("small_cnn")
+    real = optimizer_module.clip_factors
+    monkeypatch.setattr(optimizer_module, "clip_factors", lambda norms, policy: real(norms / 2, policy))
+    assert failed(study, module) == "clipped-sum"
+
+
+def test_a_factor_that_depends_on_company_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each check can fail by itself: here the reference loop is left out and sensitivity must notice."""
+    study, module = study_for("small_cnn")
+    real = optimizer_module.clip_factors
+    monkeypatch.setattr(checks, "_check_sum", lambda *_: None)
+    monkeypatch.setattr(
+        optimizer_module, "clip_factors", lambda norms, policy: len(norms) * real(norms, policy)
+    )
+    assert failed(study, module) == "sensitivity"
+
+
+def test_copies_that_count_and_company_that_matters_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    study, module = study_for("small_cnn")
+    real = checks.patient_gradients
+    for name in ("_check_sum", "_check_sensitivity"):
+        monkeypatch.setattr(checks, name, lambda *_: None)
+
+    def by_count(model: Any, loss: Any, drawn: Any, *, device: Any) -> Any:
+        for one in drawn:
+            for chunk in real(model, loss, [one], device=device):
+                yield {w: g.clamp(-1e-3, 1e-3) * len(one.images) ** (w.ndim - 2) for w, g in chunk.items()}
+
+    def by_company(model: Any, loss: Any, drawn: Any, *, device: Any) -> Any:
+        for chunk in real(model, loss, drawn, device=device):
+            yield {w: g + g.mean(0, keepdim=True) for w, g in chunk.items()}
+
+    monkeypatch.setattr(checks, "patient_gradients", by_count)
+    assert failed(study, module) == "copies"
+    monkeypatch.setattr(checks, "patient_gradients", by_company)
+    assert failed(study, module) == "independence"
+
+
+def test_noise_of_the_wrong_size_or_the_same_at_two_nodes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    study, module = study_for("small_cnn")
+    real = NoiseSource.gaussian
+    with monkeypatch.context() as patch:
+        patch.setattr(NoiseSource, "gaussian", lambda self, size, scale: real(self, size, scale * 0.9))
+        assert failed(study, module) == "noise"
+    with monkeypatch.context() as patch:
+        patch.setattr(NoiseSource, "fresh", classmethod(lambda cls: cls(bytes(32))))
+        assert failed(study, module) == "noise"
+
+
+def test_an_optimiser_that_adds_no_noise_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    study, module = study_for("small_cnn")
+
+    def silent(self: PatientOptimizer) -> None:
+        for weight in self.params:
+            weight.grad = weight.summed_grad
+
+    monkeypatch.setattr(PatientOptimizer, "add_noise", silent)
+    assert failed(study, module) == "noise"
+
+
+def test_a_study_without_privacy_needs_no_check() -> None:
+    study, module = study_for("small_cnn")
+    assert isinstance(study.privacy, LocalNoise)
+    self_check(study.model_copy(update={"privacy": NoPrivacy()}), with_layer(module, Remembers()))

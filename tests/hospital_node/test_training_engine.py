@@ -1,0 +1,239 @@
+"""The engine of private training: per-patient gradients, clipping, noise, draw."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from hospital_node.training import gradients as engine
+from hospital_node.training.gradients import Drawn, draw, patient_gradients
+from hospital_node.training.optimizer import PatientOptimizer, clip_factors
+from medveil.study import LocalNoise
+from medveil_imaging.patients import PatientImages
+from privacy.dp.noise import NoiseSource
+
+CPU = torch.device("cpu")
+CLIP = 0.3
+
+
+def policy(**changes: object) -> LocalNoise:
+    return LocalNoise.model_validate({"clip_norm": CLIP, "noise_multiplier": 1.7, "epsilon": 8.0} | changes)
+
+
+def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return functional.cross_entropy(logits, labels, reduction="none")
+
+
+def flat_net() -> nn.Module:
+    """What breaks engines with hooks: reflected padding, in-place activation, a weight without use."""
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1, padding_mode="reflect"),
+        nn.GroupNorm(2, 4),
+        nn.ReLU(inplace=True),
+        nn.ConvTranspose2d(4, 4, 2, 2),
+        nn.PReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(16, 3),
+    )
+    net.register_parameter("spare", nn.Parameter(torch.ones(2)))
+    return net
+
+
+def solid_net() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv3d(1, 4, 3, padding=1),
+        nn.InstanceNorm3d(4, affine=True),
+        nn.PReLU(),
+        nn.AdaptiveAvgPool3d(2),
+        nn.Flatten(),
+        nn.Linear(32, 3),
+    )
+
+
+def some_patients(dims: int, counts: Sequence[int], seed: int = 0, scale: float = 1.0) -> list[Drawn]:
+    g = torch.Generator().manual_seed(seed)
+    return [
+        Drawn(
+            scale * torch.randn(k, 1, *(6,) * dims, generator=g, dtype=torch.float64),
+            torch.randint(3, (k,), generator=g),
+        )
+        for k in counts
+    ]
+
+
+def oracle(net: nn.Module, one: Drawn) -> torch.Tensor:
+    weights = list(net.parameters())
+    images = one.images.to(weights[0].dtype)
+    found = torch.autograd.grad(loss(net(images), one.labels).mean(), weights, allow_unused=True)
+    return torch.cat(
+        [(torch.zeros_like(w) if f is None else f).flatten() for w, f in zip(weights, found, strict=True)]
+    )
+
+
+def rows(net: nn.Module, drawn: Sequence[Drawn]) -> torch.Tensor:
+    chunks = [
+        torch.cat([chunk[w].flatten(1) for w in net.parameters()], 1)
+        for chunk in patient_gradients(net, loss, drawn, device=CPU)
+    ]
+    return torch.cat(chunks)
+
+
+def optimizer(net: nn.Module, *, rate: float = 0.0, **changes: object) -> PatientOptimizer:
+    return PatientOptimizer(
+        torch.optim.SGD(net.parameters(), lr=rate),
+        policy=policy(**changes),
+        expected_patients=1.0,
+        noise=NoiseSource.fresh(),
+    )
+
+
+def clipped_sum(net: nn.Module, drawn: Sequence[Drawn], **changes: object) -> torch.Tensor:
+    own = optimizer(net, **changes)
+    for w in net.parameters():
+        w.summed_grad = torch.zeros_like(w)  # type: ignore[attr-defined]
+    for chunk in patient_gradients(net, loss, drawn, device=CPU):
+        own.accumulate(chunk)
+    return torch.cat([w.summed_grad.flatten() for w in net.parameters()])  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("dims", "dtype", "tolerance"),
+    [(2, torch.float64, 1e-9), (3, torch.float64, 1e-9), (2, torch.float32, 1e-4), (3, torch.float32, 1e-4)],
+)
+def test_gradients_equal_a_loop_over_single_patients(dims: int, dtype: torch.dtype, tolerance: float) -> None:
+    net = (flat_net() if dims == 2 else solid_net()).to(dtype)
+    drawn = some_patients(dims, [1, 3, 2, 3])
+    expected = torch.stack([oracle(net, one) for one in drawn])
+    assert float((rows(net, drawn) - expected).norm() / expected.norm()) < tolerance
+
+
+def test_chunks_and_padding_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, drawn = flat_net().double(), some_patients(2, [1, 1, 2, 3, 3])
+    whole = rows(net, drawn)
+    monkeypatch.setitem(engine.VALUES_AT_ONCE, "cpu", 100)
+    assert len(list(patient_gradients(net, loss, drawn, device=CPU))) > 1
+    torch.testing.assert_close(rows(net, drawn), whole, rtol=1e-9, atol=1e-12)
+    monkeypatch.setattr(engine, "WEIGHTS_AT_ONCE", 1)
+    assert len(list(patient_gradients(net, loss, drawn, device=CPU))) == len(drawn)
+    torch.testing.assert_close(rows(net, drawn), whole, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("copies", [1, 4, 16])
+def test_copies_of_a_patients_image_contribute_the_clip_once(dims: int, copies: int) -> None:
+    net = (flat_net() if dims == 2 else solid_net()).double()
+    one = some_patients(dims, [1], scale=3.0)[0]
+    many = Drawn(torch.cat([one.images] * copies), torch.cat([one.labels] * copies))
+    norm = float(clipped_sum(net, [many], clip_norm=1e-3).norm())
+    assert norm == pytest.approx(1e-3, rel=2e-3)
+    assert norm <= 1e-3
+
+
+@pytest.mark.parametrize("clipping", ["flat", "unit"])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_taking_out_any_patient_changes_the_sum_by_at_most_the_clip(dims: int, clipping: str) -> None:
+    worst = 0.0
+    for seed in range(6):
+        with torch.random.fork_rng():
+            torch.default_generator.manual_seed(seed)
+            net = flat_net() if dims == 2 else solid_net()
+        drawn = some_patients(dims, [1, 2, 3, 4], seed=seed, scale=10.0)
+        whole = clipped_sum(net, drawn, clip_norm=0.01, clipping=clipping)
+        for place in range(len(drawn)):
+            rest = drawn[:place] + drawn[place + 1 :]
+            change = whole - clipped_sum(net, rest, clip_norm=0.01, clipping=clipping)
+            worst = max(worst, float(change.norm()) / 0.01)
+    assert 0.5 < worst <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("clipping", ["flat", "unit"])
+def test_a_factor_never_lifts_a_norm_over_the_clip(clipping: str) -> None:
+    norms = torch.cat([torch.logspace(-30, 30, 601), torch.tensor([0.0, CLIP, math.inf, math.nan])])
+    factors = clip_factors(norms, policy(clipping=clipping))
+    assert torch.all(factors[:-2] * norms[:-2] <= CLIP)
+    assert factors[-2:].tolist() == [0.0, 0.0]
+    short = norms < CLIP * 0.99
+    if clipping == "flat":
+        assert torch.all(factors[short] == 1.0)
+
+
+def test_a_patient_with_broken_values_counts_for_nothing_and_spoils_nobody() -> None:
+    net, drawn = flat_net(), some_patients(2, [2, 2])
+    bad = Drawn(torch.full_like(drawn[0].images, math.nan), drawn[0].labels)
+    torch.testing.assert_close(clipped_sum(net, [bad, *drawn]), clipped_sum(net, drawn))
+
+
+def test_noise_has_the_promised_deviation_over_a_million_values() -> None:
+    net = nn.Linear(1_000_000, 1, bias=False)
+    own = optimizer(net, rate=1.0)
+    before = net.weight.detach().clone()
+    own.finish_step()
+    change = (net.weight.detach() - before).double()
+    assert abs(float(change.std()) / (1.7 * CLIP) - 1) < 0.005
+    assert abs(float(change.mean())) < 5 * 1.7 * CLIP / 1000
+
+
+def test_what_is_released_lies_on_the_grid() -> None:
+    net = nn.Linear(1000, 1, bias=False)
+    own = optimizer(net)
+    net.weight.summed_grad = torch.full_like(net.weight, math.pi)  # type: ignore[assignment]
+    own.add_noise()
+    grid = 2.0 ** (math.floor(math.log2(CLIP)) - 20)
+    assert net.weight.grad is not None
+    steps = net.weight.grad.double() / grid
+    assert torch.equal(steps, steps.round())
+
+
+def test_a_step_is_divided_by_the_public_constant_and_not_by_the_number_drawn() -> None:
+    net = nn.Linear(2, 1, bias=False)
+    own = PatientOptimizer(
+        torch.optim.SGD(net.parameters(), lr=1.0),
+        policy=policy(clip_norm=100.0, noise_multiplier=1e-9),
+        expected_patients=4.0,
+        noise=NoiseSource.fresh(),
+    )
+    before = net.weight.detach().clone()
+    for _ in range(2):  # two chunks of one and two patients are one step
+        own.accumulate({net.weight: torch.ones(1, 1, 2)})
+    own.finish_step()
+    torch.testing.assert_close(before - net.weight.detach(), torch.full((1, 2), 0.5), rtol=1e-4, atol=1e-4)
+
+
+def test_every_patient_enters_with_the_sample_rate_and_whole() -> None:
+    patients = [
+        PatientImages(str(i), torch.full((1 + i % 7, 1, 1, 1), float(i)), torch.zeros(1 + i % 7).long())
+        for i in range(200)
+    ]
+    noise, steps, counts, pairs = NoiseSource(bytes(32)), 3000, np.zeros(200), 0
+    for _ in range(steps):
+        drawn = draw(patients, policy(sample_rate=0.05), noise)
+        seen = [int(one.images[0, 0, 0, 0]) for one in drawn]
+        assert len(set(seen)) == len(seen)
+        for place, one in zip(seen, drawn, strict=True):
+            assert torch.all(one.images == place)
+            assert len(one.images) == len(one.labels) == min(4, 1 + place % 7)
+        counts[seen] += 1
+        pairs += {0, 1} <= set(seen)
+    spread = math.sqrt(0.05 * 0.95 / steps)
+    assert abs(counts.mean() / steps - 0.05) < 5 * spread / math.sqrt(200)
+    assert np.abs(counts / steps - 0.05).max() < 5 * spread
+    assert abs(pairs / steps - 0.0025) < 5 * math.sqrt(0.0025 / steps)
+
+
+def test_at_full_participation_everybody_takes_part_in_every_step() -> None:
+    patients = [PatientImages(str(i), torch.zeros(1, 1, 1, 1), torch.zeros(1).long()) for i in range(50)]
+    assert len(draw(patients, policy(), NoiseSource.fresh())) == 50
+    nobody = [PatientImages("x", torch.zeros(0, 1, 1, 1), torch.zeros(0).long())]
+    assert draw(nobody, policy(), NoiseSource.fresh()) == []
+
+
+def test_a_loss_that_is_not_one_number_an_image_is_refused() -> None:
+    with pytest.raises(ValueError, match="one number an image"):
+        list(patient_gradients(flat_net(), lambda z, y: loss(z, y).mean(), some_patients(2, [2]), device=CPU))

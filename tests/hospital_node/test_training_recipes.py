@@ -1,0 +1,75 @@
+"""Recipes: every shipped model has one, and it makes a study that trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from medveil.study import LocalNoise, SecureAggregation, Training
+from medveil_imaging.models import MODELS
+from medveil_imaging.recipes import NoRecipe, recipe
+from privacy.dp.accounting import Event, calibrate, epsilon
+
+FILMS = ("wavelet_head", "small_cnn", "densenet121")
+
+
+def shipped(name: str, privacy: Any, **options: Any) -> Any:
+    film = name in FILMS
+    task, profile = ("classification", "xray") if film else ("segmentation", "mri")
+    return recipe(model=name, task=task, profile=profile, privacy=privacy, **({"hospitals": 5} | options))
+
+
+@pytest.mark.parametrize("privacy", ["none", "local"])
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_shipped_model_has_a_recipe_that_a_study_accepts(name: str, privacy: Any) -> None:
+    found = shipped(name, privacy)
+    SecureAggregation(lane_bits=found.lane_bits, update_clip=found.update_clip, max_weight=1000)
+    if privacy == "local":
+        assert found.training.local_steps is not None
+        steps = found.training.local_steps * found.training.rounds
+        noise = calibrate(8.0, 1e-5, sample_rate=1.0, steps=steps)
+        LocalNoise(
+            clip_norm=found.clip_norm,
+            clipping=found.clipping,
+            images_per_patient=found.images_per_patient,
+            noise_multiplier=noise,
+            epsilon=8.0,
+        )
+        assert epsilon([Event(noise, 1.0, steps)], 1e-5) <= 8.0
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_one_lane_step_is_far_finer_than_the_clip_and_wide_cohorts_get_wide_lanes(name: str) -> None:
+    found, wide = shipped(name, "none", hospitals=10), shipped(name, "none", hospitals=128)
+    assert (2**found.lane_bits - 1) // (2 * 10) > 100_000
+    assert (2**wide.lane_bits - 1) // (2 * 128) > 100_000
+
+
+def test_rounds_can_be_given_and_nothing_else_changes() -> None:
+    usual, short = shipped("small_cnn", "none"), shipped("small_cnn", "none", rounds=2)
+    assert short.training == usual.training.model_copy(update={"rounds": 2})
+    assert isinstance(short.training, Training)
+
+
+def test_a_linear_head_walks_slower_where_little_signal_is_left() -> None:
+    found = shipped("wavelet_head", "local")
+    assert found.for_epsilon(8.0) == found.for_epsilon(3.0) == found
+    assert found.for_epsilon(1.0).training.learning_rate == pytest.approx(found.training.learning_rate / 3)
+    network = shipped("small_cnn", "local")
+    assert network.for_epsilon(1.0) == network
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "profile"),
+    [
+        ("unet3d", "classification", "mri"),
+        ("wavelet_head", "classification", "mri"),
+        ("none", "segmentation", "mri"),
+    ],
+)
+def test_a_combination_without_a_recipe_is_named(model: str, task: str, profile: str) -> None:
+    with pytest.raises(NoRecipe) as caught:
+        recipe(model=model, task=task, profile=profile, privacy="none", hospitals=3)
+    assert caught.value.code == "no-recipe"
+    assert model in str(caught.value)

@@ -1,0 +1,128 @@
+"""Accounting: what steps cost, against closed forms and against Opacus' accountants."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from dp_accounting import dp_event
+from dp_accounting.pld import pld_privacy_accountant
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from opacus.accountants import PRVAccountant, RDPAccountant
+
+from privacy.dp.accounting import (
+    COARSE,
+    Event,
+    calibrate,
+    default_delta,
+    epsilon,
+    noise_to_signal,
+    rdp_epsilon,
+)
+
+DELTA = 1e-5
+SAMPLED = [(2.0, 0.05, 500), (1.0, 0.05, 400), (0.8, 0.01, 2000), (4.0, 0.2, 1000)]
+
+
+@pytest.mark.parametrize(("noise", "rate", "steps"), SAMPLED)
+def test_epsilon_agrees_with_opacus_prv_accountant(noise: float, rate: float, steps: int) -> None:
+    other = PRVAccountant()
+    other.history = [(noise, rate, steps)]
+    ours = epsilon([Event(noise, rate, steps)], DELTA)
+    assert ours == pytest.approx(other.get_epsilon(DELTA, eps_error=0.01), abs=0.02)
+
+
+@pytest.mark.parametrize(("noise", "rate", "steps"), SAMPLED)
+def test_renyi_epsilon_agrees_with_opacus_and_lies_above_epsilon(
+    noise: float, rate: float, steps: int
+) -> None:
+    other = RDPAccountant()
+    other.history = [(noise, rate, steps)]
+    ours = rdp_epsilon([Event(noise, rate, steps)], DELTA)
+    assert ours == pytest.approx(other.get_epsilon(DELTA, alphas=list(range(2, 65))), rel=0.02)
+    assert ours > epsilon([Event(noise, rate, steps)], DELTA)
+
+
+@pytest.mark.parametrize("mu", [0.1, 0.27, 0.72, 1.66, 3.0])
+def test_unsampled_steps_agree_with_the_loss_distribution_of_one_gaussian(mu: float) -> None:
+    accountant = pld_privacy_accountant.PLDAccountant(value_discretization_interval=1e-4)
+    accountant.compose(dp_event.GaussianDpEvent(1 / mu))
+    steps = 30
+    ours = epsilon([Event(math.sqrt(steps) / mu, 1.0, steps)], DELTA)
+    assert ours == pytest.approx(accountant.get_epsilon(DELTA), abs=2e-3)
+
+
+def test_published_figures_for_full_participation_hold() -> None:
+    for target, mu in [(8, 1.66), (3, 0.72), (1, 0.27)]:
+        noise = calibrate(target, DELTA, sample_rate=1.0, steps=60)
+        assert math.sqrt(60) / noise == pytest.approx(mu, abs=0.006)
+
+
+@given(
+    target=st.floats(0.3, 10),
+    steps=st.integers(1, 200),
+    patients=st.sampled_from([100, 10_000, 1_000_000]),
+)
+@settings(max_examples=30, deadline=None)
+def test_calibrated_noise_never_understates_and_is_tight(target: float, steps: int, patients: int) -> None:
+    delta = default_delta(patients)
+    noise = calibrate(target, delta, sample_rate=1.0, steps=steps)
+    assert epsilon([Event(noise, 1.0, steps)], delta) <= target
+    assert epsilon([Event(noise - 0.001, 1.0, steps)], delta) > target
+    assert round(noise, 3) == noise
+
+
+def test_calibrated_noise_never_understates_with_sampling() -> None:
+    noise = calibrate(3.0, DELTA, sample_rate=0.25, steps=60)
+    assert epsilon([Event(noise, 0.25, 60)], DELTA) <= 3.0 < epsilon([Event(noise - 0.001, 0.25, 60)], DELTA)
+
+
+def test_composition_from_events_costs_less_than_the_sum_of_epsilons_and_more_than_each() -> None:
+    first, second = Event(4.0, 1.0, 30), Event(2.0, 0.05, 300)
+    apart = [epsilon([first], DELTA), epsilon([second], DELTA)]
+    assert max(apart) < epsilon([first, second], DELTA) < sum(apart)
+    assert epsilon([second, first], DELTA) == epsilon([first, second], DELTA)
+
+
+def test_a_split_schedule_costs_the_same_as_a_whole_one() -> None:
+    assert epsilon([Event(3.0, 1.0, 10)] * 3, DELTA) == epsilon([Event(3.0, 1.0, 30)], DELTA)
+
+
+def test_more_steps_and_less_noise_cost_more_and_nothing_costs_nothing() -> None:
+    assert epsilon([], DELTA) == epsilon([Event(1.0, 1.0, 0)], DELTA) == 0.0
+    costs = [
+        epsilon([Event(noise, 1.0, steps)], DELTA) for noise, steps in [(9, 10), (9, 30), (3, 30), (0.1, 30)]
+    ]
+    assert costs == sorted(costs)
+    assert len(set(costs)) == 4
+    assert all(map(math.isfinite, costs))
+
+
+def test_huge_costs_are_reported_by_the_renyi_bound() -> None:
+    event = Event(0.5, 0.05, 1000)
+    assert epsilon([event], DELTA) == rdp_epsilon([event], DELTA) > COARSE
+
+
+def test_delta_lies_far_below_one_patient_in_all() -> None:
+    assert default_delta(50) == 1e-5
+    assert default_delta(1_000_000) == 1e-7
+
+
+def test_noise_to_signal_matches_the_published_table() -> None:
+    def ratio(weights: int, patients: int, target: float) -> float:
+        noise = calibrate(target, DELTA, sample_rate=1.0, steps=60)
+        return noise_to_signal(parameters=weights, noise_multiplier=noise, steps=60, patients=patients)
+
+    assert ratio(1217, 1546, 8) == pytest.approx(0.014, abs=5e-4)
+    assert ratio(1217, 1546, 1) == pytest.approx(0.084, abs=2e-3)
+    assert ratio(123_000, 75, 8) == pytest.approx(2.8, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("noise", "rate", "steps"),
+    [(0.0, 1.0, 1), (math.nan, 1.0, 1), (1.0, 0.0, 1), (1.0, 1.1, 1), (1.0, 1.0, -1)],
+)
+def test_impossible_events_are_refused(noise: float, rate: float, steps: int) -> None:
+    with pytest.raises(ValueError, match=r"noise_multiplier|sample_rate|steps"):
+        Event(noise, rate, steps)

@@ -1,0 +1,152 @@
+"""The ledger's rules: nothing beyond the cap, nothing beyond the schedule, no edit unseen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from privacy.dp import ledger
+from privacy.dp.accounting import Event, epsilon
+from privacy.dp.ledger import Entry, LedgerDamaged, Row, ScheduleUsedUp, State
+
+DELTA = 1e-5
+SCHEDULE = Event(3.288, 1.0, 30)
+
+
+def schedule(plan: str = "p", dataset: str = "d", event: Event = SCHEDULE) -> Entry:
+    return Entry(State.REGISTERED, dataset, plan, 0, 0, 0, event, DELTA, 8.0)
+
+
+def with_charges(count: int) -> tuple[Row, ...]:
+    rows = ledger.append((), schedule())
+    for number in range(1, count + 1):
+        entry = ledger.next_charge(rows, plan="p", round_number=number, attempt=1, steps=3)
+        for state in (State.RESERVED, State.RUNNING, State.RELEASED):
+            rows = ledger.append(rows, replace(entry, state=state))
+    return rows
+
+
+def test_a_whole_schedule_can_be_charged_to_its_last_round_and_no_further() -> None:
+    rows = with_charges(10)
+    assert ledger.spent(rows, "d", DELTA) == ledger.committed(rows, "d", DELTA) <= 8.0
+    with pytest.raises(ScheduleUsedUp) as caught:
+        ledger.next_charge(rows, plan="p", round_number=10, attempt=2, steps=3)
+    assert caught.value.spent < caught.value.asked
+    assert caught.value.cap == 8.0
+
+
+def test_a_repeated_round_is_charged_again() -> None:
+    rows = with_charges(2)
+    before = ledger.spent(rows, "d", DELTA)
+    again = ledger.next_charge(rows, plan="p", round_number=2, attempt=2, steps=3)
+    rows = ledger.append(rows, again)
+    assert ledger.spent(rows, "d", DELTA) == epsilon([Event(3.288, 1.0, 9)], DELTA) > before
+
+
+def test_studies_of_one_dataset_compose_and_other_datasets_do_not_count() -> None:
+    rows = ledger.append((), schedule())
+    rows = ledger.append(rows, schedule(plan="other", dataset="elsewhere"))
+    total = ledger.admit(rows, Event(9.0, 1.0, 30), dataset="d", delta=DELTA, cap=20.0)
+    assert total == epsilon([SCHEDULE, Event(9.0, 1.0, 30)], DELTA)
+    with pytest.raises(ledger.BudgetExceeded) as caught:
+        ledger.admit(rows, Event(9.0, 1.0, 30), dataset="d", delta=DELTA, cap=8.0)
+    assert caught.value.asked == total
+    assert ledger.admit(rows, Event(9.0, 1.0, 30), dataset="new", delta=DELTA, cap=8.0) < total
+
+
+def test_the_smallest_delta_of_a_dataset_rules() -> None:
+    strict = replace(schedule(), delta=1e-7)
+    rows = ledger.append((), strict)
+    total = ledger.admit(rows, SCHEDULE, dataset="d", delta=DELTA, cap=100)
+    assert total == epsilon([SCHEDULE, SCHEDULE], 1e-7)
+
+
+def test_only_a_charge_whose_training_never_began_can_be_voided() -> None:
+    rows = ledger.append((), schedule())
+    entry = ledger.next_charge(rows, plan="p", round_number=1, attempt=1, steps=3)
+    reserved = ledger.append(rows, entry)
+    assert ledger.spent(reserved, "d", DELTA) > 0
+    voided = ledger.append(reserved, replace(entry, state=State.VOID))
+    assert ledger.spent(voided, "d", DELTA) == 0
+    running = ledger.append(reserved, replace(entry, state=State.RUNNING))
+    for state in (State.VOID, State.RESERVED):
+        with pytest.raises(ledger.BadTransition):
+            ledger.append(running, replace(entry, state=state))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"plan": "unknown"},
+        {"dataset": "other"},
+        {"charge": 0},
+        {"event": Event(9.0, 1.0, 3)},
+        {"event": Event(3.288, 0.5, 3)},
+        {"event": Event(3.288, 1.0, 31)},
+        {"state": State.RELEASED},
+        {"delta": 1e-3},
+    ],
+)
+def test_rows_that_do_not_follow_are_refused(bad: dict[str, object]) -> None:
+    rows = ledger.append((), schedule())
+    entry = ledger.next_charge(rows, plan="p", round_number=1, attempt=1, steps=3)
+    with pytest.raises(ledger.BadTransition):
+        ledger.append(rows, replace(entry, **bad))  # type: ignore[arg-type]
+
+
+def test_a_plan_is_registered_once_and_a_charge_needs_it() -> None:
+    rows = ledger.append((), schedule())
+    with pytest.raises(ledger.BadTransition):
+        ledger.append(rows, schedule())
+    with pytest.raises(ledger.NotRegistered):
+        ledger.next_charge(rows, plan="unknown", round_number=1, attempt=1, steps=3)
+
+
+def test_a_sound_ledger_verifies_and_survives_its_own_json() -> None:
+    rows = with_charges(3)
+    ledger.verify(rows)
+    assert tuple(ledger.parse_row(r.as_dict(), number=r.number) for r in rows) == rows
+
+
+@given(
+    place=st.integers(0, 9), field=st.sampled_from(["steps", "noise_multiplier", "state", "hash", "previous"])
+)
+@settings(max_examples=60, deadline=None)
+def test_any_edit_is_found_and_the_first_bad_row_is_named(place: int, field: str) -> None:
+    rows = list(with_charges(3))
+    value = rows[place].as_dict()
+    value[field] = {
+        "steps": value["steps"] + 1,
+        "noise_multiplier": value["noise_multiplier"] * 2,
+        "state": "void" if value["state"] != "void" else "running",
+        "hash": "f" * 64,
+        "previous": "e" * 64,
+    }[field]
+    rows[place] = ledger.parse_row(value, number=place + 1)
+    with pytest.raises(LedgerDamaged) as caught:
+        ledger.verify(rows)
+    assert caught.value.row == place + 1
+
+
+@pytest.mark.parametrize("place", range(9))
+def test_a_missing_or_swapped_row_is_found(place: int) -> None:
+    rows = with_charges(3)
+    with pytest.raises(LedgerDamaged) as caught:
+        ledger.verify(rows[:place] + rows[place + 1 :])
+    assert caught.value.row == place + 1
+    swapped = (*rows[:place], rows[place + 1], rows[place], *rows[place + 2 :])
+    with pytest.raises(LedgerDamaged):
+        ledger.verify(swapped)
+
+
+@pytest.mark.parametrize(
+    "change", [{"steps": "3"}, {"round": 1.5}, {"unit": "image"}, {"extra": 1}, {"state": "x"}]
+)
+def test_a_row_of_the_wrong_form_is_refused(change: dict[str, object]) -> None:
+    value = with_charges(1)[1].as_dict() | change
+    with pytest.raises(LedgerDamaged) as caught:
+        ledger.verify((with_charges(1)[0], ledger.parse_row(value, number=2)))
+    assert caught.value.row == 2
