@@ -4,6 +4,8 @@ TORCH_SPEC ?= torch==2.13.0
 TORCH_INDEX_URL ?=
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+PACKAGES := $(VENV)/packages-installed
 STAMP := $(VENV)/installed
 
 # make demo takes: DATA=<folder of sites> TASK=classification|segmentation ARGS="--kill hospital-3@2 ..."
@@ -19,18 +21,20 @@ help: ## Show what can be made
 
 install: $(STAMP) ## Make .venv and install the locked packages (again only when the lock changes)
 
-$(STAMP): requirements/lock.txt requirements/constraints.txt pyproject.toml
+$(PACKAGES): requirements/lock.txt requirements/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "MedVeil needs Python 3.11 or newer. Name one: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "This Python cannot make virtual environments. On Debian: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) \
-	  --constraint requirements/constraints.txt "$(TORCH_SPEC)"
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/lock.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(PIP) $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) --constraint requirements/constraints.txt "$(TORCH_SPEC)"
+	$(PIP) --require-hashes --no-deps -r requirements/lock.txt
+	@touch $@
+
+$(STAMP): $(PACKAGES) pyproject.toml
+	$(PIP) --no-deps --no-build-isolation --editable .
 	@$(BIN)/python -c 'import torch; print("installed: torch", torch.__version__ + ", CUDA:", "yes" if torch.cuda.is_available() else "no")'
-	@touch $(STAMP)
+	@touch $@
 
 demo: $(STAMP) ## Run a whole federated study on this machine and write its report
 	@$(BIN)/medveil demo $(if $(DATA),--data "$(DATA)") $(if $(TASK),--task "$(TASK)") $(ARGS)
