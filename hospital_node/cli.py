@@ -52,6 +52,9 @@ def init(
     allow_no_privacy: Annotated[
         bool, typer.Option(help="Also take part in studies without differential privacy.")
     ] = False,
+    count_joint_noise: Annotated[
+        bool, typer.Option(help="Count the other hospitals' share of a joint noise towards the cap.")
+    ] = False,
     folder: Folder = DEFAULT,
 ) -> None:
     """Make this node's folder: identity key, settings, pinned authority."""
@@ -61,7 +64,11 @@ def init(
             aggregator=aggregator.rstrip("/"),
             data=data.absolute(),
             dataset=dataset or name,
-            policy=Policy(epsilon_cap=epsilon_cap, allow_no_privacy=allow_no_privacy),
+            policy=Policy(
+                epsilon_cap=epsilon_cap,
+                allow_no_privacy=allow_no_privacy,
+                count_joint_noise=count_joint_noise,
+            ),
         )
     except ValueError as error:
         raise BadFile(name="the node's settings", problem=str(error)) from error
@@ -223,6 +230,7 @@ def approve_plan(node: Node, plan: Plan) -> None:
 def describe(plan: Plan, node: Node) -> None:
     """A plan in plain words: what, with whom, at what price."""
     from hospital_node.governance import check_plan
+    from privacy.dp.policy import cost
 
     study, identity = plan.study, Identity.load(node.settings.name, node.key)
     console.print(f"[bold]{study.name}[/]   fingerprint {fingerprint(plan.hash)}")
@@ -240,6 +248,12 @@ def describe(plan: Plan, node: Node) -> None:
             f"  privacy    epsilon {study.privacy.epsilon:g}, delta {study.privacy.delta:g} per patient; "
             f"the cap here is {node.settings.policy.epsilon_cap:g}"
         )
+        if study.privacy.kind == "joint":
+            alone = cost(study).epsilon_local
+            console.print(
+                f"             counts on the noise of {study.privacy.honest_hospitals} hospitals; "
+                f"epsilon {alone:.2f} if no other hospital adds its own"
+            )
     for member in plan.roster:
         own = "  (this hospital)" if member.name == node.settings.name else ""
         console.print(f"  with       {member.name}  key {fingerprint(member.key)}{own}")
@@ -311,6 +325,9 @@ def show_ledger(context: typer.Context, folder: Folder = DEFAULT) -> None:
             f"{dataset}: epsilon {book.spent(dataset):.3f} spent, "
             f"{book.committed(dataset):.3f} promised to approved plans, cap {cap:g}"
         )
+        alone = book.spent(dataset, joint=False)
+        if alone > book.spent(dataset):
+            console.print(f"  {alone:.3f} if no other hospital had added its noise")
 
 
 @ledger.command()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 
-from hospital_node.settings import NodeSettings
+from hospital_node.settings import NodeSettings, Policy
 from medveil.errors import Error
 from medveil.identity import BadSignature, Identity, verify
 from medveil.messages import PlanOffer
 from medveil.plan import Plan, check_approvals, parse_plan
+from medveil.study import Study
 from privacy.dp.policy import Cost, check_policy
 
 ROUNDING = 10
@@ -34,7 +35,7 @@ def read_offer(offer: PlanOffer) -> Plan:
     """
     try:
         value = json.loads(offer.plan)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     plan = parse_plan(value)
     try:
@@ -70,12 +71,24 @@ def check_plan(plan: Plan, settings: NodeSettings, identity: Identity) -> Cost |
             remedy="Ask for a larger cohort, or lower min_hospitals in node.json on purpose.",
         )
     cost = check_policy(study)
-    if cost is not None and cost.epsilon_local > policy.epsilon_cap:
-        raise PlanRefused(
-            reason=f"it costs epsilon {cost.epsilon_local:.2f}; the cap here is {policy.epsilon_cap:g}",
-            remedy="Ask for more noise or fewer rounds, or raise epsilon_cap in node.json on purpose.",
-        )
+    if cost is not None:
+        _within_cap(study, cost, policy)
     return cost
+
+
+def _within_cap(study: Study, cost: Cost, policy: Policy) -> None:
+    counted = cost.epsilon_joint if policy.count_joint_noise else cost.epsilon_local
+    if counted <= policy.epsilon_cap:
+        return
+    remedy = "Ask for more noise or fewer rounds, or raise epsilon_cap in node.json on purpose."
+    if study.privacy.kind == "joint" and not policy.count_joint_noise:
+        remedy = (
+            f"With the others' noise: {cost.epsilon_joint:.2f}. Set count_joint_noise in node.json if "
+            f"you trust that {study.privacy.honest_hospitals} hospitals add theirs. Or raise epsilon_cap."
+        )
+    raise PlanRefused(
+        reason=f"it costs epsilon {counted:.2f}; the cap here is {policy.epsilon_cap:g}", remedy=remedy
+    )
 
 
 def binding(plan: Plan, offer: PlanOffer) -> None:

@@ -138,7 +138,14 @@ class Ledger:
         return cls(path, descriptor, rows, torn=len(whole) < len(content))
 
     def register(
-        self, study: Study, *, plan_id: str, dataset: str, cap: float, rounds: int | None = None
+        self,
+        study: Study,
+        *,
+        plan_id: str,
+        dataset: str,
+        cap: float,
+        rounds: int | None = None,
+        count_joint_noise: bool = False,
     ) -> float:
         """Admit a plan's whole schedule under the data set's cap; returns epsilon of all admitted so far.
 
@@ -146,8 +153,9 @@ class Ledger:
             dataset: the hospital's lasting name for this set of patients; budgets are kept per name.
             cap: largest epsilon that the data owner allows on it.
             rounds: rounds to register, by default the study's own; more leave head-room for repeated rounds
-            (and
-                cost more), fewer suit a plan that goes on from an earlier epoch.
+                (and cost more), fewer suit a plan that goes on from an earlier epoch.
+            count_joint_noise: whether this hospital counts the others' share of a joint noise. Otherwise it
+                charges what its own noise alone protects.
 
         Registering the same plan again changes nothing.
 
@@ -156,27 +164,26 @@ class Ledger:
             BudgetExceeded: with this schedule the data set would lie above the cap.
         """
         check_policy(study)
-        delta = policy_of(study).delta
-        event = study_event(study, rounds)
+        policy = policy_of(study)
+        entry = Entry(
+            state=State.REGISTERED,
+            dataset=dataset,
+            plan=plan_id,
+            round=0,
+            attempt=0,
+            charge=0,
+            event=study_event(study, rounds),
+            delta=policy.delta,
+            cap=float(cap),
+            sharers=policy.sharers if count_joint_noise else 1,
+        )
         if any(r.entry.plan == plan_id for r in self._rows):
             known = rules.registered(self._rows, plan_id)
-            if (known.dataset, known.event) != (dataset, event):
+            if (known.dataset, known.event) != (dataset, entry.event):
                 raise rules.BadTransition(problem="the plan is registered with another schedule or data set")
-            return rules.committed(self._rows, dataset, delta)
-        total = rules.admit(self._rows, event, dataset=dataset, delta=delta, cap=cap)
-        self._append(
-            Entry(
-                state=State.REGISTERED,
-                dataset=dataset,
-                plan=plan_id,
-                round=0,
-                attempt=0,
-                charge=0,
-                event=event,
-                delta=delta,
-                cap=float(cap),
-            )
-        )
+            return rules.committed(self._rows, dataset, policy.delta)
+        total = rules.admit(self._rows, entry)
+        self._append(entry)
         return total
 
     def charge(self, study: Study, *, plan_id: str, round_number: int, attempt: int) -> Charge:
@@ -213,13 +220,17 @@ class Ledger:
         """All rows, oldest first."""
         return self._rows
 
-    def spent(self, dataset: str) -> float:
-        """Epsilon that this data set's patients have spent, at the smallest delta its studies name."""
-        return rules.spent(self._rows, dataset, self._delta(dataset))
+    def spent(self, dataset: str, *, joint: bool = True) -> float:
+        """Epsilon that this data set's patients have spent, at the smallest delta its studies name.
 
-    def committed(self, dataset: str) -> float:
+        Args:
+            joint: count the other hospitals' noise as far as this hospital does; False: own noise only.
+        """
+        return rules.spent(self._rows, dataset, self._delta(dataset), joint=joint)
+
+    def committed(self, dataset: str, *, joint: bool = True) -> float:
         """Epsilon of every schedule admitted on this data set in full, whether or not it has run yet."""
-        return rules.committed(self._rows, dataset, self._delta(dataset))
+        return rules.committed(self._rows, dataset, self._delta(dataset), joint=joint)
 
     def verify(self) -> None:
         """Read the file again and check every row (LedgerDamaged names the first bad one)."""

@@ -21,6 +21,12 @@ class Policy(Frozen):
     """Whether to take part in studies without differential privacy."""
     epsilon_cap: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
     """Most that any patient of this data set may ever spend, over all studies."""
+    count_joint_noise: bool = False
+    """Whether studies with joint noise are held against the cap with the other hospitals' share of the noise.
+
+    That trusts as many hospitals as the plan says to add their noise and keep it secret. Otherwise a study
+    is charged what this hospital's own noise protects, whatever the others do.
+    """
     min_hospitals: Annotated[int, Field(ge=3)] = 3
     """Fewest hospitals in a sum that this one takes part in."""
 

@@ -3,12 +3,13 @@
 from hospital_node.training.checks import NotSafe, self_check
 from hospital_node.training.evaluation import evaluate
 from hospital_node.training.features import FeatureCache
-from hospital_node.training.run import Diverged, NoCharge, choose_device, train
+from hospital_node.training.run import Diverged, NoCharge, NoiseCut, choose_device, train
 
 __all__ = [
     "Diverged",
     "FeatureCache",
     "NoCharge",
+    "NoiseCut",
     "NotSafe",
     "choose_device",
     "evaluate",

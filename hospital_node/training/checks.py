@@ -19,7 +19,7 @@ from hospital_node.training.features import features, has_features
 from hospital_node.training.gradients import Drawn, Loss, patient_gradients
 from hospital_node.training.optimizer import PatientOptimizer
 from medveil.errors import Error
-from medveil.study import LocalNoise, Study
+from medveil.study import GaussianNoise, Study
 from medveil_imaging.models import build_model
 from medveil_imaging.tasks import TASKS
 from privacy.dp.noise import NoiseSource
@@ -74,7 +74,7 @@ def self_check(
         NotSafe: naming the check that failed.
     """
     policy = study.privacy
-    if not isinstance(policy, LocalNoise):
+    if not isinstance(policy, GaussianNoise):
         return
     device = device or torch.device("cpu")
     chosen: Loss = loss or TASKS[study.task].loss
@@ -99,7 +99,7 @@ def self_check(
 class _Engine:
     """The real gradient and clipping code without noise."""
 
-    def __init__(self, model: nn.Module, loss: Loss, policy: LocalNoise, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, loss: Loss, policy: GaussianNoise, device: torch.device) -> None:
         self.model, self.loss, self.policy, self.device = model, loss, policy, device
         self.clip = policy.clip_norm
 
@@ -231,9 +231,9 @@ def _check_independence(engine: _Engine, patients: Sequence[Drawn], study: Study
             raise NotSafe(check="independence", problem="other patients change one patient's gradient")
 
 
-def _check_noise(model: nn.Module, policy: LocalNoise) -> None:
+def _check_noise(model: nn.Module, policy: GaussianNoise) -> None:
     first, second = _noise_of(model, policy), _noise_of(model, policy)
-    count, scale = len(first), policy.noise_multiplier * policy.clip_norm
+    count, scale = len(first), policy.own_multiplier * policy.clip_norm
     for drawn in (first, second):
         if abs(drawn.std() / scale - 1) > 5 / math.sqrt(2 * count):
             raise NotSafe(check="noise", problem="it does not have the promised standard deviation")
@@ -241,7 +241,7 @@ def _check_noise(model: nn.Module, policy: LocalNoise) -> None:
         raise NotSafe(check="noise", problem="two nodes' noise is correlated")
 
 
-def _noise_of(model: nn.Module, policy: LocalNoise) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _noise_of(model: nn.Module, policy: GaussianNoise) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """At least 100,000 values of what one node's optimiser adds in steps without patients."""
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = PatientOptimizer(

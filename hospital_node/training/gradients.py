@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
-from medveil.study import LocalNoise
+from medveil.study import GaussianNoise
 from medveil_imaging.patients import PatientImages
 from privacy.dp.noise import NoiseSource
 
@@ -32,7 +32,7 @@ class Drawn:
     labels: torch.Tensor
 
 
-def draw(patients: Sequence[PatientImages], policy: LocalNoise, noise: NoiseSource) -> list[Drawn]:
+def draw(patients: Sequence[PatientImages], policy: GaussianNoise, noise: NoiseSource) -> list[Drawn]:
     """Every patient enters with probability ``sample_rate``, by a secret coin, and whole or not at all.
 
     Of a patient with more than ``images_per_patient`` images that many are chosen, by a choice among that

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from opacus.optimizers import DPOptimizer
 
-from medveil.study import LocalNoise
+from medveil.study import GaussianNoise
 from privacy.dp.noise import NoiseSource
 
 MARGIN = 1 - 1e-3
@@ -19,7 +19,7 @@ GRID_BITS = 20
 """Noisy sums are rounded to 2^-20 of the clipping norm (to the power of two below it)."""
 
 
-def clip_factors(norms: torch.Tensor, policy: LocalNoise) -> torch.Tensor:
+def clip_factors(norms: torch.Tensor, policy: GaussianNoise) -> torch.Tensor:
     """What each patient's gradient is multiplied with; shape (P,), float32.
 
     ``flat``: min(1, C / norm). ``unit``: C / (norm + 0.01 C), "automatic" clipping (Bu, Wang, Zha, Karypis,
@@ -54,13 +54,13 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]
         self,
         optimizer: torch.optim.Optimizer,
         *,
-        policy: LocalNoise,
+        policy: GaussianNoise,
         expected_patients: float,
         noise: NoiseSource,
     ) -> None:
         super().__init__(
             optimizer,
-            noise_multiplier=policy.noise_multiplier,
+            noise_multiplier=policy.own_multiplier,
             max_grad_norm=policy.clip_norm,
             expected_batch_size=expected_patients,
             loss_reduction="mean",
@@ -102,7 +102,7 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]
 
     def add_noise(self) -> None:
         """Put the noisy sum, rounded to the grid, into ``grad``; the sum itself is forgotten."""
-        scale = self._policy.noise_multiplier * self._policy.clip_norm
+        scale = self._policy.own_multiplier * self._policy.clip_norm
         for parameter in self.params:
             exact = parameter.summed_grad.detach().cpu().double()
             noise = torch.from_numpy(self._noise.gaussian(parameter.numel(), scale)).view_as(exact)

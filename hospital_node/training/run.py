@@ -15,7 +15,7 @@ from hospital_node.training.features import FeatureCache, features, has_features
 from hospital_node.training.gradients import Drawn, Loss, draw, patient_gradients
 from hospital_node.training.optimizer import PatientOptimizer
 from medveil.errors import Error
-from medveil.study import LocalNoise, Study
+from medveil.study import GaussianNoise, JointNoise, Study
 from medveil.tensors import Float32, Update
 from medveil_imaging.models import build_model, load_vector, vector_of
 from medveil_imaging.patients import PatientImages
@@ -51,6 +51,19 @@ class Diverged(Error):
         )
 
 
+class NoiseCut(Error):
+    """A noisy coordinate lies outside what the encoding carries."""
+
+    code = "noise-cut"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="A coordinate of the noisy update lies beyond the study's update_clip.",
+            meaning="Cutting it would leave too little noise in the sum, so nothing was sent this round.",
+            remedy="Raise secure_aggregation.update_clip in the study, or lower its learning rate.",
+        )
+
+
 def choose_device() -> torch.device:
     """The first CUDA device if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -76,14 +89,12 @@ def train(
         round_number: counted from 1; with the study's number of rounds it sets the learning rate.
         declared_patients: how many patients the hospital has told the others it has; a public constant.
         noise, charge: needed under differential privacy, unused without it. The charge is marked as begun
-        before
-            the first coin is tossed, and pays for one call.
+            before the first coin is tossed, and pays for one call.
         cache: keeps a model's fixed features from round to round.
 
     Returns: trained minus global weights, each coordinate within ``study.secure_aggregation.update_clip``.
-    Guarantees: under ``LocalNoise``, adding or removing one patient changes the update's distribution by no
-    more
-        than :func:`privacy.dp.policy.round_event` says; no global generator is a source of noise.
+    Guarantees: under differential privacy, adding or removing one patient changes the update's distribution
+        by no more than :func:`privacy.dp.policy.round_event` says; no global generator is a source of noise.
     Raises:
         NoCharge: private, but no charge for this round and event, or no noise source.
         NotSafe: the self-check found that this model's gradients cannot be bounded per patient.
@@ -91,11 +102,12 @@ def train(
     """
     module = build_model(study).to(device)
     load_vector(module, vector)
-    if study.privacy.kind == "local":
+    private = study.privacy.kind != "none"
+    if private:
         _check_charge(study, charge, noise, round_number)
         require_safe(study, device)
     cached = _ready(study, module, patients, device, cache)
-    if study.privacy.kind == "local" and charge is not None and noise is not None:
+    if private and charge is not None and noise is not None:
         charge.begin()
         _train_private(study, module, cached, round_number, declared_patients, noise, device)
     else:
@@ -113,12 +125,18 @@ def _check_charge(study: Study, charge: Charge | None, noise: NoiseSource | None
 
 
 def _update(study: Study, before: Float32, after: Float32) -> Update:
-    """The difference, saturated. Saturation looks at the noisy result only, so it costs no privacy."""
-    change = after.astype(np.float64) - before
+    """The difference within the clip. Saturation looks at one noisy result only, so it costs no privacy.
+
+    Where the noise of several hospitals must add up to a Gaussian, a saturated coordinate would lack some of
+    it; then the update is refused instead. The recipes leave room for eight standard deviations.
+    """
+    change = (after.astype(np.float64) - before).astype(np.float32)
     if not np.all(np.isfinite(change)):
         raise Diverged()
     limit = np.float32(study.secure_aggregation.update_clip)
-    return Update(np.clip(change.astype(np.float32), -limit, limit))
+    if isinstance(study.privacy, JointNoise) and np.abs(change).max(initial=0) > limit:
+        raise NoiseCut()
+    return Update(np.clip(change, -limit, limit))
 
 
 def _ready(
@@ -179,8 +197,8 @@ def _train_private(
     device: torch.device,
 ) -> None:
     policy, steps = study.privacy, study.training.local_steps or 0
-    if not isinstance(policy, LocalNoise):
-        raise TypeError("a policy of kind 'local' is needed")
+    if not isinstance(policy, GaussianNoise):
+        raise TypeError("a noise policy is needed")
     loss: Loss = TASKS[study.task].loss
     prepare = _prepared(study, module, device, _entropy())
     optimizer = PatientOptimizer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -84,27 +85,60 @@ class NoPrivacy(Frozen):
     kind: Literal["none"] = "none"
 
 
-class LocalNoise(Frozen):
-    """Each hospital's own DP-SGD bounds what anybody can learn of any one of its patients.
+class GaussianNoise(Frozen):
+    """Patient-level DP-SGD: what the two noise policies have in common.
 
     The record is a patient with all images (add or remove one patient). Each step every patient enters with
     probability ``sample_rate``; the mean gradient over at most ``images_per_patient`` of that patient's
-    images is clipped to ``clip_norm``; Gaussian noise of ``noise_multiplier * clip_norm`` is added.
+    images is clipped to ``clip_norm``; Gaussian noise is added to the sum over patients.
     """
 
-    kind: Literal["local"] = "local"
     clip_norm: PositiveFloat
     clipping: Literal["flat", "unit"] = "flat"
     """``flat``: longer gradients are shortened to clip_norm. ``unit``: every gradient is scaled to it."""
     noise_multiplier: PositiveFloat
+    """Standard deviation in units of clip_norm of the noise that ``epsilon`` rests on."""
     sample_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
     images_per_patient: Annotated[int, Field(ge=1)] = 4
     epsilon: PositiveFloat
     """What the whole study costs each patient; a node computes it again and refuses an understatement."""
     delta: Annotated[float, Field(gt=0, lt=0.01)] = 1e-5
 
+    @property
+    def sharers(self) -> int:
+        """Hospitals whose noise together makes ``noise_multiplier``."""
+        return 1
 
-Privacy = Annotated[NoPrivacy | LocalNoise, Field(discriminator="kind")]
+    @property
+    def own_multiplier(self) -> float:
+        """What one hospital adds by itself, in units of clip_norm."""
+        return self.noise_multiplier / math.sqrt(self.sharers)
+
+
+class LocalNoise(GaussianNoise):
+    """Each hospital's own noise bounds what anybody can learn of any one of its patients."""
+
+    kind: Literal["local"] = "local"
+
+
+class JointNoise(GaussianNoise):
+    """The noise of several hospitals adds up inside the masked sum: less noise for the same epsilon.
+
+    ``epsilon`` holds if at least ``honest_hospitals`` of the hospitals in every sum add their noise and keep
+    it to themselves; against everybody else together, a patient has only the own hospital's share of it.
+    One step a round: only the sum of single steps is known to be protected by the noise of all.
+    """
+
+    kind: Literal["joint"] = "joint"
+    honest_hospitals: Annotated[int, Field(ge=2, le=128)]
+
+    @property
+    def sharers(self) -> int:
+        """Hospitals whose noise together makes ``noise_multiplier``."""
+        return self.honest_hospitals
+
+
+Privacy = Annotated[NoPrivacy | LocalNoise | JointNoise, Field(discriminator="kind")]
 
 
 class SecureAggregation(Frozen):
@@ -183,13 +217,22 @@ class Study(Frozen):
             raise ValueError("cohort.min_hospitals must exceed secure_aggregation.colluders by two or more")
         if cohort.max_hospitals < cohort.min_hospitals:
             raise ValueError("cohort.max_hospitals lies below cohort.min_hospitals")
-        if self.privacy.kind == "local" and self.training.local_steps is None:
+        if self.privacy.kind != "none" and self.training.local_steps is None:
             raise ValueError("under differential privacy the unit of work is local_steps")
+        if isinstance(self.privacy, JointNoise):
+            self._joint_noise_adds_up(self.privacy)
         if self.task == "segmentation" and self.transforms.profile != "mri":
             raise ValueError("segmentation is for profile 'mri'")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("two classes have the same name")
         return self
+
+    def _joint_noise_adds_up(self, privacy: JointNoise) -> None:
+        training = self.training
+        if training.local_steps != 1 or training.optimizer != "sgd" or training.momentum != 0:
+            raise ValueError("joint noise wants one plain SGD step a round (momentum: at the aggregator)")
+        if self.cohort.min_hospitals < privacy.honest_hospitals + self.secure_aggregation.colluders:
+            raise ValueError("cohort.min_hospitals lies below privacy.honest_hospitals plus the colluders")
 
     @property
     def hash(self) -> bytes:

@@ -21,7 +21,7 @@ from hospital_node.ledger import Ledger
 from hospital_node.training import FeatureCache, choose_device, train
 from hospital_node.training import evaluate as contribution
 from medveil.metrics import headline, summarise
-from medveil.study import Study
+from medveil.study import JointNoise, LocalNoise, Study
 from medveil.tensors import Float32
 from medveil_imaging.sources.manifest import SiteData
 from medveil_research.evaluate import add, bootstrap_interval, patient_sums
@@ -81,6 +81,15 @@ class Comparison:
         ]
 
 
+def alone(study: Study) -> Study:
+    """The study as one hospital would run it for the same epsilon: all the noise is its own."""
+    policy = study.privacy
+    if not isinstance(policy, JointNoise):
+        return study
+    values = policy.model_dump(exclude={"kind", "honest_hospitals"})
+    return study.model_copy(update={"privacy": LocalNoise(**values)})
+
+
 def train_alone(
     study: Study, initial: Float32, site: SiteData, *, device: torch.device | None = None
 ) -> Float32:
@@ -94,6 +103,7 @@ def train_alone(
     Returns: the trained model, float32 (d,).
     Raises: as :func:`hospital_node.training.train`.
     """
+    study = alone(study)
     where, cache = device or choose_device(), FeatureCache()
     strategy = STRATEGIES[study.strategy.name](study.strategy.options)
     vector, state = initial, State()
@@ -101,7 +111,7 @@ def train_alone(
         tempfile.TemporaryDirectory(prefix="medveil-alone-") as scratch,
         Ledger.open(Path(scratch) / "ledger.jsonl") as ledger,
     ):
-        if study.privacy.kind == "local":
+        if study.privacy.kind != "none":
             cap = study.privacy.epsilon * (1 + TOLERANCE)
             ledger.register(study, plan_id=study.hash.hex(), dataset=site.name, cap=cap)
         step = functools.partial(_round, study, site, ledger, where, cache)
@@ -120,7 +130,7 @@ def _round(
     number: int,
 ) -> Float32:
     """One round of a cohort of one: the mean update is the hospital's own."""
-    private = study.privacy.kind == "local"
+    private = study.privacy.kind != "none"
     charge = (
         ledger.charge(study, plan_id=study.hash.hex(), round_number=number, attempt=1) if private else None
     )
@@ -161,12 +171,12 @@ def compare(
     learners = [site for site in sites if site.train]
     vectors = list(run(functools.partial(train_alone, study, initial), learners))
     device, cache = choose_device(), FeatureCache()
-    alone = []
+    singles = []
     for site, vector in zip(learners, vectors, strict=True):
         found = {s.name: contribution(study, vector, s.test, device=device, cache=cache) for s in sites}
         pooled = summarise(study, add(study, list(found.values())))
         own = summarise(study, found[site.name])
-        alone.append(Alone(site.name, pooled, own, pooled.get(headline(study))))
+        singles.append(Alone(site.name, pooled, own, pooled.get(headline(study))))
     each = {site.name: patient_sums(study, federated, site.test, device=device) for site in sites}
     everybody = [one for patients in each.values() for one in patients]
     intervals = {name: bootstrap_interval(study, parts, resamples=resamples) for name, parts in each.items()}
@@ -179,7 +189,7 @@ def compare(
             source: summarise(study, add(study, [one for name in names for one in each[name]]))
             for source, names in _sources(list(each)).items()
         },
-        alone=tuple(alone),
+        alone=tuple(singles),
     )
 
 

@@ -30,6 +30,7 @@ from medveil.plan import Plan
 from medveil.study import Study
 from medveil_research.client import Client, NoAnswer
 from medveil_research.processes import Event, Process
+from medveil_research.results import Spent
 from medveil_research.study_file import write_study
 
 START_LIMIT_S = 60.0
@@ -153,12 +154,14 @@ class Consortium:
         return plan
 
     def kill(self, name: str) -> None:
-        """End a hospital's process at once."""
+        """End the process of a hospital (or of "aggregator") at once."""
         self._processes[name].kill()
 
     def restart(self, name: str) -> None:
-        """Start a killed hospital again, as a service manager would."""
-        self._processes[name] = self._processes[name].again()
+        """Start a killed process again on the same folder, as a service manager would."""
+        killed = self._processes[name]
+        killed.wait()  # its log is read to the end before another process writes to it
+        self._processes[name] = killed.again()
 
     def check(self) -> None:
         """Raises: ProcessDied if a process ended by itself."""
@@ -168,26 +171,27 @@ class Consortium:
                 log = self._log(process.name)
                 raise ProcessDied(name=process.name, status=status, lines=list(process.last_lines), log=log)
 
-    def spent(self, study: Study) -> dict[str, float | None]:
-        """Epsilon spent at each hospital, from its own ledger. The nodes must have been stopped."""
+    def spent(self, study: Study) -> dict[str, Spent]:
+        """Both epsilons of each hospital, from its own ledger. The nodes must have been stopped."""
         if study.privacy.kind == "none":
-            return dict.fromkeys(self._nodes)
-        found: dict[str, float | None] = {}
+            return dict.fromkeys(self._nodes, Spent())
+        found = {}
         for name, node in self._nodes.items():
             with Ledger.open(node.ledger) as ledger:
-                found[name] = ledger.spent(node.settings.dataset)
+                dataset = node.settings.dataset
+                found[name] = Spent(local=ledger.spent(dataset, joint=False), joint=ledger.spent(dataset))
         return found
 
     def stop(self) -> None:
         """End every process."""
+        if self._client is not None:  # first, because an aggregator that ends waits for open connections
+            self._client.__exit__(None, None, None)
+            self._client = None
         for process in self._processes.values():
             process.stop()
         for process in self._processes.values():
             process.wait()
         self._processes.clear()
-        if self._client is not None:
-            self._client.__exit__(None, None, None)
-            self._client = None
 
     def _log(self, name: str) -> Path:
         return self.folder / "logs" / f"{name}.log"
@@ -210,7 +214,11 @@ class Consortium:
             aggregator=self._settings.url,
             data=site.folder.absolute(),
             dataset=site.name,
-            policy=Policy(allow_no_privacy=study.privacy.kind == "none", epsilon_cap=cap),
+            policy=Policy(
+                allow_no_privacy=study.privacy.kind == "none",
+                count_joint_noise=study.privacy.kind == "joint",
+                epsilon_cap=cap,
+            ),
         )
         node = set_up_node(self.folder / "nodes" / site.name, settings, self._authority)
         token = new_token(self._settings, site.name, "hospital")

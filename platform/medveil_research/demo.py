@@ -32,10 +32,11 @@ from medveil_research.compare import Comparison, compare
 from medveil_research.consortium import DEADLINES, Consortium, Site, find_sites, rounds_of
 from medveil_research.processes import Event
 from medveil_research.report import write_report
+from medveil_research.results import PrivacyFacts, Spent
 from medveil_research.studies import new_study, noise_to_signal, outlook
 
 Task = Literal["classification", "segmentation"]
-PrivacyKind = Literal["none", "local"]
+PrivacyKind = Literal["none", "local", "joint"]
 CLASSES = {"classification": ("normal", "abnormal"), "segmentation": ("background", "anterior", "posterior")}
 DEFAULT_PRIVACY: dict[str, PrivacyKind] = {"classification": "local", "segmentation": "none"}
 """A segmentation network has a hundred times more weights than so few patients can hide noise in."""
@@ -192,7 +193,7 @@ def _run(
     kills: dict[tuple[str, int], bool],
     console: Console,
     seconds: dict[str, float],
-) -> tuple[dict[str, Any], Plan, bytes, Scene, dict[str, float | None]]:
+) -> tuple[dict[str, Any], Plan, bytes, Scene, dict[str, Spent]]:
     """The federated study itself, by real processes over HTTPS."""
     mark = time.monotonic()
     scene = Scene("", {s.name: "starting" for s in sites}, study.training.rounds, kills=kills)
@@ -305,7 +306,7 @@ def _result(
     status: dict[str, Any],
     comparison: Comparison,
     scene: Scene,
-    spent: dict[str, float | None],
+    spent: dict[str, Spent],
     seconds: dict[str, float],
     sites: list[Site],
 ) -> dict[str, Any]:
@@ -316,7 +317,7 @@ def _result(
         "round kind attempts outcome reason seconds phases advertised committed survivors bytes_up bytes_down"
     )
     wanted = [*kept.split(), "figures", "metric", "epsilon", "model"]
-    private = study.privacy.kind == "local"
+    private = study.privacy.kind != "none"
     return {
         "medveil": importlib.metadata.version("medveil"),
         "study": study.name,
@@ -327,9 +328,7 @@ def _result(
         "classes": list(study.classes),
         "hospitals": plan.names,
         "privacy": {
-            **study.privacy.model_dump(
-                include={"kind", "epsilon", "delta", "noise_multiplier", "clip_norm", "sample_rate"}
-            ),
+            **study.privacy.model_dump(include=set(PrivacyFacts.model_fields)),
             "steps": study.train_steps if private else None,
             "noise_to_signal": noise_to_signal(study, patients=_typical(sites), hospitals=len(sites)),
         },
@@ -344,7 +343,7 @@ def _result(
         },
         "local_only": comparison.local_only(),
         "local_only_mean": comparison.alone_mean,
-        "epsilon": {name: {"local": value, "joint": value} for name, value in spent.items()},
+        "epsilon": {name: both.model_dump() for name, both in spent.items()},
         "seconds": seconds,
         "data": "phantom" if options.data is None else "real",
         "killed": sorted(set(scene.killed)),

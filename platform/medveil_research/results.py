@@ -25,12 +25,14 @@ Interval = tuple[Finite, Finite]
 class PrivacyFacts(Frozen):
     """The study's privacy policy and the price it bought; every field but ``kind`` is None for ``none``."""
 
-    kind: Literal["none", "local"]
+    kind: Literal["none", "local", "joint"]
     epsilon: Amount | None = None
     delta: Amount | None = None
     noise_multiplier: Amount | None = None
     clip_norm: Amount | None = None
     sample_rate: Amount | None = None
+    honest_hospitals: Count | None = None
+    """Hospitals whose noise ``epsilon`` counts on; None where each counts on its own only."""
     steps: Count | None = None
     """Noisy steps of the whole study."""
     noise_to_signal: Amount | None = None
@@ -142,8 +144,8 @@ class Result(Frozen):
         if self.task == "classification" and len(bins) > 1:
             raise ValueError("the histograms in federated.sums differ in length")
         local = (self.privacy.epsilon, self.privacy.delta)
-        if self.privacy.kind == "local" and None in local:
-            raise ValueError("privacy 'local' needs epsilon and delta")
+        if self.privacy.kind != "none" and None in local:
+            raise ValueError("a privacy policy needs epsilon and delta")
         return self
 
     @property

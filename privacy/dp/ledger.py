@@ -21,13 +21,14 @@ a missing tail; keep the last row's hash elsewhere (the audit log does) to see t
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
 
 from medveil.errors import Error
 from medveil.ids import canonical, digest
 from privacy.dp.accounting import Event, epsilon
+from privacy.dp.policy import jointly
 
 GENESIS = "0" * 64
 
@@ -56,7 +57,8 @@ NEXT: dict[State | None, frozenset[State]] = {
 class Entry:
     """What one row says.
 
-    ``dataset`` names the hospital's data set (unit: the patient), ``plan`` the plan. A ``registered`` row has
+    ``dataset`` names the hospital's data set (unit: the patient), ``plan`` the plan. ``event`` is what the
+    own noise alone protects. A ``registered`` row has
     round and attempt 0 and the event of the whole schedule; the rows of a charge have that of one round.
     """
 
@@ -71,6 +73,8 @@ class Entry:
     delta: float
     cap: float
     """The data set's largest epsilon at the time of registration."""
+    sharers: int = 1
+    """Hospitals whose noise this one counts on, itself included; 1 counts the own noise only."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON and for the hash."""
@@ -87,6 +91,7 @@ class Entry:
             "steps": event.steps,
             "delta": float(self.delta),
             "cap": float(self.cap),
+            "sharers": self.sharers,
         }
 
 
@@ -201,11 +206,9 @@ def verify(rows: Sequence[Row]) -> None:
             raise LedgerDamaged(row=place + 1, problem=problem)
 
 
-def schedules(rows: Iterable[Row], dataset: str) -> tuple[Event, ...]:
-    """The events of every schedule registered for a data set, in full."""
-    return tuple(
-        r.entry.event for r in rows if r.entry.dataset == dataset and r.entry.state is State.REGISTERED
-    )
+def schedules(rows: Iterable[Row], dataset: str) -> tuple[Entry, ...]:
+    """Every schedule registered for a data set, in full."""
+    return tuple(r.entry for r in rows if r.entry.dataset == dataset and r.entry.state is State.REGISTERED)
 
 
 def charges(rows: Iterable[Row], dataset: str | None = None, plan: str | None = None) -> tuple[Entry, ...]:
@@ -218,28 +221,39 @@ def charges(rows: Iterable[Row], dataset: str | None = None, plan: str | None = 
     )
 
 
-def spent(rows: Iterable[Row], dataset: str, delta: float) -> float:
-    """Epsilon of every charge that is not void, composed from raw events: what a patient has lost so far."""
-    return epsilon([e.event for e in charges(rows, dataset)], delta)
+def total(entries: Iterable[Entry], delta: float, *, joint: bool) -> float:
+    """Epsilon of entries together, composed from raw events.
+
+    Args:
+        joint: count the noise of the other hospitals as far as each entry does; otherwise the own noise only,
+            which holds against everybody.
+    """
+    return epsilon([jointly(e.event, e.sharers if joint else 1) for e in entries], delta)
 
 
-def committed(rows: Iterable[Row], dataset: str, delta: float) -> float:
+def spent(rows: Iterable[Row], dataset: str, delta: float, *, joint: bool = True) -> float:
+    """Epsilon of every charge that is not void: what a patient has lost so far."""
+    return total(charges(rows, dataset), delta, joint=joint)
+
+
+def committed(rows: Iterable[Row], dataset: str, delta: float, *, joint: bool = True) -> float:
     """Epsilon of every registered schedule in full: what the gate compares with the cap."""
-    return epsilon(schedules(rows, dataset), delta)
+    return total(schedules(rows, dataset), delta, joint=joint)
 
 
-def admit(rows: Sequence[Row], event: Event, *, dataset: str, delta: float, cap: float) -> float:
-    """Epsilon of the data set if ``event`` joined its schedules, at the smallest delta any of them names.
+def admit(rows: Sequence[Row], entry: Entry) -> float:
+    """Epsilon of the data set if the schedule ``entry`` joined the others, at the smallest delta they name.
 
     Raises:
-        BudgetExceeded: it lies above ``cap``.
+        BudgetExceeded: it lies above the entry's cap.
     """
-    named = [r.entry.delta for r in rows if r.entry.dataset == dataset]
-    strictest = min([delta, *named])
-    total = epsilon([*schedules(rows, dataset), event], strictest)
-    if total > cap:
-        raise BudgetExceeded(spent=committed(rows, dataset, strictest), asked=total, cap=cap)
-    return total
+    named = [r.entry.delta for r in rows if r.entry.dataset == entry.dataset]
+    strictest = min([entry.delta, *named])
+    asked = total([*schedules(rows, entry.dataset), entry], strictest, joint=True)
+    if asked > entry.cap:
+        now = committed(rows, entry.dataset, strictest)
+        raise BudgetExceeded(spent=now, asked=asked, cap=entry.cap)
+    return asked
 
 
 def registered(rows: Iterable[Row], plan: str) -> Entry:
@@ -262,7 +276,8 @@ def next_charge(rows: Sequence[Row], *, plan: str, round_number: int, attempt: i
     taken = sum(e.event.steps for e in charges(rows, plan=plan))
     if taken + steps > schedule.event.steps:
         now = spent(rows, schedule.dataset, schedule.delta)
-        asked = epsilon([*(e.event for e in charges(rows, schedule.dataset)), event], schedule.delta)
+        more = replace(schedule, event=event)
+        asked = total([*charges(rows, schedule.dataset), more], schedule.delta, joint=True)
         raise ScheduleUsedUp(spent=now, asked=asked, cap=schedule.cap)
     number = 1 + max((r.entry.charge for r in rows if r.entry.plan == plan), default=0)
     return Entry(
@@ -275,6 +290,7 @@ def next_charge(rows: Sequence[Row], *, plan: str, round_number: int, attempt: i
         event=event,
         delta=schedule.delta,
         cap=schedule.cap,
+        sharers=schedule.sharers,
     )
 
 
@@ -311,7 +327,9 @@ def _problem(rows: Sequence[Row], entry: Entry) -> str | None:
     if not same or same[0].state is not State.REGISTERED:
         return "its plan is not registered"
     schedule = same[0]
-    if not all(getattr(entry, name) == getattr(schedule, name) for name in ("dataset", "delta", "cap")):
+    if not all(
+        getattr(entry, name) == getattr(schedule, name) for name in ("dataset", "delta", "cap", "sharers")
+    ):
         return "it does not belong to its plan's data set"
     mine = [e for e in same if e.charge == entry.charge and e.charge]
     if entry.state not in NEXT[mine[-1].state if mine else None]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from medveil.errors import Error
-from medveil.study import LocalNoise, Study
+from medveil.study import GaussianNoise, Study
 from privacy.dp import accounting
 from privacy.dp.accounting import Event
 
@@ -35,7 +36,7 @@ class NotPrivate(Error):
         super().__init__(
             what="This study has no differential-privacy policy.",
             meaning="There is no noise, no schedule and no epsilon to compute.",
-            remedy="Use it without a ledger, or give the study a policy of kind 'local'.",
+            remedy="Use it without a ledger, or give the study a policy of kind 'local' or 'joint'.",
         )
 
 
@@ -44,10 +45,10 @@ class Cost:
     """What a whole study costs each patient, at ``delta``.
 
     ``epsilon_local`` holds against everybody, even if all other hospitals and the aggregator pool what they
-    know. ``epsilon_joint`` would also count the other hospitals' noise in the sum. Under ``LocalNoise``
-    with several steps a round the two are equal: a hospital's intermediate models carry only its own noise,
-    and there is no proof that the noise of the others, added after the last step, protects the earlier
-    ones.
+    know. ``epsilon_joint`` is what the study states: under ``JointNoise`` it counts the noise of the honest
+    hospitals in the sum. Under ``LocalNoise`` the two are equal: with several steps a round a hospital's
+    intermediate models carry only its own noise, and there is no proof that the noise of the others, added
+    after the last step, protects the earlier ones.
     """
 
     epsilon_local: float
@@ -55,21 +56,21 @@ class Cost:
     delta: float
 
 
-def policy_of(study: Study) -> LocalNoise:
+def policy_of(study: Study) -> GaussianNoise:
     """The study's noise policy.
 
     Raises:
         NotPrivate: it has none.
     """
-    if study.privacy.kind != "local":
+    if study.privacy.kind == "none":
         raise NotPrivate()
     return study.privacy
 
 
 def round_event(study: Study) -> Event:
-    """What one training round of one hospital releases (NotPrivate without a policy)."""
+    """What one training round of one hospital releases, by its own noise (NotPrivate without a policy)."""
     policy = policy_of(study)
-    return Event(policy.noise_multiplier, policy.sample_rate, study.training.local_steps or 0)
+    return Event(policy.own_multiplier, policy.sample_rate, study.training.local_steps or 0)
 
 
 def study_event(study: Study, rounds: int | None = None) -> Event:
@@ -79,10 +80,19 @@ def study_event(study: Study, rounds: int | None = None) -> Event:
     return Event(once.noise_multiplier, once.sample_rate, once.steps * count)
 
 
+def jointly(event: Event, sharers: int) -> Event:
+    """The same event behind the equal noise of ``sharers`` hospitals."""
+    return Event(event.noise_multiplier * math.sqrt(sharers), event.sample_rate, event.steps)
+
+
 def cost(study: Study, *, rounds: int | None = None) -> Cost:
     """Both epsilons after ``rounds`` rounds (NotPrivate without a policy)."""
-    spent = accounting.epsilon([study_event(study, rounds)], policy_of(study).delta)
-    return Cost(epsilon_local=spent, epsilon_joint=spent, delta=policy_of(study).delta)
+    policy, own = policy_of(study), study_event(study, rounds)
+    return Cost(
+        epsilon_local=accounting.epsilon([own], policy.delta),
+        epsilon_joint=accounting.epsilon([jointly(own, policy.sharers)], policy.delta),
+        delta=policy.delta,
+    )
 
 
 def check_policy(study: Study) -> Cost | None:
@@ -91,9 +101,9 @@ def check_policy(study: Study) -> Cost | None:
     Raises:
         UnderstatedEpsilon: the schedule costs over 1 % more than the study states.
     """
-    if study.privacy.kind != "local":
+    if study.privacy.kind == "none":
         return None
     computed = cost(study)
-    if computed.epsilon_local > study.privacy.epsilon * (1 + TOLERANCE):
-        raise UnderstatedEpsilon(stated=study.privacy.epsilon, computed=computed.epsilon_local)
+    if computed.epsilon_joint > study.privacy.epsilon * (1 + TOLERANCE):
+        raise UnderstatedEpsilon(stated=study.privacy.epsilon, computed=computed.epsilon_joint)
     return computed

@@ -10,7 +10,17 @@ import pytest
 import torch
 
 from hospital_node.ledger import Charge, ChargeUsed, Ledger
-from hospital_node.training import Diverged, FeatureCache, NoCharge, NotSafe, checks, evaluate, run, train
+from hospital_node.training import (
+    Diverged,
+    FeatureCache,
+    NoCharge,
+    NoiseCut,
+    NotSafe,
+    checks,
+    evaluate,
+    run,
+    train,
+)
 from hospital_node.training import features as features_module
 from medveil.metrics import layout, summarise
 from medveil.study import Study
@@ -321,3 +331,42 @@ def test_evaluation_counts_at_most_the_agreed_images_of_a_patient() -> None:
 
 def auroc(study: Study, vector: Float32, patients: tuple[PatientImages, ...]) -> float:
     return summarise(study, evaluate(study, vector, patients, device=CPU))["auroc"]
+
+
+JOINT = {"kind": "joint", "clip_norm": 0.5, "noise_multiplier": 2.0, "epsilon": 50.0, "honest_hospitals": 4}
+ONE_STEP = {"rounds": 4, "local_steps": 1, "learning_rate": 1.0}
+FOUR = {"min_hospitals": 4, "max_hospitals": 5}
+
+
+def joint_update(tmp_path: Path, key: bytes, **changes: Any) -> np.ndarray[Any, Any]:
+    study, vector = make_study(privacy=JOINT, training=ONE_STEP, cohort=FOUR, **changes)
+    with Ledger.open(tmp_path / f"{key[:4].hex()}.jsonl") as ledger:
+        ledger.register(study, plan_id="p", dataset="d", cap=100.0)
+        charge = ledger.charge(study, plan_id="p", round_number=1, attempt=1)
+        update = train(
+            study,
+            vector,
+            films(8),
+            round_number=1,
+            declared_patients=10,
+            noise=NoiseSource(key),
+            device=CPU,
+            charge=charge,
+        )
+    return update.values
+
+
+def test_four_hospitals_noise_together_is_the_noise_that_the_joint_epsilon_rests_on(tmp_path: Path) -> None:
+    """One update is gradient and noise of C * sigma / sqrt(4), over ten declared patients; differences of
+    updates are noise alone."""
+    updates = [joint_update(tmp_path, bytes([number]) * 32) for number in range(8)]
+    first, second = sum(updates[:4]), sum(updates[4:])
+    size = len(updates[0])
+    expected = 0.5 * 2.0 / 10 * 2**0.5  # the difference of two sums of four
+    assert np.std(first - second) == pytest.approx(expected, rel=4 / (2 * size) ** 0.5)
+
+
+def test_joint_noise_is_never_cut(tmp_path: Path) -> None:
+    narrow = {"update_clip": 0.05, "max_weight": 100}
+    with pytest.raises(NoiseCut):
+        joint_update(tmp_path, KEY, secure_aggregation=narrow)

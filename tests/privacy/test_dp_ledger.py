@@ -49,18 +49,32 @@ def test_a_repeated_round_is_charged_again() -> None:
 def test_studies_of_one_dataset_compose_and_other_datasets_do_not_count() -> None:
     rows = ledger.append((), schedule())
     rows = ledger.append(rows, schedule(plan="other", dataset="elsewhere"))
-    total = ledger.admit(rows, Event(9.0, 1.0, 30), dataset="d", delta=DELTA, cap=20.0)
+    more = schedule(plan="more", event=Event(9.0, 1.0, 30))
+    total = ledger.admit(rows, replace(more, cap=20.0))
     assert total == epsilon([SCHEDULE, Event(9.0, 1.0, 30)], DELTA)
     with pytest.raises(ledger.BudgetExceeded) as caught:
-        ledger.admit(rows, Event(9.0, 1.0, 30), dataset="d", delta=DELTA, cap=8.0)
+        ledger.admit(rows, more)
     assert caught.value.asked == total
-    assert ledger.admit(rows, Event(9.0, 1.0, 30), dataset="new", delta=DELTA, cap=8.0) < total
+    assert ledger.admit(rows, replace(more, dataset="new")) < total
+
+
+def test_the_noise_of_others_counts_only_where_the_hospital_counts_it() -> None:
+    """Three hospitals' equal noise is one of sqrt(3) times the size; without them the own noise is left."""
+    trusting = replace(schedule(), sharers=3, cap=100.0)
+    rows = ledger.append((), trusting)
+    entry = ledger.next_charge(rows, plan="p", round_number=1, attempt=1, steps=30)
+    assert entry.sharers == 3
+    rows = ledger.append(rows, entry)
+    assert ledger.spent(rows, "d", DELTA) == pytest.approx(epsilon([Event(3.288 * 3**0.5, 1.0, 30)], DELTA))
+    assert ledger.spent(rows, "d", DELTA, joint=False) == epsilon([SCHEDULE], DELTA)
+    with pytest.raises(ledger.BadTransition):
+        ledger.append(rows[:1], replace(entry, sharers=5))
 
 
 def test_the_smallest_delta_of_a_dataset_rules() -> None:
     strict = replace(schedule(), delta=1e-7)
     rows = ledger.append((), strict)
-    total = ledger.admit(rows, SCHEDULE, dataset="d", delta=DELTA, cap=100)
+    total = ledger.admit(rows, replace(schedule(plan="second"), cap=100.0))
     assert total == epsilon([SCHEDULE, SCHEDULE], 1e-7)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from medveil.study import Study
-from privacy.dp.accounting import Event
+from privacy.dp.accounting import Event, epsilon
 from privacy.dp.policy import (
     NotPrivate,
     UnderstatedEpsilon,
@@ -71,3 +71,44 @@ def test_a_study_without_privacy_has_no_cost_and_no_events() -> None:
     assert check_policy(study({"kind": "none"})) is None
     with pytest.raises(NotPrivate):
         round_event(study({"kind": "none"}))
+
+
+def joint(**changes: float) -> dict[str, Any]:
+    noise = {"kind": "joint", "clip_norm": 0.3, "noise_multiplier": 3.288, "epsilon": 8.0}
+    return noise | {"honest_hospitals": 3} | changes
+
+
+def joint_study(**changes: float) -> Study:
+    one_step = {"rounds": 30, "local_steps": 1, "learning_rate": 1.0}
+    return Study.model_validate(
+        study(local()).model_dump() | {"privacy": joint(**changes), "training": one_step}
+    )
+
+
+def test_joint_noise_states_the_epsilon_of_the_sum_and_shows_that_of_one_hospital() -> None:
+    found = check_policy(joint_study())
+    assert found is not None
+    assert found.epsilon_joint == pytest.approx(8.0, abs=0.01)
+    alone = epsilon([Event(3.288 / 3**0.5, 1.0, 30)], 1e-5)
+    assert found.epsilon_local == pytest.approx(alone)
+    assert found.epsilon_local > 1.5 * found.epsilon_joint
+
+
+def test_a_joint_plan_that_understates_the_epsilon_of_the_sum_is_refused() -> None:
+    with pytest.raises(UnderstatedEpsilon):
+        check_policy(joint_study(epsilon=7.0))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"training": {"rounds": 30, "local_steps": 2, "learning_rate": 1.0}},
+        {"training": {"rounds": 30, "local_steps": 1, "learning_rate": 1.0, "momentum": 0.9}},
+        {"training": {"rounds": 30, "local_steps": 1, "learning_rate": 1.0, "optimizer": "adam"}},
+        {"privacy": joint(honest_hospitals=4)},
+        {"cohort": {"min_hospitals": 3, "max_hospitals": 5}, "privacy": joint(honest_hospitals=4)},
+    ],
+)
+def test_noise_that_would_not_add_up_is_no_study(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"joint noise|honest_hospitals"):
+        Study.model_validate(joint_study().model_dump() | wrong)
