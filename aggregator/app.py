@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 
 from aggregator.auth import Gatekeeper
 from aggregator.blobs import Blobs
 from aggregator.coordinator import Coordinator
-from aggregator.problems import on_error
+from aggregator.problems import on_bad_address, on_error
 from aggregator.routes import hospitals, people
 from aggregator.routes.desk import Desk
 from aggregator.settings import Settings
@@ -44,7 +46,11 @@ def create_app(settings: Settings) -> FastAPI:
         title="MedVeil aggregator",
         version="1",
         lifespan=lifespan,
-        exception_handlers={Error: on_error},
+        exception_handlers={
+            Error: on_error,
+            RequestValidationError: on_bad_address,
+            HTTPException: on_bad_address,
+        },
         docs_url=None,
         redoc_url=None,
     )
@@ -58,6 +64,6 @@ async def _keep_time(desk: Desk) -> None:
         try:
             if await desk.run(desk.coordinator.tick):
                 desk.announce()
-        except OSError as error:  # a full disk must not stop the clock; the tick is tried again
+        except Exception as error:  # nothing may stop the clock of all plans; the tick is tried again
             log.error("tick.failed", reason=type(error).__name__)
         await asyncio.sleep(TICK_S)

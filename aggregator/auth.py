@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
 from aggregator.problems import EncodedBody, TooLarge
 from aggregator.store import Party
@@ -37,6 +38,19 @@ class Replayed(RemoteProtocolError):
             what="This very request has been here before.",
             meaning="It was not carried out a second time.",
             remedy="A retry signs a new request around the same message.",
+        )
+
+
+class BrokenOff(RemoteProtocolError):
+    """The sender went away in the middle of a request."""
+
+    code = "broken-off"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="The request ended before its body was complete.",
+            meaning="The sender or the line to it went away; nothing of it was used.",
+            remedy="Nothing to do; the node sends it again.",
         )
 
 
@@ -79,23 +93,26 @@ class Gatekeeper:
 async def read_body(request: Request, limit: int) -> bytes:
     """The body, refused as soon as it is known to be too large.
 
-    Raises: TooLarge, EncodedBody.
+    Raises: TooLarge, EncodedBody, BrokenOff.
     """
     if request.headers.get("content-encoding", "identity") != "identity":
         raise EncodedBody()
     declared = request.headers.get("content-length", "0")
-    if not declared.isdigit() or int(declared) > limit:
+    if not (declared.isdecimal() and len(declared) < 20 and int(declared) <= limit):
         raise TooLarge(limit=limit)
     body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > limit:
-            raise TooLarge(limit=limit)
+    try:
+        async for piece in request.stream():
+            body += piece
+            if len(body) > limit:
+                raise TooLarge(limit=limit)
+    except ClientDisconnect as error:
+        raise BrokenOff() from error
     return bytes(body)
 
 
 def signed_target(request: Request) -> str:
     """Path and query exactly as they were sent: what the sender signed."""
-    path: str = request.scope["raw_path"].decode("ascii")
-    query: str = request.scope["query_string"].decode("ascii")
+    path: str = request.scope["raw_path"].decode("latin-1")
+    query: str = request.scope["query_string"].decode("latin-1")
     return f"{path}?{query}" if query else path

@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from medveil.errors import RemoteProtocolError
+from medveil.errors import Error, RemoteProtocolError
 
 
 class DamagedBlob(RemoteProtocolError):
@@ -23,8 +23,31 @@ class DamagedBlob(RemoteProtocolError):
         )
 
 
+class StorageFailed(Error):
+    """The disk (or the database on it) did not take or give what it should."""
+
+    code = "storage-failed"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="The aggregator's storage does not work at the moment.",
+            meaning="Nothing was acknowledged that is not on the disk; the nodes send it again.",
+            remedy="Check that the aggregator's disk is neither full nor failing.",
+        )
+
+
 def write_durably(path: Path, data: bytes | memoryview) -> None:
-    """Write, fsync, rename, fsync the folder: after a crash the file is whole or not there."""
+    """Write, fsync, rename, fsync the folder: after a crash the file is whole or not there.
+
+    Raises: StorageFailed; what is there is then as before.
+    """
+    try:
+        _write(path, data)
+    except OSError as error:
+        raise StorageFailed() from error
+
+
+def _write(path: Path, data: bytes | memoryview) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(path.name + ".part")
     with open(scratch, "wb") as file:

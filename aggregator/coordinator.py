@@ -7,13 +7,13 @@ The state of an attempt is the list of its messages and phase closings in the st
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 from aggregator.blobs import Blobs
 from aggregator.problems import NotFound
+from aggregator.runs import Attempt, Run, WrongRound
 from aggregator.store import AttemptKey, Store
 from aggregator.unmasking import WrongLength, segment_lengths, unmasked_sum
 from aggregator.versions import next_version
@@ -22,10 +22,10 @@ from medveil.identity import verify
 from medveil.log import get_logger
 from medveil.messages import PlanOffer, PlanOffers, Work
 from medveil.metrics import headline, summarise
-from medveil.plan import NotApproved, Plan, check_approvals
+from medveil.plan import NotApproved, check_approvals
 from medveil.rounds import ModelVersion, Phase, RoundKind
 from medveil.study import Deadlines
-from privacy.encoding import Aggregate, EncodingParams, decode, params_for
+from privacy.encoding import Aggregate, decode, params_for
 from privacy.secagg import server
 from privacy.secagg.keys import setting_for
 from privacy.secagg.messages import MESSAGES, HospitalMessage, Upload
@@ -35,56 +35,6 @@ CLOSE = "close"
 EARLY = (Phase.ADVERTISE, Phase.SHARE, Phase.COMMIT)
 """Phases in which nothing masked has been sent: failing here costs nobody anything."""
 MAX_EARLY_FAILURES = 20
-
-
-class WrongRound(RemoteProtocolError):
-    """A message for a round or attempt that is not the current one."""
-
-    code = "wrong-round"
-
-    def __init__(self) -> None:
-        super().__init__(
-            what="The message is for a round that is not open.",
-            meaning="It came too late, or it is an old message repeated; nothing was changed.",
-            remedy="The node goes on with the round it is told.",
-        )
-
-
-@dataclass
-class Attempt:
-    """One attempt at a secure sum, in memory."""
-
-    key: AttemptKey
-    kind: RoundKind
-    params: EncodingParams
-    state: server.ServerState
-    opened: float
-    phase_opened: float
-    events: int = 0
-    phases: dict[str, float] = field(default_factory=dict)
-    bytes_up: Counter[str] = field(default_factory=Counter)
-    bytes_down: Counter[str] = field(default_factory=Counter)
-
-
-@dataclass
-class Run:
-    """A plan that is being worked on."""
-
-    plan: Plan
-    finished: bool
-    history: list[dict[str, Any]]
-    versions: list[tuple[ModelVersion, dict[str, str]]]
-    attempt: Attempt | None = None
-    approved_at: float | None = None
-    """When most hospitals had approved (monotonic clock); None before."""
-
-    @property
-    def token(self) -> str:
-        """Changes whenever a hospital might have something new to do."""
-        if self.attempt is None:
-            return f"finished {self.finished} {len(self.history)}"
-        key = self.attempt.key
-        return f"{key.round} {key.attempt} {self.attempt.state.phase}"
 
 
 class Coordinator:
@@ -182,9 +132,9 @@ class Coordinator:
         member = run.plan.member(name)
         if member is None or message.sender != member.index:
             raise server.NotAMember()
-        state = server.receive(current.state, message)
-        if state is current.state:
+        if _is_repeat(current.state, message):
             return
+        state = server.receive(current.state, message)
         if isinstance(message, Upload):
             self._check_upload(current, message)
         self._record(current, kind, body, state)
@@ -261,6 +211,7 @@ class Coordinator:
                         run.attempt = self._replayed(run, row)
                     else:
                         run.history.append(_flat(row))
+                        self._blobs.forget_uploads(AttemptKey(plan.id, row["round"], row["attempt"]).folder)
                 self._runs[plan.id] = run
 
     def tick(self) -> bool:
@@ -342,7 +293,8 @@ class Coordinator:
         study, state = run.plan.study, attempt.state
         started = self._clock()
         try:
-            removal = server.masks_to_remove(state)
+            # The last phase has closed with a threshold of answers; that number is enough to unmask.
+            removal = server.masks_to_remove(replace(state, phase=Phase.UNMASK))
             total = unmasked_sum(
                 attempt.params.words,
                 state.survivors,
@@ -499,3 +451,10 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
 def _limit(deadlines: Deadlines, phase: Phase) -> float:
     name = "train_s" if phase is Phase.COMMIT else f"{phase.value}_s"
     return float(getattr(deadlines, name))
+
+
+def _is_repeat(state: server.ServerState, message: HospitalMessage) -> bool:
+    """Whether exactly this message was taken before, in any phase: the answer to it may have been lost."""
+    phase = next(p for p, kind in server.EXPECTS.items() if isinstance(message, kind))
+    taken: Mapping[int, HospitalMessage] = getattr(state, server.ANSWERS[phase])
+    return taken.get(message.sender) == message

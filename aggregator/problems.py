@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
 from medveil.errors import Error
 from medveil.log import get_logger
 
 STATUS = {
+    "broken-off": 400,
     "bad-signature": 401,
     "stale-request": 401,
     "unknown-sender": 401,
@@ -26,6 +28,8 @@ STATUS = {
     "bad-message": 422,
     "damaged-blob": 422,
     "encoded-body": 415,
+    "method-not-allowed": 405,
+    "storage-failed": 503,
 }
 log = get_logger()
 
@@ -82,6 +86,32 @@ class EncodedBody(Error):
         )
 
 
+class BadRequest(Error):
+    """An address or query that no route takes."""
+
+    code = "bad-request"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="The address or a query value of the request is malformed.",
+            meaning="Nothing was changed.",
+            remedy="Check that node and aggregator run the same version of MedVeil.",
+        )
+
+
+class MethodNotAllowed(Error):
+    """A known address with a method that it does not have."""
+
+    code = "method-not-allowed"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="This address does not take that method.",
+            meaning="Nothing was changed.",
+            remedy="Check that node and aggregator run the same version of MedVeil.",
+        )
+
+
 def problem(error: Error) -> JSONResponse:
     """The public text of an error."""
     status = STATUS.get(error.code, 422)
@@ -102,3 +132,10 @@ async def on_error(request: Request, error: Exception) -> JSONResponse:
     route = request.scope.get("route")
     log.info("request.refused", code=error.code, route=getattr(route, "path", "?"), method=request.method)
     return problem(error)
+
+
+async def on_bad_address(request: Request, error: Exception) -> JSONResponse:
+    """What the web framework itself refuses, in the same form; it never repeats what was sent."""
+    status = error.status_code if isinstance(error, HTTPException) else 422
+    known: dict[int, Error] = {404: NotFound(), 405: MethodNotAllowed()}
+    return await on_error(request, known.get(status, BadRequest()))

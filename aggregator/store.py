@@ -14,6 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from aggregator.blobs import StorageFailed
 from medveil.errors import Error
 from medveil.ids import canonical
 from medveil.plan import Plan
@@ -162,7 +163,7 @@ class AttemptKey:
 class Store:
     """All durable state but the blobs; opening it creates or checks the schema.
 
-    Raises: UnknownSchema.
+    Raises: UnknownSchema; every method raises StorageFailed if the disk does not take or give what it should.
     """
 
     def __init__(self, path: Path) -> None:
@@ -183,8 +184,19 @@ class Store:
 
     @contextmanager
     def _write(self) -> Iterator[sa.Connection]:
-        with self._engine.begin() as tx:
-            yield tx
+        try:
+            with self._engine.begin() as tx:
+                yield tx
+        except sa.exc.OperationalError as error:  # disk full, locked for too long, I/O error
+            raise StorageFailed() from error
+
+    @contextmanager
+    def _read(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.connect() as tx:
+                yield tx
+        except sa.exc.OperationalError as error:
+            raise StorageFailed() from error
 
     def add_token(self, token: str, *, name: str, role: str, expires: float) -> None:
         """Remember the hash of a one-time token."""
@@ -217,7 +229,7 @@ class Store:
 
     def parties(self) -> dict[str, Party]:
         """Everybody enrolled."""
-        with self._engine.connect() as tx:
+        with self._read() as tx:
             rows = tx.execute(sa.select(PARTIES)).all()
         return {r.name: Party(r.name, r.role, r.public_key) for r in rows}
 
@@ -243,7 +255,7 @@ class Store:
 
     def plans(self) -> list[tuple[Plan, bytes, bool]]:
         """Every plan, oldest first, with the admin's signature and whether it is finished."""
-        with self._engine.connect() as tx:
+        with self._read() as tx:
             rows = tx.execute(sa.select(PLANS).order_by(PLANS.c.created)).all()
         return [(Plan.model_validate_json(r.plan), r.admin_signature, r.finished) for r in rows]
 
@@ -262,7 +274,7 @@ class Store:
 
     def approvals(self, plan: str) -> dict[str, bytes]:
         """Hospital → signature."""
-        with self._engine.connect() as tx:
+        with self._read() as tx:
             rows = tx.execute(sa.select(APPROVALS).where(APPROVALS.c.plan == plan)).all()
         return {r.name: r.signature for r in rows}
 
@@ -279,7 +291,7 @@ class Store:
     def events(self, key: AttemptKey) -> list[tuple[str, bytes]]:
         """The messages and closings of an attempt, in order."""
         where = [EVENTS.c[k] == v for k, v in key.where.items()]
-        with self._engine.connect() as tx:
+        with self._read() as tx:
             rows = tx.execute(sa.select(EVENTS).where(*where).order_by(EVENTS.c.number)).all()
         return [(r.kind, r.body) for r in rows]
 
@@ -312,7 +324,7 @@ class Store:
 
     def attempts(self, plan: str) -> list[dict[str, Any]]:
         """Every attempt of a plan in order, as plain values."""
-        with self._engine.connect() as tx:
+        with self._read() as tx:
             rows = tx.execute(
                 sa.select(ATTEMPTS)
                 .where(ATTEMPTS.c.plan == plan)
@@ -322,7 +334,7 @@ class Store:
 
     def versions(self, plan: str) -> list[tuple[ModelVersion, dict[str, str]]]:
         """The lineage of a plan's model, oldest first, with the hashes of the optimiser's state."""
-        with self._engine.connect() as tx:
+        with self._read() as tx:
             rows = tx.execute(
                 sa.select(VERSIONS).where(VERSIONS.c.plan == plan).order_by(VERSIONS.c.number)
             ).all()

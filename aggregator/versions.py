@@ -7,7 +7,7 @@ import hashlib
 
 import numpy as np
 
-from aggregator.blobs import Blobs
+from aggregator.blobs import Blobs, DamagedBlob
 from aggregator.strategies import STRATEGIES, State
 from medveil.errors import RemoteProtocolError
 from medveil.plan import Plan
@@ -65,11 +65,11 @@ def next_version(
 
     Args:
         number: the round.
-    Raises: DamagedBlob if the parent model is not readable.
+    Raises: DamagedBlob if the parent model or the state is missing or not what it was.
     """
     study = plan.study
-    vector = from_safetensors(blobs.model(parent.model), study.model.tensors)
-    state: State = {key: np.frombuffer(blobs.model(name), "<f4") for key, name in state_names.items()}
+    vector = _model(parent.model, study, blobs)
+    state: State = {key: _state(name, blobs) for key, name in state_names.items()}
     strategy = STRATEGIES[study.strategy.name](study.strategy.options)
     stepped, new_state = strategy.step(vector, aggregate.mean, state)
     name = model_hash(stepped, study.model.tensors).hex()
@@ -88,6 +88,20 @@ def next_version(
     return version, kept
 
 
+def _model(name: str, study: Study, blobs: Blobs) -> Float32:
+    vector = from_safetensors(blobs.model(name), study.model.tensors)
+    if model_hash(vector, study.model.tensors).hex() != name:
+        raise DamagedBlob()
+    return vector
+
+
+def _state(name: str, blobs: Blobs) -> Float32:
+    data = blobs.model(name)
+    if hashlib.sha256(data).hexdigest() != name:
+        raise DamagedBlob()
+    return np.frombuffer(data, "<f4")
+
+
 def _keep(values: Float32, blobs: Blobs) -> str:
     data = values.astype("<f4", copy=False).tobytes()
     name = hashlib.sha256(data).hexdigest()
@@ -96,7 +110,7 @@ def _keep(values: Float32, blobs: Blobs) -> str:
 
 
 def _epsilon(study: Study, rounds: int) -> float | None:
-    return None if study.privacy.kind == "none" else cost(study, rounds=rounds).epsilon_local
+    return None if study.privacy.kind == "none" else cost(study, rounds=rounds).epsilon_joint
 
 
 def _now() -> str:

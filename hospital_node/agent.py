@@ -19,7 +19,7 @@ from hospital_node.desk import Contribution, Desk
 from hospital_node.governance import PlanRefused, binding, check_plan, read_offer
 from hospital_node.ledger import Ledger
 from hospital_node.settings import Node
-from hospital_node.store import AlreadyDone, Journal
+from hospital_node.store import Journal
 from hospital_node.transport import AggregatorProblem, Transport
 from medveil.errors import Error, RemoteProtocolError
 from medveil.identity import Identity
@@ -342,6 +342,7 @@ async def _work_on(
             plan_id=plan.id,
             dataset=node.settings.dataset,
             cap=node.settings.policy.epsilon_cap,
+            count_joint_noise=node.settings.policy.count_joint_noise,
         )
     desk = Desk(plan, read, ledger)
     log.info("node.ready", plan=plan.id)

@@ -113,7 +113,7 @@ class Transport:
         response = await self._client.send(request)
         if response.status_code in BUSY:
             raise _Busy()
-        if response.status_code >= 400:
+        if not response.is_success:  # also a redirect: a proxy's log-in page is no acknowledgement
             raise _problem(response)
         return response.content
 
@@ -124,9 +124,10 @@ class _Busy(Exception):
 
 def _problem(response: httpx.Response) -> AggregatorProblem:
     try:
-        found: dict[str, Any] = response.json()
+        content = response.json()
     except ValueError:
-        found = {}
+        content = None
+    found: dict[str, Any] = content if isinstance(content, dict) else {}
     return AggregatorProblem(
         status=response.status_code,
         code=str(found.get("code", "aggregator-error")),

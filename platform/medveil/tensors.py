@@ -99,7 +99,7 @@ def model_hash(vector: Float32, spec: ModelSpec) -> bytes:
 def to_safetensors(vector: Float32, spec: ModelSpec) -> bytes:
     """Serialise a model; no metadata, float32 only."""
     data: bytes = safetensors.numpy.save(
-        {k: np.ascontiguousarray(v) for k, v in unflatten(vector, spec).items()}
+        {k: np.ascontiguousarray(v).reshape(v.shape) for k, v in unflatten(vector, spec).items()}
     )
     return data
 

@@ -1,0 +1,64 @@
+"""What the coordinator remembers of each plan: its history, its model versions and the open attempt."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from aggregator.store import AttemptKey
+from medveil.errors import RemoteProtocolError
+from medveil.plan import Plan
+from medveil.rounds import ModelVersion, RoundKind
+from privacy.encoding import EncodingParams
+from privacy.secagg import server
+
+
+class WrongRound(RemoteProtocolError):
+    """A message for a round or attempt that is not the current one."""
+
+    code = "wrong-round"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="The message is for a round that is not open.",
+            meaning="It came too late, or it is an old message repeated; nothing was changed.",
+            remedy="The node goes on with the round it is told.",
+        )
+
+
+@dataclass
+class Attempt:
+    """One attempt at a secure sum, in memory."""
+
+    key: AttemptKey
+    kind: RoundKind
+    params: EncodingParams
+    state: server.ServerState
+    opened: float
+    phase_opened: float
+    events: int = 0
+    phases: dict[str, float] = field(default_factory=dict)
+    bytes_up: Counter[str] = field(default_factory=Counter)
+    bytes_down: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
+class Run:
+    """A plan that is being worked on."""
+
+    plan: Plan
+    finished: bool
+    history: list[dict[str, Any]]
+    versions: list[tuple[ModelVersion, dict[str, str]]]
+    attempt: Attempt | None = None
+    approved_at: float | None = None
+    """When most hospitals had approved (monotonic clock); None before."""
+
+    @property
+    def token(self) -> str:
+        """Changes whenever a hospital might have something new to do."""
+        if self.attempt is None:
+            return f"finished {self.finished} {len(self.history)}"
+        key = self.attempt.key
+        return f"{key.round} {key.attempt} {self.attempt.state.phase}"

@@ -1,0 +1,212 @@
+"""A whole study by real processes over HTTPS, with a hospital and the aggregator killed on the way."""
+
+from __future__ import annotations
+
+import csv
+import threading
+import time
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hospital_node.ledger import Ledger
+from hospital_node.settings import Node
+from medveil.study import Deadlines, Study
+from medveil.tensors import from_safetensors, model_hash
+from medveil_imaging.sources.phantom import write_phantom_sites
+from medveil_research.client import NoAnswer
+from medveil_research.consortium import DEADLINES, Consortium, find_sites
+from medveil_research.processes import Event
+from medveil_research.studies import new_study
+from privacy.dp.ledger import State
+
+ROUNDS, PATIENTS = 2, 12
+LOST, LOST_IN = "hospital-4", 2
+POWER_CUT_IN = 1
+LIMIT_S = 150.0
+
+
+@dataclass
+class Played:
+    """What is left of the study once every process has ended."""
+
+    folder: Path
+    study: Study
+    plan: str
+    status: dict[str, Any]
+    models: dict[str, bytes]
+    heard: list[tuple[str, Event]]
+    killed: list[str] = field(default_factory=list)
+
+    def node(self, name: str) -> Node:
+        return Node.load(self.folder / "nodes" / name)
+
+
+def watch(consortium: Consortium, plan: str, power_cut: threading.Event, killed: list[str]) -> dict[str, Any]:
+    """Follow the study to its end; when the word comes, cut the aggregator's power and start it again."""
+    deadline = time.monotonic() + LIMIT_S
+    while time.monotonic() < deadline:
+        if power_cut.wait(0.2) and "aggregator" not in killed:
+            consortium.kill("aggregator")
+            killed.append("aggregator")
+            consortium.restart("aggregator")
+        consortium.check()
+        try:
+            status = consortium.client.status(plan)
+        except NoAnswer:
+            continue  # it is starting again
+        if status["finished"]:
+            return status
+    raise AssertionError("the study did not finish in time")
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
+    folder = tmp_path_factory.mktemp("consortium")
+    write_phantom_sites(folder / "sites", profile="xray", hospitals=4, patients=PATIENTS)
+    study, initial = new_study(
+        name="end-to-end",
+        task="classification",
+        profile="xray",
+        hospitals=4,
+        rounds=ROUNDS,
+        patients_hint=PATIENTS,
+        deadlines=Deadlines(**(DEADLINES | {"silence_s": 9.0})),
+    )
+    heard: list[tuple[str, Event]] = []
+    killed: list[str] = []
+    power_cut = threading.Event()
+    consortium: Consortium
+
+    def listen(who: str, event: Event) -> None:
+        heard.append((who, event))
+        started = event.get("event") == "work.started"
+        if started and (who, event.get("round")) == (LOST, LOST_IN) and who not in killed:
+            killed.append(who)
+            consortium.kill(who)
+        if started and event.get("round") == POWER_CUT_IN:
+            power_cut.set()
+
+    with Consortium(folder, find_sites(folder / "sites"), listen) as consortium:
+        plan = consortium.open(study, initial)
+        status = watch(consortium, plan.id, power_cut, killed)
+        models = {v["model"]: consortium.client.model(plan.id, v["model"]) for v in status["versions"]}
+    return Played(folder, study, plan.id, status, models, heard, killed)
+
+
+@pytest.mark.timeout(240)
+def test_the_study_finishes_every_round_and_has_final_figures(played: Played) -> None:
+    assert sorted(played.killed) == ["aggregator", LOST]
+    done = [a for a in played.status["attempts"] if a["outcome"] == "done"]
+    assert [(a["round"], a["kind"]) for a in done] == [
+        *((n, "train") for n in range(1, ROUNDS + 1)),
+        (ROUNDS + 1, "evaluate"),
+    ]
+    figures = done[-1]["figures"]
+    assert {"auroc", "accuracy", "loss", "images", "patients"} <= set(figures)
+    assert 0 <= figures["auroc"] <= 1
+    assert figures["patients"] == len(done[-1]["survivors"]) * patients_in_the_test_split(played)
+    assert done[-1]["metric"] == figures["auroc"]
+
+
+def patients_in_the_test_split(played: Played) -> int:
+    with open(played.folder / "sites" / "hospital-1" / "manifest.csv", newline="") as file:
+        return len({row["patient_id"] for row in csv.DictReader(file) if row["split"] == "test"})
+
+
+def test_a_round_survives_the_death_of_a_hospital(played: Played) -> None:
+    survivors = {a["round"]: a["survivors"] for a in played.status["attempts"] if a["outcome"] == "done"}
+    everybody = [f"hospital-{i}" for i in range(1, 5)]
+    assert survivors[1] == everybody
+    for number in range(LOST_IN, ROUNDS + 2):
+        assert survivors[number] == [name for name in everybody if name != LOST]
+
+
+def test_a_round_survives_the_death_of_the_aggregator(played: Played) -> None:
+    attempts = [a for a in played.status["attempts"] if a["round"] == POWER_CUT_IN]
+    assert [(a["attempt"], a["outcome"]) for a in attempts] == [(1, "done")]
+
+
+def test_the_models_form_a_chain_and_each_has_the_hash_it_is_named_by(played: Played) -> None:
+    versions, spec = played.status["versions"], played.study.model.tensors
+    assert [v["number"] for v in versions] == list(range(ROUNDS + 1))
+    assert versions[0]["model"] == played.study.model.initial_model
+    assert [v["parent"] for v in versions[1:]] == [v["model"] for v in versions[:-1]]
+    vectors = [from_safetensors(played.models[v["model"]], spec) for v in versions]
+    assert [model_hash(x, spec).hex() for x in vectors] == [v["model"] for v in versions]
+    assert all(not np.array_equal(a, b) for a, b in pairwise(vectors))
+
+
+def test_each_ledger_is_whole_and_has_paid_for_its_hospitals_rounds(played: Played) -> None:
+    assert played.study.privacy.kind == "local"
+    for index in range(1, 5):
+        name = f"hospital-{index}"
+        node = played.node(name)
+        with Ledger.open(node.ledger) as ledger:
+            ledger.verify()
+            last: dict[int, State] = {}
+            for row in ledger.rows():
+                assert row.entry.plan == played.plan
+                last[row.entry.round] = row.entry.state
+            spent = ledger.spent(node.settings.dataset)
+        rounds = {r for r in last if r > 0}
+        if name == LOST:
+            assert rounds <= {1, 2}
+            assert last[1] is State.RELEASED
+            assert State.RELEASED not in {last[r] for r in rounds - {1}}
+        else:
+            assert rounds == set(range(1, ROUNDS + 1))
+            assert {last[r] for r in rounds} == {State.RELEASED}
+            assert spent <= played.study.privacy.epsilon
+        assert spent > 0
+    assert played.status["versions"][-1]["epsilon"] <= played.study.privacy.epsilon
+
+
+def test_no_patient_and_no_file_name_is_in_any_log_or_at_the_aggregator(played: Played) -> None:
+    canaries: set[bytes] = set()
+    for manifest in (played.folder / "sites").glob("*/manifest.csv"):
+        with open(manifest, newline="") as file:
+            for row in csv.DictReader(file):
+                canaries |= {row["patient_id"].encode(), Path(row["image"]).name.encode()}
+    assert len(canaries) >= 4 * PATIENTS
+    places = [played.folder / "logs", played.folder / "aggregator", played.folder / "nodes"]
+    files = [p for place in places for p in place.rglob("*") if p.is_file()]
+    assert {"aggregator.db", "ledger.jsonl", "journal.db", "hospital-1.log"} <= {p.name for p in files}
+    for path in files:
+        content = path.read_bytes()
+        assert not [c for c in canaries if c in content], path.name
+
+
+def test_no_private_key_is_where_it_does_not_belong(played: Played) -> None:
+    keys = {p: p.read_bytes() for p in played.folder.rglob("*.key") if p.name != "server.key"}
+    assert len(keys) == 5
+    for path in (p for p in played.folder.rglob("*") if p.is_file()):
+        content = path.read_bytes()
+        for owner, key in keys.items():
+            assert path == owner or (key not in content and key.hex().encode() not in content)
+
+
+def test_no_masked_upload_is_kept_once_its_round_is_over(played: Played) -> None:
+    assert [p for p in (played.folder / "aggregator" / "uploads").rglob("*") if p.is_file()] == []
+
+
+def test_nothing_is_left_running(played: Played) -> None:
+    """No process names the consortium's folder on its command line."""
+    running = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            running.append(entry.read_bytes())
+        except OSError:
+            continue  # it ended while we looked
+    assert not [line for line in running if str(played.folder).encode() in line]
+
+
+def test_no_process_met_an_error_of_its_own(played: Played) -> None:
+    events = [event for _, event in played.heard]
+    assert not [e for e in events if e.get("level") == "error"]
+    for path in (played.folder / "logs").glob("*.log"):
+        assert "Traceback" not in path.read_text(), path.name

@@ -1,0 +1,375 @@
+"""Whatever the aggregator says, a node never sends more than the honest protocol would have it send."""
+
+from __future__ import annotations
+
+import base64
+import io
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from hospital_node.store import Journal
+from hospital_node.transport import AggregatorProblem
+from lines import Line, Stuck, follow, make_agent
+from medveil import log
+from medveil.messages import Work
+from medveil.rounds import RoundKind
+from medveil.tensors import model_hash, to_safetensors
+from privacy.secagg import node
+from privacy.secagg.keys import setting_for
+from privacy.secagg.messages import Advertised, Agree, Committed, Quorum, Survivors, Unmask
+from world import SPEC, START, World, make_sites
+
+Build = Callable[..., World]
+Change = Callable[[World, Work], dict[str, Any]]
+HONEST = ["advertise", "shares", "ready", "upload", "agree", "unmask"]
+
+
+def scene(world: World, lie: Callable[[Work], Work] = lambda work: work) -> tuple[Any, Line, Journal]:
+    """Hospital 1 is a real agent on a line over which the aggregator may lie; the others are honest."""
+    line = Line(world, make_sites(world)[1:], "hospital-1", lie)
+    agent, journal = make_agent(world, line)
+    return agent, line, journal
+
+
+def test_an_honest_aggregator_gets_every_message_and_the_study_ends(build: Build) -> None:
+    world = build()
+    agent, line, _ = scene(world)
+    assert follow(agent)
+    assert [kind for _, _, kind, _ in line.sent] == HONEST * 3
+    status = world.status
+    assert [a["outcome"] for a in status["attempts"]] == ["done"] * 3
+    assert status["attempts"][2]["sums"]["positives/abnormal"][:4] == [1.0, 1.0, 1.0, 0.0]
+
+
+def advertised(work: Work) -> list[Any]:
+    return list(Advertised.from_bytes(work.payload).messages)
+
+
+def with_keys(messages: list[Any]) -> dict[str, Any]:
+    return {"payload": Advertised(messages=tuple(messages)).to_bytes()}
+
+
+def own_key_left_out(world: World, work: Work) -> dict[str, Any]:
+    return with_keys([m for m in advertised(work) if m.sender != 1])
+
+
+def foreign_keys_signed_by_the_aggregator(world: World, work: Work) -> dict[str, Any]:
+    context = setting_of(world, 1).context
+    forged = [
+        m if m.sender == 1 else m.model_copy(update={"mask_key": bytes([m.sender]) * 32})
+        for m in advertised(work)
+    ]
+    signed = [m if m.sender == 1 else m.signed_by(world.admin, context, b"") for m in forged]
+    return with_keys(signed)
+
+
+def setting_of(world: World, attempt: int, model: bytes | None = None) -> Any:
+    model = model or model_hash(START, SPEC)
+    return setting_for(world.plan, number=1, attempt=attempt, kind=RoundKind.TRAIN, model=model)
+
+
+def keys_of_another_attempt(world: World, work: Work) -> dict[str, Any]:
+    party = node.Party(setting_of(world, 2), 2, world.identities[1])
+    _, old = node.advertise(party, secrets.token_bytes)
+    return with_keys([old if m.sender == 2 else m for m in advertised(work)])
+
+
+def keys_for_another_model(world: World, work: Work) -> dict[str, Any]:
+    party = node.Party(setting_of(world, 1, b"x" * 32), 2, world.identities[1])
+    _, other = node.advertise(party, secrets.token_bytes)
+    return with_keys([other if m.sender == 2 else m for m in advertised(work)])
+
+
+def one_hospital_twice(world: World, work: Work) -> dict[str, Any]:
+    return with_keys([*advertised(work), advertised(work)[1]])
+
+
+def a_cohort_of_two(world: World, work: Work) -> dict[str, Any]:
+    return with_keys(advertised(work)[:2])
+
+
+def a_committed_set_without_me(world: World, work: Work) -> dict[str, Any]:
+    return {"payload": Committed(members=(2, 3, 4), inbox={}).to_bytes()}
+
+
+def a_committed_set_of_two(world: World, work: Work) -> dict[str, Any]:
+    seen = Committed.from_bytes(work.payload)
+    return {"payload": seen.model_copy(update={"members": (1, 2)}).to_bytes()}
+
+
+def a_committed_stranger(world: World, work: Work) -> dict[str, Any]:
+    seen = Committed.from_bytes(work.payload)
+    return {"payload": seen.model_copy(update={"members": (1, 2, 3, 4, 9)}).to_bytes()}
+
+
+def swapped_shares(world: World, work: Work) -> dict[str, Any]:
+    seen = Committed.from_bytes(work.payload)
+    inbox = {**seen.inbox, 2: seen.inbox[3]}
+    return {"payload": seen.model_copy(update={"inbox": inbox}).to_bytes()}
+
+
+def survivors(*members: int) -> Change:
+    def change(world: World, work: Work) -> dict[str, Any]:
+        return {"payload": Survivors(members=members).to_bytes()}
+
+    return change
+
+
+def quorum(work: Work) -> list[Agree]:
+    return list(Quorum.from_bytes(work.payload).agreements)
+
+
+def with_quorum(agreements: list[Agree]) -> dict[str, Any]:
+    return {"payload": Quorum(agreements=tuple(agreements)).to_bytes()}
+
+
+def too_few_signatures(world: World, work: Work) -> dict[str, Any]:
+    return with_quorum(quorum(work)[:2])
+
+
+def one_signature_many_times(world: World, work: Work) -> dict[str, Any]:
+    return with_quorum([quorum(work)[0]] * 4)
+
+
+def signatures_under_another_set(world: World, work: Work) -> dict[str, Any]:
+    return with_quorum([a.model_copy(update={"survivors": (1, 2, 3)}) for a in quorum(work)])
+
+
+def forged_signatures(world: World, work: Work) -> dict[str, Any]:
+    return with_quorum([a.model_copy(update={"signature": bytes(64)}) for a in quorum(work)])
+
+
+def signatures_of_strangers(world: World, work: Work) -> dict[str, Any]:
+    return with_quorum([a.model_copy(update={"sender": a.sender + 4}) for a in quorum(work)])
+
+
+def no_message(world: World, work: Work) -> dict[str, Any]:
+    return {"payload": b"\xff"}
+
+
+def shown_as(phase: str) -> Change:
+    return lambda world, work: {"phase": phase, "token": f"{work.token} as {phase}"}
+
+
+def told(**changes: Any) -> Change:
+    return lambda world, work: changes
+
+
+LIES: list[tuple[str, Change, str]] = [
+    ("advertise", told(round=99), "out-of-order"),
+    ("advertise", told(round=0), "out-of-order"),
+    ("advertise", told(round=2**70), "out-of-order"),
+    ("advertise", told(attempt=0), "out-of-order"),
+    ("advertise", told(attempt=2**70), "out-of-order"),
+    ("advertise", told(kind="evaluate"), "out-of-order"),
+    ("advertise", told(kind="inference"), "bad-message"),
+    ("advertise", told(phase="confess"), "bad-message"),
+    ("advertise", told(model=b"x" * 32), "wrong-model"),
+    ("share", own_key_left_out, "secagg-refused"),
+    ("share", foreign_keys_signed_by_the_aggregator, "secagg-refused"),
+    ("share", keys_of_another_attempt, "secagg-refused"),
+    ("share", keys_for_another_model, "secagg-refused"),
+    ("share", one_hospital_twice, "secagg-refused"),
+    ("share", a_cohort_of_two, "secagg-refused"),
+    ("share", no_message, "bad-message"),
+    ("share", shown_as("upload"), "out-of-order"),
+    ("share", shown_as("unmask"), "out-of-order"),
+    ("share", shown_as("done"), "out-of-order"),
+    ("commit", shown_as("agree"), "out-of-order"),
+    ("commit", shown_as("advertise"), "out-of-order"),
+    ("upload", a_committed_set_without_me, "secagg-refused"),
+    ("upload", a_committed_set_of_two, "secagg-refused"),
+    ("upload", a_committed_stranger, "secagg-refused"),
+    ("upload", swapped_shares, "secagg-refused"),
+    ("upload", shown_as("share"), "out-of-order"),
+    ("agree", survivors(1, 2), "secagg-refused"),
+    ("agree", survivors(2, 3, 4), "secagg-refused"),
+    ("agree", survivors(1, 2, 3, 9), "secagg-refused"),
+    ("agree", survivors(1, 1, 2, 3), "secagg-refused"),
+    ("agree", shown_as("unmask"), "out-of-order"),
+    ("agree", shown_as("share"), "out-of-order"),
+    ("unmask", too_few_signatures, "secagg-refused"),
+    ("unmask", one_signature_many_times, "secagg-refused"),
+    ("unmask", signatures_under_another_set, "secagg-refused"),
+    ("unmask", forged_signatures, "secagg-refused"),
+    ("unmask", signatures_of_strangers, "secagg-refused"),
+    ("unmask", shown_as("commit"), "out-of-order"),
+]
+
+
+@pytest.mark.parametrize(("phase", "change", "code"), LIES)
+def test_a_lie_makes_the_node_leave_and_it_sends_nothing_more(
+    build: Build, phase: str, change: Change, code: str
+) -> None:
+    world = build(hospitals=4)
+
+    def lie(work: Work) -> Work:
+        if (work.round, work.attempt, work.phase) != (1, 1, phase):
+            return work
+        return work.model_copy(update=change(world, work))
+
+    agent, line, journal = scene(world, lie)
+    with capture_logs() as logs:
+        assert not follow(agent)
+    assert [kind for _, _, kind, _ in line.sent] == HONEST[: HONEST.index(kind_of(phase))]
+    assert bool(line.segments) == (phase in ("agree", "unmask"))
+    refused = [e for e in logs if e["event"] == "attempt.refused"]
+    assert [(e["code"], e["plan"]) for e in refused] == [(code, world.plan.id)]
+    journal.close()
+    # Neither the truth nor a restart brings it back into an attempt for which its keys are out.
+    line.lie = lambda work: work
+    again, journal = make_agent(world, line)
+    for one in (agent, again):
+        before = len(line.sent)
+        follow(one)
+        assert all((n, a) != (1, 1) for n, a, _, _ in line.sent[before:]) or phase == "advertise"
+    journal.close()
+
+
+def kind_of(phase: str) -> str:
+    steps = ("advertise", "share", "commit", "upload", "agree", "unmask")
+    return HONEST[steps.index(phase)]
+
+
+def test_a_model_file_that_is_not_the_named_one_is_not_trained_on(build: Build) -> None:
+    world = build()
+    agent, line, _ = scene(world)
+    line.file = lambda data: to_safetensors(START + np.float32(0.5), SPEC)
+    with capture_logs() as logs:
+        assert not follow(agent)
+    assert line.sent == []
+    assert agent._desk.prepared == []
+    assert [e["code"] for e in logs if e["event"] == "attempt.refused"] == ["wrong-model"]
+
+
+def test_a_damaged_model_file_is_refused(build: Build) -> None:
+    world = build()
+    agent, line, _ = scene(world)
+    line.file = lambda data: data[:-1]
+    with capture_logs() as logs:
+        assert not follow(agent)
+    assert line.sent == []
+    assert [e["code"] for e in logs if e["event"] == "attempt.refused"] == ["bad-model-file"]
+
+
+@pytest.mark.parametrize("other", [(1, 2, 3), (1, 2, 4), (1, 3, 4)])
+def test_no_second_survivor_set_is_ever_signed(build: Build, other: tuple[int, ...]) -> None:
+    world = build(hospitals=4)
+    seen = []
+
+    def lie(work: Work) -> Work:
+        if (work.round, work.phase) != (1, "agree"):
+            return work
+        seen.append(work.token)
+        if len(seen) == 1:
+            return work
+        changed = {"payload": Survivors(members=other).to_bytes(), "token": f"again {len(seen)}"}
+        if len(seen) > 5:
+            raise Stuck
+        return work.model_copy(update=changed)
+
+    agent, line, journal = scene(world, lie)
+    follow(agent)
+    signed = [Agree.from_bytes(body) for _, _, kind, body in line.sent if kind == "agree"]
+    assert [a.survivors for a in signed] == [(1, 2, 3, 4)]
+    assert len(seen) > 2
+    journal.close()
+
+
+def test_after_unmasking_no_further_attempt_of_the_round_is_joined(build: Build) -> None:
+    world = build()
+
+    def lie(work: Work) -> Work:
+        if work.round != 2 or work.phase != "advertise":
+            return work
+        initial = bytes.fromhex(world.plan.study.model.initial_model)
+        return work.model_copy(update={"round": 1, "attempt": 2, "model": initial})
+
+    agent, line, _ = scene(world, lie)
+    with capture_logs() as logs:
+        assert not follow(agent)
+    assert [kind for _, _, kind, _ in line.sent] == HONEST
+    assert [e["code"] for e in logs if e["event"] == "attempt.missed"] == ["already-done"]
+
+
+def test_a_node_that_comes_back_without_its_keys_sits_the_attempt_out(build: Build) -> None:
+    world = build(hospitals=4)
+    world.coordinator.touch("hospital-1")
+    line = Line(world, make_sites(world)[1:], "hospital-1")
+
+    def crash(work: Work) -> Work:
+        if work.phase == "upload":
+            raise Stuck
+        return work
+
+    line.lie = crash
+    agent, journal = make_agent(world, line)
+    assert not follow(agent)
+    journal.close()
+    line.lie = lambda work: work
+    again, journal = make_agent(world, line)
+    before = len(line.sent)
+    assert not follow(again)
+    assert line.sent[before:] == []
+    journal.close()
+
+
+def test_a_refused_poll_is_not_repeated_at_once(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = build()
+    agent, line, _ = scene(world)
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len([p for p in pauses if p]) > 3:
+            raise Stuck
+
+    async def work(*_: object, **__: object) -> Work:
+        raise AggregatorProblem(status=401, code="stale-request", title="", detail="")
+
+    monkeypatch.setattr("hospital_node.agent.asyncio.sleep", sleep)
+    line.work = work  # type: ignore[method-assign]
+    assert not follow(agent)
+    assert [p >= 1.0 for p in pauses] == [True] * 4
+
+
+def test_no_key_share_seed_or_number_of_the_update_is_in_the_log_or_the_journal(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, drawn, real = build(), [], secrets.token_bytes
+
+    def recorded(length: int | None = None) -> bytes:
+        drawn.append(real(length))
+        return drawn[-1]
+
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setattr(secrets, "token_bytes", recorded)
+    log.set_up("debug")
+    try:
+        agent, line, journal = scene(world)
+        assert follow(agent)
+    finally:
+        structlog.reset_defaults()
+    journal.close()
+    text = stream.getvalue()
+    assert "update.sent" in text
+    private = world.identities[0]._key.private_bytes_raw()
+    given = [Unmask.from_bytes(body) for _, _, kind, body in line.sent if kind == "unmask"]
+    shares = [share[1:] for message in given for share in message.self_shares.values()]
+    assert len(shares) == 9
+    stored = (world.folder / "nodes" / "hospital-1" / "journal.db").read_bytes()
+    assert len(drawn) >= 48
+    for secret in [*drawn, private, *shares, *line.segments]:
+        part = secret[:8]
+        assert part not in stored
+        assert part.hex() not in text
+        assert part.hex().encode() not in stored
+        assert base64.b64encode(secret)[:10].decode() not in text
+        assert repr(part)[2:-1] not in text

@@ -1,0 +1,143 @@
+"""The node's connection: a retry repeats the same bytes, and only a real acknowledgement counts as one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+
+from aggregator.tls import make_certificates
+from hospital_node import transport as module
+from hospital_node.transport import AggregatorProblem, Transport, Unreachable
+from medveil.identity import Identity, RequestProof, verify_request
+from medveil.messages import PlanOffers
+
+ME = Identity.generate("hospital-1")
+Answer = httpx.Response | Exception
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tls")
+    make_certificates(folder, ("127.0.0.1",))
+    return folder / "ca.pem"
+
+
+@pytest.fixture(autouse=True)
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """No real waiting; the pauses that would have been made."""
+    made: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        made.append(seconds)
+
+    monkeypatch.setattr(module.asyncio, "sleep", sleep)
+    return made
+
+
+def talk(authority: Path, answers: list[Answer], action: Callable[[Transport], Any]) -> tuple[Any, list[Any]]:
+    """Run one call against prepared answers; its result (or error) and the requests."""
+    requests = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        requests.append((request.method, request.url.raw_path.decode(), request.read(), request.headers))
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def run() -> Any:
+        async with Transport("https://here:1", authority, ME) as transport:
+            await transport._client.aclose()
+            transport._client = httpx.AsyncClient(
+                base_url="https://here:1", transport=httpx.MockTransport(handle)
+            )
+            try:
+                return await action(transport)
+            except (AggregatorProblem, Unreachable) as error:
+                return error
+
+    return asyncio.run(run()), requests
+
+
+def send(transport: Transport) -> Any:
+    return transport.message("p", 1, 2, "upload", b"the masked bytes")
+
+
+def test_a_lost_answer_is_repeated_with_identical_bytes_and_a_new_signature(
+    authority: Path, pauses: list[float]
+) -> None:
+    lost: list[Answer] = [
+        httpx.ReadError("reset"),
+        httpx.ConnectTimeout("slow"),
+        httpx.Response(503),
+        httpx.Response(429),
+        httpx.Response(204),
+    ]
+    result, requests = talk(authority, lost, send)
+    assert result is None
+    assert len({(method, target, body) for method, target, body, _ in requests}) == 1
+    proofs = [RequestProof.from_headers(headers) for *_, headers in requests]
+    assert len({p.nonce for p in proofs}) == 5
+    for (method, target, body, _), proof in zip(requests, proofs, strict=True):
+        verify_request(ME.public_key, proof, method, target, body, now=proof.time)
+    assert pauses == sorted(pauses) or max(pauses) <= 10 * 1.5
+    assert len(pauses) == 4
+
+
+@pytest.mark.parametrize("status", [200, 201, 204])
+def test_success_is_an_acknowledgement(authority: Path, status: int) -> None:
+    assert talk(authority, [httpx.Response(status)], send)[0] is None
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 400, 401, 404, 409, 500])
+def test_nothing_else_is_an_acknowledgement(authority: Path, status: int) -> None:
+    answer = httpx.Response(status, headers={"location": "https://login.example.org"}, content=b"<html>")
+    error, requests = talk(authority, [answer], send)
+    assert isinstance(error, AggregatorProblem)
+    assert (error.status, error.code) == (status, "aggregator-error")
+    assert len(requests) == 1
+
+
+@pytest.mark.parametrize("content", [b"[]", b"3", b"null", b'"x"', b"\xff", b"{}"])
+def test_a_problem_that_is_no_problem_document_is_still_a_problem(authority: Path, content: bytes) -> None:
+    error, _ = talk(authority, [httpx.Response(422, content=content)], send)
+    assert isinstance(error, AggregatorProblem)
+
+
+def test_the_aggregators_code_is_kept(authority: Path) -> None:
+    document = {"code": "wrong-round", "title": "Too late.", "detail": "Nothing was changed."}
+    error, _ = talk(authority, [httpx.Response(409, json=document)], send)
+    assert (error.status, error.code, error.what) == (409, "wrong-round", "Too late.")
+
+
+def test_after_a_while_the_node_gives_up_and_says_so(
+    authority: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "GIVE_UP_S", -1.0)
+    error, _ = talk(authority, [httpx.ConnectError("refused")], send)
+    assert isinstance(error, Unreachable)
+    assert "ConnectError" in error.what
+
+
+def test_a_poll_names_what_it_has_seen(authority: Path) -> None:
+    from medveil.messages import Work
+
+    work = Work(token="1 1 share", status="waiting")
+
+    def action(transport: Transport) -> Any:
+        return transport.work("p", seen="1 1 share&x=y", wait_s=5.0)
+
+    answer, requests = talk(authority, [httpx.Response(200, content=work.to_bytes())], action)
+    assert answer == work
+    assert requests[0][1] == "/v1/plans/p/work?seen=1%201%20share%26x%3Dy&wait_s=5"
+
+
+def test_offers_are_read(authority: Path) -> None:
+    offers = PlanOffers(offers=())
+    answer, _ = talk(authority, [httpx.Response(200, content=offers.to_bytes())], lambda t: t.offers())
+    assert answer == offers

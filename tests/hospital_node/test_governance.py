@@ -1,0 +1,205 @@
+"""The hospital decides: its own policy and key come before anything an aggregator or admin wrote."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hospital_node.agent import _next_plan
+from hospital_node.governance import PlanRefused, binding, check_plan, declared_patients, read_offer
+from hospital_node.settings import Node, NodeSettings, Policy
+from hospital_node.store import Journal
+from medveil.errors import BadFile
+from medveil.identity import Identity
+from medveil.messages import PlanOffer, PlanOffers
+from medveil.plan import BadPlan, NotApproved, Plan, sign_approval
+from privacy.dp.policy import UnderstatedEpsilon, cost
+from world import make_plan, make_study
+
+PEOPLE = [Identity.generate(f"hospital-{i}") for i in range(1, 5)]
+ADMIN = Identity.generate("admin")
+LOCAL: dict[str, Any] = {"kind": "local", "clip_norm": 1.0, "noise_multiplier": 4.0, "epsilon": 3.0}
+
+
+def settings(**policy: Any) -> NodeSettings:
+    return NodeSettings(
+        name="hospital-1",
+        aggregator="https://fl.example.org:8443",
+        data=Path("/data"),
+        dataset="films",
+        policy=Policy(**policy),
+    )
+
+
+def plan_of(**changes: Any) -> Plan:
+    return make_plan(PEOPLE, make_study(**changes))
+
+
+def offer_of(signed: Plan, signers: list[Identity], **changes: Any) -> PlanOffer:
+    content: dict[str, Any] = {
+        "plan": signed.model_dump_json(),
+        "admin_key": ADMIN.public_key,
+        "admin_signature": ADMIN.sign("create-plan", signed.hash),
+        "approvals": {p.name: sign_approval(signed, p) for p in signers},
+    }
+    return PlanOffer(**(content | changes))
+
+
+def test_a_private_plan_within_the_cap_is_allowed_and_its_cost_is_told() -> None:
+    plan = plan_of(privacy=LOCAL)
+    price = check_plan(plan, settings(), PEOPLE[0])
+    assert price == cost(plan.study)
+    assert price is not None
+    assert 0 < price.epsilon_local <= 3.0
+
+
+def test_no_privacy_is_refused_unless_the_operator_allowed_it() -> None:
+    with pytest.raises(PlanRefused, match="no differential privacy"):
+        check_plan(plan_of(), settings(), PEOPLE[0])
+    assert check_plan(plan_of(), settings(allow_no_privacy=True), PEOPLE[0]) is None
+
+
+def test_the_hospitals_cap_stands_above_the_study() -> None:
+    with pytest.raises(PlanRefused, match=r"the cap here is 0\.5"):
+        check_plan(plan_of(privacy=LOCAL), settings(epsilon_cap=0.5), PEOPLE[0])
+
+
+def test_a_plan_that_costs_more_than_it_says_is_refused() -> None:
+    with pytest.raises(UnderstatedEpsilon):
+        check_plan(plan_of(privacy=LOCAL | {"epsilon": 0.1}), settings(), PEOPLE[0])
+
+
+def test_a_smaller_cohort_than_the_hospital_wants_is_refused() -> None:
+    with pytest.raises(PlanRefused, match="3 hospitals; 4 is the least"):
+        check_plan(plan_of(privacy=LOCAL), settings(min_hospitals=4), PEOPLE[0])
+    larger = plan_of(privacy=LOCAL, cohort={"min_hospitals": 4})
+    assert check_plan(larger, settings(min_hospitals=4), PEOPLE[0]) is not None
+
+
+def test_a_roster_with_another_key_in_this_hospitals_name_is_refused() -> None:
+    plan = plan_of(privacy=LOCAL)
+    for identity in (Identity.generate("hospital-1"), Identity.generate("hospital-9")):
+        with pytest.raises(PlanRefused, match="own key"):
+            check_plan(plan, settings(), identity)
+
+
+def test_an_offer_needs_the_signature_under_exactly_this_plan() -> None:
+    plan, other = plan_of(), plan_of(name="other")
+    assert read_offer(offer_of(plan, [])) == plan
+    with pytest.raises(PlanRefused, match="signature"):
+        read_offer(offer_of(plan, [], admin_signature=ADMIN.sign("create-plan", other.hash)))
+    with pytest.raises(PlanRefused, match="signature"):
+        read_offer(offer_of(plan, [], admin_key=PEOPLE[0].public_key))
+    for text in ("", "{}", "null", "[1", '{"study": 1}', "9" * 5000, "[" * 100_000):
+        with pytest.raises(BadPlan):
+            read_offer(offer_of(plan, [], plan=text))
+
+
+def test_a_plan_binds_when_most_hospitals_signed_it_and_not_before() -> None:
+    plan = plan_of()
+    binding(plan, offer_of(plan, PEOPLE[:3]))
+    with pytest.raises(NotApproved):
+        binding(plan, offer_of(plan, PEOPLE[:2]))
+
+
+@pytest.mark.parametrize(
+    ("count", "declared"), [(0, 10), (1, 10), (14, 10), (16, 20), (94, 90), (96, 100), (5000, 100)]
+)
+def test_the_declared_number_of_patients_is_rounded_and_bounded(count: int, declared: int) -> None:
+    assert declared_patients(count, 100) == declared
+
+
+def test_no_two_neighbouring_numbers_can_be_told_apart_except_at_a_boundary() -> None:
+    declared = [declared_patients(n, 10_000) for n in range(1, 400)]
+    assert all(b - a in (0, 10) for a, b in pairwise(declared))
+    assert len(set(declared)) == 40
+
+
+class Offers:
+    """An aggregator that offers what the test says."""
+
+    def __init__(self, *offers: PlanOffer) -> None:
+        self._offers = PlanOffers(offers=offers)
+        self.approved: list[str] = []
+
+    async def offers(self) -> PlanOffers:
+        return self._offers
+
+    async def approve(self, plan: str, signature: bytes) -> None:
+        self.approved.append(plan)
+
+
+def chosen(tmp_path: Path, aggregator: Offers, approved: list[Plan], **policy: Any) -> Plan | None:
+    node = Node(tmp_path, settings(**({"allow_no_privacy": True} | policy)))
+    journal, transport = Journal(node.journal), aggregator
+    for plan in approved:
+        journal.approve(plan, sign_approval(plan, PEOPLE[0]))
+    try:
+        return asyncio.run(_next_plan(node, PEOPLE[0], journal, transport, set()))  # type: ignore[arg-type]
+    finally:
+        journal.close()
+
+
+def test_a_node_works_on_what_its_operator_approved_and_on_nothing_else(tmp_path: Path) -> None:
+    plan, other = plan_of(), plan_of(name="other")
+    aggregator = Offers(offer_of(other, PEOPLE), offer_of(plan, PEOPLE))
+    assert chosen(tmp_path / "a", aggregator, []) is None
+    assert chosen(tmp_path / "b", aggregator, [plan]) == plan
+    assert aggregator.approved == []
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / name).mkdir()
+
+
+def test_an_approval_that_the_aggregator_does_not_know_is_handed_in(tmp_path: Path) -> None:
+    plan = plan_of()
+    aggregator = Offers(offer_of(plan, PEOPLE[1:]))
+    assert chosen(tmp_path / "a", aggregator, [plan]) is None
+    assert aggregator.approved == [plan.id]
+
+
+def test_an_offer_that_cannot_be_read_does_not_stop_the_others(tmp_path: Path) -> None:
+    plan = plan_of()
+    unreadable = offer_of(plan, PEOPLE, plan='{"from": "a later version"}')
+    unsigned = offer_of(plan_of(name="other"), PEOPLE, admin_signature=bytes(64))
+    assert chosen(tmp_path / "a", Offers(unreadable, unsigned, offer_of(plan, PEOPLE)), [plan]) == plan
+
+
+def test_an_approved_plan_is_held_against_todays_policy(tmp_path: Path) -> None:
+    plan, stricter = plan_of(), plan_of(privacy=LOCAL)
+    aggregator = Offers(offer_of(plan, PEOPLE), offer_of(stricter, PEOPLE))
+    found = chosen(tmp_path / "a", aggregator, [plan, stricter], allow_no_privacy=False)
+    assert found == stricter
+
+
+def test_too_few_approvals_are_waited_for(tmp_path: Path) -> None:
+    plan = plan_of()
+    forged = {p.name: sign_approval(plan, PEOPLE[0]) for p in PEOPLE}
+    assert chosen(tmp_path / "a", Offers(offer_of(plan, PEOPLE, approvals=forged)), [plan]) is None
+
+
+def test_settings_survive_their_file_and_a_misspelt_policy_is_refused(tmp_path: Path) -> None:
+    node = Node(tmp_path / "node", settings(epsilon_cap=2.0))
+    node.save()
+    assert Node.load(tmp_path / "node").settings == node.settings
+    text = (tmp_path / "node" / "node.json").read_text()
+    (tmp_path / "node" / "node.json").write_text(text.replace("epsilon_cap", "epsilon_cup"))
+    with pytest.raises(BadFile):
+        Node.load(tmp_path / "node")
+    with pytest.raises(BadFile, match="there is no node here"):
+        Node.load(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    "address", ["http://fl.example.org", "fl.example.org", "https://fl.example.org/path"]
+)
+def test_an_aggregator_is_reached_over_https_only(address: str) -> None:
+    with pytest.raises(ValueError, match="aggregator"):
+        NodeSettings(name="a", aggregator=address, data=Path("/"), dataset="a")

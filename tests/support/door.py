@@ -1,0 +1,56 @@
+"""The aggregator's application over a world's coordinator: requests without a network."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx2 as httpx
+
+from aggregator.app import create_app
+from aggregator.auth import Gatekeeper
+from aggregator.routes.desk import Desk
+from aggregator.settings import Settings
+from medveil.identity import Identity, sign_request
+from world import World
+
+
+class Door:
+    """The application over a world's coordinator; no lifespan, so no clock ticks behind our back."""
+
+    def __init__(self, world: World, clock: Callable[[], float] = time.time) -> None:
+        self.world = world
+        self.app = create_app(Settings(world.folder))
+        self.gatekeeper = Gatekeeper(clock)
+        self.office = Desk(world.store, world.coordinator, self.gatekeeper)
+        self.app.state.desk = self.office
+        self.stranger = Identity.generate("stranger")
+
+    def hospital(self, index: int = 1) -> Identity:
+        return self.world.identities[index - 1]
+
+    @property
+    def at(self) -> str:
+        return f"/v1/plans/{self.world.plan.id}"
+
+    def raw(self, method: str, path: str, body: Any, headers: Any) -> httpx.Response:
+        async def send() -> httpx.Response:
+            transport = httpx.ASGITransport(app=self.app)
+            async with httpx.AsyncClient(transport=transport, base_url="https://here") as client:
+                return await client.request(method, path, content=body, headers=headers)
+
+        return asyncio.run(send())
+
+    def ask(self, who: Identity, method: str, path: str, body: bytes = b"") -> httpx.Response:
+        return self.raw(method, path, body, sign_request(who, method, path, body).headers())
+
+    def refused(self, response: httpx.Response, status: int, code: str) -> None:
+        """A refusal in the promised form."""
+        assert response.status_code == status
+        assert response.headers["content-type"] == "application/problem+json"
+        found = response.json()
+        assert (found["status"], found["code"], found["type"]) == (status, code, f"urn:medveil:{code}")
+        assert found["title"]
+        assert "Traceback" not in response.text

@@ -1,0 +1,109 @@
+"""A node's line to a coordinator in memory, over which the aggregator may lie to this one hospital."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hospital_node.agent import PlanAgent
+from hospital_node.desk import Contribution
+from hospital_node.settings import Node, NodeSettings, Policy
+from hospital_node.store import Journal
+from medveil.messages import Work
+from medveil.rounds import RoundKind
+from medveil.tensors import Update
+from world import Site, World, counts, unit
+
+Lie = Callable[[Work], Work]
+
+
+class Stuck(Exception):
+    """Nobody has anything left to do: everybody waits for this hospital."""
+
+
+class Line:
+    """What ``Transport`` is to a node, without a network. Other hospitals move while this one polls."""
+
+    def __init__(self, world: World, others: list[Site], name: str, lie: Lie = lambda work: work) -> None:
+        self.world, self.others, self.name, self.lie = world, others, name, lie
+        self.sent: list[tuple[int, int, str, bytes]] = []
+        self.segments: list[bytes] = []
+        self.file: Callable[[bytes], bytes] = lambda data: data
+
+    async def work(self, plan: str, *, seen: str, wait_s: float) -> Work:
+        await asyncio.sleep(0)
+        while True:
+            self.world.coordinator.touch(self.name)
+            work = self.lie(self.world.coordinator.work(plan, self.name))
+            if work.token != seen:
+                return work
+            moved = [site.act() for site in self.others]
+            if not self.world.coordinator.tick() and not any(moved):
+                raise Stuck
+
+    async def message(self, plan: str, number: int, attempt: int, kind: str, body: bytes) -> None:
+        self.sent.append((number, attempt, kind, body))
+        self.world.coordinator.receive(plan, self.name, number, attempt, kind, body)
+
+    async def segment(self, plan: str, number: int, attempt: int, segment: int, data: bytes) -> None:
+        self.segments.append(data)
+        self.world.coordinator.take_segment(plan, self.name, number, attempt, segment, data)
+
+    async def model(self, plan: str, model: str) -> bytes:
+        return self.file(self.world.coordinator.model(plan, model))
+
+
+class ReadyDesk:
+    """A desk whose computation has always ended: this hospital's unit vector, or the given failure."""
+
+    def __init__(self, world: World, index: int) -> None:
+        self._world, self._index = world, index
+        self.prepared: list[tuple[int, int, RoundKind]] = []
+
+    def prepare(
+        self, number: int, attempt: int, kind: RoundKind, model: bytes, vector: Any
+    ) -> asyncio.Future[Contribution]:
+        self.prepared.append((number, attempt, kind))
+        done: asyncio.Future[Contribution] = asyncio.get_running_loop().create_future()
+        update = unit(self._index) if kind is RoundKind.TRAIN else np.empty(0, np.float32)
+        done.set_result(Contribution(Update(update), counts(self._world.plan.study, self._index), 10, None))
+        return done
+
+
+def make_node(world: World, index: int, *, allow_no_privacy: bool = True) -> Node:
+    """The folder of hospital ``index``."""
+    name = world.identities[index - 1].name
+    folder = world.folder / "nodes" / name
+    settings = NodeSettings(
+        name=name,
+        aggregator="https://127.0.0.1:1",
+        data=Path("/nowhere"),
+        dataset=name,
+        policy=Policy(allow_no_privacy=allow_no_privacy),
+    )
+    node = Node(folder, settings)
+    node.save()
+    return node
+
+
+def make_agent(world: World, line: Line, *, index: int = 1) -> tuple[PlanAgent, Journal]:
+    """The real agent of hospital ``index`` with the journal in its folder."""
+    node = make_node(world, index)
+    journal = Journal(node.journal)
+    desk: Any = ReadyDesk(world, index)
+    transport: Any = line
+    identity = world.identities[index - 1]
+    return PlanAgent(world.plan, node, identity, journal, desk, transport), journal
+
+
+def follow(agent: PlanAgent) -> bool:
+    """Run the agent to the plan's end; False if everybody ended up waiting for it."""
+    try:
+        asyncio.run(agent.follow())
+    except Stuck:
+        return False
+    return True

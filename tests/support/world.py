@@ -1,0 +1,280 @@
+"""A tiny study played against a real coordinator: real masks and a real database, no network, no training."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aggregator.blobs import Blobs
+from aggregator.coordinator import Coordinator
+from aggregator.store import Store
+from aggregator.versions import first_version
+from medveil.errors import RemoteProtocolError
+from medveil.identity import Identity
+from medveil.metrics import Sums, empty
+from medveil.plan import Member, Plan, sign_approval
+from medveil.rounds import Phase, RoundKind
+from medveil.study import Study
+from medveil.tensors import Float32, ModelSpec, TensorSpec, Update, model_hash, to_safetensors
+from privacy.encoding import encode, encode_metrics, params_for
+from privacy.secagg import node
+from privacy.secagg.keys import setting_for
+from privacy.secagg.masks import mask
+from privacy.secagg.messages import Advertised, Committed, Quorum, Survivors
+
+SPEC = ModelSpec((TensorSpec(name="weight", shape=(2, 5)), TensorSpec(name="bias", shape=(2,))))
+START: Float32 = np.linspace(-1, 1, SPEC.size, dtype=np.float32)
+STEPS = tuple(p for p in Phase if not p.ended)
+KINDS = ("advertise", "shares", "ready", "upload", "agree", "unmask")
+
+
+def make_study(**changes: Any) -> Study:
+    """Twelve parameters, two classes, two rounds, no privacy; ``changes`` replace whole sections."""
+    content: dict[str, Any] = {
+        "name": "tiny",
+        "task": "classification",
+        "classes": ("normal", "abnormal"),
+        "model": {
+            "name": "wavelet_head",
+            "tensors": SPEC,
+            "initial_model": model_hash(START, SPEC).hex(),
+        },
+        "transforms": {"profile": "xray", "size": (16, 16)},
+        "training": {"rounds": 2, "local_steps": 1, "learning_rate": 1.0},
+        "privacy": {"kind": "none"},
+        "secure_aggregation": {"update_clip": 2.0, "max_weight": 100},
+        "evaluation": {"bins": 16},
+        "deadlines": {"silence_s": 20.0, "train_s": 600.0},
+    }
+    return Study.model_validate(content | changes)
+
+
+def make_plan(identities: Sequence[Identity], study: Study) -> Plan:
+    """A plan whose roster is these identities, indexed from 1."""
+    members = [
+        Member(index=i, name=one.name, public_key=one.public_key.hex()) for i, one in enumerate(identities, 1)
+    ]
+    return Plan(study=study, roster=tuple(members))
+
+
+class Clock:
+    """Seconds that pass only when told to."""
+
+    def __init__(self, now: float = 1_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class World:
+    """One plan, its aggregator on disk, and the hospitals' keys."""
+
+    folder: Path
+    plan: Plan
+    identities: list[Identity]
+    admin: Identity
+    clock: Clock
+    store: Store = field(init=False)
+    blobs: Blobs = field(init=False)
+    coordinator: Coordinator = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._open()
+
+    def _open(self) -> None:
+        self.store, self.blobs = Store(self.folder / "aggregator.db"), Blobs(self.folder)
+        self.coordinator = Coordinator(
+            self.store,
+            self.blobs,
+            admin_key=self.admin.public_key,
+            clock=self.clock,
+            wall_clock=lambda: 1_700_000_000.0,
+        )
+
+    def restart(self) -> None:
+        """A new process over the same folder: everything in memory is gone."""
+        self.store.close()
+        self._open()
+
+    def dump(self) -> tuple[list[str], dict[str, bytes]]:
+        """The whole database and every file."""
+        with sqlite3.connect(self.folder / "aggregator.db") as connection:
+            rows = list(connection.iterdump())
+        connection.close()
+        files = {
+            str(p.relative_to(self.folder)): p.read_bytes()
+            for p in sorted(self.folder.rglob("*"))
+            if p.is_file() and not p.name.startswith("aggregator.db")
+        }
+        return rows, files
+
+    @property
+    def status(self) -> dict[str, Any]:
+        return self.coordinator.status(self.plan.id)
+
+    @property
+    def phase(self) -> str:
+        """Phase of the open attempt; empty without one."""
+        opened = self.status["open"]
+        return "" if opened is None else str(opened["phase"])
+
+
+def make_world(folder: Path, *, hospitals: int = 3, approvals: int | None = None, **changes: Any) -> World:
+    """An aggregator with enrolled hospitals and one plan, approved by the first ``approvals`` (all)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    identities = [Identity.generate(f"hospital-{i}") for i in range(1, hospitals + 1)]
+    admin, plan = Identity.generate("admin"), make_plan(identities, make_study(**changes))
+    store, blobs = Store(folder / "aggregator.db"), Blobs(folder)
+    for one in identities:
+        token = secrets.token_urlsafe(24)
+        store.add_token(token, name=one.name, role="hospital", expires=2.0)
+        store.enrol(token, name=one.name, public_key=one.public_key, now=1.0)
+    first = first_version(plan, to_safetensors(START, SPEC), blobs)
+    store.add_plan(plan, admin.sign("create-plan", plan.hash), first, 1.0)
+    for one in identities[:approvals]:
+        store.add_approval(plan.id, one.name, sign_approval(plan, one))
+    store.close()
+    return World(folder, plan, identities, admin, Clock())
+
+
+def unit(index: int) -> Float32:
+    """Hospital ``index``'s own direction: in a right sum every entry is 0 or its share, never more."""
+    vector = np.zeros(SPEC.size, np.float32)
+    vector[index - 1] = 1.0
+    return vector
+
+
+def counts(study: Study, index: int) -> Sums:
+    """Metric sums by which a hospital is recognised: one case in its own bin, one patient."""
+    sums = empty(study)
+    sums["positives/abnormal"][index - 1] = 1.0
+    for name in ("images", "patients", "correct"):
+        sums[name][:] = 1.0
+    return sums
+
+
+@dataclass
+class Site:
+    """A hospital that answers every phase at once with the real machines; it has no journal."""
+
+    world: World
+    index: int
+    update: Callable[[int], Float32]
+    weight: int = 10
+    state: Any = None
+    key: tuple[int, int] = (0, 0)
+    answered: str = ""
+    missed: bool = False
+    sent: list[tuple[int, int, str, bytes]] = field(default_factory=list)
+    segments: list[bytes] = field(default_factory=list)
+
+    @property
+    def identity(self) -> Identity:
+        return self.world.identities[self.index - 1]
+
+    @property
+    def name(self) -> str:
+        return self.identity.name
+
+    def act(self) -> bool:
+        """One poll and, if there is something new, one answer; whether there was."""
+        coordinator, plan = self.world.coordinator, self.world.plan
+        coordinator.touch(self.name)
+        work = coordinator.work(plan.id, self.name)
+        if work.status != "running":
+            return False
+        if self.key != (work.round, work.attempt):
+            self.key, self.answered, self.state = (work.round, work.attempt), "", None
+            self.missed = work.phase != "advertise"
+        if self.missed or work.phase == self.answered:
+            return False
+        if self.answered and STEPS.index(Phase(self.answered)) + 1 != STEPS.index(Phase(work.phase)):
+            self.missed = True
+            return False
+        try:
+            self.send(KINDS[STEPS.index(Phase(work.phase))], self.answer(work))
+        except RemoteProtocolError:
+            self.missed = True
+            raise
+        self.answered = work.phase
+        return True
+
+    def send(self, kind: str, body: bytes) -> None:
+        """Hand in a message for the attempt this hospital is in."""
+        self.sent.append((*self.key, kind, body))
+        self.world.coordinator.receive(self.world.plan.id, self.name, *self.key, kind, body)
+
+    def answer(self, work: Any) -> bytes:
+        """The message for this phase; in the upload phase the segments are handed in as well."""
+        phase, coordinator, plan = Phase(work.phase), self.world.coordinator, self.world.plan
+        message: Any
+        if phase is Phase.ADVERTISE:
+            setting = setting_for(
+                plan, number=work.round, attempt=work.attempt, kind=RoundKind(work.kind), model=work.model
+            )
+            party = node.Party(setting, self.index, self.identity)
+            self.state, message = node.advertise(party, secrets.token_bytes)
+        elif phase is Phase.SHARE:
+            seen = Advertised.from_bytes(work.payload)
+            self.state, message = node.share(self.state, seen, secrets.token_bytes)
+        elif phase is Phase.COMMIT:
+            message = node.ready(self.state)
+        elif phase is Phase.UPLOAD:
+            self.state = node.commit(self.state, Committed.from_bytes(work.payload))
+            self.segments = self.masked(work.round, RoundKind(work.kind))
+            for number, data in enumerate(self.segments):
+                coordinator.take_segment(plan.id, self.name, *self.key, number, data)
+            message = node.upload(self.state, [hashlib.sha256(s).digest() for s in self.segments])
+        elif phase is Phase.AGREE:
+            self.state, message = node.agree(self.state, Survivors.from_bytes(work.payload))
+        else:
+            message = node.unmask(self.state, Quorum.from_bytes(work.payload))
+        return bytes(message.to_bytes())
+
+    def masked(self, number: int, kind: RoundKind) -> list[bytes]:
+        """This hospital's masked vector; its rounding is the same in every try at a round."""
+        study = self.world.plan.study
+        train = kind is RoundKind.TRAIN
+        encoded = encode(
+            Update(self.update(number) if train else np.empty(0, np.float32)),
+            params_for(study, kind, len(self.world.plan.roster)),
+            weight=self.weight,
+            metrics=encode_metrics(study, counts(study, self.index)),
+            random_bytes=np.random.default_rng([self.index, number]).bytes,
+        )
+        return [bytes(s) for s in mask(encoded, self.state.masks).segments()]
+
+
+def make_sites(world: World, **options: Any) -> list[Site]:
+    """One site for each hospital, contributing its unit vector unless told otherwise."""
+    update = options.pop("update", None)
+    return [
+        Site(world, i, (lambda r, i=i: update(i, r)) if update else (lambda r, i=i: unit(i)), **options)
+        for i in range(1, len(world.identities) + 1)
+    ]
+
+
+def play(world: World, sites: Sequence[Site], *, until: Callable[[], bool], limit: int = 2_000) -> None:
+    """Let everybody act and the clock tick until a condition holds; time passes only when nothing moves."""
+    for _ in range(limit):
+        if until():
+            return
+        moved = [s.act() for s in sites]
+        if not any(moved) and not world.coordinator.tick() and not until():
+            world.clock.now += 1.0
+    raise AssertionError(f"it did not get there; last status: {world.status}")
+
+
+def finish(world: World, sites: Sequence[Site]) -> dict[str, Any]:
+    """Play to the end of the study; its status."""
+    play(world, sites, until=lambda: bool(world.status["finished"]))
+    return world.status
