@@ -15,6 +15,8 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Any, TypeVar
 
+import numpy as np
+
 from hospital_node.desk import Contribution, Desk
 from hospital_node.governance import PlanRefused, binding, check_plan, read_offer
 from hospital_node.ledger import Ledger
@@ -215,7 +217,7 @@ class PlanAgent:
         loop = asyncio.get_running_loop()
         kind = attempt.state.party.setting.context.kind
         masked = await loop.run_in_executor(
-            None, lambda: mask(self._encode(contribution, kind), attempt.state.masks)
+            None, lambda: mask(self._encode(contribution, kind), attempt.state.masks, in_place=True)
         )
         self._note(attempt, "upload")
         hashes = await self._send_segments(attempt, masked)
@@ -228,11 +230,12 @@ class PlanAgent:
     def _encode(self, contribution: Contribution, kind: RoundKind) -> EncodedUpdate:
         study = self._plan.study
         params = params_for(study, kind, len(self._plan.roster))
+        none = np.zeros(0, np.uint64)
         return encode(
             contribution.update,
             params,
             weight=contribution.weight,
-            metrics=encode_metrics(study, contribution.sums or {}),
+            metrics=none if contribution.sums is None else encode_metrics(study, contribution.sums),
             random_bytes=secrets.token_bytes,
         )
 

@@ -43,6 +43,7 @@ class Contribution:
 
     update: Update
     sums: Sums | None
+    """None where the study evaluates at its end only."""
     weight: int
     charge: Charge | None
 

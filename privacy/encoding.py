@@ -24,6 +24,7 @@ from medveil.metrics import Sums, layout
 from medveil.rounds import RoundKind
 from medveil.study import Study
 from medveil.tensors import Float32, Update
+from privacy.secagg.keystream import stream
 
 Words = NDArray[np.uint64]
 RandomBytes = Callable[[int], bytes]
@@ -31,7 +32,15 @@ LANES = {16: 4, 21: 3, 32: 2}
 MAX_STEPS = 2**20
 METRIC_STEPS = 2**20
 """Fixed-point steps per unit of a metric."""
-_CHUNK = 2**15
+METRIC_LIMIT = 2**50
+"""A hospital's metric words lie below it, so that the sum of the largest cohort stays below 2^62."""
+_CHUNK = 2**16
+_ROUNDER = np.float32(1.5 * 2**39)
+"""Added to a float32 below 2^37 it leaves the nearest multiple of 2^16 (halves to even) in the last bits.
+
+Coordinates are scaled to 2^16 units per step and get 16 signed random bits as dither, from -1/2 to
+1/2 - 2^-16 of a step, so this one addition is the rounding to whole steps and the conversion to integers.
+"""
 
 
 class OutOfRange(LocalProtocolError):
@@ -85,18 +94,22 @@ class EncodingParams:
             raise OutOfRange(thing="lane_bits", limit="16, 21 or 32")
         if self.parameters < 0 or self.metrics < 0:
             raise OutOfRange(thing="The numbers of parameters and metrics", limit="zero or more")
-        if not (np.isfinite(self.clip) and self.clip > 0):
-            raise OutOfRange(thing="The update clip", limit="a positive finite number")
+        if not 1e-12 <= self.clip <= 1e12:  # also false for NaN; float32 keeps its full precision inside
+            raise OutOfRange(thing="The update clip", limit="a number from 1e-12 to 1e12")
         if not 1 <= self.max_weight <= 2**31 or not 1 <= self.cohort <= 2**12:
             raise OutOfRange(thing="Weight limit and cohort", limit="1 to 2^31 and 1 to 4096")
         assert 2 * self.steps * self.cohort < 2**self.lane_bits  # no lane carries into its neighbour
+        assert METRIC_LIMIT * 2**12 <= 2**62
         if self.steps < 8:
             raise OutOfRange(thing="The cohort", limit=f"small enough for {self.lane_bits}-bit lanes")
 
     @property
     def steps(self) -> int:
-        """L: quantisation steps from 0 to the clip; a coordinate becomes an integer in [0, 2L]."""
-        return min(((1 << self.lane_bits) - 1) // (2 * self.cohort), MAX_STEPS)
+        """L: quantisation steps from 0 to the clip; a coordinate becomes an integer in [0, 2L].
+
+        L is even: at the clip the largest dither makes L + 1/2 at most, and halves are rounded to even.
+        """
+        return min(((1 << self.lane_bits) - 1) // (2 * self.cohort) // 2 * 2, MAX_STEPS)
 
     @property
     def packed_words(self) -> int:
@@ -152,10 +165,11 @@ def encode(
         update: float32, shape (d,), every |entry| <= p.clip (model units).
         weight: this hospital's weight, 1 to p.max_weight.
         metrics: uint64, shape (p.metrics,), fixed point (see :func:`encode_metrics`).
-        random_bytes: cryptographic bytes for the rounding, from this hospital alone.
+        random_bytes: a cryptographic source; 32 bytes of it seed the rounding.
     Returns: uint64, shape (p.words,).
-    Guarantees: the expectation of decode(sum of encodings) is the exact weighted mean; each entry is
-        rounded by less than one step, clip / (steps * weight / max_weight).
+    Guarantees: with s = clip / steps * max_weight / weight, one step in model units, an entry x is rounded by
+        at most s + 2^-21 |x|, and in expectation (over the dither) by at most 2^-16 s + 2^-21 |x|; the
+        last term is float32 arithmetic, as in training itself. Zero stays zero.
     Raises: OutOfRange if an entry is not finite or exceeds p.clip, or a length or the weight is wrong.
     Source: Kairouz, Liu, Steinke, ICML 2021, client procedure, without rotation and noise.
     """
@@ -164,29 +178,70 @@ def encode(
         raise OutOfRange(thing="The length of the update", limit=f"{p.parameters} + {p.metrics} metrics")
     if not 1 <= weight <= p.max_weight:
         raise OutOfRange(thing="The weight", limit=f"1 to {p.max_weight}")
-    words = np.zeros(p.words, np.uint64)
-    for lane in range(LANES[p.lane_bits]):
-        first = lane * p.packed_words
-        plane = values[first : first + p.packed_words]
-        for start in range(0, len(plane), _CHUNK):
-            part = plane[start : start + _CHUNK]
-            words[start : start + len(part)] |= _quantise(part, weight, p, random_bytes) << np.uint64(
-                lane * p.lane_bits
-            )
+    if metrics.size and int(metrics.max()) >= METRIC_LIMIT:
+        raise OutOfRange(thing="Every metric word", limit=f"below {METRIC_LIMIT}")
+    words = np.empty(p.words, np.uint64)
+    rounding = _Rounding(p, weight, random_bytes)
+    halves, spare = np.empty((2, _CHUNK), np.uint32), np.empty(_CHUNK, np.uint32)
+    for start in range(0, p.packed_words, _CHUNK):
+        chunk = words[start : min(start + _CHUNK, p.packed_words)]
+        halves.fill(0)
+        for lane in range(LANES[p.lane_bits]):
+            first, end = lane * p.packed_words + start, min((lane + 1) * p.packed_words, p.parameters)
+            quantised = rounding.of(values[first : min(first + _CHUNK, end)])
+            _put(quantised, lane * p.lane_bits, p.lane_bits, halves, spare)
+        np.copyto(chunk, halves[1, : len(chunk)])
+        np.left_shift(chunk, np.uint64(32), out=chunk)
+        np.bitwise_or(chunk, halves[0, : len(chunk)], out=chunk)
     words[p.packed_words] = weight
     words[p.packed_words + 1 :] = metrics
     return EncodedUpdate(words)
 
 
-def _quantise(part: Float32, weight: int, p: EncodingParams, random_bytes: RandomBytes) -> Words:
-    # Float64 keeps the rounding fraction even where a lane has 2^20 steps; float32 would lose it.
-    if not (np.abs(part) <= p.clip).all():  # also false for NaN
-        raise OutOfRange(thing="Every coordinate of the update", limit=f"finite and within ±{p.clip:g}")
-    scaled = part * np.float64(weight / p.max_weight * p.steps / p.clip)
-    fraction = np.frombuffer(random_bytes(4 * len(part)), "<u4") * 2.0**-32
-    whole = np.floor(scaled + fraction) + p.steps
-    quantised: Words = np.clip(whole, 0, 2 * p.steps).astype(np.uint64)
-    return quantised
+class _Rounding:
+    """Checks, scales and rounds one piece after another, with buffers that are made once."""
+
+    def __init__(self, p: EncodingParams, weight: int, random_bytes: RandomBytes) -> None:
+        limit, unit = np.float32(p.clip), 2.0**16 * p.steps
+        scale = np.float32(weight / p.max_weight * unit / p.clip)
+        while limit * scale > unit:  # products round monotonically, so none exceeds L then
+            scale = np.nextafter(scale, np.float32(0))
+        self._limit, self._scale = limit, scale
+        self._offset = np.int32(p.steps - int(_ROUNDER.view(np.int32)))
+        self._dither, self._zeros = stream(random_bytes(32)), memoryview(bytes(2 * _CHUNK))
+        self._bytes = np.empty(2 * _CHUNK + 16, np.uint8)
+        self._floats, self._noise = np.empty((2, _CHUNK), np.float32)
+
+    def of(self, part: Float32) -> NDArray[np.uint32]:
+        """Integers in [0, 2L]; valid until the next call."""
+        size, limit = len(part), self._limit
+        if size and not (np.minimum.reduce(part) >= -limit and np.maximum.reduce(part) <= limit):  # or NaN
+            raise OutOfRange(thing="Every coordinate of the update", limit=f"finite and within ±{limit:g}")
+        floats, noise = self._floats[:size], self._noise[:size]
+        self._dither.update_into(self._zeros[: 2 * size], self._bytes.data)
+        np.copyto(noise, self._bytes[: 2 * size].view("<i2"))
+        np.multiply(part, self._scale, out=floats)
+        np.add(floats, noise, out=floats)
+        np.add(floats, _ROUNDER, out=floats)
+        whole = floats.view(np.int32)
+        np.add(whole, self._offset, out=whole)
+        return whole.view(np.uint32)
+
+
+def _put(
+    lane: NDArray[np.uint32], shift: int, bits: int, halves: NDArray[np.uint32], spare: NDArray[np.uint32]
+) -> None:
+    # The two 32-bit halves of the words are built apart: half the memory traffic of 64-bit shifts.
+    low, high, moved = halves[0, : len(lane)], halves[1, : len(lane)], spare[: len(lane)]
+    if shift < 32:
+        np.left_shift(lane, np.uint32(shift), out=moved)
+        np.bitwise_or(low, moved, out=low)
+    if shift + bits > 32:
+        if shift < 32:
+            np.right_shift(lane, np.uint32(32 - shift), out=moved)
+        else:
+            np.left_shift(lane, np.uint32(shift - 32), out=moved)
+        np.bitwise_or(high, moved, out=high)
 
 
 def decode(total: Words, p: EncodingParams, *, hospitals: int, study: Study) -> Aggregate:
@@ -195,24 +250,30 @@ def decode(total: Words, p: EncodingParams, *, hospitals: int, study: Study) -> 
     Args:
         total: uint64, shape (p.words,), the unmasked sum mod 2^64.
     Guarantees: each entry of the mean is within ``hospitals * clip / steps * max_weight / total_weight``
-        of the exact weighted mean.
-    Raises: SpoiledSum if weight or a lane lies outside what that many hospitals can add up to.
+        (and 2^-20 of the clip, for float32) of the exact weighted mean.
+    Raises: SpoiledSum if the length, the weight, a lane, a bit outside the lanes or a metric lies outside
+        what that many hospitals can add up to.
     """
+    if total.shape != (p.words,) or not 1 <= hospitals <= p.cohort:
+        raise SpoiledSum()
     weight = int(total[p.packed_words])
-    if total.shape != (p.words,) or not hospitals <= weight <= hospitals * p.max_weight:
+    if not hospitals <= weight <= hospitals * p.max_weight:
         raise SpoiledSum()
     mean = np.empty(p.parameters, np.float32)
     scale = p.clip / p.steps * p.max_weight / weight
     lane_mask = np.uint64(2**p.lane_bits - 1)
-    for lane in range(LANES[p.lane_bits]):
+    last = LANES[p.lane_bits] - 1
+    for lane in range(last + 1):
         first = lane * p.packed_words
         plane = mean[first : first + p.packed_words]
-        for start in range(0, len(plane), _CHUNK):
-            part = total[start : start + min(_CHUNK, len(plane) - start)]
-            sums = (part >> np.uint64(lane * p.lane_bits)) & lane_mask
-            if sums.size and int(sums.max()) > 2 * p.steps * hospitals:
+        for start in range(0, p.packed_words, _CHUNK):
+            sums = total[start : min(start + _CHUNK, p.packed_words)] >> np.uint64(lane * p.lane_bits)
+            if lane < last:  # the last lane keeps the bits above it, so that a stray one is seen
+                sums &= lane_mask
+            part = sums[: max(0, len(plane) - start)]
+            if int(sums.max()) > 2 * p.steps * hospitals or sums[len(part) :].any():
                 raise SpoiledSum()
-            plane[start : start + len(part)] = (sums.astype(np.float64) - p.steps * hospitals) * scale
+            plane[start : start + len(part)] = (part.astype(np.float64) - p.steps * hospitals) * scale
     metrics = decode_metrics(total[p.packed_words + 1 :], study) if p.metrics else {}
     return Aggregate(mean, weight, hospitals, metrics)
 
@@ -220,12 +281,12 @@ def decode(total: Words, p: EncodingParams, *, hospitals: int, study: Study) -> 
 def encode_metrics(study: Study, sums: Mapping[str, NDArray[np.float64]]) -> NDArray[np.uint64]:
     """Metric sums as fixed-point words, in the order of :func:`medveil.metrics.layout`.
 
-    Raises: OutOfRange if a sum is missing, negative, not finite or has another length.
+    Raises: OutOfRange if a sum is missing, negative, not finite, 2^29 or more, or has another length.
     """
     parts = []
     for name, length in layout(study).items():
         values = np.asarray(sums.get(name, ()), np.float64)
-        if values.shape != (length,) or not ((values >= 0) & (values < 2**32)).all():
+        if values.shape != (length,) or not ((values >= 0) & (values < 2**29)).all():
             raise OutOfRange(thing=f"The sum '{name}'", limit=f"{length} finite numbers, zero or more")
         parts.append(np.rint(values * METRIC_STEPS).astype(np.uint64))
     return np.concatenate(parts)

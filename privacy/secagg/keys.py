@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from medveil.errors import LocalProtocolError
+from medveil.errors import LocalProtocolError, RemoteProtocolError
 from medveil.identity import Secret
 from medveil.ids import digest, join
 from medveil.plan import Plan
@@ -91,6 +91,24 @@ def setting_for(plan: Plan, *, number: int, attempt: int, kind: RoundKind, model
     )
 
 
+class WeakKey(RemoteProtocolError):
+    """A public key with which no secret can be agreed."""
+
+    code = "weak-key"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="An advertised key is one of the few with which every exchange gives zero.",
+            meaning="A mask made with it would be known to everybody, so nothing was derived from it.",
+            remedy="No honest node makes such a key by accident; look at the hospital that signed it.",
+        )
+
+
+def check_public_key(key: bytes) -> None:
+    """Raises: WeakKey for a point of small order (RFC 7748, section 6.1)."""
+    _exchange(Secret(bytes(32)), key)
+
+
 def new_key(seed: Secret) -> X25519PrivateKey:
     """An X25519 private key from 32 bytes."""
     return X25519PrivateKey.from_private_bytes(seed.reveal())
@@ -130,8 +148,14 @@ def self_commitment(secret: Secret, context: Context, transcript: bytes, index: 
 def _derive(
     private: Secret, peer: bytes, label: str, context: Context, transcript: bytes, first: int, second: int
 ) -> bytes:
-    shared = new_key(private).exchange(X25519PublicKey.from_public_bytes(peer))
-    return _hkdf(shared, label, context, transcript, _number(first), _number(second))
+    return _hkdf(_exchange(private, peer), label, context, transcript, _number(first), _number(second))
+
+
+def _exchange(private: Secret, peer: bytes) -> bytes:
+    try:
+        return new_key(private).exchange(X25519PublicKey.from_public_bytes(peer))
+    except ValueError as error:  # the result is all zeros
+        raise WeakKey() from error
 
 
 def _hkdf(secret: bytes, label: str, context: Context, transcript: bytes, *parts: bytes) -> bytes:

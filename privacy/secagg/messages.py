@@ -89,8 +89,8 @@ class Unmask(Signed):
     """6. For each survivor its self-mask share, for each dropped hospital its mask-key share."""
 
     label: ClassVar[str] = "secagg-unmask"
-    self_shares: dict[Index, Share]
-    key_shares: dict[Index, Share]
+    self_shares: dict[Index, Share] = Field(repr=False)
+    key_shares: dict[Index, Share] = Field(repr=False)
 
 
 HospitalMessage = Advertise | Shares | Ready | Upload | Agree | Unmask

@@ -22,7 +22,16 @@ from medveil.errors import RemoteProtocolError
 from medveil.identity import Identity, Secret
 from medveil.ids import join
 from privacy.secagg import shamir
-from privacy.secagg.keys import Setting, channel_key, pair_mask, public_bytes, self_commitment, self_mask
+from privacy.secagg.keys import (
+    Setting,
+    WeakKey,
+    channel_key,
+    check_public_key,
+    pair_mask,
+    public_bytes,
+    self_commitment,
+    self_mask,
+)
 from privacy.secagg.masks import Mask
 from privacy.secagg.messages import (
     Advertise,
@@ -257,6 +266,11 @@ def _checked_peers(state: AdvertisedState, seen: Advertised) -> dict[int, Advert
     keys = [k for m in peers.values() for k in (m.channel_key, m.mask_key)]
     if len(set(keys)) != len(keys):
         raise Refused(reason="two advertised keys are equal")
+    try:
+        for key in keys:
+            check_public_key(key)
+    except WeakKey as error:
+        raise Refused(reason="an advertised key is of small order") from error
     return peers
 
 

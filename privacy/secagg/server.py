@@ -14,7 +14,7 @@ from medveil.errors import RemoteProtocolError
 from medveil.identity import BadSignature, Secret
 from medveil.rounds import Phase
 from privacy.secagg import shamir
-from privacy.secagg.keys import Setting, pair_mask, public_bytes, self_commitment, self_mask
+from privacy.secagg.keys import Setting, check_public_key, pair_mask, public_bytes, self_commitment, self_mask
 from privacy.secagg.masks import Mask
 from privacy.secagg.messages import (
     Advertise,
@@ -113,6 +113,19 @@ class Conflict(RemoteProtocolError):
         )
 
 
+class RepeatedKey(RemoteProtocolError):
+    """A hospital advertised a key that this attempt has already seen."""
+
+    code = "repeated-key"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="An advertised key is already in use in this attempt.",
+            meaning="Every other node would refuse the whole set of keys, so this one was not taken.",
+            remedy="A node makes fresh keys for every attempt; look at the hospital that signed this one.",
+        )
+
+
 class Spoiled(RemoteProtocolError):
     """A hospital's secrets do not fit what it signed; the attempt ends without a result."""
 
@@ -180,7 +193,7 @@ class ServerState:
 def receive(state: ServerState, message: HospitalMessage) -> ServerState:
     """Take one message; an exact repeat changes nothing.
 
-    Raises: OutOfPhase, NotAMember, BadSignature, Conflict; the state is then unchanged.
+    Raises: OutOfPhase, NotAMember, BadSignature, Conflict, RepeatedKey, WeakKey; the state is then unchanged.
     """
     if state.phase.ended or not isinstance(message, EXPECTS[state.phase]):
         raise OutOfPhase(phase=state.phase)
@@ -273,11 +286,21 @@ def _share(message: Unmask, index: int, alive: bool) -> bytes:
     return (message.self_shares if alive else message.key_shares)[index]
 
 
+def _check_keys(state: ServerState, message: Advertise) -> None:
+    taken = {k for m in state.advertised.values() for k in (m.channel_key, m.mask_key)}
+    if message.channel_key == message.mask_key or taken & {message.channel_key, message.mask_key}:
+        raise RepeatedKey()
+    check_public_key(message.channel_key)
+    check_public_key(message.mask_key)
+
+
 def _check_content(state: ServerState, message: HospitalMessage) -> None:
     """What a signature does not say: that the message speaks of the sets of this attempt."""
     transcript, context = state.transcript, state.setting.context
     good = True
-    if isinstance(message, Shares):
+    if isinstance(message, Advertise):
+        _check_keys(state, message)
+    elif isinstance(message, Shares):
         good = set(message.sealed) == set(state.advertised) - {message.sender}
     elif isinstance(message, Upload):
         good = message.committed_hash == committed_hash(context, transcript, state.committed)

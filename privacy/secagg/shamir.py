@@ -6,7 +6,7 @@ Source: Shamir, "How to share a secret", CACM 1979.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from medveil.errors import RemoteProtocolError
 from medveil.identity import Secret
@@ -42,24 +42,29 @@ def split(
     """
     points = list(holders)
     value = secret.reveal()
-    if len(value) != 32 or len(set(points)) != len(points) or min(points) < 1:
+    if len(value) != 32 or len(set(points)) != len(points) or min(points, default=0) < 1:
         raise ValueError("a 32-byte secret and different holders from 1 are needed")
     if not 1 <= threshold <= len(points):
         raise ValueError("the threshold must lie between 1 and the number of holders")
     # 48 random bytes reduced mod a 257-bit prime: distance from uniform below 2^-127.
     polynomial = [int.from_bytes(value, "big")]
     polynomial += [int.from_bytes(random_bytes(48), "big") % PRIME for _ in range(threshold - 1)]
-    shares = {}
-    for x in points:
-        y = 0
-        for coefficient in reversed(polynomial):
-            y = (y * x + coefficient) % PRIME
-        shares[x] = Secret(y.to_bytes(SHARE_BYTES, "big"))
-    return shares
+    return {x: Secret(evaluate(polynomial, x).to_bytes(SHARE_BYTES, "big")) for x in points}
 
 
-def lagrange_at_zero(points: Iterable[int]) -> dict[int, int]:
-    """Coefficients that turn the values at ``points`` into the value at 0; once per set of holders."""
+def evaluate(polynomial: Sequence[int], x: int, prime: int = PRIME) -> int:
+    """The polynomial (constant term first) at ``x``, in the field of ``prime``."""
+    y = 0
+    for coefficient in reversed(polynomial):
+        y = (y * x + coefficient) % prime
+    return y
+
+
+def lagrange_at_zero(points: Iterable[int], prime: int = PRIME) -> dict[int, int]:
+    """Coefficients that turn the values at ``points`` into the value at 0; once per set of holders.
+
+    Raises: BadShares if there is no point, one below 1 or one twice.
+    """
     xs = sorted(points)
     if len(set(xs)) != len(xs) or not xs or xs[0] < 1:
         raise BadShares()
@@ -68,9 +73,9 @@ def lagrange_at_zero(points: Iterable[int]) -> dict[int, int]:
         above, below = 1, 1
         for j in xs:
             if j != i:
-                above = above * j % PRIME
-                below = below * (j - i) % PRIME
-        coefficients[i] = above * pow(below, -1, PRIME) % PRIME
+                above = above * j % prime
+                below = below * (j - i) % prime
+        coefficients[i] = above * pow(below, -1, prime) % prime
     return coefficients
 
 

@@ -30,9 +30,10 @@ def consortium(identities: dict[int, Identity]) -> Callable[..., Consortium]:
         colluders: int = 0,
         model: bytes = b"m" * 32,
         min_hospitals: int = 3,
+        context: Context | None = None,
     ) -> Consortium:
         roster = {i: identities[i].public_key for i in range(1, hospitals + 1)}
-        context = Context(b"p" * 32, 7, 1, RoundKind.TRAIN, model)
+        context = context or Context(b"p" * 32, 7, 1, RoundKind.TRAIN, model)
         setting = Setting(context, roster, min_hospitals=min_hospitals, colluders=colluders)
         members = {}
         for i in roster:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,13 +28,14 @@ class Hospital:
     encoded: EncodedUpdate
     state: Any = None
     masked: MaskedUpdate | None = None
+    random_bytes: Callable[[int], bytes] = secrets.token_bytes
 
     def answer(self, phase: Phase, view: Any) -> Any:
         """This hospital's message in a phase."""
         if phase is Phase.ADVERTISE:
-            self.state, message = node.advertise(self.party, secrets.token_bytes)
+            self.state, message = node.advertise(self.party, self.random_bytes)
         elif phase is Phase.SHARE:
-            self.state, message = node.share(self.state, view, secrets.token_bytes)
+            self.state, message = node.share(self.state, view, self.random_bytes)
         elif phase is Phase.COMMIT:
             message = node.ready(self.state)
         elif phase is Phase.UPLOAD:
@@ -59,13 +60,22 @@ class Consortium:
 
     def run(self, silent_from: Mapping[int, int]) -> NDArray[np.uint64]:
         """Play all phases; hospital i falls silent from step ``silent_from[i]`` on (6: never)."""
-        for step, phase in enumerate(STEPS):
-            for index, hospital in self.hospitals.items():
-                if silent_from.get(index, NEVER) > step and index in self.server.invited:
-                    view = self.tamper(phase, index, server.view(self.server, index))
-                    self.server = server.receive(self.server, hospital.answer(phase, view))
-            if phase is not Phase.UNMASK:
-                self.server = server.close_phase(self.server)
+        for step in range(NEVER):
+            self.play(step, [i for i in self.hospitals if silent_from.get(i, NEVER) > step])
+        return self.unmasked_sum()
+
+    def play(self, step: int, answering: Iterable[int]) -> None:
+        """One phase in which these hospitals answer, those of them that are invited; then it closes."""
+        phase = STEPS[step]
+        for index in answering:
+            if index in self.server.invited:
+                view = self.tamper(phase, index, server.view(self.server, index))
+                self.server = server.receive(self.server, self.hospitals[index].answer(phase, view))
+        if phase is not Phase.UNMASK:
+            self.server = server.close_phase(self.server)
+
+    def unmasked_sum(self) -> NDArray[np.uint64]:
+        """What the aggregator finds after the last phase."""
         removal = server.masks_to_remove(self.server)
         total = np.zeros_like(next(iter(self.hospitals.values())).encoded.words)
         for index in self.server.survivors:
@@ -74,6 +84,20 @@ class Consortium:
             total += masked.words
         add_masks(total, removal)
         return total
+
+    def copy(self) -> Consortium:
+        """The same world, to be played on in another way: every state in it is immutable."""
+        hospitals = {i: replace(h) for i, h in self.hospitals.items()}
+        return replace(self, hospitals=hospitals)
+
+    def play_until(self, last: Phase) -> Consortium:
+        """Everybody answers honestly in every phase before ``last``; returns this world, now in ``last``."""
+        for phase in STEPS[: STEPS.index(last)]:
+            for index, hospital in self.hospitals.items():
+                answer = hospital.answer(phase, server.view(self.server, index))
+                self.server = server.receive(self.server, answer)
+            self.server = server.close_phase(self.server)
+        return self
 
     def plain_sum(self) -> NDArray[np.uint64]:
         """What the survivors' encoded updates add up to: the oracle."""

@@ -1,0 +1,237 @@
+"""What the pages say exists: links, commands, options, targets, fields, codes, events."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import click
+import pytest
+import typer
+from PIL import Image
+from pydantic import BaseModel
+
+import error_pages
+from aggregator.routes import desk
+from aggregator.strategies import STRATEGIES
+from hospital_node.settings import NodeSettings, Policy
+from medveil import log, study
+from medveil.errors import Error
+from medveil_imaging.models import MODELS
+
+ROOT = error_pages.ROOT
+GENERATED = {"docs/protocol.md", "docs/results.md", "CHANGELOG.md"}
+"""Pages that others write: a link to them is right even while they are being made."""
+PAGES = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/*.md")})
+SECTIONS = (
+    study.Study,
+    study.ModelChoice,
+    study.Transforms,
+    study.Training,
+    study.GaussianNoise,
+    study.JointNoise,
+    study.Strategy,
+    study.SecureAggregation,
+    study.Cohort,
+    study.Evaluation,
+)
+
+
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def anchors(text: str) -> set[str]:
+    """Anchors as code hosts make them from headings."""
+    found = set()
+    for line in re.sub(r"```.*?```", "", text, flags=re.S).splitlines():
+        if line.startswith("#"):
+            plain = re.sub(r"[^\w\- ]", "", line.lstrip("#").strip().lower())
+            found.add(plain.replace(" ", "-"))
+    return found
+
+
+def links() -> Iterator[tuple[Path, str]]:
+    for page in PAGES:
+        prose = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
+        for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+            if "://" not in target:
+                yield page, target
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    """Every ``medveil …`` line of the pages, as (page, words), continued lines joined."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        fenced = [
+            line for block in re.findall(r"```.*?\n(.*?)```", text, re.S) for line in block.splitlines()
+        ]
+        inline = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.S))
+        for line in [*fenced, *inline]:
+            found = re.search(r"(?:^|\s|bin/)(medveil [a-z-].*)", line)
+            if found and not re.match(r"medveil-", found.group(1)):
+                words = re.split(r"\s#\s| && |;|\$\(|\)", found.group(1))[0].split()
+                yield page.name, words[1:]
+
+
+@pytest.fixture(scope="module")
+def root_command() -> click.Command:
+    app = typer.Typer()
+    for entry in entry_points(group="medveil.commands"):
+        room = entry.load()
+        app.add_typer(room, name=entry.name) if isinstance(room, typer.Typer) else room(app)
+    return typer.main.get_command(app)
+
+
+def test_every_relative_link_leads_to_a_page_and_a_heading() -> None:
+    broken = []
+    for page, target in links():
+        file, _, anchor = target.partition("#")
+        aim = (page.parent / file).resolve() if file else page
+        if file and str(aim.relative_to(ROOT)) in GENERATED:
+            continue
+        if not aim.exists():
+            broken.append(f"{page.name}: {target}")
+        elif anchor and aim.suffix == ".md" and anchor not in anchors(aim.read_text(encoding="utf-8")):
+            broken.append(f"{page.name}: {target} (no such heading)")
+    assert not broken
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", text_of("Makefile"), re.M))
+    named = set()
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        spans = re.findall(r"```.*?\n(.*?)```|`([^`\n]+)`", text, re.S)
+        for span in ("\n".join(pair) for pair in spans):
+            named |= set(re.findall(r"(?:^|\s)\$?\s?make (?:-C \S+ )?([a-z-]+)", span, re.M))
+    assert {"demo", "test", "install", "check"} <= named
+    assert named <= targets
+
+
+def test_every_command_and_option_that_is_named_exists(root_command: click.Command) -> None:
+    wrong, count = [], 0
+    for page, words in commands():
+        command: click.Command = root_command
+        rest = list(words)
+        while rest and hasattr(command, "commands") and rest[0] in command.commands:
+            command = command.commands[rest.pop(0)]
+        count += 1
+        options = {name for p in command.params for name in (*p.opts, *p.secondary_opts)} | {"--help"}
+        used = {w.split("=")[0] for w in rest if re.match(r"--?[a-z]", w) and w != "--"}
+        group = hasattr(command, "commands")
+        unknown = group and rest and re.match(r"[a-z]", rest[0]) and command is not root_command
+        if unknown or (command is root_command and rest and re.match(r"[a-z]", rest[0])) or used - options:
+            wrong.append(f"{page}: medveil {' '.join(words)}")
+    assert count > 40
+    assert not wrong
+
+
+def test_the_page_of_errors_is_what_the_code_says() -> None:
+    assert text_of("docs/errors.md") == error_pages.page(), "run python tests/support/error_pages.py"
+
+
+def test_every_error_that_can_be_raised_has_its_entry() -> None:
+    for package in (
+        "medveil",
+        "medveil_imaging",
+        "medveil_research",
+        "hospital_node",
+        "aggregator",
+        "privacy",
+    ):
+        for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+    waiting, codes = [Error], set()
+    while waiting:
+        found = waiting.pop().__subclasses__()
+        waiting += found
+        codes |= {e.code for e in found if not e.__module__.startswith(("test", "conftest"))}
+    headings = anchors(text_of("docs/errors.md"))
+    assert codes - set(error_pages.BASES) <= headings
+
+
+def test_every_field_of_a_study_is_explained_to_its_author() -> None:
+    page = text_of("docs/researcher.md")
+    missing = [
+        f"{section.__name__}.{field}"
+        for section in SECTIONS
+        for field, info in section.model_fields.items()
+        if f"`{field}`" not in page and not _is_section(info.annotation)
+    ]
+    assert not missing
+
+
+def _is_section(kind: object) -> bool:
+    return (isinstance(kind, type) and issubclass(kind, BaseModel)) or "Noise" in str(kind)
+
+
+def test_every_model_and_strategy_is_in_the_researchers_page() -> None:
+    page = text_of("docs/researcher.md")
+    assert [name for name in (*MODELS, *STRATEGIES) if f"`{name}`" not in page] == []
+
+
+def test_every_setting_of_a_node_is_in_the_operators_page() -> None:
+    page = text_of("docs/operator.md")
+    for field in (*NodeSettings.model_fields, *Policy.model_fields):
+        assert field in page or field.replace("_", "-") in page, field
+
+
+def test_every_event_of_node_and_aggregator_is_explained() -> None:
+    for package, page in (("hospital_node", "docs/operator.md"), ("aggregator", "docs/admin.md")):
+        events = set()
+        for path in (ROOT / package).rglob("*.py"):
+            for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(call, ast.Call) and ast.unparse(call.func).startswith("log.") and call.args:
+                    first = call.args[0]
+                    if isinstance(first, ast.Constant):
+                        events.add(str(first.value))
+        assert events
+        text = text_of(page)
+        assert [event for event in sorted(events) if f"`{event}`" not in text] == []
+
+
+def test_no_log_field_could_hold_what_the_pages_say_is_never_logged() -> None:
+    assert not log.ALLOWED & {
+        "patient",
+        "patient_id",
+        "file",
+        "path",
+        "label",
+        "loss",
+        "key",
+        "seed",
+        "value",
+    }
+
+
+def test_the_front_of_nginx_lets_segments_and_long_polls_through() -> None:
+    text = text_of("deploy/nginx.conf")
+    megabytes = int(re.search(r"client_max_body_size (\d+)m", text)[1])  # type: ignore[index]
+    assert megabytes * 2**20 > desk.SEGMENT_LIMIT
+    assert int(re.search(r"proxy_read_timeout (\d+)s", text)[1]) > desk.POLL_LIMIT_S  # type: ignore[index]
+
+
+@pytest.mark.parametrize("unit", ["medveil-aggregator.service", "medveil-node.service"])
+def test_the_units_run_an_existing_command_without_privileges(unit: str, root_command: click.Command) -> None:
+    lines = text_of(f"deploy/{unit}").splitlines()
+    for line in ("NoNewPrivileges=yes", "ProtectSystem=strict", "PrivateTmp=yes", "Restart=on-failure"):
+        assert line in lines
+    start = next(line for line in lines if line.startswith("ExecStart="))
+    group, command = start.split()[1:3]
+    assert command in root_command.commands[group].commands  # type: ignore[attr-defined]
+    assert any(line.startswith("User=medveil-") for line in lines)
+
+
+def test_the_pictures_of_the_readme_are_whole_and_small() -> None:
+    assert ElementTree.parse(ROOT / "docs" / "what-leaves.svg").getroot().tag.endswith("svg")
+    with Image.open(ROOT / "docs" / "report.png") as picture:
+        assert picture.width == 1280
+    assert (ROOT / "docs" / "report.png").stat().st_size < 400_000

@@ -1,0 +1,136 @@
+"""Keys: whatever is derived is bound to one purpose, one attempt and one set of advertised keys."""
+
+from __future__ import annotations
+
+import ast
+import secrets
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+import privacy.secagg
+from medveil.identity import Secret
+from medveil.rounds import RoundKind
+from privacy.secagg.keys import (
+    Context,
+    Setting,
+    UnsafeCohort,
+    WeakKey,
+    channel_key,
+    check_public_key,
+    pair_mask,
+    public_bytes,
+    self_commitment,
+    self_mask,
+)
+from privacy.secagg.messages import MESSAGES
+
+CONTEXT = Context(b"p" * 32, 7, 1, RoundKind.TRAIN, b"m" * 32)
+OTHER_CONTEXTS = {
+    "plan": replace(CONTEXT, plan=b"q" * 32),
+    "round": replace(CONTEXT, round=8),
+    "attempt": replace(CONTEXT, attempt=2),
+    "kind": replace(CONTEXT, kind=RoundKind.EVALUATE),
+    "model": replace(CONTEXT, model=b"n" * 32),
+}
+SMALL_ORDER = [
+    bytes(32),
+    (1).to_bytes(32, "little"),
+    bytes.fromhex("e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800"),
+    bytes.fromhex("5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157"),
+    (2**255 - 20).to_bytes(32, "little"),
+    (2**255 - 19).to_bytes(32, "little"),
+    (2**255 - 18).to_bytes(32, "little"),
+]
+"""Bernstein, "Curve25519", section 3: the points with which every exchange gives zero."""
+
+
+def _derived(context: Context, transcript: bytes = b"t") -> dict[str, bytes]:
+    a, b = Secret(b"a" * 32), Secret(b"b" * 32)
+    peer = public_bytes(b)
+    return {
+        "channel 1-2": channel_key(a, peer, context, transcript, sender=1, receiver=2),
+        "channel 2-1": channel_key(a, peer, context, transcript, sender=2, receiver=1),
+        "channel 1-3": channel_key(a, peer, context, transcript, sender=1, receiver=3),
+        "pair 1-2": pair_mask(a, peer, context, transcript, own=1, other=2).seed.reveal(),
+        "pair 1-3": pair_mask(a, peer, context, transcript, own=1, other=3).seed.reveal(),
+        "self": self_mask(a, context, transcript).seed.reveal(),
+        "commitment 1": self_commitment(a, context, transcript, 1),
+        "commitment 2": self_commitment(a, context, transcript, 2),
+    }
+
+
+def test_every_context_field_the_transcript_and_the_purpose_change_every_derived_value() -> None:
+    assert set(OTHER_CONTEXTS) == {f.name for f in fields(Context)}  # a new field needs its line above
+    contexts = [(CONTEXT, b"t"), (CONTEXT, b"u"), *((c, b"t") for c in OTHER_CONTEXTS.values())]
+    values = [v for context, transcript in contexts for v in _derived(context, transcript).values()]
+    assert len(set(values)) == len(values)
+
+
+def test_two_hospitals_derive_the_same_keys_and_opposite_signs() -> None:
+    a, b = Secret(secrets.token_bytes(32)), Secret(secrets.token_bytes(32))
+    mine = pair_mask(a, public_bytes(b), CONTEXT, b"t", own=3, other=9)
+    theirs = pair_mask(b, public_bytes(a), CONTEXT, b"t", own=9, other=3)
+    assert (mine.seed, mine.sign) == (theirs.seed, -theirs.sign)
+    sealing = channel_key(a, public_bytes(b), CONTEXT, b"t", sender=3, receiver=9)
+    assert sealing == channel_key(b, public_bytes(a), CONTEXT, b"t", sender=3, receiver=9)
+
+
+def test_two_contexts_never_share_their_bytes() -> None:
+    near = [
+        CONTEXT,
+        *OTHER_CONTEXTS.values(),
+        replace(CONTEXT, round=71, attempt=1),
+        replace(CONTEXT, round=7, attempt=11),
+        replace(CONTEXT, plan=b"p" * 31, model=b"p" + b"m" * 32),
+    ]
+    assert len({c.bytes for c in near}) == len(near)
+
+
+@pytest.mark.parametrize("point", SMALL_ORDER, ids=lambda p: p[:4].hex())
+def test_a_key_of_small_order_is_refused(point: bytes) -> None:
+    with pytest.raises(WeakKey):
+        check_public_key(point)
+    with pytest.raises(WeakKey):
+        pair_mask(Secret(secrets.token_bytes(32)), point, CONTEXT, b"t", own=1, other=2)
+
+
+def test_the_threshold_lets_nobody_see_both_secrets_or_two_quorums() -> None:
+    for advertised in range(3, 61):
+        for colluders in range(advertised - 1):
+            setting = Setting(CONTEXT, {}, min_hospitals=max(3, colluders + 2), colluders=colluders)
+            t = setting.threshold(advertised)
+            assert 2 * t > advertised + colluders
+            assert 2 * (t - 1) <= advertised + colluders  # and it is the smallest such number
+            assert setting.least(advertised) == max(t, setting.min_hospitals)
+            assert setting.least(advertised) <= advertised  # a complete round can always succeed
+
+
+@pytest.mark.parametrize(
+    ("advertised", "colluders", "threshold"),
+    [(3, 0, 2), (5, 1, 4), (10, 2, 7), (20, 5, 13), (50, 10, 31), (100, 20, 61), (200, 50, 126)],
+)
+def test_thresholds_are_those_of_the_specification(advertised: int, colluders: int, threshold: int) -> None:
+    setting = Setting(CONTEXT, {}, min_hospitals=max(3, colluders + 2), colluders=colluders)
+    assert setting.threshold(advertised) == threshold
+
+
+@pytest.mark.parametrize(("minimum", "colluders"), [(0, 0), (2, 0), (3, 2), (4, 3), (5, 10)])
+def test_a_cohort_that_hides_too_few_is_refused(minimum: int, colluders: int) -> None:
+    with pytest.raises(UnsafeCohort):
+        Setting(CONTEXT, {}, min_hospitals=minimum, colluders=colluders)
+
+
+def test_labels_of_keys_hashes_and_signatures_are_used_once() -> None:
+    """Read from the source: the strings given to the functions that take a label."""
+    folder = Path(privacy.secagg.__path__[0])
+    labels = [m.label for m in MESSAGES.values()]
+    takes_label = {"_hkdf": 1, "_derive": 2, "digest": 0}
+    for file in folder.glob("*.py"):
+        for call in (n for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Call)):
+            place = takes_label.get(getattr(call.func, "id", ""))
+            if place is not None and isinstance(call.args[place], ast.Constant):
+                labels.append(call.args[place].value)
+    assert {"channel", "pair", "self", "self-mask", "transcript", "committed"} <= set(labels)
+    assert len(set(labels)) == len(labels)

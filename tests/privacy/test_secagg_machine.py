@@ -1,0 +1,195 @@
+"""Messages reordered, repeated, replayed, cut and garbled between the real machines, in any order.
+
+An aggregator that keeps its rules over a network that does not. Every message crosses as bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import numpy as np
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from linked import STEPS, Consortium
+from medveil.errors import RemoteProtocolError
+from medveil.messages import BadMessage
+from medveil.rounds import Phase
+from privacy.secagg import server
+from privacy.secagg.messages import MESSAGES, Agree, HospitalMessage, Unmask
+from privacy.secagg.node import Refused
+from secagg_vectors import VIEWS, fixed_consortium
+
+HOSPITALS = st.integers(1, 4)
+KINDS = {kind: name for name, kind in MESSAGES.items()}
+
+
+class Network(RuleBasedStateMachine):
+    """Four hospitals, one aggregator, and bytes in between."""
+
+    @initialize()
+    def start(self) -> None:
+        self.world: Consortium = fixed_consortium(4)
+        self.step = dict.fromkeys(self.world.hospitals, 0)
+        """How many phases each hospital has answered, skipped ones included."""
+        self.gone: set[int] = set()
+        self.sent: list[tuple[str, bytes]] = []
+        self.shown: list[bytes] = []
+        self.log: list[HospitalMessage | None] = []
+        """What the aggregator took, in order; None is the end of a phase."""
+        self.spoken: dict[int, list[HospitalMessage]] = {i: [] for i in self.world.hospitals}
+
+    def _hand(self, index: int, phase: Phase, data: bytes | None) -> None:
+        """A hospital is handed bytes as the view of ``phase``; what it answers goes on the wire."""
+        hospital = self.world.hospitals[index]
+        before = hospital.state
+        try:
+            view = VIEWS[phase].from_bytes(data) if phase in VIEWS and data is not None else None
+            if phase in VIEWS and view is None:
+                return
+            answer = hospital.answer(phase, view)
+        except (BadMessage, Refused):
+            assert hospital.state is before
+            self.gone.add(index)
+            return
+        self.step[index] = STEPS.index(phase) + 1
+        self.spoken[index].append(answer)
+        self.sent.append((KINDS[type(answer)], answer.to_bytes()))
+
+    def _deliver(self, kind: str, data: bytes) -> None:
+        before = self.world.server
+        try:
+            message = MESSAGES[kind].from_bytes(data)
+            self.world.server = server.receive(before, message)
+        except RemoteProtocolError:
+            assert self.world.server is before
+            return
+        if self.world.server is not before:
+            self.log.append(message)
+
+    @rule(index=HOSPITALS)
+    def a_hospital_answers(self, index: int) -> None:
+        phase = self.world.server.phase
+        if phase.ended or index in self.gone or self.step[index] != STEPS.index(phase):
+            return
+        view = server.view(self.world.server, index)
+        data = None if view is None else view.to_bytes()
+        if data is not None:
+            self.shown.append(data)
+        self._hand(index, phase, data)
+
+    @precondition(lambda self: self.sent)
+    @rule(data=st.data())
+    def a_message_arrives_early_late_or_again(self, data: st.DataObject) -> None:
+        self._deliver(*data.draw(st.sampled_from(self.sent)))
+
+    @precondition(lambda self: self.sent)
+    @rule()
+    def everything_sent_so_far_arrives(self) -> None:
+        for kind, message in self.sent:
+            self._deliver(kind, message)
+
+    @precondition(lambda self: self.sent)
+    @rule(data=st.data())
+    def a_message_arrives_damaged(self, data: st.DataObject) -> None:
+        kind, message = data.draw(st.sampled_from(self.sent))
+        other = data.draw(st.sampled_from(sorted(MESSAGES)))
+        place = data.draw(st.integers(0, len(message) - 1))
+        cut = message[:place]
+        flipped = cut + bytes([message[place] ^ data.draw(st.integers(1, 255))]) + message[place + 1 :]
+        before = self.world.server
+        self._deliver(kind, cut)
+        self._deliver(kind, flipped)
+        if other != kind:
+            self._deliver(other, message)
+        assert self.world.server is before
+
+    @precondition(lambda self: self.shown)
+    @rule(index=HOSPITALS, data=st.data())
+    def a_hospital_is_shown_something_old_or_of_another(self, index: int, data: st.DataObject) -> None:
+        phase = self.world.server.phase
+        if index in self.gone or phase not in VIEWS or self.step[index] != STEPS.index(phase):
+            return
+        self._hand(index, phase, data.draw(st.sampled_from(self.shown)))
+
+    @precondition(lambda self: len(self.gone) < 2)
+    @rule(index=HOSPITALS)
+    def a_hospital_vanishes(self, index: int) -> None:
+        self.gone.add(index)
+
+    @rule()
+    def a_phase_goes_well(self) -> None:
+        for index in self.world.hospitals:
+            self.a_hospital_answers(index=index)
+        self.everything_sent_so_far_arrives()
+        self.the_phase_ends()
+
+    @rule()
+    def the_phase_ends(self) -> None:
+        state = self.world.server
+        if state.phase.ended or state.phase is Phase.UNMASK:
+            return
+        with contextlib.suppress(server.BelowThreshold):
+            self.world.server = server.close_phase(state)
+            self.log.append(None)
+
+    @rule()
+    def the_aggregator_restarts(self) -> None:
+        """A stored state is the list of messages and closings that led to it."""
+        state = server.ServerState(self.world.server.setting)
+        for entry in self.log:
+            if entry is None:
+                state = server.close_phase(state)
+            else:
+                again = type(entry).from_bytes(entry.to_bytes())
+                state = server.receive(state, again)
+        assert state == self.world.server
+        self.world.server = state
+
+    @invariant()
+    def a_hospital_speaks_once_for_each_step(self) -> None:
+        for index, messages in self.spoken.items():
+            kinds = [type(m) for m in messages]
+            assert len(set(kinds)) == len(kinds)
+            assert all(m.sender == index for m in messages)
+
+    @invariant()
+    def one_survivor_set_and_one_kind_of_share(self) -> None:
+        everything: list[Any] = [m for messages in self.spoken.values() for m in messages]
+        agreed = {(m.committed_hash, m.survivors) for m in everything if isinstance(m, Agree)}
+        assert len(agreed) <= 1
+        for m in everything:
+            if isinstance(m, Unmask):
+                assert not set(m.self_shares) & set(m.key_shares)
+                assert [set(m.self_shares)] == [set(survivors) for _, survivors in agreed]
+
+    @invariant()
+    def what_comes_out_is_the_exact_sum(self) -> None:
+        state = self.world.server
+        if state.phase is not Phase.UNMASK or len(state.unmasked) < state.needed:
+            return
+        assert np.array_equal(self.world.unmasked_sum(), self.world.plain_sum())
+        Network.finished += 1
+
+    finished = 0
+    """Sums checked over all runs of the class."""
+
+
+def test_messages_in_any_order_give_the_exact_sum_or_nothing() -> None:
+    limits = settings(
+        max_examples=120,
+        stateful_step_count=50,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+    )
+    run_state_machine_as_test(Network, settings=limits)
+    assert Network.finished > 0  # some runs did come to their end

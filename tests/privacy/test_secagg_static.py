@@ -1,0 +1,119 @@
+"""Read from the source: which randomness is used, and what a log could ever print."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from linked import STEPS, Consortium
+from medveil.identity import Secret
+from privacy.secagg import server
+
+ROOTS = (
+    "privacy.encoding",
+    "privacy.dp.noise",
+    *(f"privacy.secagg.{n}" for n in ("keys", "keystream", "masks", "messages", "node", "server", "shamir")),
+)
+OURS = ("privacy", "medveil")
+FORBIDDEN = ("random", "torch", "numpy.random", "scipy.stats", "monai", "opacus")
+
+
+def _source(module: str) -> str:
+    spec = importlib.util.find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).read_text(encoding="utf-8")
+
+
+def _imports(tree: ast.AST) -> Iterator[str]:
+    for line in ast.walk(tree):
+        if isinstance(line, ast.Import):
+            yield from (name.name for name in line.names)
+        elif isinstance(line, ast.ImportFrom) and line.module:
+            yield line.module
+            yield from (f"{line.module}.{name.name}" for name in line.names)
+
+
+def _reachable() -> dict[str, ast.AST]:
+    found: dict[str, ast.AST] = {}
+    waiting = list(ROOTS)
+    while waiting:
+        name = waiting.pop()
+        if name in found or name.split(".")[0] not in OURS:
+            continue
+        try:
+            tree = ast.parse(_source(name))
+        except (AssertionError, ModuleNotFoundError):
+            continue  # a name inside a module, not a module
+        found[name] = tree
+        waiting += _imports(tree)
+    return found
+
+
+def test_every_module_of_the_room_is_looked_at() -> None:
+    folder = Path(importlib.util.find_spec("privacy.secagg.masks").origin).parent  # type: ignore[union-attr, arg-type]
+    assert {f"privacy.secagg.{f.stem}" for f in folder.glob("*.py")} - {"privacy.secagg.__init__"} <= set(
+        ROOTS
+    )
+    assert {"medveil.identity", "medveil.study", *ROOTS} <= set(_reachable())
+
+
+def test_no_general_purpose_generator_can_be_reached() -> None:
+    for module, tree in _reachable().items():
+        bad = {i for i in _imports(tree) if any(i == f or i.startswith(f"{f}.") for f in FORBIDDEN)}
+        assert bad == set(), module
+        for part in ast.walk(tree):
+            if isinstance(part, ast.Attribute):
+                assert part.attr not in ("random", "default_rng", "RandomState", "Generator"), module
+
+
+def test_the_machines_are_handed_their_randomness() -> None:
+    """No module of the protocol draws by itself, so that a test vector can fix every byte."""
+    for module, tree in _reachable().items():
+        if module.startswith("privacy.secagg") or module == "privacy.encoding":
+            assert not {"secrets", "os", "uuid", "time"} & set(_imports(tree)), module
+
+
+def _secrets_in(value: Any) -> Iterator[bytes]:
+    if isinstance(value, Secret):
+        yield value.reveal()
+    elif is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            yield from _secrets_in(getattr(value, field.name))
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _secrets_in(inner)
+    elif isinstance(value, tuple | list):
+        for inner in value:
+            yield from _secrets_in(inner)
+
+
+def _spellings(secret: bytes) -> list[str]:
+    return [secret.hex(), repr(secret)[2:-1], base64.b64encode(secret).decode(), str(int.from_bytes(secret))]
+
+
+def test_no_state_and_no_message_prints_a_secret(consortium: Callable[..., Consortium]) -> None:
+    world, printed, known = consortium(4), [], set()
+    for phase in STEPS:
+        for index in sorted(world.server.invited):
+            if index == 4 and phase is STEPS[3]:
+                continue  # drops out, so that the last step gives both kinds of shares
+            message = world.hospitals[index].answer(phase, server.view(world.server, index))
+            world.server = server.receive(world.server, message)
+            if phase is STEPS[5]:
+                known |= {*message.self_shares.values(), *message.key_shares.values()}
+            known |= set(_secrets_in(world.hospitals[index].state))
+            for thing in (world.hospitals[index].state, message, world.server):
+                printed += [repr(thing), str(thing)]
+        if phase is not STEPS[5]:
+            world.server = server.close_phase(world.server)
+    removal = server.masks_to_remove(world.server)
+    known |= set(_secrets_in(removal))
+    text = "\n".join([*printed, repr(removal)])
+    assert len(known) > 30
+    assert not [s for s in known if any(spelling in text for spelling in _spellings(s))]

@@ -1,0 +1,171 @@
+"""What the aggregator sees is what it could have made up from the sum, the sets and the public keys.
+
+The masks of the real machines are replaced by true randomness, and all of it is enumerated in the ring Z_2^4
+(a quotient of Z_2^64, so the real additions are the real code's). That the keystream cannot be told from
+randomness is the assumption on AES-256; nothing else is assumed here.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+
+from linked import Consortium
+from medveil.rounds import Phase
+from privacy.encoding import EncodedUpdate
+from privacy.secagg import masks as masks_module
+from privacy.secagg.messages import MESSAGES
+from privacy.secagg.server import ServerState
+
+RING = 16
+SECRETS = ("b1", "b2", "b3", "p12", "p13", "p23")
+
+
+class _Column:
+    """A stand-in for the keystream: the values of one mask over all enumerated cases."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self._bytes, self._place = values.astype("<u8").tobytes(), 0
+
+    def update_into(self, zeros: memoryview, out: memoryview) -> None:
+        out[: len(zeros)] = self._bytes[self._place : self._place + len(zeros)]
+        self._place += len(zeros)
+
+
+@pytest.fixture
+def views(
+    consortium: Callable[..., Consortium], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., dict[str, np.ndarray]]:
+    """(inputs, masks held fixed) → every value the aggregator may come to see, over all other masks."""
+    world = consortium(3, words=1).play_until(Phase.AGREE)
+    held = {i: world.hospitals[i].state.masks for i in (1, 2, 3)}
+    names = {1: ("b1", "p12", "p13"), 2: ("b2", "p12", "p23"), 3: ("b3", "p13", "p23")}
+    seeds = {m.seed.reveal(): n for i in held for m, n in zip(held[i], names[i], strict=True)}
+    assert len(seeds) == 6  # each pair of hospitals derived one common seed, each hospital one of its own
+
+    def build(inputs: tuple[int, int, int], **fixed: int) -> dict[str, np.ndarray]:
+        free = [n for n in SECRETS if n not in fixed]
+        cases = np.indices((RING,) * len(free)).reshape(len(free), -1).astype(np.uint64)
+        columns = dict(zip(free, cases, strict=True))
+        columns |= {n: np.full(cases.shape[1], v, np.uint64) for n, v in fixed.items()}
+        monkeypatch.setattr(masks_module, "stream", lambda seed, number: _Column(columns[seeds[seed]]))
+        seen = dict(columns)
+        for i, value in enumerate(inputs, start=1):
+            encoded = EncodedUpdate(np.full(cases.shape[1], value, np.uint64))
+            seen[f"y{i}"] = masks_module.mask(encoded, held[i]).words % RING
+        return seen
+
+    return build
+
+
+def _distribution(seen: dict[str, np.ndarray], *names: str) -> np.ndarray:
+    code = np.zeros(len(seen["y1"]), np.int64)
+    for name in names:
+        code = code * RING + seen[name].astype(np.int64)
+    return np.bincount(code, minlength=RING ** len(names))
+
+
+SAME_SUM = ((1, 2, 3), (15, 7, 0), (0, 0, 6))
+"""Inputs of three hospitals whose sum is 6 mod 16."""
+
+
+def test_before_unmasking_the_uploads_are_uniform(views: Callable[..., dict[str, np.ndarray]]) -> None:
+    for inputs in ((0, 0, 0), (1, 2, 3), (15, 15, 15)):
+        counts = _distribution(views(inputs, p12=3), "y1", "y2", "y3")
+        assert (counts == counts[0]).all()
+
+
+def test_after_unmasking_only_the_sum_is_told(views: Callable[..., dict[str, np.ndarray]]) -> None:
+    seen = "y1", "y2", "y3", "b3"
+    for first, second in itertools.product(range(RING), repeat=2):  # all 16^6 cases, in 256 parts
+        inputs = SAME_SUM if first == second else SAME_SUM[:2]
+        shown = [_distribution(views(x, b1=first, b2=second), *seen) for x in inputs]
+        assert all(np.array_equal(shown[0], other) for other in shown[1:])
+    other_sum = _distribution(views((1, 2, 4), b1=first, b2=second), *seen)
+    assert not (shown[0] * other_sum).any()  # and the test can tell different sums apart
+
+
+def test_after_a_dropout_the_lost_update_stays_hidden_even_if_it_arrives_late(
+    views: Callable[..., dict[str, np.ndarray]],
+) -> None:
+    """Hospital 3 dropped: the aggregator rebuilds p13 and p23, holds y3, but never gets b3."""
+    for first, second in itertools.product(range(RING), repeat=2):
+        shown = [
+            _distribution(views(x, b1=first, b2=second), "y1", "y2", "y3", "p13", "p23")
+            for x in ((4, 5, 0), (9, 0, 13))
+        ]
+        assert np.array_equal(*shown)
+    without_self_mask = views((4, 5, 0), b1=0, b2=0, b3=0), views((9, 0, 13), b1=0, b2=0, b3=0)
+    shown = [_distribution(v, "y3", "p13", "p23") for v in without_self_mask]
+    assert not np.array_equal(*shown)  # which is what the self mask is for
+
+
+def test_a_colluding_hospital_sees_the_sum_of_the_others_only(
+    views: Callable[..., dict[str, np.ndarray]],
+) -> None:
+    for first, second in itertools.product(range(RING), repeat=2):
+        shown = [
+            _distribution(views(x, b1=first, b2=second), "y1", "y2", "p13", "p23", "b3")
+            for x in ((4, 5, 2), (9, 0, 2))
+        ]
+        assert np.array_equal(*shown)
+
+
+SIMULATOR: dict[str, dict[str, str]] = {
+    "advertise": {
+        "sender": "the set U1",
+        "signature": "identity keys, which do not depend on any update",
+        "channel_key": "a fresh key pair, made before anything is known of the update",
+        "mask_key": "a fresh key pair, made before anything is known of the update",
+    },
+    "shares": {
+        "sender": "the set of those who shared",
+        "signature": "identity keys",
+        "commitment": "hash of 32 uniform bytes, drawn anew",
+        "sealed": "encryptions of zeros of the same length; for a colluder, fewer than t uniform values",
+    },
+    "ready": {"sender": "the set U2", "signature": "identity keys"},
+    "upload": {
+        "sender": "the set U3",
+        "signature": "identity keys",
+        "committed_hash": "the set U2 and the transcript",
+        "segments": "hashes of uniform words that add up to the sum and the revealed masks",
+    },
+    "agree": {
+        "sender": "the set of those who agreed",
+        "signature": "identity keys",
+        "committed_hash": "the set U2 and the transcript",
+        "survivors": "the set U3",
+    },
+    "unmask": {
+        "sender": "the set of those who answered",
+        "signature": "identity keys",
+        "self_shares": "a fresh sharing of self-mask secrets that were drawn before the uploads were chosen",
+        "key_shares": "a fresh sharing of the dropped hospitals' simulated mask keys",
+    },
+    "state": {
+        "setting": "public: plan, round, attempt, kind, model, thresholds",
+        "phase": "public",
+        "advertised": "messages above",
+        "shared": "messages above",
+        "ready": "messages above",
+        "committed": "the set U2",
+        "uploaded": "messages above; the vectors themselves are uniform words with the right sum",
+        "survivors": "the set U3",
+        "agreed": "messages above",
+        "unmasked": "messages above",
+    },
+}
+"""How a simulator, given the sum, the sets and the public keys, makes each thing the aggregator sees."""
+
+
+def test_every_field_that_the_aggregator_sees_can_be_simulated() -> None:
+    """Whoever adds a field must say how it is made without the updates, or this fails."""
+    seen: dict[str, Any] = {name: set(kind.model_fields) for name, kind in MESSAGES.items()}
+    seen["state"] = {f.name for f in fields(ServerState)}
+    assert {name: set(table) for name, table in SIMULATOR.items()} == seen
