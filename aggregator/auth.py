@@ -24,7 +24,7 @@ class UnknownSender(RemoteProtocolError):
         super().__init__(
             what="The sender is not enrolled here.",
             meaning="The request was not looked at.",
-            remedy="Enrol the node first: medveil node enroll TOKEN.",
+            remedy="Enrol first, with a one-time token (hospitals: medveil node enroll TOKEN).",
         )
 
 

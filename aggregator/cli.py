@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ from aggregator.tls import make_certificates
 from medveil.errors import BadFile, Error
 from medveil.identity import Identity
 from medveil.ids import fingerprint
-from medveil.log import set_up
+from medveil.log import get_logger, set_up
 from medveil.plan import Member, Plan
 from medveil.study import read_study
 
@@ -43,6 +44,12 @@ class NoHospitals(Error):
             meaning="A plan names exact keys, so every hospital must be enrolled before it is written.",
             remedy="Hand out tokens with 'medveil aggregator enroll-token NAME' and wait for the nodes.",
         )
+
+
+@app.callback()
+def _private_files() -> None:
+    """For the consortium's admin: run the aggregator, enrol hospitals, open studies."""
+    os.umask(0o077)
 
 
 @app.command()
@@ -79,6 +86,7 @@ def serve(folder: Folder = DEFAULT) -> None:
 
     set_up()
     settings = configuration.load(folder)
+    get_logger().info("aggregator.starting", port=settings.port)
     uvicorn.run(
         create_app(settings),
         host=settings.host,
@@ -105,7 +113,7 @@ def enroll_token(
 
 def new_token(settings: Settings, name: str, role: str) -> str:
     """Make a one-time token and keep its hash."""
-    token = secrets.token_urlsafe(24)
+    token = secrets.token_hex(24)
     store = Store(settings.folder / "aggregator.db")
     store.add_token(token, name=name, role=role, expires=time.time() + TOKEN_HOURS * 3600)
     store.close()
@@ -176,18 +184,20 @@ def study_status(folder: Folder = DEFAULT) -> None:
         state = "finished" if finished else "running" if len(approved) >= plan.approvals_needed else "waiting"
         console.print(f"[bold]{plan.study.name}[/]  {state}  plan {plan.id[:16]}")
         console.print(f"  approved by {', '.join(sorted(approved)) or 'nobody yet'}")
-        table = Table("round", "attempt", "kind", "outcome", "survivors", "seconds", "metric")
+        table = Table("round", "attempt", "kind", "outcome", "in the sum", "seconds", "metric", "model")
         for row in store.attempts(plan.id):
             report = row["report"] or {}
-            metric = report.get("metric")
+            metric, survivors = report.get("metric"), report.get("survivors", [])
+            everybody = len(survivors) == len(plan.roster)
             table.add_row(
                 str(row["round"]),
                 str(row["attempt"]),
                 row["kind"],
-                row["outcome"] or "open",
-                ", ".join(report.get("survivors", [])),
+                report.get("reason") or row["outcome"] or "open",
+                "all" if everybody else ", ".join(survivors),
                 f"{report.get('seconds', 0):.1f}",
                 "" if metric is None else f"{metric:.3f}",
+                (report.get("model") or "")[:12],
             )
         console.print(table)
     store.close()

@@ -31,7 +31,7 @@ class Settings:
     def save(self) -> None:
         """Write ``aggregator.json``."""
         values = {k: v for k, v in asdict(self).items() if k != "folder"}
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (self.folder / "aggregator.json").write_text(json.dumps(values, indent=2) + "\n")
 
 

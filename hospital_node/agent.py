@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from hospital_node.desk import Contribution, Desk
-from hospital_node.governance import PlanRefused, binding, check_plan, read_offer
+from hospital_node.governance import PlanRefused, binding, check_plan, read_offer, register
 from hospital_node.ledger import Ledger
 from hospital_node.settings import Node
 from hospital_node.store import Journal
@@ -31,6 +31,7 @@ from medveil.plan import BadPlan, NotApproved, Plan
 from medveil.rounds import Phase, RoundKind
 from medveil.tensors import Float32, from_safetensors, model_hash
 from medveil_imaging.sources.manifest import SiteData
+from privacy.dp.ledger import BudgetExceeded
 from privacy.dp.policy import UnderstatedEpsilon
 from privacy.encoding import EncodedUpdate, encode, encode_metrics, params_for
 from privacy.secagg import node as secagg
@@ -294,7 +295,7 @@ async def run(node: Node, read: Callable[[Plan], SiteData]) -> None:
         async with Transport(node.settings.aggregator, node.authority, identity) as transport:
             while True:
                 try:
-                    plan = await _next_plan(node, identity, journal, transport, finished)
+                    plan = await _next_plan(node, identity, journal, ledger, transport, finished)
                     if plan is not None:
                         await _work_on(plan, node, identity, journal, ledger, transport, read)
                         finished.add(plan.id)
@@ -304,9 +305,14 @@ async def run(node: Node, read: Callable[[Plan], SiteData]) -> None:
 
 
 async def _next_plan(
-    node: Node, identity: Identity, journal: Journal, transport: Transport, finished: set[str]
+    node: Node,
+    identity: Identity,
+    journal: Journal,
+    ledger: Ledger,
+    transport: Transport,
+    finished: set[str],
 ) -> Plan | None:
-    """The first approved plan that is not finished and that most hospitals have signed."""
+    """The first approved plan that is not finished, is binding, and is within policy and budget."""
     offers = {}
     for offer in (await transport.offers()).offers:
         try:
@@ -323,7 +329,8 @@ async def _next_plan(
         try:
             binding(plan, offer)
             check_plan(plan, node.settings, identity)
-        except (NotApproved, PlanRefused, UnderstatedEpsilon) as waiting:
+            register(ledger, plan, node.settings)
+        except (NotApproved, PlanRefused, UnderstatedEpsilon, BudgetExceeded) as waiting:
             log.info("plan.waiting", plan=plan.id, code=waiting.code)
             continue
         return plan
@@ -339,14 +346,6 @@ async def _work_on(
     transport: Transport,
     read: Callable[[Plan], SiteData],
 ) -> None:
-    if plan.study.privacy.kind != "none":
-        ledger.register(
-            plan.study,
-            plan_id=plan.id,
-            dataset=node.settings.dataset,
-            cap=node.settings.policy.epsilon_cap,
-            count_joint_noise=node.settings.policy.count_joint_noise,
-        )
     desk = Desk(plan, read, ledger)
     log.info("node.ready", plan=plan.id)
     try:

@@ -33,6 +33,14 @@ app.add_typer(ledger, name="ledger")
 console = Console(highlight=False, soft_wrap=True)
 Folder = Annotated[Path, typer.Option("--folder", "-f", help="This node's folder.")]
 DEFAULT = Path("node-data")
+PATIENCE_S = 5.0
+"""How long a command that a person waits for tries to reach the aggregator."""
+
+
+@app.callback()
+def _private_files() -> None:
+    """For a hospital's operator: connect this hospital, check its images, approve, run."""
+    os.umask(0o077)
 
 
 @app.command()
@@ -100,14 +108,18 @@ def enroll(
     """Make this hospital known to the aggregator."""
     node = Node.load(folder)
     asyncio.run(_enrol(node, token))
-    console.print(f"{node.settings.name} is enrolled. Next: medveil node check, then medveil node approve.")
+    console.print(f"{node.settings.name} is enrolled. Next:")
+    console.print(f"  medveil node check --folder {folder}     then")
+    console.print(f"  medveil node approve --folder {folder}")
 
 
 async def _enrol(node: Node, token: str) -> None:
     from hospital_node.transport import Transport
 
     identity = Identity.load(node.settings.name, node.key)
-    async with Transport(node.settings.aggregator, node.authority, identity) as transport:
+    async with Transport(
+        node.settings.aggregator, node.authority, identity, patience_s=PATIENCE_S
+    ) as transport:
         await transport.enrol(token)
 
 
@@ -171,7 +183,9 @@ async def _offered(node: Node) -> list[Plan]:
     from hospital_node.transport import Transport
 
     identity = Identity.load(node.settings.name, node.key)
-    async with Transport(node.settings.aggregator, node.authority, identity) as transport:
+    async with Transport(
+        node.settings.aggregator, node.authority, identity, patience_s=PATIENCE_S
+    ) as transport:
         return [read_offer(offer) for offer in (await transport.offers()).offers]
 
 
@@ -213,23 +227,31 @@ def approve(
 
 
 def approve_plan(node: Node, plan: Plan) -> None:
-    """Check a plan against this hospital's policy, sign it and keep it; the running node hands it in.
+    """Check a plan against this hospital's policy and budget, sign it and keep it; the node hands it in.
 
-    Raises: PlanRefused, UnderstatedEpsilon.
+    Raises: PlanRefused, UnderstatedEpsilon, BudgetExceeded.
     """
-    from hospital_node.governance import check_plan
     from hospital_node.store import Journal
 
     identity = Identity.load(node.settings.name, node.key)
-    check_plan(plan, node.settings, identity)
+    _allowed(plan, node, identity)
     journal = Journal(node.journal)
     journal.approve(plan, sign_approval(plan, identity))
     journal.close()
 
 
+def _allowed(plan: Plan, node: Node, identity: Identity) -> None:
+    """The policy by itself, and the budget together with every study before."""
+    from hospital_node.governance import check_plan, register
+    from hospital_node.ledger import Ledger
+
+    check_plan(plan, node.settings, identity)
+    with _copied_ledger(node) as path, Ledger.open(path) as book:
+        register(book, plan, node.settings)
+
+
 def describe(plan: Plan, node: Node) -> None:
     """A plan in plain words: what, with whom, at what price."""
-    from hospital_node.governance import check_plan
     from privacy.dp.policy import cost
 
     study, identity = plan.study, Identity.load(node.settings.name, node.key)
@@ -258,7 +280,7 @@ def describe(plan: Plan, node: Node) -> None:
         own = "  (this hospital)" if member.name == node.settings.name else ""
         console.print(f"  with       {member.name}  key {fingerprint(member.key)}{own}")
     try:
-        check_plan(plan, node.settings, identity)
+        _allowed(plan, node, identity)
         console.print(f"  [green]allowed[/]    approve with: medveil node approve {fingerprint(plan.hash)}")
     except Error as error:
         console.print(f"  [red]refused[/]    {error.what} {error.remedy}")
@@ -300,6 +322,7 @@ def run(folder: Folder = DEFAULT) -> None:
 @ledger.callback(invoke_without_command=True)
 def show_ledger(context: typer.Context, folder: Folder = DEFAULT) -> None:
     """Show every charge and what has been spent."""
+    context.obj = folder
     if context.invoked_subcommand is not None:
         return
     from hospital_node.ledger import Ledger
@@ -331,11 +354,13 @@ def show_ledger(context: typer.Context, folder: Folder = DEFAULT) -> None:
 
 
 @ledger.command()
-def verify(folder: Folder = DEFAULT) -> None:
+def verify(
+    context: typer.Context, folder: Annotated[Path | None, typer.Option("--folder", "-f")] = None
+) -> None:
     """Check the hash chain of the ledger; names the first bad row."""
     from hospital_node.ledger import Ledger
 
-    with _copied_ledger(Node.load(folder)) as path, Ledger.open(path) as book:
+    with _copied_ledger(Node.load(folder or context.obj)) as path, Ledger.open(path) as book:
         console.print(f"[bold green]PASSED[/]   {len(book.rows())} rows, the chain is whole.")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from hospital_node.ledger import Ledger
 from hospital_node.settings import NodeSettings, Policy
 from medveil.errors import Error
 from medveil.identity import BadSignature, Identity, verify
@@ -89,6 +90,21 @@ def _within_cap(study: Study, cost: Cost, policy: Policy) -> None:
     raise PlanRefused(
         reason=f"it costs epsilon {counted:.2f}; the cap here is {policy.epsilon_cap:g}", remedy=remedy
     )
+
+
+def register(ledger: Ledger, plan: Plan, settings: NodeSettings) -> None:
+    """Enter the plan's whole schedule into the ledger; nothing to do without privacy or a second time.
+
+    Raises: BudgetExceeded if the data set's patients would pass the cap with this plan.
+    """
+    if plan.study.privacy.kind != "none":
+        ledger.register(
+            plan.study,
+            plan_id=plan.id,
+            dataset=settings.dataset,
+            cap=settings.policy.epsilon_cap,
+            count_joint_noise=settings.policy.count_joint_noise,
+        )
 
 
 def binding(plan: Plan, offer: PlanOffer) -> None:

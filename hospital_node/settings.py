@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from medveil.errors import BadFile
+from medveil.errors import BadFile, Error
 from medveil.study import Frozen, Name
 
 FILE = "node.json"
@@ -42,6 +42,19 @@ class NodeSettings(Frozen):
     policy: Policy = Policy()
 
 
+class NoNode(Error):
+    """The folder holds no node."""
+
+    code = "no-node"
+
+    def __init__(self, *, folder: Path) -> None:
+        super().__init__(
+            what=f"There is no node in the folder '{folder}'.",
+            meaning="Nothing was done.",
+            remedy="Name the node's folder with --folder, or make one with 'medveil node init'.",
+        )
+
+
 class Node:
     """The node's folder and what lies where in it."""
 
@@ -54,15 +67,16 @@ class Node:
 
     @classmethod
     def load(cls, folder: Path) -> Node:
-        """Read the folder that ``medveil node init`` made. Raises: BadFile."""
+        """Read the folder that ``medveil node init`` made. Raises: NoNode, BadFile."""
         try:
             return cls(folder, NodeSettings.model_validate_json((folder / FILE).read_text()))
-        except (OSError, ValidationError) as error:
-            problem = "there is no node here" if isinstance(error, OSError) else str(error)
-            raise BadFile(name=str(folder / FILE), problem=problem) from error
+        except OSError as error:
+            raise NoNode(folder=folder) from error
+        except ValidationError as error:
+            raise BadFile(name=str(folder / FILE), problem=str(error)) from error
 
     def save(self) -> None:
         """Write ``node.json``."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         text = json.dumps(self.settings.model_dump(mode="json"), indent=2)
         (self.folder / FILE).write_text(text + "\n")

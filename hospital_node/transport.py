@@ -40,7 +40,7 @@ class Unreachable(RemoteProtocolError):
     def __init__(self, *, reason: str) -> None:
         super().__init__(
             what=f"The aggregator does not answer ({reason}).",
-            meaning="This node waits; nothing is lost.",
+            meaning="Nothing was changed. A running node waits and tries again.",
             remedy="Check network, proxy and the aggregator's certificate: medveil node check --connection.",
         )
 
@@ -48,10 +48,12 @@ class Unreachable(RemoteProtocolError):
 class Transport:
     """Signed requests to one aggregator. A retry signs a new request around identical bytes."""
 
-    def __init__(self, address: str, authority: Path, identity: Identity) -> None:
+    def __init__(
+        self, address: str, authority: Path, identity: Identity, *, patience_s: float = GIVE_UP_S
+    ) -> None:
         context = ssl.create_default_context(cafile=str(authority))
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self._identity = identity
+        self._identity, self._patience_s = identity, patience_s
         self._client = httpx.AsyncClient(base_url=address, verify=context, timeout=TIMEOUT)
 
     async def __aenter__(self) -> Self:
@@ -100,7 +102,7 @@ class Transport:
             try:
                 return await self._once(method, path, body)
             except (httpx.TransportError, _Busy) as error:
-                if loop.time() - started > GIVE_UP_S:
+                if loop.time() - started > self._patience_s:
                     raise Unreachable(reason=type(error).__name__) from error
                 log.info("aggregator.unreachable", reason=type(error).__name__)
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))

@@ -10,10 +10,12 @@ import typer
 from rich.console import Console
 
 from medveil.errors import Error
+from medveil.log import set_up
 
 
 def main() -> None:
     """Run ``medveil``; a known problem is printed as three sentences and ends with exit status 1."""
+    set_up("error")  # a command that runs for long turns its log on by itself
     app = typer.Typer(
         name="medveil",
         help="Hospitals train one imaging model together; no image and no single update leaves a hospital.",

@@ -15,7 +15,7 @@ privacy", 2022). For sampled schedules chosen *after* looking at earlier results
 distributions is not a proven filter; keep ``rdp_epsilon`` of the rows under the cap there.
 
 What it cannot do: whoever may write the file can replace it with an older copy. The chain shows edits, not
-a missing tail; keep the last row's hash elsewhere (the audit log does) to see that too.
+a missing tail; keep the last row's hash elsewhere to see that too.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class NotRegistered(Error):
         super().__init__(
             what="This plan's schedule is not registered in the privacy ledger.",
             meaning="A round can only be charged to a schedule that was admitted in full.",
-            remedy="Approve the plan first; approval registers it.",
+            remedy="Approve the plan, then run the node: it registers the plan before its first round.",
         )
 
 

@@ -61,7 +61,7 @@ class Refused(RemoteProtocolError):
         super().__init__(
             what=f"The aggregator's message was refused: {reason}.",
             meaning="Going on could reveal a hospital's update; it sends nothing more in this attempt.",
-            remedy="Tell the consortium's admin; the refusal is in this node's audit log.",
+            remedy="Tell the consortium's admin; this node's log says when.",
         )
         self.reason = reason
 

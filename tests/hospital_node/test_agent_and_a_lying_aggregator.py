@@ -47,6 +47,14 @@ def test_an_honest_aggregator_gets_every_message_and_the_study_ends(build: Build
     assert status["attempts"][2]["sums"]["positives/abnormal"][:4] == [1.0, 1.0, 1.0, 0.0]
 
 
+def test_a_study_that_evaluates_at_its_end_only_sends_no_figures_before(build: Build) -> None:
+    world = build(evaluation={"bins": 16, "every_round": False})
+    agent, _, _ = scene(world)
+    assert follow(agent)
+    attempts = world.status["attempts"]
+    assert [(a["outcome"], bool(a["figures"])) for a in attempts] == [("done", False)] * 2 + [("done", True)]
+
+
 def advertised(work: Work) -> list[Any]:
     return list(Advertised.from_bytes(work.payload).messages)
 

@@ -39,7 +39,9 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return made
 
 
-def talk(authority: Path, answers: list[Answer], action: Callable[[Transport], Any]) -> tuple[Any, list[Any]]:
+def talk(
+    authority: Path, answers: list[Answer], action: Callable[[Transport], Any], *, patience_s: float = 90.0
+) -> tuple[Any, list[Any]]:
     """Run one call against prepared answers; its result (or error) and the requests."""
     requests = []
 
@@ -51,7 +53,7 @@ def talk(authority: Path, answers: list[Answer], action: Callable[[Transport], A
         return answer
 
     async def run() -> Any:
-        async with Transport("https://here:1", authority, ME) as transport:
+        async with Transport("https://here:1", authority, ME, patience_s=patience_s) as transport:
             await transport._client.aclose()
             transport._client = httpx.AsyncClient(
                 base_url="https://here:1", transport=httpx.MockTransport(handle)
@@ -115,11 +117,8 @@ def test_the_aggregators_code_is_kept(authority: Path) -> None:
     assert (error.status, error.code, error.what) == (409, "wrong-round", "Too late.")
 
 
-def test_after_a_while_the_node_gives_up_and_says_so(
-    authority: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "GIVE_UP_S", -1.0)
-    error, _ = talk(authority, [httpx.ConnectError("refused")], send)
+def test_after_a_while_the_node_gives_up_and_says_so(authority: Path) -> None:
+    error, _ = talk(authority, [httpx.ConnectError("refused")], send, patience_s=-1.0)
     assert isinstance(error, Unreachable)
     assert "ConnectError" in error.what
 

@@ -11,7 +11,8 @@ import pytest
 
 from hospital_node.agent import _next_plan
 from hospital_node.governance import PlanRefused, binding, check_plan, declared_patients, read_offer
-from hospital_node.settings import Node, NodeSettings, Policy
+from hospital_node.ledger import Ledger
+from hospital_node.settings import Node, NodeSettings, NoNode, Policy
 from hospital_node.store import Journal
 from medveil.errors import BadFile
 from medveil.identity import Identity
@@ -135,11 +136,14 @@ class Offers:
 
 def chosen(tmp_path: Path, aggregator: Offers, approved: list[Plan], **policy: Any) -> Plan | None:
     node = Node(tmp_path, settings(**({"allow_no_privacy": True} | policy)))
-    journal, transport = Journal(node.journal), aggregator
+    journal = Journal(node.journal)
     for plan in approved:
         journal.approve(plan, sign_approval(plan, PEOPLE[0]))
     try:
-        return asyncio.run(_next_plan(node, PEOPLE[0], journal, transport, set()))  # type: ignore[arg-type]
+        with Ledger.open(node.ledger) as ledger:
+            return asyncio.run(
+                _next_plan(node, PEOPLE[0], journal, ledger, aggregator, set())  # type: ignore[arg-type]
+            )
     finally:
         journal.close()
 
@@ -185,6 +189,34 @@ def test_too_few_approvals_are_waited_for(tmp_path: Path) -> None:
     assert chosen(tmp_path / "a", Offers(offer_of(plan, PEOPLE, approvals=forged)), [plan]) is None
 
 
+def test_a_plan_that_would_pass_the_cap_together_with_an_earlier_one_is_left_alone(tmp_path: Path) -> None:
+    """Each costs less than the cap by itself; the first keeps its place and the second waits."""
+    first, second = plan_of(privacy=LOCAL, name="first"), plan_of(privacy=LOCAL, name="second")
+    alone = check_plan(first, settings(epsilon_cap=100.0), PEOPLE[0])
+    assert alone is not None
+    cap = 1.1 * alone.epsilon_local
+    both = Offers(*(offer_of(p, PEOPLE) for p in (first, second)))
+    assert chosen(tmp_path, both, [first, second], epsilon_cap=cap) == first
+    only_second = Offers(offer_of(second, PEOPLE))
+    assert chosen(tmp_path, only_second, [first, second], epsilon_cap=cap) is None
+
+
+def joint_plan() -> Plan:
+    noise = {**LOCAL, "kind": "joint", "honest_hospitals": 3}
+    return plan_of(privacy=noise, training={"rounds": 2, "local_steps": 1, "learning_rate": 1.0})
+
+
+def test_the_others_noise_counts_towards_the_cap_only_where_the_hospital_says_so() -> None:
+    cost = check_plan(joint_plan(), settings(epsilon_cap=1e6), PEOPLE[0])
+    assert cost is not None
+    assert cost.epsilon_joint < cost.epsilon_local
+    between = (cost.epsilon_joint + cost.epsilon_local) / 2
+    with pytest.raises(PlanRefused) as refused:
+        check_plan(joint_plan(), settings(epsilon_cap=between), PEOPLE[0])
+    assert "count_joint_noise" in refused.value.remedy
+    assert check_plan(joint_plan(), settings(epsilon_cap=between, count_joint_noise=True), PEOPLE[0]) == cost
+
+
 def test_settings_survive_their_file_and_a_misspelt_policy_is_refused(tmp_path: Path) -> None:
     node = Node(tmp_path / "node", settings(epsilon_cap=2.0))
     node.save()
@@ -193,7 +225,7 @@ def test_settings_survive_their_file_and_a_misspelt_policy_is_refused(tmp_path: 
     (tmp_path / "node" / "node.json").write_text(text.replace("epsilon_cap", "epsilon_cup"))
     with pytest.raises(BadFile):
         Node.load(tmp_path / "node")
-    with pytest.raises(BadFile, match="there is no node here"):
+    with pytest.raises(NoNode):
         Node.load(tmp_path / "absent")
 
 

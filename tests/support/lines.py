@@ -69,8 +69,10 @@ class ReadyDesk:
     ) -> asyncio.Future[Contribution]:
         self.prepared.append((number, attempt, kind))
         done: asyncio.Future[Contribution] = asyncio.get_running_loop().create_future()
-        update = unit(self._index) if kind is RoundKind.TRAIN else np.empty(0, np.float32)
-        done.set_result(Contribution(Update(update), counts(self._world.plan.study, self._index), 10, None))
+        study, train = self._world.plan.study, kind is RoundKind.TRAIN
+        update = unit(self._index) if train else np.empty(0, np.float32)
+        sums = None if train and not study.evaluation.every_round else counts(study, self._index)
+        done.set_result(Contribution(Update(update), sums, 10, None))
         return done
 
 

@@ -244,11 +244,12 @@ class Site:
         """This hospital's masked vector; its rounding is the same in every try at a round."""
         study = self.world.plan.study
         train = kind is RoundKind.TRAIN
+        params = params_for(study, kind, len(self.world.plan.roster))
         encoded = encode(
             Update(self.update(number) if train else np.empty(0, np.float32)),
-            params_for(study, kind, len(self.world.plan.roster)),
+            params,
             weight=self.weight,
-            metrics=encode_metrics(study, counts(study, self.index)),
+            metrics=encode_metrics(study, counts(study, self.index))[: params.metrics],
             random_bytes=np.random.default_rng([self.index, number]).bytes,
         )
         return [bytes(s) for s in mask(encoded, self.state.masks).segments()]

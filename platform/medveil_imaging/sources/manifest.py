@@ -127,7 +127,7 @@ def _read_lines(path: Path, study: Study, problems: list[Problem]) -> Iterator[t
                     yield reader.line_num, {column: cells[header.index(column)] for column in wanted}
     except FileNotFoundError as error:
         raise Unusable(
-            "no-manifest", "The folder holds no manifest.csv.", "Write one; docs/operations.md shows how."
+            "no-manifest", "The folder holds no manifest.csv.", "Write one; docs/operator.md shows how."
         ) from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise Unusable(
