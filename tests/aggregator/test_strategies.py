@@ -39,6 +39,24 @@ def test_fedavgm_equals_its_closed_form(
     assert np.allclose(moved, expected, rtol=1e-5, atol=1e-4)
 
 
+@given(vectors, st.lists(vectors, min_size=1, max_size=5))
+def test_fedadam_is_adam_with_the_mean_update_as_descent(
+    model: np.ndarray,  # type: ignore[type-arg]
+    updates: list[np.ndarray],  # type: ignore[type-arg]
+) -> None:
+    """Kingma and Ba's algorithm in float64, written out by sums instead of recursions."""
+    strategy = STRATEGIES["fedadam"]({"rate": 0.1, "shift": 0.01})
+    moved, state = model, {}
+    for update in updates:
+        moved, state = strategy.step(moved, update, state)
+    expected, wide = np.float64(model), [np.float64(u) for u in updates]
+    for t in range(1, len(wide) + 1):
+        first = sum(0.1 * 0.9 ** (t - 1 - k) * wide[k] for k in range(t)) / (1 - 0.9**t)
+        second = sum(0.01 * 0.99 ** (t - 1 - k) * wide[k] ** 2 for k in range(t)) / (1 - 0.99**t)
+        expected = expected + 0.1 * first / (np.sqrt(second) + 0.01)
+    assert np.allclose(moved, expected, rtol=1e-3, atol=1e-3)
+
+
 def test_momentum_zero_is_fedavg() -> None:
     model, update = np.ones(3, np.float32), np.full(3, 0.25, np.float32)
     plain, _ = STRATEGIES["fedavg"]({}).step(model, update, {})
@@ -64,7 +82,13 @@ def test_every_strategy_is_deterministic_keeps_float32_and_leaves_its_input_alon
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("fedavg", {"momentum": 0.5}), ("fedavgm", {"momentun": 0.5}), ("fedavgm", {"momentum": 1.0})],
+    [
+        ("fedavg", {"momentum": 0.5}),
+        ("fedavgm", {"momentun": 0.5}),
+        ("fedavgm", {"momentum": 1.0}),
+        ("fedadam", {"rate": 0.0}),
+        ("fedadam", {"beta": 0.9}),
+    ],
 )
 def test_unknown_or_unsound_options_are_refused(name: str, options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=name):
