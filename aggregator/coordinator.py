@@ -203,16 +203,15 @@ class Coordinator:
 
     def reload(self) -> None:
         """Take up plans that are new in the store, and after a restart the attempts that were open."""
-        for plan, _, finished in self._store.plans():
-            if plan.id not in self._runs:
-                run = Run(plan, finished, [], self._store.versions(plan.id))
-                for row in self._store.attempts(plan.id):
-                    if row["outcome"] is None:
-                        run.attempt = self._replayed(run, row)
-                    else:
-                        run.history.append(_flat(row))
-                        self._blobs.forget_uploads(AttemptKey(plan.id, row["round"], row["attempt"]).folder)
-                self._runs[plan.id] = run
+        for plan, _, finished in self._store.plans(besides=self._runs):
+            run = Run(plan, finished, [], self._store.versions(plan.id))
+            for row in self._store.attempts(plan.id):
+                if row["outcome"] is None:
+                    run.attempt = self._replayed(run, row)
+                else:
+                    run.history.append(_flat(row))
+                    self._blobs.forget_uploads(AttemptKey(plan.id, row["round"], row["attempt"]).folder)
+            self._runs[plan.id] = run
 
     def tick(self) -> bool:
         """Close what is complete or overdue and open what is next; whether anything changed."""
@@ -220,7 +219,7 @@ class Coordinator:
         self.reload()
         for run in self._runs.values():
             if not run.finished and self._is_approved(run):
-                self._advance(run)
+                self._advance_as_far_as_possible(run)
         return before != [r.token for r in self._runs.values()]
 
     def _is_approved(self, run: Run) -> bool:
@@ -231,6 +230,13 @@ class Coordinator:
             except NotApproved:
                 return False
         return True
+
+    def _advance_as_far_as_possible(self, run: Run) -> None:
+        """A finished sum is published and the next round opened in one go; each step changes the token."""
+        before = None
+        while before != run.token and not run.finished:
+            before = run.token
+            self._advance(run)
 
     def _advance(self, run: Run) -> None:
         attempt = run.attempt

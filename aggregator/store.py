@@ -6,7 +6,7 @@ SQLite keeps its rollback journal with ``synchronous=FULL``: what was acknowledg
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -253,10 +253,11 @@ class Store:
                 )
             )
 
-    def plans(self) -> list[tuple[Plan, bytes, bool]]:
-        """Every plan, oldest first, with the admin's signature and whether it is finished."""
+    def plans(self, *, besides: Collection[str] = ()) -> list[tuple[Plan, bytes, bool]]:
+        """Every plan but those named, oldest first, with the admin's signature and whether it is finished."""
+        wanted = sa.select(PLANS).where(PLANS.c.id.not_in(besides)).order_by(PLANS.c.created)
         with self._read() as tx:
-            rows = tx.execute(sa.select(PLANS).order_by(PLANS.c.created)).all()
+            rows = tx.execute(wanted).all()
         return [(Plan.model_validate_json(r.plan), r.admin_signature, r.finished) for r in rows]
 
     def finish_plan(self, plan: str) -> None:
