@@ -6,13 +6,15 @@ and stay fixed; a study that wants others states them, and its hospitals approve
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from medveil.errors import Error
 from medveil.study import Strategy, Training
 
-PrivacyKind = Literal["none", "local"]
+PrivacyKind = Literal["none", "local", "joint"]
 Clipping = Literal["flat", "unit"]
 
 
@@ -67,6 +69,16 @@ def _wavelet_local(rounds: int) -> Recipe:
     )
 
 
+def _wavelet_joint(rounds: int) -> Recipe:
+    # One step a round, so that only sums carry a hospital's step; momentum is the aggregator's.
+    return Recipe(
+        training=Training(rounds=rounds, local_steps=1, learning_rate=100.0, schedule="linear"),
+        strategy=Strategy(name="fedavgm", options={"momentum": 0.5}),
+        clip_norm=0.3,
+        update_clip=128.0,
+    )
+
+
 def _wavelet_none(rounds: int) -> Recipe:
     # Batches far larger than a hospital: every step sees all of its films.
     return Recipe(
@@ -78,9 +90,7 @@ def _wavelet_none(rounds: int) -> Recipe:
     )
 
 
-def _network_none(
-    rounds: int, *, rate: float, batch: int, update_clip: float, augment: bool = False
-) -> Recipe:
+def _network_none(rounds: int, *, rate: float, batch: int, update_clip: float) -> Recipe:
     training = Training(
         rounds=rounds,
         local_epochs=1,
@@ -88,7 +98,6 @@ def _network_none(
         optimizer="adam",
         learning_rate=rate,
         schedule="linear",
-        augment=augment,
     )
     return Recipe(training=training, strategy=Strategy(), update_clip=update_clip)
 
@@ -103,6 +112,49 @@ def _network_local(rounds: int, *, rate: float, clip_norm: float, update_clip: f
         clipping="unit",
         update_clip=update_clip,
     )
+
+
+def _position_local(rounds: int) -> Recipe:
+    # The server's momentum reaches over all steps of all hospitals, so no step has a momentum of its own.
+    return Recipe(
+        training=Training(rounds=rounds, local_steps=3, learning_rate=4.0, schedule="linear"),
+        strategy=Strategy(name="fedavgm", options={"momentum": 0.9}),
+        clip_norm=1.0,
+        clipping="unit",
+        update_clip=32.0,
+    )
+
+
+def _position_joint(rounds: int) -> Recipe:
+    alone = _position_local(rounds)
+    return replace(alone, training=alone.training.model_copy(update={"local_steps": 1}))
+
+
+Make = Callable[[int], Recipe]
+"""The recipe for a number of rounds."""
+FILMS, IMAGES, VOLUMES = ("xray", "classification"), ("any", "classification"), ("mri", "segmentation")
+"""Kind of image and task that a recipe is for."""
+RECIPES: dict[tuple[str, PrivacyKind], tuple[tuple[str, str], int, Make]] = {
+    ("wavelet_head", "none"): (FILMS, 20, _wavelet_none),
+    ("wavelet_head", "local"): (FILMS, 10, _wavelet_local),
+    ("wavelet_head", "joint"): (FILMS, 60, _wavelet_joint),
+    ("small_cnn", "none"): (IMAGES, 20, partial(_network_none, rate=3e-3, batch=32, update_clip=0.5)),
+    ("small_cnn", "local"): (IMAGES, 12, partial(_network_local, rate=6.0, clip_norm=0.5, update_clip=16.0)),
+    ("densenet121", "none"): (IMAGES, 20, partial(_network_none, rate=1e-3, batch=16, update_clip=0.5)),
+    ("densenet121", "local"): (IMAGES, 20, partial(_network_local, rate=2.0, clip_norm=0.5, update_clip=8.0)),
+    ("unet3d", "none"): (VOLUMES, 10, partial(_network_none, rate=6e-3, batch=2, update_clip=1.0)),
+    ("unet3d", "local"): (VOLUMES, 10, partial(_network_local, rate=1.0, clip_norm=1.0, update_clip=8.0)),
+    ("position_head", "none"): (VOLUMES, 10, partial(_network_none, rate=0.3, batch=4, update_clip=32.0)),
+    ("position_head", "local"): (VOLUMES, 10, _position_local),
+    ("position_head", "joint"): (VOLUMES, 30, _position_joint),
+    ("segresnet3d", "none"): (VOLUMES, 15, partial(_network_none, rate=2e-3, batch=2, update_clip=1.0)),
+    ("segresnet3d", "local"): (
+        VOLUMES,
+        10,
+        partial(_network_local, rate=1.0, clip_norm=1.0, update_clip=8.0),
+    ),
+}
+"""What it is for, its usual number of rounds, and the settings."""
 
 
 def recipe(
@@ -127,31 +179,11 @@ def recipe(
     """
     if hospitals < 1:
         raise ValueError("at least one hospital is needed")
-    films, volumes = profile == "xray" and task == "classification", profile == "mri"
-    volumes_segmented = volumes and task == "segmentation"
-    found: Recipe | None = None
-    if model == "wavelet_head" and films:
-        found = _wavelet_local(rounds or 10) if privacy == "local" else _wavelet_none(rounds or 20)
-    elif model == "small_cnn" and task == "classification":
-        if privacy == "local":
-            found = _network_local(rounds or 12, rate=6.0, clip_norm=0.5, update_clip=16.0)
-        else:
-            found = _network_none(rounds or 20, rate=3e-3, batch=32, update_clip=0.5, augment=films)
-    elif model == "densenet121" and task == "classification":
-        if privacy == "local":
-            found = _network_local(rounds or 20, rate=2.0, clip_norm=0.5, update_clip=8.0)
-        else:
-            found = _network_none(rounds or 20, rate=1e-3, batch=16, update_clip=0.5, augment=films)
-    elif model == "unet3d" and volumes_segmented:
-        if privacy == "local":
-            found = _network_local(rounds or 10, rate=1.0, clip_norm=1.0, update_clip=8.0)
-        else:
-            found = _network_none(rounds or 10, rate=6e-3, batch=2, update_clip=1.0)
-    elif model == "segresnet3d" and volumes_segmented:
-        if privacy == "local":
-            found = _network_local(rounds or 10, rate=1.0, clip_norm=1.0, update_clip=8.0)
-        else:
-            found = _network_none(rounds or 15, rate=2e-3, batch=2, update_clip=1.0)
-    if found is None:
+    found = RECIPES.get((model, privacy))
+    if found is None or found[0] not in ((profile, task), ("any", task)):
         raise NoRecipe(model=model, task=task, privacy=privacy)
-    return replace(found, lane_bits=32) if hospitals >= 64 else found
+    _, usual, make = found
+    chosen = make(rounds or usual)
+    if profile == "xray" and chosen.training.local_epochs:  # films bear a small shift; volumes are aligned
+        chosen = replace(chosen, training=chosen.training.model_copy(update={"augment": True}))
+    return replace(chosen, lane_bits=32) if hospitals >= 64 else chosen

@@ -15,23 +15,31 @@ if TYPE_CHECKING:
 
 Task = Literal["classification", "segmentation"]
 Profile = Literal["xray", "mri"]
-PrivacyKind = Literal["none", "local"]
+PrivacyKind = Literal["none", "local", "joint"]
 Split = Literal["train", "val", "test"]
 
 
 def register(app: typer.Typer) -> None:
-    """Add ``demo``, ``study new``, ``evaluate``, ``report`` and ``doctor`` to the root command."""
+    """Add ``demo``, ``study``, ``privacy``, ``evaluate``, ``report`` and ``doctor`` to the root command."""
     app.command("demo")(demo)
     study = typer.Typer(help="Write the file that says what is learned, how, and under which privacy.")
     study.callback()(_study)
     study.command("new")(study_new)
     app.add_typer(study, name="study")
+    privacy = typer.Typer(help="What a schedule costs each patient, and what it leaves to learn.")
+    privacy.callback()(_privacy)
+    privacy.command("plan")(privacy_plan)
+    app.add_typer(privacy, name="privacy")
     app.command("evaluate")(evaluate)
     app.command("report")(report)
     app.command("doctor")(doctor)
 
 
 def _study() -> None:
+    """Make a group of it although it has one command."""
+
+
+def _privacy() -> None:
     """Make a group of it although it has one command."""
 
 
@@ -162,6 +170,62 @@ def study_new(
     console.print(f"written  {output / 'study.toml'}", markup=False)
     for line in studies.outlook(study, patients=patients, hospitals=hospitals):
         console.print(line, markup=False)
+
+
+def privacy_plan(
+    patients: Annotated[int, typer.Option(min=1, help="Training patients a typical hospital has.")],
+    hospitals: Annotated[int, typer.Option(min=1, help="How many hospitals take part.")],
+    epsilon: Annotated[
+        float | None, typer.Option(help="Privacy price of the whole study for each patient.")
+    ] = None,
+    noise_multiplier: Annotated[
+        float | None, typer.Option(help="Instead of --epsilon: noise in units of the clipping norm.")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds; the recipe's number without it.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps in a round; the recipe's number without it.")
+    ] = None,
+    sample_rate: Annotated[
+        float, typer.Option(help="Chance with which a patient enters a step; 1 is everybody.")
+    ] = 1.0,
+    delta: Annotated[
+        float | None, typer.Option(help="Chance left out of the promise; min(1e-5, 1/(10 n)) without it.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A model of MedVeil; the task's default without it.")
+    ] = None,
+    task: Annotated[Task, typer.Option(help="What the model learns.")] = "classification",
+    profile: Annotated[
+        Profile | None, typer.Option(help="Kind of image; the task's usual one without it.")
+    ] = None,
+    classes: Annotated[int, typer.Option(min=2, help="Classes, the background included.")] = 2,
+    size: Annotated[str | None, typer.Option(help="Edges of the tensor, e.g. 64x64 or 40x48x40.")] = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Do not refuse a plan with more noise than signal.")
+    ] = False,
+) -> None:
+    """Print noise, steps, both epsilons and the noise over the signal; refuse what cannot be learned."""
+    from rich.console import Console
+
+    from medveil_research import privacy_plan as desk
+
+    kind = profile or ("mri" if task == "segmentation" else "xray")
+    usual = desk.shipped(task=task, profile=kind, model=model, classes=classes, size=_edges(size))
+    plan = desk.plan_privacy(
+        epsilon=epsilon,
+        noise_multiplier=noise_multiplier,
+        rounds=rounds or usual.rounds,
+        steps=steps or usual.steps,
+        patients=patients,
+        hospitals=hospitals,
+        parameters=usual.parameters,
+        delta=delta,
+        sample_rate=sample_rate,
+    )
+    console = Console(highlight=False, soft_wrap=True)
+    for line in plan.lines():
+        console.print(line, markup=False)
+    desk.check_hope(plan, anyway=anyway)
 
 
 def evaluate(

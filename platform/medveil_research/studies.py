@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -12,6 +12,7 @@ from medveil.errors import BadFile, Error
 from medveil.study import (
     Cohort,
     Deadlines,
+    JointNoise,
     LocalNoise,
     ModelChoice,
     NoPrivacy,
@@ -26,7 +27,15 @@ from medveil_research.study_file import FolderTaken, to_toml, write_study
 from medveil_research.words import budget_words, plain
 from privacy.dp import accounting
 
-__all__ = ["FolderTaken", "new_study", "noise_to_signal", "outlook", "to_toml", "write_study"]
+__all__ = [
+    "FolderTaken",
+    "default_model",
+    "new_study",
+    "noise_to_signal",
+    "outlook",
+    "to_toml",
+    "write_study",
+]
 
 Task = Literal["classification", "segmentation"]
 Profile = Literal["xray", "mri"]
@@ -35,12 +44,16 @@ DEFAULT_MODELS = {
     ("classification", "mri"): "small_cnn",
     ("segmentation", "mri"): "unet3d",
 }
+PRIVATE_MODELS = {("segmentation", "mri"): "position_head"}
+"""Where noise asks for far fewer weights than the usual model has."""
 DEFAULT_CLASSES: dict[str, tuple[str, ...]] = {
     "classification": ("negative", "positive"),
     "segmentation": ("background", "structure"),
 }
 DEFAULT_SIZES: dict[str, tuple[int, ...]] = {"xray": (64, 64), "mri": (48, 64, 48)}
 SPACING_MM = (1.0, 1.0, 1.0)
+SMALLEST_HOSPITAL = 10
+"""Fewest patients a hospital declares."""
 MAX_WEIGHT = 4096
 """Largest weight of one hospital when nobody has said how many patients there are."""
 
@@ -56,6 +69,18 @@ class NoDefaultModel(Error):
             meaning="No study was written.",
             remedy="Segmentation is for profile 'mri'; or name a model of your own with --model.",
         )
+
+
+def default_model(task: Task, profile: Profile, privacy: PrivacyKind) -> str:
+    """The usual model for a task, kind of image and privacy.
+
+    Raises:
+        NoDefaultModel: there is none.
+    """
+    usual = DEFAULT_MODELS if privacy == "none" else DEFAULT_MODELS | PRIVATE_MODELS
+    if (task, profile) not in usual:
+        raise NoDefaultModel(task=task, profile=profile)
+    return usual[task, profile]
 
 
 def new_study(
@@ -93,17 +118,17 @@ def new_study(
         NoDefaultModel, NoRecipe, UnknownName, BadModel: the combination does not exist.
         BadFile: a value is out of range.
     """
-    chosen = model or DEFAULT_MODELS.get((task, profile))
-    if chosen is None:
-        raise NoDefaultModel(task=task, profile=profile)
+    chosen = model or default_model(task, profile, privacy)
     labels = tuple(classes or DEFAULT_CLASSES[task])
     edges = tuple(size or DEFAULT_SIZES[profile])
     settings = recipe(
         model=chosen, task=task, profile=profile, privacy=privacy, hospitals=hospitals, rounds=rounds
     )
-    if privacy == "local":
+    if privacy != "none":
         settings = settings.for_epsilon(epsilon)
+    least = max(3, math.floor(0.8 * hospitals)) if privacy == "joint" else 3
     try:
+        policy = _policy(privacy, settings, epsilon, delta, least)
         transforms = Transforms(
             profile=profile, size=edges, spacing_mm=SPACING_MM if profile == "mri" else ()
         )
@@ -116,10 +141,10 @@ def new_study(
             model=choice,
             transforms=transforms,
             training=settings.training,
-            privacy=_policy(settings, epsilon, delta) if privacy == "local" else NoPrivacy(),
+            privacy=policy,
             strategy=settings.strategy,
-            secure_aggregation=_masked_sum(settings, patients_hint),
-            cohort=Cohort(min_hospitals=3, max_hospitals=max(10, hospitals)),
+            secure_aggregation=_masked_sum(settings, policy, patients_hint),
+            cohort=Cohort(min_hospitals=least, max_hospitals=max(10, hospitals)),
             deadlines=deadlines or Deadlines(),
         )
     except ValidationError as error:
@@ -137,28 +162,41 @@ def _model(name: str, shape: ModelShape, options: dict[str, Option], seed: int) 
     return choice, to_safetensors(start, spec)
 
 
-def _policy(settings: Recipe, epsilon: float, delta: float) -> LocalNoise:
+def _policy(
+    kind: PrivacyKind, settings: Recipe, epsilon: float, delta: float, honest: int
+) -> NoPrivacy | LocalNoise | JointNoise:
     """Everybody in every step: no secret draw to protect, exact accounting, and the least noise."""
+    if kind == "none":
+        return NoPrivacy()
     steps = settings.training.rounds * (settings.training.local_steps or 0)
     if not (0 < delta < 0.01 and math.isfinite(epsilon) and epsilon > 0):
         raise BadFile(
             name="The study", problem="privacy: epsilon must be above 0 and delta between 0 and 0.01"
         )
-    return LocalNoise(
-        clip_norm=settings.clip_norm,
-        clipping=settings.clipping,
-        noise_multiplier=accounting.calibrate(epsilon, delta, sample_rate=1.0, steps=steps),
-        sample_rate=1.0,
-        images_per_patient=settings.images_per_patient,
-        epsilon=epsilon,
-        delta=delta,
-    )
+    noise: dict[str, Any] = {
+        "clip_norm": settings.clip_norm,
+        "clipping": settings.clipping,
+        "noise_multiplier": accounting.calibrate(epsilon, delta, sample_rate=1.0, steps=steps),
+        "images_per_patient": settings.images_per_patient,
+        "epsilon": epsilon,
+        "delta": delta,
+    }
+    return LocalNoise(**noise) if kind == "local" else JointNoise(**noise, honest_hospitals=honest)
 
 
-def _masked_sum(settings: Recipe, patients: int | None) -> SecureAggregation:
-    """Room for a hospital with twice the usual patients: a lane's steps are shared out over the weight."""
+def _masked_sum(
+    settings: Recipe, policy: NoPrivacy | LocalNoise | JointNoise, patients: int | None
+) -> SecureAggregation:
+    """Room for a hospital with twice the usual patients: a lane's steps are shared out over the weight.
+
+    Joint noise must never be cut: the clip leaves eight standard deviations at the smallest hospital.
+    """
     room = MAX_WEIGHT if patients is None else max(64, 2 ** math.ceil(math.log2(2 * patients)))
-    return SecureAggregation(lane_bits=settings.lane_bits, update_clip=settings.update_clip, max_weight=room)
+    clip = settings.update_clip
+    if isinstance(policy, JointNoise):
+        stride = settings.training.learning_rate * policy.clip_norm
+        clip = 2.0 ** math.ceil(math.log2(stride * (1 + 8 * policy.own_multiplier / SMALLEST_HOSPITAL)))
+    return SecureAggregation(lane_bits=settings.lane_bits, update_clip=clip, max_weight=room)
 
 
 def noise_to_signal(study: Study, *, patients: int, hospitals: int) -> float | None:
@@ -171,7 +209,7 @@ def noise_to_signal(study: Study, *, patients: int, hospitals: int) -> float | N
         return None
     own = accounting.noise_to_signal(
         parameters=study.model.tensors.size,
-        noise_multiplier=study.privacy.noise_multiplier,
+        noise_multiplier=study.privacy.own_multiplier,
         steps=study.train_steps,
         patients=patients,
         sample_rate=study.privacy.sample_rate,
@@ -192,6 +230,11 @@ def outlook(study: Study, *, patients: int | None, hospitals: int) -> list[str]:
         f"privacy  epsilon {study.privacy.epsilon:g} at delta {plain(study.privacy.delta)} per patient "
         f"for all {study.training.rounds} rounds; noise multiplier {study.privacy.noise_multiplier:g}"
     )
+    if study.privacy.kind == "joint":
+        lines.append(
+            f"         counts on the noise of {study.privacy.honest_hospitals} hospitals in every sum; "
+            "with fewer a round makes no model"
+        )
     if patients is None:
         return [
             *lines,

@@ -18,7 +18,7 @@ from medveil_imaging.tasks import TASKS
 from privacy.dp.noise import NoiseSource
 
 FILMS = {"small_cnn": (16, 16), "wavelet_head": (32, 32), "densenet121": (32, 32)}
-VOLUMES = {"unet3d": (16, 16, 8), "segresnet3d": (8, 8, 8)}
+VOLUMES = {"unet3d": (16, 16, 8), "segresnet3d": (8, 8, 8), "position_head": (16, 16, 16)}
 
 
 def study_for(name: str, clipping: str = "flat") -> tuple[Study, nn.Module]:

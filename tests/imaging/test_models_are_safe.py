@@ -33,6 +33,7 @@ FLAT, SOLID = ModelShape((32, 32), 1), ModelShape((16, 16, 16), 3)
 CASES = [
     ("densenet121", FLAT),
     pytest.param("densenet121", ModelShape((32, 32, 32), 2), marks=pytest.mark.slow),
+    ("position_head", SOLID),
     ("segresnet3d", SOLID),
     ("small_cnn", FLAT),
     ("small_cnn", SOLID),
@@ -43,7 +44,7 @@ CASES = [
 
 
 def segments(name: str) -> bool:
-    return name in {"unet3d", "segresnet3d"}
+    return name in {"position_head", "unet3d", "segresnet3d"}
 
 
 def test_every_registered_model_is_in_the_contract_test() -> None:
@@ -106,7 +107,7 @@ def test_the_seed_alone_decides_the_initial_weights_and_global_randomness_is_lef
     assert first.dtype == np.float32
     assert first.shape == (spec.size,)
     assert np.array_equal(first, again)
-    assert np.array_equal(first, other) == (name == "wavelet_head")
+    assert np.array_equal(first, other) == (name in {"position_head", "wavelet_head"})
 
 
 def test_a_vector_survives_loading() -> None:

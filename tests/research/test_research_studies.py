@@ -36,6 +36,7 @@ UNET: dict[str, Any] = {
     "name": "brains",
     "task": "segmentation",
     "profile": "mri",
+    "model": "unet3d",
     "size": (16, 24, 16),
     "classes": ("background", "left", "right"),
     "hospitals": 3,
