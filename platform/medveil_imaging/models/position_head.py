@@ -2,7 +2,8 @@
 
 With a hundred patients, noise that hides each of them drowns a network of a hundred thousand weights. Here
 861 weights are trained (three classes); everything else is public: the crop is cut around the structure, so
-position alone says much, and textbook filters describe each voxel. No patient took part in any constant.
+position alone says much, and textbook filters describe each voxel. The filters come from no patient; the
+ellipsoid is where the public Decathlon hippocampus crops have their structure.
 """
 
 from __future__ import annotations
