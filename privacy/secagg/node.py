@@ -60,7 +60,7 @@ class Refused(RemoteProtocolError):
     def __init__(self, *, reason: str) -> None:
         super().__init__(
             what=f"The aggregator's message was refused: {reason}.",
-            meaning="Going on could reveal a hospital's update; it sends nothing more in this attempt.",
+            meaning="Going on could reveal a hospital's update; this node leaves the attempt.",
             remedy="Tell the consortium's admin; this node's log says when.",
         )
         self.reason = reason
