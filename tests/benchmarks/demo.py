@@ -31,11 +31,13 @@ REAL: dict[str, tuple[str, dict[str, Any]]] = {
     "hippocampus, no privacy": ("mri-hippocampus", {"task": "segmentation"}),
     "hippocampus, joint noise, eps 8": ("mri-hippocampus", {"task": "segmentation", "privacy": "joint"}),
 }
+MARGIN = {"classification": 0.05, "segmentation": 0.01}
+"""How far phantoms trained together must lie above those trained alone; the U-Net's are easy for anyone."""
 LIMIT_S = {"phantom": 120, "real": 480}
 REACH = {
     "chest films, eps 8": 0.96,
     "chest films, no privacy": 0.98,
-    "chest films, joint noise, eps 8": 0.98,
+    "chest films, joint noise, eps 8": 0.97,
     "hippocampus, no privacy": 0.82,
     "hippocampus, joint noise, eps 8": 0.73,
 }
@@ -63,7 +65,12 @@ def rows_of(name: str, result: Result) -> list[Row]:
     alone = result.local_only_mean or 0.0
     rows = [
         Row(f"{name}: seconds in all", result.seconds["total"], "s", f"<= {LIMIT_S[result.data]}"),
-        Row(f"{name}: {result.headline_name}", judged(result), "", f">= {REACH.get(name, alone + 0.05):.3g}"),
+        Row(
+            f"{name}: {result.headline_name}",
+            judged(result),
+            "",
+            f">= {REACH.get(name, alone + MARGIN[result.task]):.3g}",
+        ),
         Row(f"{name}: mean trained alone", alone, ""),
         Row(f"{name}: one round", statistics.median(r.seconds for r in steady or trained), "s"),
         Row(f"{name}: up per hospital and round", _median_bytes(steady or trained) / 1000, "kB"),
