@@ -56,8 +56,9 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-bench: $(STAMP) ## Run every benchmark and print its table
-	@set -e; for file in tests/benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file $(ARGS); done
+bench: $(STAMP) ## Run every benchmark and print its table (DATA=<folder of the real data sets>)
+	@set -e; for file in tests/benchmarks/*.py; do echo "== $$file"; \
+	  $(BIN)/python $$file $(if $(DATA),--data "$(DATA)") $(ARGS); done
 
 doctor: $(STAMP) ## Look at this machine: Python, memory, disk, GPU, clock, SQLite
 	@$(BIN)/medveil doctor

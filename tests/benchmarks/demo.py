@@ -132,7 +132,6 @@ def _cell(value: float | None) -> str:
 def main() -> None:
     """Run, print, write."""
     parser = arguments(__doc__)
-    parser.add_argument("--data", type=Path, help="folder that holds xray-chest and mri-hippocampus")
     parser.add_argument("--write", type=Path, help="write the results as Markdown to this file")
     given = parser.parse_args()
     results = {name: run(options) for name, options in RUNS.items()}

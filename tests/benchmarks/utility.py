@@ -189,10 +189,11 @@ def measure(name: str, folder: Path, seeds: int) -> list[Row]:
 def main() -> None:
     """Run, print, write."""
     parser = arguments(__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds the three data sets")
     parser.add_argument("--seeds", type=int, default=1, help="runs with different noise per setting")
     parser.add_argument("--only", choices=JOBS, help="one data set instead of all")
     given = parser.parse_args()
+    if given.data is None:
+        parser.exit(message="This benchmark needs the real data sets: --data FOLDER\n")
     torch.set_num_threads(1)
     names = [given.only] if given.only else list(JOBS)
     publish([row for name in names for row in measure(name, given.data, given.seeds)], given.json)

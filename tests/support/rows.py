@@ -30,9 +30,11 @@ class Row:
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
-    """A parser with ``--json FILE``."""
+    """A parser with ``--json FILE`` and ``--data FOLDER``."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    data = "folder with the real data sets (xray-chest, mri-hippocampus, pneumonia28), where they are used"
+    parser.add_argument("--data", type=Path, help=data)
     return parser
 
 
