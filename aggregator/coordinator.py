@@ -65,6 +65,12 @@ class Coordinator:
         """This hospital has just been heard from."""
         self._seen[name] = self._clock()
 
+    def sits_out(self, plan_id: str, name: str, attempt: str) -> None:
+        """This hospital has left the attempt "round.attempt": nobody waits for it. Raises: NotFound."""
+        current = self._run(plan_id, name).attempt
+        if current is not None and attempt == f"{current.key.round}.{current.key.attempt}":
+            current.sitting_out.add(name)
+
     def count_bytes(self, plan: str, name: str, *, up: int, down: int) -> None:
         """Traffic of a hospital, booked on the attempt that is open."""
         run = self._runs.get(plan)
@@ -249,7 +255,8 @@ class Coordinator:
         state = attempt.state
         names = {m.index: m.name for m in run.plan.roster}
         missing = state.invited - set(state.answers)
-        waited_for = [i for i in missing if self._in_reach(run, names[i])]
+        away = attempt.sitting_out
+        waited_for = [i for i in missing if names[i] not in away and self._in_reach(run, names[i])]
         overdue = self._clock() - attempt.phase_opened > _limit(run.plan.study.deadlines, state.phase)
         if waited_for and not overdue:
             return

@@ -41,6 +41,8 @@ class Attempt:
     phases: dict[str, float] = field(default_factory=dict)
     bytes_up: Counter[str] = field(default_factory=Counter)
     bytes_down: Counter[str] = field(default_factory=Counter)
+    sitting_out: set[str] = field(default_factory=set)
+    """Hospitals that said they have left this attempt; they say so with every poll."""
 
 
 @dataclass

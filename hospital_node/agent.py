@@ -114,7 +114,10 @@ class PlanAgent:
         """
         seen = ""
         while True:
-            poll = asyncio.ensure_future(self._transport.work(self._plan.id, seen=seen, wait_s=POLL_S))
+            left = "" if self._attempt or not self._sat_out else "{}.{}".format(*self._sat_out)
+            poll = asyncio.ensure_future(
+                self._transport.work(self._plan.id, seen=seen, wait_s=POLL_S, sitting_out=left)
+            )
             try:
                 await self._ready_while(poll)
                 work = await self._polled(poll)

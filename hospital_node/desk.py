@@ -81,8 +81,6 @@ class Desk:
         """The images, read at first use: meanwhile the node already answers the aggregator."""
         if self._images is None:
             self._images = self._read(self._plan)
-            if not self._images.train:
-                raise NoPatients()
         return self._images
 
     def _compute(self, number: int, attempt: int, kind: RoundKind, vector: Float32) -> Contribution:
@@ -94,6 +92,8 @@ class Desk:
             counted = evaluate(study, vector, site.test, device=self._device, cache=self._cache)
             log.info("work.finished", **where)
             return Contribution(Update(np.empty(0, np.float32)), counted, weight, None)
+        if not site.train:
+            raise NoPatients()
         sums = None
         if study.evaluation.every_round:
             sums = evaluate(study, vector, site.val, device=self._device, cache=self._cache)

@@ -77,9 +77,15 @@ class Transport:
         """Hand in this hospital's approval."""
         await self._send("POST", f"/v1/plans/{plan}/approval", Approval(signature=signature).to_bytes())
 
-    async def work(self, plan: str, *, seen: str, wait_s: float) -> Work:
-        """What to do next; waits for news at the aggregator."""
+    async def work(self, plan: str, *, seen: str, wait_s: float, sitting_out: str = "") -> Work:
+        """What to do next; waits for news at the aggregator.
+
+        Args:
+            sitting_out: "round.attempt" of an attempt that this node has left, so that nobody waits for it.
+        """
         path = f"/v1/plans/{plan}/work?seen={quote(seen, safe='')}&wait_s={wait_s:g}"
+        if sitting_out:
+            path += f"&sitting_out={sitting_out}"
         return Work.from_bytes(await self._send("GET", path))
 
     async def model(self, plan: str, model: str) -> bytes:

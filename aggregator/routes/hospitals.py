@@ -63,10 +63,16 @@ async def work(
     plan: PlanId,
     seen: Annotated[str, Query(max_length=100)] = "",
     wait_s: Annotated[float, Query(ge=0, le=POLL_LIMIT_S)] = 0.0,
+    sitting_out: Annotated[str, Query(pattern=r"^(\d{1,6}\.\d{1,6})?$")] = "",
 ) -> Response:
-    """What the hospital is to do; waits up to ``wait_s`` for news if it has seen the present state."""
+    """What the hospital is to do; waits up to ``wait_s`` for news if it has seen the present state.
+
+    ``sitting_out`` names an attempt ("round.attempt") that the hospital has left.
+    """
     office = desk(request)
     party, body = await office.authenticate(request, roles=HOSPITAL)
+    if sitting_out:
+        await office.run(lambda: office.coordinator.sits_out(plan, party.name, sitting_out))
     deadline = time.monotonic() + wait_s
     while await office.run(lambda: office.coordinator.token(plan, party.name)) == seen:
         if time.monotonic() >= deadline:

@@ -34,8 +34,9 @@ class Line:
         self.segments: list[bytes] = []
         self.file: Callable[[bytes], bytes] = lambda data: data
 
-    async def work(self, plan: str, *, seen: str, wait_s: float) -> Work:
+    async def work(self, plan: str, *, seen: str, wait_s: float, sitting_out: str = "") -> Work:
         await asyncio.sleep(0)
+        self.world.coordinator.sits_out(plan, self.name, sitting_out)
         while True:
             self.world.coordinator.touch(self.name)
             work = self.lie(self.world.coordinator.work(plan, self.name))
