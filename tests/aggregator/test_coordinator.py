@@ -97,6 +97,27 @@ def test_nothing_opens_before_most_hospitals_have_approved(build: Build) -> None
     assert finish(world, sites)["finished"]
 
 
+def test_a_hospital_that_says_it_has_left_is_not_waited_for_and_is_back_in_the_next_round(
+    build: Build,
+) -> None:
+    world = build(hospitals=4)
+    sites = make_sites(world)
+    until_phase(world, sites, "commit")
+    for name, attempt in (("hospital-4", "9.1"), ("hospital-4", "1.2")):  # not the open attempt
+        world.coordinator.sits_out(world.plan.id, name, attempt)
+    for site in sites[:3]:
+        site.act()
+    world.coordinator.tick()
+    assert world.coordinator.status(world.plan.id)["open"]["phase"] == "commit"
+    world.coordinator.sits_out(world.plan.id, "hospital-4", "1.1")
+    world.coordinator.tick()
+    assert world.coordinator.status(world.plan.id)["open"]["phase"] == "upload"
+    finish(world, sites)
+    survivors = [a["survivors"] for a in world.coordinator.status(world.plan.id)["attempts"]]
+    assert survivors[0] == ["hospital-1", "hospital-2", "hospital-3"]
+    assert "hospital-4" in survivors[1]
+
+
 def test_a_silent_hospital_is_not_waited_for_beyond_its_silence(build: Build) -> None:
     world = build(hospitals=4)
     sites = make_sites(world)
