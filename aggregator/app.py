@@ -31,8 +31,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        store = Store(settings.folder / "aggregator.db")
         admin = Identity.load("admin", settings.folder / "admin.key")
+        store = Store(settings.where, admin)
         coordinator = Coordinator(store, Blobs(settings.folder), admin_key=admin.public_key)
         app.state.desk = Desk(store, coordinator, Gatekeeper())
         clock = asyncio.create_task(_keep_time(app.state.desk))

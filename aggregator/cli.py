@@ -74,7 +74,12 @@ def set_up_aggregator(settings: Settings) -> None:
     Identity.generate("admin").save(settings.folder / "admin.key")
     settings.save()
     make_certificates(settings.folder / "tls", settings.names)
-    Store(settings.folder / "aggregator.db").close()
+    open_store(settings).close()
+
+
+def open_store(settings: Settings) -> Store:
+    """The aggregator's store; the admin key signs what is changed in it. Raises: what Store raises."""
+    return Store(settings.where, Identity.load("admin", settings.folder / "admin.key"))
 
 
 @app.command()
@@ -114,7 +119,7 @@ def enroll_token(
 def new_token(settings: Settings, name: str, role: str) -> str:
     """Make a one-time token and keep its hash."""
     token = secrets.token_hex(24)
-    store = Store(settings.folder / "aggregator.db")
+    store = open_store(settings)
     store.add_token(token, name=name, role=role, expires=time.time() + TOKEN_HOURS * 3600)
     store.close()
     return token
@@ -152,7 +157,7 @@ def create_plan(settings: Settings, file: Path, initial: Path, hospitals: list[s
     parsed = read_study(file)
     check_policy(parsed)
     STRATEGIES[parsed.strategy.name](parsed.strategy.options)
-    store = Store(settings.folder / "aggregator.db")
+    store = open_store(settings)
     try:
         enrolled = {n: p for n, p in store.parties().items() if p.role == "hospital"}
         names = hospitals or sorted(enrolled)
@@ -178,7 +183,7 @@ def create_plan(settings: Settings, file: Path, initial: Path, hospitals: list[s
 @study.command("status")
 def study_status(folder: Folder = DEFAULT) -> None:
     """Print every plan with its rounds, survivors and failures."""
-    store = Store(configuration.load(folder).folder / "aggregator.db")
+    store = open_store(configuration.load(folder))
     for plan, _, finished in store.plans():
         approved = store.approvals(plan.id)
         state = "finished" if finished else "running" if len(approved) >= plan.approvals_needed else "waiting"

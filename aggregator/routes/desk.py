@@ -31,8 +31,14 @@ class Desk:
         self._parties: dict[str, Party] = {}
 
     async def run(self, action: Callable[[], T]) -> T:
-        """Run on the coordinator's thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, action)
+        """Run on the coordinator's thread; what the coordinator remembers is then what the store holds."""
+
+        def safely() -> T:
+            if self.store.in_doubt:
+                self.coordinator.start_over()
+            return action()
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, safely)
 
     def announce(self) -> None:
         """Wake every long poll."""
