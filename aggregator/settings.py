@@ -25,6 +25,8 @@ class Settings:
     port: int = 8443
     names: tuple[str, ...] = ("localhost", "127.0.0.1")
     """DNS names and addresses in the server's certificate."""
+    workers: int = 0
+    """Most processes that unmask sums; 0 stands for one for each core."""
     database: str = field(default="", repr=False)
     """URL of a PostgreSQL database; empty for SQLite in the folder. It may hold a password."""
 
@@ -62,6 +64,7 @@ def load(folder: Path) -> Settings:
             port=int(values["port"]),
             names=tuple(values["names"]),
             database=str(values.get("database", "")),
+            workers=int(values.get("workers", 0)),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadFile(name=str(path.name), problem=str(error) or type(error).__name__) from error

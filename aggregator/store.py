@@ -220,7 +220,9 @@ class Store:
         return True
 
     def check_lead(self) -> None:
-        """Raises: NotLeading if another process has taken the lead since."""
+        """Raises: NotLeading if this process had the lead and another one has taken it since."""
+        if self._lead is None:
+            return
         with self._database.read() as tx:
             if _lead(tx) != self._lead:
                 raise NotLeading()

@@ -8,6 +8,7 @@ import secrets
 import sqlite3
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,6 +91,7 @@ class World:
     admin: Identity
     clock: Clock
     database: Path | str
+    workers: Executor | None = None
     store: Store = field(init=False)
     blobs: Blobs = field(init=False)
     coordinator: Coordinator = field(init=False)
@@ -103,6 +105,7 @@ class World:
             self.store,
             self.blobs,
             admin_key=self.admin.public_key,
+            workers=self.workers,
             clock=self.clock,
             wall_clock=lambda: 1_700_000_000.0,
         )
@@ -164,6 +167,7 @@ def make_world(
     hospitals: int = 3,
     approvals: int | None = None,
     database: Path | str | None = None,
+    workers: Executor | None = None,
     **changes: Any,
 ) -> World:
     """An aggregator with enrolled hospitals and one plan, approved by the first ``approvals`` (all).
@@ -185,7 +189,7 @@ def make_world(
     for one in identities[:approvals]:
         store.add_approval(plan.id, one.name, sign_approval(plan, one))
     store.close()
-    return World(folder, plan, identities, admin, Clock(), where)
+    return World(folder, plan, identities, admin, Clock(), where, workers)
 
 
 def unit(index: int) -> Float32:
