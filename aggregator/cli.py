@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 import os
 import secrets
 import time
@@ -13,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from aggregator import settings as configuration
+from aggregator.auditlog import Head
 from aggregator.blobs import Blobs
 from aggregator.settings import Settings
 from aggregator.store import Store
@@ -27,6 +30,8 @@ from medveil.study import read_study
 app = typer.Typer(help="For the consortium's admin: run the aggregator, enrol hospitals, open studies.")
 study = typer.Typer(help="Create studies and watch them.")
 app.add_typer(study, name="study")
+audit = typer.Typer(help="The audit log: who changed what, chained and signed.")
+app.add_typer(audit, name="audit")
 console = Console(highlight=False, soft_wrap=True)
 Folder = Annotated[Path, typer.Option("--folder", "-f", help="The aggregator's folder.")]
 DEFAULT = Path("aggregator-data")
@@ -123,6 +128,46 @@ def new_token(settings: Settings, name: str, role: str) -> str:
     store.add_token(token, name=name, role=role, expires=time.time() + TOKEN_HOURS * 3600)
     store.close()
     return token
+
+
+@audit.command("verify")
+def audit_verify(
+    folder: Folder = DEFAULT,
+    head: Annotated[
+        list[str], typer.Option(help="A head that somebody else has seen (NUMBER:HASH); repeatable.")
+    ] = [],  # noqa: B006
+) -> None:
+    """Check every audit entry, and every row of the database against the log."""
+    store = open_store(configuration.load(folder))
+    try:
+        newest = store.verify_log([Head.parse(h) for h in head])
+    finally:
+        store.close()
+    console.print("The audit log is whole, and the database holds what it says. Its head:")
+    console.print(f"  {newest}")
+
+
+@audit.command("show")
+def audit_show(
+    folder: Folder = DEFAULT,
+    last: Annotated[int, typer.Option(help="How many entries, the newest ones.", min=1)] = 50,
+) -> None:
+    """Print the newest audit entries as JSON lines (to be kept elsewhere, or to be searched)."""
+    store = open_store(configuration.load(folder))
+    try:
+        for entry in store.entries(max(0, store.head.number - last)):
+            told = {
+                "number": entry.number,
+                "time": dt.datetime.fromtimestamp(entry.time_ms / 1000, dt.UTC).isoformat(),
+                "actor": entry.actor,
+                "action": entry.action,
+                "subject": entry.subject,
+                **entry.details,
+                "hash": entry.hash.hex(),
+            }
+            typer.echo(json.dumps(told))
+    finally:
+        store.close()
 
 
 @study.command("create")

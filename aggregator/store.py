@@ -365,6 +365,12 @@ class Store:
             ).all()
         return [(ModelVersion.model_validate(r.version), dict(r.state)) for r in rows]
 
+    def probe(self) -> None:
+        """Try a durable write that changes nothing. Raises: StorageFailed, NotLeading."""
+        with self._change("probe", "aggregator") as change:
+            where = SETTINGS.c.key == "schema"
+            change.tx.execute(SETTINGS.update().where(where).values(value=SETTINGS.c.value))
+
     def entries(self, after: int = 0) -> Iterator[Entry]:
         """The audit log from number ``after`` + 1 on, a thousand entries a transaction."""
         while True:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import postgres
-from world import World, make_world
+from world import World, fresh_file, make_world
 
 MEMORY = Path("/dev/shm")
 
@@ -50,8 +50,8 @@ def cluster() -> Iterator[postgres.Cluster]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def where(request: pytest.FixtureRequest, folder: Path) -> Path | str:
-    """An empty database of either kind, as the store takes it."""
+    """A database of either kind, as the store takes it, with its tables and no row."""
     if request.param == "sqlite":
-        return folder / "aggregator.db"
+        return fresh_file(folder)
     server: postgres.Cluster = request.getfixturevalue("cluster")
     return server.url(server.database())

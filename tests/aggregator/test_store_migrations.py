@@ -12,6 +12,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+import postgres
 from aggregator.database import MIGRATIONS, REVISIONS, Database, OldSchema, UnknownSchema, UnusableDatabase
 from aggregator.store import Store
 from aggregator.tables import META
@@ -24,6 +25,15 @@ RELEASED = {
 }
 """SHA-256 of every migration. One that was released is never edited: a new one is added."""
 ADMIN = Identity.generate("admin")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def where(request: pytest.FixtureRequest, folder: Path) -> Path | str:
+    """An empty database of either kind."""
+    if request.param == "sqlite":
+        return folder / "aggregator.db"
+    server: postgres.Cluster = request.getfixturevalue("cluster")
+    return server.url(server.database(template="template1"))
 
 
 def run(where: Path | str, *statements: str) -> None:

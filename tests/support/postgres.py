@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pwd
 import shutil
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+
+from aggregator.database import Database
 
 INSTALL = "apt-get install postgresql"
 
@@ -46,9 +49,9 @@ class Cluster:
     def data(self) -> str:
         return str(self.folder / "data")
 
-    def start(self) -> None:
+    def start(self, *, fsync: str = "on") -> None:
         """Start and wait until it answers."""
-        options = f"-k {self.folder} -c listen_addresses='' -c max_connections=40 -c shared_buffers=16MB"
+        options = f"-k {self.folder} -c listen_addresses='' -c max_connections=40 -c fsync={fsync}"
         self._call("pg_ctl", "-D", self.data, "-w", "-o", options, "-l", f"{self.folder}/log", "start")
 
     def stop(self, mode: str = "fast") -> None:
@@ -58,8 +61,16 @@ class Cluster:
     def url(self, database: str) -> str:
         return f"postgresql+psycopg://medveil@/{database}?host={self.folder}"
 
-    def database(self, *, template: str = "template1") -> str:
-        """A new database's name."""
+    @functools.cached_property
+    def template(self) -> str:
+        """A database with the present schema and no row, to be copied."""
+        name = self.database(template="template1")
+        Database(self.url(name)).close()
+        return name
+
+    def database(self, *, template: str | None = None) -> str:
+        """A new database's name; with the present schema unless a template is given."""
+        template = template or self.template
         name = f"test_{next(self._numbers)}"
         self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         return name
