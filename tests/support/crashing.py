@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from aggregator import crashpoints
+from aggregator.auditlog import Head
 from aggregator.blobs import Blobs
 from aggregator.coordinator import Coordinator
 from aggregator.store import Store
@@ -178,4 +179,5 @@ def consortium(folder: Path, where: Path | str, crashes: list[str]) -> Consortiu
     for one in identities:
         repeat("add_approval", plan.id, one.name, sign_approval(plan, one))
     repeat("probe")
+    repeat("restored", Head(1, bytes(32)))  # nothing is open yet
     return Consortium(aggregator, plan, identities, Line(aggregator))
