@@ -107,7 +107,7 @@ class _Remembering(SpawnContext):
 
 
 def _begin() -> None:
-    """In a worker, before its first job: the server comes first, Ctrl-C is its business, nobody outlives it."""
+    """In a worker, before its first job: the server goes first, has Ctrl-C for itself, and is not outlived."""
     os.nice(NICENESS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     server = multiprocessing.parent_process()
