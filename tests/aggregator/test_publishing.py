@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import random
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import pytest
 from aggregator.coordinator import MAX_LOST
 from aggregator.versions import first_version
 from aggregator.workers import Failure, Workers
+from door import Door
 from medveil.plan import sign_approval
 from medveil.tensors import from_safetensors, to_safetensors
 from world import SPEC, START, Site, World, finish, make_plan, make_sites, make_study, play, unit
@@ -254,3 +256,26 @@ def test_real_workers_make_the_same_and_a_killed_one_is_replaced(build: Build) -
     finally:
         workers.shutdown()
     assert workers.pids == []
+
+
+def test_the_clock_hurries_when_a_job_has_ended_and_stops_even_in_that_moment(build: Build) -> None:
+    door = Door(build())
+
+    async def scene() -> None:
+        pause = asyncio.ensure_future(door.office.pause(3600.0))
+        await asyncio.sleep(0)
+        door.office.hurry()
+        await pause
+        await door.office.pause(0.0)  # once is enough
+        for turns in range(5):
+            pause = asyncio.ensure_future(door.office.pause(3600.0))
+            await asyncio.sleep(0)
+            door.office.hurry()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if pause.cancel():  # it had not ended yet
+                with pytest.raises(asyncio.CancelledError):
+                    await pause
+
+    asyncio.run(scene())
+    door.office.close()
