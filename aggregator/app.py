@@ -35,9 +35,7 @@ def create_app(settings: Settings) -> FastAPI:
         store = Store(settings.folder / "aggregator.db")
         admin = Identity.load("admin", settings.folder / "admin.key")
         workers = Workers(settings.workers)
-        coordinator = Coordinator(
-            store, Blobs(settings.folder), admin_key=admin.public_key, workers=workers
-        )
+        coordinator = Coordinator(store, Blobs(settings.folder), admin_key=admin.public_key, workers=workers)
         app.state.desk = desk = Desk(store, coordinator, Gatekeeper())
         loop = asyncio.get_running_loop()
         coordinator.on_result = lambda: loop.call_soon_threadsafe(desk.hurry)

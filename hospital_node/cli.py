@@ -319,6 +319,19 @@ def run(folder: Folder = DEFAULT) -> None:
         os._exit(0)  # a training step in hand is not waited for; its charge stands
 
 
+class NoSuchModel(Error):
+    """The operator named a plan that was never approved here."""
+
+    code = "no-such-model"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="No approved plan has this fingerprint.",
+            meaning="Nothing was changed.",
+            remedy="Run 'medveil node lineage' without it to see the plans.",
+        )
+
+
 @app.command()
 def lineage(
     start_again: Annotated[
@@ -333,27 +346,25 @@ def lineage(
 
     node = Node.load(folder)
     journal = Journal(node.journal)
-    plans, alarms = [p for p, _ in journal.approved()], 0
+    plans = [plan for plan, _ in journal.approved()]
     if start_again is not None:
         chosen = [p for p in plans if start_again in (p.id, fingerprint(p.hash))]
         if not chosen:
-            raise NoSuchPlan()
+            raise NoSuchModel()
         head_path(node.models, chosen[0]).unlink(missing_ok=True)
         journal.clear_alarm(chosen[0].id)
-    for plan in plans:
+    alarms = [journal.alarm(plan.id) for plan in plans]
+    journal.close()
+    for plan, alarm in zip(plans, alarms, strict=True):
         head = load_head(head_path(node.models, plan), plan.study)
         console.print(f"[bold]{plan.study.name}[/]   fingerprint {fingerprint(plan.hash)}")
-        own = "none yet" if head is None else f"version {head.version}, {fingerprint(head.model)}"
+        own = "none yet" if head is None else f"version {head.version}, {head.model.hex()}"
         console.print(f"  own model  {own}")
-        alarm = journal.alarm(plan.id)
         if alarm is not None:
-            alarms += 1
             console.print(f"  [bold red]ALARM[/]      {alarm.reason} (code {alarm.code})")
             console.print(f"             own version {alarm.version}  {alarm.computed}")
             console.print(f"             named model    {alarm.claimed}")
-            console.print("             Nothing is trained for this plan until you have looked.")
-    journal.close()
-    raise typer.Exit(1 if alarms else 0)
+    raise typer.Exit(1 if any(alarms) else 0)
 
 
 @ledger.callback(invoke_without_command=True)

@@ -314,6 +314,7 @@ def test_a_model_that_does_not_follow_ends_this_nodes_part_in_the_plan(
 ) -> None:
     world = build(training={"rounds": 3, "local_steps": 1, "learning_rate": 1.0}, hospitals=4)
     agent, line, journal = scene(world)
+    line.waits_for_nobody = True
     begin(world, line)
     with capture_logs() as logs:
         assert follow(agent)  # the others finish the study without it
@@ -348,6 +349,7 @@ def test_an_old_model_is_not_trained_on_again(build: Build) -> None:
 def test_a_cleared_alarm_lets_a_running_node_take_part_again(build: Build) -> None:
     world = build(training={"rounds": 3, "local_steps": 1, "learning_rate": 1.0}, hospitals=4)
     agent, line, journal = scene(world)
+    line.waits_for_nobody = True
 
     def lie(work: Work) -> Work:
         if work.round == 3 and work.phase == "advertise":

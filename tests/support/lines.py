@@ -40,10 +40,14 @@ class Line:
         self.proof_lie: Callable[[int, Published], Published] = lambda version, published: published
         self.sum_lie: Callable[[int, bytes], bytes] = lambda version, data: data
         self.fetched: list[str] = []
+        self.waits_for_nobody = False
+        """Whether a hospital that has left an attempt is not waited for; a lying aggregator may ignore it."""
 
     async def work(self, plan: str, *, seen: str, wait_s: float, sitting_out: str = "") -> Work:
         await asyncio.sleep(0)
-        self.left.append(sitting_out)  # a lying aggregator may ignore it, so this one does
+        self.left.append(sitting_out)
+        if sitting_out and self.waits_for_nobody:
+            self.world.coordinator.sits_out(plan, self.name, sitting_out)
         while True:
             self.world.coordinator.touch(self.name)
             work = self.lie(self.world.coordinator.work(plan, self.name))
