@@ -25,7 +25,7 @@ from hospital_node.settings import Node
 from hospital_node.store import Journal
 from hospital_node.transport import AggregatorProblem, Transport
 from medveil.errors import Error, RemoteProtocolError
-from medveil.identity import Identity
+from medveil.identity import Identity, Secret
 from medveil.log import get_logger
 from medveil.messages import BadMessage, Work
 from medveil.plan import BadPlan, NotApproved, Plan
@@ -33,8 +33,9 @@ from medveil.rounds import Phase, RoundKind
 from medveil_imaging.sources.manifest import SiteData
 from privacy.dp.ledger import BudgetExceeded
 from privacy.dp.policy import UnderstatedEpsilon
-from privacy.encoding import EncodedUpdate, encode, encode_metrics, params_for
+from privacy.encoding import encode, encode_metrics, params_for
 from privacy.secagg import node as secagg
+from privacy.secagg.checkword import CheckedUpdate, with_check_word
 from privacy.secagg.keys import setting_for
 from privacy.secagg.masks import MaskedUpdate, mask
 from privacy.secagg.messages import Advertised, Committed, Quorum, Signed, Survivors
@@ -209,7 +210,10 @@ class PlanAgent:
         loop = asyncio.get_running_loop()
         kind = attempt.state.party.setting.context.kind
         masked = await loop.run_in_executor(
-            None, lambda: mask(self._encode(contribution, kind), attempt.state.masks, in_place=True)
+            None,
+            lambda: mask(
+                self._encode(contribution, kind, attempt.state.check_key), attempt.state.masks, in_place=True
+            ),
         )
         if kind is RoundKind.TRAIN:
             self._lineage.witness(
@@ -225,17 +229,18 @@ class PlanAgent:
             self._desk.released(charge)
         log.info("update.sent", plan=self._plan.id, round=attempt.number, attempt=attempt.attempt)
 
-    def _encode(self, contribution: Contribution, kind: RoundKind) -> EncodedUpdate:
+    def _encode(self, contribution: Contribution, kind: RoundKind, check_key: Secret) -> CheckedUpdate:
         study = self._plan.study
         params = params_for(study, kind, len(self._plan.roster))
         none = np.zeros(0, np.uint64)
-        return encode(
+        encoded = encode(
             contribution.update,
             params,
             weight=contribution.weight,
             metrics=none if contribution.sums is None else encode_metrics(study, contribution.sums),
             random_bytes=secrets.token_bytes,
         )
+        return with_check_word(encoded, check_key, params, index=self._index)
 
     async def _send_segments(self, attempt: Attempt, masked: MaskedUpdate) -> list[bytes]:
         hashes = []

@@ -22,6 +22,9 @@ from medveil.rounds import RoundKind
 from privacy.secagg.masks import Mask
 
 PROTOCOL = b"medveil-secagg-v1"
+SHARE_COMMITMENT_BYTES = 16
+"""Half a SHA-256. A dealer gains nothing from two shares with one commitment, since it may deal anything; a
+holder would have to find another share for a given commitment: 2^128 tries."""
 
 
 class UnsafeCohort(LocalProtocolError):
@@ -143,6 +146,51 @@ def self_mask(secret: Secret, context: Context, transcript: bytes) -> Mask:
 def self_commitment(secret: Secret, context: Context, transcript: bytes, index: int) -> bytes:
     """Binds a hospital to its self-mask secret (32 uniform bytes, so the hash hides it)."""
     return digest("self-mask", context.bytes, transcript, _number(index), secret.reveal())
+
+
+def share_commitments(
+    shares: tuple[Secret, Secret], context: Context, transcript: bytes, *, dealer: int, holder: int
+) -> bytes:
+    """Binds a dealer to the self-mask share and the mask-key share of one holder.
+
+    The commitments of all holders hide the shares: each is uniform in a field of 2^256 elements, also for
+    somebody who holds fewer than the threshold.
+    """
+    ends = (_number(dealer), _number(holder))
+    self_share, key_share = (s.reveal() for s in shares)
+    of_self = digest("self-share", context.bytes, transcript, *ends, self_share)
+    of_key = digest("key-share", context.bytes, transcript, *ends, key_share)
+    return of_self[:SHARE_COMMITMENT_BYTES] + of_key[:SHARE_COMMITMENT_BYTES]
+
+
+def check_commitment(contribution: Secret, context: Context, transcript: bytes, index: int) -> bytes:
+    """Binds a hospital to one contribution to the check key, the same for everybody (32 uniform bytes)."""
+    return digest("check-contribution", context.bytes, transcript, _number(index), contribution.reveal())
+
+
+def dealt_hash(
+    commitments: bytes,
+    of_contribution: bytes,
+    context: Context,
+    transcript: bytes,
+    *,
+    dealer: int,
+    holder: int,
+) -> bytes:
+    """What a dealer signed that it dealt to one holder: associated data of the sealed box."""
+    ends = (_number(dealer), _number(holder))
+    return digest("dealt", context.bytes, transcript, *ends, commitments, of_contribution)
+
+
+def check_key(
+    contributions: Mapping[int, Secret], context: Context, transcript: bytes, committed_hash: bytes
+) -> Secret:
+    """The key of the check words, from the contributions of the whole committed set.
+
+    Every member of the set can make it; the aggregator alone cannot, as long as all of them keep it.
+    """
+    together = b"".join(contributions[i].reveal() for i in sorted(contributions))
+    return Secret(_hkdf(together, "check", context, transcript, committed_hash))
 
 
 def _derive(

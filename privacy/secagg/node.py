@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -26,11 +27,15 @@ from privacy.secagg.keys import (
     Setting,
     WeakKey,
     channel_key,
+    check_commitment,
+    check_key,
     check_public_key,
+    dealt_hash,
     pair_mask,
     public_bytes,
     self_commitment,
     self_mask,
+    share_commitments,
 )
 from privacy.secagg.masks import Mask
 from privacy.secagg.messages import (
@@ -57,13 +62,23 @@ class Refused(RemoteProtocolError):
 
     code = "secagg-refused"
 
-    def __init__(self, *, reason: str) -> None:
+    def __init__(self, *, reason: str, dealer: int | None = None) -> None:
         super().__init__(
-            what=f"The aggregator's message was refused: {reason}.",
+            what=f"The aggregator's message was refused: {reason}"
+            + ("." if dealer is None else f" (hospital {dealer})."),
             meaning="Going on could reveal a hospital's update; this node leaves the attempt.",
             remedy="Tell the consortium's admin; this node's log says when.",
         )
-        self.reason = reason
+        self.reason, self.dealer = reason, dealer
+
+
+class Dealt(NamedTuple):
+    """What one hospital holds of another's secrets, or of its own."""
+
+    self_share: Secret
+    key_share: Secret
+    contribution: Secret
+    """To the check key; the same for everybody."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +110,12 @@ class SharedState:
     self_secret: Secret
     peers: Mapping[int, Advertise]
     transcript: bytes
-    own_shares: tuple[Secret, Secret]
+    own: Dealt
 
 
 @dataclass(frozen=True)
 class CommittedState:
-    """The mask set is fixed; ``masks`` belong on the encoded update."""
+    """The mask set is fixed; ``masks`` belong on the encoded update, after its check word."""
 
     party: Party
     peers: Mapping[int, Advertise]
@@ -108,7 +123,9 @@ class CommittedState:
     members: Members
     committed_hash: bytes
     masks: tuple[Mask, ...]
-    held: Mapping[int, tuple[Secret, Secret]]
+    check_key: Secret
+    """Of all members, unknown to the aggregator: makes and checks check words."""
+    held: Mapping[int, Dealt]
 
 
 @dataclass(frozen=True)
@@ -129,7 +146,7 @@ def advertise(party: Party, random_bytes: RandomBytes) -> tuple[AdvertisedState,
 
 
 def share(state: AdvertisedState, seen: Advertised, random_bytes: RandomBytes) -> tuple[SharedState, Shares]:
-    """2. Check everybody's keys and deal my two secrets to all of them.
+    """2. Check everybody's keys; deal my two secrets and my part of the check key to all of them.
 
     Raises: Refused if a key is unsigned, repeated, from outside the roster or for another context (another
         model, round, plan), if my own is missing or changed, or if there are too few.
@@ -141,6 +158,13 @@ def share(state: AdvertisedState, seen: Advertised, random_bytes: RandomBytes) -
     self_secret = Secret(random_bytes(32))
     self_shares = shamir.split(self_secret, threshold, peers, random_bytes)
     key_shares = shamir.split(state.mask_secret, threshold, peers, random_bytes)
+    contribution = Secret(random_bytes(32))
+    dealt = {j: Dealt(self_shares[j], key_shares[j], contribution) for j in peers}
+    commitments = {
+        j: share_commitments(mine[:2], setting.context, transcript, dealer=party.index, holder=j)
+        for j, mine in dealt.items()
+    }
+    of_contribution = check_commitment(contribution, setting.context, transcript, party.index)
     sealed = {}
     for j, peer in peers.items():
         if j != party.index:
@@ -152,14 +176,19 @@ def share(state: AdvertisedState, seen: Advertised, random_bytes: RandomBytes) -
                 sender=party.index,
                 receiver=j,
             )
-            plain = self_shares[j].reveal() + key_shares[j].reveal()
-            sealed[j] = ChaCha20Poly1305(key).encrypt(bytes(12), plain, _sealing(party, transcript))
+            signed = dealt_hash(
+                commitments[j], of_contribution, setting.context, transcript, dealer=party.index, holder=j
+            )
+            plain = b"".join(part.reveal() for part in dealt[j])
+            sealed[j] = ChaCha20Poly1305(key).encrypt(bytes(12), plain, _sealing(party, transcript, signed))
     message = Shares(
         sender=party.index,
         commitment=self_commitment(self_secret, setting.context, transcript, party.index),
+        check_commitment=of_contribution,
+        share_commitments=commitments,
         sealed=sealed,
     ).signed_by(party.identity, setting.context, transcript)
-    own = (self_shares[party.index], key_shares[party.index])
+    own = dealt[party.index]
     shared = SharedState(party, state.channel_secret, state.mask_secret, self_secret, peers, transcript, own)
     return shared, message
 
@@ -171,10 +200,10 @@ def ready(state: SharedState) -> Ready:
 
 
 def commit(state: SharedState, seen: Committed) -> CommittedState:
-    """4a. Check the committed set and derive this node's masks.
+    """4a. Check the committed set and derive this node's masks and the check key.
 
-    Raises: Refused if the set is too small, not within U1, without me, or a member's share to me is missing
-        or does not open.
+    Raises: Refused if the set is too small, not within U1, without me, or what a member dealt to me is
+        missing, does not open or is not what that member committed to.
     """
     party, setting, members = state.party, state.party.setting, tuple(sorted(set(seen.members)))
     if len(members) != len(seen.members) or not set(members) <= set(state.peers):
@@ -183,8 +212,8 @@ def commit(state: SharedState, seen: Committed) -> CommittedState:
         raise Refused(reason="the committed set leaves this hospital out")
     if len(members) < setting.least(len(state.peers)):
         raise Refused(reason="the committed set is too small")
-    held = {j: _open(state, j, seen.inbox) for j in members if j != party.index}
-    held[party.index] = state.own_shares
+    held = {j: _open(state, j, seen) for j in members if j != party.index}
+    held[party.index] = state.own
     masks = [self_mask(state.self_secret, setting.context, state.transcript)]
     for j in members:
         if j != party.index:
@@ -199,7 +228,17 @@ def commit(state: SharedState, seen: Committed) -> CommittedState:
                 )
             )
     u2_hash = committed_hash(setting.context, state.transcript, members)
-    return CommittedState(party, state.peers, state.transcript, members, u2_hash, tuple(masks), held)
+    contributions = {j: mine.contribution for j, mine in held.items()}
+    return CommittedState(
+        party,
+        state.peers,
+        state.transcript,
+        members,
+        u2_hash,
+        tuple(masks),
+        check_key(contributions, setting.context, state.transcript, u2_hash),
+        held,
+    )
 
 
 def upload(state: CommittedState, segment_hashes: Sequence[bytes]) -> Upload:
@@ -247,8 +286,8 @@ def unmask(state: AgreedState, seen: Quorum) -> Unmask:
     alive = set(state.survivors)
     return Unmask(
         sender=party.index,
-        self_shares={j: committed.held[j][0].reveal() for j in committed.members if j in alive},
-        key_shares={j: committed.held[j][1].reveal() for j in committed.members if j not in alive},
+        self_shares={j: committed.held[j].self_share.reveal() for j in committed.members if j in alive},
+        key_shares={j: committed.held[j].key_share.reveal() for j in committed.members if j not in alive},
     ).signed_by(party.identity, setting.context, committed.transcript)
 
 
@@ -284,25 +323,43 @@ def _verify(message: Advertise | Agree, setting: Setting, transcript: bytes) -> 
         raise Refused(reason="a signature is not valid for this plan, round and model") from error
 
 
-def _open(state: SharedState, sender: int, inbox: Mapping[int, bytes]) -> tuple[Secret, Secret]:
-    party = state.party
+def _open(state: SharedState, dealer: int, seen: Committed) -> Dealt:
+    """Open what a member dealt to this node, and hold it against what the member committed to.
+
+    The hash of the commitments is associated data of the box, so a box that opens shows that its dealer, and
+    nobody else, meant exactly these commitments to go with it: a box with another content is the dealer's
+    doing. A box that does not open may be the dealer's or the aggregator's.
+    """
+    party, context = state.party, state.party.setting.context
+    signed = seen.dealt.get(dealer, b"")
     key = channel_key(
         state.channel_secret,
-        state.peers[sender].channel_key,
-        party.setting.context,
+        state.peers[dealer].channel_key,
+        context,
         state.transcript,
-        sender=sender,
+        sender=dealer,
         receiver=party.index,
     )
     try:
         plain = ChaCha20Poly1305(key).decrypt(
-            bytes(12), inbox.get(sender, b""), _sealing(party, state.transcript)
+            bytes(12), seen.inbox.get(dealer, b""), _sealing(party, state.transcript, signed)
         )
     except (InvalidTag, ValueError) as error:
-        raise Refused(reason="a member's sealed shares are missing or do not open") from error
-    half = shamir.SHARE_BYTES
-    return Secret(plain[:half]), Secret(plain[half:])
+        raise Refused(reason="what a member dealt is missing or does not open", dealer=dealer) from error
+    share = shamir.SHARE_BYTES
+    dealt = Dealt(Secret(plain[:share]), Secret(plain[share : 2 * share]), Secret(plain[2 * share :]))
+    found = dealt_hash(
+        share_commitments(dealt[:2], context, state.transcript, dealer=dealer, holder=party.index),
+        check_commitment(dealt.contribution, context, state.transcript, dealer),
+        context,
+        state.transcript,
+        dealer=dealer,
+        holder=party.index,
+    )
+    if found != signed:
+        raise Refused(reason="a member dealt something else than it committed to", dealer=dealer)
+    return dealt
 
 
-def _sealing(party: Party, transcript: bytes) -> bytes:
-    return join(b"share", party.setting.context.bytes, transcript)
+def _sealing(party: Party, transcript: bytes, signed: bytes) -> bytes:
+    return join(b"share", party.setting.context.bytes, transcript, signed)

@@ -14,7 +14,15 @@ from medveil.errors import RemoteProtocolError
 from medveil.identity import BadSignature, Secret
 from medveil.rounds import Phase
 from privacy.secagg import shamir
-from privacy.secagg.keys import Setting, check_public_key, pair_mask, public_bytes, self_commitment, self_mask
+from privacy.secagg.keys import (
+    Setting,
+    check_public_key,
+    dealt_hash,
+    pair_mask,
+    public_bytes,
+    self_commitment,
+    self_mask,
+)
 from privacy.secagg.masks import Mask
 from privacy.secagg.messages import (
     Advertise,
@@ -232,13 +240,26 @@ def view(state: ServerState, index: int) -> AggregatorMessage | None:
     if state.phase is Phase.SHARE:
         return Advertised(messages=tuple(state.advertised[j] for j in sorted(state.advertised)))
     if state.phase is Phase.UPLOAD:
-        inbox = {j: state.shared[j].sealed[index] for j in state.committed if j != index}
-        return Committed(members=state.committed, inbox=inbox)
+        return _committed_view(state, index)
     if state.phase is Phase.AGREE:
         return Survivors(members=state.survivors)
     if state.phase is Phase.UNMASK:
         return Quorum(agreements=tuple(state.agreed[j] for j in sorted(state.agreed)))
     return None
+
+
+def _committed_view(state: ServerState, index: int) -> Committed:
+    others = {j: state.shared[j] for j in state.committed if j != index}
+    context, transcript = state.setting.context, state.transcript
+    dealt = {
+        j: dealt_hash(
+            m.share_commitments[index], m.check_commitment, context, transcript, dealer=j, holder=index
+        )
+        for j, m in others.items()
+    }
+    return Committed(
+        members=state.committed, inbox={j: m.sealed[index] for j, m in others.items()}, dealt=dealt
+    )
 
 
 def masks_to_remove(state: ServerState) -> list[Mask]:
@@ -301,7 +322,9 @@ def _check_content(state: ServerState, message: HospitalMessage) -> None:
     if isinstance(message, Advertise):
         _check_keys(state, message)
     elif isinstance(message, Shares):
-        good = set(message.sealed) == set(state.advertised) - {message.sender}
+        everybody = set(state.advertised)
+        good = set(message.sealed) == everybody - {message.sender}
+        good = good and set(message.share_commitments) == everybody
     elif isinstance(message, Upload):
         good = message.committed_hash == committed_hash(context, transcript, state.committed)
     elif isinstance(message, Agree):

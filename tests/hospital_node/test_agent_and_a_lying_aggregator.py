@@ -104,7 +104,7 @@ def a_cohort_of_two(world: World, work: Work) -> dict[str, Any]:
 
 
 def a_committed_set_without_me(world: World, work: Work) -> dict[str, Any]:
-    return {"payload": Committed(members=(2, 3, 4), inbox={}).to_bytes()}
+    return {"payload": Committed(members=(2, 3, 4), inbox={}, dealt={}).to_bytes()}
 
 
 def a_committed_set_of_two(world: World, work: Work) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def test_pooled_states_of_real_nodes_open_nobody(
         shown = {i: everybody if position < first else without for position, i in enumerate(honest)}
         pool: dict[str, dict[int, Secret]] = {"self": {}, "key": {}}
         for i in colluders:
-            pool["self"][i], pool["key"][i] = world.hospitals[i].state.held[victim]
+            pool["self"][i], pool["key"][i] = world.hospitals[i].state.held[victim][:2]
         for i, answer in _split(world, identities, shown, colluders).items():
             kind, shares = (
                 ("self", answer.self_shares) if victim in answer.self_shares else ("key", answer.key_shares)

@@ -60,9 +60,11 @@ def _finish(world: Consortium) -> np.ndarray:
 def test_a_false_set_under_a_good_signature_changes_nothing(consortium: Build) -> None:
     world = consortium(4, context=CONTEXT).play_until(Phase.SHARE)
     shares = _answer(world, 1)
-    box = shares.sealed[2]
+    box, pair = shares.sealed[2], shares.share_commitments[2]
     for sealed in ({}, {2: box}, shares.sealed | {1: box}, shares.sealed | {9: box}):
         _rejects(world, _resigned(world, shares, sealed=sealed), BadSignature)
+    for commitments in ({}, {2: pair}, shares.share_commitments | {9: pair}):
+        _rejects(world, _resigned(world, shares, share_commitments=commitments), BadSignature)
     world.server = server.receive(world.server, shares)
 
     _go_to(world, Phase.UPLOAD)
@@ -242,7 +244,7 @@ def test_sealed_garbage_costs_the_dealer_and_its_victims_only(consortium: Build)
     """The victim refuses the committed set and drops out; the others still get their exact sum."""
     world = consortium(5, context=CONTEXT).play_until(Phase.SHARE)
     message = _answer(world, 2)
-    false = _resigned(world, message, sealed=message.sealed | {1: bytes(82)})
+    false = _resigned(world, message, sealed=message.sealed | {1: bytes(114)})
     world.server = server.receive(world.server, false)
     _go_to(world, Phase.UPLOAD)
     with pytest.raises(node.Refused):

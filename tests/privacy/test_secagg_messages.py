@@ -36,13 +36,20 @@ ADVERTISE = Advertise(sender=1, signature=SIGNATURE, channel_key=KEY, mask_key=b
 AGREE = Agree(sender=2, signature=SIGNATURE, committed_hash=KEY, survivors=(1, 2, 3))
 EXAMPLES: tuple[Wire, ...] = (
     ADVERTISE,
-    Shares(sender=1, signature=SIGNATURE, commitment=KEY, sealed={2: b"x" * 82, 300: b"y" * 82}),
+    Shares(
+        sender=1,
+        signature=SIGNATURE,
+        commitment=KEY,
+        check_commitment=KEY,
+        share_commitments={1: KEY, 300: KEY},
+        sealed={2: b"x" * 114, 300: b"y" * 114},
+    ),
     Ready(sender=10_000, signature=SIGNATURE),
     Upload(sender=1, signature=SIGNATURE, committed_hash=KEY, segments=(KEY, KEY)),
     AGREE,
     Unmask(sender=3, signature=SIGNATURE, self_shares={1: b"a" * 33}, key_shares={2: b"b" * 33}),
     Advertised(messages=(ADVERTISE,)),
-    Committed(members=(1, 2, 3), inbox={1: b"x" * 82}),
+    Committed(members=(1, 2, 3), inbox={1: b"x" * 114}, dealt={1: KEY}),
     Survivors(members=(1, 2)),
     Quorum(agreements=(AGREE,)),
 )
@@ -106,7 +113,14 @@ def test_extra_missing_and_mistyped_fields_are_refused(message: Wire) -> None:
             value = {**fields, name: wrong}
             if wrong == [] and name in ("members", "survivors", "segments", "messages", "agreements"):
                 continue  # an empty set is a message; the machines refuse it
-            if wrong == {} and name in ("sealed", "inbox", "self_shares", "key_shares"):
+            if wrong == {} and name in (
+                "sealed",
+                "inbox",
+                "dealt",
+                "share_commitments",
+                "self_shares",
+                "key_shares",
+            ):
                 continue
             _refuse(type(message), canonical(value))
 

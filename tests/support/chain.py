@@ -14,11 +14,11 @@ from hospital_node.lineage import Head, Witness
 from hospital_node.transport import AggregatorProblem
 from medveil.identity import Identity
 from medveil.plan import Plan
-from medveil.rounds import RoundKind
+from medveil.rounds import Phase, RoundKind
 from medveil.strategies import advance
 from medveil.tensors import Float32, Update, model_hash, to_safetensors
 from privacy.encoding import decode, encode, encode_metrics, params_for
-from privacy.secagg import node
+from privacy.secagg import node, server
 from privacy.secagg.checkword import with_check_word
 from privacy.secagg.keys import setting_for
 from privacy.secagg.messages import Advertised, Agree, Committed, Published, Survivors, committed_hash
@@ -86,11 +86,19 @@ class Chain:
         begun = {i: node.advertise(self._party(setting, i), secrets.token_bytes) for i in everybody}
         advertised = Advertised(messages=tuple(message for _, message in begun.values()))
         dealt = {i: node.share(begun[i][0], advertised, secrets.token_bytes) for i in everybody}
+        shown = server.ServerState(
+            setting,
+            Phase.UPLOAD,
+            advertised={i: message for i, (_, message) in begun.items()},
+            shared={i: message for i, (_, message) in dealt.items()},
+            committed=members,
+        )
         params = params_for(study, RoundKind.TRAIN, len(everybody))
         total, agreements, witnesses = np.zeros(params.words, np.uint64), [], {}
         for i in members:
-            inbox = {j: dealt[j][1].sealed[i] for j in members if j != i}
-            state = node.commit(dealt[i][0], Committed(members=members, inbox=inbox))
+            seen = server.view(shown, i)
+            assert isinstance(seen, Committed)
+            state = node.commit(dealt[i][0], seen)
             witnesses[i] = Witness(setting.context, state.committed_hash, state.check_key)
             transcript = state.transcript
             if i not in survivors:
