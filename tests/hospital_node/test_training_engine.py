@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from monai.utils import set_determinism
 from torch import nn
 from torch.nn import functional
 
@@ -249,6 +250,26 @@ def test_noise_has_the_promised_deviation_over_a_million_values() -> None:
     change = (net.weight.detach() - before).double()
     assert abs(float(change.std()) / (1.7 * CLIP) - 1) < 0.005
     assert abs(float(change.mean())) < 5 * 1.7 * CLIP / 1000
+
+
+def test_seeds_of_training_scripts_make_no_noise_and_no_coin_predictable() -> None:
+    """Two nodes that both call MONAI's set_determinism(0) share neither noise nor the choice of patients."""
+    patients = [PatientImages(str(i), torch.zeros(1, 1, 1, 1), torch.tensor([i])) for i in range(1000)]
+    noises, draws = [], []
+    try:
+        for _node in range(2):
+            set_determinism(0)
+            net = nn.Linear(100_000, 1, bias=False)
+            own = optimizer(net, rate=1.0)
+            before = net.weight.detach().clone()
+            own.finish_step()
+            noises.append((net.weight.detach() - before).double().flatten() / (1.7 * CLIP))
+            drawn = draw(patients, policy(sample_rate=0.5), NoiseSource.fresh())
+            draws.append({int(one.labels[0]) for one in drawn})
+    finally:
+        set_determinism(None)
+    assert abs(float((noises[0] * noises[1]).mean())) < 5 / math.sqrt(100_000)
+    assert 400 < len(draws[0] ^ draws[1]) < 600  # half of them, as for independent coins
 
 
 def test_what_is_released_lies_on_the_grid() -> None:
