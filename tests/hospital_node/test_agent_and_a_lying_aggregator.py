@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import secrets
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from medveil.rounds import RoundKind
 from medveil.tensors import model_hash, to_safetensors
 from privacy.secagg import node
 from privacy.secagg.keys import setting_for
-from privacy.secagg.messages import Advertised, Agree, Committed, Quorum, Survivors, Unmask
+from privacy.secagg.messages import Advertised, Agree, Committed, Published, Quorum, Survivors, Unmask
 from world import SPEC, START, World, make_sites
 
 Build = Callable[..., World]
@@ -265,6 +266,101 @@ def test_a_damaged_model_file_is_refused(build: Build) -> None:
         assert not follow(agent)
     assert line.sent == []
     assert [e["code"] for e in logs if e["event"] == "attempt.refused"] == ["bad-model-file"]
+
+
+def test_after_the_first_model_a_node_downloads_sums_only(build: Build) -> None:
+    world = build()
+    agent, line, _ = scene(world)
+    assert follow(agent)
+    assert line.fetched == ["model", "proof 1", "sum 1", "proof 2", "sum 2"]
+
+
+def another_model(world: World, line: Line) -> None:
+    def lie(work: Work) -> Work:
+        later = work.round > 1 and work.status == "running"
+        return work.model_copy(update={"model": b"x" * 32}) if later else work
+
+    line.lie = lie
+
+
+def an_altered_sum(world: World, line: Line) -> None:
+    """One step in one lane, with a proof that names the altered sum."""
+
+    def alter(version: int, data: bytes) -> bytes:
+        return bytes([data[0] ^ 1]) + data[1:]
+
+    def name_it(version: int, published: Published) -> Published:
+        with world.coordinator.open_sum(world.plan.id, version) as file:
+            digest = hashlib.sha256(alter(version, file.read())).digest()
+        return published.model_copy(update={"sum_hash": digest})
+
+    line.sum_lie, line.proof_lie = alter, name_it
+
+
+def a_proof_without_signatures(world: World, line: Line) -> None:
+    line.proof_lie = lambda version, published: published.model_copy(update={"agreements": ()})
+
+
+@pytest.mark.parametrize(
+    ("begin", "code"),
+    [
+        (another_model, "broken-lineage"),
+        (an_altered_sum, "altered-sum"),
+        (a_proof_without_signatures, "broken-lineage"),
+    ],
+)
+def test_a_model_that_does_not_follow_ends_this_nodes_part_in_the_plan(
+    build: Build, begin: Callable[[World, Line], None], code: str
+) -> None:
+    world = build(training={"rounds": 3, "local_steps": 1, "learning_rate": 1.0}, hospitals=4)
+    agent, line, journal = scene(world)
+    line.waits_for_nobody = True
+    begin(world, line)
+    with capture_logs() as logs:
+        assert follow(agent)  # the others finish the study without it
+    assert {number for number, _, _, _ in line.sent} == {1}
+    assert {number for number, _, _ in agent._desk.prepared} == {1}
+    refused = [(e["round"], e["code"]) for e in logs if e["event"] == "attempt.refused"]
+    assert refused == [(2, code), (3, "broken-lineage"), (4, "broken-lineage")]
+    assert [(e["version"], e["code"]) for e in logs if e["event"] == "lineage.refused"] == [
+        (1 if begin is another_model else 0, code)
+    ]
+    alarm = journal.alarm(world.plan.id)
+    assert alarm is not None
+    assert alarm.code == code
+    journal.close()
+    assert world.status["attempts"][-1]["survivors"] == ["hospital-2", "hospital-3", "hospital-4"]
+
+
+def test_an_old_model_is_not_trained_on_again(build: Build) -> None:
+    world = build()
+    agent, line, journal = scene(world)
+    initial = bytes.fromhex(world.plan.study.model.initial_model)
+    line.lie = lambda work: (
+        work.model_copy(update={"model": initial}) if (work.round, work.phase) == (3, "advertise") else work
+    )
+    with capture_logs() as logs:
+        follow(agent)
+    assert [e["code"] for e in logs if e["event"] == "attempt.refused"] == ["broken-lineage"]
+    assert {number for number, _, _, _ in line.sent} == {1, 2}
+    journal.close()
+
+
+def test_a_cleared_alarm_lets_a_running_node_take_part_again(build: Build) -> None:
+    world = build(training={"rounds": 3, "local_steps": 1, "learning_rate": 1.0}, hospitals=4)
+    agent, line, journal = scene(world)
+    line.waits_for_nobody = True
+
+    def lie(work: Work) -> Work:
+        if work.round == 3 and work.phase == "advertise":
+            journal.clear_alarm(world.plan.id)
+        wrong = work.round == 2 and work.status == "running"
+        return work.model_copy(update={"model": b"x" * 32}) if wrong else work
+
+    line.lie = lie
+    assert follow(agent)
+    assert {number for number, _, _, _ in line.sent} == {1, 3, 4}
+    journal.close()
 
 
 @pytest.mark.parametrize("other", [(1, 2, 3), (1, 2, 4), (1, 3, 4)])
