@@ -20,6 +20,8 @@ from typing import Any, ParamSpec, TypeVar
 
 from medveil.errors import Error
 
+NICENESS = 5
+"""How far workers stand back behind the server, so that it answers even when they fill every core."""
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -105,7 +107,8 @@ class _Remembering(SpawnContext):
 
 
 def _begin() -> None:
-    """In a worker, before its first job: Ctrl-C is the server's business, and nobody outlives the server."""
+    """In a worker, before its first job: the server goes first, has Ctrl-C for itself, and is not outlived."""
+    os.nice(NICENESS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     server = multiprocessing.parent_process()
     assert server is not None  # this runs in a child

@@ -1,4 +1,4 @@
-"""Segments add up to the plain sum, blocks make the same model as a whole, and a damaged file names itself."""
+"""Segments add up to the plain sum, blocks make the same model as a whole, and a damaged file is named."""
 
 from __future__ import annotations
 
