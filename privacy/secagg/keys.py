@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -25,6 +26,9 @@ PROTOCOL = b"medveil-secagg-v1"
 SHARE_COMMITMENT_BYTES = 16
 """Half a SHA-256. A dealer gains nothing from two shares with one commitment, since it may deal anything; a
 holder would have to find another share for a given commitment: 2^128 tries."""
+
+
+ShareKind = Literal["self-share", "key-share"]
 
 
 class UnsafeCohort(LocalProtocolError):
@@ -148,19 +152,16 @@ def self_commitment(secret: Secret, context: Context, transcript: bytes, index: 
     return digest("self-mask", context.bytes, transcript, _number(index), secret.reveal())
 
 
-def share_commitments(
-    shares: tuple[Secret, Secret], context: Context, transcript: bytes, *, dealer: int, holder: int
+def share_commitment(
+    share: Secret, kind: ShareKind, context: Context, transcript: bytes, *, dealer: int, holder: int
 ) -> bytes:
-    """Binds a dealer to the self-mask share and the mask-key share of one holder.
+    """Binds a dealer to one share of one holder.
 
-    The commitments of all holders hide the shares: each is uniform in a field of 2^256 elements, also for
+    The commitments to all shares hide them: each share is uniform in a field of 2^256 elements, also for
     somebody who holds fewer than the threshold.
     """
-    ends = (_number(dealer), _number(holder))
-    self_share, key_share = (s.reveal() for s in shares)
-    of_self = digest("self-share", context.bytes, transcript, *ends, self_share)
-    of_key = digest("key-share", context.bytes, transcript, *ends, key_share)
-    return of_self[:SHARE_COMMITMENT_BYTES] + of_key[:SHARE_COMMITMENT_BYTES]
+    place = (kind.encode(), _number(dealer), _number(holder))
+    return digest("share", context.bytes, transcript, *place, share.reveal())[:SHARE_COMMITMENT_BYTES]
 
 
 def check_commitment(contribution: Secret, context: Context, transcript: bytes, index: int) -> bytes:

@@ -35,7 +35,7 @@ from privacy.secagg.keys import (
     public_bytes,
     self_commitment,
     self_mask,
-    share_commitments,
+    share_commitment,
 )
 from privacy.secagg.masks import Mask
 from privacy.secagg.messages import (
@@ -160,10 +160,7 @@ def share(state: AdvertisedState, seen: Advertised, random_bytes: RandomBytes) -
     key_shares = shamir.split(state.mask_secret, threshold, peers, random_bytes)
     contribution = Secret(random_bytes(32))
     dealt = {j: Dealt(self_shares[j], key_shares[j], contribution) for j in peers}
-    commitments = {
-        j: share_commitments(mine[:2], setting.context, transcript, dealer=party.index, holder=j)
-        for j, mine in dealt.items()
-    }
+    commitments = {j: _commitments(party, transcript, mine, party.index, j) for j, mine in dealt.items()}
     of_contribution = check_commitment(contribution, setting.context, transcript, party.index)
     sealed = {}
     for j, peer in peers.items():
@@ -274,14 +271,17 @@ def unmask(state: AgreedState, seen: Quorum) -> Unmask:
     """
     committed, party = state.committed, state.committed.party
     setting = party.setting
-    signers = set()
-    for agreement in seen.agreements:
-        same = (agreement.committed_hash, agreement.survivors) == (committed.committed_hash, state.survivors)
-        if not same or agreement.sender not in state.survivors:
-            raise Refused(reason="an agreement names another set or comes from a stranger")
-        _verify(agreement, setting, committed.transcript)
-        signers.add(agreement.sender)
-    if len(signers) < setting.threshold(len(committed.peers)):
+    if not set(seen.signatures) <= set(state.survivors):
+        raise Refused(reason="somebody outside the survivor set signed it")
+    for signer, signature in seen.signatures.items():
+        same = Agree(
+            sender=signer,
+            signature=signature,
+            committed_hash=committed.committed_hash,
+            survivors=state.survivors,
+        )
+        _verify(same, setting, committed.transcript)
+    if len(seen.signatures) < setting.threshold(len(committed.peers)):
         raise Refused(reason="too few hospitals signed the survivor set")
     alive = set(state.survivors)
     return Unmask(
@@ -349,7 +349,7 @@ def _open(state: SharedState, dealer: int, seen: Committed) -> Dealt:
     share = shamir.SHARE_BYTES
     dealt = Dealt(Secret(plain[:share]), Secret(plain[share : 2 * share]), Secret(plain[2 * share :]))
     found = dealt_hash(
-        share_commitments(dealt[:2], context, state.transcript, dealer=dealer, holder=party.index),
+        _commitments(party, state.transcript, dealt, dealer, party.index),
         check_commitment(dealt.contribution, context, state.transcript, dealer),
         context,
         state.transcript,
@@ -359,6 +359,14 @@ def _open(state: SharedState, dealer: int, seen: Committed) -> Dealt:
     if found != signed:
         raise Refused(reason="a member dealt something else than it committed to", dealer=dealer)
     return dealt
+
+
+def _commitments(party: Party, transcript: bytes, dealt: Dealt, dealer: int, holder: int) -> bytes:
+    """To the self-mask share, then to the mask-key share."""
+    context = party.setting.context
+    return share_commitment(
+        dealt.self_share, "self-share", context, transcript, dealer=dealer, holder=holder
+    ) + share_commitment(dealt.key_share, "key-share", context, transcript, dealer=dealer, holder=holder)
 
 
 def _sealing(party: Party, transcript: bytes, signed: bytes) -> bytes:
