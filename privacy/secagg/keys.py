@@ -20,6 +20,7 @@ from medveil.identity import Secret
 from medveil.ids import digest, join
 from medveil.plan import Plan
 from medveil.rounds import RoundKind
+from medveil.study import MaskGraph
 from privacy.secagg.masks import Mask
 
 PROTOCOL = b"medveil-secagg-v1"
@@ -70,6 +71,7 @@ class Setting:
     """Index → Ed25519 public key, from the approved plan."""
     min_hospitals: int
     colluders: int
+    mask_graph: MaskGraph = "complete"
 
     def __post_init__(self) -> None:
         if self.min_hospitals < max(3, self.colluders + 2):
@@ -95,6 +97,7 @@ def setting_for(plan: Plan, *, number: int, attempt: int, kind: RoundKind, model
         roster={m.index: m.key for m in plan.roster},
         min_hospitals=plan.study.cohort.min_hospitals,
         colluders=plan.study.secure_aggregation.colluders,
+        mask_graph=plan.study.secure_aggregation.mask_graph,
     )
 
 
@@ -130,16 +133,25 @@ def channel_key(
     private: Secret, peer: bytes, context: Context, transcript: bytes, *, sender: int, receiver: int
 ) -> bytes:
     """Key for the one message from ``sender`` to ``receiver``; each direction has its own."""
-    return _derive(private, peer, "channel", context, transcript, sender, receiver)
+    ends = (_number(sender), _number(receiver))
+    return _hkdf(_exchange(private, peer), "channel", context, transcript, *ends)
 
 
-def pair_mask(
-    private: Secret, peer: bytes, context: Context, transcript: bytes, *, own: int, other: int
-) -> Mask:
+def pair_secret(private: Secret, peer: bytes) -> Secret:
+    """What two hospitals' mask keys give together. Raises: WeakKey."""
+    return Secret(_exchange(private, peer))
+
+
+def pair_mask(pair: Secret, context: Context, transcript: bytes, *, own: int, other: int) -> Mask:
     """The mask that two hospitals share; the one with the lower index adds, the other subtracts."""
-    low, high = min(own, other), max(own, other)
-    seed = Secret(_derive(private, peer, "pair", context, transcript, low, high))
-    return Mask(seed, 1 if own < other else -1)
+    ends = (_number(min(own, other)), _number(max(own, other)))
+    return Mask(Secret(_hkdf(pair.reveal(), "pair", context, transcript, *ends)), 1 if own < other else -1)
+
+
+def edge_number(pair: Secret, context: Context, transcript: bytes, *, own: int, other: int) -> int:
+    """A number below 2^64 that only these two know; it decides whether they share a mask."""
+    ends = (_number(min(own, other)), _number(max(own, other)))
+    return int.from_bytes(_hkdf(pair.reveal(), "edge", context, transcript, *ends)[:8], "big")
 
 
 def self_mask(secret: Secret, context: Context, transcript: bytes) -> Mask:
@@ -192,12 +204,6 @@ def check_key(
     """
     together = b"".join(contributions[i].reveal() for i in sorted(contributions))
     return Secret(_hkdf(together, "check", context, transcript, committed_hash))
-
-
-def _derive(
-    private: Secret, peer: bytes, label: str, context: Context, transcript: bytes, first: int, second: int
-) -> bytes:
-    return _hkdf(_exchange(private, peer), label, context, transcript, _number(first), _number(second))
 
 
 def _exchange(private: Secret, peer: bytes) -> bytes:

@@ -23,6 +23,7 @@ from medveil.errors import RemoteProtocolError
 from medveil.identity import Identity, Secret
 from medveil.ids import join
 from privacy.secagg import shamir
+from privacy.secagg.graph import edge_limit, pair_masks
 from privacy.secagg.keys import (
     Setting,
     WeakKey,
@@ -31,7 +32,6 @@ from privacy.secagg.keys import (
     check_key,
     check_public_key,
     dealt_hash,
-    pair_mask,
     public_bytes,
     self_commitment,
     self_mask,
@@ -123,6 +123,8 @@ class CommittedState:
     members: Members
     committed_hash: bytes
     masks: tuple[Mask, ...]
+    neighbours: frozenset[int]
+    """Members with whom this node shares a mask; nobody else may know them."""
     check_key: Secret
     """Of all members, unknown to the aggregator: makes and checks check words."""
     held: Mapping[int, Dealt]
@@ -199,8 +201,8 @@ def ready(state: SharedState) -> Ready:
 def commit(state: SharedState, seen: Committed) -> CommittedState:
     """4a. Check the committed set and derive this node's masks and the check key.
 
-    Raises: Refused if the set is too small, not within U1, without me, or what a member dealt to me is
-        missing, does not open or is not what that member committed to.
+    Raises: Refused if the set is too small, not within U1, without me or without a neighbour of mine in the
+        mask graph, or what a member dealt to me is missing, does not open or is not what it committed to.
     """
     party, setting, members = state.party, state.party.setting, tuple(sorted(set(seen.members)))
     if len(members) != len(seen.members) or not set(members) <= set(state.peers):
@@ -211,19 +213,16 @@ def commit(state: SharedState, seen: Committed) -> CommittedState:
         raise Refused(reason="the committed set is too small")
     held = {j: _open(state, j, seen) for j in members if j != party.index}
     held[party.index] = state.own
-    masks = [self_mask(state.self_secret, setting.context, state.transcript)]
-    for j in members:
-        if j != party.index:
-            masks.append(
-                pair_mask(
-                    state.mask_secret,
-                    state.peers[j].mask_key,
-                    setting.context,
-                    state.transcript,
-                    own=party.index,
-                    other=j,
-                )
-            )
+    shared = pair_masks(
+        state.mask_secret,
+        {j: state.peers[j].mask_key for j in members if j != party.index},
+        setting.context,
+        state.transcript,
+        own=party.index,
+        limit=edge_limit(setting, len(state.peers)),
+    )
+    if not shared:
+        raise Refused(reason="this hospital would share a mask with nobody")
     u2_hash = committed_hash(setting.context, state.transcript, members)
     contributions = {j: mine.contribution for j, mine in held.items()}
     return CommittedState(
@@ -232,7 +231,8 @@ def commit(state: SharedState, seen: Committed) -> CommittedState:
         state.transcript,
         members,
         u2_hash,
-        tuple(masks),
+        (self_mask(state.self_secret, setting.context, state.transcript), *shared.values()),
+        frozenset(shared),
         check_key(contributions, setting.context, state.transcript, u2_hash),
         held,
     )
@@ -249,7 +249,7 @@ def upload(state: CommittedState, segment_hashes: Sequence[bytes]) -> Upload:
 def agree(state: CommittedState, seen: Survivors) -> tuple[AgreedState, Agree]:
     """5. Check the survivor set and sign it. The caller records it before sending.
 
-    Raises: Refused if it is too small, not within U2 or without me.
+    Raises: Refused if it is too small, not within U2, without me or without a neighbour of mine.
     """
     party, survivors = state.party, tuple(sorted(set(seen.members)))
     if len(survivors) != len(seen.members) or not set(survivors) <= set(state.members):
@@ -258,6 +258,8 @@ def agree(state: CommittedState, seen: Survivors) -> tuple[AgreedState, Agree]:
         raise Refused(reason="the survivor set leaves this hospital out")
     if len(survivors) < party.setting.least(len(state.peers)):
         raise Refused(reason="the survivor set is too small")
+    if not state.neighbours & set(survivors):
+        raise Refused(reason="nobody who shares a mask with this hospital has survived")
     message = Agree(sender=party.index, committed_hash=state.committed_hash, survivors=survivors).signed_by(
         party.identity, party.setting.context, state.transcript
     )

@@ -15,13 +15,13 @@ from medveil.errors import RemoteProtocolError
 from medveil.identity import BadSignature, Secret
 from medveil.rounds import Phase
 from privacy.secagg import shamir
+from privacy.secagg.graph import edge_limit, pair_masks
 from privacy.secagg.keys import (
     SHARE_COMMITMENT_BYTES,
     Setting,
     ShareKind,
     check_public_key,
     dealt_hash,
-    pair_mask,
     public_bytes,
     self_commitment,
     self_mask,
@@ -174,6 +174,8 @@ class ServerState:
     setting: Setting
     phase: Phase = Phase.ADVERTISE
     advertised: Mapping[int, Advertise] = field(default_factory=dict)
+    transcript: bytes = b""
+    """Hash of U1's messages; empty until U1 is fixed."""
     shared: Mapping[int, Shares] = field(default_factory=dict)
     ready: Mapping[int, Ready] = field(default_factory=dict)
     committed: Members = ()
@@ -181,11 +183,6 @@ class ServerState:
     survivors: Members = ()
     agreed: Mapping[int, Agree] = field(default_factory=dict)
     unmasked: Mapping[int, Unmask] = field(default_factory=dict)
-
-    @property
-    def transcript(self) -> bytes:
-        """Hash of U1's messages; empty until U1 is fixed."""
-        return b"" if self.phase is Phase.ADVERTISE else transcript_of(tuple(self.advertised.values()))
 
     @property
     def answers(self) -> Mapping[int, HospitalMessage]:
@@ -245,6 +242,8 @@ def close_phase(state: ServerState) -> ServerState:
     if len(state.answers) < state.needed:
         raise BelowThreshold(phase=state.phase, got=len(state.answers), need=state.needed)
     closed = replace(state, phase=NEXT[state.phase])
+    if state.phase is Phase.ADVERTISE:
+        return replace(closed, transcript=transcript_of(tuple(state.advertised.values())))
     if state.phase is Phase.COMMIT:
         return replace(closed, committed=tuple(sorted(state.ready)))
     if state.phase is Phase.UPLOAD:
@@ -294,8 +293,9 @@ def masks_to_remove(state: ServerState) -> list[Mask]:
     """
     if len(state.unmasked) < state.needed:
         raise BelowThreshold(phase=state.phase, got=len(state.unmasked), need=state.needed)
+    limit = edge_limit(state.setting, len(state.advertised))
     wrong, coefficients = wrong_returns(state), functools.cache(shamir.lagrange_at_zero)
-    context, transcript = state.setting.context, transcript_of(tuple(state.advertised.values()))
+    context, transcript = state.setting.context, state.transcript
     masks = []
     for j in state.committed:
         alive = j in state.survivors
@@ -311,11 +311,10 @@ def masks_to_remove(state: ServerState) -> list[Mask]:
             continue
         if public_bytes(secret) != state.advertised[j].mask_key:
             raise Spoiled(index=j)
-        for v in state.survivors:
-            # What the dropped hospital would have added is minus what the survivor added.
-            peer = state.advertised[v].mask_key
-            theirs = pair_mask(secret, peer, context, transcript, own=j, other=v)
-            masks.append(Mask(theirs.seed, -theirs.sign))
+        # What the dropped hospital would have added is minus what the survivors added.
+        peers = {v: state.advertised[v].mask_key for v in state.survivors}
+        theirs = pair_masks(secret, peers, context, transcript, own=j, limit=limit)
+        masks += [Mask(m.seed, -m.sign) for m in theirs.values()]
     return [Mask(m.seed, -m.sign) for m in masks]
 
 
@@ -325,7 +324,7 @@ def wrong_returns(state: ServerState) -> dict[int, tuple[int, ...]]:
     A dealer has committed to every share, and the holder has seen that its own fit before it went on, so a
     share that does not fit now was changed by the holder, whose signature is under it.
     """
-    context, transcript = state.setting.context, transcript_of(tuple(state.advertised.values()))
+    context, transcript = state.setting.context, state.transcript
     wrong = {}
     for holder, message in state.unmasked.items():
         found = []
