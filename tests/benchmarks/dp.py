@@ -324,7 +324,7 @@ def main() -> None:
         "--peak", nargs=2, metavar=("CASE", "ENGINE"), help="one peak, for this script itself"
     )
     given = parser.parse_args()
-    warnings.filterwarnings("ignore", module="torch|opacus")
+    warnings.filterwarnings("ignore", message="Full backward hook is firing")
     torch.set_num_threads(1)
     if given.peak:
         print(json.dumps(peak_mb(CPU_CASES[int(given.peak[0])], given.peak[1], torch.device("cpu"))))
