@@ -55,7 +55,8 @@ class Desk:
     async def pause(self, seconds: float) -> None:
         """Sleep, but no longer than until :meth:`hurry` is called."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._hurry.wait(), seconds)
+            async with asyncio.timeout(seconds):  # wait_for would lose a cancellation that comes with a hurry
+                await self._hurry.wait()
         self._hurry.clear()
 
     def hurry(self) -> None:

@@ -72,6 +72,8 @@ def patient_gradients(
 ) -> Iterator[Gradients]:
     """Each drawn patient's gradient of its mean loss, in chunks that fit memory; nothing for an empty draw.
 
+    A chunk that a GPU has no room for is tried again in halves.
+
     Args:
         way: None chooses. ``together``, for pictures and feature vectors: the whole network under vmap over
             patients, padded with a mask. ``single``, for volumes and for networks of which memory holds only
@@ -95,10 +97,19 @@ def patient_gradients(
             yield _by_backward(module, loss, parameters, one, device, precision)
         return
     per_patient = _vmapped(module, loss, parameters, precision)
-    for chunk in _chunks(drawn, room, VALUES_AT_ONCE[device.type]):
+    done = 0
+    while done < len(drawn):
+        chunk = _fitting(drawn[done : done + room], VALUES_AT_ONCE[device.type])
         images, labels, mask = (_moved(part, device) for part in _padded(chunk))
-        weights = [p.detach() for p in parameters]
-        found = per_patient(weights, images.to(parameters[0].dtype), labels, mask)
+        try:
+            weights = [p.detach() for p in parameters]
+            found = per_patient(weights, images.to(parameters[0].dtype), labels, mask)
+        except torch.OutOfMemoryError:  # nothing of this chunk was handed out: again with half of it
+            if len(chunk) == 1:
+                raise
+            room = len(chunk) // 2
+            continue
+        done += len(chunk)
         yield dict(zip(parameters, found, strict=True))
 
 
@@ -192,18 +203,11 @@ def _by_backward(
     }
 
 
-def _chunks(drawn: Sequence[Drawn], patients: int, values: int) -> Iterator[Sequence[Drawn]]:
-    """Runs of patients, ordered by number of images, within the bounds."""
-    start = 0
-    while start < len(drawn):
-        size = patients
-        while size > 1:
-            part = drawn[start : start + size]
-            if len(part) * part[-1].images.numel() <= values:
-                break
-            size = max(1, len(part) * 3 // 4)
-        yield drawn[start : start + size]
-        start += size
+def _fitting(drawn: Sequence[Drawn], values: int) -> Sequence[Drawn]:
+    """As many of the first patients, ordered by number of images, as hold that many values; at least one."""
+    while len(drawn) > 1 and len(drawn) * drawn[-1].images.numel() > values:
+        drawn = drawn[: len(drawn) * 3 // 4]
+    return drawn
 
 
 def _padded(chunk: Sequence[Drawn]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

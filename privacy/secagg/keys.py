@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -19,12 +20,16 @@ from medveil.identity import Secret
 from medveil.ids import digest, join
 from medveil.plan import Plan
 from medveil.rounds import RoundKind
+from medveil.study import MaskGraph
 from privacy.secagg.masks import Mask
 
 PROTOCOL = b"medveil-secagg-v1"
 SHARE_COMMITMENT_BYTES = 16
 """Half a SHA-256. A dealer gains nothing from two shares with one commitment, since it may deal anything; a
 holder would have to find another share for a given commitment: 2^128 tries."""
+
+
+ShareKind = Literal["self-share", "key-share"]
 
 
 class UnsafeCohort(LocalProtocolError):
@@ -66,6 +71,7 @@ class Setting:
     """Index → Ed25519 public key, from the approved plan."""
     min_hospitals: int
     colluders: int
+    mask_graph: MaskGraph = "complete"
 
     def __post_init__(self) -> None:
         if self.min_hospitals < max(3, self.colluders + 2):
@@ -91,6 +97,7 @@ def setting_for(plan: Plan, *, number: int, attempt: int, kind: RoundKind, model
         roster={m.index: m.key for m in plan.roster},
         min_hospitals=plan.study.cohort.min_hospitals,
         colluders=plan.study.secure_aggregation.colluders,
+        mask_graph=plan.study.secure_aggregation.mask_graph,
     )
 
 
@@ -126,16 +133,25 @@ def channel_key(
     private: Secret, peer: bytes, context: Context, transcript: bytes, *, sender: int, receiver: int
 ) -> bytes:
     """Key for the one message from ``sender`` to ``receiver``; each direction has its own."""
-    return _derive(private, peer, "channel", context, transcript, sender, receiver)
+    ends = (_number(sender), _number(receiver))
+    return _hkdf(_exchange(private, peer), "channel", context, transcript, *ends)
 
 
-def pair_mask(
-    private: Secret, peer: bytes, context: Context, transcript: bytes, *, own: int, other: int
-) -> Mask:
+def pair_secret(private: Secret, peer: bytes) -> Secret:
+    """What two hospitals' mask keys give together. Raises: WeakKey."""
+    return Secret(_exchange(private, peer))
+
+
+def pair_mask(pair: Secret, context: Context, transcript: bytes, *, own: int, other: int) -> Mask:
     """The mask that two hospitals share; the one with the lower index adds, the other subtracts."""
-    low, high = min(own, other), max(own, other)
-    seed = Secret(_derive(private, peer, "pair", context, transcript, low, high))
-    return Mask(seed, 1 if own < other else -1)
+    ends = (_number(min(own, other)), _number(max(own, other)))
+    return Mask(Secret(_hkdf(pair.reveal(), "pair", context, transcript, *ends)), 1 if own < other else -1)
+
+
+def edge_number(pair: Secret, context: Context, transcript: bytes, *, own: int, other: int) -> int:
+    """A number below 2^64 that only these two know; it decides whether they share a mask."""
+    ends = (_number(min(own, other)), _number(max(own, other)))
+    return int.from_bytes(_hkdf(pair.reveal(), "edge", context, transcript, *ends)[:8], "big")
 
 
 def self_mask(secret: Secret, context: Context, transcript: bytes) -> Mask:
@@ -148,19 +164,16 @@ def self_commitment(secret: Secret, context: Context, transcript: bytes, index: 
     return digest("self-mask", context.bytes, transcript, _number(index), secret.reveal())
 
 
-def share_commitments(
-    shares: tuple[Secret, Secret], context: Context, transcript: bytes, *, dealer: int, holder: int
+def share_commitment(
+    share: Secret, kind: ShareKind, context: Context, transcript: bytes, *, dealer: int, holder: int
 ) -> bytes:
-    """Binds a dealer to the self-mask share and the mask-key share of one holder.
+    """Binds a dealer to one share of one holder.
 
-    The commitments of all holders hide the shares: each is uniform in a field of 2^256 elements, also for
+    The commitments to all shares hide them: each share is uniform in a field of 2^256 elements, also for
     somebody who holds fewer than the threshold.
     """
-    ends = (_number(dealer), _number(holder))
-    self_share, key_share = (s.reveal() for s in shares)
-    of_self = digest("self-share", context.bytes, transcript, *ends, self_share)
-    of_key = digest("key-share", context.bytes, transcript, *ends, key_share)
-    return of_self[:SHARE_COMMITMENT_BYTES] + of_key[:SHARE_COMMITMENT_BYTES]
+    place = (kind.encode(), _number(dealer), _number(holder))
+    return digest("share", context.bytes, transcript, *place, share.reveal())[:SHARE_COMMITMENT_BYTES]
 
 
 def check_commitment(contribution: Secret, context: Context, transcript: bytes, index: int) -> bytes:
@@ -191,12 +204,6 @@ def check_key(
     """
     together = b"".join(contributions[i].reveal() for i in sorted(contributions))
     return Secret(_hkdf(together, "check", context, transcript, committed_hash))
-
-
-def _derive(
-    private: Secret, peer: bytes, label: str, context: Context, transcript: bytes, first: int, second: int
-) -> bytes:
-    return _hkdf(_exchange(private, peer), label, context, transcript, _number(first), _number(second))
 
 
 def _exchange(private: Secret, peer: bytes) -> bytes:

@@ -131,9 +131,9 @@ class Survivors(Wire):
 
 
 class Quorum(Wire):
-    """The signatures under one survivor set."""
+    """Signatures under the survivor set that the receiver has signed itself: as many as it needs."""
 
-    agreements: tuple[Agree, ...]
+    signatures: dict[Index, Signature]
 
 
 class Published(Wire):

@@ -23,6 +23,7 @@ from medveil.errors import RemoteProtocolError
 from medveil.identity import Identity, Secret
 from medveil.ids import join
 from privacy.secagg import shamir
+from privacy.secagg.graph import edge_limit, pair_masks
 from privacy.secagg.keys import (
     Setting,
     WeakKey,
@@ -31,11 +32,10 @@ from privacy.secagg.keys import (
     check_key,
     check_public_key,
     dealt_hash,
-    pair_mask,
     public_bytes,
     self_commitment,
     self_mask,
-    share_commitments,
+    share_commitment,
 )
 from privacy.secagg.masks import Mask
 from privacy.secagg.messages import (
@@ -123,6 +123,8 @@ class CommittedState:
     members: Members
     committed_hash: bytes
     masks: tuple[Mask, ...]
+    neighbours: frozenset[int]
+    """Members with whom this node shares a mask; nobody else may know them."""
     check_key: Secret
     """Of all members, unknown to the aggregator: makes and checks check words."""
     held: Mapping[int, Dealt]
@@ -160,10 +162,7 @@ def share(state: AdvertisedState, seen: Advertised, random_bytes: RandomBytes) -
     key_shares = shamir.split(state.mask_secret, threshold, peers, random_bytes)
     contribution = Secret(random_bytes(32))
     dealt = {j: Dealt(self_shares[j], key_shares[j], contribution) for j in peers}
-    commitments = {
-        j: share_commitments(mine[:2], setting.context, transcript, dealer=party.index, holder=j)
-        for j, mine in dealt.items()
-    }
+    commitments = {j: _commitments(party, transcript, mine, party.index, j) for j, mine in dealt.items()}
     of_contribution = check_commitment(contribution, setting.context, transcript, party.index)
     sealed = {}
     for j, peer in peers.items():
@@ -202,8 +201,8 @@ def ready(state: SharedState) -> Ready:
 def commit(state: SharedState, seen: Committed) -> CommittedState:
     """4a. Check the committed set and derive this node's masks and the check key.
 
-    Raises: Refused if the set is too small, not within U1, without me, or what a member dealt to me is
-        missing, does not open or is not what that member committed to.
+    Raises: Refused if the set is too small, not within U1, without me or without a neighbour of mine in the
+        mask graph, or what a member dealt to me is missing, does not open or is not what it committed to.
     """
     party, setting, members = state.party, state.party.setting, tuple(sorted(set(seen.members)))
     if len(members) != len(seen.members) or not set(members) <= set(state.peers):
@@ -214,19 +213,16 @@ def commit(state: SharedState, seen: Committed) -> CommittedState:
         raise Refused(reason="the committed set is too small")
     held = {j: _open(state, j, seen) for j in members if j != party.index}
     held[party.index] = state.own
-    masks = [self_mask(state.self_secret, setting.context, state.transcript)]
-    for j in members:
-        if j != party.index:
-            masks.append(
-                pair_mask(
-                    state.mask_secret,
-                    state.peers[j].mask_key,
-                    setting.context,
-                    state.transcript,
-                    own=party.index,
-                    other=j,
-                )
-            )
+    shared = pair_masks(
+        state.mask_secret,
+        {j: state.peers[j].mask_key for j in members if j != party.index},
+        setting.context,
+        state.transcript,
+        own=party.index,
+        limit=edge_limit(setting, len(state.peers)),
+    )
+    if not shared:
+        raise Refused(reason="this hospital would share a mask with nobody")
     u2_hash = committed_hash(setting.context, state.transcript, members)
     contributions = {j: mine.contribution for j, mine in held.items()}
     return CommittedState(
@@ -235,7 +231,8 @@ def commit(state: SharedState, seen: Committed) -> CommittedState:
         state.transcript,
         members,
         u2_hash,
-        tuple(masks),
+        (self_mask(state.self_secret, setting.context, state.transcript), *shared.values()),
+        frozenset(shared),
         check_key(contributions, setting.context, state.transcript, u2_hash),
         held,
     )
@@ -252,7 +249,7 @@ def upload(state: CommittedState, segment_hashes: Sequence[bytes]) -> Upload:
 def agree(state: CommittedState, seen: Survivors) -> tuple[AgreedState, Agree]:
     """5. Check the survivor set and sign it. The caller records it before sending.
 
-    Raises: Refused if it is too small, not within U2 or without me.
+    Raises: Refused if it is too small, not within U2, without me or without a neighbour of mine.
     """
     party, survivors = state.party, tuple(sorted(set(seen.members)))
     if len(survivors) != len(seen.members) or not set(survivors) <= set(state.members):
@@ -261,6 +258,8 @@ def agree(state: CommittedState, seen: Survivors) -> tuple[AgreedState, Agree]:
         raise Refused(reason="the survivor set leaves this hospital out")
     if len(survivors) < party.setting.least(len(state.peers)):
         raise Refused(reason="the survivor set is too small")
+    if not state.neighbours & set(survivors):
+        raise Refused(reason="nobody who shares a mask with this hospital has survived")
     message = Agree(sender=party.index, committed_hash=state.committed_hash, survivors=survivors).signed_by(
         party.identity, party.setting.context, state.transcript
     )
@@ -274,14 +273,17 @@ def unmask(state: AgreedState, seen: Quorum) -> Unmask:
     """
     committed, party = state.committed, state.committed.party
     setting = party.setting
-    signers = set()
-    for agreement in seen.agreements:
-        same = (agreement.committed_hash, agreement.survivors) == (committed.committed_hash, state.survivors)
-        if not same or agreement.sender not in state.survivors:
-            raise Refused(reason="an agreement names another set or comes from a stranger")
-        _verify(agreement, setting, committed.transcript)
-        signers.add(agreement.sender)
-    if len(signers) < setting.threshold(len(committed.peers)):
+    if not set(seen.signatures) <= set(state.survivors):
+        raise Refused(reason="somebody outside the survivor set signed it")
+    for signer, signature in seen.signatures.items():
+        same = Agree(
+            sender=signer,
+            signature=signature,
+            committed_hash=committed.committed_hash,
+            survivors=state.survivors,
+        )
+        _verify(same, setting, committed.transcript)
+    if len(seen.signatures) < setting.threshold(len(committed.peers)):
         raise Refused(reason="too few hospitals signed the survivor set")
     alive = set(state.survivors)
     return Unmask(
@@ -349,7 +351,7 @@ def _open(state: SharedState, dealer: int, seen: Committed) -> Dealt:
     share = shamir.SHARE_BYTES
     dealt = Dealt(Secret(plain[:share]), Secret(plain[share : 2 * share]), Secret(plain[2 * share :]))
     found = dealt_hash(
-        share_commitments(dealt[:2], context, state.transcript, dealer=dealer, holder=party.index),
+        _commitments(party, state.transcript, dealt, dealer, party.index),
         check_commitment(dealt.contribution, context, state.transcript, dealer),
         context,
         state.transcript,
@@ -359,6 +361,14 @@ def _open(state: SharedState, dealer: int, seen: Committed) -> Dealt:
     if found != signed:
         raise Refused(reason="a member dealt something else than it committed to", dealer=dealer)
     return dealt
+
+
+def _commitments(party: Party, transcript: bytes, dealt: Dealt, dealer: int, holder: int) -> bytes:
+    """To the self-mask share, then to the mask-key share."""
+    context = party.setting.context
+    return share_commitment(
+        dealt.self_share, "self-share", context, transcript, dealer=dealer, holder=holder
+    ) + share_commitment(dealt.key_share, "key-share", context, transcript, dealer=dealer, holder=holder)
 
 
 def _sealing(party: Party, transcript: bytes, signed: bytes) -> bytes:

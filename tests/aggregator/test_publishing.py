@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
+import hashlib
 import random
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, wait
@@ -16,8 +18,13 @@ import pytest
 from aggregator.coordinator import MAX_LOST
 from aggregator.versions import first_version
 from aggregator.workers import Failure, Workers
+from door import Door
 from medveil.plan import sign_approval
+from medveil.rounds import RoundKind
 from medveil.tensors import from_safetensors, to_safetensors
+from privacy.encoding import decode, params_for
+from privacy.secagg.keys import setting_for
+from privacy.secagg.messages import Published, committed_hash
 from world import SPEC, START, Site, World, finish, make_plan, make_sites, make_study, play, unit
 
 Build = Callable[..., World]
@@ -254,3 +261,76 @@ def test_real_workers_make_the_same_and_a_killed_one_is_replaced(build: Build) -
     finally:
         workers.shutdown()
     assert workers.pids == []
+
+
+def test_the_clock_hurries_when_a_job_has_ended_and_stops_even_in_that_moment(build: Build) -> None:
+    door = Door(build())
+
+    async def scene() -> None:
+        pause = asyncio.ensure_future(door.office.pause(3600.0))
+        await asyncio.sleep(0)
+        door.office.hurry()
+        await pause
+        await door.office.pause(0.0)  # once is enough
+        for turns in range(5):
+            pause = asyncio.ensure_future(door.office.pause(3600.0))
+            await asyncio.sleep(0)
+            door.office.hurry()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if pause.cancel():  # it had not ended yet
+                with pytest.raises(asyncio.CancelledError):
+                    await pause
+
+    asyncio.run(scene())
+    door.office.close()
+
+
+def test_a_version_shows_its_sum_and_its_proof_to_the_plans_hospitals_and_to_nobody_else(
+    build: Build,
+) -> None:
+    world = build(hospitals=5)
+    sites = make_sites(world)
+    play(world, sites, until=lambda: world.phase == "upload")
+    status = finish(world, sites[:4])
+    door, reader = Door(world), world.identities[4]
+    study, roster = world.plan.study, {m.index: m.key for m in world.plan.roster}
+    for number in (1, 2):
+        at = f"{door.at}/versions/{number}"
+        proof = Published.from_bytes(door.ask(reader, "GET", f"{at}/proof").content)
+        answer = door.ask(reader, "GET", f"{at}/sum")
+        assert answer.headers["content-length"] == str(len(answer.content))
+        assert hashlib.sha256(answer.content).digest() == proof.sum_hash
+        assert (proof.round, proof.attempt, proof.survivors) == (number, 1, (1, 2, 3, 4))
+        before, after = (bytes.fromhex(v["model"]) for v in status["versions"][number - 1 : number + 1])
+        setting = setting_for(world.plan, number=number, attempt=1, kind=RoundKind.TRAIN, model=before)
+        for one in proof.agreements:
+            one.check(roster[one.sender], setting.context, proof.transcript)
+            assert one.survivors == proof.survivors
+            assert one.committed_hash == committed_hash(setting.context, proof.transcript, proof.members)
+        assert len(proof.agreements) >= setting.threshold(5)
+        params = params_for(study, RoundKind.TRAIN, 5)
+        total = np.frombuffer(answer.content, "<u8")
+        mean = decode(total, params, hospitals=4, study=study).mean
+        start = vector(world, before.hex())
+        assert np.array_equal(start + mean, vector(world, after.hex()))
+        if number == 1:
+            assert proof.members == (1, 2, 3, 4, 5)
+    for path in ("versions/3/proof", "versions/3/sum", "versions/99999/sum"):
+        door.refused(door.ask(reader, "GET", f"{door.at}/{path}"), 404, "not-found")
+    assert len(list((world.folder / "sums").iterdir())) == 4  # none of the evaluation
+    door.office.close()
+
+
+def vector(world: World, model: str) -> Any:
+    return from_safetensors(world.blobs.model(model), SPEC)
+
+
+@pytest.mark.parametrize("file", ["sum", "proof"])
+def test_a_sum_or_proof_that_is_gone_is_a_named_problem(build: Build, file: str) -> None:
+    world = build()
+    done = finish(world, make_sites(world))["attempts"][0]
+    (world.folder / "sums" / done[file]).unlink()
+    door = Door(world)
+    door.refused(door.ask(world.identities[0], "GET", f"{door.at}/versions/1/{file}"), 422, "damaged-blob")
+    door.office.close()

@@ -130,32 +130,39 @@ def survivors(*members: int) -> Change:
     return change
 
 
-def quorum(work: Work) -> list[Agree]:
-    return list(Quorum.from_bytes(work.payload).agreements)
+def signatures(work: Work) -> dict[int, bytes]:
+    return dict(Quorum.from_bytes(work.payload).signatures)
 
 
-def with_quorum(agreements: list[Agree]) -> dict[str, Any]:
-    return {"payload": Quorum(agreements=tuple(agreements)).to_bytes()}
+def with_signatures(signed: dict[int, bytes]) -> dict[str, Any]:
+    return {"payload": Quorum(signatures=signed).to_bytes()}
 
 
 def too_few_signatures(world: World, work: Work) -> dict[str, Any]:
-    return with_quorum(quorum(work)[:2])
+    return with_signatures(dict(list(signatures(work).items())[:2]))
 
 
-def one_signature_many_times(world: World, work: Work) -> dict[str, Any]:
-    return with_quorum([quorum(work)[0]] * 4)
+def one_signature_for_all(world: World, work: Work) -> dict[str, Any]:
+    first = next(iter(signatures(work).values()))
+    return with_signatures(dict.fromkeys(signatures(work), first))
 
 
 def signatures_under_another_set(world: World, work: Work) -> dict[str, Any]:
-    return with_quorum([a.model_copy(update={"survivors": (1, 2, 3)}) for a in quorum(work)])
+    other = Agree(sender=1, committed_hash=bytes(32), survivors=(1, 2, 3))
+    context = setting_of(world, 1).context
+    signers = enumerate(world.identities[:3], start=1)
+    signed = {
+        i: other.model_copy(update={"sender": i}).signed_by(one, context, b"").signature for i, one in signers
+    }
+    return with_signatures(signed)
 
 
 def forged_signatures(world: World, work: Work) -> dict[str, Any]:
-    return with_quorum([a.model_copy(update={"signature": bytes(64)}) for a in quorum(work)])
+    return with_signatures(dict.fromkeys(signatures(work), bytes(64)))
 
 
 def signatures_of_strangers(world: World, work: Work) -> dict[str, Any]:
-    return with_quorum([a.model_copy(update={"sender": a.sender + 4}) for a in quorum(work)])
+    return with_signatures({i + 4: s for i, s in signatures(work).items()})
 
 
 def no_message(world: World, work: Work) -> dict[str, Any]:
@@ -204,7 +211,7 @@ LIES: list[tuple[str, Change, str]] = [
     ("agree", shown_as("unmask"), "out-of-order"),
     ("agree", shown_as("share"), "out-of-order"),
     ("unmask", too_few_signatures, "secagg-refused"),
-    ("unmask", one_signature_many_times, "secagg-refused"),
+    ("unmask", one_signature_for_all, "secagg-refused"),
     ("unmask", signatures_under_another_set, "secagg-refused"),
     ("unmask", forged_signatures, "secagg-refused"),
     ("unmask", signatures_of_strangers, "secagg-refused"),

@@ -192,7 +192,8 @@ def test_both_ways_equal_a_loop_over_patients_for_every_registered_model(
 
 
 def test_every_registered_model_is_in_the_contract() -> None:
-    assert {getattr(case, "values", case)[0] for case in MODEL_CASES} == set(MODELS)
+    elsewhere = {"frozen_encoder"}  # needs a file; test_training_frozen_encoder.py has it
+    assert {getattr(case, "values", case)[0] for case in MODEL_CASES} | elsewhere == set(MODELS)
 
 
 @pytest.mark.parametrize("way", WAYS)

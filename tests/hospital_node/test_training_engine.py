@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,6 +125,26 @@ def test_chunks_and_padding_change_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(engine, "MOST_BYTES", 1)
     assert len(list(patient_gradients(net, loss, drawn, device=CPU))) == len(drawn)
     torch.testing.assert_close(rows(net, drawn), whole, rtol=1e-9, atol=1e-12)
+
+
+def test_a_chunk_without_room_is_halved_and_nobody_counts_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, drawn = flat_net().double(), some_patients(2, [1, 1, 2, 3, 3])
+    whole, real, tried = rows(net, drawn), engine._vmapped, []
+
+    def cramped(*args: Any) -> Any:
+        function = real(*args)
+
+        def limited(weights: Any, images: torch.Tensor, labels: Any, mask: Any) -> Any:
+            tried.append(len(images))
+            if len(images) > 1:
+                raise torch.OutOfMemoryError("planted")
+            return function(weights, images, labels, mask)
+
+        return limited
+
+    monkeypatch.setattr(engine, "_vmapped", cramped)
+    torch.testing.assert_close(rows(net, drawn), whole, rtol=1e-9, atol=1e-12)
+    assert tried == [5, 2, 1, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("dims", [2, 3])

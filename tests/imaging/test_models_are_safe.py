@@ -42,7 +42,8 @@ CASES = [
 
 
 def test_every_registered_model_is_in_the_contract_test() -> None:
-    assert {case.values[0] if hasattr(case, "values") else case[0] for case in CASES} == set(MODELS)
+    elsewhere = {"frozen_encoder"}  # needs a file; test_training_frozen_encoder.py has it
+    assert {getattr(case, "values", case)[0] for case in CASES} | elsewhere == set(MODELS)
 
 
 @pytest.mark.parametrize(("name", "shape"), CASES)

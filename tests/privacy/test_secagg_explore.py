@@ -18,13 +18,13 @@ from typing import Any
 
 import pytest
 
-from linked import Hospital
+from linked import Hospital, quorum
 from medveil.identity import Identity
 from medveil.messages import Wire
 from medveil.rounds import Phase, RoundKind
 from privacy.secagg import node
 from privacy.secagg.keys import Context, Setting, dealt_hash
-from privacy.secagg.messages import Advertise, Advertised, Committed, Quorum, Shares, Survivors
+from privacy.secagg.messages import Advertise, Advertised, Committed, Shares, Survivors
 from secagg_vectors import fixed_bytes
 
 CONTEXT = Context(b"p" * 32, 7, 1, RoundKind.TRAIN, b"m" * 32)
@@ -134,11 +134,12 @@ class Explorer:
         held = [(j, p[:3]) for j, p in enumerate(joint, start=1) if len(p) >= 3]
         for some in (s for k in range(len(held) + 1) for s in itertools.combinations(held, k)):
             signed = tuple(self.states[j, p][1] for j, p in some)
-            yield some, Quorum(agreements=signed), survivors
+            yield some, quorum(signed), survivors
             if signed:
-                yield (some, "thrice"), Quorum(agreements=signed[:1] * 3), survivors
+                everybody = (signed[0].model_copy(update={"sender": j}) for j in self.members)
+                yield (some, "one for all"), quorum(everybody), survivors
                 renamed = signed[0].model_copy(update={"sender": 1 + signed[0].sender % self.size})
-                yield (some, "renamed"), Quorum(agreements=(*signed, renamed)), survivors
+                yield (some, "renamed"), quorum((*signed, renamed)), survivors
 
     def step(self, i: int, path: Path, name: Any, view: Wire, members: Members) -> Path | None:
         """Node i's next path, or None if it refused; the machine is called once for each input."""

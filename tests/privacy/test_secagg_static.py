@@ -19,7 +19,7 @@ ROOTS = (
     "privacy.dp.noise",
     *(
         f"privacy.secagg.{n}"
-        for n in ("checkword", "keys", "keystream", "masks", "messages", "node", "server", "shamir")
+        for n in ("checkword", "graph", "keys", "keystream", "masks", "messages", "node", "server", "shamir")
     ),
 )
 OURS = ("privacy", "medveil")

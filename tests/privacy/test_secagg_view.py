@@ -153,6 +153,7 @@ SIMULATOR: dict[str, dict[str, str]] = {
     "state": {
         "setting": "public: plan, round, attempt, kind, model, thresholds",
         "phase": "public",
+        "transcript": "hash of the messages below",
         "advertised": "messages above",
         "shared": "messages above",
         "ready": "messages above",

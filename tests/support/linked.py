@@ -16,9 +16,15 @@ from privacy.encoding import EncodedUpdate, EncodingParams
 from privacy.secagg import node, server
 from privacy.secagg.checkword import CheckedUpdate, with_check_word
 from privacy.secagg.masks import MaskedUpdate, add_masks, mask
+from privacy.secagg.messages import Agree, Quorum
 
 STEPS = (Phase.ADVERTISE, Phase.SHARE, Phase.COMMIT, Phase.UPLOAD, Phase.AGREE, Phase.UNMASK)
 NEVER = len(STEPS)
+
+
+def quorum(agreements: Iterable[Agree]) -> Quorum:
+    """What the aggregator shows of these agreements."""
+    return Quorum(signatures={a.sender: a.signature for a in agreements})
 
 
 @dataclass

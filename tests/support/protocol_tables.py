@@ -19,7 +19,7 @@ from medveil.messages import BadMessage
 from medveil.rounds import RoundKind
 from privacy import encoding
 from privacy.encoding import EncodingParams
-from privacy.secagg import checkword, keys, keystream, node, server, shamir
+from privacy.secagg import checkword, graph, keys, keystream, node, server, shamir
 from privacy.secagg.keys import Context, Setting
 from privacy.secagg.messages import MESSAGES, AggregatorMessage
 from privacy.secagg.server import ANSWERS, EXPECTS, NEXT, ServerState
@@ -40,6 +40,7 @@ def tables() -> dict[str, str]:
         "thresholds": _thresholds(),
         "lanes": _lanes(),
         "forgery": _forgery(),
+        "graph": _graph(),
     }
 
 
@@ -166,6 +167,22 @@ def _forgery() -> str:
             chances.append(f"2^{checkword.forgery_exponent(largest):.1f}")
         rows.append((bits, *chances))
     return _table(("lane bits", "U=10", "U=50", "U=128", "U=2000"), rows)
+
+
+def _graph() -> str:
+    rows = []
+    for m, c in ((129, 0), (200, 0), (200, 50), (500, 50), (1000, 100), (2000, 200)):
+        setting = Setting(
+            Context(b"", 1, 1, RoundKind.TRAIN, b""),
+            {},
+            min_hospitals=max(3, c + 2),
+            colluders=c,
+            mask_graph="hidden",
+        )
+        p = graph.edge_limit(setting, m) / graph.EVERY_EDGE
+        rows.append((m, c, setting.least(m) - c, f"{p:.3f}", m - 1, round(p * (m - 1))))
+    head = ("m", "c", "fewest honest survivors", "p", "neighbours, complete", "hidden (mean)")
+    return _table(head, rows)
 
 
 if __name__ == "__main__":
