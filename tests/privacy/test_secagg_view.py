@@ -192,8 +192,8 @@ SIMULATOR: dict[str, dict[str, str]] = {
         "shared": "messages above",
         "ready": "messages above",
         "committed": "the set U2",
-        "uploaded": "messages above; the vectors are uniform words with the right sum, in which the check word"
-        " is a uniform word too (for somebody with the check key: computed from the sum)",
+        "uploaded": "messages above; the vectors are uniform words with the right sum, in which the check"
+        " word is a uniform word too (for somebody with the check key: computed from the sum)",
         "survivors": "the set U3",
         "agreed": "messages above",
         "unmasked": "messages above",
