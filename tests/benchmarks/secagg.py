@@ -1,6 +1,6 @@
 """What hiding an update costs: encode and mask against the bare keystreams, unmasking, Shamir, bytes.
 
-Run: python tests/benchmarks/masking.py [--quick] [--json FILE]
+Run: python tests/benchmarks/secagg.py [--quick] [--json FILE]
 
 Every ratio is the median of ratios measured side by side in one loop, so a busy machine slows both sides. The
 yardstick of the specification is the time of 11 bare AES-256 keystreams of 4 bytes per parameter by the same

@@ -1,0 +1,118 @@
+"""Hundreds of hospitals in one process: the real machines, with the work of all of them done once.
+
+In a real study every hospital checks every signature and agrees on every key for itself. One core that plays
+a thousand hospitals would do each of these a thousand times, so :func:`shared_work` remembers them:
+
+* a signature that one hospital has checked counts for all (``Signed.check``);
+* a pair secret that one side has computed counts for the other (``keys._exchange``);
+* a key that is not of small order is that for everybody (``check_public_key``);
+* the hash of the same list of signed keys is taken once (``transcript_of``).
+
+All else runs as it is: sharing, sealing, opening, masks, unmasking, and every check on sets and contents.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from linked import Consortium, Hospital
+from medveil.identity import Identity, Secret
+from medveil.rounds import RoundKind
+from medveil.tensors import Update
+from privacy.encoding import EncodedUpdate, EncodingParams, encode
+from privacy.secagg import keys, messages, node, server
+from privacy.secagg.keys import Context, Setting
+
+NO_METRICS = np.zeros(0, np.uint64)
+
+
+def crowd(hospitals: int, params: EncodingParams, *, colluders: int = 0) -> Consortium:
+    """That many hospitals with random updates, linked in memory."""
+    identities = {i: Identity.generate(f"hospital-{i}") for i in range(1, hospitals + 1)}
+    context = Context(b"p" * 32, 7, 1, RoundKind.TRAIN, b"m" * 32)
+    roster = {i: one.public_key for i, one in identities.items()}
+    setting = Setting(context, roster, min_hospitals=max(3, colluders + 2), colluders=colluders)
+    members = {
+        i: Hospital(node.Party(setting, i, one), encoded(random_update(params, i), params))
+        for i, one in identities.items()
+    }
+    return Consortium(members, server.ServerState(setting))
+
+
+def random_update(params: EncodingParams, number: int) -> Update:
+    """Values all over the range that the encoding allows; the same for the same number."""
+    draw = np.random.default_rng(number)
+    return Update(draw.uniform(-params.clip, params.clip, params.parameters).astype(np.float32))
+
+
+def encoded(update: Update, params: EncodingParams) -> EncodedUpdate:
+    """With the largest weight, so that the finest step is the clip over L."""
+    weight = params.max_weight
+    return encode(update, params, weight=weight, metrics=NO_METRICS, random_bytes=secrets.token_bytes)
+
+
+@contextmanager
+def shared_work() -> Iterator[None]:
+    """Let the hospitals of this process share what each would compute for itself."""
+    shared: list[tuple[Any, str, Callable[..., Any]]] = [
+        (keys, "_exchange", _remembered_exchange()),
+        (messages.Signed, "check", _remembered_check()),
+    ]
+    keys_checked = _remembered(keys.check_public_key, lambda key: key)
+    transcript = _remembered(messages.transcript_of, lambda signed: tuple(map(id, signed)))
+    shared += [(room, "check_public_key", keys_checked) for room in (node, server)]
+    shared += [(room, "transcript_of", transcript) for room in (node, server)]
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in shared]
+    for owner, name, function in shared:
+        setattr(owner, name, function)
+    try:
+        yield
+    finally:
+        for owner, name, function in before:
+            setattr(owner, name, function)
+
+
+def _remembered(function: Callable[[Any], Any], key: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    known: dict[Any, tuple[Any, Any]] = {}
+
+    def remembered(argument: Any) -> Any:
+        place = key(argument)
+        if place not in known:  # the argument is kept too, so that no other object gets its id
+            known[place] = (argument, function(argument))
+        return known[place][1]
+
+    return remembered
+
+
+def _remembered_exchange() -> Callable[[Secret, bytes], bytes]:
+    exchange, publics = keys._exchange, {}
+    known: dict[bytes, bytes] = {}
+
+    def remembered(private: Secret, peer: bytes) -> bytes:
+        own = publics.get(private.reveal())
+        if own is None:
+            own = publics[private.reveal()] = keys.public_bytes(private)
+        pair = own + peer if own < peer else peer + own
+        if pair not in known:
+            known[pair] = exchange(private, peer)
+        return known[pair]
+
+    return remembered
+
+
+def _remembered_check() -> Callable[..., None]:
+    check = messages.Signed.check
+    known: dict[tuple[int, bytes, bytes, bytes], messages.Signed] = {}
+
+    def remembered(message: messages.Signed, key: bytes, context: Context, transcript: bytes) -> None:
+        place = (id(message), key, context.bytes, transcript)
+        if place not in known:
+            check(message, key, context, transcript)
+            known[place] = message
+
+    return remembered
