@@ -1,7 +1,7 @@
 """Hundreds of hospitals in one process: the real machines, with the work of all of them done once.
 
 In a real study every hospital checks every signature and agrees on every key for itself. One core that plays
-a thousand hospitals would do each of these a thousand times, so :func:`shared_work` remembers them:
+a thousand hospitals would do each of these a thousand times, so :class:`SharedWork` remembers them:
 
 * a signature that one hospital has checked counts for all (``Signed.check``);
 * a pair secret that one side has computed counts for the other (``keys._exchange``);
@@ -14,15 +14,16 @@ All else runs as it is: sharing, sealing, opening, masks, unmasking, and every c
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import numpy as np
 
-from linked import Consortium, Hospital
+from linked import STEPS, Consortium, Hospital
 from medveil.identity import Identity, Secret
-from medveil.rounds import RoundKind
+from medveil.rounds import Phase, RoundKind
 from medveil.tensors import Update
 from privacy.encoding import EncodedUpdate, EncodingParams, encode
 from privacy.secagg import keys, messages, node, server
@@ -56,25 +57,70 @@ def encoded(update: Update, params: EncodingParams) -> EncodedUpdate:
     return encode(update, params, weight=weight, metrics=NO_METRICS, random_bytes=secrets.token_bytes)
 
 
-@contextmanager
-def shared_work() -> Iterator[None]:
-    """Let the hospitals of this process share what each would compute for itself."""
-    shared: list[tuple[Any, str, Callable[..., Any]]] = [
-        (keys, "_exchange", _remembered_exchange()),
-        (messages.Signed, "check", _remembered_check()),
-    ]
-    keys_checked = _remembered(keys.check_public_key, lambda key: key)
-    transcript = _remembered(messages.transcript_of, lambda signed: tuple(map(id, signed)))
-    shared += [(room, "check_public_key", keys_checked) for room in (node, server)]
-    shared += [(room, "transcript_of", transcript) for room in (node, server)]
-    before = [(owner, name, getattr(owner, name)) for owner, name, _ in shared]
-    for owner, name, function in shared:
-        setattr(owner, name, function)
-    try:
-        yield
-    finally:
-        for owner, name, function in before:
+class SharedWork:
+    """While entered, hospitals share what each would compute for itself; what is known outlasts leaving."""
+
+    def __init__(self) -> None:
+        transcript = _remembered(messages.transcript_of, lambda signed: tuple(map(id, signed)))
+        key_checked = _remembered(keys.check_public_key, lambda key: key)
+        self._shared: list[tuple[Any, str, Callable[..., Any]]] = [
+            (keys, "_exchange", _remembered_exchange()),
+            (messages.Signed, "check", _remembered_check()),
+            *((room, "check_public_key", key_checked) for room in (node, server)),
+            *((room, "transcript_of", transcript) for room in (node, server)),
+        ]
+        self._own = [getattr(owner, name) for owner, name, _ in self._shared]
+
+    def __enter__(self) -> Self:
+        for owner, name, function in self._shared:
             setattr(owner, name, function)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for (owner, name, _), function in zip(self._shared, self._own, strict=True):
+            setattr(owner, name, function)
+
+
+@dataclass
+class Traffic:
+    """What one hospital has sent, received and computed beside its vector."""
+
+    up: dict[str, int] = field(default_factory=dict)
+    down: dict[str, int] = field(default_factory=dict)
+    cpu_s: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """Bytes both ways."""
+        return sum(self.up.values()) + sum(self.down.values())
+
+
+def watched_round(world: Consortium, watched: Collection[int]) -> dict[int, Traffic]:
+    """One whole round, nobody dropping out; the watched hospitals share no work and read and write bytes."""
+    traffic = {i: Traffic() for i in watched}
+    shared = SharedWork()
+    for phase in STEPS:
+        for i, hospital in world.hospitals.items():
+            if i in watched:
+                answer = _watched(traffic[i], hospital, phase, server.view(world.server, i))
+            with shared:
+                if i not in watched:
+                    answer = hospital.answer(phase, server.view(world.server, i))
+                world.server = server.receive(world.server, answer)
+        if phase is not Phase.UNMASK:
+            with shared:
+                world.server = server.close_phase(world.server)
+    return traffic
+
+
+def _watched(traffic: Traffic, hospital: Hospital, phase: Phase, view: Any) -> Any:
+    data = b"" if view is None else view.to_bytes()
+    start = time.thread_time()
+    answer = hospital.answer(phase, None if view is None else type(view).from_bytes(data))
+    sent = answer.to_bytes()
+    traffic.cpu_s[phase] = time.thread_time() - start
+    traffic.up[phase], traffic.down[phase] = len(sent), len(data)
+    return answer
 
 
 def _remembered(function: Callable[[Any], Any], key: Callable[[Any], Any]) -> Callable[[Any], Any]:

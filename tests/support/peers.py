@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -66,6 +68,19 @@ def flower_step(
     return step
 
 
+def flower_mask(parameters: int) -> Callable[[], Any]:
+    """What Flower's server does for each mask: expand it and subtract it from the sum."""
+    helpers = flower("common.secure_aggregation.secaggplus_utils")
+    arithmetic = flower("common.secure_aggregation.ndarrays_arithmetic")
+    total = [np.zeros(parameters, np.int64)]
+
+    def remove() -> Any:
+        pad = helpers.pseudo_rand_gen(os.urandom(32), MODULUS, [(parameters,)])
+        return arithmetic.parameters_subtraction(total, pad)
+
+    return remove
+
+
 def ckks_step(values: NDArray[np.float32]) -> tuple[Callable[[], bytes], str]:
     """A client that encrypts with TenSEAL's CKKS and serialises, and the settings in words.
 
@@ -77,4 +92,21 @@ def ckks_step(values: NDArray[np.float32]) -> tuple[Callable[[], bytes], str]:
     )
     context.global_scale = 2**40
     plain = values.astype(np.float64)
-    return lambda: tenseal.ckks_vector(context, plain).serialize(), "CKKS 8192; 60,40,40; 2^40"
+
+    def step() -> bytes:
+        with _silent():  # it warns, from C, that the vector needs several ciphertexts
+            return bytes(tenseal.ckks_vector(context, plain).serialize())
+
+    return step, "CKKS 8192; 60,40,40; 2^40"
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    kept, nothing = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nothing)

@@ -1,4 +1,7 @@
-"""Times of several cases in one loop: a busy machine slows all of them alike, so ratios stay true."""
+"""CPU times of several cases in one loop: a busy machine slows all of them alike, so ratios stay true.
+
+CPU time of the process, all threads together: what one core would need, whoever else uses the machine.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,14 @@ Times = dict[str, list[float]]
 
 
 def interleaved(cases: Mapping[str, Case], repeats: int) -> Times:
-    """Seconds of each case, ``repeats`` times in turn; a first turn warms up and is not counted."""
+    """CPU seconds of each case, ``repeats`` times in turn; a first turn warms up and is not counted."""
     times: Times = {name: [] for name in cases}
     for repeat in range(repeats + 1):
         for name, case in cases.items():
-            start = time.perf_counter()
+            start = time.process_time()
             case()
             if repeat:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(time.process_time() - start)
     return times
 
 
