@@ -16,7 +16,6 @@ import secrets
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +27,14 @@ import numpy as np
 import growth
 from crowd import SharedWork, Traffic, crowd, random_update, watched_round
 from linked import NEVER
-from lying_server import ATTACKS, seed_bits
-from lying_server_flower import FlowerRound
-from lying_server_medveil import MedVeilRound
 from medveil.identity import Secret
 from medveil.tensors import Update
 from peers import FLOWER, ckks_step, flower, flower_step, missing
 from privacy.encoding import EncodingParams, decode
 from privacy.secagg.masks import Mask, add_masks, mask
 from privacy.secagg.shamir import combine, lagrange_at_zero, split
-from rows import Row, Skipped, arguments, cpu, publish
+from rows import Row, Skipped, arguments, publish
+from secagg_page import page
 from timing import Case, interleaved, median, ratio
 from vector_work import (
     LANES,
@@ -97,7 +94,7 @@ def main() -> None:
     if options.plots:
         growth.draw(growth.measure(quick=options.quick), options.plots / "secagg-growth.svg")
     if options.write:
-        options.write.write_text(page(found, load=load))
+        options.write.write_text(page(found, method=__doc__ or "", load=load))
 
 
 def vector_work(parameters: int, repeats: int) -> Found:
@@ -320,64 +317,6 @@ def simulation(hospitals: int, parameters: int = 10**5) -> Found:
         Row("  of them, CPU of this process", cpu, "s"),
         Row(f"{name}: words that differ from the integer sum", different, "", "<= 0"),
     ]
-
-
-def page(found: Found, *, load: float) -> str:
-    """The targets, what was measured and what the lying server got, as Markdown."""
-    rows = [r for r in found if isinstance(r, Row)]
-    numbered = sorted((r for r in rows if r.target), key=lambda r: int(r.name.split()[0]))
-    lines = [
-        "# Secure aggregation, measured",
-        "",
-        "Written by `python tests/benchmarks/secagg.py --simulation --plots docs --write docs/secagg-benchmarks.md`;",
-        f"nothing here is typed by hand. Machine: {cpu()}, {os.cpu_count()} cores, load {load:.1f} at the start;",
-        f"cryptography {cryptography.__version__}, NumPy {np.__version__}, one thread, medians of CPU time.",
-        "",
-        *(__doc__ or "").split("\n\n")[2].strip().splitlines(),
-        "",
-        "## Targets",
-        "",
-        "| target | measured | wanted | met |",
-        "|---|---|---|---|",
-    ]
-    lines += [
-        f"| {r.name} | {r.value:.4g} {r.unit} | {r.target} | {'yes' if r.ok else 'no'} |" for r in numbered
-    ]
-    lines += ["", "## Beside them", "", "| what | measured |", "|---|---|"]
-    lines += [f"| {r.name.strip()} | {r.value:.4g} {r.unit} |" for r in rows if not r.target]
-    skipped = [f"* {s.name}: {s.reason}" for s in found if isinstance(s, Skipped)]
-    lines += ["", "## Not measured in this run", "", *skipped] if skipped else []
-    lines += [
-        "",
-        "## Growth",
-        "",
-        "![CPU seconds over neighbours, parameters and dropouts](secagg-growth.svg)",
-        "",
-        "All points are measured, none computed. The aggregator's masks are those that a real round of 100",
-        "hospitals leaves; Flower is charged with as many.",
-        "",
-        "## What a lying server gets",
-        "",
-        "One script (`tests/support/lying_server.py`) drives our hospitals and Flower's own client functions behind",
-        "their own checks. The tests are in `tests/privacy/test_secagg_contrast.py`.",
-        "",
-        "| the server tries | MedVeil | Flower SecAgg+ |",
-        "|---|---|---|",
-        *contrast(),
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def contrast() -> list[str]:
-    """One line per script of the lying server, run now."""
-    makers: list[Callable[[], Any]] = [MedVeilRound] + ([] if missing(*FLOWER) else [FlowerRound])
-    lines = []
-    for name, attack in ATTACKS.items():
-        cells = ["nothing" if attack(make, 2) is None else "the update" for make in makers]
-        lines.append(f"| {name} | {' | '.join([*cells, 'not installed'][:2])} |")
-    bits = [str(seed_bits(make())) for make in makers]
-    return [*lines, f"| bits of a mask's seed to guess | {' | '.join([*bits, 'not installed'][:2])} |"]
 
 
 def _bytes(parameters: int, bits: int) -> float:
