@@ -6,8 +6,8 @@ Without training an aggregator process and five hospital agents (in this process
 and 7 million parameters over loopback: what the protocol itself costs.
 
 ``--training`` does the work that other projects were measured with: five hospitals as real processes over
-TLS, everything pinned to one core, the films of pneumonia28 (from ``--data``), one epoch of plain SGD a round,
-a network of 55,137 weights, alone and with its vector padded to 1 and 7 million. As there, each hospital has a
+TLS, everything pinned to one core, the films of pneumonia28 (from ``--data``), one epoch of SGD a round, a
+network of 55,137 weights, alone and with its vector padded to 1 and 7 million. As there, each hospital has a
 port of its own where bytes are counted (TLS and idle polling too), resident sets are sampled every .3 s, and
 the seconds of a round go from the opening of the first to the end of the last, divided by their number.
 """
