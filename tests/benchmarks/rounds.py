@@ -9,7 +9,8 @@ and 7 million parameters over loopback: what the protocol itself costs.
 TLS, everything pinned to one core, the films of pneumonia28 (from ``--data``), one epoch of SGD a round, a
 network of 55,137 weights, alone and with its vector padded to 1 and 7 million. As there, each hospital has a
 port of its own where bytes are counted (TLS and idle polling too), resident sets are sampled every .3 s, and
-the seconds of a round go from the opening of the first to the end of the last, divided by their number.
+the seconds of a round go from the opening of the first to the end of the last, divided by their number. The
+CPU time of all processes together says what one core needs at least, whoever else uses it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,7 @@ from medveil_research.processes import Process
 from medveil_research.study_file import write_study
 from peers_network import NAME, WEIGHTS
 from pneumonia import write_hospitals
-from processes_watched import MemoryWatch, Peak, Relays
+from processes_watched import MemoryWatch, Peak, Relays, cpu_seconds
 from rows import Row, Skipped, arguments, publish
 
 HOSPITALS = 5
@@ -142,15 +144,22 @@ class Marks:
     closed: list[float] = field(default_factory=list)
     bytes_opened: tuple[float, float] = (0.0, 0.0)
     bytes_closed: tuple[float, float] = (0.0, 0.0)
+    cpu_opened: float = 0.0
+    cpu_closed: list[float] = field(default_factory=list)
+    own_cpu: float = 0.0
     relays: Relays | None = None
 
     def heard(self, who: str, event: dict[str, Any]) -> None:
         """Take a line of the log."""
         if event.get("event") == "round.opened" and event["round"] == 1 and not self.opened:
             self.opened, self.bytes_opened = time.monotonic(), self._bytes()
+            self.cpu_opened, self.own_cpu = cpu_seconds([os.getpid()]), -time.process_time()
         if event.get("event") == "round.done" and event["round"] <= self.rounds:
             self.closed.append(time.monotonic())
             self.bytes_closed = self._bytes()
+            self.cpu_closed.append(cpu_seconds([os.getpid()]))
+            if event["round"] == self.rounds:
+                self.own_cpu += time.process_time()
 
     def _bytes(self) -> tuple[float, float]:
         return (0.0, 0.0) if self.relays is None else self.relays.bytes
@@ -248,6 +257,7 @@ def training_study(padding: int, rounds: int) -> tuple[Study, bytes]:
             },
             "privacy": {"kind": "none"},
             "secure_aggregation": {"update_clip": 0.5, "max_weight": 1024},
+            "cohort": {"min_hospitals": HOSPITALS},
             "evaluation": {"every_round": False},
             "deadlines": DEADLINES,
         }
@@ -305,7 +315,9 @@ def training_rows(name: str, padding: int, rounds: int, data: Path) -> list[Row]
     trained = [r for r in rounds_of(status) if r["kind"] == "train"]
     seconds, up, down, memory = TARGETS[name]
     each = (marks.closed[-1] - marks.opened) / rounds
-    steady = [b - a for a, b in zip(marks.closed, marks.closed[1:], strict=False)]
+    steady = [b - a for a, b in pairwise(marks.closed)]
+    busy = [b - a for a, b in pairwise(marks.cpu_closed)]
+    cpu = (marks.cpu_closed[-1] - marks.cpu_opened) / rounds
     sent, received = (
         (after - before) / rounds / 1e6
         for before, after in zip(marks.bytes_opened, marks.bytes_closed, strict=True)
@@ -320,6 +332,9 @@ def training_rows(name: str, padding: int, rounds: int, data: Path) -> list[Row]
             if steady
             else []
         ),
+        Row(f"{name}: CPU of all processes per round of {rounds}", cpu, "s"),
+        *([Row(f"{name}: of it, the median after the first", statistics.median(busy), "s")] if busy else []),
+        Row(f"{name}: of it, counting bytes and memory", marks.own_cpu / rounds, "s"),
         Row(f"{name}: rounds with all five hospitals in the sum", rounds if whole else 0, "", f">= {rounds}"),
         Row(f"{name}: upload per hospital and round", sent, "MB", f"<= {up}"),
         Row(f"{name}: download per hospital and round", received, "MB", down),
