@@ -1,6 +1,6 @@
 """Whole masked rounds over HTTPS: every message, every durable commit.
 
-Run: python tests/benchmarks/rounds.py [--training --data FOLDER] [--json FILE]
+Run: python tests/benchmarks/rounds.py [--training --data FOLDER [--write FILE]] [--json FILE]
 
 Without training an aggregator process and five hospital agents (in this process) run rounds of 55 thousand, 1
 and 7 million parameters over loopback: what the protocol itself costs.
@@ -57,6 +57,7 @@ from medveil_research.study_file import write_study
 from peers_network import NAME, WEIGHTS
 from pneumonia import write_hospitals
 from processes_watched import MemoryWatch, Peak, Relays, cpu_seconds
+from rounds_page import page
 from rows import Row, Skipped, arguments, publish
 
 HOSPITALS = 5
@@ -358,6 +359,7 @@ def main() -> None:
     parser.add_argument(
         "--core", type=int, default=max(os.sched_getaffinity(0)), help="where --training runs"
     )
+    parser.add_argument("--write", type=Path, metavar="FILE", help="with --training: write a Markdown page")
     given = parser.parse_args()
     set_up("error")
     if not given.training:
@@ -366,10 +368,12 @@ def main() -> None:
         publish([Skipped("rounds with training", "--data FOLDER with pneumonia28")], given.json)
     else:
         os.sched_setaffinity(0, {given.core})
-        rows = []
+        load, rows = os.getloadavg()[0], list[Row]()
         for name, padding, rounds in WORK:
             rows += training_rows(name, padding, rounds, given.data)
         publish(rows, given.json)
+        if given.write:
+            given.write.write_text(page(rows, method=__doc__ or "", load=load))
 
 
 def protocol_rows() -> list[Row]:
