@@ -42,6 +42,7 @@ from timing import Case, interleaved, median, ratio
 from vector_work import (
     LANES,
     NEIGHBOURS,
+    checked,
     encoded,
     keystreams,
     params_of,
@@ -49,6 +50,7 @@ from vector_work import (
     some_masks,
     some_update,
     step,
+    step_unchecked,
 )
 
 KEYSTREAMS = {32: ("1", 2.0), 21: ("2", 1.8), 16: ("3", 1.4)}
@@ -112,6 +114,7 @@ def vector_work(parameters: int, repeats: int) -> Found:
         "plain": lambda: plain_keystreams(masks, -(-parameters // 2)),
     }
     cases |= {f"step {bits}": step(update, masks, params[bits]) for bits in LANES}
+    cases |= {f"unchecked {bits}": step_unchecked(update, masks, params[bits]) for bits in LANES}
     cases |= {f"own {bits}": (lambda bits=bits: keystreams(masks, params[bits].words)) for bits in LANES}
     cases |= {f"encode {bits}": (lambda bits=bits: encoded(update, params[bits])) for bits in LANES}
     times = interleaved(cases, repeats)
@@ -120,6 +123,7 @@ def vector_work(parameters: int, repeats: int) -> Found:
     for bits, (number, target) in KEYSTREAMS.items():
         name = f"{size} {LANES[bits]}"
         whole = times[f"step {bits}"]
+        without = ratio(times[f"unchecked {bits}"], times["yardstick"])
         found.append(
             Row(
                 f"{number} {name}: to the 11 keystreams",
@@ -132,8 +136,9 @@ def vector_work(parameters: int, repeats: int) -> Found:
             plain = ratio(whole, times["plain"])
             found.append(Row(f"{number} {name}: to 11 plain CTR keystreams", plain, "x", "<= 1.0"))
         found += [
-            Row(f"  {name}: encode and mask", 1e3 * median(whole), "ms"),
+            Row(f"  {name}: encode, check word, masks", 1e3 * median(whole), "ms"),
             Row(f"  {name}: of it, encode", 1e3 * median(times[f"encode {bits}"]), "ms"),
+            Row(f"  {name}: without check word, to the 11 keystreams", without, "x"),
             Row(f"  {name}: to keystreams of its own size", ratio(whole, times[f"own {bits}"]), "x"),
         ]
     return found
@@ -276,7 +281,7 @@ def memory(parameters: int) -> Found:
     for bits, lanes in LANES.items():
         params = params_of(parameters, bits)
         tracemalloc.start()
-        masked = mask(encoded(update, params), masks, in_place=True)
+        masked = mask(checked(update, params), masks, in_place=True)
         peak = tracemalloc.get_traced_memory()[1] - masked.words.nbytes
         tracemalloc.stop()
         name = f"12 {parameters // 10**6}M {lanes}: memory beside update and upload"

@@ -39,7 +39,7 @@ def crowd(hospitals: int, params: EncodingParams, *, colluders: int = 0) -> Cons
     roster = {i: one.public_key for i, one in identities.items()}
     setting = Setting(context, roster, min_hospitals=max(3, colluders + 2), colluders=colluders)
     members = {
-        i: Hospital(node.Party(setting, i, one), encoded(random_update(params, i), params))
+        i: Hospital(node.Party(setting, i, one), encoded(random_update(params, i), params), params=params)
         for i, one in identities.items()
     }
     return Consortium(members, server.ServerState(setting))

@@ -1,4 +1,4 @@
-"""A hospital's vector work in one round, as the benchmarks time it: encode an update and mask it."""
+"""A hospital's vector work in one round, as the benchmarks time it: encode, check word, masks."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from crowd import NO_METRICS
 from medveil.identity import Secret
 from medveil.tensors import Update
 from privacy.encoding import EncodedUpdate, EncodingParams, encode
+from privacy.secagg.checkword import CheckedUpdate, with_check_word
 from privacy.secagg.keystream import stream
 from privacy.secagg.masks import CHUNK_WORDS, Mask, mask
 from timing import Case
 
 CLIP = 0.1
 NEIGHBOURS = 10
+CHECK_KEY = Secret(secrets.token_bytes(32))
 LANES = {32: "1x32", 21: "3x21", 16: "2x16"}
 
 
@@ -37,8 +39,18 @@ def some_masks(count: int = NEIGHBOURS + 1) -> list[Mask]:
 
 
 def step(update: Update, masks: list[Mask], params: EncodingParams) -> Case:
-    """Encode and mask, as a node does it."""
-    return lambda: mask(encoded(update, params), masks, in_place=True)
+    """Encode, check word, masks: as a node does it."""
+    return lambda: mask(checked(update, params), masks, in_place=True)
+
+
+def step_unchecked(update: Update, masks: list[Mask], params: EncodingParams) -> Case:
+    """The same without the check word, which no node leaves out: only to show what it costs."""
+    return lambda: mask(CheckedUpdate(encoded(update, params).words), masks, in_place=True)
+
+
+def checked(update: Update, params: EncodingParams) -> CheckedUpdate:
+    """With the check word of some key."""
+    return with_check_word(encoded(update, params), CHECK_KEY, params, index=1)
 
 
 def encoded(update: Update, params: EncodingParams) -> EncodedUpdate:
