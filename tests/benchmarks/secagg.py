@@ -316,17 +316,19 @@ def exactness(parameters: int, hospitals: int = 10) -> Found:
 def simulation(hospitals: int, parameters: int = 10**5) -> Found:
     """13: one round of very many, some of whom drop out between commit and upload, played by one core."""
     params = EncodingParams(parameters, 0, 21, clip=0.1, max_weight=100, cohort=hospitals)
-    world = crowd(hospitals, params)
+    world = crowd(hospitals, params, graph="hidden")
     dropping = secrets.SystemRandom().sample(range(1, hospitals + 1), int(DROPPING * hospitals))
     start, cpu = time.perf_counter(), time.process_time()
     with SharedWork():
         total = world.run(dict.fromkeys(dropping, NEVER // 2))
     wall, cpu = time.perf_counter() - start, time.process_time() - cpu
     different = int(np.count_nonzero(total != world.plain_sum()))
-    name = f"13 n={hospitals}, d={parameters}, {len(dropping)} dropped"
+    masks = [len(world.hospitals[i].state.committed.masks) for i in world.server.survivors]
+    name = f"13 n={hospitals}, hidden graph, d={parameters}, {len(dropping)} dropped"
     return [
         Row(f"{name}: seconds on one core", wall, "s", "<= 300"),
         Row("  of them, CPU of this process", cpu, "s"),
+        Row("  mean number of neighbours", float(np.mean(masks)) - 1, ""),
         Row(f"{name}: words that differ from the integer sum", different, "", "<= 0"),
     ]
 

@@ -24,6 +24,7 @@ import numpy as np
 from linked import STEPS, Consortium, Hospital
 from medveil.identity import Identity, Secret
 from medveil.rounds import Phase, RoundKind
+from medveil.study import MaskGraph
 from medveil.tensors import Update
 from privacy.encoding import EncodedUpdate, EncodingParams, encode
 from privacy.secagg import keys, messages, node, server
@@ -32,12 +33,12 @@ from privacy.secagg.keys import Context, Setting
 NO_METRICS = np.zeros(0, np.uint64)
 
 
-def crowd(hospitals: int, params: EncodingParams, *, colluders: int = 0) -> Consortium:
+def crowd(hospitals: int, params: EncodingParams, *, graph: MaskGraph = "complete") -> Consortium:
     """That many hospitals with random updates, linked in memory."""
     identities = {i: Identity.generate(f"hospital-{i}") for i in range(1, hospitals + 1)}
     context = Context(b"p" * 32, 7, 1, RoundKind.TRAIN, b"m" * 32)
     roster = {i: one.public_key for i, one in identities.items()}
-    setting = Setting(context, roster, min_hospitals=max(3, colluders + 2), colluders=colluders)
+    setting = Setting(context, roster, min_hospitals=3, colluders=0, mask_graph=graph)
     members = {
         i: Hospital(node.Party(setting, i, one), encoded(random_update(params, i), params), params=params)
         for i, one in identities.items()
@@ -153,10 +154,12 @@ def _remembered_exchange() -> Callable[[Secret, bytes], bytes]:
 
 def _remembered_check() -> Callable[..., None]:
     check = messages.Signed.check
-    known: dict[tuple[int, bytes, bytes, bytes], messages.Signed] = {}
+    known: dict[tuple[object, ...], messages.Signed] = {}
 
     def remembered(message: messages.Signed, key: bytes, context: Context, transcript: bytes) -> None:
-        place = (id(message), key, context.bytes, transcript)
+        # An Agree is made anew by everybody who checks its signature; the others are one object for all.
+        same = message if isinstance(message, messages.Agree) else id(message)
+        place = (same, key, context.bytes, transcript)
         if place not in known:
             check(message, key, context, transcript)
             known[place] = message

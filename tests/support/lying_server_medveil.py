@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from crowd import NO_METRICS, crowd
-from linked import Consortium
+from linked import Consortium, quorum
 from lying_server import KEY, SELF, Lists, Released, Values
 from medveil.errors import RemoteProtocolError
 from medveil.identity import Identity, Secret
@@ -17,9 +17,9 @@ from medveil.rounds import Phase
 from medveil.tensors import Update
 from privacy.encoding import EncodedUpdate, EncodingParams, decode, encode
 from privacy.secagg import server, shamir
-from privacy.secagg.keys import pair_mask, public_bytes, self_mask
+from privacy.secagg.keys import pair_mask, pair_secret, public_bytes, self_mask
 from privacy.secagg.masks import Mask, add_masks
-from privacy.secagg.messages import Advertise, Advertised, Agree, Quorum, Survivors
+from privacy.secagg.messages import Advertise, Advertised, Agree, Survivors
 from privacy.secagg.node import AgreedState
 
 LENGTH = 8
@@ -65,8 +65,8 @@ class MedVeilRound:
             mine = [
                 a for a in agreements if isinstance(state, AgreedState) and a.survivors == state.survivors
             ]
-            for quorum in (agreements, mine, mine * self.size):
-                answer = self._answer(i, Phase.UNMASK, Quorum(agreements=tuple(quorum)))
+            for signed in (agreements, mine):
+                answer = self._answer(i, Phase.UNMASK, quorum(signed))
                 for kind, shares in ((SELF, "self_shares"), (KEY, "key_shares")):
                     for owner, share in getattr(answer, shares, {}).items():
                         released.setdefault((kind, owner), {})[i] = share
@@ -90,8 +90,8 @@ class MedVeilRound:
                 if (KEY, owner) not in known:
                     return None
                 public = self.world.server.advertised[peer].mask_key
-                pair = pair_mask(known[KEY, owner], public, context, transcript, own=owner, other=peer)
-                masks.append(Mask(pair.seed, 1 if victim < other else -1))
+                pair = pair_secret(known[KEY, owner], public)
+                masks.append(pair_mask(pair, context, transcript, own=victim, other=other))
         masked = self.world.hospitals[victim].masked
         assert masked is not None  # play() has gone beyond the uploads
         words = masked.words.copy()
@@ -128,8 +128,9 @@ class MedVeilRound:
         """The 256-bit key from which two hospitals expand their mask."""
         mine, theirs = (Secret(secrets.token_bytes(32)) for _ in range(2))
         context = self.world.server.setting.context
-        pair = pair_mask(mine, public_bytes(theirs), context, b"t" * 32, own=1, other=2)
-        return int.from_bytes(pair.seed.reveal(), "big")
+        pair = pair_secret(mine, public_bytes(theirs))
+        seed = pair_mask(pair, context, b"t" * 32, own=1, other=2).seed
+        return int.from_bytes(seed.reveal(), "big")
 
     def _answer(self, index: int, phase: Phase, view: Any) -> Any:
         """What a hospital sends; None if it refuses or holds no state from which this step could be taken."""
