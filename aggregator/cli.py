@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 import os
 import secrets
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from aggregator import settings as configuration
+from aggregator.auditlog import Head
+from aggregator.backup import back_up, check, copy_database, restore
 from aggregator.blobs import Blobs
+from aggregator.database import REVISIONS, Database, alone, schema_of
 from aggregator.settings import Settings
 from aggregator.store import Store
 from aggregator.tls import make_certificates
@@ -27,10 +33,38 @@ from medveil.study import read_study
 app = typer.Typer(help="For the consortium's admin: run the aggregator, enrol hospitals, open studies.")
 study = typer.Typer(help="Create studies and watch them.")
 app.add_typer(study, name="study")
+audit = typer.Typer(help="The audit log: who changed what, chained and signed.")
+app.add_typer(audit, name="audit")
 console = Console(highlight=False, soft_wrap=True)
 Folder = Annotated[Path, typer.Option("--folder", "-f", help="The aggregator's folder.")]
 DEFAULT = Path("aggregator-data")
 TOKEN_HOURS = 72.0
+
+
+class NoDatabase(Error):
+    """The database that the settings name is not there."""
+
+    code = "no-database"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="There is no database, or an empty one, where the settings say.",
+            meaning="An aggregator that began anew would know no hospital, so it was not started.",
+            remedy="Check 'database' in aggregator.json, or restore a backup into a new folder.",
+        )
+
+
+class DumpFirst(Error):
+    """A PostgreSQL database is migrated only when there is a dump of it."""
+
+    code = "dump-first"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="This database is to be migrated, and there is no way back but a dump of it.",
+            meaning="Nothing was changed.",
+            remedy="Dump it with pg_dump, then run: medveil aggregator migrate --dumped.",
+        )
 
 
 class NoHospitals(Error):
@@ -74,7 +108,12 @@ def set_up_aggregator(settings: Settings) -> None:
     Identity.generate("admin").save(settings.folder / "admin.key")
     settings.save()
     make_certificates(settings.folder / "tls", settings.names)
-    Store(settings.folder / "aggregator.db").close()
+    open_store(settings).close()
+
+
+def open_store(settings: Settings) -> Store:
+    """The aggregator's store; the admin key signs what is changed in it. Raises: what Store raises."""
+    return Store(settings.where, Identity.load("admin", settings.folder / "admin.key"))
 
 
 @app.command()
@@ -86,6 +125,9 @@ def serve(folder: Folder = DEFAULT) -> None:
 
     set_up()
     settings = configuration.load(folder)
+    if schema_of(settings.where) is None:
+        raise NoDatabase()
+    open_store(settings).close()  # what is wrong with it is said now
     get_logger().info("aggregator.starting", port=settings.port)
     uvicorn.run(
         create_app(settings),
@@ -114,10 +156,112 @@ def enroll_token(
 def new_token(settings: Settings, name: str, role: str) -> str:
     """Make a one-time token and keep its hash."""
     token = secrets.token_hex(24)
-    store = Store(settings.folder / "aggregator.db")
+    store = open_store(settings)
     store.add_token(token, name=name, role=role, expires=time.time() + TOKEN_HOURS * 3600)
     store.close()
     return token
+
+
+@app.command()
+def migrate(
+    folder: Folder = DEFAULT,
+    dumped: Annotated[
+        bool, typer.Option(help="PostgreSQL only: I have a dump of the database as it is now.")
+    ] = False,
+) -> None:
+    """Bring the database of an earlier version up to this one. A copy is made first."""
+    settings = configuration.load(folder)
+    copy = migrate_database(settings, dumped=dumped)
+    console.print("The database has this version's schema.")
+    if copy is not None:
+        console.print(f"  As it was before:  {copy}")
+
+
+def migrate_database(settings: Settings, *, dumped: bool) -> Path | None:
+    """What ``migrate`` does.
+
+    Returns: the copy of the SQLite database as it was; None if nothing was to do, and with PostgreSQL.
+    Raises: UnknownSchema, StillRunning, DumpFirst, StorageFailed.
+    """
+    found, where, copy = schema_of(settings.where), settings.where, None
+    if found == REVISIONS[-1]:
+        return None
+    with alone(where):
+        if isinstance(where, Path):
+            copy = where.with_name(f"{where.name}.before-{REVISIONS[-1]}")
+            copy_database(where, copy)
+        elif found is not None and not dumped:
+            raise DumpFirst()
+    Database.migrated(where).close()
+    open_store(settings).close()  # begins the audit log
+    return copy
+
+
+@app.command("backup")
+def backup_command(
+    target: Annotated[Path, typer.Argument(help="An empty or new folder for the backup.")],
+    folder: Folder = DEFAULT,
+) -> None:
+    """Copy everything that is needed to go on elsewhere. The aggregator may run meanwhile."""
+    head = back_up(configuration.load(folder), target)
+    console.print(f"The backup is in {target}. It holds the admin key: keep it as safe as the folder itself.")
+    if head is None:
+        console.print("  PostgreSQL is not in it: keep it together with the dump made just before.")
+    else:
+        console.print(f"  Head of its audit log:  {head}")
+
+
+@app.command("restore")
+def restore_command(
+    backup: Annotated[Path, typer.Argument(help="A folder made by 'medveil aggregator backup'.")],
+    folder: Folder = DEFAULT,
+) -> None:
+    """Put a backup into a new folder. Check the backup, its audit log and every row on the way."""
+    check(backup)
+    settings = replace(configuration.load(backup), folder=folder)
+    head = restore(backup, settings)
+    console.print(f"Restored into {folder}. Rounds since the backup are lost; open attempts have ended.")
+    console.print(f"  Head of its audit log:  {head}")
+
+
+@audit.command("verify")
+def audit_verify(
+    folder: Folder = DEFAULT,
+    head: Annotated[
+        list[str], typer.Option(help="A head that somebody else has seen (NUMBER:HASH); repeatable.")
+    ] = [],  # noqa: B006
+) -> None:
+    """Check every audit entry, and every row of the database against the log."""
+    store = open_store(configuration.load(folder))
+    try:
+        newest = store.verify_log([Head.parse(h) for h in head])
+    finally:
+        store.close()
+    console.print("The audit log is whole, and the database holds what it says. Its head:")
+    console.print(f"  {newest}")
+
+
+@audit.command("show")
+def audit_show(
+    folder: Folder = DEFAULT,
+    last: Annotated[int, typer.Option(help="How many entries, the newest ones.", min=1)] = 50,
+) -> None:
+    """Print the newest audit entries as JSON lines (to be kept elsewhere, or to be searched)."""
+    store = open_store(configuration.load(folder))
+    try:
+        for entry in store.entries(max(0, store.head.number - last)):
+            told = {
+                "number": entry.number,
+                "time": dt.datetime.fromtimestamp(entry.time_ms / 1000, dt.UTC).isoformat(),
+                "actor": entry.actor,
+                "action": entry.action,
+                "subject": entry.subject,
+                **entry.details,
+                "hash": entry.hash.hex(),
+            }
+            typer.echo(json.dumps(told))
+    finally:
+        store.close()
 
 
 @study.command("create")
@@ -152,7 +296,7 @@ def create_plan(settings: Settings, file: Path, initial: Path, hospitals: list[s
     parsed = read_study(file)
     check_policy(parsed)
     strategy_of(parsed)
-    store = Store(settings.folder / "aggregator.db")
+    store = open_store(settings)
     try:
         enrolled = {n: p for n, p in store.parties().items() if p.role == "hospital"}
         names = hospitals or sorted(enrolled)
@@ -178,7 +322,7 @@ def create_plan(settings: Settings, file: Path, initial: Path, hospitals: list[s
 @study.command("status")
 def study_status(folder: Folder = DEFAULT) -> None:
     """Print every plan with its rounds, survivors and failures."""
-    store = Store(configuration.load(folder).folder / "aggregator.db")
+    store = open_store(configuration.load(folder))
     for plan, _, finished in store.plans():
         approved = store.approvals(plan.id)
         state = "finished" if finished else "running" if len(approved) >= plan.approvals_needed else "waiting"

@@ -30,7 +30,9 @@ STATUS = {
     "encoded-body": 415,
     "method-not-allowed": 405,
     "storage-failed": 503,
+    "not-leading": 503,
 }
+RETRY_AFTER_S = 2
 log = get_logger()
 
 
@@ -122,7 +124,8 @@ def problem(error: Error) -> JSONResponse:
         "detail": f"{error.meaning} {error.remedy}",
         "code": error.code,
     }
-    return JSONResponse(content, status_code=status, media_type="application/problem+json")
+    later = {"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else None
+    return JSONResponse(content, status_code=status, headers=later, media_type="application/problem+json")
 
 
 async def on_error(request: Request, error: Exception) -> JSONResponse:

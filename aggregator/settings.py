@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+import os
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from medveil.errors import BadFile
 
+DATABASE_VARIABLE = "MEDVEIL_DATABASE"
+
 
 @dataclass(frozen=True)
 class Settings:
-    """One aggregator: its folder and its address.
+    """One aggregator: its folder, its database and its address.
 
-    The folder holds ``aggregator.json`` (these settings), ``admin.key``, ``tls/``, ``aggregator.db``,
-    ``models/`` and ``uploads/``.
+    The folder holds ``aggregator.json`` (these settings), ``admin.key``, ``tls/``, ``aggregator.db`` (unless
+    the database is elsewhere), ``models/`` and ``uploads/``.
     """
 
     folder: Path
@@ -24,6 +27,13 @@ class Settings:
     """DNS names and addresses in the server's certificate."""
     workers: int = 0
     """Most processes that unmask sums; 0 stands for one for each core."""
+    database: str = field(default="", repr=False)
+    """URL of a PostgreSQL database; empty for SQLite in the folder. It may hold a password."""
+
+    @property
+    def where(self) -> Path | str:
+        """The database: the URL in the environment, else the one set here, else the file in the folder."""
+        return os.environ.get(DATABASE_VARIABLE) or self.database or self.folder / "aggregator.db"
 
     @property
     def url(self) -> str:
@@ -53,6 +63,7 @@ def load(folder: Path) -> Settings:
             host=values["host"],
             port=int(values["port"]),
             names=tuple(values["names"]),
+            database=str(values.get("database", "")),
             workers=int(values.get("workers", 0)),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,13 +16,14 @@ from fastapi.responses import StreamingResponse
 from aggregator.auth import Gatekeeper, read_body, signed_target
 from aggregator.coordinator import Coordinator
 from aggregator.problems import NotAllowed
-from aggregator.store import Party, Store
+from aggregator.store import NotLeading, Party, Store
 from medveil.identity import RequestProof
 
 T = TypeVar("T")
 MESSAGE_LIMIT = 4 * 2**20
 SEGMENT_LIMIT = 16 * 2**20
 POLL_LIMIT_S = 30.0
+LEAD_CHECK_S = 1.0
 PIECE = 2**20
 
 
@@ -34,10 +36,23 @@ class Desk:
         self._changed = asyncio.Event()
         self._hurry = asyncio.Event()
         self._parties: dict[str, Party] = {}
+        self._lead_seen = time.monotonic()
 
     async def run(self, action: Callable[[], T]) -> T:
-        """Run on the coordinator's thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, action)
+        """Run on the coordinator's thread; what the coordinator remembers is then what the store holds.
+
+        Raises: NotLeading at the latest a second after another process has taken the lead.
+        """
+
+        def safely() -> T:
+            if time.monotonic() - self._lead_seen > LEAD_CHECK_S:
+                self.store.check_lead()
+                self._lead_seen = time.monotonic()
+            if self.store.in_doubt:
+                self.coordinator.start_over()
+            return action()
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, safely)
 
     def announce(self) -> None:
         """Wake every long poll."""
@@ -110,6 +125,8 @@ def _pieces(file: BinaryIO) -> Iterator[bytes]:
 
 
 def desk(request: Request) -> Desk:
-    """The application's desk."""
-    found: Desk = request.app.state.desk
+    """The application's desk. Raises: NotLeading while another process leads."""
+    found: Desk | None = request.app.state.desk
+    if found is None:
+        raise NotLeading()
     return found
