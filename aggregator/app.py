@@ -13,7 +13,10 @@ from starlette.exceptions import HTTPException
 from aggregator.auth import Gatekeeper
 from aggregator.blobs import Blobs
 from aggregator.coordinator import Coordinator
-from aggregator.problems import on_bad_address, on_error
+from aggregator.limits import Gate
+from aggregator.metrics import Metrics
+from aggregator.problems import on_bad_address, on_error, on_fault
+from aggregator.readiness import Readiness, folder_takes_files
 from aggregator.routes import hospitals, people
 from aggregator.routes.desk import Desk
 from aggregator.settings import Settings
@@ -34,13 +37,17 @@ def create_app(settings: Settings) -> FastAPI:
         store = Store(settings.folder / "aggregator.db")
         admin = Identity.load("admin", settings.folder / "admin.key")
         coordinator = Coordinator(store, Blobs(settings.folder), admin_key=admin.public_key)
-        app.state.desk = Desk(store, coordinator, Gatekeeper())
-        clock = asyncio.create_task(_keep_time(app.state.desk))
+        office = app.state.desk = Desk(store, coordinator, Gatekeeper(), settings)
+        parts = {"database": office.register.probe, "blobs": folder_takes_files(settings.folder / "models")}
+        app.state.readiness = Readiness(parts)
+        app.state.metrics.show(office.gauges)
+        clock = asyncio.create_task(_keep_time(office))
         yield
         clock.cancel()
         with suppress(asyncio.CancelledError):
             await clock
-        app.state.desk.close()
+        app.state.readiness.close()
+        office.close()
 
     app = FastAPI(
         title="MedVeil aggregator",
@@ -50,10 +57,13 @@ def create_app(settings: Settings) -> FastAPI:
             Error: on_error,
             RequestValidationError: on_bad_address,
             HTTPException: on_bad_address,
+            Exception: on_fault,
         },
         docs_url=None,
         redoc_url=None,
     )
+    app.state.metrics = Metrics(tls=settings.folder / "tls", disk=settings.folder)
+    app.add_middleware(Gate, limits=settings.limits, observe=app.state.metrics.request)
     app.include_router(hospitals.router)
     app.include_router(people.router)
     return app

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,7 @@ class Party:
     name: str
     role: str
     public_key: bytes
+    revoked: bool = False
 
 
 @dataclass(frozen=True)
@@ -349,3 +351,181 @@ def _durable(connection: Any, _: Any) -> None:
 
 def _hash(token: str) -> str:
     return hashlib.sha256(canonical(["enrol-token", token])).hexdigest()
+
+
+# ---- who may ask: revocations, API tokens of people, and who may read which plan
+
+REVOCATIONS = sa.Table(
+    "revocations",
+    META,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("revoked", sa.Float, nullable=False),
+)
+API_TOKENS = sa.Table(
+    "api_tokens",
+    META,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("role", sa.String, nullable=False),
+    sa.Column("hash", sa.String, nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("expires", sa.Float, nullable=False),
+    sa.Column("revoked", sa.Float),
+)
+READERS = sa.Table(
+    "readers",
+    META,
+    sa.Column("plan", sa.String, sa.ForeignKey("plans.id"), primary_key=True),
+    sa.Column("name", sa.String, primary_key=True),
+)
+
+
+class Role(StrEnum):
+    """What a person may read. Nobody changes anything over the network but hospitals."""
+
+    ADMIN = "admin"
+    RESEARCHER = "researcher"
+    AUDITOR = "auditor"
+    MONITOR = "monitor"
+
+
+class UnknownPerson(Error):
+    """Nobody of that name, or no such plan."""
+
+    code = "unknown-person"
+
+    def __init__(self, *, name: str) -> None:
+        super().__init__(
+            what=f"Nobody called '{name}' and nothing of that kind is known here.",
+            meaning="Nothing was changed.",
+            remedy="See the names with 'medveil aggregator people list', the plans with 'study status'.",
+        )
+
+
+@dataclass(frozen=True)
+class ApiToken:
+    """What is kept of an API token: never the token itself."""
+
+    id: str
+    name: str
+    role: str
+    hash: str
+    created: float
+    expires: float
+    revoked: float | None = None
+
+
+class Register:
+    """Who may ask: enrolled keys that are not revoked, API tokens, and the plans each researcher may read.
+
+    Every request reads it afresh, so that a revocation by another process counts at once.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def party(self, name: str) -> Party | None:
+        """Somebody enrolled with a key, revoked or not."""
+        wanted = (
+            sa.select(PARTIES, REVOCATIONS.c.revoked)
+            .outerjoin(REVOCATIONS, REVOCATIONS.c.name == PARTIES.c.name)
+            .where(PARTIES.c.name == name)
+        )
+        with self._store._read() as tx:
+            row = tx.execute(wanted).one_or_none()
+        return None if row is None else Party(row.name, row.role, row.public_key, row.revoked is not None)
+
+    def enrolled_keys(self) -> list[Party]:
+        """Everybody enrolled with a key, by name."""
+        wanted = sa.select(PARTIES, REVOCATIONS.c.revoked).outerjoin(
+            REVOCATIONS, REVOCATIONS.c.name == PARTIES.c.name
+        )
+        with self._store._read() as tx:
+            rows = tx.execute(wanted.order_by(PARTIES.c.name)).all()
+        return [Party(r.name, r.role, r.public_key, r.revoked is not None) for r in rows]
+
+    def revoke(self, name: str, *, now: float) -> None:
+        """Refuse this name's key and API tokens from now on, for ever. Raises: UnknownPerson."""
+        with self._store._write() as tx:
+            known = tx.execute(sa.select(PARTIES.c.name).where(PARTIES.c.name == name)).first()
+            tokens = tx.execute(
+                API_TOKENS.update()
+                .where(API_TOKENS.c.name == name, API_TOKENS.c.revoked.is_(None))
+                .values(revoked=now)
+            )
+            if known is None and not tokens.rowcount:
+                raise UnknownPerson(name=name)
+            tx.execute(READERS.delete().where(READERS.c.name == name))
+            done = tx.execute(sa.select(REVOCATIONS.c.name).where(REVOCATIONS.c.name == name)).first()
+            if known is not None and done is None:
+                tx.execute(REVOCATIONS.insert().values(name=name, revoked=now))
+
+    def add_api_token(self, token: ApiToken) -> None:
+        """Keep a new token's hash. Raises: AlreadyThere if the name has another role or is revoked."""
+        with self._store._write() as tx:
+            roles = set(tx.scalars(sa.select(PARTIES.c.role).where(PARTIES.c.name == token.name)))
+            roles |= set(tx.scalars(sa.select(API_TOKENS.c.role).where(API_TOKENS.c.name == token.name)))
+            gone = tx.execute(sa.select(REVOCATIONS.c.name).where(REVOCATIONS.c.name == token.name)).first()
+            if roles - {token.role} or gone is not None:
+                raise AlreadyThere(thing=f"somebody called '{token.name}' with another role, or revoked")
+            tx.execute(API_TOKENS.insert().values(**vars(token)))
+
+    def api_token(self, token_id: str) -> ApiToken | None:
+        """A token by its id."""
+        with self._store._read() as tx:
+            row = tx.execute(sa.select(API_TOKENS).where(API_TOKENS.c.id == token_id)).one_or_none()
+        return None if row is None else ApiToken(**row._mapping)
+
+    def api_tokens(self) -> list[ApiToken]:
+        """Every token, by name and age."""
+        wanted = sa.select(API_TOKENS).order_by(API_TOKENS.c.name, API_TOKENS.c.created)
+        with self._store._read() as tx:
+            return [ApiToken(**r._mapping) for r in tx.execute(wanted)]
+
+    def revoke_api_token(self, token_id: str, *, name: str, now: float) -> None:
+        """End one token of a person. Raises: UnknownPerson."""
+        where = (API_TOKENS.c.id == token_id) & (API_TOKENS.c.name == name)
+        with self._store._write() as tx:
+            changed = tx.execute(API_TOKENS.update().where(where).values(revoked=now))
+            if not changed.rowcount:
+                raise UnknownPerson(name=token_id)
+
+    def researchers(self) -> list[str]:
+        """Names with a key or a token of the role researcher that is not revoked."""
+        found = {p.name for p in self.enrolled_keys() if p.role == "researcher" and not p.revoked}
+        found |= {t.name for t in self.api_tokens() if t.role == "researcher" and t.revoked is None}
+        return sorted(found)
+
+    def grant(self, plan: str, name: str) -> None:
+        """Let a researcher read a plan. Raises: UnknownPerson."""
+        if name not in self.researchers():
+            raise UnknownPerson(name=name)
+        with self._store._write() as tx:
+            if tx.execute(sa.select(PLANS.c.id).where(PLANS.c.id == plan)).first() is None:
+                raise UnknownPerson(name=plan)
+            where = (READERS.c.plan == plan) & (READERS.c.name == name)
+            if tx.execute(sa.select(READERS).where(where)).first() is None:
+                tx.execute(READERS.insert().values(plan=plan, name=name))
+
+    def withdraw(self, plan: str, name: str) -> None:
+        """The opposite of :meth:`grant`. Raises: UnknownPerson if there was nothing to withdraw."""
+        with self._store._write() as tx:
+            gone = tx.execute(READERS.delete().where(READERS.c.plan == plan, READERS.c.name == name))
+            if not gone.rowcount:
+                raise UnknownPerson(name=name)
+
+    def plan_ids(self) -> list[str]:
+        """Every plan."""
+        with self._store._read() as tx:
+            return list(tx.scalars(sa.select(PLANS.c.id)))
+
+    def readable(self, name: str) -> set[str]:
+        """The plans that this researcher may read."""
+        with self._store._read() as tx:
+            return set(tx.scalars(sa.select(READERS.c.plan).where(READERS.c.name == name)))
+
+    def probe(self) -> None:
+        """Try a durable write. Raises: StorageFailed."""
+        with self._store._write() as tx:
+            tx.execute(SETTINGS.delete().where(SETTINGS.c.key == "probe"))
+            tx.execute(SETTINGS.insert().values(key="probe", value="ready"))

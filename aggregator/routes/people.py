@@ -1,35 +1,64 @@
-"""Routes for people and monitors: status as JSON, health."""
+"""Routes for people and monitors: status as JSON, health, metrics. Nothing here changes anything."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
-from aggregator.routes.desk import desk
-from aggregator.routes.hospitals import BOTH, PlanId
+from aggregator.problems import CONFLICT, SIGNED, refusals
+from aggregator.routes.desk import SMALL_LIMIT, desk
+from aggregator.routes.hospitals import PlanId
+from aggregator.store import Role
 
 router = APIRouter()
+TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}}}
+OVERVIEW = (Role.ADMIN, Role.RESEARCHER, Role.AUDITOR)
+STATUS = ("hospital", *OVERVIEW)
 
 
-@router.get("/healthz")
+@router.get("/healthz", responses=refusals())
 async def health() -> dict[str, str]:
     """The process answers."""
     return {"status": "ok"}
 
 
-@router.get("/v1/status")
-async def overview(request: Request) -> list[dict[str, Any]]:
-    """One line per plan, for researchers."""
+@router.get("/readyz", responses=refusals())
+async def ready(request: Request) -> dict[str, str]:
+    """Whether database, blobs and the coordinator take work; 503 names those that do not."""
+    await request.app.state.readiness.check()
+    return {"status": "ready"}
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses=TEXT | refusals(*SIGNED, *CONFLICT),
+)
+async def metrics(request: Request) -> Response:
+    """Counts for Prometheus; for the roles monitor and admin."""
     office = desk(request)
-    await office.authenticate(request, roles=("researcher",))
-    return await office.run(office.coordinator.plans)
+    await office.authenticate(request, roles=(Role.MONITOR, Role.ADMIN), limit=SMALL_LIMIT)
+    text, media_type = await office.run(request.app.state.metrics.page)
+    return Response(text, media_type=media_type)
 
 
-@router.get("/v1/plans/{plan}/status")
+@router.get("/v1/status", responses=refusals(*SIGNED, *CONFLICT))
+async def overview(request: Request) -> list[dict[str, Any]]:
+    """One line per plan that the asking person may read."""
+    office = desk(request)
+    party, _ = await office.authenticate(request, roles=OVERVIEW, limit=SMALL_LIMIT)
+    lines = await office.run(office.coordinator.plans)
+    if party.role == Role.RESEARCHER:
+        readable = await office.readable(party)
+        return [line for line in lines if line["plan"] in readable]
+    return lines
+
+
+@router.get("/v1/plans/{plan}/status", responses=refusals(*SIGNED, *CONFLICT))
 async def status(request: Request, plan: PlanId) -> dict[str, Any]:
     """A plan's attempts, model versions, approvals and open phase."""
     office = desk(request)
-    party, _ = await office.authenticate(request, roles=BOTH)
-    await office.run(lambda: office.coordinator.may_see(plan, party.name, party.role))
+    party, _ = await office.authenticate(request, roles=STATUS, limit=SMALL_LIMIT)
+    await office.may_read(party, plan)
     return await office.run(lambda: office.coordinator.status(plan))
