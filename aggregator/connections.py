@@ -20,7 +20,9 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
 from aggregator.problems import HeadTooLarge, MalformedRequest, Overloaded, TooSlow, problem
+from aggregator.routes.desk import CERTIFICATE
 from aggregator.settings import Limits, Settings
+from aggregator.tls import ask_for_certificates, make_nodes_authority, names_in
 from medveil.errors import Error
 from medveil.log import get_logger
 
@@ -45,6 +47,8 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        names = names_in(transport.get_extra_info("peercert"))
+        self.app_state = {**self.app_state, CERTIFICATE: names}  # uvicorn copies it into every scope
         if len(self.connections) > self.limits.connections:
             self._refuse(Overloaded(), "too-many")
             return
@@ -248,6 +252,9 @@ def make_server(app: FastAPI, settings: Settings, tls: Path | None) -> Server:
     config.load()
     if isinstance(config.ssl, ssl.SSLContext):
         config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
+        if settings.client_certificates and tls is not None:
+            make_nodes_authority(tls)
+            ask_for_certificates(config.ssl, tls)
     return Server(config, app, limits.grace_s)
 
 

@@ -38,6 +38,7 @@ STATUS = {
     "too-many-requests": 429,
     "wrong-length": 422,
     "bad-message": 422,
+    "bad-certificate-request": 422,
     "damaged-blob": 422,
     "encoded-body": 415,
     "method-not-allowed": 405,

@@ -15,10 +15,13 @@ from aggregator.limits import BodyMemory, Quotas, leases_of
 from aggregator.problems import NotAllowed, NotFound
 from aggregator.settings import Settings
 from aggregator.store import Party, Register, Store
+from aggregator.tls import WrongCertificate
 from aggregator.tokens import BadToken, TokenCheck
 from medveil.identity import RequestProof
 
 T = TypeVar("T")
+CERTIFICATE = "medveil.certificate"
+"""Key of the ASGI state under which the connection keeps the names of its client certificate."""
 SMALL_LIMIT = 4096
 MESSAGE_LIMIT = 4 * 2**20
 SEGMENT_LIMIT = 16 * 2**20
@@ -35,6 +38,8 @@ class Desk:
         self.register = Register(store)
         self.tokens = TokenCheck(lambda token: self._look_up(lambda: self.register.api_token(token)))
         self.quotas, self.memory = Quotas(settings.limits), BodyMemory(settings.limits)
+        self.client_certificates = settings.client_certificates
+        self.tls = settings.folder / "tls"
         self._thread = ThreadPoolExecutor(1, "coordinator")
         self._lookups = ThreadPoolExecutor(2, "register")
         self._changed = asyncio.Event()
@@ -63,12 +68,19 @@ class Desk:
             return
 
     async def authenticate(
-        self, request: Request, *, roles: tuple[str, ...], limit: int = MESSAGE_LIMIT
+        self,
+        request: Request,
+        *,
+        roles: tuple[str, ...],
+        limit: int = MESSAGE_LIMIT,
+        certificate: bool = True,
     ) -> tuple[Party, bytes]:
         """Who asks, and the body. Nothing of the body is read before the sender is known and allowed.
 
+        Args:
+            certificate: whether a hospital must show its client certificate, where they are asked for.
         Raises: BadSignature, StaleRequest, UnknownSender, Revoked, Replayed, BadToken, NotAllowed,
-            TooManyRequests, Overloaded, TooLarge, BrokenOff.
+            WrongCertificate, TooManyRequests, Overloaded, TooLarge, BrokenOff.
         """
         if "authorization" in request.headers:
             party, proof = await self._by_token(request), None
@@ -78,6 +90,9 @@ class Desk:
             party = self.gatekeeper.admit(known, proof, request.method, signed_target(request))
         if party.role not in roles:
             raise NotAllowed()
+        asked = certificate and self.client_certificates and party.role == "hospital"
+        if asked and party.name not in request.scope.get("state", {}).get(CERTIFICATE, ()):
+            raise WrongCertificate()
         leases = leases_of(request)
         self.quotas.admit(party.name, leases)
         body = await read_body(request, limit, self.memory, leases)

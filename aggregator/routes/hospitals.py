@@ -11,19 +11,24 @@ from fastapi.responses import StreamingResponse
 
 from aggregator.auth import read_body, signed_target
 from aggregator.limits import leases_of
-from aggregator.problems import CONFLICT, SIGNED, refusals
+from aggregator.problems import CONFLICT, SIGNED, NotFound, refusals
 from aggregator.routes.desk import POLL_LIMIT_S, SEGMENT_LIMIT, SMALL_LIMIT, desk
 from aggregator.store import Party
+from aggregator.tls import sign_node_certificate
 from medveil.identity import RequestProof
+from medveil.log import get_logger
 from medveil.messages import Approval, Enrol
 
+log = get_logger()
 router = APIRouter(prefix="/v1")
 CBOR, BYTES = "application/cbor", "application/octet-stream"
+PEM = "application/x-pem-file"
 PIECE = 256 * 1024
 PlanId = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
 Number = Annotated[int, Path(ge=1, le=100_000)]
 HOSPITAL = ("hospital",)
 ANSWERS_CBOR: dict[int | str, dict[str, Any]] = {200: {"content": {CBOR: {}}}}
+ANSWERS_PEM: dict[int | str, dict[str, Any]] = {200: {"content": {PEM: {}}}}
 ANSWERS_BYTES: dict[int | str, dict[str, Any]] = {200: {"content": {BYTES: {}}}}
 
 
@@ -50,6 +55,23 @@ async def enrol(request: Request) -> Response:
         )
     )
     return Response(status_code=204)
+
+
+@router.post(
+    "/certificate",
+    response_class=Response,
+    responses=ANSWERS_PEM | refusals(*SIGNED, *CONFLICT),
+    openapi_extra=takes("application/pkcs10"),
+)
+async def certificate(request: Request) -> Response:
+    """A client certificate of 30 days for the asking hospital, where the aggregator asks for them."""
+    office = desk(request)
+    party, body = await office.authenticate(request, roles=HOSPITAL, limit=SMALL_LIMIT, certificate=False)
+    if not office.client_certificates:
+        raise NotFound()
+    signed = sign_node_certificate(office.tls, body, party.name)
+    log.info("certificate.issued", node=party.name)
+    return Response(signed, media_type=PEM)
 
 
 @router.get("/plans", response_class=Response, responses=ANSWERS_CBOR | refusals(*SIGNED, *CONFLICT))
