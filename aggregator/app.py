@@ -66,7 +66,24 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Gate, limits=settings.limits, observe=app.state.metrics.request)
     app.include_router(hospitals.router)
     app.include_router(people.router)
+    _describe_senders(app)
     return app
+
+
+def _describe_senders(app: FastAPI) -> None:
+    """Say in the OpenAPI document how a sender shows who it is: all five headers, or a token."""
+    document = app.openapi()
+    document["components"] = document.get("components", {}) | {
+        "securitySchemes": {
+            "signature": {"type": "apiKey", "in": "header", "name": "MedVeil-Signature"},
+            "token": {"type": "http", "scheme": "bearer"},
+        }
+    }
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            if "401" in operation["responses"]:
+                reads = operation.get("tags") == [people.TAG]
+                operation["security"] = [{"signature": []}, *([{"token": []}] if reads else [])]
 
 
 async def _keep_time(desk: Desk) -> None:

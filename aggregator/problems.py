@@ -321,7 +321,11 @@ async def on_bad_address(request: Request, error: Exception) -> JSONResponse:
     """What the web framework itself refuses, in the same form; it never repeats what was sent."""
     status = error.status_code if isinstance(error, HTTPException) else 422
     known: dict[int, Error] = {404: NotFound(), 405: MethodNotAllowed()}
-    return await on_error(request, known.get(status, BadRequest()))
+    answer = await on_error(request, known.get(status, BadRequest()))
+    allowed = error.headers if isinstance(error, HTTPException) else None
+    if allowed and "Allow" in allowed:
+        answer.headers["Allow"] = allowed["Allow"]
+    return answer
 
 
 async def on_fault(request: Request, error: Exception) -> JSONResponse:

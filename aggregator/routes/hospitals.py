@@ -174,6 +174,7 @@ async def segment(
 
 @router.get(
     "/plans/{plan}/models/{model}",
+    tags=["reading"],
     response_class=Response,
     responses=ANSWERS_BYTES | refusals(*SIGNED, *CONFLICT),
 )

@@ -11,7 +11,9 @@ from aggregator.routes.desk import SMALL_LIMIT, desk
 from aggregator.routes.hospitals import PlanId
 from aggregator.store import Role
 
-router = APIRouter()
+TAG = "reading"
+"""Marks what people may ask for with a token."""
+router = APIRouter(tags=[TAG])
 TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}}}
 OVERVIEW = (Role.ADMIN, Role.RESEARCHER, Role.AUDITOR)
 STATUS = ("hospital", *OVERVIEW)
