@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 import os
 import secrets
 import time
@@ -15,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from aggregator import settings as configuration
+from aggregator.auditlog import Head
 from aggregator.blobs import Blobs
 from aggregator.settings import Settings
 from aggregator.store import Register, Role, Store, UnknownPerson
@@ -31,6 +34,8 @@ study = typer.Typer(help="Create studies and watch them.")
 app.add_typer(study, name="study")
 people = typer.Typer(help="Who may read what: API tokens of people, and the studies of each researcher.")
 app.add_typer(people, name="people")
+audit = typer.Typer(help="The audit log: who changed what, chained and signed.")
+app.add_typer(audit, name="audit")
 console = Console(highlight=False, soft_wrap=True)
 Folder = Annotated[Path, typer.Option("--folder", "-f", help="The aggregator's folder.")]
 DEFAULT = Path("aggregator-data")
@@ -78,7 +83,12 @@ def set_up_aggregator(settings: Settings) -> None:
     Identity.generate("admin").save(settings.folder / "admin.key")
     settings.save()
     make_certificates(settings.folder / "tls", settings.names)
-    Store(settings.folder / "aggregator.db").close()
+    open_store(settings).close()
+
+
+def open_store(settings: Settings) -> Store:
+    """The aggregator's store; the admin key signs what is changed in it. Raises: what Store raises."""
+    return Store(settings.where, Identity.load("admin", settings.folder / "admin.key"))
 
 
 @app.command()
@@ -107,7 +117,7 @@ def enroll_token(
 def new_token(settings: Settings, name: str, role: str) -> str:
     """Make a one-time token and keep its hash."""
     token = secrets.token_hex(24)
-    store = Store(settings.folder / "aggregator.db")
+    store = open_store(settings)
     store.add_token(token, name=name, role=role, expires=time.time() + TOKEN_HOURS * 3600)
     store.close()
     return token
@@ -193,7 +203,7 @@ def people_grant(
 
 @contextmanager
 def _register(folder: Path) -> Iterator[Register]:
-    store = Store(configuration.load(folder).folder / "aggregator.db")
+    store = open_store(configuration.load(folder))
     try:
         yield Register(store)
     finally:
@@ -206,6 +216,46 @@ def _whole(register: Register, plan: str) -> str:
     if len(found) != 1:
         raise UnknownPerson(name=plan)
     return found[0]
+
+
+@audit.command("verify")
+def audit_verify(
+    folder: Folder = DEFAULT,
+    head: Annotated[
+        list[str], typer.Option(help="A head that somebody else has seen (NUMBER:HASH); repeatable.")
+    ] = [],  # noqa: B006
+) -> None:
+    """Check every audit entry, and every row of the database against the log."""
+    store = open_store(configuration.load(folder))
+    try:
+        newest = store.verify_log([Head.parse(h) for h in head])
+    finally:
+        store.close()
+    console.print("The audit log is whole, and the database holds what it says. Its head:")
+    console.print(f"  {newest}")
+
+
+@audit.command("show")
+def audit_show(
+    folder: Folder = DEFAULT,
+    last: Annotated[int, typer.Option(help="How many entries, the newest ones.", min=1)] = 50,
+) -> None:
+    """Print the newest audit entries as JSON lines (to be kept elsewhere, or to be searched)."""
+    store = open_store(configuration.load(folder))
+    try:
+        for entry in store.entries(max(0, store.head.number - last)):
+            told = {
+                "number": entry.number,
+                "time": dt.datetime.fromtimestamp(entry.time_ms / 1000, dt.UTC).isoformat(),
+                "actor": entry.actor,
+                "action": entry.action,
+                "subject": entry.subject,
+                **entry.details,
+                "hash": entry.hash.hex(),
+            }
+            typer.echo(json.dumps(told))
+    finally:
+        store.close()
 
 
 @study.command("create")
@@ -236,16 +286,16 @@ def create_plan(
 ) -> Plan:
     """What ``study create`` does; hospitals and researchers are all there are if left out.
 
-    Raises: BadFile, NoHospitals, WrongInitialModel, AlreadyThere, UnknownPerson.
+    Raises: BadFile, BadStrategy, NoHospitals, WrongInitialModel, AlreadyThere, UnknownPerson.
     """
-    from aggregator.strategies import STRATEGIES
     from aggregator.versions import first_version
+    from medveil.strategies import strategy_of
     from privacy.dp.policy import check_policy
 
     parsed = read_study(file)
     check_policy(parsed)
-    STRATEGIES[parsed.strategy.name](parsed.strategy.options)
-    store = Store(settings.folder / "aggregator.db")
+    strategy_of(parsed)
+    store = open_store(settings)
     try:
         register = Register(store)
         enrolled = {p.name: p for p in register.enrolled_keys() if p.role == "hospital" and not p.revoked}
@@ -277,7 +327,7 @@ def create_plan(
 @study.command("status")
 def study_status(folder: Folder = DEFAULT) -> None:
     """Print every plan with its rounds, survivors and failures."""
-    store = Store(configuration.load(folder).folder / "aggregator.db")
+    store = open_store(configuration.load(folder))
     for plan, _, finished in store.plans():
         approved = store.approvals(plan.id)
         state = "finished" if finished else "running" if len(approved) >= plan.approvals_needed else "waiting"

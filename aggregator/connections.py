@@ -202,7 +202,8 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: Any = None) -> None:
         """See uvicorn. Long polls are answered first; who is still sending after the grace is cut off."""
-        self._app.state.desk.stop_waiting()
+        if self._app.state.desk is not None:
+            self._app.state.desk.stop_waiting()
         end = asyncio.get_running_loop().call_later(self._grace_s, self._cut_off)
         await super().shutdown(sockets)
         end.cancel()

@@ -46,8 +46,10 @@ STATUS = {
     "not-ready": 503,
     "overloaded": 503,
     "storage-failed": 503,
+    "not-leading": 503,
 }
 METHODS = frozenset("GET HEAD POST PUT PATCH DELETE OPTIONS".split())
+RETRY_AFTER_S = 2
 log = get_logger()
 
 
@@ -260,9 +262,8 @@ def problem(error: Error) -> JSONResponse:
         "code": error.code,
     }
     headers = {}
-    retry_after_s = getattr(error, "retry_after_s", None)
-    if retry_after_s is not None:
-        headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
+    if status in (429, 503):
+        headers["Retry-After"] = str(max(1, math.ceil(getattr(error, "retry_after_s", RETRY_AFTER_S))))
     if status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="medveil"'
     return JSONResponse(content, status_code=status, headers=headers, media_type="application/problem+json")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+import os
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from medveil.errors import BadFile
+
+DATABASE_VARIABLE = "MEDVEIL_DATABASE"
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Settings:
-    """One aggregator: its folder and its address.
+    """One aggregator: its folder, its database and its address.
 
-    The folder holds ``aggregator.json`` (these settings), ``admin.key``, ``tls/``, ``aggregator.db``,
-    ``models/`` and ``uploads/``.
+    The folder holds ``aggregator.json`` (these settings), ``admin.key``, ``tls/``, ``aggregator.db`` (unless
+    the database is elsewhere), ``models/`` and ``uploads/``.
     """
 
     folder: Path
@@ -59,6 +62,15 @@ class Settings:
     client_certificates: bool = False
     """Whether hospitals must show a TLS client certificate as well (see :mod:`aggregator.tls`)."""
     limits: Limits = Limits()
+    workers: int = 0
+    """Most processes that unmask sums; 0 stands for one for each core."""
+    database: str = field(default="", repr=False)
+    """URL of a PostgreSQL database; empty for SQLite in the folder. It may hold a password."""
+
+    @property
+    def where(self) -> Path | str:
+        """The database: the URL in the environment, else the one set here, else the file in the folder."""
+        return os.environ.get(DATABASE_VARIABLE) or self.database or self.folder / "aggregator.db"
 
     @property
     def url(self) -> str:
@@ -91,6 +103,8 @@ def load(folder: Path) -> Settings:
             names=tuple(values["names"]),
             client_certificates=bool(values.get("client_certificates", False)),
             limits=Limits(**values.get("limits", {})),
+            database=str(values.get("database", "")),
+            workers=int(values.get("workers", 0)),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadFile(name=str(path.name), problem=str(error) or type(error).__name__) from error

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import os
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from contextlib import suppress
+from typing import BinaryIO, TypeVar
 
-from fastapi import Request
+from fastapi import Request, Response
+from fastapi.responses import StreamingResponse
 
 from aggregator.auth import Gatekeeper, Revoked, read_body, signed_target
 from aggregator.coordinator import Coordinator
 from aggregator.limits import BodyMemory, Quotas, leases_of
 from aggregator.problems import NotAllowed, NotFound
+from aggregator.readiness import Readiness, folder_takes_files
 from aggregator.settings import Settings
-from aggregator.store import Party, Register, Store
+from aggregator.store import NotLeading, Party, Register, Role, Store
 from aggregator.tls import WrongCertificate
 from aggregator.tokens import BadToken, TokenCheck
 from medveil.identity import RequestProof
@@ -26,6 +31,8 @@ SMALL_LIMIT = 4096
 MESSAGE_LIMIT = 4 * 2**20
 SEGMENT_LIMIT = 16 * 2**20
 POLL_LIMIT_S = 30.0
+LEAD_CHECK_S = 1.0
+PIECE = 2**20
 
 
 class Desk:
@@ -36,7 +43,10 @@ class Desk:
     ) -> None:
         self.store, self.coordinator, self.gatekeeper = store, coordinator, gatekeeper
         self.register = Register(store)
-        self.tokens = TokenCheck(lambda token: self._look_up(lambda: self.register.api_token(token)))
+        self.tokens = TokenCheck(lambda token: self.look_up(lambda: self.register.api_token(token)))
+        self.readiness = Readiness(
+            {"database": store.probe, "blobs": folder_takes_files(settings.folder / "models")}
+        )
         self.quotas, self.memory = Quotas(settings.limits), BodyMemory(settings.limits)
         self.client_certificates = settings.client_certificates
         self.tls = settings.folder / "tls"
@@ -44,10 +54,24 @@ class Desk:
         self._lookups = ThreadPoolExecutor(2, "register")
         self._changed = asyncio.Event()
         self.stopping = False
+        self._hurry = asyncio.Event()
+        self._lead_seen = time.monotonic()
 
     async def run(self, action: Callable[[], T]) -> T:
-        """Run on the coordinator's thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, action)
+        """Run on the coordinator's thread; what the coordinator remembers is then what the store holds.
+
+        Raises: NotLeading at the latest a second after another process has taken the lead.
+        """
+
+        def safely() -> T:
+            if time.monotonic() - self._lead_seen > LEAD_CHECK_S:
+                self.store.check_lead()
+                self._lead_seen = time.monotonic()
+            if self.store.in_doubt:
+                self.coordinator.start_over()
+            return action()
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, safely)
 
     def announce(self) -> None:
         """Wake every long poll."""
@@ -66,6 +90,16 @@ class Desk:
             await asyncio.wait_for(changed.wait(), timeout_s)
         except TimeoutError:
             return
+
+    async def pause(self, seconds: float) -> None:
+        """Sleep, but no longer than until :meth:`hurry` is called."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), seconds)
+        self._hurry.clear()
+
+    def hurry(self) -> None:
+        """There is something for the clock to do."""
+        self._hurry.set()
 
     async def authenticate(
         self,
@@ -86,7 +120,7 @@ class Desk:
             party, proof = await self._by_token(request), None
         else:
             proof = RequestProof.from_headers(request.headers)
-            known = await self._look_up(lambda: self.register.party(proof.sender))
+            known = await self.look_up(lambda: self.register.party(proof.sender))
             party = self.gatekeeper.admit(known, proof, request.method, signed_target(request))
         if party.role not in roles:
             raise NotAllowed()
@@ -110,7 +144,7 @@ class Desk:
 
     async def still_welcome(self, party: Party) -> None:
         """Look again after a wait. Raises: Revoked."""
-        found = await self._look_up(lambda: self.register.party(party.name))
+        found = await self.look_up(lambda: self.register.party(party.name))
         if found is None or found.revoked:
             raise Revoked()
 
@@ -126,7 +160,7 @@ class Desk:
 
     async def readable(self, party: Party) -> set[str]:
         """The plans granted to a researcher."""
-        return await self._look_up(lambda: self.register.readable(party.name))
+        return await self.look_up(lambda: self.register.readable(party.name))
 
     def gauges(self) -> dict[str, dict[str, float]]:
         """The present state in numbers, for the metrics; no hospital has a line of its own."""
@@ -138,19 +172,48 @@ class Desk:
             "body_bytes": {"reserved": self.memory.used},
         }
 
-    async def _look_up(self, question: Callable[[], T]) -> T:
+    async def look_up(self, question: Callable[[], T]) -> T:
         """Read the register without waiting for the coordinator's thread."""
         return await asyncio.get_running_loop().run_in_executor(self._lookups, question)
 
+    async def admit_reader(
+        self,
+        request: Request,
+        plan: str,
+        *,
+        roles: tuple[str, ...] = ("hospital", Role.RESEARCHER, Role.ADMIN),
+    ) -> Party:
+        """Who asks, if they may read this plan. Raises: NotFound, what :meth:`authenticate` raises."""
+        party, _ = await self.authenticate(request, roles=roles, limit=SMALL_LIMIT)
+        await self.may_read(party, plan)
+        return party
+
+    def stream(self, plan: str, party: Party, file: BinaryIO) -> Response:
+        """A file piece by piece: many may fetch a large one at the same time."""
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        self.coordinator.count_bytes(plan, party.name, up=0, down=size)
+        headers = {"content-length": str(size)}
+        return StreamingResponse(_pieces(file), media_type="application/octet-stream", headers=headers)
+
     def close(self) -> None:
         """Finish the work in hand and stop."""
+        self.readiness.close()
         self.tokens.close()
         self._lookups.shutdown()
         self._thread.shutdown()
         self.store.close()
 
 
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while piece := file.read(PIECE):
+            yield piece
+
+
 def desk(request: Request) -> Desk:
-    """The application's desk."""
-    found: Desk = request.app.state.desk
+    """The application's desk. Raises: NotLeading while another process leads."""
+    found: Desk | None = request.app.state.desk
+    if found is None:
+        raise NotLeading()
     return found

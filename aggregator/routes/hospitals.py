@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from fastapi.responses import StreamingResponse
 
 from aggregator.auth import read_body, signed_target
 from aggregator.limits import leases_of
 from aggregator.problems import CONFLICT, SIGNED, NotFound, refusals
 from aggregator.routes.desk import POLL_LIMIT_S, SEGMENT_LIMIT, SMALL_LIMIT, desk
-from aggregator.store import Party
+from aggregator.store import Party, Role
 from aggregator.tls import sign_node_certificate
 from medveil.identity import RequestProof
 from medveil.log import get_logger
@@ -23,7 +21,6 @@ log = get_logger()
 router = APIRouter(prefix="/v1")
 CBOR, BYTES = "application/cbor", "application/octet-stream"
 PEM = "application/x-pem-file"
-PIECE = 256 * 1024
 PlanId = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
 Number = Annotated[int, Path(ge=1, le=100_000)]
 HOSPITAL = ("hospital",)
@@ -183,15 +180,35 @@ async def model(
 ) -> Response:
     """A model version as safetensors."""
     office = desk(request)
-    party, _ = await office.authenticate(request, roles=("hospital", "researcher", "admin"))
-    await office.may_read(party, plan)
-    data = await office.run(lambda: office.coordinator.model(plan, model))
+    party = await office.admit_reader(request, plan)
+    return office.stream(plan, party, await office.run(lambda: office.coordinator.open_model(plan, model)))
+
+
+@router.get(
+    "/plans/{plan}/versions/{number}/proof",
+    tags=["reading"],
+    response_class=Response,
+    responses=ANSWERS_CBOR | refusals(*SIGNED, *CONFLICT),
+)
+async def proof(request: Request, plan: PlanId, number: Number) -> Response:
+    """Where a model version comes from: sets, signatures and the sum's hash."""
+    office = desk(request)
+    party = await office.admit_reader(
+        request, plan, roles=("hospital", Role.RESEARCHER, Role.ADMIN, Role.AUDITOR)
+    )
+    data = await office.run(lambda: office.coordinator.proof(plan, number))
     office.coordinator.count_bytes(plan, party.name, up=0, down=len(data))
-    headers = {"Content-Length": str(len(data))}
-    return StreamingResponse(_pieces(data), headers=headers, media_type=BYTES)
+    return Response(data, media_type=CBOR)
 
 
-async def _pieces(data: bytes) -> AsyncIterator[bytes]:
-    """A large answer bit by bit, so that a slow reader is seen, and holds little memory."""
-    for start in range(0, len(data), PIECE):
-        yield data[start : start + PIECE]
+@router.get(
+    "/plans/{plan}/versions/{number}/sum",
+    tags=["reading"],
+    response_class=Response,
+    responses=ANSWERS_BYTES | refusals(*SIGNED, *CONFLICT),
+)
+async def version_sum(request: Request, plan: PlanId, number: Number) -> Response:
+    """The sum of the survivors' encoded updates behind a model version: little-endian 64-bit words."""
+    office = desk(request)
+    party = await office.admit_reader(request, plan)
+    return office.stream(plan, party, await office.run(lambda: office.coordinator.open_sum(plan, number)))

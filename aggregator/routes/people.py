@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from itertools import islice
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from aggregator.problems import CONFLICT, SIGNED, refusals
 from aggregator.routes.desk import SMALL_LIMIT, desk
@@ -28,7 +29,7 @@ async def health() -> dict[str, str]:
 @router.get("/readyz", responses=refusals())
 async def ready(request: Request) -> dict[str, str]:
     """Whether database, blobs and the coordinator take work; 503 names those that do not."""
-    await request.app.state.readiness.check()
+    await desk(request).readiness.check()
     return {"status": "ready"}
 
 
@@ -57,10 +58,31 @@ async def overview(request: Request) -> list[dict[str, Any]]:
     return lines
 
 
+@router.get("/v1/audit", responses=refusals(*SIGNED, *CONFLICT))
+async def audit(request: Request, after: Annotated[int, Query(ge=0, le=2**53)] = 0) -> list[dict[str, Any]]:
+    """The audit log from number ``after`` + 1 on, a hundred entries at a time; each can be checked."""
+    office = desk(request)
+    await office.authenticate(request, roles=(Role.AUDITOR, Role.ADMIN), limit=SMALL_LIMIT)
+    entries = await office.look_up(lambda: list(islice(office.store.entries(after), 100)))
+    return [
+        {
+            "number": entry.number,
+            "time_ms": entry.time_ms,
+            "actor": entry.actor,
+            "action": entry.action,
+            "subject": entry.subject,
+            "details": dict(entry.details),
+            "previous": entry.previous.hex(),
+            "hash": entry.hash.hex(),
+            "signature": entry.signature.hex(),
+        }
+        for entry in entries
+    ]
+
+
 @router.get("/v1/plans/{plan}/status", responses=refusals(*SIGNED, *CONFLICT))
 async def status(request: Request, plan: PlanId) -> dict[str, Any]:
     """A plan's attempts, model versions, approvals and open phase."""
     office = desk(request)
-    party, _ = await office.authenticate(request, roles=STATUS, limit=SMALL_LIMIT)
-    await office.may_read(party, plan)
+    await office.admit_reader(request, plan, roles=STATUS)
     return await office.run(lambda: office.coordinator.status(plan))

@@ -259,7 +259,7 @@ def test_a_node_gets_a_certificate_uses_it_and_renews_it_without_a_break(
 def test_a_revoked_hospital_is_refused_whatever_certificate_it_has(place: Place) -> None:
     pair = place.pki.pair("hospital-3")
     assert place.get(pair, "/v1/plans", index=2)[0] == 200
-    elsewhere = Store(place.world.folder / "aggregator.db")
+    elsewhere = Store(place.world.database, place.world.admin)
     Register(elsewhere).revoke("hospital-3", now=1.0)
     elsewhere.close()
     status, answer = place.get(pair, "/v1/plans", index=2)

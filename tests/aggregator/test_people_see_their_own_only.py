@@ -62,7 +62,12 @@ def second_plan(world: World) -> tuple[Plan, list[Identity]]:
 @pytest.fixture
 def door(build: Build) -> Iterator[Door]:
     world = build()
-    play(world, make_sites(world), until=lambda: world.phase == Phase.SHARE)
+    later = 2  # the initial model and one made from a sum, whose proof is kept
+    play(
+        world,
+        make_sites(world),
+        until=lambda: world.phase == Phase.SHARE and len(world.status["versions"]) == later,
+    )
     opened = Door(world)
     yield opened
     opened.office.close()
@@ -156,7 +161,10 @@ def test_each_role_reads_what_it_should_and_no_role_changes_anything(
         "/metrics": {Role.ADMIN, Role.MONITOR},
         "/v1/status": {Role.ADMIN, Role.AUDITOR},
         "/v1/plans/{plan}/status": {Role.ADMIN, Role.AUDITOR},
+        "/v1/audit": {Role.ADMIN, Role.AUDITOR},
         "/v1/plans/{plan}/models/{model}": {Role.ADMIN},
+        "/v1/plans/{plan}/versions/{number}/proof": {Role.ADMIN, Role.AUDITOR},
+        "/v1/plans/{plan}/versions/{number}/sum": {Role.ADMIN},
     }
     before = door.world.dump()
     for method, path in routes(door):

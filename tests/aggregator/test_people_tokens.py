@@ -89,7 +89,7 @@ def test_a_token_does_not_replace_a_signature_that_is_there_too(door: Door) -> N
 def test_a_revoked_or_expired_token_is_refused_even_while_it_is_remembered(door: Door) -> None:
     text, register = door.token("anna", Role.AUDITOR), door.office.register
     assert door.show(text, "GET", "/v1/status").status_code == 200
-    elsewhere = Store(door.world.folder / "aggregator.db")  # as the admin's command does it
+    elsewhere = Store(door.world.database, door.world.admin)  # as the admin's command does it
     Register(elsewhere).revoke("anna", now=time.time())
     elsewhere.close()
     door.refused(door.show(text, "GET", "/v1/status"), 401, "bad-token")
@@ -184,6 +184,7 @@ def test_the_commands_add_list_grant_and_revoke_without_showing_a_token_twice(bu
     world = build()
     world.store.close()
     Settings(world.folder).save()
+    world.admin.save(world.folder / "admin.key")
     plan, at = world.plan.id, ["--folder", str(world.folder)]
 
     def run(*words: str) -> str:
@@ -215,8 +216,9 @@ def test_the_commands_add_list_grant_and_revoke_without_showing_a_token_twice(bu
 
 
 def test_no_person_exists_before_the_admin_makes_one(tmp_path: Path) -> None:
-    cli.set_up_aggregator(Settings(tmp_path / "aggregator"))
-    store = Store(tmp_path / "aggregator" / "aggregator.db")
+    settings = Settings(tmp_path / "aggregator")
+    cli.set_up_aggregator(settings)
+    store = cli.open_store(settings)
     register = Register(store)
     assert register.api_tokens() == []
     assert register.enrolled_keys() == []

@@ -12,7 +12,6 @@ import httpx2 as httpx
 
 from aggregator.app import create_app
 from aggregator.auth import Gatekeeper
-from aggregator.readiness import Readiness
 from aggregator.routes.desk import Desk
 from aggregator.settings import Settings
 from aggregator.store import Role
@@ -30,7 +29,6 @@ class Door:
         self.gatekeeper = Gatekeeper(clock)
         self.office = Desk(world.store, world.coordinator, self.gatekeeper, Settings(world.folder))
         self.app.state.desk = self.office
-        self.app.state.readiness = Readiness({"database": self.office.register.probe})
         self.stranger = Identity.generate("stranger")
         self.known: dict[str, Identity] = {}
 

@@ -56,7 +56,8 @@ class Line:
         self.world.coordinator.take_segment(plan, self.name, number, attempt, segment, data)
 
     async def model(self, plan: str, model: str) -> bytes:
-        return self.file(self.world.coordinator.model(plan, model))
+        with self.world.coordinator.open_model(plan, model) as file:
+            return self.file(file.read())
 
 
 class ReadyDesk:
