@@ -21,7 +21,7 @@ from medveil.errors import RemoteProtocolError
 from medveil.identity import verify
 from medveil.log import get_logger
 from medveil.messages import PlanOffer, PlanOffers, Work
-from medveil.metrics import headline, summarise
+from medveil.metrics import headline, noise_in_sum, summarise
 from medveil.plan import NotApproved, check_approvals
 from medveil.rounds import ModelVersion, Phase, RoundKind
 from medveil.study import Deadlines
@@ -322,7 +322,9 @@ class Coordinator:
             self._end(run, attempt, "failed", {"reason": error.code, "failed_in": Phase.UNMASK.value})
             return
         attempt.phases["aggregate"] = self._clock() - started
-        figures = summarise(study, aggregate.metrics) if aggregate.metrics else {}
+        rounds = 1 if attempt.kind is RoundKind.EVALUATE else study.training.rounds
+        noise = noise_in_sum(study, hospitals=aggregate.hospitals, rounds=rounds)
+        figures = summarise(study, aggregate.metrics, noise=noise) if aggregate.metrics else {}
         result: dict[str, Any] = {
             "figures": figures,
             "metric": figures.get(headline(study)),

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medveil.errors import LocalProtocolError, RemoteProtocolError
-from medveil.metrics import Sums, layout
+from medveil.metrics import Sums, released
 from medveil.rounds import RoundKind
 from medveil.study import Study
 from medveil.tensors import Float32, Update
@@ -33,7 +33,10 @@ MAX_STEPS = 2**20
 METRIC_STEPS = 2**20
 """Fixed-point steps per unit of a metric."""
 METRIC_LIMIT = 2**50
-"""A hospital's metric words lie below it, so that the sum of the largest cohort stays below 2^62."""
+"""A hospital's metric words lie below it, so that the sum of the largest cohort stays below 2^62.
+
+Noised sums may be negative: their words are read as signed (two's complement), with the same limit both ways.
+"""
 _CHUNK = 2**16
 _ROUNDER = np.float32(1.5 * 2**39)
 """Added to a float32 below 2^37 it leaves the nearest multiple of 2^16 (halves to even) in the last bits.
@@ -145,7 +148,7 @@ class Aggregate:
 def params_for(study: Study, kind: RoundKind, cohort: int) -> EncodingParams:
     """The vector of one round of a study, for a roster of ``cohort`` hospitals."""
     train = kind is RoundKind.TRAIN
-    counted = sum(layout(study).values()) if not train or study.evaluation.every_round else 0
+    counted = sum(released(study).values()) if not train or study.evaluation.every_round else 0
     return EncodingParams(
         parameters=study.model.tensors.size if train else 0,
         metrics=counted,
@@ -164,7 +167,7 @@ def encode(
     Args:
         update: float32, shape (d,), every |entry| <= p.clip (model units).
         weight: this hospital's weight, 1 to p.max_weight.
-        metrics: uint64, shape (p.metrics,), fixed point (see :func:`encode_metrics`).
+        metrics: uint64, shape (p.metrics,), signed fixed point (see :func:`encode_metrics`).
         random_bytes: a cryptographic source; 32 bytes of it seed the rounding.
     Returns: uint64, shape (p.words,).
     Guarantees: with s = clip / steps * max_weight / weight, one step in model units, an entry x is rounded by
@@ -178,8 +181,9 @@ def encode(
         raise OutOfRange(thing="The length of the update", limit=f"{p.parameters} + {p.metrics} metrics")
     if not 1 <= weight <= p.max_weight:
         raise OutOfRange(thing="The weight", limit=f"1 to {p.max_weight}")
-    if metrics.size and int(metrics.max()) >= METRIC_LIMIT:
-        raise OutOfRange(thing="Every metric word", limit=f"below {METRIC_LIMIT}")
+    signed = metrics.view(np.int64)
+    if metrics.size and not (signed.min() > -METRIC_LIMIT and signed.max() < METRIC_LIMIT):
+        raise OutOfRange(thing="Every metric word", limit=f"within ±{METRIC_LIMIT}")
     words = np.empty(p.words, np.uint64)
     rounding = _Rounding(p, weight, random_bytes)
     halves, spare = np.empty((2, _CHUNK), np.uint32), np.empty(_CHUNK, np.uint32)
@@ -279,17 +283,23 @@ def decode(total: Words, p: EncodingParams, *, hospitals: int, study: Study) -> 
 
 
 def encode_metrics(study: Study, sums: Mapping[str, NDArray[np.float64]]) -> NDArray[np.uint64]:
-    """Metric sums as fixed-point words, in the order of :func:`medveil.metrics.layout`.
+    """Metric sums as fixed-point words, in the order of :func:`medveil.metrics.released`.
 
-    Raises: OutOfRange if a sum is missing, negative, not finite, 2^29 or more, or has another length.
+    Raises: OutOfRange if a sum is missing, not finite, 2^29 or more, or has another length; or if it is
+        negative (with noise: -2^29 or less).
     """
-    parts = []
-    for name, length in layout(study).items():
+    parts, least = [], _least(study)
+    for name, length in released(study).items():
         values = np.asarray(sums.get(name, ()), np.float64)
-        if values.shape != (length,) or not ((values >= 0) & (values < 2**29)).all():
-            raise OutOfRange(thing=f"The sum '{name}'", limit=f"{length} finite numbers, zero or more")
-        parts.append(np.rint(values * METRIC_STEPS).astype(np.uint64))
+        if values.shape != (length,) or not ((values > least) & (values < 2**29)).all():
+            raise OutOfRange(thing=f"The sum '{name}'", limit=f"{length} finite numbers in range")
+        parts.append(np.rint(values * METRIC_STEPS).astype(np.int64).view(np.uint64))
     return np.concatenate(parts)
+
+
+def _least(study: Study) -> float:
+    """Sums of patients lie above it: counts from 0 on, noised ones symmetrically."""
+    return -(2.0**29) if study.privacy.kind != "none" else -0.5 / METRIC_STEPS
 
 
 def decode_metrics(words: Words, study: Study) -> Sums:
@@ -297,10 +307,12 @@ def decode_metrics(words: Words, study: Study) -> Sums:
 
     Raises: SpoiledSum if a word lies outside what sums of patients can reach.
     """
-    if words.size and int(words.max()) >= 2**63:
+    signed = words.view(np.int64)
+    floor = -(2**62) if study.privacy.kind != "none" else 0
+    if words.size and not (signed.min() >= floor and signed.max() < 2**62):
         raise SpoiledSum()
     sums, start = {}, 0
-    for name, length in layout(study).items():
-        sums[name] = words[start : start + length].astype(np.float64) / METRIC_STEPS
+    for name, length in released(study).items():
+        sums[name] = signed[start : start + length].astype(np.float64) / METRIC_STEPS
         start += length
     return sums

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from privacy.dp import ledger
 from privacy.dp.accounting import Event, epsilon
 from privacy.dp.ledger import Entry, LedgerDamaged, Row, ScheduleUsedUp, State
+from privacy.dp.policy import Split
 
 DELTA = 1e-5
 SCHEDULE = Event(3.288, 1.0, 30)
@@ -23,7 +24,7 @@ def schedule(plan: str = "p", dataset: str = "d", event: Event = SCHEDULE) -> En
 def with_charges(count: int) -> tuple[Row, ...]:
     rows = ledger.append((), schedule())
     for number in range(1, count + 1):
-        entry = ledger.next_charge(rows, plan="p", round_number=number, attempt=1, steps=3)
+        entry = ledger.next_charge(rows, plan="p", split=Split.TRAIN, round_number=number, attempt=1, steps=3)
         for state in (State.RESERVED, State.RUNNING, State.RELEASED):
             rows = ledger.append(rows, replace(entry, state=state))
     return rows
@@ -33,7 +34,7 @@ def test_a_whole_schedule_can_be_charged_to_its_last_round_and_no_further() -> N
     rows = with_charges(10)
     assert ledger.spent(rows, "d", DELTA) == ledger.committed(rows, "d", DELTA) <= 8.0
     with pytest.raises(ScheduleUsedUp) as caught:
-        ledger.next_charge(rows, plan="p", round_number=10, attempt=2, steps=3)
+        ledger.next_charge(rows, plan="p", split=Split.TRAIN, round_number=10, attempt=2, steps=3)
     assert caught.value.spent < caught.value.asked
     assert caught.value.cap == 8.0
 
@@ -41,7 +42,7 @@ def test_a_whole_schedule_can_be_charged_to_its_last_round_and_no_further() -> N
 def test_a_repeated_round_is_charged_again() -> None:
     rows = with_charges(2)
     before = ledger.spent(rows, "d", DELTA)
-    again = ledger.next_charge(rows, plan="p", round_number=2, attempt=2, steps=3)
+    again = ledger.next_charge(rows, plan="p", split=Split.TRAIN, round_number=2, attempt=2, steps=3)
     rows = ledger.append(rows, again)
     assert ledger.spent(rows, "d", DELTA) == epsilon([Event(3.288, 1.0, 9)], DELTA) > before
 
@@ -62,7 +63,7 @@ def test_the_noise_of_others_counts_only_where_the_hospital_counts_it() -> None:
     """Three hospitals' equal noise is one of sqrt(3) times the size; without them the own noise is left."""
     trusting = replace(schedule(), sharers=3, cap=100.0)
     rows = ledger.append((), trusting)
-    entry = ledger.next_charge(rows, plan="p", round_number=1, attempt=1, steps=30)
+    entry = ledger.next_charge(rows, plan="p", split=Split.TRAIN, round_number=1, attempt=1, steps=30)
     assert entry.sharers == 3
     rows = ledger.append(rows, entry)
     assert ledger.spent(rows, "d", DELTA) == pytest.approx(epsilon([Event(3.288 * 3**0.5, 1.0, 30)], DELTA))
@@ -80,7 +81,7 @@ def test_the_smallest_delta_of_a_dataset_rules() -> None:
 
 def test_only_a_charge_whose_training_never_began_can_be_voided() -> None:
     rows = ledger.append((), schedule())
-    entry = ledger.next_charge(rows, plan="p", round_number=1, attempt=1, steps=3)
+    entry = ledger.next_charge(rows, plan="p", split=Split.TRAIN, round_number=1, attempt=1, steps=3)
     reserved = ledger.append(rows, entry)
     assert ledger.spent(reserved, "d", DELTA) > 0
     voided = ledger.append(reserved, replace(entry, state=State.VOID))
@@ -106,7 +107,7 @@ def test_only_a_charge_whose_training_never_began_can_be_voided() -> None:
 )
 def test_rows_that_do_not_follow_are_refused(bad: dict[str, object]) -> None:
     rows = ledger.append((), schedule())
-    entry = ledger.next_charge(rows, plan="p", round_number=1, attempt=1, steps=3)
+    entry = ledger.next_charge(rows, plan="p", split=Split.TRAIN, round_number=1, attempt=1, steps=3)
     with pytest.raises(ledger.BadTransition):
         ledger.append(rows, replace(entry, **bad))  # type: ignore[arg-type]
 
@@ -116,7 +117,7 @@ def test_a_plan_is_registered_once_and_a_charge_needs_it() -> None:
     with pytest.raises(ledger.BadTransition):
         ledger.append(rows, schedule())
     with pytest.raises(ledger.NotRegistered):
-        ledger.next_charge(rows, plan="unknown", round_number=1, attempt=1, steps=3)
+        ledger.next_charge(rows, plan="unknown", split=Split.TRAIN, round_number=1, attempt=1, steps=3)
 
 
 def test_a_sound_ledger_verifies_and_survives_its_own_json() -> None:

@@ -10,11 +10,12 @@ from medveil.study import Study
 from privacy.dp.accounting import Event, epsilon
 from privacy.dp.policy import (
     NotPrivate,
+    Split,
     UnderstatedEpsilon,
     check_policy,
     cost,
     round_event,
-    study_event,
+    study_events,
 )
 
 
@@ -38,7 +39,13 @@ def study(privacy: dict[str, Any]) -> Study:
 
 
 def local(**changes: float) -> dict[str, Any]:
-    return {"kind": "local", "clip_norm": 0.3, "noise_multiplier": 3.288, "epsilon": 8.0} | changes
+    return {
+        "kind": "local",
+        "clip_norm": 0.3,
+        "noise_multiplier": 3.288,
+        "evaluation_multiplier": 2.0,
+        "epsilon": 8.0,
+    } | changes
 
 
 def test_an_honest_plan_passes_and_both_epsilons_are_equal() -> None:
@@ -63,7 +70,7 @@ def test_a_smaller_delta_costs_more_so_it_cannot_hide_an_understatement() -> Non
 
 def test_a_round_is_its_local_steps_and_a_study_is_all_of_them() -> None:
     assert round_event(study(local())) == Event(3.288, 1.0, 3)
-    assert study_event(study(local())) == Event(3.288, 1.0, 30)
+    assert study_events(study(local()))[Split.TRAIN] == Event(3.288, 1.0, 30)
     assert cost(study(local()), rounds=5).epsilon_local < cost(study(local())).epsilon_local
 
 
@@ -74,7 +81,13 @@ def test_a_study_without_privacy_has_no_cost_and_no_events() -> None:
 
 
 def joint(**changes: float) -> dict[str, Any]:
-    noise = {"kind": "joint", "clip_norm": 0.3, "noise_multiplier": 3.288, "epsilon": 8.0}
+    noise = {
+        "kind": "joint",
+        "clip_norm": 0.3,
+        "noise_multiplier": 3.288,
+        "evaluation_multiplier": 2.0,
+        "epsilon": 8.0,
+    }
     return noise | {"honest_hospitals": 3} | changes
 
 
