@@ -143,15 +143,15 @@ def study_create(
 def create_plan(settings: Settings, file: Path, initial: Path, hospitals: list[str]) -> Plan:
     """What ``study create`` does.
 
-    Raises: BadFile, NoHospitals, WrongInitialModel, AlreadyThere.
+    Raises: BadFile, BadStrategy, NoHospitals, WrongInitialModel, AlreadyThere.
     """
-    from aggregator.strategies import STRATEGIES
     from aggregator.versions import first_version
+    from medveil.strategies import strategy_of
     from privacy.dp.policy import check_policy
 
     parsed = read_study(file)
     check_policy(parsed)
-    STRATEGIES[parsed.strategy.name](parsed.strategy.options)
+    strategy_of(parsed)
     store = Store(settings.folder / "aggregator.db")
     try:
         enrolled = {n: p for n, p in store.parties().items() if p.role == "hospital"}

@@ -8,10 +8,10 @@ import hashlib
 import numpy as np
 
 from aggregator.blobs import Blobs, DamagedBlob
-from aggregator.strategies import STRATEGIES, State
 from medveil.errors import RemoteProtocolError
 from medveil.plan import Plan
 from medveil.rounds import ModelVersion
+from medveil.strategies import State, advance
 from medveil.study import Study
 from medveil.tensors import Float32, from_safetensors, model_hash, to_safetensors
 from privacy.dp.policy import cost
@@ -65,13 +65,12 @@ def next_version(
 
     Args:
         number: the round.
-    Raises: DamagedBlob if the parent model or the state is missing or not what it was.
+    Raises: DamagedBlob if the parent model or the state is missing or not what it was; Diverged.
     """
     study = plan.study
     vector = _model(parent.model, study, blobs)
     state: State = {key: _state(name, blobs) for key, name in state_names.items()}
-    strategy = STRATEGIES[study.strategy.name](study.strategy.options)
-    stepped, new_state = strategy.step(vector, aggregate.mean, state)
+    stepped, new_state = advance(study, vector, aggregate.mean, state, number=number)
     name = model_hash(stepped, study.model.tensors).hex()
     blobs.put_model(name, to_safetensors(stepped, study.model.tensors))
     kept = {key: _keep(values, blobs) for key, values in new_state.items()}

@@ -173,10 +173,12 @@ class Cohort(Frozen):
 
 
 class Strategy(Frozen):
-    """How the aggregator turns the mean update into the next global model."""
+    """How the mean update becomes the next global model; every hospital computes it again."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,48}$")] = "fedavg"
     options: dict[str, float] = {}
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the past in the running average of the models; the last round publishes that average."""
 
 
 class Evaluation(Frozen):

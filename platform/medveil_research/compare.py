@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from aggregator.strategies import STRATEGIES, State
 from hospital_node.ledger import Ledger
 from hospital_node.training import FeatureCache, choose_device, train
 from hospital_node.training import evaluate as contribution
 from medveil.metrics import headline, summarise
+from medveil.strategies import State, advance
 from medveil.study import JointNoise, LocalNoise, Study
 from medveil.tensors import Float32
 from medveil_imaging.sources.manifest import SiteData
@@ -105,7 +105,6 @@ def train_alone(
     """
     study = alone(study)
     where, cache = device or choose_device(), FeatureCache()
-    strategy = STRATEGIES[study.strategy.name](study.strategy.options)
     vector, state = initial, State()
     with (
         tempfile.TemporaryDirectory(prefix="medveil-alone-") as scratch,
@@ -116,7 +115,7 @@ def train_alone(
             ledger.register(study, plan_id=study.hash.hex(), dataset=site.name, cap=cap)
         step = functools.partial(_round, study, site, ledger, where, cache)
         for number in range(1, study.training.rounds + 1):
-            vector, state = strategy.step(vector, step(vector, number), state)
+            vector, state = advance(study, vector, step(vector, number), state, number=number)
     return vector
 
 

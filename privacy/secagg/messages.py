@@ -129,6 +129,22 @@ class Quorum(Wire):
     agreements: tuple[Agree, ...]
 
 
+class Published(Wire):
+    """Where a model version comes from: the attempt, its sets, the survivors' signatures, the sum's hash."""
+
+    round: Annotated[int, Field(ge=1, le=100_000)]
+    attempt: Annotated[int, Field(ge=1, le=100_000)]
+    transcript: Key
+    members: Members
+    """U2, in ascending order."""
+    survivors: Members
+    """U3, in ascending order."""
+    agreements: tuple[Agree, ...]
+    """At least t of the survivors' signatures, in ascending order of the senders."""
+    sum_hash: Key
+    """SHA-256 of the sum as it is served: 64-bit words, little-endian."""
+
+
 AggregatorMessage = Advertised | Committed | Survivors | Quorum
 
 

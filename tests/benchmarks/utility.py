@@ -26,11 +26,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
-from aggregator.strategies import STRATEGIES, State
 from hospital_node.governance import declared_patients
 from hospital_node.ledger import Ledger
 from hospital_node.training import FeatureCache, choose_device, evaluate, train
 from medveil.metrics import headline, summarise
+from medveil.strategies import State, advance
 from medveil.study import Study
 from medveil.tensors import Float32, from_safetensors
 from medveil_imaging.patients import PatientImages
@@ -127,7 +127,6 @@ def federate(
     """All rounds of a study, hospital after hospital, and the final model's figures over all sites."""
     device, slowest = choose_device(), 0.0
     model, state = from_safetensors(initial, study.model.tensors), State()
-    strategy = STRATEGIES[study.strategy.name](study.strategy.options)
     weights = [declared_patients(len(s.train), study.secure_aggregation.max_weight) for s in sites]
     caches = [FeatureCache() for _ in sites]
     with tempfile.TemporaryDirectory(prefix="medveil-utility-") as folder:
@@ -153,7 +152,7 @@ def federate(
                 )
                 slowest = max(slowest, (time.perf_counter() - started) * (number > 1))
             mean: Float32 = np.average(updates, axis=0, weights=weights).astype(np.float32)
-            model, state = strategy.step(model, mean, state)
+            model, state = advance(study, model, mean, state, number=number)
         for ledger in filter(None, ledgers):
             ledger.close()
     sums = [evaluate(study, model, getattr(site, split), device=device) for site in sites]

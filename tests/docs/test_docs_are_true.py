@@ -19,10 +19,10 @@ from pydantic import BaseModel
 
 import error_pages
 from aggregator.routes import desk
-from aggregator.strategies import STRATEGIES
 from hospital_node.settings import NodeSettings, Policy
 from medveil import log, study
 from medveil.errors import Error
+from medveil.strategies import STRATEGIES
 from medveil_imaging.models import MODELS
 
 ROOT = error_pages.ROOT

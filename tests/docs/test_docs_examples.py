@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from aggregator.strategies import STRATEGIES
 from error_pages import ROOT
+from medveil.strategies import STRATEGIES
 from medveil_imaging.models import MODELS, ModelShape, build
 from medveil_imaging.sources.raw import Unusable
 from medveil_imaging.tasks import TASKS

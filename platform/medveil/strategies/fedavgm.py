@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from aggregator.strategies import STRATEGIES, State
+from medveil.strategies import STRATEGIES, State
 from medveil.tensors import Float32
 
 
@@ -29,6 +29,6 @@ class FedAvgMomentum:
             raise ValueError("fedavgm: momentum must lie in [0, 1)")
 
     def step(self, model: Float32, mean_update: Float32, state: State) -> tuple[Float32, State]:
-        """See :class:`aggregator.strategies.ServerStrategy`; the state is the velocity."""
+        """See :class:`medveil.strategies.ServerStrategy`; the state is the velocity."""
         velocity = self._momentum * state.get("velocity", np.zeros_like(model)) + mean_update
         return model + velocity, {"velocity": velocity}

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from aggregator.strategies import STRATEGIES, State
+from medveil.strategies import STRATEGIES, State
 from medveil.tensors import Float32
 
 DEFAULTS = {"rate": 0.01, "momentum": 0.9, "second_momentum": 0.99, "shift": 1e-3}
@@ -35,13 +35,17 @@ class FedAdam:
             raise ValueError("fedadam: rate and shift must be positive, both momenta in [0, 1)")
 
     def step(self, model: Float32, mean_update: Float32, state: State) -> tuple[Float32, State]:
-        """See :class:`aggregator.strategies.ServerStrategy`; the state is both moments and a count."""
-        o, zero = self._options, np.zeros_like(model)
-        rounds = state.get("rounds", np.zeros(1, np.float32)) + np.float32(1)
+        """See :class:`medveil.strategies.ServerStrategy`; the state is both moments and their bias.
+
+        The bias is momentum to the power of the rounds, one product a round: powers are not rounded alike
+        on all machines.
+        """
+        o, zero, one = self._options, np.zeros_like(model), np.ones(1, np.float32)
         first = o["momentum"] * state.get("first", zero) + (1 - o["momentum"]) * mean_update
-        squares = np.square(mean_update)
+        squares = mean_update * mean_update
         second = o["second_momentum"] * state.get("second", zero) + (1 - o["second_momentum"]) * squares
-        level = first / (1 - o["momentum"] ** rounds[0])
-        spread = np.sqrt(second / (1 - o["second_momentum"] ** rounds[0]))
-        stepped = model + o["rate"] * level / (spread + o["shift"])
-        return stepped.astype(np.float32), {"first": first, "second": second, "rounds": rounds}
+        bias = o["momentum"] * state.get("first_bias", one)
+        second_bias = o["second_momentum"] * state.get("second_bias", one)
+        spread = np.sqrt(second / (1 - second_bias))
+        stepped = model + o["rate"] * (first / (1 - bias)) / (spread + o["shift"])
+        return stepped, {"first": first, "second": second, "first_bias": bias, "second_bias": second_bias}

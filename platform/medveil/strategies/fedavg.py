@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from aggregator.strategies import STRATEGIES, State
+from medveil.strategies import STRATEGIES, State
 from medveil.tensors import Float32
 
 
@@ -20,5 +20,5 @@ class FedAvg:
             raise ValueError("fedavg takes no options")
 
     def step(self, model: Float32, mean_update: Float32, state: State) -> tuple[Float32, State]:
-        """See :class:`aggregator.strategies.ServerStrategy`; it keeps no state."""
+        """See :class:`medveil.strategies.ServerStrategy`; it keeps no state."""
         return model + mean_update, state

@@ -1,0 +1,122 @@
+"""How the mean update becomes the next global model, on the aggregator and again at every hospital.
+
+A strategy sees the mean update only, by type: median, trimmed mean or Krum over single updates cannot be
+written here, and that is what the masks promise.
+
+Both sides must find the same bits, whatever their processors: a node refuses a model that differs in one. So
+a step is made of float32 additions, subtractions, multiplications, divisions and square roots of single
+entries alone. IEEE 754 rounds these five correctly, so every machine agrees; sums over entries, powers and
+exponentials differ from library to library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import numpy as np
+
+from medveil.errors import Error, LocalProtocolError, RemoteProtocolError
+from medveil.registry import Registry
+from medveil.study import Study
+from medveil.tensors import Float32
+
+State = dict[str, Float32]
+"""What a strategy remembers from round to round, e.g. a momentum vector of shape (d,)."""
+AVERAGE = "average"
+"""Name in the state of the models' running average; no strategy uses it."""
+
+
+class BadStrategy(Error):
+    """A study's strategy does not take the options it was given."""
+
+    code = "bad-strategy"
+
+    def __init__(self, *, problem: str) -> None:
+        super().__init__(
+            what=f"The study's strategy cannot be used: {problem}.",
+            meaning="No model could be made from a sum, so nothing was started.",
+            remedy="Correct the section [strategy] of the study; docs/researcher.md lists the options.",
+        )
+
+
+class Diverged(RemoteProtocolError):
+    """A step led to values that are not finite numbers."""
+
+    code = "diverged-model"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="The next model would hold values that are not finite numbers.",
+            meaning="The strategy's step is too long for these updates; no model was published.",
+            remedy="Lower the learning rate, or the options rate and momentum of the strategy.",
+        )
+
+
+class InexactArithmetic(LocalProtocolError):
+    """This process does not compute as IEEE 754 says."""
+
+    code = "inexact-arithmetic"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="In this process very small numbers are taken for zero.",
+            meaning="Its models would differ in their last bits from everybody else's, so none was made.",
+            remedy="Find the library that sets 'flush to zero' (often one built with -ffast-math).",
+        )
+
+
+class ServerStrategy(Protocol):
+    """One step of the server's optimiser."""
+
+    def step(self, model: Float32, mean_update: Float32, state: State) -> tuple[Float32, State]:
+        """The next global model and the state to keep.
+
+        Args:
+            model: float32, shape (d,), the model the round started from.
+            mean_update: float32, shape (d,), weighted mean of trained minus global weights.
+            state: what the previous call returned; empty at first.
+        Guarantees: pure, and the same bits on every machine (see the head of this module).
+        """
+        ...
+
+
+STRATEGIES: Registry[Callable[[Mapping[str, float]], ServerStrategy]] = Registry(
+    "strategy", "medveil.strategies"
+)
+
+
+def strategy_of(study: Study) -> ServerStrategy:
+    """The study's strategy with its options. Raises: UnknownName, BadStrategy."""
+    try:
+        return STRATEGIES[study.strategy.name](study.strategy.options)
+    except ValueError as error:
+        raise BadStrategy(problem=str(error)) from error
+
+
+def advance(
+    study: Study, model: Float32, mean_update: Float32, state: State, *, number: int
+) -> tuple[Float32, State]:
+    """The model that follows from a train round: the only way in which a next model is made.
+
+    Args:
+        model, mean_update, state: as in :meth:`ServerStrategy.step`, float32, shape (d,).
+        number: the round, from 1. The last one publishes the running average, where the study asks for it.
+    Returns: the next model, float32, shape (d,), and the state to hand in with it next time.
+    Guarantees: the same bits on every machine.
+    Raises: UnknownName, BadStrategy, Diverged, InexactArithmetic.
+    """
+    if not np.float32(2**-100) * np.float32(2**-40) > 0:
+        raise InexactArithmetic()
+    own = {name: values for name, values in state.items() if name != AVERAGE}
+    with np.errstate(all="ignore"):  # what overflows is refused below
+        stepped, kept = strategy_of(study).step(model, mean_update, own)
+        keep = np.float32(study.strategy.average)
+        if keep:
+            before = state.get(AVERAGE)
+            mean = stepped if before is None else keep * before + (1 - keep) * stepped
+            kept = {**kept, AVERAGE: mean}
+            stepped = mean if number == study.training.rounds else stepped
+    if not all(np.isfinite(values).all() for values in (stepped, *kept.values())):
+        raise Diverged()
+    return stepped, kept
