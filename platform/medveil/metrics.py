@@ -120,7 +120,8 @@ def summarise(study: Study, sums: Mapping[str, NDArray[Any]], *, noise: float = 
     """
     if "patients" in sums:
         return _exact(study, sums)
-    figures = _noised(study, sums)
+    found = _noised(study, sums)
+    figures = {k: v if k == "patients" else min(max(v, 0.0), 1.0) for k, v in found.items()}
     if noise > 0 and headline(study) in figures:
         figures["noise"] = _error(study, sums, noise)
     return figures
@@ -153,13 +154,13 @@ def _error(study: Study, sums: Mapping[str, NDArray[Any]], noise: float) -> floa
 
 
 def _noised(study: Study, sums: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+    """The figures as they follow from noised sums: a share may lie outside 0 to 1."""
     if study.task == "segmentation":
         found = {}
         for name in study.classes[1:]:
             cases = float(sums[f"cases/{name}"][0])
             if cases > 0.5:
-                mean = CENTRE + float(sums[f"dice/{name}"][0]) / cases
-                found[f"dice/{name}"] = min(max(mean, 0.0), 1.0)
+                found[f"dice/{name}"] = CENTRE + float(sums[f"dice/{name}"][0]) / cases
         counts = [float(sums[f"cases/{name}"][0]) for name in study.classes[1:]]
         return _mean(found, "dice") | {"patients": float(max(0, round(max(counts))))}
     names = scored_classes(study)
@@ -168,7 +169,7 @@ def _noised(study: Study, sums: Mapping[str, NDArray[Any]]) -> dict[str, float]:
     if len(names) == 1 and total > 0:
         half = NOISED_BINS // 2
         hits = sums[f"negatives/{names[0]}"][:half].sum() + sums[f"positives/{names[0]}"][half:].sum()
-        figures["accuracy"] = min(max(float(hits) / total, 0.0), 1.0)
+        figures["accuracy"] = float(hits) / total
     return figures | {"patients": float(max(0, round(total)))}
 
 
@@ -220,14 +221,13 @@ def auroc(positives: NDArray[Any], negatives: NDArray[Any]) -> float | None:
     """Area under the ROC curve from two score histograms (low to high); None without both kinds.
 
     Noised counts may be negative and are used as they are: the noise of the area then has mean 0 to first
-    order. Cutting them at 0 would pull the area down.
+    order (the area may lie outside 0 to 1). Cutting them at 0 would pull the area down.
     """
     total_pos, total_neg = float(positives.sum()), float(negatives.sum())
     if total_pos <= 0 or total_neg <= 0:
         return None
     below = np.cumsum(negatives) - negatives
-    area = float(np.sum(positives * (below + negatives / 2)) / (total_pos * total_neg))
-    return min(max(area, 0.0), 1.0)
+    return float(np.sum(positives * (below + negatives / 2)) / (total_pos * total_neg))
 
 
 def roc_curve(positives: NDArray[Any], negatives: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -21,13 +21,14 @@ from hospital_node.governance import (
     read_offer,
     register,
 )
-from hospital_node.ledger import Ledger
+from hospital_node.ledger import Ledger, LedgerUnreadable
 from hospital_node.settings import Node, NodeSettings, NoNode, Policy
 from hospital_node.store import Journal
 from medveil.errors import BadFile
 from medveil.identity import Identity
 from medveil.messages import PlanOffer, PlanOffers
 from medveil.plan import BadPlan, NotApproved, Plan, sign_approval
+from medveil_imaging.sources.manifest import read_site
 from privacy.dp.accounting import calibrate
 from privacy.dp.ledger import BudgetExceeded, LedgerDamaged
 from privacy.dp.policy import UnderstatedEpsilon, cost
@@ -351,3 +352,50 @@ def test_verify_shows_the_last_hash_and_names_a_damaged_row(tmp_path: Path) -> N
     node.ledger.write_bytes(node.ledger.read_bytes().replace(b'"steps":2', b'"steps":1', 1))
     with pytest.raises(LedgerDamaged, match="Row 1 "):
         ledger_command(node, "verify")
+
+
+@pytest.mark.parametrize(
+    ("manifest", "code", "words"),
+    [
+        ("image,split,label\na.png,train,0\n", "missing-columns", "patient_id"),
+        ("image,patient_id,split,label\na.png,,train,0\n", "no-patient", "names no patient"),
+    ],
+)
+def test_images_of_nobody_are_refused_and_the_remedy_named(
+    tmp_path: Path, manifest: str, code: str, words: str
+) -> None:
+    (tmp_path / "manifest.csv").write_text(manifest)
+    site = read_site(tmp_path, plan_of(privacy=LOCAL).study)
+    problem = next(p for p in site.problems if p.code == code)
+    assert words in problem.reason
+    assert problem.remedy
+    assert site.train == ()
+
+
+def test_a_cap_that_is_spent_stops_the_approval_and_says_what_to_change(tmp_path: Path) -> None:
+    node = node_with(tmp_path, epsilon_cap=3.0)
+    with Ledger.open(node.ledger) as ledger:
+        register(ledger, plan_of(privacy=LOCAL, name="earlier"), node.settings)
+        register(ledger, plan_of(privacy=LOCAL, name="second"), node.settings)
+    for name in ("third", "fourth", "fifth"):
+        plan = plan_of(privacy=LOCAL, name=name)
+        with pytest.raises(BudgetExceeded) as refused:
+            approve_plan(node, plan)
+        assert "cap" in refused.value.remedy
+    assert "no further study" in ledger_command(node) or "room for one more" in ledger_command(node)
+    journal = Journal(node.journal)
+    assert journal.approved() == []
+    journal.close()
+
+
+def test_a_damaged_ledger_stops_the_approval_by_name_and_stays_as_it_is(tmp_path: Path) -> None:
+    node = node_with(tmp_path)
+    node.ledger.write_bytes(b"not a row\n")
+    with pytest.raises(LedgerDamaged) as refused:
+        approve_plan(node, plan_of(privacy=LOCAL))
+    assert "backup" in refused.value.remedy
+    assert node.ledger.read_bytes() == b"not a row\n"
+    node.ledger.unlink()
+    node.ledger.mkdir()
+    with pytest.raises(LedgerUnreadable):
+        approve_plan(node, plan_of(privacy=LOCAL))

@@ -265,6 +265,16 @@ def test_few_bins_cost_the_area_little() -> None:
     assert summarise(study, total)["auroc"] == pytest.approx(exact, abs=0.004)
 
 
+def test_a_figure_that_noise_drives_beyond_one_is_cut_and_its_error_is_not() -> None:
+    study, _ = make()
+    sums = {name: np.zeros(length) for name, length in released(study).items()}
+    sums["positives/abnormal"][11], sums["negatives/abnormal"][0] = 50.0, 50.0
+    sums["positives/abnormal"][0] = -5.0
+    figures = summarise(study, sums, noise=2.0)
+    assert figures["auroc"] == 1.0
+    assert figures["noise"] > 0.01
+
+
 def test_an_evaluation_drowned_in_noise_gives_no_false_figure() -> None:
     study, _ = make()
     nobody = {name: -np.ones(length) for name, length in released(study).items()}

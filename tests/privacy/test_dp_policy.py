@@ -125,3 +125,29 @@ def test_a_joint_plan_that_understates_the_epsilon_of_the_sum_is_refused() -> No
 def test_noise_that_would_not_add_up_is_no_study(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"joint noise|honest_hospitals"):
         Study.model_validate(joint_study().model_dump() | wrong)
+
+
+def test_a_study_names_what_it_releases_about_each_split() -> None:
+    """A validation round has sqrt(rounds) times the noise: all ten cost what the final evaluation costs."""
+    found = study_events(study(local()))
+    assert found[Split.TEST] == Event(2.0, 1.0, 1)
+    assert found[Split.VAL] == Event(2.0 * 10**0.5, 1.0, 10)
+    assert epsilon([found[Split.VAL]], 1e-5) == pytest.approx(epsilon([found[Split.TEST]], 1e-5))
+    final_only = Study.model_validate(study(local()).model_dump() | {"evaluation": {"every_round": False}})
+    assert set(study_events(final_only)) == {Split.TRAIN, Split.TEST}
+    assert set(study_events(final_only, rounds=3)) == {Split.TRAIN}
+
+
+def test_a_study_costs_the_dearest_split_and_an_understated_evaluation_is_refused() -> None:
+    assert cost(study(local())).epsilon_local == epsilon([Event(3.288, 1.0, 30)], 1e-5)
+    dear = study(local(evaluation_multiplier=0.5))
+    assert cost(dear).epsilon_local == epsilon([Event(0.5, 1.0, 1)], 1e-5) > 8.1
+    with pytest.raises(UnderstatedEpsilon):
+        check_policy(dear)
+
+
+def test_under_joint_noise_a_hospital_has_its_share_of_the_evaluation_noise() -> None:
+    found = study_events(joint_study())
+    assert found[Split.TEST] == Event(2.0 / 3**0.5, 1.0, 1)
+    with pytest.raises(UnderstatedEpsilon):
+        check_policy(joint_study(evaluation_multiplier=0.5))
