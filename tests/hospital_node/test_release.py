@@ -126,20 +126,32 @@ def test_the_bound_is_reached_so_no_noise_is_wasted(kind: str) -> None:
     assert length == pytest.approx(1.0)
 
 
-def test_the_noise_of_a_release_is_what_the_charge_says(ledger: Ledger) -> None:
+@pytest.mark.parametrize("kind", ["two classes", "three classes"])
+def test_the_noise_of_a_release_is_what_the_charge_says(ledger: Ledger, kind: str) -> None:
     """Nobody is evaluated, so all that is released is noise; a validation has sqrt(rounds) times as much."""
-    study, vector = make()
-    for split, number, expected in ((Split.TEST, 5, 0.6), (Split.VAL, 1, 0.6 * 4**0.5)):
-        values = []
-        for round_number in range(number, number + (1 if split is Split.TEST else 4)):
-            charge = paid(ledger, study, split, round_number)
-            for key in range(1):
-                source = NoiseSource(bytes([round_number, key]) * 16)
-                sums = release(study, vector, (), noise=source, charge=charge, device=CPU)
-                values += [*sums["positives/abnormal"], *sums["negatives/abnormal"]]
-        assert np.std(values) == pytest.approx(expected, rel=4 / (2 * len(values)) ** 0.5)
+    study, vector = make(kind)
+    bound = len(study.classes) ** 0.5 if len(study.classes) > 2 else 1.0
+    for split, rounds, expected in ((Split.TEST, [5], 0.6), (Split.VAL, [1, 2, 3, 4], 0.6 * 4**0.5)):
+        values: list[float] = []
+        for number in rounds:
+            source, charge = NoiseSource(bytes([number]) * 32), paid(ledger, study, split, number)
+            sums = release(study, vector, (), noise=source, charge=charge, device=CPU)
+            values += [x for counts in sums.values() for x in counts]
+        tolerance = 4 / (2 * len(values)) ** 0.5
+        assert np.std(values) == pytest.approx(expected * bound, rel=tolerance)
     assert noise_in_sum(study, hospitals=1) == 0.6
     assert noise_in_sum(study, hospitals=9, rounds=4) == pytest.approx(0.6 * 6)
+
+
+def test_each_number_of_a_structure_has_the_noise_that_its_bound_wants(ledger: Ledger) -> None:
+    """Two structures: a Dice within 1/2 of its centre and a count, weighed .35: sqrt(2 (1/4 + .35^2))."""
+    study, vector = make("volumes")
+    source = NoiseSource(bytes(32))
+    sums = release(study, vector, (), noise=source, charge=paid(ledger, study), device=CPU)
+    plain = NoiseSource(bytes(32))
+    for name in released(study):
+        bound = (2 * (0.25 + 0.35**2)) ** 0.5 / (0.35 if name.startswith("cases/") else 1)
+        assert sums[name] == pytest.approx(plain.gaussian(1, 0.6 * bound))
 
 
 def test_under_joint_noise_each_hospital_adds_its_share() -> None:
