@@ -18,6 +18,7 @@ from aggregator.routes import hospitals, people
 from aggregator.routes.desk import Desk
 from aggregator.settings import Settings
 from aggregator.store import Store
+from aggregator.workers import Workers
 from medveil.errors import Error
 from medveil.identity import Identity
 from medveil.log import get_logger
@@ -33,14 +34,18 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         store = Store(settings.folder / "aggregator.db")
         admin = Identity.load("admin", settings.folder / "admin.key")
-        coordinator = Coordinator(store, Blobs(settings.folder), admin_key=admin.public_key)
-        app.state.desk = Desk(store, coordinator, Gatekeeper())
-        clock = asyncio.create_task(_keep_time(app.state.desk))
+        workers = Workers(settings.workers)
+        coordinator = Coordinator(store, Blobs(settings.folder), admin_key=admin.public_key, workers=workers)
+        app.state.desk = desk = Desk(store, coordinator, Gatekeeper())
+        loop = asyncio.get_running_loop()
+        coordinator.on_result = lambda: loop.call_soon_threadsafe(desk.hurry)
+        clock = asyncio.create_task(_keep_time(desk))
         yield
         clock.cancel()
         with suppress(asyncio.CancelledError):
             await clock
-        app.state.desk.close()
+        desk.close()
+        workers.shutdown()  # what they had in hand is made again after the next start
 
     app = FastAPI(
         title="MedVeil aggregator",
@@ -66,4 +71,4 @@ async def _keep_time(desk: Desk) -> None:
                 desk.announce()
         except Exception as error:  # nothing may stop the clock of all plans; the tick is tried again
             log.error("tick.failed", reason=type(error).__name__)
-        await asyncio.sleep(TICK_S)
+        await desk.pause(TICK_S)

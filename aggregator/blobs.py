@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from medveil.errors import Error, RemoteProtocolError
 
@@ -54,12 +58,20 @@ def _write(path: Path, data: bytes | memoryview) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+    _rename(scratch, path)
+
+
+def _rename(scratch: Path, path: Path) -> None:
     os.replace(scratch, path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)
 
 
 class Blobs:
@@ -67,6 +79,7 @@ class Blobs:
 
     def __init__(self, folder: Path) -> None:
         self._models = folder / "models"
+        self._sums = folder / "sums"
         self._uploads = folder / "uploads"
 
     def put_model(self, name: str, data: bytes) -> None:
@@ -81,6 +94,32 @@ class Blobs:
             return (self._models / name).read_bytes()
         except OSError as error:
             raise DamagedBlob() from error
+
+    def open_model(self, name: str) -> BinaryIO:
+        """A model or an optimiser state, to be read in pieces. Raises: DamagedBlob if it is not there."""
+        return _open(self._models / name)
+
+    def put_sum(self, name: str, data: bytes) -> None:
+        """Keep what proves a version under its own hash; keeping it twice changes nothing."""
+        path = self._sums / name
+        if not path.exists():
+            write_durably(path, data)
+
+    def open_sum(self, name: str) -> BinaryIO:
+        """The sum behind a version, or its proof. Raises: DamagedBlob if it is not there."""
+        return _open(self._sums / name)
+
+    def draft(self, attempt: str, name: str) -> Path:
+        """Where a file of an attempt may grow on this machine; it goes with the attempt's uploads."""
+        return self._uploads / attempt / f"{name}.part"
+
+    def keep_model(self, name: str, draft: Path) -> None:
+        """Make a finished draft the model (or optimiser state) of this hash. Raises: StorageFailed."""
+        _keep(draft, self._models / name)
+
+    def keep_sum(self, name: str, draft: Path) -> None:
+        """Make a finished draft the sum of this hash. Raises: StorageFailed."""
+        _keep(draft, self._sums / name)
 
     def put_segment(self, attempt: str, hospital: int, number: int, data: bytes) -> None:
         """Keep one segment of a masked upload; a repeated upload replaces an unsigned one."""
@@ -99,9 +138,39 @@ class Blobs:
             raise DamagedBlob()
         return data
 
+    @contextmanager
+    def mapped_segment(self, attempt: str, hospital: int, number: int) -> Iterator[memoryview]:
+        """The bytes of a segment without a copy of them, unchecked.
+
+        Raises: DamagedBlob if it is not there or empty.
+        """
+        try:
+            with open(self._segment(attempt, hospital, number), "rb") as file:
+                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:  # ValueError: an empty file
+            raise DamagedBlob() from error
+        with data, memoryview(data) as view:
+            yield view
+
     def forget_uploads(self, attempt: str) -> None:
         """Remove an attempt's masked vectors; they are of no use once it is over."""
         shutil.rmtree(self._uploads / attempt, ignore_errors=True)
 
     def _segment(self, attempt: str, hospital: int, number: int) -> Path:
         return self._uploads / attempt / f"{hospital}-{number}"
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise DamagedBlob() from error
+
+
+def _keep(draft: Path, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sync(draft)
+        _rename(draft, path)
+    except OSError as error:
+        raise StorageFailed() from error

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, Future
 from dataclasses import replace
-from typing import Any
+from typing import Any, BinaryIO, ParamSpec, TypeVar
 
-from aggregator.blobs import Blobs
+from aggregator.blobs import Blobs, StorageFailed
 from aggregator.problems import NotFound
-from aggregator.runs import Attempt, Run, WrongRound
+from aggregator.runs import Attempt, Publication, Run, UnmaskingLost, WrongRound
 from aggregator.store import AttemptKey, Store
-from aggregator.unmasking import WrongLength, segment_lengths, unmasked_sum
-from aggregator.versions import next_version
-from medveil.errors import RemoteProtocolError
+from aggregator.unmasking import Summing, WrongLength, segment_lengths, sum_segment
+from aggregator.versions import Made, Making, Step, make, now
+from aggregator.workers import Failure, Inline
+from aggregator.workers import attempt as attempt_job
+from medveil.errors import Error
 from medveil.identity import verify
 from medveil.log import get_logger
 from medveil.messages import PlanOffer, PlanOffers, Work
@@ -25,22 +28,33 @@ from medveil.metrics import headline, noise_in_sum, summarise
 from medveil.plan import NotApproved, check_approvals
 from medveil.rounds import ModelVersion, Phase, RoundKind
 from medveil.study import Deadlines
-from privacy.encoding import Aggregate, decode, params_for
+from privacy.encoding import params_for
 from privacy.secagg import server
 from privacy.secagg.keys import setting_for
-from privacy.secagg.messages import MESSAGES, HospitalMessage, Upload
+from privacy.secagg.messages import MESSAGES, HospitalMessage, Published, Upload
 
+P = ParamSpec("P")
+T = TypeVar("T")
 log = get_logger()
 CLOSE = "close"
 EARLY = (Phase.ADVERTISE, Phase.SHARE, Phase.COMMIT)
 """Phases in which nothing masked has been sent: failing here costs nobody anything."""
 MAX_EARLY_FAILURES = 20
+MAX_LOST = 3
+"""Times a sum is handed to the workers again when they end without a result."""
+
+
+class _JobFailed(Exception):
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.code)
+        self.failure = failure
 
 
 class Coordinator:
     """All plans of this aggregator.
 
     Args:
+        workers: runs the heavy jobs; by default at once and in this thread.
         clock: monotonic seconds, for deadlines. wall_clock: Unix seconds, for records.
     """
 
@@ -50,11 +64,15 @@ class Coordinator:
         blobs: Blobs,
         *,
         admin_key: bytes,
+        workers: Executor | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._blobs, self._admin_key = store, blobs, admin_key
+        self._workers = workers or Inline()
         self._clock, self._wall_clock = clock, wall_clock
+        self.on_result: Callable[[], object] = lambda: None
+        """Called, on any thread, when a job has ended: the next tick has something to do."""
         self._seen: dict[str, float] = {}
         self._runs: dict[str, Run] = {}
         self.reload()
@@ -161,11 +179,30 @@ class Coordinator:
             raise WrongLength()
         self._blobs.put_segment(current.key.folder, member.index, segment, data)
 
-    def model(self, plan_id: str, model: str) -> bytes:
-        """A model version's file. Raises: NotFound."""
+    def open_model(self, plan_id: str, model: str) -> BinaryIO:
+        """A model version's file. Raises: NotFound, DamagedBlob."""
         if model not in {v.model for v, _ in self._find(plan_id).versions}:
             raise NotFound()
-        return self._blobs.model(model)
+        return self._blobs.open_model(model)
+
+    def proof(self, plan_id: str, number: int) -> bytes:
+        """What proves version ``number``, from 1: a ``Published`` message. Raises: NotFound, DamagedBlob."""
+        with self._blobs.open_sum(self._behind(plan_id, number, "proof")) as file:
+            return file.read()
+
+    def open_sum(self, plan_id: str, number: int) -> BinaryIO:
+        """The sum behind version ``number``: little-endian words. Raises: NotFound, DamagedBlob."""
+        return self._blobs.open_sum(self._behind(plan_id, number, "sum"))
+
+    def _behind(self, plan_id: str, number: int, file: str) -> str:
+        """Name of a file that belongs to a version; it is in the report of the attempt that made it."""
+        run = self._find(plan_id)
+        version = next((v for v, _ in run.versions if v.number == number), None)
+        if version is not None:
+            for report in run.history:
+                if report["round"] == version.round and report.get(file):
+                    return str(report[file])
+        raise NotFound()
 
     def may_see(self, plan_id: str, name: str, role: str) -> None:
         """Researchers see every plan, hospitals their own. Raises: NotFound."""
@@ -302,54 +339,115 @@ class Coordinator:
     # ---- results ------------------------------------------------------------------------------------------
 
     def _publish(self, run: Run, attempt: Attempt) -> None:
-        """Unmask, decode, step the strategy; a sum that cannot be trusted ends the attempt instead."""
-        study, state = run.plan.study, attempt.state
-        started = self._clock()
+        """Hand the sum to the workers, then the next model, then store the result: one step further a call.
+
+        The jobs are made of the stored events alone, so whatever is lost on the way is simply made again.
+        """
         try:
-            # The last phase has closed with a threshold of answers; that number is enough to unmask.
-            removal = server.masks_to_remove(replace(state, phase=Phase.UNMASK))
-            total = unmasked_sum(
-                attempt.params.words,
-                state.survivors,
-                removal,
-                lambda hospital, number: self._blobs.segment(
-                    attempt.key.folder, hospital, number, state.uploaded[hospital].segments[number]
-                ),
+            if attempt.publication is None:
+                attempt.publication = Publication(self._clock(), self._sum(attempt))
+            parts = attempt.publication.parts
+            if not all(part.done() for part in parts):
+                return
+            if attempt.publication.made is None:
+                for part in parts:
+                    self._expect(part.result())
+                attempt.publication.made = self._submit(make, self._making(run, attempt))
+            if not attempt.publication.made.done():
+                return
+            made = self._expect(attempt.publication.made.result())
+        except StorageFailed:
+            attempt.publication = None  # as with every message, it is tried again
+            raise
+        except _JobFailed as failed:
+            self._end(run, attempt, "failed", self._blame(run, failed.failure))
+        except Error as error:
+            self._end(run, attempt, "failed", self._blame(run, Failure(error.code)))
+        except Exception as error:  # a worker was killed, or a fault in our own code
+            attempt.publication, attempt.lost = None, attempt.lost + 1
+            key = attempt.key
+            log.error("unmasking.lost", plan=key.plan, round=key.round, reason=type(error).__name__)
+            if attempt.lost >= MAX_LOST:
+                self._end(run, attempt, "failed", self._blame(run, Failure(UnmaskingLost.code)))
+        else:
+            attempt.phases["aggregate"] = self._clock() - attempt.publication.started
+            self._store_result(run, attempt, made)
+
+    def _sum(self, attempt: Attempt) -> list[Future[Failure | None]]:
+        state = attempt.state
+        # The last phase has closed with a threshold of answers; that number is enough to unmask.
+        removal = server.masks_to_remove(replace(state, phase=Phase.UNMASK))
+        words = attempt.params.words
+        uploads = {i: state.uploaded[i].segments for i in state.survivors}
+        job = Summing(self._blobs, attempt.key.folder, words, uploads, tuple(removal))
+        return [self._submit(sum_segment, job, number) for number in range(len(segment_lengths(words)))]
+
+    def _making(self, run: Run, attempt: Attempt) -> Making:
+        state, step = attempt.state, None
+        if attempt.kind is RoundKind.TRAIN:
+            parent, optimiser = run.versions[-1]
+            proof = Published(
+                round=attempt.key.round,
+                attempt=attempt.key.attempt,
+                transcript=state.transcript,
+                members=state.committed,
+                survivors=state.survivors,
+                agreements=tuple(state.agreed[i] for i in sorted(state.agreed)),
+                sum_hash=bytes(32),
             )
-            aggregate = decode(total, attempt.params, hospitals=len(state.survivors), study=study)
-            version, kept = self._stepped(run, attempt, aggregate)
-        except RemoteProtocolError as error:
-            self._end(run, attempt, "failed", {"reason": error.code, "failed_in": Phase.UNMASK.value})
-            return
-        attempt.phases["aggregate"] = self._clock() - started
+            step = Step(parent.model, optimiser, parent.number + 1, proof)
+        return Making(
+            self._blobs, attempt.key.folder, run.plan.study, attempt.params, len(state.survivors), step
+        )
+
+    def _submit(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T | Failure]:
+        future = self._workers.submit(attempt_job, job, *args, **kwargs)
+        future.add_done_callback(lambda _: self.on_result())
+        return future
+
+    def _expect(self, result: T | Failure) -> T:
+        if not isinstance(result, Failure):
+            return result
+        if result.code == StorageFailed.code:
+            raise StorageFailed()
+        raise _JobFailed(result)
+
+    def _blame(self, run: Run, failure: Failure) -> dict[str, Any]:
+        report: dict[str, Any] = {"reason": failure.code, "failed_in": Phase.UNMASK.value}
+        if failure.hospital is not None:
+            report["damaged"] = {
+                "hospital": self._names(run, [failure.hospital])[0],
+                "segment": failure.segment,
+            }
+        return report
+
+    def _store_result(self, run: Run, attempt: Attempt, made: Made) -> None:
+        study, version = run.plan.study, None
+        if made.model is not None:
+            parent, _ = run.versions[-1]
+            version = ModelVersion(
+                plan=run.plan.id,
+                number=parent.number + 1,
+                model=made.model,
+                parent=parent.model,
+                round=attempt.key.round,
+                survivors=tuple(self._names(run, attempt.state.survivors)),
+                epsilon=made.epsilon,
+                created=now(),
+            )
         rounds = 1 if attempt.kind is RoundKind.EVALUATE else study.training.rounds
-        noise = noise_in_sum(study, hospitals=aggregate.hospitals, rounds=rounds)
-        figures = summarise(study, aggregate.metrics, noise=noise) if aggregate.metrics else {}
+        noise = noise_in_sum(study, hospitals=len(attempt.state.survivors), rounds=rounds)
+        figures = summarise(study, made.metrics, noise=noise) if made.metrics else {}
         result: dict[str, Any] = {
             "figures": figures,
             "metric": figures.get(headline(study)),
-            "sums": {k: v.tolist() for k, v in aggregate.metrics.items()},
-            "model": None if version is None else version.model,
-            "epsilon": None if version is None else version.epsilon,
+            "sums": {k: v.tolist() for k, v in made.metrics.items()},
+            "model": made.model,
+            "epsilon": made.epsilon,
+            "sum": made.sum,
+            "proof": made.proof,
         }
-        self._end(run, attempt, "done", result, version, kept)
-
-    def _stepped(
-        self, run: Run, attempt: Attempt, aggregate: Aggregate
-    ) -> tuple[ModelVersion | None, dict[str, str]]:
-        if attempt.kind is RoundKind.EVALUATE:
-            return None, {}
-        parent, state = run.versions[-1]
-        survivors = tuple(self._names(run, attempt.state.survivors))
-        return next_version(
-            run.plan,
-            parent,
-            state,
-            aggregate,
-            number=attempt.key.round,
-            survivors=survivors,
-            blobs=self._blobs,
-        )
+        self._end(run, attempt, "done", result, version, made.state)
 
     def _end(
         self,

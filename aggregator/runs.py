@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 from aggregator.store import AttemptKey
+from aggregator.versions import Made
+from aggregator.workers import Failure
 from medveil.errors import RemoteProtocolError
 from medveil.plan import Plan
 from medveil.rounds import ModelVersion, RoundKind
@@ -27,6 +30,30 @@ class WrongRound(RemoteProtocolError):
         )
 
 
+class UnmaskingLost(RemoteProtocolError):
+    """The processes that unmask a sum ended again and again without a result."""
+
+    code = "unmasking-lost"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="The worker processes that were to unmask a sum ended without a result, several times.",
+            meaning="The attempt ended and nothing was published; the model stays as it was.",
+            remedy="Check the aggregator's memory (was a process killed for it?) and its log.",
+        )
+
+
+@dataclass
+class Publication:
+    """A finished attempt on its way to a result: jobs in the hands of the workers."""
+
+    started: float
+    parts: list[Future[Failure | None]]
+    """The segments of the sum."""
+    made: Future[Failure | Made] | None = None
+    """What is made of the sum; handed in when all its segments are there."""
+
+
 @dataclass
 class Attempt:
     """One attempt at a secure sum, in memory."""
@@ -43,6 +70,9 @@ class Attempt:
     bytes_down: Counter[str] = field(default_factory=Counter)
     sitting_out: set[str] = field(default_factory=set)
     """Hospitals that said they have left this attempt; they say so with every poll."""
+    publication: Publication | None = None
+    lost: int = 0
+    """How often a worker ended without the result of its job."""
 
 
 @dataclass

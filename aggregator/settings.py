@@ -22,6 +22,8 @@ class Settings:
     port: int = 8443
     names: tuple[str, ...] = ("localhost", "127.0.0.1")
     """DNS names and addresses in the server's certificate."""
+    workers: int = 0
+    """Most processes that unmask sums; 0 stands for one for each core."""
 
     @property
     def url(self) -> str:
@@ -47,7 +49,11 @@ def load(folder: Path) -> Settings:
         if set(values) - known:
             raise ValueError(f"it does not know {', '.join(sorted(set(values) - known))}")
         return Settings(
-            folder=folder, host=values["host"], port=int(values["port"]), names=tuple(values["names"])
+            folder=folder,
+            host=values["host"],
+            port=int(values["port"]),
+            names=tuple(values["names"]),
+            workers=int(values.get("workers", 0)),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadFile(name=str(path.name), problem=str(error) or type(error).__name__) from error

@@ -1,17 +1,24 @@
-"""From the survivors' masked segments to the sum of their encoded updates, one segment at a time."""
+"""From the survivors' masked segments to the sum of their encoded updates, one segment at a time.
+
+Each segment is a job of its own for a worker process, so several cores share one sum.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
+from aggregator.blobs import Blobs, DamagedBlob, StorageFailed
 from medveil.errors import RemoteProtocolError
-from privacy.encoding import Words
 from privacy.secagg.masks import SEGMENT_WORDS, Mask, add_masks
 
-ReadSegment = Callable[[int, int], bytes]
-"""(hospital's index, segment's number) → the checked bytes of that segment."""
+SUM = "sum"
+"""Name of the draft in which a sum grows, segment by segment."""
 
 
 class WrongLength(RemoteProtocolError):
@@ -27,25 +34,73 @@ class WrongLength(RemoteProtocolError):
         )
 
 
+class DamagedSegment(RemoteProtocolError):
+    """A stored segment is not the one that its hospital signed."""
+
+    code = "damaged-segment"
+
+    def __init__(self, *, hospital: int, segment: int) -> None:
+        super().__init__(
+            what=f"Segment {segment} of hospital {hospital}'s upload is missing or damaged on the disk.",
+            meaning="It was not summed; this attempt ends without a result.",
+            remedy="Check the aggregator's disk; the hospitals send new vectors in the next round.",
+        )
+        self.hospital, self.segment = hospital, segment
+
+
+@dataclass(frozen=True)
+class Summing:
+    """What the sum of one attempt is made of. The same values give the same bytes in any process.
+
+    Args:
+        folder: the attempt's folder among the uploads.
+        words: length of the vector.
+        uploads: survivor's index → SHA-256 of each of its segments.
+        removal: the masks that are still in the survivors' sum, with their signs reversed.
+    """
+
+    blobs: Blobs
+    folder: str
+    words: int
+    uploads: Mapping[int, tuple[bytes, ...]]
+    removal: tuple[Mask, ...] = field(repr=False)
+
+    @property
+    def draft(self) -> Path:
+        """The file in which the sum grows: little-endian 64-bit words."""
+        return self.blobs.draft(self.folder, SUM)
+
+
 def segment_lengths(words: int) -> list[int]:
     """Bytes of each segment of a vector of ``words`` 64-bit words."""
     return [8 * min(SEGMENT_WORDS, words - start) for start in range(0, words, SEGMENT_WORDS)]
 
 
-def unmasked_sum(words: int, survivors: Sequence[int], removal: Sequence[Mask], read: ReadSegment) -> Words:
-    """The sum of the encoded updates mod 2^64.
+def sum_segment(job: Summing, number: int) -> None:
+    """Write segment ``number`` of the sum of the encoded updates, mod 2^64, to its place in the draft.
 
-    Returns: uint64, shape (words,).
-    Guarantees: memory stays at the result plus two segments, however many hospitals there are.
-    Raises: WrongLength; whatever ``read`` raises.
+    Guarantees: memory stays at two segments, however many hospitals there are; repeating it changes nothing.
+    Raises: DamagedSegment, StorageFailed.
     """
-    total = np.zeros(words, np.uint64)
-    for number, length in enumerate(segment_lengths(words)):
-        part = total[number * SEGMENT_WORDS : number * SEGMENT_WORDS + length // 8]
-        for hospital in survivors:
-            data = read(hospital, number)
-            if len(data) != length:
-                raise WrongLength()
-            np.add(part, np.frombuffer(data, "<u8"), out=part)
-        add_masks(part, removal, first_segment=number)
-    return total
+    length = segment_lengths(job.words)[number]
+    total = np.zeros(length // 8, np.uint64)
+    for hospital, digests in job.uploads.items():
+        try:
+            with job.blobs.mapped_segment(job.folder, hospital, number) as data:
+                if len(data) != length or hashlib.sha256(data).digest() != digests[number]:
+                    raise DamagedBlob()
+                np.add(total, np.frombuffer(data, "<u8"), out=total)
+        except DamagedBlob as error:
+            raise DamagedSegment(hospital=hospital, segment=number) from error
+    add_masks(total, job.removal, first_segment=number)
+    try:
+        with open(job.draft, "r+b", opener=_create) as file:
+            file.seek(8 * SEGMENT_WORDS * number)
+            file.write(total.astype("<u8", copy=False).data)
+    except OSError as error:
+        raise StorageFailed() from error
+
+
+def _create(path: str, flags: int) -> int:
+    """Open for writing a part; several workers write parts of one file."""
+    return os.open(path, flags | os.O_CREAT, 0o600)

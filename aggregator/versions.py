@@ -1,21 +1,42 @@
-"""From an aggregate to the next immutable model version."""
+"""From the sum of an attempt to the next immutable model version, block by block: a job for a worker."""
 
 from __future__ import annotations
 
 import datetime as dt
 import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from aggregator.blobs import Blobs, DamagedBlob
+from aggregator.blobs import Blobs, DamagedBlob, StorageFailed
+from aggregator.unmasking import SUM
 from medveil.errors import RemoteProtocolError
+from medveil.metrics import Sums
 from medveil.plan import Plan
 from medveil.rounds import ModelVersion
-from medveil.strategies import State, advance
+from medveil.strategies import advance
 from medveil.study import Study
-from medveil.tensors import Float32, from_safetensors, model_hash, to_safetensors
-from privacy.dp.policy import cost
-from privacy.encoding import Aggregate
+from medveil.tensors import (
+    Float32,
+    from_safetensors,
+    model_hash,
+    model_hasher,
+    safetensors_header,
+    to_safetensors,
+)
+from privacy.encoding import LANES, Aggregate, EncodingParams, Words, decode
+from privacy.secagg.messages import Published
+
+BLOCK_WORDS = 2**17
+"""1 MiB of a sum: fewest words that are decoded and stepped together."""
+PIECE = 2**20
+MODEL, _STATE = "model", "state-"
+Spans = list[tuple[int, int]]
+"""Coordinates, as (first, end) of contiguous runs."""
 
 
 class WrongInitialModel(RemoteProtocolError):
@@ -47,70 +68,195 @@ def first_version(plan: Plan, initial: bytes, blobs: Blobs) -> ModelVersion:
         round=0,
         survivors=(),
         epsilon=None,
-        created=_now(),
+        created=now(),
     )
 
 
-def next_version(
-    plan: Plan,
-    parent: ModelVersion,
-    state_names: dict[str, str],
-    aggregate: Aggregate,
-    *,
-    number: int,
-    survivors: tuple[str, ...],
-    blobs: Blobs,
-) -> tuple[ModelVersion, dict[str, str]]:
-    """Apply the study's strategy to the mean update and keep the new model and the optimiser's state.
+@dataclass(frozen=True)
+class Making:
+    """What is made of a finished sum. The same values give the same files in any process.
 
     Args:
-        number: the round.
-    Raises: DamagedBlob if the parent model or the state is missing or not what it was; Diverged.
+        folder: the attempt's folder, with the finished sum as a draft.
+        params: of the whole vector. hospitals: how many are in the sum.
+        step: what the next model follows from; None for an evaluation, which makes no model.
     """
-    study = plan.study
-    vector = _model(parent.model, study, blobs)
-    state: State = {key: _state(name, blobs) for key, name in state_names.items()}
-    stepped, new_state = advance(study, vector, aggregate.mean, state, number=number)
-    name = model_hash(stepped, study.model.tensors).hex()
-    blobs.put_model(name, to_safetensors(stepped, study.model.tensors))
-    kept = {key: _keep(values, blobs) for key, values in new_state.items()}
-    version = ModelVersion(
-        plan=plan.id,
-        number=parent.number + 1,
-        model=name,
-        parent=parent.model,
-        round=number,
-        survivors=survivors,
-        epsilon=_epsilon(study, parent.number + 1),
-        created=_now(),
+
+    blobs: Blobs
+    folder: str
+    study: Study
+    params: EncodingParams
+    hospitals: int
+    step: Step | None
+
+
+@dataclass(frozen=True)
+class Step:
+    """The model and the optimiser's state before, by hash; what proves the sum, but for its hash."""
+
+    parent: str
+    state: Mapping[str, str]
+    number: int
+    """Of the version to be made."""
+    proof: Published
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a round reveals, and the names of the files that are now kept."""
+
+    metrics: Sums
+    model: str | None = None
+    epsilon: float | None = None
+    state: Mapping[str, str] | None = None
+    sum: str | None = None
+    proof: str | None = None
+
+
+def make(job: Making) -> Made:
+    """Decode the sum; for a train round step the strategy and keep sum, proof, model and optimiser state.
+
+    Guarantees: memory stays at a few blocks, however long the vector. Everything kept is on the disk.
+    Raises: SpoiledSum, Diverged, DamagedBlob if the model before or its state is not what it was,
+        StorageFailed.
+    """
+    draft = job.blobs.draft(job.folder, SUM)
+    try:
+        with open(draft, "rb") as total:
+            tail = _words(total, job.params.packed_words, job.params.words)
+            rest = decode(tail, replace(job.params, parameters=0), hospitals=job.hospitals, study=job.study)
+            if job.step is None:
+                return Made(rest.metrics)
+            model, state = _next_model(job, job.step, total, tail)
+            digest = _hash(total, hashlib.sha256())
+        proof = job.step.proof.model_copy(update={"sum_hash": digest}).to_bytes()
+    except OSError as error:
+        raise StorageFailed() from error
+    name = hashlib.sha256(proof).hexdigest()
+    job.blobs.put_sum(name, proof)
+    job.blobs.keep_sum(digest.hex(), draft)
+    return Made(
+        rest.metrics, model, _epsilon(job.study, job.step.number), state, sum=digest.hex(), proof=name
     )
-    return version, kept
 
 
-def _model(name: str, study: Study, blobs: Blobs) -> Float32:
-    vector = from_safetensors(blobs.model(name), study.model.tensors)
-    if model_hash(vector, study.model.tensors).hex() != name:
+def _next_model(job: Making, step: Step, total: BinaryIO, tail: Words) -> tuple[str, dict[str, str]]:
+    spec = job.study.model.tensors
+    header = safetensors_header(spec)
+    with ExitStack() as files:
+        before = {name: files.enter_context(job.blobs.open_model(n)) for name, n in step.state.items()}
+        if any(_hash(before[name], hashlib.sha256()).hex() != digest for name, digest in step.state.items()):
+            raise DamagedBlob()
+        parent = files.enter_context(job.blobs.open_model(step.parent))
+        if (
+            parent.read(len(header)) != header
+            or _hash(parent, model_hasher(spec), start=len(header)).hex() != step.parent
+        ):
+            raise DamagedBlob()
+        after = _Drafts(job, files)
+        after.file(MODEL).write(header)
+        for spans, block in _blocks(job, total, tail):
+            stepped, state = advance(
+                job.study,
+                _read(parent, spans, start=len(header)),
+                block.mean,
+                {name: _state(file, spans, spec.size) for name, file in before.items()},
+                number=step.proof.round,
+            )
+            _write(after.file(MODEL), spans, stepped, start=len(header))
+            for name, values in state.items():
+                whole = values.size != stepped.size  # the same in each block: a count or a bias
+                _write(after.file(_STATE + name), [(0, values.size)] if whole else spans, values)
+        model = _hash(after.file(MODEL), model_hasher(spec), start=len(header)).hex()
+        kept = {name: _hash(after.file(_STATE + name), hashlib.sha256()).hex() for name in state}
+    for name, digest in kept.items():
+        job.blobs.keep_model(digest, after.path(_STATE + name))
+    job.blobs.keep_model(model, after.path(MODEL))
+    return model, kept
+
+
+class _Drafts:
+    """The files of the next version while they grow."""
+
+    def __init__(self, job: Making, files: ExitStack) -> None:
+        self._job, self._files = job, files
+        self._open: dict[str, BinaryIO] = {}
+
+    def path(self, name: str) -> Path:
+        return self._job.blobs.draft(self._job.folder, f"next-{name}")
+
+    def file(self, name: str) -> BinaryIO:
+        if name not in self._open:
+            file = open(self.path(name), "w+b")  # noqa: SIM115 (the stack closes it)
+            self._open[name] = self._files.enter_context(file)
+        return self._open[name]
+
+
+def _blocks(job: Making, total: BinaryIO, tail: Words) -> Iterator[tuple[Spans, Aggregate]]:
+    """The sum in blocks: which coordinates, and their mean.
+
+    Some words of a sum with the words behind all coordinates are themselves the sum of shorter vectors, whose
+    lanes are runs of the whole vector's lanes; so each block is decoded, and checked, like a whole.
+    """
+    p, lanes = job.params, LANES[job.params.lane_bits]
+    missing = lanes * p.packed_words - p.parameters  # coordinates that the last lane lacks at its end
+    count = max(1, p.packed_words // BLOCK_WORDS)
+    for block in range(count):
+        first, end = (p.packed_words * k // count for k in (block, block + 1))
+        lacks = missing if end == p.packed_words else 0
+        words = np.concatenate([_words(total, first, end), tail])
+        params = replace(p, parameters=lanes * (end - first) - lacks)
+        starts = [lane * p.packed_words for lane in range(lanes)]
+        spans = [(min(s + first, p.parameters), min(s + end, p.parameters)) for s in starts]
+        yield spans, decode(words, params, hospitals=job.hospitals, study=job.study)
+
+
+def _words(total: BinaryIO, first: int, end: int) -> Words:
+    return np.frombuffer(_exactly(total, 8 * first, 8 * (end - first)), "<u8")
+
+
+def _state(file: BinaryIO, spans: Spans, size: int) -> Float32:
+    """This block's part of a vector of the optimiser, or all of something shorter."""
+    length = file.seek(0, 2) // 4
+    return _read(file, spans if length == size else [(0, length)])
+
+
+def _read(file: BinaryIO, spans: Spans, *, start: int = 0) -> Float32:
+    parts = [_exactly(file, start + 4 * first, 4 * (end - first)) for first, end in spans]
+    return np.frombuffer(b"".join(parts), "<f4")
+
+
+def _write(file: BinaryIO, spans: Spans, values: Float32, *, start: int = 0) -> None:
+    data, done = np.ascontiguousarray(values, "<f4").data.cast("B"), 0
+    for first, end in spans:
+        file.seek(start + 4 * first)
+        file.write(data[done : done + 4 * (end - first)])
+        done += 4 * (end - first)
+
+
+def _exactly(file: BinaryIO, start: int, length: int) -> bytes:
+    file.seek(start)
+    data = file.read(length)
+    if len(data) != length:
         raise DamagedBlob()
-    return vector
+    return data
 
 
-def _state(name: str, blobs: Blobs) -> Float32:
-    data = blobs.model(name)
-    if hashlib.sha256(data).hexdigest() != name:
-        raise DamagedBlob()
-    return np.frombuffer(data, "<f4")
-
-
-def _keep(values: Float32, blobs: Blobs) -> str:
-    data = values.astype("<f4", copy=False).tobytes()
-    name = hashlib.sha256(data).hexdigest()
-    blobs.put_model(name, data)
-    return name
+def _hash(file: BinaryIO, hasher: hashlib._Hash, *, start: int = 0) -> bytes:
+    file.seek(start)
+    while piece := file.read(PIECE):
+        hasher.update(piece)
+    return hasher.digest()
 
 
 def _epsilon(study: Study, rounds: int) -> float | None:
-    return None if study.privacy.kind == "none" else cost(study, rounds=rounds).epsilon_joint
+    if study.privacy.kind == "none":
+        return None
+    from privacy.dp.policy import cost  # the accountant takes 70 MB, which the server itself can do without
+
+    return cost(study, rounds=rounds).epsilon_joint
 
 
-def _now() -> str:
+def now() -> str:
+    """UTC time, ISO 8601."""
     return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")

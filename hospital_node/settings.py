@@ -66,6 +66,7 @@ class Node:
         self.ledger = folder / "ledger.jsonl"
         self.splits = folder / "splits.json"
         self.kept = folder / "unsent.npz"
+        self.models = folder / "models"
 
     @classmethod
     def load(cls, folder: Path) -> Node:

@@ -18,7 +18,6 @@ CBOR = "application/cbor"
 PlanId = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
 Number = Annotated[int, Path(ge=1, le=100_000)]
 HOSPITAL = ("hospital",)
-BOTH = ("hospital", "researcher")
 
 
 @router.post("/enrol", status_code=204)
@@ -122,8 +121,23 @@ async def model(
 ) -> Response:
     """A model version as safetensors."""
     office = desk(request)
-    party, _ = await office.authenticate(request, roles=BOTH)
-    await office.run(lambda: office.coordinator.may_see(plan, party.name, party.role))
-    data = await office.run(lambda: office.coordinator.model(plan, model))
+    party = await office.admit_reader(request, plan)
+    return office.stream(plan, party, await office.run(lambda: office.coordinator.open_model(plan, model)))
+
+
+@router.get("/plans/{plan}/versions/{number}/proof")
+async def proof(request: Request, plan: PlanId, number: Number) -> Response:
+    """Where a model version comes from: sets, signatures and the sum's hash."""
+    office = desk(request)
+    party = await office.admit_reader(request, plan)
+    data = await office.run(lambda: office.coordinator.proof(plan, number))
     office.coordinator.count_bytes(plan, party.name, up=0, down=len(data))
-    return Response(data, media_type="application/octet-stream")
+    return Response(data, media_type=CBOR)
+
+
+@router.get("/plans/{plan}/versions/{number}/sum")
+async def version_sum(request: Request, plan: PlanId, number: Number) -> Response:
+    """The sum of the survivors' encoded updates behind a model version: little-endian 64-bit words."""
+    office = desk(request)
+    party = await office.admit_reader(request, plan)
+    return office.stream(plan, party, await office.run(lambda: office.coordinator.open_sum(plan, number)))

@@ -24,7 +24,12 @@ def join(*parts: bytes) -> bytes:
 
 def digest(label: str, *parts: bytes) -> bytes:
     """SHA-256 over a label and length-prefixed parts; a label is used for one purpose only."""
-    return hashlib.sha256(join(b"medveil-v1", label.encode(), *parts)).digest()
+    return digester(label, *parts).digest()
+
+
+def digester(label: str, *parts: bytes) -> hashlib._Hash:
+    """:func:`digest` before its last step: a part that comes in pieces may follow, its length first."""
+    return hashlib.sha256(join(b"medveil-v1", label.encode(), *parts))
 
 
 def fingerprint(value: bytes) -> str:

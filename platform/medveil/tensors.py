@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from medveil.errors import RemoteProtocolError
-from medveil.ids import digest
+from medveil.ids import digester
 
 Float32 = NDArray[np.float32]
 MAX_HEADER_BYTES = 8 * 2**20
@@ -92,16 +93,36 @@ def unflatten(vector: Float32, spec: ModelSpec) -> dict[str, Float32]:
 
 def model_hash(vector: Float32, spec: ModelSpec) -> bytes:
     """SHA-256 over names, shapes and little-endian float32 bytes: the name of an immutable model version."""
+    hasher = model_hasher(spec)
+    hasher.update(np.ascontiguousarray(vector, "<f4").data)
+    return hasher.digest()
+
+
+def model_hasher(spec: ModelSpec) -> hashlib._Hash:
+    """:func:`model_hash` up to the vector's bytes, for those who have the vector in pieces."""
     parts = [json.dumps([t.name, list(t.shape)]).encode() for t in spec.root]
-    return digest("model", *parts, vector.astype("<f4", copy=False).tobytes())
+    hasher = digester("model", *parts)
+    hasher.update((4 * spec.size).to_bytes(8, "big"))
+    return hasher
 
 
 def to_safetensors(vector: Float32, spec: ModelSpec) -> bytes:
-    """Serialise a model; no metadata, float32 only."""
-    data: bytes = safetensors.numpy.save(
-        {k: np.ascontiguousarray(v).reshape(v.shape) for k, v in unflatten(vector, spec).items()}
-    )
-    return data
+    """Serialise a model; no metadata, float32 only, the vector in one piece behind the header."""
+    if vector.shape != (spec.size,):
+        raise ValueError(f"expected a vector of {spec.size} entries, got shape {vector.shape}")
+    return b"".join((safetensors_header(spec), np.ascontiguousarray(vector, "<f4").data))
+
+
+def safetensors_header(spec: ModelSpec) -> bytes:
+    """What stands before the vector in :func:`to_safetensors`: a multiple of 8 bytes."""
+    entries, start = {}, 0
+    for tensor in spec.root:
+        end = start + 4 * tensor.size
+        entries[tensor.name] = {"dtype": "F32", "shape": tensor.shape, "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def from_safetensors(data: bytes, spec: ModelSpec) -> Float32:

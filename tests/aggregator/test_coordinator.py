@@ -23,7 +23,8 @@ Build = Callable[..., World]
 
 
 def vector_of(world: World, model: str) -> Any:
-    return from_safetensors(world.coordinator.model(world.plan.id, model), SPEC)
+    with world.coordinator.open_model(world.plan.id, model) as file:
+        return from_safetensors(file.read(), SPEC)
 
 
 def until_phase(world: World, sites: list[Site], phase: str, number: int = 1) -> None:
@@ -301,7 +302,9 @@ def test_a_damaged_upload_is_never_summed(build: Build, damage: str) -> None:
         changed = {"flip": bytes(data), "cut": bytes(data[:-1]), "empty": b"", "longer": bytes(data) + b"\0"}
         path.write_bytes(changed[damage])
     play(world, sites, until=lambda: len(world.status["attempts"]) == 1)
-    assert world.status["attempts"][0]["reason"] == "damaged-blob"
+    failed = world.status["attempts"][0]
+    assert (failed["reason"], failed["failed_in"]) == ("damaged-segment", "unmask")
+    assert failed["damaged"] == {"hospital": "hospital-1", "segment": 0}
     assert len(world.status["versions"]) == 1
     status = finish(world, sites)
     assert [(a["round"], a["outcome"]) for a in status["attempts"]] == [

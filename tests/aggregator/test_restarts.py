@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,15 +82,15 @@ def test_a_full_disk_costs_a_retry_and_nothing_else(build: Build, monkeypatch: p
     calm, full = build(), build()
     finish(calm, make_sites(calm))
     failures = [0]
-    real = Blobs.put_model
+    real = Blobs.keep_model
 
-    def put_model(blobs: Blobs, name: str, data: bytes) -> None:
+    def keep_model(blobs: Blobs, name: str, draft: Path) -> None:
         failures[0] += 1
         if failures[0] % 2:
             raise StorageFailed()
-        real(blobs, name, data)
+        real(blobs, name, draft)
 
-    monkeypatch.setattr(Blobs, "put_model", put_model)
+    monkeypatch.setattr(Blobs, "keep_model", keep_model)
     sites = make_sites(full)
     for _ in range(200):
         for site in sites:

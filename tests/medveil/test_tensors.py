@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from medveil.ids import digest
 from medveil.tensors import (
     BadModelFile,
     ModelSpec,
@@ -20,6 +22,7 @@ from medveil.tensors import (
     flatten,
     from_safetensors,
     model_hash,
+    safetensors_header,
     spec_of,
     to_safetensors,
     unflatten,
@@ -52,9 +55,25 @@ def test_a_model_survives_its_file_and_its_tensors(spec: ModelSpec, seed: int) -
     vector = np.random.default_rng(seed).normal(size=spec.size).astype(np.float32)
     assert np.array_equal(from_safetensors(to_safetensors(vector, spec), spec), vector)
     assert np.array_equal(flatten(unflatten(vector, spec), spec), vector)
-    assert (
-        spec_of(to_safetensors(vector, spec)).size == spec.size == sum(math.prod(t.shape) for t in spec.root)
-    )
+    assert spec.size == sum(math.prod(t.shape) for t in spec.root)
+
+
+@given(specs, st.integers(0, 2**32))
+def test_a_file_is_a_header_and_the_vector_in_one_piece_and_the_library_reads_it(
+    spec: ModelSpec, seed: int
+) -> None:
+    vector = np.random.default_rng(seed).normal(size=spec.size).astype(np.float32)
+    data = to_safetensors(vector, spec)
+    assert data == safetensors_header(spec) + vector.tobytes()
+    assert len(safetensors_header(spec)) % 8 == 0
+    assert spec_of(data) == spec
+    for name, tensor in safetensors.numpy.load(data).items():
+        assert np.array_equal(tensor, unflatten(vector, spec)[name])
+
+
+def test_the_hash_of_a_model_is_the_one_of_its_definition() -> None:
+    names = [b'["weight", [2, 3]]', b'["bias", [2]]']
+    assert model_hash(VECTOR, SPEC) == digest("model", *names, VECTOR.tobytes())
 
 
 @given(st.integers(0, 7), st.floats(width=32, allow_nan=False, allow_infinity=False))

@@ -6,6 +6,7 @@ import hashlib
 import secrets
 import sqlite3
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from medveil.study import Study
 from medveil.tensors import Float32, ModelSpec, TensorSpec, Update, model_hash, to_safetensors
 from privacy.encoding import encode, encode_metrics, params_for
 from privacy.secagg import node
+from privacy.secagg.checkword import with_check_word
 from privacy.secagg.keys import setting_for
 from privacy.secagg.masks import mask
 from privacy.secagg.messages import Advertised, Committed, Quorum, Survivors
@@ -83,6 +85,7 @@ class World:
     identities: list[Identity]
     admin: Identity
     clock: Clock
+    workers: Executor | None = None
     store: Store = field(init=False)
     blobs: Blobs = field(init=False)
     coordinator: Coordinator = field(init=False)
@@ -96,6 +99,7 @@ class World:
             self.store,
             self.blobs,
             admin_key=self.admin.public_key,
+            workers=self.workers,
             clock=self.clock,
             wall_clock=lambda: 1_700_000_000.0,
         )
@@ -128,7 +132,14 @@ class World:
         return "" if opened is None else str(opened["phase"])
 
 
-def make_world(folder: Path, *, hospitals: int = 3, approvals: int | None = None, **changes: Any) -> World:
+def make_world(
+    folder: Path,
+    *,
+    hospitals: int = 3,
+    approvals: int | None = None,
+    workers: Executor | None = None,
+    **changes: Any,
+) -> World:
     """An aggregator with enrolled hospitals and one plan, approved by the first ``approvals`` (all)."""
     folder.mkdir(parents=True, exist_ok=True)
     identities = [Identity.generate(f"hospital-{i}") for i in range(1, hospitals + 1)]
@@ -143,7 +154,7 @@ def make_world(folder: Path, *, hospitals: int = 3, approvals: int | None = None
     for one in identities[:approvals]:
         store.add_approval(plan.id, one.name, sign_approval(plan, one))
     store.close()
-    return World(folder, plan, identities, admin, Clock())
+    return World(folder, plan, identities, admin, Clock(), workers)
 
 
 def unit(index: int) -> Float32:
@@ -252,7 +263,8 @@ class Site:
             metrics=encode_metrics(study, counts(study, self.index))[: params.metrics],
             random_bytes=np.random.default_rng([self.index, number]).bytes,
         )
-        return [bytes(s) for s in mask(encoded, self.state.masks).segments()]
+        checked = with_check_word(encoded, self.state.check_key, params, index=self.index)
+        return [bytes(s) for s in mask(checked, self.state.masks).segments()]
 
 
 def make_sites(world: World, **options: Any) -> list[Site]:
