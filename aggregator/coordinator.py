@@ -24,7 +24,7 @@ from medveil.errors import Error
 from medveil.identity import verify
 from medveil.log import get_logger
 from medveil.messages import PlanOffer, PlanOffers, Work
-from medveil.metrics import headline, summarise
+from medveil.metrics import headline, noise_in_sum, summarise
 from medveil.plan import NotApproved, check_approvals
 from medveil.rounds import ModelVersion, Phase, RoundKind
 from medveil.study import Deadlines
@@ -448,7 +448,9 @@ class Coordinator:
                 epsilon=made.epsilon,
                 created=now(),
             )
-        figures = summarise(study, made.metrics) if made.metrics else {}
+        rounds = 1 if attempt.kind is RoundKind.EVALUATE else study.training.rounds
+        noise = noise_in_sum(study, hospitals=len(attempt.state.survivors), rounds=rounds)
+        figures = summarise(study, made.metrics, noise=noise) if made.metrics else {}
         result: dict[str, Any] = {
             "figures": figures,
             "metric": figures.get(headline(study)),
