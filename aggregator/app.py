@@ -14,7 +14,9 @@ from starlette.exceptions import HTTPException
 from aggregator.auth import Gatekeeper
 from aggregator.blobs import Blobs
 from aggregator.coordinator import Coordinator
-from aggregator.problems import on_bad_address, on_error
+from aggregator.limits import Gate
+from aggregator.metrics import Metrics
+from aggregator.problems import on_bad_address, on_error, on_fault
 from aggregator.routes import hospitals, people
 from aggregator.routes.desk import Desk
 from aggregator.settings import Settings
@@ -37,6 +39,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         workers = Workers(settings.workers)
         app.state.desk = open_desk(settings, workers)
+        app.state.metrics.show(lambda: app.state.desk.gauges() if app.state.desk else {})
         keeper = asyncio.create_task(_keep_going(app, settings, workers))
         yield
         keeper.cancel()
@@ -54,13 +57,33 @@ def create_app(settings: Settings) -> FastAPI:
             Error: on_error,
             RequestValidationError: on_bad_address,
             HTTPException: on_bad_address,
+            Exception: on_fault,
         },
         docs_url=None,
         redoc_url=None,
     )
+    app.state.metrics = Metrics(tls=settings.folder / "tls", disk=settings.folder)
+    app.add_middleware(Gate, limits=settings.limits, observe=app.state.metrics.request)
     app.include_router(hospitals.router)
     app.include_router(people.router)
+    _describe_senders(app)
     return app
+
+
+def _describe_senders(app: FastAPI) -> None:
+    """Say in the OpenAPI document how a sender shows who it is: all five headers, or a token."""
+    document = app.openapi()
+    document["components"] = document.get("components", {}) | {
+        "securitySchemes": {
+            "signature": {"type": "apiKey", "in": "header", "name": "MedVeil-Signature"},
+            "token": {"type": "http", "scheme": "bearer"},
+        }
+    }
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            if "401" in operation["responses"]:
+                reads = operation.get("tags") == [people.TAG]
+                operation["security"] = [{"signature": []}, *([{"token": []}] if reads else [])]
 
 
 def open_desk(settings: Settings, workers: Workers) -> Desk | None:
@@ -80,7 +103,7 @@ def open_desk(settings: Settings, workers: Workers) -> Desk | None:
     except Exception:
         store.close()
         raise
-    return Desk(store, coordinator, Gatekeeper())
+    return Desk(store, coordinator, Gatekeeper(), settings)
 
 
 async def _keep_going(app: FastAPI, settings: Settings, workers: Workers) -> None:

@@ -7,6 +7,8 @@ import json
 import os
 import secrets
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +23,7 @@ from aggregator.backup import back_up, check, copy_database, restore
 from aggregator.blobs import Blobs
 from aggregator.database import REVISIONS, Database, alone, schema_of
 from aggregator.settings import Settings
-from aggregator.store import Store
+from aggregator.store import Register, Role, Store, UnknownPerson
 from aggregator.tls import make_certificates
 from medveil.errors import BadFile, Error
 from medveil.identity import Identity
@@ -33,6 +35,8 @@ from medveil.study import read_study
 app = typer.Typer(help="For the consortium's admin: run the aggregator, enrol hospitals, open studies.")
 study = typer.Typer(help="Create studies and watch them.")
 app.add_typer(study, name="study")
+people = typer.Typer(help="Who may read what: API tokens of people, and the studies of each researcher.")
+app.add_typer(people, name="people")
 audit = typer.Typer(help="The audit log: who changed what, chained and signed.")
 app.add_typer(audit, name="audit")
 console = Console(highlight=False, soft_wrap=True)
@@ -119,9 +123,8 @@ def open_store(settings: Settings) -> Store:
 @app.command()
 def serve(folder: Folder = DEFAULT) -> None:
     """Run the aggregator until it is told to stop."""
-    import uvicorn
-
     from aggregator.app import create_app
+    from aggregator.connections import run
 
     set_up()
     settings = configuration.load(folder)
@@ -129,17 +132,7 @@ def serve(folder: Folder = DEFAULT) -> None:
         raise NoDatabase()
     open_store(settings).close()  # what is wrong with it is said now
     get_logger().info("aggregator.starting", port=settings.port)
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        ssl_certfile=str(folder / "tls" / "server.pem"),
-        ssl_keyfile=str(folder / "tls" / "server.key"),
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=5,
-    )
+    run(create_app(settings), settings, folder / "tls")
 
 
 @app.command("enroll-token")
@@ -224,6 +217,100 @@ def restore_command(
     console.print(f"  Head of its audit log:  {head}")
 
 
+def revoke(
+    name: Annotated[str, typer.Argument(help="The hospital (or person) to shut out.")],
+    folder: Folder = DEFAULT,
+) -> None:
+    """Refuse everything that this name signs from now on, for ever; a running aggregator knows at once."""
+    with _register(folder) as register:
+        register.revoke(name, now=time.time())
+    console.print(f"{name} is revoked: its requests are refused from now on.")
+
+
+@people.command("add")
+def people_add(
+    name: Annotated[str, typer.Argument(help="The person, or the script that reads for them.")],
+    role: Annotated[Role, typer.Option(help="What the token may read.")],
+    folder: Folder = DEFAULT,
+    days: Annotated[float, typer.Option(min=0.01, max=400, help="When the token expires.")] = 90.0,
+    study: Annotated[list[str], typer.Option(help="A plan that a researcher may read; repeatable.")] = [],  # noqa: B006
+) -> None:
+    """Print a new API token. It is shown this once and kept only as a hash."""
+    from aggregator.tokens import make_token
+
+    with _register(folder) as register:
+        now = time.time()
+        text, kept = make_token(name, role, now=now, expires=now + days * 86_400)
+        register.add_api_token(kept)
+        for plan in study:
+            register.grant(_whole(register, plan), name)
+    typer.echo(text)
+
+
+@people.command("list")
+def people_list(folder: Folder = DEFAULT) -> None:
+    """Print everybody with a key or a token, a line each; never the token itself."""
+    with _register(folder) as register:
+        for party in register.enrolled_keys():
+            shown = f"key {fingerprint(party.public_key)}"
+            _line(register, party.name, party.role, shown, "revoked" if party.revoked else "enrolled")
+        for token in register.api_tokens():
+            until = f"until {time.strftime('%Y-%m-%d', time.gmtime(token.expires))}"
+            state = "revoked" if token.revoked else "expired" if token.expires <= time.time() else until
+            _line(register, token.name, token.role, f"token {token.id}", state)
+
+
+def _line(register: Register, name: str, role: str, shown: str, state: str) -> None:
+    plans = ", ".join(plan[:16] for plan in sorted(register.readable(name)))
+    console.print(f"{name:20} {role:10} {shown:24} {state:16} {'reads ' + plans if plans else ''}".rstrip())
+
+
+@people.command("revoke")
+def people_revoke(
+    name: Annotated[str, typer.Argument(help="The person; all keys and tokens of that name end.")],
+    folder: Folder = DEFAULT,
+    token: Annotated[str, typer.Option(help="End only the token with this id.")] = "",
+) -> None:
+    """End a person's access, or one token of theirs. A running aggregator knows at once."""
+    with _register(folder) as register:
+        if token:
+            register.revoke_api_token(token, name=name, now=time.time())
+        else:
+            register.revoke(name, now=time.time())
+    console.print(f"{name}: {'token ' + token if token else 'everything'} is revoked.")
+
+
+@people.command("grant")
+def people_grant(
+    name: Annotated[str, typer.Argument(help="A researcher.")],
+    plan: Annotated[str, typer.Argument(help="The plan, or its first 8 characters or more.")],
+    folder: Folder = DEFAULT,
+    withdraw: Annotated[bool, typer.Option("--withdraw", help="Take it back instead.")] = False,
+) -> None:
+    """Let a researcher read a study's progress and models."""
+    with _register(folder) as register:
+        change = register.withdraw if withdraw else register.grant
+        change(_whole(register, plan), name)
+    console.print(f"{name} may {'no longer ' if withdraw else ''}read {plan[:16]}.")
+
+
+@contextmanager
+def _register(folder: Path) -> Iterator[Register]:
+    store = open_store(configuration.load(folder))
+    try:
+        yield Register(store)
+    finally:
+        store.close()
+
+
+def _whole(register: Register, plan: str) -> str:
+    """The one plan whose id starts like this. Raises: UnknownPerson."""
+    found = [p for p in register.plan_ids() if p.startswith(plan)] if len(plan) >= 8 else []
+    if len(found) != 1:
+        raise UnknownPerson(name=plan)
+    return found[0]
+
+
 @audit.command("verify")
 def audit_verify(
     folder: Folder = DEFAULT,
@@ -272,9 +359,12 @@ def study_create(
     hospital: Annotated[
         list[str], typer.Option(help="A hospital of the roster; repeatable. All enrolled ones if left out.")
     ] = [],  # noqa: B006
+    researcher: Annotated[
+        list[str], typer.Option(help="Who may read it; repeatable. All researchers if left out.")
+    ] = [],  # noqa: B006
 ) -> None:
     """Turn a study file into a plan: study and roster, signed by the admin, waiting for approvals."""
-    plan = create_plan(configuration.load(folder), file, initial, hospital)
+    plan = create_plan(configuration.load(folder), file, initial, hospital, researcher)
     console.print(f"Plan {plan.id}")
     console.print(f"  Read this to each hospital by telephone:  {fingerprint(plan.hash)}")
     table = Table("index", "hospital", "key fingerprint")
@@ -284,10 +374,12 @@ def study_create(
     console.print(f"It starts when {plan.approvals_needed} hospitals have approved it.")
 
 
-def create_plan(settings: Settings, file: Path, initial: Path, hospitals: list[str]) -> Plan:
-    """What ``study create`` does.
+def create_plan(
+    settings: Settings, file: Path, initial: Path, hospitals: list[str], researchers: Sequence[str] = ()
+) -> Plan:
+    """What ``study create`` does; hospitals and researchers are all there are if left out.
 
-    Raises: BadFile, BadStrategy, NoHospitals, WrongInitialModel, AlreadyThere.
+    Raises: BadFile, BadStrategy, NoHospitals, WrongInitialModel, AlreadyThere, UnknownPerson.
     """
     from aggregator.versions import first_version
     from medveil.strategies import strategy_of
@@ -298,7 +390,11 @@ def create_plan(settings: Settings, file: Path, initial: Path, hospitals: list[s
     strategy_of(parsed)
     store = open_store(settings)
     try:
-        enrolled = {n: p for n, p in store.parties().items() if p.role == "hospital"}
+        register = Register(store)
+        enrolled = {p.name: p for p in register.enrolled_keys() if p.role == "hospital" and not p.revoked}
+        readers = list(researchers) or register.researchers()
+        for name in set(readers) - set(register.researchers()):
+            raise UnknownPerson(name=name)
         names = hospitals or sorted(enrolled)
         missing = sorted(set(names) - set(enrolled))
         if missing or not names:
@@ -314,6 +410,8 @@ def create_plan(settings: Settings, file: Path, initial: Path, hospitals: list[s
         admin = Identity.load("admin", settings.folder / "admin.key")
         first = first_version(plan, data, Blobs(settings.folder))
         store.add_plan(plan, admin.sign("create-plan", plan.hash), first, time.time())
+        for name in readers:
+            register.grant(plan.id, name)
         return plan
     finally:
         store.close()

@@ -17,14 +17,14 @@ from aggregator.problems import NotFound
 from aggregator.runs import Attempt, Publication, Run, UnmaskingLost, WrongRound
 from aggregator.store import AttemptKey, Store
 from aggregator.unmasking import Summing, WrongLength, segment_lengths, sum_segment
-from aggregator.versions import Made, Making, Step, make, now
+from aggregator.versions import Made, Making, Step, make, now, sum_and_make
 from aggregator.workers import Failure, Inline
 from aggregator.workers import attempt as attempt_job
 from medveil.errors import Error
 from medveil.identity import verify
 from medveil.log import get_logger
 from medveil.messages import PlanOffer, PlanOffers, Work
-from medveil.metrics import headline, summarise
+from medveil.metrics import headline, noise_in_sum, summarise
 from medveil.plan import NotApproved, check_approvals
 from medveil.rounds import ModelVersion, Phase, RoundKind
 from medveil.study import Deadlines
@@ -40,6 +40,8 @@ CLOSE = "close"
 EARLY = (Phase.ADVERTISE, Phase.SHARE, Phase.COMMIT)
 """Phases in which nothing masked has been sent: failing here costs nobody anything."""
 MAX_EARLY_FAILURES = 20
+TOGETHER = 1
+"""Sums of so many segments and their models are one job, for one worker."""
 MAX_LOST = 3
 """Times a sum is handed to the workers again when they end without a result."""
 
@@ -354,7 +356,7 @@ class Coordinator:
         """
         try:
             if attempt.publication is None:
-                attempt.publication = Publication(self._clock(), self._sum(attempt))
+                attempt.publication = self._begin(run, attempt)
             parts = attempt.publication.parts
             if not all(part.done() for part in parts):
                 return
@@ -382,14 +384,16 @@ class Coordinator:
             attempt.phases["aggregate"] = self._clock() - attempt.publication.started
             self._store_result(run, attempt, made)
 
-    def _sum(self, attempt: Attempt) -> list[Future[Failure | None]]:
-        state = attempt.state
+    def _begin(self, run: Run, attempt: Attempt) -> Publication:
+        state, words, started = attempt.state, attempt.params.words, self._clock()
         # The last phase has closed with a threshold of answers; that number is enough to unmask.
         removal = server.masks_to_remove(replace(state, phase=Phase.UNMASK))
-        words = attempt.params.words
         uploads = {i: state.uploaded[i].segments for i in state.survivors}
         job = Summing(self._blobs, attempt.key.folder, words, uploads, tuple(removal))
-        return [self._submit(sum_segment, job, number) for number in range(len(segment_lengths(words)))]
+        segments = len(segment_lengths(words))
+        if segments <= TOGETHER:
+            return Publication(started, [], self._submit(sum_and_make, job, self._making(run, attempt)))
+        return Publication(started, [self._submit(sum_segment, job, number) for number in range(segments)])
 
     def _making(self, run: Run, attempt: Attempt) -> Making:
         state, step = attempt.state, None
@@ -444,7 +448,9 @@ class Coordinator:
                 epsilon=made.epsilon,
                 created=now(),
             )
-        figures = summarise(study, made.metrics) if made.metrics else {}
+        rounds = 1 if attempt.kind is RoundKind.EVALUATE else study.training.rounds
+        noise = noise_in_sum(study, hospitals=len(attempt.state.survivors), rounds=rounds)
+        figures = summarise(study, made.metrics, noise=noise) if made.metrics else {}
         result: dict[str, Any] = {
             "figures": figures,
             "metric": figures.get(headline(study)),

@@ -16,9 +16,10 @@ VARIABLE = "MEDVEIL_CRASH_AT"
 STEPS = frozenset(
     """
     blob.write blob.sync blob.rename blob.sync-folder blob.forget
-    commit.begin_log commit.lead commit.probe commit.restored
     commit.add_token commit.enrol commit.add_plan commit.finish_plan commit.add_approval
     commit.open_attempt commit.add_event commit.end_attempt
+    commit.begin_log commit.lead commit.probe commit.restored
+    commit.add_api_token commit.revoke_api_token commit.revoke commit.grant commit.withdraw
     """.split()
 )
 """Every step of the program; a test goes through all of them, and no other name is accepted."""

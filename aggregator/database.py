@@ -22,7 +22,7 @@ from aggregator.crashpoints import step
 from medveil.errors import Error
 from medveil.log import get_logger
 
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 """Schema versions in order; the last is this program's. ``aggregator/migrations`` holds a file for each."""
 MIGRATIONS = Path(__file__).parent / "migrations"
 WRITERS, LEADER = 0x4D656456, 0x4D656457

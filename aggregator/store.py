@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import sqlalchemy as sa
 from aggregator.auditlog import NOTHING, Detail, Entry, Head, Reckoning, checked, row_digest, seal
 from aggregator.database import REVISIONS, Database
 from aggregator.tables import (
+    API_TOKENS,
     APPROVALS,
     ATTEMPTS,
     AUDIT,
@@ -22,6 +24,8 @@ from aggregator.tables import (
     META,
     PARTIES,
     PLANS,
+    READERS,
+    REVOCATIONS,
     SETTINGS,
     TOKENS,
     VERSIONS,
@@ -66,6 +70,7 @@ class Party:
     name: str
     role: str
     public_key: bytes
+    revoked: bool = False
 
 
 @dataclass(frozen=True)
@@ -459,3 +464,158 @@ def _lead(tx: sa.Connection) -> str:
 
 def _hash(token: str) -> str:
     return hashlib.sha256(canonical(["enrol-token", token])).hexdigest()
+
+
+# ---- who may ask: revocations, API tokens of people, and who may read which plan
+
+
+class Role(StrEnum):
+    """What a person may read. Nobody changes anything over the network but hospitals."""
+
+    ADMIN = "admin"
+    RESEARCHER = "researcher"
+    AUDITOR = "auditor"
+    MONITOR = "monitor"
+
+
+class UnknownPerson(Error):
+    """Nobody of that name, or no such plan."""
+
+    code = "unknown-person"
+
+    def __init__(self, *, name: str) -> None:
+        super().__init__(
+            what=f"Nobody called '{name}' and nothing of that kind is known here.",
+            meaning="Nothing was changed.",
+            remedy="See the names with 'medveil aggregator people list', the plans with 'study status'.",
+        )
+
+
+@dataclass(frozen=True)
+class ApiToken:
+    """What is kept of an API token: never the token itself."""
+
+    id: str
+    name: str
+    role: str
+    hash: str
+    created: float
+    expires: float
+    revoked: float | None = None
+
+
+class Register:
+    """Who may ask: enrolled keys that are not revoked, API tokens, and the plans each researcher may read.
+
+    Every request reads it afresh, so that a revocation by another process counts at once.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def party(self, name: str) -> Party | None:
+        """Somebody enrolled with a key, revoked or not."""
+        wanted = (
+            sa.select(PARTIES, REVOCATIONS.c.revoked)
+            .outerjoin(REVOCATIONS, REVOCATIONS.c.name == PARTIES.c.name)
+            .where(PARTIES.c.name == name)
+        )
+        with self._store._database.read() as tx:
+            row = tx.execute(wanted).one_or_none()
+        return None if row is None else Party(row.name, row.role, row.public_key, row.revoked is not None)
+
+    def enrolled_keys(self) -> list[Party]:
+        """Everybody enrolled with a key, by name."""
+        wanted = sa.select(PARTIES, REVOCATIONS.c.revoked).outerjoin(
+            REVOCATIONS, REVOCATIONS.c.name == PARTIES.c.name
+        )
+        with self._store._database.read() as tx:
+            rows = tx.execute(wanted.order_by(PARTIES.c.name)).all()
+        return [Party(r.name, r.role, r.public_key, r.revoked is not None) for r in rows]
+
+    def revoke(self, name: str, *, now: float) -> None:
+        """Refuse this name's key and API tokens from now on, for ever. Raises: UnknownPerson."""
+        mine = sa.select(API_TOKENS.c.id).where(API_TOKENS.c.name == name, API_TOKENS.c.revoked.is_(None))
+        with self._store._change("revoke", "admin") as change:
+            known = change.select(sa.select(PARTIES.c.name).where(PARTIES.c.name == name)).first()
+            done = change.select(sa.select(REVOCATIONS.c.name).where(REVOCATIONS.c.name == name)).first()
+            tokens = change.tx.scalars(mine).all()
+            if known is None and not tokens:
+                raise UnknownPerson(name=name)
+            for token in tokens:
+                change.update(API_TOKENS, {"id": token}, {"revoked": now}, "api-token.revoked")
+            plans = change.tx.scalars(sa.select(READERS.c.plan).where(READERS.c.name == name, READERS.c.may))
+            for plan in plans.all():
+                change.update(READERS, {"plan": plan, "name": name}, {"may": False}, "reader.withdrawn")
+            if known is not None and done is None:
+                change.insert(REVOCATIONS, {"name": name, "revoked": now}, "party.revoked")
+
+    def add_api_token(self, token: ApiToken) -> None:
+        """Keep a new token's hash. Raises: AlreadyThere if the name has another role or is revoked."""
+        with self._store._change("add_api_token", "admin") as change:
+            tx = change.tx
+            roles = set(tx.scalars(sa.select(PARTIES.c.role).where(PARTIES.c.name == token.name)))
+            roles |= set(tx.scalars(sa.select(API_TOKENS.c.role).where(API_TOKENS.c.name == token.name)))
+            gone = tx.execute(sa.select(REVOCATIONS.c.name).where(REVOCATIONS.c.name == token.name)).first()
+            if roles - {token.role} or gone is not None:
+                raise AlreadyThere(thing=f"somebody called '{token.name}' with another role, or revoked")
+            change.insert(API_TOKENS, asdict(token), "api-token.added", role=token.role)
+
+    def api_token(self, token_id: str) -> ApiToken | None:
+        """A token by its id."""
+        with self._store._database.read() as tx:
+            row = tx.execute(sa.select(API_TOKENS).where(API_TOKENS.c.id == token_id)).one_or_none()
+        return None if row is None else ApiToken(**row._mapping)
+
+    def api_tokens(self) -> list[ApiToken]:
+        """Every token, by name and age."""
+        wanted = sa.select(API_TOKENS).order_by(API_TOKENS.c.name, API_TOKENS.c.created)
+        with self._store._database.read() as tx:
+            return [ApiToken(**r._mapping) for r in tx.execute(wanted)]
+
+    def revoke_api_token(self, token_id: str, *, name: str, now: float) -> None:
+        """End one token of a person. Raises: UnknownPerson."""
+        known = sa.select(API_TOKENS.c.id).where(API_TOKENS.c.id == token_id, API_TOKENS.c.name == name)
+        with self._store._change("revoke_api_token", "admin") as change:
+            if change.select(known).first() is None:
+                raise UnknownPerson(name=token_id)
+            change.update(API_TOKENS, {"id": token_id}, {"revoked": now}, "api-token.revoked")
+
+    def researchers(self) -> list[str]:
+        """Names with a key or a token of the role researcher that is not revoked."""
+        found = {p.name for p in self.enrolled_keys() if p.role == "researcher" and not p.revoked}
+        found |= {t.name for t in self.api_tokens() if t.role == "researcher" and t.revoked is None}
+        return sorted(found)
+
+    def grant(self, plan: str, name: str) -> None:
+        """Let a researcher read a plan. Raises: UnknownPerson."""
+        if name not in self.researchers():
+            raise UnknownPerson(name=name)
+        key = {"plan": plan, "name": name}
+        with self._store._change("grant", "admin") as change:
+            if change.select(sa.select(PLANS.c.id).where(PLANS.c.id == plan)).first() is None:
+                raise UnknownPerson(name=plan)
+            row = change.select(sa.select(READERS).where(*_at(READERS, key))).one_or_none()
+            if row is None:
+                change.insert(READERS, {**key, "may": True}, "reader.granted")
+            elif not row.may:
+                change.update(READERS, key, {"may": True}, "reader.granted")
+
+    def withdraw(self, plan: str, name: str) -> None:
+        """The opposite of :meth:`grant`. Raises: UnknownPerson if there was nothing to withdraw."""
+        key = {"plan": plan, "name": name}
+        with self._store._change("withdraw", "admin") as change:
+            row = change.select(sa.select(READERS).where(*_at(READERS, key))).one_or_none()
+            if row is None or not row.may:
+                raise UnknownPerson(name=name)
+            change.update(READERS, key, {"may": False}, "reader.withdrawn")
+
+    def plan_ids(self) -> list[str]:
+        """Every plan."""
+        with self._store._database.read() as tx:
+            return list(tx.scalars(sa.select(PLANS.c.id)))
+
+    def readable(self, name: str) -> set[str]:
+        """The plans that this researcher may read."""
+        with self._store._database.read() as tx:
+            return set(tx.scalars(sa.select(READERS.c.plan).where(READERS.c.name == name, READERS.c.may)))

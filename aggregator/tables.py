@@ -90,3 +90,27 @@ AUDIT = sa.Table(
     sa.Column("hash", sa.LargeBinary, nullable=False),
     sa.Column("signature", sa.LargeBinary, nullable=False),
 )
+REVOCATIONS = sa.Table(
+    "revocations",
+    META,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("revoked", sa.Float, nullable=False),
+)
+API_TOKENS = sa.Table(
+    "api_tokens",
+    META,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("role", sa.String, nullable=False),
+    sa.Column("hash", sa.String, nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("expires", sa.Float, nullable=False),
+    sa.Column("revoked", sa.Float),
+)
+READERS = sa.Table(
+    "readers",
+    META,
+    sa.Column("plan", sa.String, sa.ForeignKey("plans.id"), primary_key=True),
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("may", sa.Boolean, nullable=False),
+)

@@ -158,6 +158,17 @@ def test_a_crash_while_catching_up_loses_at_most_the_last_version(at: At) -> Non
     assert chain.asked == ["proof 2", "sum 2", "proof 3", "sum 3"]
 
 
+def test_a_member_goes_on_although_others_dropped_out(at: At) -> None:
+    chain = Chain()
+    survivor, late = at(chain, index=1), at(chain, index=2)
+    made = chain.attempt(1, survivors=(1, 3, 4))
+    survivor.join(made)
+    late.join(made)
+    chain.publish(made)
+    for hospital in (survivor, late):
+        assert hospital.reach(2).tobytes() == chain.head.vector.tobytes()
+
+
 def test_an_attempt_without_this_hospital_is_no_contradiction(at: At) -> None:
     chain = Chain()
     hospital = at(chain)

@@ -16,7 +16,7 @@ from aggregator import crashpoints
 from aggregator.auditlog import Head
 from aggregator.blobs import Blobs
 from aggregator.coordinator import Coordinator
-from aggregator.store import Store
+from aggregator.store import ApiToken, Register, Store
 from aggregator.versions import first_version
 from medveil.errors import Error, RemoteProtocolError
 from medveil.identity import Identity
@@ -58,7 +58,7 @@ def serve(link: Connection, folder: Path, where: Path | str, crash: str) -> None
     assert store.lead()
     blobs.sweep()
     coordinator = Coordinator(store, blobs, admin_key=admin.public_key)
-    things = {"store": store, "coordinator": coordinator}
+    things = {"store": store, "coordinator": coordinator, "register": Register(store)}
     with suppress(EOFError):
         while True:
             thing, name, arguments, named = link.recv()
@@ -156,10 +156,10 @@ def consortium(folder: Path, where: Path | str, crashes: list[str]) -> Consortiu
     plan = make_plan(identities, make_study(training=training))
     aggregator = Aggregator(folder, where, crashes)
 
-    def repeat(name: str, /, *arguments: Any, done: str = "", **named: Any) -> None:
+    def repeat(name: str, /, *arguments: Any, thing: str = "store", done: str = "", **named: Any) -> None:
         while True:
             try:
-                return aggregator.ask("store", name, *arguments, **named)
+                return aggregator.ask(thing, name, *arguments, **named)
             except Refused as refused:
                 if refused.code == done:
                     return None
@@ -178,6 +178,16 @@ def consortium(folder: Path, where: Path | str, crashes: list[str]) -> Consortiu
     repeat("add_plan", plan, admin.sign("create-plan", plan.hash), first, 1.0, done="already-there")
     for one in identities:
         repeat("add_approval", plan.id, one.name, sign_approval(plan, one))
+    while True:
+        token = secrets.token_hex(8)  # as above: what was cut off gave no token
+        with suppress(Killed):
+            kept = ApiToken(token, "anna", "researcher", "hash", 1.0, 2.0)
+            aggregator.ask("register", "add_api_token", kept)
+            break
+    repeat("grant", plan.id, "anna", thing="register")
+    repeat("withdraw", plan.id, "anna", thing="register", done="unknown-person")
+    repeat("revoke", "anna", now=1.5, thing="register", done="unknown-person")
+    repeat("revoke_api_token", token, name="anna", now=1.6, thing="register")
     repeat("probe")
     repeat("restored", Head(1, bytes(32)))  # nothing is open yet
     return Consortium(aggregator, plan, identities, Line(aggregator))

@@ -20,6 +20,9 @@ def to_version_1(where: Path | str) -> None:
     """What version 0.1.0 would have left in place of this database: the same rows, nothing newer."""
     run(
         where,
+        "DROP TABLE readers",
+        "DROP TABLE api_tokens",
+        "DROP TABLE revocations",
         "DROP TABLE audit",
         "DROP TABLE alembic_version",
         "DELETE FROM settings WHERE key = 'lead'",
