@@ -24,7 +24,7 @@ from medveil.errors import Error
 from medveil.identity import verify
 from medveil.log import get_logger
 from medveil.messages import PlanOffer, PlanOffers, Work
-from medveil.metrics import headline, summarise
+from medveil.metrics import headline, noise_in_sum, summarise
 from medveil.plan import NotApproved, check_approvals
 from medveil.rounds import ModelVersion, Phase, RoundKind
 from medveil.study import Deadlines
@@ -163,7 +163,7 @@ class Coordinator:
         state = server.receive(current.state, message)
         if isinstance(message, Upload):
             self._check_upload(current, message)
-        self._record(current, kind, body, state)
+        self._record(current, kind, body, state, actor=name)
 
     def take_segment(
         self, plan_id: str, name: str, number: int, attempt: int, segment: int, data: bytes
@@ -257,6 +257,15 @@ class Coordinator:
                     run.history.append(_flat(row))
                     self._blobs.forget_uploads(AttemptKey(plan.id, row["round"], row["attempt"]).folder)
             self._runs[plan.id] = run
+
+    def start_over(self) -> None:
+        """Forget what is remembered of the plans and read it from the store, as after a restart.
+
+        Needed when a commit may or may not have happened. Raises: StorageFailed; then it is still needed.
+        """
+        self._runs.clear()
+        self.reload()
+        self._store.settled()
 
     def tick(self) -> bool:
         """Close what is complete or overdue and open what is next; whether anything changed."""
@@ -439,7 +448,9 @@ class Coordinator:
                 epsilon=made.epsilon,
                 created=now(),
             )
-        figures = summarise(study, made.metrics) if made.metrics else {}
+        rounds = 1 if attempt.kind is RoundKind.EVALUATE else study.training.rounds
+        noise = noise_in_sum(study, hospitals=len(attempt.state.survivors), rounds=rounds)
+        figures = summarise(study, made.metrics, noise=noise) if made.metrics else {}
         result: dict[str, Any] = {
             "figures": figures,
             "metric": figures.get(headline(study)),
@@ -521,8 +532,16 @@ class Coordinator:
         for number, digest in enumerate(message.segments):
             self._blobs.segment(attempt.key.folder, message.sender, number, digest)
 
-    def _record(self, attempt: Attempt, kind: str, body: bytes, state: server.ServerState) -> None:
-        self._store.add_event(attempt.key, attempt.events, kind, body)
+    def _record(
+        self,
+        attempt: Attempt,
+        kind: str,
+        body: bytes,
+        state: server.ServerState,
+        *,
+        actor: str = "aggregator",
+    ) -> None:
+        self._store.add_event(attempt.key, attempt.events, kind, body, actor=actor)
         attempt.events += 1
         if state.phase is not attempt.state.phase:
             now = self._clock()

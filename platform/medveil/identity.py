@@ -138,11 +138,15 @@ def _signed_bytes(label: str, parts: tuple[bytes, ...]) -> bytes:
 
 @dataclass(frozen=True)
 class RequestProof:
-    """The four headers that say who sent a request, when, and that it was not changed."""
+    """The five headers that say who sent a request, when, and that it was not changed.
+
+    The body's SHA-256 is one of them, so that a receiver knows who is asking before it reads the body.
+    """
 
     sender: str
     time: int
     nonce: str
+    digest: bytes
     signature: bytes
 
     def headers(self) -> dict[str, str]:
@@ -151,6 +155,7 @@ class RequestProof:
             "MedVeil-Sender": self.sender,
             "MedVeil-Time": str(self.time),
             "MedVeil-Nonce": self.nonce,
+            "MedVeil-Digest": self.digest.hex(),
             "MedVeil-Signature": base64.b64encode(self.signature).decode(),
         }
 
@@ -166,40 +171,52 @@ class RequestProof:
                 sender=headers["medveil-sender"],
                 time=int(headers["medveil-time"]),
                 nonce=headers["medveil-nonce"],
+                digest=bytes.fromhex(headers["medveil-digest"]),
                 signature=base64.b64decode(headers["medveil-signature"], validate=True),
             )
         except (KeyError, ValueError) as error:
             raise BadSignature(what="The request carries no complete signature.") from error
-        if len(proof.nonce) != 32 or len(proof.signature) != 64:
+        if (len(proof.nonce), len(proof.digest), len(proof.signature)) != (32, 32, 64):
             raise BadSignature(what="The request carries no complete signature.")
         return proof
+
+    def check_body(self, body: bytes) -> None:
+        """Whether this is the body that was signed. Raises: BadSignature."""
+        if hashlib.sha256(body).digest() != self.digest:
+            raise BadSignature()
 
 
 def sign_request(identity: Identity, method: str, target: str, body: bytes) -> RequestProof:
     """Sign a request: method, path with query, SHA-256 of the body, time and a fresh nonce."""
-    now, nonce = int(time.time()), secrets.token_hex(16)
-    signature = identity.sign("request", *_request_parts(identity.name, method, target, body, now, nonce))
-    return RequestProof(identity.name, now, nonce, signature)
+    now, nonce, digest = int(time.time()), secrets.token_hex(16), hashlib.sha256(body).digest()
+    signature = identity.sign("request", *_request_parts(identity.name, method, target, digest, now, nonce))
+    return RequestProof(identity.name, now, nonce, digest, signature)
 
 
-def verify_request(
-    public_key: bytes, proof: RequestProof, method: str, target: str, body: bytes, *, now: float
-) -> None:
-    """Check a request against the sender's enrolled key and our clock.
+def verify_head(public_key: bytes, proof: RequestProof, method: str, target: str, *, now: float) -> None:
+    """Check a request against the sender's enrolled key and our clock, before its body is read.
 
-    The caller must also refuse a nonce it has seen within ``2 * FRESHNESS_S`` seconds.
+    The caller must also refuse a nonce it has seen within ``2 * FRESHNESS_S`` seconds, and call
+    :meth:`RequestProof.check_body` before it uses the body.
 
     Raises:
         BadSignature, StaleRequest.
     """
-    parts = _request_parts(proof.sender, method, target, body, proof.time, proof.nonce)
+    parts = _request_parts(proof.sender, method, target, proof.digest, proof.time, proof.nonce)
     verify(public_key, proof.signature, "request", *parts)
     if abs(proof.time - now) > FRESHNESS_S:
         raise StaleRequest(theirs=proof.time, ours=int(now))
 
 
+def verify_request(
+    public_key: bytes, proof: RequestProof, method: str, target: str, body: bytes, *, now: float
+) -> None:
+    """Check a whole request: :func:`verify_head` and the body. Raises: BadSignature, StaleRequest."""
+    verify_head(public_key, proof, method, target, now=now)
+    proof.check_body(body)
+
+
 def _request_parts(
-    sender: str, method: str, target: str, body: bytes, now: int, nonce: str
+    sender: str, method: str, target: str, digest: bytes, now: int, nonce: str
 ) -> tuple[bytes, ...]:
-    body_hash = hashlib.sha256(body).digest()
-    return (sender.encode(), method.encode(), target.encode(), body_hash, str(now).encode(), nonce.encode())
+    return (sender.encode(), method.encode(), target.encode(), digest, str(now).encode(), nonce.encode())
