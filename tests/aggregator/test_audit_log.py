@@ -17,6 +17,7 @@ from aggregator.database import Database
 from aggregator.settings import Settings
 from aggregator.store import AttemptKey, Store
 from databases import run
+from door import Door
 from medveil.identity import BadSignature, Identity
 from medveil.plan import Plan
 from medveil.rounds import ModelVersion
@@ -41,6 +42,8 @@ def version(number: int) -> ModelVersion:
         created="",
     )
 
+
+Build = Callable[..., World]
 
 CHANGES: dict[str, Callable[[Store], object]] = {
     "lead": lambda s: s.lead(),
@@ -218,7 +221,7 @@ def test_a_cut_off_tail_is_found_by_the_tables_and_by_a_witness(written: Store, 
     assert caught.value.number == witness.number
 
 
-def test_an_old_backup_is_whole_in_itself_and_found_by_a_witness(build: Callable[..., World]) -> None:
+def test_an_old_backup_is_whole_in_itself_and_found_by_a_witness(build: Build) -> None:
     """The database rolled back to an earlier day verifies; only what others have seen shows the rollback."""
     world = build()
     assert isinstance(world.database, Path)
@@ -233,7 +236,7 @@ def test_an_old_backup_is_whole_in_itself_and_found_by_a_witness(build: Callable
         world.store.verify_log([witness])
 
 
-def test_a_fork_is_found_by_a_witness_however_long_it_has_grown(build: Callable[..., World]) -> None:
+def test_a_fork_is_found_by_a_witness_however_long_it_has_grown(build: Build) -> None:
     world = build()
     assert isinstance(world.database, Path)
     old = world.database.read_bytes()
@@ -337,3 +340,19 @@ def test_a_database_is_opened_by_a_newer_key_only_to_be_found_out(where: Path | 
         stranger.verify_log()
     stranger.close()
     Database(where).close()
+
+
+def test_hospitals_are_handed_the_head_with_their_plans_and_their_work(build: Build) -> None:
+    world = build()
+    door = Door(world)
+    heads = []
+    for path in ("/v1/plans", f"{door.at}/work"):
+        answer = door.ask(door.hospital(), "GET", path)
+        heads.append(Head.parse(answer.headers["medveil-audit-head"]))
+        heads[-1].check(world.admin.public_key)
+        world.store.add_token(path, name="somebody", role="hospital", expires=1.0)
+    assert heads[0].number < heads[1].number
+    world.store.verify_log(heads)
+    with pytest.raises(BadEntry):
+        world.store.verify_log([Head(heads[0].number, heads[1].hash)])
+    door.office.close()

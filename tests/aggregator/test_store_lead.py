@@ -5,7 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import httpx2 as httpx
@@ -152,3 +158,58 @@ def test_an_attempt_goes_on_with_the_process_that_takes_over(
     finish(world, sites)
     first = world.status["attempts"][0]
     assert (first["outcome"], first["attempt"], first["sums"]["patients"]) == ("done", 1, [3.0])
+
+
+def serving(folder: Path, database: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", "from medveil.cli import main; main()"]
+    environment = {**os.environ, "MEDVEIL_DATABASE": database, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(
+        [*command, "aggregator", "serve", "--folder", str(folder)],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.slow
+def test_a_real_second_process_takes_over_when_the_first_is_killed(folder: Path, cluster: Cluster) -> None:
+    """Two servers over HTTPS on one PostgreSQL database, with one folder and two ports."""
+    database, ports = cluster.url(cluster.database()), []
+    for _ in range(2):
+        with closing(socket.create_server(("127.0.0.1", 0))) as free:
+            ports.append(free.getsockname()[1])
+    one = Settings(folder / "one", port=ports[0], database=database)
+    set_up_aggregator(one)
+    other = Settings(folder / "other", port=ports[1], database=database)
+    other.save()
+    for name in ("admin.key", "tls", "models", "uploads", "sums"):
+        (one.folder / name).mkdir(exist_ok=True) if "." not in name else None
+        (other.folder / name).symlink_to(one.folder / name)
+    somebody = Identity.generate("somebody")
+
+    def code(port: int) -> str:
+        headers = sign_request(somebody, "GET", "/v1/plans", b"").headers()
+        try:
+            return str(client.get(f"https://localhost:{port}/v1/plans", headers=headers).json()["code"])
+        except httpx.TransportError:
+            return ""
+
+    context = ssl.create_default_context(cafile=str(one.folder / "tls" / "ca.pem"))
+    with httpx.Client(verify=context) as client:
+        processes = [serving(one.folder, database)]
+        try:
+            while code(ports[0]) != "unknown-sender":
+                time.sleep(0.05)
+            processes.append(serving(other.folder, database))
+            while code(ports[1]) != "not-leading":
+                time.sleep(0.05)
+            processes[0].kill()
+            killed = time.monotonic()
+            while code(ports[1]) == "not-leading":
+                time.sleep(0.02)
+            assert code(ports[1]) in ("unknown-sender", "stale-request")
+            assert time.monotonic() - killed < 10
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
