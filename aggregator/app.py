@@ -97,7 +97,9 @@ def open_desk(settings: Settings, workers: Workers) -> Desk | None:
         if not store.lead():
             store.close()
             return None
-        coordinator = Coordinator(store, Blobs(settings.folder), admin_key=admin.public_key, workers=workers)
+        blobs = Blobs(settings.folder)
+        blobs.sweep()
+        coordinator = Coordinator(store, blobs, admin_key=admin.public_key, workers=workers)
     except Exception:
         store.close()
         raise

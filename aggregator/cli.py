@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,9 @@ from rich.table import Table
 
 from aggregator import settings as configuration
 from aggregator.auditlog import Head
+from aggregator.backup import back_up, check, copy_database, restore
 from aggregator.blobs import Blobs
+from aggregator.database import REVISIONS, Database, alone, schema_of
 from aggregator.settings import Settings
 from aggregator.store import Register, Role, Store, UnknownPerson
 from aggregator.tls import make_certificates
@@ -40,6 +43,32 @@ console = Console(highlight=False, soft_wrap=True)
 Folder = Annotated[Path, typer.Option("--folder", "-f", help="The aggregator's folder.")]
 DEFAULT = Path("aggregator-data")
 TOKEN_HOURS = 72.0
+
+
+class NoDatabase(Error):
+    """The database that the settings name is not there."""
+
+    code = "no-database"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="There is no database, or an empty one, where the settings say.",
+            meaning="An aggregator that began anew would know no hospital, so it was not started.",
+            remedy="Check 'database' in aggregator.json, or restore a backup into a new folder.",
+        )
+
+
+class DumpFirst(Error):
+    """A PostgreSQL database is migrated only when there is a dump of it."""
+
+    code = "dump-first"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="This database is to be migrated, and there is no way back but a dump of it.",
+            meaning="Nothing was changed.",
+            remedy="Dump it with pg_dump, then run: medveil aggregator migrate --dumped.",
+        )
 
 
 class NoHospitals(Error):
@@ -99,6 +128,9 @@ def serve(folder: Folder = DEFAULT) -> None:
 
     set_up()
     settings = configuration.load(folder)
+    if schema_of(settings.where) is None:
+        raise NoDatabase()
+    open_store(settings).close()  # what is wrong with it is said now
     get_logger().info("aggregator.starting", port=settings.port)
     run(create_app(settings), settings, folder / "tls")
 
@@ -216,6 +248,68 @@ def _whole(register: Register, plan: str) -> str:
     if len(found) != 1:
         raise UnknownPerson(name=plan)
     return found[0]
+
+
+@app.command()
+def migrate(
+    folder: Folder = DEFAULT,
+    dumped: Annotated[
+        bool, typer.Option(help="PostgreSQL only: I have a dump of the database as it is now.")
+    ] = False,
+) -> None:
+    """Bring the database of an earlier version up to this one. A copy is made first."""
+    settings = configuration.load(folder)
+    copy = migrate_database(settings, dumped=dumped)
+    console.print("The database has this version's schema.")
+    if copy is not None:
+        console.print(f"  As it was before:  {copy}")
+
+
+def migrate_database(settings: Settings, *, dumped: bool) -> Path | None:
+    """What ``migrate`` does.
+
+    Returns: the copy of the SQLite database as it was; None if nothing was to do, and with PostgreSQL.
+    Raises: UnknownSchema, StillRunning, DumpFirst, StorageFailed.
+    """
+    found, where, copy = schema_of(settings.where), settings.where, None
+    if found == REVISIONS[-1]:
+        return None
+    with alone(where):
+        if isinstance(where, Path):
+            copy = where.with_name(f"{where.name}.before-{REVISIONS[-1]}")
+            copy_database(where, copy)
+        elif found is not None and not dumped:
+            raise DumpFirst()
+    Database.migrated(where).close()
+    open_store(settings).close()  # begins the audit log
+    return copy
+
+
+@app.command("backup")
+def backup_command(
+    target: Annotated[Path, typer.Argument(help="An empty or new folder for the backup.")],
+    folder: Folder = DEFAULT,
+) -> None:
+    """Copy everything that is needed to go on elsewhere. The aggregator may run meanwhile."""
+    head = back_up(configuration.load(folder), target)
+    console.print(f"The backup is in {target}. It holds the admin key: keep it as safe as the folder itself.")
+    if head is None:
+        console.print("  PostgreSQL is not in it: keep it together with the dump made just before.")
+    else:
+        console.print(f"  Head of its audit log:  {head}")
+
+
+@app.command("restore")
+def restore_command(
+    backup: Annotated[Path, typer.Argument(help="A folder made by 'medveil aggregator backup'.")],
+    folder: Folder = DEFAULT,
+) -> None:
+    """Put a backup into a new folder. Check the backup, its audit log and every row on the way."""
+    check(backup)
+    settings = replace(configuration.load(backup), folder=folder)
+    head = restore(backup, settings)
+    console.print(f"Restored into {folder}. Rounds since the backup are lost; open attempts have ended.")
+    console.print(f"  Head of its audit log:  {head}")
 
 
 @audit.command("verify")

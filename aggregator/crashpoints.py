@@ -16,8 +16,9 @@ VARIABLE = "MEDVEIL_CRASH_AT"
 STEPS = frozenset(
     """
     blob.write blob.sync blob.rename blob.sync-folder blob.forget
+    commit.begin_log commit.lead commit.probe commit.restored
     commit.add_token commit.enrol commit.add_plan commit.finish_plan commit.add_approval
-    commit.open_attempt commit.add_event commit.end_attempt commit.begin_log commit.lead commit.probe
+    commit.open_attempt commit.add_event commit.end_attempt
     commit.add_api_token commit.revoke_api_token commit.revoke commit.grant commit.withdraw
     """.split()
 )
@@ -47,6 +48,12 @@ def _parsed(text: str) -> _Armed | None:
 
 
 _armed = _parsed(os.environ.get(VARIABLE, ""))
+
+
+def arm(text: str) -> None:
+    """What the variable does, in a process that runs already."""
+    global _armed
+    _armed = _parsed(text)
 
 
 @contextmanager

@@ -84,6 +84,19 @@ class UnusableDatabase(Error):
         )
 
 
+class StillRunning(Error):
+    """Something that needs the aggregator to be stopped."""
+
+    code = "still-running"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="An aggregator is running on this database.",
+            meaning="Nothing was changed.",
+            remedy="Stop every aggregator process on it and run the command again.",
+        )
+
+
 class Database:
     """An open database of this program's schema version; an empty one gets its tables.
 
@@ -94,7 +107,7 @@ class Database:
 
     def __init__(self, where: Path | str, *, migrate: bool = False) -> None:
         self._engine = _engine(where)
-        self._leading: sa.Connection | int | None = None
+        self._lead = _LeadLock(self._engine)
         self.in_doubt = False
         """Whether a commit may have happened or not: what memory holds of the tables must be read again."""
         try:
@@ -121,7 +134,7 @@ class Database:
 
     def close(self) -> None:
         """Give its files, connections and the lead back."""
-        self._drop_lead()
+        self._lead.drop()
         self._engine.dispose()
 
     @contextmanager
@@ -158,53 +171,12 @@ class Database:
     def try_lead(self) -> bool:
         """Take or keep the lock of the one process that coordinates; whether it is held now.
 
-        The system that holds it lets it go when the process dies: the kernel for SQLite, the server for
-        PostgreSQL, there at the latest 11 s after the process's machine has gone.
         Raises: StorageFailed.
         """
         try:
-            return self._try_lead_postgres() if self.is_postgres else self._try_lead_file()
+            return self._lead.take()
         except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
-            self._drop_lead()
             raise _failed(error) from error
-
-    def _try_lead_file(self) -> bool:
-        if self._leading is None:
-            handle = os.open(
-                f"{self._engine.url.database}.lead", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-            )
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(handle)
-                return False
-            self._leading = handle
-        return True
-
-    def _try_lead_postgres(self) -> bool:
-        if isinstance(self._leading, sa.Connection):
-            try:
-                self._leading.execute(sa.text("SELECT 1"))
-                return True
-            except sa.exc.DBAPIError:
-                self._drop_lead()
-        link = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        link.detach()  # of no use to anybody else
-        for option, value in LEADER_OPTIONS:
-            link.execute(sa.select(sa.func.set_config(option, value, False)))
-        if not link.execute(sa.select(sa.func.pg_try_advisory_lock(LEADER))).scalar_one():
-            link.close()
-            return False
-        self._leading = link
-        return True
-
-    def _drop_lead(self) -> None:
-        if isinstance(self._leading, sa.Connection):
-            with suppress(sa.exc.DBAPIError):
-                self._leading.close()
-        elif self._leading is not None:
-            os.close(self._leading)
-        self._leading = None
 
     def _migrate(self) -> None:
         from alembic import command
@@ -233,8 +205,78 @@ class Database:
             raise UnusableDatabase(problem="its server runs with fsync=off, which loses data at a power cut")
 
 
+class _LeadLock:
+    """Held by the one process that coordinates.
+
+    The system lets it go when the process dies: the kernel for SQLite, the server for PostgreSQL, there at
+    the latest 11 s after the process's machine has gone.
+    """
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._held: sa.Connection | int | None = None
+
+    def take(self) -> bool:
+        """Take or keep it; whether it is held now. Raises: DBAPIError."""
+        if self._engine.dialect.name == "postgresql":
+            return self._take_postgres()
+        if self._held is None:
+            handle = os.open(f"{self._engine.url.database}.lead", os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(handle)
+                return False
+            self._held = handle
+        return True
+
+    def _take_postgres(self) -> bool:
+        if isinstance(self._held, sa.Connection):
+            try:
+                self._held.execute(sa.text("SELECT 1"))
+                return True
+            except sa.exc.DBAPIError:
+                self.drop()
+        link = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        link.detach()  # of no use to anybody else
+        for option, value in LEADER_OPTIONS:
+            link.execute(sa.select(sa.func.set_config(option, value, False)))
+        if not link.execute(sa.select(sa.func.pg_try_advisory_lock(LEADER))).scalar_one():
+            link.close()
+            return False
+        self._held = link
+        return True
+
+    def drop(self) -> None:
+        """Let it go."""
+        if isinstance(self._held, sa.Connection):
+            with suppress(sa.exc.DBAPIError):
+                self._held.close()
+        elif self._held is not None:
+            os.close(self._held)
+        self._held = None
+
+
+@contextmanager
+def alone(where: Path | str) -> Iterator[None]:
+    """Keep every aggregator away for the length of the block. Raises: StillRunning, StorageFailed."""
+    engine = _engine(where)
+    lock = _LeadLock(engine)
+    try:
+        if not lock.take():
+            raise StillRunning()
+        yield
+    except sa.exc.DBAPIError as error:
+        raise _failed(error) from error
+    finally:
+        lock.drop()
+        engine.dispose()
+
+
 def schema_of(where: Path | str) -> str | None:
-    """The schema version in a database; None if it is empty. Raises: UnusableDatabase, StorageFailed."""
+    """The schema version in a database; None if there is none. Raises: UnusableDatabase, StorageFailed."""
+    if isinstance(where, Path) and not where.exists():
+        return None
     engine = _engine(where)
     try:
         with engine.connect().execution_options(medveil_reads=True) as tx:

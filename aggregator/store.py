@@ -370,6 +370,20 @@ class Store:
             ).all()
         return [(ModelVersion.model_validate(r.version), dict(r.state)) for r in rows]
 
+    def restored(self, head: Head) -> None:
+        """This database was put back from a backup whose log ended at ``head``: open attempts have ended."""
+        wanted = sa.select(ATTEMPTS).where(ATTEMPTS.c.outcome.is_(None))
+        report = {"reason": "restored", "failed_in": "unmask"}
+        values = {"outcome": "failed", "report": report}
+        with self._change("restored", "admin") as change:
+            change.add("database.restored", "audit", head=head.hash.hex())
+            for row in change.select(wanted).all():
+                key = AttemptKey(row.plan, row.round, row.attempt)
+                change.forget_events(key)
+                change.update(
+                    ATTEMPTS, key.where, values, "attempt.ended", outcome="failed", reason="restored"
+                )
+
     def probe(self) -> None:
         """Try a durable write that changes nothing. Raises: StorageFailed, NotLeading."""
         with self._change("probe", "aggregator") as change:

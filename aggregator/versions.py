@@ -187,7 +187,8 @@ class _Drafts:
 
     def file(self, name: str) -> BinaryIO:
         if name not in self._open:
-            self._open[name] = self._files.enter_context(open(self.path(name), "w+b"))
+            file = open(self.path(name), "w+b")  # noqa: SIM115 (the stack closes it)
+            self._open[name] = self._files.enter_context(file)
         return self._open[name]
 
 

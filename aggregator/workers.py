@@ -14,12 +14,15 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any, ParamSpec, TypeVar
 
 from medveil.errors import Error
 
+NICENESS = 5
+"""How far workers stand back behind the server, so that it answers even when they fill every core."""
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -83,13 +86,20 @@ class Workers(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
         """End every worker at once; an unfinished job is not lost, it is made again from what is stored."""
-        for process in self._context.started:
-            if process.is_alive():
-                process.kill()
+        if self._pool is None:
+            return
+        # A pool that is told to end while its workers die may wait for ever on a pipe that nobody reads. One
+        # that has noticed their death closes the pipe: so a last job, which ends with its worker only, tells
+        # when it has.
+        with suppress(BrokenProcessPool):
+            last = self._pool.submit(signal.pause)
+            for process in self._context.started:
+                if process.is_alive():
+                    process.kill()
+            last.exception()
+        self._pool.shutdown()
+        self._pool = None
         self._context.started.clear()
-        if self._pool is not None:
-            self._pool.shutdown(wait=wait, cancel_futures=cancel_futures)
-            self._pool = None
 
 
 class _Remembering(SpawnContext):
@@ -105,7 +115,8 @@ class _Remembering(SpawnContext):
 
 
 def _begin() -> None:
-    """In a worker, before its first job: Ctrl-C is the server's business, and nobody outlives the server."""
+    """In a worker, before its first job: the server goes first, Ctrl-C is for it, and it is not outlived."""
+    os.nice(NICENESS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     server = multiprocessing.parent_process()
     assert server is not None  # this runs in a child

@@ -20,21 +20,22 @@ import numpy as np
 from hospital_node.desk import Contribution, Desk
 from hospital_node.governance import PlanRefused, binding, check_plan, read_offer, register
 from hospital_node.ledger import Ledger
+from hospital_node.lineage import Lineage, Witness, WrongModel
 from hospital_node.settings import Node
 from hospital_node.store import Journal
 from hospital_node.transport import AggregatorProblem, Transport
 from medveil.errors import Error, RemoteProtocolError
-from medveil.identity import Identity
+from medveil.identity import Identity, Secret
 from medveil.log import get_logger
 from medveil.messages import BadMessage, Work
 from medveil.plan import BadPlan, NotApproved, Plan
 from medveil.rounds import Phase, RoundKind
-from medveil.tensors import Float32, from_safetensors, model_hash
 from medveil_imaging.sources.manifest import SiteData
 from privacy.dp.ledger import BudgetExceeded
 from privacy.dp.policy import UnderstatedEpsilon
-from privacy.encoding import EncodedUpdate, encode, encode_metrics, params_for
+from privacy.encoding import encode, encode_metrics, params_for
 from privacy.secagg import node as secagg
+from privacy.secagg.checkword import CheckedUpdate, with_check_word
 from privacy.secagg.keys import setting_for
 from privacy.secagg.masks import MaskedUpdate, mask
 from privacy.secagg.messages import Advertised, Committed, Quorum, Signed, Survivors
@@ -45,19 +46,6 @@ MAX_ATTEMPT = 100_000
 STEPS = tuple(p for p in Phase if not p.ended)
 Word = TypeVar("Word", bound=StrEnum)
 log = get_logger()
-
-
-class WrongModel(RemoteProtocolError):
-    """The aggregator served another model than the one it named."""
-
-    code = "wrong-model"
-
-    def __init__(self) -> None:
-        super().__init__(
-            what="The global model does not have the hash that the round names.",
-            meaning="A model made for this hospital alone could pry on its patients; nothing was trained.",
-            remedy="Tell the consortium's admin.",
-        )
 
 
 class OutOfOrder(RemoteProtocolError):
@@ -104,7 +92,7 @@ class PlanAgent:
         self._journal, self._desk, self._transport = journal, desk, transport
         self._attempt: Attempt | None = None
         self._sat_out: tuple[int, int] | None = None
-        self._vector: tuple[bytes, Float32] | None = None
+        self._lineage = Lineage(plan, node.models, journal, transport)
 
     async def follow(self) -> None:
         """Answer phase after phase until the plan is finished.
@@ -178,8 +166,9 @@ class PlanAgent:
         self._sat_out = (work.round, work.attempt)  # until the keys are out: a failed start is not repeated
         kind = _parsed(RoundKind, work.kind)
         self._check_round(work, kind)
+        self._lineage.check_alarm()
         self._journal.join(self._plan.id, work.round, work.attempt)
-        vector = await self._model(work.model)
+        vector = await self._lineage.reach(work.model, number=work.round, attempt=work.attempt)
         setting = setting_for(
             self._plan, number=work.round, attempt=work.attempt, kind=kind, model=work.model
         )
@@ -221,8 +210,17 @@ class PlanAgent:
         loop = asyncio.get_running_loop()
         kind = attempt.state.party.setting.context.kind
         masked = await loop.run_in_executor(
-            None, lambda: mask(self._encode(contribution, kind), attempt.state.masks, in_place=True)
+            None,
+            lambda: mask(
+                self._encode(contribution, kind, attempt.state.check_key), attempt.state.masks, in_place=True
+            ),
         )
+        if kind is RoundKind.TRAIN:
+            self._lineage.witness(
+                Witness(
+                    attempt.state.party.setting.context, attempt.state.committed_hash, attempt.state.check_key
+                )
+            )
         self._note(attempt, "upload")
         hashes = await self._send_segments(attempt, masked)
         await self._send(attempt, "upload", secagg.upload(attempt.state, hashes))
@@ -231,17 +229,18 @@ class PlanAgent:
             self._desk.released(charge)
         log.info("update.sent", plan=self._plan.id, round=attempt.number, attempt=attempt.attempt)
 
-    def _encode(self, contribution: Contribution, kind: RoundKind) -> EncodedUpdate:
+    def _encode(self, contribution: Contribution, kind: RoundKind, check_key: Secret) -> CheckedUpdate:
         study = self._plan.study
         params = params_for(study, kind, len(self._plan.roster))
         none = np.zeros(0, np.uint64)
-        return encode(
+        encoded = encode(
             contribution.update,
             params,
             weight=contribution.weight,
             metrics=none if contribution.sums is None else encode_metrics(study, contribution.sums),
             random_bytes=secrets.token_bytes,
         )
+        return with_check_word(encoded, check_key, params, index=self._index)
 
     async def _send_segments(self, attempt: Attempt, masked: MaskedUpdate) -> list[bytes]:
         hashes = []
@@ -255,15 +254,6 @@ class PlanAgent:
         await self._transport.message(
             self._plan.id, attempt.number, attempt.attempt, kind, message.to_bytes()
         )
-
-    async def _model(self, model: bytes) -> Float32:
-        if self._vector is None or self._vector[0] != model:
-            spec = self._plan.study.model.tensors
-            vector = from_safetensors(await self._transport.model(self._plan.id, model.hex()), spec)
-            if model_hash(vector, spec) != model:
-                raise WrongModel()
-            self._vector = (model, vector)
-        return self._vector[1]
 
     def _note(self, attempt: Attempt, step: str, detail: str = "") -> None:
         self._journal.note(self._plan.id, attempt.number, attempt.attempt, step, detail)

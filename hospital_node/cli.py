@@ -342,6 +342,54 @@ def run(folder: Folder = DEFAULT) -> None:
         os._exit(0)  # a training step in hand is not waited for; its charge stands
 
 
+class NoSuchModel(Error):
+    """The operator named a plan that was never approved here."""
+
+    code = "no-such-model"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="No approved plan has this fingerprint.",
+            meaning="Nothing was changed.",
+            remedy="Run 'medveil node lineage' without it to see the plans.",
+        )
+
+
+@app.command()
+def lineage(
+    start_again: Annotated[
+        str | None,
+        typer.Option(help="Fingerprint of a plan: take its alarm away and check its models from the first."),
+    ] = None,
+    folder: Folder = DEFAULT,
+) -> None:
+    """Show how far this node's own copy of each plan's model has come, and what it has refused."""
+    from hospital_node.lineage import head_path, load_head
+    from hospital_node.store import Journal
+
+    node = Node.load(folder)
+    journal = Journal(node.journal)
+    plans = [plan for plan, _ in journal.approved()]
+    if start_again is not None:
+        chosen = [p for p in plans if start_again in (p.id, fingerprint(p.hash))]
+        if not chosen:
+            raise NoSuchModel()
+        head_path(node.models, chosen[0]).unlink(missing_ok=True)
+        journal.clear_alarm(chosen[0].id)
+    alarms = [journal.alarm(plan.id) for plan in plans]
+    journal.close()
+    for plan, alarm in zip(plans, alarms, strict=True):
+        head = load_head(head_path(node.models, plan), plan.study)
+        console.print(f"[bold]{plan.study.name}[/]   fingerprint {fingerprint(plan.hash)}")
+        own = "none yet" if head is None else f"version {head.version}, {head.model.hex()}"
+        console.print(f"  own model  {own}")
+        if alarm is not None:
+            console.print(f"  [bold red]ALARM[/]      {alarm.reason} (code {alarm.code})")
+            console.print(f"             own version {alarm.version}  {alarm.computed}")
+            console.print(f"             named model    {alarm.claimed}")
+    raise typer.Exit(1 if any(alarms) else 0)
+
+
 @ledger.callback(invoke_without_command=True)
 def show_ledger(context: typer.Context, folder: Folder = DEFAULT) -> None:
     """Show every charge and what has been spent."""

@@ -6,10 +6,11 @@ import json
 
 from hospital_node.ledger import Ledger
 from hospital_node.settings import NodeSettings, Policy
-from medveil.errors import Error
+from medveil.errors import Error, UnknownName
 from medveil.identity import BadSignature, Identity, verify
 from medveil.messages import PlanOffer
 from medveil.plan import Plan, check_approvals, parse_plan
+from medveil.strategies import BadStrategy, strategy_of
 from medveil.study import Study
 from privacy.dp.policy import Cost, check_policy
 
@@ -71,6 +72,13 @@ def check_plan(plan: Plan, settings: NodeSettings, identity: Identity) -> Cost |
             "least here",
             remedy="Ask for a larger cohort, or lower min_hospitals in node.json on purpose.",
         )
+    try:
+        strategy_of(study)
+    except (UnknownName, BadStrategy) as error:
+        raise PlanRefused(
+            reason="this node cannot make its models, for it does not know the strategy or its options",
+            remedy="Ask the admin for a corrected study; node and aggregator must run the same version.",
+        ) from error
     cost = check_policy(study)
     if cost is not None:
         _within_cap(study, cost, policy)

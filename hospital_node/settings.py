@@ -64,6 +64,7 @@ class Node:
         self.authority = folder / "ca.pem"
         self.journal = folder / "journal.db"
         self.ledger = folder / "ledger.jsonl"
+        self.models = folder / "models"
 
     @classmethod
     def load(cls, folder: Path) -> Node:

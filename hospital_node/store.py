@@ -1,4 +1,4 @@
-"""The node's journal: approvals, and what this node has done in each attempt, on disk before it is sent.
+"""The node's journal: approvals, alarms, and what it has done in each attempt, on disk before it is sent.
 
 No secret is in it. A node that comes back after a crash finds that it has joined an attempt, and since its
 keys are gone it sits that attempt out: it never masks twice under one (round, attempt).
@@ -6,6 +6,8 @@ keys are gone it sits that attempt out: it never masks twice under one (round, a
 
 from __future__ import annotations
 
+import os
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -30,6 +32,31 @@ STEPS = sa.Table(
     sa.Column("step", sa.String, primary_key=True),
     sa.Column("detail", sa.String, nullable=False, default=""),
 )
+ALARMS = sa.Table(
+    "alarms",
+    META,
+    sa.Column("plan", sa.String, primary_key=True),
+    sa.Column("code", sa.String, nullable=False),
+    sa.Column("reason", sa.String, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("claimed", sa.String, nullable=False),
+    sa.Column("computed", sa.String, nullable=False),
+)
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A refused model: why, and the evidence. It stands until the operator takes it away."""
+
+    plan: str
+    code: str
+    reason: str
+    version: int
+    """The last version that this node could make itself."""
+    claimed: str
+    """Hash of the model that the aggregator named."""
+    computed: str
+    """Hash of this node's own version."""
 
 
 class AlreadyDone(LocalProtocolError):
@@ -98,6 +125,49 @@ class Journal:
             if tx.execute(sa.select(STEPS).where(*where)).first():
                 raise AlreadyDone(reason=f"the step '{step}' is done")
             tx.execute(STEPS.insert().values(**row, detail=detail))
+
+    def detail(self, plan: str, number: int, attempt: int, step: str) -> str | None:
+        """What was noted with a step; None if the step was not taken."""
+        row = {"plan": plan, "round": number, "attempt": attempt, "step": step}
+        with self._engine.connect() as tx:
+            where = [STEPS.c[k] == v for k, v in row.items()]
+            found = tx.execute(sa.select(STEPS.c.detail).where(*where)).first()
+        return None if found is None else str(found.detail)
+
+    def alarm(self, plan: str) -> Alarm | None:
+        """The alarm that stands for a plan, if any."""
+        with self._engine.connect() as tx:
+            row = tx.execute(sa.select(ALARMS).where(ALARMS.c.plan == plan)).mappings().first()
+        return None if row is None else Alarm(**row)
+
+    def raise_alarm(self, alarm: Alarm) -> None:
+        """Keep an alarm; the first one of a plan stands."""
+        with self._engine.begin() as tx:
+            tx.execute(ALARMS.insert().prefix_with("OR IGNORE").values(**asdict(alarm)))
+
+    def clear_alarm(self, plan: str) -> None:
+        """The operator has looked into it."""
+        with self._engine.begin() as tx:
+            tx.execute(ALARMS.delete().where(ALARMS.c.plan == plan))
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write beside, fsync, rename, fsync the folder: after a crash the file is the old one or the new one.
+
+    Raises: OSError; what was there is then as before.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    scratch = path.with_name(path.name + ".part")
+    with open(scratch, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(scratch, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _durable(connection: object, _: object) -> None:

@@ -16,6 +16,7 @@ from medveil.errors import BadFile, RemoteProtocolError
 from medveil.identity import Identity, sign_request
 from medveil.log import get_logger
 from medveil.messages import Approval, Enrol, PlanOffers, Work
+from privacy.secagg.messages import Published
 
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 GIVE_UP_S = 90.0
@@ -98,6 +99,14 @@ class Transport:
     async def model(self, plan: str, model: str) -> bytes:
         """A global model as safetensors."""
         return await self._send("GET", f"/v1/plans/{plan}/models/{model}")
+
+    async def proof(self, plan: str, version: int) -> Published:
+        """Where a model version comes from. Raises: AggregatorProblem, BadMessage, Unreachable."""
+        return Published.from_bytes(await self._send("GET", f"/v1/plans/{plan}/versions/{version}/proof"))
+
+    async def sum(self, plan: str, version: int) -> bytes:
+        """The sum a model version was made of: 64-bit words, little-endian."""
+        return await self._send("GET", f"/v1/plans/{plan}/versions/{version}/sum")
 
     async def message(self, plan: str, number: int, attempt: int, kind: str, body: bytes) -> None:
         """A protocol message."""

@@ -4,9 +4,11 @@ Several coordinates share a word, each in its own lane. Lanes hold quantised, no
 over a full cohort fits the lane, so sums of words are words of sums: no lane ever carries into the next.
 The vector of one hospital is
 
-    [ packed coordinates | weight | metric words ]
+    [ packed coordinates | weight | metric words | check word ]
 
 The weight has a word of its own, so the mean is sum(weight * update) / sum(weight) while no weight is shown.
+Weight and metrics are split into two limbs, each in 32 bits with room for the sum, so that every value in the
+vector is a lane whose sum cannot carry. The check word is put in later (``privacy.secagg.checkword``).
 Literature counts bytes per parameter: 16-bit lanes give 2.0 ("2x16"), 21-bit 2.67 ("3x21"), 32-bit 4.0
 ("1x32"); here all three live in 64-bit words, four, three or two to a word.
 """
@@ -32,8 +34,10 @@ LANES = {16: 4, 21: 3, 32: 2}
 MAX_STEPS = 2**20
 METRIC_STEPS = 2**20
 """Fixed-point steps per unit of a metric."""
-METRIC_LIMIT = 2**50
-"""A hospital's metric words lie below it, so that the sum of the largest cohort stays below 2^62."""
+LIMB_BITS = 25
+"""A weight or metric is carried as two limbs of at most so many bits, each in a lane of 32."""
+METRIC_LIMIT = 2 ** (2 * LIMB_BITS)
+"""A hospital's metrics lie below it; with more than 128 hospitals below ``EncodingParams.tail_limit``."""
 _CHUNK = 2**16
 _ROUNDER = np.float32(1.5 * 2**39)
 """Added to a float32 below 2^37 it leaves the nearest multiple of 2^16 (halves to even) in the last bits.
@@ -99,7 +103,8 @@ class EncodingParams:
         if not 1 <= self.max_weight <= 2**31 or not 1 <= self.cohort <= 2**12:
             raise OutOfRange(thing="Weight limit and cohort", limit="1 to 2^31 and 1 to 4096")
         assert 2 * self.steps * self.cohort < 2**self.lane_bits  # no lane carries into its neighbour
-        assert METRIC_LIMIT * 2**12 <= 2**62
+        assert self.max_weight < self.tail_limit
+        assert self.cohort << self.limb_bits <= 2**32
         if self.steps < 8:
             raise OutOfRange(thing="The cohort", limit=f"small enough for {self.lane_bits}-bit lanes")
 
@@ -119,7 +124,17 @@ class EncodingParams:
     @property
     def words(self) -> int:
         """Length of the whole vector in 64-bit words."""
-        return self.packed_words + 1 + self.metrics
+        return self.packed_words + 1 + self.metrics + 1
+
+    @property
+    def limb_bits(self) -> int:
+        """Bits of a limb of the weight or a metric: the sums of a full cohort stay below 2^32."""
+        return min(LIMB_BITS, (2**32 // self.cohort).bit_length() - 1)
+
+    @property
+    def tail_limit(self) -> int:
+        """A hospital's weight and metrics lie below it."""
+        return 1 << (2 * self.limb_bits)
 
 
 @dataclass(frozen=True)
@@ -166,7 +181,7 @@ def encode(
         weight: this hospital's weight, 1 to p.max_weight.
         metrics: uint64, shape (p.metrics,), fixed point (see :func:`encode_metrics`).
         random_bytes: a cryptographic source; 32 bytes of it seed the rounding.
-    Returns: uint64, shape (p.words,).
+    Returns: uint64, shape (p.words,); the check word, the last one, is still zero.
     Guarantees: with s = clip / steps * max_weight / weight, one step in model units, an entry x is rounded by
         at most s + 2^-21 |x|, and in expectation (over the dither) by at most 2^-16 s + 2^-21 |x|; the
         last term is float32 arithmetic, as in training itself. Zero stays zero.
@@ -178,8 +193,8 @@ def encode(
         raise OutOfRange(thing="The length of the update", limit=f"{p.parameters} + {p.metrics} metrics")
     if not 1 <= weight <= p.max_weight:
         raise OutOfRange(thing="The weight", limit=f"1 to {p.max_weight}")
-    if metrics.size and int(metrics.max()) >= METRIC_LIMIT:
-        raise OutOfRange(thing="Every metric word", limit=f"below {METRIC_LIMIT}")
+    if metrics.size and int(metrics.max()) >= p.tail_limit:
+        raise OutOfRange(thing="Every metric word", limit=f"below {p.tail_limit}")
     words = np.empty(p.words, np.uint64)
     rounding = _Rounding(p, weight, random_bytes)
     halves, spare = np.empty((2, _CHUNK), np.uint32), np.empty(_CHUNK, np.uint32)
@@ -194,7 +209,12 @@ def encode(
         np.left_shift(chunk, np.uint64(32), out=chunk)
         np.bitwise_or(chunk, halves[0, : len(chunk)], out=chunk)
     words[p.packed_words] = weight
-    words[p.packed_words + 1 :] = metrics
+    words[p.packed_words + 1 : -1] = metrics
+    words[-1] = 0
+    tail = words[p.packed_words : -1]
+    high = tail >> np.uint64(p.limb_bits)
+    tail &= np.uint64((1 << p.limb_bits) - 1)
+    tail |= high << np.uint64(32)
     return EncodedUpdate(words)
 
 
@@ -248,7 +268,7 @@ def decode(total: Words, p: EncodingParams, *, hospitals: int, study: Study) -> 
     """The weighted mean and the summed metrics from the sum of ``hospitals`` encodings.
 
     Args:
-        total: uint64, shape (p.words,), the unmasked sum mod 2^64.
+        total: uint64, shape (p.words,), the unmasked sum mod 2^64; its check word is not looked at here.
     Guarantees: each entry of the mean is within ``hospitals * clip / steps * max_weight / total_weight``
         (and 2^-20 of the clip, for float32) of the exact weighted mean.
     Raises: SpoiledSum if the length, the weight, a lane, a bit outside the lanes or a metric lies outside
@@ -256,7 +276,8 @@ def decode(total: Words, p: EncodingParams, *, hospitals: int, study: Study) -> 
     """
     if total.shape != (p.words,) or not 1 <= hospitals <= p.cohort:
         raise SpoiledSum()
-    weight = int(total[p.packed_words])
+    tail = _joined(total[p.packed_words : -1], p, hospitals)
+    weight = int(tail[0])
     if not hospitals <= weight <= hospitals * p.max_weight:
         raise SpoiledSum()
     mean = np.empty(p.parameters, np.float32)
@@ -274,8 +295,16 @@ def decode(total: Words, p: EncodingParams, *, hospitals: int, study: Study) -> 
             if int(sums.max()) > 2 * p.steps * hospitals or sums[len(part) :].any():
                 raise SpoiledSum()
             plane[start : start + len(part)] = (part.astype(np.float64) - p.steps * hospitals) * scale
-    metrics = decode_metrics(total[p.packed_words + 1 :], study) if p.metrics else {}
+    metrics = decode_metrics(tail[1:], study) if p.metrics else {}
     return Aggregate(mean, weight, hospitals, metrics)
+
+
+def _joined(tail: Words, p: EncodingParams, hospitals: int) -> Words:
+    """Weight and metrics of a sum from their limbs. Raises: SpoiledSum."""
+    low, high = tail & np.uint64(2**32 - 1), tail >> np.uint64(32)
+    if max(int(low.max()), int(high.max())) > hospitals * ((1 << p.limb_bits) - 1):
+        raise SpoiledSum()
+    return low + (high << np.uint64(p.limb_bits))
 
 
 def encode_metrics(study: Study, sums: Mapping[str, NDArray[np.float64]]) -> NDArray[np.uint64]:
@@ -293,12 +322,7 @@ def encode_metrics(study: Study, sums: Mapping[str, NDArray[np.float64]]) -> NDA
 
 
 def decode_metrics(words: Words, study: Study) -> Sums:
-    """The inverse of :func:`encode_metrics`, for a sum over hospitals.
-
-    Raises: SpoiledSum if a word lies outside what sums of patients can reach.
-    """
-    if words.size and int(words.max()) >= 2**63:
-        raise SpoiledSum()
+    """The inverse of :func:`encode_metrics`, for a sum over hospitals."""
     sums, start = {}, 0
     for name, length in layout(study).items():
         sums[name] = words[start : start + length].astype(np.float64) / METRIC_STEPS

@@ -79,6 +79,10 @@ class Desk:
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, safely)
 
+    def witness(self) -> dict[str, str]:
+        """The audit log's head, for the hospital to keep: who has it notices a log cut or rolled back."""
+        return {"MedVeil-Audit-Head": self.store.head.header()}
+
     def announce(self) -> None:
         """Wake every long poll."""
         self._changed.set()
@@ -100,7 +104,8 @@ class Desk:
     async def pause(self, seconds: float) -> None:
         """Sleep, but no longer than until :meth:`hurry` is called."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._hurry.wait(), seconds)
+            async with asyncio.timeout(seconds):  # wait_for would lose a cancellation that comes with a hurry
+                await self._hurry.wait()
         self._hurry.clear()
 
     def hurry(self) -> None:

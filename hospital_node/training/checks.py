@@ -59,8 +59,9 @@ def require_safe(study: Study, device: torch.device) -> None:
 def self_check(
     study: Study, module: nn.Module, *, loss: Loss | None = None, device: torch.device | None = None
 ) -> None:
-    """Six checks on random inputs of the study's shape (volumes: smaller). The module is left as it was.
+    """Checks on random inputs of the study's shape (volumes: smaller). The module is left as it was.
 
+    ``precision``: trained weights are float32 or float64, so that gradients, norms and noise are.
     ``loss``: one number an image, and from that image alone. ``clipped-sum``: the engine equals a loop over
     single patients. ``sensitivity``: taking any patient out changes the sum by at most clip_norm.
     ``copies``: k copies of a patient's images count once. ``independence``: other patients do not change
@@ -78,6 +79,8 @@ def self_check(
         return
     device = device or torch.device("cpu")
     chosen: Loss = loss or TASKS[study.task].loss
+    if any(p.dtype not in (torch.float32, torch.float64) for p in module.parameters() if p.requires_grad):
+        raise NotSafe(check="precision", problem="a trained weight has fewer bits than float32")
     model = copy.deepcopy(module).to(device).double()
     raw = _random_patients(study, _check_size(model, study.transforms.size, device))
     _check_buffers(model, raw, device)

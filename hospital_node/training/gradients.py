@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
+from hospital_node.training.features import has_features
 from medveil.study import GaussianNoise
 from medveil_imaging.patients import PatientImages
 from privacy.dp.noise import NoiseSource
@@ -17,11 +21,18 @@ Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Logits (k, …), labels (k, …) → one loss an image, shape (k,)."""
 Gradients = dict[nn.Parameter, torch.Tensor]
 """Parameter → (P, *shape): row p is the gradient of patient p's mean loss."""
+Way = Literal["together", "single"]
+"""A chunk of patients under vmap, or an ordinary backward pass for each."""
 
-WEIGHTS_AT_ONCE = 2**24
-VALUES_AT_ONCE = {"cpu": 2**18, "cuda": 2**21}
+Precision = Callable[[], torch.autocast]
+"""Makes the context of a forward pass."""
+
 PATIENTS_AT_ONCE = 512
-"""Bounds of one chunk: per-patient weights, input values (a CPU is fastest within its cache), patients."""
+VALUES_AT_ONCE = {"cpu": 2**18, "cuda": 2**21}
+"""Input values of one chunk: a CPU is fastest within its cache."""
+MEMORY_SHARE = 1 / 16
+"""Share of the device's memory for one chunk's gradients; copies and activations need as much again."""
+MOST_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -51,13 +62,24 @@ def draw(patients: Sequence[PatientImages], policy: GaussianNoise, noise: NoiseS
 
 
 def patient_gradients(
-    module: nn.Module, loss: Loss, drawn: Sequence[Drawn], *, device: torch.device
+    module: nn.Module,
+    loss: Loss,
+    drawn: Sequence[Drawn],
+    *,
+    device: torch.device,
+    way: Way | None = None,
+    bfloat16: bool | None = None,
 ) -> Iterator[Gradients]:
     """Each drawn patient's gradient of its mean loss, in chunks that fit memory; nothing for an empty draw.
 
-    Pictures and feature vectors: the whole network under vmap over patients, padded with a mask. Volumes: an
-    ordinary backward pass per patient, since one patient fills the machine. On CUDA the forward pass runs
-    in bfloat16; gradients and everything after them are float32.
+    A chunk that a GPU has no room for is tried again in halves.
+
+    Args:
+        way: None chooses. ``together``, for pictures and feature vectors: the whole network under vmap over
+            patients, padded with a mask. ``single``, for volumes and for networks of which memory holds only
+            one patient's gradient: one patient fills the machine.
+        bfloat16: whether the forward pass runs in it; None: see :func:`runs_in_bfloat16`. Weights, losses,
+            gradients and everything after them stay float32 (float64 networks are left alone altogether).
 
     Guarantees: row p depends on patient p only.
     Raises: ValueError if the loss is not one number an image.
@@ -65,19 +87,72 @@ def patient_gradients(
     if not drawn:
         return
     parameters = [p for p in module.parameters() if p.requires_grad]
-    if drawn[0].images.ndim == 5:
+    reduced = runs_in_bfloat16(module, device) if bfloat16 is None else bfloat16
+    precision = partial(torch.autocast, device.type, torch.bfloat16, enabled=reduced)
+    size = sum(p.numel() for p in parameters)
+    room = patients_in_memory(4 * size, device)
+    alone = drawn[0].images.ndim == 5 or room < 2 or (reduced and _has_instance_norm(module))
+    if (way or ("single" if alone else "together")) == "single":
         for one in drawn:
-            yield _by_backward(module, loss, parameters, one, device)
+            yield _by_backward(module, loss, parameters, one, device, precision)
         return
-    per_patient = _vmapped(module, loss, device)
-    for chunk in _chunks(drawn, sum(p.numel() for p in parameters), VALUES_AT_ONCE[device.type]):
-        images, labels, mask = (part.to(device) for part in _padded(chunk))
-        by_name = per_patient(_trained(module), images.to(parameters[0].dtype), labels, mask)
-        yield {module.get_parameter(name): gradient for name, gradient in by_name.items()}
+    per_patient = _vmapped(module, loss, parameters, precision)
+    done = 0
+    while done < len(drawn):
+        chunk = _fitting(drawn[done : done + room], VALUES_AT_ONCE[device.type])
+        images, labels, mask = (_moved(part, device) for part in _padded(chunk))
+        try:
+            weights = [p.detach() for p in parameters]
+            found = per_patient(weights, images.to(parameters[0].dtype), labels, mask)
+        except torch.OutOfMemoryError:  # nothing of this chunk was handed out: again with half of it
+            if len(chunk) == 1:
+                raise
+            room = len(chunk) // 2
+            continue
+        done += len(chunk)
+        yield dict(zip(parameters, found, strict=True))
 
 
-def _trained(module: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
+def runs_in_bfloat16(module: nn.Module, device: torch.device) -> bool:
+    """On CUDA, where it doubles the speed; not for a head on fixed features, which has nothing to gain."""
+    return device.type == "cuda" and not has_features(module)
+
+
+def _has_instance_norm(module: nn.Module) -> bool:
+    """torch cannot differentiate an affine one under vmap when its input is bfloat16."""
+    return any(isinstance(layer, nn.modules.instancenorm._InstanceNorm) for layer in module.modules())
+
+
+def patients_in_memory(gradient_bytes: int, device: torch.device) -> int:
+    """How many patients' gradients of that many bytes each make a chunk; at least one."""
+    if device.type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory
+    else:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    bound = min(MOST_BYTES, int(memory * MEMORY_SHARE))
+    return max(1, min(PATIENTS_AT_ONCE, bound // gradient_bytes))
+
+
+def _moved(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """On the device; to a GPU from locked pages, so that copying does not wait for the work before it."""
+    if device.type == "cuda":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
+
+
+def _places(module: nn.Module, parameters: list[nn.Parameter]) -> dict[str, int]:
+    """Every place in the network that holds a trained parameter → its number.
+
+    Each layer once, under its first name: replacing the same place twice would not be undone afterwards. A
+    parameter that two layers share has two places.
+    """
+    numbers = {parameter: number for number, parameter in enumerate(parameters)}
+    return {
+        f"{layer_name}.{name}" if layer_name else name: numbers[parameter]
+        for layer_name, layer in module.named_modules()
+        for name, parameter in layer.named_parameters(recurse=False, remove_duplicate=False)
+        if parameter in numbers
+    }
 
 
 def _mean_loss(
@@ -92,48 +167,47 @@ def _mean_loss(
     return torch.where(mask, per_image, 0.0).sum() / mask.sum().clamp(min=1)
 
 
-def _vmapped(module: nn.Module, loss: Loss, device: torch.device) -> Callable[..., dict[str, torch.Tensor]]:
+def _vmapped(
+    module: nn.Module, loss: Loss, parameters: list[nn.Parameter], precision: Precision
+) -> Callable[..., list[torch.Tensor]]:
+    places = _places(module, parameters)
+
     def mean_loss(
-        weights: dict[str, torch.Tensor], images: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor
+        weights: list[torch.Tensor], images: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:
-        with _low_precision(device):
-            logits = functional_call(module, weights, (images,))
+        chosen = {place: weights[number] for place, number in places.items()}
+        with precision():
+            logits = functional_call(module, chosen, (images,), tie_weights=False)
         return _mean_loss(loss, logits, labels, mask)
 
-    gradients: Callable[..., dict[str, torch.Tensor]] = vmap(
+    gradients: Callable[..., list[torch.Tensor]] = vmap(
         grad(mean_loss), in_dims=(None, 0, 0, 0), randomness="different"
     )
     return gradients
 
 
 def _by_backward(
-    module: nn.Module, loss: Loss, parameters: list[nn.Parameter], one: Drawn, device: torch.device
+    module: nn.Module,
+    loss: Loss,
+    parameters: list[nn.Parameter],
+    one: Drawn,
+    device: torch.device,
+    precision: Precision,
 ) -> Gradients:
-    with _low_precision(device):
-        logits = module(one.images.to(device, parameters[0].dtype))
-    value = _mean_loss(loss, logits, one.labels.to(device), None)
+    with precision():
+        logits = module(_moved(one.images, device).to(parameters[0].dtype))
+    value = _mean_loss(loss, logits, _moved(one.labels, device), None)
     gradients = torch.autograd.grad(value, parameters, allow_unused=True)
     return {
         p: (torch.zeros_like(p) if g is None else g)[None] for p, g in zip(parameters, gradients, strict=True)
     }
 
 
-def _low_precision(device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
-
-
-def _chunks(drawn: Sequence[Drawn], weights: int, values: int) -> Iterator[Sequence[Drawn]]:
-    """Runs of patients, ordered by number of images, within the bounds above."""
-    start = 0
-    while start < len(drawn):
-        size = min(PATIENTS_AT_ONCE, max(1, WEIGHTS_AT_ONCE // weights))
-        while size > 1:
-            part = drawn[start : start + size]
-            if len(part) * part[-1].images.numel() <= values:
-                break
-            size = max(1, len(part) * 3 // 4)
-        yield drawn[start : start + size]
-        start += size
+def _fitting(drawn: Sequence[Drawn], values: int) -> Sequence[Drawn]:
+    """As many of the first patients, ordered by number of images, as hold that many values; at least one."""
+    while len(drawn) > 1 and len(drawn) * drawn[-1].images.numel() > values:
+        drawn = drawn[: len(drawn) * 3 // 4]
+    return drawn
 
 
 def _padded(chunk: Sequence[Drawn]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

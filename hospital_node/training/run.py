@@ -12,7 +12,7 @@ from torch import nn
 from hospital_node.ledger import Charge
 from hospital_node.training.checks import require_safe
 from hospital_node.training.features import FeatureCache, features, has_features, with_features
-from hospital_node.training.gradients import Drawn, Loss, draw, patient_gradients
+from hospital_node.training.gradients import Drawn, Loss, draw, patient_gradients, runs_in_bfloat16
 from hospital_node.training.optimizer import PatientOptimizer
 from medveil.errors import Error
 from medveil.study import GaussianNoise, JointNoise, Study
@@ -233,7 +233,7 @@ def _train_plain(
         labels = torch.stack([patients[i].labels[k] for i, k in chosen])
         images, labels = prepare(images, labels)
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=runs_in_bfloat16(module, device)):
             logits = module(images.to(device))
         torch.autograd.backward(task.loss(logits.float(), labels.to(device)).mean())
         optimizer.step()

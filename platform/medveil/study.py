@@ -141,6 +141,9 @@ class JointNoise(GaussianNoise):
 Privacy = Annotated[NoPrivacy | LocalNoise | JointNoise, Field(discriminator="kind")]
 
 
+MaskGraph = Literal["complete", "hidden"]
+
+
 class SecureAggregation(Frozen):
     """The ring, the lanes and whom a mask must resist."""
 
@@ -152,13 +155,16 @@ class SecureAggregation(Frozen):
     """Most patients one hospital may count for."""
     colluders: Annotated[int, Field(ge=0)] = 0
     """Hospitals assumed to pool what they know with the aggregator."""
+    mask_graph: MaskGraph = "complete"
+    """Who shares a mask with whom: all pairs; or, of more than 128 hospitals, pairs nobody else knows."""
 
 
 class Cohort(Frozen):
     """How many hospitals make a sum that hides each of them."""
 
     min_hospitals: Annotated[int, Field(ge=3)] = 3
-    max_hospitals: Annotated[int, Field(ge=3, le=128)] = 10
+    max_hospitals: Annotated[int, Field(ge=3, le=2000)] = 10
+    """At most 128 with the complete mask graph."""
 
 
 class Strategy(Frozen):
@@ -219,6 +225,8 @@ class Study(Frozen):
             raise ValueError("cohort.min_hospitals must exceed secure_aggregation.colluders by two or more")
         if cohort.max_hospitals < cohort.min_hospitals:
             raise ValueError("cohort.max_hospitals lies below cohort.min_hospitals")
+        if cohort.max_hospitals > 128 and self.secure_aggregation.mask_graph == "complete":
+            raise ValueError("more than 128 hospitals need secure_aggregation.mask_graph = 'hidden'")
         if self.privacy.kind != "none" and self.training.local_steps is None:
             raise ValueError("under differential privacy the unit of work is local_steps")
         if isinstance(self.privacy, JointNoise):

@@ -138,6 +138,10 @@ RECIPES: dict[tuple[str, PrivacyKind], tuple[tuple[str, str], int, Make]] = {
     ("wavelet_head", "none"): (FILMS, 20, _wavelet_none),
     ("wavelet_head", "local"): (FILMS, 10, _wavelet_local),
     ("wavelet_head", "joint"): (FILMS, 60, _wavelet_joint),
+    # A head on unit-length features, as the wavelet head is; its settings, not measured for every encoder.
+    ("frozen_encoder", "none"): (IMAGES, 20, _wavelet_none),
+    ("frozen_encoder", "local"): (IMAGES, 10, _wavelet_local),
+    ("frozen_encoder", "joint"): (IMAGES, 60, _wavelet_joint),
     ("small_cnn", "none"): (IMAGES, 20, partial(_network_none, rate=3e-3, batch=32, update_clip=0.5)),
     ("small_cnn", "local"): (IMAGES, 12, partial(_network_local, rate=6.0, clip_norm=0.5, update_clip=16.0)),
     ("densenet121", "none"): (IMAGES, 20, partial(_network_none, rate=1e-3, batch=16, update_clip=0.5)),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -19,9 +20,16 @@ from medveil.identity import Secret
 from medveil.ids import digest, join
 from medveil.plan import Plan
 from medveil.rounds import RoundKind
+from medveil.study import MaskGraph
 from privacy.secagg.masks import Mask
 
 PROTOCOL = b"medveil-secagg-v1"
+SHARE_COMMITMENT_BYTES = 16
+"""Half a SHA-256. A dealer gains nothing from two shares with one commitment, since it may deal anything; a
+holder would have to find another share for a given commitment: 2^128 tries."""
+
+
+ShareKind = Literal["self-share", "key-share"]
 
 
 class UnsafeCohort(LocalProtocolError):
@@ -63,6 +71,7 @@ class Setting:
     """Index → Ed25519 public key, from the approved plan."""
     min_hospitals: int
     colluders: int
+    mask_graph: MaskGraph = "complete"
 
     def __post_init__(self) -> None:
         if self.min_hospitals < max(3, self.colluders + 2):
@@ -88,6 +97,7 @@ def setting_for(plan: Plan, *, number: int, attempt: int, kind: RoundKind, model
         roster={m.index: m.key for m in plan.roster},
         min_hospitals=plan.study.cohort.min_hospitals,
         colluders=plan.study.secure_aggregation.colluders,
+        mask_graph=plan.study.secure_aggregation.mask_graph,
     )
 
 
@@ -123,16 +133,25 @@ def channel_key(
     private: Secret, peer: bytes, context: Context, transcript: bytes, *, sender: int, receiver: int
 ) -> bytes:
     """Key for the one message from ``sender`` to ``receiver``; each direction has its own."""
-    return _derive(private, peer, "channel", context, transcript, sender, receiver)
+    ends = (_number(sender), _number(receiver))
+    return _hkdf(_exchange(private, peer), "channel", context, transcript, *ends)
 
 
-def pair_mask(
-    private: Secret, peer: bytes, context: Context, transcript: bytes, *, own: int, other: int
-) -> Mask:
+def pair_secret(private: Secret, peer: bytes) -> Secret:
+    """What two hospitals' mask keys give together. Raises: WeakKey."""
+    return Secret(_exchange(private, peer))
+
+
+def pair_mask(pair: Secret, context: Context, transcript: bytes, *, own: int, other: int) -> Mask:
     """The mask that two hospitals share; the one with the lower index adds, the other subtracts."""
-    low, high = min(own, other), max(own, other)
-    seed = Secret(_derive(private, peer, "pair", context, transcript, low, high))
-    return Mask(seed, 1 if own < other else -1)
+    ends = (_number(min(own, other)), _number(max(own, other)))
+    return Mask(Secret(_hkdf(pair.reveal(), "pair", context, transcript, *ends)), 1 if own < other else -1)
+
+
+def edge_number(pair: Secret, context: Context, transcript: bytes, *, own: int, other: int) -> int:
+    """A number below 2^64 that only these two know; it decides whether they share a mask."""
+    ends = (_number(min(own, other)), _number(max(own, other)))
+    return int.from_bytes(_hkdf(pair.reveal(), "edge", context, transcript, *ends)[:8], "big")
 
 
 def self_mask(secret: Secret, context: Context, transcript: bytes) -> Mask:
@@ -145,10 +164,46 @@ def self_commitment(secret: Secret, context: Context, transcript: bytes, index: 
     return digest("self-mask", context.bytes, transcript, _number(index), secret.reveal())
 
 
-def _derive(
-    private: Secret, peer: bytes, label: str, context: Context, transcript: bytes, first: int, second: int
+def share_commitment(
+    share: Secret, kind: ShareKind, context: Context, transcript: bytes, *, dealer: int, holder: int
 ) -> bytes:
-    return _hkdf(_exchange(private, peer), label, context, transcript, _number(first), _number(second))
+    """Binds a dealer to one share of one holder.
+
+    The commitments to all shares hide them: each share is uniform in a field of 2^256 elements, also for
+    somebody who holds fewer than the threshold.
+    """
+    place = (kind.encode(), _number(dealer), _number(holder))
+    return digest("share", context.bytes, transcript, *place, share.reveal())[:SHARE_COMMITMENT_BYTES]
+
+
+def check_commitment(contribution: Secret, context: Context, transcript: bytes, index: int) -> bytes:
+    """Binds a hospital to one contribution to the check key, the same for everybody (32 uniform bytes)."""
+    return digest("check-contribution", context.bytes, transcript, _number(index), contribution.reveal())
+
+
+def dealt_hash(
+    commitments: bytes,
+    of_contribution: bytes,
+    context: Context,
+    transcript: bytes,
+    *,
+    dealer: int,
+    holder: int,
+) -> bytes:
+    """What a dealer signed that it dealt to one holder: associated data of the sealed box."""
+    ends = (_number(dealer), _number(holder))
+    return digest("dealt", context.bytes, transcript, *ends, commitments, of_contribution)
+
+
+def check_key(
+    contributions: Mapping[int, Secret], context: Context, transcript: bytes, committed_hash: bytes
+) -> Secret:
+    """The key of the check words, from the contributions of the whole committed set.
+
+    Every member of the set can make it; the aggregator alone cannot, as long as all of them keep it.
+    """
+    together = b"".join(contributions[i].reveal() for i in sorted(contributions))
+    return Secret(_hkdf(together, "check", context, transcript, committed_hash))
 
 
 def _exchange(private: Secret, peer: bytes) -> bytes:

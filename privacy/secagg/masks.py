@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medveil.identity import Secret
-from privacy.encoding import EncodedUpdate
+from privacy.secagg.checkword import CheckedUpdate
 from privacy.secagg.keystream import stream
 
 Words = NDArray[np.uint64]
@@ -54,7 +54,7 @@ def segments_digest(hashes: Sequence[bytes]) -> bytes:
     return hashlib.sha256(b"".join(hashes)).digest()
 
 
-def mask(encoded: EncodedUpdate, masks: Sequence[Mask], *, in_place: bool = False) -> MaskedUpdate:
+def mask(encoded: CheckedUpdate, masks: Sequence[Mask], *, in_place: bool = False) -> MaskedUpdate:
     """Add every mask to an encoded update.
 
     Args:

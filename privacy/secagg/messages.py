@@ -18,8 +18,10 @@ from privacy.secagg.keys import Context
 Index = Annotated[int, Field(ge=1, le=10_000)]
 Key = Annotated[bytes, Field(min_length=32, max_length=32)]
 Signature = Annotated[bytes, Field(min_length=64, max_length=64)]
-Sealed = Annotated[bytes, Field(min_length=82, max_length=82)]
-"""Two shares of 33 bytes and the tag of 16."""
+Sealed = Annotated[bytes, Field(min_length=114, max_length=114)]
+"""Two shares of 33 bytes, a contribution to the check key of 32 and the tag of 16."""
+Commitments = Annotated[bytes, Field(min_length=32, max_length=32)]
+"""To a self-mask share and a mask-key share, 16 bytes each."""
 Share = Annotated[bytes, Field(min_length=33, max_length=33)]
 Members = tuple[Index, ...]
 
@@ -54,11 +56,15 @@ class Advertise(Signed):
 
 
 class Shares(Signed):
-    """2. For every other hospital, sealed: its share of my self-mask secret and of my mask key."""
+    """2. For every other hospital, sealed: its shares of my two secrets and my part of the check key."""
 
     label: ClassVar[str] = "secagg-shares"
     commitment: Key
-    """Hash of the self-mask secret, so that a wrong share is found out."""
+    """Hash of the self-mask secret, so that wrong shares are found out."""
+    check_commitment: Key
+    """Hash of the contribution to the check key, so that all receive the same."""
+    share_commitments: dict[Index, Commitments]
+    """Hashes of the two shares of each hospital, my own too, so that whoever changes one is found out."""
     sealed: dict[Index, Sealed]
 
 
@@ -111,10 +117,11 @@ class Advertised(Wire):
 
 
 class Committed(Wire):
-    """U2: who is masked together, and the shares dealt to the receiver."""
+    """U2: who is masked together, what was dealt to the receiver and what the dealers signed of it."""
 
     members: Members
     inbox: dict[Index, Sealed]
+    dealt: dict[Index, Key]
 
 
 class Survivors(Wire):
@@ -124,9 +131,9 @@ class Survivors(Wire):
 
 
 class Quorum(Wire):
-    """The signatures under one survivor set."""
+    """Signatures under the survivor set that the receiver has signed itself: as many as it needs."""
 
-    agreements: tuple[Agree, ...]
+    signatures: dict[Index, Signature]
 
 
 class Published(Wire):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -22,15 +23,19 @@ from medveil.errors import RemoteProtocolError
 from medveil.identity import Identity, Secret
 from medveil.ids import join
 from privacy.secagg import shamir
+from privacy.secagg.graph import edge_limit, pair_masks
 from privacy.secagg.keys import (
     Setting,
     WeakKey,
     channel_key,
+    check_commitment,
+    check_key,
     check_public_key,
-    pair_mask,
+    dealt_hash,
     public_bytes,
     self_commitment,
     self_mask,
+    share_commitment,
 )
 from privacy.secagg.masks import Mask
 from privacy.secagg.messages import (
@@ -57,13 +62,23 @@ class Refused(RemoteProtocolError):
 
     code = "secagg-refused"
 
-    def __init__(self, *, reason: str) -> None:
+    def __init__(self, *, reason: str, dealer: int | None = None) -> None:
         super().__init__(
-            what=f"The aggregator's message was refused: {reason}.",
+            what=f"The aggregator's message was refused: {reason}"
+            + ("." if dealer is None else f" (hospital {dealer})."),
             meaning="Going on could reveal a hospital's update; this node leaves the attempt.",
             remedy="Tell the consortium's admin; this node's log says when.",
         )
-        self.reason = reason
+        self.reason, self.dealer = reason, dealer
+
+
+class Dealt(NamedTuple):
+    """What one hospital holds of another's secrets, or of its own."""
+
+    self_share: Secret
+    key_share: Secret
+    contribution: Secret
+    """To the check key; the same for everybody."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +110,12 @@ class SharedState:
     self_secret: Secret
     peers: Mapping[int, Advertise]
     transcript: bytes
-    own_shares: tuple[Secret, Secret]
+    own: Dealt
 
 
 @dataclass(frozen=True)
 class CommittedState:
-    """The mask set is fixed; ``masks`` belong on the encoded update."""
+    """The mask set is fixed; ``masks`` belong on the encoded update, after its check word."""
 
     party: Party
     peers: Mapping[int, Advertise]
@@ -108,7 +123,11 @@ class CommittedState:
     members: Members
     committed_hash: bytes
     masks: tuple[Mask, ...]
-    held: Mapping[int, tuple[Secret, Secret]]
+    neighbours: frozenset[int]
+    """Members with whom this node shares a mask; nobody else may know them."""
+    check_key: Secret
+    """Of all members, unknown to the aggregator: makes and checks check words."""
+    held: Mapping[int, Dealt]
 
 
 @dataclass(frozen=True)
@@ -129,7 +148,7 @@ def advertise(party: Party, random_bytes: RandomBytes) -> tuple[AdvertisedState,
 
 
 def share(state: AdvertisedState, seen: Advertised, random_bytes: RandomBytes) -> tuple[SharedState, Shares]:
-    """2. Check everybody's keys and deal my two secrets to all of them.
+    """2. Check everybody's keys; deal my two secrets and my part of the check key to all of them.
 
     Raises: Refused if a key is unsigned, repeated, from outside the roster or for another context (another
         model, round, plan), if my own is missing or changed, or if there are too few.
@@ -141,6 +160,10 @@ def share(state: AdvertisedState, seen: Advertised, random_bytes: RandomBytes) -
     self_secret = Secret(random_bytes(32))
     self_shares = shamir.split(self_secret, threshold, peers, random_bytes)
     key_shares = shamir.split(state.mask_secret, threshold, peers, random_bytes)
+    contribution = Secret(random_bytes(32))
+    dealt = {j: Dealt(self_shares[j], key_shares[j], contribution) for j in peers}
+    commitments = {j: _commitments(party, transcript, mine, party.index, j) for j, mine in dealt.items()}
+    of_contribution = check_commitment(contribution, setting.context, transcript, party.index)
     sealed = {}
     for j, peer in peers.items():
         if j != party.index:
@@ -152,14 +175,19 @@ def share(state: AdvertisedState, seen: Advertised, random_bytes: RandomBytes) -
                 sender=party.index,
                 receiver=j,
             )
-            plain = self_shares[j].reveal() + key_shares[j].reveal()
-            sealed[j] = ChaCha20Poly1305(key).encrypt(bytes(12), plain, _sealing(party, transcript))
+            signed = dealt_hash(
+                commitments[j], of_contribution, setting.context, transcript, dealer=party.index, holder=j
+            )
+            plain = b"".join(part.reveal() for part in dealt[j])
+            sealed[j] = ChaCha20Poly1305(key).encrypt(bytes(12), plain, _sealing(party, transcript, signed))
     message = Shares(
         sender=party.index,
         commitment=self_commitment(self_secret, setting.context, transcript, party.index),
+        check_commitment=of_contribution,
+        share_commitments=commitments,
         sealed=sealed,
     ).signed_by(party.identity, setting.context, transcript)
-    own = (self_shares[party.index], key_shares[party.index])
+    own = dealt[party.index]
     shared = SharedState(party, state.channel_secret, state.mask_secret, self_secret, peers, transcript, own)
     return shared, message
 
@@ -171,10 +199,10 @@ def ready(state: SharedState) -> Ready:
 
 
 def commit(state: SharedState, seen: Committed) -> CommittedState:
-    """4a. Check the committed set and derive this node's masks.
+    """4a. Check the committed set and derive this node's masks and the check key.
 
-    Raises: Refused if the set is too small, not within U1, without me, or a member's share to me is missing
-        or does not open.
+    Raises: Refused if the set is too small, not within U1, without me or without a neighbour of mine in the
+        mask graph, or what a member dealt to me is missing, does not open or is not what it committed to.
     """
     party, setting, members = state.party, state.party.setting, tuple(sorted(set(seen.members)))
     if len(members) != len(seen.members) or not set(members) <= set(state.peers):
@@ -183,23 +211,31 @@ def commit(state: SharedState, seen: Committed) -> CommittedState:
         raise Refused(reason="the committed set leaves this hospital out")
     if len(members) < setting.least(len(state.peers)):
         raise Refused(reason="the committed set is too small")
-    held = {j: _open(state, j, seen.inbox) for j in members if j != party.index}
-    held[party.index] = state.own_shares
-    masks = [self_mask(state.self_secret, setting.context, state.transcript)]
-    for j in members:
-        if j != party.index:
-            masks.append(
-                pair_mask(
-                    state.mask_secret,
-                    state.peers[j].mask_key,
-                    setting.context,
-                    state.transcript,
-                    own=party.index,
-                    other=j,
-                )
-            )
+    held = {j: _open(state, j, seen) for j in members if j != party.index}
+    held[party.index] = state.own
+    shared = pair_masks(
+        state.mask_secret,
+        {j: state.peers[j].mask_key for j in members if j != party.index},
+        setting.context,
+        state.transcript,
+        own=party.index,
+        limit=edge_limit(setting, len(state.peers)),
+    )
+    if not shared:
+        raise Refused(reason="this hospital would share a mask with nobody")
     u2_hash = committed_hash(setting.context, state.transcript, members)
-    return CommittedState(party, state.peers, state.transcript, members, u2_hash, tuple(masks), held)
+    contributions = {j: mine.contribution for j, mine in held.items()}
+    return CommittedState(
+        party,
+        state.peers,
+        state.transcript,
+        members,
+        u2_hash,
+        (self_mask(state.self_secret, setting.context, state.transcript), *shared.values()),
+        frozenset(shared),
+        check_key(contributions, setting.context, state.transcript, u2_hash),
+        held,
+    )
 
 
 def upload(state: CommittedState, segment_hashes: Sequence[bytes]) -> Upload:
@@ -213,7 +249,7 @@ def upload(state: CommittedState, segment_hashes: Sequence[bytes]) -> Upload:
 def agree(state: CommittedState, seen: Survivors) -> tuple[AgreedState, Agree]:
     """5. Check the survivor set and sign it. The caller records it before sending.
 
-    Raises: Refused if it is too small, not within U2 or without me.
+    Raises: Refused if it is too small, not within U2, without me or without a neighbour of mine.
     """
     party, survivors = state.party, tuple(sorted(set(seen.members)))
     if len(survivors) != len(seen.members) or not set(survivors) <= set(state.members):
@@ -222,6 +258,8 @@ def agree(state: CommittedState, seen: Survivors) -> tuple[AgreedState, Agree]:
         raise Refused(reason="the survivor set leaves this hospital out")
     if len(survivors) < party.setting.least(len(state.peers)):
         raise Refused(reason="the survivor set is too small")
+    if not state.neighbours & set(survivors):
+        raise Refused(reason="nobody who shares a mask with this hospital has survived")
     message = Agree(sender=party.index, committed_hash=state.committed_hash, survivors=survivors).signed_by(
         party.identity, party.setting.context, state.transcript
     )
@@ -235,20 +273,23 @@ def unmask(state: AgreedState, seen: Quorum) -> Unmask:
     """
     committed, party = state.committed, state.committed.party
     setting = party.setting
-    signers = set()
-    for agreement in seen.agreements:
-        same = (agreement.committed_hash, agreement.survivors) == (committed.committed_hash, state.survivors)
-        if not same or agreement.sender not in state.survivors:
-            raise Refused(reason="an agreement names another set or comes from a stranger")
-        _verify(agreement, setting, committed.transcript)
-        signers.add(agreement.sender)
-    if len(signers) < setting.threshold(len(committed.peers)):
+    if not set(seen.signatures) <= set(state.survivors):
+        raise Refused(reason="somebody outside the survivor set signed it")
+    for signer, signature in seen.signatures.items():
+        same = Agree(
+            sender=signer,
+            signature=signature,
+            committed_hash=committed.committed_hash,
+            survivors=state.survivors,
+        )
+        _verify(same, setting, committed.transcript)
+    if len(seen.signatures) < setting.threshold(len(committed.peers)):
         raise Refused(reason="too few hospitals signed the survivor set")
     alive = set(state.survivors)
     return Unmask(
         sender=party.index,
-        self_shares={j: committed.held[j][0].reveal() for j in committed.members if j in alive},
-        key_shares={j: committed.held[j][1].reveal() for j in committed.members if j not in alive},
+        self_shares={j: committed.held[j].self_share.reveal() for j in committed.members if j in alive},
+        key_shares={j: committed.held[j].key_share.reveal() for j in committed.members if j not in alive},
     ).signed_by(party.identity, setting.context, committed.transcript)
 
 
@@ -284,25 +325,51 @@ def _verify(message: Advertise | Agree, setting: Setting, transcript: bytes) -> 
         raise Refused(reason="a signature is not valid for this plan, round and model") from error
 
 
-def _open(state: SharedState, sender: int, inbox: Mapping[int, bytes]) -> tuple[Secret, Secret]:
-    party = state.party
+def _open(state: SharedState, dealer: int, seen: Committed) -> Dealt:
+    """Open what a member dealt to this node, and hold it against what the member committed to.
+
+    The hash of the commitments is associated data of the box, so a box that opens shows that its dealer, and
+    nobody else, meant exactly these commitments to go with it: a box with another content is the dealer's
+    doing. A box that does not open may be the dealer's or the aggregator's.
+    """
+    party, context = state.party, state.party.setting.context
+    signed = seen.dealt.get(dealer, b"")
     key = channel_key(
         state.channel_secret,
-        state.peers[sender].channel_key,
-        party.setting.context,
+        state.peers[dealer].channel_key,
+        context,
         state.transcript,
-        sender=sender,
+        sender=dealer,
         receiver=party.index,
     )
     try:
         plain = ChaCha20Poly1305(key).decrypt(
-            bytes(12), inbox.get(sender, b""), _sealing(party, state.transcript)
+            bytes(12), seen.inbox.get(dealer, b""), _sealing(party, state.transcript, signed)
         )
     except (InvalidTag, ValueError) as error:
-        raise Refused(reason="a member's sealed shares are missing or do not open") from error
-    half = shamir.SHARE_BYTES
-    return Secret(plain[:half]), Secret(plain[half:])
+        raise Refused(reason="what a member dealt is missing or does not open", dealer=dealer) from error
+    share = shamir.SHARE_BYTES
+    dealt = Dealt(Secret(plain[:share]), Secret(plain[share : 2 * share]), Secret(plain[2 * share :]))
+    found = dealt_hash(
+        _commitments(party, state.transcript, dealt, dealer, party.index),
+        check_commitment(dealt.contribution, context, state.transcript, dealer),
+        context,
+        state.transcript,
+        dealer=dealer,
+        holder=party.index,
+    )
+    if found != signed:
+        raise Refused(reason="a member dealt something else than it committed to", dealer=dealer)
+    return dealt
 
 
-def _sealing(party: Party, transcript: bytes) -> bytes:
-    return join(b"share", party.setting.context.bytes, transcript)
+def _commitments(party: Party, transcript: bytes, dealt: Dealt, dealer: int, holder: int) -> bytes:
+    """To the self-mask share, then to the mask-key share."""
+    context = party.setting.context
+    return share_commitment(
+        dealt.self_share, "self-share", context, transcript, dealer=dealer, holder=holder
+    ) + share_commitment(dealt.key_share, "key-share", context, transcript, dealer=dealer, holder=holder)
+
+
+def _sealing(party: Party, transcript: bytes, signed: bytes) -> bytes:
+    return join(b"share", party.setting.context.bytes, transcript, signed)

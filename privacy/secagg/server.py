@@ -6,7 +6,8 @@ outside (the caller keeps the segments). A stored state is the list of messages 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +15,18 @@ from medveil.errors import RemoteProtocolError
 from medveil.identity import BadSignature, Secret
 from medveil.rounds import Phase
 from privacy.secagg import shamir
-from privacy.secagg.keys import Setting, check_public_key, pair_mask, public_bytes, self_commitment, self_mask
+from privacy.secagg.graph import edge_limit, pair_masks
+from privacy.secagg.keys import (
+    SHARE_COMMITMENT_BYTES,
+    Setting,
+    ShareKind,
+    check_public_key,
+    dealt_hash,
+    public_bytes,
+    self_commitment,
+    self_mask,
+    share_commitment,
+)
 from privacy.secagg.masks import Mask
 from privacy.secagg.messages import (
     Advertise,
@@ -127,17 +139,32 @@ class RepeatedKey(RemoteProtocolError):
 
 
 class Spoiled(RemoteProtocolError):
-    """A hospital's secrets do not fit what it signed; the attempt ends without a result."""
+    """A hospital dealt secrets that do not fit what it signed; the attempt ends without a result."""
 
     code = "spoiled-round"
 
     def __init__(self, *, index: int) -> None:
         super().__init__(
-            what=f"The shares for hospital {index} do not rebuild what it announced.",
-            meaning="It dealt wrong shares or somebody returned wrong ones; the sum cannot be unmasked.",
-            remedy="Look at the signed messages of this attempt; leave that hospital out if it recurs.",
+            what=f"The shares that hospital {index} dealt do not rebuild what it announced.",
+            meaning="They are the ones it committed to, so it dealt wrong ones; the sum cannot be unmasked.",
+            remedy="Its signed messages of this attempt prove it; leave that hospital out if it recurs.",
         )
         self.index = index
+
+
+class WrongShares(RemoteProtocolError):
+    """Hospitals returned other shares than they were dealt, and too few right ones are left."""
+
+    code = "wrong-shares"
+
+    def __init__(self, *, returned_by: Collection[int]) -> None:
+        named = ", ".join(str(i) for i in sorted(returned_by))
+        super().__init__(
+            what=f"Shares that came back are not those that were dealt. Returned by hospital: {named}.",
+            meaning="Without enough right shares the sum cannot be unmasked; the attempt ends.",
+            remedy="The signed messages of this attempt prove it; leave those hospitals out if it recurs.",
+        )
+        self.returned_by = tuple(sorted(returned_by))
 
 
 @dataclass(frozen=True)
@@ -147,6 +174,8 @@ class ServerState:
     setting: Setting
     phase: Phase = Phase.ADVERTISE
     advertised: Mapping[int, Advertise] = field(default_factory=dict)
+    transcript: bytes = b""
+    """Hash of U1's messages; empty until U1 is fixed."""
     shared: Mapping[int, Shares] = field(default_factory=dict)
     ready: Mapping[int, Ready] = field(default_factory=dict)
     committed: Members = ()
@@ -154,11 +183,6 @@ class ServerState:
     survivors: Members = ()
     agreed: Mapping[int, Agree] = field(default_factory=dict)
     unmasked: Mapping[int, Unmask] = field(default_factory=dict)
-
-    @property
-    def transcript(self) -> bytes:
-        """Hash of U1's messages; empty until U1 is fixed."""
-        return b"" if self.phase is Phase.ADVERTISE else transcript_of(tuple(self.advertised.values()))
 
     @property
     def answers(self) -> Mapping[int, HospitalMessage]:
@@ -218,6 +242,8 @@ def close_phase(state: ServerState) -> ServerState:
     if len(state.answers) < state.needed:
         raise BelowThreshold(phase=state.phase, got=len(state.answers), need=state.needed)
     closed = replace(state, phase=NEXT[state.phase])
+    if state.phase is Phase.ADVERTISE:
+        return replace(closed, transcript=transcript_of(tuple(state.advertised.values())))
     if state.phase is Phase.COMMIT:
         return replace(closed, committed=tuple(sorted(state.ready)))
     if state.phase is Phase.UPLOAD:
@@ -232,13 +258,27 @@ def view(state: ServerState, index: int) -> AggregatorMessage | None:
     if state.phase is Phase.SHARE:
         return Advertised(messages=tuple(state.advertised[j] for j in sorted(state.advertised)))
     if state.phase is Phase.UPLOAD:
-        inbox = {j: state.shared[j].sealed[index] for j in state.committed if j != index}
-        return Committed(members=state.committed, inbox=inbox)
+        return _committed_view(state, index)
     if state.phase is Phase.AGREE:
         return Survivors(members=state.survivors)
     if state.phase is Phase.UNMASK:
-        return Quorum(agreements=tuple(state.agreed[j] for j in sorted(state.agreed)))
+        signers = sorted(state.agreed)[: state.needed]
+        return Quorum(signatures={j: state.agreed[j].signature for j in signers})
     return None
+
+
+def _committed_view(state: ServerState, index: int) -> Committed:
+    others = {j: state.shared[j] for j in state.committed if j != index}
+    context, transcript = state.setting.context, state.transcript
+    dealt = {
+        j: dealt_hash(
+            m.share_commitments[index], m.check_commitment, context, transcript, dealer=j, holder=index
+        )
+        for j, m in others.items()
+    }
+    return Committed(
+        members=state.committed, inbox={j: m.sealed[index] for j, m in others.items()}, dealt=dealt
+    )
 
 
 def masks_to_remove(state: ServerState) -> list[Mask]:
@@ -246,20 +286,24 @@ def masks_to_remove(state: ServerState) -> list[Mask]:
 
     Adding these masks (their signs are already reversed) to the sum leaves the sum of the encoded updates.
 
-    Raises: BelowThreshold before enough shares are here; Spoiled if a rebuilt secret does not fit the public
-        key or the commitment its owner signed.
+    A wrong share is set aside; who returned it is in :func:`wrong_returns`.
+
+    Raises: BelowThreshold before enough shares are here; WrongShares if too few of them are right; Spoiled if
+        right ones rebuild a secret that does not fit the public key or the commitment its owner signed.
     """
     if len(state.unmasked) < state.needed:
         raise BelowThreshold(phase=state.phase, got=len(state.unmasked), need=state.needed)
-    threshold = state.setting.threshold(len(state.advertised))
-    holders = sorted(state.unmasked)[:threshold]
-    coefficients = shamir.lagrange_at_zero(holders)
-    context, transcript = state.setting.context, transcript_of(tuple(state.advertised.values()))
+    limit = edge_limit(state.setting, len(state.advertised))
+    wrong, coefficients = wrong_returns(state), functools.cache(shamir.lagrange_at_zero)
+    context, transcript = state.setting.context, state.transcript
     masks = []
     for j in state.committed:
         alive = j in state.survivors
-        dealt = {v: Secret(_share(state.unmasked[v], j, alive)) for v in holders}
-        secret = _rebuild(dealt, coefficients, j)
+        right = [v for v in sorted(state.unmasked) if j not in wrong.get(v, ())][: state.needed]
+        if len(right) < state.needed:
+            raise WrongShares(returned_by=wrong)
+        dealt = {v: Secret(_share(state.unmasked[v], j, alive)) for v in right}
+        secret = _rebuild(dealt, coefficients(tuple(right)), j)
         if alive:
             if self_commitment(secret, context, transcript, j) != state.shared[j].commitment:
                 raise Spoiled(index=j)
@@ -267,12 +311,34 @@ def masks_to_remove(state: ServerState) -> list[Mask]:
             continue
         if public_bytes(secret) != state.advertised[j].mask_key:
             raise Spoiled(index=j)
-        for v in state.survivors:
-            # What the dropped hospital would have added is minus what the survivor added.
-            peer = state.advertised[v].mask_key
-            theirs = pair_mask(secret, peer, context, transcript, own=j, other=v)
-            masks.append(Mask(theirs.seed, -theirs.sign))
+        # What the dropped hospital would have added is minus what the survivors added.
+        peers = {v: state.advertised[v].mask_key for v in state.survivors}
+        theirs = pair_masks(secret, peers, context, transcript, own=j, limit=limit)
+        masks += [Mask(m.seed, -m.sign) for m in theirs.values()]
     return [Mask(m.seed, -m.sign) for m in masks]
+
+
+def wrong_returns(state: ServerState) -> dict[int, tuple[int, ...]]:
+    """Who returned shares that their dealers never gave: holder → the hospitals whose shares they are.
+
+    A dealer has committed to every share, and the holder has seen that its own fit before it went on, so a
+    share that does not fit now was changed by the holder, whose signature is under it.
+    """
+    context, transcript = state.setting.context, state.transcript
+    wrong = {}
+    for holder, message in state.unmasked.items():
+        found = []
+        for dealer in state.committed:
+            alive = dealer in state.survivors
+            share = Secret(_share(message, dealer, alive))
+            kind: ShareKind = "self-share" if alive else "key-share"
+            given = share_commitment(share, kind, context, transcript, dealer=dealer, holder=holder)
+            pair = state.shared[dealer].share_commitments[holder]
+            if given != (pair[:SHARE_COMMITMENT_BYTES] if alive else pair[SHARE_COMMITMENT_BYTES:]):
+                found.append(dealer)
+        if found:
+            wrong[holder] = tuple(found)
+    return wrong
 
 
 def _rebuild(dealt: Mapping[int, Secret], coefficients: Mapping[int, int], index: int) -> Secret:
@@ -301,7 +367,9 @@ def _check_content(state: ServerState, message: HospitalMessage) -> None:
     if isinstance(message, Advertise):
         _check_keys(state, message)
     elif isinstance(message, Shares):
-        good = set(message.sealed) == set(state.advertised) - {message.sender}
+        everybody = set(state.advertised)
+        good = set(message.sealed) == everybody - {message.sender}
+        good = good and set(message.share_commitments) == everybody
     elif isinstance(message, Upload):
         good = message.committed_hash == committed_hash(context, transcript, state.committed)
     elif isinstance(message, Agree):

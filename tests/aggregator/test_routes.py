@@ -62,6 +62,8 @@ GOOD = [
     ("POST", "{at}/rounds/1/attempts/1/shares", b"?"),
     ("PUT", "{at}/rounds/1/attempts/1/segments/0", b"?"),
     ("GET", "{at}/models/" + "0" * 64, b""),
+    ("GET", "{at}/versions/1/proof", b""),
+    ("GET", "{at}/versions/1/sum", b""),
 ]
 routes = pytest.mark.parametrize(("method", "path", "body"), GOOD)
 
@@ -195,6 +197,9 @@ def test_a_compressed_body_is_not_looked_at(
         ("PUT", "{at}/rounds/1/attempts/1/segments/-1", 422, "bad-request"),
         ("GET", "{at}/models/..%2F..%2Fadmin.key", 404, "not-found"),
         ("GET", "{at}/models/" + "g" * 64, 422, "bad-request"),
+        ("GET", "{at}/versions/0/sum", 422, "bad-request"),
+        ("GET", "{at}/versions/one/proof", 422, "bad-request"),
+        ("GET", "{at}/versions/1/model", 404, "not-found"),
         ("GET", "/docs", 404, "not-found"),
     ],
 )
@@ -259,7 +264,7 @@ def test_a_researcher_may_look_and_nothing_else(door: Door, method: str, path: s
     answer = door.ask(door.known["researcher"], method, path.format(at=door.at), body)
     if path.endswith("/status"):
         assert answer.json()["open"]["phase"] == "share"
-    elif "/models/" in path:
+    elif "/models/" in path or "/versions/" in path:
         door.refused(answer, 404, "not-found")
     else:
         door.refused(answer, 403, "not-allowed")

@@ -16,6 +16,7 @@ import postgres
 from aggregator.database import MIGRATIONS, REVISIONS, Database, OldSchema, UnknownSchema, UnusableDatabase
 from aggregator.store import Store
 from aggregator.tables import META
+from databases import run, to_version_1
 from medveil.identity import Identity
 from world import World, make_sites, tables_of
 
@@ -35,28 +36,6 @@ def where(request: pytest.FixtureRequest, folder: Path) -> Path | str:
         return folder / "aggregator.db"
     server: postgres.Cluster = request.getfixturevalue("cluster")
     return server.url(server.database(template="template1"))
-
-
-def run(where: Path | str, *statements: str) -> None:
-    address = f"sqlite:///{where}" if isinstance(where, Path) else where
-    engine = sa.create_engine(address, poolclass=sa.NullPool)
-    with engine.begin() as tx:
-        for statement in statements:
-            tx.execute(sa.text(statement))
-
-
-def to_version_1(where: Path | str) -> None:
-    """What version 0.1.0 would have left in place of this database: the same rows, nothing newer."""
-    run(
-        where,
-        "DROP TABLE readers",
-        "DROP TABLE api_tokens",
-        "DROP TABLE revocations",
-        "DROP TABLE audit",
-        "DROP TABLE alembic_version",
-        "DELETE FROM settings WHERE key = 'lead'",
-        "UPDATE settings SET value = '1' WHERE key = 'schema'",
-    )
 
 
 def test_a_migration_is_never_edited() -> None:

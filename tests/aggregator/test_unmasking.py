@@ -1,4 +1,4 @@
-"""Segments add up to the plain sum, blocks make the same model as a whole, and a damaged file names itself."""
+"""Segments add up to the plain sum, blocks make the same model as a whole, and a damaged file is named."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from medveil.rounds import RoundKind
 from medveil.strategies import STRATEGIES, advance
 from medveil.study import Study
 from medveil.tensors import ModelSpec, TensorSpec, Update, model_hash, to_safetensors
-from privacy.encoding import EncodedUpdate, SpoiledSum, Words, decode, encode, encode_metrics, params_for
+from privacy.encoding import SpoiledSum, Words, decode, encode, encode_metrics, params_for
+from privacy.secagg.checkword import CheckedUpdate
 from privacy.secagg.masks import SEGMENT_WORDS, Mask, mask
 from privacy.secagg.messages import Published
 from world import counts, make_study
@@ -35,7 +36,7 @@ def summing(folder: Path, words: int = WORDS) -> tuple[Summing, Words]:
     masks = {1: [Mask(own[1], 1), Mask(pair, 1)], 2: [Mask(own[2], 1), Mask(pair, -1)]}
     uploads = {}
     for i in (1, 2):
-        segments = [bytes(s) for s in mask(EncodedUpdate(plain[i]), masks[i]).segments()]
+        segments = [bytes(s) for s in mask(CheckedUpdate(plain[i]), masks[i]).segments()]
         assert [len(s) for s in segments] == segment_lengths(words)
         assert not np.array_equal(np.frombuffer(segments[-1], "<u8"), plain[i][-(len(segments[-1]) // 8) :])
         for number, data in enumerate(segments):

@@ -26,6 +26,7 @@ import numpy as np
 from medveil.identity import Secret
 from medveil.tensors import Update
 from privacy.encoding import EncodedUpdate, EncodingParams, encode
+from privacy.secagg.checkword import CheckedUpdate, with_check_word
 from privacy.secagg.keystream import stream
 from privacy.secagg.masks import CHUNK_WORDS, Mask, add_masks, mask
 from privacy.secagg.shamir import combine, lagrange_at_zero, split
@@ -55,12 +56,13 @@ def _client(parameters: int, repeats: int) -> list[Row]:
     """A node's whole vector work, interleaved with the keystreams alone."""
     update = Update(np.random.default_rng(0).uniform(-0.1, 0.1, parameters).astype(np.float32))
     masks = [Mask(Secret(secrets.token_bytes(32)), 1 if i % 2 else -1) for i in range(SEEDS)]
+    key = Secret(secrets.token_bytes(32))
     params = {
         bits: EncodingParams(parameters, 0, bits, clip=0.1, max_weight=100, cohort=11) for bits in TARGETS
     }
 
     def step(bits: int) -> Callable[[], object]:
-        return lambda: mask(_encode(update, params[bits]), masks, in_place=True)
+        return lambda: mask(_checked(update, params[bits], key), masks, in_place=True)
 
     def bare(words: int) -> Callable[[], object]:
         return lambda: _keystreams(masks, words)
@@ -69,6 +71,7 @@ def _client(parameters: int, repeats: int) -> list[Row]:
     cases |= {f"step {bits}": step(bits) for bits in TARGETS}
     cases |= {f"own {bits}": bare(params[bits].words) for bits in TARGETS}
     cases |= {f"encode {bits}": (lambda bits=bits: _encode(update, params[bits])) for bits in TARGETS}
+    cases |= {f"checked {bits}": (lambda bits=bits: _checked(update, params[bits], key)) for bits in TARGETS}
     times = _interleaved(cases, repeats)
     million, rows = parameters // 10**6, []
     rows.append(Row(f"{million}M: 11 keystreams of 4 bytes", 1e3 * _median(times["yardstick"]), "ms"))
@@ -78,6 +81,14 @@ def _client(parameters: int, repeats: int) -> list[Row]:
         rows += [
             Row(f"{name}: encode and mask", 1e3 * _median(times[f"step {bits}"]), "ms"),
             Row(f"{name}: of it, encode", 1e3 * _median(times[f"encode {bits}"]), "ms"),
+            Row(
+                f"{name}: of it, check word",
+                1e3
+                * statistics.median(
+                    a - b for a, b in zip(times[f"checked {bits}"], times[f"encode {bits}"], strict=True)
+                ),
+                "ms",
+            ),
             Row(f"{name}: to the 11 keystreams of 4 bytes", ratio, "x", f"<= {target}"),
             Row(
                 f"{name}: to 11 keystreams of its own size",
@@ -94,6 +105,10 @@ def _client(parameters: int, repeats: int) -> list[Row]:
 
 def _encode(update: Update, params: EncodingParams) -> EncodedUpdate:
     return encode(update, params, weight=100, metrics=NO_METRICS, random_bytes=secrets.token_bytes)
+
+
+def _checked(update: Update, params: EncodingParams, key: Secret) -> CheckedUpdate:
+    return with_check_word(_encode(update, params), key, params, index=1)
 
 
 def _keystreams(masks: list[Mask], words: int) -> None:
@@ -140,7 +155,7 @@ def _memory(parameters: int) -> Row:
     params = EncodingParams(parameters, 0, 21, clip=0.1, max_weight=100, cohort=11)
     masks = [Mask(Secret(secrets.token_bytes(32)), 1) for _ in range(SEEDS)]
     tracemalloc.start()
-    masked = mask(_encode(update, params), masks, in_place=True)
+    masked = mask(_checked(update, params, masks[0].seed), masks, in_place=True)
     peak = tracemalloc.get_traced_memory()[1] - masked.words.nbytes
     tracemalloc.stop()
     size = peak / 2**20

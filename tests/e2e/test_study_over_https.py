@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from hospital_node.ledger import Ledger
+from hospital_node.lineage import load_head
 from hospital_node.settings import Node
 from medveil.study import Deadlines, Study
 from medveil.tensors import from_safetensors, model_hash
@@ -139,6 +140,18 @@ def test_the_models_form_a_chain_and_each_has_the_hash_it_is_named_by(played: Pl
     vectors = [from_safetensors(played.models[v["model"]], spec) for v in versions]
     assert [model_hash(x, spec).hex() for x in vectors] == [v["model"] for v in versions]
     assert all(not np.array_equal(a, b) for a, b in pairwise(vectors))
+
+
+def test_every_hospital_has_made_the_last_model_itself(played: Played) -> None:
+    """The one that was killed in round 2 had made what that round started from."""
+    for index in range(1, 5):
+        (path,) = played.node(f"hospital-{index}").models.iterdir()
+        head = load_head(path, played.study)
+        assert head is not None
+        version = LOST_IN - 1 if f"hospital-{index}" == LOST else ROUNDS
+        assert (head.version, head.round) == (version, version)
+        assert head.model.hex() == played.status["versions"][version]["model"]
+    assert not [e for _, e in played.heard if str(e.get("event")).startswith("lineage.")]
 
 
 def test_each_ledger_is_whole_and_has_paid_for_its_hospitals_rounds(played: Played) -> None:

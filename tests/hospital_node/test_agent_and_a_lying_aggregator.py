@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import secrets
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from medveil.rounds import RoundKind
 from medveil.tensors import model_hash, to_safetensors
 from privacy.secagg import node
 from privacy.secagg.keys import setting_for
-from privacy.secagg.messages import Advertised, Agree, Committed, Quorum, Survivors, Unmask
+from privacy.secagg.messages import Advertised, Agree, Committed, Published, Quorum, Survivors, Unmask
 from world import SPEC, START, World, make_sites
 
 Build = Callable[..., World]
@@ -103,7 +104,7 @@ def a_cohort_of_two(world: World, work: Work) -> dict[str, Any]:
 
 
 def a_committed_set_without_me(world: World, work: Work) -> dict[str, Any]:
-    return {"payload": Committed(members=(2, 3, 4), inbox={}).to_bytes()}
+    return {"payload": Committed(members=(2, 3, 4), inbox={}, dealt={}).to_bytes()}
 
 
 def a_committed_set_of_two(world: World, work: Work) -> dict[str, Any]:
@@ -129,32 +130,39 @@ def survivors(*members: int) -> Change:
     return change
 
 
-def quorum(work: Work) -> list[Agree]:
-    return list(Quorum.from_bytes(work.payload).agreements)
+def signatures(work: Work) -> dict[int, bytes]:
+    return dict(Quorum.from_bytes(work.payload).signatures)
 
 
-def with_quorum(agreements: list[Agree]) -> dict[str, Any]:
-    return {"payload": Quorum(agreements=tuple(agreements)).to_bytes()}
+def with_signatures(signed: dict[int, bytes]) -> dict[str, Any]:
+    return {"payload": Quorum(signatures=signed).to_bytes()}
 
 
 def too_few_signatures(world: World, work: Work) -> dict[str, Any]:
-    return with_quorum(quorum(work)[:2])
+    return with_signatures(dict(list(signatures(work).items())[:2]))
 
 
-def one_signature_many_times(world: World, work: Work) -> dict[str, Any]:
-    return with_quorum([quorum(work)[0]] * 4)
+def one_signature_for_all(world: World, work: Work) -> dict[str, Any]:
+    first = next(iter(signatures(work).values()))
+    return with_signatures(dict.fromkeys(signatures(work), first))
 
 
 def signatures_under_another_set(world: World, work: Work) -> dict[str, Any]:
-    return with_quorum([a.model_copy(update={"survivors": (1, 2, 3)}) for a in quorum(work)])
+    other = Agree(sender=1, committed_hash=bytes(32), survivors=(1, 2, 3))
+    context = setting_of(world, 1).context
+    signers = enumerate(world.identities[:3], start=1)
+    signed = {
+        i: other.model_copy(update={"sender": i}).signed_by(one, context, b"").signature for i, one in signers
+    }
+    return with_signatures(signed)
 
 
 def forged_signatures(world: World, work: Work) -> dict[str, Any]:
-    return with_quorum([a.model_copy(update={"signature": bytes(64)}) for a in quorum(work)])
+    return with_signatures(dict.fromkeys(signatures(work), bytes(64)))
 
 
 def signatures_of_strangers(world: World, work: Work) -> dict[str, Any]:
-    return with_quorum([a.model_copy(update={"sender": a.sender + 4}) for a in quorum(work)])
+    return with_signatures({i + 4: s for i, s in signatures(work).items()})
 
 
 def no_message(world: World, work: Work) -> dict[str, Any]:
@@ -203,7 +211,7 @@ LIES: list[tuple[str, Change, str]] = [
     ("agree", shown_as("unmask"), "out-of-order"),
     ("agree", shown_as("share"), "out-of-order"),
     ("unmask", too_few_signatures, "secagg-refused"),
-    ("unmask", one_signature_many_times, "secagg-refused"),
+    ("unmask", one_signature_for_all, "secagg-refused"),
     ("unmask", signatures_under_another_set, "secagg-refused"),
     ("unmask", forged_signatures, "secagg-refused"),
     ("unmask", signatures_of_strangers, "secagg-refused"),
@@ -265,6 +273,101 @@ def test_a_damaged_model_file_is_refused(build: Build) -> None:
         assert not follow(agent)
     assert line.sent == []
     assert [e["code"] for e in logs if e["event"] == "attempt.refused"] == ["bad-model-file"]
+
+
+def test_after_the_first_model_a_node_downloads_sums_only(build: Build) -> None:
+    world = build()
+    agent, line, _ = scene(world)
+    assert follow(agent)
+    assert line.fetched == ["model", "proof 1", "sum 1", "proof 2", "sum 2"]
+
+
+def another_model(world: World, line: Line) -> None:
+    def lie(work: Work) -> Work:
+        later = work.round > 1 and work.status == "running"
+        return work.model_copy(update={"model": b"x" * 32}) if later else work
+
+    line.lie = lie
+
+
+def an_altered_sum(world: World, line: Line) -> None:
+    """One step in one lane, with a proof that names the altered sum."""
+
+    def alter(version: int, data: bytes) -> bytes:
+        return bytes([data[0] ^ 1]) + data[1:]
+
+    def name_it(version: int, published: Published) -> Published:
+        with world.coordinator.open_sum(world.plan.id, version) as file:
+            digest = hashlib.sha256(alter(version, file.read())).digest()
+        return published.model_copy(update={"sum_hash": digest})
+
+    line.sum_lie, line.proof_lie = alter, name_it
+
+
+def a_proof_without_signatures(world: World, line: Line) -> None:
+    line.proof_lie = lambda version, published: published.model_copy(update={"agreements": ()})
+
+
+@pytest.mark.parametrize(
+    ("begin", "code"),
+    [
+        (another_model, "broken-lineage"),
+        (an_altered_sum, "altered-sum"),
+        (a_proof_without_signatures, "broken-lineage"),
+    ],
+)
+def test_a_model_that_does_not_follow_ends_this_nodes_part_in_the_plan(
+    build: Build, begin: Callable[[World, Line], None], code: str
+) -> None:
+    world = build(training={"rounds": 3, "local_steps": 1, "learning_rate": 1.0}, hospitals=4)
+    agent, line, journal = scene(world)
+    line.waits_for_nobody = True
+    begin(world, line)
+    with capture_logs() as logs:
+        assert follow(agent)  # the others finish the study without it
+    assert {number for number, _, _, _ in line.sent} == {1}
+    assert {number for number, _, _ in agent._desk.prepared} == {1}
+    refused = [(e["round"], e["code"]) for e in logs if e["event"] == "attempt.refused"]
+    assert refused == [(2, code), (3, "broken-lineage"), (4, "broken-lineage")]
+    assert [(e["version"], e["code"]) for e in logs if e["event"] == "lineage.refused"] == [
+        (1 if begin is another_model else 0, code)
+    ]
+    alarm = journal.alarm(world.plan.id)
+    assert alarm is not None
+    assert alarm.code == code
+    journal.close()
+    assert world.status["attempts"][-1]["survivors"] == ["hospital-2", "hospital-3", "hospital-4"]
+
+
+def test_an_old_model_is_not_trained_on_again(build: Build) -> None:
+    world = build()
+    agent, line, journal = scene(world)
+    initial = bytes.fromhex(world.plan.study.model.initial_model)
+    line.lie = lambda work: (
+        work.model_copy(update={"model": initial}) if (work.round, work.phase) == (3, "advertise") else work
+    )
+    with capture_logs() as logs:
+        follow(agent)
+    assert [e["code"] for e in logs if e["event"] == "attempt.refused"] == ["broken-lineage"]
+    assert {number for number, _, _, _ in line.sent} == {1, 2}
+    journal.close()
+
+
+def test_a_cleared_alarm_lets_a_running_node_take_part_again(build: Build) -> None:
+    world = build(training={"rounds": 3, "local_steps": 1, "learning_rate": 1.0}, hospitals=4)
+    agent, line, journal = scene(world)
+    line.waits_for_nobody = True
+
+    def lie(work: Work) -> Work:
+        if work.round == 3 and work.phase == "advertise":
+            journal.clear_alarm(world.plan.id)
+        wrong = work.round == 2 and work.status == "running"
+        return work.model_copy(update={"model": b"x" * 32}) if wrong else work
+
+    line.lie = lie
+    assert follow(agent)
+    assert {number for number, _, _, _ in line.sent} == {1, 3, 4}
+    journal.close()
 
 
 @pytest.mark.parametrize("other", [(1, 2, 3), (1, 2, 4), (1, 3, 4)])

@@ -15,6 +15,7 @@ from hospital_node import transport as module
 from hospital_node.transport import AggregatorProblem, Transport, Unreachable
 from medveil.identity import Identity, RequestProof, verify_request
 from medveil.messages import PlanOffers
+from privacy.secagg.messages import Published
 
 ME = Identity.generate("hospital-1")
 Answer = httpx.Response | Exception
@@ -140,3 +141,25 @@ def test_offers_are_read(authority: Path) -> None:
     offers = PlanOffers(offers=())
     answer, _ = talk(authority, [httpx.Response(200, content=offers.to_bytes())], lambda t: t.offers())
     assert answer == offers
+
+
+def test_a_proof_and_a_sum_are_asked_for_by_version(authority: Path) -> None:
+    proof = Published(
+        round=3,
+        attempt=1,
+        transcript=bytes(32),
+        members=(1, 2, 3),
+        survivors=(1, 2, 3),
+        agreements=(),
+        sum_hash=bytes(32),
+    )
+    answer, requests = talk(
+        authority, [httpx.Response(200, content=proof.to_bytes())], lambda t: t.proof("p", 2)
+    )
+    assert answer == proof
+    data, more = talk(authority, [httpx.Response(200, content=b"words")], lambda t: t.sum("p", 2))
+    assert data == b"words"
+    assert [r[1] for r in (*requests, *more)] == [
+        "/v1/plans/p/versions/2/proof",
+        "/v1/plans/p/versions/2/sum",
+    ]

@@ -81,6 +81,12 @@ def test_a_smaller_cohort_than_the_hospital_wants_is_refused() -> None:
     assert check_plan(larger, settings(min_hospitals=4), PEOPLE[0]) is not None
 
 
+@pytest.mark.parametrize("strategy", [{"name": "krum"}, {"name": "fedavgm", "options": {"momentum": 2.0}}])
+def test_a_strategy_that_this_node_cannot_repeat_is_refused(strategy: dict[str, object]) -> None:
+    with pytest.raises(PlanRefused, match="cannot make its models"):
+        check_plan(plan_of(privacy=LOCAL, strategy=strategy), settings(), PEOPLE[0])
+
+
 def test_a_roster_with_another_key_in_this_hospitals_name_is_refused() -> None:
     plan = plan_of(privacy=LOCAL)
     for identity in (Identity.generate("hospital-1"), Identity.generate("hospital-9")):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from monai.losses import DiceLoss
+from opacus.grad_sample import GradSampleModule
+from opacus.grad_sample.grad_sample_module_fast_gradient_clipping import GradSampleModuleFastGradientClipping
 from torch import nn
+from torch.nn import functional
 
 from hospital_node.training import NotSafe, checks, self_check
 from hospital_node.training import optimizer as optimizer_module
@@ -73,7 +78,7 @@ def test_the_largest_shipped_model_passes() -> None:
 
 
 def test_every_shipped_model_is_checked_here() -> None:
-    assert set(MODELS) == {*FILMS, *VOLUMES}
+    assert set(MODELS) == {*FILMS, *VOLUMES, "frozen_encoder"}  # the last has a file of tests of its own
 
 
 def wrong_shape(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -89,12 +94,119 @@ def averaged(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return TASKS["segmentation"].loss(logits, labels).mean()
 
 
-@pytest.mark.parametrize("fault", [wrong_shape, coupled, averaged])
+def batch_dice(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """MONAI's Dice with sums over the batch, handed to every image of it."""
+    dice = DiceLoss(softmax=True, to_onehot_y=True, batch=True, reduction="none")
+    return dice(logits, labels[:, None]).mean().expand(len(labels))
+
+
+def monai_dice(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """MONAI's Dice of one structure, one number an image but of shape (k, 1, 1, 1, 1)."""
+    dice: torch.Tensor = DiceLoss(sigmoid=True, reduction="none")(logits[:, 1:2], labels[:, None] == 1)
+    return dice
+
+
+@pytest.mark.parametrize("fault", [wrong_shape, coupled, averaged, batch_dice, monai_dice])
 def test_a_loss_of_the_wrong_shape_or_over_the_batch_is_found(
     fault: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
 ) -> None:
     study, module = study_for("segresnet3d")
     assert failed(study, module, loss=fault) == "loss"
+
+
+def weighted_mean(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy with class weights and its own mean: a batch with more rare labels weighs each less."""
+    both, weights = torch.cat([-logits, logits], 1), torch.tensor([1.0, 5.0], dtype=logits.dtype)
+    return functional.cross_entropy(both, labels, weights)
+
+
+def weighted_share(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The same, written as one number an image."""
+    both, weights = torch.cat([-logits, logits], 1), torch.tensor([1.0, 5.0], dtype=logits.dtype)
+    return functional.cross_entropy(both, labels, weights, reduction="none") / weights[labels].mean()
+
+
+@pytest.mark.parametrize("fault", [weighted_mean, weighted_share])
+def test_cross_entropy_with_weights_over_the_batch_is_found(
+    fault: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> None:
+    study, module = study_for("small_cnn")
+    assert failed(study, module, loss=fault) == "loss"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_in_half_precision_are_found(dtype: torch.dtype) -> None:
+    study, module = study_for("small_cnn")
+    assert failed(study, module.to(dtype)) == "precision"
+
+
+OPACUS_WARNS = pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+
+
+def opacus_hooks(model: nn.Module, loss: Any, drawn: Any, *, device: torch.device) -> Any:
+    """An engine on Opacus' hooks: per-image gradients, averaged over each patient's images."""
+    hooked = GradSampleModule(model, loss_reduction="sum")
+    for one in drawn:
+        loss(hooked(one.images), one.labels).sum().backward()
+        yield {w: w.grad_sample.mean(0, keepdim=True) for w in model.parameters()}
+        hooked.zero_grad()
+    hooked.to_standard_module()
+
+
+def opacus_ghost(self: Any, patients: Any) -> torch.Tensor:
+    """An engine on Opacus' two passes; every image is a patient to it."""
+    model = copy.deepcopy(self.model)
+    hooked = GradSampleModuleFastGradientClipping(model, loss_reduction="sum", max_grad_norm=self.clip)
+    images, labels = torch.cat([one.images for one in patients]), torch.cat([one.labels for one in patients])
+    losses = self.loss(hooked(images), labels)
+    losses.sum().backward(retain_graph=True)
+    factors = hooked.get_clipping_coef()
+    model.zero_grad()
+    hooked.disable_hooks()
+    (factors * losses).sum().backward()
+    return torch.cat(
+        [torch.zeros_like(w).flatten() if w.grad is None else w.grad.flatten() for w in model.parameters()]
+    )
+
+
+def reflecting(module: nn.Module) -> nn.Module:
+    first = module[0]  # type: ignore[index]
+    module[0] = nn.Conv2d(1, first.out_channels, 7, 2, 3, padding_mode="reflect")  # type: ignore[index, operator]
+    return module
+
+
+class Twice(nn.Module):
+    """Holds its first layer under a second name, as DynUNet does; the forward pass uses it once."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.again = network, network[0]  # type: ignore[index]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.network(images)
+        return logits
+
+
+@OPACUS_WARNS
+@pytest.mark.parametrize("change", [reflecting, Twice])
+def test_what_opacus_hooks_get_wrong_is_found_and_our_engine_gets_right(
+    change: Callable[[nn.Module], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, module = study_for("small_cnn")
+    self_check(study, change(copy.deepcopy(module)))
+    monkeypatch.setattr(checks, "patient_gradients", opacus_hooks)
+    self_check(study, module)  # so it is not the way the engine is planted
+    assert failed(study, change(module)) == "clipped-sum"
+
+
+@OPACUS_WARNS
+def test_what_opacus_ghost_norms_get_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    study, module = study_for("small_cnn")
+    monkeypatch.setattr(checks._Engine, "clipped_sum", opacus_ghost)
+    assert failed(study, module) == "clipped-sum"  # an image is no patient
+    monkeypatch.setattr(checks, "IMAGES", (1, 1, 1))
+    assert failed(study, module) == "copies"  # and many images of one count as many patients
+    assert failed(study, reflecting(module)) == "clipped-sum"
 
 
 class BatchCentred(nn.Module):

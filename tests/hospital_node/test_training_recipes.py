@@ -11,7 +11,7 @@ from medveil_imaging.models import MODELS
 from medveil_imaging.recipes import NoRecipe, recipe
 from privacy.dp.accounting import Event, calibrate, epsilon
 
-FILMS = ("wavelet_head", "small_cnn", "densenet121")
+FILMS = ("wavelet_head", "small_cnn", "densenet121", "frozen_encoder")
 
 
 def shipped(name: str, privacy: Any, **options: Any) -> Any:

@@ -363,7 +363,7 @@ def test_a_spoiled_metric_word_is_refused() -> None:
     study = _study()
     p = params_for(study, RoundKind.EVALUATE, 5)
     total = np.zeros(p.words, np.uint64)
-    total[0], total[-1] = 3, 2**63
+    total[0], total[-2] = 3, 2**63
     with pytest.raises(SpoiledSum):
         decode(total, p, hospitals=3, study=study)
 
@@ -375,7 +375,7 @@ def test_the_vector_of_a_round_follows_the_study() -> None:
     assert (train.parameters, train.metrics) == (7, counted)
     assert (evaluate.parameters, evaluate.metrics) == (0, counted)
     assert (bare.parameters, bare.metrics) == (7, 0)
-    assert train.words == 3 + 1 + counted
+    assert train.words == 3 + 1 + counted + 1
 
 
 @pytest.mark.parametrize(("lane_bits", "size"), [(16, 2.0), (21, 8 / 3), (32, 4.0)])
@@ -388,4 +388,4 @@ def test_values_are_not_shown_in_repr() -> None:
     update = Update(np.full(3, 0.25, np.float32))
     encoded = encode(update, _params(3), weight=1, metrics=NO_METRICS, random_bytes=secrets.token_bytes)
     assert "0.25" not in repr(update)
-    assert repr(encoded) == "EncodedUpdate(2 words)"
+    assert repr(encoded) == "EncodedUpdate(3 words)"

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
-from linked import Consortium
+from linked import Consortium, quorum
 from medveil.identity import Identity, Secret
 from medveil.rounds import Phase, RoundKind
 from privacy.secagg import node, shamir
 from privacy.secagg.keys import Context, Setting
-from privacy.secagg.messages import Agree, Quorum, Survivors
+from privacy.secagg.messages import Agree, Survivors
 from privacy.secagg.node import Refused
 
 CONTEXT = Context(b"p" * 32, 7, 1, RoundKind.TRAIN, b"m" * 32)
@@ -45,7 +45,7 @@ def test_pooled_states_of_real_nodes_open_nobody(
         shown = {i: everybody if position < first else without for position, i in enumerate(honest)}
         pool: dict[str, dict[int, Secret]] = {"self": {}, "key": {}}
         for i in colluders:
-            pool["self"][i], pool["key"][i] = world.hospitals[i].state.held[victim]
+            pool["self"][i], pool["key"][i] = world.hospitals[i].state.held[victim][:2]
         for i, answer in _split(world, identities, shown, colluders).items():
             kind, shares = (
                 ("self", answer.self_shares) if victim in answer.self_shares else ("key", answer.key_shares)
@@ -80,7 +80,7 @@ def _split(
     for i, state in states.items():
         same = tuple(a for a in agreements if a.survivors == state.survivors)
         try:
-            answers[i] = node.unmask(state, Quorum(agreements=same))
+            answers[i] = node.unmask(state, quorum(same))
         except Refused:
             continue
     return answers

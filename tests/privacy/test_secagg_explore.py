@@ -18,13 +18,13 @@ from typing import Any
 
 import pytest
 
-from linked import Hospital
+from linked import Hospital, quorum
 from medveil.identity import Identity
 from medveil.messages import Wire
 from medveil.rounds import Phase, RoundKind
 from privacy.secagg import node
-from privacy.secagg.keys import Context, Setting
-from privacy.secagg.messages import Advertise, Advertised, Committed, Quorum, Survivors
+from privacy.secagg.keys import Context, Setting, dealt_hash
+from privacy.secagg.messages import Advertise, Advertised, Committed, Shares, Survivors
 from secagg_vectors import fixed_bytes
 
 CONTEXT = Context(b"p" * 32, 7, 1, RoundKind.TRAIN, b"m" * 32)
@@ -100,31 +100,46 @@ class Explorer:
         return false.signed_by(self.identities[12], CONTEXT, b"")
 
     def _committed_sets(self, joint: Joint, i: int) -> Iterator[tuple[Any, Wire, Members]]:
-        dealt = {
-            j: (p[0], self.states[j, p[:1]][1].sealed) for j, p in enumerate(joint, start=1) if p and j != i
-        }
+        dealt = {j: (p[0], self.states[j, p[:1]]) for j, p in enumerate(joint, start=1) if p and j != i}
         for members in _subsets((*self.members, STRANGER)):
             boxes = {j: dealt[j] for j in members if j in dealt}
-            inbox = {j: sealed[i] for j, (_, sealed) in boxes.items() if i in sealed}
+            inbox = {j: m.sealed[i] for j, (_, (_, m)) in boxes.items() if i in m.sealed}
+            signed = {j: self._dealt(*boxes[j][1], i) for j in inbox}
             key = (members, tuple((j, u1) for j, (u1, _) in boxes.items()))
-            yield key, Committed(members=members, inbox=inbox), members
+            yield key, Committed(members=members, inbox=inbox, dealt=signed), members
             for j in inbox:
                 less = {k: v for k, v in inbox.items() if k != j}
-                yield (key, "missing", j), Committed(members=members, inbox=less), members
-                for k, box in boxes[j][1].items():
+                yield (key, "missing", j), Committed(members=members, inbox=less, dealt=signed), members
+                unsigned = {k: v for k, v in signed.items() if k != j}
+                view = Committed(members=members, inbox=inbox, dealt=unsigned)
+                yield (key, "not signed", j), view, members
+                for k, box in boxes[j][1][1].sealed.items():
                     if k != i:
-                        wrong = Committed(members=members, inbox=inbox | {j: box})
+                        theirs = signed | {j: self._dealt(*boxes[j][1], k)}
+                        wrong = Committed(members=members, inbox=inbox | {j: box}, dealt=theirs)
                         yield (key, "misdirected", j, k), wrong, members
+
+    @staticmethod
+    def _dealt(state: node.SharedState, message: Shares, holder: int) -> bytes:
+        return dealt_hash(
+            message.share_commitments[holder],
+            message.check_commitment,
+            CONTEXT,
+            state.transcript,
+            dealer=message.sender,
+            holder=holder,
+        )
 
     def _quorums(self, joint: Joint, survivors: Members) -> Iterator[tuple[Any, Wire, Members]]:
         held = [(j, p[:3]) for j, p in enumerate(joint, start=1) if len(p) >= 3]
         for some in (s for k in range(len(held) + 1) for s in itertools.combinations(held, k)):
             signed = tuple(self.states[j, p][1] for j, p in some)
-            yield some, Quorum(agreements=signed), survivors
+            yield some, quorum(signed), survivors
             if signed:
-                yield (some, "thrice"), Quorum(agreements=signed[:1] * 3), survivors
+                everybody = (signed[0].model_copy(update={"sender": j}) for j in self.members)
+                yield (some, "one for all"), quorum(everybody), survivors
                 renamed = signed[0].model_copy(update={"sender": 1 + signed[0].sender % self.size})
-                yield (some, "renamed"), Quorum(agreements=(*signed, renamed)), survivors
+                yield (some, "renamed"), quorum((*signed, renamed)), survivors
 
     def step(self, i: int, path: Path, name: Any, view: Wire, members: Members) -> Path | None:
         """Node i's next path, or None if it refused; the machine is called once for each input."""

@@ -19,7 +19,9 @@ from privacy.secagg.keys import (
     WeakKey,
     channel_key,
     check_public_key,
+    edge_number,
     pair_mask,
+    pair_secret,
     public_bytes,
     self_commitment,
     self_mask,
@@ -49,12 +51,15 @@ SMALL_ORDER = [
 def _derived(context: Context, transcript: bytes = b"t") -> dict[str, bytes]:
     a, b = Secret(b"a" * 32), Secret(b"b" * 32)
     peer = public_bytes(b)
+    pair = pair_secret(a, peer)
     return {
         "channel 1-2": channel_key(a, peer, context, transcript, sender=1, receiver=2),
         "channel 2-1": channel_key(a, peer, context, transcript, sender=2, receiver=1),
         "channel 1-3": channel_key(a, peer, context, transcript, sender=1, receiver=3),
-        "pair 1-2": pair_mask(a, peer, context, transcript, own=1, other=2).seed.reveal(),
-        "pair 1-3": pair_mask(a, peer, context, transcript, own=1, other=3).seed.reveal(),
+        "pair 1-2": pair_mask(pair, context, transcript, own=1, other=2).seed.reveal(),
+        "pair 1-3": pair_mask(pair, context, transcript, own=1, other=3).seed.reveal(),
+        "edge 1-2": edge_number(pair, context, transcript, own=1, other=2).to_bytes(8, "big"),
+        "edge 1-3": edge_number(pair, context, transcript, own=1, other=3).to_bytes(8, "big"),
         "self": self_mask(a, context, transcript).seed.reveal(),
         "commitment 1": self_commitment(a, context, transcript, 1),
         "commitment 2": self_commitment(a, context, transcript, 2),
@@ -70,9 +75,13 @@ def test_every_context_field_the_transcript_and_the_purpose_change_every_derived
 
 def test_two_hospitals_derive_the_same_keys_and_opposite_signs() -> None:
     a, b = Secret(secrets.token_bytes(32)), Secret(secrets.token_bytes(32))
-    mine = pair_mask(a, public_bytes(b), CONTEXT, b"t", own=3, other=9)
-    theirs = pair_mask(b, public_bytes(a), CONTEXT, b"t", own=9, other=3)
+    one, two = pair_secret(a, public_bytes(b)), pair_secret(b, public_bytes(a))
+    assert one == two
+    mine = pair_mask(one, CONTEXT, b"t", own=3, other=9)
+    theirs = pair_mask(two, CONTEXT, b"t", own=9, other=3)
     assert (mine.seed, mine.sign) == (theirs.seed, -theirs.sign)
+    ends = {"own": 9, "other": 3}
+    assert edge_number(one, CONTEXT, b"t", own=3, other=9) == edge_number(two, CONTEXT, b"t", **ends)
     sealing = channel_key(a, public_bytes(b), CONTEXT, b"t", sender=3, receiver=9)
     assert sealing == channel_key(b, public_bytes(a), CONTEXT, b"t", sender=3, receiver=9)
 
@@ -93,7 +102,7 @@ def test_a_key_of_small_order_is_refused(point: bytes) -> None:
     with pytest.raises(WeakKey):
         check_public_key(point)
     with pytest.raises(WeakKey):
-        pair_mask(Secret(secrets.token_bytes(32)), point, CONTEXT, b"t", own=1, other=2)
+        pair_secret(Secret(secrets.token_bytes(32)), point)
 
 
 def test_the_threshold_lets_nobody_see_both_secrets_or_two_quorums() -> None:
@@ -126,11 +135,12 @@ def test_labels_of_keys_hashes_and_signatures_are_used_once() -> None:
     """Read from the source: the strings given to the functions that take a label."""
     folder = Path(privacy.secagg.__path__[0])
     labels = [m.label for m in MESSAGES.values()]
-    takes_label = {"_hkdf": 1, "_derive": 2, "digest": 0}
+    takes_label = {"_hkdf": 1, "digest": 0}
     for file in folder.glob("*.py"):
         for call in (n for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Call)):
             place = takes_label.get(getattr(call.func, "id", ""))
             if place is not None and isinstance(call.args[place], ast.Constant):
                 labels.append(call.args[place].value)
-    assert {"channel", "pair", "self", "self-mask", "transcript", "committed"} <= set(labels)
+    expected = "channel pair edge check self self-mask share dealt check-contribution transcript committed"
+    assert set(expected.split()) <= set(labels)
     assert len(set(labels)) == len(labels)

@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from linked import Consortium, Hospital
+from linked import Consortium, Hospital, quorum
 from medveil.identity import Identity, Secret
 from medveil.rounds import Phase, RoundKind
 from privacy.secagg import node, server
-from privacy.secagg.keys import Context, public_bytes
+from privacy.secagg.keys import Context, dealt_hash, public_bytes
 from privacy.secagg.masks import Mask, add_masks
 from privacy.secagg.messages import (
     Advertise,
     Advertised,
     Agree,
     Committed,
-    Quorum,
+    Shares,
     Survivors,
     Unmask,
 )
@@ -153,18 +153,33 @@ def test_a_roster_shown_to_one_node_only_is_refused(
 def test_two_views_of_the_keys_end_when_shares_do_not_open(consortium: Build) -> None:
     world = consortium(5, context=CONTEXT).play_until(Phase.SHARE)
     messages = world.server.advertised
-    sealed = {}
+    shared = {}
     for index, hospital in world.hospitals.items():
         shown = [m for m in messages.values() if index not in (1, 2, 3) or m.sender != 5]
         if index != 5:
-            sealed[index] = hospital.answer(Phase.SHARE, Advertised(messages=tuple(shown))).sealed
+            shared[index] = hospital.answer(Phase.SHARE, Advertised(messages=tuple(shown)))
     for index in (1, 4):
-        inbox = {j: sealed[j][index] for j in sealed if j != index}
-        _refuses(world.hospitals[index], Phase.UPLOAD, Committed(members=(1, 2, 3, 4), inbox=inbox))
+        inbox = {j: m.sealed[index] for j, m in shared.items() if j != index}
+        for transcript in (world.hospitals[1].state.transcript, world.hospitals[4].state.transcript):
+            dealt = {j: _dealt(m, index, transcript) for j, m in shared.items() if j != index}
+            view = Committed(members=(1, 2, 3, 4), inbox=inbox, dealt=dealt)
+            _refuses(world.hospitals[index], Phase.UPLOAD, view)
+
+
+def _dealt(message: Shares, holder: int, transcript: bytes) -> bytes:
+    """What the aggregator says that a dealer signed of its box to one holder."""
+    return dealt_hash(
+        message.share_commitments[holder],
+        message.check_commitment,
+        CONTEXT,
+        transcript,
+        dealer=message.sender,
+        holder=holder,
+    )
 
 
 def _flipped(data: bytes) -> bytes:
-    return data[:40] + bytes([data[40] ^ 1]) + data[41:]
+    return data[:20] + bytes([data[20] ^ 1]) + data[21:]
 
 
 @pytest.mark.parametrize(
@@ -178,6 +193,9 @@ def _flipped(data: bytes) -> bytes:
         "empty",
         "a share is missing",
         "all shares are missing",
+        "what was signed of it is missing",
+        "what was signed of it is changed",
+        "what was signed of it is another's",
         "a share is changed",
         "shares of two senders are swapped",
         "a share for somebody else",
@@ -191,23 +209,25 @@ def test_a_false_committed_set_is_refused(consortium: Build, name: str) -> None:
     world.play_until(Phase.UPLOAD)
     seen = server.view(world.server, 1)
     assert isinstance(seen, Committed)
-    inbox = dict(seen.inbox)
+    inbox, dealt = dict(seen.inbox), dict(seen.dealt)
 
     def of(*members: int, **changed: Any) -> Committed:
-        return Committed(
-            members=members, inbox={j: inbox[j] for j in members if j in inbox} | changed.get("inbox", {})
-        )
+        kept = {j: inbox[j] for j in members if j in inbox} | changed.get("inbox", {})
+        return Committed(members=members, inbox=kept, dealt=dealt | changed.get("dealt", {}))
 
     other = consortium(5, context=ELSEWHERE["another attempt"]).play_until(Phase.UPLOAD).server
     views = {
-        "strangers": Committed(members=(1, 2, 3, 9), inbox=inbox | {9: inbox[2]}),
+        "strangers": seen.model_copy(update={"members": (1, 2, 3, 9), "inbox": inbox | {9: inbox[2]}}),
         "repeats": of(1, 2, 2, 3),
         "without me": of(2, 3, 4),
         "below the threshold": of(1, 2, 3, 4),  # the minimum is 4 but t is 5
         "below the minimum": of(1, 2),
         "empty": of(),
-        "a share is missing": Committed(members=seen.members, inbox={j: inbox[j] for j in inbox if j != 3}),
-        "all shares are missing": Committed(members=seen.members, inbox={}),
+        "a share is missing": seen.model_copy(update={"inbox": {j: inbox[j] for j in inbox if j != 3}}),
+        "all shares are missing": seen.model_copy(update={"inbox": {}}),
+        "what was signed of it is missing": seen.model_copy(update={"dealt": {}}),
+        "what was signed of it is changed": of(*seen.members, dealt={2: _flipped(dealt[2])}),
+        "what was signed of it is another's": of(*seen.members, dealt={2: dealt[3]}),
         "a share is changed": of(*seen.members, inbox={2: _flipped(inbox[2])}),
         "shares of two senders are swapped": of(*seen.members, inbox={2: inbox[3], 3: inbox[2]}),
         "a share for somebody else": of(*seen.members, inbox={2: world.server.shared[2].sealed[3]}),
@@ -229,7 +249,7 @@ def test_a_survivor_outside_the_committed_set_is_refused(consortium: Build) -> N
     world = consortium(5, context=CONTEXT).play_until(Phase.UPLOAD)
     seen = server.view(world.server, 1)
     assert isinstance(seen, Committed)
-    four = Committed(members=(1, 2, 3, 4), inbox={j: seen.inbox[j] for j in (2, 3, 4)})
+    four = seen.model_copy(update={"members": (1, 2, 3, 4)})
     world.hospitals[1].answer(Phase.UPLOAD, four)
     _refuses(world.hospitals[1], Phase.AGREE, Survivors(members=(1, 2, 3, 5)))
 
@@ -239,7 +259,7 @@ def test_a_survivor_outside_the_committed_set_is_refused(consortium: Build) -> N
     [
         "nobody",
         "one too few",
-        "one signer as often as needed",
+        "one signature under every name",
         "strangers",
         "a roster member outside the survivors",
         "signatures under another set",
@@ -266,7 +286,10 @@ def test_a_forged_quorum_is_refused(consortium: Build, identities: dict[int, Ide
     quorums = {
         "nobody": (),
         "one too few": (good, two),
-        "one signer as often as needed": (good, two, two, two),
+        "one signature under every name": (
+            good,
+            *(good.model_copy(update={"sender": i}) for i in (2, 3)),
+        ),
         "strangers": (good, two, signed(9)),
         "a roster member outside the survivors": (good, two, signed(5)),
         "signatures under another set": (good, *(signed(i, survivors=(1, 2, 3, 4, 5)) for i in (2, 3))),
@@ -282,8 +305,8 @@ def test_a_forged_quorum_is_refused(consortium: Build, identities: dict[int, Ide
         "one bad among enough good": (good, two, three, signed(4, survivors=(1, 2, 3))),
         "a name on another's signature": (good, two, signed(2, as_index=3)),
     }
-    _refuses(own, Phase.UNMASK, Quorum(agreements=quorums[name]))
-    assert own.answer(Phase.UNMASK, Quorum(agreements=(good, two, three))).sender == 1
+    _refuses(own, Phase.UNMASK, quorum(quorums[name]))
+    assert own.answer(Phase.UNMASK, quorum((good, two, three))).sender == 1
 
 
 def _play_split(world: Consortium, sets: dict[int, tuple[int, ...]]) -> list[Unmask]:
@@ -298,9 +321,9 @@ def _play_split(world: Consortium, sets: dict[int, tuple[int, ...]]) -> list[Unm
     released = []
     for state in states.values():
         same = tuple(a for a in agreements if a.survivors == state.survivors)
-        for quorum in (tuple(agreements), same, same * 2):
+        for shown in (agreements, same):
             try:
-                released.append(node.unmask(state, Quorum(agreements=quorum)))
+                released.append(node.unmask(state, quorum(shown)))
                 break
             except Refused:
                 continue
@@ -349,8 +372,7 @@ def test_two_committed_sets_never_reach_one_quorum(consortium: Build) -> None:
         seen = server.view(world.server, index)
         assert isinstance(seen, Committed)
         members = (1, 2, 3, 4) if index in (1, 2) else seen.members
-        inbox = {j: seen.inbox[j] for j in members if j != index}
-        hospital.answer(Phase.UPLOAD, Committed(members=members, inbox=inbox))
+        hospital.answer(Phase.UPLOAD, seen.model_copy(update={"members": members}))
     released = _play_split(world, dict.fromkeys((1, 2, 3, 4), (1, 2, 3, 4)))
     assert released == []
 

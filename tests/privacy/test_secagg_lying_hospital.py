@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from linked import STEPS, Consortium
 from medveil.errors import RemoteProtocolError
 from medveil.identity import BadSignature, Identity, Secret
 from medveil.rounds import Phase, RoundKind
 from privacy.secagg import node, server, shamir
-from privacy.secagg.keys import Context, WeakKey, public_bytes
+from privacy.secagg.keys import Context, WeakKey, channel_key, dealt_hash, public_bytes
 from privacy.secagg.messages import Advertise, HospitalMessage, Unmask
 from privacy.secagg.server import Conflict, NotAMember, OutOfPhase, RepeatedKey, Spoiled
 
@@ -60,9 +61,11 @@ def _finish(world: Consortium) -> np.ndarray:
 def test_a_false_set_under_a_good_signature_changes_nothing(consortium: Build) -> None:
     world = consortium(4, context=CONTEXT).play_until(Phase.SHARE)
     shares = _answer(world, 1)
-    box = shares.sealed[2]
+    box, pair = shares.sealed[2], shares.share_commitments[2]
     for sealed in ({}, {2: box}, shares.sealed | {1: box}, shares.sealed | {9: box}):
         _rejects(world, _resigned(world, shares, sealed=sealed), BadSignature)
+    for commitments in ({}, {2: pair}, shares.share_commitments | {9: pair}):
+        _rejects(world, _resigned(world, shares, share_commitments=commitments), BadSignature)
     world.server = server.receive(world.server, shares)
 
     _go_to(world, Phase.UPLOAD)
@@ -177,7 +180,7 @@ def test_a_hospital_that_missed_a_phase_is_not_heard_again(consortium: Build) ->
     assert np.array_equal(_finish(world), world.plain_sum())
 
 
-# Wrong secrets: the round is spoiled, and the dealer is named.
+# Wrong secrets: the dealer is named. Wrong shares: whoever returned them is, and the round goes on.
 
 
 def _dealing(world: Consortium, dealer: int, *, self_secret: bool) -> None:
@@ -225,24 +228,144 @@ def test_a_wrong_commitment_is_named(consortium: Build) -> None:
     assert spoiled.value.index == 2
 
 
-@pytest.mark.parametrize(
+WRONG = pytest.mark.parametrize(
     "share", [bytes(33), b"\xff" * 33, (5).to_bytes(33, "big")], ids=["zero", "huge", "five"]
 )
-def test_a_wrong_returned_share_spoils_the_round_and_gives_no_sum(consortium: Build, share: bytes) -> None:
+
+
+def _return(world: Consortium, holder: int, dealers: tuple[int, ...], share: bytes) -> None:
+    """Hospital ``holder`` returns something else than it was dealt by these hospitals."""
+    honest: Unmask = _answer(world, holder)
+    changed = {
+        name: {j: share if j in dealers else s for j, s in getattr(honest, name).items()}
+        for name in ("self_shares", "key_shares")
+    }
+    world.server = server.receive(world.server, _resigned(world, honest, **changed))
+
+
+@WRONG
+def test_a_wrong_returned_share_is_set_aside_and_its_holder_named(consortium: Build, share: bytes) -> None:
+    world = consortium(4, context=CONTEXT).play_until(Phase.UNMASK)
+    _return(world, 1, (3,), share)
+    assert np.array_equal(_finish(world), world.plain_sum())
+    assert server.wrong_returns(world.server) == {1: (3,)}
+
+
+@WRONG
+def test_a_wrong_share_of_a_dropped_hospitals_key_is_set_aside_too(consortium: Build, share: bytes) -> None:
+    world = consortium(5, context=CONTEXT).play_until(Phase.UPLOAD)
+    for index in (1, 2, 4, 5):
+        world.server = server.receive(world.server, _answer(world, index))
+    world.server = server.close_phase(world.server)
+    _go_to(world, Phase.UNMASK)
+    _return(world, 2, (3,), share)
+    assert np.array_equal(_finish(world), world.plain_sum())
+    assert server.wrong_returns(world.server) == {2: (3,)}
+
+
+def test_shares_that_a_holder_exchanges_are_wrong_shares(consortium: Build) -> None:
+    """Every commitment is bound to one dealer, one holder and one kind."""
     world = consortium(4, context=CONTEXT).play_until(Phase.UNMASK)
     honest: Unmask = _answer(world, 1)
-    false = _resigned(world, honest, self_shares=honest.self_shares | {3: share})
-    world.server = server.receive(world.server, false)
-    with pytest.raises(Spoiled) as spoiled:
+    swapped = honest.self_shares | {2: honest.self_shares[3], 3: honest.self_shares[2]}
+    world.server = server.receive(world.server, _resigned(world, honest, self_shares=swapped))
+    key_share = world.hospitals[2].state.committed.held[3].key_share.reveal()
+    other_kind: Unmask = _answer(world, 2)
+    changed = other_kind.self_shares | {3: key_share}
+    world.server = server.receive(world.server, _resigned(world, other_kind, self_shares=changed))
+    third: Unmask = _answer(world, 3)
+    borrowed = world.hospitals[4].state.committed.held[3].self_share.reveal()
+    changed = third.self_shares | {3: borrowed}
+    world.server = server.receive(world.server, _resigned(world, third, self_shares=changed))
+    world.server = server.receive(world.server, _answer(world, 4))
+    assert server.wrong_returns(world.server) == {1: (2, 3), 2: (3,), 3: (3,)}
+
+
+def test_any_threshold_of_right_shares_is_enough(consortium: Build) -> None:
+    """Different holders lie about different hospitals; each secret still has t right shares."""
+    world = consortium(6, context=CONTEXT).play_until(Phase.UNMASK)
+    for holder, dealer in ((1, 4), (2, 4), (3, 5), (6, 1)):
+        _return(world, holder, (dealer,), bytes(33))
+    assert np.array_equal(_finish(world), world.plain_sum())
+    assert server.wrong_returns(world.server) == {1: (4,), 2: (4,), 3: (5,), 6: (1,)}
+
+
+def test_too_few_right_shares_end_the_round_and_name_all_who_lied(consortium: Build) -> None:
+    world = consortium(4, context=CONTEXT).play_until(Phase.UNMASK)
+    for holder in (1, 4):
+        _return(world, holder, (3,), bytes(33))
+    with pytest.raises(server.WrongShares) as wrong:
         _finish(world)
-    assert spoiled.value.index == 3  # whose secret could not be rebuilt; the signed messages show by whom
+    assert wrong.value.returned_by == (1, 4)
+    assert "1, 4" in str(wrong.value)
+
+
+def test_an_honest_round_names_nobody(consortium: Build) -> None:
+    world = consortium(4, context=CONTEXT)
+    _finish(world)
+    assert server.wrong_returns(world.server) == {}
+
+
+# A box whose content is not what its dealer signed: the receiver refuses and knows whose doing it is.
+
+
+def _dealing_two_ways(world: Consortium, dealer: int, victim: int, **changed: bytes) -> None:
+    """The dealer seals something else for the victim, under the commitments it signed for everybody."""
+    message = _answer(world, dealer)
+    party, state = world.hospitals[dealer].party, world.hospitals[dealer].state
+    context, transcript = party.setting.context, state.transcript
+    peer = state.peers[victim]
+    ends = {"sender": dealer, "receiver": victim}
+    key = channel_key(state.channel_secret, peer.channel_key, context, transcript, **ends)
+    signed = dealt_hash(
+        message.share_commitments[victim],
+        message.check_commitment,
+        context,
+        transcript,
+        dealer=dealer,
+        holder=victim,
+    )
+    associated = node._sealing(party, transcript, signed)
+    plain = ChaCha20Poly1305(key).decrypt(bytes(12), message.sealed[victim], associated)
+    parts = {"self_share": plain[:33], "key_share": plain[33:66], "contribution": plain[66:]} | changed
+    box = ChaCha20Poly1305(key).encrypt(bytes(12), b"".join(parts.values()), associated)
+    false = _resigned(world, message, sealed=message.sealed | {victim: box})
+    world.server = server.receive(world.server, false)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"self_share": bytes(33)},
+        {"key_share": bytes(33)},
+        {"contribution": bytes(32)},
+        {"self_share": bytes(32), "contribution": bytes(33)},
+    ],
+    ids=["self-mask share", "mask-key share", "part of the check key", "parts of another length"],
+)
+def test_a_box_that_is_not_what_was_signed_names_its_dealer(
+    consortium: Build, changed: dict[str, bytes]
+) -> None:
+    """The victim leaves, and the others still get their exact sum: nothing is equivocated unseen."""
+    world = consortium(5, context=CONTEXT).play_until(Phase.SHARE)
+    _dealing_two_ways(world, 2, 1, **changed)
+    _go_to(world, Phase.UPLOAD)
+    with pytest.raises(node.Refused) as refused:
+        _answer(world, 1)
+    assert refused.value.dealer == 2
+    assert "committed to" in refused.value.reason
+    assert "hospital 2" in str(refused.value)
+    for index in (2, 3, 4, 5):
+        world.server = server.receive(world.server, _answer(world, index))
+    world.server = server.close_phase(world.server)
+    assert np.array_equal(_finish(world), world.plain_sum())
 
 
 def test_sealed_garbage_costs_the_dealer_and_its_victims_only(consortium: Build) -> None:
     """The victim refuses the committed set and drops out; the others still get their exact sum."""
     world = consortium(5, context=CONTEXT).play_until(Phase.SHARE)
     message = _answer(world, 2)
-    false = _resigned(world, message, sealed=message.sealed | {1: bytes(82)})
+    false = _resigned(world, message, sealed=message.sealed | {1: bytes(114)})
     world.server = server.receive(world.server, false)
     _go_to(world, Phase.UPLOAD)
     with pytest.raises(node.Refused):

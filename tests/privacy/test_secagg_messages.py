@@ -14,7 +14,7 @@ from medveil.identity import BadSignature, Identity
 from medveil.ids import canonical
 from medveil.messages import MAX_MESSAGE_BYTES, BadMessage, Wire
 from medveil.rounds import RoundKind
-from privacy.secagg.keys import Context
+from privacy.secagg.keys import Context, Setting
 from privacy.secagg.messages import (
     MESSAGES,
     Advertise,
@@ -36,15 +36,22 @@ ADVERTISE = Advertise(sender=1, signature=SIGNATURE, channel_key=KEY, mask_key=b
 AGREE = Agree(sender=2, signature=SIGNATURE, committed_hash=KEY, survivors=(1, 2, 3))
 EXAMPLES: tuple[Wire, ...] = (
     ADVERTISE,
-    Shares(sender=1, signature=SIGNATURE, commitment=KEY, sealed={2: b"x" * 82, 300: b"y" * 82}),
+    Shares(
+        sender=1,
+        signature=SIGNATURE,
+        commitment=KEY,
+        check_commitment=KEY,
+        share_commitments={1: KEY, 300: KEY},
+        sealed={2: b"x" * 114, 300: b"y" * 114},
+    ),
     Ready(sender=10_000, signature=SIGNATURE),
     Upload(sender=1, signature=SIGNATURE, committed_hash=KEY, segments=(KEY, KEY)),
     AGREE,
     Unmask(sender=3, signature=SIGNATURE, self_shares={1: b"a" * 33}, key_shares={2: b"b" * 33}),
     Advertised(messages=(ADVERTISE,)),
-    Committed(members=(1, 2, 3), inbox={1: b"x" * 82}),
+    Committed(members=(1, 2, 3), inbox={1: b"x" * 114}, dealt={1: KEY}),
     Survivors(members=(1, 2)),
-    Quorum(agreements=(AGREE,)),
+    Quorum(signatures={2: SIGNATURE}),
 )
 KINDS = sorted({type(m) for m in EXAMPLES}, key=lambda t: t.__name__)
 CONTEXT = Context(b"p" * 32, 1, 1, RoundKind.TRAIN, b"m" * 32)
@@ -104,9 +111,17 @@ def test_extra_missing_and_mistyped_fields_are_refused(message: Wire) -> None:
         _refuse(type(message), canonical({k: v for k, v in fields.items() if k != name}))
         for wrong in (None, True, 1.5, -1, "text", b"", [], {}, [[]], {"a": 1}, 0, 2**70):
             value = {**fields, name: wrong}
-            if wrong == [] and name in ("members", "survivors", "segments", "messages", "agreements"):
+            if wrong == [] and name in ("members", "survivors", "segments", "messages"):
                 continue  # an empty set is a message; the machines refuse it
-            if wrong == {} and name in ("sealed", "inbox", "self_shares", "key_shares"):
+            if wrong == {} and name in (
+                "sealed",
+                "inbox",
+                "dealt",
+                "share_commitments",
+                "self_shares",
+                "key_shares",
+                "signatures",
+            ):
                 continue
             _refuse(type(message), canonical(value))
 
@@ -219,3 +234,41 @@ def test_hashes_name_the_whole_set_in_any_order() -> None:
     }
     assert len(hashes) == 4
     assert committed_hash(CONTEXT, b"t", (3, 1, 2)) == committed_hash(CONTEXT, b"t", (1, 2, 3))
+
+
+def _traffic(hospitals: int, colluders: int) -> dict[str, int]:
+    """Bytes of every message that one node sends and is shown in a round, without the masked vector."""
+    everybody = range(1, hospitals + 1)
+    threshold = Setting(CONTEXT, {}, min_hospitals=colluders + 3, colluders=colluders).threshold(hospitals)
+    others = everybody[1:]
+    sent = (
+        ADVERTISE,
+        Shares(
+            sender=1,
+            commitment=KEY,
+            check_commitment=KEY,
+            share_commitments=dict.fromkeys(everybody, KEY),
+            sealed=dict.fromkeys(others, b"x" * 114),
+        ),
+        Ready(sender=1),
+        Upload(sender=1, committed_hash=KEY, segments=(KEY,) * 3),
+        Agree(sender=1, committed_hash=KEY, survivors=tuple(everybody)),
+        Unmask(sender=1, self_shares=dict.fromkeys(everybody, b"s" * 33), key_shares={}),
+    )
+    shown = (
+        Advertised(messages=tuple(ADVERTISE.model_copy(update={"sender": i}) for i in everybody)),
+        Committed(
+            members=tuple(everybody),
+            inbox=dict.fromkeys(others, b"x" * 114),
+            dealt=dict.fromkeys(others, KEY),
+        ),
+        Survivors(members=tuple(everybody)),
+        Quorum(signatures=dict.fromkeys(range(1, threshold + 1), SIGNATURE)),
+    )
+    return {type(m).__name__: len(m.to_bytes()) for m in (*sent, *shown)}
+
+
+def test_all_messages_of_a_node_and_round_stay_below_120_kb_with_200_hospitals() -> None:
+    traffic = _traffic(200, colluders=50)
+    assert sum(traffic.values()) <= 120_000, traffic
+    assert sum(_traffic(100, colluders=20).values()) <= 60_000

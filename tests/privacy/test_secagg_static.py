@@ -17,7 +17,10 @@ from privacy.secagg import server
 ROOTS = (
     "privacy.encoding",
     "privacy.dp.noise",
-    *(f"privacy.secagg.{n}" for n in ("keys", "keystream", "masks", "messages", "node", "server", "shamir")),
+    *(
+        f"privacy.secagg.{n}"
+        for n in ("checkword", "graph", "keys", "keystream", "masks", "messages", "node", "server", "shamir")
+    ),
 )
 OURS = ("privacy", "medveil")
 FORBIDDEN = ("random", "torch", "numpy.random", "scipy.stats", "monai", "opacus")

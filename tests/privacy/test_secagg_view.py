@@ -17,8 +17,8 @@ import pytest
 
 from linked import Consortium
 from medveil.rounds import Phase
-from privacy.encoding import EncodedUpdate
 from privacy.secagg import masks as masks_module
+from privacy.secagg.checkword import CheckedUpdate
 from privacy.secagg.messages import MESSAGES
 from privacy.secagg.server import ServerState
 
@@ -56,7 +56,7 @@ def views(
         monkeypatch.setattr(masks_module, "stream", lambda seed, number: _Column(columns[seeds[seed]]))
         seen = dict(columns)
         for i, value in enumerate(inputs, start=1):
-            encoded = EncodedUpdate(np.full(cases.shape[1], value, np.uint64))
+            encoded = CheckedUpdate(np.full(cases.shape[1], value, np.uint64))
             seen[f"y{i}"] = masks_module.mask(encoded, held[i]).words % RING
         return seen
 
@@ -127,6 +127,8 @@ SIMULATOR: dict[str, dict[str, str]] = {
         "sender": "the set of those who shared",
         "signature": "identity keys",
         "commitment": "hash of 32 uniform bytes, drawn anew",
+        "check_commitment": "hash of 32 uniform bytes, drawn anew",
+        "share_commitments": "hashes of points of random polynomials, drawn anew",
         "sealed": "encryptions of zeros of the same length; for a colluder, fewer than t uniform values",
     },
     "ready": {"sender": "the set U2", "signature": "identity keys"},
@@ -151,6 +153,7 @@ SIMULATOR: dict[str, dict[str, str]] = {
     "state": {
         "setting": "public: plan, round, attempt, kind, model, thresholds",
         "phase": "public",
+        "transcript": "hash of the messages below",
         "advertised": "messages above",
         "shared": "messages above",
         "ready": "messages above",

@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from aggregator.problems import NotFound
 from hospital_node.agent import PlanAgent
 from hospital_node.desk import Contribution
 from hospital_node.settings import Node, NodeSettings, Policy
 from hospital_node.store import Journal
+from hospital_node.transport import AggregatorProblem
 from medveil.messages import Work
 from medveil.rounds import RoundKind
 from medveil.tensors import Update
+from privacy.secagg.messages import Published
 from world import Site, World, counts, unit
 
 Lie = Callable[[Work], Work]
@@ -34,10 +37,17 @@ class Line:
         self.segments: list[bytes] = []
         self.left: list[str] = []
         self.file: Callable[[bytes], bytes] = lambda data: data
+        self.proof_lie: Callable[[int, Published], Published] = lambda version, published: published
+        self.sum_lie: Callable[[int, bytes], bytes] = lambda version, data: data
+        self.fetched: list[str] = []
+        self.waits_for_nobody = False
+        """Whether a hospital that has left an attempt is not waited for; a lying aggregator may ignore it."""
 
     async def work(self, plan: str, *, seen: str, wait_s: float, sitting_out: str = "") -> Work:
         await asyncio.sleep(0)
-        self.left.append(sitting_out)  # a lying aggregator may ignore it, so this one does
+        self.left.append(sitting_out)
+        if sitting_out and self.waits_for_nobody:
+            self.world.coordinator.sits_out(plan, self.name, sitting_out)
         while True:
             self.world.coordinator.touch(self.name)
             work = self.lie(self.world.coordinator.work(plan, self.name))
@@ -56,8 +66,22 @@ class Line:
         self.world.coordinator.take_segment(plan, self.name, number, attempt, segment, data)
 
     async def model(self, plan: str, model: str) -> bytes:
+        self.fetched.append("model")
         with self.world.coordinator.open_model(plan, model) as file:
             return self.file(file.read())
+
+    async def proof(self, plan: str, version: int) -> Published:
+        self.fetched.append(f"proof {version}")
+        try:
+            data = self.world.coordinator.proof(plan, version)
+        except NotFound as problem:
+            raise AggregatorProblem(status=404, code=problem.code, title="", detail="") from problem
+        return self.proof_lie(version, Published.from_bytes(data))
+
+    async def sum(self, plan: str, version: int) -> bytes:
+        self.fetched.append(f"sum {version}")
+        with self.world.coordinator.open_sum(plan, version) as file:
+            return self.sum_lie(version, file.read())
 
 
 class ReadyDesk:

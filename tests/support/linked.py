@@ -12,12 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medveil.rounds import Phase
-from privacy.encoding import EncodedUpdate
+from privacy.encoding import EncodedUpdate, EncodingParams
 from privacy.secagg import node, server
+from privacy.secagg.checkword import CheckedUpdate, with_check_word
 from privacy.secagg.masks import MaskedUpdate, add_masks, mask
+from privacy.secagg.messages import Agree, Quorum
 
 STEPS = (Phase.ADVERTISE, Phase.SHARE, Phase.COMMIT, Phase.UPLOAD, Phase.AGREE, Phase.UNMASK)
 NEVER = len(STEPS)
+
+
+def quorum(agreements: Iterable[Agree]) -> Quorum:
+    """What the aggregator shows of these agreements."""
+    return Quorum(signatures={a.sender: a.signature for a in agreements})
 
 
 @dataclass
@@ -29,6 +36,8 @@ class Hospital:
     state: Any = None
     masked: MaskedUpdate | None = None
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
+    params: EncodingParams | None = None
+    """Of the encoded update; without them it is any words, and they have no check word."""
 
     def answer(self, phase: Phase, view: Any) -> Any:
         """This hospital's message in a phase."""
@@ -40,7 +49,7 @@ class Hospital:
             message = node.ready(self.state)
         elif phase is Phase.UPLOAD:
             self.state = node.commit(self.state, view)
-            self.masked = mask(self.encoded, self.state.masks)
+            self.masked = mask(self._checked(), self.state.masks)
             hashes = [hashlib.sha256(s).digest() for s in self.masked.segments()]
             message = node.upload(self.state, hashes)
         elif phase is Phase.AGREE:
@@ -48,6 +57,12 @@ class Hospital:
         else:
             message = node.unmask(self.state, view)
         return message
+
+    def _checked(self) -> CheckedUpdate:
+        if self.params is None:
+            return CheckedUpdate(self.encoded.words)
+        self.encoded = EncodedUpdate(self.encoded.words.copy())
+        return with_check_word(self.encoded, self.state.check_key, self.params, index=self.party.index)
 
 
 @dataclass

@@ -19,7 +19,7 @@ from medveil.messages import BadMessage
 from medveil.rounds import RoundKind
 from privacy import encoding
 from privacy.encoding import EncodingParams
-from privacy.secagg import keys, keystream, node, server, shamir
+from privacy.secagg import checkword, graph, keys, keystream, node, server, shamir
 from privacy.secagg.keys import Context, Setting
 from privacy.secagg.messages import MESSAGES, AggregatorMessage
 from privacy.secagg.server import ANSWERS, EXPECTS, NEXT, ServerState
@@ -39,6 +39,8 @@ def tables() -> dict[str, str]:
         "errors": _errors(),
         "thresholds": _thresholds(),
         "lanes": _lanes(),
+        "forgery": _forgery(),
+        "graph": _graph(),
     }
 
 
@@ -127,7 +129,7 @@ def _refusals() -> str:
 
 
 def _errors() -> str:
-    rooms = (encoding, keys, keystream, node, server, shamir)
+    rooms = (checkword, encoding, keys, keystream, node, server, shamir)
     kinds = [BadMessage, BadSignature]
     for room in rooms:
         found = (t for _, t in inspect.getmembers(room, inspect.isclass) if t.__module__ == room.__name__)
@@ -154,6 +156,33 @@ def _lanes() -> str:
     return _table(
         ("lane bits", "lanes a word", "bytes per parameter", "L, U=3", "U=10", "U=50", "U=128"), rows
     )
+
+
+def _forgery() -> str:
+    rows = []
+    for bits in sorted(encoding.LANES):
+        chances = []
+        for cohort in (10, 50, 128, 2000):
+            largest = 2 * EncodingParams(1, 0, bits, 1.0, 1, cohort).steps * cohort
+            chances.append(f"2^{checkword.forgery_exponent(largest):.1f}")
+        rows.append((bits, *chances))
+    return _table(("lane bits", "U=10", "U=50", "U=128", "U=2000"), rows)
+
+
+def _graph() -> str:
+    rows = []
+    for m, c in ((129, 0), (200, 0), (200, 50), (500, 50), (1000, 100), (2000, 200)):
+        setting = Setting(
+            Context(b"", 1, 1, RoundKind.TRAIN, b""),
+            {},
+            min_hospitals=max(3, c + 2),
+            colluders=c,
+            mask_graph="hidden",
+        )
+        p = graph.edge_limit(setting, m) / graph.EVERY_EDGE
+        rows.append((m, c, setting.least(m) - c, f"{p:.3f}", m - 1, round(p * (m - 1))))
+    head = ("m", "c", "fewest honest survivors", "p", "neighbours, complete", "hidden (mean)")
+    return _table(head, rows)
 
 
 if __name__ == "__main__":

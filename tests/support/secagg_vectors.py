@@ -64,7 +64,10 @@ def fixed_consortium(hospitals: int) -> Consortium:
     for i, identity in identities.items():
         encoded = EncodedUpdate(encoded_update(i))
         members[i] = Hospital(
-            node.Party(setting, i, identity), encoded, random_bytes=fixed_bytes(f"hospital-{i}")
+            node.Party(setting, i, identity),
+            encoded,
+            random_bytes=fixed_bytes(f"hospital-{i}"),
+            params=PARAMS,
         )
     return Consortium(members, server.ServerState(setting))
 

@@ -32,6 +32,7 @@ from medveil.study import Study
 from medveil.tensors import Float32, ModelSpec, TensorSpec, Update, model_hash, to_safetensors
 from privacy.encoding import encode, encode_metrics, params_for
 from privacy.secagg import node
+from privacy.secagg.checkword import with_check_word
 from privacy.secagg.keys import setting_for
 from privacy.secagg.masks import mask
 from privacy.secagg.messages import Advertised, Committed, Quorum, Survivors
@@ -298,7 +299,8 @@ class Site:
             metrics=encode_metrics(study, counts(study, self.index))[: params.metrics],
             random_bytes=np.random.default_rng([self.index, number]).bytes,
         )
-        return [bytes(s) for s in mask(encoded, self.state.masks).segments()]
+        checked = with_check_word(encoded, self.state.check_key, params, index=self.index)
+        return [bytes(s) for s in mask(checked, self.state.masks).segments()]
 
 
 def make_sites(world: World, **options: Any) -> list[Site]:

@@ -161,8 +161,11 @@ def make_safe(model: nn.Module) -> nn.Module:
             raise UnsafeModel(problem="a norm layer keeps running statistics of the data")
         if getattr(layer, "inplace", False):
             setattr(layer, "inplace", False)  # noqa: B010 (a plain attribute, which nn.Module's type hides)
-    if set(model.state_dict()) != {name for name, _ in model.named_parameters()}:
-        raise UnsafeModel(problem="it stores buffers beside its weights, or one weight under two names")
+    weights = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    if set(model.state_dict()) - set(weights):
+        raise UnsafeModel(problem="it stores buffers beside its weights")
+    if len(weights) != len(list(model.parameters())):
+        raise UnsafeModel(problem="it has one weight under two names")
     return model.train()
 
 

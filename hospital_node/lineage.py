@@ -1,0 +1,329 @@
+"""The node's own copy of the global model. It moves by published sums that this node has checked.
+
+It starts at the initial model of the approved plan. For each version after that the node fetches the proof
+and the sum, checks that the survivors signed for exactly this attempt and parent model, checks the sum itself
+where this hospital is in it, decodes, and makes the strategy's step. What comes out must be the model that
+the round names. docs/protocol.md ("Publish and lineage") says what this proves and for whom.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import cbor2
+import numpy as np
+
+from hospital_node.store import Alarm, Journal, write_durably
+from hospital_node.transport import AggregatorProblem
+from medveil.errors import RemoteProtocolError
+from medveil.identity import BadSignature, Secret
+from medveil.ids import canonical
+from medveil.log import get_logger
+from medveil.plan import Plan
+from medveil.rounds import RoundKind
+from medveil.strategies import Diverged, State, advance
+from medveil.study import Study
+from medveil.tensors import Float32, from_safetensors, model_hash
+from privacy.encoding import SpoiledSum, Words, decode, params_for
+from privacy.secagg.checkword import AlteredSum, verify_sum
+from privacy.secagg.keys import Context, Setting, setting_for
+from privacy.secagg.messages import Agree, Published, committed_hash
+
+T = TypeVar("T")
+log = get_logger()
+
+
+class WrongModel(RemoteProtocolError):
+    """The aggregator served another model than the one it named."""
+
+    code = "wrong-model"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="The global model does not have the hash that the round names.",
+            meaning="A model made for this hospital alone could pry on its patients; nothing was trained.",
+            remedy="Tell the consortium's admin.",
+        )
+
+
+class BrokenLineage(RemoteProtocolError):
+    """A model that does not follow from the sums of the hospitals' updates."""
+
+    code = "broken-lineage"
+
+    def __init__(self, *, reason: str) -> None:
+        super().__init__(
+            what=f"The global model does not follow from the published sums: {reason}.",
+            meaning="It may have been made to pry on patients. This node trains nothing more for this plan.",
+            remedy="Run 'medveil node lineage', compare with another hospital by telephone, tell the admin.",
+        )
+        self.reason = reason
+
+
+class Sums(Protocol):
+    """Where models, proofs and sums come from: the transport, or a test's stand-in."""
+
+    async def model(self, plan: str, model: str) -> bytes:
+        """A model file."""
+        ...
+
+    async def proof(self, plan: str, version: int) -> Published:
+        """Where a version comes from."""
+        ...
+
+    async def sum(self, plan: str, version: int) -> bytes:
+        """The sum a version was made of."""
+        ...
+
+
+@dataclass(frozen=True)
+class Witness:
+    """What a hospital of a committed set keeps, in memory only, until the sum is published."""
+
+    context: Context
+    committed_hash: bytes
+    check_key: Secret
+
+
+@dataclass(frozen=True)
+class Head:
+    """A model version that this node has made itself."""
+
+    version: int
+    """0 is the initial model."""
+    round: int
+    """The round it came out of; 0 for the initial model."""
+    vector: Float32
+    state: State
+    model: bytes
+    """The model's hash."""
+
+
+def load_head(path: Path, study: Study) -> Head | None:
+    """The head that :func:`keep_head` wrote; None if there is none or the file is damaged."""
+    try:
+        data = path.read_bytes()
+        if hashlib.sha256(memoryview(data)[32:]).digest() != data[:32]:
+            return None
+        version, number, vector, state = cbor2.loads(data[32:])
+    except (OSError, ValueError, TypeError, cbor2.CBORDecodeError):
+        return None
+    values = np.frombuffer(vector, "<f4")
+    values = np.frombuffer(vector, "<f4")
+    if values.shape != (study.model.tensors.size,):
+        return None  # another study's file
+    kept = {name: np.frombuffer(part, "<f4") for name, part in state.items()}
+    return Head(version, number, values, kept, model_hash(values, study.model.tensors))
+
+
+def keep_head(path: Path, head: Head) -> None:
+    """Write the head with its hash; a crash leaves the old file or the new one. Raises: OSError."""
+    state = {name: _bytes(values) for name, values in head.state.items()}
+    content = canonical([head.version, head.round, _bytes(head.vector), state])
+    write_durably(path, hashlib.sha256(content).digest() + content)
+
+
+def check_proof(published: Published, plan: Plan, parent: Head, *, before: int) -> Setting:
+    """Hold a version's proof against the roster and the parent that this node has made itself.
+
+    Args:
+        before: the round that is to start from a later version.
+    Returns: the attempt's setting.
+    Guarantees: threshold-many different hospitals of the committed set signed exactly these survivors, in a
+        train attempt of this plan that started from ``parent``, after the round that ``parent`` came from.
+    Raises: BrokenLineage.
+    """
+    if not parent.round < published.round < before:
+        raise BrokenLineage(reason="a version comes from a round that was not its turn")
+    setting = setting_for(
+        plan,
+        number=published.round,
+        attempt=published.attempt,
+        kind=RoundKind.TRAIN,
+        model=parent.model,
+    )
+    members, survivors = published.members, published.survivors
+    ordered = all(list(s) == sorted(set(s)) for s in (members, survivors))
+    if not ordered or not set(survivors) <= set(members) <= set(setting.roster):
+        raise BrokenLineage(reason="a version's hospitals are not those of the plan")
+    if len(survivors) < setting.least(len(members)):
+        raise BrokenLineage(reason="a version sums too few hospitals")
+    u2_hash = committed_hash(setting.context, published.transcript, members)
+    signers = set()
+    for agreement in published.agreements:
+        if (agreement.committed_hash, agreement.survivors) != (u2_hash, survivors):
+            raise BrokenLineage(reason="a signature names other hospitals, another round or another parent")
+        if agreement.sender not in survivors:
+            raise BrokenLineage(reason="a signature comes from a hospital that is not in the sum")
+        try:
+            agreement.check(setting.roster[agreement.sender], setting.context, published.transcript)
+        except BadSignature as error:
+            raise BrokenLineage(reason="a signature under a version is not valid") from error
+        signers.add(agreement.sender)
+    if len(signers) < setting.threshold(len(members)):
+        raise BrokenLineage(reason="too few hospitals signed for a version")
+    return setting
+
+
+def make_next(plan: Plan, parent: Head, published: Published, data: bytes, check_key: Secret | None) -> Head:
+    """The version that follows from a sum.
+
+    Args:
+        data: the sum as it was served.
+        check_key: of the attempt's committed set; None if this hospital is not in it, or has lost its keys.
+    Raises: BrokenLineage; AlteredSum if the check word in the sum does not fit.
+    """
+    study = plan.study
+    params = params_for(study, RoundKind.TRAIN, len(plan.roster))
+    if len(data) != 8 * params.words or hashlib.sha256(data).digest() != published.sum_hash:
+        raise BrokenLineage(reason="a sum is not the one that its proof names")
+    total: Words = np.frombuffer(data, "<u8")
+    if check_key is not None:
+        verify_sum(total, check_key, params, survivors=published.survivors)
+    try:
+        aggregate = decode(total, params, hospitals=len(published.survivors), study=study)
+        vector, state = advance(study, parent.vector, aggregate.mean, parent.state, number=published.round)
+    except (SpoiledSum, Diverged) as error:
+        raise BrokenLineage(reason="a sum that no honest hospitals can add up to") from error
+    name = model_hash(vector, study.model.tensors)
+    return Head(parent.version + 1, published.round, vector, state, name)
+
+
+class Lineage:
+    """One plan's model at this node.
+
+    Args:
+        index: this hospital's place in the roster.
+        folder: where the head is kept.
+    """
+
+    def __init__(self, plan: Plan, folder: Path, journal: Journal, sums: Sums) -> None:
+        self._plan, self._journal, self._sums = plan, journal, sums
+        self._path = head_path(folder, plan)
+        self._head: Head | None = None
+        self._kept: bytes = b""
+        self._witness: Witness | None = None
+        self._invited: tuple[bytes, tuple[int, int]] | None = None
+        """The last attempt that this node was asked into, and the model it started from."""
+
+    def witness(self, witness: Witness) -> None:
+        """This hospital has sent keys for a sum; when that is published, it will be checked with this."""
+        self._witness = witness
+
+    def check_alarm(self) -> None:
+        """Raises: BrokenLineage if an alarm of this plan waits for the operator."""
+        alarm = self._journal.alarm(self._plan.id)
+        if alarm is not None:
+            raise BrokenLineage(reason=f"version {alarm.version} was refused, and nobody has looked yet")
+
+    async def reach(self, model: bytes, *, number: int, attempt: int) -> Float32:
+        """Go on from the own head, version by version, to the model that an attempt names.
+
+        Args:
+            number, attempt: the round and attempt that are to start from it.
+
+        Returns: the model, float32, shape (d,).
+        Guarantees: the vector was computed here, from checked sums.
+        Raises: BrokenLineage, AlteredSum: then an alarm stands in the journal, and every later call raises.
+            WrongModel, BadModelFile, Unreachable, AggregatorProblem, BadMessage: nothing was changed.
+        """
+        self.check_alarm()
+        head = self._head
+        if head is None:
+            head = await _aside(lambda: load_head(self._path, self._plan.study))
+            self._kept = b"" if head is None else head.model
+        if head is None:
+            head = await self._initial()
+        try:
+            while head.model != model:
+                head = await self._next(head, before=number)
+        except (BrokenLineage, AlteredSum) as error:
+            self._alarm(error, head, claimed=model)
+            raise
+        await self._keep(head)
+        self._invited, self._witness = (head.model, (number, attempt)), None
+        return head.vector
+
+    async def _initial(self) -> Head:
+        spec = self._plan.study.model.tensors
+        name = bytes.fromhex(self._plan.study.model.initial_model)
+        vector = from_safetensors(await self._sums.model(self._plan.id, name.hex()), spec)
+        if model_hash(vector, spec) != name:
+            raise WrongModel()
+        return Head(0, 0, vector, {}, name)
+
+    async def _next(self, parent: Head, *, before: int) -> Head:
+        version = parent.version + 1
+        try:
+            published = await self._sums.proof(self._plan.id, version)
+        except AggregatorProblem as problem:
+            if problem.status != 404:
+                raise
+            raise BrokenLineage(reason="nothing leads from the own model to the named one") from problem
+        setting = check_proof(published, self._plan, parent, before=before)
+        key = self._check_own_part(published, setting.context)
+        await self._keep(parent)  # threshold-many hospitals have started from it: there is no way back
+        data = await self._sums.sum(self._plan.id, version)
+        return await _aside(lambda: make_next(self._plan, parent, published, data, key))
+
+    def _check_own_part(self, published: Published, context: Context) -> Secret | None:
+        """The check key of this version's sum, if this node has it.
+
+        Raises: BrokenLineage if the version contradicts what this hospital has been told or has signed.
+        """
+        key = (context.round, context.attempt)
+        if self._invited is not None and self._invited[0] == context.model and key < self._invited[1]:
+            raise BrokenLineage(reason="a version comes from an attempt that had been given up")
+        u2_hash = committed_hash(context, published.transcript, published.members)
+        signed = self._journal.detail(self._plan.id, *key, "agree")
+        own = None if signed is None else Agree.from_bytes(bytes.fromhex(signed))
+        if own is not None and (own.committed_hash, own.survivors) != (u2_hash, published.survivors):
+            raise BrokenLineage(reason="a version sums other hospitals than this one agreed to")
+        witness = self._witness
+        if witness is None or witness.context != context:
+            return None
+        if witness.committed_hash != u2_hash:
+            raise BrokenLineage(reason="a version sums other hospitals than were committed")
+        return witness.check_key
+
+    async def _keep(self, head: Head) -> None:
+        self._head = head
+        if self._kept == head.model:
+            return
+        try:
+            await _aside(lambda: keep_head(self._path, head))
+            self._kept = head.model
+        except OSError:  # what was checked stays checked; after a restart it is fetched and checked again
+            log.warning("lineage.unkept", plan=self._plan.id, version=head.version)
+
+    def _alarm(self, error: RemoteProtocolError, head: Head, *, claimed: bytes) -> None:
+        self._journal.raise_alarm(
+            Alarm(self._plan.id, error.code, error.what, head.version, claimed.hex(), head.model.hex())
+        )
+        self._head, self._witness = None, None
+        log.error(
+            "lineage.refused",
+            plan=self._plan.id,
+            version=head.version,
+            code=error.code,
+            reason=error.what,
+        )
+
+
+def head_path(folder: Path, plan: Plan) -> Path:
+    """Where a plan's head is kept."""
+    return folder / f"{plan.id}.head"
+
+
+def _bytes(values: Float32) -> bytes:
+    return values.astype("<f4", copy=False).tobytes()
+
+
+async def _aside(work: Callable[[], T]) -> T:
+    """Big vectors are no work for the event loop."""
+    return await asyncio.get_running_loop().run_in_executor(None, work)

@@ -1,0 +1,659 @@
+"""A node trains on no model but the one that it has made itself from sums it has checked."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from chain import Chain, Sum
+from hospital_node.lineage import Head, Lineage, WrongModel, head_path, keep_head, load_head
+from hospital_node.store import Journal
+from hospital_node.transport import AggregatorProblem
+from medveil.errors import Error
+from medveil.rounds import RoundKind
+from medveil.tensors import Float32, model_hash, to_safetensors
+from privacy.encoding import params_for
+from privacy.secagg import node
+from privacy.secagg.keys import setting_for
+from privacy.secagg.messages import Advertised
+from world import SPEC, START, unit
+
+
+class Hospital:
+    """One node: what it keeps on disk, and its own copy of the model."""
+
+    def __init__(self, chain: Chain, folder: Path, index: int = 1) -> None:
+        self.chain, self.folder, self.index = chain, folder, index
+        folder.mkdir(exist_ok=True)
+        self.journal = Journal(folder / "journal.db")
+        self.lineage = self._lineage()
+
+    def _lineage(self) -> Lineage:
+        return Lineage(self.chain.plan, self.folder, self.journal, self.chain)
+
+    @property
+    def path(self) -> Path:
+        return head_path(self.folder, self.chain.plan)
+
+    def restart(self) -> None:
+        """A new process: keys that were in memory are gone."""
+        self.lineage = self._lineage()
+
+    def join(self, made: Sum) -> None:
+        """What the agent does in an attempt: follow to its model, upload, sign the survivors."""
+        context = made.witnesses[self.index].context
+        asyncio.run(self.lineage.reach(context.model, number=context.round, attempt=context.attempt))
+        self.lineage.witness(made.witnesses[self.index])
+        signed = made.agreement(self.index)
+        if signed is not None:
+            detail = signed.to_bytes().hex()
+            self.journal.note(self.chain.plan.id, context.round, context.attempt, "agree", detail)
+
+    def reach(self, number: int, model: bytes | None = None) -> Float32:
+        """Follow to the model that a round names: the last honest one unless a test says otherwise."""
+        named = self.chain.head.model if model is None else model
+        return asyncio.run(self.lineage.reach(named, number=number, attempt=1))
+
+    def refuses(self, code: str, number: int, model: bytes | None = None) -> str:
+        """Why the node refuses; the alarm then stands, and neither the truth nor a restart takes it away."""
+        with pytest.raises(Error) as caught:
+            self.reach(number, model)
+        assert caught.value.code == code
+        alarm = self.journal.alarm(self.chain.plan.id)
+        assert alarm is not None
+        assert alarm.code == code
+        assert alarm.claimed == (self.chain.head.model if model is None else model).hex()
+        self.restart()
+        for later in (number, number + 1):
+            with pytest.raises(Error, match="nobody has looked") as again:
+                self.reach(later)
+            assert again.value.code == "broken-lineage"
+        assert self.journal.alarm(self.chain.plan.id) == alarm
+        return caught.value.what
+
+
+@pytest.fixture
+def at(tmp_path: Path) -> Iterator[Callable[..., Hospital]]:
+    """Makes hospitals."""
+    made: list[Hospital] = []
+
+    def make(chain: Chain, index: int = 1) -> Hospital:
+        made.append(Hospital(chain, tmp_path / f"node-{len(made)}", index))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.journal.close()
+
+
+At = Callable[..., Hospital]
+
+
+# ---- an honest aggregator ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        {"name": "fedavg"},
+        {"name": "fedavgm", "options": {"momentum": 0.5}},
+        {"name": "fedadam"},
+        {"name": "fedavgm", "average": 0.8},
+    ],
+)
+def test_a_member_makes_every_version_itself_bit_for_bit(at: At, strategy: dict[str, Any]) -> None:
+    chain = Chain(options={"strategy": strategy})
+    hospital = at(chain)
+    assert np.array_equal(hospital.reach(1), START)
+    for number in range(1, 6):
+        hospital.join(chain.grow(number))
+        assert hospital.reach(number + 1).tobytes() == chain.head.vector.tobytes()
+    assert chain.asked == ["model", *(f"{kind} {v}" for v in range(1, 6) for kind in ("proof", "sum"))]
+
+
+def test_a_node_that_comes_back_goes_on_from_its_own_disk(at: At) -> None:
+    chain = Chain(options={"strategy": {"name": "fedadam"}})
+    hospital = at(chain)
+    hospital.join(chain.grow(1))
+    hospital.reach(2)
+    chain.asked.clear()
+    hospital.restart()
+    hospital.reach(2)
+    assert chain.asked == []
+    hospital.join(chain.grow(2))
+    assert hospital.reach(3).tobytes() == chain.head.vector.tobytes()  # the optimiser's state came back too
+    assert chain.asked == ["proof 2", "sum 2"]
+
+
+def test_a_node_that_was_away_catches_up_version_by_version(at: At) -> None:
+    chain = Chain(options={"strategy": {"name": "fedavgm"}})
+    chain.grow(1)
+    chain.grow(3, members=(1, 2, 3))  # round 2 failed
+    chain.grow(4, attempt=2, survivors=(1, 3, 4))
+    hospital = at(chain, index=2)
+    assert hospital.reach(5).tobytes() == chain.head.vector.tobytes()
+    assert chain.asked[-1] == "sum 3"
+
+
+def test_a_crash_while_catching_up_loses_at_most_the_last_version(at: At) -> None:
+    chain = Chain()
+    for number in (1, 2, 3):
+        chain.grow(number)
+    hospital = at(chain)
+    last = chain.sums.pop(3)
+    with pytest.raises(Error, match="nothing leads"):
+        hospital.reach(4)
+    hospital.journal.clear_alarm(chain.plan.id)
+    chain.sums[3] = last
+    chain.asked.clear()
+    hospital.restart()
+    assert hospital.reach(4).tobytes() == chain.head.vector.tobytes()
+    assert chain.asked == ["proof 2", "sum 2", "proof 3", "sum 3"]
+
+
+def test_an_attempt_without_this_hospital_is_no_contradiction(at: At) -> None:
+    chain = Chain()
+    hospital = at(chain)
+    hospital.join(chain.attempt(1))  # it failed afterwards, as attempts do
+    chain.grow(1, attempt=2, members=(2, 3, 4))
+    assert hospital.reach(2).tobytes() == chain.head.vector.tobytes()
+
+
+# ---- a lying one -------------------------------------------------------------------------------------
+
+
+def test_a_model_that_does_not_follow_from_the_sum_is_refused_until_the_operator_has_looked(at: At) -> None:
+    chain = Chain()
+    hospital = at(chain)
+    hospital.join(chain.grow(1))
+    other = model_hash(chain.head.vector + np.float32(2**-20), SPEC)
+    assert "nothing leads" in hospital.refuses("broken-lineage", 2, other)
+    alarm = hospital.journal.alarm(chain.plan.id)
+    assert alarm is not None
+    assert (alarm.version, alarm.claimed, alarm.computed) == (1, other.hex(), chain.head.model.hex())
+    hospital.journal.clear_alarm(chain.plan.id)
+    assert hospital.reach(2).tobytes() == chain.head.vector.tobytes()
+
+
+def altered(made: Sum, lane: int = 0) -> bytes:
+    """The sum with one step more in one lane of its first word: a change that no range check sees."""
+    words = np.frombuffer(made.data, "<u8").copy()
+    words[0] += np.uint64(1 << (21 * lane))
+    return words.tobytes()
+
+
+@pytest.mark.parametrize("lane", [0, 1, 2])
+def test_a_member_sees_that_one_lane_of_the_sum_was_altered(at: At, lane: int) -> None:
+    chain = Chain()
+    hospital = at(chain)
+    made = chain.attempt(1)
+    hospital.join(made)
+    chain.publish(Sum(made.published, altered(made, lane), made.witnesses))
+    chain.lie(1, data=altered(made, lane))
+    hospital.refuses("altered-sum", 2)  # although model, hash and proof fit the altered sum
+
+
+def test_a_hospital_whose_upload_came_too_late_sees_it_too(at: At) -> None:
+    chain = Chain()
+    hospital = at(chain, index=4)
+    made = chain.attempt(1, survivors=(1, 2, 3))
+    hospital.join(made)
+    chain.publish(Sum(made.published, altered(made), made.witnesses))
+    chain.lie(1, data=altered(made))
+    hospital.refuses("altered-sum", 2)
+
+
+def test_a_hospital_outside_the_sum_does_not_see_it_but_no_other_hospital_works_with_it(at: At) -> None:
+    chain, honest = Chain(), Chain()
+    honest.identities, honest.plan = chain.identities, chain.plan
+    made = chain.attempt(1, members=(1, 2, 3))
+    honest.publish(made)
+    chain.publish(Sum(made.published, altered(made), made.witnesses))
+    chain.lie(1, data=altered(made))
+    deceived, member = at(chain, index=4), at(honest, index=1)
+    member.join(made)
+    # Not caught: it has no key for the check word of a sum that it is not in.
+    assert deceived.reach(2).tobytes() == chain.head.vector.tobytes()
+    assert chain.head.model != honest.head.model
+    # But it signs its next keys for the altered model, the members for the true one; nobody takes both.
+    parties = {}
+    for index, one in ((4, deceived), (1, member), (2, member), (3, member)):
+        named = one.chain.head.model
+        if index in (1, 4):
+            one.reach(2)
+        setting = setting_for(chain.plan, number=2, attempt=1, kind=RoundKind.TRAIN, model=named)
+        party = node.Party(setting, index, chain.identities[index - 1])
+        parties[index] = node.advertise(party, secrets.token_bytes)
+    seen = Advertised(messages=tuple(message for _, message in parties.values()))
+    for state, _ in parties.values():
+        with pytest.raises(node.Refused, match="not valid for this plan, round and model"):
+            node.share(state, seen, secrets.token_bytes)
+    # And told the truth again, it finds that nothing leads there from the altered model.
+    honest.grow(2)
+    chain.sums[2] = honest.sums[2]
+    assert "other hospitals, another round or another parent" in deceived.refuses(
+        "broken-lineage", 3, honest.head.model
+    )
+
+
+def test_an_altered_sum_under_the_true_model_is_seen_by_everybody(at: At) -> None:
+    chain = Chain()
+    made = chain.grow(1, members=(1, 2, 3))
+    chain.lie(1, data=altered(made))
+    hospital = at(chain, index=4)
+    hospital.refuses("broken-lineage", 2)
+
+
+def too_few(chain: Chain) -> None:
+    chain.lie(1, agreements=tuple(chain.agreements(1)[:2]))
+
+
+def one_of_them_again_and_again(chain: Chain) -> None:
+    chain.lie(1, agreements=tuple(chain.agreements(1)[:1]) * 4)
+
+
+def of_another_attempt(chain: Chain) -> None:
+    chain.lie(1, agreements=chain.attempt(1, 2, parent=chain.heads[0].model).published.agreements)
+
+
+def of_another_round(chain: Chain) -> None:
+    chain.lie(1, agreements=chain.attempt(2, parent=chain.heads[0].model).published.agreements)
+
+
+def of_another_parent(chain: Chain) -> None:
+    chain.lie(1, agreements=chain.attempt(1, parent=b"x" * 32).published.agreements)
+
+
+def for_other_survivors(chain: Chain) -> None:
+    chain.lie(1, survivors=(1, 2, 3))
+
+
+def for_other_members(chain: Chain) -> None:
+    chain.lie(1, members=(1, 2, 3), survivors=(1, 2, 3))
+
+
+def of_another_transcript(chain: Chain) -> None:
+    chain.lie(1, transcript=b"t" * 32)
+
+
+def forged(chain: Chain) -> None:
+    chain.lie(1, agreements=tuple(a.model_copy(update={"signature": bytes(64)}) for a in chain.agreements(1)))
+
+
+def of_a_hospital_outside_the_sum(chain: Chain) -> None:
+    made = chain.attempt(1, parent=chain.heads[0].model, survivors=(1, 2, 3))
+    stranger = made.published.agreements[0].model_copy(update={"sender": 4})
+    chain.lie(1, **dict(made.published.model_copy(update={"agreements": (stranger,)})))
+
+
+def of_nobody(chain: Chain) -> None:
+    chain.lie(1, agreements=())
+
+
+def from_a_cohort_of_two(chain: Chain) -> None:
+    chain.lie(1, survivors=(1, 2))
+
+
+def from_hospitals_that_are_not_in_the_plan(chain: Chain) -> None:
+    chain.lie(1, members=(1, 2, 3, 9))
+
+
+def with_a_hospital_twice(chain: Chain) -> None:
+    chain.lie(1, members=(1, 2, 2, 3, 4))
+
+
+def with_another_round(chain: Chain) -> None:
+    chain.lie(1, round=2)
+
+
+def with_another_attempt(chain: Chain) -> None:
+    chain.lie(1, attempt=2)
+
+
+def with_a_round_to_come(chain: Chain) -> None:
+    chain.lie(1, round=3)
+
+
+def with_a_truncated_sum(chain: Chain) -> None:
+    chain.lie(1, data=chain.sums[1].data[:-8])
+
+
+def with_a_longer_sum(chain: Chain) -> None:
+    chain.lie(1, data=chain.sums[1].data + bytes(8))
+
+
+def with_another_sum_than_its_hash(chain: Chain) -> None:
+    chain.lie(1, sum_hash=b"h" * 32)
+
+
+def with_a_sum_out_of_range(chain: Chain) -> None:
+    chain.lie(1, data=b"\xff" * len(chain.sums[1].data))
+
+
+def with_the_sum_of_another_attempt(chain: Chain) -> None:
+    updates = {i: unit(5) for i in range(1, 5)}
+    chain.lie(1, data=chain.attempt(1, 2, parent=chain.heads[0].model, updates=updates).data)
+
+
+def with_a_sum_of_broken_words(chain: Chain) -> None:
+    chain.lie(1, data=chain.sums[1].data[:-3])
+
+
+SIGNATURE, NAMES = "a signature under a version is not valid", "a signature names other hospitals"
+SUM, RANGE, SETS = (
+    "not the one that its proof names",
+    "no honest hospitals can add up to",
+    "not those of the plan",
+)
+LIES = [
+    (too_few, "too few hospitals signed"),
+    (one_of_them_again_and_again, "too few hospitals signed"),
+    (of_another_attempt, NAMES),
+    (of_another_round, NAMES),
+    (of_another_parent, NAMES),
+    (for_other_survivors, NAMES),
+    (for_other_members, NAMES),
+    (of_another_transcript, NAMES),
+    (forged, SIGNATURE),
+    (of_a_hospital_outside_the_sum, "not in the sum"),
+    (of_nobody, "too few hospitals signed"),
+    (from_a_cohort_of_two, "sums too few"),
+    (from_hospitals_that_are_not_in_the_plan, SETS),
+    (with_a_hospital_twice, SETS),
+    (with_another_round, NAMES),
+    (with_another_attempt, NAMES),
+    (with_a_round_to_come, "not its turn"),
+    (with_a_truncated_sum, SUM),
+    (with_a_sum_of_broken_words, SUM),
+    (with_a_longer_sum, SUM),
+    (with_another_sum_than_its_hash, SUM),
+    (with_a_sum_out_of_range, RANGE),
+    (with_the_sum_of_another_attempt, "nothing leads"),
+    # Even if the others had signed what no honest hospital signs:
+    (lambda chain: chain.sign_anew(1, round=3), "not its turn"),
+    (lambda chain: chain.sign_anew(1, survivors=(1, 2)), "sums too few"),
+    (lambda chain: chain.sign_anew(1, survivors=(1, 1, 2, 3)), SETS),
+    (lambda chain: chain.sign_anew(1, members=(1, 2, 3)), SETS),
+    (lambda chain: chain.sign_anew(1, members=(1, 2, 3, 4, 9)), SETS),
+    (lambda chain: chain.sign_anew(1, signers=(1, 2, 4), survivors=(1, 2, 3)), "not in the sum"),
+    (lambda chain: chain.sign_anew(1, survivors=(1, 2, 3)), "nothing leads"),
+]
+
+
+@pytest.mark.parametrize(("lie", "reason"), LIES)
+def test_a_version_is_refused_whose_signatures_or_sum_are(
+    at: At, lie: Callable[[Chain], None], reason: str
+) -> None:
+    chain = Chain()
+    chain.grow(1)
+    lie(chain)
+    hospital = at(chain)  # one without keys, so that nothing but proof and arithmetic stands in the way
+    assert reason in hospital.refuses("broken-lineage", 3)
+
+
+def test_a_skipped_version_is_refused(at: At) -> None:
+    chain = Chain()
+    hospital = at(chain)
+    hospital.reach(1)
+    chain.grow(1)
+    chain.grow(2)
+    chain.sums[1] = chain.sums[2]
+    assert "another parent" in hospital.refuses("broken-lineage", 3)
+
+
+def test_a_rolled_back_version_is_refused(at: At) -> None:
+    chain = Chain()
+    hospital = at(chain)
+    for number in (1, 2):
+        hospital.join(chain.grow(number))
+        hospital.reach(number + 1)
+    hospital.refuses("broken-lineage", 3, chain.heads[1].model)
+
+
+def test_a_rolled_back_version_with_another_future_is_refused(at: At) -> None:
+    chain = Chain()
+    hospital = at(chain)
+    for number in (1, 2):
+        hospital.join(chain.grow(number))
+        hospital.reach(number + 1)
+    chain.sums[3] = chain.attempt(3, parent=chain.heads[1].model)
+    hospital.refuses("broken-lineage", 4, b"m" * 32)
+
+
+def test_a_replayed_sum_is_refused(at: At) -> None:
+    chain = Chain()
+    hospital = at(chain)
+    hospital.join(chain.grow(1))
+    hospital.reach(2)
+    chain.sums[2] = chain.sums[1]
+    assert "not its turn" in hospital.refuses("broken-lineage", 3, b"m" * 32)
+
+
+def test_a_replayed_sum_under_a_new_proof_is_refused(at: At) -> None:
+    chain = Chain()
+    hospital = at(chain)
+    first = chain.grow(1)
+    hospital.join(first)
+    hospital.reach(2)
+    second = chain.attempt(2, updates={i: -unit(i) for i in range(1, 5)})
+    hospital.join(second)
+    chain.publish(Sum(second.published, first.data, second.witnesses))
+    chain.lie(2, data=first.data)
+    hospital.refuses("altered-sum", 3)
+
+
+def test_a_step_with_other_options_than_the_plans_is_refused(at: At) -> None:
+    chain = Chain(options={"strategy": {"name": "fedavgm", "options": {"momentum": 0.9}}})
+    other = Chain(options={"strategy": {"name": "fedavgm", "options": {"momentum": 0.5}}})
+    hospital = at(chain)
+    for number in (1, 2):
+        made = chain.grow(number)
+        other.publish(made)
+        hospital.join(made)
+        if number == 1:
+            hospital.reach(2)  # without a past the momentum does nothing
+    assert "nothing leads" in hospital.refuses("broken-lineage", 3, other.head.model)
+
+
+def test_a_node_whose_upload_came_too_late_knows_who_was_committed(at: At) -> None:
+    chain = Chain()
+    hospital = at(chain, index=4)
+    hospital.join(chain.attempt(1, survivors=(1, 2, 3)))
+    chain.grow(1, members=(1, 2, 3))  # the same attempt: only if hospitals sign twice
+    assert "than were committed" in hospital.refuses("broken-lineage", 2)
+
+
+def test_a_node_remembers_after_a_restart_what_it_agreed_to(at: At) -> None:
+    chain = Chain()
+    hospital = at(chain)
+    hospital.join(chain.attempt(1))
+    hospital.restart()
+    chain.grow(1, survivors=(2, 3, 4))  # only if hospitals sign twice
+    assert "than this one agreed to" in hospital.refuses("broken-lineage", 2)
+
+
+def test_an_attempt_that_was_given_up_makes_no_version_later(at: At) -> None:
+    """Otherwise a second attempt would make members forget the key that checks the first one's sum."""
+    chain = Chain()
+    hospital = at(chain)
+    first = chain.attempt(1)
+    hospital.join(first)
+    hospital.join(chain.attempt(2))
+    chain.publish(Sum(first.published, altered(first), first.witnesses))
+    chain.lie(1, data=altered(first))
+    assert "given up" in hospital.refuses("broken-lineage", 3)
+
+
+def test_starting_again_makes_good_for_an_altered_version_without_a_restart(at: At) -> None:
+    chain, honest = Chain(), Chain()
+    honest.identities, honest.plan = chain.identities, chain.plan
+    made = honest.grow(1, members=(1, 2, 3))
+    honest.grow(2)
+    chain.publish(Sum(made.published, altered(made), made.witnesses))
+    chain.lie(1, data=altered(made))
+    hospital = at(chain, index=4)
+    hospital.reach(2)
+    chain.sums, chain.heads = honest.sums, honest.heads
+    with pytest.raises(Error, match="another parent"):
+        hospital.reach(3)
+    hospital.path.unlink()  # what 'medveil node lineage --start-again' does
+    hospital.journal.clear_alarm(chain.plan.id)
+    assert hospital.reach(3).tobytes() == honest.head.vector.tobytes()
+
+
+def test_an_initial_model_of_another_hash_is_not_taken(at: At) -> None:
+    chain = Chain()
+    chain.file = to_safetensors(START + np.float32(1), SPEC)
+    hospital = at(chain)
+    with pytest.raises(WrongModel):
+        hospital.reach(1)
+    assert not hospital.path.exists()
+
+
+@pytest.mark.parametrize("status", [409, 500, 503])
+def test_an_aggregator_in_trouble_is_no_alarm(at: At, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = Chain()
+    hospital = at(chain)
+    made = chain.grow(1)
+    hospital.join(made)
+
+    async def trouble(plan: str, version: int) -> Any:
+        raise AggregatorProblem(status=status, code="storage-failed", title="", detail="")
+
+    for name in ("proof", "sum"):
+        with monkeypatch.context() as patch:
+            patch.setattr(chain, name, trouble)
+            with pytest.raises(AggregatorProblem):
+                hospital.reach(2)
+    assert hospital.journal.alarm(chain.plan.id) is None
+    chain.lie(1, data=altered(made))
+    hospital.refuses("altered-sum", 2)  # the key was still there
+
+
+# ---- the head on disk --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace", "open"])
+def test_a_crash_between_sum_and_head_leaves_the_old_head(
+    at: At, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = Chain(options={"strategy": {"name": "fedavgm"}})
+    hospital = at(chain)
+    hospital.join(chain.grow(1))
+    hospital.reach(2)
+    before = hospital.path.read_bytes()
+
+    class Crash(BaseException):
+        pass
+
+    def crash(*_: object, **__: object) -> None:
+        raise Crash
+
+    hospital.join(chain.grow(2))
+    with monkeypatch.context() as patch:
+        patch.setattr(f"hospital_node.store.os.{call}" if call != "open" else "builtins.open", crash)
+        with pytest.raises(Crash):
+            keep_head(hospital.path, chain.heads[2])
+    assert hospital.path.read_bytes() == before
+    hospital.restart()
+    assert hospital.reach(3).tobytes() == chain.head.vector.tobytes()
+    assert kept_version(hospital) == 2
+
+
+def kept_version(hospital: Hospital) -> int:
+    head = load_head(hospital.path, hospital.chain.plan.study)
+    assert head is not None
+    return head.version
+
+
+def test_a_full_disk_stops_nobody_and_is_made_good_later(at: At, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = Chain()
+    hospital = at(chain)
+    hospital.join(chain.grow(1))
+    with monkeypatch.context() as patch:
+
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        patch.setattr(os, "fsync", full)
+        assert hospital.reach(2).tobytes() == chain.head.vector.tobytes()
+    assert kept_version(hospital) == 0
+    hospital.reach(2)
+    assert kept_version(hospital) == 1
+
+
+def test_a_head_that_is_on_disk_already_is_not_written_again(at: At) -> None:
+    chain = Chain()
+    hospital = at(chain)
+    hospital.join(chain.grow(1))
+    hospital.reach(2)
+    before = hospital.path.stat()
+    hospital.reach(2)
+    hospital.restart()
+    hospital.reach(2)
+    after = hospital.path.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_a_whole_head_of_another_size_is_not_taken(at: At) -> None:
+    chain = Chain()
+    hospital = at(chain)
+    keep_head(hospital.path, Head(1, 1, START[:-1], {}, b""))
+    assert load_head(hospital.path, chain.plan.study) is None
+
+
+def test_a_damaged_head_is_thrown_away_and_made_again(at: At) -> None:
+    chain = Chain(options={"strategy": {"name": "fedadam"}})
+    hospital = at(chain)
+    for number in (1, 2):
+        hospital.join(chain.grow(number))
+        hospital.reach(number + 1)
+    whole = hospital.path.read_bytes()
+    damages = [b"", whole[:31], whole[:32], whole[:-1], whole + b"x", bytes(len(whole))]
+    damages += [whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :] for i in range(0, len(whole), 7)]
+    for damaged in damages:
+        hospital.path.write_bytes(damaged)
+        assert load_head(hospital.path, chain.plan.study) is None
+    chain.asked.clear()
+    hospital.restart()
+    assert hospital.reach(3).tobytes() == chain.head.vector.tobytes()
+    assert chain.asked == ["model", "proof 1", "sum 1", "proof 2", "sum 2"]
+    assert hospital.path.read_bytes() == whole
+
+
+def test_no_check_key_is_ever_on_disk_or_kept_longer_than_needed(at: At) -> None:
+    chain = Chain()
+    hospital = at(chain)
+    made = chain.grow(1)
+    hospital.join(made)
+    key = made.witnesses[1].check_key.reveal()
+    hospital.reach(2)
+    hospital.journal.close()
+    assert hospital.lineage._witness is None
+    for path in hospital.folder.rglob("*"):
+        content = path.read_bytes() if path.is_file() else b""
+        assert key not in content
+        assert key.hex().encode() not in content
+    assert key.hex() not in repr(made.witnesses[1])
+    assert repr(key)[2:-1] not in repr(made.witnesses[1])
+
+
+def test_a_sum_is_smaller_than_the_model_it_replaces() -> None:
+    """2.67 bytes per parameter and a few words more, instead of 4 (docs/protocol.md)."""
+    chain = Chain(options={"model": large_model()})
+    params = params_for(chain.plan.study, RoundKind.TRAIN, 4)
+    assert 8 * params.words < 0.67 * 4 * params.parameters
+
+
+def large_model() -> dict[str, Any]:
+    from medveil.tensors import ModelSpec, TensorSpec
+
+    tensors = ModelSpec((TensorSpec(name="weight", shape=(1000, 1000)),))
+    return {"name": "wavelet_head", "tensors": tensors, "initial_model": "0" * 64}
