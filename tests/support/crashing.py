@@ -16,7 +16,8 @@ from aggregator import crashpoints
 from aggregator.auditlog import Head
 from aggregator.blobs import Blobs
 from aggregator.coordinator import Coordinator
-from aggregator.store import Store
+from aggregator.store import Register, Role, Store
+from aggregator.tokens import make_token
 from aggregator.versions import first_version
 from medveil.errors import Error, RemoteProtocolError
 from medveil.identity import Identity
@@ -58,7 +59,7 @@ def serve(link: Connection, folder: Path, where: Path | str, crash: str) -> None
     assert store.lead()
     blobs.sweep()
     coordinator = Coordinator(store, blobs, admin_key=admin.public_key)
-    things = {"store": store, "coordinator": coordinator}
+    things = {"store": store, "coordinator": coordinator, "register": Register(store)}
     with suppress(EOFError):
         while True:
             thing, name, arguments, named = link.recv()
@@ -156,10 +157,10 @@ def consortium(folder: Path, where: Path | str, crashes: list[str]) -> Consortiu
     plan = make_plan(identities, make_study(training=training))
     aggregator = Aggregator(folder, where, crashes)
 
-    def repeat(name: str, /, *arguments: Any, done: str = "", **named: Any) -> None:
+    def repeat(name: str, /, *arguments: Any, done: str = "", of: str = "store", **named: Any) -> None:
         while True:
             try:
-                return aggregator.ask("store", name, *arguments, **named)
+                return aggregator.ask(of, name, *arguments, **named)
             except Refused as refused:
                 if refused.code == done:
                     return None
@@ -180,4 +181,19 @@ def consortium(folder: Path, where: Path | str, crashes: list[str]) -> Consortiu
         repeat("add_approval", plan.id, one.name, sign_approval(plan, one))
     repeat("probe")
     repeat("restored", Head(1, bytes(32)))  # nothing is open yet
+    first_token = api_token(aggregator)
+    repeat("grant", plan.id, "reader", of="register")
+    repeat("withdraw", plan.id, "reader", of="register", done="unknown-person")
+    repeat("revoke_api_token", first_token, name="reader", now=1.0, of="register")
+    api_token(aggregator)
+    repeat("revoke", "reader", now=1.0, of="register", done="unknown-person")
     return Consortium(aggregator, plan, identities, Line(aggregator))
+
+
+def api_token(aggregator: Aggregator) -> str:
+    """The id of a token for a reader; a command that was cut off showed none, so it is run again."""
+    while True:
+        _, kept = make_token("reader", Role.RESEARCHER, now=1.0, expires=2.0)
+        with suppress(Killed):
+            aggregator.ask("register", "add_api_token", kept)
+            return kept.id
