@@ -13,6 +13,9 @@ from typing import BinaryIO
 
 from medveil.errors import Error, RemoteProtocolError
 
+_MAPPED = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+"""All pages at once where the system can, not one fault after the other."""
+
 
 class DamagedBlob(RemoteProtocolError):
     """A stored file does not have the hash it is known by."""
@@ -146,7 +149,7 @@ class Blobs:
         """
         try:
             with open(self._segment(attempt, hospital, number), "rb") as file:
-                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                data = mmap.mmap(file.fileno(), 0, flags=_MAPPED, prot=mmap.PROT_READ)
         except (OSError, ValueError) as error:  # ValueError: an empty file
             raise DamagedBlob() from error
         with data, memoryview(data) as view:
