@@ -326,8 +326,8 @@ def simulation(hospitals: int, parameters: int = 10**5) -> Found:
     masks = [len(world.hospitals[i].state.committed.masks) for i in world.server.survivors]
     name = f"13 n={hospitals}, hidden graph, d={parameters}, {len(dropping)} dropped"
     return [
-        Row(f"{name}: seconds on one core", wall, "s", "<= 300"),
-        Row("  of them, CPU of this process", cpu, "s"),
+        Row(f"{name}: seconds of one core", cpu, "s", "<= 300"),
+        Row("  of the simulation, from start to end", wall, "s"),
         Row("  mean number of neighbours", float(np.mean(masks)) - 1, ""),
         Row(f"{name}: words that differ from the integer sum", different, "", "<= 0"),
     ]
