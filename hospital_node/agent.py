@@ -19,9 +19,11 @@ import numpy as np
 
 from hospital_node.desk import Contribution, Desk
 from hospital_node.governance import PlanRefused, binding, check_plan, read_offer, register
+from hospital_node.kept import LABEL, Kept
 from hospital_node.ledger import Ledger
 from hospital_node.lineage import Lineage, Witness, WrongModel
 from hospital_node.settings import Node
+from hospital_node.splits import Splits
 from hospital_node.store import Journal
 from hospital_node.transport import AggregatorProblem, Transport
 from medveil.errors import Error, RemoteProtocolError
@@ -224,9 +226,6 @@ class PlanAgent:
         self._note(attempt, "upload")
         hashes = await self._send_segments(attempt, masked)
         await self._send(attempt, "upload", secagg.upload(attempt.state, hashes))
-        charge = contribution.charge
-        if charge is not None and charge.entry.state.value == "running":
-            self._desk.released(charge)
         log.info("update.sent", plan=self._plan.id, round=attempt.number, attempt=attempt.attempt)
 
     def _encode(self, contribution: Contribution, kind: RoundKind, check_key: Secret) -> CheckedUpdate:
@@ -339,9 +338,17 @@ async def _work_on(
     transport: Transport,
     read: Callable[[Plan], SiteData],
 ) -> None:
-    desk = Desk(plan, read, ledger)
+    desk = Desk(
+        plan,
+        read,
+        ledger,
+        dataset=node.settings.dataset,
+        kept=Kept(node.kept, identity.secret_for(LABEL)),
+        splits=Splits(node.splits),
+    )
     log.info("node.ready", plan=plan.id)
     try:
         await PlanAgent(plan, node, identity, journal, desk, transport).follow()
+        desk.finished()
     finally:
         desk.close()

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from hospital_node.cli_ledger import DEFAULT, Folder, copied_ledger, ledger
 from hospital_node.settings import Node, NodeSettings, Policy
 from medveil.errors import BadFile, Error
 from medveil.identity import Identity
@@ -28,11 +25,8 @@ if TYPE_CHECKING:
     from medveil_imaging.sources.manifest import SiteData
 
 app = typer.Typer(help="For a hospital's operator: connect this hospital, check its images, approve, run.")
-ledger = typer.Typer(help="What this hospital's patients have spent of their privacy budget.")
 app.add_typer(ledger, name="ledger")
 console = Console(highlight=False, soft_wrap=True)
-Folder = Annotated[Path, typer.Option("--folder", "-f", help="This node's folder.")]
-DEFAULT = Path("node-data")
 PATIENCE_S = 5.0
 """How long a command that a person waits for tries to reach the aggregator."""
 
@@ -124,6 +118,24 @@ async def _enrol(node: Node, token: str) -> None:
 
 
 @app.command()
+def certificate(folder: Folder = DEFAULT) -> None:
+    """Get a TLS client certificate, where the aggregator asks for them; a running node renews it."""
+    from hospital_node.certificate import get_certificate
+    from hospital_node.transport import Transport
+
+    node = Node.load(folder)
+    identity = Identity.load(node.settings.name, node.key)
+
+    async def ask() -> None:
+        line = Transport(node.settings.aggregator, node.authority, identity, patience_s=PATIENCE_S)
+        async with line as transport:
+            await get_certificate(node, transport)
+
+    asyncio.run(ask())
+    console.print(f"The certificate is in {folder / 'client.pem'}.")
+
+
+@app.command()
 def check(
     study: Annotated[
         Path | None, typer.Option(help="A study file to check the images against; offered plans without it.")
@@ -142,15 +154,21 @@ def check(
         if not studies:
             console.print("There is no plan to check against yet. Name a study: --study study.toml")
             raise typer.Exit(1)
-    worst = max(check_images(node.settings.data, s) for s in studies)
+    worst = max(check_images(node, s) for s in studies)
     raise typer.Exit(worst)
 
 
-def check_images(data: Path, study: Study) -> int:
+def check_images(node: Node, study: Study) -> int:
     """Print what is usable and what is not; the exit status: 0 fine, 1 something refused, 4 cannot train."""
+    from hospital_node.splits import Splits
     from medveil_imaging.sources.manifest import read_site
+    from privacy.dp.policy import study_events
 
-    site = read_site(data, study)
+    site, moved = read_site(node.settings.data, study), 0
+    if study.privacy.kind != "none":
+        site, moved = Splits(node.splits).keep(
+            site, dataset=node.settings.dataset, splits=study_events(study), note=False
+        )
     console.print(f"[bold]{study.name}[/]: {study.task} of {study.transforms.profile} images")
     table = Table("split", "patients", "images")
     for split, patients in (("train", site.train), ("val", site.val), ("test", site.test)):
@@ -158,6 +176,11 @@ def check_images(data: Path, study: Study) -> int:
     console.print(table)
     _show_problems(site)
     refused = [p for p in site.problems if p.severity == "error"]
+    if moved:
+        console.print(
+            f"[yellow]left out[/] {moved} patient(s) were in another split in an earlier study. A patient "
+            "keeps the first split for life: write it into manifest.csv again."
+        )
     if not site.train:
         console.print("[bold red]problem[/]  There is no patient to train on.")
         return 4
@@ -246,13 +269,13 @@ def _allowed(plan: Plan, node: Node, identity: Identity) -> None:
     from hospital_node.ledger import Ledger
 
     check_plan(plan, node.settings, identity)
-    with _copied_ledger(node) as path, Ledger.open(path) as book:
+    with copied_ledger(node) as path, Ledger.open(path) as book:
         register(book, plan, node.settings)
 
 
 def describe(plan: Plan, node: Node) -> None:
     """A plan in plain words: what, with whom, at what price."""
-    from privacy.dp.policy import cost
+    from privacy.dp.policy import cost, study_events
 
     study, identity = plan.study, Identity.load(node.settings.name, node.key)
     console.print(f"[bold]{study.name}[/]   fingerprint {fingerprint(plan.hash)}")
@@ -270,6 +293,15 @@ def describe(plan: Plan, node: Node) -> None:
             f"  privacy    epsilon {study.privacy.epsilon:g}, delta {study.privacy.delta:g} per patient; "
             f"the cap here is {node.settings.policy.epsilon_cap:g}"
         )
+        noises = ", ".join(
+            f"{split.value} {event.noise_multiplier:.3g} x {event.steps}"
+            for split, event in study_events(study).items()
+        )
+        console.print(f"             own noise and releases by patients: {noises}")
+        if study.privacy.despite_noise:
+            console.print(
+                "             [bold yellow]its author insists[/]: the noise exceeds what can be learned"
+            )
         if study.privacy.kind == "joint":
             alone = cost(study).epsilon_local
             console.print(
@@ -293,6 +325,7 @@ def run(folder: Folder = DEFAULT) -> None:
     import signal
 
     from hospital_node.agent import run as work
+    from hospital_node.certificate import keep_certificate
     from medveil.log import get_logger
     from medveil_imaging.sources.manifest import read_site
 
@@ -306,10 +339,14 @@ def run(folder: Folder = DEFAULT) -> None:
 
     async def until_stopped() -> None:
         task = asyncio.ensure_future(work(node, read))
+        renewing = asyncio.ensure_future(keep_certificate(node))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, task.cancel)
-        await task
+        try:
+            await task
+        finally:
+            renewing.cancel()
 
     try:
         asyncio.run(until_stopped())
@@ -365,58 +402,3 @@ def lineage(
             console.print(f"             own version {alarm.version}  {alarm.computed}")
             console.print(f"             named model    {alarm.claimed}")
     raise typer.Exit(1 if any(alarms) else 0)
-
-
-@ledger.callback(invoke_without_command=True)
-def show_ledger(context: typer.Context, folder: Folder = DEFAULT) -> None:
-    """Show every charge and what has been spent."""
-    context.obj = folder
-    if context.invoked_subcommand is not None:
-        return
-    from hospital_node.ledger import Ledger
-
-    node = Node.load(folder)
-    with _copied_ledger(node) as path, Ledger.open(path) as book:
-        table = Table("row", "state", "plan", "round", "attempt", "noise", "rate", "steps")
-        for row in book.rows():
-            e = row.entry
-            table.add_row(
-                str(row.number),
-                e.state.value,
-                e.plan[:12],
-                str(e.round or ""),
-                str(e.attempt or ""),
-                f"{e.event.noise_multiplier:g}",
-                f"{e.event.sample_rate:g}",
-                str(e.event.steps),
-            )
-        console.print(table)
-        dataset, cap = node.settings.dataset, node.settings.policy.epsilon_cap
-        console.print(
-            f"{dataset}: epsilon {book.spent(dataset):.3f} spent, "
-            f"{book.committed(dataset):.3f} promised to approved plans, cap {cap:g}"
-        )
-        alone = book.spent(dataset, joint=False)
-        if alone > book.spent(dataset):
-            console.print(f"  {alone:.3f} if no other hospital had added its noise")
-
-
-@ledger.command()
-def verify(
-    context: typer.Context, folder: Annotated[Path | None, typer.Option("--folder", "-f")] = None
-) -> None:
-    """Check the hash chain of the ledger; names the first bad row."""
-    from hospital_node.ledger import Ledger
-
-    with _copied_ledger(Node.load(folder or context.obj)) as path, Ledger.open(path) as book:
-        console.print(f"[bold green]PASSED[/]   {len(book.rows())} rows, the chain is whole.")
-
-
-@contextmanager
-def _copied_ledger(node: Node) -> Iterator[Path]:
-    """A copy to look at, so that a running node keeps its lock."""
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "ledger.jsonl"
-        if node.ledger.exists():
-            shutil.copyfile(node.ledger, target)
-        yield target

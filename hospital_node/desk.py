@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from hospital_node.governance import declared_patients
-from hospital_node.ledger import Charge, Ledger
-from hospital_node.training import FeatureCache, choose_device, evaluate, train
+from hospital_node.kept import Kept, Made
+from hospital_node.ledger import Ledger
+from hospital_node.splits import Splits
+from hospital_node.training import FeatureCache, choose_device, release, train
 from medveil.errors import Error
 from medveil.log import get_logger
 from medveil.metrics import Sums
@@ -20,6 +22,7 @@ from medveil.rounds import RoundKind
 from medveil.tensors import Float32, Update
 from medveil_imaging.sources.manifest import SiteData
 from privacy.dp.noise import NoiseSource
+from privacy.dp.policy import Split, study_events
 
 log = get_logger()
 
@@ -39,20 +42,38 @@ class NoPatients(Error):
 
 @dataclass(frozen=True)
 class Contribution:
-    """What this hospital would add to a sum; plain numbers, kept in memory only."""
+    """What this hospital adds to a sum; in a study with noise it is noised, charged and marked as such."""
 
     update: Update
     sums: Sums | None
     """None where the study evaluates at its end only."""
     weight: int
-    charge: Charge | None
 
 
 class Desk:
-    """One plan's work at this hospital. A finished contribution serves every attempt at the same round."""
+    """One plan's work at this hospital. A finished contribution serves every attempt at the same round.
 
-    def __init__(self, plan: Plan, read: Callable[[Plan], SiteData], ledger: Ledger) -> None:
+    In a study with noise the order on stable storage is: charged, computed, kept, marked as released, handed
+    out. Wherever a crash falls, nothing leaves that is not charged, and nothing is charged twice.
+
+    Args:
+        dataset: the hospital's lasting name for its patients.
+        kept, splits: where the contribution in hand and each patient's split are remembered.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        read: Callable[[Plan], SiteData],
+        ledger: Ledger,
+        *,
+        dataset: str,
+        kept: Kept,
+        splits: Splits,
+    ) -> None:
         self._plan, self._read, self._ledger = plan, read, ledger
+        self._dataset, self._kept, self._splits = dataset, kept, splits
+        self._private = plan.study.privacy.kind != "none"
         self._images: SiteData | None = None
         self._device = choose_device()
         self._cache = FeatureCache()
@@ -65,13 +86,15 @@ class Desk:
         """Start the round's computation, or hand out the one that an earlier attempt started."""
         key = (number, model)
         if self._done is None or self._done[0] != key:
-            work: Callable[[], Contribution] = lambda: self._compute(number, attempt, kind, vector)  # noqa: E731
+            work: Callable[[], Contribution] = lambda: self._contribution(  # noqa: E731
+                number, attempt, kind, model, vector
+            )
             self._done = (key, asyncio.get_running_loop().run_in_executor(self._thread, work))
         return self._done[1]
 
-    def released(self, charge: Charge) -> None:
-        """The update has left; its charge stays for ever."""
-        self._ledger.released(charge)
+    def finished(self) -> None:
+        """The plan is over: nothing of it will be asked for again."""
+        self._kept.forget()
 
     def close(self) -> None:
         """Let the computation in hand end, and no other begin."""
@@ -80,36 +103,74 @@ class Desk:
     def _site(self) -> SiteData:
         """The images, read at first use: meanwhile the node already answers the aggregator."""
         if self._images is None:
-            self._images = self._read(self._plan)
+            site = self._read(self._plan)
+            if self._private:
+                touched = study_events(self._plan.study)
+                site, moved = self._splits.keep(site, dataset=self._dataset, splits=touched)
+                if moved:
+                    log.warning("patients.moved", plan=self._plan.id, count=moved)
+            self._images = site
         return self._images
 
-    def _compute(self, number: int, attempt: int, kind: RoundKind, vector: Float32) -> Contribution:
+    def _contribution(
+        self, number: int, attempt: int, kind: RoundKind, model: bytes, vector: Float32
+    ) -> Contribution:
         study, site = self._plan.study, self._site()
         weight = declared_patients(len(site.train), study.secure_aggregation.max_weight)
-        where = {"plan": self._plan.id, "round": number, "attempt": attempt, "kind": kind.value}
-        log.info("work.started", **where)
-        if kind is RoundKind.EVALUATE:
-            counted = evaluate(study, vector, site.test, device=self._device, cache=self._cache)
+        key = f"{self._plan.id} {number} {model.hex()}"
+        made = self._kept.find(key) if self._private else None
+        if made is None:
+            where = {"plan": self._plan.id, "round": number, "attempt": attempt, "kind": kind.value}
+            log.info("work.started", **where)
+            made = self._computed(number, attempt, kind, vector, weight, key)
             log.info("work.finished", **where)
-            return Contribution(Update(np.empty(0, np.float32)), counted, weight, None)
-        if not site.train:
+        else:
+            self._ledger.settle(plan_id=self._plan.id, round_number=number)
+        update, sums = made
+        return Contribution(update, sums, weight)
+
+    def _computed(
+        self, number: int, attempt: int, kind: RoundKind, vector: Float32, weight: int, key: str
+    ) -> Made:
+        study, site = self._plan.study, self._site()
+        if kind is RoundKind.TRAIN and not site.train:
             raise NoPatients()
-        sums = None
-        if study.evaluation.every_round:
-            sums = evaluate(study, vector, site.val, device=self._device, cache=self._cache)
-        charge = None
-        if study.privacy.kind != "none":
-            charge = self._ledger.charge(study, plan_id=self._plan.id, round_number=number, attempt=attempt)
-        update = train(
-            study,
-            vector,
-            site.train,
-            round_number=number,
-            declared_patients=weight,
-            noise=NoiseSource.fresh(),
-            device=self._device,
-            charge=charge,
-            cache=self._cache,
-        )
-        log.info("work.finished", **where)
-        return Contribution(update, sums, weight, charge)
+        splits = [Split.TEST]
+        if kind is RoundKind.TRAIN:
+            splits = [Split.TRAIN] + [Split.VAL] * study.evaluation.every_round
+        charges = {}
+        try:
+            if self._private:
+                for split in splits:
+                    charges[split] = self._ledger.charge(
+                        study, plan_id=self._plan.id, round_number=number, attempt=attempt, split=split
+                    )
+            update, sums = Update(np.empty(0, np.float32)), None
+            if kind is RoundKind.TRAIN:
+                update = train(
+                    study,
+                    vector,
+                    site.train,
+                    round_number=number,
+                    declared_patients=weight,
+                    noise=NoiseSource.fresh(),
+                    device=self._device,
+                    charge=charges.get(Split.TRAIN),
+                    cache=self._cache,
+                )
+            if splits[-1] is not Split.TRAIN:
+                sums = release(
+                    study,
+                    vector,
+                    site.test if kind is RoundKind.EVALUATE else site.val,
+                    noise=NoiseSource.fresh(),
+                    charge=charges.get(splits[-1]),
+                    device=self._device,
+                    cache=self._cache,
+                )
+            if self._private:
+                self._kept.store(key, (update, sums))
+        finally:
+            for charge in charges.values():
+                charge.end()
+        return update, sums

@@ -11,12 +11,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from hospital_node.files import sync_folder
 from medveil.errors import Error
 from medveil.study import Study
 from privacy.dp import ledger as rules
 from privacy.dp.accounting import Event
-from privacy.dp.ledger import Entry, Row, State
-from privacy.dp.policy import check_policy, policy_of, round_event, study_event
+from privacy.dp.ledger import OPEN, Entry, Row, State
+from privacy.dp.policy import Split, check_policy, policy_of, round_event, study_events
 
 
 class LedgerBusy(Error):
@@ -29,6 +30,19 @@ class LedgerBusy(Error):
             what="Another process has the privacy ledger open.",
             meaning="Two writers could charge the same budget twice, so this one stops.",
             remedy="Stop the other 'medveil node' process that uses this folder.",
+        )
+
+
+class LedgerUnreadable(Error):
+    """The file cannot be opened at all."""
+
+    code = "ledger-unreadable"
+
+    def __init__(self, *, reason: str) -> None:
+        super().__init__(
+            what=f"The privacy ledger cannot be opened: {reason}.",
+            meaning="Without it nobody knows what patients have spent, so nothing private is computed.",
+            remedy="Check that ledger.jsonl is a file that the node's user may read and write, and the disk.",
         )
 
 
@@ -59,14 +73,15 @@ class ChargeUsed(Error):
 
 
 class Charge:
-    """The receipt without which no private training starts; it lives in this process and pays for one run.
+    """The receipt without which nothing private is computed; it lives in this process and pays for one run.
 
-    A restart makes no receipts out of old rows: what was reserved stays charged, a repeated round is a new
-    charge.
+    Once a process has ended, a charge that was never marked as released can be taken up by
+    :meth:`Ledger.charge` for the same round: all that its run made ended with the process.
     """
 
     def __init__(self, ledger: Ledger, entry: Entry) -> None:
         self._ledger = ledger
+        self._begun = False
         self.entry = entry
 
     @property
@@ -79,16 +94,33 @@ class Charge:
         """The round that it pays for."""
         return self.entry.round
 
+    @property
+    def split(self) -> Split:
+        """The patients that it pays for."""
+        return self.entry.split
+
     def begin(self) -> None:
-        """Mark the run as begun, on stable storage; from here on the charge counts for ever.
+        """Mark the run as begun, on stable storage.
 
         Raises:
             ChargeUsed: it has begun before, or it was given back.
             LedgerClosed: the row could not be written.
         """
-        if self.entry.state is not State.RESERVED:
+        if self._begun or self.entry.state not in OPEN:
             raise ChargeUsed()
+        self._begun = True
         self.entry = self._ledger._move(self.entry, State.RUNNING)
+
+    def end(self) -> None:
+        """Settle it, on stable storage: released if its run has begun, given back otherwise.
+
+        Call it before anything that the run made is handed on, and also when the run failed: what somebody
+        can tell from a failure is a release, too. From here on a repeated run needs a new charge.
+        """
+        if self._begun and self.entry.state is State.RUNNING:
+            self._ledger.released(self)
+        elif not self._begun and self.entry.state is State.RESERVED:
+            self._ledger.void(self)
 
     def __repr__(self) -> str:
         return f"Charge(round {self.entry.round}, attempt {self.entry.attempt}, {self.entry.state.value})"
@@ -99,13 +131,16 @@ class Ledger:
 
     Guarantees: a row that a caller has seen survives a crash (file and folder are synced before the call
     returns); whatever a crash leaves of a row whose call never returned is cut off at the next start, so
-    the ledger can count too much but never too little. Edits are found by the hash chain.
+    the ledger can count too much but never too little. A crash costs no charge: what it left open is taken up
+    again. Edits are found by the hash chain.
     """
 
     def __init__(self, path: Path, descriptor: int, rows: tuple[Row, ...], *, torn: bool) -> None:
         self._path = path
         self._descriptor: int | None = descriptor
         self._rows = rows
+        self._open = rules.left_open(rows)
+        """Charges of processes that have ended; nothing of them has left the hospital."""
         self.torn = torn
         """Whether an unfinished last line was cut off when the file was opened."""
 
@@ -116,7 +151,15 @@ class Ledger:
         Raises:
             LedgerBusy: another process (or another object) holds it.
             LedgerDamaged: a complete row is wrong; the file is left as it is.
+            LedgerUnreadable: it is no file that this process may read and write, or the disk fails.
         """
+        try:
+            return cls._opened(path)
+        except OSError as error:
+            raise LedgerUnreadable(reason=error.strerror or "unknown reason") from error
+
+    @classmethod
+    def _opened(cls, path: Path) -> Self:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -138,82 +181,105 @@ class Ledger:
         return cls(path, descriptor, rows, torn=len(whole) < len(content))
 
     def register(
-        self,
-        study: Study,
-        *,
-        plan_id: str,
-        dataset: str,
-        cap: float,
-        rounds: int | None = None,
-        count_joint_noise: bool = False,
+        self, study: Study, *, plan_id: str, dataset: str, cap: float, count_joint_noise: bool = False
     ) -> float:
         """Admit a plan's whole schedule under the data set's cap; returns epsilon of all admitted so far.
+
+        There is one row for each split of the patients that the study touches; all are held against the cap
+        before the first is written.
 
         Args:
             dataset: the hospital's lasting name for this set of patients; budgets are kept per name.
             cap: largest epsilon that the data owner allows on it.
-            rounds: rounds to register, by default the study's own; more leave head-room for repeated rounds
-                (and cost more), fewer suit a plan that goes on from an earlier epoch.
             count_joint_noise: whether this hospital counts the others' share of a joint noise. Otherwise it
                 charges what its own noise alone protects.
 
-        Registering the same plan again changes nothing.
+        Registering the same plan again changes nothing, but writes what a crash kept from being written.
 
         Raises:
             NotPrivate: the study has no noise policy. UnderstatedEpsilon: it names less than it costs.
             BudgetExceeded: with this schedule the data set would lie above the cap.
+            BadTransition: the plan is registered with another schedule or data set.
         """
         check_policy(study)
         policy = policy_of(study)
-        entry = Entry(
-            state=State.REGISTERED,
-            dataset=dataset,
-            plan=plan_id,
-            round=0,
-            attempt=0,
-            charge=0,
-            event=study_event(study, rounds),
-            delta=policy.delta,
-            cap=float(cap),
-            sharers=policy.sharers if count_joint_noise else 1,
-        )
-        if any(r.entry.plan == plan_id for r in self._rows):
-            known = rules.registered(self._rows, plan_id)
-            if (known.dataset, known.event) != (dataset, entry.event):
+        wanted = []
+        for split, event in study_events(study).items():
+            known = rules.registered(self._rows, plan_id, split)
+            if known is None:
+                sharers = policy.sharers if count_joint_noise else 1
+                wanted.append(
+                    Entry(
+                        state=State.REGISTERED,
+                        dataset=dataset,
+                        plan=plan_id,
+                        round=0,
+                        attempt=0,
+                        charge=0,
+                        event=event,
+                        delta=policy.delta,
+                        cap=float(cap),
+                        sharers=sharers,
+                        split=split,
+                    )
+                )
+            elif (known.dataset, known.event) != (dataset, event):
                 raise rules.BadTransition(problem="the plan is registered with another schedule or data set")
-            return rules.committed(self._rows, dataset, policy.delta)
-        total = rules.admit(self._rows, entry)
-        self._append(entry)
-        return total
+        for entry in wanted:
+            rules.admit(self._rows, entry)
+        for entry in wanted:
+            self._append(entry)
+        return self.committed(dataset)
 
-    def charge(self, study: Study, *, plan_id: str, round_number: int, attempt: int) -> Charge:
+    def charge(
+        self,
+        study: Study,
+        *,
+        plan_id: str,
+        round_number: int,
+        attempt: int,
+        split: Split = Split.TRAIN,
+    ) -> Charge:
         """Charge one round to the plan's schedule; the row is on stable storage when this returns.
 
-        Every call is a new charge: new noise on the same patients costs again, whatever the round is called.
+        Every call is a new charge (new noise on the same patients costs again, whatever the round is called),
+        except that a charge left open for this round by a process that has ended is taken up, once.
 
         Raises:
             NotRegistered: the plan has no schedule here.
             ScheduleUsedUp: all registered rounds have been charged.
             BadTransition: the study is not the one that was registered.
         """
-        entry = rules.next_charge(
-            self._rows,
-            plan=plan_id,
-            round_number=round_number,
-            attempt=attempt,
-            steps=round_event(study).steps,
-        )
-        if entry.event != round_event(study):
+        event = round_event(study, split)
+        entry = self._open.pop((plan_id, split, round_number), None)
+        if entry is None:
+            entry = rules.next_charge(
+                self._rows,
+                plan=plan_id,
+                split=split,
+                round_number=round_number,
+                attempt=attempt,
+                steps=event.steps,
+            )
+            if entry.event == event:
+                self._append(entry)
+        if entry.event != event:
             raise rules.BadTransition(problem="its noise is not the registered noise")
-        self._append(entry)
         return Charge(self, entry)
+
+    def settle(self, *, plan_id: str, round_number: int) -> None:
+        """Mark what a process that has ended left open for a round as released: its outcome was kept, and is
+        about to leave."""
+        for key, entry in list(self._open.items()):
+            if (entry.plan, entry.round, entry.state) == (plan_id, round_number, State.RUNNING):
+                self._move(self._open.pop(key), State.RELEASED)
 
     def released(self, charge: Charge) -> None:
         """Note that the run is over and its update may have left (BadTransition if it never began)."""
         charge.entry = self._move(charge.entry, State.RELEASED)
 
     def void(self, charge: Charge) -> None:
-        """Give back a charge whose training never began (BadTransition otherwise)."""
+        """Give back a charge whose computation never began (BadTransition otherwise)."""
         charge.entry = self._move(charge.entry, State.VOID)
 
     def rows(self) -> tuple[Row, ...]:
@@ -226,11 +292,15 @@ class Ledger:
         Args:
             joint: count the other hospitals' noise as far as this hospital does; False: own noise only.
         """
-        return rules.spent(self._rows, dataset, self._delta(dataset), joint=joint)
+        return rules.spent(self._rows, dataset, self.delta(dataset), joint=joint)
 
     def committed(self, dataset: str, *, joint: bool = True) -> float:
         """Epsilon of every schedule admitted on this data set in full, whether or not it has run yet."""
-        return rules.committed(self._rows, dataset, self._delta(dataset), joint=joint)
+        return rules.committed(self._rows, dataset, self.delta(dataset), joint=joint)
+
+    def room(self, dataset: str, cap: float) -> float:
+        """Epsilon of the dearest further study that ``cap`` leaves room for (0: none)."""
+        return rules.room(self._rows, dataset, self.delta(dataset), cap=cap)
 
     def verify(self) -> None:
         """Read the file again and check every row (LedgerDamaged names the first bad one)."""
@@ -260,7 +330,8 @@ class Ledger:
     ) -> None:
         self.close()
 
-    def _delta(self, dataset: str) -> float:
+    def delta(self, dataset: str) -> float:
+        """The smallest delta that a study on this data set names; 1e-5 before the first."""
         return min((r.entry.delta for r in self._rows if r.entry.dataset == dataset), default=1e-5)
 
     def _move(self, entry: Entry, state: State) -> Entry:
@@ -288,7 +359,7 @@ def _parse(content: bytes) -> tuple[Row, ...]:
     for number, line in enumerate(content.splitlines(), start=1):
         try:
             value = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise rules.LedgerDamaged(row=number, problem="it is not JSON") from error
         rows.append(rules.parse_row(value, number=number))
     return tuple(rows)
@@ -302,8 +373,4 @@ def _write(descriptor: int, data: bytes) -> None:
 def _sync(path: Path, descriptor: int) -> None:
     """The file's content and its name in the folder, both on stable storage."""
     os.fsync(descriptor)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)

@@ -64,6 +64,8 @@ class Node:
         self.authority = folder / "ca.pem"
         self.journal = folder / "journal.db"
         self.ledger = folder / "ledger.jsonl"
+        self.splits = folder / "splits.json"
+        self.kept = folder / "unsent.sealed"
         self.models = folder / "models"
 
     @classmethod

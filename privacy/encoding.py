@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medveil.errors import LocalProtocolError, RemoteProtocolError
-from medveil.metrics import Sums, layout
+from medveil.metrics import Sums, released
 from medveil.rounds import RoundKind
 from medveil.study import Study
 from medveil.tensors import Float32, Update
@@ -38,6 +38,9 @@ LIMB_BITS = 25
 """A weight or metric is carried as two limbs of at most so many bits, each in a lane of 32."""
 METRIC_LIMIT = 2 ** (2 * LIMB_BITS)
 """A hospital's metrics lie below it; with more than 128 hospitals below ``EncodingParams.tail_limit``."""
+NOISED_OFFSET = 2**38
+"""Added to every metric of a study with noise, whose sums may be negative. They lie within ±2^18 (that is,
+``NOISED_OFFSET / METRIC_STEPS``), so each word is below 2^39, and that below the limit of any cohort."""
 _CHUNK = 2**16
 _ROUNDER = np.float32(1.5 * 2**39)
 """Added to a float32 below 2^37 it leaves the nearest multiple of 2^16 (halves to even) in the last bits.
@@ -160,7 +163,7 @@ class Aggregate:
 def params_for(study: Study, kind: RoundKind, cohort: int) -> EncodingParams:
     """The vector of one round of a study, for a roster of ``cohort`` hospitals."""
     train = kind is RoundKind.TRAIN
-    counted = sum(layout(study).values()) if not train or study.evaluation.every_round else 0
+    counted = sum(released(study).values()) if not train or study.evaluation.every_round else 0
     return EncodingParams(
         parameters=study.model.tensors.size if train else 0,
         metrics=counted,
@@ -295,7 +298,7 @@ def decode(total: Words, p: EncodingParams, *, hospitals: int, study: Study) -> 
             if int(sums.max()) > 2 * p.steps * hospitals or sums[len(part) :].any():
                 raise SpoiledSum()
             plane[start : start + len(part)] = (part.astype(np.float64) - p.steps * hospitals) * scale
-    metrics = decode_metrics(tail[1:], study) if p.metrics else {}
+    metrics = decode_metrics(tail[1:], study, hospitals=hospitals) if p.metrics else {}
     return Aggregate(mean, weight, hospitals, metrics)
 
 
@@ -308,23 +311,30 @@ def _joined(tail: Words, p: EncodingParams, hospitals: int) -> Words:
 
 
 def encode_metrics(study: Study, sums: Mapping[str, NDArray[np.float64]]) -> NDArray[np.uint64]:
-    """Metric sums as fixed-point words, in the order of :func:`medveil.metrics.layout`.
+    """Metric sums as fixed-point words, in the order of :func:`medveil.metrics.released`.
 
-    Raises: OutOfRange if a sum is missing, negative, not finite, 2^29 or more, or has another length.
+    Raises: OutOfRange if a sum is missing, not finite or has another length; without noise if it is negative
+        or 2^29 or more, with noise if it lies outside ±2^18.
     """
+    offset = _offset(study)
+    least, limit = (-offset, offset) if offset else (0, 2**29 * METRIC_STEPS)
     parts = []
-    for name, length in layout(study).items():
-        values = np.asarray(sums.get(name, ()), np.float64)
-        if values.shape != (length,) or not ((values >= 0) & (values < 2**29)).all():
-            raise OutOfRange(thing=f"The sum '{name}'", limit=f"{length} finite numbers, zero or more")
-        parts.append(np.rint(values * METRIC_STEPS).astype(np.uint64))
+    for name, length in released(study).items():
+        values = np.asarray(sums.get(name, ()), np.float64) * METRIC_STEPS
+        if values.shape != (length,) or not ((values >= least) & (values < limit)).all():
+            raise OutOfRange(thing=f"The sum '{name}'", limit=f"{length} finite numbers in range")
+        parts.append((np.rint(values) + offset).astype(np.uint64))
     return np.concatenate(parts)
 
 
-def decode_metrics(words: Words, study: Study) -> Sums:
-    """The inverse of :func:`encode_metrics`, for a sum over hospitals."""
-    sums, start = {}, 0
-    for name, length in layout(study).items():
-        sums[name] = words[start : start + length].astype(np.float64) / METRIC_STEPS
+def decode_metrics(words: Words, study: Study, *, hospitals: int) -> Sums:
+    """The inverse of :func:`encode_metrics`, for a sum over ``hospitals``."""
+    sums, start, offset = {}, 0, float(_offset(study) * hospitals)
+    for name, length in released(study).items():
+        sums[name] = (words[start : start + length].astype(np.float64) - offset) / METRIC_STEPS
         start += length
     return sums
+
+
+def _offset(study: Study) -> int:
+    return 0 if study.privacy.kind == "none" else NOISED_OFFSET

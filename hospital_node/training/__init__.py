@@ -1,7 +1,7 @@
 """Local training and evaluation: what a hospital computes on its own patients."""
 
 from hospital_node.training.checks import NotSafe, self_check
-from hospital_node.training.evaluation import evaluate
+from hospital_node.training.evaluation import evaluate, release
 from hospital_node.training.features import FeatureCache
 from hospital_node.training.run import Diverged, NoCharge, NoiseCut, choose_device, train
 
@@ -13,6 +13,7 @@ __all__ = [
     "NotSafe",
     "choose_device",
     "evaluate",
+    "release",
     "self_check",
     "train",
 ]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
+from hospital_node.ledger import Charge
 from hospital_node.training.features import FeatureCache, batches, has_features
-from medveil.metrics import Sums, empty
+from hospital_node.training.run import NoCharge
+from medveil.metrics import Sums, bounded, empty, noise_scales, released
 from medveil.study import Study
 from medveil.tensors import Float32
 from medveil_imaging.models import build_model, load_vector
 from medveil_imaging.patients import PatientImages
 from medveil_imaging.tasks import TASKS
+from privacy.dp.noise import NoiseSource
+from privacy.dp.policy import round_event
 
 VALUES_AT_ONCE = 2**21
 
@@ -25,7 +29,7 @@ def evaluate(
     device: torch.device,
     cache: FeatureCache | None = None,
 ) -> Sums:
-    """Each patient's bounded contribution, added up; images of several patients share one forward pass.
+    """Each patient's contribution, added up exactly: for the hospital's own eyes.
 
     Args:
         vector: the model, float32 (d,).
@@ -34,10 +38,66 @@ def evaluate(
 
     Returns: float64 arrays as :func:`medveil.metrics.layout` lists them; zeros without patients.
     """
+    total = empty(study)
+    for sums in _each(study, vector, patients, device, cache):
+        for name, value in sums.items():
+            total[name] += value
+    return total
+
+
+def release(
+    study: Study,
+    vector: Float32,
+    patients: Sequence[PatientImages],
+    *,
+    noise: NoiseSource | None,
+    charge: Charge | None,
+    device: torch.device,
+    cache: FeatureCache | None = None,
+) -> Sums:
+    """What leaves the hospital of an evaluation, as :func:`medveil.metrics.released` lists it.
+
+    Without privacy the exact sums. Otherwise each patient's bounded contribution, added up, with Gaussian
+    noise in float64; the encoding rounds it to the grid of the metrics before it is masked.
+
+    Args:
+        noise, charge: needed under differential privacy, unused without it. The charge is marked as begun
+            before the noise is drawn and pays for one call.
+
+    Guarantees: under differential privacy, adding or removing one patient changes the distribution of the
+        sums by no more than :func:`privacy.dp.policy.round_event` says of the charge's split.
+    Raises:
+        NoCharge: private, but no charge for this noise, or no noise source. ChargeUsed: it has paid before.
+    """
+    if study.privacy.kind == "none":
+        return evaluate(study, vector, patients, device=device, cache=cache)
+    if charge is None:
+        raise NoCharge(problem="there is no charge")
+    if noise is None:
+        raise NoCharge(problem="there is no noise source")
+    if charge.event != round_event(study, charge.split):
+        raise NoCharge(problem="the charge is for other noise")
+    charge.begin()
+    multiplier, scales = charge.event.noise_multiplier, noise_scales(study)
+    total = {name: noise.gaussian(size, multiplier * scales[name]) for name, size in released(study).items()}
+    for sums in _each(study, vector, patients, device, cache):
+        for name, value in bounded(study, sums).items():
+            total[name] += value
+    return total
+
+
+def _each(
+    study: Study,
+    vector: Float32,
+    patients: Sequence[PatientImages],
+    device: torch.device,
+    cache: FeatureCache | None,
+) -> Iterator[Sums]:
+    """The exact contribution of each patient; images of several share one forward pass."""
     module = build_model(study).to(device)
     load_vector(module, vector)
     module.eval()
-    task, total, limit = TASKS[study.task], empty(study), study.evaluation.images_per_patient
+    task, limit = TASKS[study.task], study.evaluation.images_per_patient
     if cache is not None and has_features(module):
         patients = cache.get(study, module, patients, device)
     largest = max((p.images[0].numel() for p in patients if len(p)), default=1)
@@ -47,7 +107,4 @@ def evaluate(
             logits = module(images.to(device)).float().cpu()
         counts = [min(len(p), limit) for p in group]
         for patient, own in zip(group, logits.split(counts), strict=True):
-            sums = task.sums(study, own, patient.labels[:limit])
-            for name, value in sums.items():
-                total[name] += value
-    return total
+            yield task.sums(study, own, patient.labels[:limit])

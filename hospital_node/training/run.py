@@ -22,7 +22,7 @@ from medveil_imaging.patients import PatientImages
 from medveil_imaging.tasks import TASKS
 from medveil_imaging.transforms import random_shift, random_shift_pair
 from privacy.dp.noise import NoiseSource
-from privacy.dp.policy import round_event
+from privacy.dp.policy import Split, round_event
 
 
 class NoCharge(Error):
@@ -120,7 +120,8 @@ def _check_charge(study: Study, charge: Charge | None, noise: NoiseSource | None
         raise NoCharge(problem="there is no charge")
     if noise is None:
         raise NoCharge(problem="there is no noise source")
-    if charge.event != round_event(study) or charge.round != round_number:
+    wanted = (round_event(study), round_number, Split.TRAIN)
+    if (charge.event, charge.round, charge.split) != wanted:
         raise NoCharge(problem="the charge is for another round or for other noise")
 
 

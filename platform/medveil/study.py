@@ -101,18 +101,29 @@ class GaussianNoise(Frozen):
     sample_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
     images_per_patient: Annotated[int, Field(ge=1)] = 4
     epsilon: PositiveFloat
-    """What the whole study costs each patient; a node computes it again and refuses an understatement."""
+    """What the whole study, evaluation included, costs each patient; a node computes it again and refuses
+    an understatement."""
+    evaluation_multiplier: PositiveFloat
+    """Standard deviation of the noise on the final evaluation's sums, in units of the most that one patient
+    adds; a validation round has sqrt(rounds) times as much, so all of them cost what the final one does."""
     delta: Annotated[float, Field(gt=0, lt=0.01)] = 1e-5
+    despite_noise: bool = False
+    """The author insisted on a study whose noise exceeds what can be learned; hospitals see this mark."""
 
     @property
     def sharers(self) -> int:
-        """Hospitals whose noise together makes ``noise_multiplier``."""
+        """Hospitals whose noise together makes the multipliers."""
         return 1
 
     @property
     def own_multiplier(self) -> float:
-        """What one hospital adds by itself, in units of clip_norm."""
+        """What one hospital adds to its update by itself, in units of clip_norm."""
         return self.noise_multiplier / math.sqrt(self.sharers)
+
+    @property
+    def own_evaluation_multiplier(self) -> float:
+        """What one hospital adds to its final evaluation by itself, in units of a patient's largest share."""
+        return self.evaluation_multiplier / math.sqrt(self.sharers)
 
 
 class LocalNoise(GaussianNoise):
@@ -134,7 +145,7 @@ class JointNoise(GaussianNoise):
 
     @property
     def sharers(self) -> int:
-        """Hospitals whose noise together makes ``noise_multiplier``."""
+        """Hospitals whose noise together makes the multipliers."""
         return self.honest_hospitals
 
 
@@ -180,6 +191,7 @@ class Evaluation(Frozen):
     """What is counted, bounded per patient, inside the masked vector."""
 
     bins: Annotated[int, Field(ge=16, le=4096)] = 256
+    """Bins of a score histogram; a study with noise releases :data:`medveil.metrics.NOISED_BINS` of them."""
     images_per_patient: Annotated[int, Field(ge=1, le=1024)] = 64
     every_round: bool = True
     """Whether each update carries the validation figures of the model it started from."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 Task = Literal["classification", "segmentation"]
 Profile = Literal["xray", "mri"]
 PrivacyKind = Literal["none", "local", "joint"]
+NoiseKind = Literal["local", "joint"]
 Split = Literal["train", "val", "test"]
 
 
@@ -118,7 +119,10 @@ def study_new(
     model: Annotated[str | None, typer.Option(help="A model of MedVeil; the recipe's without it.")] = None,
     privacy: Annotated[
         PrivacyKind,
-        typer.Option(help="'local': noise protects each patient. 'none': masks only, no patient guarantee."),
+        typer.Option(
+            help="'local': each hospital's noise protects its patients. 'joint': the noise of several adds "
+            "up; more accurate, and rests on them. 'none': masks only, no patient guarantee."
+        ),
     ] = "local",
     epsilon: Annotated[
         float,
@@ -127,8 +131,8 @@ def study_new(
         ),
     ] = 8.0,
     delta: Annotated[
-        float, typer.Option(help="Chance left out of the promise; well below one in the number of patients.")
-    ] = 1e-5,
+        float | None, typer.Option(help="Chance left out of the promise; min(1e-5, 1/(10 n)) without it.")
+    ] = None,
     rounds: Annotated[
         int | None, typer.Option(min=1, help="Training rounds; the recipe's number without it.")
     ] = None,
@@ -143,6 +147,9 @@ def study_new(
         list[str] | None, typer.Option(help="An option of the model, e.g. width=16. Repeatable.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides the model's initial weights, nothing else.")] = 0,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Do not refuse more noise than signal; hospitals are told.")
+    ] = False,
 ) -> None:
     """Write a study with proven settings, its noise fitted to the whole schedule, and say what to expect."""
     from rich.console import Console
@@ -164,6 +171,7 @@ def study_new(
         patients_hint=patients,
         seed=seed,
         options=dict(_option(pair) for pair in option or ()),
+        anyway=anyway,
     )
     studies.write_study(output, study, initial)
     console = Console(highlight=False, soft_wrap=True)
@@ -180,6 +188,13 @@ def privacy_plan(
     ] = None,
     noise_multiplier: Annotated[
         float | None, typer.Option(help="Instead of --epsilon: noise in units of the clipping norm.")
+    ] = None,
+    privacy: Annotated[
+        NoiseKind,
+        typer.Option(help="'local': own noise only. 'joint': the noise of several hospitals adds up."),
+    ] = "local",
+    honest: Annotated[
+        int | None, typer.Option(min=2, help="Hospitals that joint noise counts on; four of five without it.")
     ] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds; the recipe's number without it.")] = None,
     steps: Annotated[
@@ -208,9 +223,12 @@ def privacy_plan(
     from rich.console import Console
 
     from medveil_research import privacy_plan as desk
+    from medveil_research.studies import check_hope
 
     kind = profile or ("mri" if task == "segmentation" else "xray")
-    usual = desk.shipped(task=task, profile=kind, model=model, classes=classes, size=_edges(size))
+    usual = desk.shipped(
+        task=task, profile=kind, model=model, classes=classes, size=_edges(size), privacy=privacy
+    )
     plan = desk.plan_privacy(
         epsilon=epsilon,
         noise_multiplier=noise_multiplier,
@@ -221,11 +239,13 @@ def privacy_plan(
         parameters=usual.parameters,
         delta=delta,
         sample_rate=sample_rate,
+        privacy=privacy,
+        honest=honest,
     )
     console = Console(highlight=False, soft_wrap=True)
     for line in plan.lines():
         console.print(line, markup=False)
-    desk.check_hope(plan, anyway=anyway)
+    check_hope(plan.noise_to_signal, anyway=anyway)
 
 
 def evaluate(

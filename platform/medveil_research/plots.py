@@ -186,13 +186,19 @@ def roc(result: Result) -> Drawing | None:
                 "diagonal is guessing. The curve comes from a masked sum of histograms over all "
                 "hospitals; nobody saw one hospital's curve."
             ),
+            note=""
+            if result.margin is None
+            else "Noise was added to the counts, so that they tell little of one patient: the curve has few "
+            f"points, and its area may be off by {result.margin:.3f} (95 %).",
             description=text,
             svg=to_svg(figure, "roc", "ROC curve, pooled test patients", text),
         )
 
 
 def calibration(result: Result) -> Drawing | None:
-    """Predicted probability against observed frequency, pooled."""
+    """Predicted probability against observed frequency, pooled; not from a few bins with noise."""
+    if result.margin is not None:
+        return None
     curves = []
     for name in result.scored_classes:
         positives, negatives = result.histogram(f"positives/{name}"), result.histogram(f"negatives/{name}")

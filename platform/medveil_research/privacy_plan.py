@@ -5,41 +5,31 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from medveil.errors import BadFile, Error
+from medveil.errors import BadFile
 from medveil_imaging.models import ModelShape, initial_vector, outputs_for
 from medveil_imaging.recipes import recipe
-from medveil_research.studies import DEFAULT_SIZES, Profile, Task, default_model
+from medveil_research.studies import DEFAULT_SIZES, NoiseKind, Profile, Task, default_honest, default_model
 from medveil_research.words import budget_words, plain
 from privacy.dp import accounting
 from privacy.dp.accounting import Event
-
-HOPELESS = 1.0
-"""Noise over signal from which a run is refused."""
-
-
-class HopelessPlan(Error):
-    """The noise of the whole run exceeds its signal."""
-
-    code = "hopeless-plan"
-
-    def __init__(self, *, ratio: float) -> None:
-        super().__init__(
-            what=f"The noise would be {ratio:.2f} times what the model can learn.",
-            meaning="Such a run spends the patients' budget and learns next to nothing, so it is refused.",
-            remedy="Take a smaller model, more patients or a larger epsilon; --anyway goes on regardless.",
-        )
+from privacy.dp.policy import jointly
 
 
 @dataclass(frozen=True)
 class PrivacyPlan:
-    """Noise, price and outlook of one schedule under ``LocalNoise``.
+    """Noise, price and outlook of one schedule.
 
-    ``epsilon_local`` holds against everybody. ``epsilon_joint`` would count the other hospitals' noise too;
-    with several steps a round there is no proof that it helps, so it is the same number (see
-    :class:`privacy.dp.policy.Cost`).
+    ``epsilon_local`` holds against everybody. ``epsilon_joint`` counts the noise of ``sharers`` hospitals in
+    every sum. With several steps a round (``LocalNoise``) there is no proof that the others' noise helps, so
+    it is the same number (see :class:`privacy.dp.policy.Cost`).
     """
 
     event: Event
+    """One hospital's own noise, over all steps."""
+    sharers: int
+    """Hospitals whose noise the plan counts on; 1 under ``LocalNoise``."""
+    evaluation_multiplier: float
+    """Noise of the final evaluation in units of one patient's largest share, for the same epsilon."""
     delta: float
     parameters: int
     patients: int
@@ -48,13 +38,18 @@ class PrivacyPlan:
     epsilon_joint: float
 
     @property
+    def noise_multiplier(self) -> float:
+        """What a study states: the noise that its epsilon rests on, in units of the clipping norm."""
+        return jointly(self.event, self.sharers).noise_multiplier
+
+    @property
     def mu(self) -> float:
         """The run as one Gaussian: its signal over its noise, for one patient (at sample rate 1 exactly)."""
-        return self.event.sample_rate * math.sqrt(self.event.steps) / self.event.noise_multiplier
+        return self.event.sample_rate * math.sqrt(self.event.steps) / self.noise_multiplier
 
     @property
     def noise_to_signal(self) -> float:
-        """sqrt(d) / (mu N sqrt(hospitals)): of the averaged model, N the patients of one hospital."""
+        """sqrt(d) / (mu N) of the averaged model; N counts the patients as far as noise is shared."""
         own = accounting.noise_to_signal(
             parameters=self.parameters,
             noise_multiplier=self.event.noise_multiplier,
@@ -68,12 +63,30 @@ class PrivacyPlan:
         """The plan in words, a few lines."""
         everybody = self.event.sample_rate == 1
         who = "every patient" if everybody else f"each patient with chance {self.event.sample_rate:g}"
+        if self.sharers > 1:
+            noise = [
+                f"noise     {self.noise_multiplier:.4g} times the clipping norm in every sum, each step",
+                f"          {self.event.noise_multiplier:.4g} of it by each hospital; "
+                f"{self.sharers} of {self.hospitals} must add theirs and keep it to themselves",
+            ]
+            joint = (
+                f"          {self.epsilon_joint:.3g} jointly, counting the noise of {self.sharers} hospitals"
+            )
+        else:
+            noise = [
+                f"noise     {self.event.noise_multiplier:g} times the clipping norm, each step, each hospital"
+            ]
+            joint = (
+                f"          {self.epsilon_joint:.3g} jointly: after several steps, others' noise is no help"
+            )
         return [
-            f"noise     {self.event.noise_multiplier:g} times the clipping norm, each step, each hospital",
+            *noise,
             f"steps     {self.event.steps} in all, {who} in each",
             f"epsilon   {self.epsilon_local:.3g} against everybody, even if all other hospitals collude",
-            f"          {self.epsilon_joint:.3g} jointly: after several steps, others' noise does not count",
+            joint,
             f"delta     {plain(self.delta)}",
+            f"figures   {self.evaluation_multiplier:g} times one patient's share of noise on the final "
+            "evaluation; test patients pay at most the same",
             f"model     {self.parameters:,} trained parameters",
             f"outlook   sqrt(d)/(mu N) = {self.noise_to_signal:.2f} with mu {self.mu:.3g}, "
             f"N {self.patients} patients at each of {self.hospitals} hospitals",
@@ -92,19 +105,24 @@ def plan_privacy(
     parameters: int,
     delta: float | None = None,
     sample_rate: float = 1.0,
+    privacy: NoiseKind = "local",
+    honest: int | None = None,
 ) -> PrivacyPlan:
     """Fit the noise to an epsilon, or compute the epsilon of a noise.
 
     Args:
-        epsilon, noise_multiplier: exactly one of them.
+        epsilon, noise_multiplier: exactly one of them, as a study states it: under joint noise those of the
+            honest hospitals' noise together.
         rounds, steps: steps of one hospital in one round, and rounds.
         patients: training patients of a typical hospital.
         delta: by default min(1e-5, 1 / (10 patients)).
         sample_rate: chance with which a patient enters a step.
+        honest: hospitals that joint noise counts on, by default as a new study does.
 
     Guarantees: for a given epsilon the schedule costs at most that.
     Raises:
         BadFile: both or none of epsilon and noise, or a value out of range.
+        EpsilonOutOfReach: no noise is enough.
     """
     if (epsilon is None) == (noise_multiplier is None):
         raise BadFile(name="The plan", problem="give either --epsilon or --noise-multiplier")
@@ -116,11 +134,35 @@ def plan_privacy(
     chosen = accounting.default_delta(patients) if delta is None else delta
     if not (0 < chosen < 0.01 and 0 < sample_rate <= 1):
         raise BadFile(name="The plan", problem="delta must lie in (0, 0.01) and the sample rate in (0, 1]")
+    sharers = _sharers(privacy, honest, hospitals, steps)
     total = rounds * steps
     noise = noise_multiplier or accounting.calibrate(given, chosen, sample_rate=sample_rate, steps=total)
-    event = Event(noise, sample_rate, total)
-    cost = accounting.epsilon([event], chosen)
-    return PrivacyPlan(event, chosen, parameters, patients, hospitals, cost, cost)
+    event = Event(noise / math.sqrt(sharers), sample_rate, total)
+    price = accounting.epsilon([Event(noise, sample_rate, total)], chosen)
+    return PrivacyPlan(
+        event=event,
+        sharers=sharers,
+        evaluation_multiplier=accounting.calibrate(price, chosen, sample_rate=1.0, steps=1),
+        delta=chosen,
+        parameters=parameters,
+        patients=patients,
+        hospitals=hospitals,
+        epsilon_local=price if sharers == 1 else accounting.epsilon([event], chosen),
+        epsilon_joint=price,
+    )
+
+
+def _sharers(privacy: NoiseKind, honest: int | None, hospitals: int, steps: int) -> int:
+    if privacy == "local":
+        if honest is not None:
+            raise BadFile(name="The plan", problem="--honest is for --privacy joint")
+        return 1
+    if steps != 1:
+        raise BadFile(name="The plan", problem="joint noise wants one step a round: --steps 1")
+    counted = default_honest(hospitals) if honest is None else honest
+    if not 2 <= counted <= hospitals:
+        raise BadFile(name="The plan", problem="--honest must lie between 2 and the number of hospitals")
+    return counted
 
 
 @dataclass(frozen=True)
@@ -134,25 +176,21 @@ class Shipped:
 
 
 def shipped(
-    *, task: Task, profile: Profile, model: str | None, classes: int, size: tuple[int, ...] | None
+    *,
+    task: Task,
+    profile: Profile,
+    model: str | None,
+    classes: int,
+    size: tuple[int, ...] | None,
+    privacy: NoiseKind = "local",
 ) -> Shipped:
-    """Trained weights of a model and its recipe's schedule under ``LocalNoise``.
+    """Trained weights of a model and its recipe's schedule.
 
     Raises:
         NoDefaultModel, NoRecipe, UnknownName, BadModel: the combination does not exist.
     """
-    name = model or default_model(task, profile, "local")
-    training = recipe(model=name, task=task, profile=profile, privacy="local", hospitals=1).training
+    name = model or default_model(task, profile, privacy)
+    training = recipe(model=name, task=task, profile=profile, privacy=privacy, hospitals=1).training
     shape = ModelShape(size or DEFAULT_SIZES[profile], outputs_for(task, [str(c) for c in range(classes)]))
     spec, _ = initial_vector(name, shape, {}, seed=0)
     return Shipped(name, spec.size, training.rounds, training.local_steps or 1)
-
-
-def check_hope(plan: PrivacyPlan, *, anyway: bool) -> None:
-    """Refuse what cannot be learned.
-
-    Raises:
-        HopelessPlan: more noise than signal, and nobody insists.
-    """
-    if plan.noise_to_signal > HOPELESS and not anyway:
-        raise HopelessPlan(ratio=plan.noise_to_signal)

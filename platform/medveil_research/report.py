@@ -87,10 +87,12 @@ def verdict(result: Result) -> Verdict:
     if result.metric is None:
         return Verdict("—", "", "No figure was computed: there were too few test cases of one kind.")
     desk = result.federated.desk
-    interval = (
-        f"95 % interval {desk.interval[0]:.3f} to {desk.interval[1]:.3f}" if desk and desk.interval else ""
+    parts = [] if result.margin is None else [f"± {result.margin:.3f} by the noise on it (95 %)"]
+    if desk and desk.interval:
+        parts.append(f"95 % interval {desk.interval[0]:.3f} to {desk.interval[1]:.3f}")
+    return Verdict(
+        f"{result.metric:.3f}", ", ".join(parts), _compare(result.metric, result, len(result.local_only))
     )
-    return Verdict(f"{result.metric:.3f}", interval, _compare(result.metric, result, len(result.local_only)))
 
 
 def _compare(metric: float, result: Result, alone: int) -> str:

@@ -29,6 +29,8 @@ class PrivacyFacts(Frozen):
     epsilon: Amount | None = None
     delta: Amount | None = None
     noise_multiplier: Amount | None = None
+    evaluation_multiplier: Amount | None = None
+    """Noise on the final evaluation, in units of the most that one patient adds to it."""
     clip_norm: Amount | None = None
     sample_rate: Amount | None = None
     honest_hospitals: Count | None = None
@@ -169,6 +171,12 @@ class Result(Frozen):
         """The shared model's headline figure on the test patients of all hospitals."""
         found = self.federated.metric
         return self.federated.figures.get(self.headline) if found is None else found
+
+    @property
+    def margin(self) -> float | None:
+        """How far the noise on the final evaluation moves the headline figure, 95 %; None without noise."""
+        deviation = self.federated.figures.get("noise")
+        return None if deviation is None else 1.96 * deviation
 
     def histogram(self, name: str) -> NDArray[np.float64]:
         """One of the summed histograms."""

@@ -12,6 +12,7 @@ from medveil.errors import BadFile, Error
 from medveil.study import (
     Cohort,
     Deadlines,
+    Evaluation,
     JointNoise,
     LocalNoise,
     ModelChoice,
@@ -29,6 +30,8 @@ from privacy.dp import accounting
 
 __all__ = [
     "FolderTaken",
+    "HopelessPlan",
+    "check_hope",
     "default_model",
     "new_study",
     "noise_to_signal",
@@ -39,6 +42,7 @@ __all__ = [
 
 Task = Literal["classification", "segmentation"]
 Profile = Literal["xray", "mri"]
+NoiseKind = Literal["local", "joint"]
 DEFAULT_MODELS = {
     ("classification", "xray"): "wavelet_head",
     ("classification", "mri"): "small_cnn",
@@ -56,6 +60,34 @@ SMALLEST_HOSPITAL = 10
 """Fewest patients a hospital declares."""
 MAX_WEIGHT = 4096
 """Largest weight of one hospital when nobody has said how many patients there are."""
+
+
+HOPELESS = 1.0
+"""Noise over signal from which a study is refused."""
+
+
+class HopelessPlan(Error):
+    """The noise of the whole run exceeds its signal."""
+
+    code = "hopeless-plan"
+
+    def __init__(self, *, ratio: float) -> None:
+        super().__init__(
+            what=f"The noise would be {ratio:.2f} times what the model can learn.",
+            meaning="Such a run spends the patients' budget and learns next to nothing, so it is refused.",
+            remedy="Take a smaller model, more patients, a larger epsilon or joint noise; --anyway goes on "
+            "regardless, and the study tells its hospitals so.",
+        )
+
+
+def check_hope(ratio: float | None, *, anyway: bool) -> None:
+    """Refuse what cannot be learned; an unknown ratio is not judged.
+
+    Raises:
+        HopelessPlan: more noise than signal, and nobody insists.
+    """
+    if ratio is not None and ratio > HOPELESS and not anyway:
+        raise HopelessPlan(ratio=ratio)
 
 
 class NoDefaultModel(Error):
@@ -83,6 +115,11 @@ def default_model(task: Task, profile: Profile, privacy: PrivacyKind) -> str:
     return usual[task, profile]
 
 
+def default_honest(hospitals: int) -> int:
+    """Hospitals whose noise a joint study counts on: four of five, so that one in five may be missing."""
+    return max(3, math.floor(0.8 * hospitals))
+
+
 def new_study(
     *,
     name: str,
@@ -91,7 +128,7 @@ def new_study(
     model: str | None = None,
     privacy: PrivacyKind = "local",
     epsilon: float = 8.0,
-    delta: float = 1e-5,
+    delta: float | None = None,
     hospitals: int,
     rounds: int | None = None,
     size: Sequence[int] | None = None,
@@ -100,23 +137,27 @@ def new_study(
     seed: int = 0,
     deadlines: Deadlines | None = None,
     options: Mapping[str, Option] | None = None,
+    anyway: bool = False,
 ) -> tuple[Study, bytes]:
     """A complete study and its initial model (safetensors).
 
     Args:
         model: a registered model; the usual one for the task without it.
-        epsilon, delta: price of the whole study for each patient; ignored for privacy "none".
+        epsilon, delta: price of the whole study, evaluation included, for each patient; ignored for privacy
+            "none". Delta is min(1e-5, 1 / (10 patients)) unless said otherwise.
         hospitals: how many take part; the study admits at least ten.
         rounds: instead of the recipe's own number.
         size: edges of the tensor, in pixels (xray) or voxels of 1 mm (mri).
         patients_hint: training patients of a typical hospital; it sets how finely weights are encoded.
         seed: decides the initial weights and nothing else; never noise.
         options: of the model.
+        anyway: make a study with more noise than signal; it carries a mark that hospitals see.
 
     Guarantees: the whole schedule costs at most ``epsilon``; equal arguments give an equal study.
     Raises:
         NoDefaultModel, NoRecipe, UnknownName, BadModel: the combination does not exist.
-        BadFile: a value is out of range.
+        BadFile: a value is out of range. EpsilonOutOfReach: no noise is enough.
+        HopelessPlan: more noise than signal, and nobody insists.
     """
     chosen = model or default_model(task, profile, privacy)
     labels = tuple(classes or DEFAULT_CLASSES[task])
@@ -126,9 +167,10 @@ def new_study(
     )
     if privacy != "none":
         settings = settings.for_epsilon(epsilon)
-    least = max(3, math.floor(0.8 * hospitals)) if privacy == "joint" else 3
+    least = default_honest(hospitals) if privacy == "joint" else 3
     try:
-        policy = _policy(privacy, settings, epsilon, delta, least)
+        small = accounting.default_delta(patients_hint or 1) if delta is None else delta
+        policy = _policy(privacy, settings, epsilon, small, least)
         transforms = Transforms(
             profile=profile, size=edges, spacing_mm=SPACING_MM if profile == "mri" else ()
         )
@@ -145,13 +187,26 @@ def new_study(
             strategy=settings.strategy,
             secure_aggregation=_masked_sum(settings, policy, patients_hint),
             cohort=Cohort(min_hospitals=least, max_hospitals=max(10, hospitals)),
+            evaluation=Evaluation(every_round=privacy == "none"),
             deadlines=deadlines or Deadlines(),
         )
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the whole"
         raise BadFile(name="The study", problem=f"{place}: {first['msg']}") from error
+    if patients_hint:
+        ratio = noise_to_signal(study, patients=patients_hint, hospitals=hospitals)
+        check_hope(ratio, anyway=anyway)
+        if ratio is not None and ratio > HOPELESS:
+            study = _marked(study)
     return study, initial
+
+
+def _marked(study: Study) -> Study:
+    """The study with the mark that its author insisted."""
+    content = study.model_dump()
+    content["privacy"]["despite_noise"] = True
+    return Study.model_validate(content)
 
 
 def _model(name: str, shape: ModelShape, options: dict[str, Option], seed: int) -> tuple[ModelChoice, bytes]:
@@ -179,6 +234,7 @@ def _policy(
         "noise_multiplier": accounting.calibrate(epsilon, delta, sample_rate=1.0, steps=steps),
         "images_per_patient": settings.images_per_patient,
         "epsilon": epsilon,
+        "evaluation_multiplier": accounting.calibrate(epsilon, delta, sample_rate=1.0, steps=1),
         "delta": delta,
     }
     return LocalNoise(**noise) if kind == "local" else JointNoise(**noise, honest_hospitals=honest)

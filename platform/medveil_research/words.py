@@ -14,7 +14,7 @@ def budget_words(ratio: float | None) -> str:
     if ratio <= 0.5:
         return "usable: the noise costs some accuracy"
     if ratio <= 1:
-        return "usable with care: the noise is a large part of every step; a smaller model would learn more"
+        return "warning: the noise is a large part of every step; a smaller model would learn more"
     return "hopeless: more noise than signal; take a smaller model, more patients or a larger epsilon"
 
 

@@ -18,12 +18,29 @@ from dp_accounting.pld import pld_privacy_accountant
 from dp_accounting.rdp import rdp_privacy_accountant
 from scipy.special import log_ndtr
 
+from medveil.errors import Error
+
 GRID = 1e-3
 """Step of the discretised privacy loss; the discretisation is pessimistic, so epsilon is never too small."""
 ORDERS = (*range(2, 65), *range(72, 257, 8), 320, 384, 512, 768, 1024)
 """Renyi orders; whole numbers only, for which the sampled Gaussian has a finite, stable sum."""
 COARSE = 20.0
 """Above this epsilon the loss grid would be huge and its last digits useless: the Renyi bound is reported."""
+MOST_NOISE = 10**9
+"""Thousandths; a plan that would need more is out of reach."""
+
+
+class EpsilonOutOfReach(Error):
+    """No noise makes a schedule as cheap as was asked."""
+
+    code = "epsilon-out-of-reach"
+
+    def __init__(self, *, target: float, steps: int) -> None:
+        super().__init__(
+            what=f"No noise brings {steps} steps down to epsilon {target:g}.",
+            meaning="No plan was made; with so much noise nothing could be learned either.",
+            remedy="Ask for a larger epsilon, fewer rounds or steps, or a sample rate of 1.",
+        )
 
 
 @dataclass(frozen=True)
@@ -71,17 +88,44 @@ def rdp_epsilon(events: Iterable[Event], delta: float) -> float:
     return _rdp_epsilon(_merged(events), _valid(delta))
 
 
-def calibrate(target: float, delta: float, *, sample_rate: float, steps: int) -> float:
-    """Smallest noise multiplier, rounded up to three decimals, whose epsilon does not exceed ``target``."""
-    if target <= 0 or steps < 1:
+def filter_epsilon(events: Iterable[Event], delta: float, *, cap: float) -> float:
+    """Epsilon of events whose order and number were chosen on the way, for a budget of (``cap``, ``delta``).
+
+    Guarantees: studies that are stopped before this passes the cap are (cap, delta) private together, even
+        if each was designed after looking at the results of those before. The Renyi order depends on cap and
+        delta alone: it is the best one for a single Gaussian of that price.
+    Source: Feldman and Zrnic, NeurIPS 2021, theorem 4.3 (a Renyi filter of one order).
+    """
+    mu = 1 / calibrate(cap, delta, sample_rate=1.0, steps=1)
+    order = max(2, 1 + round(math.sqrt(2 * math.log(1 / delta)) / mu))
+    accountant = rdp_privacy_accountant.RdpAccountant(orders=[order])
+    accountant.compose(_composed(_merged(events)))
+    return float(accountant.get_epsilon(_valid(delta)))
+
+
+def calibrate(
+    target: float, delta: float, *, sample_rate: float, steps: int, beside: Iterable[Event] = ()
+) -> float:
+    """Smallest noise multiplier, rounded up to three decimals, whose epsilon does not exceed ``target``.
+
+    Args:
+        beside: what the same patients are in already; it counts towards the target.
+
+    Raises:
+        EpsilonOutOfReach: no noise is enough.
+    """
+    if not (target > 0 and steps >= 1):
         raise ValueError("a target epsilon above 0 and at least one step are needed")
+    others = tuple(beside)
 
     def cost(thousandths: int) -> float:
-        return epsilon([Event(thousandths / 1000, sample_rate, steps)], delta)
+        return epsilon([*others, Event(thousandths / 1000, sample_rate, steps)], delta)
 
     high = 1000
     while cost(high) > target:
         high *= 2
+        if high > MOST_NOISE:
+            raise EpsilonOutOfReach(target=target, steps=steps)
     low = 0
     while high - low > 1:
         middle = (low + high) // 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from enum import StrEnum
 
 from medveil.errors import Error
 from medveil.study import GaussianNoise, Study
@@ -12,6 +13,14 @@ from privacy.dp.accounting import Event
 
 TOLERANCE = 0.01
 """A plan may round its epsilon down by at most this share."""
+
+
+class Split(StrEnum):
+    """Patients by what a study does with them. None is in two, so each pays for the own split only."""
+
+    TRAIN = "train"
+    VAL = "val"
+    TEST = "test"
 
 
 class UnderstatedEpsilon(Error):
@@ -42,7 +51,7 @@ class NotPrivate(Error):
 
 @dataclass(frozen=True)
 class Cost:
-    """What a whole study costs each patient, at ``delta``.
+    """What a whole study, evaluation included, costs each patient at ``delta``: that of the dearest split.
 
     ``epsilon_local`` holds against everybody, even if all other hospitals and the aggregator pool what they
     know. ``epsilon_joint`` is what the study states: under ``JointNoise`` it counts the noise of the honest
@@ -67,17 +76,35 @@ def policy_of(study: Study) -> GaussianNoise:
     return study.privacy
 
 
-def round_event(study: Study) -> Event:
-    """What one training round of one hospital releases, by its own noise (NotPrivate without a policy)."""
+def round_event(study: Study, split: Split = Split.TRAIN) -> Event:
+    """What one round of one hospital releases about the patients of a split, by its own noise.
+
+    A validation round has sqrt(rounds) times the noise of the final evaluation: all of them together are the
+    same Gaussian.
+
+    Raises:
+        NotPrivate: the study has no noise.
+    """
     policy = policy_of(study)
-    return Event(policy.own_multiplier, policy.sample_rate, study.training.local_steps or 0)
+    if split is Split.TRAIN:
+        return Event(policy.own_multiplier, policy.sample_rate, study.training.local_steps or 0)
+    rounds = study.training.rounds if split is Split.VAL else 1
+    return Event(policy.own_evaluation_multiplier * math.sqrt(rounds), 1.0, 1)
 
 
-def study_event(study: Study, rounds: int | None = None) -> Event:
-    """What ``rounds`` rounds release, by default all of the study (NotPrivate without a policy)."""
-    once = round_event(study)
-    count = study.training.rounds if rounds is None else rounds
-    return Event(once.noise_multiplier, once.sample_rate, once.steps * count)
+def study_events(study: Study, rounds: int | None = None) -> dict[Split, Event]:
+    """What a study releases about the patients of each split it touches (NotPrivate without noise).
+
+    Args:
+        rounds: what the first that many training rounds release; all of the study without it.
+    """
+    counts = {Split.TRAIN: study.training.rounds if rounds is None else rounds}
+    if study.evaluation.every_round:
+        counts[Split.VAL] = counts[Split.TRAIN]
+    if rounds is None:
+        counts[Split.TEST] = 1
+    once = {split: round_event(study, split) for split in counts}
+    return {s: Event(e.noise_multiplier, e.sample_rate, e.steps * counts[s]) for s, e in once.items()}
 
 
 def jointly(event: Event, sharers: int) -> Event:
@@ -86,11 +113,16 @@ def jointly(event: Event, sharers: int) -> Event:
 
 
 def cost(study: Study, *, rounds: int | None = None) -> Cost:
-    """Both epsilons after ``rounds`` rounds (NotPrivate without a policy)."""
-    policy, own = policy_of(study), study_event(study, rounds)
+    """Both epsilons of the whole study, or after ``rounds`` training rounds (NotPrivate without noise).
+
+    Source: parallel composition, McSherry, SIGMOD 2009: the splits hold different patients, so the cost is
+        the largest of theirs. It holds for releases that depend on earlier ones, as an evaluation does on the
+        model: for a patient who was not trained on, the model is what anybody could have made.
+    """
+    policy, own = policy_of(study), study_events(study, rounds).values()
     return Cost(
-        epsilon_local=accounting.epsilon([own], policy.delta),
-        epsilon_joint=accounting.epsilon([jointly(own, policy.sharers)], policy.delta),
+        epsilon_local=max(accounting.epsilon([e], policy.delta) for e in own),
+        epsilon_joint=max(accounting.epsilon([jointly(e, policy.sharers)], policy.delta) for e in own),
         delta=policy.delta,
     )
 
@@ -99,7 +131,7 @@ def check_policy(study: Study) -> Cost | None:
     """Compute the whole schedule's epsilon again; None for a study without privacy.
 
     Raises:
-        UnderstatedEpsilon: the schedule costs over 1 % more than the study states.
+        UnderstatedEpsilon: training or evaluation costs over 1 % more than the study states.
     """
     if study.privacy.kind == "none":
         return None

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 from medveil_research.demo import DemoOptions, demo
 from medveil_research.results import Result, read_result
+from results_page import put_section
 from rows import Row, arguments, cpu, publish
 
 PHASES = ("advertise", "share", "commit", "upload", "agree", "unmask", "aggregate")
@@ -140,7 +141,7 @@ def main() -> None:
             results[name] = run({**options, "data": given.data / folder})
     publish([row for name, r in results.items() for row in rows_of(name, r)], given.json)
     if given.write is not None:
-        given.write.write_text(page(results))
+        put_section(given.write, "demo", page(results))
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ class InstantDesk:
         """See :class:`hospital_node.desk.Desk`."""
         done: asyncio.Future[Contribution] = asyncio.get_running_loop().create_future()
         update = self._update if kind is RoundKind.TRAIN else Update(np.empty(0, np.float32))
-        done.set_result(Contribution(update, empty(self._study), 10, None))
+        done.set_result(Contribution(update, empty(self._study), 10))
         return done
 
 

@@ -16,6 +16,7 @@ import pytest
 from hospital_node.ledger import Ledger
 from hospital_node.lineage import load_head
 from hospital_node.settings import Node
+from medveil.metrics import NOISED_BINS
 from medveil.study import Deadlines, Study
 from medveil.tensors import from_safetensors, model_hash
 from medveil_imaging.sources.phantom import write_phantom_sites
@@ -24,6 +25,7 @@ from medveil_research.consortium import DEADLINES, Consortium, find_sites
 from medveil_research.processes import Event
 from medveil_research.studies import new_study
 from privacy.dp.ledger import State
+from privacy.dp.policy import Split
 
 ROUNDS, PATIENTS = 2, 12
 LOST, LOST_IN = "hospital-4", 2
@@ -108,10 +110,21 @@ def test_the_study_finishes_every_round_and_has_final_figures(played: Played) ->
         (ROUNDS + 1, "evaluate"),
     ]
     figures = done[-1]["figures"]
-    assert {"auroc", "accuracy", "loss", "images", "patients"} <= set(figures)
-    assert 0 <= figures["auroc"] <= 1
-    assert figures["patients"] == len(done[-1]["survivors"]) * patients_in_the_test_split(played)
-    assert done[-1]["metric"] == figures["auroc"]
+    assert {"patients"} <= set(figures) <= {"auroc", "noise", "accuracy", "patients"}
+    hospitals, deviation = len(done[-1]["survivors"]), played.study.privacy.evaluation_multiplier
+    expected = hospitals * patients_in_the_test_split(played)
+    noise = deviation * (hospitals * 2 * NOISED_BINS) ** 0.5
+    assert figures["patients"] == pytest.approx(expected, abs=6 * noise)
+    assert done[-1]["metric"] == figures.get("auroc")
+
+
+def test_the_final_counts_carry_noise(played: Played) -> None:
+    """Whole films of whole patients would make twelfths; noise makes anything, below zero too."""
+    final = next(a for a in played.status["attempts"] if a["kind"] == "evaluate" and a["outcome"] == "done")
+    counts = np.concatenate([np.array(values) * 12 for values in final["sums"].values()])
+    assert len(counts) == 2 * NOISED_BINS
+    assert np.abs(counts - np.rint(counts)).max() > 0.01
+    assert counts.min() < 0
 
 
 def patients_in_the_test_split(played: Played) -> int:
@@ -164,6 +177,7 @@ def test_each_ledger_is_whole_and_has_paid_for_its_hospitals_rounds(played: Play
             last: dict[int, State] = {}
             for row in ledger.rows():
                 assert row.entry.plan == played.plan
+                assert row.entry.round == 0 or (row.entry.split is Split.TEST) == (row.entry.round > ROUNDS)
                 last[row.entry.round] = row.entry.state
             spent = ledger.spent(node.settings.dataset)
         rounds = {r for r in last if r > 0}
@@ -172,7 +186,7 @@ def test_each_ledger_is_whole_and_has_paid_for_its_hospitals_rounds(played: Play
             assert last[1] is State.RELEASED
             assert State.RELEASED not in {last[r] for r in rounds - {1}}
         else:
-            assert rounds == set(range(1, ROUNDS + 1))
+            assert rounds == set(range(1, ROUNDS + 2))
             assert {last[r] for r in rounds} == {State.RELEASED}
             assert spent <= played.study.privacy.epsilon
         assert spent > 0

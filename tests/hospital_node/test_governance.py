@@ -3,27 +3,46 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from hospital_node.agent import _next_plan
-from hospital_node.governance import PlanRefused, binding, check_plan, declared_patients, read_offer
-from hospital_node.ledger import Ledger
+from hospital_node.cli import app, approve_plan, describe
+from hospital_node.governance import (
+    PlanRefused,
+    binding,
+    check_plan,
+    declared_patients,
+    read_offer,
+    register,
+)
+from hospital_node.ledger import Ledger, LedgerUnreadable
 from hospital_node.settings import Node, NodeSettings, NoNode, Policy
 from hospital_node.store import Journal
 from medveil.errors import BadFile
 from medveil.identity import Identity
 from medveil.messages import PlanOffer, PlanOffers
 from medveil.plan import BadPlan, NotApproved, Plan, sign_approval
+from medveil_imaging.sources.manifest import read_site
+from privacy.dp.accounting import calibrate
+from privacy.dp.ledger import BudgetExceeded, LedgerDamaged
 from privacy.dp.policy import UnderstatedEpsilon, cost
 from world import make_plan, make_study
 
 PEOPLE = [Identity.generate(f"hospital-{i}") for i in range(1, 5)]
 ADMIN = Identity.generate("admin")
-LOCAL: dict[str, Any] = {"kind": "local", "clip_norm": 1.0, "noise_multiplier": 4.0, "epsilon": 3.0}
+LOCAL: dict[str, Any] = {
+    "kind": "local",
+    "clip_norm": 1.0,
+    "noise_multiplier": 4.0,
+    "evaluation_multiplier": 2.0,
+    "epsilon": 3.0,
+}
 
 
 def settings(**policy: Any) -> NodeSettings:
@@ -241,3 +260,148 @@ def test_settings_survive_their_file_and_a_misspelt_policy_is_refused(tmp_path: 
 def test_an_aggregator_is_reached_over_https_only(address: str) -> None:
     with pytest.raises(ValueError, match="aggregator"):
         NodeSettings(name="a", aggregator=address, data=Path("/"), dataset="a")
+
+
+def test_evaluation_counts_towards_the_epsilon_that_a_plan_states() -> None:
+    quiet = LOCAL | {"evaluation_multiplier": 0.3}
+    with pytest.raises(UnderstatedEpsilon):
+        check_plan(plan_of(privacy=quiet), settings(epsilon_cap=1e6), PEOPLE[0])
+
+
+def test_a_plan_whose_evaluation_would_pass_the_cap_is_refused() -> None:
+    louder = LOCAL | {"noise_multiplier": 400.0, "epsilon": 3.0}
+    plan = plan_of(privacy=louder)
+    price = check_plan(plan, settings(), PEOPLE[0])
+    assert price is not None
+    assert 1 < price.epsilon_local < 3
+    with pytest.raises(PlanRefused, match="the cap here is 1"):
+        check_plan(plan, settings(epsilon_cap=1.0), PEOPLE[0])
+
+
+def node_with(tmp_path: Path, **policy: Any) -> Node:
+    node = Node(tmp_path / "node", settings(**policy))
+    node.save()
+    PEOPLE[0].save(node.key)
+    return node
+
+
+def test_an_operator_is_told_the_noise_and_that_the_author_insisted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = node_with(tmp_path)
+    describe(plan_of(privacy=LOCAL), node)
+    assert "insists" not in capsys.readouterr().out
+    describe(plan_of(privacy=LOCAL | {"despite_noise": True}), node)
+    shown = capsys.readouterr().out
+    assert "its author insists: the noise exceeds what can be learned" in shown
+    assert "train 4 x 2" in shown
+    assert "test 2 x 1" in shown
+
+
+def ledger_command(node: Node, *arguments: str) -> str:
+    found = CliRunner().invoke(app, ["ledger", "--folder", str(node.folder), *arguments])
+    if found.exception is not None and not isinstance(found.exception, SystemExit):
+        raise found.exception
+    return found.output
+
+
+def test_the_ledger_is_shown_study_by_study_with_what_the_cap_leaves(tmp_path: Path) -> None:
+    node, plan = node_with(tmp_path, epsilon_cap=5.0), plan_of(privacy=LOCAL, name="chest")
+    approve_plan(node, plan)
+    assert "0.000 spent, 0.000 promised" in ledger_command(node)
+    with Ledger.open(node.ledger) as ledger:
+        register(ledger, plan, node.settings)
+        done = ledger.charge(plan.study, plan_id=plan.id, round_number=1, attempt=1)
+        done.begin()
+        done.end()
+        ledger.charge(plan.study, plan_id=plan.id, round_number=2, attempt=1).begin()
+        spent, room = ledger.spent("films"), ledger.room("films", 5.0)
+    shown = ledger_command(node)
+    assert "chest" in shown
+    assert re.search(r"train\W+2 of 2\W", shown)
+    assert f"epsilon {spent:.3f} spent" in shown
+    assert f"room for one more study of epsilon {room:.3f}" in shown
+    assert "1 charge(s)" in shown
+    assert "reserved" not in shown
+    assert "reserved" in ledger_command(node, "--rows")
+
+
+def test_the_room_that_is_shown_is_the_room_that_there_is(tmp_path: Path) -> None:
+    with Ledger.open(tmp_path / "ledger") as ledger:
+        quiet = LOCAL | {"evaluation_multiplier": 50.0}
+        ledger.register(plan_of(privacy=quiet).study, plan_id="a", dataset="films", cap=9.0)
+        room = ledger.room("films", 9.0)
+        noise = calibrate(room, 1e-5, sample_rate=1.0, steps=2)
+        fits = LOCAL | {"noise_multiplier": noise, "evaluation_multiplier": noise, "epsilon": room * 1.01}
+        for sign in (-0.02, 0.02):
+            changed = fits | {"noise_multiplier": noise * (1 + sign), "epsilon": 9.0}
+            study = plan_of(
+                privacy=changed, evaluation={"every_round": False}, name=f"more-{sign > 0:d}"
+            ).study
+            if sign < 0:
+                with pytest.raises(BudgetExceeded):
+                    ledger.register(study, plan_id="b", dataset="films", cap=9.0)
+            else:
+                ledger.register(study, plan_id="b", dataset="films", cap=9.0)
+        assert ledger.room("films", 3.0) == 0.0
+
+
+def test_verify_shows_the_last_hash_and_names_a_damaged_row(tmp_path: Path) -> None:
+    node, plan = node_with(tmp_path), plan_of(privacy=LOCAL)
+    with Ledger.open(node.ledger) as ledger:
+        register(ledger, plan, node.settings)
+        last = ledger.rows()[-1].hash[:16]
+    assert last in ledger_command(node, "verify")
+    with node.ledger.open("ab") as file:
+        file.write(b'{"half')
+    assert "unfinished row" in ledger_command(node, "verify")
+    node.ledger.write_bytes(node.ledger.read_bytes().replace(b'"steps":2', b'"steps":1', 1))
+    with pytest.raises(LedgerDamaged, match="Row 1 "):
+        ledger_command(node, "verify")
+
+
+@pytest.mark.parametrize(
+    ("manifest", "code", "words"),
+    [
+        ("image,split,label\na.png,train,0\n", "missing-columns", "patient_id"),
+        ("image,patient_id,split,label\na.png,,train,0\n", "no-patient", "names no patient"),
+    ],
+)
+def test_images_of_nobody_are_refused_and_the_remedy_named(
+    tmp_path: Path, manifest: str, code: str, words: str
+) -> None:
+    (tmp_path / "manifest.csv").write_text(manifest)
+    site = read_site(tmp_path, plan_of(privacy=LOCAL).study)
+    problem = next(p for p in site.problems if p.code == code)
+    assert words in problem.reason
+    assert problem.remedy
+    assert site.train == ()
+
+
+def test_a_cap_that_is_spent_stops_the_approval_and_says_what_to_change(tmp_path: Path) -> None:
+    node = node_with(tmp_path, epsilon_cap=3.0)
+    with Ledger.open(node.ledger) as ledger:
+        register(ledger, plan_of(privacy=LOCAL, name="earlier"), node.settings)
+        register(ledger, plan_of(privacy=LOCAL, name="second"), node.settings)
+    for name in ("third", "fourth", "fifth"):
+        plan = plan_of(privacy=LOCAL, name=name)
+        with pytest.raises(BudgetExceeded) as refused:
+            approve_plan(node, plan)
+        assert "cap" in refused.value.remedy
+    assert "no further study" in ledger_command(node) or "room for one more" in ledger_command(node)
+    journal = Journal(node.journal)
+    assert journal.approved() == []
+    journal.close()
+
+
+def test_a_damaged_ledger_stops_the_approval_by_name_and_stays_as_it_is(tmp_path: Path) -> None:
+    node = node_with(tmp_path)
+    node.ledger.write_bytes(b"not a row\n")
+    with pytest.raises(LedgerDamaged) as refused:
+        approve_plan(node, plan_of(privacy=LOCAL))
+    assert "backup" in refused.value.remedy
+    assert node.ledger.read_bytes() == b"not a row\n"
+    node.ledger.unlink()
+    node.ledger.mkdir()
+    with pytest.raises(LedgerUnreadable):
+        approve_plan(node, plan_of(privacy=LOCAL))

@@ -33,7 +33,13 @@ from privacy.dp.noise import NoiseSource
 CPU = torch.device("cpu")
 KEY = bytes(range(32))
 SIZE = {"small_cnn": (16, 16), "wavelet_head": (32, 32), "unet3d": (16, 16, 8)}
-LOCAL = {"kind": "local", "clip_norm": 0.5, "noise_multiplier": 2.0, "epsilon": 50.0}
+LOCAL = {
+    "kind": "local",
+    "clip_norm": 0.5,
+    "noise_multiplier": 2.0,
+    "evaluation_multiplier": 2.0,
+    "epsilon": 50.0,
+}
 
 
 def make_study(model: str = "wavelet_head", **changes: Any) -> tuple[Study, Float32]:
@@ -179,7 +185,7 @@ def test_a_hospital_without_drawn_patients_sends_noise_of_the_promised_size(ledg
 
 
 def test_private_training_learns_when_noise_is_small(ledger: Ledger) -> None:
-    quiet = LOCAL | {"noise_multiplier": 0.01, "epsilon": 1e12}
+    quiet = LOCAL | {"noise_multiplier": 0.01, "evaluation_multiplier": 2.0, "epsilon": 1e12}
     study, vector = make_study(
         privacy=quiet, training={"rounds": 2, "local_steps": 10, "learning_rate": 20.0}
     )
@@ -333,7 +339,14 @@ def auroc(study: Study, vector: Float32, patients: tuple[PatientImages, ...]) ->
     return summarise(study, evaluate(study, vector, patients, device=CPU))["auroc"]
 
 
-JOINT = {"kind": "joint", "clip_norm": 0.5, "noise_multiplier": 2.0, "epsilon": 50.0, "honest_hospitals": 4}
+JOINT = {
+    "kind": "joint",
+    "clip_norm": 0.5,
+    "noise_multiplier": 2.0,
+    "evaluation_multiplier": 2.0,
+    "epsilon": 50.0,
+    "honest_hospitals": 4,
+}
 ONE_STEP = {"rounds": 4, "local_steps": 1, "learning_rate": 1.0}
 FOUR = {"min_hospitals": 4, "max_hospitals": 5}
 

@@ -48,6 +48,7 @@ def study_for(name: str, clipping: str = "flat") -> tuple[Study, nn.Module]:
             "clip_norm": 0.3,
             "clipping": clipping,
             "noise_multiplier": 2.0,
+            "evaluation_multiplier": 2.0,
             "epsilon": 99,
         },
         "secure_aggregation": {"update_clip": 1.0, "max_weight": 100},

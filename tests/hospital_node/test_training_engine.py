@@ -25,7 +25,9 @@ CLIP = 0.3
 
 
 def policy(**changes: object) -> LocalNoise:
-    return LocalNoise.model_validate({"clip_norm": CLIP, "noise_multiplier": 1.7, "epsilon": 8.0} | changes)
+    return LocalNoise.model_validate(
+        {"clip_norm": CLIP, "noise_multiplier": 1.7, "evaluation_multiplier": 2.0, "epsilon": 8.0} | changes
+    )
 
 
 def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

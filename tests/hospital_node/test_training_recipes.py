@@ -34,6 +34,7 @@ def test_every_shipped_model_has_a_recipe_that_a_study_accepts(name: str, privac
             clipping=found.clipping,
             images_per_patient=found.images_per_patient,
             noise_multiplier=noise,
+            evaluation_multiplier=2.0,
             epsilon=8.0,
         )
         assert epsilon([Event(noise, 1.0, steps)], 1e-5) <= 8.0

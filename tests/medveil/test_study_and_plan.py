@@ -16,7 +16,13 @@ from medveil_research.study_file import to_toml
 from world import make_plan, make_study
 
 PEOPLE = [Identity.generate(f"hospital-{i}") for i in range(1, 6)]
-LOCAL = {"kind": "local", "clip_norm": 1.0, "noise_multiplier": 2.0, "epsilon": 5.0}
+LOCAL = {
+    "kind": "local",
+    "clip_norm": 1.0,
+    "noise_multiplier": 2.0,
+    "evaluation_multiplier": 2.0,
+    "epsilon": 5.0,
+}
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,18 @@ from dp_accounting import dp_event
 from dp_accounting.pld import pld_privacy_accountant
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from opacus.accountants import PRVAccountant, RDPAccountant
+from opacus.accountants import GaussianAccountant, PRVAccountant, RDPAccountant
+from opacus.accountants.analysis.rdp import compute_rdp
 
+from privacy.dp import accounting
 from privacy.dp.accounting import (
     COARSE,
+    EpsilonOutOfReach,
     Event,
     calibrate,
     default_delta,
     epsilon,
+    filter_epsilon,
     noise_to_signal,
     rdp_epsilon,
 )
@@ -126,3 +130,48 @@ def test_noise_to_signal_matches_the_published_table() -> None:
 def test_impossible_events_are_refused(noise: float, rate: float, steps: int) -> None:
     with pytest.raises(ValueError, match=r"noise_multiplier|sample_rate|steps"):
         Event(noise, rate, steps)
+
+
+@pytest.mark.parametrize(("noise", "rate", "steps"), SAMPLED)
+def test_the_central_limit_accountant_reports_less_than_the_truth_and_is_not_offered(
+    noise: float, rate: float, steps: int
+) -> None:
+    with pytest.warns(UserWarning, match="underestimate"):
+        other = GaussianAccountant()
+    other.history = [(noise, rate, steps)]
+    assert other.get_epsilon(DELTA) < epsilon([Event(noise, rate, steps)], DELTA)
+    assert not [name for name in vars(accounting) if "gdp" in name.lower() or "clt" in name.lower()]
+
+
+@pytest.mark.parametrize(("noise", "rate", "steps"), SAMPLED)
+def test_the_filter_is_a_renyi_bound_of_one_order_that_only_cap_and_delta_decide(
+    noise: float, rate: float, steps: int
+) -> None:
+    events = [Event(noise, rate, steps), Event(noise * 2, 1.0, 10)]
+    cap = epsilon(events, DELTA)
+    bound = filter_epsilon(events, DELTA, cap=cap)
+    assert rdp_epsilon(events, DELTA) <= bound < 1.3 * cap
+    one_gaussian = calibrate(cap, DELTA, sample_rate=1.0, steps=1)
+    order = max(2, 1 + round(math.sqrt(2 * math.log(1 / DELTA)) * one_gaussian))
+    renyi = sum(
+        compute_rdp(q=e.sample_rate, noise_multiplier=e.noise_multiplier, steps=e.steps, orders=[order])[0]
+        for e in events
+    )
+    other = renyi + math.log1p(-1 / order) - math.log(DELTA * order) / (order - 1)
+    assert bound == pytest.approx(other, rel=0.02)
+
+
+def test_noise_beside_other_events_uses_what_they_leave() -> None:
+    first = Event(4.0, 1.0, 10)
+    noise = calibrate(8.0, DELTA, sample_rate=1.0, steps=5, beside=[first])
+    assert epsilon([first, Event(noise, 1.0, 5)], DELTA) <= 8.0
+    assert epsilon([first, Event(noise - 0.001, 1.0, 5)], DELTA) > 8.0
+
+
+@pytest.mark.parametrize(
+    ("target", "beside"), [(1e-4, []), (1.0, [Event(1.0, 1.0, 1)])], ids=["too small", "taken already"]
+)
+def test_an_epsilon_that_no_noise_reaches_is_refused_by_name(target: float, beside: list[Event]) -> None:
+    with pytest.raises(EpsilonOutOfReach) as caught:
+        calibrate(target, DELTA, sample_rate=0.5, steps=100, beside=beside)
+    assert caught.value.remedy

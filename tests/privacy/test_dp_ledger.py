@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -9,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.dp import ledger
-from privacy.dp.accounting import Event, epsilon
+from privacy.dp.accounting import Event, epsilon, filter_epsilon
 from privacy.dp.ledger import Entry, LedgerDamaged, Row, ScheduleUsedUp, State
+from privacy.dp.policy import Split
 
 DELTA = 1e-5
 SCHEDULE = Event(3.288, 1.0, 30)
@@ -23,7 +25,7 @@ def schedule(plan: str = "p", dataset: str = "d", event: Event = SCHEDULE) -> En
 def with_charges(count: int) -> tuple[Row, ...]:
     rows = ledger.append((), schedule())
     for number in range(1, count + 1):
-        entry = ledger.next_charge(rows, plan="p", round_number=number, attempt=1, steps=3)
+        entry = ledger.next_charge(rows, plan="p", split=Split.TRAIN, round_number=number, attempt=1, steps=3)
         for state in (State.RESERVED, State.RUNNING, State.RELEASED):
             rows = ledger.append(rows, replace(entry, state=state))
     return rows
@@ -33,7 +35,7 @@ def test_a_whole_schedule_can_be_charged_to_its_last_round_and_no_further() -> N
     rows = with_charges(10)
     assert ledger.spent(rows, "d", DELTA) == ledger.committed(rows, "d", DELTA) <= 8.0
     with pytest.raises(ScheduleUsedUp) as caught:
-        ledger.next_charge(rows, plan="p", round_number=10, attempt=2, steps=3)
+        ledger.next_charge(rows, plan="p", split=Split.TRAIN, round_number=10, attempt=2, steps=3)
     assert caught.value.spent < caught.value.asked
     assert caught.value.cap == 8.0
 
@@ -41,7 +43,7 @@ def test_a_whole_schedule_can_be_charged_to_its_last_round_and_no_further() -> N
 def test_a_repeated_round_is_charged_again() -> None:
     rows = with_charges(2)
     before = ledger.spent(rows, "d", DELTA)
-    again = ledger.next_charge(rows, plan="p", round_number=2, attempt=2, steps=3)
+    again = ledger.next_charge(rows, plan="p", split=Split.TRAIN, round_number=2, attempt=2, steps=3)
     rows = ledger.append(rows, again)
     assert ledger.spent(rows, "d", DELTA) == epsilon([Event(3.288, 1.0, 9)], DELTA) > before
 
@@ -62,7 +64,7 @@ def test_the_noise_of_others_counts_only_where_the_hospital_counts_it() -> None:
     """Three hospitals' equal noise is one of sqrt(3) times the size; without them the own noise is left."""
     trusting = replace(schedule(), sharers=3, cap=100.0)
     rows = ledger.append((), trusting)
-    entry = ledger.next_charge(rows, plan="p", round_number=1, attempt=1, steps=30)
+    entry = ledger.next_charge(rows, plan="p", split=Split.TRAIN, round_number=1, attempt=1, steps=30)
     assert entry.sharers == 3
     rows = ledger.append(rows, entry)
     assert ledger.spent(rows, "d", DELTA) == pytest.approx(epsilon([Event(3.288 * 3**0.5, 1.0, 30)], DELTA))
@@ -80,7 +82,7 @@ def test_the_smallest_delta_of_a_dataset_rules() -> None:
 
 def test_only_a_charge_whose_training_never_began_can_be_voided() -> None:
     rows = ledger.append((), schedule())
-    entry = ledger.next_charge(rows, plan="p", round_number=1, attempt=1, steps=3)
+    entry = ledger.next_charge(rows, plan="p", split=Split.TRAIN, round_number=1, attempt=1, steps=3)
     reserved = ledger.append(rows, entry)
     assert ledger.spent(reserved, "d", DELTA) > 0
     voided = ledger.append(reserved, replace(entry, state=State.VOID))
@@ -106,7 +108,7 @@ def test_only_a_charge_whose_training_never_began_can_be_voided() -> None:
 )
 def test_rows_that_do_not_follow_are_refused(bad: dict[str, object]) -> None:
     rows = ledger.append((), schedule())
-    entry = ledger.next_charge(rows, plan="p", round_number=1, attempt=1, steps=3)
+    entry = ledger.next_charge(rows, plan="p", split=Split.TRAIN, round_number=1, attempt=1, steps=3)
     with pytest.raises(ledger.BadTransition):
         ledger.append(rows, replace(entry, **bad))  # type: ignore[arg-type]
 
@@ -116,7 +118,7 @@ def test_a_plan_is_registered_once_and_a_charge_needs_it() -> None:
     with pytest.raises(ledger.BadTransition):
         ledger.append(rows, schedule())
     with pytest.raises(ledger.NotRegistered):
-        ledger.next_charge(rows, plan="unknown", round_number=1, attempt=1, steps=3)
+        ledger.next_charge(rows, plan="unknown", split=Split.TRAIN, round_number=1, attempt=1, steps=3)
 
 
 def test_a_sound_ledger_verifies_and_survives_its_own_json() -> None:
@@ -164,3 +166,69 @@ def test_a_row_of_the_wrong_form_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(LedgerDamaged) as caught:
         ledger.verify((with_charges(1)[0], ledger.parse_row(value, number=2)))
     assert caught.value.row == 2
+
+
+def test_a_patient_pays_for_the_own_split_only() -> None:
+    rows = ledger.append((), schedule())
+    for split in (Split.VAL, Split.TEST):
+        rows = ledger.append(rows, replace(schedule(), split=split, event=Event(0.601, 1.0, 1)))
+    assert ledger.committed(rows, "d", DELTA) == max(
+        epsilon([SCHEDULE], DELTA), epsilon([Event(0.601, 1.0, 1)], DELTA)
+    )
+    again = replace(schedule(plan="q", event=Event(0.601, 1.0, 1)), split=Split.TEST, cap=9.0)
+    with pytest.raises(ledger.BudgetExceeded):
+        ledger.admit(rows, again)
+    assert ledger.admit(rows, replace(again, cap=20.0)) == epsilon([Event(0.601, 1.0, 2)], DELTA)
+
+
+def test_a_plan_draws_each_split_from_its_own_schedule() -> None:
+    rows = ledger.append((), schedule())
+    with pytest.raises(ledger.NotRegistered):
+        ledger.next_charge(rows, plan="p", split=Split.TEST, round_number=11, attempt=1, steps=1)
+    rows = ledger.append(rows, replace(schedule(), split=Split.TEST, event=Event(0.601, 1.0, 1)))
+    entry = ledger.next_charge(rows, plan="p", split=Split.TEST, round_number=11, attempt=1, steps=1)
+    rows = ledger.append(rows, entry)
+    assert ledger.spent(rows, "d", DELTA) == epsilon([Event(0.601, 1.0, 1)], DELTA)
+    train = ledger.next_charge(rows, plan="p", split=Split.TRAIN, round_number=1, attempt=1, steps=30)
+    assert train.charge == entry.charge + 1
+    with pytest.raises(ledger.BadTransition):
+        ledger.append(rows, replace(train, split=Split.TEST))
+
+
+def test_sampled_schedules_after_one_another_must_also_pass_the_renyi_filter() -> None:
+    """Alone it is composed exactly; beside another the stricter bound for adaptive choice counts."""
+    sampled = Event(1.0, 0.05, 400)
+    alone = epsilon([sampled], DELTA)
+    first = replace(schedule(event=sampled), cap=alone * 1.001)
+    assert ledger.admit((), first) == alone
+    rows = ledger.append((), replace(schedule(event=Event(200.0, 1.0, 1)), cap=20.0))
+    exact = epsilon([sampled, Event(200.0, 1.0, 1)], DELTA)
+    with pytest.raises(ledger.BudgetExceeded) as caught:
+        ledger.admit(rows, replace(first, plan="q", cap=exact * 1.02))
+    assert caught.value.asked == filter_epsilon([Event(200.0, 1.0, 1), sampled], DELTA, cap=exact * 1.02)
+    assert ledger.admit(rows, replace(first, plan="q", cap=exact * 1.3)) < exact * 1.3
+    other = replace(first, plan="q", split=Split.VAL, cap=alone * 1.001)
+    assert ledger.admit(rows, other) < exact  # other patients: nothing to choose by
+
+
+def test_what_a_crash_left_open_is_known_and_what_was_released_is_not_in_it() -> None:
+    rows = with_charges(1)
+    for number, states in ((2, [State.RESERVED]), (3, [State.RESERVED, State.RUNNING, State.RUNNING])):
+        entry = ledger.next_charge(rows, plan="p", split=Split.TRAIN, round_number=number, attempt=1, steps=3)
+        for state in states:
+            rows = ledger.append(rows, replace(entry, state=state))
+    ledger.verify(rows)
+    assert {key[2] for key in ledger.left_open(rows)} == {2, 3}
+
+
+def test_a_long_ledger_is_verified_in_little_time() -> None:
+    """Every row is held against what is known, not against all rows before it."""
+    rows: tuple[Row, ...] = ledger.append((), schedule(event=Event(9.0, 1.0, 3000)))
+    known = list(rows)
+    for number in range(1, 1001):
+        entry = Entry(State.RESERVED, "d", "p", number, 1, number, Event(9.0, 1.0, 3), DELTA, 8.0)
+        for state in (State.RESERVED, State.RUNNING, State.RELEASED):
+            known.append(ledger._sealed(known[-1], replace(entry, state=state)))
+    started = time.process_time()
+    ledger.verify(known)
+    assert time.process_time() - started < 2.0

@@ -10,11 +10,12 @@ from medveil.study import Study
 from privacy.dp.accounting import Event, epsilon
 from privacy.dp.policy import (
     NotPrivate,
+    Split,
     UnderstatedEpsilon,
     check_policy,
     cost,
     round_event,
-    study_event,
+    study_events,
 )
 
 
@@ -38,7 +39,13 @@ def study(privacy: dict[str, Any]) -> Study:
 
 
 def local(**changes: float) -> dict[str, Any]:
-    return {"kind": "local", "clip_norm": 0.3, "noise_multiplier": 3.288, "epsilon": 8.0} | changes
+    return {
+        "kind": "local",
+        "clip_norm": 0.3,
+        "noise_multiplier": 3.288,
+        "evaluation_multiplier": 2.0,
+        "epsilon": 8.0,
+    } | changes
 
 
 def test_an_honest_plan_passes_and_both_epsilons_are_equal() -> None:
@@ -63,7 +70,7 @@ def test_a_smaller_delta_costs_more_so_it_cannot_hide_an_understatement() -> Non
 
 def test_a_round_is_its_local_steps_and_a_study_is_all_of_them() -> None:
     assert round_event(study(local())) == Event(3.288, 1.0, 3)
-    assert study_event(study(local())) == Event(3.288, 1.0, 30)
+    assert study_events(study(local()))[Split.TRAIN] == Event(3.288, 1.0, 30)
     assert cost(study(local()), rounds=5).epsilon_local < cost(study(local())).epsilon_local
 
 
@@ -74,7 +81,13 @@ def test_a_study_without_privacy_has_no_cost_and_no_events() -> None:
 
 
 def joint(**changes: float) -> dict[str, Any]:
-    noise = {"kind": "joint", "clip_norm": 0.3, "noise_multiplier": 3.288, "epsilon": 8.0}
+    noise = {
+        "kind": "joint",
+        "clip_norm": 0.3,
+        "noise_multiplier": 3.288,
+        "evaluation_multiplier": 2.0,
+        "epsilon": 8.0,
+    }
     return noise | {"honest_hospitals": 3} | changes
 
 
@@ -112,3 +125,29 @@ def test_a_joint_plan_that_understates_the_epsilon_of_the_sum_is_refused() -> No
 def test_noise_that_would_not_add_up_is_no_study(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"joint noise|honest_hospitals"):
         Study.model_validate(joint_study().model_dump() | wrong)
+
+
+def test_a_study_names_what_it_releases_about_each_split() -> None:
+    """A validation round has sqrt(rounds) times the noise: all ten cost what the final evaluation costs."""
+    found = study_events(study(local()))
+    assert found[Split.TEST] == Event(2.0, 1.0, 1)
+    assert found[Split.VAL] == Event(2.0 * 10**0.5, 1.0, 10)
+    assert epsilon([found[Split.VAL]], 1e-5) == pytest.approx(epsilon([found[Split.TEST]], 1e-5))
+    final_only = Study.model_validate(study(local()).model_dump() | {"evaluation": {"every_round": False}})
+    assert set(study_events(final_only)) == {Split.TRAIN, Split.TEST}
+    assert set(study_events(final_only, rounds=3)) == {Split.TRAIN}
+
+
+def test_a_study_costs_the_dearest_split_and_an_understated_evaluation_is_refused() -> None:
+    assert cost(study(local())).epsilon_local == epsilon([Event(3.288, 1.0, 30)], 1e-5)
+    dear = study(local(evaluation_multiplier=0.5))
+    assert cost(dear).epsilon_local == epsilon([Event(0.5, 1.0, 1)], 1e-5) > 8.1
+    with pytest.raises(UnderstatedEpsilon):
+        check_policy(dear)
+
+
+def test_under_joint_noise_a_hospital_has_its_share_of_the_evaluation_noise() -> None:
+    found = study_events(joint_study())
+    assert found[Split.TEST] == Event(2.0 / 3**0.5, 1.0, 1)
+    with pytest.raises(UnderstatedEpsilon):
+        check_policy(joint_study(evaluation_multiplier=0.5))

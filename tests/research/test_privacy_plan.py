@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from medveil.errors import BadFile
 from medveil_research.cli import register
-from medveil_research.privacy_plan import HopelessPlan, PrivacyPlan, check_hope, plan_privacy, shipped
-from medveil_research.studies import new_study
-from privacy.dp.accounting import Event, epsilon
+from medveil_research.privacy_plan import PrivacyPlan, plan_privacy, shipped
+from medveil_research.studies import HopelessPlan, check_hope, new_study, noise_to_signal
+from privacy.dp.accounting import EpsilonOutOfReach, Event, epsilon
 
 USUAL: dict[str, Any] = {"rounds": 10, "steps": 20, "patients": 300, "hospitals": 5, "parameters": 1217}
 
@@ -60,10 +60,10 @@ def test_more_patients_and_more_hospitals_leave_more_to_learn() -> None:
 def test_more_noise_than_signal_is_refused_with_a_remedy_unless_the_researcher_insists() -> None:
     hopeless = _plan(epsilon=8.0, parameters=7_000_000)
     with pytest.raises(HopelessPlan) as caught:
-        check_hope(hopeless, anyway=False)
+        check_hope(hopeless.noise_to_signal, anyway=False)
     assert "smaller model" in caught.value.remedy
-    check_hope(hopeless, anyway=True)
-    check_hope(_plan(epsilon=8.0), anyway=False)
+    check_hope(hopeless.noise_to_signal, anyway=True)
+    check_hope(_plan(epsilon=8.0).noise_to_signal, anyway=False)
 
 
 @pytest.mark.parametrize(
@@ -118,3 +118,118 @@ def test_the_command_refuses_a_large_network_and_goes_on_anyway() -> None:
     insisted = _run(*asked, "--anyway")
     assert insisted.exit_code == 0
     assert "hopeless" in insisted.output
+
+
+JOINT: dict[str, Any] = {"privacy": "joint", "rounds": 60, "steps": 1}
+
+
+@pytest.mark.parametrize("price", [8.0, 3.0])
+def test_joint_noise_is_calibrated_both_ways_and_shows_both_epsilons(price: float) -> None:
+    there = _plan(epsilon=price, honest=3, **JOINT)
+    assert 0.98 * price < there.epsilon_joint <= price
+    assert there.epsilon_local == epsilon([Event(there.noise_multiplier / 3**0.5, 1.0, 60)], there.delta)
+    assert there.epsilon_local > 1.5 * there.epsilon_joint
+    assert _plan(noise_multiplier=there.noise_multiplier, honest=3, **JOINT) == there
+
+
+def test_joint_noise_leaves_more_to_learn_at_the_same_epsilon() -> None:
+    """Five hospitals' patients together behind one noise, against each behind its own."""
+    alone = _plan(epsilon=8.0, rounds=60, steps=1)
+    together = _plan(epsilon=8.0, honest=5, **JOINT)
+    assert together.noise_to_signal == pytest.approx(alone.noise_to_signal / 5**0.5)
+
+
+def test_the_evaluation_costs_test_patients_no_more_than_the_study_says() -> None:
+    for found in (_plan(epsilon=8.0), _plan(epsilon=3.0, honest=3, **JOINT)):
+        price = epsilon([Event(found.evaluation_multiplier, 1.0, 1)], found.delta)
+        assert 0.98 * found.epsilon_joint < price <= found.epsilon_joint
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"honest": 3}, {"honest": 1, **JOINT}, {"honest": 6, **JOINT}, {"privacy": "joint", "steps": 2}],
+    ids=["local", "one", "more than there are", "two steps"],
+)
+def test_joint_noise_that_would_not_add_up_is_refused_in_words(bad: dict[str, Any]) -> None:
+    with pytest.raises(BadFile):
+        _plan(epsilon=8.0, **bad)
+
+
+def test_an_epsilon_that_no_noise_reaches_is_refused_with_a_remedy() -> None:
+    with pytest.raises(EpsilonOutOfReach) as caught:
+        _plan(epsilon=1e-4, sample_rate=0.5)
+    assert "larger epsilon" in caught.value.remedy
+
+
+def test_the_joint_plan_is_that_of_the_study_that_would_be_written() -> None:
+    study, _ = new_study(
+        name="films", task="classification", profile="xray", privacy="joint", hospitals=5, patients_hint=300
+    )
+    usual = shipped(task="classification", profile="xray", model=None, classes=2, size=None, privacy="joint")
+    found = plan_privacy(
+        epsilon=8.0,
+        noise_multiplier=None,
+        rounds=usual.rounds,
+        steps=usual.steps,
+        patients=300,
+        hospitals=5,
+        parameters=usual.parameters,
+        privacy="joint",
+    )
+    assert study.privacy.kind == "joint"
+    assert found.noise_multiplier == pytest.approx(study.privacy.noise_multiplier)
+    assert found.sharers == study.privacy.honest_hospitals
+    assert found.evaluation_multiplier == pytest.approx(study.privacy.evaluation_multiplier, abs=0.002)
+    assert found.noise_to_signal == noise_to_signal(study, patients=300, hospitals=5)
+
+
+def test_the_command_prints_a_joint_plan() -> None:
+    shown = _run(
+        "--epsilon", "8", "--privacy", "joint", "--honest", "3", "--patients", "500", "--hospitals", "3"
+    )
+    assert shown.exit_code == 0
+    assert "by each hospital; 3 of 3 must add theirs" in shown.output
+    assert "60 in all" in shown.output
+    assert "8 jointly, counting the noise of 3 hospitals" in shown.output
+    assert "15.9 against everybody" in shown.output
+    assert "test patients pay at most the same" in shown.output
+
+
+@pytest.mark.parametrize(
+    ("patients", "words"), [(4000, "fine"), (70, "usable"), (40, "warning"), (20, "hopeless")]
+)
+def test_the_outlook_is_fine_usable_a_warning_or_a_refusal(patients: int, words: str) -> None:
+    plan = _plan(epsilon=8.0, patients=patients, hospitals=1, parameters=2000)
+    assert plan.lines()[-1].strip().startswith(words)
+
+
+HOPELESS: dict[str, Any] = {
+    "name": "brains",
+    "task": "segmentation",
+    "profile": "mri",
+    "model": "unet3d",
+    "size": (16, 16, 16),
+    "hospitals": 3,
+    "patients_hint": 20,
+}
+
+
+def test_a_study_without_hope_is_not_written_unless_its_author_insists_and_hospitals_see_that() -> None:
+    with pytest.raises(HopelessPlan) as caught:
+        new_study(**HOPELESS)
+    assert "smaller model" in caught.value.remedy
+    insisted, _ = new_study(**HOPELESS, anyway=True)
+    assert insisted.privacy.kind == "local"
+    assert insisted.privacy.despite_noise
+    usual, _ = new_study(**HOPELESS | {"model": None, "patients_hint": 2000}, anyway=True)
+    assert usual.privacy.kind == "local"
+    assert not usual.privacy.despite_noise
+    assert new_study(**HOPELESS, privacy="none")[0].privacy.kind == "none"
+
+
+def test_the_smallest_delta_that_is_usual_follows_the_patients() -> None:
+    study, _ = new_study(
+        name="many", task="classification", profile="xray", hospitals=3, patients_hint=1_000_000
+    )
+    assert study.privacy.kind == "local"
+    assert study.privacy.delta == 1e-7

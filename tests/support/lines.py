@@ -99,7 +99,7 @@ class ReadyDesk:
         study, train = self._world.plan.study, kind is RoundKind.TRAIN
         update = unit(self._index) if train else np.empty(0, np.float32)
         sums = None if train and not study.evaluation.every_round else counts(study, self._index)
-        done.set_result(Contribution(Update(update), sums, 10, None))
+        done.set_result(Contribution(Update(update), sums, 10))
         return done
 
 

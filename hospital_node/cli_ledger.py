@@ -1,0 +1,149 @@
+"""``medveil node ledger``: what this hospital's patients have spent, as its operator looks at it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from hospital_node.settings import Node
+
+if TYPE_CHECKING:
+    from hospital_node.ledger import Ledger
+
+ledger = typer.Typer(help="What this hospital's patients have spent of their privacy budget.")
+console = Console(highlight=False, soft_wrap=True)
+Folder = Annotated[Path, typer.Option("--folder", "-f", help="This node's folder.")]
+DEFAULT = Path("node-data")
+
+
+@ledger.callback(invoke_without_command=True)
+def show_ledger(
+    context: typer.Context,
+    folder: Folder = DEFAULT,
+    rows: Annotated[bool, typer.Option("--rows", help="Also every row, as it was written.")] = False,
+) -> None:
+    """Show study by study what was promised and spent, and what the cap leaves."""
+    context.obj = folder
+    if context.invoked_subcommand is not None:
+        return
+    from hospital_node.ledger import Ledger
+
+    node = Node.load(folder)
+    with copied_ledger(node) as path, Ledger.open(path) as book:
+        if rows:
+            _show_rows(book)
+        _show_studies(book, _study_names(node))
+        _show_totals(book, node)
+
+
+def _study_names(node: Node) -> dict[str, str]:
+    """Plan → name of its study, of every plan that was approved here."""
+    from hospital_node.store import Journal
+
+    if not node.journal.exists():
+        return {}
+    journal = Journal(node.journal)
+    names = {plan.id: plan.study.name for plan, _ in journal.approved()}
+    journal.close()
+    return names
+
+
+def _show_studies(book: Ledger, names: dict[str, str]) -> None:
+    from privacy.dp.ledger import State, charges, total
+
+    table = Table("study", "plan", "patients", "charged", "noise", "epsilon", "if all run")
+    taken = charges(book.rows())
+    for row in book.rows():
+        e = row.entry
+        if e.state is State.REGISTERED:
+            own = [c for c in taken if (c.plan, c.split) == (e.plan, e.split)]
+            each = max(1, own[0].event.steps) if own else None
+            rounds = f"{len(own)} of {e.event.steps // each}" if each else "none"
+            table.add_row(
+                names.get(e.plan, "?"),
+                e.plan[:8],
+                e.split.value,
+                rounds,
+                f"{e.event.noise_multiplier:.4g}",
+                f"{total(own, e.delta, joint=True):.3f}",
+                f"{total([e], e.delta, joint=True):.3f}",
+            )
+    console.print(table)
+
+
+def _show_totals(book: Ledger, node: Node) -> None:
+    from privacy.dp.ledger import State, charges
+
+    dataset, cap = node.settings.dataset, node.settings.policy.epsilon_cap
+    spent, promised = book.spent(dataset), book.committed(dataset)
+    console.print(
+        f"{dataset}: epsilon {spent:.3f} spent, {promised:.3f} promised to approved plans, cap {cap:g} "
+        f"(delta {book.delta(dataset):g}; a patient pays for the own split only)"
+    )
+    for word, own in (
+        ("spent", book.spent(dataset, joint=False)),
+        ("promised", book.committed(dataset, joint=False)),
+    ):
+        if own > (spent if word == "spent" else promised):
+            console.print(f"  {own:.3f} {word} if no other hospital adds its noise")
+    left = book.room(dataset, cap)
+    more = f"one more study of epsilon {left:.3f}" if left > 0 else "no further study"
+    console.print(f"  the cap leaves room for {more}")
+    waiting = sum(e.state is not State.RELEASED for e in charges(book.rows(), dataset))
+    if waiting:
+        console.print(
+            f"  {waiting} charge(s) are being used, or were left open by a crash and are taken up again"
+        )
+
+
+def _show_rows(book: Ledger) -> None:
+    for row in book.rows():
+        e = row.entry
+        where = f"round {e.round} attempt {e.attempt}" if e.round else "whole schedule"
+        console.print(
+            f"{row.number:4} {e.state.value:10} {e.plan[:12]} {e.split.value:5} {where}: "
+            f"noise {e.event.noise_multiplier:.4g} rate {e.event.sample_rate:g} steps {e.event.steps} "
+            f"hash {row.hash[:16]}",
+            markup=False,
+        )
+
+
+@ledger.command()
+def verify(
+    context: typer.Context, folder: Annotated[Path | None, typer.Option("--folder", "-f")] = None
+) -> None:
+    """Check the hash chain of the ledger; names the first bad row, and prints the last row's hash to note."""
+    from hospital_node.ledger import Ledger
+
+    with copied_ledger(Node.load(folder or context.obj)) as path, Ledger.open(path) as book:
+        count = len(book.rows())
+        console.print(f"[bold green]PASSED[/]   {count} rows, the chain is whole.")
+        if book.torn:
+            console.print("         An unfinished row at the end (a crash, or a row in hand) is left out.")
+        if count:
+            console.print(f"         Row {count} has the hash {book.rows()[-1].hash[:16]}.")
+            console.print(f"         Note it: later, 'medveil node ledger --rows' shows it in row {count},")
+            console.print("         or the file was replaced by an older copy.")
+
+
+@contextmanager
+def copied_ledger(node: Node) -> Iterator[Path]:
+    """A copy to look at, so that a running node keeps its lock. Raises: LedgerUnreadable."""
+    from hospital_node.ledger import LedgerUnreadable
+
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "ledger.jsonl"
+        if node.ledger.exists():
+            try:
+                shutil.copyfile(node.ledger, target)
+            except OSError as error:
+                raise LedgerUnreadable(reason=error.strerror or "unknown reason") from error
+        yield target

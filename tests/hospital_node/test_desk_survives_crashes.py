@@ -1,0 +1,243 @@
+"""The desk: a crash at any point costs no charge, and nothing leaves the hospital uncharged."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hospital_node.desk import Contribution, Desk
+from hospital_node.kept import LABEL, Kept
+from hospital_node.ledger import Charge, Ledger
+from hospital_node.splits import Splits, SplitsDamaged
+from hospital_node.training import NoiseCut
+from medveil.identity import Identity, Secret
+from medveil.plan import Plan
+from medveil.rounds import RoundKind
+from medveil.study import Study
+from medveil.tensors import Float32, Update
+from medveil_imaging.models import ModelShape, initial_vector, outputs_for
+from medveil_imaging.patients import PatientImages
+from medveil_imaging.sources.manifest import SiteData
+from privacy.dp.ledger import State, charges
+from privacy.dp.policy import Split, cost
+from world import make_plan
+
+LOCAL = {
+    "kind": "local",
+    "clip_norm": 1.0,
+    "noise_multiplier": 3.0,
+    "evaluation_multiplier": 3.0,
+    "epsilon": 9.0,
+}
+SIZE = (16, 16)
+KEY = Secret(bytes(32))
+
+
+def plan_of(**changes: Any) -> tuple[Plan, Float32]:
+    shape = ModelShape(SIZE, outputs_for("classification", ["a", "b"]))
+    spec, vector = initial_vector("wavelet_head", shape, {"scales": 1, "grid": 2}, seed=1)
+    content: dict[str, Any] = {
+        "name": "desk",
+        "task": "classification",
+        "classes": ("a", "b"),
+        "model": {
+            "name": "wavelet_head",
+            "options": {"scales": 1, "grid": 2},
+            "tensors": spec,
+            "initial_model": "0" * 64,
+        },
+        "transforms": {"profile": "xray", "size": SIZE},
+        "training": {"rounds": 2, "local_steps": 1, "learning_rate": 1.0},
+        "privacy": LOCAL,
+        "secure_aggregation": {"update_clip": 100.0, "max_weight": 100},
+    }
+    study = Study.model_validate(content | changes)
+    return make_plan([Identity.generate(f"hospital-{i}") for i in range(3)], study), vector
+
+
+def patients(prefix: str, count: int) -> tuple[PatientImages, ...]:
+    g = torch.Generator().manual_seed(len(prefix))
+    return tuple(
+        PatientImages(f"{prefix}{i}", torch.randn(1, 1, *SIZE, generator=g), torch.tensor([i % 2]))
+        for i in range(count)
+    )
+
+
+def site(**splits: tuple[PatientImages, ...]) -> SiteData:
+    usual = {"train": patients("t", 6), "val": patients("v", 4), "test": patients("e", 4)} | splits
+    return SiteData("films", **usual, problems=())
+
+
+def work(
+    folder: Path, plan: Plan, vector: Float32, kind: RoundKind, number: int, data: SiteData | None = None
+) -> tuple[Contribution, dict[Split, list[State]]]:
+    """One round in a process of its own; what would leave, and the states of the round's charges by then."""
+    with Ledger.open(folder / "ledger.jsonl") as ledger:
+        ledger.register(plan.study, plan_id=plan.id, dataset="films", cap=20.0)
+        desk = Desk(
+            plan,
+            lambda _: data or site(),
+            ledger,
+            dataset="films",
+            kept=Kept(folder / "unsent.sealed", KEY),
+            splits=Splits(folder / "splits.json"),
+        )
+
+        async def prepared() -> Contribution:
+            return await desk.prepare(number, 1, kind, b"model", vector)
+
+        try:
+            found = asyncio.run(prepared())
+        finally:
+            desk.close()
+        states: dict[Split, list[State]] = {}
+        for entry in charges(ledger.rows(), plan=plan.id):
+            if entry.round == number:
+                states.setdefault(entry.split, []).append(entry.state)
+        return found, states
+
+
+def equal(a: Contribution, b: Contribution) -> bool:
+    same = np.array_equal(a.update.values, b.update.values)
+    return same and (a.sums or {}).keys() == (b.sums or {}).keys() and all(
+        np.array_equal(values, (b.sums or {})[name]) for name, values in (a.sums or {}).items()
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "number"), [(RoundKind.TRAIN, 1), (RoundKind.EVALUATE, 3)])
+def test_wherever_the_node_is_killed_the_round_is_paid_once_and_sent_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: RoundKind, number: int
+) -> None:
+    """The folder as a kill -9 would leave it, copied before and after every step on stable storage."""
+    plan, vector = plan_of()
+    copies: list[Path] = []
+
+    def watched(thing: Any, name: str) -> None:
+        real = getattr(thing, name)
+
+        def step(*arguments: Any) -> Any:
+            for when in ("before", "after"):
+                if when == "after":
+                    result = real(*arguments)
+                copies.append(tmp_path / f"{len(copies)} {when} {name}")
+                shutil.copytree(tmp_path / "node", copies[-1])
+            return result
+
+        monkeypatch.setattr(thing, name, step)
+
+    (tmp_path / "node").mkdir()
+    with monkeypatch.context():
+        watched(Ledger, "_append")
+        watched(Kept, "store")
+        watched(Charge, "end")
+        first, states = work(tmp_path / "node", plan, vector, kind, number)
+    monkeypatch.undo()
+    splits = {Split.TRAIN, Split.VAL} if kind is RoundKind.TRAIN else {Split.TEST}
+    assert states == {split: [State.RELEASED] for split in splits}
+    assert len(copies) > 12
+    resent = 0
+    for folder in [*copies, tmp_path / "node"]:
+        again, states = work(folder, plan, vector, kind, number)
+        assert states == {split: [State.RELEASED] for split in splits}, folder.name
+        kept = folder.name == "node" or copies.index(folder) > [c.name for c in copies].index(
+            next(c.name for c in copies if c.name.endswith("before store"))
+        )
+        assert equal(again, first) == kept, folder.name
+        resent += kept
+        with Ledger.open(folder / "ledger.jsonl") as ledger:
+            assert ledger.spent("films") <= cost(plan.study).epsilon_local
+    assert resent >= 3
+
+
+def test_another_model_for_a_round_that_was_sent_is_new_noise_and_costs_again(tmp_path: Path) -> None:
+    plan, vector = plan_of()
+    work(tmp_path, plan, vector, RoundKind.TRAIN, 1)
+    kept = (tmp_path / "unsent.sealed").read_bytes()
+    (tmp_path / "unsent.sealed").write_bytes(kept[: len(kept) // 2])  # as good as none
+    _, states = work(tmp_path, plan, vector, RoundKind.TRAIN, 1)
+    assert states[Split.TRAIN] == [State.RELEASED] * 2
+
+
+def test_what_is_kept_is_sealed_for_this_node(tmp_path: Path) -> None:
+    own, other = Identity.generate("hospital-a"), Identity.generate("hospital-b")
+    values = np.arange(64, dtype=np.float32) / 7
+    path, made = tmp_path / "unsent.sealed", (Update(values), {"cases": np.array([3.0])})
+    Kept(path, own.secret_for(LABEL)).store("plan 1", made)
+    found = Kept(path, own.secret_for(LABEL)).find("plan 1")
+    assert found is not None
+    assert np.array_equal(found[0].values, values)
+    assert found[1] is not None
+    assert found[1]["cases"].tolist() == [3.0]
+    assert Kept(path, other.secret_for(LABEL)).find("plan 1") is None
+    assert Kept(path, own.secret_for("another-use")).find("plan 1") is None
+    assert values[8:16].tobytes() not in path.read_bytes()
+    assert path.stat().st_mode & 0o077 == 0
+
+
+def test_a_run_that_failed_counts_as_released(tmp_path: Path) -> None:
+    """What somebody can tell from a failure is a release; tried again it would be a choice among noises."""
+    joint = LOCAL | {"kind": "joint", "honest_hospitals": 3}
+    plan, vector = plan_of(
+        privacy=joint, secure_aggregation={"update_clip": 1e-4, "max_weight": 100}, name="cut"
+    )
+    for tries in (1, 2):
+        with pytest.raises(NoiseCut):
+            work(tmp_path, plan, vector, RoundKind.TRAIN, 1)
+        with Ledger.open(tmp_path / "ledger.jsonl") as ledger:
+            paid = [e for e in charges(ledger.rows()) if e.split is Split.TRAIN]
+            assert [e.state for e in paid] == [State.RELEASED] * tries
+    assert not (tmp_path / "unsent.sealed").exists()
+
+
+def test_without_privacy_nothing_is_kept_charged_or_remembered(tmp_path: Path) -> None:
+    plan, vector = plan_of(privacy={"kind": "none"})
+    with Ledger.open(tmp_path / "ledger.jsonl") as ledger:
+        made = Desk(
+            plan,
+            lambda _: site(),
+            ledger,
+            dataset="films",
+            kept=Kept(tmp_path / "unsent.sealed", KEY),
+            splits=Splits(tmp_path / "splits.json"),
+        )
+
+        async def prepared() -> Contribution:
+            return await made.prepare(1, 1, RoundKind.TRAIN, b"model", vector)
+
+        assert asyncio.run(prepared()).sums is not None
+        made.close()
+        assert ledger.rows() == ()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ledger.jsonl"]
+
+
+def test_a_patient_keeps_the_split_of_the_first_private_study(tmp_path: Path) -> None:
+    book = Splits(tmp_path / "splits.json")
+    first, moved = book.keep(site(), dataset="films", splits=[Split.TRAIN, Split.TEST])
+    assert [len(x) for x in (first.train, first.val, first.test)] == [6, 4, 4]
+    assert moved == 0
+    swapped = site(train=patients("t", 6)[:4] + patients("e", 4)[:1], test=patients("e", 4)[1:])
+    later, moved = Splits(tmp_path / "splits.json").keep(
+        swapped, dataset="films", splits=[Split.TRAIN, Split.TEST]
+    )
+    assert [p.patient for p in later.train] == ["t0", "t1", "t2", "t3"]
+    assert moved == 1
+    val_only = site(train=patients("v", 4))  # nothing was released about validation patients yet
+    assert book.keep(val_only, dataset="films", splits=[Split.TRAIN], note=False)[1] == 0
+    assert book.keep(swapped, dataset="others", splits=[Split.TRAIN])[1] == 0
+    text = (tmp_path / "splits.json").read_text()
+    assert not any(f'"{p.patient}"' in text for p in (*site().train, *site().test))
+    assert (tmp_path / "splits.json").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"key": "aa", "datasets": {}}', b'{"datasets": {}}'])
+def test_a_damaged_file_of_splits_stops_the_node_by_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "splits.json").write_bytes(content)
+    with pytest.raises(SplitsDamaged) as caught:
+        Splits(tmp_path / "splits.json").keep(site(), dataset="films", splits=[Split.TRAIN])
+    assert "backup" in caught.value.remedy

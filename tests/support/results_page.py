@@ -1,0 +1,15 @@
+"""One Markdown page of measured figures; every benchmark writes its own part of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def put_section(path: Path, name: str, text: str) -> None:
+    """Put ``text`` between the marks of a section, or behind the page if it has none; the rest stays."""
+    first, last = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    page = path.read_text(encoding="utf-8") if path.exists() else ""
+    before, mark, rest = page.partition(first)
+    after = rest.partition(last)[2] if mark else ""
+    head = before.rstrip() + "\n\n" if before.strip() else ""
+    path.write_text(f"{head}{first}\n{text.strip()}\n{last}\n{after.lstrip()}", encoding="utf-8")
