@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -13,17 +14,21 @@ from starlette.exceptions import HTTPException
 from aggregator.auth import Gatekeeper
 from aggregator.blobs import Blobs
 from aggregator.coordinator import Coordinator
-from aggregator.problems import on_bad_address, on_error
+from aggregator.limits import Gate
+from aggregator.metrics import Metrics
+from aggregator.problems import on_bad_address, on_error, on_fault
 from aggregator.routes import hospitals, people
 from aggregator.routes.desk import Desk
 from aggregator.settings import Settings
-from aggregator.store import Store
+from aggregator.store import NotLeading, Store
 from aggregator.workers import Workers
 from medveil.errors import Error
 from medveil.identity import Identity
 from medveil.log import get_logger
 
 TICK_S = 0.2
+STANDBY_S = 1.0
+"""How often a process that stands by tries to take the lead."""
 log = get_logger()
 
 
@@ -32,19 +37,16 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        store = Store(settings.folder / "aggregator.db")
-        admin = Identity.load("admin", settings.folder / "admin.key")
         workers = Workers(settings.workers)
-        coordinator = Coordinator(store, Blobs(settings.folder), admin_key=admin.public_key, workers=workers)
-        app.state.desk = desk = Desk(store, coordinator, Gatekeeper())
-        loop = asyncio.get_running_loop()
-        coordinator.on_result = lambda: loop.call_soon_threadsafe(desk.hurry)
-        clock = asyncio.create_task(_keep_time(desk))
+        app.state.desk = open_desk(settings, workers)
+        app.state.metrics.show(lambda: app.state.desk.gauges() if app.state.desk else {})
+        keeper = asyncio.create_task(_keep_going(app, settings, workers))
         yield
-        clock.cancel()
+        keeper.cancel()
         with suppress(asyncio.CancelledError):
-            await clock
-        desk.close()
+            await keeper
+        if app.state.desk is not None:
+            app.state.desk.close()
         workers.shutdown()  # what they had in hand is made again after the next start
 
     app = FastAPI(
@@ -55,13 +57,75 @@ def create_app(settings: Settings) -> FastAPI:
             Error: on_error,
             RequestValidationError: on_bad_address,
             HTTPException: on_bad_address,
+            Exception: on_fault,
         },
         docs_url=None,
         redoc_url=None,
     )
+    app.state.metrics = Metrics(tls=settings.folder / "tls", disk=settings.folder)
+    app.add_middleware(Gate, limits=settings.limits, observe=app.state.metrics.request)
     app.include_router(hospitals.router)
     app.include_router(people.router)
+    _describe_senders(app)
     return app
+
+
+def _describe_senders(app: FastAPI) -> None:
+    """Say in the OpenAPI document how a sender shows who it is: all five headers, or a token."""
+    document = app.openapi()
+    document["components"] = document.get("components", {}) | {
+        "securitySchemes": {
+            "signature": {"type": "apiKey", "in": "header", "name": "MedVeil-Signature"},
+            "token": {"type": "http", "scheme": "bearer"},
+        }
+    }
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            if "401" in operation["responses"]:
+                reads = operation.get("tags") == [people.TAG]
+                operation["security"] = [{"signature": []}, *([{"token": []}] if reads else [])]
+
+
+def open_desk(settings: Settings, workers: Workers) -> Desk | None:
+    """Take the lead on the database and read everything from it; None while another process leads.
+
+    Raises: what Store raises.
+    """
+    admin = Identity.load("admin", settings.folder / "admin.key")
+    store = Store(settings.where, admin)
+    try:
+        if not store.lead():
+            store.close()
+            return None
+        blobs = Blobs(settings.folder)
+        blobs.sweep()
+        coordinator = Coordinator(store, blobs, admin_key=admin.public_key, workers=workers)
+    except Exception:
+        store.close()
+        raise
+    return Desk(store, coordinator, Gatekeeper(), settings)
+
+
+async def _keep_going(app: FastAPI, settings: Settings, workers: Workers) -> None:
+    """Lead as long as this process may, then stand by until it may again."""
+    loop = asyncio.get_running_loop()
+    while True:
+        desk: Desk | None = app.state.desk
+        if desk is None:
+            await asyncio.sleep(STANDBY_S)
+            try:
+                app.state.desk = await asyncio.to_thread(open_desk, settings, workers)
+            except Exception as error:  # the database may come back
+                log.error("standby.failed", reason=type(error).__name__)
+            continue
+        log.info("lead.taken")
+        desk.coordinator.on_result = partial(loop.call_soon_threadsafe, desk.hurry)
+        try:
+            await _keep_time(desk)
+        except NotLeading:
+            log.error("lead.lost")
+        app.state.desk = None
+        await asyncio.to_thread(desk.close)
 
 
 async def _keep_time(desk: Desk) -> None:
@@ -69,6 +133,8 @@ async def _keep_time(desk: Desk) -> None:
         try:
             if await desk.run(desk.coordinator.tick):
                 desk.announce()
+        except NotLeading:
+            raise
         except Exception as error:  # nothing may stop the clock of all plans; the tick is tried again
             log.error("tick.failed", reason=type(error).__name__)
         await desk.pause(TICK_S)

@@ -1,18 +1,24 @@
-"""Who is asking: the request's signature against the enrolled keys, and no request twice."""
+"""Who is asking: the request's signature against the enrolled keys, and no request twice.
+
+The signature is checked before the body is read, so that only somebody who is enrolled can make the
+aggregator read much. People may show an API token instead (:mod:`aggregator.tokens`).
+"""
 
 from __future__ import annotations
 
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from aggregator.problems import EncodedBody, TooLarge
+from aggregator.limits import BodyMemory
+from aggregator.problems import TooLarge
 from aggregator.store import Party
 from medveil.errors import RemoteProtocolError
-from medveil.identity import FRESHNESS_S, RequestProof, StaleRequest, verify_request
+from medveil.identity import FRESHNESS_S, RequestProof, StaleRequest, verify_head
 
 
 class UnknownSender(RemoteProtocolError):
@@ -25,6 +31,19 @@ class UnknownSender(RemoteProtocolError):
             what="The sender is not enrolled here.",
             meaning="The request was not looked at.",
             remedy="Enrol first, with a one-time token (hospitals: medveil node enroll TOKEN).",
+        )
+
+
+class Revoked(RemoteProtocolError):
+    """A key that was enrolled and is not welcome any more."""
+
+    code = "revoked"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="The admin has revoked this key.",
+            meaning="Nothing that it signs is looked at any more; nothing was changed.",
+            remedy="Talk to the consortium's admin. A new key needs a new name and a new token.",
         )
 
 
@@ -67,15 +86,17 @@ class Gatekeeper:
         self._seen: set[tuple[str, str]] = set()
         self._order: deque[tuple[float, tuple[str, str]]] = deque()
 
-    def admit(self, party: Party | None, proof: RequestProof, method: str, target: str, body: bytes) -> Party:
-        """The sender, if the request is theirs, fresh and new.
+    def admit(self, party: Party | None, proof: RequestProof, method: str, target: str) -> Party:
+        """The sender, if the request's head is theirs, fresh and new. The body is still to be checked.
 
-        Raises: UnknownSender, BadSignature, StaleRequest, Replayed.
+        Raises: UnknownSender, BadSignature, StaleRequest, Revoked, Replayed.
         """
         if party is None:
             raise UnknownSender()
         now = self._clock()
-        verify_request(party.public_key, proof, method, target, body, now=now)
+        verify_head(party.public_key, proof, method, target, now=now)
+        if party.revoked:
+            raise Revoked()
         if proof.time < self._started:
             raise StaleRequest(theirs=proof.time, ours=int(now))
         self._remember((proof.sender, proof.nonce), now)
@@ -90,25 +111,26 @@ class Gatekeeper:
         self._order.append((now, nonce))
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """The body, refused as soon as it is known to be too large.
+async def read_body(request: Request, limit: int, memory: BodyMemory, leases: ExitStack) -> bytes:
+    """The body, refused as soon as it is known to be too large; read only when there is room for it.
 
-    Raises: TooLarge, EncodedBody, BrokenOff.
+    Raises: TooLarge, Overloaded, BrokenOff.
     """
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise EncodedBody()
-    declared = request.headers.get("content-length", "0")
-    if not (declared.isdecimal() and len(declared) < 20 and int(declared) <= limit):
+    declared = request.headers.get("content-length")
+    if declared is not None and not (declared.isdecimal() and len(declared) < 20 and int(declared) <= limit):
         raise TooLarge(limit=limit)
-    body = bytearray()
+    unknown = limit if "transfer-encoding" in request.headers else 0
+    await memory.take(unknown if declared is None else int(declared), leases)
+    pieces, size = [], 0
     try:
         async for piece in request.stream():
-            body += piece
-            if len(body) > limit:
+            size += len(piece)
+            if size > limit:
                 raise TooLarge(limit=limit)
+            pieces.append(piece)
     except ClientDisconnect as error:
         raise BrokenOff() from error
-    return bytes(body)
+    return b"".join(pieces)
 
 
 def signed_target(request: Request) -> str:

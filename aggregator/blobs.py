@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from aggregator.crashpoints import step
 from medveil.errors import Error, RemoteProtocolError
+
+SCRATCH = ".scratch"
+"""Ending of a file that is being written."""
 
 
 class DamagedBlob(RemoteProtocolError):
@@ -43,27 +48,41 @@ class StorageFailed(Error):
 def write_durably(path: Path, data: bytes | memoryview) -> None:
     """Write, fsync, rename, fsync the folder: after a crash the file is whole or not there.
 
-    Raises: StorageFailed; what is there is then as before.
+    A file whose fsync failed is lost, whatever a second fsync would say: it is removed, and so written anew.
+    Raises: StorageFailed; what was there is then as before, or gone if only the last step failed.
     """
+    scratch = path.with_name(f"{path.name}.{secrets.token_hex(8)}{SCRATCH}")
     try:
-        _write(path, data)
+        _make_folder(path.parent)
+        with open(scratch, "xb") as file:
+            with step("blob.write"):
+                file.write(data)
+                file.flush()
+            with step("blob.sync"):
+                os.fsync(file.fileno())
+        _rename(scratch, path)
     except OSError as error:
+        _remove(scratch)
         raise StorageFailed() from error
 
 
-def _write(path: Path, data: bytes | memoryview) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(path.name + ".part")
-    with open(scratch, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    _rename(scratch, path)
-
-
 def _rename(scratch: Path, path: Path) -> None:
-    os.replace(scratch, path)
-    _sync(path.parent)
+    with step("blob.rename"):
+        os.replace(scratch, path)
+    try:
+        with step("blob.sync-folder"):
+            _sync(path.parent)
+    except OSError:
+        _remove(path)
+        raise
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and its parents, each of them on the disk before anything is put into it."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync(folder.parent)
 
 
 def _sync(path: Path) -> None:
@@ -72,6 +91,11 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
 
 
 class Blobs:
@@ -83,10 +107,8 @@ class Blobs:
         self._uploads = folder / "uploads"
 
     def put_model(self, name: str, data: bytes) -> None:
-        """Keep a model or an optimiser state under its own hash; keeping it twice changes nothing."""
-        path = self._models / name
-        if not path.exists():
-            write_durably(path, data)
+        """Keep a model or an optimiser state under its own hash; keeping it again repairs a damaged one."""
+        write_durably(self._models / name, data)
 
     def model(self, name: str) -> bytes:
         """Read one back. Raises: DamagedBlob if it is not there."""
@@ -100,10 +122,8 @@ class Blobs:
         return _open(self._models / name)
 
     def put_sum(self, name: str, data: bytes) -> None:
-        """Keep what proves a version under its own hash; keeping it twice changes nothing."""
-        path = self._sums / name
-        if not path.exists():
-            write_durably(path, data)
+        """Keep what proves a version under its own hash; keeping it again repairs a damaged one."""
+        write_durably(self._sums / name, data)
 
     def open_sum(self, name: str) -> BinaryIO:
         """The sum behind a version, or its proof. Raises: DamagedBlob if it is not there."""
@@ -154,7 +174,14 @@ class Blobs:
 
     def forget_uploads(self, attempt: str) -> None:
         """Remove an attempt's masked vectors; they are of no use once it is over."""
-        shutil.rmtree(self._uploads / attempt, ignore_errors=True)
+        with step("blob.forget"):
+            shutil.rmtree(self._uploads / attempt, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Remove what a crash has left half written. Only while nobody else writes."""
+        for folder in (self._models, self._sums):
+            for file in folder.glob(f"*{SCRATCH}"):
+                _remove(file)
 
     def _segment(self, attempt: str, hospital: int, number: int) -> Path:
         return self._uploads / attempt / f"{hospital}-{number}"
@@ -169,8 +196,10 @@ def _open(path: Path) -> BinaryIO:
 
 def _keep(draft: Path, path: Path) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _sync(draft)
+        _make_folder(path.parent)
+        with step("blob.sync"):
+            _sync(draft)
         _rename(draft, path)
     except OSError as error:
+        _remove(draft)
         raise StorageFailed() from error

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import json
 import os
 import secrets
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,9 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from aggregator import settings as configuration
+from aggregator.auditlog import Head
+from aggregator.backup import back_up, check, copy_database, restore
 from aggregator.blobs import Blobs
+from aggregator.database import REVISIONS, Database, alone, schema_of
 from aggregator.settings import Settings
-from aggregator.store import Store
+from aggregator.store import Register, Role, Store, UnknownPerson
 from aggregator.tls import make_certificates
 from medveil.errors import BadFile, Error
 from medveil.identity import Identity
@@ -27,10 +35,40 @@ from medveil.study import read_study
 app = typer.Typer(help="For the consortium's admin: run the aggregator, enrol hospitals, open studies.")
 study = typer.Typer(help="Create studies and watch them.")
 app.add_typer(study, name="study")
+people = typer.Typer(help="Who may read what: API tokens of people, and the studies of each researcher.")
+app.add_typer(people, name="people")
+audit = typer.Typer(help="The audit log: who changed what, chained and signed.")
+app.add_typer(audit, name="audit")
 console = Console(highlight=False, soft_wrap=True)
 Folder = Annotated[Path, typer.Option("--folder", "-f", help="The aggregator's folder.")]
 DEFAULT = Path("aggregator-data")
 TOKEN_HOURS = 72.0
+
+
+class NoDatabase(Error):
+    """The database that the settings name is not there."""
+
+    code = "no-database"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="There is no database, or an empty one, where the settings say.",
+            meaning="An aggregator that began anew would know no hospital, so it was not started.",
+            remedy="Check 'database' in aggregator.json, or restore a backup into a new folder.",
+        )
+
+
+class DumpFirst(Error):
+    """A PostgreSQL database is migrated only when there is a dump of it."""
+
+    code = "dump-first"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="This database is to be migrated, and there is no way back but a dump of it.",
+            meaning="Nothing was changed.",
+            remedy="Dump it with pg_dump, then run: medveil aggregator migrate --dumped.",
+        )
 
 
 class NoHospitals(Error):
@@ -74,30 +112,27 @@ def set_up_aggregator(settings: Settings) -> None:
     Identity.generate("admin").save(settings.folder / "admin.key")
     settings.save()
     make_certificates(settings.folder / "tls", settings.names)
-    Store(settings.folder / "aggregator.db").close()
+    open_store(settings).close()
+
+
+def open_store(settings: Settings) -> Store:
+    """The aggregator's store; the admin key signs what is changed in it. Raises: what Store raises."""
+    return Store(settings.where, Identity.load("admin", settings.folder / "admin.key"))
 
 
 @app.command()
 def serve(folder: Folder = DEFAULT) -> None:
     """Run the aggregator until it is told to stop."""
-    import uvicorn
-
     from aggregator.app import create_app
+    from aggregator.connections import run
 
     set_up()
     settings = configuration.load(folder)
+    if schema_of(settings.where) is None:
+        raise NoDatabase()
+    open_store(settings).close()  # what is wrong with it is said now
     get_logger().info("aggregator.starting", port=settings.port)
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        ssl_certfile=str(folder / "tls" / "server.pem"),
-        ssl_keyfile=str(folder / "tls" / "server.key"),
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=5,
-    )
+    run(create_app(settings), settings, folder / "tls")
 
 
 @app.command("enroll-token")
@@ -114,10 +149,206 @@ def enroll_token(
 def new_token(settings: Settings, name: str, role: str) -> str:
     """Make a one-time token and keep its hash."""
     token = secrets.token_hex(24)
-    store = Store(settings.folder / "aggregator.db")
+    store = open_store(settings)
     store.add_token(token, name=name, role=role, expires=time.time() + TOKEN_HOURS * 3600)
     store.close()
     return token
+
+
+@app.command()
+def migrate(
+    folder: Folder = DEFAULT,
+    dumped: Annotated[
+        bool, typer.Option(help="PostgreSQL only: I have a dump of the database as it is now.")
+    ] = False,
+) -> None:
+    """Bring the database of an earlier version up to this one. A copy is made first."""
+    settings = configuration.load(folder)
+    copy = migrate_database(settings, dumped=dumped)
+    console.print("The database has this version's schema.")
+    if copy is not None:
+        console.print(f"  As it was before:  {copy}")
+
+
+def migrate_database(settings: Settings, *, dumped: bool) -> Path | None:
+    """What ``migrate`` does.
+
+    Returns: the copy of the SQLite database as it was; None if nothing was to do, and with PostgreSQL.
+    Raises: UnknownSchema, StillRunning, DumpFirst, StorageFailed.
+    """
+    found, where, copy = schema_of(settings.where), settings.where, None
+    if found == REVISIONS[-1]:
+        return None
+    with alone(where):
+        if isinstance(where, Path):
+            copy = where.with_name(f"{where.name}.before-{REVISIONS[-1]}")
+            copy_database(where, copy)
+        elif found is not None and not dumped:
+            raise DumpFirst()
+    Database.migrated(where).close()
+    open_store(settings).close()  # begins the audit log
+    return copy
+
+
+@app.command("backup")
+def backup_command(
+    target: Annotated[Path, typer.Argument(help="An empty or new folder for the backup.")],
+    folder: Folder = DEFAULT,
+) -> None:
+    """Copy everything that is needed to go on elsewhere. The aggregator may run meanwhile."""
+    head = back_up(configuration.load(folder), target)
+    console.print(f"The backup is in {target}. It holds the admin key: keep it as safe as the folder itself.")
+    if head is None:
+        console.print("  PostgreSQL is not in it: keep it together with the dump made just before.")
+    else:
+        console.print(f"  Head of its audit log:  {head}")
+
+
+@app.command("restore")
+def restore_command(
+    backup: Annotated[Path, typer.Argument(help="A folder made by 'medveil aggregator backup'.")],
+    folder: Folder = DEFAULT,
+) -> None:
+    """Put a backup into a new folder. Check the backup, its audit log and every row on the way."""
+    check(backup)
+    settings = replace(configuration.load(backup), folder=folder)
+    head = restore(backup, settings)
+    console.print(f"Restored into {folder}. Rounds since the backup are lost; open attempts have ended.")
+    console.print(f"  Head of its audit log:  {head}")
+
+
+def revoke(
+    name: Annotated[str, typer.Argument(help="The hospital (or person) to shut out.")],
+    folder: Folder = DEFAULT,
+) -> None:
+    """Refuse everything that this name signs from now on, for ever; a running aggregator knows at once."""
+    with _register(folder) as register:
+        register.revoke(name, now=time.time())
+    console.print(f"{name} is revoked: its requests are refused from now on.")
+
+
+@people.command("add")
+def people_add(
+    name: Annotated[str, typer.Argument(help="The person, or the script that reads for them.")],
+    role: Annotated[Role, typer.Option(help="What the token may read.")],
+    folder: Folder = DEFAULT,
+    days: Annotated[float, typer.Option(min=0.01, max=400, help="When the token expires.")] = 90.0,
+    study: Annotated[list[str], typer.Option(help="A plan that a researcher may read; repeatable.")] = [],  # noqa: B006
+) -> None:
+    """Print a new API token. It is shown this once and kept only as a hash."""
+    from aggregator.tokens import make_token
+
+    with _register(folder) as register:
+        now = time.time()
+        text, kept = make_token(name, role, now=now, expires=now + days * 86_400)
+        register.add_api_token(kept)
+        for plan in study:
+            register.grant(_whole(register, plan), name)
+    typer.echo(text)
+
+
+@people.command("list")
+def people_list(folder: Folder = DEFAULT) -> None:
+    """Print everybody with a key or a token, a line each; never the token itself."""
+    with _register(folder) as register:
+        for party in register.enrolled_keys():
+            shown = f"key {fingerprint(party.public_key)}"
+            _line(register, party.name, party.role, shown, "revoked" if party.revoked else "enrolled")
+        for token in register.api_tokens():
+            until = f"until {time.strftime('%Y-%m-%d', time.gmtime(token.expires))}"
+            state = "revoked" if token.revoked else "expired" if token.expires <= time.time() else until
+            _line(register, token.name, token.role, f"token {token.id}", state)
+
+
+def _line(register: Register, name: str, role: str, shown: str, state: str) -> None:
+    plans = ", ".join(plan[:16] for plan in sorted(register.readable(name)))
+    console.print(f"{name:20} {role:10} {shown:24} {state:16} {'reads ' + plans if plans else ''}".rstrip())
+
+
+@people.command("revoke")
+def people_revoke(
+    name: Annotated[str, typer.Argument(help="The person; all keys and tokens of that name end.")],
+    folder: Folder = DEFAULT,
+    token: Annotated[str, typer.Option(help="End only the token with this id.")] = "",
+) -> None:
+    """End a person's access, or one token of theirs. A running aggregator knows at once."""
+    with _register(folder) as register:
+        if token:
+            register.revoke_api_token(token, name=name, now=time.time())
+        else:
+            register.revoke(name, now=time.time())
+    console.print(f"{name}: {'token ' + token if token else 'everything'} is revoked.")
+
+
+@people.command("grant")
+def people_grant(
+    name: Annotated[str, typer.Argument(help="A researcher.")],
+    plan: Annotated[str, typer.Argument(help="The plan, or its first 8 characters or more.")],
+    folder: Folder = DEFAULT,
+    withdraw: Annotated[bool, typer.Option("--withdraw", help="Take it back instead.")] = False,
+) -> None:
+    """Let a researcher read a study's progress and models."""
+    with _register(folder) as register:
+        change = register.withdraw if withdraw else register.grant
+        change(_whole(register, plan), name)
+    console.print(f"{name} may {'no longer ' if withdraw else ''}read {plan[:16]}.")
+
+
+@contextmanager
+def _register(folder: Path) -> Iterator[Register]:
+    store = open_store(configuration.load(folder))
+    try:
+        yield Register(store)
+    finally:
+        store.close()
+
+
+def _whole(register: Register, plan: str) -> str:
+    """The one plan whose id starts like this. Raises: UnknownPerson."""
+    found = [p for p in register.plan_ids() if p.startswith(plan)] if len(plan) >= 8 else []
+    if len(found) != 1:
+        raise UnknownPerson(name=plan)
+    return found[0]
+
+
+@audit.command("verify")
+def audit_verify(
+    folder: Folder = DEFAULT,
+    head: Annotated[
+        list[str], typer.Option(help="A head that somebody else has seen (NUMBER:HASH); repeatable.")
+    ] = [],  # noqa: B006
+) -> None:
+    """Check every audit entry, and every row of the database against the log."""
+    store = open_store(configuration.load(folder))
+    try:
+        newest = store.verify_log([Head.parse(h) for h in head])
+    finally:
+        store.close()
+    console.print("The audit log is whole, and the database holds what it says. Its head:")
+    console.print(f"  {newest}")
+
+
+@audit.command("show")
+def audit_show(
+    folder: Folder = DEFAULT,
+    last: Annotated[int, typer.Option(help="How many entries, the newest ones.", min=1)] = 50,
+) -> None:
+    """Print the newest audit entries as JSON lines (to be kept elsewhere, or to be searched)."""
+    store = open_store(configuration.load(folder))
+    try:
+        for entry in store.entries(max(0, store.head.number - last)):
+            told = {
+                "number": entry.number,
+                "time": dt.datetime.fromtimestamp(entry.time_ms / 1000, dt.UTC).isoformat(),
+                "actor": entry.actor,
+                "action": entry.action,
+                "subject": entry.subject,
+                **entry.details,
+                "hash": entry.hash.hex(),
+            }
+            typer.echo(json.dumps(told))
+    finally:
+        store.close()
 
 
 @study.command("create")
@@ -128,9 +359,12 @@ def study_create(
     hospital: Annotated[
         list[str], typer.Option(help="A hospital of the roster; repeatable. All enrolled ones if left out.")
     ] = [],  # noqa: B006
+    researcher: Annotated[
+        list[str], typer.Option(help="Who may read it; repeatable. All researchers if left out.")
+    ] = [],  # noqa: B006
 ) -> None:
     """Turn a study file into a plan: study and roster, signed by the admin, waiting for approvals."""
-    plan = create_plan(configuration.load(folder), file, initial, hospital)
+    plan = create_plan(configuration.load(folder), file, initial, hospital, researcher)
     console.print(f"Plan {plan.id}")
     console.print(f"  Read this to each hospital by telephone:  {fingerprint(plan.hash)}")
     table = Table("index", "hospital", "key fingerprint")
@@ -140,10 +374,12 @@ def study_create(
     console.print(f"It starts when {plan.approvals_needed} hospitals have approved it.")
 
 
-def create_plan(settings: Settings, file: Path, initial: Path, hospitals: list[str]) -> Plan:
-    """What ``study create`` does.
+def create_plan(
+    settings: Settings, file: Path, initial: Path, hospitals: list[str], researchers: Sequence[str] = ()
+) -> Plan:
+    """What ``study create`` does; hospitals and researchers are all there are if left out.
 
-    Raises: BadFile, BadStrategy, NoHospitals, WrongInitialModel, AlreadyThere.
+    Raises: BadFile, BadStrategy, NoHospitals, WrongInitialModel, AlreadyThere, UnknownPerson.
     """
     from aggregator.versions import first_version
     from medveil.strategies import strategy_of
@@ -152,9 +388,13 @@ def create_plan(settings: Settings, file: Path, initial: Path, hospitals: list[s
     parsed = read_study(file)
     check_policy(parsed)
     strategy_of(parsed)
-    store = Store(settings.folder / "aggregator.db")
+    store = open_store(settings)
     try:
-        enrolled = {n: p for n, p in store.parties().items() if p.role == "hospital"}
+        register = Register(store)
+        enrolled = {p.name: p for p in register.enrolled_keys() if p.role == "hospital" and not p.revoked}
+        readers = list(researchers) or register.researchers()
+        for name in set(readers) - set(register.researchers()):
+            raise UnknownPerson(name=name)
         names = hospitals or sorted(enrolled)
         missing = sorted(set(names) - set(enrolled))
         if missing or not names:
@@ -170,6 +410,8 @@ def create_plan(settings: Settings, file: Path, initial: Path, hospitals: list[s
         admin = Identity.load("admin", settings.folder / "admin.key")
         first = first_version(plan, data, Blobs(settings.folder))
         store.add_plan(plan, admin.sign("create-plan", plan.hash), first, time.time())
+        for name in readers:
+            register.grant(plan.id, name)
         return plan
     finally:
         store.close()
@@ -178,7 +420,7 @@ def create_plan(settings: Settings, file: Path, initial: Path, hospitals: list[s
 @study.command("status")
 def study_status(folder: Folder = DEFAULT) -> None:
     """Print every plan with its rounds, survivors and failures."""
-    store = Store(configuration.load(folder).folder / "aggregator.db")
+    store = open_store(configuration.load(folder))
     for plan, _, finished in store.plans():
         approved = store.approvals(plan.id)
         state = "finished" if finished else "running" if len(approved) >= plan.approvals_needed else "waiting"

@@ -17,7 +17,7 @@ from aggregator.problems import NotFound
 from aggregator.runs import Attempt, Publication, Run, UnmaskingLost, WrongRound
 from aggregator.store import AttemptKey, Store
 from aggregator.unmasking import Summing, WrongLength, segment_lengths, sum_segment
-from aggregator.versions import Made, Making, Step, make, now
+from aggregator.versions import Made, Making, Step, make, now, sum_and_make
 from aggregator.workers import Failure, Inline
 from aggregator.workers import attempt as attempt_job
 from medveil.errors import Error
@@ -40,6 +40,8 @@ CLOSE = "close"
 EARLY = (Phase.ADVERTISE, Phase.SHARE, Phase.COMMIT)
 """Phases in which nothing masked has been sent: failing here costs nobody anything."""
 MAX_EARLY_FAILURES = 20
+TOGETHER = 1
+"""Sums of so many segments and their models are one job, for one worker."""
 MAX_LOST = 3
 """Times a sum is handed to the workers again when they end without a result."""
 
@@ -161,7 +163,7 @@ class Coordinator:
         state = server.receive(current.state, message)
         if isinstance(message, Upload):
             self._check_upload(current, message)
-        self._record(current, kind, body, state)
+        self._record(current, kind, body, state, actor=name)
 
     def take_segment(
         self, plan_id: str, name: str, number: int, attempt: int, segment: int, data: bytes
@@ -256,6 +258,15 @@ class Coordinator:
                     self._blobs.forget_uploads(AttemptKey(plan.id, row["round"], row["attempt"]).folder)
             self._runs[plan.id] = run
 
+    def start_over(self) -> None:
+        """Forget what is remembered of the plans and read it from the store, as after a restart.
+
+        Needed when a commit may or may not have happened. Raises: StorageFailed; then it is still needed.
+        """
+        self._runs.clear()
+        self.reload()
+        self._store.settled()
+
     def tick(self) -> bool:
         """Close what is complete or overdue and open what is next; whether anything changed."""
         before = [r.token for r in self._runs.values()]
@@ -345,7 +356,7 @@ class Coordinator:
         """
         try:
             if attempt.publication is None:
-                attempt.publication = Publication(self._clock(), self._sum(attempt))
+                attempt.publication = self._begin(run, attempt)
             parts = attempt.publication.parts
             if not all(part.done() for part in parts):
                 return
@@ -373,14 +384,16 @@ class Coordinator:
             attempt.phases["aggregate"] = self._clock() - attempt.publication.started
             self._store_result(run, attempt, made)
 
-    def _sum(self, attempt: Attempt) -> list[Future[Failure | None]]:
-        state = attempt.state
+    def _begin(self, run: Run, attempt: Attempt) -> Publication:
+        state, words, started = attempt.state, attempt.params.words, self._clock()
         # The last phase has closed with a threshold of answers; that number is enough to unmask.
         removal = server.masks_to_remove(replace(state, phase=Phase.UNMASK))
-        words = attempt.params.words
         uploads = {i: state.uploaded[i].segments for i in state.survivors}
         job = Summing(self._blobs, attempt.key.folder, words, uploads, tuple(removal))
-        return [self._submit(sum_segment, job, number) for number in range(len(segment_lengths(words)))]
+        segments = len(segment_lengths(words))
+        if segments <= TOGETHER:
+            return Publication(started, [], self._submit(sum_and_make, job, self._making(run, attempt)))
+        return Publication(started, [self._submit(sum_segment, job, number) for number in range(segments)])
 
     def _making(self, run: Run, attempt: Attempt) -> Making:
         state, step = attempt.state, None
@@ -392,7 +405,7 @@ class Coordinator:
                 transcript=state.transcript,
                 members=state.committed,
                 survivors=state.survivors,
-                agreements=tuple(state.agreed[i] for i in sorted(state.agreed)),
+                signatures={i: message.signature for i, message in state.agreed.items()},
                 sum_hash=bytes(32),
             )
             step = Step(parent.model, optimiser, parent.number + 1, proof)
@@ -519,8 +532,16 @@ class Coordinator:
         for number, digest in enumerate(message.segments):
             self._blobs.segment(attempt.key.folder, message.sender, number, digest)
 
-    def _record(self, attempt: Attempt, kind: str, body: bytes, state: server.ServerState) -> None:
-        self._store.add_event(attempt.key, attempt.events, kind, body)
+    def _record(
+        self,
+        attempt: Attempt,
+        kind: str,
+        body: bytes,
+        state: server.ServerState,
+        *,
+        actor: str = "aggregator",
+    ) -> None:
+        self._store.add_event(attempt.key, attempt.events, kind, body, actor=actor)
         attempt.events += 1
         if state.phase is not attempt.state.phase:
             now = self._clock()

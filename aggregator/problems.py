@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 from fastapi import Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -10,27 +13,43 @@ from medveil.errors import Error
 from medveil.log import get_logger
 
 STATUS = {
+    "ambiguous-length": 400,
     "broken-off": 400,
+    "malformed-request": 400,
     "bad-signature": 401,
+    "bad-token": 401,
     "stale-request": 401,
     "unknown-sender": 401,
     "replayed-request": 409,
     "not-allowed": 403,
+    "revoked": 403,
     "token-refused": 403,
+    "wrong-certificate": 403,
     "not-a-member": 403,
     "not-found": 404,
     "already-there": 409,
     "wrong-round": 409,
     "out-of-phase": 409,
     "conflicting-message": 409,
+    "too-slow": 408,
     "too-large": 413,
+    "target-too-long": 414,
+    "head-too-large": 431,
+    "too-many-requests": 429,
     "wrong-length": 422,
     "bad-message": 422,
+    "bad-certificate-request": 422,
     "damaged-blob": 422,
     "encoded-body": 415,
     "method-not-allowed": 405,
+    "internal": 500,
+    "not-ready": 503,
+    "overloaded": 503,
     "storage-failed": 503,
+    "not-leading": 503,
 }
+METHODS = frozenset("GET HEAD POST PUT PATCH DELETE OPTIONS".split())
+RETRY_AFTER_S = 2
 log = get_logger()
 
 
@@ -112,6 +131,126 @@ class MethodNotAllowed(Error):
         )
 
 
+class MalformedRequest(Error):
+    """Bytes that are no HTTP request."""
+
+    code = "malformed-request"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="This is no valid HTTP request.",
+            meaning="The connection is closed; nothing was changed.",
+            remedy="Check what stands between the node and the aggregator.",
+        )
+
+
+class AmbiguousLength(Error):
+    """A request that says twice how long it is: two programs could read two different requests."""
+
+    code = "ambiguous-length"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="The request states the length of its body more than once.",
+            meaning="It was not read.",
+            remedy="Send one Content-Length, or one Transfer-Encoding.",
+        )
+
+
+class HeadTooLarge(Error):
+    """Too many headers, or too large ones."""
+
+    code = "head-too-large"
+
+    def __init__(self, *, limit: int) -> None:
+        super().__init__(
+            what=f"The request has too many headers, or more than {limit} bytes of them.",
+            meaning="It was not read.",
+            remedy="Send the headers that the protocol needs and no others; look at proxies in between.",
+        )
+
+
+class TargetTooLong(Error):
+    """An address that no route has."""
+
+    code = "target-too-long"
+
+    def __init__(self, *, limit: int) -> None:
+        super().__init__(
+            what=f"The address of the request is longer than {limit} bytes.",
+            meaning="It was not read.",
+            remedy="Check that node and aggregator run the same version of MedVeil.",
+        )
+
+
+class TooSlow(Error):
+    """Headers or a body that came too slowly."""
+
+    code = "too-slow"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="The request came too slowly and was cut off.",
+            meaning="Nothing of it was used, so that slow senders cannot use up all connections.",
+            remedy="Check the line. A body needs 16 KiB per second on average.",
+        )
+
+
+class TooManyRequests(Error):
+    """One sender asks for more than its share."""
+
+    code = "too-many-requests"
+
+    def __init__(self, *, retry_after_s: float) -> None:
+        super().__init__(
+            what="This sender has too many requests in hand, or sent too many in a short time.",
+            meaning="This one was not looked at; other senders are not affected.",
+            remedy="Wait for the time in Retry-After. Nodes do so by themselves.",
+        )
+        self.retry_after_s = retry_after_s
+
+
+class Overloaded(Error):
+    """All senders together ask for more than the aggregator can take."""
+
+    code = "overloaded"
+    retry_after_s = 2.0
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="The aggregator has no room for another request at the moment.",
+            meaning="It was not looked at.",
+            remedy="Wait for the time in Retry-After. Nodes do so by themselves.",
+        )
+
+
+class NotReady(Error):
+    """A part that the aggregator needs does not work."""
+
+    code = "not-ready"
+    retry_after_s = 5.0
+
+    def __init__(self, *, parts: tuple[str, ...]) -> None:
+        super().__init__(
+            what=f"These parts do not work: {', '.join(parts)}.",
+            meaning="Requests that change something are likely to fail; what was acknowledged is safe.",
+            remedy="Check that the disk is neither full nor failing, and read the aggregator's log.",
+        )
+
+
+class Internal(Error):
+    """A fault of the aggregator itself."""
+
+    code = "internal"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="The aggregator met a fault of its own.",
+            meaning="The request may or may not have been carried out; repeating it is safe.",
+            remedy="The admin finds the fault in the aggregator's log; please report it.",
+        )
+
+
 def problem(error: Error) -> JSONResponse:
     """The public text of an error."""
     status = STATUS.get(error.code, 422)
@@ -122,7 +261,47 @@ def problem(error: Error) -> JSONResponse:
         "detail": f"{error.meaning} {error.remedy}",
         "code": error.code,
     }
-    return JSONResponse(content, status_code=status, media_type="application/problem+json")
+    headers = {}
+    if status in (429, 503):
+        headers["Retry-After"] = str(max(1, math.ceil(getattr(error, "retry_after_s", RETRY_AFTER_S))))
+    if status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="medveil"'
+    return JSONResponse(content, status_code=status, headers=headers, media_type="application/problem+json")
+
+
+ALWAYS = (400, 404, 414, 415, 422, 431, 500, 503)
+"""Statuses that any address may answer."""
+SIGNED = (401, 403, 408, 413, 429)
+"""Further ones of addresses that ask who is there."""
+CONFLICT = (409,)
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What a route may answer besides success, for its entry in the OpenAPI document."""
+    schema = {
+        "type": "object",
+        "required": ["type", "title", "status", "detail", "code"],
+        "properties": {
+            "type": {"type": "string"},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {"type": "string"},
+            "code": {"type": "string", "enum": [*sorted(STATUS), "bad-request"]},
+        },
+    }
+    content = {"application/problem+json": {"schema": schema}}
+    return {
+        s: {
+            "description": ", ".join(k for k, v in STATUS.items() if v == s) or "bad-request",
+            "content": content,
+        }
+        for s in sorted({*statuses, *ALWAYS})
+    }
+
+
+def known_method(method: str) -> str:
+    """A method that may be logged and counted: what senders make up is not repeated."""
+    return method if method in METHODS else "other"
 
 
 async def on_error(request: Request, error: Exception) -> JSONResponse:
@@ -130,7 +309,12 @@ async def on_error(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, Error):
         raise error
     route = request.scope.get("route")
-    log.info("request.refused", code=error.code, route=getattr(route, "path", "?"), method=request.method)
+    log.info(
+        "request.refused",
+        code=error.code,
+        route=getattr(route, "path", "?"),
+        method=known_method(request.method),
+    )
     return problem(error)
 
 
@@ -138,4 +322,13 @@ async def on_bad_address(request: Request, error: Exception) -> JSONResponse:
     """What the web framework itself refuses, in the same form; it never repeats what was sent."""
     status = error.status_code if isinstance(error, HTTPException) else 422
     known: dict[int, Error] = {404: NotFound(), 405: MethodNotAllowed()}
-    return await on_error(request, known.get(status, BadRequest()))
+    answer = await on_error(request, known.get(status, BadRequest()))
+    allowed = error.headers if isinstance(error, HTTPException) else None
+    if allowed and "Allow" in allowed:
+        answer.headers["Allow"] = allowed["Allow"]
+    return answer
+
+
+async def on_fault(request: Request, error: Exception) -> JSONResponse:
+    """A fault of our own, in the same form; the web framework raises it again for the log."""
+    return problem(Internal())

@@ -3,18 +3,55 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+import os
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from medveil.errors import BadFile
 
+DATABASE_VARIABLE = "MEDVEIL_DATABASE"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """All limits in one place; ``aggregator.json`` may change them under ``limits``."""
+
+    connections: int = 2_000
+    """Open connections; the next one is answered 503."""
+    handshake_s: float = 10.0
+    head_s: float = 10.0
+    """Time from the first byte of a request (or from the connection) to the end of its headers."""
+    stall_s: float = 10.0
+    """What a body, and a reader of an answer, may take beyond ``size / bytes_per_s``."""
+    bytes_per_s: int = 16_384
+    """Least average speed of a body and of the reader of an answer (131 kbit/s)."""
+    linger_s: float = 2.0
+    """How long a refused sender may go on reading our answer or sending what nobody wants."""
+    idle_s: float = 65.0
+    """How long a connection may stay open between requests; longer than nginx keeps its own (60 s)."""
+    grace_s: float = 4.0
+    """After SIGTERM: who is still sending by then is cut off."""
+    headers: int = 64
+    header_bytes: int = 16_384
+    target_bytes: int = 2_048
+    body_memory: int = 192 * 2**20
+    """Bodies in memory at one time, all senders together; further ones wait outside."""
+    body_wait_s: float = 20.0
+    requests_per_s: float = 50.0
+    """Requests of one sender, on average; ``burst`` at once."""
+    burst: int = 200
+    parallel: int = 16
+    """Requests of one sender in hand at one time, long polls included."""
+    newcomers_per_s: float = 5.0
+    """Tries to enrol, all newcomers together."""
+
 
 @dataclass(frozen=True)
 class Settings:
-    """One aggregator: its folder and its address.
+    """One aggregator: its folder, its database and its address.
 
-    The folder holds ``aggregator.json`` (these settings), ``admin.key``, ``tls/``, ``aggregator.db``,
-    ``models/`` and ``uploads/``.
+    The folder holds ``aggregator.json`` (these settings), ``admin.key``, ``tls/``, ``aggregator.db`` (unless
+    the database is elsewhere), ``models/`` and ``uploads/``.
     """
 
     folder: Path
@@ -22,8 +59,18 @@ class Settings:
     port: int = 8443
     names: tuple[str, ...] = ("localhost", "127.0.0.1")
     """DNS names and addresses in the server's certificate."""
+    client_certificates: bool = False
+    """Whether hospitals must show a TLS client certificate as well (see :mod:`aggregator.tls`)."""
+    limits: Limits = Limits()
     workers: int = 0
     """Most processes that unmask sums; 0 stands for one for each core."""
+    database: str = field(default="", repr=False)
+    """URL of a PostgreSQL database; empty for SQLite in the folder. It may hold a password."""
+
+    @property
+    def where(self) -> Path | str:
+        """The database: the URL in the environment, else the one set here, else the file in the folder."""
+        return os.environ.get(DATABASE_VARIABLE) or self.database or self.folder / "aggregator.db"
 
     @property
     def url(self) -> str:
@@ -33,6 +80,7 @@ class Settings:
     def save(self) -> None:
         """Write ``aggregator.json``."""
         values = {k: v for k, v in asdict(self).items() if k != "folder"}
+        values["limits"] = {k: v for k, v in values["limits"].items() if v != getattr(Limits, k)}
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (self.folder / "aggregator.json").write_text(json.dumps(values, indent=2) + "\n")
 
@@ -53,6 +101,9 @@ def load(folder: Path) -> Settings:
             host=values["host"],
             port=int(values["port"]),
             names=tuple(values["names"]),
+            client_certificates=bool(values.get("client_certificates", False)),
+            limits=Limits(**values.get("limits", {})),
+            database=str(values.get("database", "")),
             workers=int(values.get("workers", 0)),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -1,109 +1,40 @@
-"""The aggregator's database: the only place with SQL. Each method is one transaction.
-
-SQLite keeps its rollback journal with ``synchronous=FULL``: what was acknowledged is on the disk.
-"""
+"""What the aggregator keeps in its database. Each method is one transaction; only here is SQL written."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from aggregator.blobs import StorageFailed
+from aggregator.auditlog import NOTHING, Detail, Entry, Head, Reckoning, checked, row_digest, seal
+from aggregator.database import REVISIONS, Database
+from aggregator.tables import (
+    API_TOKENS,
+    APPROVALS,
+    ATTEMPTS,
+    AUDIT,
+    EVENTS,
+    META,
+    PARTIES,
+    PLANS,
+    READERS,
+    REVOCATIONS,
+    SETTINGS,
+    TOKENS,
+    VERSIONS,
+)
 from medveil.errors import Error
+from medveil.identity import Identity
 from medveil.ids import canonical
 from medveil.plan import Plan
 from medveil.rounds import ModelVersion
-
-SCHEMA_VERSION = 1
-META = sa.MetaData()
-SETTINGS = sa.Table(
-    "settings",
-    META,
-    sa.Column("key", sa.String, primary_key=True),
-    sa.Column("value", sa.String, nullable=False),
-)
-TOKENS = sa.Table(
-    "tokens",
-    META,
-    sa.Column("hash", sa.String, primary_key=True),
-    sa.Column("name", sa.String, nullable=False),
-    sa.Column("role", sa.String, nullable=False),
-    sa.Column("expires", sa.Float, nullable=False),
-    sa.Column("used", sa.Boolean, nullable=False, default=False),
-)
-PARTIES = sa.Table(
-    "parties",
-    META,
-    sa.Column("name", sa.String, primary_key=True),
-    sa.Column("role", sa.String, nullable=False),
-    sa.Column("public_key", sa.LargeBinary, nullable=False, unique=True),
-    sa.Column("enrolled", sa.Float, nullable=False),
-)
-PLANS = sa.Table(
-    "plans",
-    META,
-    sa.Column("id", sa.String, primary_key=True),
-    sa.Column("plan", sa.String, nullable=False),
-    sa.Column("admin_signature", sa.LargeBinary, nullable=False),
-    sa.Column("created", sa.Float, nullable=False),
-    sa.Column("finished", sa.Boolean, nullable=False, default=False),
-)
-APPROVALS = sa.Table(
-    "approvals",
-    META,
-    sa.Column("plan", sa.String, sa.ForeignKey("plans.id"), primary_key=True),
-    sa.Column("name", sa.String, primary_key=True),
-    sa.Column("signature", sa.LargeBinary, nullable=False),
-)
-ATTEMPTS = sa.Table(
-    "attempts",
-    META,
-    sa.Column("plan", sa.String, sa.ForeignKey("plans.id"), primary_key=True),
-    sa.Column("round", sa.Integer, primary_key=True),
-    sa.Column("attempt", sa.Integer, primary_key=True),
-    sa.Column("kind", sa.String, nullable=False),
-    sa.Column("model", sa.String, nullable=False),
-    sa.Column("opened", sa.Float, nullable=False),
-    sa.Column("outcome", sa.String),
-    sa.Column("report", sa.JSON),
-)
-EVENTS = sa.Table(
-    "events",
-    META,
-    sa.Column("plan", sa.String, primary_key=True),
-    sa.Column("round", sa.Integer, primary_key=True),
-    sa.Column("attempt", sa.Integer, primary_key=True),
-    sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("kind", sa.String, nullable=False),
-    sa.Column("body", sa.LargeBinary, nullable=False),
-)
-VERSIONS = sa.Table(
-    "versions",
-    META,
-    sa.Column("plan", sa.String, sa.ForeignKey("plans.id"), primary_key=True),
-    sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("version", sa.JSON, nullable=False),
-    sa.Column("state", sa.JSON, nullable=False),
-)
-
-
-class UnknownSchema(Error):
-    """The database was written by another version."""
-
-    code = "unknown-schema"
-
-    def __init__(self, *, found: str) -> None:
-        super().__init__(
-            what=f"The database has schema version {found}; this program knows {SCHEMA_VERSION}.",
-            meaning="It was not opened, so nothing in it was changed.",
-            remedy="Run the version of MedVeil that wrote it, or migrate it.",
-        )
 
 
 class TokenRefused(Error):
@@ -139,6 +70,7 @@ class Party:
     name: str
     role: str
     public_key: bytes
+    revoked: bool = False
 
 
 @dataclass(frozen=True)
@@ -160,61 +92,163 @@ class AttemptKey:
         return f"{self.plan[:16]}-{self.round}-{self.attempt}"
 
 
-class Store:
-    """All durable state but the blobs; opening it creates or checks the schema.
+class NotLeading(Error):
+    """Another process of this consortium has the lead."""
 
-    Raises: UnknownSchema; every method raises StorageFailed if the disk does not take or give what it should.
+    code = "not-leading"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="This aggregator process does not lead at the moment.",
+            meaning="Another one on the same database does, or is about to; nothing was changed here.",
+            remedy="Nothing to do: nodes come back, and the proxy in front finds the process that leads.",
+        )
+
+
+class _Change:
+    """One write transaction. Rows can be changed only together with their audit entries."""
+
+    def __init__(self, tx: sa.Connection, signer: Identity, time_ms: int, actor: str) -> None:
+        self.tx, self._signer, self._time_ms, self._actor = tx, signer, time_ms, actor
+        self.head: Head | None = None
+        self.select = tx.execute
+
+    def insert(self, table: sa.Table, values: Mapping[str, Any], action: str, **details: Detail) -> None:
+        """A new row and its entry."""
+        self.tx.execute(table.insert().values(**values))
+        self.add(action, _subject(table, values), row=row_digest(values[c.name] for c in table.c), **details)
+
+    def update(
+        self,
+        table: sa.Table,
+        key: Mapping[str, Any],
+        values: Mapping[str, Any],
+        action: str,
+        **details: Detail,
+    ) -> None:
+        """Changed columns of a row and their entry."""
+        self.tx.execute(table.update().where(*_at(table, key)).values(**values))
+        row = self.tx.execute(sa.select(table).where(*_at(table, key))).one()
+        self.add(action, _subject(table, row._mapping), row=row_digest(row), **details)
+
+    def forget_events(self, key: AttemptKey) -> None:
+        """Remove an attempt's messages; the entry "attempt.ended" stands for that."""
+        self.tx.execute(EVENTS.delete().where(*_at(EVENTS, key.where)))
+
+    def add(self, action: str, subject: str, **details: Detail) -> None:
+        """One more audit entry."""
+        entry = seal(
+            self._signer,
+            self.head or _head(self.tx),
+            time_ms=self._time_ms,
+            actor=self._actor,
+            action=action,
+            subject=subject,
+            details=details,
+        )
+        self.tx.execute(AUDIT.insert().values(**asdict(entry)))
+        self.head = entry.head
+
+
+class Store:
+    """All durable state but the blobs.
+
+    Args:
+        where: the SQLite file, or the URL of a PostgreSQL database; an empty one gets its tables.
+        signer: the admin's identity, which signs the audit log.
+        wall_clock: Unix seconds, for the audit log.
+    Raises: UnusableDatabase, UnknownSchema, OldSchema; every method raises StorageFailed if the database does
+        not take or give what it should, and NotLeading if this process had the lead and has lost it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
-        sa.event.listen(self._engine, "connect", _durable)
-        META.create_all(self._engine)
-        with self._engine.begin() as tx:
-            tx.execute(
-                sa.text("INSERT OR IGNORE INTO settings VALUES ('schema', :v)"), {"v": str(SCHEMA_VERSION)}
-            )
-            found = tx.execute(sa.select(SETTINGS.c.value).where(SETTINGS.c.key == "schema")).scalar_one()
-        if found != str(SCHEMA_VERSION):
-            raise UnknownSchema(found=found)
+    def __init__(
+        self, where: Path | str, signer: Identity, *, wall_clock: Callable[[], float] = time.time
+    ) -> None:
+        self._database = Database(where)
+        self._signer, self._wall_clock = signer, wall_clock
+        self._lead: str | None = None
+        with self._database.read() as tx:
+            self._head = _head(tx)
+        if self._head == NOTHING:
+            self._begin_log()
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether a commit may or may not have happened; :meth:`settled` ends it."""
+        return self._database.in_doubt
+
+    def settled(self) -> None:
+        """The caller has read everything again."""
+        self._database.in_doubt = False
+
+    @property
+    def head(self) -> Head:
+        """Head of the audit log after this process's last change."""
+        return self._head
 
     def close(self) -> None:
-        """Give the database file back."""
-        self._engine.dispose()
+        """Give the database back, and the lead."""
+        self._database.close()
 
     @contextmanager
-    def _write(self) -> Iterator[sa.Connection]:
-        try:
-            with self._engine.begin() as tx:
-                yield tx
-        except sa.exc.OperationalError as error:  # disk full, locked for too long, I/O error
-            raise StorageFailed() from error
+    def _change(self, name: str, actor: str) -> Iterator[_Change]:
+        """One transaction with its audit entries; refused when another process has taken the lead."""
+        with self._database.write(name) as tx:
+            if self._lead is not None and _lead(tx) != self._lead:
+                raise NotLeading()
+            change = _Change(tx, self._signer, int(self._wall_clock() * 1000), actor)
+            yield change
+        self._head = change.head or self._head
 
-    @contextmanager
-    def _read(self) -> Iterator[sa.Connection]:
-        try:
-            with self._engine.connect() as tx:
-                yield tx
-        except sa.exc.OperationalError as error:
-            raise StorageFailed() from error
+    def _begin_log(self) -> None:
+        with self._change("begin_log", "aggregator") as change:
+            if _head(change.tx) != NOTHING:
+                return  # another process was faster
+            change.add("log.begun", "audit", schema=REVISIONS[-1])
+            for table in (t for t in META.sorted_tables if t is not AUDIT):
+                for row in change.select(sa.select(table).order_by(*table.primary_key)).all():
+                    change.add("row.taken-over", _subject(table, row._mapping), row=row_digest(row))
+
+    def lead(self) -> bool:
+        """Try to become the one process that coordinates on this database; whether it is now.
+
+        The lead ends with the process or its connection. Another one that takes it changes a number in the
+        database, and every later change of this process is refused.
+        """
+        if not self._database.try_lead():
+            return False
+        self._lead = None
+        with self._change("lead", "aggregator") as change:
+            number = str(int(_lead(change.tx)) + 1)
+            change.update(SETTINGS, {"key": "lead"}, {"value": number}, "lead.taken", lead=int(number))
+        self._lead = number
+        return True
+
+    def check_lead(self) -> None:
+        """Raises: NotLeading if this process had the lead and another one has taken it since."""
+        if self._lead is None:
+            return
+        with self._database.read() as tx:
+            if _lead(tx) != self._lead:
+                raise NotLeading()
+        self._database.try_lead()  # the lock may have gone with a broken connection
 
     def add_token(self, token: str, *, name: str, role: str, expires: float) -> None:
         """Remember the hash of a one-time token."""
-        with self._write() as tx:
-            tx.execute(
-                TOKENS.insert().values(hash=_hash(token), name=name, role=role, expires=expires, used=False)
-            )
+        values = {"hash": _hash(token), "name": name, "role": role, "expires": expires, "used": False}
+        with self._change("add_token", "admin") as change:
+            change.insert(TOKENS, values, "token.added", role=role)
 
     def enrol(self, token: str, *, name: str, public_key: bytes, now: float) -> Party:
         """Use up a token and remember the newcomer. The same newcomer may repeat a lost request.
 
         Raises: TokenRefused, AlreadyThere.
         """
-        with self._write() as tx:
-            row = tx.execute(sa.select(TOKENS).where(TOKENS.c.hash == _hash(token))).one_or_none()
+        with self._change("enrol", name) as change:
+            row = change.select(sa.select(TOKENS).where(TOKENS.c.hash == _hash(token))).one_or_none()
             if row is None or row.name != name:
                 raise TokenRefused()
-            present = tx.execute(
+            present = change.select(
                 sa.select(PARTIES).where((PARTIES.c.name == name) | (PARTIES.c.public_key == public_key))
             ).all()
             if row.used and [(p.name, p.public_key) for p in present] == [(name, public_key)]:
@@ -223,77 +257,78 @@ class Store:
                 raise TokenRefused()
             if present:
                 raise AlreadyThere(thing=f"a party with the name '{name}' or this key")
-            tx.execute(TOKENS.update().where(TOKENS.c.hash == row.hash).values(used=True))
-            tx.execute(PARTIES.insert().values(name=name, role=row.role, public_key=public_key, enrolled=now))
+            values = {"name": name, "role": row.role, "public_key": public_key, "enrolled": now}
+            change.update(TOKENS, {"hash": row.hash}, {"used": True}, "token.used")
+            change.insert(PARTIES, values, "party.enrolled", role=row.role)
             return Party(name, row.role, public_key)
 
     def parties(self) -> dict[str, Party]:
         """Everybody enrolled."""
-        with self._read() as tx:
+        with self._database.read() as tx:
             rows = tx.execute(sa.select(PARTIES)).all()
         return {r.name: Party(r.name, r.role, r.public_key) for r in rows}
 
     def add_plan(self, plan: Plan, signature: bytes, first: ModelVersion, now: float) -> None:
         """Keep a plan with its initial model version. Raises: AlreadyThere."""
-        with self._write() as tx:
-            if tx.execute(sa.select(PLANS.c.id).where(PLANS.c.id == plan.id)).first():
+        values = {
+            "id": plan.id,
+            "plan": plan.model_dump_json(),
+            "admin_signature": signature,
+            "created": now,
+            "finished": False,
+        }
+        with self._change("add_plan", "admin") as change:
+            if change.select(sa.select(PLANS.c.id).where(PLANS.c.id == plan.id)).first():
                 raise AlreadyThere(thing="this exact plan")
-            tx.execute(
-                PLANS.insert().values(
-                    id=plan.id,
-                    plan=plan.model_dump_json(),
-                    admin_signature=signature,
-                    created=now,
-                    finished=False,
-                )
-            )
-            tx.execute(
-                VERSIONS.insert().values(
-                    plan=plan.id, number=0, version=first.model_dump(mode="json"), state={}
-                )
-            )
+            change.insert(PLANS, values, "plan.created")
+            _publish(change, first, {})
 
     def plans(self, *, besides: Collection[str] = ()) -> list[tuple[Plan, bytes, bool]]:
         """Every plan but those named, oldest first, with the admin's signature and whether it is finished."""
         wanted = sa.select(PLANS).where(PLANS.c.id.not_in(besides)).order_by(PLANS.c.created)
-        with self._read() as tx:
+        with self._database.read() as tx:
             rows = tx.execute(wanted).all()
         return [(Plan.model_validate_json(r.plan), r.admin_signature, r.finished) for r in rows]
 
     def finish_plan(self, plan: str) -> None:
         """No more rounds."""
-        with self._write() as tx:
-            tx.execute(PLANS.update().where(PLANS.c.id == plan).values(finished=True))
+        with self._change("finish_plan", "aggregator") as change:
+            change.update(PLANS, {"id": plan}, {"finished": True}, "plan.finished")
 
     def add_approval(self, plan: str, name: str, signature: bytes) -> None:
         """Keep a checked approval; Ed25519 is deterministic, so a repeat is the same row."""
-        with self._write() as tx:
-            tx.execute(
-                sa.text("INSERT OR REPLACE INTO approvals VALUES (:plan, :name, :signature)"),
-                {"plan": plan, "name": name, "signature": signature},
-            )
+        values = {"plan": plan, "name": name, "signature": signature}
+        with self._change("add_approval", name) as change:
+            known = sa.select(APPROVALS.c.name).where(APPROVALS.c.plan == plan, APPROVALS.c.name == name)
+            if change.select(known).first() is None:
+                change.insert(APPROVALS, values, "plan.approved")
 
     def approvals(self, plan: str) -> dict[str, bytes]:
         """Hospital → signature."""
-        with self._read() as tx:
+        with self._database.read() as tx:
             rows = tx.execute(sa.select(APPROVALS).where(APPROVALS.c.plan == plan)).all()
         return {r.name: r.signature for r in rows}
 
     def open_attempt(self, key: AttemptKey, *, kind: str, model: str, now: float) -> None:
         """A new attempt at a round."""
-        with self._write() as tx:
-            tx.execute(ATTEMPTS.insert().values(**key.where, kind=kind, model=model, opened=now))
+        values = {**key.where, "kind": kind, "model": model, "opened": now, "outcome": None, "report": None}
+        with self._change("open_attempt", "aggregator") as change:
+            change.insert(ATTEMPTS, values, "attempt.opened", kind=kind, model=model)
 
-    def add_event(self, key: AttemptKey, number: int, kind: str, body: bytes) -> None:
+    def add_event(
+        self, key: AttemptKey, number: int, kind: str, body: bytes, *, actor: str = "aggregator"
+    ) -> None:
         """One more message or closing of an attempt; the list of them is its state."""
-        with self._write() as tx:
-            tx.execute(EVENTS.insert().values(**key.where, number=number, kind=kind, body=body))
+        values = {**key.where, "number": number, "kind": kind, "body": body}
+        with self._change("add_event", actor) as change:
+            change.insert(EVENTS, values, "attempt.message", kind=kind, bytes=len(body))
 
     def events(self, key: AttemptKey) -> list[tuple[str, bytes]]:
         """The messages and closings of an attempt, in order."""
-        where = [EVENTS.c[k] == v for k, v in key.where.items()]
-        with self._read() as tx:
-            rows = tx.execute(sa.select(EVENTS).where(*where).order_by(EVENTS.c.number)).all()
+        with self._database.read() as tx:
+            rows = tx.execute(
+                sa.select(EVENTS).where(*_at(EVENTS, key.where)).order_by(EVENTS.c.number)
+            ).all()
         return [(r.kind, r.body) for r in rows]
 
     def end_attempt(
@@ -309,23 +344,17 @@ class Store:
 
         The events are dropped with it: they hold the shares of the last step.
         """
-        where = [ATTEMPTS.c[k] == v for k, v in key.where.items()]
-        with self._write() as tx:
-            tx.execute(ATTEMPTS.update().where(*where).values(outcome=outcome, report=dict(report)))
-            tx.execute(EVENTS.delete().where(*[EVENTS.c[k] == v for k, v in key.where.items()]))
+        values = {"outcome": outcome, "report": dict(report)}
+        with self._change("end_attempt", "aggregator") as change:
+            change.forget_events(key)
+            reason = report.get("reason")
+            change.update(ATTEMPTS, key.where, values, "attempt.ended", outcome=outcome, reason=reason)
             if version is not None:
-                tx.execute(
-                    VERSIONS.insert().values(
-                        plan=key.plan,
-                        number=version.number,
-                        version=version.model_dump(mode="json"),
-                        state=dict(state or {}),
-                    )
-                )
+                _publish(change, version, state or {})
 
     def attempts(self, plan: str) -> list[dict[str, Any]]:
         """Every attempt of a plan in order, as plain values."""
-        with self._read() as tx:
+        with self._database.read() as tx:
             rows = tx.execute(
                 sa.select(ATTEMPTS)
                 .where(ATTEMPTS.c.plan == plan)
@@ -335,17 +364,258 @@ class Store:
 
     def versions(self, plan: str) -> list[tuple[ModelVersion, dict[str, str]]]:
         """The lineage of a plan's model, oldest first, with the hashes of the optimiser's state."""
-        with self._read() as tx:
+        with self._database.read() as tx:
             rows = tx.execute(
                 sa.select(VERSIONS).where(VERSIONS.c.plan == plan).order_by(VERSIONS.c.number)
             ).all()
         return [(ModelVersion.model_validate(r.version), dict(r.state)) for r in rows]
 
+    def restored(self, head: Head) -> None:
+        """This database was put back from a backup whose log ended at ``head``: open attempts have ended."""
+        wanted = sa.select(ATTEMPTS).where(ATTEMPTS.c.outcome.is_(None))
+        report = {"reason": "restored", "failed_in": "unmask"}
+        values = {"outcome": "failed", "report": report}
+        with self._change("restored", "admin") as change:
+            change.add("database.restored", "audit", head=head.hash.hex())
+            for row in change.select(wanted).all():
+                key = AttemptKey(row.plan, row.round, row.attempt)
+                change.forget_events(key)
+                change.update(
+                    ATTEMPTS, key.where, values, "attempt.ended", outcome="failed", reason="restored"
+                )
 
-def _durable(connection: Any, _: Any) -> None:
-    for pragma in ("journal_mode=DELETE", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
-        connection.execute(f"PRAGMA {pragma}")
+    def probe(self) -> None:
+        """Try a durable write that changes nothing. Raises: StorageFailed, NotLeading."""
+        with self._change("probe", "aggregator") as change:
+            where = SETTINGS.c.key == "schema"
+            change.tx.execute(SETTINGS.update().where(where).values(value=SETTINGS.c.value))
+
+    def entries(self, after: int = 0) -> Iterator[Entry]:
+        """The audit log from number ``after`` + 1 on, a thousand entries a transaction."""
+        while True:
+            with self._database.read() as tx:
+                some = list(_entries(tx, after, limit=1000))
+            yield from some
+            if len(some) < 1000:
+                return
+            after = some[-1].number
+
+    def verify_log(self, heads: Iterable[Head] = ()) -> Head:
+        """Check the whole audit log, and every row of every table against it; its head.
+
+        Args:
+            heads: that others have seen; the log must hold them.
+        Raises: BadEntry, naming the first bad entry.
+        """
+        reckoning, last = Reckoning(), NOTHING
+        for entry in checked(self.entries(), self._signer.public_key, heads=heads):
+            reckoning.take(entry)
+            last = entry.head
+        with self._database.read() as tx:  # what was written meanwhile, and the tables, as of one moment
+            for entry in checked(_entries(tx, last.number), self._signer.public_key, before=last):
+                reckoning.take(entry)
+                last = entry.head
+            reckoning.compare(_rows(tx))
+        return last
+
+
+def _publish(change: _Change, version: ModelVersion, state: Mapping[str, str]) -> None:
+    values = {
+        "plan": version.plan,
+        "number": version.number,
+        "version": version.model_dump(mode="json"),
+        "state": dict(state),
+    }
+    change.insert(VERSIONS, values, "version.published", model=version.model)
+
+
+def _at(table: sa.Table, key: Mapping[str, Any]) -> list[sa.ColumnElement[bool]]:
+    return [table.c[name] == value for name, value in key.items()]
+
+
+def _subject(table: sa.Table, values: Mapping[Any, Any]) -> str:
+    return "/".join([table.name, *(str(values[c.name]) for c in table.primary_key)])
+
+
+def _rows(tx: sa.Connection) -> Iterator[tuple[str, str]]:
+    """Every row but those of the log: its name and digest."""
+    for table in (t for t in META.sorted_tables if t is not AUDIT):
+        for row in tx.execute(sa.select(table)):
+            yield _subject(table, row._mapping), row_digest(row)
+
+
+def _entries(tx: sa.Connection, after: int, limit: int | None = None) -> Iterator[Entry]:
+    wanted = sa.select(AUDIT).where(AUDIT.c.number > after).order_by(AUDIT.c.number).limit(limit)
+    for row in tx.execute(wanted):
+        yield Entry(**row._mapping)
+
+
+def _head(tx: sa.Connection) -> Head:
+    newest = (
+        sa.select(AUDIT.c.number, AUDIT.c.hash, AUDIT.c.signature).order_by(AUDIT.c.number.desc()).limit(1)
+    )
+    row = tx.execute(newest).first()
+    return NOTHING if row is None else Head(*row)
+
+
+def _lead(tx: sa.Connection) -> str:
+    return str(tx.execute(sa.select(SETTINGS.c.value).where(SETTINGS.c.key == "lead")).scalar_one())
 
 
 def _hash(token: str) -> str:
     return hashlib.sha256(canonical(["enrol-token", token])).hexdigest()
+
+
+# ---- who may ask: revocations, API tokens of people, and who may read which plan
+
+
+class Role(StrEnum):
+    """What a person may read. Nobody changes anything over the network but hospitals."""
+
+    ADMIN = "admin"
+    RESEARCHER = "researcher"
+    AUDITOR = "auditor"
+    MONITOR = "monitor"
+
+
+class UnknownPerson(Error):
+    """Nobody of that name, or no such plan."""
+
+    code = "unknown-person"
+
+    def __init__(self, *, name: str) -> None:
+        super().__init__(
+            what=f"Nobody called '{name}' and nothing of that kind is known here.",
+            meaning="Nothing was changed.",
+            remedy="See the names with 'medveil aggregator people list', the plans with 'study status'.",
+        )
+
+
+@dataclass(frozen=True)
+class ApiToken:
+    """What is kept of an API token: never the token itself."""
+
+    id: str
+    name: str
+    role: str
+    hash: str
+    created: float
+    expires: float
+    revoked: float | None = None
+
+
+class Register:
+    """Who may ask: enrolled keys that are not revoked, API tokens, and the plans each researcher may read.
+
+    Every request reads it afresh, so that a revocation by another process counts at once.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def party(self, name: str) -> Party | None:
+        """Somebody enrolled with a key, revoked or not."""
+        wanted = (
+            sa.select(PARTIES, REVOCATIONS.c.revoked)
+            .outerjoin(REVOCATIONS, REVOCATIONS.c.name == PARTIES.c.name)
+            .where(PARTIES.c.name == name)
+        )
+        with self._store._database.read() as tx:
+            row = tx.execute(wanted).one_or_none()
+        return None if row is None else Party(row.name, row.role, row.public_key, row.revoked is not None)
+
+    def enrolled_keys(self) -> list[Party]:
+        """Everybody enrolled with a key, by name."""
+        wanted = sa.select(PARTIES, REVOCATIONS.c.revoked).outerjoin(
+            REVOCATIONS, REVOCATIONS.c.name == PARTIES.c.name
+        )
+        with self._store._database.read() as tx:
+            rows = tx.execute(wanted.order_by(PARTIES.c.name)).all()
+        return [Party(r.name, r.role, r.public_key, r.revoked is not None) for r in rows]
+
+    def revoke(self, name: str, *, now: float) -> None:
+        """Refuse this name's key and API tokens from now on, for ever. Raises: UnknownPerson."""
+        mine = sa.select(API_TOKENS.c.id).where(API_TOKENS.c.name == name, API_TOKENS.c.revoked.is_(None))
+        with self._store._change("revoke", "admin") as change:
+            known = change.select(sa.select(PARTIES.c.name).where(PARTIES.c.name == name)).first()
+            done = change.select(sa.select(REVOCATIONS.c.name).where(REVOCATIONS.c.name == name)).first()
+            tokens = change.tx.scalars(mine).all()
+            if known is None and not tokens:
+                raise UnknownPerson(name=name)
+            for token in tokens:
+                change.update(API_TOKENS, {"id": token}, {"revoked": now}, "api-token.revoked")
+            plans = change.tx.scalars(sa.select(READERS.c.plan).where(READERS.c.name == name, READERS.c.may))
+            for plan in plans.all():
+                change.update(READERS, {"plan": plan, "name": name}, {"may": False}, "reader.withdrawn")
+            if known is not None and done is None:
+                change.insert(REVOCATIONS, {"name": name, "revoked": now}, "party.revoked")
+
+    def add_api_token(self, token: ApiToken) -> None:
+        """Keep a new token's hash. Raises: AlreadyThere if the name has another role or is revoked."""
+        with self._store._change("add_api_token", "admin") as change:
+            tx = change.tx
+            roles = set(tx.scalars(sa.select(PARTIES.c.role).where(PARTIES.c.name == token.name)))
+            roles |= set(tx.scalars(sa.select(API_TOKENS.c.role).where(API_TOKENS.c.name == token.name)))
+            gone = tx.execute(sa.select(REVOCATIONS.c.name).where(REVOCATIONS.c.name == token.name)).first()
+            if roles - {token.role} or gone is not None:
+                raise AlreadyThere(thing=f"somebody called '{token.name}' with another role, or revoked")
+            change.insert(API_TOKENS, asdict(token), "api-token.added", role=token.role)
+
+    def api_token(self, token_id: str) -> ApiToken | None:
+        """A token by its id."""
+        with self._store._database.read() as tx:
+            row = tx.execute(sa.select(API_TOKENS).where(API_TOKENS.c.id == token_id)).one_or_none()
+        return None if row is None else ApiToken(**row._mapping)
+
+    def api_tokens(self) -> list[ApiToken]:
+        """Every token, by name and age."""
+        wanted = sa.select(API_TOKENS).order_by(API_TOKENS.c.name, API_TOKENS.c.created)
+        with self._store._database.read() as tx:
+            return [ApiToken(**r._mapping) for r in tx.execute(wanted)]
+
+    def revoke_api_token(self, token_id: str, *, name: str, now: float) -> None:
+        """End one token of a person. Raises: UnknownPerson."""
+        known = sa.select(API_TOKENS.c.id).where(API_TOKENS.c.id == token_id, API_TOKENS.c.name == name)
+        with self._store._change("revoke_api_token", "admin") as change:
+            if change.select(known).first() is None:
+                raise UnknownPerson(name=token_id)
+            change.update(API_TOKENS, {"id": token_id}, {"revoked": now}, "api-token.revoked")
+
+    def researchers(self) -> list[str]:
+        """Names with a key or a token of the role researcher that is not revoked."""
+        found = {p.name for p in self.enrolled_keys() if p.role == "researcher" and not p.revoked}
+        found |= {t.name for t in self.api_tokens() if t.role == "researcher" and t.revoked is None}
+        return sorted(found)
+
+    def grant(self, plan: str, name: str) -> None:
+        """Let a researcher read a plan. Raises: UnknownPerson."""
+        if name not in self.researchers():
+            raise UnknownPerson(name=name)
+        key = {"plan": plan, "name": name}
+        with self._store._change("grant", "admin") as change:
+            if change.select(sa.select(PLANS.c.id).where(PLANS.c.id == plan)).first() is None:
+                raise UnknownPerson(name=plan)
+            row = change.select(sa.select(READERS).where(*_at(READERS, key))).one_or_none()
+            if row is None:
+                change.insert(READERS, {**key, "may": True}, "reader.granted")
+            elif not row.may:
+                change.update(READERS, key, {"may": True}, "reader.granted")
+
+    def withdraw(self, plan: str, name: str) -> None:
+        """The opposite of :meth:`grant`. Raises: UnknownPerson if there was nothing to withdraw."""
+        key = {"plan": plan, "name": name}
+        with self._store._change("withdraw", "admin") as change:
+            row = change.select(sa.select(READERS).where(*_at(READERS, key))).one_or_none()
+            if row is None or not row.may:
+                raise UnknownPerson(name=name)
+            change.update(READERS, key, {"may": False}, "reader.withdrawn")
+
+    def plan_ids(self) -> list[str]:
+        """Every plan."""
+        with self._store._database.read() as tx:
+            return list(tx.scalars(sa.select(PLANS.c.id)))
+
+    def readable(self, name: str) -> set[str]:
+        """The plans that this researcher may read."""
+        with self._store._database.read() as tx:
+            return set(tx.scalars(sa.select(READERS.c.plan).where(READERS.c.name == name, READERS.c.may)))

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from aggregator.blobs import Blobs, DamagedBlob, StorageFailed
-from aggregator.unmasking import SUM
+from aggregator.unmasking import SUM, Summing, segment_lengths, sum_segment
 from medveil.errors import RemoteProtocolError
 from medveil.metrics import Sums
 from medveil.plan import Plan
@@ -138,6 +138,13 @@ def make(job: Making) -> Made:
     return Made(
         rest.metrics, model, _epsilon(job.study, job.step.number), state, sum=digest.hex(), proof=name
     )
+
+
+def sum_and_make(summing: Summing, making: Making) -> Made:
+    """The sum of a short vector and what is made of it, in one job. Raises: what the two raise."""
+    for number in range(len(segment_lengths(summing.words))):
+        sum_segment(summing, number)
+    return make(making)
 
 
 def _next_model(job: Making, step: Step, total: BinaryIO, tail: Words) -> tuple[str, dict[str, str]]:

@@ -118,6 +118,24 @@ async def _enrol(node: Node, token: str) -> None:
 
 
 @app.command()
+def certificate(folder: Folder = DEFAULT) -> None:
+    """Get a TLS client certificate, where the aggregator asks for them; a running node renews it."""
+    from hospital_node.certificate import get_certificate
+    from hospital_node.transport import Transport
+
+    node = Node.load(folder)
+    identity = Identity.load(node.settings.name, node.key)
+
+    async def ask() -> None:
+        line = Transport(node.settings.aggregator, node.authority, identity, patience_s=PATIENCE_S)
+        async with line as transport:
+            await get_certificate(node, transport)
+
+    asyncio.run(ask())
+    console.print(f"The certificate is in {folder / 'client.pem'}.")
+
+
+@app.command()
 def check(
     study: Annotated[
         Path | None, typer.Option(help="A study file to check the images against; offered plans without it.")
@@ -307,6 +325,7 @@ def run(folder: Folder = DEFAULT) -> None:
     import signal
 
     from hospital_node.agent import run as work
+    from hospital_node.certificate import keep_certificate
     from medveil.log import get_logger
     from medveil_imaging.sources.manifest import read_site
 
@@ -320,10 +339,14 @@ def run(folder: Folder = DEFAULT) -> None:
 
     async def until_stopped() -> None:
         task = asyncio.ensure_future(work(node, read))
+        renewing = asyncio.ensure_future(keep_certificate(node))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, task.cancel)
-        await task
+        try:
+            await task
+        finally:
+            renewing.cancel()
 
     try:
         asyncio.run(until_stopped())

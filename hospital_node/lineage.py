@@ -108,24 +108,32 @@ def load_head(path: Path, study: Study) -> Head | None:
     """The head that :func:`keep_head` wrote; None if there is none or the file is damaged."""
     try:
         data = path.read_bytes()
-        if hashlib.sha256(memoryview(data)[32:]).digest() != data[:32]:
-            return None
-        version, number, vector, state = cbor2.loads(data[32:])
-    except (OSError, ValueError, TypeError, cbor2.CBORDecodeError):
+    except OSError:
         return None
-    values = np.frombuffer(vector, "<f4")
-    values = np.frombuffer(vector, "<f4")
-    if values.shape != (study.model.tensors.size,):
+    if hashlib.sha256(memoryview(data)[32:]).digest() != data[:32]:
+        return None
+    size = int.from_bytes(data[-8:], "little")
+    version, number, lengths = cbor2.loads(data[-8 - size : -8])
+    vectors, place = {}, 32
+    for name, length in lengths:
+        vectors[name] = np.frombuffer(data, "<f4", length, place)
+        place += 4 * length
+    vector = vectors.pop("")
+    if vector.shape != (study.model.tensors.size,):
         return None  # another study's file
-    kept = {name: np.frombuffer(part, "<f4") for name, part in state.items()}
-    return Head(version, number, values, kept, model_hash(values, study.model.tensors))
+    return Head(version, number, vector, vectors, model_hash(vector, study.model.tensors))
 
 
 def keep_head(path: Path, head: Head) -> None:
-    """Write the head with its hash; a crash leaves the old file or the new one. Raises: OSError."""
-    state = {name: _bytes(values) for name, values in head.state.items()}
-    content = canonical([head.version, head.round, _bytes(head.vector), state])
-    write_durably(path, hashlib.sha256(content).digest() + content)
+    """Write hash, vectors, and what they are; a crash leaves the old file or the new one. Raises: OSError."""
+    vectors = {"": head.vector, **head.state}
+    index = canonical([head.version, head.round, [[k, len(v)] for k, v in vectors.items()]])
+    parts = [np.ascontiguousarray(v, "<f4").data.cast("B") for v in vectors.values()]
+    parts += [memoryview(index), memoryview(len(index).to_bytes(8, "little"))]
+    hasher = hashlib.sha256()
+    for part in parts:
+        hasher.update(part)
+    write_durably(path, hasher.digest(), *parts)
 
 
 def check_proof(published: Published, plan: Plan, parent: Head, *, before: int) -> Setting:
@@ -154,18 +162,15 @@ def check_proof(published: Published, plan: Plan, parent: Head, *, before: int) 
     if len(survivors) < setting.least(len(members)):
         raise BrokenLineage(reason="a version sums too few hospitals")
     u2_hash = committed_hash(setting.context, published.transcript, members)
-    signers = set()
-    for agreement in published.agreements:
-        if (agreement.committed_hash, agreement.survivors) != (u2_hash, survivors):
-            raise BrokenLineage(reason="a signature names other hospitals, another round or another parent")
-        if agreement.sender not in survivors:
-            raise BrokenLineage(reason="a signature comes from a hospital that is not in the sum")
+    if not set(published.signatures) <= set(survivors):
+        raise BrokenLineage(reason="a signature comes from a hospital that is not in the sum")
+    for signer, signature in published.signatures.items():
+        agreement = Agree(sender=signer, signature=signature, committed_hash=u2_hash, survivors=survivors)
         try:
-            agreement.check(setting.roster[agreement.sender], setting.context, published.transcript)
+            agreement.check(setting.roster[signer], setting.context, published.transcript)
         except BadSignature as error:
-            raise BrokenLineage(reason="a signature under a version is not valid") from error
-        signers.add(agreement.sender)
-    if len(signers) < setting.threshold(len(members)):
+            raise BrokenLineage(reason="a signature is not for these hospitals, round and parent") from error
+    if len(published.signatures) < setting.threshold(len(members)):
         raise BrokenLineage(reason="too few hospitals signed for a version")
     return setting
 
@@ -318,10 +323,6 @@ class Lineage:
 def head_path(folder: Path, plan: Plan) -> Path:
     """Where a plan's head is kept."""
     return folder / f"{plan.id}.head"
-
-
-def _bytes(values: Float32) -> bytes:
-    return values.astype("<f4", copy=False).tobytes()
 
 
 async def _aside(work: Callable[[], T]) -> T:

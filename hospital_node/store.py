@@ -151,7 +151,7 @@ class Journal:
             tx.execute(ALARMS.delete().where(ALARMS.c.plan == plan))
 
 
-def write_durably(path: Path, data: bytes) -> None:
+def write_durably(path: Path, *parts: bytes | memoryview) -> None:
     """Write beside, fsync, rename, fsync the folder: after a crash the file is the old one or the new one.
 
     Raises: OSError; what was there is then as before.
@@ -159,7 +159,7 @@ def write_durably(path: Path, data: bytes) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     scratch = path.with_name(path.name + ".part")
     with open(scratch, "wb") as file:
-        file.write(data)
+        file.writelines(parts)
         file.flush()
         os.fsync(file.fileno())
     os.replace(scratch, path)

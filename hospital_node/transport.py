@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import httpx2 as httpx
 
-from medveil.errors import RemoteProtocolError
+from medveil.errors import BadFile, RemoteProtocolError
 from medveil.identity import Identity, sign_request
 from medveil.log import get_logger
 from medveil.messages import Approval, Enrol, PlanOffers, Work
@@ -21,6 +21,8 @@ from privacy.secagg.messages import Published
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 GIVE_UP_S = 90.0
 BUSY = (429, 502, 503, 504)
+CLIENT_PAIR = "client.pem"
+"""Beside the pinned authority: the client certificate and its key, where the aggregator asks for them."""
 log = get_logger()
 
 
@@ -54,6 +56,7 @@ class Transport:
     ) -> None:
         context = ssl.create_default_context(cafile=str(authority))
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self._context, self._pair, self._loaded = context, authority.with_name(CLIENT_PAIR), 0
         self._identity, self._patience_s = identity, patience_s
         self._client = httpx.AsyncClient(base_url=address, verify=context, timeout=TIMEOUT)
 
@@ -69,6 +72,10 @@ class Transport:
         """Use a one-time token. Raises: AggregatorProblem, Unreachable."""
         body = Enrol(token=token, name=self._identity.name, public_key=self._identity.public_key)
         await self._send("POST", "/v1/enrol", body.to_bytes())
+
+    async def certificate(self, request: bytes) -> bytes:
+        """A client certificate (PEM) for a PKCS #10 request."""
+        return await self._send("POST", "/v1/certificate", request)
 
     async def offers(self) -> PlanOffers:
         """The plans whose roster names this hospital."""
@@ -123,7 +130,18 @@ class Transport:
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))
             pause = min(2 * pause, 10.0)
 
+    def _load_certificate(self) -> None:
+        """Show the client certificate, if there is one, on every connection that opens from now on."""
+        changed = self._pair.stat().st_mtime_ns if self._pair.exists() else 0
+        if changed != self._loaded:
+            try:
+                self._context.load_cert_chain(self._pair)
+            except OSError as error:
+                raise BadFile(name=CLIENT_PAIR, problem="it holds no certificate with its key") from error
+            self._loaded = changed
+
     async def _once(self, method: str, path: str, body: bytes) -> bytes:
+        self._load_certificate()
         request = self._client.build_request(method, path, content=body)
         target = request.url.raw_path.decode("ascii")
         request.headers.update(sign_request(self._identity, method, target, body).headers())

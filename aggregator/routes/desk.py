@@ -1,9 +1,10 @@
-"""What every route needs: the coordinator's thread, the gatekeeper, and the signal for long polls."""
+"""What every route needs: the coordinator's thread, who is asking, and the signal for long polls."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -12,37 +13,75 @@ from typing import BinaryIO, TypeVar
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
-from aggregator.auth import Gatekeeper, read_body, signed_target
+from aggregator.auth import Gatekeeper, Revoked, read_body, signed_target
 from aggregator.coordinator import Coordinator
-from aggregator.problems import NotAllowed
-from aggregator.store import Party, Store
+from aggregator.limits import BodyMemory, Quotas, leases_of
+from aggregator.problems import NotAllowed, NotFound
+from aggregator.readiness import Readiness, folder_takes_files
+from aggregator.settings import Settings
+from aggregator.store import NotLeading, Party, Register, Role, Store
+from aggregator.tls import WrongCertificate
+from aggregator.tokens import BadToken, TokenCheck
 from medveil.identity import RequestProof
 
 T = TypeVar("T")
+CERTIFICATE = "medveil.certificate"
+"""Key of the ASGI state under which the connection keeps the names of its client certificate."""
+SMALL_LIMIT = 4096
 MESSAGE_LIMIT = 4 * 2**20
 SEGMENT_LIMIT = 16 * 2**20
 POLL_LIMIT_S = 30.0
+LEAD_CHECK_S = 1.0
 PIECE = 2**20
 
 
 class Desk:
     """Ties the routes to one coordinator. All its calls run on one thread, one after the other."""
 
-    def __init__(self, store: Store, coordinator: Coordinator, gatekeeper: Gatekeeper) -> None:
+    def __init__(
+        self, store: Store, coordinator: Coordinator, gatekeeper: Gatekeeper, settings: Settings
+    ) -> None:
         self.store, self.coordinator, self.gatekeeper = store, coordinator, gatekeeper
+        self.register = Register(store)
+        self.tokens = TokenCheck(lambda token: self.look_up(lambda: self.register.api_token(token)))
+        self.readiness = Readiness(
+            {"database": store.probe, "blobs": folder_takes_files(settings.folder / "models")}
+        )
+        self.quotas, self.memory = Quotas(settings.limits), BodyMemory(settings.limits)
+        self.client_certificates = settings.client_certificates
+        self.tls = settings.folder / "tls"
         self._thread = ThreadPoolExecutor(1, "coordinator")
+        self._lookups = ThreadPoolExecutor(2, "register")
         self._changed = asyncio.Event()
+        self.stopping = False
         self._hurry = asyncio.Event()
-        self._parties: dict[str, Party] = {}
+        self._lead_seen = time.monotonic()
 
     async def run(self, action: Callable[[], T]) -> T:
-        """Run on the coordinator's thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, action)
+        """Run on the coordinator's thread; what the coordinator remembers is then what the store holds.
+
+        Raises: NotLeading at the latest a second after another process has taken the lead.
+        """
+
+        def safely() -> T:
+            if time.monotonic() - self._lead_seen > LEAD_CHECK_S:
+                self.store.check_lead()
+                self._lead_seen = time.monotonic()
+            if self.store.in_doubt:
+                self.coordinator.start_over()
+            return action()
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, safely)
 
     def announce(self) -> None:
         """Wake every long poll."""
         self._changed.set()
         self._changed = asyncio.Event()
+
+    def stop_waiting(self) -> None:
+        """Answer every long poll now, and every later one at once: the process is about to end."""
+        self.stopping = True
+        self.announce()
 
     async def next_change(self, timeout_s: float) -> None:
         """Wait until something changes, at most ``timeout_s``."""
@@ -64,29 +103,90 @@ class Desk:
         self._hurry.set()
 
     async def authenticate(
-        self, request: Request, *, roles: tuple[str, ...], limit: int = MESSAGE_LIMIT
+        self,
+        request: Request,
+        *,
+        roles: tuple[str, ...],
+        limit: int = MESSAGE_LIMIT,
+        certificate: bool = True,
     ) -> tuple[Party, bytes]:
-        """The sender and the body of a signed request.
+        """Who asks, and the body. Nothing of the body is read before the sender is known and allowed.
 
-        Raises: TooLarge, EncodedBody, BadSignature, StaleRequest, UnknownSender, Replayed, NotAllowed.
+        Args:
+            certificate: whether a hospital must show its client certificate, where they are asked for.
+        Raises: BadSignature, StaleRequest, UnknownSender, Revoked, Replayed, BadToken, NotAllowed,
+            WrongCertificate, TooManyRequests, Overloaded, TooLarge, BrokenOff.
         """
-        proof = RequestProof.from_headers(request.headers)
-        body = await read_body(request, limit)
-        if proof.sender not in self._parties:
-            self._parties = await self.run(self.store.parties)
-        party = self.gatekeeper.admit(
-            self._parties.get(proof.sender), proof, request.method, signed_target(request), body
-        )
+        if "authorization" in request.headers:
+            party, proof = await self._by_token(request), None
+        else:
+            proof = RequestProof.from_headers(request.headers)
+            known = await self.look_up(lambda: self.register.party(proof.sender))
+            party = self.gatekeeper.admit(known, proof, request.method, signed_target(request))
         if party.role not in roles:
             raise NotAllowed()
+        asked = certificate and self.client_certificates and party.role == "hospital"
+        if asked and party.name not in request.scope.get("state", {}).get(CERTIFICATE, ()):
+            raise WrongCertificate()
+        leases = leases_of(request)
+        self.quotas.admit(party.name, leases)
+        body = await read_body(request, limit, self.memory, leases)
+        if proof is not None:
+            proof.check_body(body)
         if party.role == "hospital":
             self.coordinator.touch(party.name)
         return party, body
 
-    async def admit_reader(self, request: Request, plan: str) -> Party:
-        """A hospital of the plan or a researcher. Raises: NotFound, what :meth:`authenticate` raises."""
-        party, _ = await self.authenticate(request, roles=("hospital", "researcher"))
-        await self.run(lambda: self.coordinator.may_see(plan, party.name, party.role))
+    async def _by_token(self, request: Request) -> Party:
+        if "medveil-signature" in request.headers:
+            raise BadToken()  # two answers to the question who asks
+        token = await self.tokens.check(request.headers["authorization"])
+        return Party(token.name, token.role, b"")
+
+    async def still_welcome(self, party: Party) -> None:
+        """Look again after a wait. Raises: Revoked."""
+        found = await self.look_up(lambda: self.register.party(party.name))
+        if found is None or found.revoked:
+            raise Revoked()
+
+    async def may_read(self, party: Party, plan: str) -> None:
+        """Hospitals read plans that name them, researchers those granted to them, the others all.
+
+        Raises: NotFound, exactly as for a plan that does not exist.
+        """
+        if party.role == "hospital":
+            await self.run(lambda: self.coordinator.may_see(plan, party.name, party.role))
+        elif party.role == "researcher" and plan not in await self.readable(party):
+            raise NotFound()
+
+    async def readable(self, party: Party) -> set[str]:
+        """The plans granted to a researcher."""
+        return await self.look_up(lambda: self.register.readable(party.name))
+
+    def gauges(self) -> dict[str, dict[str, float]]:
+        """The present state in numbers, for the metrics; no hospital has a line of its own."""
+        plans = self.coordinator.plans()
+        finished = sum(bool(p["finished"]) for p in plans)
+        return {
+            "plans": {"finished": finished, "open": len(plans) - finished},
+            "requests_in_hand": {"now": self.quotas.in_hand},
+            "body_bytes": {"reserved": self.memory.used},
+        }
+
+    async def look_up(self, question: Callable[[], T]) -> T:
+        """Read the register without waiting for the coordinator's thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._lookups, question)
+
+    async def admit_reader(
+        self,
+        request: Request,
+        plan: str,
+        *,
+        roles: tuple[str, ...] = ("hospital", Role.RESEARCHER, Role.ADMIN),
+    ) -> Party:
+        """Who asks, if they may read this plan. Raises: NotFound, what :meth:`authenticate` raises."""
+        party, _ = await self.authenticate(request, roles=roles, limit=SMALL_LIMIT)
+        await self.may_read(party, plan)
         return party
 
     def stream(self, plan: str, party: Party, file: BinaryIO) -> Response:
@@ -99,6 +199,9 @@ class Desk:
 
     def close(self) -> None:
         """Finish the work in hand and stop."""
+        self.readiness.close()
+        self.tokens.close()
+        self._lookups.shutdown()
         self._thread.shutdown()
         self.store.close()
 
@@ -110,6 +213,8 @@ def _pieces(file: BinaryIO) -> Iterator[bytes]:
 
 
 def desk(request: Request) -> Desk:
-    """The application's desk."""
-    found: Desk = request.app.state.desk
+    """The application's desk. Raises: NotLeading while another process leads."""
+    found: Desk | None = request.app.state.desk
+    if found is None:
+        raise NotLeading()
     return found

@@ -3,32 +3,49 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from aggregator.auth import read_body, signed_target
-from aggregator.routes.desk import MESSAGE_LIMIT, POLL_LIMIT_S, SEGMENT_LIMIT, desk
-from aggregator.store import Party
+from aggregator.limits import leases_of
+from aggregator.problems import CONFLICT, SIGNED, NotFound, refusals
+from aggregator.routes.desk import POLL_LIMIT_S, SEGMENT_LIMIT, SMALL_LIMIT, desk
+from aggregator.store import Party, Role
+from aggregator.tls import sign_node_certificate
 from medveil.identity import RequestProof
+from medveil.log import get_logger
 from medveil.messages import Approval, Enrol
 
+log = get_logger()
 router = APIRouter(prefix="/v1")
-CBOR = "application/cbor"
+CBOR, BYTES = "application/cbor", "application/octet-stream"
+PEM = "application/x-pem-file"
 PlanId = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
 Number = Annotated[int, Path(ge=1, le=100_000)]
 HOSPITAL = ("hospital",)
+ANSWERS_CBOR: dict[int | str, dict[str, Any]] = {200: {"content": {CBOR: {}}}}
+ANSWERS_PEM: dict[int | str, dict[str, Any]] = {200: {"content": {PEM: {}}}}
+ANSWERS_BYTES: dict[int | str, dict[str, Any]] = {200: {"content": {BYTES: {}}}}
 
 
-@router.post("/enrol", status_code=204)
+def takes(media_type: str) -> dict[str, Any]:
+    """The entry of a raw body in the OpenAPI document."""
+    schema = {"type": "string", "format": "binary"}
+    return {"requestBody": {"required": True, "content": {media_type: {"schema": schema}}}}
+
+
+@router.post("/enrol", status_code=204, responses=refusals(*SIGNED, *CONFLICT), openapi_extra=takes(CBOR))
 async def enrol(request: Request) -> Response:
     """A newcomer with a one-time token; the request is signed with the key that is being enrolled."""
     office = desk(request)
     proof = RequestProof.from_headers(request.headers)
-    body = await read_body(request, MESSAGE_LIMIT)
+    office.quotas.admit_newcomer()
+    body = await read_body(request, SMALL_LIMIT, office.memory, leases_of(request))
     message = Enrol.from_bytes(body)
     newcomer = Party(message.name, "newcomer", message.public_key)
-    office.gatekeeper.admit(newcomer, proof, request.method, signed_target(request), body)
+    office.gatekeeper.admit(newcomer, proof, request.method, signed_target(request))
+    proof.check_body(body)
     await office.run(
         lambda: office.store.enrol(
             message.token, name=message.name, public_key=message.public_key, now=time.time()
@@ -37,7 +54,24 @@ async def enrol(request: Request) -> Response:
     return Response(status_code=204)
 
 
-@router.get("/plans")
+@router.post(
+    "/certificate",
+    response_class=Response,
+    responses=ANSWERS_PEM | refusals(*SIGNED, *CONFLICT),
+    openapi_extra=takes("application/pkcs10"),
+)
+async def certificate(request: Request) -> Response:
+    """A client certificate of 30 days for the asking hospital, where the aggregator asks for them."""
+    office = desk(request)
+    party, body = await office.authenticate(request, roles=HOSPITAL, limit=SMALL_LIMIT, certificate=False)
+    if not office.client_certificates:
+        raise NotFound()
+    signed = sign_node_certificate(office.tls, body, party.name)
+    log.info("certificate.issued", node=party.name)
+    return Response(signed, media_type=PEM)
+
+
+@router.get("/plans", response_class=Response, responses=ANSWERS_CBOR | refusals(*SIGNED, *CONFLICT))
 async def plans(request: Request) -> Response:
     """The plans whose roster names the asking hospital, with signatures."""
     office = desk(request)
@@ -46,7 +80,12 @@ async def plans(request: Request) -> Response:
     return Response(offers.to_bytes(), media_type=CBOR)
 
 
-@router.post("/plans/{plan}/approval", status_code=204)
+@router.post(
+    "/plans/{plan}/approval",
+    status_code=204,
+    responses=refusals(*SIGNED, *CONFLICT),
+    openapi_extra=takes(CBOR),
+)
 async def approve(request: Request, plan: PlanId) -> Response:
     """An operator's approval of a plan."""
     office = desk(request)
@@ -56,7 +95,9 @@ async def approve(request: Request, plan: PlanId) -> Response:
     return Response(status_code=204)
 
 
-@router.get("/plans/{plan}/work")
+@router.get(
+    "/plans/{plan}/work", response_class=Response, responses=ANSWERS_CBOR | refusals(*SIGNED, *CONFLICT)
+)
 async def work(
     request: Request,
     plan: PlanId,
@@ -72,18 +113,26 @@ async def work(
     party, body = await office.authenticate(request, roles=HOSPITAL)
     if sitting_out:
         await office.run(lambda: office.coordinator.sits_out(plan, party.name, sitting_out))
-    deadline = time.monotonic() + wait_s
+    deadline, waited = time.monotonic() + wait_s, False
     while await office.run(lambda: office.coordinator.token(plan, party.name)) == seen:
-        if time.monotonic() >= deadline:
+        if time.monotonic() >= deadline or office.stopping:
             break
         await office.next_change(deadline - time.monotonic())
+        waited = True
+    if waited:
+        await office.still_welcome(party)
     answer = (await office.run(lambda: office.coordinator.work(plan, party.name))).to_bytes()
     office.coordinator.touch(party.name)
     office.coordinator.count_bytes(plan, party.name, up=len(body), down=len(answer))
     return Response(answer, media_type=CBOR)
 
 
-@router.post("/plans/{plan}/rounds/{number}/attempts/{attempt}/{kind}", status_code=204)
+@router.post(
+    "/plans/{plan}/rounds/{number}/attempts/{attempt}/{kind}",
+    status_code=204,
+    responses=refusals(*SIGNED, *CONFLICT),
+    openapi_extra=takes(CBOR),
+)
 async def message(
     request: Request, plan: PlanId, number: Number, attempt: Number, kind: Annotated[str, Path(max_length=20)]
 ) -> Response:
@@ -97,7 +146,12 @@ async def message(
     return Response(status_code=204)
 
 
-@router.put("/plans/{plan}/rounds/{number}/attempts/{attempt}/segments/{segment}", status_code=204)
+@router.put(
+    "/plans/{plan}/rounds/{number}/attempts/{attempt}/segments/{segment}",
+    status_code=204,
+    responses=refusals(*SIGNED, *CONFLICT),
+    openapi_extra=takes(BYTES),
+)
 async def segment(
     request: Request,
     plan: PlanId,
@@ -115,7 +169,12 @@ async def segment(
     return Response(status_code=204)
 
 
-@router.get("/plans/{plan}/models/{model}")
+@router.get(
+    "/plans/{plan}/models/{model}",
+    tags=["reading"],
+    response_class=Response,
+    responses=ANSWERS_BYTES | refusals(*SIGNED, *CONFLICT),
+)
 async def model(
     request: Request, plan: PlanId, model: Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
 ) -> Response:
@@ -125,17 +184,29 @@ async def model(
     return office.stream(plan, party, await office.run(lambda: office.coordinator.open_model(plan, model)))
 
 
-@router.get("/plans/{plan}/versions/{number}/proof")
+@router.get(
+    "/plans/{plan}/versions/{number}/proof",
+    tags=["reading"],
+    response_class=Response,
+    responses=ANSWERS_CBOR | refusals(*SIGNED, *CONFLICT),
+)
 async def proof(request: Request, plan: PlanId, number: Number) -> Response:
     """Where a model version comes from: sets, signatures and the sum's hash."""
     office = desk(request)
-    party = await office.admit_reader(request, plan)
+    party = await office.admit_reader(
+        request, plan, roles=("hospital", Role.RESEARCHER, Role.ADMIN, Role.AUDITOR)
+    )
     data = await office.run(lambda: office.coordinator.proof(plan, number))
     office.coordinator.count_bytes(plan, party.name, up=0, down=len(data))
     return Response(data, media_type=CBOR)
 
 
-@router.get("/plans/{plan}/versions/{number}/sum")
+@router.get(
+    "/plans/{plan}/versions/{number}/sum",
+    tags=["reading"],
+    response_class=Response,
+    responses=ANSWERS_BYTES | refusals(*SIGNED, *CONFLICT),
+)
 async def version_sum(request: Request, plan: PlanId, number: Number) -> Response:
     """The sum of the survivors' encoded updates behind a model version: little-endian 64-bit words."""
     office = desk(request)

@@ -1,34 +1,88 @@
-"""Routes for people and monitors: status as JSON, health."""
+"""Routes for people and monitors: status as JSON, health, metrics. Nothing here changes anything."""
 
 from __future__ import annotations
 
-from typing import Any
+from itertools import islice
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request, Response
 
-from aggregator.routes.desk import desk
+from aggregator.problems import CONFLICT, SIGNED, refusals
+from aggregator.routes.desk import SMALL_LIMIT, desk
 from aggregator.routes.hospitals import PlanId
+from aggregator.store import Role
 
-router = APIRouter()
+TAG = "reading"
+"""Marks what people may ask for with a token."""
+router = APIRouter(tags=[TAG])
+TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}}}
+OVERVIEW = (Role.ADMIN, Role.RESEARCHER, Role.AUDITOR)
+STATUS = ("hospital", *OVERVIEW)
 
 
-@router.get("/healthz")
+@router.get("/healthz", responses=refusals())
 async def health() -> dict[str, str]:
     """The process answers."""
     return {"status": "ok"}
 
 
-@router.get("/v1/status")
-async def overview(request: Request) -> list[dict[str, Any]]:
-    """One line per plan, for researchers."""
+@router.get("/readyz", responses=refusals())
+async def ready(request: Request) -> dict[str, str]:
+    """Whether database, blobs and the coordinator take work; 503 names those that do not."""
+    await desk(request).readiness.check()
+    return {"status": "ready"}
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses=TEXT | refusals(*SIGNED, *CONFLICT),
+)
+async def metrics(request: Request) -> Response:
+    """Counts for Prometheus; for the roles monitor and admin."""
     office = desk(request)
-    await office.authenticate(request, roles=("researcher",))
-    return await office.run(office.coordinator.plans)
+    await office.authenticate(request, roles=(Role.MONITOR, Role.ADMIN), limit=SMALL_LIMIT)
+    text, media_type = await office.run(request.app.state.metrics.page)
+    return Response(text, media_type=media_type)
 
 
-@router.get("/v1/plans/{plan}/status")
+@router.get("/v1/status", responses=refusals(*SIGNED, *CONFLICT))
+async def overview(request: Request) -> list[dict[str, Any]]:
+    """One line per plan that the asking person may read."""
+    office = desk(request)
+    party, _ = await office.authenticate(request, roles=OVERVIEW, limit=SMALL_LIMIT)
+    lines = await office.run(office.coordinator.plans)
+    if party.role == Role.RESEARCHER:
+        readable = await office.readable(party)
+        return [line for line in lines if line["plan"] in readable]
+    return lines
+
+
+@router.get("/v1/audit", responses=refusals(*SIGNED, *CONFLICT))
+async def audit(request: Request, after: Annotated[int, Query(ge=0, le=2**53)] = 0) -> list[dict[str, Any]]:
+    """The audit log from number ``after`` + 1 on, a hundred entries at a time; each can be checked."""
+    office = desk(request)
+    await office.authenticate(request, roles=(Role.AUDITOR, Role.ADMIN), limit=SMALL_LIMIT)
+    entries = await office.look_up(lambda: list(islice(office.store.entries(after), 100)))
+    return [
+        {
+            "number": entry.number,
+            "time_ms": entry.time_ms,
+            "actor": entry.actor,
+            "action": entry.action,
+            "subject": entry.subject,
+            "details": dict(entry.details),
+            "previous": entry.previous.hex(),
+            "hash": entry.hash.hex(),
+            "signature": entry.signature.hex(),
+        }
+        for entry in entries
+    ]
+
+
+@router.get("/v1/plans/{plan}/status", responses=refusals(*SIGNED, *CONFLICT))
 async def status(request: Request, plan: PlanId) -> dict[str, Any]:
     """A plan's attempts, model versions, approvals and open phase."""
     office = desk(request)
-    await office.admit_reader(request, plan)
+    await office.admit_reader(request, plan, roles=STATUS)
     return await office.run(lambda: office.coordinator.status(plan))

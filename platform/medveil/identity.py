@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from medveil.errors import Error, RemoteProtocolError
 from medveil.ids import join
@@ -119,6 +121,11 @@ class Identity:
         """Ed25519 over a label and length-prefixed parts; 64 bytes."""
         return self._key.sign(_signed_bytes(label, parts))
 
+    def secret_for(self, label: str) -> Secret:
+        """32 bytes that only this identity can derive, for one use of its own: files that it alone reads."""
+        info = _signed_bytes(label, ())
+        return Secret(HKDF(hashes.SHA256(), 32, None, info).derive(self._key.private_bytes_raw()))
+
 
 def verify(public_key: bytes, signature: bytes, label: str, *parts: bytes) -> None:
     """Check a signature made by :meth:`Identity.sign`.
@@ -138,11 +145,15 @@ def _signed_bytes(label: str, parts: tuple[bytes, ...]) -> bytes:
 
 @dataclass(frozen=True)
 class RequestProof:
-    """The four headers that say who sent a request, when, and that it was not changed."""
+    """The five headers that say who sent a request, when, and that it was not changed.
+
+    The body's SHA-256 is one of them, so that a receiver knows who is asking before it reads the body.
+    """
 
     sender: str
     time: int
     nonce: str
+    digest: bytes
     signature: bytes
 
     def headers(self) -> dict[str, str]:
@@ -151,6 +162,7 @@ class RequestProof:
             "MedVeil-Sender": self.sender,
             "MedVeil-Time": str(self.time),
             "MedVeil-Nonce": self.nonce,
+            "MedVeil-Digest": self.digest.hex(),
             "MedVeil-Signature": base64.b64encode(self.signature).decode(),
         }
 
@@ -166,40 +178,52 @@ class RequestProof:
                 sender=headers["medveil-sender"],
                 time=int(headers["medveil-time"]),
                 nonce=headers["medveil-nonce"],
+                digest=bytes.fromhex(headers["medveil-digest"]),
                 signature=base64.b64decode(headers["medveil-signature"], validate=True),
             )
         except (KeyError, ValueError) as error:
             raise BadSignature(what="The request carries no complete signature.") from error
-        if len(proof.nonce) != 32 or len(proof.signature) != 64:
+        if (len(proof.nonce), len(proof.digest), len(proof.signature)) != (32, 32, 64):
             raise BadSignature(what="The request carries no complete signature.")
         return proof
+
+    def check_body(self, body: bytes) -> None:
+        """Whether this is the body that was signed. Raises: BadSignature."""
+        if hashlib.sha256(body).digest() != self.digest:
+            raise BadSignature()
 
 
 def sign_request(identity: Identity, method: str, target: str, body: bytes) -> RequestProof:
     """Sign a request: method, path with query, SHA-256 of the body, time and a fresh nonce."""
-    now, nonce = int(time.time()), secrets.token_hex(16)
-    signature = identity.sign("request", *_request_parts(identity.name, method, target, body, now, nonce))
-    return RequestProof(identity.name, now, nonce, signature)
+    now, nonce, digest = int(time.time()), secrets.token_hex(16), hashlib.sha256(body).digest()
+    signature = identity.sign("request", *_request_parts(identity.name, method, target, digest, now, nonce))
+    return RequestProof(identity.name, now, nonce, digest, signature)
 
 
-def verify_request(
-    public_key: bytes, proof: RequestProof, method: str, target: str, body: bytes, *, now: float
-) -> None:
-    """Check a request against the sender's enrolled key and our clock.
+def verify_head(public_key: bytes, proof: RequestProof, method: str, target: str, *, now: float) -> None:
+    """Check a request against the sender's enrolled key and our clock, before its body is read.
 
-    The caller must also refuse a nonce it has seen within ``2 * FRESHNESS_S`` seconds.
+    The caller must also refuse a nonce it has seen within ``2 * FRESHNESS_S`` seconds, and call
+    :meth:`RequestProof.check_body` before it uses the body.
 
     Raises:
         BadSignature, StaleRequest.
     """
-    parts = _request_parts(proof.sender, method, target, body, proof.time, proof.nonce)
+    parts = _request_parts(proof.sender, method, target, proof.digest, proof.time, proof.nonce)
     verify(public_key, proof.signature, "request", *parts)
     if abs(proof.time - now) > FRESHNESS_S:
         raise StaleRequest(theirs=proof.time, ours=int(now))
 
 
+def verify_request(
+    public_key: bytes, proof: RequestProof, method: str, target: str, body: bytes, *, now: float
+) -> None:
+    """Check a whole request: :func:`verify_head` and the body. Raises: BadSignature, StaleRequest."""
+    verify_head(public_key, proof, method, target, now=now)
+    proof.check_body(body)
+
+
 def _request_parts(
-    sender: str, method: str, target: str, body: bytes, now: int, nonce: str
+    sender: str, method: str, target: str, digest: bytes, now: int, nonce: str
 ) -> tuple[bytes, ...]:
-    body_hash = hashlib.sha256(body).digest()
-    return (sender.encode(), method.encode(), target.encode(), body_hash, str(now).encode(), nonce.encode())
+    return (sender.encode(), method.encode(), target.encode(), digest, str(now).encode(), nonce.encode())

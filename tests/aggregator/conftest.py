@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from world import World, make_world
+import postgres
+from world import World, fresh_file, make_world
 
 MEMORY = Path("/dev/shm")
 
@@ -33,3 +35,23 @@ def build(folder: Path) -> Iterator[Callable[..., World]]:
     yield make
     for world in worlds:
         world.store.close()
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[postgres.Cluster]:
+    """A PostgreSQL server for the whole run; skipped by name where PostgreSQL is not installed."""
+    if postgres.programs() is None:
+        assert not os.environ.get("MEDVEIL_SKIP_NOTHING"), postgres.INSTALL
+        pytest.skip(f"PostgreSQL is not installed: {postgres.INSTALL}")
+    server = postgres.Cluster()
+    yield server
+    server.remove()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def where(request: pytest.FixtureRequest, folder: Path) -> Path | str:
+    """A database of either kind, as the store takes it, with its tables and no row."""
+    if request.param == "sqlite":
+        return fresh_file(folder)
+    server: postgres.Cluster = request.getfixturevalue("cluster")
+    return server.url(server.database())

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aggregator import coordinator
 from aggregator.coordinator import MAX_LOST
 from aggregator.versions import first_version
 from aggregator.workers import Failure, Workers
@@ -24,10 +25,19 @@ from medveil.rounds import RoundKind
 from medveil.tensors import from_safetensors, to_safetensors
 from privacy.encoding import decode, params_for
 from privacy.secagg.keys import setting_for
-from privacy.secagg.messages import Published, committed_hash
+from privacy.secagg.messages import Agree, Published, committed_hash
 from world import SPEC, START, Site, World, finish, make_plan, make_sites, make_study, play, unit
 
 Build = Callable[..., World]
+
+
+@pytest.fixture
+def in_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a long vector: first the segments of the sum, then the model."""
+    monkeypatch.setattr(coordinator, "TOGETHER", 0)
+
+
+two_steps = pytest.mark.usefixtures("in_two_steps")
 
 
 class Later(Executor):
@@ -72,6 +82,7 @@ def to_the_end(world: World, sites: list[Site], later: Later) -> None:
     raise AssertionError
 
 
+@two_steps
 def test_everything_is_served_while_a_sum_is_being_unmasked(build: Build) -> None:
     later = Later()
     world = build(workers=later)
@@ -100,6 +111,7 @@ def test_everything_is_served_while_a_sum_is_being_unmasked(build: Build) -> Non
     assert (done["outcome"], len(world.status["versions"])) == ("done", 2)
 
 
+@two_steps
 def test_a_restart_while_a_job_runs_makes_the_same_again(build: Build) -> None:
     calm = build()
     finish(calm, make_sites(calm))
@@ -121,6 +133,7 @@ def test_a_restart_while_a_job_runs_makes_the_same_again(build: Build) -> None:
         assert published(world) == published(calm)
 
 
+@two_steps
 def test_a_job_that_is_run_after_a_restart_has_repeated_it_does_no_harm(build: Build) -> None:
     """A worker of the old process that is a little slow to die."""
     calm = build()
@@ -142,6 +155,7 @@ def test_a_job_that_is_run_after_a_restart_has_repeated_it_does_no_harm(build: B
     assert published(world) == published(calm)
 
 
+@two_steps
 @pytest.mark.parametrize("job", [0, 1])
 def test_a_lost_job_is_made_again_and_the_result_is_the_same(build: Build, job: int) -> None:
     calm = build()
@@ -193,6 +207,7 @@ def other_plan(world: World) -> World:
     return other
 
 
+@two_steps
 @pytest.mark.parametrize("seed", range(6))
 def test_two_plans_that_finish_at_once_do_not_mix(build: Build, seed: int) -> None:
     later, draw = Later(), random.Random(seed)
@@ -304,11 +319,13 @@ def test_a_version_shows_its_sum_and_its_proof_to_the_plans_hospitals_and_to_nob
         assert (proof.round, proof.attempt, proof.survivors) == (number, 1, (1, 2, 3, 4))
         before, after = (bytes.fromhex(v["model"]) for v in status["versions"][number - 1 : number + 1])
         setting = setting_for(world.plan, number=number, attempt=1, kind=RoundKind.TRAIN, model=before)
-        for one in proof.agreements:
-            one.check(roster[one.sender], setting.context, proof.transcript)
-            assert one.survivors == proof.survivors
-            assert one.committed_hash == committed_hash(setting.context, proof.transcript, proof.members)
-        assert len(proof.agreements) >= setting.threshold(5)
+        u2_hash = committed_hash(setting.context, proof.transcript, proof.members)
+        for signer, signature in proof.signatures.items():
+            signed = Agree(
+                sender=signer, signature=signature, committed_hash=u2_hash, survivors=proof.survivors
+            )
+            signed.check(roster[signer], setting.context, proof.transcript)
+        assert len(proof.signatures) >= setting.threshold(5)
         params = params_for(study, RoundKind.TRAIN, 5)
         total = np.frombuffer(answer.content, "<u8")
         mean = decode(total, params, hospitals=4, study=study).mean

@@ -7,6 +7,8 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import httpx2 as httpx
@@ -16,10 +18,11 @@ from fastapi import Request
 from aggregator import app as app_module
 from aggregator.auth import BrokenOff, Gatekeeper, read_body
 from aggregator.blobs import StorageFailed
+from aggregator.limits import BodyMemory
 from aggregator.routes.desk import MESSAGE_LIMIT
-from aggregator.store import Party
+from aggregator.settings import Limits
 from door import Door
-from medveil.identity import FRESHNESS_S, Identity, RequestProof, sign_request
+from medveil.identity import FRESHNESS_S, Identity, sign_request
 from medveil.messages import Approval, Enrol, PlanOffers, Work
 from medveil.plan import sign_approval
 from privacy.secagg import node
@@ -35,6 +38,9 @@ def door(build: Build) -> Iterator[Door]:
     world = build(hospitals=4)
     play(world, make_sites(world), until=lambda: world.phase == "share")
     opened = Door(world)
+    for name, role in (("outsider", "hospital"), ("researcher", "researcher"), ("nosy", "researcher")):
+        opened.enrolled(name, role)
+    opened.office.register.grant(world.plan.id, "researcher")
     yield opened
     opened.office.close()
 
@@ -148,6 +154,7 @@ def test_a_body_beyond_the_limit_is_refused_before_it_is_read(
     door.refused(door.raw(method, target, endless(), headers), 413, "too-large")
     assert len(read) < 20
     for lie in ("99999999999", "-5", "9" * 400, "1e3", "²"):
+        headers = sign_request(door.hospital(), method, target, body).headers()
         lying = headers | {"content-length": lie.encode("latin-1")}
         door.refused(door.raw(method, target, body, lying), 413, "too-large")
 
@@ -160,7 +167,7 @@ def test_a_sender_that_goes_away_in_the_middle_is_a_known_problem() -> None:
 
     request = Request({"type": "http", "method": "POST", "headers": []}, receive)
     with pytest.raises(BrokenOff):
-        asyncio.run(read_body(request, 100))
+        asyncio.run(read_body(request, 100, BodyMemory(Limits()), ExitStack()))
 
 
 @routes
@@ -242,7 +249,7 @@ def test_bytes_that_are_no_message_are_refused(door: Door, body: bytes) -> None:
 def test_a_hospital_that_is_not_on_the_roster_finds_nothing(
     door: Door, method: str, path: str, body: bytes
 ) -> None:
-    outsider = enrolled(door, "outsider", "hospital")
+    outsider = door.known["outsider"]
     target = path.format(at=door.at)
     answer = door.ask(outsider, method, target, b"" if method == "GET" else good_body(path, body))
     if target == "/v1/plans":
@@ -254,22 +261,13 @@ def test_a_hospital_that_is_not_on_the_roster_finds_nothing(
 @routes
 @pytest.mark.usefixtures("unchanged")
 def test_a_researcher_may_look_and_nothing_else(door: Door, method: str, path: str, body: bytes) -> None:
-    researcher = enrolled(door, "researcher", "researcher")
-    answer = door.ask(researcher, method, path.format(at=door.at), body)
+    answer = door.ask(door.known["researcher"], method, path.format(at=door.at), body)
     if path.endswith("/status"):
         assert answer.json()["open"]["phase"] == "share"
     elif "/models/" in path or "/versions/" in path:
         door.refused(answer, 404, "not-found")
     else:
         door.refused(answer, 403, "not-allowed")
-
-
-def enrolled(door: Door, name: str, role: str) -> Identity:
-    """Somebody new; the newcomer is in the gatekeeper's list only, so the dump stays as it was."""
-    newcomer = Identity.generate(name)
-    parties = door.world.store.parties()
-    door.office._parties = {**parties, name: Party(name, role, newcomer.public_key)}
-    return newcomer
 
 
 def good_body(path: str, body: bytes) -> bytes:
@@ -280,8 +278,9 @@ def good_body(path: str, body: bytes) -> bytes:
 @pytest.mark.usefixtures("unchanged")
 def test_a_hospital_may_not_list_all_studies_and_a_researcher_may(door: Door) -> None:
     door.refused(door.ask(door.hospital(), "GET", "/v1/status"), 403, "not-allowed")
-    (line,) = door.ask(enrolled(door, "researcher", "researcher"), "GET", "/v1/status").json()
+    (line,) = door.ask(door.known["researcher"], "GET", "/v1/status").json()
     assert line == {"plan": door.world.plan.id, "name": "tiny", "finished": False, "rounds": 0}
+    assert door.ask(door.known["nosy"], "GET", "/v1/status").json() == []
 
 
 def test_the_door_lets_a_whole_round_through_and_counts_its_traffic(build: Build) -> None:
@@ -464,7 +463,7 @@ def test_an_enrolment_must_be_signed_with_the_key_that_it_brings(entrance: Door)
     body = Enrol(token=TOKEN, name="newcomer", public_key=newcomer.public_key).to_bytes()
     entrance.refused(entrance.ask(other, "POST", "/v1/enrol", body), 401, "bad-signature")
     proof = sign_request(newcomer, "POST", "/v1/enrol", body)
-    renamed = RequestProof("another", proof.time, proof.nonce, proof.signature)
+    renamed = replace(proof, sender="another")
     entrance.refused(entrance.raw("POST", "/v1/enrol", body, renamed.headers()), 401, "bad-signature")
     assert entrance.world.dump() == before
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,12 +69,13 @@ def test_a_proof_is_good_for_one_method_target_and_body(method: str, target: str
         verify_request(ONE.public_key, proof, method, target, body, now=time.time())
 
 
-def test_a_proof_cannot_be_given_another_time_nonce_or_sender() -> None:
+def test_a_proof_cannot_be_given_another_time_nonce_digest_or_sender() -> None:
     proof = sign_request(ONE, "GET", "/", b"")
     changed = [
-        RequestProof("other", proof.time, proof.nonce, proof.signature),
-        RequestProof("one", proof.time + 1, proof.nonce, proof.signature),
-        RequestProof("one", proof.time, "0" * 32, proof.signature),
+        replace(proof, sender="other"),
+        replace(proof, time=proof.time + 1),
+        replace(proof, nonce="0" * 32),
+        replace(proof, digest=bytes(32)),
     ]
     for forged in changed:
         with pytest.raises(BadSignature):
@@ -89,7 +91,10 @@ def test_a_proof_is_fresh_for_a_limited_time_in_both_directions() -> None:
             verify_request(ONE.public_key, proof, "GET", "/", b"", now=proof.time + drift)
 
 
-@pytest.mark.parametrize("name", ["medveil-sender", "medveil-time", "medveil-nonce", "medveil-signature"])
+SIGNED = ["medveil-sender", "medveil-time", "medveil-nonce", "medveil-digest", "medveil-signature"]
+
+
+@pytest.mark.parametrize("name", SIGNED)
 @pytest.mark.parametrize("value", [None, "", "x", "¼", "-"])
 def test_a_missing_or_malformed_header_is_a_failed_check(name: str, value: str | None) -> None:
     headers = {k.lower(): v for k, v in sign_request(ONE, "GET", "/", b"").headers().items()}

@@ -1,14 +1,20 @@
 """Messages reordered, repeated, replayed, cut and garbled between the real machines, in any order.
 
-An aggregator that keeps its rules over a network that does not. Every message crosses as bytes.
+An aggregator that keeps its rules over a network that does not. Every message crosses as bytes. Nodes
+restart at any point: what they knew is gone, their journals (the real ones) stay. A round is tried more than
+once.
 """
 
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -20,15 +26,20 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from hospital_node.store import AlreadyDone, Journal
 from linked import STEPS, Consortium
 from medveil.errors import RemoteProtocolError
 from medveil.messages import BadMessage
 from medveil.rounds import Phase
 from privacy.secagg import server
+from privacy.secagg.checkword import verify_sum
 from privacy.secagg.messages import MESSAGES, Agree, HospitalMessage, Unmask
 from privacy.secagg.node import Refused
-from secagg_vectors import VIEWS, fixed_consortium
+from secagg_vectors import PARAMS, VIEWS, fixed_consortium
 
+PLAN, ROUND = "p" * 64, 7
+NOTED = {Phase.UPLOAD: "upload", Phase.AGREE: "agree", Phase.UNMASK: "unmask"}
+"""What a node writes down before it sends its message (``hospital_node.agent``)."""
 HOSPITALS = st.integers(1, 4)
 KINDS = {kind: name for name, kind in MESSAGES.items()}
 
@@ -39,30 +50,54 @@ class Network(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         self.world: Consortium = fixed_consortium(4)
+        self.journals = {i: Journal(Path(":memory:")) for i in self.world.hospitals}
+        """On disk in truth: what outlives a restart."""
+        self.sent: list[tuple[str, bytes]] = []
+        self.shown: list[bytes] = []
+        self.spoken: dict[tuple[int, int], list[HospitalMessage]] = {}
+        """(attempt, hospital) → what it has sent."""
+        self.attempt = 0
+        self._open()
+
+    def teardown(self) -> None:
+        for journal in getattr(self, "journals", {}).values():
+            journal.close()
+
+    def _open(self) -> None:
+        """The aggregator opens the next attempt; a node makes everything in it anew."""
+        self.attempt += 1
+        setting = self.world.server.setting
+        setting = replace(setting, context=replace(setting.context, round=ROUND, attempt=self.attempt))
+        self.world.server = server.ServerState(setting)
+        for index, hospital in self.world.hospitals.items():
+            hospital.party, hospital.state = replace(hospital.party, setting=setting), None
+            self.spoken[self.attempt, index] = []
         self.step = dict.fromkeys(self.world.hospitals, 0)
         """How many phases each hospital has answered, skipped ones included."""
         self.gone: set[int] = set()
-        self.sent: list[tuple[str, bytes]] = []
-        self.shown: list[bytes] = []
+        """Who sits this attempt out, or cannot be reached."""
         self.log: list[HospitalMessage | None] = []
         """What the aggregator took, in order; None is the end of a phase."""
-        self.spoken: dict[int, list[HospitalMessage]] = {i: [] for i in self.world.hospitals}
 
     def _hand(self, index: int, phase: Phase, data: bytes | None) -> None:
         """A hospital is handed bytes as the view of ``phase``; what it answers goes on the wire."""
-        hospital = self.world.hospitals[index]
+        hospital, journal = self.world.hospitals[index], self.journals[index]
         before = hospital.state
         try:
             view = VIEWS[phase].from_bytes(data) if phase in VIEWS and data is not None else None
             if phase in VIEWS and view is None:
                 return
+            if phase is Phase.ADVERTISE:
+                journal.join(PLAN, ROUND, self.attempt)
             answer = hospital.answer(phase, view)
-        except (BadMessage, Refused):
+            if phase in NOTED:
+                journal.note(PLAN, ROUND, self.attempt, NOTED[phase])
+        except (BadMessage, Refused, AlreadyDone):
             assert hospital.state is before
             self.gone.add(index)
             return
         self.step[index] = STEPS.index(phase) + 1
-        self.spoken[index].append(answer)
+        self.spoken[self.attempt, index].append(answer)
         self.sent.append((KINDS[type(answer)], answer.to_bytes()))
 
     def _deliver(self, kind: str, data: bytes) -> None:
@@ -79,7 +114,7 @@ class Network(RuleBasedStateMachine):
     @rule(index=HOSPITALS)
     def a_hospital_answers(self, index: int) -> None:
         phase = self.world.server.phase
-        if phase.ended or index in self.gone or self.step[index] != STEPS.index(phase):
+        if phase.ended or not self._follows(index, phase):
             return
         view = server.view(self.world.server, index)
         data = None if view is None else view.to_bytes()
@@ -117,14 +152,50 @@ class Network(RuleBasedStateMachine):
     @rule(index=HOSPITALS, data=st.data())
     def a_hospital_is_shown_something_old_or_of_another(self, index: int, data: st.DataObject) -> None:
         phase = self.world.server.phase
-        if index in self.gone or phase not in VIEWS or self.step[index] != STEPS.index(phase):
+        if phase not in VIEWS or not self._follows(index, phase):
             return
         self._hand(index, phase, data.draw(st.sampled_from(self.shown)))
+
+    @precondition(lambda self: self.shown and len(self.gone) < 2)
+    @rule(index=HOSPITALS, data=st.data())
+    def a_hospital_is_shown_a_part_of_something(self, index: int, data: st.DataObject) -> None:
+        phase = self.world.server.phase
+        if phase not in VIEWS or not self._follows(index, phase):
+            return
+        view = data.draw(st.sampled_from(self.shown))
+        self._hand(index, phase, view[: data.draw(st.integers(0, len(view) - 1))])
+        assert index in self.gone
+
+    def _follows(self, index: int, phase: Phase) -> bool:
+        """Whether this hospital is still in the attempt, and this is its next phase."""
+        if index in self.gone or self.step[index] != STEPS.index(phase):
+            return False
+        return phase is Phase.ADVERTISE or self.world.hospitals[index].state is not None
 
     @precondition(lambda self: len(self.gone) < 2)
     @rule(index=HOSPITALS)
     def a_hospital_vanishes(self, index: int) -> None:
         self.gone.add(index)
+
+    @rule(index=HOSPITALS)
+    def a_hospital_restarts(self, index: int) -> None:
+        """It forgets its keys, and that it had left; it may join again, if its journal lets it."""
+        self.world.hospitals[index].state = None
+        self.gone.discard(index)
+        if self.world.server.phase is Phase.ADVERTISE:
+            self.step[index] = 0
+
+    @precondition(lambda self: self.attempt < 3)
+    @rule()
+    def the_round_is_tried_again(self) -> None:
+        """Whatever has become of the attempt before."""
+        self._open()
+
+    @rule(index=HOSPITALS, attempt=st.integers(1, 3))
+    def an_attempt_that_it_has_joined_is_offered_again(self, index: int, attempt: int) -> None:
+        if any(self.spoken.get((a, index)) for a in range(attempt, self.attempt + 1)):
+            with pytest.raises(AlreadyDone):
+                self.journals[index].join(PLAN, ROUND, attempt)
 
     @rule()
     def a_phase_goes_well(self) -> None:
@@ -157,14 +228,24 @@ class Network(RuleBasedStateMachine):
 
     @invariant()
     def a_hospital_speaks_once_for_each_step(self) -> None:
-        for index, messages in self.spoken.items():
+        for (_, index), messages in self.spoken.items():
             kinds = [type(m) for m in messages]
             assert len(set(kinds)) == len(kinds)
             assert all(m.sender == index for m in messages)
 
     @invariant()
+    def a_hospital_unmasks_once_in_a_round(self) -> None:
+        for index in self.world.hospitals:
+            said = [m for (_, i), messages in self.spoken.items() if i == index for m in messages]
+            assert sum(isinstance(m, Unmask) for m in said) <= 1
+
+    @invariant()
     def one_survivor_set_and_one_kind_of_share(self) -> None:
-        everything: list[Any] = [m for messages in self.spoken.values() for m in messages]
+        for attempt in range(1, self.attempt + 1):
+            self._one_set(attempt)
+
+    def _one_set(self, attempt: int) -> None:
+        everything: list[Any] = [m for (a, _), said in self.spoken.items() if a == attempt for m in said]
         agreed = {(m.committed_hash, m.survivors) for m in everything if isinstance(m, Agree)}
         assert len(agreed) <= 1
         for m in everything:
@@ -177,11 +258,15 @@ class Network(RuleBasedStateMachine):
         state = self.world.server
         if state.phase is not Phase.UNMASK or len(state.unmasked) < state.needed:
             return
-        assert np.array_equal(self.world.unmasked_sum(), self.world.plain_sum())
-        Network.finished += 1
+        total = self.world.unmasked_sum()
+        assert np.array_equal(total, self.world.plain_sum())
+        for hospital in (h for i, h in self.world.hospitals.items() if i in state.unmasked and h.state):
+            key = hospital.state.committed.check_key
+            verify_sum(total, key, PARAMS, survivors=state.survivors)
+        Network.finished[self.attempt] += 1
 
-    finished = 0
-    """Sums checked over all runs of the class."""
+    finished: ClassVar[Counter[int]] = Counter()
+    """Sums checked over all runs of the class, by attempt."""
 
 
 def test_messages_in_any_order_give_the_exact_sum_or_nothing() -> None:
@@ -192,4 +277,4 @@ def test_messages_in_any_order_give_the_exact_sum_or_nothing() -> None:
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
     )
     run_state_machine_as_test(Network, settings=limits)
-    assert Network.finished > 0  # some runs did come to their end
+    assert set(Network.finished) > {1}  # some runs did come to their end, also at the second attempt

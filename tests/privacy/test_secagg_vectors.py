@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ from linked import STEPS
 from medveil.identity import Secret
 from medveil.rounds import Phase
 from privacy.secagg import server
+from privacy.secagg.checkword import AlteredSum, verify_sum
 from privacy.secagg.masks import Mask, add_masks
 from privacy.secagg.messages import MESSAGES
-from secagg_vectors import FOLDER, VIEWS, build, fixed_consortium, refusal
+from secagg_vectors import FOLDER, PARAMS, VIEWS, build, fixed_consortium, refusal
 
 RUNS = ("secagg_complete.json", "secagg_dropout.json")
 
@@ -58,6 +60,24 @@ def test_a_stored_run_replays_from_its_bytes_alone(name: str) -> None:
     assert np.array_equal(total, _words(stored["sum"]))
     plain = sum(_words(stored["encoded"][str(i)]) for i in state.survivors)
     assert np.array_equal(total, plain)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_stored_sum_passes_its_check_word(name: str) -> None:
+    stored = _stored(name)
+    key = Secret(bytes.fromhex(stored["check key"]))
+    verify_sum(_words(stored["sum"]), key, PARAMS, survivors=stored["survivors"])
+
+
+def test_stored_check_words_pass_and_every_altered_sum_is_refused() -> None:
+    stored = _stored("check_words.json")
+    key, survivors = Secret(bytes.fromhex(stored["key"])), stored["survivors"]
+    for bits, case in stored["lanes"].items():
+        params = replace(PARAMS, lane_bits=int(bits))
+        verify_sum(_words(case["sum"]), key, params, survivors=survivors)
+        for altered in case["altered"]:
+            with pytest.raises(AlteredSum):
+                verify_sum(_words(altered["sum"]), key, params, survivors=altered["survivors"])
 
 
 def test_every_tampered_message_is_refused_as_it_was() -> None:

@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 
 from linked import Consortium
+from medveil.identity import Secret
 from medveil.rounds import Phase
+from privacy.encoding import EncodedUpdate, EncodingParams
 from privacy.secagg import masks as masks_module
-from privacy.secagg.checkword import CheckedUpdate
+from privacy.secagg.checkword import CheckedUpdate, with_check_word
 from privacy.secagg.messages import MESSAGES
 from privacy.secagg.server import ServerState
 
@@ -116,6 +118,38 @@ def test_a_colluding_hospital_sees_the_sum_of_the_others_only(
         assert np.array_equal(*shown)
 
 
+CHECKED = EncodingParams(parameters=3, metrics=1, lane_bits=21, clip=1.0, max_weight=9, cohort=3)
+
+
+def _checked_sum(lanes: list[list[int]], key: Secret) -> np.ndarray:
+    """The words of the sum of these hospitals' vectors (three lanes, weight, metric), check word last."""
+    total = np.zeros(CHECKED.words, np.uint64)
+    for index, (*three, weight, metric) in enumerate(lanes, start=1):
+        word = sum(q << (21 * lane) for lane, q in enumerate(three))
+        encoded = EncodedUpdate(np.array([word, weight, metric, 0], np.uint64))
+        total += with_check_word(encoded, key, CHECKED, index=index).words
+    return total
+
+
+def test_the_check_word_of_the_sum_is_a_function_of_the_sum_and_the_key() -> None:
+    """So whoever has the key, a colluding hospital too, could have computed it from the sum alone."""
+    one = [[5, 0, 9, 1, 3], [7, 2, 0, 2, 3], [0, 0, 1, 3, 4]]
+    other = [[0, 1, 2, 2, 10], [12, 0, 4, 2, 0], [0, 1, 4, 2, 0]]
+    assert np.array_equal(np.sum(one, axis=0), np.sum(other, axis=0))
+    for number in range(20):
+        key = Secret(bytes([number]) * 32)
+        assert np.array_equal(_checked_sum(one, key), _checked_sum(other, key))
+
+
+def test_without_the_key_the_check_word_of_any_sum_is_a_uniform_word() -> None:
+    """Which is what the simulator puts there. Chi-square over four bits: 15 degrees of freedom each."""
+    for lanes in ([[0, 0, 0, 1, 0]] * 3, [[2**19, 7, 1, 9, 5], [5, 5, 5, 5, 5]]):
+        words = [int(_checked_sum(lanes, Secret(n.to_bytes(32, "big")))[-1]) for n in range(640)]
+        for shift in range(0, 64, 4):
+            counts = np.bincount([w >> shift & 15 for w in words], minlength=16)
+            assert ((counts - 40) ** 2 / 40).sum() < 70
+
+
 SIMULATOR: dict[str, dict[str, str]] = {
     "advertise": {
         "sender": "the set U1",
@@ -158,7 +192,8 @@ SIMULATOR: dict[str, dict[str, str]] = {
         "shared": "messages above",
         "ready": "messages above",
         "committed": "the set U2",
-        "uploaded": "messages above; the vectors themselves are uniform words with the right sum",
+        "uploaded": "messages above; the vectors are uniform words with the right sum, in which the check"
+        " word is a uniform word too (for somebody with the check key: computed from the sum)",
         "survivors": "the set U3",
         "agreed": "messages above",
         "unmasked": "messages above",

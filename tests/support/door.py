@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,8 @@ from aggregator.app import create_app
 from aggregator.auth import Gatekeeper
 from aggregator.routes.desk import Desk
 from aggregator.settings import Settings
+from aggregator.store import Role
+from aggregator.tokens import make_token
 from medveil.identity import Identity, sign_request
 from world import World
 
@@ -24,9 +27,29 @@ class Door:
         self.world = world
         self.app = create_app(Settings(world.folder))
         self.gatekeeper = Gatekeeper(clock)
-        self.office = Desk(world.store, world.coordinator, self.gatekeeper)
+        self.office = Desk(world.store, world.coordinator, self.gatekeeper, Settings(world.folder))
         self.app.state.desk = self.office
         self.stranger = Identity.generate("stranger")
+        self.known: dict[str, Identity] = {}
+
+    def enrolled(self, name: str, role: str) -> Identity:
+        """Somebody new with a key."""
+        newcomer, token = Identity.generate(name), secrets.token_urlsafe(24)
+        self.world.store.add_token(token, name=name, role=role, expires=2.0)
+        self.world.store.enrol(token, name=name, public_key=newcomer.public_key, now=1.0)
+        self.known[name] = newcomer
+        return newcomer
+
+    def token(self, name: str, role: Role) -> str:
+        """An API token of a person, good for an hour."""
+        now = time.time()
+        text, kept = make_token(name, role, now=now, expires=now + 3600)
+        self.office.register.add_api_token(kept)
+        return text
+
+    def show(self, token: str, method: str, path: str) -> httpx.Response:
+        """A request with an API token."""
+        return self.raw(method, path, b"", {"Authorization": f"Bearer {token}"})
 
     def hospital(self, index: int = 1) -> Identity:
         return self.world.identities[index - 1]

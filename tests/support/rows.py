@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -29,6 +30,14 @@ class Row:
         ]
 
 
+@dataclass(frozen=True)
+class Skipped:
+    """A row that cannot be measured here, and what it takes."""
+
+    name: str
+    reason: str
+
+
 def arguments(description: str | None) -> argparse.ArgumentParser:
     """A parser with ``--json FILE`` and ``--data FOLDER``."""
     parser = argparse.ArgumentParser(description=description)
@@ -38,12 +47,17 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def publish(rows: list[Row], json_file: Path | None) -> None:
-    """Print the table with the CPU's name, and write the rows."""
+def publish(found: Sequence[Row | Skipped], json_file: Path | None) -> None:
+    """Print the table with the CPU's name and what was skipped, and write the rows."""
+    rows = [row for row in found if isinstance(row, Row)]
     table = Table("name", "value", "unit", "target", "ok", title=f"on {cpu()}")
     for row in rows:
         table.add_row(row.name, f"{row.value:.4g}", row.unit, row.target, "yes" if row.ok else "NO")
-    Console(width=110).print(table)
+    console = Console(width=110)
+    console.print(table)
+    for one in found:
+        if isinstance(one, Skipped):
+            console.print(f"skipped  {one.name}: {one.reason}", markup=False, highlight=False)
     if json_file is not None:
         json_file.write_text(json.dumps([asdict(r) for r in rows], indent=1) + "\n")
 

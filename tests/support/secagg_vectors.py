@@ -10,6 +10,7 @@ import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from linked import STEPS, Consortium, Hospital
 from medveil.errors import RemoteProtocolError
-from medveil.identity import Identity
+from medveil.identity import Identity, Secret
 from medveil.messages import Wire
 from medveil.rounds import Phase, RoundKind
 from medveil.tensors import Update
 from privacy.encoding import EncodedUpdate, EncodingParams, encode
 from privacy.secagg import node, server
+from privacy.secagg.checkword import with_check_word
 from privacy.secagg.keys import Context, Setting
 from privacy.secagg.keystream import keystream
 from privacy.secagg.messages import MESSAGES, Advertised, Committed, Quorum, Survivors
@@ -141,7 +143,41 @@ def run(hospitals: int, silent_from: dict[int, int]) -> dict[str, Any]:
         "uploads": uploads,
         "masks to remove": [{"seed": m.seed.reveal().hex(), "sign": m.sign} for m in removal],
         "sum": _hex(total),
+        "check key": _check_key(world).hex(),
     }
+
+
+def _check_key(world: Consortium) -> bytes:
+    keys = {h.state.committed.check_key for i, h in world.hospitals.items() if i in world.server.unmasked}
+    (key,) = keys
+    return key.reveal()
+
+
+def check_words() -> dict[str, Any]:
+    """Check words of three hospitals in every lane width, their sum, and sums that do not pass."""
+    key, survivors = Secret(bytes(range(64, 96))), [1, 2, 4]
+    lanes = {}
+    for bits in (16, 21, 32):
+        params = replace(PARAMS, lane_bits=bits)
+        vectors = {}
+        for i in survivors:
+            encoded = EncodedUpdate(encoded_update(i, params))
+            vectors[i] = with_check_word(encoded, key, params, index=i).words
+        total = sum(vectors.values(), start=np.zeros(params.words, np.uint64))
+        altered = []
+        for place in range(params.words):
+            changed = total.copy()
+            changed[place] += np.uint64(1)
+            altered.append({"survivors": survivors, "sum": _hex(changed)})
+        altered += [{"survivors": s, "sum": _hex(total)} for s in ([1, 2], [1, 2, 3], [1, 2, 4, 4])]
+        doubled = total + total
+        altered.append({"survivors": survivors, "sum": _hex(doubled)})
+        lanes[str(bits)] = {
+            "check words": {str(i): _hex(words[-1:])[0] for i, words in vectors.items()},
+            "sum": _hex(total),
+            "altered": altered,
+        }
+    return {"key": key.reveal().hex(), "survivors": survivors, "lanes": lanes}
 
 
 def tampered() -> list[dict[str, Any]]:
@@ -182,6 +218,7 @@ def build() -> dict[str, Any]:
         "secagg_complete.json": run(3, {}),
         "secagg_dropout.json": run(4, {4: 3}),
         "secagg_tampered.json": tampered(),
+        "check_words.json": check_words(),
     }
 
 

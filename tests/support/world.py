@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import secrets
 import sqlite3
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sqlalchemy as sa
 
 from aggregator.blobs import Blobs
 from aggregator.coordinator import Coordinator
+from aggregator.database import Database
 from aggregator.store import Store
+from aggregator.tables import META
 from aggregator.versions import first_version
 from medveil.errors import RemoteProtocolError
 from medveil.identity import Identity
@@ -85,6 +91,7 @@ class World:
     identities: list[Identity]
     admin: Identity
     clock: Clock
+    database: Path | str
     workers: Executor | None = None
     store: Store = field(init=False)
     blobs: Blobs = field(init=False)
@@ -94,7 +101,7 @@ class World:
         self._open()
 
     def _open(self) -> None:
-        self.store, self.blobs = Store(self.folder / "aggregator.db"), Blobs(self.folder)
+        self.store, self.blobs = Store(self.database, self.admin), Blobs(self.folder)
         self.coordinator = Coordinator(
             self.store,
             self.blobs,
@@ -111,9 +118,7 @@ class World:
 
     def dump(self) -> tuple[list[str], dict[str, bytes]]:
         """The whole database and every file."""
-        with sqlite3.connect(self.folder / "aggregator.db") as connection:
-            rows = list(connection.iterdump())
-        connection.close()
+        rows = tables_of(self.database)
         files = {
             str(p.relative_to(self.folder)): p.read_bytes()
             for p in sorted(self.folder.rglob("*"))
@@ -132,19 +137,50 @@ class World:
         return "" if opened is None else str(opened["phase"])
 
 
+@functools.cache
+def _empty_database() -> bytes:
+    """A database file without a row; making one takes longer than a study of this size."""
+    with tempfile.TemporaryDirectory() as name:
+        Database(Path(name) / "empty.db").close()
+        return (Path(name) / "empty.db").read_bytes()
+
+
+def fresh_file(folder: Path) -> Path:
+    """An empty SQLite database in a folder."""
+    file = folder / "aggregator.db"
+    file.write_bytes(_empty_database())
+    return file
+
+
+def tables_of(database: Path | str) -> list[str]:
+    """Every row of every table."""
+    if isinstance(database, Path):
+        with closing(sqlite3.connect(database)) as connection:
+            return list(connection.iterdump())
+    engine = sa.create_engine(database, poolclass=sa.NullPool)
+    with engine.connect() as tx:
+        return [f"{t.name} {row}" for t in META.sorted_tables for row in sorted(tx.execute(sa.select(t)))]
+
+
 def make_world(
     folder: Path,
     *,
     hospitals: int = 3,
     approvals: int | None = None,
+    database: Path | str | None = None,
     workers: Executor | None = None,
     **changes: Any,
 ) -> World:
-    """An aggregator with enrolled hospitals and one plan, approved by the first ``approvals`` (all)."""
+    """An aggregator with enrolled hospitals and one plan, approved by the first ``approvals`` (all).
+
+    Args:
+        database: a file in the folder if left out.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     identities = [Identity.generate(f"hospital-{i}") for i in range(1, hospitals + 1)]
     admin, plan = Identity.generate("admin"), make_plan(identities, make_study(**changes))
-    store, blobs = Store(folder / "aggregator.db"), Blobs(folder)
+    where = fresh_file(folder) if database is None else database
+    store, blobs = Store(where, admin), Blobs(folder)
     for one in identities:
         token = secrets.token_urlsafe(24)
         store.add_token(token, name=one.name, role="hospital", expires=2.0)
@@ -154,7 +190,7 @@ def make_world(
     for one in identities[:approvals]:
         store.add_approval(plan.id, one.name, sign_approval(plan, one))
     store.close()
-    return World(folder, plan, identities, admin, Clock(), workers)
+    return World(folder, plan, identities, admin, Clock(), where, workers)
 
 
 def unit(index: int) -> Float32:

@@ -1,0 +1,204 @@
+"""The audit log: who changed what and when, each entry chained to the one before and signed by the admin.
+
+The store writes an entry in the transaction of every change, so there is no change without its entry and
+none when the entry cannot be written. An entry names the changed row and holds the row's digest, so a change
+behind the log's back is found as well. Whoever has seen a head (number and hash) can later show that the log
+was cut, rolled back or written anew; that is what the hospitals' copies are for.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from medveil.errors import Error
+from medveil.identity import BadSignature, Identity, verify
+from medveil.ids import canonical, digest
+
+START = bytes(32)
+DETAILS = frozenset("row role kind outcome reason model bytes rows schema lead head".split())
+"""What an entry may tell besides actor, action and subject: codes, counts, digests. No key, no share."""
+Detail = str | int | None
+
+
+class BadEntry(Error):
+    """The audit log is not what was written."""
+
+    code = "audit-broken"
+
+    def __init__(self, *, number: int, problem: str) -> None:
+        super().__init__(
+            what=f"Audit entry {number} is bad: {problem}.",
+            meaning="Something other than MedVeil changed the database; entries before it are as written.",
+            remedy="Keep a copy of this database, find out who had access, restore a backup that verifies.",
+        )
+        self.number = number
+
+
+class BadHead(Error):
+    """Text that is no head of an audit log."""
+
+    code = "bad-audit-head"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="This is not a head of an audit log.",
+            meaning="It cannot be compared with the log.",
+            remedy="Give it as it was printed: NUMBER:HASH, the hash as 64 hexadecimal digits.",
+        )
+
+
+@dataclass(frozen=True)
+class Head:
+    """The newest entry's number and hash; everything before it follows from them."""
+
+    number: int
+    hash: bytes
+    signature: bytes = b""
+
+    def __str__(self) -> str:
+        return f"{self.number}:{self.hash.hex()}"
+
+    def header(self) -> str:
+        """As an HTTP header's value, with the signature."""
+        return f"{self}:{base64.b64encode(self.signature).decode()}"
+
+    @classmethod
+    def parse(cls, text: str) -> Head:
+        """Read ``str(head)`` or :meth:`header` back. Raises: BadHead."""
+        number, _, rest = text.strip().partition(":")
+        name, _, signature = rest.partition(":")
+        try:
+            head = cls(int(number), bytes.fromhex(name), base64.b64decode(signature, validate=True))
+        except (ValueError, binascii.Error) as error:
+            raise BadHead() from error
+        if head.number < 1 or len(head.hash) != 32:
+            raise BadHead()
+        return head
+
+    def check(self, admin_key: bytes) -> None:
+        """Raises: BadSignature unless the aggregator's admin key has signed this head."""
+        verify(admin_key, self.signature, "audit-entry", self.number.to_bytes(8, "big"), self.hash)
+
+
+NOTHING = Head(0, START)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One change."""
+
+    number: int
+    time_ms: int
+    actor: str
+    action: str
+    subject: str
+    details: Mapping[str, Detail]
+    previous: bytes
+    hash: bytes
+    signature: bytes
+
+    @property
+    def head(self) -> Head:
+        """The log's head when this entry was the newest."""
+        return Head(self.number, self.hash, self.signature)
+
+    def computed_hash(self) -> bytes:
+        """What the hash must be."""
+        told = [self.number, self.time_ms, self.actor, self.action, self.subject, dict(self.details)]
+        return digest("audit-entry", canonical(told), self.previous)
+
+
+def seal(
+    signer: Identity,
+    before: Head,
+    *,
+    time_ms: int,
+    actor: str,
+    action: str,
+    subject: str,
+    details: Mapping[str, Detail],
+) -> Entry:
+    """The next entry. Raises: ValueError for a detail that is not on the list."""
+    for key, value in details.items():
+        if key not in DETAILS or not (value is None or isinstance(value, str | int)) or len(str(value)) > 80:
+            raise ValueError(f"the audit log takes no detail {key}")
+    blank = Entry(before.number + 1, time_ms, actor, action, subject, details, before.hash, b"", b"")
+    name = blank.computed_hash()
+    signature = signer.sign("audit-entry", blank.number.to_bytes(8, "big"), name)
+    return Entry(blank.number, time_ms, actor, action, subject, details, before.hash, name, signature)
+
+
+def checked(
+    entries: Iterable[Entry], admin_key: bytes, *, heads: Iterable[Head] = (), before: Head = NOTHING
+) -> Iterator[Entry]:
+    """The same entries, each one checked: number, chain, hash, signature, and the heads that others saw.
+
+    Raises: BadEntry at the first that is not what was written, or if the log ends before a known head.
+    """
+    seen: dict[int, bytes] = {}
+    for head in heads:
+        if seen.setdefault(head.number, head.hash) != head.hash:
+            raise BadEntry(number=head.number, problem="two heads are known for it: the log was forked")
+    for entry in entries:
+        number = before.number + 1
+        if entry.number != number:
+            raise BadEntry(number=number, problem=f"it is missing; number {entry.number} comes in its place")
+        if entry.previous != before.hash:
+            raise BadEntry(number=number, problem="it does not follow the entry before it")
+        if entry.hash != entry.computed_hash():
+            raise BadEntry(number=number, problem="its content is not what its hash says")
+        try:
+            entry.head.check(admin_key)
+        except BadSignature as error:
+            raise BadEntry(number=number, problem="it is not signed by the admin key") from error
+        if seen.pop(number, entry.hash) != entry.hash:
+            raise BadEntry(number=number, problem="a known head says otherwise, so the log was written anew")
+        before = entry.head
+        yield entry
+    if seen:
+        problem = f"a known head says that there was one, but the log ends at {before.number}"
+        raise BadEntry(number=min(seen), problem=problem)
+
+
+class Reckoning:
+    """What the tables must hold according to the log: subject → number and digest of its newest entry."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, tuple[int, str]] = {}
+        self._events: dict[str, list[str]] = {}
+        self._last = 0
+
+    def take(self, entry: Entry) -> None:
+        """Book one entry."""
+        self._last = entry.number
+        row = entry.details.get("row")
+        if row is not None:
+            self._rows[entry.subject] = (entry.number, str(row))
+        table, _, key = entry.subject.partition("/")
+        if table == "events":
+            self._events.setdefault(key.rpartition("/")[0], []).append(entry.subject)
+        if entry.action == "attempt.ended":  # its messages are removed with it
+            for subject in self._events.pop(key, ()):
+                self._rows.pop(subject, None)
+
+    def compare(self, rows: Iterable[tuple[str, str]]) -> None:
+        """Hold the tables against it. Raises: BadEntry, with the number of the entry that is contradicted."""
+        left = dict(self._rows)
+        for subject, found in rows:
+            number, expected = left.pop(subject, (self._last + 1, ""))
+            if not expected:
+                raise BadEntry(number=number, problem=f"it is missing, but there is {subject}")
+            if found != expected:
+                raise BadEntry(number=number, problem=f"{subject} is not what it says")
+        if left:
+            subject, (number, _) = min(left.items(), key=lambda item: item[1])
+            raise BadEntry(number=number, problem=f"{subject} is gone")
+
+
+def row_digest(values: Iterable[Any]) -> str:
+    """The digest of a row's values, as entries hold it."""
+    return digest("audit-row", canonical(list(values))).hex()

@@ -1,0 +1,156 @@
+"""Back up a running aggregator and restore it: one folder with everything, checked on both ways.
+
+The database is copied first. Models and sums are written before the row that names them and never change, so
+whatever the copy names is in the folders copied after it. Masked vectors of an open attempt are left out: a
+restored aggregator ends that attempt.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from aggregator.auditlog import Head
+from aggregator.blobs import SCRATCH, StorageFailed, write_durably
+from aggregator.database import StillRunning
+from aggregator.settings import Settings
+from aggregator.store import Store
+from medveil.errors import Error
+from medveil.identity import Identity
+
+DATABASE = "aggregator.db"
+MANIFEST = "backup.json"
+KEPT = ("aggregator.json", "admin.key", "tls", "models", "sums")
+"""What is copied besides the database."""
+
+
+class NotThere(Error):
+    """A backup or a place for one that cannot be used."""
+
+    code = "backup-unusable"
+
+    def __init__(self, *, problem: str) -> None:
+        super().__init__(
+            what=f"The backup cannot be used: {problem}.",
+            meaning="Nothing was changed.",
+            remedy="Name an empty folder as the target, and a whole backup to restore from.",
+        )
+
+
+def back_up(settings: Settings, target: Path) -> Head | None:
+    """Copy everything into an empty folder; the aggregator may go on meanwhile.
+
+    With PostgreSQL the database itself is not copied: dump it first, with pg_dump (docs/operations.md).
+    Returns: the head of the audit log in the copy; None with PostgreSQL.
+    Raises: NotThere, StorageFailed, BadEntry if the copied log is broken.
+    """
+    if target.exists() and any(target.iterdir()):
+        raise NotThere(problem=f"{target.name} is not empty")
+    head = None
+    try:
+        target.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if isinstance(settings.where, Path):
+            copy_database(settings.where, target / DATABASE)
+            head = _verified(target / DATABASE, settings.folder / "admin.key")
+        for name in KEPT:
+            _copy(settings.folder / name, target / name)
+        content = {
+            "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            "head": None if head is None else str(head),
+            "files": _digests(target),
+        }
+    except OSError as error:
+        raise StorageFailed() from error
+    write_durably(target / MANIFEST, json.dumps(content, indent=1).encode())
+    return head
+
+
+def restore(backup: Path, settings: Settings) -> Head:
+    """Put a backup into an empty folder (with PostgreSQL: beside the database that pg_restore has filled).
+
+    Open attempts are ended: their masked vectors are not in a backup, and the hospitals have gone on.
+    Args:
+        settings: the folder to fill; its ``where`` is the database.
+    Returns: the head of the audit log; hospitals that have seen a later one find out that it was rolled back.
+    Raises: NotThere, StillRunning, StorageFailed, BadEntry.
+    """
+    content = check(backup)
+    if settings.folder.exists() and any(settings.folder.iterdir()):
+        raise NotThere(problem=f"{settings.folder.name} is not empty")
+    try:
+        for name in content["files"]:
+            target = settings.folder / name
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if name != DATABASE or isinstance(settings.where, Path):
+                write_durably(target, (backup / name).read_bytes())
+                os.chmod(target, 0o600)
+    except OSError as error:
+        raise StorageFailed() from error
+    store = Store(settings.where, Identity.load("admin", settings.folder / "admin.key"))
+    try:
+        head = store.verify_log()
+        if content["head"] not in (None, str(head)):
+            raise NotThere(problem="its database is not the one that was backed up")
+        if not store.lead():
+            raise StillRunning()
+        store.restored(head)
+        return store.head
+    finally:
+        store.close()
+
+
+def check(backup: Path) -> dict[str, Any]:
+    """Whether every file of a backup is what was copied; the manifest. Raises: NotThere."""
+    try:
+        content: dict[str, Any] = json.loads((backup / MANIFEST).read_bytes())
+        expected = dict(content["files"])
+        found = _digests(backup)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NotThere(problem=f"{backup.name} is no backup") from error
+    for name in sorted({*expected, *found}):
+        if expected.get(name) != found.get(name):
+            raise NotThere(problem=f"{name} is damaged, missing or was added")
+    return content
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """SQLite's own online copy: a consistent state, whoever writes meanwhile."""
+    try:
+        with (
+            closing(sqlite3.connect(f"{source.resolve().as_uri()}?mode=rw", uri=True)) as live,
+            closing(sqlite3.connect(target)) as copy,
+        ):
+            live.backup(copy)
+    except sqlite3.Error as error:
+        raise StorageFailed() from error
+
+
+def _verified(database: Path, admin_key: Path) -> Head:
+    store = Store(database, Identity.load("admin", admin_key))
+    try:
+        return store.verify_log()
+    finally:
+        store.close()
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns(f"*{SCRATCH}"))
+    elif source.exists():
+        shutil.copy2(source, target)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    found = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        if path != folder / MANIFEST:
+            with open(path, "rb") as file:
+                found[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found

@@ -1,0 +1,189 @@
+"""How much anybody may ask of the aggregator: size, number, speed. Nothing is buffered before it is allowed.
+
+Three rings. :mod:`aggregator.connections` cuts slow and malformed connections. :class:`Gate` refuses what its
+head already shows to be too much. :class:`Quotas` and :class:`BodyMemory` count per sender, once the sender's
+signature has been checked, so that nobody can use up somebody else's share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, MutableMapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from aggregator.problems import (
+    AmbiguousLength,
+    EncodedBody,
+    HeadTooLarge,
+    Overloaded,
+    TargetTooLong,
+    TooManyRequests,
+    known_method,
+    problem,
+)
+from aggregator.settings import Limits
+from medveil.errors import Error
+from medveil.log import get_logger
+
+log = get_logger()
+LEASES = "medveil.leases"
+"""Key of the ASGI scope under which a request keeps what it gives back at its end (an ``ExitStack``)."""
+
+
+class Bucket:
+    """Tokens that drip in at a rate, up to ``burst``; each request takes one."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate, self._burst, self._level, self._time = rate, burst, burst, float("-inf")
+
+    def take(self, now: float) -> float:
+        """Take one if there is one: 0; otherwise the seconds until there will be."""
+        if self._time > float("-inf"):
+            self._level = min(self._burst, self._level + (now - self._time) * self._rate)
+        self._time = now
+        if self._level < 1:
+            return (1 - self._level) / self._rate
+        self._level -= 1
+        return 0.0
+
+
+@dataclass
+class _Share:
+    bucket: Bucket
+    in_hand: int = 0
+
+
+class Quotas:
+    """Counts the requests of each sender. Senders are known names, so the table cannot grow without end."""
+
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limits, self._clock = limits, clock
+        self._shares: dict[str, _Share] = {}
+        self._newcomers = Bucket(limits.newcomers_per_s, 4 * limits.newcomers_per_s)
+
+    def admit(self, name: str, leases: ExitStack) -> None:
+        """Count a request of a sender that has proved to be ``name``, until the leases are given back.
+
+        Raises: TooManyRequests.
+        """
+        limits = self._limits
+        share = self._shares.setdefault(name, _Share(Bucket(limits.requests_per_s, limits.burst)))
+        if share.in_hand >= limits.parallel:
+            raise TooManyRequests(retry_after_s=1.0)
+        wait = share.bucket.take(self._clock())
+        if wait:
+            raise TooManyRequests(retry_after_s=wait)
+        share.in_hand += 1
+        leases.callback(self._give_back, share)
+
+    def admit_newcomer(self) -> None:
+        """Count somebody who is not enrolled yet. Raises: TooManyRequests."""
+        wait = self._newcomers.take(self._clock())
+        if wait:
+            raise TooManyRequests(retry_after_s=wait)
+
+    @property
+    def in_hand(self) -> int:
+        """Requests of known senders at this moment."""
+        return sum(share.in_hand for share in self._shares.values())
+
+    @staticmethod
+    def _give_back(share: _Share) -> None:
+        share.in_hand -= 1
+
+
+class BodyMemory:
+    """How many bytes of bodies may be in memory at one time. Who finds no room waits, its socket unread."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._total, self._wait_s = limits.body_memory, limits.body_wait_s
+        self.used = 0
+        self._freed = asyncio.Event()
+
+    async def take(self, size: int, leases: ExitStack) -> None:
+        """Reserve room until the leases are given back. Raises: Overloaded after waiting in vain."""
+        try:
+            async with asyncio.timeout(self._wait_s):
+                while self.used and self.used + size > self._total:
+                    await self._freed.wait()
+        except TimeoutError as error:
+            raise Overloaded() from error
+        self.used += size
+        leases.callback(self._give_back, size)
+
+    def _give_back(self, size: int) -> None:
+        self.used -= size
+        self._freed.set()
+        self._freed = asyncio.Event()
+
+
+def leases_of(request: Request) -> ExitStack:
+    """What this request gives back at its end."""
+    found: ExitStack = request.scope[LEASES]
+    return found
+
+
+Observer = Callable[[Scope, int, float], None]
+
+
+class Gate:
+    """ASGI middleware: refuses by the head alone, and gives back what a request held.
+
+    Args:
+        observe: called with (scope, status, seconds) at the end of each request; 0 if none was sent.
+    """
+
+    def __init__(self, app: ASGIApp, *, limits: Limits, observe: Observer) -> None:
+        self._app, self._limits, self._observe = app, limits, observe
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 0
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        with ExitStack() as leases:
+            scope[LEASES] = leases
+            try:
+                await self._handle(scope, receive, watched)
+            finally:
+                self._observe(scope, status, time.perf_counter() - started)
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            check_head(scope, self._limits)
+        except Error as error:
+            log.info("request.refused", code=error.code, route="?", method=known_method(scope["method"]))
+            await problem(error)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+def check_head(scope: MutableMapping[str, Any], limits: Limits) -> None:
+    """Look at a request's line and headers before anything of its body is read.
+
+    Raises: TargetTooLong, HeadTooLarge, EncodedBody, AmbiguousLength.
+    """
+    headers = scope["headers"]
+    if len(scope["raw_path"]) + len(scope["query_string"]) > limits.target_bytes:
+        raise TargetTooLong(limit=limits.target_bytes)
+    if len(headers) > limits.headers or sum(len(k) + len(v) + 4 for k, v in headers) > limits.header_bytes:
+        raise HeadTooLarge(limit=limits.header_bytes)
+    names = [k for k, _ in headers]
+    encodings = {v.strip().lower() for k, v in headers if k == b"content-encoding"}
+    if encodings - {b"identity"}:
+        raise EncodedBody()
+    if names.count(b"content-length") + names.count(b"transfer-encoding") > 1:
+        raise AmbiguousLength()

@@ -1,0 +1,111 @@
+"""Counts for Prometheus: how the service does, never how a hospital does.
+
+Labels are on an allow-list, and their values are routes, methods, statuses, codes and reasons that the
+program itself names. Nothing that a sender makes up becomes a label.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from cryptography import x509
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.process_collector import ProcessCollector
+from starlette.types import Scope
+
+from aggregator.problems import known_method
+
+ALLOWED_LABELS = frozenset("route method status code reason state le".split())
+MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+BUCKETS = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 40.0)
+Gauges = Callable[[], dict[str, dict[str, float]]]
+
+
+class Metrics:
+    """The counters of one process.
+
+    Args:
+        tls: the folder with ``server.pem``, whose days left are shown. disk: its free bytes are shown.
+    """
+
+    def __init__(self, *, tls: Path, disk: Path) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self._requests = Counter(
+            "medveil_requests",
+            "Requests by route, method and status.",
+            ["route", "method", "status"],
+            registry=self._registry,
+        )
+        self._seconds = Histogram(
+            "medveil_request_seconds",
+            "Time to answer, long polls included in their own route.",
+            ["route"],
+            buckets=BUCKETS,
+            registry=self._registry,
+        )
+        self._cut = Counter(
+            "medveil_connections_cut",
+            "Connections ended by the aggregator, by reason.",
+            ["reason"],
+            registry=self._registry,
+        )
+        self._gauges = _Gauges(tls, disk)
+        self._registry.register(self._gauges)
+
+    def show(self, gauges: Gauges) -> None:
+        """Ask ``gauges`` for the present state at every scrape: name → state → value."""
+        self._gauges.ask = gauges
+
+    def request(self, scope: Scope, status: int, seconds: float) -> None:
+        """Count one request; 0 stands for a sender that went away before an answer."""
+        route = getattr(scope.get("route"), "path", "none")
+        self._requests.labels(route, known_method(scope["method"]), str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def cut(self, reason: str) -> None:
+        """Count a connection that was cut."""
+        self._cut.labels(reason).inc()
+
+    def page(self) -> tuple[bytes, str]:
+        """Everything as Prometheus' text, and its media type."""
+        return generate_latest(self._registry), MEDIA_TYPE
+
+
+class _Gauges:
+    """State that is looked up when Prometheus asks."""
+
+    def __init__(self, tls: Path, disk: Path) -> None:
+        self._tls, self._disk = tls, disk
+        self.ask: Gauges = dict
+
+    def collect(self) -> Iterator[Metric]:
+        for name, values in self.ask().items():
+            gauge = GaugeMetricFamily(f"medveil_{name}", f"{name.capitalize()} by state.", labels=["state"])
+            for state, value in values.items():
+                gauge.add_metric([state], value)
+            yield gauge
+        days = _seconds_left(self._tls / "server.pem")
+        if days is not None:
+            yield GaugeMetricFamily(
+                "medveil_certificate_seconds_left", "Until the server certificate expires.", value=days
+            )
+        yield GaugeMetricFamily(
+            "medveil_disk_free_bytes",
+            "Room for the database and the blobs.",
+            value=shutil.disk_usage(self._disk).free,
+        )
+
+
+def _seconds_left(certificate: Path) -> float | None:
+    try:
+        loaded = x509.load_pem_x509_certificate(certificate.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return loaded.not_valid_after_utc.astimezone(dt.UTC).timestamp() - time.time()

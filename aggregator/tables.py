@@ -1,0 +1,116 @@
+"""The tables of the aggregator's database as this version of the program expects them.
+
+``aggregator/migrations`` makes them; a test holds the two equal.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+META = sa.MetaData()
+SETTINGS = sa.Table(
+    "settings",
+    META,
+    sa.Column("key", sa.String, primary_key=True),
+    sa.Column("value", sa.String, nullable=False),
+)
+TOKENS = sa.Table(
+    "tokens",
+    META,
+    sa.Column("hash", sa.String, primary_key=True),
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("role", sa.String, nullable=False),
+    sa.Column("expires", sa.Float, nullable=False),
+    sa.Column("used", sa.Boolean, nullable=False, default=False),
+)
+PARTIES = sa.Table(
+    "parties",
+    META,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("role", sa.String, nullable=False),
+    sa.Column("public_key", sa.LargeBinary, nullable=False, unique=True),
+    sa.Column("enrolled", sa.Float, nullable=False),
+)
+PLANS = sa.Table(
+    "plans",
+    META,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("plan", sa.String, nullable=False),
+    sa.Column("admin_signature", sa.LargeBinary, nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("finished", sa.Boolean, nullable=False, default=False),
+)
+APPROVALS = sa.Table(
+    "approvals",
+    META,
+    sa.Column("plan", sa.String, sa.ForeignKey("plans.id"), primary_key=True),
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("signature", sa.LargeBinary, nullable=False),
+)
+ATTEMPTS = sa.Table(
+    "attempts",
+    META,
+    sa.Column("plan", sa.String, sa.ForeignKey("plans.id"), primary_key=True),
+    sa.Column("round", sa.Integer, primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    sa.Column("kind", sa.String, nullable=False),
+    sa.Column("model", sa.String, nullable=False),
+    sa.Column("opened", sa.Float, nullable=False),
+    sa.Column("outcome", sa.String),
+    sa.Column("report", sa.JSON),
+)
+EVENTS = sa.Table(
+    "events",
+    META,
+    sa.Column("plan", sa.String, primary_key=True),
+    sa.Column("round", sa.Integer, primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("kind", sa.String, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+)
+VERSIONS = sa.Table(
+    "versions",
+    META,
+    sa.Column("plan", sa.String, sa.ForeignKey("plans.id"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("version", sa.JSON, nullable=False),
+    sa.Column("state", sa.JSON, nullable=False),
+)
+AUDIT = sa.Table(
+    "audit",
+    META,
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("time_ms", sa.BigInteger, nullable=False),
+    sa.Column("actor", sa.String, nullable=False),
+    sa.Column("action", sa.String, nullable=False),
+    sa.Column("subject", sa.String, nullable=False),
+    sa.Column("details", sa.JSON, nullable=False),
+    sa.Column("previous", sa.LargeBinary, nullable=False),
+    sa.Column("hash", sa.LargeBinary, nullable=False),
+    sa.Column("signature", sa.LargeBinary, nullable=False),
+)
+REVOCATIONS = sa.Table(
+    "revocations",
+    META,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("revoked", sa.Float, nullable=False),
+)
+API_TOKENS = sa.Table(
+    "api_tokens",
+    META,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("role", sa.String, nullable=False),
+    sa.Column("hash", sa.String, nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("expires", sa.Float, nullable=False),
+    sa.Column("revoked", sa.Float),
+)
+READERS = sa.Table(
+    "readers",
+    META,
+    sa.Column("plan", sa.String, sa.ForeignKey("plans.id"), primary_key=True),
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("may", sa.Boolean, nullable=False),
+)

@@ -1,0 +1,339 @@
+"""No change without its audit entry, and no entry can be changed: tampering is found and named."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from aggregator.auditlog import NOTHING, BadEntry, BadHead, Head, checked, seal
+from aggregator.blobs import StorageFailed
+from aggregator.cli import app, set_up_aggregator
+from aggregator.database import Database
+from aggregator.settings import Settings
+from aggregator.store import AttemptKey, Store
+from databases import run
+from medveil.identity import BadSignature, Identity
+from medveil.plan import Plan
+from medveil.rounds import ModelVersion
+from world import World, finish, make_plan, make_sites, make_study, tables_of
+
+ADMIN = Identity.generate("admin")
+PLAN: Plan = make_plan([Identity.generate(f"hospital-{i}") for i in (1, 2, 3)], make_study())
+KEY = AttemptKey(PLAN.id, 1, 1)
+SECRETS = ("the-token-itself", "the-share-itself")
+
+
+def version(number: int) -> ModelVersion:
+    parent = None if number == 0 else f"{number - 1:064x}"
+    return ModelVersion(
+        plan=PLAN.id,
+        number=number,
+        model=f"{number:064x}",
+        parent=parent,
+        round=number,
+        survivors=(),
+        epsilon=None,
+        created="",
+    )
+
+
+CHANGES: dict[str, Callable[[Store], object]] = {
+    "lead": lambda s: s.lead(),
+    "add_token": lambda s: s.add_token(SECRETS[0], name="st-marys", role="hospital", expires=9.0),
+    "enrol": lambda s: s.enrol(SECRETS[0], name="st-marys", public_key=b"k" * 32, now=1.0),
+    "add_plan": lambda s: s.add_plan(PLAN, b"s" * 64, version(0), 1.0),
+    "add_approval": lambda s: s.add_approval(PLAN.id, "hospital-1", b"s" * 64),
+    "open_attempt": lambda s: s.open_attempt(KEY, kind="train", model="00" * 32, now=1.0),
+    "add_event": lambda s: s.add_event(KEY, 0, "unmask", SECRETS[1].encode(), actor="hospital-1"),
+    "end_attempt": lambda s: s.end_attempt(
+        KEY, outcome="failed", report={"reason": "below-threshold"}, version=version(1)
+    ),
+    "restored": lambda s: s.restored(s.head),
+    "finish_plan": lambda s: s.finish_plan(PLAN.id),
+}
+"""One call of every method that changes something, in an order that works."""
+READS = {
+    "approvals", "attempts", "check_lead", "close", "entries", "events", "head", "in_doubt", "parties",
+    "plans", "probe", "settled", "verify_log", "versions",
+}  # fmt: skip
+
+
+@pytest.fixture
+def store(where: Path | str) -> Iterator[Store]:
+    opened = Store(where, ADMIN, wall_clock=lambda: 1_700_000_000.0)
+    yield opened
+    opened.close()
+
+
+def without_log(where: Path | str) -> list[str]:
+    log = ("INSERT INTO audit", 'INSERT INTO "audit', "audit ")
+    return [row for row in tables_of(where) if not row.startswith(log)]
+
+
+def test_every_public_method_of_the_store_is_known_to_read_or_to_change() -> None:
+    public = {name for name, _ in inspect.getmembers(Store) if not name.startswith("_")}
+    assert public == set(CHANGES) | READS
+
+
+def test_every_change_adds_entries_and_the_tables_are_what_they_say(store: Store, where: Path | str) -> None:
+    for name, change in CHANGES.items():
+        rows, before = without_log(where), store.head
+        change(store)
+        assert store.head.number > before.number, name
+        assert (without_log(where) != rows) == (name != "restored"), name  # no attempt is open then
+        assert store.verify_log() == store.head
+    log = list(store.entries())
+    assert [(e.actor, e.action) for e in log][-13:] == [
+        ("aggregator", "lead.taken"),
+        ("admin", "token.added"),
+        ("st-marys", "token.used"),
+        ("st-marys", "party.enrolled"),
+        ("admin", "plan.created"),
+        ("admin", "version.published"),
+        ("hospital-1", "plan.approved"),
+        ("aggregator", "attempt.opened"),
+        ("hospital-1", "attempt.message"),
+        ("aggregator", "attempt.ended"),
+        ("aggregator", "version.published"),
+        ("admin", "database.restored"),
+        ("aggregator", "plan.finished"),
+    ]
+    assert not [s for s in SECRETS if s in repr(log)]
+
+
+def test_a_call_that_changes_nothing_adds_no_entry(store: Store, where: Path | str) -> None:
+    for name in ("add_token", "enrol", "add_plan", "add_approval"):
+        CHANGES[name](store)
+    before = tables_of(where)
+    for name in ("enrol", "add_approval"):
+        CHANGES[name](store)
+    store.probe()
+    assert tables_of(where) == before
+
+
+def test_no_change_is_made_when_its_entry_cannot_be_written(store: Store, where: Path | str) -> None:
+    """Every method in turn, with a database that takes everything but audit entries; then it works."""
+    if isinstance(where, Path):
+        refuse = ["CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'full'); END"]
+        allow = ["DROP TRIGGER full"]
+    else:
+        refuse = [
+            "CREATE FUNCTION full_() RETURNS trigger LANGUAGE plpgsql"
+            " AS $$ BEGIN RAISE EXCEPTION 'full'; END $$",
+            "CREATE TRIGGER full_ BEFORE INSERT ON audit FOR EACH ROW EXECUTE FUNCTION full_()",
+        ]
+        allow = ["DROP TRIGGER full_ ON audit", "DROP FUNCTION full_"]
+    for name, change in CHANGES.items():
+        run(where, *refuse)
+        before = tables_of(where)
+        with pytest.raises(StorageFailed):
+            change(store)
+        assert tables_of(where) == before, name
+        run(where, *allow)
+        change(store)
+    store.verify_log()
+
+
+@pytest.fixture
+def written(store: Store) -> Store:
+    for change in CHANGES.values():
+        change(store)
+    return store
+
+
+TAMPERINGS: dict[str, tuple[list[str], int, str]] = {
+    "an edited entry": (["UPDATE audit SET actor = 'somebody' WHERE number = 7"], 7, "content"),
+    "an edited detail": (["UPDATE audit SET details = '{}' WHERE number = 9"], 9, "content"),
+    "an edited time": (["UPDATE audit SET time_ms = 0 WHERE number = 9"], 9, "content"),
+    "a deleted entry": (["DELETE FROM audit WHERE number = 7"], 7, "missing"),
+    "a deleted first entry": (["DELETE FROM audit WHERE number = 1"], 1, "missing"),
+    "two swapped entries": (
+        [
+            "UPDATE audit SET number = 0 WHERE number = 7",
+            "UPDATE audit SET number = 7 WHERE number = 8",
+            "UPDATE audit SET number = 8 WHERE number = 0",
+        ],
+        7,
+        "does not follow",
+    ),
+    "an inserted copy": (
+        [
+            "INSERT INTO audit SELECT 100000, time_ms, actor, action, subject, details, previous, hash,"
+            " signature FROM audit WHERE number = 7"
+        ],
+        -1,
+        "missing; number 100000",
+    ),
+    "a renumbered tail with a hole": (
+        ["UPDATE audit SET number = number + 1000 WHERE number > 9"],
+        10,
+        "missing",
+    ),
+    "a changed party": (
+        ["UPDATE parties SET role = 'researcher' WHERE name = 'st-marys'"],
+        0,
+        "is not what",
+    ),
+    "a removed approval": (["DELETE FROM approvals WHERE name = 'hospital-1'"], 0, "is gone"),
+    "a new party": (
+        ["INSERT INTO parties SELECT 'eve', role, name, 1 FROM tokens LIMIT 1"],
+        -1,
+        "parties/eve",
+    ),
+    "a changed outcome": (["UPDATE attempts SET outcome = 'done' WHERE round = 1"], 0, "is not what"),
+    "a removed version": (["DELETE FROM versions WHERE number = 1"], 0, "is gone"),
+}
+
+
+@pytest.mark.parametrize("kind", TAMPERINGS)
+def test_tampering_is_found_and_the_first_bad_entry_named(
+    written: Store, where: Path | str, kind: str
+) -> None:
+    statements, number, words = TAMPERINGS[kind]
+    end = written.verify_log().number
+    if "eve" in words and not isinstance(where, Path):
+        statements = [s.replace("name, 1", "name::bytea, 1") for s in statements]
+    run(where, *statements)
+    with pytest.raises(BadEntry, match=words) as caught:
+        written.verify_log()
+    if number:
+        assert caught.value.number == (end + 1 if number < 0 else number)
+    else:  # the entry that speaks of the row
+        entry = next(e for e in written.entries() if e.number == caught.value.number)
+        assert entry.subject in caught.value.what
+
+
+def test_a_cut_off_tail_is_found_by_the_tables_and_by_a_witness(written: Store, where: Path | str) -> None:
+    witness = written.head
+    run(where, f"DELETE FROM audit WHERE number > {witness.number - 1}")
+    with pytest.raises(BadEntry):
+        written.verify_log()
+    with pytest.raises(BadEntry, match="the log ends at") as caught:
+        written.verify_log([witness])
+    assert caught.value.number == witness.number
+
+
+def test_an_old_backup_is_whole_in_itself_and_found_by_a_witness(build: Callable[..., World]) -> None:
+    """The database rolled back to an earlier day verifies; only what others have seen shows the rollback."""
+    world = build()
+    assert isinstance(world.database, Path)
+    old = world.database.read_bytes()
+    finish(world, make_sites(world))
+    witness = world.store.head
+    world.store.close()
+    world.database.write_bytes(old)
+    world.restart()
+    assert world.store.verify_log().number < witness.number
+    with pytest.raises(BadEntry, match="the log ends at"):
+        world.store.verify_log([witness])
+
+
+def test_a_fork_is_found_by_a_witness_however_long_it_has_grown(build: Callable[..., World]) -> None:
+    world = build()
+    assert isinstance(world.database, Path)
+    old = world.database.read_bytes()
+    world.store.add_token("a", name="a", role="hospital", expires=1.0)
+    witness = world.store.head
+    world.store.close()
+    world.database.write_bytes(old)
+    world.restart()
+    for name in "bcd":
+        world.store.add_token(name, name=name, role="hospital", expires=1.0)
+    world.store.verify_log()
+    with pytest.raises(BadEntry, match="written anew") as caught:
+        world.store.verify_log([witness])
+    assert caught.value.number == witness.number
+    with pytest.raises(BadEntry, match="forked"):
+        world.store.verify_log([witness, Head(witness.number, world.store.head.hash)])
+
+
+def test_a_log_signed_anew_with_another_key_is_found() -> None:
+    head, entries = NOTHING, []
+    for number in range(4):
+        signer = ADMIN if number != 2 else Identity.generate("admin")
+        told: dict[str, Any] = {"time_ms": number, "actor": "a", "action": "b", "subject": "c", "details": {}}
+        entries.append(seal(signer, head, **told))
+        head = entries[-1].head
+    with pytest.raises(BadEntry, match="not signed by the admin key") as caught:
+        list(checked(entries, ADMIN.public_key))
+    assert caught.value.number == 3
+
+
+@pytest.mark.parametrize(
+    "details", [{"patient": "x"}, {"row": b"bytes"}, {"row": 1.5}, {"reason": "x" * 81}, {"name": "y"}]
+)
+def test_only_listed_short_details_can_be_written(details: Any) -> None:
+    with pytest.raises(ValueError, match="takes no detail"):
+        seal(ADMIN, NOTHING, time_ms=0, actor="a", action="b", subject="c", details=details)
+
+
+def test_a_head_can_be_handed_on_as_text_and_checked(store: Store) -> None:
+    head = Head.parse(store.head.header())
+    assert head == store.head
+    assert Head.parse(str(head)) == Head(head.number, head.hash)
+    head.check(ADMIN.public_key)
+    with pytest.raises(BadSignature):
+        Head(head.number + 1, head.hash, head.signature).check(ADMIN.public_key)
+    for wrong in ("", "7", "7:zz", "0:" + "00" * 32, "7:00", "x:" + "00" * 32, f"{head}:§"):
+        with pytest.raises(BadHead):
+            Head.parse(wrong)
+
+
+def test_writers_of_several_processes_share_one_chain(where: Path | str) -> None:
+    stores = [Store(where, ADMIN) for _ in range(3)]
+    for number in range(9):
+        name = f"h{number}"
+        stores[number % 3].add_token(name, name=name, role="hospital", expires=1.0)
+    assert stores[0].verify_log() == stores[2].head
+    for one in stores:
+        one.close()
+
+
+def test_a_log_that_is_missing_is_begun_anew_and_says_so(where: Path | str) -> None:
+    """Emptying the log altogether leaves a log that takes the rows over: a witness or the entry shows it."""
+    store = Store(where, ADMIN)
+    CHANGES["add_token"](store)
+    witness = store.head
+    store.close()
+    run(where, "DELETE FROM audit")
+    again = Store(where, ADMIN)
+    again.verify_log()
+    assert "row.taken-over" in {e.action for e in again.entries()}
+    with pytest.raises(BadEntry):
+        again.verify_log([witness])
+    again.close()
+
+
+def test_the_commands_show_and_verify_the_log(folder: Path) -> None:
+    settings = Settings(folder / "aggregator")
+    set_up_aggregator(settings)
+    at = ["--folder", str(settings.folder)]
+    runner = CliRunner()
+    assert runner.invoke(app, ["enroll-token", "st-marys", *at]).exit_code == 0
+    shown = runner.invoke(app, ["audit", "show", *at])
+    assert "token.added" in shown.output
+    verified = runner.invoke(app, ["audit", "verify", *at])
+    assert verified.exit_code == 0
+    head = next(word for word in verified.output.split() if word.count(":") == 1 and len(word) > 64)
+    assert runner.invoke(app, ["audit", "verify", "--head", head, *at]).exit_code == 0
+    wrong = head[:-1] + ("0" if head[-1] != "0" else "1")
+    refused = runner.invoke(app, ["audit", "verify", "--head", wrong, *at])
+    assert isinstance(refused.exception, BadEntry)
+    run(settings.folder / "aggregator.db", "UPDATE audit SET actor = 'x' WHERE number = 2")
+    refused = runner.invoke(app, ["audit", "verify", *at])
+    assert isinstance(refused.exception, BadEntry)
+    assert refused.exception.number == 2
+
+
+def test_a_database_is_opened_by_a_newer_key_only_to_be_found_out(where: Path | str) -> None:
+    Store(where, ADMIN).close()
+    stranger = Store(where, Identity.generate("admin"))
+    with pytest.raises(BadEntry, match="not signed by the admin key"):
+        stranger.verify_log()
+    stranger.close()
+    Database(where).close()

@@ -1,0 +1,116 @@
+"""The aggregator dies before and after every commit, write, fsync and rename: nothing is lost or doubled.
+
+Each run is a whole small study with real masks: three hospitals that live on, each with a unit vector of its
+own, and an aggregator process that kills itself at a named point and is started again.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import crashing
+from aggregator import crashpoints
+from aggregator.blobs import SCRATCH, Blobs
+from aggregator.store import Store
+from medveil.identity import Identity
+from medveil.tensors import from_safetensors
+from world import SPEC, START, Site, unit
+
+AGGREGATOR = Path(crashpoints.__file__).parent
+ORDER = """
+    commit.begin_log commit.lead commit.add_token commit.enrol commit.add_plan commit.add_approval
+    commit.probe commit.restored commit.open_attempt commit.add_event blob.write blob.sync blob.rename
+    blob.sync-folder commit.end_attempt blob.forget commit.finish_plan
+""".split()
+"""The points in the order in which a study passes them; each new process has the next one."""
+LATER = {"commit.add_event": (2, 9, 20, 40), "blob.sync": (2, 5), "blob.write": (3,), "blob.rename": (4,)}
+"""Points that are passed often: at which of the times as well."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _servers() -> None:
+    crashing.prepare()
+
+
+def run(folder: Path, where: Path | str, *crashes: str) -> None:
+    """Play the study and check what must hold whatever happened."""
+    world = crashing.consortium(folder, where, list(crashes))
+    sites = [Site(world, i, lambda _, i=i: unit(i)) for i in (1, 2, 3)]  # type: ignore[arg-type,misc]
+    seen: list[dict[str, object]] = []
+    for _ in range(2_000):
+        for site in sites:
+            site.act()
+        world.coordinator.tick()
+        status = world.status
+        assert status["versions"][: len(seen)] == seen  # published versions stay as they are
+        seen = status["versions"]
+        if status["finished"]:
+            break
+    world.aggregator.close()
+    assert world.aggregator.deaths == len(crashes), "a point was not reached"
+    everybody = [f"hospital-{i}" for i in (1, 2, 3)]
+    ended = [(a["round"], a["attempt"], a["outcome"], a["survivors"]) for a in status["attempts"]]
+    assert ended == [(1, 1, "done", everybody), (2, 1, "done", everybody)]  # no attempt was lost
+    assert status["attempts"][0]["sums"]["patients"] == [3.0]  # each counts once
+    blobs = Blobs(folder)
+    moved = from_safetensors(blobs.model(seen[1]["model"]), SPEC) - START  # type: ignore[arg-type]
+    assert np.allclose(moved, sum(unit(i) for i in (1, 2, 3)) / 3, atol=1e-4)
+    store = Store(where, Identity.load("admin", folder / "admin.key"))
+    store.verify_log()  # every change has its entry, every entry its change
+    store.close()
+    files = [p for p in folder.rglob("*") if p.is_file()]
+    assert [p.name for p in files if "uploads" in p.parts or p.suffix == SCRATCH] == []
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_one_death_at_every_point_in_one_study_costs_nothing(
+    folder: Path, where: Path | str, when: str
+) -> None:
+    assert sorted(ORDER) == sorted(crashpoints.STEPS)
+    run(folder / "aggregator", where, *(f"{name}:{when}" for name in ORDER))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    "point", [f"{name}:{{}}:{n}" for name in sorted(crashpoints.STEPS) for n in (1, *LATER.get(name, ()))]
+)
+def test_a_death_before_and_after_each_point_costs_nothing_on_both_databases(
+    folder: Path, where: Path | str, point: str, when: str
+) -> None:
+    run(folder / "aggregator", where, point.format(when))
+
+
+def test_every_call_that_makes_something_durable_is_inside_a_step() -> None:
+    """A new commit, rename or fsync of a file cannot be added without its crash point."""
+    bare = []
+    for path in AGGREGATOR.glob("*.py"):
+        tree = ast.parse(path.read_text())
+        inside = {
+            id(call)
+            for block in ast.walk(tree)
+            if isinstance(block, ast.With) and ast.unparse(block.items[0].context_expr).startswith("step(")
+            for call in ast.walk(block)
+        }
+        for call in ast.walk(tree):
+            if isinstance(call, ast.Call) and id(call) not in inside:
+                said = ast.unparse(call.func)
+                if said in ("os.fsync", "os.replace", "os.rename", "_sync") or said.endswith(".commit"):
+                    bare.append(f"{path.name}: {ast.unparse(call)}")
+    assert sorted(bare) == [
+        "blobs.py: _sync(folder.parent)",  # an empty folder
+        "blobs.py: os.fsync(handle)",  # the inside of _sync
+        "database.py: connection.commit()",  # a session's setting
+    ]
+
+
+@pytest.mark.parametrize("text", ["nothing:before", "blob.sync:now", "blob.sync"])
+def test_an_unknown_point_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"step|unpack"):
+        crashpoints.arm(text)
+    with pytest.raises(ValueError, match="not listed"), crashpoints.step("nothing"):
+        pass

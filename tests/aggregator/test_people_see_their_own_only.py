@@ -1,0 +1,200 @@
+"""Two consortia on one aggregator: over every address, neither can tell that the other is there."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+
+from aggregator.store import Role
+from aggregator.versions import first_version
+from door import Door
+from medveil.identity import Identity
+from medveil.messages import Approval
+from medveil.plan import Plan, sign_approval
+from medveil.rounds import Phase
+from medveil.tensors import to_safetensors
+from world import SPEC, START, World, make_plan, make_sites, make_study, play
+
+Build = Callable[..., World]
+Ask = Callable[[str, str, bytes], httpx.Response]
+OPEN = {"/healthz", "/readyz", "/v1/enrol"}
+"""Addresses that ask nobody who is there."""
+
+
+@dataclass
+class Tenant:
+    """One consortium with every kind of credential it has."""
+
+    plan: Plan
+    model: str
+    asks: dict[str, Ask]
+
+
+def signing(door: Door, who: Identity) -> Ask:
+    return lambda method, path, body: door.ask(who, method, path, body)
+
+
+def bearing(door: Door, token: str) -> Ask:
+    return lambda method, path, body: door.raw(method, path, body, {"Authorization": f"Bearer {token}"})
+
+
+def second_plan(world: World) -> tuple[Plan, list[Identity]]:
+    """Another consortium's plan in the same database."""
+    others = [Identity.generate(f"clinic-{i}") for i in range(1, 4)]
+    for one in others:
+        token = secrets.token_urlsafe(24)
+        world.store.add_token(token, name=one.name, role="hospital", expires=2.0)
+        world.store.enrol(token, name=one.name, public_key=one.public_key, now=1.0)
+    plan = make_plan(others, make_study(name="southern"))
+    first = first_version(plan, to_safetensors(START, SPEC), world.blobs)
+    world.store.add_plan(plan, world.admin.sign("create-plan", plan.hash), first, 1.0)
+    for one in others:
+        world.store.add_approval(plan.id, one.name, sign_approval(plan, one))
+    world.coordinator.reload()
+    return plan, others
+
+
+@pytest.fixture
+def door(build: Build) -> Iterator[Door]:
+    world = build()
+    later = 2  # the initial model and one made from a sum, whose proof is kept
+    play(
+        world,
+        make_sites(world),
+        until=lambda: world.phase == Phase.SHARE and len(world.status["versions"]) == later,
+    )
+    opened = Door(world)
+    yield opened
+    opened.office.close()
+
+
+@pytest.fixture
+def tenants(door: Door) -> tuple[Tenant, Tenant]:
+    world = door.world
+    other, clinics = second_plan(world)
+
+    def tenant(name: str, plan: Plan, hospital: Identity) -> Tenant:
+        key, token = door.enrolled(f"{name}-key", "researcher"), door.token(f"{name}-token", Role.RESEARCHER)
+        for reader in (f"{name}-key", f"{name}-token"):
+            door.office.register.grant(plan.id, reader)
+        asks = {"hospital": signing(door, hospital), "key": signing(door, key), "token": bearing(door, token)}
+        return Tenant(plan, plan.study.model.initial_model, asks)
+
+    return tenant("north", world.plan, world.identities[0]), tenant("south", other, clinics[0])
+
+
+def routes(door: Door) -> list[tuple[str, str]]:
+    """Every (method, address) of the OpenAPI document but the open ones."""
+    paths: dict[str, Any] = door.app.openapi()["paths"]
+    return [(m.upper(), path) for path, methods in paths.items() for m in methods if path not in OPEN]
+
+
+def filled(path: str, plan: str, model: str) -> str:
+    values = {"number": "1", "attempt": "1", "segment": "0", "kind": "shares"}
+    return path.format(plan=plan, model=model, **values)
+
+
+def body_for(method: str, path: str) -> bytes:
+    return (
+        Approval(signature=bytes(64)).to_bytes() if path.endswith("approval") else b"\xa0" * (method != "GET")
+    )
+
+
+def test_the_ids_of_one_consortium_lead_the_other_nowhere(door: Door, tenants: tuple[Tenant, Tenant]) -> None:
+    ours, theirs = tenants
+    with_ids = [(m, p) for m, p in routes(door) if "{plan}" in p]
+    assert len(with_ids) >= 6
+    before = door.world.dump()
+    for owner, stranger in ((ours, theirs), (theirs, ours)):
+        for method, path in with_ids:
+            body = body_for(method, path)
+            for who, ask in stranger.asks.items():
+                real = ask(method, filled(path, owner.plan.id, owner.model), body)
+                made_up = ask(method, filled(path, "0" * 64, owner.model), body)
+                assert real.status_code in (403, 404), (method, path, who, real.text)
+                assert (real.status_code, real.text) == (made_up.status_code, made_up.text), (
+                    method,
+                    path,
+                    who,
+                )
+    assert door.world.dump() == before
+
+
+def test_what_is_refused_to_strangers_is_there_for_its_owner(
+    door: Door, tenants: tuple[Tenant, Tenant]
+) -> None:
+    ours, _ = tenants
+    for method, path in (r for r in routes(door) if "{plan}" in r[1]):
+        answers = {
+            who: ask(method, filled(path, ours.plan.id, ours.model), body_for(method, path)).status_code
+            for who, ask in ours.asks.items()
+        }
+        assert set(answers.values()) - {403, 404}, (method, path, answers)
+
+
+def test_lists_hold_the_askers_own_and_nothing_of_the_other(
+    door: Door, tenants: tuple[Tenant, Tenant]
+) -> None:
+    ours, theirs = tenants
+    seen = 0
+    for method, path in (r for r in routes(door) if "{" not in r[1]):
+        for owner, other in ((ours, theirs), (theirs, ours)):
+            for ask in owner.asks.values():
+                answer = ask(method, path, b"")
+                for word in (other.plan.id, other.plan.study.name, *other.plan.names):
+                    assert word.encode() not in answer.content, (method, path, word)
+                seen += answer.status_code == 200 and owner.plan.id.encode() in answer.content
+    assert seen >= 4  # a researcher's key and token, in both consortia
+
+
+def test_each_role_reads_what_it_should_and_no_role_changes_anything(
+    door: Door, tenants: tuple[Tenant, Tenant]
+) -> None:
+    ours, _ = tenants
+    asks = {role: bearing(door, door.token(f"a-{role}", role)) for role in Role if role != Role.RESEARCHER}
+    may = {
+        "/metrics": {Role.ADMIN, Role.MONITOR},
+        "/v1/status": {Role.ADMIN, Role.AUDITOR},
+        "/v1/plans/{plan}/status": {Role.ADMIN, Role.AUDITOR},
+        "/v1/audit": {Role.ADMIN, Role.AUDITOR},
+        "/v1/plans/{plan}/models/{model}": {Role.ADMIN},
+        "/v1/plans/{plan}/versions/{number}/proof": {Role.ADMIN, Role.AUDITOR},
+        "/v1/plans/{plan}/versions/{number}/sum": {Role.ADMIN},
+    }
+    before = door.world.dump()
+    for method, path in routes(door):
+        for role, ask in asks.items():
+            status = ask(method, filled(path, ours.plan.id, ours.model), body_for(method, path)).status_code
+            expected = 200 if method == "GET" and role in may.get(path, set()) else 403
+            assert status == expected, (method, path, role)
+    assert door.world.dump() == before
+
+
+def test_a_researcher_loses_a_study_that_is_withdrawn_and_everything_when_revoked(
+    door: Door, tenants: tuple[Tenant, Tenant]
+) -> None:
+    ours, _ = tenants
+    path, register = f"/v1/plans/{ours.plan.id}/status", door.office.register
+    assert ours.asks["key"]("GET", path, b"").status_code == 200
+    register.withdraw(ours.plan.id, "north-key")
+    door.refused(ours.asks["key"]("GET", path, b""), 404, "not-found")
+    register.revoke("north-key", now=1.0)
+    door.refused(ours.asks["key"]("GET", path, b""), 403, "revoked")
+
+
+def test_a_revoked_hospital_is_refused_at_every_address_with_a_named_error(
+    door: Door, tenants: tuple[Tenant, Tenant]
+) -> None:
+    ours, _ = tenants
+    door.office.register.revoke(door.hospital().name, now=1.0)
+    before = door.world.dump()
+    for method, path in routes(door):
+        answer = ours.asks["hospital"](method, filled(path, ours.plan.id, ours.model), body_for(method, path))
+        door.refused(answer, 403, "revoked")
+    assert door.world.dump() == before
+    assert door.ask(door.hospital(2), "GET", f"/v1/plans/{ours.plan.id}/work").status_code == 200

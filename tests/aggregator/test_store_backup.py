@@ -1,0 +1,179 @@
+"""A backup of a running aggregator is whole; what it restores goes on, and those who saw more notice."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from aggregator.auditlog import BadEntry
+from aggregator.backup import NotThere, back_up, check, restore
+from aggregator.cli import DumpFirst, NoDatabase, app, migrate_database, open_store, serve, set_up_aggregator
+from aggregator.database import OldSchema, StillRunning
+from aggregator.settings import Settings
+from aggregator.store import Store
+from databases import to_version_1
+from postgres import Cluster
+from world import Site, World, finish, make_sites
+
+Build = Callable[..., World]
+
+
+def running(world: World) -> Settings:
+    """A world as the folder of an aggregator."""
+    settings = Settings(world.folder)
+    settings.save()
+    if not (world.folder / "admin.key").exists():
+        world.admin.save(world.folder / "admin.key")
+    return settings
+
+
+def until(world: World, sites: list[Site], phase: str) -> None:
+    while world.phase != phase:
+        for site in sites:
+            site.act()
+        world.coordinator.tick()
+
+
+def test_a_backup_in_the_middle_of_a_round_is_restored_and_the_study_ends(build: Build, folder: Path) -> None:
+    world = build()
+    sites = make_sites(world)
+    settings = running(world)
+    finish_round(world, sites)
+    until(world, sites, "unmask")
+    assert world.store.lead()
+    head = back_up(settings, folder / "backup")
+    assert head == world.store.head
+    published = world.status["versions"]
+    finish(world, sites)  # it went on, and then burned down
+    witness = world.store.head
+    world.store.close()
+    shutil.rmtree(world.folder)
+    restored = restore(folder / "backup", Settings(world.folder))
+    world.restart()
+    assert world.status["open"] is None
+    ended = [(a["round"], a["outcome"], a.get("reason")) for a in world.status["attempts"]]
+    assert ended == [(1, "done", None), (2, "failed", "restored")]
+    assert world.status["versions"] == published
+    assert world.store.verify_log() == restored
+    with pytest.raises(BadEntry):  # a hospital has seen more than this log holds
+        world.store.verify_log([witness])
+    status = finish(world, make_sites(world))
+    assert status["attempts"][-1]["outcome"] == "done"
+    assert (world.folder / "admin.key").stat().st_mode & 0o077 == 0
+
+
+def finish_round(world: World, sites: list[Site]) -> None:
+    while not world.status["attempts"]:
+        for site in sites:
+            site.act()
+        world.coordinator.tick()
+
+
+def test_a_damaged_backup_is_refused_and_nothing_written(build: Build, folder: Path) -> None:
+    settings = running(build())
+    backup = folder / "backup"
+    back_up(settings, backup)
+    check(backup)
+    for name in sorted(str(p.relative_to(backup)) for p in backup.rglob("*") if p.is_file()):
+        whole = (backup / name).read_bytes()
+        for damaged in (whole[:-1], bytes([whole[0] ^ 1]) + whole[1:], None):
+            (backup / name).unlink() if damaged is None else (backup / name).write_bytes(damaged)
+            with pytest.raises(NotThere):
+                restore(backup, Settings(folder / "new"))
+            (backup / name).write_bytes(whole)
+    (backup / "models" / "more").write_bytes(b"?")
+    with pytest.raises(NotThere, match="added"):
+        restore(backup, Settings(folder / "new"))
+    assert not (folder / "new").exists()
+
+
+def test_neither_a_backup_nor_a_restored_aggregator_overwrites_anything(build: Build, folder: Path) -> None:
+    settings = running(build())
+    back_up(settings, folder / "backup")
+    with pytest.raises(NotThere, match="not empty"):
+        back_up(settings, folder / "backup")
+    with pytest.raises(NotThere, match="not empty"):
+        restore(folder / "backup", settings)
+
+
+def test_with_postgresql_the_files_are_kept_and_the_database_is_a_dump(
+    build: Build, folder: Path, cluster: Cluster
+) -> None:
+    world = build(database=cluster.url(cluster.database()))
+    settings = Settings(world.folder, database=str(world.database))
+    settings.save()
+    world.admin.save(world.folder / "admin.key")
+    name = str(world.database).rpartition("?")[0].rpartition("/")[2]
+    world.store.close()
+    dumped = cluster.database(template=name)  # what pg_dump and pg_restore make
+    assert back_up(settings, folder / "backup") is None
+    restored = restore(folder / "backup", Settings(folder / "new", database=cluster.url(dumped)))
+    store = Store(cluster.url(dumped), world.admin)
+    assert store.verify_log() == restored
+    store.close()
+    assert not (folder / "new" / "aggregator.db").exists()
+
+
+def test_an_old_database_is_refused_until_migrate_has_kept_a_copy_of_it(folder: Path) -> None:
+    settings = Settings(folder / "aggregator")
+    set_up_aggregator(settings)
+    database = settings.folder / "aggregator.db"
+    assert migrate_database(settings, dumped=False) is None
+    to_version_1(database)
+    before = database.read_bytes()
+    runner, at = CliRunner(), ["--folder", str(settings.folder)]
+    assert isinstance(runner.invoke(app, ["study", "status", *at]).exception, OldSchema)
+    with pytest.raises(OldSchema):
+        serve(settings.folder)
+    assert runner.invoke(app, ["migrate", *at]).exit_code == 0
+    (copy,) = settings.folder.glob("aggregator.db.before-*")
+    assert len(copy.read_bytes()) == len(before)
+    assert runner.invoke(app, ["audit", "verify", *at]).exit_code == 0
+
+
+def test_nothing_is_migrated_while_an_aggregator_runs(folder: Path) -> None:
+    settings = Settings(folder / "aggregator")
+    set_up_aggregator(settings)
+    store = open_store(settings)
+    assert store.lead()
+    to_version_1(settings.where)
+    with pytest.raises(StillRunning):
+        migrate_database(settings, dumped=False)
+    store.close()
+    assert migrate_database(settings, dumped=False) is not None
+
+
+def test_a_postgresql_database_is_migrated_only_when_there_is_a_dump(folder: Path, cluster: Cluster) -> None:
+    settings = Settings(folder / "aggregator", database=cluster.url(cluster.database()))
+    set_up_aggregator(settings)
+    to_version_1(settings.where)
+    with pytest.raises(DumpFirst):
+        migrate_database(settings, dumped=False)
+    migrate_database(settings, dumped=True)
+    assert CliRunner().invoke(app, ["audit", "verify", "--folder", str(settings.folder)]).exit_code == 0
+
+
+def test_an_aggregator_whose_database_is_gone_does_not_begin_anew(folder: Path) -> None:
+    settings = Settings(folder / "aggregator")
+    set_up_aggregator(settings)
+    (settings.folder / "aggregator.db").unlink()
+    with pytest.raises(NoDatabase):
+        serve(settings.folder)
+    assert not (settings.folder / "aggregator.db").exists()
+
+
+def test_the_commands_back_up_and_restore(folder: Path) -> None:
+    settings = Settings(folder / "aggregator")
+    set_up_aggregator(settings)
+    runner = CliRunner()
+    made = runner.invoke(app, ["backup", str(folder / "b"), "--folder", str(settings.folder)])
+    assert made.exit_code == 0, made.output
+    put = runner.invoke(app, ["restore", str(folder / "b"), "--folder", str(folder / "new")])
+    assert put.exit_code == 0, put.output
+    verified = runner.invoke(app, ["audit", "verify", "--folder", str(folder / "new")])
+    assert verified.exit_code == 0
+    assert (folder / "new" / "tls" / "server.key").is_file()

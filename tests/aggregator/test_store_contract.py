@@ -1,0 +1,166 @@
+"""What the store promises, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aggregator.blobs import StorageFailed
+from aggregator.store import AlreadyThere, AttemptKey, Party, Store, TokenRefused
+from medveil.identity import Identity
+from medveil.rounds import ModelVersion
+from world import World, finish, make_plan, make_sites, make_study
+
+ADMIN = Identity.generate("admin")
+PLAN = make_plan([Identity.generate(f"hospital-{i}") for i in (1, 2, 3)], make_study())
+FIRST = AttemptKey(PLAN.id, 1, 1)
+
+
+def version(number: int) -> ModelVersion:
+    return ModelVersion(
+        plan=PLAN.id,
+        number=number,
+        model=f"{number:064x}",
+        parent=None if number == 0 else f"{number - 1:064x}",
+        round=number,
+        survivors=(),
+        epsilon=None,
+        created="2026-01-01T00:00:00+00:00",
+    )
+
+
+@pytest.fixture
+def store(where: Path | str) -> Iterator[Store]:
+    opened = Store(where, ADMIN)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def planned(store: Store) -> Store:
+    store.add_plan(PLAN, ADMIN.sign("create-plan", PLAN.hash), version(0), 1.0)
+    return store
+
+
+def test_a_token_enrols_one_newcomer_once_and_a_repeat_is_the_same(store: Store) -> None:
+    store.add_token("secret", name="st-marys", role="hospital", expires=10.0)
+    for name, now in (("somebody", 1.0), ("st-marys", 11.0)):
+        with pytest.raises(TokenRefused):
+            store.enrol("secret", name=name, public_key=b"k" * 32, now=now)
+    for _ in range(2):  # the second is a lost answer
+        store.enrol("secret", name="st-marys", public_key=b"k" * 32, now=1.0)
+    with pytest.raises(TokenRefused):
+        store.enrol("secret", name="st-marys", public_key=b"o" * 32, now=1.0)
+    store.add_token("other", name="elsewhere", role="researcher", expires=10.0)
+    with pytest.raises(AlreadyThere):
+        store.enrol("other", name="elsewhere", public_key=b"k" * 32, now=1.0)
+    assert store.parties() == {"st-marys": Party("st-marys", "hospital", b"k" * 32)}
+
+
+def test_plans_approvals_and_versions_come_back_as_they_went_in(planned: Store) -> None:
+    with pytest.raises(AlreadyThere):
+        planned.add_plan(PLAN, b"s" * 64, version(0), 2.0)
+    ((plan, signature, finished),) = planned.plans()
+    assert (plan, finished) == (PLAN, False)
+    assert signature == ADMIN.sign("create-plan", PLAN.hash)
+    assert planned.plans(besides=[PLAN.id]) == []
+    for _ in range(2):
+        planned.add_approval(PLAN.id, "hospital-1", b"s" * 64)
+    assert planned.approvals(PLAN.id) == {"hospital-1": b"s" * 64}
+    assert planned.versions(PLAN.id) == [(version(0), {})]
+    planned.finish_plan(PLAN.id)
+    assert planned.plans()[0][2]
+
+
+def test_events_keep_their_order_and_go_with_their_attempt(planned: Store) -> None:
+    planned.open_attempt(FIRST, kind="train", model="00" * 32, now=1.0)
+    for number in range(12):
+        planned.add_event(FIRST, number, "advertise", bytes([number]))
+    assert planned.events(FIRST) == [("advertise", bytes([n])) for n in range(12)]
+    report = {"seconds": 0.1, "sums": {"patients": [3.0]}, "reason": None}
+    planned.end_attempt(FIRST, outcome="done", report=report, version=version(1), state={"m": "a"})
+    assert planned.events(FIRST) == []
+    (row,) = planned.attempts(PLAN.id)
+    assert (row["outcome"], row["report"]) == ("done", report)
+    assert planned.versions(PLAN.id) == [(version(0), {}), (version(1), {"m": "a"})]
+
+
+def test_an_attempt_ends_with_its_version_or_not_at_all(planned: Store) -> None:
+    planned.open_attempt(FIRST, kind="train", model="00" * 32, now=1.0)
+    planned.add_event(FIRST, 0, "advertise", b"a")
+    with pytest.raises(StorageFailed):  # version 0 is there already
+        planned.end_attempt(FIRST, outcome="done", report={}, version=version(0))
+    assert planned.events(FIRST) == [("advertise", b"a")]
+    assert planned.attempts(PLAN.id)[0]["outcome"] is None
+
+
+def test_a_row_that_is_there_against_our_knowledge_puts_memory_in_doubt(planned: Store) -> None:
+    planned.open_attempt(FIRST, kind="train", model="00" * 32, now=1.0)
+    assert not planned.in_doubt
+    planned.add_event(FIRST, 0, "advertise", b"a")
+    with pytest.raises(StorageFailed):
+        planned.add_event(FIRST, 0, "advertise", b"b")
+    assert planned.in_doubt
+    planned.settled()
+    assert not planned.in_doubt
+
+
+def test_two_stores_on_one_database_see_each_others_changes(where: Path | str) -> None:
+    one, other = Store(where, ADMIN), Store(where, ADMIN)
+    one.add_token("secret", name="st-marys", role="hospital", expires=10.0)
+    other.enrol("secret", name="st-marys", public_key=b"k" * 32, now=1.0)
+    assert set(one.parties()) == {"st-marys"}
+    one.close()
+    other.close()
+
+
+def outcome(world: World) -> list[Any]:
+    kept = ("round", "attempt", "kind", "outcome", "survivors", "figures", "sums", "model")
+    return [[{k: a.get(k) for k in kept} for a in world.status["attempts"]], world.status["finished"]]
+
+
+def test_a_whole_study_with_restarts_gives_the_same_on_both_databases(
+    build: Callable[..., World], where: Path | str
+) -> None:
+    calm, shaken = build(), build(database=where)
+    finish(calm, make_sites(calm))
+    sites = make_sites(shaken)
+    for step in range(400):
+        moved = [site.act() for site in sites] + [shaken.coordinator.tick()]
+        if step % 3 == 0:
+            shaken.restart()
+        if shaken.status["finished"] and not any(moved):
+            break
+    assert outcome(shaken) == outcome(calm)
+
+
+def test_a_commit_whose_answer_was_lost_is_found_again(
+    build: Callable[..., World], where: Path | str
+) -> None:
+    """The event is in the database, memory does not know it: the next one is refused, then all is read."""
+    world = build(database=where)
+    sites = make_sites(world)
+    for site in sites:
+        world.coordinator.touch(site.name)
+    world.coordinator.tick()
+    sites[0].act()
+    behind = world.coordinator._runs[world.plan.id].attempt
+    assert behind is not None
+    other = World(world.folder, world.plan, world.identities, world.admin, world.clock, world.database)
+    sites[1].world = other  # what this one says reaches the database only
+    sites[1].act()
+    sites[1].world = world
+    with pytest.raises(StorageFailed):
+        sites[2].act()
+    sites[2].missed, sites[2].key = False, (0, 0)
+    assert world.store.in_doubt
+    world.coordinator.start_over()
+    assert not world.store.in_doubt
+    assert world.status["open"]["answered"] == ["hospital-1", "hospital-2"]
+    other.store.close()
+    finish(world, sites)
+    assert [a["outcome"] for a in world.status["attempts"]] == ["done"] * 3
+    assert world.status["attempts"][0]["survivors"] == ["hospital-1", "hospital-2", "hospital-3"]

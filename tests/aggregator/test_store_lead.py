@@ -1,0 +1,154 @@
+"""One process coordinates on a database; another stands by, takes over, and shuts the old one out."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2 as httpx
+import psycopg
+import pytest
+
+import aggregator.app as app_module
+from aggregator.app import create_app
+from aggregator.cli import set_up_aggregator
+from aggregator.database import LEADER
+from aggregator.settings import Settings
+from aggregator.store import NotLeading, Store
+from medveil.identity import Identity, sign_request
+from postgres import Cluster
+from world import World, finish, make_sites
+
+ADMIN = Identity.generate("admin")
+
+
+def test_only_one_of_two_stores_leads_until_it_is_closed(where: Path | str) -> None:
+    one, other = Store(where, ADMIN), Store(where, ADMIN)
+    assert one.lead()
+    assert not other.lead()
+    one.check_lead()
+    one.add_token("t", name="st-marys", role="hospital", expires=9.0)
+    one.close()
+    assert other.lead()
+    assert [e.details["lead"] for e in other.entries() if e.action == "lead.taken"] == [1, 2]
+    other.close()
+
+
+def test_a_killed_process_leaves_the_lead_at_once(where: Path | str) -> None:
+    Store(where, ADMIN).close()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            store = Store(where, ADMIN)
+            os.write(writing, b"y" if store.lead() else b"n")
+            signal.pause()
+        finally:
+            os._exit(1)
+    assert os.read(reading, 1) == b"y"
+    other = Store(where, ADMIN)
+    assert not other.lead()
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.close(reading)
+    os.close(writing)
+    assert any(other.lead() for _ in range(200))
+    other.close()
+
+
+def take_the_lock_away(cluster: Cluster, database: str) -> None:
+    """End the connection that holds the lead, as a broken line would."""
+    with psycopg.connect(host=str(cluster.folder), user="medveil", dbname=database, autocommit=True) as link:
+        link.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = %s",
+            [LEADER],
+        )
+
+
+def test_who_lost_the_lead_can_change_nothing(cluster: Cluster) -> None:
+    name = cluster.database()
+    one, other = Store(cluster.url(name), ADMIN), Store(cluster.url(name), ADMIN)
+    assert one.lead()
+    take_the_lock_away(cluster, name)
+    one.add_token("a", name="st-marys", role="hospital", expires=9.0)  # nobody else leads yet
+    assert any(other.lead() for _ in range(200))
+    with pytest.raises(NotLeading):
+        one.enrol("a", name="st-marys", public_key=b"k" * 32, now=1.0)
+    with pytest.raises(NotLeading):
+        one.check_lead()
+    assert other.parties() == {}
+    other.verify_log()
+    one.close()
+    other.close()
+
+
+def test_a_lock_that_went_with_its_connection_is_taken_again(cluster: Cluster) -> None:
+    name = cluster.database()
+    one, other = Store(cluster.url(name), ADMIN), Store(cluster.url(name), ADMIN)
+    assert one.lead()
+    take_the_lock_away(cluster, name)
+    one.check_lead()
+    assert not other.lead()
+    one.close()
+    other.close()
+
+
+def test_a_second_process_stands_by_and_takes_over(
+    folder: Path, where: Path | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two applications over one database: the second refuses until the first has ended."""
+    monkeypatch.setattr(app_module, "STANDBY_S", 0.01)
+    monkeypatch.setenv("MEDVEIL_DATABASE", "") if isinstance(where, Path) else monkeypatch.setenv(
+        "MEDVEIL_DATABASE", where
+    )
+    settings = Settings(folder)
+    set_up_aggregator(settings)
+    somebody = Identity.generate("somebody")
+
+    async def ask(app: object) -> httpx.Response:
+        transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="https://here") as client:
+            assert (await client.get("/healthz")).status_code == 200
+            proof = sign_request(somebody, "GET", "/v1/plans", b"")
+            return await client.get("/v1/plans", headers=proof.headers())
+
+    async def scene() -> None:
+        one, other = create_app(settings), create_app(settings)
+        first = one.router.lifespan_context(one)
+        await first.__aenter__()
+        async with other.router.lifespan_context(other):
+            assert (await ask(one)).json()["code"] == "unknown-sender"  # this one does its work
+            refused = await ask(other)
+            assert (refused.status_code, refused.json()["code"]) == (503, "not-leading")
+            assert int(refused.headers["retry-after"]) > 0
+            await first.__aexit__(None, None, None)
+            while (answer := await ask(other)).status_code == 503:
+                await asyncio.sleep(0.01)
+            assert answer.json()["code"] == "unknown-sender"
+
+    asyncio.run(asyncio.wait_for(scene(), 30))
+
+
+def test_an_attempt_goes_on_with_the_process_that_takes_over(
+    build: Callable[..., World], where: Path | str
+) -> None:
+    """Half of a phase is answered when the lead changes hands; nothing is lost, nothing doubled."""
+    world = build(database=where)
+    sites = make_sites(world)
+    assert world.store.lead()
+    while world.phase != "upload":
+        for site in sites:
+            site.act()
+        world.coordinator.tick()
+    sites[0].act()
+    old = world.store
+    old.close()
+    world._open()
+    assert world.store.lead()
+    assert world.status["open"]["answered"] == ["hospital-1"]
+    finish(world, sites)
+    first = world.status["attempts"][0]
+    assert (first["outcome"], first["attempt"], first["sums"]["patients"]) == ("done", 1, [3.0])

@@ -1,0 +1,183 @@
+"""An aggregator in a process of its own that kills itself at a crash point; the hospitals live on in ours."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import secrets
+import sys
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from aggregator import crashpoints
+from aggregator.auditlog import Head
+from aggregator.blobs import Blobs
+from aggregator.coordinator import Coordinator
+from aggregator.store import Store
+from aggregator.versions import first_version
+from medveil.errors import Error, RemoteProtocolError
+from medveil.identity import Identity
+from medveil.plan import Plan, sign_approval
+from medveil.tensors import to_safetensors
+from world import SPEC, START, make_plan, make_study
+
+SERVERS = multiprocessing.get_context("forkserver")
+
+
+class Killed(Exception):
+    """The process died before it answered."""
+
+
+class Refused(RemoteProtocolError):
+    """What the aggregator said; ``code`` is its code."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(what=code, meaning="", remedy="")
+        self.code = code
+
+
+def prepare() -> None:
+    """Start the process from which aggregators are copied: everything is imported once."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+    SERVERS.set_forkserver_preload(["crashing"])
+    process = SERVERS.Process(target=print, args=("",))
+    process.start()
+    process.join()
+    os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
+
+
+def serve(link: Connection, folder: Path, where: Path | str, crash: str) -> None:
+    """In the child: carry out one call after the other on store and coordinator."""
+    crashpoints.arm(crash)
+    admin, blobs = Identity.load("admin", folder / "admin.key"), Blobs(folder)
+    store = Store(where, admin)
+    assert store.lead()
+    blobs.sweep()
+    coordinator = Coordinator(store, blobs, admin_key=admin.public_key)
+    things = {"store": store, "coordinator": coordinator}
+    with suppress(EOFError):
+        while True:
+            thing, name, arguments, named = link.recv()
+            try:
+                link.send((None, getattr(things[thing], name)(*arguments, **named)))
+            except Error as error:
+                link.send((error.code, None))
+
+
+@dataclass
+class Aggregator:
+    """The child, started again when it dies.
+
+    Args:
+        crashes: where the first, the second, … process is to die, as in ``MEDVEIL_CRASH_AT``.
+    """
+
+    folder: Path
+    where: Path | str
+    crashes: list[str]
+    deaths: int = 0
+    _link: Connection = field(init=False)
+    _process: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        crash = self.crashes[self.deaths] if self.deaths < len(self.crashes) else ""
+        self._link, theirs = SERVERS.Pipe()
+        arguments = (theirs, self.folder, self.where, crash)
+        self._process = SERVERS.Process(target=serve, args=arguments, daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def ask(self, thing: str, name: str, /, *arguments: Any, **named: Any) -> Any:
+        """One call. Raises: Killed, after which a new process is there; Refused."""
+        try:
+            self._link.send((thing, name, arguments, named))
+            code, answer = self._link.recv()
+        except (EOFError, ConnectionError):
+            self._process.join()
+            assert self._process.exitcode == -9, "it did not die by its own hand"
+            self.deaths += 1
+            self._link.close()
+            self._start()
+            raise Killed from None
+        if code is not None:
+            raise Refused(code)
+        return answer
+
+    def close(self) -> None:
+        """End the child."""
+        self._link.close()
+        self._process.join()
+
+
+class Line:
+    """A hospital's view of the coordinator: a call that got no answer is made again, byte for byte."""
+
+    def __init__(self, aggregator: Aggregator) -> None:
+        self._aggregator = aggregator
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
+            while True:
+                with suppress(Killed):
+                    return self._aggregator.ask("coordinator", name, *arguments, **named)
+
+        return call
+
+
+@dataclass
+class Consortium:
+    """What sites need of a world, over an aggregator that may die at any call."""
+
+    aggregator: Aggregator
+    plan: Plan
+    identities: list[Identity]
+    coordinator: Any
+
+    @property
+    def status(self) -> dict[str, Any]:
+        status: dict[str, Any] = self.coordinator.status(self.plan.id)
+        return status
+
+
+def consortium(folder: Path, where: Path | str, crashes: list[str]) -> Consortium:
+    """Enrol three hospitals and open a plan of one round, with an admin who repeats what was cut off."""
+    folder.mkdir(parents=True)
+    admin = Identity.generate("admin")
+    admin.save(folder / "admin.key")
+    identities = [Identity.generate(f"hospital-{i}") for i in (1, 2, 3)]
+    training = {"rounds": 1, "local_steps": 1, "learning_rate": 1.0}
+    plan = make_plan(identities, make_study(training=training))
+    aggregator = Aggregator(folder, where, crashes)
+
+    def repeat(name: str, /, *arguments: Any, done: str = "", **named: Any) -> None:
+        while True:
+            try:
+                return aggregator.ask("store", name, *arguments, **named)
+            except Refused as refused:
+                if refused.code == done:
+                    return None
+                raise
+            except Killed:
+                continue
+
+    for one in identities:
+        while True:
+            token = secrets.token_urlsafe(24)  # a command that was cut off gave none, so it is run again
+            with suppress(Killed):
+                aggregator.ask("store", "add_token", token, name=one.name, role="hospital", expires=2.0)
+                break
+        repeat("enrol", token, name=one.name, public_key=one.public_key, now=1.0)
+    first = first_version(plan, to_safetensors(START, SPEC), Blobs(folder))
+    repeat("add_plan", plan, admin.sign("create-plan", plan.hash), first, 1.0, done="already-there")
+    for one in identities:
+        repeat("add_approval", plan.id, one.name, sign_approval(plan, one))
+    repeat("probe")
+    repeat("restored", Head(1, bytes(32)))  # nothing is open yet
+    return Consortium(aggregator, plan, identities, Line(aggregator))

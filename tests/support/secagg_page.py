@@ -1,0 +1,76 @@
+"""The page of the secure aggregation benchmark: targets, figures, pictures, and what a lying server gets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import cryptography
+import numpy as np
+
+from lying_server import ATTACKS, seed_bits
+from lying_server_flower import FlowerRound
+from lying_server_medveil import MedVeilRound
+from peers import FLOWER, missing
+from rows import Row, Skipped, cpu
+
+COMMAND = "python tests/benchmarks/secagg.py --simulation --plots docs --write docs/secagg-benchmarks.md"
+
+
+def page(found: Sequence[Row | Skipped], *, method: str, load: float) -> str:
+    """The targets, what was measured and what the lying server got, as Markdown."""
+    rows = [r for r in found if isinstance(r, Row)]
+    numbered = sorted((r for r in rows if r.target), key=lambda r: int(r.name.split()[0]))
+    lines = [
+        "# Secure aggregation, measured",
+        "",
+        f"Written by `{COMMAND}`;",
+        f"nothing here is typed by hand. Machine: {cpu()}, {os.cpu_count()} cores, load {load:.1f} at the",
+        f"start; cryptography {cryptography.__version__}, NumPy {np.__version__}, one thread, medians.",
+        "",
+        *method.split("\n\n")[2].strip().splitlines(),
+        "",
+        "## Targets",
+        "",
+        "| target | measured | wanted | met |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {r.name} | {r.value:.4g} {r.unit} | {r.target} | {'yes' if r.ok else 'no'} |" for r in numbered
+    ]
+    lines += ["", "## Beside them", "", "| what | measured |", "|---|---|"]
+    lines += [f"| {r.name.strip()} | {r.value:.4g} {r.unit} |" for r in rows if not r.target]
+    skipped = [f"* {s.name}: {s.reason}" for s in found if isinstance(s, Skipped)]
+    lines += ["", "## Not measured in this run", "", *skipped] if skipped else []
+    lines += [
+        "",
+        "## Growth",
+        "",
+        "![CPU seconds over neighbours, parameters and dropouts](secagg-growth.svg)",
+        "",
+        "All points are measured, none computed. The aggregator's masks are those that a real round of 100",
+        "hospitals leaves; Flower is charged with as many.",
+        "",
+        "## What a lying server gets",
+        "",
+        "One script (`tests/support/lying_server.py`) drives our hospitals and Flower's own client functions",
+        "behind their own checks. The tests are in `tests/privacy/test_secagg_contrast.py`.",
+        "",
+        "| the server tries | MedVeil | Flower SecAgg+ |",
+        "|---|---|---|",
+        *contrast(),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def contrast() -> list[str]:
+    """One line per script of the lying server, run now."""
+    makers: list[Callable[[], Any]] = [MedVeilRound] + ([] if missing(*FLOWER) else [FlowerRound])
+    lines = []
+    for name, attack in ATTACKS.items():
+        cells = ["nothing" if attack(make, 2) is None else "the update" for make in makers]
+        lines.append(f"| {name} | {' | '.join([*cells, 'not installed'][:2])} |")
+    bits = [str(seed_bits(make())) for make in makers]
+    return [*lines, f"| bits of a mask's seed to guess | {' | '.join([*bits, 'not installed'][:2])} |"]

@@ -1,0 +1,108 @@
+"""A real server process over a world's folder, and raw sockets to it: what no HTTP client would send."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from aggregator.settings import Limits, Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = """
+import sys
+from pathlib import Path
+from aggregator.app import create_app
+from aggregator.connections import run
+from aggregator.settings import load
+from medveil.log import set_up
+
+set_up()
+settings = load(Path(sys.argv[1]))
+tls = settings.folder / "tls"
+run(create_app(settings), settings, tls if tls.is_dir() else None)
+"""
+
+
+class Served:
+    """The process. It speaks plain HTTP unless the folder has ``tls/``."""
+
+    def __init__(self, folder: Path, limits: Limits, **settings: object) -> None:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            self.port = int(listener.getsockname()[1])
+        self.settings = Settings(folder, port=self.port, limits=limits, **settings)  # type: ignore[arg-type]
+        self.settings.save()
+        self.log = folder / "server.log"
+        path = os.pathsep.join([str(ROOT / "platform"), str(ROOT)])
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", PROGRAM, str(folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "PYTHONPATH": path},
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and self.process.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+                return
+            time.sleep(0.05)
+        self.stop()
+        raise AssertionError(self.log.read_text())
+
+    def connect(self) -> socket.socket:
+        """A raw connection; nothing waits longer than half a minute."""
+        return socket.create_connection(("127.0.0.1", self.port), 30)
+
+    def answer(self, *pieces: bytes) -> tuple[int, bytes]:
+        """Send pieces on one new connection; the status and everything that came back until it closed."""
+        with self.connect() as line:
+            with contextlib.suppress(OSError):  # it may refuse before it has everything
+                for piece in pieces:
+                    line.sendall(piece)
+            return received(line)
+
+    @property
+    def resident(self) -> int:
+        """Bytes of the process in memory."""
+        pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    def stop(self) -> float:
+        """SIGTERM; the seconds until it had ended."""
+        started = time.monotonic()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        return time.monotonic() - started
+
+
+@contextlib.contextmanager
+def served(folder: Path, limits: Limits, **settings: object) -> Iterator[Served]:
+    """A server that is gone at the end of the block."""
+    server = Served(folder, limits, **settings)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def received(line: socket.socket) -> tuple[int, bytes]:
+    """Read until the other side closes; status 0 if it closed without an answer."""
+    data = b""
+    with contextlib.suppress(ConnectionError):
+        while piece := line.recv(65_536):
+            data += piece
+    return (int(data.split(b" ", 2)[1]) if data.startswith(b"HTTP/1.1 ") else 0), data
