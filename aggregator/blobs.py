@@ -17,6 +17,8 @@ from medveil.errors import Error, RemoteProtocolError
 
 SCRATCH = ".scratch"
 """Ending of a file that is being written."""
+_MAPPED = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+"""All pages at once where the system can, not one fault after the other."""
 
 
 class DamagedBlob(RemoteProtocolError):
@@ -166,7 +168,7 @@ class Blobs:
         """
         try:
             with open(self._segment(attempt, hospital, number), "rb") as file:
-                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                data = mmap.mmap(file.fileno(), 0, flags=_MAPPED, prot=mmap.PROT_READ)
         except (OSError, ValueError) as error:  # ValueError: an empty file
             raise DamagedBlob() from error
         with data, memoryview(data) as view:

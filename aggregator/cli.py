@@ -217,6 +217,7 @@ def restore_command(
     console.print(f"  Head of its audit log:  {head}")
 
 
+@app.command()
 def revoke(
     name: Annotated[str, typer.Argument(help="The hospital (or person) to shut out.")],
     folder: Folder = DEFAULT,

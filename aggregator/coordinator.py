@@ -405,7 +405,7 @@ class Coordinator:
                 transcript=state.transcript,
                 members=state.committed,
                 survivors=state.survivors,
-                agreements=tuple(state.agreed[i] for i in sorted(state.agreed)),
+                signatures={i: message.signature for i, message in state.agreed.items()},
                 sum_hash=bytes(32),
             )
             step = Step(parent.model, optimiser, parent.number + 1, proof)

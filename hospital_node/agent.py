@@ -19,7 +19,7 @@ import numpy as np
 
 from hospital_node.desk import Contribution, Desk
 from hospital_node.governance import PlanRefused, binding, check_plan, read_offer, register
-from hospital_node.kept import Kept
+from hospital_node.kept import LABEL, Kept
 from hospital_node.ledger import Ledger
 from hospital_node.lineage import Lineage, Witness, WrongModel
 from hospital_node.settings import Node
@@ -343,7 +343,7 @@ async def _work_on(
         read,
         ledger,
         dataset=node.settings.dataset,
-        kept=Kept(node.kept),
+        kept=Kept(node.kept, identity.secret_for(LABEL)),
         splits=Splits(node.splits),
     )
     log.info("node.ready", plan=plan.id)

@@ -1,30 +1,38 @@
 """The noised contribution of the round in hand, kept on disk until the round is over.
 
 A node that crashes after its computation sends the same numbers again, masked anew, and pays once. What is
-kept has its noise already: it is what the ledger has paid for, and it stays in the node's own folder.
+kept has its noise already and is what the ledger has paid for. It is no masked vector yet, so it is sealed
+(ChaCha20-Poly1305) under a key that only this node's identity can derive: no copy of the file alone shows it.
 """
 
 from __future__ import annotations
 
 import io
+import secrets
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from hospital_node.files import replace_durably
+from medveil.identity import Secret
 from medveil.metrics import Sums
 from medveil.tensors import Update
 
 Made = tuple[Update, Sums | None]
+LABEL = "kept-contribution"
+"""What the sealing key is derived for."""
+_NONCE = 12
 
 
 class Kept:
     """One file that holds the newest contribution; an older one is overwritten."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, key: Secret) -> None:
+        self._path, self._cipher = path, ChaCha20Poly1305(key.reveal())
 
     def store(self, key: str, made: Made) -> None:
         """Keep it, on stable storage, under a key that names plan, round and model."""
@@ -33,17 +41,20 @@ class Kept:
         content |= {"key": np.array(key), "update": update.values, "counted": np.array(sums is not None)}
         buffer = io.BytesIO()
         np.savez(buffer, **content)
-        replace_durably(self._path, buffer.getvalue())
+        nonce = secrets.token_bytes(_NONCE)
+        replace_durably(self._path, nonce + self._cipher.encrypt(nonce, buffer.getvalue(), LABEL.encode()))
 
     def find(self, key: str) -> Made | None:
-        """What was kept under exactly this key; None if there is nothing (readable) of it."""
+        """What was kept under exactly this key; None if there is nothing, or nothing whole, of it."""
         try:
-            with np.load(io.BytesIO(self._path.read_bytes()), allow_pickle=False) as stored:
+            sealed = self._path.read_bytes()
+            content = self._cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], LABEL.encode())
+            with np.load(io.BytesIO(content), allow_pickle=False) as stored:
                 if str(stored["key"]) != key:
                     return None
                 sums = {n.removeprefix("sum "): stored[n] for n in stored.files if n.startswith("sum ")}
                 return Update(stored["update"]), sums if stored["counted"] else None
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError):
+        except (OSError, ValueError, KeyError, InvalidTag, zipfile.BadZipFile, EOFError):
             return None
 
     def forget(self) -> None:

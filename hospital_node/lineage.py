@@ -162,18 +162,15 @@ def check_proof(published: Published, plan: Plan, parent: Head, *, before: int) 
     if len(survivors) < setting.least(len(members)):
         raise BrokenLineage(reason="a version sums too few hospitals")
     u2_hash = committed_hash(setting.context, published.transcript, members)
-    signers = set()
-    for agreement in published.agreements:
-        if (agreement.committed_hash, agreement.survivors) != (u2_hash, survivors):
-            raise BrokenLineage(reason="a signature names other hospitals, another round or another parent")
-        if agreement.sender not in survivors:
-            raise BrokenLineage(reason="a signature comes from a hospital that is not in the sum")
+    if not set(published.signatures) <= set(survivors):
+        raise BrokenLineage(reason="a signature comes from a hospital that is not in the sum")
+    for signer, signature in published.signatures.items():
+        agreement = Agree(sender=signer, signature=signature, committed_hash=u2_hash, survivors=survivors)
         try:
-            agreement.check(setting.roster[agreement.sender], setting.context, published.transcript)
+            agreement.check(setting.roster[signer], setting.context, published.transcript)
         except BadSignature as error:
-            raise BrokenLineage(reason="a signature under a version is not valid") from error
-        signers.add(agreement.sender)
-    if len(signers) < setting.threshold(len(members)):
+            raise BrokenLineage(reason="a signature is not for these hospitals, round and parent") from error
+    if len(published.signatures) < setting.threshold(len(members)):
         raise BrokenLineage(reason="too few hospitals signed for a version")
     return setting
 

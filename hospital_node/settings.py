@@ -65,7 +65,7 @@ class Node:
         self.journal = folder / "journal.db"
         self.ledger = folder / "ledger.jsonl"
         self.splits = folder / "splits.json"
-        self.kept = folder / "unsent.npz"
+        self.kept = folder / "unsent.sealed"
         self.models = folder / "models"
 
     @classmethod

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from medveil.errors import Error, RemoteProtocolError
 from medveil.ids import join
@@ -118,6 +120,11 @@ class Identity:
     def sign(self, label: str, *parts: bytes) -> bytes:
         """Ed25519 over a label and length-prefixed parts; 64 bytes."""
         return self._key.sign(_signed_bytes(label, parts))
+
+    def secret_for(self, label: str) -> Secret:
+        """32 bytes that only this identity can derive, for one use of its own: files that it alone reads."""
+        info = _signed_bytes(label, ())
+        return Secret(HKDF(hashes.SHA256(), 32, None, info).derive(self._key.private_bytes_raw()))
 
 
 def verify(public_key: bytes, signature: bytes, label: str, *parts: bytes) -> None:

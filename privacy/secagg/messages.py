@@ -146,8 +146,8 @@ class Published(Wire):
     """U2, in ascending order."""
     survivors: Members
     """U3, in ascending order."""
-    agreements: tuple[Agree, ...]
-    """At least t of the survivors' signatures, in ascending order of the senders."""
+    signatures: dict[Index, Signature]
+    """Of at least t survivors under their ``agree`` messages, which hold nothing but the sets above."""
     sum_hash: Key
     """SHA-256 of the sum as it is served: 64-bit words, little-endian."""
 

@@ -23,9 +23,9 @@ from world import SPEC, START, Site, unit
 AGGREGATOR = Path(crashpoints.__file__).parent
 ORDER = """
     commit.begin_log commit.lead commit.add_token commit.enrol commit.add_plan commit.add_approval
-    commit.add_api_token commit.grant commit.withdraw commit.revoke commit.revoke_api_token
-    commit.probe commit.restored commit.open_attempt commit.add_event blob.write blob.sync blob.rename
-    blob.sync-folder commit.end_attempt blob.forget commit.finish_plan
+    commit.probe commit.restored commit.add_api_token commit.grant commit.withdraw
+    commit.revoke_api_token commit.revoke commit.open_attempt commit.add_event blob.write blob.sync
+    blob.rename blob.sync-folder commit.end_attempt blob.forget commit.finish_plan
 """.split()
 """The points in the order in which a study passes them; each new process has the next one."""
 LATER = {"commit.add_event": (2, 9, 20, 40), "blob.sync": (2, 5), "blob.write": (3,), "blob.rename": (4,)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -223,3 +224,22 @@ def test_no_person_exists_before_the_admin_makes_one(tmp_path: Path) -> None:
     assert register.api_tokens() == []
     assert register.enrolled_keys() == []
     store.close()
+
+
+def test_a_key_is_read_once_while_nothing_is_written_and_refused_at_the_next_request_after_a_revocation(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, asked = door.world.database, []
+    assert isinstance(file, Path)
+    real = door.office.register.party
+    monkeypatch.setattr(door.office.register, "party", lambda name: (asked.append(name), real(name))[1])
+    an_hour_ago = time.time() - 3600
+    os.utime(file, (an_hour_ago, an_hour_ago))
+    for _ in range(3):
+        assert door.ask(door.hospital(), "GET", "/v1/plans").status_code == 200
+    assert asked == ["hospital-1"]
+    elsewhere = Store(file, door.world.admin)
+    Register(elsewhere).revoke("hospital-1", now=time.time())
+    elsewhere.close()
+    door.refused(door.ask(door.hospital(), "GET", "/v1/plans"), 403, "revoked")
+    assert len(asked) == 2

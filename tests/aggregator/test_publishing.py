@@ -25,7 +25,7 @@ from medveil.rounds import RoundKind
 from medveil.tensors import from_safetensors, to_safetensors
 from privacy.encoding import decode, params_for
 from privacy.secagg.keys import setting_for
-from privacy.secagg.messages import Published, committed_hash
+from privacy.secagg.messages import Agree, Published, committed_hash
 from world import SPEC, START, Site, World, finish, make_plan, make_sites, make_study, play, unit
 
 Build = Callable[..., World]
@@ -319,11 +319,13 @@ def test_a_version_shows_its_sum_and_its_proof_to_the_plans_hospitals_and_to_nob
         assert (proof.round, proof.attempt, proof.survivors) == (number, 1, (1, 2, 3, 4))
         before, after = (bytes.fromhex(v["model"]) for v in status["versions"][number - 1 : number + 1])
         setting = setting_for(world.plan, number=number, attempt=1, kind=RoundKind.TRAIN, model=before)
-        for one in proof.agreements:
-            one.check(roster[one.sender], setting.context, proof.transcript)
-            assert one.survivors == proof.survivors
-            assert one.committed_hash == committed_hash(setting.context, proof.transcript, proof.members)
-        assert len(proof.agreements) >= setting.threshold(5)
+        u2_hash = committed_hash(setting.context, proof.transcript, proof.members)
+        for signer, signature in proof.signatures.items():
+            signed = Agree(
+                sender=signer, signature=signature, committed_hash=u2_hash, survivors=proof.survivors
+            )
+            signed.check(roster[signer], setting.context, proof.transcript)
+        assert len(proof.signatures) >= setting.threshold(5)
         params = params_for(study, RoundKind.TRAIN, 5)
         total = np.frombuffer(answer.content, "<u8")
         mean = decode(total, params, hospitals=4, study=study).mean

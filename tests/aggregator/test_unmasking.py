@@ -87,7 +87,7 @@ def test_a_disk_that_takes_no_more_is_a_storage_fault(folder: Path) -> None:
 
 
 PROOF = Published(
-    round=1, attempt=1, transcript=bytes(32), members=(1, 2), survivors=(1, 2), agreements=(),
+    round=1, attempt=1, transcript=bytes(32), members=(1, 2), survivors=(1, 2), signatures={},
     sum_hash=bytes(32),
 )  # fmt: skip
 

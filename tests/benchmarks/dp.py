@@ -38,7 +38,7 @@ from privacy.dp.noise import NoiseSource
 from rows import Row, arguments, cpu, publish
 
 Step = Callable[[], None]
-POLICY = LocalNoise(clip_norm=1.0, noise_multiplier=1.0, epsilon=8.0)
+POLICY = LocalNoise(clip_norm=1.0, noise_multiplier=1.0, evaluation_multiplier=1.0, epsilon=8.0)
 RATE = 1e-6
 """So small that repeated steps stay comparable."""
 REPETITIONS = 7

@@ -6,7 +6,8 @@ Hospitals with the real machines bring an attempt to the point where every answe
 stored, one of them gone after the commit, so that its pair masks must come off as well. Then the real
 application is started over copies of that folder, with one and with two worker processes in turn, and
 publishes the model while a task of its event loop notes how late it is woken. Medians; what is compared is
-measured in turns.
+measured in turns, work of one thread in processor time. Rows "without waiting for a core" leave out the time
+in which the loop could have run but another process had the core: on a busy machine an idle loop is late too.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,11 +36,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 import numpy as np
 
 from aggregator.blobs import Blobs
+from aggregator.coordinator import Coordinator
 from aggregator.settings import Settings
 from aggregator.store import Store
 from aggregator.unmasking import Summing, sum_segment
 from aggregator.versions import first_version, now
-from aggregator.workers import Workers
+from aggregator.workers import Inline, Workers
 from medveil.identity import Identity, Secret
 from medveil.log import set_up
 from medveil.plan import sign_approval
@@ -66,13 +71,14 @@ def main() -> None:
         return
     size = PARAMETERS // 10 if options.quick else PARAMETERS
     rows = [*_keystream(18), *_keystream(100)]
-    with tempfile.TemporaryDirectory(prefix="medveil-unmasking-") as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(prefix="medveil-unmasking-") as temporary:
+        folder = Path(temporary)
         rows += _absorb(folder / "absorb")
         for bits in (21, 16):
             prepared = folder / f"{bits}"
             _prepare(prepared, size, bits, hospitals=10, dropped=1)
-            rows += _publication(prepared, f"{size / 1e6:g}M {64 // bits}x{bits}")
+            name = f"{size / 1e6:g}M {64 // bits}x{bits}"
+            rows += [*_one_core(prepared, name), *_publication(prepared, name)]
             shutil.rmtree(prepared)
         for hospitals in (5, 20) if options.quick else (5, 20, 50):
             prepared = folder / f"n{hospitals}"
@@ -104,22 +110,23 @@ def _keystream(masks: int) -> list[Row]:
 
 
 def _absorb(folder: Path, hospitals: int = 9) -> list[Row]:
-    """Stored uploads added up, beside np.add on arrays of the same length that lie in memory."""
-    blobs, data = Blobs(folder), secrets.token_bytes(8 * SEGMENT_WORDS)
-    for hospital in range(hospitals):
-        blobs.put_segment("attempt", hospital, 0, data)
-    digest = hashlib.sha256(data).digest()
-    job = Summing(blobs, "attempt", SEGMENT_WORDS, dict.fromkeys(range(hospitals), (digest,)), ())
+    """Stored uploads added up, beside np.add and SHA-256 on arrays that lie in memory."""
+    blobs = Blobs(folder)
+    data = [secrets.token_bytes(8 * SEGMENT_WORDS) for _ in range(hospitals)]
+    for hospital, segment in enumerate(data):
+        blobs.put_segment("attempt", hospital, 0, segment)
+    digests = {hospital: (hashlib.sha256(segment).digest(),) for hospital, segment in enumerate(data)}
+    job = Summing(blobs, "attempt", SEGMENT_WORDS, digests, ())
     none = replace(job, uploads={})
-    total, words = np.zeros(SEGMENT_WORDS, np.uint64), np.frombuffer(data, "<u8")
+    total = np.zeros(SEGMENT_WORDS, np.uint64)
 
     def add() -> None:
-        for _ in range(hospitals):
-            np.add(total, words, out=total)
+        for segment in data:
+            np.add(total, np.frombuffer(segment, "<u8"), out=total)
 
     def check() -> None:
-        for _ in range(hospitals):
-            hashlib.sha256(data).digest()
+        for segment in data:
+            hashlib.sha256(segment).digest()
 
     cases: dict[str, Callable[[], object]] = {"add": add, "hash": check}
     cases |= {"absorb": lambda: sum_segment(job, 0), "write": lambda: sum_segment(none, 0)}
@@ -186,16 +193,47 @@ def _publication(prepared: Path, name: str) -> list[Row]:
         Row(f"{name}: sum to model, {w} worker(s)", statistics.median(s), "s") for w, s in seconds.items()
     ]
     rows.append(Row(f"{name}: two workers to one", _ratio(seconds[1], seconds[2]), "x"))
+    idle = [v for results in found.values() for r in results for v in r["idle_ms"]]
+    rows.append(Row(f"{name}: event loop late, idle, p99", _quantile(idle, 0.99), "ms"))
     for workers, results in found.items():
-        late = sorted(v for r in results for v in r["late_ms"])
-        idle = sorted(v for r in results for v in r["idle_ms"])
+        late = [v for r in results for v in r["late_ms"]]
+        own = [v for r in results for v in r["own_ms"]]
+        label = f"{name}: event loop late, {workers} worker(s)"
         rows += [
-            Row(f"{name}: event loop, idle, p99", _quantile(idle, 0.99), "ms"),
-            Row(f"{name}: event loop, {workers} worker(s), p50", _quantile(late, 0.5), "ms"),
-            Row(f"{name}: event loop, {workers} worker(s), p99", _quantile(late, 0.99), "ms", "<= 5"),
-            Row(f"{name}: event loop, {workers} worker(s), longest", late[-1], "ms"),
+            Row(f"{label}, p50", _quantile(late, 0.5), "ms"),
+            Row(f"{label}, p99", _quantile(late, 0.99), "ms", "<= 5"),
+            Row(f"{label}, longest", max(late), "ms"),
+            Row(f"{label}, p99 without waiting for a core", _quantile(own, 0.99), "ms", "<= 5"),
         ]
     return rows
+
+
+class _Timed(Inline):
+    """Notes the processor time of each kind of job."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+
+    def submit(self, job: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        started = time.process_time()
+        future = super().submit(job, *args, **kwargs)
+        self.seconds[args[0].__name__] += time.process_time() - started
+        return future
+
+
+def _one_core(prepared: Path, name: str) -> list[Row]:
+    """The same jobs in this thread, in processor time."""
+    found = []
+    for _ in range(REPEATS):
+        with _copied(prepared) as folder:
+            store, timed = Store(folder / "aggregator.db"), _Timed()
+            Coordinator(store, Blobs(folder), admin_key=bytes(32), workers=timed).tick()
+            store.close()
+            found.append(timed.seconds)
+    return [
+        Row(f"{name}: {what}, one core", statistics.median(f[job] for f in found), "s")
+        for job, what in (("sum_segment", "check, add, unmask"), ("make", "decode, step, hash, write"))
+    ]
 
 
 def _memory(prepared: Path, hospitals: int, vector: int) -> list[Row]:
@@ -213,13 +251,19 @@ def _memory(prepared: Path, hospitals: int, vector: int) -> list[Row]:
 
 def _published(prepared: Path, workers: int) -> dict[str, Any]:
     """Publish a copy of the prepared folder in a fresh process; what it measured."""
-    with tempfile.TemporaryDirectory(prefix="copy-", dir=prepared.parent) as name:
-        folder = Path(name) / "aggregator"
-        shutil.copytree(prepared, folder, copy_function=_link)
+    with _copied(prepared) as folder:
         command = [sys.executable, __file__, "--serve", str(folder), "--workers", str(workers)]
         answer = subprocess.run(command, check=True, capture_output=True, text=True)
         result: dict[str, Any] = json.loads(answer.stdout)
         return result
+
+
+@contextmanager
+def _copied(prepared: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="copy-", dir=prepared.parent) as name:
+        folder = Path(name) / "aggregator"
+        shutil.copytree(prepared, folder, copy_function=_link)
+        yield folder
 
 
 def _link(source: str, target: str) -> None:
@@ -240,13 +284,14 @@ async def _serve(folder: Path, count: int) -> dict[str, Any]:
     probe.shutdown()
     app = create_app(Settings(folder, workers=count))
     idle: list[float] = []
-    await _watch(idle, until=lambda: len(idle) >= 500)
-    before, late = 0.0, []
+    late: list[float] = []
+    own: list[float] = []
+    await _watch(idle, [], until=lambda: len(idle) >= 500)
     async with app.router.lifespan_context(app):
         before = _status_mb("VmRSS")
         coordinator = app.state.desk.coordinator
         (plan,) = (line["plan"] for line in coordinator.plans())
-        await _watch(late, until=lambda: coordinator.plans()[0]["rounds"] > 0)
+        await _watch(late, own, until=lambda: coordinator.plans()[0]["rounds"] > 0)
         (attempt,) = coordinator.status(plan)["attempts"]
         assert attempt["outcome"] == "done", attempt
         workers = [_status_mb("VmHWM", pid) for pid in coordinator._workers.pids]
@@ -254,6 +299,7 @@ async def _serve(folder: Path, count: int) -> dict[str, Any]:
     return {
         "seconds": attempt["phases"]["aggregate"],
         "late_ms": late,
+        "own_ms": own,
         "idle_ms": idle,
         "server_mb": server,
         "workers_mb": sum(workers),
@@ -261,12 +307,19 @@ async def _serve(folder: Path, count: int) -> dict[str, Any]:
     }
 
 
-async def _watch(late_ms: list[float], *, until: Callable[[], bool]) -> None:
-    """Note how much later than asked for the loop wakes a sleeper."""
+async def _watch(late_ms: list[float], own_ms: list[float], *, until: Callable[[], bool]) -> None:
+    """Note how much later than asked for the loop wakes a sleeper, with and without waiting for a core."""
     while not until():
-        asked = time.perf_counter()
+        asked, waited = time.perf_counter(), _waited_for_a_core_s()
         await asyncio.sleep(TICK_S)
-        late_ms.append(1e3 * (time.perf_counter() - asked - TICK_S))
+        late = time.perf_counter() - asked - TICK_S
+        late_ms.append(1e3 * late)
+        own_ms.append(1e3 * (late - (_waited_for_a_core_s() - waited)))
+
+
+def _waited_for_a_core_s() -> float:
+    """Seconds in which this thread could have run but had no core (Linux)."""
+    return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
 
 
 def _status_mb(field: str, pid: int | str = "self") -> float:
@@ -278,10 +331,10 @@ def _in_turns(cases: dict[str, Callable[[], object]], repeats: int) -> dict[str,
     times: dict[str, list[float]] = {name: [] for name in cases}
     for repeat in range(repeats + 1):  # the first one warms up
         for name, case in cases.items():
-            start = time.perf_counter()
+            start = time.process_time()
             case()
             if repeat:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(time.process_time() - start)
     return times
 
 
@@ -289,8 +342,8 @@ def _ratio(one: list[float], other: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(one, other, strict=True))
 
 
-def _quantile(ordered: list[float], share: float) -> float:
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+def _quantile(values: list[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
 if __name__ == "__main__":

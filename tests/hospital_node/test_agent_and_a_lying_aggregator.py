@@ -305,7 +305,7 @@ def an_altered_sum(world: World, line: Line) -> None:
 
 
 def a_proof_without_signatures(world: World, line: Line) -> None:
-    line.proof_lie = lambda version, published: published.model_copy(update={"agreements": ()})
+    line.proof_lie = lambda version, published: published.model_copy(update={"signatures": {}})
 
 
 @pytest.mark.parametrize(

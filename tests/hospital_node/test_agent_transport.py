@@ -150,7 +150,7 @@ def test_a_proof_and_a_sum_are_asked_for_by_version(authority: Path) -> None:
         transcript=bytes(32),
         members=(1, 2, 3),
         survivors=(1, 2, 3),
-        agreements=(),
+        signatures={},
         sum_hash=bytes(32),
     )
     answer, requests = talk(

@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from hospital_node.desk import Contribution, Desk
-from hospital_node.kept import Kept
+from hospital_node.kept import LABEL, Kept
 from hospital_node.ledger import Charge, Ledger
 from hospital_node.splits import Splits, SplitsDamaged
 from hospital_node.training import NoiseCut
-from medveil.identity import Identity
+from medveil.identity import Identity, Secret
 from medveil.plan import Plan
 from medveil.rounds import RoundKind
 from medveil.study import Study
-from medveil.tensors import Float32
+from medveil.tensors import Float32, Update
 from medveil_imaging.models import ModelShape, initial_vector, outputs_for
 from medveil_imaging.patients import PatientImages
 from medveil_imaging.sources.manifest import SiteData
@@ -36,6 +36,7 @@ LOCAL = {
     "epsilon": 9.0,
 }
 SIZE = (16, 16)
+KEY = Secret(bytes(32))
 
 
 def plan_of(**changes: Any) -> tuple[Plan, Float32]:
@@ -84,7 +85,7 @@ def work(
             lambda _: data or site(),
             ledger,
             dataset="films",
-            kept=Kept(folder / "unsent.npz"),
+            kept=Kept(folder / "unsent.sealed", KEY),
             splits=Splits(folder / "splits.json"),
         )
 
@@ -157,10 +158,26 @@ def test_wherever_the_node_is_killed_the_round_is_paid_once_and_sent_once(
 def test_another_model_for_a_round_that_was_sent_is_new_noise_and_costs_again(tmp_path: Path) -> None:
     plan, vector = plan_of()
     work(tmp_path, plan, vector, RoundKind.TRAIN, 1)
-    kept = (tmp_path / "unsent.npz").read_bytes()
-    (tmp_path / "unsent.npz").write_bytes(kept[: len(kept) // 2])  # as good as none
+    kept = (tmp_path / "unsent.sealed").read_bytes()
+    (tmp_path / "unsent.sealed").write_bytes(kept[: len(kept) // 2])  # as good as none
     _, states = work(tmp_path, plan, vector, RoundKind.TRAIN, 1)
     assert states[Split.TRAIN] == [State.RELEASED] * 2
+
+
+def test_what_is_kept_is_sealed_for_this_node(tmp_path: Path) -> None:
+    own, other = Identity.generate("hospital-a"), Identity.generate("hospital-b")
+    values = np.arange(64, dtype=np.float32) / 7
+    path, made = tmp_path / "unsent.sealed", (Update(values), {"cases": np.array([3.0])})
+    Kept(path, own.secret_for(LABEL)).store("plan 1", made)
+    found = Kept(path, own.secret_for(LABEL)).find("plan 1")
+    assert found is not None
+    assert np.array_equal(found[0].values, values)
+    assert found[1] is not None
+    assert found[1]["cases"].tolist() == [3.0]
+    assert Kept(path, other.secret_for(LABEL)).find("plan 1") is None
+    assert Kept(path, own.secret_for("another-use")).find("plan 1") is None
+    assert values[8:16].tobytes() not in path.read_bytes()
+    assert path.stat().st_mode & 0o077 == 0
 
 
 def test_a_run_that_failed_counts_as_released(tmp_path: Path) -> None:
@@ -175,7 +192,7 @@ def test_a_run_that_failed_counts_as_released(tmp_path: Path) -> None:
         with Ledger.open(tmp_path / "ledger.jsonl") as ledger:
             paid = [e for e in charges(ledger.rows()) if e.split is Split.TRAIN]
             assert [e.state for e in paid] == [State.RELEASED] * tries
-    assert not (tmp_path / "unsent.npz").exists()
+    assert not (tmp_path / "unsent.sealed").exists()
 
 
 def test_without_privacy_nothing_is_kept_charged_or_remembered(tmp_path: Path) -> None:
@@ -186,7 +203,7 @@ def test_without_privacy_nothing_is_kept_charged_or_remembered(tmp_path: Path) -
             lambda _: site(),
             ledger,
             dataset="films",
-            kept=Kept(tmp_path / "unsent.npz"),
+            kept=Kept(tmp_path / "unsent.sealed", KEY),
             splits=Splits(tmp_path / "splits.json"),
         )
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import secrets
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class Hospital:
         context = made.witnesses[self.index].context
         asyncio.run(self.lineage.reach(context.model, number=context.round, attempt=context.attempt))
         self.lineage.witness(made.witnesses[self.index])
-        signed = made.agreement(self.index)
+        signed = made.agreements.get(self.index)
         if signed is not None:
             detail = signed.to_bytes().hex()
             self.journal.note(self.chain.plan.id, context.round, context.attempt, "agree", detail)
@@ -206,7 +207,7 @@ def test_a_member_sees_that_one_lane_of_the_sum_was_altered(at: At, lane: int) -
     hospital = at(chain)
     made = chain.attempt(1)
     hospital.join(made)
-    chain.publish(Sum(made.published, altered(made, lane), made.witnesses))
+    chain.publish(replace(made, data=altered(made, lane)))
     chain.lie(1, data=altered(made, lane))
     hospital.refuses("altered-sum", 2)  # although model, hash and proof fit the altered sum
 
@@ -216,7 +217,7 @@ def test_a_hospital_whose_upload_came_too_late_sees_it_too(at: At) -> None:
     hospital = at(chain, index=4)
     made = chain.attempt(1, survivors=(1, 2, 3))
     hospital.join(made)
-    chain.publish(Sum(made.published, altered(made), made.witnesses))
+    chain.publish(replace(made, data=altered(made)))
     chain.lie(1, data=altered(made))
     hospital.refuses("altered-sum", 2)
 
@@ -226,7 +227,7 @@ def test_a_hospital_outside_the_sum_does_not_see_it_but_no_other_hospital_works_
     honest.identities, honest.plan = chain.identities, chain.plan
     made = chain.attempt(1, members=(1, 2, 3))
     honest.publish(made)
-    chain.publish(Sum(made.published, altered(made), made.witnesses))
+    chain.publish(replace(made, data=altered(made)))
     chain.lie(1, data=altered(made))
     deceived, member = at(chain, index=4), at(honest, index=1)
     member.join(made)
@@ -249,9 +250,7 @@ def test_a_hospital_outside_the_sum_does_not_see_it_but_no_other_hospital_works_
     # And told the truth again, it finds that nothing leads there from the altered model.
     honest.grow(2)
     chain.sums[2] = honest.sums[2]
-    assert "other hospitals, another round or another parent" in deceived.refuses(
-        "broken-lineage", 3, honest.head.model
-    )
+    assert "these hospitals, round and parent" in deceived.refuses("broken-lineage", 3, honest.head.model)
 
 
 def test_an_altered_sum_under_the_true_model_is_seen_by_everybody(at: At) -> None:
@@ -263,31 +262,35 @@ def test_an_altered_sum_under_the_true_model_is_seen_by_everybody(at: At) -> Non
 
 
 def too_few(chain: Chain) -> None:
-    chain.lie(1, agreements=tuple(chain.agreements(1)[:2]))
+    chain.lie(1, signatures={i: s for i, s in chain.signatures(1).items() if i < 3})
 
 
-def one_of_them_again_and_again(chain: Chain) -> None:
-    chain.lie(1, agreements=tuple(chain.agreements(1)[:1]) * 4)
+def one_of_them_for_everybody(chain: Chain) -> None:
+    chain.lie(1, signatures={i: chain.signatures(1)[1] for i in range(1, 5)})
 
 
 def of_another_attempt(chain: Chain) -> None:
-    chain.lie(1, agreements=chain.attempt(1, 2, parent=chain.heads[0].model).published.agreements)
+    chain.lie(1, signatures=chain.attempt(1, 2, parent=chain.heads[0].model).published.signatures)
 
 
 def of_another_round(chain: Chain) -> None:
-    chain.lie(1, agreements=chain.attempt(2, parent=chain.heads[0].model).published.agreements)
+    chain.lie(1, signatures=chain.attempt(2, parent=chain.heads[0].model).published.signatures)
 
 
 def of_another_parent(chain: Chain) -> None:
-    chain.lie(1, agreements=chain.attempt(1, parent=b"x" * 32).published.agreements)
+    chain.lie(1, signatures=chain.attempt(1, parent=b"x" * 32).published.signatures)
+
+
+def of_three(chain: Chain) -> dict[int, bytes]:
+    return {i: signature for i, signature in chain.signatures(1).items() if i < 4}
 
 
 def for_other_survivors(chain: Chain) -> None:
-    chain.lie(1, survivors=(1, 2, 3))
+    chain.lie(1, survivors=(1, 2, 3), signatures=of_three(chain))
 
 
 def for_other_members(chain: Chain) -> None:
-    chain.lie(1, members=(1, 2, 3), survivors=(1, 2, 3))
+    chain.lie(1, members=(1, 2, 3), survivors=(1, 2, 3), signatures=of_three(chain))
 
 
 def of_another_transcript(chain: Chain) -> None:
@@ -295,17 +298,17 @@ def of_another_transcript(chain: Chain) -> None:
 
 
 def forged(chain: Chain) -> None:
-    chain.lie(1, agreements=tuple(a.model_copy(update={"signature": bytes(64)}) for a in chain.agreements(1)))
+    chain.lie(1, signatures={i: bytes(64) for i in chain.signatures(1)})
 
 
 def of_a_hospital_outside_the_sum(chain: Chain) -> None:
     made = chain.attempt(1, parent=chain.heads[0].model, survivors=(1, 2, 3))
-    stranger = made.published.agreements[0].model_copy(update={"sender": 4})
-    chain.lie(1, **dict(made.published.model_copy(update={"agreements": (stranger,)})))
+    signatures = {4: made.published.signatures[1], **made.published.signatures}
+    chain.lie(1, **dict(made.published.model_copy(update={"signatures": signatures})))
 
 
 def of_nobody(chain: Chain) -> None:
-    chain.lie(1, agreements=())
+    chain.lie(1, signatures={})
 
 
 def from_a_cohort_of_two(chain: Chain) -> None:
@@ -357,7 +360,7 @@ def with_a_sum_of_broken_words(chain: Chain) -> None:
     chain.lie(1, data=chain.sums[1].data[:-3])
 
 
-SIGNATURE, NAMES = "a signature under a version is not valid", "a signature names other hospitals"
+NAMES = "a signature is not for these hospitals, round and parent"
 SUM, RANGE, SETS = (
     "not the one that its proof names",
     "no honest hospitals can add up to",
@@ -365,14 +368,14 @@ SUM, RANGE, SETS = (
 )
 LIES = [
     (too_few, "too few hospitals signed"),
-    (one_of_them_again_and_again, "too few hospitals signed"),
+    (one_of_them_for_everybody, NAMES),
     (of_another_attempt, NAMES),
     (of_another_round, NAMES),
     (of_another_parent, NAMES),
     (for_other_survivors, NAMES),
     (for_other_members, NAMES),
     (of_another_transcript, NAMES),
-    (forged, SIGNATURE),
+    (forged, NAMES),
     (of_a_hospital_outside_the_sum, "not in the sum"),
     (of_nobody, "too few hospitals signed"),
     (from_a_cohort_of_two, "sums too few"),
@@ -416,7 +419,7 @@ def test_a_skipped_version_is_refused(at: At) -> None:
     chain.grow(1)
     chain.grow(2)
     chain.sums[1] = chain.sums[2]
-    assert "another parent" in hospital.refuses("broken-lineage", 3)
+    assert "round and parent" in hospital.refuses("broken-lineage", 3)
 
 
 def test_a_rolled_back_version_is_refused(at: At) -> None:
@@ -455,7 +458,7 @@ def test_a_replayed_sum_under_a_new_proof_is_refused(at: At) -> None:
     hospital.reach(2)
     second = chain.attempt(2, updates={i: -unit(i) for i in range(1, 5)})
     hospital.join(second)
-    chain.publish(Sum(second.published, first.data, second.witnesses))
+    chain.publish(replace(second, data=first.data))
     chain.lie(2, data=first.data)
     hospital.refuses("altered-sum", 3)
 
@@ -497,7 +500,7 @@ def test_an_attempt_that_was_given_up_makes_no_version_later(at: At) -> None:
     first = chain.attempt(1)
     hospital.join(first)
     hospital.join(chain.attempt(2))
-    chain.publish(Sum(first.published, altered(first), first.witnesses))
+    chain.publish(replace(first, data=altered(first)))
     chain.lie(1, data=altered(first))
     assert "given up" in hospital.refuses("broken-lineage", 3)
 
@@ -507,12 +510,12 @@ def test_starting_again_makes_good_for_an_altered_version_without_a_restart(at: 
     honest.identities, honest.plan = chain.identities, chain.plan
     made = honest.grow(1, members=(1, 2, 3))
     honest.grow(2)
-    chain.publish(Sum(made.published, altered(made), made.witnesses))
+    chain.publish(replace(made, data=altered(made)))
     chain.lie(1, data=altered(made))
     hospital = at(chain, index=4)
     hospital.reach(2)
     chain.sums, chain.heads = honest.sums, honest.heads
-    with pytest.raises(Error, match="another parent"):
+    with pytest.raises(Error, match="round and parent"):
         hospital.reach(3)
     hospital.path.unlink()  # what 'medveil node lineage --start-again' does
     hospital.journal.clear_alarm(chain.plan.id)

@@ -242,7 +242,13 @@ def study_for(case: Case) -> Study:
             "spacing_mm": () if film else (1.0, 1.0, 1.0),
         },
         "training": {"rounds": 1, "local_steps": 1, "learning_rate": 1.0},
-        "privacy": {"kind": "local", "clip_norm": 0.3, "noise_multiplier": 2.0, "epsilon": 99},
+        "privacy": {
+            "kind": "local",
+            "clip_norm": 0.3,
+            "noise_multiplier": 2.0,
+            "evaluation_multiplier": 2.0,
+            "epsilon": 99,
+        },
         "secure_aggregation": {"update_clip": 1.0, "max_weight": 100},
     }
     return Study.model_validate(content).model_copy(update={"task": case.task})

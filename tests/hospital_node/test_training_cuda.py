@@ -29,7 +29,7 @@ SIZES = {
     "unet3d": (16, 16, 16),
     "position_head": (16, 16, 16),
 }
-POLICY = LocalNoise(clip_norm=0.3, noise_multiplier=1.7, epsilon=8.0)
+POLICY = LocalNoise(clip_norm=0.3, noise_multiplier=1.7, evaluation_multiplier=1.0, epsilon=8.0)
 
 
 def task_of(name: str) -> tuple[str, tuple[str, ...]]:

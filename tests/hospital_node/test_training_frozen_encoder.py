@@ -77,7 +77,13 @@ def make_study(digest: str, **changes: Any) -> tuple[Study, Float32]:
         "model": {"name": "frozen_encoder", "options": chosen, "tensors": spec, "initial_model": "0" * 64},
         "transforms": {"profile": "xray", "size": FILM.size},
         "training": {"rounds": 1, "local_steps": 10, "learning_rate": 30.0},
-        "privacy": {"kind": "local", "clip_norm": 0.3, "noise_multiplier": 0.01, "epsilon": 1e12},
+        "privacy": {
+            "kind": "local",
+            "clip_norm": 0.3,
+            "noise_multiplier": 0.01,
+            "evaluation_multiplier": 2.0,
+            "epsilon": 1e12,
+        },
         "secure_aggregation": {"update_clip": 100.0, "max_weight": 100},
     }
     return Study.model_validate(content | changes), vector

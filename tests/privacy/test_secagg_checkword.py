@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,7 @@ from medveil.rounds import Phase, RoundKind
 from medveil.tensors import Update
 from privacy.encoding import LANES, EncodedUpdate, EncodingParams, encode
 from privacy.secagg import checkword
-from privacy.secagg.checkword import COLUMNS, ROWS, AlteredSum, verify_sum, with_check_word
+from privacy.secagg.checkword import COLUMNS, ROWS, AlteredSum, forgery_exponent, verify_sum, with_check_word
 from privacy.secagg.keys import Context
 from privacy.secagg.keystream import keystream
 from secagg_vectors import PARAMS, fixed_consortium
@@ -30,13 +31,16 @@ def _params(parameters: int, lane_bits: int, cohort: int = 5) -> EncodingParams:
     return EncodingParams(parameters, 2, lane_bits, 0.5, 100, cohort)
 
 
-def _vector(p: EncodingParams, index: int, key: Secret = KEY, value: float | None = None) -> np.ndarray:
-    draw = np.random.default_rng(index)
-    values = draw.uniform(-0.5, 0.5, p.parameters) if value is None else np.full(p.parameters, value)
+def _vector(p: EncodingParams, index: int, key: Secret = KEY, values: np.ndarray | None = None) -> np.ndarray:
+    if values is None:
+        values = np.random.default_rng(index).uniform(-0.5, 0.5, p.parameters)
+        weight = 10 + index
+    else:
+        weight = p.max_weight
     encoded = encode(
         Update(np.float32(values)),
         p,
-        weight=10 + index,
+        weight=weight,
         metrics=np.array([index, p.tail_limit - 1], np.uint64),
         random_bytes=secrets.token_bytes,
     )
@@ -91,17 +95,15 @@ def test_a_check_word_is_the_product_of_its_definition(lane_bits: int, size: int
 
 
 @pytest.mark.parametrize("lane_bits", LANE_BITS)
-@pytest.mark.parametrize("value", [0.5, -0.5], ids=["all at the clip", "all at minus the clip"])
-def test_the_float_products_are_exact_where_lanes_are_fullest(lane_bits: int, value: float) -> None:
+def test_the_float_products_are_exact_where_lanes_are_fullest(lane_bits: int) -> None:
+    """Odd lanes just below the largest: a partial sum of 2^53 or more would lose its last bit."""
     cohort = {16: 4095 // 2, 21: 4096, 32: 2047}[lane_bits]
-    p = _params(70_000, lane_bits, cohort)
-    words = _vector(p, 1, value=value)
-    assert int(words[-1]) == _by_hand(words, p, 1)
+    p = _params(140_000, lane_bits, cohort)
+    words = _vector(p, 1, values=np.linspace(0.495, 0.5, 140_000))
     total = words * np.uint64(cohort)  # the fullest sum there is
-    total[-1] = _by_hand(total, p, 1)
-    folded = total.copy()
-    with_check_word(EncodedUpdate(folded), KEY, p, index=1)
-    assert folded[-1] == total[-1]
+    for vector in (words, total):
+        checked = with_check_word(EncodedUpdate(vector.copy()), KEY, p, index=1)
+        assert int(checked.words[-1]) == _by_hand(vector, p, 1)
 
 
 @pytest.mark.parametrize("lane_bits", LANE_BITS)
@@ -231,3 +233,18 @@ def test_coefficients_and_pads_come_from_different_parts_of_the_stream() -> None
     segments = {checkword._ROW_KEYS, checkword._COLUMN_KEYS, checkword._TAIL_KEYS}
     assert len(segments) == 3
     assert max(segments) < checkword._PADS
+
+
+@pytest.mark.parametrize(
+    ("largest", "exponent"),
+    [
+        (2**16 - 1, -33.0),
+        (2**21 - 1, -33.0),
+        (2**26, -33.0),
+        (2**27, -37 + math.log2(19.5)),
+        (2**28, -36 + math.log2(19)),
+        (2**32 - 1, -33 + math.log2(17.5)),
+    ],
+)
+def test_the_bound_is_the_formula_of_the_proof(largest: int, exponent: float) -> None:
+    assert forgery_exponent(largest) == pytest.approx(exponent)

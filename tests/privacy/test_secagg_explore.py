@@ -35,6 +35,8 @@ Members = tuple[int, ...]
 Path = tuple[Members, ...]
 """What one node has accepted so far: its U1, U2, U3 and, after unmasking, U3 once more."""
 Joint = tuple[Path, ...]
+Move = tuple[Any, Wire, Members]
+"""A name that determines the view, the view, and the set it speaks of."""
 
 
 def _subsets(members: Members) -> list[Members]:
@@ -50,6 +52,7 @@ class Explorer:
     states: dict[tuple[int, Path], tuple[Any, Any]] = field(default_factory=dict)
     outcome: dict[Any, Path | None] = field(default_factory=dict)
     refused: Counter[Phase] = field(default_factory=Counter)
+    menu: dict[Any, list[Move]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.members = tuple(range(1, self.size + 1))
@@ -63,9 +66,18 @@ class Explorer:
         parties = {i: node.Party(setting, i, self.identities[i]) for i in self.members}
         return {i: node.advertise(p, fixed_bytes(f"{label}-{i}")) for i, p in parties.items()}
 
-    def moves(self, joint: Joint, i: int) -> Iterator[tuple[Any, Wire, Members]]:
-        """A name that determines the view, the view, and the set it speaks of, for node i's next step."""
+    def moves(self, joint: Joint, i: int) -> list[Move]:
+        """What the aggregator can show node i next; remembered by all that it depends on."""
         path = joint[i - 1]
+        if len(path) == 4:
+            return []
+        others = tuple(p[: len(path)] if len(p) >= len(path) else () for p in joint)
+        key = (i, path, others if len(path) in (1, 3) else ())
+        if key not in self.menu:
+            self.menu[key] = list(self._moves(joint, i, path))
+        return self.menu[key]
+
+    def _moves(self, joint: Joint, i: int, path: Path) -> Iterator[Move]:
         if len(path) == 0:
             yield from self._key_sets(i)
         elif len(path) == 1:
@@ -74,10 +86,10 @@ class Explorer:
             for members in _subsets((*self.members, STRANGER)):
                 yield members, Survivors(members=members), members
             yield "twice", Survivors(members=(*self.members, i)), self.members
-        elif len(path) == 3:
+        else:
             yield from self._quorums(joint, path[2])
 
-    def _key_sets(self, i: int) -> Iterator[tuple[Any, Wire, Members]]:
+    def _key_sets(self, i: int) -> Iterator[Move]:
         own = {j: self.states[j, ()][1] for j in self.members}
         for members in _subsets(self.members):
             messages = tuple(own[j] for j in members)
@@ -99,7 +111,7 @@ class Explorer:
         false = Advertise(sender=j, channel_key=keys.channel_key, mask_key=keys.mask_key)
         return false.signed_by(self.identities[12], CONTEXT, b"")
 
-    def _committed_sets(self, joint: Joint, i: int) -> Iterator[tuple[Any, Wire, Members]]:
+    def _committed_sets(self, joint: Joint, i: int) -> Iterator[Move]:
         dealt = {j: (p[0], self.states[j, p[:1]]) for j, p in enumerate(joint, start=1) if p and j != i}
         for members in _subsets((*self.members, STRANGER)):
             boxes = {j: dealt[j] for j in members if j in dealt}
@@ -130,7 +142,7 @@ class Explorer:
             holder=holder,
         )
 
-    def _quorums(self, joint: Joint, survivors: Members) -> Iterator[tuple[Any, Wire, Members]]:
+    def _quorums(self, joint: Joint, survivors: Members) -> Iterator[Move]:
         held = [(j, p[:3]) for j, p in enumerate(joint, start=1) if len(p) >= 3]
         for some in (s for k in range(len(held) + 1) for s in itertools.combinations(held, k)):
             signed = tuple(self.states[j, p][1] for j, p in some)
@@ -183,7 +195,7 @@ class Explorer:
             dropped = sum(victim in self.states[i, p][1].key_shares for i, p in ended.items())
             assert alive == 0 or dropped == 0
             # A share that was not given out is not given out later either: those who ended take no view.
-        assert not any(True for i in ended for _ in self.moves(joint, i))
+        assert not any(self.moves(joint, i) for i in ended)
 
     def explore(self) -> tuple[int, int]:
         """Every reachable joint state is checked; returns their number and that of complete rounds."""

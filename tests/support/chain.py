@@ -21,7 +21,15 @@ from privacy.encoding import decode, encode, encode_metrics, params_for
 from privacy.secagg import node, server
 from privacy.secagg.checkword import with_check_word
 from privacy.secagg.keys import setting_for
-from privacy.secagg.messages import Advertised, Agree, Committed, Published, Survivors, committed_hash
+from privacy.secagg.messages import (
+    Advertised,
+    Agree,
+    Committed,
+    Published,
+    Survivors,
+    committed_hash,
+    transcript_of,
+)
 from world import SPEC, START, counts, make_plan, make_study, unit
 
 
@@ -37,10 +45,8 @@ class Sum:
     data: bytes
     witnesses: dict[int, Witness]
     """Of every committed hospital."""
-
-    def agreement(self, index: int) -> Agree | None:
-        """What a hospital has signed; None if it is no survivor."""
-        return next((a for a in self.published.agreements if a.sender == index), None)
+    agreements: dict[int, Agree]
+    """What each survivor has signed."""
 
 
 @dataclass
@@ -86,24 +92,25 @@ class Chain:
         begun = {i: node.advertise(self._party(setting, i), secrets.token_bytes) for i in everybody}
         advertised = Advertised(messages=tuple(message for _, message in begun.values()))
         dealt = {i: node.share(begun[i][0], advertised, secrets.token_bytes) for i in everybody}
+        transcript = transcript_of(advertised.messages)
         shown = server.ServerState(
             setting,
             Phase.UPLOAD,
+            transcript=transcript,
             advertised={i: message for i, (_, message) in begun.items()},
             shared={i: message for i, (_, message) in dealt.items()},
             committed=members,
         )
         params = params_for(study, RoundKind.TRAIN, len(everybody))
-        total, agreements, witnesses = np.zeros(params.words, np.uint64), [], {}
+        total, agreements, witnesses = np.zeros(params.words, np.uint64), {}, {}
         for i in members:
             seen = server.view(shown, i)
             assert isinstance(seen, Committed)
             state = node.commit(dealt[i][0], seen)
             witnesses[i] = Witness(setting.context, state.committed_hash, state.check_key)
-            transcript = state.transcript
             if i not in survivors:
                 continue
-            agreements.append(node.agree(state, Survivors(members=survivors))[1])
+            agreements[i] = node.agree(state, Survivors(members=survivors))[1]
             encoded = encode(
                 Update((updates or {}).get(i, unit(i))),
                 params,
@@ -119,10 +126,10 @@ class Chain:
             transcript=transcript,
             members=members,
             survivors=survivors,
-            agreements=tuple(agreements),
+            signatures={i: message.signature for i, message in agreements.items()},
             sum_hash=hashlib.sha256(data).digest(),
         )
-        return Sum(published, data, witnesses)
+        return Sum(published, data, witnesses, agreements)
 
     def grow(self, number: int, attempt: int = 1, **options: Any) -> Sum:
         """One more version, as an honest aggregator makes it."""
@@ -163,16 +170,15 @@ class Chain:
             model=self.heads[version - 1].model,
         )
         u2_hash = committed_hash(setting.context, proof.transcript, proof.members)
-        agreements = [
-            Agree(sender=i, committed_hash=u2_hash, survivors=proof.survivors).signed_by(
-                self.identities[i - 1], setting.context, proof.transcript
-            )
-            for i in signers or sorted(set(proof.survivors))
-        ]
-        self.lie(version, **changes, agreements=tuple(agreements))
+        signatures = {}
+        for i in signers or sorted(set(proof.survivors)):
+            message = Agree(sender=i, committed_hash=u2_hash, survivors=proof.survivors)
+            signed = message.signed_by(self.identities[i - 1], setting.context, proof.transcript)
+            signatures[i] = signed.signature
+        self.lie(version, **changes, signatures=signatures)
 
-    def agreements(self, version: int) -> list[Agree]:
-        return list(self.sums[version].published.agreements)
+    def signatures(self, version: int) -> dict[int, bytes]:
+        return self.sums[version].published.signatures
 
     def _party(self, setting: Any, index: int) -> node.Party:
         return node.Party(setting, index, self.identities[index - 1])

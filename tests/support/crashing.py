@@ -16,7 +16,8 @@ from aggregator import crashpoints
 from aggregator.auditlog import Head
 from aggregator.blobs import Blobs
 from aggregator.coordinator import Coordinator
-from aggregator.store import ApiToken, Register, Store
+from aggregator.store import Register, Role, Store
+from aggregator.tokens import make_token
 from aggregator.versions import first_version
 from medveil.errors import Error, RemoteProtocolError
 from medveil.identity import Identity
@@ -156,10 +157,10 @@ def consortium(folder: Path, where: Path | str, crashes: list[str]) -> Consortiu
     plan = make_plan(identities, make_study(training=training))
     aggregator = Aggregator(folder, where, crashes)
 
-    def repeat(name: str, /, *arguments: Any, thing: str = "store", done: str = "", **named: Any) -> None:
+    def repeat(name: str, /, *arguments: Any, done: str = "", of: str = "store", **named: Any) -> None:
         while True:
             try:
-                return aggregator.ask(thing, name, *arguments, **named)
+                return aggregator.ask(of, name, *arguments, **named)
             except Refused as refused:
                 if refused.code == done:
                     return None
@@ -178,16 +179,21 @@ def consortium(folder: Path, where: Path | str, crashes: list[str]) -> Consortiu
     repeat("add_plan", plan, admin.sign("create-plan", plan.hash), first, 1.0, done="already-there")
     for one in identities:
         repeat("add_approval", plan.id, one.name, sign_approval(plan, one))
-    while True:
-        token = secrets.token_hex(8)  # as above: what was cut off gave no token
-        with suppress(Killed):
-            kept = ApiToken(token, "anna", "researcher", "hash", 1.0, 2.0)
-            aggregator.ask("register", "add_api_token", kept)
-            break
-    repeat("grant", plan.id, "anna", thing="register")
-    repeat("withdraw", plan.id, "anna", thing="register", done="unknown-person")
-    repeat("revoke", "anna", now=1.5, thing="register", done="unknown-person")
-    repeat("revoke_api_token", token, name="anna", now=1.6, thing="register")
     repeat("probe")
     repeat("restored", Head(1, bytes(32)))  # nothing is open yet
+    first_token = api_token(aggregator)
+    repeat("grant", plan.id, "reader", of="register")
+    repeat("withdraw", plan.id, "reader", of="register", done="unknown-person")
+    repeat("revoke_api_token", first_token, name="reader", now=1.0, of="register")
+    api_token(aggregator)
+    repeat("revoke", "reader", now=1.0, of="register", done="unknown-person")
     return Consortium(aggregator, plan, identities, Line(aggregator))
+
+
+def api_token(aggregator: Aggregator) -> str:
+    """The id of a token for a reader; a command that was cut off showed none, so it is run again."""
+    while True:
+        _, kept = make_token("reader", Role.RESEARCHER, now=1.0, expires=2.0)
+        with suppress(Killed):
+            aggregator.ask("register", "add_api_token", kept)
+            return kept.id

@@ -14,16 +14,26 @@ from matplotlib.figure import Figure
 
 from crowd import SharedWork, crowd
 from linked import NEVER
+from medveil.rounds import RoundKind
+from medveil.study import MaskGraph
 from peers import FLOWER, ckks_step, flower_mask, flower_step, missing
 from privacy.secagg import server
+from privacy.secagg.graph import COMPLETE_UP_TO, EVERY_EDGE, edge_limit
+from privacy.secagg.keys import Context, Setting
 from privacy.secagg.masks import add_masks
 from timing import interleaved, median
 from vector_work import CLIP, NEIGHBOURS, params_of, some_masks, some_update, step
 
-OURS, FLOWERS, TENSEALS = "MedVeil, 3x21", "Flower SecAgg+", "TenSEAL CKKS"
-STYLES = {OURS: ("#1b6ca8", "o"), FLOWERS: ("#c1521c", "s"), TENSEALS: ("#6b6b6b", "^")}
-OTHER = {"hidden": ("#3a9d78", "D")}
-HOSPITALS_DROPPING = 100
+OURS, HIDDEN, FLOWERS, TENSEALS = "MedVeil", "MedVeil, hidden graph", "Flower SecAgg+", "TenSEAL CKKS"
+STYLES = {
+    OURS: ("#1b6ca8", "o"),
+    HIDDEN: ("#3a9d78", "D"),
+    FLOWERS: ("#c1521c", "s"),
+    TENSEALS: ("#6b6b6b", "^"),
+}
+HOSPITALS_DROPPING = 200
+FLOWER_UP_TO = 200
+"""Hospitals; beyond it the line is straight and costs minutes."""
 SETTINGS: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "medveil",
@@ -59,6 +69,7 @@ def measure(*, quick: bool = False) -> list[Panel]:
     scale = 10 if quick else 1
     panels = [
         in_neighbours(10**7 // scale, (2, 5, 10, 20, 40, 80, 199)),
+        in_hospitals(10**6 // scale, (10, 50, 128, 200, 500, 1000, 2000)),
         in_parameters([10**5, 10**6] if quick else [10**5, 10**6, 10**7, 25 * 10**6]),
         in_dropouts(10**6 // scale, (0, 5, 10, 30)),
     ]
@@ -77,6 +88,30 @@ def in_neighbours(parameters: int, counts: Sequence[int]) -> Panel:
             theirs = flower_step(update.values, seeds, clip=CLIP, steps=2 * params.steps)
             panel.add(FLOWERS, count, _seconds(theirs, 1))
     return panel
+
+
+def in_hospitals(parameters: int, sizes: Sequence[int]) -> Panel:
+    """A hospital's vector work in larger and larger rounds: a mask for everybody, or for its neighbours."""
+    panel = Panel(f"client, {_millions(parameters)} parameters", "hospitals", "CPU seconds")
+    update = some_update(parameters)
+    for hospitals in sizes:
+        params = params_of(parameters, 21, cohort=hospitals)
+        panel.add(OURS, hospitals, _seconds(step(update, some_masks(hospitals), params), 1))
+        if hospitals > COMPLETE_UP_TO:
+            masks = some_masks(neighbours(hospitals) + 1)
+            panel.add(HIDDEN, hospitals, _seconds(step(update, masks, params), 3))
+        if not missing(*FLOWER) and hospitals <= FLOWER_UP_TO:
+            seeds = [secrets.token_bytes(32) for _ in range(hospitals)]
+            theirs = flower_step(update.values, seeds, clip=CLIP, steps=2 * params.steps)
+            panel.add(FLOWERS, hospitals, _seconds(theirs, 1))
+    return panel
+
+
+def neighbours(hospitals: int) -> int:
+    """How many the hidden graph gives a hospital, on the average."""
+    context = Context(b"p" * 32, 1, 1, RoundKind.TRAIN, b"m" * 32)
+    setting = Setting(context, {}, min_hospitals=3, colluders=0, mask_graph="hidden")
+    return round(edge_limit(setting, hospitals) / EVERY_EDGE * (hospitals - 1))
 
 
 def in_parameters(sizes: Sequence[int]) -> Panel:
@@ -104,8 +139,10 @@ def in_dropouts(parameters: int, shares: Sequence[int]) -> Panel:
         logarithmic=False,
     )
     for share in shares:
-        masks = masks_left(n, share * n // 100)
         total = np.zeros(params_of(parameters, 21, cohort=n).words, np.uint64)
+        masks = masks_left(n, share * n // 100, "hidden")
+        panel.add(HIDDEN, share, _seconds(lambda total=total, masks=masks: add_masks(total, masks), 1))
+        masks = masks_left(n, share * n // 100, "complete")
         panel.add(OURS, share, _seconds(lambda total=total, masks=masks: add_masks(total, masks), 1))
         if not missing(*FLOWER):  # it removes as many masks, between the same hospitals
             one = flower_mask(parameters)
@@ -113,9 +150,9 @@ def in_dropouts(parameters: int, shares: Sequence[int]) -> Panel:
     return panel
 
 
-def masks_left(hospitals: int, dropped: int) -> Any:
+def masks_left(hospitals: int, dropped: int, graph: MaskGraph) -> Any:
     """The masks that a real round leaves to be removed when so many drop out after the commit."""
-    world = crowd(hospitals, params_of(16, 21, cohort=hospitals))
+    world = crowd(hospitals, params_of(16, 21, cohort=hospitals), graph=graph)
     with SharedWork():
         world.run(dict.fromkeys(range(1, dropped + 1), NEVER // 2))
         return server.masks_to_remove(world.server)
@@ -137,7 +174,7 @@ def draw(panels: Sequence[Panel], file: Path) -> None:
 
 def _draw_panel(ax: Any, panel: Panel) -> None:
     for label, points in panel.lines.items():
-        colour, marker = STYLES.get(label, OTHER["hidden"])
+        colour, marker = STYLES[label]
         ax.plot(*zip(*points, strict=True), marker=marker, color=colour, label=label, markersize=4.5)
     if panel.logarithmic:
         ax.set_xscale("log")

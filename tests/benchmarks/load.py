@@ -308,7 +308,9 @@ async def _poll_all(
             asyncio.create_task(node(one, plan, POLL_S * i / len(members)))
             for i, (one, plan) in enumerate(members)
         ]
-        await asyncio.sleep(2 * POLL_S)  # every connection is open
+        await asyncio.sleep(POLL_S)
+        while count < 2 * len(members):  # every connection is open
+            await asyncio.sleep(1.0)
         before, first, clock = cpu_seconds(process), count, time.perf_counter()
         await asyncio.sleep(seconds)
         passed = time.perf_counter() - clock
