@@ -319,7 +319,11 @@ class Coordinator:
             aggregate = decode(total, attempt.params, hospitals=len(state.survivors), study=study)
             version, kept = self._stepped(run, attempt, aggregate)
         except RemoteProtocolError as error:
-            self._end(run, attempt, "failed", {"reason": error.code, "failed_in": Phase.UNMASK.value})
+            spoiled: dict[str, Any] = {"reason": error.code, "failed_in": Phase.UNMASK.value}
+            spoiled["wrong_shares"] = self._names(run, server.wrong_returns(state))
+            if isinstance(error, server.Spoiled):
+                spoiled["spoiled_by"] = self._names(run, [error.index])
+            self._end(run, attempt, "failed", spoiled)
             return
         attempt.phases["aggregate"] = self._clock() - started
         figures = summarise(study, aggregate.metrics) if aggregate.metrics else {}
@@ -329,6 +333,7 @@ class Coordinator:
             "sums": {k: v.tolist() for k, v in aggregate.metrics.items()},
             "model": None if version is None else version.model,
             "epsilon": None if version is None else version.epsilon,
+            "wrong_shares": self._names(run, server.wrong_returns(state)),
         }
         self._end(run, attempt, "done", result, version, kept)
 
