@@ -372,6 +372,9 @@ class Coordinator:
             raise
         except _JobFailed as failed:
             self._end(run, attempt, "failed", self._blame(run, failed.failure))
+        except server.Spoiled as error:
+            report = self._blame(run, Failure(error.code)) | {"wrong_dealer": self._name(run, error.index)}
+            self._end(run, attempt, "failed", report)
         except Error as error:
             self._end(run, attempt, "failed", self._blame(run, Failure(error.code)))
         except Exception as error:  # a worker was killed, or a fault in our own code
@@ -386,6 +389,10 @@ class Coordinator:
 
     def _begin(self, run: Run, attempt: Attempt) -> Publication:
         state, words, started = attempt.state, attempt.params.words, self._clock()
+        attempt.wrong_shares = {
+            self._name(run, holder): [self._name(run, dealer) for dealer in dealers]
+            for holder, dealers in server.wrong_returns(state).items()
+        }
         # The last phase has closed with a threshold of answers; that number is enough to unmask.
         removal = server.masks_to_remove(replace(state, phase=Phase.UNMASK))
         uploads = {i: state.uploaded[i].segments for i in state.survivors}
@@ -429,7 +436,7 @@ class Coordinator:
         report: dict[str, Any] = {"reason": failure.code, "failed_in": Phase.UNMASK.value}
         if failure.hospital is not None:
             report["damaged"] = {
-                "hospital": self._names(run, [failure.hospital])[0],
+                "hospital": self._name(run, failure.hospital),
                 "segment": failure.segment,
             }
         return report
@@ -480,6 +487,7 @@ class Coordinator:
             "survivors": self._names(run, state.survivors),
             "bytes_up": dict(attempt.bytes_up),
             "bytes_down": dict(attempt.bytes_down),
+            "wrong_shares": attempt.wrong_shares,
             **result,
         }
         self._store.end_attempt(attempt.key, outcome=outcome, report=report, version=version, state=kept)
@@ -572,6 +580,9 @@ class Coordinator:
     def _in_reach(self, run: Run, name: str) -> bool:
         last = max(self._seen.get(name, float("-inf")), run.approved_at or 0.0)
         return self._clock() - last <= run.plan.study.deadlines.silence_s
+
+    def _name(self, run: Run, index: int) -> str:
+        return next(m.name for m in run.plan.roster if m.index == index)
 
     def _names(self, run: Run, indices: Any) -> list[str]:
         return [m.name for m in run.plan.roster if m.index in indices]
