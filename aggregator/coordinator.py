@@ -6,6 +6,7 @@ The state of an attempt is the list of its messages and phase closings in the st
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
@@ -363,7 +364,8 @@ class Coordinator:
             if attempt.publication.made is None:
                 for part in parts:
                     self._expect(part.result())
-                attempt.publication.made = self._submit(make, self._making(run, attempt))
+                making = self._making(run, attempt, attempt.publication.token)
+                attempt.publication.made = self._submit(make, making)
             if not attempt.publication.made.done():
                 return
             made = self._expect(attempt.publication.made.result())
@@ -396,13 +398,17 @@ class Coordinator:
         # The last phase has closed with a threshold of answers; that number is enough to unmask.
         removal = server.masks_to_remove(replace(state, phase=Phase.UNMASK))
         uploads = {i: state.uploaded[i].segments for i in state.survivors}
-        job = Summing(self._blobs, attempt.key.folder, words, uploads, tuple(removal))
+        folder, token = attempt.key.folder, secrets.token_hex(8)
+        self._blobs.forget_drafts(folder)
+        job = Summing(self._blobs, folder, token, words, uploads, tuple(removal))
         segments = len(segment_lengths(words))
         if segments <= TOGETHER:
-            return Publication(started, [], self._submit(sum_and_make, job, self._making(run, attempt)))
-        return Publication(started, [self._submit(sum_segment, job, number) for number in range(segments)])
+            together = self._submit(sum_and_make, job, self._making(run, attempt, token))
+            return Publication(started, token, [], together)
+        parts = [self._submit(sum_segment, job, number) for number in range(segments)]
+        return Publication(started, token, parts)
 
-    def _making(self, run: Run, attempt: Attempt) -> Making:
+    def _making(self, run: Run, attempt: Attempt, token: str) -> Making:
         state, step = attempt.state, None
         if attempt.kind is RoundKind.TRAIN:
             parent, optimiser = run.versions[-1]
@@ -416,9 +422,8 @@ class Coordinator:
                 sum_hash=bytes(32),
             )
             step = Step(parent.model, optimiser, parent.number + 1, proof)
-        return Making(
-            self._blobs, attempt.key.folder, run.plan.study, attempt.params, len(state.survivors), step
-        )
+        hospitals = len(state.survivors)
+        return Making(self._blobs, attempt.key.folder, token, run.plan.study, attempt.params, hospitals, step)
 
     def _submit(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T | Failure]:
         future = self._workers.submit(attempt_job, job, *args, **kwargs)

@@ -48,6 +48,8 @@ class Publication:
     """A finished attempt on its way to a result: jobs in the hands of the workers."""
 
     started: float
+    token: str
+    """Of this try: its drafts bear it."""
     parts: list[Future[Failure | None]]
     """The segments of the sum."""
     made: Future[Failure | Made] | None = None
