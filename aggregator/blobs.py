@@ -17,6 +17,8 @@ from medveil.errors import Error, RemoteProtocolError
 
 SCRATCH = ".scratch"
 """Ending of a file that is being written."""
+DRAFT = ".part"
+"""Ending of a file that grows in the hands of the workers."""
 _MAPPED = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
 """All pages at once where the system can, not one fault after the other."""
 
@@ -131,9 +133,18 @@ class Blobs:
         """The sum behind a version, or its proof. Raises: DamagedBlob if it is not there."""
         return _open(self._sums / name)
 
-    def draft(self, attempt: str, name: str) -> Path:
-        """Where a file of an attempt may grow on this machine; it goes with the attempt's uploads."""
-        return self._uploads / attempt / f"{name}.part"
+    def draft(self, attempt: str, name: str, token: str) -> Path:
+        """Where a file of an attempt may grow on this machine; it goes with the attempt's uploads.
+
+        Args:
+            token: one for each try, so that a job of an earlier one, still running, writes elsewhere.
+        """
+        return self._uploads / attempt / f"{name}-{token}{DRAFT}"
+
+    def forget_drafts(self, attempt: str) -> None:
+        """Remove what earlier tries have left."""
+        for file in (self._uploads / attempt).glob(f"*{DRAFT}"):
+            _remove(file)
 
     def keep_model(self, name: str, draft: Path) -> None:
         """Make a finished draft the model (or optimiser state) of this hash. Raises: StorageFailed."""

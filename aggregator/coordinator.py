@@ -6,6 +6,7 @@ The state of an attempt is the list of its messages and phase closings in the st
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
@@ -363,7 +364,8 @@ class Coordinator:
             if attempt.publication.made is None:
                 for part in parts:
                     self._expect(part.result())
-                attempt.publication.made = self._submit(make, self._making(run, attempt))
+                making = self._making(run, attempt, attempt.publication.token)
+                attempt.publication.made = self._submit(make, making)
             if not attempt.publication.made.done():
                 return
             made = self._expect(attempt.publication.made.result())
@@ -372,6 +374,9 @@ class Coordinator:
             raise
         except _JobFailed as failed:
             self._end(run, attempt, "failed", self._blame(run, failed.failure))
+        except server.Spoiled as error:
+            report = self._blame(run, Failure(error.code)) | {"wrong_dealer": self._name(run, error.index)}
+            self._end(run, attempt, "failed", report)
         except Error as error:
             self._end(run, attempt, "failed", self._blame(run, Failure(error.code)))
         except Exception as error:  # a worker was killed, or a fault in our own code
@@ -386,16 +391,24 @@ class Coordinator:
 
     def _begin(self, run: Run, attempt: Attempt) -> Publication:
         state, words, started = attempt.state, attempt.params.words, self._clock()
+        attempt.wrong_shares = {
+            self._name(run, holder): [self._name(run, dealer) for dealer in dealers]
+            for holder, dealers in server.wrong_returns(state).items()
+        }
         # The last phase has closed with a threshold of answers; that number is enough to unmask.
         removal = server.masks_to_remove(replace(state, phase=Phase.UNMASK))
         uploads = {i: state.uploaded[i].segments for i in state.survivors}
-        job = Summing(self._blobs, attempt.key.folder, words, uploads, tuple(removal))
+        folder, token = attempt.key.folder, secrets.token_hex(8)
+        self._blobs.forget_drafts(folder)
+        job = Summing(self._blobs, folder, token, words, uploads, tuple(removal))
         segments = len(segment_lengths(words))
         if segments <= TOGETHER:
-            return Publication(started, [], self._submit(sum_and_make, job, self._making(run, attempt)))
-        return Publication(started, [self._submit(sum_segment, job, number) for number in range(segments)])
+            together = self._submit(sum_and_make, job, self._making(run, attempt, token))
+            return Publication(started, token, [], together)
+        parts = [self._submit(sum_segment, job, number) for number in range(segments)]
+        return Publication(started, token, parts)
 
-    def _making(self, run: Run, attempt: Attempt) -> Making:
+    def _making(self, run: Run, attempt: Attempt, token: str) -> Making:
         state, step = attempt.state, None
         if attempt.kind is RoundKind.TRAIN:
             parent, optimiser = run.versions[-1]
@@ -409,9 +422,8 @@ class Coordinator:
                 sum_hash=bytes(32),
             )
             step = Step(parent.model, optimiser, parent.number + 1, proof)
-        return Making(
-            self._blobs, attempt.key.folder, run.plan.study, attempt.params, len(state.survivors), step
-        )
+        hospitals = len(state.survivors)
+        return Making(self._blobs, attempt.key.folder, token, run.plan.study, attempt.params, hospitals, step)
 
     def _submit(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T | Failure]:
         future = self._workers.submit(attempt_job, job, *args, **kwargs)
@@ -429,7 +441,7 @@ class Coordinator:
         report: dict[str, Any] = {"reason": failure.code, "failed_in": Phase.UNMASK.value}
         if failure.hospital is not None:
             report["damaged"] = {
-                "hospital": self._names(run, [failure.hospital])[0],
+                "hospital": self._name(run, failure.hospital),
                 "segment": failure.segment,
             }
         return report
@@ -480,6 +492,7 @@ class Coordinator:
             "survivors": self._names(run, state.survivors),
             "bytes_up": dict(attempt.bytes_up),
             "bytes_down": dict(attempt.bytes_down),
+            "wrong_shares": attempt.wrong_shares,
             **result,
         }
         self._store.end_attempt(attempt.key, outcome=outcome, report=report, version=version, state=kept)
@@ -572,6 +585,9 @@ class Coordinator:
     def _in_reach(self, run: Run, name: str) -> bool:
         last = max(self._seen.get(name, float("-inf")), run.approved_at or 0.0)
         return self._clock() - last <= run.plan.study.deadlines.silence_s
+
+    def _name(self, run: Run, index: int) -> str:
+        return next(m.name for m in run.plan.roster if m.index == index)
 
     def _names(self, run: Run, indices: Any) -> list[str]:
         return [m.name for m in run.plan.roster if m.index in indices]

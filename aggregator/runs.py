@@ -48,6 +48,8 @@ class Publication:
     """A finished attempt on its way to a result: jobs in the hands of the workers."""
 
     started: float
+    token: str
+    """Of this try: its drafts bear it."""
     parts: list[Future[Failure | None]]
     """The segments of the sum."""
     made: Future[Failure | Made] | None = None
@@ -70,6 +72,8 @@ class Attempt:
     bytes_down: Counter[str] = field(default_factory=Counter)
     sitting_out: set[str] = field(default_factory=set)
     """Hospitals that said they have left this attempt; they say so with every poll."""
+    wrong_shares: dict[str, list[str]] = field(default_factory=dict)
+    """Who returned other shares than it was dealt → by whom they were dealt."""
     publication: Publication | None = None
     lost: int = 0
     """How often a worker ended without the result of its job."""

@@ -77,13 +77,14 @@ class Making:
     """What is made of a finished sum. The same values give the same files in any process.
 
     Args:
-        folder: the attempt's folder, with the finished sum as a draft.
+        folder, token: as in :class:`Summing`; the finished sum is a draft there.
         params: of the whole vector. hospitals: how many are in the sum.
         step: what the next model follows from; None for an evaluation, which makes no model.
     """
 
     blobs: Blobs
     folder: str
+    token: str
     study: Study
     params: EncodingParams
     hospitals: int
@@ -120,7 +121,7 @@ def make(job: Making) -> Made:
     Raises: SpoiledSum, Diverged, DamagedBlob if the model before or its state is not what it was,
         StorageFailed.
     """
-    draft = job.blobs.draft(job.folder, SUM)
+    draft = job.blobs.draft(job.folder, SUM, job.token)
     try:
         with open(draft, "rb") as total:
             tail = _words(total, job.params.packed_words, job.params.words)
@@ -190,7 +191,7 @@ class _Drafts:
         self._open: dict[str, BinaryIO] = {}
 
     def path(self, name: str) -> Path:
-        return self._job.blobs.draft(self._job.folder, f"next-{name}")
+        return self._job.blobs.draft(self._job.folder, f"next-{name}", self._job.token)
 
     def file(self, name: str) -> BinaryIO:
         if name not in self._open:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ from privacy.secagg.messages import Published
 from world import counts, make_study
 
 WORDS = SEGMENT_WORDS + 5
-FOLDER = "attempt"
+FOLDER, TRY = "attempt", "1"
 
 
 def summing(folder: Path, words: int = WORDS) -> tuple[Summing, Words]:
@@ -43,7 +45,7 @@ def summing(folder: Path, words: int = WORDS) -> tuple[Summing, Words]:
             blobs.put_segment(FOLDER, i, number, data)
         uploads[i] = tuple(hashlib.sha256(s).digest() for s in segments)
     removal = (Mask(own[1], -1), Mask(own[2], -1))
-    return Summing(blobs, FOLDER, words, uploads, removal), plain[1] + plain[2]
+    return Summing(blobs, FOLDER, TRY, words, uploads, removal), plain[1] + plain[2]
 
 
 def test_a_vector_of_more_than_one_segment_is_unmasked_exactly_in_any_order_and_again(folder: Path) -> None:
@@ -110,10 +112,10 @@ def making(blobs: Blobs, study: Study, step: Step | None, seed: int = 0) -> tupl
         update = Update(draw.uniform(-2, 2, p.parameters).astype(np.float32))
         metrics = encode_metrics(study, counts(study, index))[: p.metrics]
         total += encode(update, p, weight=50, metrics=metrics, random_bytes=draw.bytes).words
-    draft = blobs.draft(FOLDER, "sum")
+    draft = blobs.draft(FOLDER, "sum", TRY)
     draft.parent.mkdir(parents=True, exist_ok=True)
     draft.write_bytes(total.astype("<u8").tobytes())
-    return Making(blobs, FOLDER, study, p, 2, step), total
+    return Making(blobs, FOLDER, TRY, study, p, 2, step), total
 
 
 def first(blobs: Blobs, study: Study) -> str:
@@ -193,7 +195,7 @@ def test_a_lane_beyond_its_bound_in_any_block_publishes_nothing(
     blobs, study = Blobs(folder), study_of(40, 21, "fedavg")
     job, total = making(blobs, study, Step(first(blobs, study), {}, 1, PROOF))
     total[place] |= np.uint64(2**21 - 1)
-    job.blobs.draft(FOLDER, "sum").write_bytes(total.tobytes())
+    job.blobs.draft(FOLDER, "sum", TRY).write_bytes(total.tobytes())
     with pytest.raises(SpoiledSum):
         make(job)
     assert list(folder.glob("sums/*")) == []
@@ -222,3 +224,30 @@ def test_a_model_before_that_is_not_what_it_was_is_never_built_upon(folder: Path
     with pytest.raises(StorageFailed):  # the draft has become the sum's file
         make(replace(job, folder="another"))
     assert len(total) == job.params.words
+
+
+def test_a_try_is_not_disturbed_by_another_one_that_is_still_running(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(versions, "BLOCK_WORDS", 4)
+    blobs, study = Blobs(folder), study_of(40, 21, "fedavgm")
+    job, total = making(blobs, study, Step(first(blobs, study), {}, 1, PROOF))
+    blobs.draft(FOLDER, "sum", "2").write_bytes(total.tobytes())
+    real, second = versions._blocks, []
+
+    def interrupted(job: Making, *rest: Any) -> Iterator[Any]:
+        for block in real(job, *rest):
+            if job.token == TRY and not second:
+                second.append(make(replace(job, token="2")))
+            yield block
+
+    monkeypatch.setattr(versions, "_blocks", interrupted)
+    assert repr([make(job)]) == repr(second)
+
+
+def test_what_earlier_tries_have_left_is_removed(folder: Path) -> None:
+    job, _ = summing(folder, 8)
+    sum_segment(job, 0)
+    job.blobs.forget_drafts(FOLDER)
+    assert not job.draft.exists()
+    sum_segment(job, 0)  # the uploads are still there
