@@ -157,13 +157,13 @@ def _prepare(folder: Path, size: int, bits: int, *, hospitals: int, dropped: int
     admin, plan = Identity.generate("admin"), make_plan(identities, study)
     folder.mkdir(parents=True)
     admin.save(folder / "admin.key")
-    store, blobs = Store(folder / "aggregator.db"), Blobs(folder)
+    store, blobs = Store(folder / "aggregator.db", admin), Blobs(folder)
     first = first_version(plan, to_safetensors(start, spec), blobs)
     store.add_plan(plan, admin.sign("create-plan", plan.hash), first, 1.0)
     for one in identities:
         store.add_approval(plan.id, one.name, sign_approval(plan, one))
     store.close()
-    world = World(folder, plan, identities, admin, Clock())
+    world = World(folder, plan, identities, admin, Clock(), folder / "aggregator.db")
     update: Float32 = np.random.default_rng(0).uniform(-0.01, 0.01, size).astype(np.float32)
     sites = make_sites(world, update=lambda index, number: update)
     play(world, sites, until=lambda: world.phase == "upload")
@@ -226,8 +226,9 @@ def _one_core(prepared: Path, name: str) -> list[Row]:
     found = []
     for _ in range(REPEATS):
         with _copied(prepared) as folder:
-            store, timed = Store(folder / "aggregator.db"), _Timed()
-            Coordinator(store, Blobs(folder), admin_key=bytes(32), workers=timed).tick()
+            admin, timed = Identity.load("admin", folder / "admin.key"), _Timed()
+            store = Store(folder / "aggregator.db", admin)
+            Coordinator(store, Blobs(folder), admin_key=admin.public_key, workers=timed).tick()
             store.close()
             found.append(timed.seconds)
     return [
