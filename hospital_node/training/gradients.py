@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import nn
 from torch.func import functional_call, grad, vmap
+from torch.nn.utils.rnn import pad_sequence
 
 from hospital_node.training.features import has_features
 from medveil.study import GaussianNoise
@@ -212,11 +213,7 @@ def _fitting(drawn: Sequence[Drawn], values: int) -> Sequence[Drawn]:
 
 def _padded(chunk: Sequence[Drawn]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Images (P, K, …), labels (P, K, …) and mask (P, K); missing images are zeros with mask False."""
-    most = max(len(one.images) for one in chunk)
-    images = torch.zeros(len(chunk), most, *chunk[0].images.shape[1:], dtype=chunk[0].images.dtype)
-    labels = torch.zeros(len(chunk), most, *chunk[0].labels.shape[1:], dtype=torch.int64)
-    mask = torch.zeros(len(chunk), most, dtype=torch.bool)
-    for row, one in enumerate(chunk):
-        count = len(one.images)
-        images[row, :count], labels[row, :count], mask[row, :count] = one.images, one.labels, True
-    return images, labels, mask
+    images = pad_sequence([one.images for one in chunk], batch_first=True)
+    labels = pad_sequence([one.labels for one in chunk], batch_first=True)
+    counts = torch.tensor([len(one.images) for one in chunk])
+    return images, labels, torch.arange(images.shape[1]) < counts[:, None]
