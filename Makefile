@@ -14,7 +14,7 @@ TASK ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check lint types imports bench doctor lock clean
+.PHONY: help install demo test test-all check lint types imports bench mutants doctor lock clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -60,6 +60,10 @@ bench: $(STAMP) ## Run every benchmark and print its table (DATA=<folder of the 
 	@set -e; for file in tests/benchmarks/*.py; do echo "== $$file"; \
 	  $(BIN)/python $$file $(if $(DATA),--data "$(DATA)") $(ARGS); done
 
+mutants: $(STAMP) ## Change the secure sum in 2000 ways and list what no test notices (pip install mutmut first)
+	$(BIN)/mutmut run $(ARGS)
+	$(BIN)/mutmut results
+
 doctor: $(STAMP) ## Look at this machine: Python, memory, disk, GPU, clock, SQLite
 	@$(BIN)/medveil doctor
 
@@ -67,5 +71,5 @@ lock: ## Pin the newest allowed packages again (needs uv)
 	requirements/lock.sh
 
 clean: ## Remove the environment and every cache
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .medveil
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .medveil mutants
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -207,6 +207,19 @@ def test_a_dealer_of_wrong_self_mask_shares_is_named(consortium: Build) -> None:
     assert spoiled.value.index == 3
 
 
+@pytest.mark.parametrize("share", [b"\xff" * 33, (shamir.PRIME - 1).to_bytes(33, "big")])
+def test_a_dealer_of_shares_that_rebuild_no_secret_at_all_is_named(consortium: Build, share: bytes) -> None:
+    world = consortium(4, context=CONTEXT).play_until(Phase.SHARE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shamir, "split", lambda secret, t, holders, draw: {i: Secret(share) for i in holders})
+        message = _answer(world, 2)
+    world.server = server.receive(world.server, message)
+    with pytest.raises(Spoiled) as spoiled:
+        _finish(world)
+    assert spoiled.value.index == 2
+    assert "hospital 2" in str(spoiled.value)
+
+
 def test_a_dealer_of_wrong_key_shares_is_named_when_it_drops_out(consortium: Build) -> None:
     world = consortium(4, context=CONTEXT).play_until(Phase.SHARE)
     _dealing(world, 3, self_secret=False)
