@@ -47,7 +47,7 @@ def test_a_torn_or_flipped_segment_is_never_summed(folder: Path, kind: str, foun
     blobs = Blobs(folder)
     for hospital in (1, 2):
         blobs.put_segment("a", hospital, 0, DATA)
-    job = Summing(blobs, "a", len(DATA) // 8, {1: (DIGEST,), 2: (DIGEST,)}, ())
+    job = Summing(blobs, "a", "t", len(DATA) // 8, {1: (DIGEST,), 2: (DIGEST,)}, ())
     sum_segment(job, 0)
     (folder / "uploads" / "a" / "2-0").write_bytes(found)
     with pytest.raises(DamagedBlob):
