@@ -70,10 +70,11 @@ def _wavelet_local(rounds: int) -> Recipe:
 
 
 def _wavelet_joint(rounds: int) -> Recipe:
-    # One step a round, so that only sums carry a hospital's step; momentum is the aggregator's.
+    # One step a round, so that only sums carry a hospital's step; momentum is the aggregator's,
+    # and long, so that sixty steps come as far as the two hundred of local noise.
     return Recipe(
         training=Training(rounds=rounds, local_steps=1, learning_rate=100.0, schedule="linear"),
-        strategy=Strategy(name="fedavgm", options={"momentum": 0.5}),
+        strategy=Strategy(name="fedavgm", options={"momentum": 0.9}),
         clip_norm=0.3,
         update_clip=128.0,
     )

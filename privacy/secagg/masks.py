@@ -6,7 +6,6 @@ segment.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -47,11 +46,6 @@ class MaskedUpdate:
         data = self.to_bytes()
         for start in range(0, len(data), SEGMENT_BYTES):
             yield data[start : start + SEGMENT_BYTES]
-
-
-def segments_digest(hashes: Sequence[bytes]) -> bytes:
-    """SHA-256 over the SHA-256 of each segment: what a node signs instead of the whole vector."""
-    return hashlib.sha256(b"".join(hashes)).digest()
 
 
 def mask(encoded: CheckedUpdate, masks: Sequence[Mask], *, in_place: bool = False) -> MaskedUpdate:

@@ -15,7 +15,7 @@ from aggregator.blobs import StorageFailed
 from aggregator.cli import app, set_up_aggregator
 from aggregator.database import Database
 from aggregator.settings import Settings
-from aggregator.store import AttemptKey, Store
+from aggregator.store import ApiToken, AttemptKey, Register, Store
 from databases import run
 from door import Door
 from medveil.identity import BadSignature, Identity
@@ -81,6 +81,34 @@ def without_log(where: Path | str) -> list[str]:
 def test_every_public_method_of_the_store_is_known_to_read_or_to_change() -> None:
     public = {name for name, _ in inspect.getmembers(Store) if not name.startswith("_")}
     assert public == set(CHANGES) | READS
+
+
+TOKEN = ApiToken("id", "anna", "researcher", "hash", 1.0, 2.0)
+REGISTER_CHANGES: dict[str, Callable[[Register], object]] = {
+    "add_api_token": lambda r: r.add_api_token(TOKEN),
+    "grant": lambda r: r.grant(PLAN.id, "anna"),
+    "withdraw": lambda r: r.withdraw(PLAN.id, "anna"),
+    "revoke_api_token": lambda r: r.revoke_api_token("id", name="anna", now=1.0),
+    "revoke": lambda r: r.revoke("st-marys", now=1.0),
+}
+
+
+def test_every_change_of_the_register_adds_entries(store: Store, where: Path | str) -> None:
+    register = Register(store)
+    for name in ("add_token", "enrol", "add_plan"):
+        CHANGES[name](store)
+    for name, change in REGISTER_CHANGES.items():
+        rows, before = without_log(where), store.head
+        change(register)
+        assert store.head.number > before.number, name
+        assert without_log(where) != rows, name
+        assert store.verify_log() == store.head
+    before_all = tables_of(where)
+    for name, _ in inspect.getmembers(Register, inspect.isfunction):
+        if not name.startswith("_") and name not in REGISTER_CHANGES:
+            wanted = list(inspect.signature(getattr(register, name)).parameters)
+            getattr(register, name)(*("anna" for _ in wanted))
+    assert tables_of(where) == before_all  # every other method only reads
 
 
 def test_every_change_adds_entries_and_the_tables_are_what_they_say(store: Store, where: Path | str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from aggregator.blobs import StorageFailed
 from aggregator.store import AlreadyThere, AttemptKey, Party, Store, TokenRefused
@@ -164,3 +165,18 @@ def test_a_commit_whose_answer_was_lost_is_found_again(
     finish(world, sites)
     assert [a["outcome"] for a in world.status["attempts"]] == ["done"] * 3
     assert world.status["attempts"][0]["survivors"] == ["hospital-1", "hospital-2", "hospital-3"]
+
+
+def test_a_commit_that_failed_puts_memory_in_doubt_and_a_change_that_failed_before_it_does_not(
+    store: Store,
+) -> None:
+    def fails(_: sa.Connection) -> None:
+        raise sa.exc.OperationalError("", {}, OSError())
+
+    engine = store._database._engine
+    for event, doubtful in (("begin", False), ("commit", True)):
+        sa.event.listen(engine, event, fails)
+        with pytest.raises(StorageFailed):
+            store.add_token("t", name="st-marys", role="hospital", expires=1.0)
+        sa.event.remove(engine, event, fails)
+        assert store.in_doubt == doubtful

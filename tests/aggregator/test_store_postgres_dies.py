@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -45,6 +45,14 @@ class Writer(threading.Thread):
                 self.stop.wait(0.05)
 
 
+@pytest.fixture(autouse=True)
+def _up_again(cluster: Cluster) -> Iterator[None]:
+    """Whatever a test did to the server, the next one finds it running."""
+    yield
+    if not cluster.running:
+        cluster.start()
+
+
 @pytest.mark.parametrize("mode", ["immediate", "fast"])
 def test_no_acknowledged_event_is_lost_when_the_server_dies(
     build: Callable[..., World], cluster: Cluster, mode: str
@@ -54,21 +62,23 @@ def test_no_acknowledged_event_is_lost_when_the_server_dies(
     world.store.open_attempt(key, kind="train", model="00" * 32, now=1.0)
     door, writer = Door(world), Writer(world, key)
     writer.start()
-    while len(writer.acknowledged) < 20:
-        time.sleep(0.005)
-    for _ in range(2):
-        cluster.stop(mode)
-        door.refused(response := door.ask(door.hospital(), "GET", "/v1/plans"), 503, "storage-failed")
-        assert int(response.headers["retry-after"]) > 0
-        cluster.start()
-        back = time.monotonic()
-        before = len(writer.times)
-        while len(writer.times) < before + 5:
-            assert time.monotonic() - back < 10
+    try:
+        while len(writer.acknowledged) < 20:
             time.sleep(0.005)
-        assert door.ask(door.hospital(), "GET", "/v1/plans").status_code == 200
-    writer.stop.set()
-    writer.join()
+        for _ in range(2):
+            cluster.stop(mode)
+            door.refused(response := door.ask(door.hospital(), "GET", "/v1/plans"), 503, "storage-failed")
+            assert int(response.headers["retry-after"]) > 0
+            cluster.start()
+            back = time.monotonic()
+            before = len(writer.times)
+            while len(writer.times) < before + 5:
+                assert time.monotonic() - back < 10
+                time.sleep(0.005)
+            assert door.ask(door.hospital(), "GET", "/v1/plans").status_code == 200
+    finally:
+        writer.stop.set()
+        writer.join()
     stored = [int.from_bytes(body, "big") for _, body in world.store.events(key)]
     assert stored == list(range(len(stored)))
     assert writer.acknowledged <= set(stored)

@@ -30,6 +30,7 @@ from privacy.encoding import (
     EncodingParams,
     OutOfRange,
     SpoiledSum,
+    _joined,
     decode,
     encode,
     encode_metrics,
@@ -389,3 +390,60 @@ def test_values_are_not_shown_in_repr() -> None:
     encoded = encode(update, _params(3), weight=1, metrics=NO_METRICS, random_bytes=secrets.token_bytes)
     assert "0.25" not in repr(update)
     assert repr(encoded) == "EncodedUpdate(3 words)"
+
+
+@pytest.mark.parametrize("lane_bits", LANE_BITS)
+@pytest.mark.parametrize("hospitals", [1, 3, 5])
+def test_a_lane_is_believed_up_to_what_that_many_hospitals_reach_and_no_further(
+    lane_bits: int, hospitals: int
+) -> None:
+    p = _params(3, lane_bits)
+    total = np.zeros(p.words, np.uint64)
+    total[p.packed_words] = hospitals
+    total[0] = 2 * p.steps * hospitals
+    mean = decode(total, p, hospitals=hospitals, study=_study()).mean
+    assert mean[0] == np.float32(p.clip * p.max_weight)  # all at the clip, each with the full weight
+    assert mean[1] == np.float32(-p.clip * p.max_weight)
+    assert mean.dtype == np.float32
+    total[0] += np.uint64(1)
+    with pytest.raises(SpoiledSum):
+        decode(total, p, hospitals=hospitals, study=_study())
+
+
+@pytest.mark.parametrize("lane_bits", LANE_BITS)
+def test_a_bit_in_a_lane_that_no_coordinate_uses_is_refused(lane_bits: int) -> None:
+    p = _params(1, lane_bits)
+    for lane in range(1, LANES[lane_bits]):
+        total = _encode([0.1], p)
+        total[0] |= np.uint64(1) << np.uint64(lane * lane_bits)
+        with pytest.raises(SpoiledSum):
+            decode(total, p, hospitals=1, study=_study())
+
+
+@pytest.mark.parametrize("cohort", [3, 128, 129, 2000, 4096])
+def test_weight_and_metrics_are_limbs_whose_sums_never_carry(cohort: int) -> None:
+    """The largest values of a full cohort come back exactly; a limb beyond them is refused."""
+    p = replace(_params(0, weight=2**31), metrics=2, cohort=cohort)
+    words = encode(
+        Update(np.zeros(0, np.float32)),
+        p,
+        weight=2**31,
+        metrics=np.array([p.tail_limit - 1, 1], np.uint64),
+        random_bytes=secrets.token_bytes,
+    ).words
+    total = words * np.uint64(cohort)
+    joined = _joined(total[:-1], p, cohort)
+    assert [int(x) for x in joined] == [cohort * 2**31, cohort * (p.tail_limit - 1), cohort]
+    for shift in (0, 32):
+        over = total[:-1].copy()
+        over[2] = (cohort * (2**p.limb_bits - 1) + 1) << shift
+        with pytest.raises(SpoiledSum):
+            _joined(over, p, cohort)
+    with pytest.raises(SpoiledSum):
+        _joined(total[:-1], p, cohort - 1)
+
+
+def test_large_cohorts_carry_smaller_metrics() -> None:
+    limits = {cohort: replace(_params(0), cohort=cohort).tail_limit for cohort in (3, 128, 129, 2000, 4096)}
+    assert limits == {3: 2**50, 128: 2**50, 129: 2**48, 2000: 2**42, 4096: 2**40}
+    assert limits[3] == METRIC_LIMIT

@@ -25,9 +25,11 @@ class Door:
 
     def __init__(self, world: World, clock: Callable[[], float] = time.time) -> None:
         self.world = world
-        self.app = create_app(Settings(world.folder))
+        database = world.database if isinstance(world.database, str) else ""
+        settings = Settings(world.folder, database=database)
+        self.app = create_app(settings)
         self.gatekeeper = Gatekeeper(clock)
-        self.office = Desk(world.store, world.coordinator, self.gatekeeper, Settings(world.folder))
+        self.office = Desk(world.store, world.coordinator, self.gatekeeper, settings)
         self.app.state.desk = self.office
         self.stranger = Identity.generate("stranger")
         self.known: dict[str, Identity] = {}

@@ -54,6 +54,10 @@ class Cluster:
         options = f"-k {self.folder} -c listen_addresses='' -c max_connections=40 -c fsync={fsync}"
         self._call("pg_ctl", "-D", self.data, "-w", "-o", options, "-l", f"{self.folder}/log", "start")
 
+    @property
+    def running(self) -> bool:
+        return (self.folder / "data" / "postmaster.pid").exists()
+
     def stop(self, mode: str = "fast") -> None:
         """Stop; ``immediate`` is what a power cut does to it."""
         self._call("pg_ctl", "-D", self.data, "-w", "-m", mode, "stop")
@@ -82,7 +86,7 @@ class Cluster:
 
     def remove(self) -> None:
         """Stop it and remove every trace."""
-        if (self.folder / "data" / "postmaster.pid").exists():
+        if self.running:
             self.stop("immediate")
         shutil.rmtree(self.folder)
 
