@@ -391,10 +391,7 @@ class Coordinator:
 
     def _begin(self, run: Run, attempt: Attempt) -> Publication:
         state, words, started = attempt.state, attempt.params.words, self._clock()
-        attempt.wrong_shares = {
-            self._name(run, holder): [self._name(run, dealer) for dealer in dealers]
-            for holder, dealers in server.wrong_returns(state).items()
-        }
+        attempt.wrong_shares = self._names(run, server.wrong_returns(state))
         # The last phase has closed with a threshold of answers; that number is enough to unmask.
         removal = server.masks_to_remove(replace(state, phase=Phase.UNMASK))
         uploads = {i: state.uploaded[i].segments for i in state.survivors}
