@@ -375,7 +375,7 @@ class Coordinator:
         except _JobFailed as failed:
             self._end(run, attempt, "failed", self._blame(run, failed.failure))
         except server.Spoiled as error:
-            report = self._blame(run, Failure(error.code)) | {"wrong_dealer": self._name(run, error.index)}
+            report = self._blame(run, Failure(error.code)) | {"spoiled_by": self._names(run, [error.index])}
             self._end(run, attempt, "failed", report)
         except Error as error:
             self._end(run, attempt, "failed", self._blame(run, Failure(error.code)))

@@ -364,5 +364,5 @@ def test_a_hospital_that_dealt_wrong_shares_is_named(build: Build, monkeypatch: 
         changed.setattr(node.shamir, "split", lambda _, *rest: real(Secret(bytes(32)), *rest))
         sites[1].act()
     failed = finish(world, sites)["attempts"][0]
-    assert (failed["reason"], failed["wrong_dealer"]) == ("spoiled-round", "hospital-2")
+    assert (failed["reason"], failed["spoiled_by"]) == ("spoiled-round", ["hospital-2"])
     assert failed["wrong_shares"] == []
