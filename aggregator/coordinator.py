@@ -375,7 +375,7 @@ class Coordinator:
         except _JobFailed as failed:
             self._end(run, attempt, "failed", self._blame(run, failed.failure))
         except server.Spoiled as error:
-            report = self._blame(run, Failure(error.code)) | {"wrong_dealer": self._name(run, error.index)}
+            report = self._blame(run, Failure(error.code)) | {"spoiled_by": self._names(run, [error.index])}
             self._end(run, attempt, "failed", report)
         except Error as error:
             self._end(run, attempt, "failed", self._blame(run, Failure(error.code)))
@@ -391,10 +391,7 @@ class Coordinator:
 
     def _begin(self, run: Run, attempt: Attempt) -> Publication:
         state, words, started = attempt.state, attempt.params.words, self._clock()
-        attempt.wrong_shares = {
-            self._name(run, holder): [self._name(run, dealer) for dealer in dealers]
-            for holder, dealers in server.wrong_returns(state).items()
-        }
+        attempt.wrong_shares = self._names(run, server.wrong_returns(state))
         # The last phase has closed with a threshold of answers; that number is enough to unmask.
         removal = server.masks_to_remove(replace(state, phase=Phase.UNMASK))
         uploads = {i: state.uploaded[i].segments for i in state.survivors}

@@ -72,8 +72,8 @@ class Attempt:
     bytes_down: Counter[str] = field(default_factory=Counter)
     sitting_out: set[str] = field(default_factory=set)
     """Hospitals that said they have left this attempt; they say so with every poll."""
-    wrong_shares: dict[str, list[str]] = field(default_factory=dict)
-    """Who returned other shares than it was dealt → by whom they were dealt."""
+    wrong_shares: list[str] = field(default_factory=list)
+    """Who returned other shares than it was dealt."""
     publication: Publication | None = None
     lost: int = 0
     """How often a worker ended without the result of its job."""
