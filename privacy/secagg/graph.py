@@ -26,7 +26,8 @@ from decimal import Context as Precision
 from decimal import Decimal
 from functools import cache
 
-from medveil.identity import Secret
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
 from privacy.secagg.keys import Context, Setting, edge_number, pair_mask, pair_secret
 from privacy.secagg.masks import Mask
 
@@ -78,7 +79,7 @@ def disconnected(honest: int, steps: int) -> Decimal:
 
 
 def pair_masks(
-    private: Secret,
+    private: X25519PrivateKey,
     peers: Mapping[int, bytes],
     context: Context,
     transcript: bytes,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from cryptography.hazmat.primitives import hashes
@@ -55,7 +56,7 @@ class Context:
     kind: RoundKind
     model: bytes
 
-    @property
+    @cached_property
     def bytes(self) -> bytes:
         """Canonical, length-prefixed form."""
         numbers = (str(self.round).encode(), str(self.attempt).encode())
@@ -114,13 +115,27 @@ class WeakKey(RemoteProtocolError):
         )
 
 
+_PRIME = 2**255 - 19
+_SMALL_ORDER = frozenset(
+    {
+        0,
+        1,
+        _PRIME - 1,
+        0xB8495F16056286FDB1329CEB8D09DA6AC49FF1FAE35616AEB8413B7C7AEBE0,
+        0x57119FD0DD4E22D8868E1C58C45C44045BEF839C55B1D0B1248C50A3BC959C5F,
+    }
+)
+"""The x-coordinates with which every exchange gives zero (Bernstein, "Curve25519", 2006, section 3)."""
+
+
 def check_public_key(key: bytes) -> None:
     """Raises: WeakKey for a point of small order (RFC 7748, section 6.1)."""
-    _exchange(Secret(bytes(32)), key)
+    if int.from_bytes(key, "little") % 2**255 % _PRIME in _SMALL_ORDER:
+        raise WeakKey()
 
 
 def new_key(seed: Secret) -> X25519PrivateKey:
-    """An X25519 private key from 32 bytes."""
+    """An X25519 private key from 32 bytes. It costs as much as an exchange, so it is made once for many."""
     return X25519PrivateKey.from_private_bytes(seed.reveal())
 
 
@@ -130,14 +145,14 @@ def public_bytes(seed: Secret) -> bytes:
 
 
 def channel_key(
-    private: Secret, peer: bytes, context: Context, transcript: bytes, *, sender: int, receiver: int
+    private: X25519PrivateKey, peer: bytes, context: Context, transcript: bytes, *, sender: int, receiver: int
 ) -> bytes:
     """Key for the one message from ``sender`` to ``receiver``; each direction has its own."""
     ends = (_number(sender), _number(receiver))
     return _hkdf(_exchange(private, peer), "channel", context, transcript, *ends)
 
 
-def pair_secret(private: Secret, peer: bytes) -> Secret:
+def pair_secret(private: X25519PrivateKey, peer: bytes) -> Secret:
     """What two hospitals' mask keys give together. Raises: WeakKey."""
     return Secret(_exchange(private, peer))
 
@@ -206,9 +221,9 @@ def check_key(
     return Secret(_hkdf(together, "check", context, transcript, committed_hash))
 
 
-def _exchange(private: Secret, peer: bytes) -> bytes:
+def _exchange(private: X25519PrivateKey, peer: bytes) -> bytes:
     try:
-        return new_key(private).exchange(X25519PublicKey.from_public_bytes(peer))
+        return private.exchange(X25519PublicKey.from_public_bytes(peer))
     except ValueError as error:  # the result is all zeros
         raise WeakKey() from error
 

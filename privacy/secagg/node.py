@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from medveil.errors import RemoteProtocolError
@@ -32,6 +33,7 @@ from privacy.secagg.keys import (
     check_key,
     check_public_key,
     dealt_hash,
+    new_key,
     public_bytes,
     self_commitment,
     self_mask,
@@ -164,11 +166,11 @@ def share(state: AdvertisedState, seen: Advertised, random_bytes: RandomBytes) -
     dealt = {j: Dealt(self_shares[j], key_shares[j], contribution) for j in peers}
     commitments = {j: _commitments(party, transcript, mine, party.index, j) for j, mine in dealt.items()}
     of_contribution = check_commitment(contribution, setting.context, transcript, party.index)
-    sealed = {}
+    sealed, channel = {}, new_key(state.channel_secret)
     for j, peer in peers.items():
         if j != party.index:
             key = channel_key(
-                state.channel_secret,
+                channel,
                 peer.channel_key,
                 setting.context,
                 transcript,
@@ -211,10 +213,11 @@ def commit(state: SharedState, seen: Committed) -> CommittedState:
         raise Refused(reason="the committed set leaves this hospital out")
     if len(members) < setting.least(len(state.peers)):
         raise Refused(reason="the committed set is too small")
-    held = {j: _open(state, j, seen) for j in members if j != party.index}
+    channel = new_key(state.channel_secret)
+    held = {j: _open(state, channel, j, seen) for j in members if j != party.index}
     held[party.index] = state.own
     shared = pair_masks(
-        state.mask_secret,
+        new_key(state.mask_secret),
         {j: state.peers[j].mask_key for j in members if j != party.index},
         setting.context,
         state.transcript,
@@ -325,7 +328,7 @@ def _verify(message: Advertise | Agree, setting: Setting, transcript: bytes) -> 
         raise Refused(reason="a signature is not valid for this plan, round and model") from error
 
 
-def _open(state: SharedState, dealer: int, seen: Committed) -> Dealt:
+def _open(state: SharedState, channel: X25519PrivateKey, dealer: int, seen: Committed) -> Dealt:
     """Open what a member dealt to this node, and hold it against what the member committed to.
 
     The hash of the commitments is associated data of the box, so a box that opens shows that its dealer, and
@@ -335,7 +338,7 @@ def _open(state: SharedState, dealer: int, seen: Committed) -> Dealt:
     party, context = state.party, state.party.setting.context
     signed = seen.dealt.get(dealer, b"")
     key = channel_key(
-        state.channel_secret,
+        channel,
         state.peers[dealer].channel_key,
         context,
         state.transcript,

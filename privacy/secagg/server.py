@@ -22,6 +22,7 @@ from privacy.secagg.keys import (
     ShareKind,
     check_public_key,
     dealt_hash,
+    new_key,
     public_bytes,
     self_commitment,
     self_mask,
@@ -313,7 +314,7 @@ def masks_to_remove(state: ServerState) -> list[Mask]:
             raise Spoiled(index=j)
         # What the dropped hospital would have added is minus what the survivors added.
         peers = {v: state.advertised[v].mask_key for v in state.survivors}
-        theirs = pair_masks(secret, peers, context, transcript, own=j, limit=limit)
+        theirs = pair_masks(new_key(secret), peers, context, transcript, own=j, limit=limit)
         masks += [Mask(m.seed, -m.sign) for m in theirs.values()]
     return [Mask(m.seed, -m.sign) for m in masks]
 

@@ -55,9 +55,11 @@ def split(
 def evaluate(polynomial: Sequence[int], x: int, prime: int = PRIME) -> int:
     """The polynomial (constant term first) at ``x``, in the field of ``prime``."""
     y = 0
-    for coefficient in reversed(polynomial):
-        y = (y * x + coefficient) % prime
-    return y
+    for step, coefficient in enumerate(reversed(polynomial)):
+        y = y * x + coefficient
+        if not step % 8:  # x is small: one reduction for eight steps
+            y %= prime
+    return y % prime
 
 
 def lagrange_at_zero(points: Iterable[int], prime: int = PRIME) -> dict[int, int]:

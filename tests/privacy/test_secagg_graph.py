@@ -21,7 +21,7 @@ from medveil.study import Cohort, Study
 from privacy.encoding import EncodedUpdate
 from privacy.secagg import graph, node, server
 from privacy.secagg.graph import EVERY_EDGE, GRID, disconnected, edge_limit, edge_steps, pair_masks
-from privacy.secagg.keys import Context, Setting, public_bytes
+from privacy.secagg.keys import Context, Setting, new_key, public_bytes
 from privacy.secagg.messages import Survivors
 from secagg_vectors import fixed_bytes
 from world import make_study
@@ -147,7 +147,9 @@ def _keys(count: int, label: str = "keys") -> dict[int, Secret]:
 def _neighbours(keys: dict[int, Secret], limit: int, context: Context = CONTEXT) -> dict[int, Any]:
     public = {i: public_bytes(k) for i, k in keys.items()}
     return {
-        i: pair_masks(key, {j: p for j, p in public.items() if j != i}, context, b"t", own=i, limit=limit)
+        i: pair_masks(
+            new_key(key), {j: p for j, p in public.items() if j != i}, context, b"t", own=i, limit=limit
+        )
         for i, key in keys.items()
     }
 

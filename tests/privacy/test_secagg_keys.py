@@ -20,6 +20,7 @@ from privacy.secagg.keys import (
     channel_key,
     check_public_key,
     edge_number,
+    new_key,
     pair_mask,
     pair_secret,
     public_bytes,
@@ -51,11 +52,12 @@ SMALL_ORDER = [
 def _derived(context: Context, transcript: bytes = b"t") -> dict[str, bytes]:
     a, b = Secret(b"a" * 32), Secret(b"b" * 32)
     peer = public_bytes(b)
-    pair = pair_secret(a, peer)
+    own = new_key(a)
+    pair = pair_secret(own, peer)
     return {
-        "channel 1-2": channel_key(a, peer, context, transcript, sender=1, receiver=2),
-        "channel 2-1": channel_key(a, peer, context, transcript, sender=2, receiver=1),
-        "channel 1-3": channel_key(a, peer, context, transcript, sender=1, receiver=3),
+        "channel 1-2": channel_key(own, peer, context, transcript, sender=1, receiver=2),
+        "channel 2-1": channel_key(own, peer, context, transcript, sender=2, receiver=1),
+        "channel 1-3": channel_key(own, peer, context, transcript, sender=1, receiver=3),
         "pair 1-2": pair_mask(pair, context, transcript, own=1, other=2).seed.reveal(),
         "pair 1-3": pair_mask(pair, context, transcript, own=1, other=3).seed.reveal(),
         "edge 1-2": edge_number(pair, context, transcript, own=1, other=2).to_bytes(8, "big"),
@@ -75,15 +77,15 @@ def test_every_context_field_the_transcript_and_the_purpose_change_every_derived
 
 def test_two_hospitals_derive_the_same_keys_and_opposite_signs() -> None:
     a, b = Secret(secrets.token_bytes(32)), Secret(secrets.token_bytes(32))
-    one, two = pair_secret(a, public_bytes(b)), pair_secret(b, public_bytes(a))
+    one, two = pair_secret(new_key(a), public_bytes(b)), pair_secret(new_key(b), public_bytes(a))
     assert one == two
     mine = pair_mask(one, CONTEXT, b"t", own=3, other=9)
     theirs = pair_mask(two, CONTEXT, b"t", own=9, other=3)
     assert (mine.seed, mine.sign) == (theirs.seed, -theirs.sign)
     ends = {"own": 9, "other": 3}
     assert edge_number(one, CONTEXT, b"t", own=3, other=9) == edge_number(two, CONTEXT, b"t", **ends)
-    sealing = channel_key(a, public_bytes(b), CONTEXT, b"t", sender=3, receiver=9)
-    assert sealing == channel_key(b, public_bytes(a), CONTEXT, b"t", sender=3, receiver=9)
+    sealing = channel_key(new_key(a), public_bytes(b), CONTEXT, b"t", sender=3, receiver=9)
+    assert sealing == channel_key(new_key(b), public_bytes(a), CONTEXT, b"t", sender=3, receiver=9)
 
 
 def test_two_contexts_never_share_their_bytes() -> None:
@@ -102,7 +104,7 @@ def test_a_key_of_small_order_is_refused(point: bytes) -> None:
     with pytest.raises(WeakKey):
         check_public_key(point)
     with pytest.raises(WeakKey):
-        pair_secret(Secret(secrets.token_bytes(32)), point)
+        pair_secret(new_key(Secret(secrets.token_bytes(32))), point)
 
 
 def test_the_threshold_lets_nobody_see_both_secrets_or_two_quorums() -> None:

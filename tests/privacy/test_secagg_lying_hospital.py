@@ -17,7 +17,7 @@ from medveil.errors import RemoteProtocolError
 from medveil.identity import BadSignature, Identity, Secret
 from medveil.rounds import Phase, RoundKind
 from privacy.secagg import node, server, shamir
-from privacy.secagg.keys import Context, WeakKey, channel_key, dealt_hash, public_bytes
+from privacy.secagg.keys import Context, WeakKey, channel_key, dealt_hash, new_key, public_bytes
 from privacy.secagg.messages import Advertise, HospitalMessage, Unmask
 from privacy.secagg.server import Conflict, NotAMember, OutOfPhase, RepeatedKey, Spoiled
 
@@ -329,7 +329,7 @@ def _dealing_two_ways(world: Consortium, dealer: int, victim: int, **changed: by
     context, transcript = party.setting.context, state.transcript
     peer = state.peers[victim]
     ends = {"sender": dealer, "receiver": victim}
-    key = channel_key(state.channel_secret, peer.channel_key, context, transcript, **ends)
+    key = channel_key(new_key(state.channel_secret), peer.channel_key, context, transcript, **ends)
     signed = dealt_hash(
         message.share_commitments[victim],
         message.check_commitment,

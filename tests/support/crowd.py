@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from linked import STEPS, Consortium, Hospital
 from medveil.identity import Identity, Secret
@@ -140,10 +141,11 @@ def _remembered_exchange() -> Callable[[Secret, bytes], bytes]:
     exchange, publics = keys._exchange, {}
     known: dict[bytes, bytes] = {}
 
-    def remembered(private: Secret, peer: bytes) -> bytes:
-        own = publics.get(private.reveal())
+    def remembered(private: X25519PrivateKey, peer: bytes) -> bytes:
+        seed = private.private_bytes_raw()
+        own = publics.get(seed)
         if own is None:
-            own = publics[private.reveal()] = keys.public_bytes(private)
+            own = publics[seed] = private.public_key().public_bytes_raw()
         pair = own + peer if own < peer else peer + own
         if pair not in known:
             known[pair] = exchange(private, peer)

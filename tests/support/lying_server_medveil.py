@@ -17,7 +17,7 @@ from medveil.rounds import Phase
 from medveil.tensors import Update
 from privacy.encoding import EncodedUpdate, EncodingParams, decode, encode
 from privacy.secagg import server, shamir
-from privacy.secagg.keys import pair_mask, pair_secret, public_bytes, self_mask
+from privacy.secagg.keys import new_key, pair_mask, pair_secret, public_bytes, self_mask
 from privacy.secagg.masks import Mask, add_masks
 from privacy.secagg.messages import Advertise, Advertised, Agree, Survivors
 from privacy.secagg.node import AgreedState
@@ -90,7 +90,7 @@ class MedVeilRound:
                 if (KEY, owner) not in known:
                     return None
                 public = self.world.server.advertised[peer].mask_key
-                pair = pair_secret(known[KEY, owner], public)
+                pair = pair_secret(new_key(known[KEY, owner]), public)
                 masks.append(pair_mask(pair, context, transcript, own=victim, other=other))
         masked = self.world.hospitals[victim].masked
         assert masked is not None  # play() has gone beyond the uploads
@@ -128,7 +128,7 @@ class MedVeilRound:
         """The 256-bit key from which two hospitals expand their mask."""
         mine, theirs = (Secret(secrets.token_bytes(32)) for _ in range(2))
         context = self.world.server.setting.context
-        pair = pair_secret(mine, public_bytes(theirs))
+        pair = pair_secret(new_key(mine), public_bytes(theirs))
         seed = pair_mask(pair, context, b"t" * 32, own=1, other=2).seed
         return int.from_bytes(seed.reveal(), "big")
 
