@@ -46,16 +46,18 @@ class Recipe:
     clip_norm: float = 1.0
     clipping: Clipping = "flat"
     images_per_patient: int = 4
+    full_rate_epsilon: float | None = None
+    """From this epsilon on the learning rate is the whole one; None: whatever the epsilon."""
 
     def for_epsilon(self, epsilon: float) -> Recipe:
-        """The same recipe at this epsilon: at 1 and below a linear head takes a third of its rate.
+        """The same recipe at this epsilon: below ``full_rate_epsilon`` its rate falls in proportion.
 
         Less signal is left under the noise then, and a long stride along it does harm.
         """
-        if self.clipping == "unit" or epsilon > 1:
+        if self.full_rate_epsilon is None or epsilon >= self.full_rate_epsilon:
             return self
-        slower = self.training.model_copy(update={"learning_rate": self.training.learning_rate / 3})
-        return replace(self, training=slower)
+        rate = self.training.learning_rate * epsilon / self.full_rate_epsilon
+        return replace(self, training=self.training.model_copy(update={"learning_rate": rate}))
 
 
 def _wavelet_local(rounds: int) -> Recipe:
@@ -66,6 +68,7 @@ def _wavelet_local(rounds: int) -> Recipe:
         strategy=Strategy(name="fedavgm", options={"momentum": 0.5}),
         clip_norm=0.3,
         update_clip=32.0,
+        full_rate_epsilon=3.0,
     )
 
 
@@ -77,6 +80,7 @@ def _wavelet_joint(rounds: int) -> Recipe:
         strategy=Strategy(name="fedavgm", options={"momentum": 0.9}),
         clip_norm=0.3,
         update_clip=128.0,
+        full_rate_epsilon=8.0,
     )
 
 

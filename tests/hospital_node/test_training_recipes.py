@@ -57,6 +57,9 @@ def test_a_linear_head_walks_slower_where_little_signal_is_left() -> None:
     found = shipped("wavelet_head", "local")
     assert found.for_epsilon(8.0) == found.for_epsilon(3.0) == found
     assert found.for_epsilon(1.0).training.learning_rate == pytest.approx(found.training.learning_rate / 3)
+    joint = recipe(model="wavelet_head", task="classification", profile="xray", privacy="joint", hospitals=5)
+    assert joint.for_epsilon(3.0).training.learning_rate == pytest.approx(100 * 3 / 8)
+    assert joint.for_epsilon(20.0) == joint.for_epsilon(8.0) == joint
     network = shipped("small_cnn", "local")
     assert network.for_epsilon(1.0) == network
 
