@@ -8,6 +8,9 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 PACKAGES := $(VENV)/packages-installed
 STAMP := $(VENV)/installed
 
+# Processes that share the tests between them.
+PROCESSES ?= 2
+
 # make demo takes: DATA=<folder of sites> TASK=classification|segmentation ARGS="--kill hospital-3@2 ..."
 DATA ?=
 TASK ?=
@@ -41,7 +44,7 @@ demo: $(STAMP) ## Run a whole federated study on this machine and write its repo
 
 test: $(STAMP) ## Run the tests (at most 5 minutes on 2 cores)
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/pytest -m "not slow" $(ARGS)
+	$(BIN)/pytest -m "not slow" --numprocesses $(PROCESSES) $(ARGS)
 
 test-all: $(STAMP) ## Run every test, the long ones too
 	$(BIN)/lint-imports --no-logo

@@ -21,10 +21,12 @@ from medveil.study import GaussianNoise, Study
 Sums = dict[str, NDArray[np.float64]]
 MAX_LOSS = 20.0
 """A patient's loss counts for at most this much, so that one image cannot dominate the sum."""
-NOISED_BINS = 12
+NOISED_BINS = 20
 """Bins of a histogram that gets noise: many bins cost accuracy by their noise, few by their ties."""
-LOGITS = 4.0
-"""The edges of these bins lie evenly from minus to plus this log odds, for there the scores differ."""
+NOISED_EDGES = np.linspace(-7.2, 7.2, NOISED_BINS - 1)
+"""Log odds between these bins, evenly, for there the scores differ; some models are surer than others."""
+FINEST, WIDEST = 0.5, 32.0
+"""Log odds up to which the exact histogram's bins are about equally wide, and where its last bins begin."""
 CENTRE = 0.5
 """Taken off a Dice before it is summed with noise: half the range, half the noise."""
 CASE_SHARE = 0.35
@@ -99,9 +101,24 @@ def noise_scales(study: Study) -> dict[str, float]:
 
 
 def _places(bins: int) -> NDArray[np.intp]:
-    """The noised bin of each of ``bins`` equal bins of probability."""
-    edges = 1 / (1 + np.exp(-np.linspace(-LOGITS, LOGITS, NOISED_BINS - 1)))
-    return np.searchsorted(edges, (np.arange(bins) + 0.5) / bins)
+    """The noised bin of each of ``bins`` bins of the exact histogram."""
+    return np.searchsorted(NOISED_EDGES, middles(bins))
+
+
+def score_bins(log_odds: NDArray[np.float64], bins: int) -> NDArray[np.intp]:
+    """The bin of each score in the exact histogram, from 0 (surely not) to ``bins`` - 1.
+
+    The bins are equal in asinh(log odds / 0.5): a model that is sure of most films still has them in
+    different bins, where equal bins of probability would tie them all.
+    """
+    place = np.arcsinh(log_odds / FINEST) / np.arcsinh(WIDEST / FINEST)
+    return np.asarray(np.clip((place + 1) / 2 * bins, 0, bins - 1), np.intp)
+
+
+def middles(bins: int) -> NDArray[np.float64]:
+    """Log odds at the middle of each bin of :func:`score_bins`."""
+    place = (np.arange(bins) + 0.5) / bins * 2 - 1
+    return np.asarray(FINEST * np.sinh(place * np.arcsinh(WIDEST / FINEST)))
 
 
 def summarise(study: Study, sums: Mapping[str, NDArray[Any]], *, noise: float = 0.0) -> dict[str, float]:
@@ -240,10 +257,10 @@ def roc_curve(positives: NDArray[Any], negatives: NDArray[Any]) -> tuple[NDArray
 def calibration_curve(
     positives: NDArray[Any], negatives: NDArray[Any], groups: int = 16
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Mean predicted probability, observed frequency and count per group of score bins that hold cases."""
+    """Mean predicted probability, observed frequency and count, per equal group of probability with cases."""
     bins = len(positives)
-    middle = (np.arange(bins) + 0.5) / bins
-    group = np.arange(bins) * groups // bins
+    middle = 1 / (1 + np.exp(-middles(bins)))
+    group = (middle * groups).astype(np.intp).clip(0, groups - 1)
     count = np.bincount(group, positives + negatives, groups)
     predicted = np.bincount(group, middle * (positives + negatives), groups)
     observed = np.bincount(group, positives, groups)

@@ -24,6 +24,7 @@ from medveil.metrics import (
     noise_in_sum,
     noise_scales,
     released,
+    score_bins,
     summarise,
 )
 from medveil.rounds import RoundKind
@@ -270,7 +271,7 @@ def test_few_bins_cost_the_area_little() -> None:
     for side, values in logits.items():
         one = empty(study)
         one["images"][:] = 1
-        one[f"{side}/abnormal"] = np.histogram(1 / (1 + np.exp(-values)), 256, (0, 1))[0].astype(float)
+        one[f"{side}/abnormal"] = np.bincount(score_bins(values, 256), minlength=256).astype(float)
         for name, share in bounded(study, one).items():
             total[name] += share
     exact = np.mean(logits["positives"][:, None] > logits["negatives"][None])
@@ -280,7 +281,7 @@ def test_few_bins_cost_the_area_little() -> None:
 def test_a_figure_that_noise_drives_beyond_one_is_cut_and_its_error_is_not() -> None:
     study, _ = make()
     sums = {name: np.zeros(length) for name, length in released(study).items()}
-    sums["positives/abnormal"][11], sums["negatives/abnormal"][0] = 50.0, 50.0
+    sums["positives/abnormal"][19], sums["negatives/abnormal"][0] = 50.0, 50.0
     sums["positives/abnormal"][0] = -5.0
     figures = summarise(study, sums, noise=2.0)
     assert figures["auroc"] == 1.0

@@ -14,7 +14,9 @@ from medveil.metrics import (
     empty,
     headline,
     layout,
+    middles,
     roc_curve,
+    score_bins,
     summarise,
 )
 from medveil.study import Study
@@ -61,15 +63,25 @@ def test_the_area_under_the_roc_curve_is_the_auroc(scored: list[tuple[int, bool]
 @given(cases)
 def test_the_calibration_error_equals_its_definition(scored: list[tuple[int, bool]]) -> None:
     positives, negatives = histograms(scored)
-    expected = 0.0
+    expected, probability = 0.0, 1 / (1 + np.exp(-middles(BINS)))
     for group in range(16):
-        inside = [(s, p) for s, p in scored if s * 16 // BINS == group]
+        inside = [(s, p) for s, p in scored if min(int(probability[s] * 16), 15) == group]
         if inside:
-            predicted = np.mean([(s + 0.5) / BINS for s, _ in inside])
+            predicted = np.mean([probability[s] for s, _ in inside])
             observed = np.mean([p for _, p in inside])
             expected += len(inside) / len(scored) * abs(predicted - observed)
     assert calibration_error(positives, negatives) == pytest.approx(expected)
     assert calibration_curve(positives, negatives)[2].sum() == len(scored)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 5.0])
+def test_a_histogram_tells_scores_apart_however_sure_the_model_is(scale: float) -> None:
+    random = np.random.default_rng(3)
+    positive, negative = scale * random.normal(1.6, 1, 800), scale * random.normal(-0.6, 1, 800)
+    exact = np.mean(positive[:, None] > negative[None])
+    sides = [np.bincount(score_bins(side, 256), minlength=256) for side in (positive, negative)]
+    assert auroc(*sides) == pytest.approx(exact, abs=0.002)
+    assert (score_bins(middles(256), 256) == np.arange(256)).all()
 
 
 def test_no_cases_give_no_figures_but_a_count() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from medveil.metrics import MAX_LOSS, Sums, empty, scored_classes
+from medveil.metrics import MAX_LOSS, Sums, empty, score_bins, scored_classes
 from medveil.study import Study
 from medveil_imaging.tasks import TASKS
 
@@ -23,7 +23,7 @@ class Classification:
         return functional.cross_entropy(logits, labels, reduction="none")
 
     def sums(self, study: Study, logits: torch.Tensor, labels: torch.Tensor) -> Sums:
-        """Histograms of the predicted probability per true class, hits, losses and counts of one patient.
+        """Histograms of the predicted log odds per true class, hits, losses and counts of one patient.
 
         A model that has diverged (logits not finite) counts as probability 0 and the largest loss.
         """
@@ -38,7 +38,7 @@ class Classification:
             hits = probabilities.argmax(1) == truth
         sums = empty(study)
         bins = study.evaluation.bins
-        place = (probabilities.nan_to_num(nan=0.0) * bins).long().clamp(0, bins - 1).numpy()
+        place = score_bins(torch.logit(probabilities.nan_to_num(nan=0.0), eps=1e-15).numpy(), bins)
         for name, column in zip(scored_classes(study), place.T, strict=True):
             positive = truth.numpy() == study.classes.index(name)
             sums[f"positives/{name}"] += np.bincount(column[positive], minlength=bins)
