@@ -15,7 +15,7 @@ MARGIN = 1 - 1e-3
 """Factors are computed in float32; this share less keeps rounding from lifting a patient over the norm."""
 UNIT_SHIFT = 0.01
 """Stability term of unit-norm clipping, in units of the clipping norm."""
-NORM_BLOCK = 1024
+NORM_BLOCK, NOISE_BLOCK = 1024, 2**16
 GRID_BITS = 20
 """Noisy sums are rounded to 2^-20 of the clipping norm (to the power of two below it)."""
 
@@ -98,21 +98,27 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]
         for parameter, sample in zip(self.params, samples, strict=True):
             if parameter.summed_grad is None:
                 parameter.summed_grad = sample.new_zeros(parameter.shape)
-            parameter.summed_grad.view(-1).addmv_(sample.T, factors.to(sample.dtype))
+            if len(sample):
+                parameter.summed_grad.view(-1).addmv_(sample.T, factors.to(sample.dtype))
 
     def add_noise(self) -> None:
         """Put the noisy sum, rounded to the grid, into ``grad``; the sum itself is forgotten.
 
-        All of it happens in float64 on the CPU, in one vector, whatever the network runs in.
+        It happens in float64 on the CPU, whatever the network runs in, in pieces that fit the cache.
         """
         scale = self._policy.own_multiplier * self._policy.clip_norm
-        exact = torch.cat([p.summed_grad.detach().flatten() for p in self.params]).cpu().double()
-        exact += torch.from_numpy(self._noise.gaussian(len(exact), scale))
-        released = exact.div_(self._grid).round_().mul_(self._grid).to(self.params[0])
-        parts = torch.split(released, [p.numel() for p in self.params])
+        released = torch.cat([p.summed_grad.detach().flatten() for p in self.params]).cpu()
+        for piece in torch.split(released, NOISE_BLOCK):
+            noisy = piece.double().add_(torch.from_numpy(self._noise.gaussian(len(piece), scale)))
+            piece.copy_(noisy.div_(self._grid).round_().mul_(self._grid))
+        parts = torch.split(released.to(self.params[0]), [p.numel() for p in self.params])
         for parameter, part in zip(self.params, parts, strict=True):
             parameter.grad = part.view_as(parameter).to(parameter.dtype)
             parameter.summed_grad = None
+
+    def scale_grad(self) -> None:
+        """Divide by the public constant, once (Opacus counts its samples anew for every parameter)."""
+        torch._foreach_div_([parameter.grad for parameter in self.params], self.expected_batch_size)
 
 
 def row_norms(rows: torch.Tensor) -> torch.Tensor:

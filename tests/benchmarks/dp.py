@@ -1,9 +1,9 @@
 """What private training costs: one step by our two ways and by Opacus, against the same step without privacy.
 
-Interleaved: every repetition times each engine once, and a ratio compares steps of the same repetition. One
-image per patient, so that engines that know images only do the same work. Memory is the peak above the
-process before its first step, each engine in a process of its own. ``--write FILE`` writes the page
-docs/dp-benchmarks.md.
+Interleaved: every repetition runs each engine twice and times the second step, and a ratio compares steps of
+the same repetition. One image per patient, so that engines that know images only do the same work. Memory is
+the peak above the process before its first step, each engine in a process of its own. ``--write FILE`` writes
+the page docs/dp-benchmarks.md.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
@@ -38,7 +39,7 @@ from privacy.dp.noise import NoiseSource
 from rows import Row, arguments, cpu, publish
 
 Step = Callable[[], None]
-POLICY = LocalNoise(clip_norm=1.0, noise_multiplier=1.0, evaluation_multiplier=1.0, epsilon=8.0)
+POLICY = LocalNoise(clip_norm=1.0, noise_multiplier=1.0, epsilon=8.0)
 RATE = 1e-6
 """So small that repeated steps stay comparable."""
 REPETITIONS = 7
@@ -210,6 +211,7 @@ def timed(case: Case, names: tuple[str, ...], device: torch.device) -> dict[str,
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for repetition in range(REPETITIONS + 1):
         for name, step in steps.items():
+            step()  # in training it is the same step again and again, not other engines' in between
             started = clock()
             step()
             if device.type == "cuda":
@@ -246,22 +248,34 @@ def _status(field: str) -> int:
 
 def peak_in_own_process(case: Case, name: str) -> float:
     """As :func:`peak_mb`, with an allocator that gives memory back at once, so that the peak is real."""
-    command = [sys.executable, __file__, "--peak", str(CPU_CASES.index(case)), name]
-    # What a freed block leaves in the heap would count for the next engine and hide its peak.
-    settings = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=True)
-    return float(json.loads(done.stdout.splitlines()[-1]))
+    # What a freed block leaves in the heap would count for the next step and hide its peak.
+    settings = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    return float(_own_process(settings, "--peak", str(CPU_CASES.index(case)), name))
+
+
+def timed_in_own_process(case: Case) -> dict[str, tuple[float, float]]:
+    """As :func:`timed`: what an earlier case left in the heap costs the next one page faults."""
+    found: dict[str, tuple[float, float]] = _own_process({}, "--time", str(CPU_CASES.index(case)))
+    return found
+
+
+def _own_process(settings: dict[str, str], *words: str) -> Any:
+    command = [sys.executable, __file__, *words]
+    environment = os.environ | settings | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def measure(case: Case, device: torch.device) -> dict[str, Measured]:
     """Every engine on the CPU; ours only on a GPU, where Opacus has no mixed precision in all modes."""
-    names = ENGINES if device.type == "cpu" else ("plain", "vmap" if case.way == "vmap" else "single")
-    times = timed(case, names, device)
     if device.type == "cpu":
-        peaks = {name: peak_in_own_process(case, name) for name in names}
+        times = timed_in_own_process(case)
+        peaks = {name: peak_in_own_process(case, name) for name in ENGINES}
     else:
+        names = ("plain", case.way)
+        times = timed(case, names, device)
         peaks = {name: peak_mb(case, name, device) for name in names}
-    return {name: Measured(*times[name], peaks[name]) for name in names}
+    return {name: Measured(*times[name], peaks[name]) for name in times}
 
 
 def rows_of(case: Case, found: dict[str, Measured]) -> list[Row]:
@@ -323,11 +337,15 @@ def main() -> None:
     parser.add_argument(
         "--peak", nargs=2, metavar=("CASE", "ENGINE"), help="one peak, for this script itself"
     )
+    parser.add_argument("--time", type=int, metavar="CASE", help="one case's times, for this script itself")
     given = parser.parse_args()
     warnings.filterwarnings("ignore", message="Full backward hook is firing")
     torch.set_num_threads(1)
     if given.peak:
         print(json.dumps(peak_mb(CPU_CASES[int(given.peak[0])], given.peak[1], torch.device("cpu"))))
+        return
+    if given.time is not None:
+        print(json.dumps(timed(CPU_CASES[given.time], ENGINES, torch.device("cpu"))))
         return
     results = {case: measure(case, torch.device("cpu")) for case in CPU_CASES}
     missing = []
