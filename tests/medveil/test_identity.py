@@ -46,7 +46,9 @@ def test_another_label_or_content_does_not(
 
 
 @pytest.mark.parametrize("signature", [b"", bytes(64), bytes(63), bytes(65)])
-@pytest.mark.parametrize("key", [ONE.public_key, b"", bytes(31), bytes(32)])
+@pytest.mark.parametrize(
+    "key", [ONE.public_key, b"", bytes(31), bytes(32)], ids=["own", "none", "short", "zero"]
+)
 def test_malformed_keys_and_signatures_are_refused_like_wrong_ones(key: bytes, signature: bytes) -> None:
     with pytest.raises(BadSignature):
         verify(key, signature, "label")
