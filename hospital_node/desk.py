@@ -93,7 +93,7 @@ class Desk:
         return self._done[1]
 
     def read_ahead(self) -> None:
-        """Begin to read the images before the first round asks for them; a fault in them shows in that round."""
+        """Begin to read the images before the first round wants them; a fault in them shows in that round."""
         self._thread.submit(self._site)
 
     def finished(self) -> None:
