@@ -13,6 +13,7 @@ from hospital_node.ledger import Charge
 from hospital_node.training.checks import require_safe
 from hospital_node.training.features import FeatureCache, features, has_features, with_features
 from hospital_node.training.gradients import Drawn, Loss, draw, patient_gradients, runs_in_bfloat16
+from hospital_node.training.memory import keep_freed_memory
 from hospital_node.training.optimizer import PatientOptimizer
 from medveil.errors import Error
 from medveil.study import GaussianNoise, JointNoise, Study
@@ -100,6 +101,7 @@ def train(
         NotSafe: the self-check found that this model's gradients cannot be bounded per patient.
         ChargeUsed: the charge has paid for another call. Diverged: weights are not finite.
     """
+    keep_freed_memory()
     module = build_model(study).to(device)
     load_vector(module, vector)
     private = study.privacy.kind != "none"
@@ -213,6 +215,7 @@ def _train_private(
         drawn = [Drawn(*prepare(one.images, one.labels)) for one in draw(patients, policy, noise)]
         for gradients in patient_gradients(module, loss, drawn, device=device):
             optimizer.accumulate(gradients)
+            del gradients  # memory for the next ones
         optimizer.finish_step()
 
 
