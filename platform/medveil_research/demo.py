@@ -325,7 +325,7 @@ def _result(
         "task": study.task,
         "profile": study.transforms.profile,
         "model": study.model.name,
-        "parameters": study.model.tensors.size,
+        "parameters": study.trained_weights,
         "classes": list(study.classes),
         "hospitals": plan.names,
         "privacy": {
