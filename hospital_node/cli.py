@@ -283,9 +283,10 @@ def describe(plan: Plan, node: Node) -> None:
         console.print(f"  {study.description}")
     console.print(
         f"  learns     {study.task} ({', '.join(study.classes)}) with {study.model.name}, "
-        f"{study.model.tensors.size:,} parameters, {study.training.rounds} rounds"
+        f"{study.trained_weights:,} parameters, {study.training.rounds} rounds"
     )
-    console.print("  leaves     masked sums only: model updates and evaluation counts")
+    mean = ", in round 1 the noised mean of the patients' features" if study.centred else ""
+    console.print(f"  leaves     masked sums only: model updates and evaluation counts{mean}")
     if study.privacy.kind == "none":
         console.print("  privacy    [bold]none[/]: the sum of all hospitals is not noised")
     else:

@@ -17,12 +17,14 @@ from torch import nn
 
 from hospital_node.training.features import features, has_features
 from hospital_node.training.gradients import Drawn, Loss, patient_gradients
+from hospital_node.training.mean import Mean, mean_loss
 from hospital_node.training.optimizer import PatientOptimizer
 from medveil.errors import Error
 from medveil.study import GaussianNoise, Study
 from medveil_imaging.models import build_model
 from medveil_imaging.tasks import TASKS
 from privacy.dp.noise import NoiseSource
+from privacy.dp.policy import mean_policy
 
 CLOSE = 1e-6
 """Largest relative error; the arithmetic checks run in float64."""
@@ -66,7 +68,8 @@ def self_check(
     single patients. ``sensitivity``: taking any patient out changes the sum by at most clip_norm.
     ``copies``: k copies of a patient's images count once. ``independence``: other patients do not change
     one patient's gradient. ``buffers``: a forward pass stores nothing. ``noise``: the noise has the
-    promised size, and differs between nodes.
+    promised size, and differs between nodes. In a centred study the round that releases the mean takes the
+    same checks.
 
     Args:
         loss: instead of the task's own (the tests plant faulty ones).
@@ -83,11 +86,29 @@ def self_check(
         raise NotSafe(check="precision", problem="a trained weight has fewer bits than float32")
     model = copy.deepcopy(module).to(device).double()
     raw = _random_patients(study, _check_size(model, study.transforms.size, device))
+    _check_steps(model, chosen, policy, raw, classes=len(study.classes), device=device)
+    if study.centred:
+        seen = [Drawn(features(model, one.images, device), one.labels) for one in raw]
+        mean = Mean(seen[0].images.shape[1] - 1).to(device).double()
+        nn.init.ones_(mean.centre)
+        _check_steps(mean, mean_loss, mean_policy(study), seen, classes=len(study.classes), device=device)
+
+
+def _check_steps(
+    model: nn.Module,
+    loss: Loss,
+    policy: GaussianNoise,
+    raw: Sequence[Drawn],
+    *,
+    classes: int,
+    device: torch.device,
+) -> None:
+    """All checks of one kind of step: training, or the release of the mean."""
     _check_buffers(model, raw, device)
-    _check_loss(model, chosen, raw, device)
-    engine = _Engine(model, chosen, policy, device)
+    _check_loss(model, loss, raw, device)
+    engine = _Engine(model, loss, policy, device)
     patients = [engine.prepared(one) for one in raw]
-    expected = [_single_gradient(model, chosen, one, device) for one in raw]
+    expected = [_single_gradient(model, loss, one, device) for one in raw]
     if not all(bool(g.isfinite().all()) for g in expected):
         raise NotSafe(check="clipped-sum", problem="the gradient of a random image is not finite")
     # A norm below every gradient, so that clipping acts on all of them.
@@ -95,7 +116,7 @@ def self_check(
     _check_sum(engine, patients, expected)
     _check_sensitivity(engine, patients)
     _check_copies(engine, patients[0])
-    _check_independence(engine, patients, study)
+    _check_independence(engine, patients, classes)
     _check_noise(model, policy)
 
 
@@ -225,9 +246,8 @@ def _check_copies(engine: _Engine, one: Drawn) -> None:
             raise NotSafe(check="copies", problem="more images of a patient make it count for more")
 
 
-def _check_independence(engine: _Engine, patients: Sequence[Drawn], study: Study) -> None:
+def _check_independence(engine: _Engine, patients: Sequence[Drawn], classes: int) -> None:
     alone = engine.gradients(patients[:1])[0]
-    classes = len(study.classes)
     others = [Drawn(1.0 - 2.0 * one.images, (one.labels + 1) % classes) for one in patients[1:]]
     for company in (list(patients[1:]), others, others[:1]):
         if _error(engine.gradients([patients[0], *company])[0], alone) > CLOSE:

@@ -111,7 +111,10 @@ def patient_gradients(
             room = len(chunk) // 2
             continue
         done += len(chunk)
-        yield dict(zip(parameters, found, strict=True))
+        gradients = dict(zip(parameters, found, strict=True))
+        del found
+        yield gradients
+        del gradients  # not while the next chunk is computed
 
 
 def runs_in_bfloat16(module: nn.Module, device: torch.device) -> bool:

@@ -14,9 +14,11 @@ from hospital_node.ledger import Charge
 from hospital_node.training.checks import require_safe
 from hospital_node.training.features import FeatureCache, features, has_features, with_features
 from hospital_node.training.gradients import Drawn, Loss, draw, patient_gradients, runs_in_bfloat16
+from hospital_node.training.mean import noisy_mean
+from hospital_node.training.memory import keep_freed_memory
 from hospital_node.training.optimizer import PatientOptimizer
 from medveil.errors import Error
-from medveil.study import GaussianNoise, JointNoise, Study
+from medveil.study import CENTRE, GaussianNoise, JointNoise, Study
 from medveil.tensors import Float32, Update
 from medveil_imaging.models import build_model, load_vector, vector_of
 from medveil_imaging.patients import PatientImages
@@ -87,7 +89,8 @@ def train(
     Args:
         vector: the global model, float32 (d,).
         patients: the hospital's training patients.
-        round_number: counted from 1; with the study's number of rounds it sets the learning rate.
+        round_number: counted from 1; with the study's number of rounds it sets the learning rate. The first
+            one of a centred study releases the mean of the features (:mod:`hospital_node.training.mean`).
         declared_patients: how many patients the hospital has told the others it has; a public constant.
         noise, charge: needed under differential privacy, unused without it. The charge is marked as begun
             before the first coin is tossed, and pays for one call.
@@ -101,6 +104,7 @@ def train(
         NotSafe: the self-check found that this model's gradients cannot be bounded per patient.
         ChargeUsed: the charge has paid for another call. Diverged: weights are not finite.
     """
+    keep_freed_memory()
     module = build_model(study).to(device)
     load_vector(module, vector)
     private = study.privacy.kind != "none"
@@ -110,7 +114,20 @@ def train(
     cached = _ready(study, module, patients, device, cache)
     if private and charge is not None and noise is not None:
         charge.begin()
-        _train_private(study, module, cached, round_number, declared_patients, noise, device)
+        if study.centred and round_number == 1:
+            centre = module.get_parameter(CENTRE)
+            centre.copy_(
+                noisy_mean(
+                    study,
+                    with_features(module, patients, device) if study.training.augment else cached,
+                    width=len(centre),
+                    declared_patients=declared_patients,
+                    noise=noise,
+                    device=device,
+                )
+            )
+        else:
+            _train_private(study, module, cached, round_number, declared_patients, noise, device)
     else:
         _train_plain(study, module, cached, round_number, device)
     return _update(study, vector, vector_of(module))
@@ -214,6 +231,7 @@ def _train_private(
         drawn = [Drawn(*prepare(one.images, one.labels)) for one in draw(patients, policy, noise)]
         for gradients in patient_gradients(module, loss, drawn, device=device):
             optimizer.accumulate(gradients)
+            del gradients  # memory for the next ones
         optimizer.finish_step()
 
 

@@ -19,6 +19,10 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
 
 
+CENTRE = "head.centre"
+"""Tensor of a centred model that holds the released mean; it travels with the weights and is not trained."""
+
+
 class Frozen(BaseModel):
     """Immutable, and strict about unknown keys: a misspelt option is an error, not a default."""
 
@@ -243,6 +247,10 @@ class Study(Frozen):
             raise ValueError("under differential privacy the unit of work is local_steps")
         if isinstance(self.privacy, JointNoise):
             self._joint_noise_adds_up(self.privacy)
+        if self.centred and (self.privacy.kind == "none" or self.privacy.sample_rate < 1):
+            raise ValueError("a centred model wants noise, and every patient in each step (sample_rate = 1)")
+        if self.centred and self.training.rounds < 2:
+            raise ValueError("a centred model wants a round for the mean and at least one to train")
         if self.task == "segmentation" and self.transforms.profile != "mri":
             raise ValueError("segmentation is for profile 'mri'")
         if len(set(self.classes)) != len(self.classes):
@@ -262,8 +270,18 @@ class Study(Frozen):
         return digest("study", canonical(self.model_dump(mode="json")))
 
     @property
+    def centred(self) -> bool:
+        """Whether the first round, instead of training, releases the mean of the model's fixed features."""
+        return self.model.options.get("centred") is True
+
+    @property
+    def trained_weights(self) -> int:
+        """Weights that training steps change: all that travels but the released mean."""
+        return sum(t.size for t in self.model.tensors.root if t.name != CENTRE)
+
+    @property
     def train_steps(self) -> int | None:
-        """Optimiser steps of the whole study, where the unit of work is a step."""
+        """Optimiser steps that the whole study pays for, where the unit of work is a step."""
         steps = self.training.local_steps
         return None if steps is None else steps * self.training.rounds
 

@@ -46,6 +46,8 @@ class Recipe:
     clip_norm: float = 1.0
     clipping: Clipping = "flat"
     images_per_patient: int = 4
+    centred: bool = False
+    """Whether the first round releases the mean of the features, which the model then subtracts."""
     full_rate_epsilon: float | None = None
     """From this epsilon on the learning rate is the whole one; None: whatever the epsilon."""
 

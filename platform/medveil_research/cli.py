@@ -220,6 +220,13 @@ def privacy_plan(
     ] = None,
     classes: Annotated[int, typer.Option(min=2, help="Classes, the background included.")] = 2,
     size: Annotated[str | None, typer.Option(help="Edges of the tensor, e.g. 64x64 or 40x48x40.")] = None,
+    centred: Annotated[
+        bool | None,
+        typer.Option(
+            "--centred/--not-centred",
+            help="Whether round 1 releases the mean of the features; the recipe's choice without it.",
+        ),
+    ] = None,
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Do not refuse a plan with more noise than signal.")
     ] = False,
@@ -232,12 +239,18 @@ def privacy_plan(
 
     kind = profile or ("mri" if task == "segmentation" else "xray")
     usual = desk.shipped(
-        task=task, profile=kind, model=model, classes=classes, size=_edges(size), privacy=privacy
+        task=task,
+        profile=kind,
+        model=model,
+        classes=classes,
+        size=_edges(size),
+        privacy=privacy,
+        rounds=rounds,
     )
     plan = desk.plan_privacy(
         epsilon=epsilon,
         noise_multiplier=noise_multiplier,
-        rounds=rounds or usual.rounds,
+        rounds=usual.rounds,
         steps=steps or usual.steps,
         patients=patients,
         hospitals=hospitals,
@@ -246,6 +259,7 @@ def privacy_plan(
         sample_rate=sample_rate,
         privacy=privacy,
         honest=honest,
+        centred=usual.centred and sample_rate == 1 if centred is None else centred,
     )
     console = Console(highlight=False, soft_wrap=True)
     for line in plan.lines():

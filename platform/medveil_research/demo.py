@@ -325,7 +325,7 @@ def _result(
         "task": study.task,
         "profile": study.transforms.profile,
         "model": study.model.name,
-        "parameters": study.model.tensors.size,
+        "parameters": study.trained_weights,
         "classes": list(study.classes),
         "hospitals": plan.names,
         "privacy": {
@@ -365,7 +365,9 @@ def _show_result(console: Console, result: dict[str, Any], folder: Path) -> None
     name = "AUROC" if result["task"] == "classification" else "Dice"
     together, alone = result["federated"]["metric"], result["local_only_mean"]
     console.print(f"{name} on all hospitals' test patients")
-    console.print(f"  trained together        {_figure(together)}")
+    noise = result["federated"]["figures"].get("noise")
+    error = "" if noise is None else f" ± {1.96 * noise:.3f} by the noise on it"
+    console.print(f"  trained together        {_figure(together)}{error}")
     for one in result["local_only"]:
         console.print(f"  {one['hospital']:<16} alone  {_figure(one['metric'])}")
     console.print(f"  mean of those alone     {_figure(alone)}")

@@ -25,16 +25,19 @@ def draw_all(result: Result) -> list[Drawing]:
 
 
 def learning_curve(result: Result) -> Drawing | None:
-    """Headline figure of the shared model round by round, and who was in each sum."""
+    """Headline figure of the shared model round by round, and who was in each sum.
+
+    Of a study that evaluates at its end only, nothing: the table of rounds says the rest.
+    """
     rounds = [r for r in result.rounds if r.kind == "train"]
-    if not rounds:
-        return None
     points = [(r.round, metric) for r in rounds if (metric := _metric(result, r)) is not None]
+    if not points:
+        return None
     rows = len(result.hospitals) if len(result.hospitals) <= MOST_ROWS else 5
     name, last = result.headline_name, max(r.round for r in rounds)
     with canvas(2.5 + 0.24 * rows) as figure:
         top, below = figure.subplots(2, 1, sharex=True, height_ratios=[10, max(3, rows)])
-        top.plot(*zip(*points, strict=True), "o-", color=ACCENT) if points else None
+        top.plot(*zip(*points, strict=True), "o-", color=ACCENT)
         if result.metric is not None:
             top.plot([last + 1], [result.metric], "D", color=SECOND, clip_on=False)
             top.annotate(
@@ -108,7 +111,7 @@ def _metric(result: Result, facts: RoundFacts) -> float | None:
 
 def _curve_in_words(result: Result, points: Sequence[tuple[int, float]]) -> str:
     name = result.headline_name
-    values = "; ".join(f"round {r}: {value:.3f}" for r, value in points) or "no figure was recorded"
+    values = "; ".join(f"round {r}: {value:.3f}" for r, value in points)
     done = sum(r.outcome == "done" for r in result.rounds if r.kind == "train")
     end = "" if result.metric is None else f" Finished model on test patients: {result.metric:.3f}."
     return f"{name} at the start of each round: {values}.{end} {done} training rounds gave a new model."
@@ -118,11 +121,11 @@ def together_against_alone(result: Result) -> Drawing | None:
     """The shared model beside each hospital's model trained alone, all on the same test patients."""
     alone = [(a.hospital, a.pooled.get(result.headline, a.metric)) for a in result.local_only]
     known = [(name, value) for name, value in alone if value is not None]
-    if result.metric is None or not known:
+    shared, interval = result.compared
+    if shared is None or not known:
         return None
     labels = ["all together", *(f"{name} alone" for name, _ in known)]
-    values = [result.metric, *(value for _, value in known)]
-    interval = result.federated.desk.interval if result.federated.desk else None
+    values = [shared, *(value for _, value in known)]
     with canvas(1.3 + 0.33 * len(values)) as figure:
         axes = figure.subplots()
         low, high = min(values), max(values)
@@ -153,6 +156,10 @@ def together_against_alone(result: Result) -> Drawing | None:
             ),
             description=text,
             svg=to_svg(figure, "alone", "Together against alone", text),
+            note=""
+            if shared == result.metric
+            else "All figures here are exact: in this run one person owns every site's images. The "
+            f"{result.metric:.3f} above is what leaves the hospitals, and it has noise.",
         )
 
 
@@ -163,7 +170,8 @@ def roc(result: Result) -> Drawing | None:
         positives, negatives = result.histogram(f"positives/{name}"), result.histogram(f"negatives/{name}")
         area = auroc(positives, negatives)
         if area is not None:
-            curves.append((name, area, roc_curve(positives, negatives)))
+            # Noised counts can lead beyond what an area can be.
+            curves.append((name, min(max(area, 0.0), 1.0), roc_curve(positives, negatives)))
     if not curves:
         return None
     with canvas(3.9) as figure:
@@ -326,8 +334,10 @@ def forest(result: Result) -> Drawing | None:
             svg=to_svg(figure, "forest", "The shared model at each hospital", text + blank),
             note=(
                 "A real consortium cannot see these per-hospital figures: only sums leave a hospital. "
-                "They exist "
-                "here because in this run one person owns every site's images." + blank
+                "They exist here because in this run one person owns every site's images"
+                + ("" if result.margin is None else ", and they are exact; the figure above has noise")
+                + "."
+                + blank
             ),
         )
 

@@ -9,7 +9,7 @@ from medveil.errors import BadFile
 from medveil_imaging.models import ModelShape, initial_vector, outputs_for
 from medveil_imaging.recipes import recipe
 from medveil_research.studies import DEFAULT_SIZES, NoiseKind, Profile, Task, default_honest, default_model
-from medveil_research.words import budget_words, plain
+from medveil_research.words import budget_words, mean_words, plain
 from privacy.dp import accounting
 from privacy.dp.accounting import Event
 from privacy.dp.policy import jointly
@@ -36,6 +36,9 @@ class PrivacyPlan:
     hospitals: int
     epsilon_local: float
     epsilon_joint: float
+    mean_rounds: int = 0
+    """Of ``rounds`` those that release the mean of the features instead of training: 0 or 1."""
+    rounds: int = 1
 
     @property
     def noise_multiplier(self) -> float:
@@ -44,8 +47,13 @@ class PrivacyPlan:
 
     @property
     def mu(self) -> float:
-        """The run as one Gaussian: its signal over its noise, for one patient (at sample rate 1 exactly)."""
-        return self.event.sample_rate * math.sqrt(self.event.steps) / self.noise_multiplier
+        """The training as one Gaussian: signal over noise for one patient (at sample rate 1 exactly)."""
+        return self.event.sample_rate * math.sqrt(self.training_steps) / self.noise_multiplier
+
+    @property
+    def training_steps(self) -> int:
+        """Steps without those that the released mean is paid with."""
+        return self.event.steps * (self.rounds - self.mean_rounds) // self.rounds
 
     @property
     def noise_to_signal(self) -> float:
@@ -53,7 +61,7 @@ class PrivacyPlan:
         own = accounting.noise_to_signal(
             parameters=self.parameters,
             noise_multiplier=self.event.noise_multiplier,
-            steps=self.event.steps,
+            steps=self.training_steps,
             patients=self.patients,
             sample_rate=self.event.sample_rate,
         )
@@ -79,9 +87,11 @@ class PrivacyPlan:
             joint = (
                 f"          {self.epsilon_joint:.3g} jointly: after several steps, others' noise is no help"
             )
+        mean = [f"          {mean_words(self.rounds)}"] if self.mean_rounds else []
         return [
             *noise,
             f"steps     {self.event.steps} in all, {who} in each",
+            *mean,
             f"epsilon   {self.epsilon_local:.3g} against everybody, even if all other hospitals collude",
             joint,
             f"delta     {plain(self.delta)}",
@@ -107,6 +117,7 @@ def plan_privacy(
     sample_rate: float = 1.0,
     privacy: NoiseKind = "local",
     honest: int | None = None,
+    centred: bool = False,
 ) -> PrivacyPlan:
     """Fit the noise to an epsilon, or compute the epsilon of a noise.
 
@@ -118,6 +129,7 @@ def plan_privacy(
         delta: by default min(1e-5, 1 / (10 patients)).
         sample_rate: chance with which a patient enters a step.
         honest: hospitals that joint noise counts on, by default as a new study does.
+        centred: the first round releases the mean of the features, for the price of any other.
 
     Guarantees: for a given epsilon the schedule costs at most that.
     Raises:
@@ -129,6 +141,10 @@ def plan_privacy(
     given = epsilon if noise_multiplier is None else noise_multiplier
     if given is None or not (math.isfinite(given) and given > 0):
         raise BadFile(name="The plan", problem="epsilon or noise must be a number above 0")
+    if centred and (rounds < 2 or sample_rate < 1):
+        raise BadFile(
+            name="The plan", problem="a centred model wants two rounds and every patient in each step"
+        )
     if min(rounds, steps, patients, hospitals, parameters) < 1:
         raise BadFile(name="The plan", problem="rounds, steps, patients and hospitals start at 1")
     chosen = accounting.default_delta(patients) if delta is None else delta
@@ -149,6 +165,8 @@ def plan_privacy(
         hospitals=hospitals,
         epsilon_local=price if sharers == 1 else accounting.epsilon([event], chosen),
         epsilon_joint=price,
+        mean_rounds=int(centred),
+        rounds=rounds,
     )
 
 
@@ -173,6 +191,7 @@ class Shipped:
     parameters: int
     rounds: int
     steps: int
+    centred: bool
 
 
 def shipped(
@@ -183,6 +202,7 @@ def shipped(
     classes: int,
     size: tuple[int, ...] | None,
     privacy: NoiseKind = "local",
+    rounds: int | None = None,
 ) -> Shipped:
     """Trained weights of a model and its recipe's schedule.
 
@@ -190,7 +210,8 @@ def shipped(
         NoDefaultModel, NoRecipe, UnknownName, BadModel: the combination does not exist.
     """
     name = model or default_model(task, profile, privacy)
-    training = recipe(model=name, task=task, profile=profile, privacy=privacy, hospitals=1).training
+    usual = recipe(model=name, task=task, profile=profile, privacy=privacy, hospitals=1, rounds=rounds)
+    training = usual.training
     shape = ModelShape(size or DEFAULT_SIZES[profile], outputs_for(task, [str(c) for c in range(classes)]))
     spec, _ = initial_vector(name, shape, {}, seed=0)
-    return Shipped(name, spec.size, training.rounds, training.local_steps or 1)
+    return Shipped(name, spec.size, training.rounds, training.local_steps or 1, usual.centred)

@@ -68,6 +68,7 @@ def render(result: Result) -> str:
         joint_equals_local=_joint_equals_local(result),
         train_rounds=[r for r in result.rounds if r.kind == "train"],
         traffic=traffic(result),
+        measured=any(r.kind == "train" and (r.figures or r.metric is not None) for r in result.rounds),
         phases=[p for p in PHASES if any(p in r.phases for r in result.rounds)],
         checklist=checklist(result),
     )
@@ -83,16 +84,25 @@ class Verdict:
 
 
 def verdict(result: Result) -> Verdict:
-    """The headline figure, its interval, and how it compares with the hospitals training alone."""
+    """The headline figure, its own error, and how it compares with the hospitals training alone.
+
+    A noised figure stands beside the error of that noise. Models of single hospitals have exact figures; they
+    are held against the exact figure of the shared model, where that is known.
+    """
     if result.metric is None:
         return Verdict("—", "", "No figure was computed: there were too few test cases of one kind.")
-    desk = result.federated.desk
-    parts = [] if result.margin is None else [f"± {result.margin:.3f} by the noise on it (95 %)"]
-    if desk and desk.interval:
-        parts.append(f"95 % interval {desk.interval[0]:.3f} to {desk.interval[1]:.3f}")
-    return Verdict(
-        f"{result.metric:.3f}", ", ".join(parts), _compare(result.metric, result, len(result.local_only))
-    )
+    compared, interval = result.compared
+    against = _compare(result.metric if compared is None else compared, result, len(result.local_only))
+    if result.margin is not None:
+        if compared != result.metric:
+            against = (
+                f"Counted without noise, for which all hospitals' images must be in one place, it is "
+                f"{compared:.3f}. {against}"
+            )
+        error = f"± {result.margin:.3f} by the noise that was added to it (95 %)"
+    else:
+        error = f"95 % interval {interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
+    return Verdict(f"{result.metric:.3f}", error, against)
 
 
 def _compare(metric: float, result: Result, alone: int) -> str:

@@ -178,6 +178,20 @@ class Result(Frozen):
         deviation = self.federated.figures.get("noise")
         return None if deviation is None else 1.96 * deviation
 
+    @property
+    def compared(self) -> tuple[float | None, Interval | None]:
+        """The figure to hold against others of the same patients, and its own 95 % interval.
+
+        Where the released figure has noise: the exact one with the bootstrap over patients, if somebody who
+        owns every site's images has computed it; else the released one with what the noise may have done.
+        """
+        desk = self.federated.desk
+        if self.metric is None or self.margin is None:
+            return self.metric, desk.interval if desk else None
+        if desk and self.headline in desk.pooled:
+            return desk.pooled[self.headline], desk.interval
+        return self.metric, (self.metric - self.margin, min(1.0, self.metric + self.margin))
+
     def histogram(self, name: str) -> NDArray[np.float64]:
         """One of the summed histograms."""
         return np.asarray(self.federated.sums[name], np.float64)

@@ -26,7 +26,7 @@ from medveil.tensors import model_hash, to_safetensors
 from medveil_imaging.models import ModelShape, Option, initial_vector, outputs_for
 from medveil_imaging.recipes import PrivacyKind, Recipe, recipe
 from medveil_research.study_file import FolderTaken, to_toml, write_study
-from medveil_research.words import budget_words, plain
+from medveil_research.words import budget_words, mean_words, plain
 from privacy.dp import accounting
 
 __all__ = [
@@ -178,7 +178,8 @@ def new_study(
             profile=profile, size=edges, spacing_mm=SPACING_MM if profile == "mri" else ()
         )
         shape = ModelShape(size=edges, outputs=outputs_for(task, labels))
-        choice, initial = _model(chosen, shape, dict(options or {}), seed)
+        taken = ({"centred": True} if settings.centred else {}) | dict(options or {})
+        choice, initial = _model(chosen, shape, taken, seed)
         study = Study(
             name=name,
             task=task,
@@ -266,12 +267,13 @@ def noise_to_signal(study: Study, *, patients: int, hospitals: int) -> float | N
     Args:
         patients: N, training patients of one hospital: its own noise hides them, whatever the others add.
     """
-    if study.privacy.kind == "none" or study.train_steps is None:
+    training = study.training
+    if study.privacy.kind == "none" or training.local_steps is None:
         return None
     own = accounting.noise_to_signal(
-        parameters=study.model.tensors.size,
+        parameters=study.trained_weights,
         noise_multiplier=study.privacy.own_multiplier,
-        steps=study.train_steps,
+        steps=training.local_steps * (training.rounds - study.centred),
         patients=patients,
         sample_rate=study.privacy.sample_rate,
     )
@@ -280,7 +282,7 @@ def noise_to_signal(study: Study, *, patients: int, hospitals: int) -> float | N
 
 def outlook(study: Study, *, patients: int | None, hospitals: int) -> list[str]:
     """What to expect of a study, in a few lines for its author."""
-    lines = [f"model    {study.model.name}, {study.model.tensors.size:,} trained parameters"]
+    lines = [f"model    {study.model.name}, {study.trained_weights:,} trained parameters"]
     if study.privacy.kind == "none":
         return [
             *lines,
@@ -291,6 +293,8 @@ def outlook(study: Study, *, patients: int | None, hospitals: int) -> list[str]:
         f"privacy  epsilon {study.privacy.epsilon:g} at delta {plain(study.privacy.delta)} per patient "
         f"for all {study.training.rounds} rounds; noise multiplier {study.privacy.noise_multiplier:g}"
     )
+    if study.centred:
+        lines.append(f"         {mean_words(study.training.rounds)}")
     if study.privacy.kind == "joint":
         lines.append(
             f"         counts on the noise of {study.privacy.honest_hospitals} hospitals in every sum; "

@@ -49,3 +49,8 @@ def plain(value: float) -> str:
 def short_hash(value: str | None) -> str:
     """The first twelve digits of a hash; empty when there is none."""
     return "" if value is None else value[:12]
+
+
+def mean_words(rounds: int) -> str:
+    """What the first round of a centred study does, and its price."""
+    return f"round 1 trains nothing: it releases the noised mean of the features, for 1/{rounds} of the price"

@@ -76,6 +76,25 @@ def policy_of(study: Study) -> GaussianNoise:
     return study.privacy
 
 
+def mean_policy(study: Study) -> GaussianNoise:
+    """Clipping and noise of the private-mean round, for the price of any other round (:func:`round_event`).
+
+    Without sampling, a round's s steps of noise sigma cost what one release with sigma / sqrt(s) costs: mu is
+    sqrt(s) / sigma for both (Dong, Roth, Su, "Gaussian differential privacy", 2022). Patients' mean features
+    have at most unit length, so they are clipped to 1.
+
+    Raises:
+        NotPrivate: the study has no noise.
+    """
+    policy, steps = policy_of(study), study.training.local_steps or 1
+    changed = {
+        "clip_norm": 1.0,
+        "clipping": "flat",
+        "noise_multiplier": policy.noise_multiplier / math.sqrt(steps),
+    }
+    return policy.model_copy(update=changed)
+
+
 def round_event(study: Study, split: Split = Split.TRAIN) -> Event:
     """What one round of one hospital releases about the patients of a split, by its own noise.
 

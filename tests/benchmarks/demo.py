@@ -100,14 +100,19 @@ def page(results: dict[str, Result]) -> str:
         "|---" * len(columns) + "|",
     ]
     for name, r in results.items():
-        desk = r.federated.desk
-        interval = f"{desk.interval[0]:.3f}–{desk.interval[1]:.3f}" if desk and desk.interval else "—"
+        together, between = r.compared
+        interval = f"{between[0]:.3f}–{between[1]:.3f}" if between else "—"
         lines.append(
             f"| {name} | {r.model} | {r.parameters:,} | {len(r.hospitals)} | "
-            f"{sum(x.kind == 'train' for x in r.rounds)} | {r.headline_name} | {r.metric or 0:.3f} | "
+            f"{sum(x.kind == 'train' for x in r.rounds)} | {r.headline_name} | {together or 0:.3f} | "
             f"{r.local_only_mean or 0:.3f} | {interval} | {r.seconds['total']:.0f} |"
         )
-    lines += ["", "The interval is a 95 % bootstrap over test patients, for the shared model.", ""]
+    lines += [
+        "",
+        "Figures of this page are exact, counted by the owner of all images; what leaves a private study has",
+        "noise besides. The interval is a 95 % bootstrap over test patients, for the shared model.",
+        "",
+    ]
     for name, r in results.items():
         desk = r.federated.desk
         if desk is None:

@@ -31,6 +31,7 @@ from torch import nn
 
 from hospital_node.training.features import features, has_features
 from hospital_node.training.gradients import Drawn, Loss, Way, patient_gradients, runs_in_bfloat16
+from hospital_node.training.memory import keep_freed_memory
 from hospital_node.training.optimizer import PatientOptimizer
 from medveil.study import LocalNoise
 from medveil_imaging.models import ModelShape, build
@@ -39,7 +40,7 @@ from privacy.dp.noise import NoiseSource
 from rows import Row, arguments, cpu, publish
 
 Step = Callable[[], None]
-POLICY = LocalNoise(clip_norm=1.0, noise_multiplier=1.0, epsilon=8.0)
+POLICY = LocalNoise(clip_norm=1.0, noise_multiplier=1.0, epsilon=8.0, evaluation_multiplier=1.0)
 RATE = 1e-6
 """So small that repeated steps stay comparable."""
 REPETITIONS = 7
@@ -142,6 +143,7 @@ def ours(model: nn.Module, loss: Loss, drawn: list[Drawn], device: torch.device,
     def step() -> None:
         for gradients in patient_gradients(model, loss, drawn, device=device, way=way):
             optimizer.accumulate(gradients)
+            del gradients  # as in training: memory for the next ones
         optimizer.finish_step()
 
     return step
@@ -205,6 +207,7 @@ def engine(name: str, case: Case, device: torch.device) -> Step:
 
 def timed(case: Case, names: tuple[str, ...], device: torch.device) -> dict[str, tuple[float, float]]:
     """Median seconds, and median ratio to the plain step of the same repetition, per engine."""
+    keep_freed_memory()  # for all engines, as training does
     steps = {name: engine(name, case, device) for name in names}
     # Processor time on the CPU: with one thread it is what a step costs, whoever else uses the machine.
     clock = time.perf_counter if device.type == "cuda" else time.process_time

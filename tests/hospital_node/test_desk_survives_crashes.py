@@ -39,16 +39,17 @@ SIZE = (16, 16)
 KEY = Secret(bytes(32))
 
 
-def plan_of(**changes: Any) -> tuple[Plan, Float32]:
-    shape = ModelShape(SIZE, outputs_for("classification", ["a", "b"]))
-    spec, vector = initial_vector("wavelet_head", shape, {"scales": 1, "grid": 2}, seed=1)
+def plan_of(*, centred: bool = False, **changes: Any) -> tuple[Plan, Float32]:
+    shape, options = ModelShape(SIZE, outputs_for("classification", ["a", "b"])), {"scales": 1, "grid": 2}
+    options |= {"centred": True} if centred else {}
+    spec, vector = initial_vector("wavelet_head", shape, options, seed=1)
     content: dict[str, Any] = {
         "name": "desk",
         "task": "classification",
         "classes": ("a", "b"),
         "model": {
             "name": "wavelet_head",
-            "options": {"scales": 1, "grid": 2},
+            "options": options,
             "tensors": spec,
             "initial_model": "0" * 64,
         },
@@ -110,12 +111,20 @@ def equal(a: Contribution, b: Contribution) -> bool:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("kind", "number"), [(RoundKind.TRAIN, 1), (RoundKind.EVALUATE, 3)])
+@pytest.mark.parametrize(
+    ("kind", "number", "centred"),
+    [
+        (RoundKind.TRAIN, 1, False),
+        pytest.param(RoundKind.TRAIN, 1, True, marks=pytest.mark.slow),
+        (RoundKind.EVALUATE, 3, False),
+    ],
+    ids=["training", "private mean", "evaluation"],
+)
 def test_wherever_the_node_is_killed_the_round_is_paid_once_and_sent_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: RoundKind, number: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: RoundKind, number: int, centred: bool
 ) -> None:
     """The folder as a kill -9 would leave it, copied before and after every step on stable storage."""
-    plan, vector = plan_of()
+    plan, vector = plan_of(centred=centred)
     copies: list[Path] = []
 
     def watched(thing: Any, name: str) -> None:

@@ -24,7 +24,7 @@ from privacy.encoding import params_for
 from privacy.secagg import node
 from privacy.secagg.keys import setting_for
 from privacy.secagg.messages import Advertised
-from world import SPEC, START, unit
+from world import SPEC, START, make_study, unit
 
 
 class Hospital:
@@ -117,6 +117,24 @@ def test_a_member_makes_every_version_itself_bit_for_bit(at: At, strategy: dict[
         hospital.join(chain.grow(number))
         assert hospital.reach(number + 1).tobytes() == chain.head.vector.tobytes()
     assert chain.asked == ["model", *(f"{kind} {v}" for v in range(1, 6) for kind in ("proof", "sum"))]
+
+
+def test_a_member_makes_the_version_of_a_private_mean_itself(at: At) -> None:
+    model = make_study().model.model_copy(update={"options": {"centred": True}})
+    noise = {"clip_norm": 1.0, "noise_multiplier": 5.0, "evaluation_multiplier": 5.0, "epsilon": 9.0}
+    options = {
+        "model": model.model_dump(),
+        "privacy": {"kind": "local"} | noise,
+        "evaluation": {"every_round": False},
+        "strategy": {"name": "fedavgm", "average": 0.8},
+    }
+    chain = Chain(options=options)
+    hospital = at(chain)
+    for number in range(1, 6):
+        hospital.join(chain.grow(number))
+        assert hospital.reach(number + 1).tobytes() == chain.head.vector.tobytes()
+        assert set(chain.head.state) == ({"velocity", "average"} if number > 1 else set())
+        hospital.restart()
 
 
 def test_a_node_that_comes_back_goes_on_from_its_own_disk(at: At) -> None:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
+import platform
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +26,7 @@ from medveil_imaging.patients import PatientImages
 from privacy.dp.noise import NoiseSource
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parents[2]
 CLIP = 0.3
 
 
@@ -319,6 +325,31 @@ def test_a_step_is_divided_by_the_public_constant_and_not_by_the_number_drawn() 
         own.accumulate({net.weight: torch.ones(1, 1, 2)})
     own.finish_step()
     torch.testing.assert_close(before - net.weight.detach(), torch.full((1, 2), 0.5), rtol=1e-4, atol=1e-4)
+
+
+FAULTS = """
+import resource, torch
+from hospital_node.training.memory import keep_freed_memory
+kept = {kept} and keep_freed_memory()
+def step():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [torch.ones(4 * 2**20) for _ in range(12)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+step()
+print(int(kept), step())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+def test_memory_that_a_step_has_freed_is_there_for_the_next() -> None:
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'platform'}{os.pathsep}{ROOT}"}
+    faults = {}
+    for kept in (False, True):
+        command = [sys.executable, "-c", FAULTS.format(kept=kept)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        worked, faults[kept] = map(int, done.stdout.split())
+        assert worked == kept
+    assert faults[True] < faults[False] / 10
 
 
 def test_every_patient_enters_with_the_sample_rate_and_whole() -> None:

@@ -233,3 +233,22 @@ def test_the_smallest_delta_that_is_usual_follows_the_patients() -> None:
     )
     assert study.privacy.kind == "local"
     assert study.privacy.delta == 1e-7
+
+
+def test_a_private_mean_costs_nothing_more_and_leaves_one_round_less_to_learn() -> None:
+    plain, centred = _plan(epsilon=8.0), _plan(epsilon=8.0, centred=True)
+    assert (centred.event, centred.epsilon_local) == (plain.event, plain.epsilon_local)
+    assert centred.noise_to_signal == pytest.approx(plain.noise_to_signal * (10 / 9) ** 0.5)
+    options = {"name": "films", "task": "classification", "profile": "xray", "hospitals": 5}
+    study, _ = new_study(**options, patients_hint=300, options={"centred": True})
+    assert centred.noise_to_signal == pytest.approx(noise_to_signal(study, patients=300, hospitals=5))
+    for bad in ({"rounds": 1}, {"sample_rate": 0.5}):
+        with pytest.raises(BadFile):
+            _plan(epsilon=8.0, centred=True, **bad)
+
+
+def test_the_command_says_that_the_first_round_releases_the_mean() -> None:
+    arguments = ("--epsilon", "8", "--rounds", "10", "--patients", "300", "--hospitals", "5")
+    words = "for 1/10 of the price"
+    assert words in _run(*arguments, "--centred").output
+    assert words not in _run(*arguments, "--not-centred").output

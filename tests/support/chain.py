@@ -115,7 +115,7 @@ class Chain:
                 Update((updates or {}).get(i, unit(i))),
                 params,
                 weight=10,
-                metrics=encode_metrics(study, counts(study, i))[: params.metrics],
+                metrics=encode_metrics(study, counts(study, i)) if params.metrics else np.zeros(0, np.uint64),
                 random_bytes=secrets.token_bytes,
             )
             total += with_check_word(encoded, state.check_key, params, index=i).words

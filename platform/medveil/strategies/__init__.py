@@ -99,6 +99,9 @@ def advance(
 ) -> tuple[Float32, State]:
     """The model that follows from a train round: the only way in which a next model is made.
 
+    The first round of a centred study makes no strategy's step: it adds the released mean, as it is, and
+    leaves no momentum behind.
+
     Args:
         model, mean_update, state: as in :meth:`ServerStrategy.step`, float32, shape (d,).
         number: the round, from 1. The last one publishes the running average, where the study asks for it.
@@ -109,9 +112,13 @@ def advance(
     if not np.float32(2**-100) * np.float32(2**-40) > 0:
         raise InexactArithmetic()
     own = {name: values for name, values in state.items() if name != AVERAGE}
+    mean_round = study.centred and number == 1
     with np.errstate(all="ignore"):  # what overflows is refused below
-        stepped, kept = strategy_of(study).step(model, mean_update, own)
-        keep = np.float32(study.strategy.average)
+        if mean_round:
+            stepped, kept = model + mean_update, State()
+        else:
+            stepped, kept = strategy_of(study).step(model, mean_update, own)
+        keep = np.float32(0 if mean_round else study.strategy.average)
         if keep:
             before = state.get(AVERAGE)
             mean = stepped if before is None else keep * before + (1 - keep) * stepped

@@ -10,7 +10,7 @@ from torch import nn
 
 from medveil.errors import Error
 from medveil.registry import Registry
-from medveil.study import Study
+from medveil.study import CENTRE, Study
 from medveil.tensors import Float32, ModelSpec, TensorSpec, flatten, unflatten
 
 Option = int | float | str | bool
@@ -111,12 +111,12 @@ def build_model(study: Study) -> nn.Module:
 
 
 def spec_of(model: nn.Module) -> ModelSpec:
-    """Names and shapes of the trained parameters, in the network's own order."""
+    """Names and shapes of the trained parameters and of a released mean, in the network's own order."""
     return ModelSpec(
         tuple(
             TensorSpec(name=name, shape=tuple(parameter.shape))
             for name, parameter in model.named_parameters()
-            if parameter.requires_grad
+            if parameter.requires_grad or name == CENTRE
         )
     )
 

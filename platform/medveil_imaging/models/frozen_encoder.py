@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from medveil.errors import Error
 from medveil.tensors import Float32
+from medveil_imaging.heads import Head
 from medveil_imaging.models import MODELS, BadModel, ModelShape, Options, make_safe, read_options
 
 NAME = "frozen_encoder"
@@ -68,11 +69,10 @@ class FrozenEncoder(nn.Module):
     frozen_features = True
     """Tells a training engine that :meth:`features` may be computed once for a whole data set."""
 
-    def __init__(self, encoder: nn.Module, width: int, outputs: int) -> None:
+    def __init__(self, encoder: nn.Module, width: int, outputs: int, *, centred: bool) -> None:
         super().__init__()
         self.encoder = encoder.requires_grad_(False)
-        self.head = nn.Linear(width + 1, outputs, bias=False)
-        nn.init.zeros_(self.head.weight)
+        self.head = Head(width + 1, outputs, centred=centred)
         self.train()
 
     def train(self, mode: bool = True) -> FrozenEncoder:
@@ -156,13 +156,13 @@ def frozen_encoder(shape: ModelShape, options: Options) -> nn.Module:
 
     Input (k, 1, \\*size), 2-D or 3-D, output (k, outputs). Options: ``encoder``, a registered classification
     model; ``weights``, SHA-256 of the safetensors file with all of its tensors but the last linear layer's
-    (which may be there and is not used).
+    (which may be there and is not used); ``centred`` (false), see :class:`medveil_imaging.heads.Head`.
 
     Raises:
         BadModel: no such encoder, or ``weights`` is no SHA-256.
         NoEncoder, BadEncoder: the file is missing, damaged or for another network.
     """
-    chosen = read_options(NAME, options, {"encoder": "densenet121", "weights": ""})
+    chosen = read_options(NAME, options, {"encoder": "densenet121", "weights": "", "centred": False})
     encoder, digest = str(chosen["encoder"]), str(chosen["weights"])
     if not re.fullmatch(r"[0-9a-f]{64}", digest):
         raise BadModel(name=NAME, problem="option 'weights' must be the SHA-256 of a file, in 64 hex digits")
@@ -178,4 +178,4 @@ def frozen_encoder(shape: ModelShape, options: Options) -> nn.Module:
                     name=encoder_path(digest).name, problem=f"its tensors are not those of '{encoder}'"
                 )
             parameter.copy_(torch.from_numpy(value))
-    return FrozenEncoder(network, width, shape.outputs)
+    return FrozenEncoder(network, width, shape.outputs, centred=bool(chosen["centred"]))

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from medveil_imaging.heads import Head
 from medveil_imaging.models import MODELS, BadModel, ModelShape, Options, read_options, whole_number
 
 Float64 = NDArray[np.float64]
@@ -38,7 +39,7 @@ class WaveletHead(nn.Module):
     frozen_features = True
     """Tells a training engine that :meth:`features` may be computed once for a whole data set."""
 
-    def __init__(self, shape: ModelShape, *, scales: int, angles: int, grid: int) -> None:
+    def __init__(self, shape: ModelShape, *, scales: int, angles: int, grid: int, centred: bool) -> None:
         super().__init__()
         mean, deviation = noise_statistics(shape.size[0], shape.size[1], scales, angles, grid)
         public = {
@@ -50,8 +51,7 @@ class WaveletHead(nn.Module):
         }
         for name, value in public.items():
             self.register_buffer(name, torch.from_numpy(value.astype(np.float32)), persistent=False)
-        self.head = nn.Linear((1 + scales * angles) * grid * grid + 1, shape.outputs, bias=False)
-        nn.init.zeros_(self.head.weight)
+        self.head = Head((1 + scales * angles) * grid * grid + 1, shape.outputs, centred=centred)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Features (k, d) of z-scored images (k, 1, rows, columns): unit length, then the constant 0.3.
@@ -146,12 +146,12 @@ def wavelet_head(shape: ModelShape, options: Options) -> nn.Module:
     """Wavelet features and a linear head that starts at zero; 1,217 weights at one logit.
 
     Input (k, 1, rows, columns), output (k, outputs). Options ``scales`` (3), ``angles`` (6), ``grid`` (8);
-    for 28x28 pictures take scales 2, grid 7.
+    for 28x28 pictures take scales 2, grid 7. ``centred`` (false): see :class:`medveil_imaging.heads.Head`.
 
     Raises:
         BadModel: not 2-D, or the images are too small for the scales or the grid.
     """
-    chosen = read_options(NAME, options, {"scales": 3, "angles": 6, "grid": 8})
+    chosen = read_options(NAME, options, {"scales": 3, "angles": 6, "grid": 8, "centred": False})
     scales = whole_number(NAME, chosen, "scales", low=1, high=6)
     angles = whole_number(NAME, chosen, "angles", low=1, high=16)
     grid = whole_number(NAME, chosen, "grid", low=1, high=32)
@@ -159,4 +159,4 @@ def wavelet_head(shape: ModelShape, options: Options) -> nn.Module:
         raise BadModel(name=NAME, problem="it is for films (2-D images) only")
     if min(shape.size) < max(grid, 4 * 2**scales):
         raise BadModel(name=NAME, problem="the images are too small for its 'scales' or 'grid'")
-    return WaveletHead(shape, scales=scales, angles=angles, grid=grid)
+    return WaveletHead(shape, scales=scales, angles=angles, grid=grid, centred=bool(chosen["centred"]))
