@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import replace
-from typing import Any, BinaryIO, ParamSpec, TypeVar
+from typing import Any, BinaryIO, Literal, ParamSpec, TypeVar
 
 from aggregator.blobs import Blobs, StorageFailed
 from aggregator.problems import NotFound
@@ -24,7 +24,7 @@ from aggregator.workers import attempt as attempt_job
 from medveil.errors import Error
 from medveil.identity import verify
 from medveil.log import get_logger
-from medveil.messages import PlanOffer, PlanOffers, Work
+from medveil.messages import AuditHead, PlanOffer, PlanOffers, Work
 from medveil.metrics import headline, noise_in_sum, summarise
 from medveil.plan import NotApproved, check_approvals
 from medveil.rounds import ModelVersion, Phase, RoundKind
@@ -112,7 +112,7 @@ class Coordinator:
                         approvals=self._store.approvals(plan.id),
                     )
                 )
-        return PlanOffers(offers=tuple(offers))
+        return PlanOffers(offers=tuple(offers), head=self._audit_head())
 
     def approve(self, plan_id: str, name: str, signature: bytes) -> None:
         """Keep a hospital's approval. Raises: NotFound, BadSignature."""
@@ -128,7 +128,8 @@ class Coordinator:
         run = self._run(plan_id, name)
         attempt, member = run.attempt, run.plan.member(name)
         if attempt is None or member is None:
-            return Work(token=run.token, status="finished" if run.finished else "waiting")
+            status: Literal["finished", "waiting"] = "finished" if run.finished else "waiting"
+            return Work(token=run.token, status=status, head=self._audit_head())
         view = server.view(attempt.state, member.index)
         invited = member.index in attempt.state.invited
         return Work(
@@ -140,7 +141,13 @@ class Coordinator:
             phase=attempt.state.phase.value,
             model=attempt.state.setting.context.model,
             payload=b"" if view is None else view.to_bytes(),
+            head=self._audit_head(),
         )
+
+    def _audit_head(self) -> AuditHead:
+        """The audit log's head, for the hospital to keep."""
+        head = self._store.witnessed()
+        return AuditHead(number=head.number, hash=head.hash, key=self._admin_key, signature=head.signature)
 
     def token(self, plan_id: str, name: str) -> str:
         """The token of :meth:`work` alone. Raises: NotFound."""

@@ -186,6 +186,16 @@ class Store:
         """Head of the audit log after this process's last change."""
         return self._head
 
+    def witnessed(self) -> Head:
+        """A head for others to keep: never older than one that any process on this database gave before.
+
+        A process that has lost the lead may not know yet; on SQLite nobody takes it while the process lives.
+        """
+        if self._database.is_postgres:
+            with self._database.read() as tx:
+                return _head(tx)
+        return self._head
+
     def close(self) -> None:
         """Give the database back, and the lead."""
         self._database.close()
@@ -399,6 +409,11 @@ class Store:
             if len(some) < 1000:
                 return
             after = some[-1].number
+
+    @property
+    def admin_key(self) -> bytes:
+        """The public key that signs the audit log."""
+        return self._signer.public_key
 
     def verify_log(self, heads: Iterable[Head] = ()) -> Head:
         """Check the whole audit log, and every row of every table against it; its head.

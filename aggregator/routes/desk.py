@@ -79,10 +79,6 @@ class Desk:
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, safely)
 
-    def witness(self) -> dict[str, str]:
-        """The audit log's head, for the hospital to keep: who has it notices a log cut or rolled back."""
-        return {"MedVeil-Audit-Head": self.store.head.header()}
-
     def announce(self) -> None:
         """Wake every long poll."""
         self._changed.set()
