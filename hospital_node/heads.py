@@ -32,7 +32,7 @@ class AuditRolledBack(RemoteProtocolError):
     def __init__(self, *, number: int, held: int) -> None:
         super().__init__(
             what=f"The aggregator's audit log ends at entry {number}; this node has seen entry {held}.",
-            meaning="Entries are gone: a backup was put back, or the log was cut. This node joins no attempt.",
+            meaning="Entries are gone: a backup was put back, or it was cut. This node joins no attempt.",
             remedy="Telephone the admin. After an honest restore: medveil node heads --accept NUMBER:HASH.",
         )
 
@@ -59,7 +59,7 @@ class AuditKeyChanged(RemoteProtocolError):
         super().__init__(
             what="The aggregator's audit log is not signed with the admin key that this node has pinned.",
             meaning="It is another aggregator, or the log was signed anew. This node joins no attempt.",
-            remedy="Telephone the admin. If it is right: medveil node heads --accept HEAD --new-key FINGERPRINT.",
+            remedy="Telephone the admin. If right: medveil node heads --accept HEAD --new-key FINGERPRINT.",
         )
 
 
@@ -72,7 +72,7 @@ class AuditWithheld(RemoteProtocolError):
         super().__init__(
             what=f"The aggregator withholds the head of its audit log: {reason}.",
             meaning="What it does now could be left out of the log. This node joins no attempt.",
-            remedy="Do both run the same version? Tell the admin, then: medveil node heads --accept NUMBER:HASH.",
+            remedy="Is it the same version? Tell the admin, then: medveil node heads --accept NUMBER:HASH.",
         )
 
 
@@ -120,8 +120,8 @@ class Heads:
         Args:
             plan, attempt: the attempt that this node is asked to in the same answer. Its opening is an entry,
                 so the head must be newer than any that an earlier attempt came with.
-        Raises: AuditKeyChanged, AuditRolledBack, AuditForked, AuditWithheld: then an alarm stands, unless no head
-            was known before. While an alarm stands, heads are not looked at.
+        Raises: AuditKeyChanged, AuditRolledBack, AuditForked, AuditWithheld: then an alarm stands, unless no
+            head was known before. While an alarm stands, heads are not looked at.
         """
         if self._journal.head_alarm() is not None:
             return
