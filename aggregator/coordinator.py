@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Literal, ParamSpec, TypeVar
 
 from aggregator.blobs import Blobs, StorageFailed
 from aggregator.problems import NotFound
-from aggregator.runs import Attempt, Publication, Run, UnmaskingLost, WrongRound
+from aggregator.runs import Attempt, Publication, Run, UnmaskingLost, UnmaskingStuck, WrongRound
 from aggregator.store import AttemptKey, Store
 from aggregator.unmasking import Summing, WrongLength, segment_lengths, sum_segment
 from aggregator.versions import Made, Making, Step, make, now, sum_and_make
@@ -44,7 +44,9 @@ MAX_EARLY_FAILURES = 20
 TOGETHER = 1
 """Sums of so many segments and their models are one job, for one worker."""
 MAX_LOST = 3
-"""Times a sum is handed to the workers again when they end without a result."""
+"""Times a sum is handed to the workers when they end without a result, or do not end."""
+WORK_LIMIT_S = 1800.0
+"""For one try at a sum: twenty times what 25 million parameters of 50 hospitals take on two cores."""
 
 
 class _JobFailed(Exception):
@@ -367,6 +369,7 @@ class Coordinator:
                 attempt.publication = self._begin(run, attempt)
             parts = attempt.publication.parts
             if not all(part.done() for part in parts):
+                self._check_patience(attempt.publication)
                 return
             if attempt.publication.made is None:
                 for part in parts:
@@ -374,6 +377,7 @@ class Coordinator:
                 making = self._making(run, attempt, attempt.publication.token)
                 attempt.publication.made = self._submit(make, making)
             if not attempt.publication.made.done():
+                self._check_patience(attempt.publication)
                 return
             made = self._expect(attempt.publication.made.result())
         except StorageFailed:
@@ -386,15 +390,30 @@ class Coordinator:
             self._end(run, attempt, "failed", report)
         except Error as error:
             self._end(run, attempt, "failed", self._blame(run, Failure(error.code)))
-        except Exception as error:  # a worker was killed, or a fault in our own code
+        except Exception as error:  # a worker was killed or hangs, or a fault in our own code
             attempt.publication, attempt.lost = None, attempt.lost + 1
-            key = attempt.key
-            log.error("unmasking.lost", plan=key.plan, round=key.round, reason=type(error).__name__)
+            key, stuck = attempt.key, isinstance(error, TimeoutError)
+            event = "unmasking.stuck" if stuck else "unmasking.lost"
+            log.error(event, plan=key.plan, round=key.round, reason=type(error).__name__)
             if attempt.lost >= MAX_LOST:
-                self._end(run, attempt, "failed", self._blame(run, Failure(UnmaskingLost.code)))
+                code = UnmaskingStuck.code if stuck else UnmaskingLost.code
+                self._end(run, attempt, "failed", self._blame(run, Failure(code)))
         else:
             attempt.phases["aggregate"] = self._clock() - attempt.publication.started
             self._store_result(run, attempt, made)
+
+    def _check_patience(self, publication: Publication) -> None:
+        """Replace all workers if one hangs for too long; jobs of other plans are made again, uncounted.
+
+        Raises: TimeoutError then.
+        """
+        if self._clock() - publication.started <= WORK_LIMIT_S:
+            return
+        self._workers.shutdown(wait=False)
+        for run in self._runs.values():
+            if run.attempt is not None:
+                run.attempt.publication = None
+        raise TimeoutError()
 
     def _begin(self, run: Run, attempt: Attempt) -> Publication:
         state, words, started = attempt.state, attempt.params.words, self._clock()

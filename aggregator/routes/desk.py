@@ -92,10 +92,9 @@ class Desk:
     async def next_change(self, timeout_s: float) -> None:
         """Wait until something changes, at most ``timeout_s``."""
         changed = self._changed
-        try:
-            await asyncio.wait_for(changed.wait(), timeout_s)
-        except TimeoutError:
-            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):  # wait_for may lose a cancellation that comes with it
+                await changed.wait()
 
     async def pause(self, seconds: float) -> None:
         """Sleep, but no longer than until :meth:`hurry` is called."""
@@ -148,7 +147,10 @@ class Desk:
 
         What was read before is used again only if the database file was not written since, by anybody.
         """
-        written = self._file.stat().st_mtime_ns if isinstance(self._file, Path) else None
+        written = None
+        if isinstance(self._file, Path):
+            with suppress(OSError):  # gone or out of reach: the database itself says so below
+                written = self._file.stat().st_mtime_ns
         if written is not None and written == self._known_at and name in self._known:
             return self._known[name]
         found = await self.look_up(lambda: self.register.party(name))
