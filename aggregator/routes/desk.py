@@ -120,7 +120,7 @@ class Desk:
         Args:
             certificate: whether a hospital must show its client certificate, where they are asked for.
         Raises: BadSignature, StaleRequest, UnknownSender, Revoked, Replayed, BadToken, NotAllowed,
-            WrongCertificate, TooManyRequests, Overloaded, TooLarge, BrokenOff.
+            WrongCertificate, TooManyRequests, Overloaded, TooLarge, BrokenOff, StorageFailed.
         """
         if "authorization" in request.headers:
             party, proof = await self._by_token(request), None
@@ -135,6 +135,9 @@ class Desk:
             raise WrongCertificate()
         leases = leases_of(request)
         self.quotas.admit(party.name, leases)
+        if proof is not None and self.gatekeeper.outlives(proof):
+            kept = proof
+            await self.look_up(lambda: self.gatekeeper.keep(kept))
         body = await read_body(request, limit, self.memory, leases)
         if proof is not None:
             proof.check_body(body)

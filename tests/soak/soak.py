@@ -3,8 +3,8 @@
 An aggregator and its standby on one database, four hospitals, and a line between them that is cut at any
 moment. Study after study is played. One process after another is killed (SIGKILL) and started again;
 hospital-1 is spared, so that its memory and its open files can be watched for the whole run. Whatever a cut
-loses is sent again by the nodes, so requests arrive twice and answers late. At the end all invariants that
-can be read from the folders is checked. Figures of the run are printed; the exit status is 0 only if all held.
+loses is sent again by the nodes, so requests arrive twice and answers late. At the end every invariant is
+checked that folders can show. Figures of the run are printed; the exit status is 0 only if all held.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ STUDY_LIMIT_S = 600.0
 """Above the deadlines of every attempt that a study may take while its processes are being killed."""
 WARM_UP_S = 60.0
 MAX_GROWTH_MIB_PER_H, MAX_MORE_FILES = 1.0, 10
-"""The slope is held against its mark where a process lived for an hour; before that it shows caches filling."""
+"""The slope is held against its mark after an hour of life; before that it shows caches filling."""
 ERRORS_OF_A_KILL = frozenset({"standby.failed", "lead.lost", "storage.failed"})
 
 
