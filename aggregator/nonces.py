@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from aggregator.blobs import StorageFailed, write_durably
+from aggregator.crashpoints import step
 from medveil.identity import RequestProof
 
 Used = tuple[str, str]
@@ -28,15 +29,13 @@ class EarlyNonces:
 
     def __init__(self, path: Path) -> None:
         self._path, self._lock = path, threading.Lock()
-        try:
-            text = path.read_text(encoding="ascii") if path.exists() else ""
-        except (OSError, ValueError) as error:
-            raise StorageFailed() from error
         self.existed = path.exists()
         """Whether an aggregator has worked here before."""
-        self._lines = list(_whole(text))
-        if not self.existed:
-            write_durably(path, b"")
+        try:
+            path.touch(mode=0o600)
+            self._lines = list(_whole(path.read_text(encoding="ascii")))
+        except (OSError, ValueError) as error:
+            raise StorageFailed() from error
 
     def used(self, since: int) -> Iterator[Used]:
         """What was used and is not stale for a process that began at ``since``."""
@@ -54,8 +53,9 @@ class EarlyNonces:
             try:
                 handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
                 try:
-                    os.write(handle, _text(line).encode("ascii"))
-                    os.fsync(handle)
+                    with step("nonce.keep"):
+                        os.write(handle, _text(line).encode("ascii"))
+                        os.fsync(handle)
                 finally:
                     os.close(handle)
             except OSError as error:
