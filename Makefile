@@ -13,11 +13,12 @@ PROCESSES ?= 2
 
 # make demo takes: DATA=<folder of sites> TASK=classification|segmentation ARGS="--kill hospital-3@2 ..."
 DATA ?=
+MINUTES ?= 10
 TASK ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check lint types imports bench mutants doctor lock clean
+.PHONY: help install demo test test-all check lint types imports bench soak mutants doctor lock clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -62,6 +63,9 @@ types: $(STAMP)
 bench: $(STAMP) ## Run every benchmark and print its table (DATA=<folder of the real data sets>)
 	@set -e; for file in tests/benchmarks/*.py; do echo "== $$file"; \
 	  $(BIN)/python $$file $(if $(DATA),--data "$(DATA)") $(ARGS); done
+
+soak: $(STAMP) ## Play studies for MINUTES=10 while processes are killed, then check every invariant
+	$(BIN)/python tests/soak/soak.py --minutes $(MINUTES) $(ARGS)
 
 mutants: $(STAMP) ## Change the secure sum in 2000 ways and list what no test notices (pip install mutmut first)
 	$(BIN)/mutmut run $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -16,6 +17,7 @@ from aggregator.blobs import Blobs
 from aggregator.coordinator import Coordinator
 from aggregator.limits import Gate
 from aggregator.metrics import Metrics
+from aggregator.nonces import EarlyNonces
 from aggregator.problems import on_bad_address, on_error, on_fault
 from aggregator.routes import hospitals, people
 from aggregator.routes.desk import Desk
@@ -100,10 +102,13 @@ def open_desk(settings: Settings, workers: Workers) -> Desk | None:
         blobs = Blobs(settings.folder)
         blobs.sweep()
         coordinator = Coordinator(store, blobs, admin_key=admin.public_key, workers=workers)
+        early = EarlyNonces(settings.folder / "nonces")
+        if early.existed:  # what another process took in this very second is stale from the next one on
+            time.sleep(1 - time.time() % 1)
+        return Desk(store, coordinator, Gatekeeper(early=early), settings)
     except Exception:
         store.close()
         raise
-    return Desk(store, coordinator, Gatekeeper(), settings)
 
 
 async def _keep_going(app: FastAPI, settings: Settings, workers: Workers) -> None:

@@ -8,15 +8,14 @@ was cut, rolled back or written anew; that is what the hospitals' copies are for
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from medveil.errors import Error
-from medveil.identity import BadSignature, Identity, verify
+from medveil.identity import BadSignature, Identity
 from medveil.ids import canonical, digest
+from medveil.messages import check_audit_head
 
 START = bytes(32)
 DETAILS = frozenset("row role kind outcome reason model bytes rows schema lead head".split())
@@ -58,22 +57,19 @@ class Head:
     number: int
     hash: bytes
     signature: bytes = b""
+    holder: str = field(default="", compare=False)
+    """Who has seen it, for the words of a contradiction."""
 
     def __str__(self) -> str:
         return f"{self.number}:{self.hash.hex()}"
 
-    def header(self) -> str:
-        """As an HTTP header's value, with the signature."""
-        return f"{self}:{base64.b64encode(self.signature).decode()}"
-
     @classmethod
     def parse(cls, text: str) -> Head:
-        """Read ``str(head)`` or :meth:`header` back. Raises: BadHead."""
-        number, _, rest = text.strip().partition(":")
-        name, _, signature = rest.partition(":")
+        """Read ``str(head)`` back. Raises: BadHead."""
+        number, _, name = text.strip().partition(":")
         try:
-            head = cls(int(number), bytes.fromhex(name), base64.b64decode(signature, validate=True))
-        except (ValueError, binascii.Error) as error:
+            head = cls(int(number), bytes.fromhex(name))
+        except ValueError as error:
             raise BadHead() from error
         if head.number < 1 or len(head.hash) != 32:
             raise BadHead()
@@ -81,7 +77,11 @@ class Head:
 
     def check(self, admin_key: bytes) -> None:
         """Raises: BadSignature unless the aggregator's admin key has signed this head."""
-        verify(admin_key, self.signature, "audit-entry", self.number.to_bytes(8, "big"), self.hash)
+        check_audit_head(admin_key, self.number, self.hash, self.signature)
+
+    def seen_by(self) -> str:
+        """Whose word it is."""
+        return f"a head that {self.holder} holds" if self.holder else "a known head"
 
 
 NOTHING = Head(0, START)
@@ -139,10 +139,12 @@ def checked(
 
     Raises: BadEntry at the first that is not what was written, or if the log ends before a known head.
     """
-    seen: dict[int, bytes] = {}
+    seen: dict[int, Head] = {}
     for head in heads:
-        if seen.setdefault(head.number, head.hash) != head.hash:
-            raise BadEntry(number=head.number, problem="two heads are known for it: the log was forked")
+        other = seen.setdefault(head.number, head)
+        if other.hash != head.hash:
+            whose = f"{other.seen_by()} and {head.seen_by()}"
+            raise BadEntry(number=head.number, problem=f"{whose} differ: the log was forked")
     for entry in entries:
         number = before.number + 1
         if entry.number != number:
@@ -155,13 +157,16 @@ def checked(
             entry.head.check(admin_key)
         except BadSignature as error:
             raise BadEntry(number=number, problem="it is not signed by the admin key") from error
-        if seen.pop(number, entry.hash) != entry.hash:
-            raise BadEntry(number=number, problem="a known head says otherwise, so the log was written anew")
+        known = seen.pop(number, None)
+        if known is not None and known.hash != entry.hash:
+            problem = f"{known.seen_by()} says otherwise, so the log was rolled back or written anew"
+            raise BadEntry(number=number, problem=problem)
         before = entry.head
         yield entry
     if seen:
-        problem = f"a known head says that there was one, but the log ends at {before.number}"
-        raise BadEntry(number=min(seen), problem=problem)
+        first = seen[min(seen)]
+        problem = f"{first.seen_by()} says that there was one, but the log ends at {before.number}"
+        raise BadEntry(number=first.number, problem=problem)
 
 
 class Reckoning:

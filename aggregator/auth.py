@@ -15,6 +15,7 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from aggregator.limits import BodyMemory
+from aggregator.nonces import EarlyNonces, Used
 from aggregator.problems import TooLarge
 from aggregator.store import Party
 from medveil.errors import RemoteProtocolError
@@ -77,14 +78,21 @@ class Gatekeeper:
     """Checks signatures and remembers nonces for as long as they could be replayed.
 
     Nonces live in memory. After a restart, requests signed before it are refused as stale, so nothing that
-    was used before can be used again.
+    was used before can be used again. Those whose time is still to come are kept on disk as well.
+
+    Args:
+        clock: Unix seconds.
+        early: nonces of the processes before this one; without it a fast clock's requests can be replayed
+            to the next process.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
+    def __init__(self, clock: Callable[[], float] = time.time, early: EarlyNonces | None = None) -> None:
+        self._clock, self._early = clock, early
         self._started = int(clock())
-        self._seen: set[tuple[str, str]] = set()
-        self._order: deque[tuple[float, tuple[str, str]]] = deque()
+        self._seen: set[Used] = set()
+        self._order: deque[tuple[float, Used]] = deque()
+        for used in early.used(self._started) if early is not None else ():
+            self._remember(used, clock())
 
     def admit(self, party: Party | None, proof: RequestProof, method: str, target: str) -> Party:
         """The sender, if the request's head is theirs, fresh and new. The body is still to be checked.
@@ -102,7 +110,16 @@ class Gatekeeper:
         self._remember((proof.sender, proof.nonce), now)
         return party
 
-    def _remember(self, nonce: tuple[str, str], now: float) -> None:
+    def outlives(self, proof: RequestProof) -> bool:
+        """Whether a restart would not make this request stale; then :meth:`keep` it first."""
+        return self._early is not None and proof.time >= int(self._clock()) + 1
+
+    def keep(self, proof: RequestProof) -> None:
+        """Write its nonce down, on any thread. Raises: StorageFailed."""
+        if self._early is not None:
+            self._early.keep(proof, now=self._clock())
+
+    def _remember(self, nonce: Used, now: float) -> None:
         while self._order and self._order[0][0] < now - 2 * FRESHNESS_S:
             self._seen.discard(self._order.popleft()[1])
         if nonce in self._seen:

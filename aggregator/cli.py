@@ -25,6 +25,7 @@ from aggregator.database import REVISIONS, Database, alone, schema_of
 from aggregator.settings import Settings
 from aggregator.store import Register, Role, Store, UnknownPerson
 from aggregator.tls import make_certificates
+from aggregator.witnesses import Witness, binding_heads
 from medveil.errors import BadFile, Error
 from medveil.identity import Identity
 from medveil.ids import fingerprint
@@ -318,15 +319,28 @@ def audit_verify(
     head: Annotated[
         list[str], typer.Option(help="A head that somebody else has seen (NUMBER:HASH); repeatable.")
     ] = [],  # noqa: B006
+    heads: Annotated[
+        list[Path], typer.Option(help="A file of 'medveil node heads --export'; repeatable.")
+    ] = [],  # noqa: B006
 ) -> None:
-    """Check every audit entry, and every row of the database against the log."""
+    """Check every audit entry, every row against the log, and the log against those who have seen it."""
+    known = [Head.parse(h) for h in head]
+    witnesses = [Witness.read(path) for path in heads]
     store = open_store(configuration.load(folder))
     try:
-        newest = store.verify_log([Head.parse(h) for h in head])
+        binding, given_up = binding_heads(witnesses, store.entries(), store.admin_key)
+        newest = store.verify_log([*known, *binding])
     finally:
         store.close()
     console.print("The audit log is whole, and the database holds what it says. Its head:")
     console.print(f"  {newest}")
+    console.print(f"  signed with the key of fingerprint {fingerprint(store.admin_key)}")
+    for witness in witnesses:
+        console.print(f"  {witness.node}: {len(witness.heads)} heads agree")
+    if given_up:
+        console.print(
+            f"  {given_up} of them were lost in a restore that the log names and the operators accepted."
+        )
 
 
 @audit.command("show")

@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import replace
-from typing import Any, BinaryIO, ParamSpec, TypeVar
+from typing import Any, BinaryIO, Literal, ParamSpec, TypeVar
 
 from aggregator.blobs import Blobs, StorageFailed
 from aggregator.problems import NotFound
-from aggregator.runs import Attempt, Publication, Run, UnmaskingLost, WrongRound
+from aggregator.runs import Attempt, Publication, Run, UnmaskingLost, UnmaskingStuck, WrongRound
 from aggregator.store import AttemptKey, Store
 from aggregator.unmasking import Summing, WrongLength, segment_lengths, sum_segment
 from aggregator.versions import Made, Making, Step, make, now, sum_and_make
@@ -24,7 +24,7 @@ from aggregator.workers import attempt as attempt_job
 from medveil.errors import Error
 from medveil.identity import verify
 from medveil.log import get_logger
-from medveil.messages import PlanOffer, PlanOffers, Work
+from medveil.messages import AuditHead, PlanOffer, PlanOffers, Work
 from medveil.metrics import headline, noise_in_sum, summarise
 from medveil.plan import NotApproved, check_approvals
 from medveil.rounds import ModelVersion, Phase, RoundKind
@@ -44,7 +44,9 @@ MAX_EARLY_FAILURES = 20
 TOGETHER = 1
 """Sums of so many segments and their models are one job, for one worker."""
 MAX_LOST = 3
-"""Times a sum is handed to the workers again when they end without a result."""
+"""Times a sum is handed to the workers when they end without a result, or do not end."""
+WORK_LIMIT_S = 1800.0
+"""For one try at a sum: twenty times what 25 million parameters of 50 hospitals take on two cores."""
 
 
 class _JobFailed(Exception):
@@ -112,7 +114,7 @@ class Coordinator:
                         approvals=self._store.approvals(plan.id),
                     )
                 )
-        return PlanOffers(offers=tuple(offers))
+        return PlanOffers(offers=tuple(offers), head=self._audit_head())
 
     def approve(self, plan_id: str, name: str, signature: bytes) -> None:
         """Keep a hospital's approval. Raises: NotFound, BadSignature."""
@@ -128,7 +130,8 @@ class Coordinator:
         run = self._run(plan_id, name)
         attempt, member = run.attempt, run.plan.member(name)
         if attempt is None or member is None:
-            return Work(token=run.token, status="finished" if run.finished else "waiting")
+            status: Literal["finished", "waiting"] = "finished" if run.finished else "waiting"
+            return Work(token=run.token, status=status, head=self._audit_head())
         view = server.view(attempt.state, member.index)
         invited = member.index in attempt.state.invited
         return Work(
@@ -140,7 +143,13 @@ class Coordinator:
             phase=attempt.state.phase.value,
             model=attempt.state.setting.context.model,
             payload=b"" if view is None else view.to_bytes(),
+            head=self._audit_head(),
         )
+
+    def _audit_head(self) -> AuditHead:
+        """The audit log's head, for the hospital to keep."""
+        head = self._store.witnessed()
+        return AuditHead(number=head.number, hash=head.hash, key=self._admin_key, signature=head.signature)
 
     def token(self, plan_id: str, name: str) -> str:
         """The token of :meth:`work` alone. Raises: NotFound."""
@@ -360,6 +369,7 @@ class Coordinator:
                 attempt.publication = self._begin(run, attempt)
             parts = attempt.publication.parts
             if not all(part.done() for part in parts):
+                self._check_patience(attempt.publication)
                 return
             if attempt.publication.made is None:
                 for part in parts:
@@ -367,6 +377,7 @@ class Coordinator:
                 making = self._making(run, attempt, attempt.publication.token)
                 attempt.publication.made = self._submit(make, making)
             if not attempt.publication.made.done():
+                self._check_patience(attempt.publication)
                 return
             made = self._expect(attempt.publication.made.result())
         except StorageFailed:
@@ -379,15 +390,30 @@ class Coordinator:
             self._end(run, attempt, "failed", report)
         except Error as error:
             self._end(run, attempt, "failed", self._blame(run, Failure(error.code)))
-        except Exception as error:  # a worker was killed, or a fault in our own code
+        except Exception as error:  # a worker was killed or hangs, or a fault in our own code
             attempt.publication, attempt.lost = None, attempt.lost + 1
-            key = attempt.key
-            log.error("unmasking.lost", plan=key.plan, round=key.round, reason=type(error).__name__)
+            key, stuck = attempt.key, isinstance(error, TimeoutError)
+            event = "unmasking.stuck" if stuck else "unmasking.lost"
+            log.error(event, plan=key.plan, round=key.round, reason=type(error).__name__)
             if attempt.lost >= MAX_LOST:
-                self._end(run, attempt, "failed", self._blame(run, Failure(UnmaskingLost.code)))
+                code = UnmaskingStuck.code if stuck else UnmaskingLost.code
+                self._end(run, attempt, "failed", self._blame(run, Failure(code)))
         else:
             attempt.phases["aggregate"] = self._clock() - attempt.publication.started
             self._store_result(run, attempt, made)
+
+    def _check_patience(self, publication: Publication) -> None:
+        """Replace all workers if one hangs for too long; jobs of other plans are made again, uncounted.
+
+        Raises: TimeoutError then.
+        """
+        if self._clock() - publication.started <= WORK_LIMIT_S:
+            return
+        self._workers.shutdown(wait=False)
+        for run in self._runs.values():
+            if run.attempt is not None:
+                run.attempt.publication = None
+        raise TimeoutError()
 
     def _begin(self, run: Run, attempt: Attempt) -> Publication:
         state, words, started = attempt.state, attempt.params.words, self._clock()

@@ -18,6 +18,7 @@ STEPS = frozenset(
     blob.write blob.sync blob.rename blob.sync-folder blob.forget
     commit.add_token commit.enrol commit.add_plan commit.finish_plan commit.add_approval
     commit.open_attempt commit.add_event commit.end_attempt
+    nonce.keep
     commit.begin_log commit.lead commit.probe commit.restored
     commit.add_api_token commit.revoke_api_token commit.revoke commit.grant commit.withdraw
     """.split()

@@ -45,7 +45,8 @@ class Readiness:
     async def _fails(self, name: str) -> bool:
         work = asyncio.get_running_loop().run_in_executor(self._thread, self._parts[name])
         try:
-            await asyncio.wait_for(work, PATIENCE_S)
+            async with asyncio.timeout(PATIENCE_S):
+                await work
         except Exception as error:  # whatever it is, the part does not work
             log.error("part.failed", kind=name, reason=type(error).__name__)
             return True

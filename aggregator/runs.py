@@ -43,6 +43,19 @@ class UnmaskingLost(RemoteProtocolError):
         )
 
 
+class UnmaskingStuck(RemoteProtocolError):
+    """A process that unmasks a sum did not come to an end."""
+
+    code = "unmasking-stuck"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="The worker processes did not unmask a sum in time, several times.",
+            meaning="They were replaced each time. The attempt ended and nothing was published.",
+            remedy="Does the disk with the aggregator's folder answer? Has the machine enough memory?",
+        )
+
+
 @dataclass
 class Publication:
     """A finished attempt on its way to a result: jobs in the hands of the workers."""
@@ -76,7 +89,7 @@ class Attempt:
     """Who returned other shares than it was dealt."""
     publication: Publication | None = None
     lost: int = 0
-    """How often a worker ended without the result of its job."""
+    """How often a worker ended without the result of its job, or did not end."""
 
 
 @dataclass

@@ -105,6 +105,12 @@ class NotLeading(Error):
         )
 
 
+_INSERT = {table: table.insert() for table in META.tables.values()}
+"""Made once: building a statement takes longer than running it, and every message runs two."""
+_NEWEST = sa.select(AUDIT.c.number, AUDIT.c.hash, AUDIT.c.signature).order_by(AUDIT.c.number.desc()).limit(1)
+_LEAD = sa.select(SETTINGS.c.value).where(SETTINGS.c.key == "lead")
+
+
 class _Change:
     """One write transaction. Rows can be changed only together with their audit entries."""
 
@@ -115,7 +121,7 @@ class _Change:
 
     def insert(self, table: sa.Table, values: Mapping[str, Any], action: str, **details: Detail) -> None:
         """A new row and its entry."""
-        self.tx.execute(table.insert().values(**values))
+        self.tx.execute(_INSERT[table], dict(values))
         self.add(action, _subject(table, values), row=row_digest(values[c.name] for c in table.c), **details)
 
     def update(
@@ -146,7 +152,7 @@ class _Change:
             subject=subject,
             details=details,
         )
-        self.tx.execute(AUDIT.insert().values(**asdict(entry)))
+        self.tx.execute(_INSERT[AUDIT], {c.name: getattr(entry, c.name) for c in AUDIT.c})
         self.head = entry.head
 
 
@@ -184,6 +190,16 @@ class Store:
     @property
     def head(self) -> Head:
         """Head of the audit log after this process's last change."""
+        return self._head
+
+    def witnessed(self) -> Head:
+        """A head for others to keep: never older than one that any process on this database gave before.
+
+        A process that has lost the lead may not know yet; on SQLite nobody takes it while the process lives.
+        """
+        if self._database.is_postgres:
+            with self._database.read() as tx:
+                return _head(tx)
         return self._head
 
     def close(self) -> None:
@@ -400,6 +416,11 @@ class Store:
                 return
             after = some[-1].number
 
+    @property
+    def admin_key(self) -> bytes:
+        """The public key that signs the audit log."""
+        return self._signer.public_key
+
     def verify_log(self, heads: Iterable[Head] = ()) -> Head:
         """Check the whole audit log, and every row of every table against it; its head.
 
@@ -451,15 +472,12 @@ def _entries(tx: sa.Connection, after: int, limit: int | None = None) -> Iterato
 
 
 def _head(tx: sa.Connection) -> Head:
-    newest = (
-        sa.select(AUDIT.c.number, AUDIT.c.hash, AUDIT.c.signature).order_by(AUDIT.c.number.desc()).limit(1)
-    )
-    row = tx.execute(newest).first()
+    row = tx.execute(_NEWEST).first()
     return NOTHING if row is None else Head(*row)
 
 
 def _lead(tx: sa.Connection) -> str:
-    return str(tx.execute(sa.select(SETTINGS.c.value).where(SETTINGS.c.key == "lead")).scalar_one())
+    return str(tx.execute(_LEAD).scalar_one())
 
 
 def _hash(token: str) -> str:

@@ -85,21 +85,18 @@ class Workers(Executor):
         return self._pool.submit(job, *args, **kwargs)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
-        """End every worker at once; an unfinished job is not lost, it is made again from what is stored."""
+        """End every worker at once; an unfinished job is not lost, it is made again from what is stored.
+
+        Args:
+            wait: until they have ended. One that hangs in the kernel, on a dead disk, cannot be waited for.
+        """
         if self._pool is None:
             return
-        # A pool that is told to end while its workers die may wait for ever on a pipe that nobody reads. One
-        # that has noticed their death closes the pipe: so a last job, which ends with its worker only, tells
-        # when it has.
-        with suppress(BrokenProcessPool):
-            last = self._pool.submit(signal.pause)
-            for process in self._context.started:
-                if process.is_alive():
-                    process.kill()
-            last.exception()
-        self._pool.shutdown()
-        self._pool = None
-        self._context.started.clear()
+        ending = threading.Thread(target=_end, args=(self._pool, self._context.started), daemon=True)
+        self._pool, self._context = None, _Remembering()
+        ending.start()
+        if wait:
+            ending.join()
 
 
 class _Remembering(SpawnContext):
@@ -112,6 +109,19 @@ class _Remembering(SpawnContext):
     def Process(self, *args: Any, **kwargs: Any) -> SpawnProcess:  # type: ignore[override]
         self.started.append(SpawnProcess(*args, **kwargs))
         return self.started[-1]
+
+
+def _end(pool: ProcessPoolExecutor, processes: list[SpawnProcess]) -> None:
+    # A pool that is told to end while its workers die may wait for ever on a pipe that nobody reads. One
+    # that has noticed their death closes the pipe: so a last job, which ends with its worker only, tells
+    # when it has.
+    with suppress(BrokenProcessPool):
+        last = pool.submit(signal.pause)
+        for process in processes:
+            if process.is_alive():
+                process.kill()
+        last.exception()
+    pool.shutdown()
 
 
 def _begin() -> None:

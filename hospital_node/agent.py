@@ -19,6 +19,7 @@ import numpy as np
 
 from hospital_node.desk import Contribution, Desk
 from hospital_node.governance import PlanRefused, binding, check_plan, read_offer, register
+from hospital_node.heads import AuditKeyChanged, Heads
 from hospital_node.kept import LABEL, Kept
 from hospital_node.ledger import Ledger
 from hospital_node.lineage import Lineage, Witness, WrongModel
@@ -95,6 +96,7 @@ class PlanAgent:
         self._attempt: Attempt | None = None
         self._sat_out: tuple[int, int] | None = None
         self._lineage = Lineage(plan, node.models, journal, transport)
+        self._heads = Heads(journal)
 
     async def follow(self) -> None:
         """Answer phase after phase until the plan is finished.
@@ -123,7 +125,10 @@ class PlanAgent:
 
     async def _polled(self, poll: asyncio.Future[Work]) -> Work:
         try:
-            return await poll
+            work = await poll
+            attempt = (work.round, work.attempt) if work.status == "running" else None
+            self._heads.take(work.head, plan=self._plan.id, attempt=attempt)
+            return work
         except RemoteProtocolError:
             await asyncio.sleep(IDLE_S)  # a refusal of every poll must not become a flood of them
             raise
@@ -168,6 +173,7 @@ class PlanAgent:
         self._sat_out = (work.round, work.attempt)  # until the keys are out: a failed start is not repeated
         kind = _parsed(RoundKind, work.kind)
         self._check_round(work, kind)
+        self._heads.check_alarm()
         self._lineage.check_alarm()
         self._journal.join(self._plan.id, work.round, work.attempt)
         vector = await self._lineage.reach(work.model, number=work.round, attempt=work.attempt)
@@ -305,11 +311,18 @@ async def _next_plan(
     finished: set[str],
 ) -> Plan | None:
     """The first approved plan that is not finished, is binding, and is within policy and budget."""
-    offers = {}
-    for offer in (await transport.offers()).offers:
+    offers, answer, heads = {}, await transport.offers(), Heads(journal)
+    heads.take(answer.head)
+    for offer in answer.offers:
         try:
+            if offer.admin_key != heads.key:
+                raise AuditKeyChanged()
             offers[read_offer(offer).id] = offer
-        except (BadPlan, PlanRefused) as error:  # another plan's fault must not stop this hospital's studies
+        except (
+            BadPlan,
+            PlanRefused,
+            AuditKeyChanged,
+        ) as error:  # another plan's fault must not stop this hospital's studies
             log.warning("offer.refused", code=error.code)
     for plan, signature in journal.approved():
         if plan.id in finished or plan.id not in offers:

@@ -403,3 +403,45 @@ def lineage(
             console.print(f"             own version {alarm.version}  {alarm.computed}")
             console.print(f"             named model    {alarm.claimed}")
     raise typer.Exit(1 if any(alarms) else 0)
+
+
+@app.command()
+def heads(
+    export: Annotated[
+        Path | None, typer.Option(help="Write all that is kept into a file, for the admin or the auditor.")
+    ] = None,
+    accept: Annotated[
+        str | None,
+        typer.Option(help="NUMBER:HASH as the admin read it out: take an alarm away, go on there."),
+    ] = None,
+    new_key: Annotated[
+        str, typer.Option(help="With --accept: fingerprint of a new admin key, as the admin read it out.")
+    ] = "",
+    folder: Folder = DEFAULT,
+) -> None:
+    """Show what this node has seen of the aggregator's audit log, and whether it was ever contradicted."""
+    from hospital_node.heads import Heads
+    from hospital_node.store import Journal
+
+    node = Node.load(folder)
+    journal = Journal(node.journal)
+    seen = Heads(journal)
+    try:
+        if accept is not None:
+            seen.accept(accept, new_key=new_key)
+        if export is not None:
+            export.write_text(seen.export(node.settings.name))
+        kept, newest, alarm = journal.heads(), journal.newest_head(), journal.head_alarm()
+    finally:
+        journal.close()
+    if newest is None:
+        console.print("No head of the aggregator's audit log has been seen yet.")
+    else:
+        console.print(f"newest head  {newest.number}:{newest.hash.hex()}   ({len(kept)} kept)")
+        console.print(f"admin key    fingerprint {fingerprint(newest.key)}")
+    if alarm is not None:
+        console.print(f"[bold red]ALARM[/]        {alarm.about}")
+        if alarm.hash:
+            console.print(f"             shown  {alarm.number}:{alarm.hash.hex()}")
+            console.print(f"             signed with a key of fingerprint {fingerprint(alarm.key)}")
+    raise typer.Exit(0 if alarm is None else 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -42,6 +43,35 @@ ALARMS = sa.Table(
     sa.Column("claimed", sa.String, nullable=False),
     sa.Column("computed", sa.String, nullable=False),
 )
+HEADS = sa.Table(
+    "heads",
+    META,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("kind", sa.String, nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("hash", sa.LargeBinary, nullable=False),
+    sa.Column("signature", sa.LargeBinary, nullable=False),
+    sa.Column("key", sa.LargeBinary, nullable=False),
+    sa.Column("seen", sa.Float, nullable=False),
+    sa.Column("about", sa.String, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A head of the aggregator's audit log, and how this node came by it."""
+
+    kind: str
+    """``first``, ``attempt`` and ``newest`` were taken, ``refused`` is an alarm, ``accepted`` ends one."""
+    number: int
+    hash: bytes
+    signature: bytes
+    key: bytes
+    seen: float
+    """Unix seconds, by this node's clock."""
+    about: str
+    """The attempt it came with (plan, space, round.attempt), or the alarm's code."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +179,54 @@ class Journal:
         """The operator has looked into it."""
         with self._engine.begin() as tx:
             tx.execute(ALARMS.delete().where(ALARMS.c.plan == plan))
+
+    def keep_head(self, seen: Seen) -> None:
+        """Add a head of the audit log. Only a row of the kind ``newest`` is ever replaced, by the next."""
+        with self._engine.begin() as tx:
+            if seen.kind not in ("refused", "accepted"):
+                tx.execute(HEADS.delete().where(HEADS.c.kind == "newest", HEADS.c.id > self._epoch(tx)))
+            tx.execute(HEADS.insert().values(**asdict(seen)))
+
+    def heads(self) -> list[Seen]:
+        """Every head that is kept, in the order they came."""
+        with self._engine.connect() as tx:
+            return [_seen(row) for row in tx.execute(sa.select(HEADS).order_by(HEADS.c.id))]
+
+    def newest_head(self) -> Seen | None:
+        """The newest head that was taken or accepted."""
+        wanted = sa.select(HEADS).where(HEADS.c.kind != "refused").order_by(HEADS.c.id.desc()).limit(1)
+        with self._engine.connect() as tx:
+            row = tx.execute(wanted).first()
+        return None if row is None else _seen(row)
+
+    def head_alarm(self) -> Seen | None:
+        """The refused head that nobody has looked into yet, if any."""
+        with self._engine.connect() as tx:
+            row = tx.execute(sa.select(HEADS).order_by(HEADS.c.id.desc()).limit(1)).first()
+        return _seen(row) if row is not None and row.kind == "refused" else None
+
+    def head_hashes(self, number: int) -> list[bytes]:
+        """The hashes under which a number is known, since the operator last accepted a head."""
+        with self._engine.connect() as tx:
+            after = HEADS.c.id >= self._epoch(tx)
+            return list(tx.scalars(sa.select(HEADS.c.hash).where(after, HEADS.c.number == number)))
+
+    def attempt_head(self, plan: str) -> Seen | None:
+        """The head that a plan's last attempt came with, since the operator last accepted one."""
+        of_plan = HEADS.c.about.startswith(f"{plan} ", autoescape=True)
+        with self._engine.connect() as tx:
+            mine = sa.select(HEADS).where(HEADS.c.id >= self._epoch(tx), of_plan)
+            row = tx.execute(mine.order_by(HEADS.c.id.desc()).limit(1)).first()
+        return None if row is None else _seen(row)
+
+    def _epoch(self, tx: sa.Connection) -> int:
+        """Where the heads begin that are compared: at the last one that the operator accepted."""
+        found = tx.scalar(sa.select(sa.func.max(HEADS.c.id)).where(HEADS.c.kind == "accepted"))
+        return found or 0
+
+
+def _seen(row: sa.Row[Any]) -> Seen:
+    return Seen(**{k: v for k, v in row._mapping.items() if k != "id"})
 
 
 def write_durably(path: Path, *parts: bytes | memoryview) -> None:

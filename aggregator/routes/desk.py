@@ -79,10 +79,6 @@ class Desk:
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, safely)
 
-    def witness(self) -> dict[str, str]:
-        """The audit log's head, for the hospital to keep: who has it notices a log cut or rolled back."""
-        return {"MedVeil-Audit-Head": self.store.head.header()}
-
     def announce(self) -> None:
         """Wake every long poll."""
         self._changed.set()
@@ -96,10 +92,9 @@ class Desk:
     async def next_change(self, timeout_s: float) -> None:
         """Wait until something changes, at most ``timeout_s``."""
         changed = self._changed
-        try:
-            await asyncio.wait_for(changed.wait(), timeout_s)
-        except TimeoutError:
-            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):  # wait_for may lose a cancellation that comes with it
+                await changed.wait()
 
     async def pause(self, seconds: float) -> None:
         """Sleep, but no longer than until :meth:`hurry` is called."""
@@ -125,7 +120,7 @@ class Desk:
         Args:
             certificate: whether a hospital must show its client certificate, where they are asked for.
         Raises: BadSignature, StaleRequest, UnknownSender, Revoked, Replayed, BadToken, NotAllowed,
-            WrongCertificate, TooManyRequests, Overloaded, TooLarge, BrokenOff.
+            WrongCertificate, TooManyRequests, Overloaded, TooLarge, BrokenOff, StorageFailed.
         """
         if "authorization" in request.headers:
             party, proof = await self._by_token(request), None
@@ -140,6 +135,9 @@ class Desk:
             raise WrongCertificate()
         leases = leases_of(request)
         self.quotas.admit(party.name, leases)
+        if proof is not None and self.gatekeeper.outlives(proof):
+            kept = proof
+            await self.look_up(lambda: self.gatekeeper.keep(kept))
         body = await read_body(request, limit, self.memory, leases)
         if proof is not None:
             proof.check_body(body)
@@ -152,7 +150,10 @@ class Desk:
 
         What was read before is used again only if the database file was not written since, by anybody.
         """
-        written = self._file.stat().st_mtime_ns if isinstance(self._file, Path) else None
+        written = None
+        if isinstance(self._file, Path):
+            with suppress(OSError):  # gone or out of reach: the database itself says so below
+                written = self._file.stat().st_mtime_ns
         if written is not None and written == self._known_at and name in self._known:
             return self._known[name]
         found = await self.look_up(lambda: self.register.party(name))

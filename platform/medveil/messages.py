@@ -12,6 +12,7 @@ import cbor2
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medveil.errors import RemoteProtocolError
+from medveil.identity import verify
 from medveil.ids import canonical
 from medveil.study import Name
 
@@ -78,6 +79,28 @@ class Enrol(Wire):
     public_key: Hash
 
 
+class AuditHead(Wire):
+    """The newest entry of the aggregator's audit log: who keeps it notices a log that was cut or forked."""
+
+    number: Annotated[int, Field(ge=1, lt=2**53)]
+    hash: Hash
+    key: Hash
+    """The admin's public key, which signs the log."""
+    signature: Annotated[bytes, Field(min_length=64, max_length=64)]
+
+    def check(self, key: bytes) -> None:
+        """Raises: BadSignature unless this key has signed the head."""
+        check_audit_head(key, self.number, self.hash, self.signature)
+
+    def __str__(self) -> str:
+        return f"{self.number}:{self.hash.hex()}"
+
+
+def check_audit_head(key: bytes, number: int, hash_: bytes, signature: bytes) -> None:
+    """Raises: BadSignature unless this key has signed the audit entry of that number and hash."""
+    verify(key, signature, "audit-entry", number.to_bytes(8, "big"), hash_)
+
+
 class PlanOffer(Wire):
     """A plan as the aggregator stores it: its JSON, the admin's signature, the approvals so far."""
 
@@ -91,6 +114,8 @@ class PlanOffers(Wire):
     """Every plan whose roster names the asking hospital."""
 
     offers: tuple[PlanOffer, ...]
+    head: AuditHead | None = None
+    """An answer without it is refused."""
 
 
 class Approval(Wire):
@@ -112,6 +137,8 @@ class Work(Wire):
     model: bytes = b""
     payload: bytes = b""
     """The aggregator's protocol message for this hospital in this phase; empty if there is none."""
+    head: AuditHead | None = None
+    """An answer without it is refused."""
 
 
 Json = dict[str, Any]

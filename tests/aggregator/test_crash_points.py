@@ -23,7 +23,7 @@ from world import SPEC, START, Site, unit
 AGGREGATOR = Path(crashpoints.__file__).parent
 ORDER = """
     commit.begin_log commit.lead commit.add_token commit.enrol commit.add_plan commit.add_approval
-    commit.probe commit.restored commit.add_api_token commit.grant commit.withdraw
+    commit.probe commit.restored nonce.keep commit.add_api_token commit.grant commit.withdraw
     commit.revoke_api_token commit.revoke commit.open_attempt commit.add_event blob.write blob.sync
     blob.rename blob.sync-folder commit.end_attempt blob.forget commit.finish_plan
 """.split()

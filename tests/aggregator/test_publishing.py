@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from aggregator import coordinator
-from aggregator.coordinator import MAX_LOST
+from aggregator.coordinator import MAX_LOST, WORK_LIMIT_S
 from aggregator.versions import first_version
 from aggregator.workers import Failure, Workers
 from door import Door
@@ -47,6 +47,10 @@ class Later(Executor):
 
     def __init__(self) -> None:
         self.jobs: list[tuple[Future[Any], Callable[[], Any]]] = []
+        self.ended = 0
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self.ended += 1
 
     def submit(self, job: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -101,7 +105,7 @@ def test_everything_is_served_while_a_sum_is_being_unmasked(build: Build) -> Non
             assert world.coordinator.work(world.plan.id, site.name).status == "waiting"
             last = site.sent[-1]
             world.coordinator.receive(world.plan.id, site.name, *last)  # a lost answer, repeated
-        world.clock.now += 10_000.0  # no deadline ends it
+        world.clock.now += 800.0  # no deadline ends it
         world.coordinator.tick()
         assert world.status["attempts"] == []
         later.run()
@@ -366,3 +370,35 @@ def test_a_hospital_that_dealt_wrong_shares_is_named(build: Build, monkeypatch: 
     failed = finish(world, sites)["attempts"][0]
     assert (failed["reason"], failed["spoiled_by"]) == ("spoiled-round", ["hospital-2"])
     assert failed["wrong_shares"] == []
+
+
+def test_a_worker_that_hangs_is_replaced_and_the_sum_made_again(build: Build) -> None:
+    later = Later()
+    world = build(workers=later)
+    sites = make_sites(world)
+    until_waiting(world, sites, later)
+    world.clock.now += WORK_LIMIT_S
+    world.coordinator.tick()
+    assert (len(later.jobs), later.ended) == (1, 0)
+    world.clock.now += 1.0
+    world.coordinator.tick()
+    assert later.ended == 1
+    world.coordinator.tick()
+    assert len(later.jobs) == 2
+    later.jobs.pop(0)  # it never comes back
+    to_the_end(world, sites, later)
+    assert [a["outcome"] for a in world.status["attempts"]] == ["done"] * 3
+
+
+def test_a_sum_that_hangs_again_and_again_ends_its_attempt_by_name(build: Build) -> None:
+    later = Later()
+    world = build(workers=later)
+    sites = make_sites(world)
+    for _ in range(MAX_LOST):
+        until_waiting(world, sites, later)
+        later.jobs.clear()
+        world.clock.now += WORK_LIMIT_S + 1.0
+        world.coordinator.tick()
+    assert later.ended == MAX_LOST
+    assert world.status["attempts"][0]["reason"] == "unmasking-stuck"
+    assert len(world.status["versions"]) == 1

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from aggregator.blobs import Blobs, StorageFailed
-from medveil.errors import RemoteProtocolError
-from medveil.tensors import from_safetensors
-from world import SPEC, START, Site, World, finish, make_sites, unit
+from world import Site, World, finish, make_sites
 
 Build = Callable[..., World]
 MOMENTUM = {"name": "fedavgm", "options": {"momentum": 0.5}}
@@ -103,65 +99,3 @@ def test_a_full_disk_costs_a_retry_and_nothing_else(build: Build, monkeypatch: p
             assert full.dump() == before
     assert failures[0] == 4
     assert outcome(full) == outcome(calm)
-
-
-@pytest.mark.parametrize("seed", range(16))
-def test_whatever_happens_in_between_no_hospital_counts_twice_and_the_study_ends(
-    build: Build, seed: int
-) -> None:
-    """Seeded storms: answers, drop-outs, repeats, restarts and waiting, in any order."""
-    draw = random.Random(seed)
-    world = build(hospitals=draw.choice([3, 4, 5]))
-    sites = make_sites(world)
-    asleep: set[int] = set()
-    for _ in range(200):
-        site = draw.choice(sites)
-        action = draw.choices(
-            ["act", "tick", "sleep", "wake", "repeat", "garble", "restart", "wait"],
-            [40, 25, 2, 4, 8, 3, 2, 3],
-        )[0]
-        if action == "act" and site.index not in asleep:
-            site.act()
-        elif action == "sleep":
-            asleep.add(site.index)
-        elif action == "wake":
-            asleep.discard(site.index)
-        elif action == "tick":
-            world.coordinator.tick()
-        elif action == "restart":
-            world.restart()
-        elif action == "wait":
-            world.clock.now += draw.choice([1.0, 25.0, 700.0])
-        elif site.sent:
-            send_again(world, site, draw, garbled=action == "garble")
-        check(world)
-    finish(world, sites)  # the faults have stopped
-    check(world)
-
-
-def send_again(world: World, site: Site, draw: random.Random, *, garbled: bool) -> None:
-    """An old message of this hospital, perhaps with one byte changed; only its own last one may be taken."""
-    number, attempt, kind, body = draw.choice(site.sent)
-    if garbled:
-        position = draw.randrange(len(body))
-        body = body[:position] + bytes([body[position] ^ 1]) + body[position + 1 :]
-    before = world.dump()
-    with suppress(RemoteProtocolError):
-        world.coordinator.receive(world.plan.id, site.name, number, attempt, kind, body)
-    assert world.dump() == before
-
-
-def check(world: World) -> None:
-    """Each published model moved by exactly the mean of its survivors' unit vectors; nothing smaller."""
-    status, vectors = world.status, []
-    for version in status["versions"]:
-        vectors.append(from_safetensors(world.blobs.model(version["model"]), SPEC))
-    assert np.array_equal(vectors[0], START)
-    for number, version in enumerate(status["versions"][1:], start=1):
-        indices = [int(name.removeprefix("hospital-")) for name in version["survivors"]]
-        assert len(indices) >= 3
-        expected = sum(unit(i) for i in indices) / len(indices)
-        assert np.allclose(vectors[number] - vectors[number - 1], expected, atol=1e-4)
-        assert version["parent"] == status["versions"][number - 1]["model"]
-    rounds = [a["round"] for a in status["attempts"] if a["outcome"] == "done"]
-    assert len(set(rounds)) == len(rounds)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
@@ -470,3 +471,10 @@ def test_an_enrolment_must_be_signed_with_the_key_that_it_brings(entrance: Door)
 
 def test_the_process_answers_monitors_without_a_signature(entrance: Door) -> None:
     assert entrance.raw("GET", "/healthz", b"", {}).json() == {"status": "ok"}
+
+
+def test_a_name_that_is_missing_for_a_moment_is_no_fault_of_the_server(door: Door) -> None:
+    """The open file goes on; only the look at its time, to spare a query, has nothing to look at."""
+    assert isinstance(door.world.database, Path)
+    door.world.database.rename(door.world.database.with_name("elsewhere.db"))
+    assert door.ask(door.hospital(), "GET", "/v1/plans").status_code == 200

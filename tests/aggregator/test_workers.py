@@ -54,6 +54,18 @@ def test_a_job_that_never_ends_does_not_hold_up_the_end() -> None:
     assert isinstance(stuck.exception(), BrokenProcessPool)
 
 
+def test_workers_are_replaced_without_waiting_for_one_that_hangs() -> None:
+    workers = Workers(1)
+    pid = workers.submit(os.getpid).result()
+    stuck = workers.submit(signal.pause)
+    workers.shutdown(wait=False)
+    assert workers.pids == []
+    assert workers.submit(os.getpid).result() != pid
+    assert isinstance(stuck.exception(), BrokenProcessPool)
+    assert ended(pid, 10)
+    workers.shutdown()
+
+
 def test_after_a_worker_was_killed_the_next_job_finds_another() -> None:
     workers = Workers(1)
     pid = workers.submit(os.getpid).result()

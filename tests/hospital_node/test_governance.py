@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from audit_heads import head_of
 from hospital_node.agent import _next_plan
 from hospital_node.cli import app, approve_plan, describe
 from hospital_node.governance import (
@@ -149,7 +150,7 @@ class Offers:
     """An aggregator that offers what the test says."""
 
     def __init__(self, *offers: PlanOffer) -> None:
-        self._offers = PlanOffers(offers=offers)
+        self._offers = PlanOffers(offers=offers, head=head_of(ADMIN, 1))
         self.approved: list[str] = []
 
     async def offers(self) -> PlanOffers:

@@ -16,11 +16,12 @@ from aggregator import crashpoints
 from aggregator.auditlog import Head
 from aggregator.blobs import Blobs
 from aggregator.coordinator import Coordinator
+from aggregator.nonces import EarlyNonces
 from aggregator.store import Register, Role, Store
 from aggregator.tokens import make_token
 from aggregator.versions import first_version
 from medveil.errors import Error, RemoteProtocolError
-from medveil.identity import Identity
+from medveil.identity import Identity, sign_request
 from medveil.plan import Plan, sign_approval
 from medveil.tensors import to_safetensors
 from world import SPEC, START, make_plan, make_study
@@ -59,7 +60,8 @@ def serve(link: Connection, folder: Path, where: Path | str, crash: str) -> None
     assert store.lead()
     blobs.sweep()
     coordinator = Coordinator(store, blobs, admin_key=admin.public_key)
-    things = {"store": store, "coordinator": coordinator, "register": Register(store)}
+    things: dict[str, Any] = {"store": store, "coordinator": coordinator, "register": Register(store)}
+    things["nonces"] = EarlyNonces(folder / "nonces")
     with suppress(EOFError):
         while True:
             thing, name, arguments, named = link.recv()
@@ -181,6 +183,9 @@ def consortium(folder: Path, where: Path | str, crashes: list[str]) -> Consortiu
         repeat("add_approval", plan.id, one.name, sign_approval(plan, one))
     repeat("probe")
     repeat("restored", Head(1, bytes(32)))  # nothing is open yet
+    early = sign_request(identities[0], "GET", "/v1/plans", b"")
+    repeat("keep", early, now=1.0, of="nonces")
+    assert (early.sender, early.nonce) in set(EarlyNonces(folder / "nonces").used(0))
     first_token = api_token(aggregator)
     repeat("grant", plan.id, "reader", of="register")
     repeat("withdraw", plan.id, "reader", of="register", done="unknown-person")

@@ -1,0 +1,104 @@
+"""No request is carried out twice, not even by the next process and with a clock that is ahead."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from aggregator import nonces
+from aggregator.auth import Gatekeeper, Replayed
+from aggregator.blobs import StorageFailed
+from aggregator.nonces import EarlyNonces
+from aggregator.store import Party
+from door import Door
+from medveil import identity as signing
+from medveil.identity import FRESHNESS_S, Identity, RequestProof, StaleRequest, sign_request
+from world import Clock, World
+
+HOSPITAL = Identity.generate("st-marys")
+PARTY = Party("st-marys", "hospital", HOSPITAL.public_key)
+NOW = 1_700_000_000.5
+
+
+def request(at: float, monkeypatch: pytest.MonkeyPatch) -> RequestProof:
+    """A request by a clock that shows ``at``."""
+    monkeypatch.setattr(signing.time, "time", lambda: at)
+    return sign_request(HOSPITAL, "GET", "/v1/plans", b"")
+
+
+def admit(gate: Gatekeeper, proof: RequestProof) -> None:
+    gate.admit(PARTY, proof, "GET", "/v1/plans")
+    if gate.outlives(proof):
+        gate.keep(proof)
+
+
+@pytest.mark.parametrize("ahead", [1.0, 60.0, 299.0])
+def test_a_fast_clocks_request_cannot_be_used_again_after_a_restart(
+    folder: Path, ahead: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, path = Clock(NOW), folder / "nonces"
+    proof = request(NOW + ahead, monkeypatch)
+    admit(Gatekeeper(clock, EarlyNonces(path)), proof)
+    clock.now = NOW + 1
+    admit(Gatekeeper(clock, EarlyNonces(folder / "lost")), proof)  # it is the file that keeps it out
+    for wait in (1.0, ahead, FRESHNESS_S - 2.0):
+        clock.now = NOW + wait
+        with pytest.raises((Replayed, StaleRequest)):
+            admit(Gatekeeper(clock, EarlyNonces(path)), proof)
+
+
+def test_an_honest_clock_costs_no_write(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, path = Clock(NOW), folder / "nonces"
+    gate = Gatekeeper(clock, EarlyNonces(path))
+    for late in range(5):
+        clock.now = NOW + 10 + late
+        admit(gate, request(clock.now - late, monkeypatch))
+    assert path.read_bytes() == b""
+
+
+def test_a_line_that_was_cut_off_is_left_out_and_the_others_count(folder: Path) -> None:
+    path = folder / "nonces"
+    path.write_text("2000000000 st-marys aa\n1000 st-marys bb\nx y z\n2000000000 st-marys c")
+    early = EarlyNonces(path)
+    assert early.existed
+    assert list(early.used(1001)) == [("st-marys", "aa")]
+
+
+def test_the_file_does_not_grow_for_ever(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nonces, "MANY", 20)
+    clock, path = Clock(NOW), folder / "nonces"
+    gate = Gatekeeper(clock, EarlyNonces(path))
+    for _ in range(100):
+        clock.now += 1
+        admit(gate, request(clock.now + 5, monkeypatch))
+    assert len(path.read_text().splitlines()) <= 20
+    assert len(list(EarlyNonces(path).used(int(clock.now)))) >= 5
+
+
+def test_a_request_whose_nonce_cannot_be_kept_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gatekeeper(Clock(NOW), EarlyNonces(folder / "nonces"))
+    (folder / "nonces").unlink()
+    (folder / "nonces").mkdir()
+    with pytest.raises(StorageFailed):
+        admit(gate, request(NOW + 60, monkeypatch))
+    with pytest.raises(StorageFailed):
+        EarlyNonces(folder / "nonces")
+
+
+def test_the_application_keeps_what_a_restart_would_forget(build: Callable[..., World]) -> None:
+    world = build()
+    door = Door(world)
+    path = world.folder / "nonces"
+    behind = Clock(time.time() - 100)
+    door.office.gatekeeper = Gatekeeper(behind, EarlyNonces(path))
+    signed = sign_request(door.hospital(), "GET", "/v1/plans", b"").headers()
+    assert door.raw("GET", "/v1/plans", b"", signed).status_code == 200
+    behind.now += 10
+    door.office.gatekeeper = Gatekeeper(behind, EarlyNonces(path))
+    door.refused(door.raw("GET", "/v1/plans", b"", signed), 409, "replayed-request")
+    door.office.close()

@@ -1,0 +1,272 @@
+"""A node keeps the heads of the aggregator's audit log and refuses one that contradicts them, for good."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+from typer.testing import CliRunner
+
+from audit_heads import head_of
+from hospital_node.cli import app
+from hospital_node.heads import (
+    AuditAlarm,
+    AuditForked,
+    AuditKeyChanged,
+    AuditRolledBack,
+    AuditWithheld,
+    Heads,
+    NotAccepted,
+)
+from hospital_node.settings import Node, NodeSettings
+from hospital_node.store import Journal
+from lines import Line, follow, make_agent
+from medveil.errors import RemoteProtocolError
+from medveil.identity import Identity
+from medveil.ids import fingerprint
+from medveil.messages import AuditHead, Work
+from world import World, make_sites
+
+ADMIN, OTHER = Identity.generate("admin"), Identity.generate("admin")
+PLAN = "ab" * 32
+Build = Callable[..., World]
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    made = Node(
+        tmp_path / "node",
+        NodeSettings(name="st-marys", aggregator="https://here", data=Path("/nowhere"), dataset="films"),
+    )
+    made.save()
+    return made
+
+
+@pytest.fixture
+def journal(node: Node) -> Iterator[Journal]:
+    opened = Journal(node.journal)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def heads(journal: Journal) -> Heads:
+    """Has taken heads 5 to 9; two attempts came with 6 and 8."""
+    made = Heads(journal, lambda: 1_700_000_000.0)
+    made.take(head_of(ADMIN, 5))
+    made.take(head_of(ADMIN, 6), plan=PLAN, attempt=(1, 1))
+    made.take(head_of(ADMIN, 7), plan=PLAN, attempt=(1, 1))
+    made.take(head_of(ADMIN, 8), plan=PLAN, attempt=(2, 1))
+    made.take(head_of(ADMIN, 9), plan=PLAN, attempt=(2, 1))
+    return made
+
+
+def kept(journal: Journal) -> list[tuple[str, int]]:
+    return [(row.kind, row.number) for row in journal.heads()]
+
+
+def test_the_first_the_newest_and_one_head_an_attempt_are_kept(heads: Heads, journal: Journal) -> None:
+    assert kept(journal) == [("first", 5), ("attempt", 6), ("attempt", 8), ("newest", 9)]
+    heads.take(head_of(ADMIN, 9))
+    heads.take(head_of(ADMIN, 12))
+    assert kept(journal)[2:] == [("attempt", 8), ("newest", 12)]
+    assert heads.key == ADMIN.public_key
+    heads.check_alarm()
+
+
+def altered(head: AuditHead) -> AuditHead:
+    return head.model_copy(update={"signature": bytes(64)})
+
+
+LIES: dict[str, tuple[Callable[[], AuditHead | None], type[RemoteProtocolError]]] = {
+    "a shorter log": (lambda: head_of(ADMIN, 7), AuditRolledBack),
+    "another log that is shorter": (lambda: head_of(ADMIN, 7, "fork"), AuditRolledBack),
+    "another newest entry": (lambda: head_of(ADMIN, 9, "fork"), AuditForked),
+    "another entry of an earlier attempt": (lambda: head_of(ADMIN, 6, "fork"), AuditForked),
+    "a log signed by another key": (lambda: head_of(OTHER, 10), AuditKeyChanged),
+    "another key's signature under the known key": (
+        lambda: head_of(OTHER, 10).model_copy(update={"key": ADMIN.public_key}),
+        AuditKeyChanged,
+    ),
+    "a spoiled signature": (lambda: altered(head_of(ADMIN, 10)), AuditKeyChanged),
+    "no head": (lambda: None, AuditWithheld),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_contradiction_raises_a_named_alarm_that_outlasts_a_restart(
+    heads: Heads, journal: Journal, node: Node, lie: str
+) -> None:
+    make, kind = LIES[lie]
+    before, shown = kept(journal), make()
+    with pytest.raises(kind) as caught:
+        heads.take(shown)
+    assert kept(journal) == [*before, ("refused", 0 if shown is None else shown.number)]
+    heads.take(head_of(ADMIN, 30))  # whatever comes now, the alarm stands and nothing is taken
+    again = Journal(node.journal)
+    with pytest.raises(AuditAlarm, match=caught.value.code):
+        Heads(again).check_alarm()
+    assert kept(again) == kept(journal)
+    again.close()
+
+
+def test_a_new_attempt_without_a_new_entry_is_a_head_withheld(heads: Heads) -> None:
+    heads.take(head_of(ADMIN, 10), plan=PLAN, attempt=(3, 1))
+    heads.take(head_of(ADMIN, 10), plan="cd" * 32, attempt=(1, 1))  # of another plan: nothing is known of it
+    with pytest.raises(AuditWithheld, match="still 10"):
+        heads.take(head_of(ADMIN, 10), plan=PLAN, attempt=(3, 2))
+
+
+def test_without_a_signed_head_nothing_is_pinned_and_nothing_goes_on(journal: Journal) -> None:
+    for _ in range(2):
+        with pytest.raises(AuditKeyChanged):
+            Heads(journal).take(altered(head_of(ADMIN, 5)))
+        with pytest.raises(AuditWithheld):
+            Heads(journal).take(None)
+    assert Heads(journal).key is None
+    Heads(journal).check_alarm()
+
+
+def told(head: AuditHead) -> str:
+    return str(head)
+
+
+def test_the_operator_ends_an_alarm_with_the_head_that_the_admin_reads_out(
+    heads: Heads, journal: Journal
+) -> None:
+    restored = head_of(ADMIN, 4, "restored")
+    with pytest.raises(AuditRolledBack):
+        heads.take(restored)
+    for wrong in ("", "4", f"x:{restored.hash.hex()}", f"4:{restored.hash.hex()[:-2]}"):
+        with pytest.raises(NotAccepted):
+            heads.accept(wrong)
+    with pytest.raises(NotAccepted):
+        heads.accept(told(restored), new_key=fingerprint(OTHER.public_key))
+    heads.accept(told(restored))
+    heads.check_alarm()
+    heads.take(restored)
+    heads.take(head_of(ADMIN, 6, "restored"), plan=PLAN, attempt=(2, 2))
+    assert ("attempt", 8) in kept(journal)  # the evidence stays
+    with pytest.raises(AuditRolledBack):
+        heads.take(head_of(ADMIN, 3, "restored"))
+
+
+def test_the_accepted_head_itself_binds(heads: Heads) -> None:
+    heads.accept(told(head_of(ADMIN, 9, "restored")))
+    with pytest.raises(AuditForked):
+        heads.take(head_of(ADMIN, 9))
+
+
+def test_a_new_key_is_pinned_only_by_its_fingerprint(heads: Heads) -> None:
+    new = head_of(OTHER, 12)
+    with pytest.raises(AuditKeyChanged):
+        heads.take(new)
+    for wrong in ("", fingerprint(ADMIN.public_key)):
+        with pytest.raises(NotAccepted):
+            heads.accept(told(new), new_key=wrong)
+    heads.accept(told(new), new_key=fingerprint(OTHER.public_key))
+    heads.take(new)
+    assert heads.key == OTHER.public_key
+    with pytest.raises(AuditKeyChanged):
+        heads.take(head_of(ADMIN, 13))
+
+
+def command(node: Node, *options: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["heads", *options, "--folder", str(node.folder)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout
+
+
+def test_the_command_shows_exports_and_accepts(node: Node, journal: Journal, tmp_path: Path) -> None:
+    assert "No head" in command(node)[1]
+    with pytest.raises(NotAccepted):
+        command(node, "--accept", told(head_of(ADMIN, 1)))
+    heads = Heads(journal)
+    heads.take(head_of(ADMIN, 5))
+    code, text = command(node)
+    assert (code, fingerprint(ADMIN.public_key) in text) == (0, True)
+    with pytest.raises(AuditRolledBack):
+        heads.take(head_of(ADMIN, 4))
+    code, text = command(node, "--export", str(tmp_path / "heads.json"))
+    assert code == 1
+    assert all(part in text for part in ("ALARM", "audit-rolled-back", told(head_of(ADMIN, 4))))
+    written = json.loads((tmp_path / "heads.json").read_text())
+    assert written["node"] == "st-marys"
+    assert [(row["kind"], row["number"]) for row in written["heads"]] == [("first", 5), ("refused", 4)]
+    code, text = command(node, "--accept", told(head_of(ADMIN, 4)))
+    assert (code, "ALARM" in text) == (0, False)
+
+
+def lying(world: World, lie: Callable[[AuditHead], AuditHead | None]) -> Callable[[Work], Work]:
+    """An aggregator that lies about its log from round 2 on."""
+
+    def change(work: Work) -> Work:
+        if work.round < 2 or work.head is None:
+            return work
+        return work.model_copy(update={"head": lie(work.head)})
+
+    return change
+
+
+AGENT_LIES: dict[str, Callable[[AuditHead], AuditHead | None]] = {
+    "audit-withheld": lambda head: None,
+    "audit-key-changed": lambda head: head_of(OTHER, head.number),
+}
+
+
+@pytest.mark.parametrize("code", [*AGENT_LIES, "audit-rolled-back", "audit-forked", "audit-stands-still"])
+def test_a_node_with_a_doubted_log_joins_no_further_attempt(
+    build: Build, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hospital_node.agent.IDLE_S", 0.0)
+    world = build(hospitals=4)
+    line = Line(world, make_sites(world)[1:], "hospital-1")
+    line.waits_for_nobody = True
+    agent, journal = make_agent(world, line)
+    seen: list[AuditHead] = []
+
+    def lie(head: AuditHead) -> AuditHead | None:
+        newest = journal.newest_head()
+        assert newest is not None
+        if code == "audit-rolled-back":
+            return head_of(world.admin, newest.number - 1)
+        if code == "audit-forked":
+            return head_of(world.admin, newest.number)
+        if code == "audit-stands-still":
+            seen.append(head)
+            return AuditHead(
+                number=newest.number, hash=newest.hash, key=newest.key, signature=newest.signature
+            )
+        return AGENT_LIES[code](head)
+
+    line.lie = lying(world, lie)
+    with capture_logs() as logs:
+        assert follow(agent)  # the others finish without it
+    journal.close()
+    refused = [e["code"] for e in logs if e["event"] == "audit.refused"]
+    assert refused == ["audit-withheld" if code == "audit-stands-still" else code]
+    rounds = {number for number, _, _, _ in line.sent}
+    assert rounds == ({1, 2} if code == "audit-stands-still" else {1})
+
+
+def test_an_honest_aggregator_restarted_and_repeated_raises_no_alarm(build: Build) -> None:
+    world = build()
+    line = Line(world, make_sites(world)[1:], "hospital-1")
+    polls = [0]
+
+    def shake(work: Work) -> Work:
+        polls[0] += 1
+        if polls[0] % 3 == 0:
+            world.restart()
+        return work
+
+    line.lie = shake
+    agent, journal = make_agent(world, line)
+    assert follow(agent)
+    assert journal.head_alarm() is None
+    assert [row.kind for row in journal.heads()].count("attempt") == 3
+    journal.close()
