@@ -79,6 +79,11 @@ class Desk:
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, safely)
 
+    @property
+    def surely_leads(self) -> bool:
+        """Whether nothing but memory need be asked for an answer that is no more than a second old."""
+        return time.monotonic() - self._lead_seen <= LEAD_CHECK_S
+
     def witness(self) -> dict[str, str]:
         """The audit log's head, for the hospital to keep: who has it notices a log cut or rolled back."""
         return {"MedVeil-Audit-Head": self.store.head.header()}
@@ -96,10 +101,9 @@ class Desk:
     async def next_change(self, timeout_s: float) -> None:
         """Wait until something changes, at most ``timeout_s``."""
         changed = self._changed
-        try:
-            await asyncio.wait_for(changed.wait(), timeout_s)
-        except TimeoutError:
-            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await changed.wait()
 
     async def pause(self, seconds: float) -> None:
         """Sleep, but no longer than until :meth:`hurry` is called."""
