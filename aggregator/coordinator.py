@@ -226,28 +226,38 @@ class Coordinator:
         """A plan's progress as plain values. Raises: NotFound."""
         return self.present(plan_id) | self.past(plan_id)
 
+    def glance(self, plan_id: str) -> tuple[dict[str, Any], int] | None:
+        """What :meth:`present` tells and how many attempts have ended; None for a plan unknown to memory.
+
+        Any thread may ask: whoever looks on need not wait for the coordinator's.
+        """
+        run = self._runs.get(plan_id)
+        return None if run is None else (self._present(run), run.ended)
+
     def past(self, plan_id: str) -> dict[str, Any]:
-        """A plan's history as the store has it; any thread may ask."""
+        """A plan's history as the store has it; any thread may ask. It changes when an attempt ends."""
         ended = [_flat(row) for row in self._store.attempts(plan_id) if row["outcome"] is not None]
         versions = [version.model_dump(mode="json") for version, _ in self._store.versions(plan_id)]
         return {"attempts": ended, "versions": versions}
 
     def present(self, plan_id: str) -> dict[str, Any]:
         """What a plan is doing. Raises: NotFound."""
-        run = self._find(plan_id)
-        open_attempt = None
-        if run.attempt is not None:
-            state = run.attempt.state
+        return self._present(self._find(plan_id))
+
+    def _present(self, run: Run) -> dict[str, Any]:
+        open_attempt, attempt = None, run.attempt
+        if attempt is not None:
+            state = attempt.state
             open_attempt = {
-                "round": run.attempt.key.round,
-                "attempt": run.attempt.key.attempt,
-                "kind": run.attempt.kind.value,
+                "round": attempt.key.round,
+                "attempt": attempt.key.attempt,
+                "kind": attempt.kind.value,
                 "phase": state.phase.value,
                 "answered": self._names(run, state.answers),
                 "invited": self._names(run, state.invited),
             }
         return {
-            "plan": plan_id,
+            "plan": run.id,
             "name": run.plan.study.name,
             "finished": run.finished,
             "hospitals": run.plan.names,
