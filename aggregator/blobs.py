@@ -185,6 +185,10 @@ class Blobs:
         with data, memoryview(data) as view:
             yield view
 
+    def uploads(self) -> set[str]:
+        """The attempts of which there are masked vectors."""
+        return {p.name for p in self._uploads.iterdir()} if self._uploads.is_dir() else set()
+
     def forget_uploads(self, attempt: str) -> None:
         """Remove an attempt's masked vectors; they are of no use once it is over."""
         with step("blob.forget"):

@@ -29,6 +29,21 @@ from medveil.log import get_logger
 log = get_logger()
 
 
+class _WholeAnswers(h11.Connection):
+    """The head of an answer waits for the first piece of its body: one write, not two, for a small answer."""
+
+    _head = b""
+
+    # h11 returns None for the end of a connection; that, too, is nothing to be sent.
+    def send(self, event: h11.Event) -> bytes:  # type: ignore[override]
+        data = super().send(event) or b""
+        if isinstance(event, h11.Response):
+            self._head = data
+            return b""
+        whole, self._head = self._head + data, b""
+        return whole
+
+
 class Connection(H11Protocol):
     """One connection with deadlines. ``limits`` and ``cut`` are set by :func:`connections_with`."""
 
@@ -44,6 +59,10 @@ class Connection(H11Protocol):
     _refused = False
 
     # ---- what asyncio calls --------------------------------------------------------------------------------
+
+    def __init__(self, config: uvicorn.Config, *args: Any, **options: Any) -> None:
+        super().__init__(config, *args, **options)
+        self.conn = _WholeAnswers(h11.SERVER, self.conn._max_incomplete_event_size)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)

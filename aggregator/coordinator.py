@@ -80,7 +80,7 @@ class Coordinator:
         """Called, on any thread, when a job has ended: the next tick has something to do."""
         self._seen: dict[str, float] = {}
         self._runs: dict[str, Run] = {}
-        self.reload()
+        self._take_up()
 
     # ---- what the routes ask ------------------------------------------------------------------------------
 
@@ -103,26 +103,29 @@ class Coordinator:
 
     def offers(self, name: str) -> PlanOffers:
         """Every plan whose roster names this hospital."""
-        offers = []
-        for plan, signature, _ in self._store.plans():
-            if plan.member(name) is not None:
-                offers.append(
-                    PlanOffer(
-                        plan=plan.model_dump_json(),
-                        admin_key=self._admin_key,
-                        admin_signature=signature,
-                        approvals=self._store.approvals(plan.id),
-                    )
+        self.reload()
+        mine = [run for run in self._runs.values() if run.plan.member(name) is not None]
+        return PlanOffers(
+            offers=tuple(
+                PlanOffer(
+                    plan=run.plan.model_dump_json(),
+                    admin_key=self._admin_key,
+                    admin_signature=run.admin_signature,
+                    approvals=dict(run.approvals),
                 )
-        return PlanOffers(offers=tuple(offers), head=self._audit_head())
+                for run in mine
+            ),
+            head=self._audit_head(),
+        )
 
     def approve(self, plan_id: str, name: str, signature: bytes) -> None:
         """Keep a hospital's approval. Raises: NotFound, BadSignature."""
-        plan = self._run(plan_id, name).plan
-        member = plan.member(name)
+        run = self._run(plan_id, name)
+        member = run.plan.member(name)
         assert member is not None  # _run has checked it
-        verify(member.key, signature, "approve-plan", plan.hash)
+        verify(member.key, signature, "approve-plan", run.plan.hash)
         self._store.add_approval(plan_id, name, signature)
+        run.approvals[name] = signature
         log.info("plan.approved", plan=plan_id, node=name)
 
     def work(self, plan_id: str, name: str) -> Work:
@@ -132,16 +135,16 @@ class Coordinator:
         if attempt is None or member is None:
             status: Literal["finished", "waiting"] = "finished" if run.finished else "waiting"
             return Work(token=run.token, status=status, head=self._audit_head())
-        view = server.view(attempt.state, member.index)
-        invited = member.index in attempt.state.invited
+        state = attempt.state
+        view = server.view(state, member.index)
         return Work(
             token=run.token,
-            status="running" if invited else "waiting",
+            status="running" if member.index in state.invited else "waiting",
             round=attempt.key.round,
             attempt=attempt.key.attempt,
             kind=attempt.kind.value,
-            phase=attempt.state.phase.value,
-            model=attempt.state.setting.context.model,
+            phase=state.phase.value,
+            model=state.setting.context.model,
             payload=b"" if view is None else view.to_bytes(),
             head=self._audit_head(),
         )
@@ -151,9 +154,17 @@ class Coordinator:
         head = self._store.witnessed()
         return AuditHead(number=head.number, hash=head.hash, key=self._admin_key, signature=head.signature)
 
-    def token(self, plan_id: str, name: str) -> str:
-        """The token of :meth:`work` alone. Raises: NotFound."""
-        return self._run(plan_id, name).token
+    def is_news(self, plan_id: str, name: str, token: str) -> bool:
+        """Whether :meth:`work` would say anything but this token; any thread may ask."""
+        run = self._runs.get(plan_id)
+        return run is None or run.plan.member(name) is None or run.token != token
+
+    def still_idle(self, plan_id: str, name: str, token: str) -> Work | None:
+        """What :meth:`work` would say if no round is open and that is no news; any thread may ask."""
+        run = self._runs.get(plan_id)
+        if run is None or run.attempt is not None or self.is_news(plan_id, name, token):
+            return None
+        return Work(token=token, status="finished" if run.finished else "waiting")
 
     def receive(self, plan_id: str, name: str, number: int, attempt: int, kind: str, body: bytes) -> None:
         """Take a protocol message: check, change the state, store it; or raise and change nothing.
@@ -193,7 +204,7 @@ class Coordinator:
 
     def open_model(self, plan_id: str, model: str) -> BinaryIO:
         """A model version's file. Raises: NotFound, DamagedBlob."""
-        if model not in {v.model for v, _ in self._find(plan_id).versions}:
+        if model != self._find(plan_id).newest[0].model and not self._store.has_model(plan_id, model):
             raise NotFound()
         return self._blobs.open_model(model)
 
@@ -208,12 +219,12 @@ class Coordinator:
 
     def _behind(self, plan_id: str, number: int, file: str) -> str:
         """Name of a file that belongs to a version; it is in the report of the attempt that made it."""
-        run = self._find(plan_id)
-        version = next((v for v, _ in run.versions if v.number == number), None)
+        self._find(plan_id)
+        version = self._store.version(plan_id, number)
         if version is not None:
-            for report in run.history:
-                if report["round"] == version.round and report.get(file):
-                    return str(report[file])
+            for row in self._store.attempts(plan_id, round_number=version.round):
+                if row["report"] and row["report"].get(file):
+                    return str(row["report"][file])
         raise NotFound()
 
     def may_see(self, plan_id: str, name: str, role: str) -> None:
@@ -223,34 +234,52 @@ class Coordinator:
 
     def status(self, plan_id: str) -> dict[str, Any]:
         """A plan's progress as plain values. Raises: NotFound."""
-        run = self._find(plan_id)
-        open_attempt = None
-        if run.attempt is not None:
-            state = run.attempt.state
+        return self.present(plan_id) | self.past(plan_id)
+
+    def glance(self, plan_id: str) -> tuple[dict[str, Any], int] | None:
+        """What :meth:`present` tells and how many attempts have ended; None for a plan unknown to memory.
+
+        Any thread may ask: whoever looks on need not wait for the coordinator's.
+        """
+        run = self._runs.get(plan_id)
+        return None if run is None else (self._present(run), run.ended)
+
+    def past(self, plan_id: str) -> dict[str, Any]:
+        """A plan's history as the store has it; any thread may ask. It changes when an attempt ends."""
+        ended = [_flat(row) for row in self._store.attempts(plan_id) if row["outcome"] is not None]
+        versions = [version.model_dump(mode="json") for version, _ in self._store.versions(plan_id)]
+        return {"attempts": ended, "versions": versions}
+
+    def present(self, plan_id: str) -> dict[str, Any]:
+        """What a plan is doing. Raises: NotFound."""
+        return self._present(self._find(plan_id))
+
+    def _present(self, run: Run) -> dict[str, Any]:
+        open_attempt, attempt = None, run.attempt
+        if attempt is not None:
+            state = attempt.state
             open_attempt = {
-                "round": run.attempt.key.round,
-                "attempt": run.attempt.key.attempt,
-                "kind": run.attempt.kind.value,
+                "round": attempt.key.round,
+                "attempt": attempt.key.attempt,
+                "kind": attempt.kind.value,
                 "phase": state.phase.value,
                 "answered": self._names(run, state.answers),
                 "invited": self._names(run, state.invited),
             }
         return {
-            "plan": plan_id,
+            "plan": run.id,
             "name": run.plan.study.name,
             "finished": run.finished,
             "hospitals": run.plan.names,
-            "approved": sorted(self._store.approvals(plan_id)),
+            "approved": sorted(run.approvals),
             "in_reach": [n for n in run.plan.names if self._in_reach(run, n)],
             "open": open_attempt,
-            "attempts": run.history,
-            "versions": [v.model_dump(mode="json") for v, _ in run.versions],
         }
 
     def plans(self) -> list[dict[str, Any]]:
         """One line per plan."""
         return [
-            {"plan": k, "name": r.plan.study.name, "finished": r.finished, "rounds": len(r.history)}
+            {"plan": k, "name": r.plan.study.name, "finished": r.finished, "rounds": r.ended}
             for k, r in self._runs.items()
         ]
 
@@ -258,15 +287,17 @@ class Coordinator:
 
     def reload(self) -> None:
         """Take up plans that are new in the store, and after a restart the attempts that were open."""
-        for plan, _, finished in self._store.plans(besides=self._runs):
-            run = Run(plan, finished, [], self._store.versions(plan.id))
-            for row in self._store.attempts(plan.id):
+        for plan, signature, finished in self._store.plans(besides=self._runs):
+            name = plan.id
+            progress = self._store.progress(name)
+            run = Run(name, plan, signature, self._store.approvals(name), finished, progress.newest)
+            for row in progress.recent:
                 if row["outcome"] is None:
                     run.attempt = self._replayed(run, row)
                 else:
-                    run.history.append(_flat(row))
-                    self._blobs.forget_uploads(AttemptKey(plan.id, row["round"], row["attempt"]).folder)
-            self._runs[plan.id] = run
+                    run.end(_flat(row))
+            run.ended = progress.attempts - (run.attempt is not None)
+            self._runs[name] = run
 
     def start_over(self) -> None:
         """Forget what is remembered of the plans and read it from the store, as after a restart.
@@ -274,8 +305,15 @@ class Coordinator:
         Needed when a commit may or may not have happened. Raises: StorageFailed; then it is still needed.
         """
         self._runs.clear()
-        self.reload()
+        self._take_up()
         self._store.settled()
+
+    def _take_up(self) -> None:
+        """Go on with what is open; masked vectors of anything else are what a crash has left."""
+        self.reload()
+        open_ones = {run.attempt.key.folder for run in self._runs.values() if run.attempt is not None}
+        for folder in self._blobs.uploads() - open_ones:
+            self._blobs.forget_uploads(folder)
 
     def tick(self) -> bool:
         """Close what is complete or overdue and open what is next; whether anything changed."""
@@ -288,8 +326,10 @@ class Coordinator:
 
     def _is_approved(self, run: Run) -> bool:
         if run.approved_at is None:
+            if len(run.approvals) < run.plan.approvals_needed:
+                return False
             try:
-                check_approvals(run.plan, self._store.approvals(run.plan.id))
+                check_approvals(run.plan, run.approvals)
                 run.approved_at = self._clock()
             except NotApproved:
                 return False
@@ -328,26 +368,25 @@ class Coordinator:
     def _open_next(self, run: Run) -> None:
         following = self._next_attempt(run)
         if following is None:
-            self._store.finish_plan(run.plan.id)
+            self._store.finish_plan(run.id)
             run.finished = True
-            log.info("plan.finished", plan=run.plan.id)
+            log.info("plan.finished", plan=run.id)
             return
         reachable = [n for n in run.plan.names if self._in_reach(run, n) and n in self._seen]
         if len(reachable) < run.plan.study.cohort.min_hospitals:
             return
         key, kind = following
-        model = run.versions[-1][0].model
+        model = run.newest[0].model
         self._store.open_attempt(key, kind=kind.value, model=model, now=self._wall_clock())
         run.attempt = self._attempt(run, key, kind, model)
         log.info("round.opened", plan=key.plan, round=key.round, attempt=key.attempt, kind=kind.value)
 
     def _next_attempt(self, run: Run) -> tuple[AttemptKey, RoundKind] | None:
-        study, plan_id = run.plan.study, run.plan.id
+        study, plan_id = run.plan.study, run.id
         number, attempt = 1, 1
-        if run.history:
-            last = run.history[-1]
+        if run.last:
+            mine, last = run.last, run.last[-1]
             number, attempt = last["round"] + 1, 1
-            mine = [r for r in run.history if r["round"] == last["round"]]
             early = [r for r in mine if r.get("failed_in") in EARLY]
             retry = last["outcome"] != "done" and last.get("failed_in") != Phase.UNMASK
             if retry and len(mine) - len(early) < study.attempts and len(early) < MAX_EARLY_FAILURES:
@@ -434,7 +473,7 @@ class Coordinator:
     def _making(self, run: Run, attempt: Attempt, token: str) -> Making:
         state, step = attempt.state, None
         if attempt.kind is RoundKind.TRAIN:
-            parent, optimiser = run.versions[-1]
+            parent, optimiser = run.newest
             proof = Published(
                 round=attempt.key.round,
                 attempt=attempt.key.attempt,
@@ -472,9 +511,9 @@ class Coordinator:
     def _store_result(self, run: Run, attempt: Attempt, made: Made) -> None:
         study, version = run.plan.study, None
         if made.model is not None:
-            parent, _ = run.versions[-1]
+            parent, _ = run.newest
             version = ModelVersion(
-                plan=run.plan.id,
+                plan=run.id,
                 number=parent.number + 1,
                 model=made.model,
                 parent=parent.model,
@@ -520,16 +559,9 @@ class Coordinator:
         }
         self._store.end_attempt(attempt.key, outcome=outcome, report=report, version=version, state=kept)
         if version is not None:
-            run.versions.append((version, dict(kept or {})))
-        run.history.append(
-            {
-                "round": attempt.key.round,
-                "attempt": attempt.key.attempt,
-                "kind": attempt.kind.value,
-                "outcome": outcome,
-                **report,
-            }
-        )
+            run.newest = version, dict(kept or {})
+        where = {"round": attempt.key.round, "attempt": attempt.key.attempt, "kind": attempt.kind.value}
+        run.end({**where, "outcome": outcome, **report})
         run.attempt = None
         self._blobs.forget_uploads(attempt.key.folder)
         log.info(
@@ -594,7 +626,7 @@ class Coordinator:
         return Attempt(key, kind, params, server.ServerState(setting), now, now)
 
     def _replayed(self, run: Run, row: Mapping[str, Any]) -> Attempt:
-        key = AttemptKey(run.plan.id, row["round"], row["attempt"])
+        key = AttemptKey(run.id, row["round"], row["attempt"])
         attempt = self._attempt(run, key, RoundKind(row["kind"]), row["model"])
         for kind, body in self._store.events(key):
             if kind == CLOSE:

@@ -108,6 +108,8 @@ class BodyMemory:
 
     async def take(self, size: int, leases: ExitStack) -> None:
         """Reserve room until the leases are given back. Raises: Overloaded after waiting in vain."""
+        if not size:
+            return
         try:
             async with asyncio.timeout(self._wait_s):
                 while self.used and self.used + size > self._total:

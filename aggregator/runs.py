@@ -1,4 +1,4 @@
-"""What the coordinator remembers of each plan: its history, its model versions and the open attempt."""
+"""What the coordinator remembers of each plan: its last round, its newest model and the open attempt."""
 
 from __future__ import annotations
 
@@ -96,18 +96,32 @@ class Attempt:
 class Run:
     """A plan that is being worked on."""
 
+    id: str
+    """Of the plan; the plan itself works it out anew each time."""
     plan: Plan
+    admin_signature: bytes
+    approvals: dict[str, bytes]
+    """Hospital → signature. Each comes through the process that leads, so the store holds no others."""
     finished: bool
-    history: list[dict[str, Any]]
-    versions: list[tuple[ModelVersion, dict[str, str]]]
+    newest: tuple[ModelVersion, dict[str, str]]
+    """The last version of the model, and the hashes of the optimiser's state."""
+    ended: int = 0
+    """Attempts behind it; what they were is in the store."""
+    last: list[dict[str, Any]] = field(default_factory=list)
+    """Those of the newest round that has any, in order."""
     attempt: Attempt | None = None
     approved_at: float | None = None
     """When most hospitals had approved (monotonic clock); None before."""
 
+    def end(self, attempt: dict[str, Any]) -> None:
+        """Remember an attempt that has ended."""
+        self.ended += 1
+        self.last = [a for a in self.last if a["round"] == attempt["round"]] + [attempt]
+
     @property
     def token(self) -> str:
         """Changes whenever a hospital might have something new to do."""
-        if self.attempt is None:
-            return f"finished {self.finished} {len(self.history)}"
-        key = self.attempt.key
-        return f"{key.round} {key.attempt} {self.attempt.state.phase}"
+        attempt = self.attempt  # read once: the coordinator may be at work on another thread
+        if attempt is None:
+            return f"finished {self.finished} {self.ended}"
+        return f"{attempt.key.round} {attempt.key.attempt} {attempt.state.phase}"

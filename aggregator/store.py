@@ -92,6 +92,18 @@ class AttemptKey:
         return f"{self.plan[:16]}-{self.round}-{self.attempt}"
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a plan has come."""
+
+    attempts: int
+    """How many there are, with the open one."""
+    recent: list[dict[str, Any]]
+    """Those of the last two rounds, in order."""
+    newest: tuple[ModelVersion, dict[str, str]]
+    """The last version of the model, and the hashes of the optimiser's state."""
+
+
 class NotLeading(Error):
     """Another process of this consortium has the lead."""
 
@@ -301,9 +313,10 @@ class Store:
 
     def plans(self, *, besides: Collection[str] = ()) -> list[tuple[Plan, bytes, bool]]:
         """Every plan but those named, oldest first, with the admin's signature and whether it is finished."""
-        wanted = sa.select(PLANS).where(PLANS.c.id.not_in(besides)).order_by(PLANS.c.created)
         with self._database.read() as tx:
-            rows = tx.execute(wanted).all()
+            new = [name for name in tx.scalars(sa.select(PLANS.c.id)) if name not in besides]
+            wanted = sa.select(PLANS).where(PLANS.c.id.in_(new)).order_by(PLANS.c.created)
+            rows = tx.execute(wanted).all() if new else []
         return [(Plan.model_validate_json(r.plan), r.admin_signature, r.finished) for r in rows]
 
     def finish_plan(self, plan: str) -> None:
@@ -368,15 +381,30 @@ class Store:
             if version is not None:
                 _publish(change, version, state or {})
 
-    def attempts(self, plan: str) -> list[dict[str, Any]]:
-        """Every attempt of a plan in order, as plain values."""
+    def attempts(self, plan: str, *, round_number: int | None = None) -> list[dict[str, Any]]:
+        """Every attempt of a plan (or of one round of it) in order, as plain values."""
+        which = ATTEMPTS.c.plan == plan
+        if round_number is not None:
+            which &= ATTEMPTS.c.round == round_number
         with self._database.read() as tx:
             rows = tx.execute(
-                sa.select(ATTEMPTS)
-                .where(ATTEMPTS.c.plan == plan)
-                .order_by(ATTEMPTS.c.round, ATTEMPTS.c.attempt)
+                sa.select(ATTEMPTS).where(which).order_by(ATTEMPTS.c.round, ATTEMPTS.c.attempt)
             ).all()
         return [dict(r._mapping) for r in rows]
+
+    def progress(self, plan: str) -> Progress:
+        """How far a plan has come; the long history behind it is counted and not read."""
+        mine = ATTEMPTS.c.plan == plan
+        with self._database.read() as tx:
+            attempts = tx.execute(sa.select(sa.func.count()).where(mine)).scalar_one()
+            last = tx.execute(sa.select(sa.func.max(ATTEMPTS.c.round)).where(mine)).scalar_one()
+            recent = [ATTEMPTS.c.round >= (last or 1) - 1, mine]  # the one that is open, and the one before
+            rows = tx.execute(
+                sa.select(ATTEMPTS).where(*recent).order_by(ATTEMPTS.c.round, ATTEMPTS.c.attempt)
+            ).all()
+            newest = sa.select(VERSIONS).where(VERSIONS.c.plan == plan).order_by(VERSIONS.c.number.desc())
+            version = _version(tx.execute(newest.limit(1)).one())
+        return Progress(attempts, [dict(r._mapping) for r in rows], version)
 
     def versions(self, plan: str) -> list[tuple[ModelVersion, dict[str, str]]]:
         """The lineage of a plan's model, oldest first, with the hashes of the optimiser's state."""
@@ -384,7 +412,23 @@ class Store:
             rows = tx.execute(
                 sa.select(VERSIONS).where(VERSIONS.c.plan == plan).order_by(VERSIONS.c.number)
             ).all()
-        return [(ModelVersion.model_validate(r.version), dict(r.state)) for r in rows]
+        return [_version(r) for r in rows]
+
+    def version(self, plan: str, number: int) -> ModelVersion | None:
+        """One version of a plan's model."""
+        wanted = sa.select(VERSIONS).where(VERSIONS.c.plan == plan, VERSIONS.c.number == number)
+        with self._database.read() as tx:
+            row = tx.execute(wanted).one_or_none()
+        return None if row is None else _version(row)[0]
+
+    def has_model(self, plan: str, model: str) -> bool:
+        """Whether a version of this plan has this model."""
+        named = VERSIONS.c.version["model"].as_string() == model
+        with self._database.read() as tx:
+            return (
+                tx.execute(sa.select(VERSIONS.c.number).where(VERSIONS.c.plan == plan, named)).first()
+                is not None
+            )
 
     def restored(self, head: Head) -> None:
         """This database was put back from a backup whose log ended at ``head``: open attempts have ended."""
@@ -438,6 +482,10 @@ class Store:
                 last = entry.head
             reckoning.compare(_rows(tx))
         return last
+
+
+def _version(row: sa.Row[Any]) -> tuple[ModelVersion, dict[str, str]]:
+    return ModelVersion.model_validate(row.version), dict(row.state)
 
 
 def _publish(change: _Change, version: ModelVersion, state: Mapping[str, str]) -> None:

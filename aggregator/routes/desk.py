@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
@@ -54,6 +55,7 @@ class Desk:
         self._file = settings.where
         self._known: dict[str, Party] = {}
         self._known_at = 0
+        self._pasts: dict[str, tuple[int, bytes]] = {}
         self.client_certificates = settings.client_certificates
         self.tls = settings.folder / "tls"
         self._thread = ThreadPoolExecutor(1, "coordinator")
@@ -78,6 +80,11 @@ class Desk:
             return action()
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, safely)
+
+    @property
+    def surely_leads(self) -> bool:
+        """Whether nothing but memory need be asked for an answer that is no more than a second old."""
+        return time.monotonic() - self._lead_seen <= LEAD_CHECK_S
 
     def announce(self) -> None:
         """Wake every long poll."""
@@ -189,6 +196,14 @@ class Desk:
         """The plans granted to a researcher."""
         return await self.look_up(lambda: self.register.readable(party.name))
 
+    async def past(self, plan: str, ended: int) -> bytes:
+        """A plan's history as JSON, kept until another attempt has ended."""
+        known = self._pasts.get(plan)
+        if known is None or known[0] != ended:
+            known = ended, await self.look_up(lambda: json_object(self.coordinator.past(plan)))
+            self._pasts[plan] = known
+        return known[1]
+
     def gauges(self) -> dict[str, dict[str, float]]:
         """The present state in numbers, for the metrics; no hospital has a line of its own."""
         plans = self.coordinator.plans()
@@ -236,6 +251,16 @@ def _pieces(file: BinaryIO) -> Iterator[bytes]:
     with file:
         while piece := file.read(PIECE):
             yield piece
+
+
+def json_object(values: dict[str, Any]) -> bytes:
+    """As JSON, list items one by one: ten thousand rounds at once would stop every other thread."""
+    parts = []
+    for key, value in values.items():
+        items = [json.dumps(v, allow_nan=False) for v in value] if isinstance(value, list) else None
+        text = json.dumps(value, allow_nan=False) if items is None else f"[{','.join(items)}]"
+        parts.append(f"{json.dumps(key)}:{text}")
+    return f"{{{','.join(parts)}}}".encode()
 
 
 def desk(request: Request) -> Desk:

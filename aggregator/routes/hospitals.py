@@ -10,12 +10,12 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from aggregator.auth import read_body, signed_target
 from aggregator.limits import leases_of
 from aggregator.problems import CONFLICT, SIGNED, NotFound, refusals
-from aggregator.routes.desk import POLL_LIMIT_S, SEGMENT_LIMIT, SMALL_LIMIT, Desk, desk
+from aggregator.routes.desk import POLL_LIMIT_S, SEGMENT_LIMIT, SMALL_LIMIT, desk
 from aggregator.store import Party, Role
 from aggregator.tls import sign_node_certificate
 from medveil.identity import RequestProof
 from medveil.log import get_logger
-from medveil.messages import Approval, Enrol, Work
+from medveil.messages import Approval, Enrol
 
 log = get_logger()
 router = APIRouter(prefix="/v1")
@@ -114,23 +114,20 @@ async def work(
     if sitting_out:
         await office.run(lambda: office.coordinator.sits_out(plan, party.name, sitting_out))
     deadline, waited = time.monotonic() + wait_s, False
-    while (found := await office.run(lambda: _news(office, plan, party, seen, deadline))) is None:
-        await office.next_change(deadline - time.monotonic())
+    while (left_s := deadline - time.monotonic()) > 0 and not office.stopping:
+        if office.coordinator.is_news(plan, party.name, seen):
+            break
+        await office.next_change(left_s)
         waited = True
     if waited:
         await office.still_welcome(party)
+    found = office.coordinator.still_idle(plan, party.name, seen) if waited and office.surely_leads else None
+    if found is None:
+        found = await office.run(lambda: office.coordinator.work(plan, party.name))
     answer = found.to_bytes()
     office.coordinator.touch(party.name)
     office.coordinator.count_bytes(plan, party.name, up=len(body), down=len(answer))
     return Response(answer, media_type=CBOR)
-
-
-def _news(office: Desk, plan: str, party: Party, seen: str, deadline: float) -> Work | None:
-    """What the hospital is to do, unless it has seen that and there is time left to wait for more."""
-    late = time.monotonic() >= deadline or office.stopping
-    if not late and office.coordinator.token(plan, party.name) == seen:
-        return None
-    return office.coordinator.work(plan, party.name)
 
 
 @router.post(

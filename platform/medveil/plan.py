@@ -131,10 +131,10 @@ def check_approvals(plan: Plan, approvals: dict[str, bytes]) -> None:
     Raises:
         NotApproved: fewer than :attr:`Plan.approvals_needed` are valid.
     """
-    valid = 0
+    valid, name = 0, plan.hash
     for member in plan.roster:
         try:
-            verify(member.key, approvals.get(member.name, b""), "approve-plan", plan.hash)
+            verify(member.key, approvals.get(member.name, b""), "approve-plan", name)
             valid += 1
         except BadSignature:
             continue

@@ -1,0 +1,95 @@
+"""What a start and a poll cost does not grow with what is over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from urllib.parse import quote
+
+import h11
+import sqlalchemy as sa
+
+from aggregator.connections import _WholeAnswers
+from aggregator.store import AttemptKey, Store
+from door import Door
+from medveil.identity import sign_request
+from medveil.messages import Work
+from world import World, finish, make_sites, play
+
+Build = Callable[..., World]
+
+
+@contextmanager
+def statements(store: Store) -> Iterator[list[str]]:
+    """What is asked of the database inside the block."""
+    asked: list[str] = []
+
+    def note(connection: object, cursor: object, statement: str, *_: object) -> None:
+        asked.append(statement)
+
+    sa.event.listen(store._database._engine, "before_cursor_execute", note)
+    yield asked
+    sa.event.remove(store._database._engine, "before_cursor_execute", note)
+
+
+def test_a_start_reads_the_last_rounds_and_only_counts_the_others(build: Build) -> None:
+    world = build(training={"rounds": 20, "local_steps": 1, "learning_rate": 1.0})
+    for number in range(1, 11):
+        key = AttemptKey(world.plan.id, number, 1)
+        world.store.open_attempt(key, kind="train", model="00", now=1.0)
+        world.store.end_attempt(key, outcome="failed", report={"reason": "x", "failed_in": "unmask"})
+    progress = world.store.progress(world.plan.id)
+    assert (progress.attempts, [a["round"] for a in progress.recent]) == (10, [9, 10])
+    world.restart()
+    play(world, make_sites(world), until=lambda: world.phase != "")
+    assert world.status["open"]["round"] == 11
+    assert len(world.status["attempts"]) == 10
+
+
+def test_a_start_forgets_the_vectors_of_every_attempt_that_is_not_open(build: Build) -> None:
+    world = build()
+    play(world, make_sites(world), until=lambda: world.phase == "agree")
+    (open_one,) = world.blobs.uploads()
+    world.blobs.put_segment("0123456789abcdef-7-1", 1, 0, b"left by a crash")
+    world.restart()
+    assert world.blobs.uploads() == {open_one}
+
+
+def test_a_poll_that_finds_nothing_new_asks_the_database_nothing(build: Build) -> None:
+    world = build()
+    finish(world, make_sites(world))
+    door = Door(world)
+    first = door.ask(door.hospital(), "GET", f"{door.at}/work")
+    seen = Work.from_bytes(first.content).token
+    path = f"{door.at}/work?seen={quote(seen)}&wait_s=0.05"
+    asyncio.run(door.office.run(lambda: None))  # the lead is checked once a second, by whoever comes then
+    door.office._known_at = door.office._file.stat().st_mtime_ns  # type: ignore[union-attr]
+    door.office._known["hospital-1"] = door.office.register.party("hospital-1")  # type: ignore[assignment]
+    headers = sign_request(door.hospital(), "GET", path, b"").headers()
+    with statements(world.store) as asked:
+        answer = door.raw("GET", path, b"", headers)
+    assert Work.from_bytes(answer.content) == Work(token=seen, status="finished")
+    assert asked == []
+    door.office.close()
+
+
+def test_a_poll_by_somebody_else_does_not_wait_for_a_plan_that_is_none_of_its_business(build: Build) -> None:
+    world = build()
+    finish(world, make_sites(world))
+    assert not world.coordinator.is_news(
+        world.plan.id, "hospital-1", world.coordinator._runs[world.plan.id].token
+    )
+    assert world.coordinator.is_news(world.plan.id, "nosy", world.coordinator._runs[world.plan.id].token)
+    assert world.coordinator.still_idle(world.plan.id, "nosy", "") is None
+
+
+def test_a_small_answer_leaves_in_one_write() -> None:
+    line = _WholeAnswers(h11.SERVER)
+    line.receive_data(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+    line.next_event()
+    head = h11.Response(status_code=200, headers=[("content-length", "2")])
+    pieces = [line.send(event) for event in (head, h11.Data(data=b"ok"), h11.EndOfMessage())]
+    assert pieces[0] == pieces[2] == b""
+    assert pieces[1].startswith(b"HTTP/1.1 200")
+    assert pieces[1].endswith(b"\r\n\r\nok")
