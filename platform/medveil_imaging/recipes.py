@@ -47,7 +47,8 @@ class Recipe:
     clipping: Clipping = "flat"
     images_per_patient: int = 4
     centred: bool = False
-    """Whether the first round releases the mean of the features, which the model then subtracts."""
+    """Whether the first round releases the mean of the features, which the model then subtracts; a study does
+    so where the mean can be released well enough (:func:`medveil_research.studies.new_study`)."""
     full_rate_epsilon: float | None = None
     """From this epsilon on the learning rate is the whole one; None: whatever the epsilon."""
 
@@ -62,6 +63,10 @@ class Recipe:
         return replace(self, training=self.training.model_copy(update={"learning_rate": rate}))
 
 
+MEAN_FROM_ROUNDS = 10
+"""Rounds from which a private mean, one of them, leaves enough to train with: nine tenths of mu squared."""
+
+
 def _wavelet_local(rounds: int) -> Recipe:
     # Films share one strong direction, their mean. A longer stride or more momentum swings along it; many
     # short steps do not, and with every patient in every step they cost computing time, not privacy.
@@ -70,6 +75,7 @@ def _wavelet_local(rounds: int) -> Recipe:
         strategy=Strategy(name="fedavgm", options={"momentum": 0.5}),
         clip_norm=0.3,
         update_clip=32.0,
+        centred=rounds >= MEAN_FROM_ROUNDS,
         full_rate_epsilon=3.0,
     )
 
@@ -82,6 +88,7 @@ def _wavelet_joint(rounds: int) -> Recipe:
         strategy=Strategy(name="fedavgm", options={"momentum": 0.9}),
         clip_norm=0.3,
         update_clip=128.0,
+        centred=rounds >= MEAN_FROM_ROUNDS,
         full_rate_epsilon=8.0,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -224,7 +225,7 @@ def privacy_plan(
         bool | None,
         typer.Option(
             "--centred/--not-centred",
-            help="Whether round 1 releases the mean of the features; the recipe's choice without it.",
+            help="Whether round 1 releases the mean of the features; as a new study would without it.",
         ),
     ] = None,
     anyway: Annotated[
@@ -259,8 +260,10 @@ def privacy_plan(
         sample_rate=sample_rate,
         privacy=privacy,
         honest=honest,
-        centred=usual.centred and sample_rate == 1 if centred is None else centred,
+        centred=bool(centred),
     )
+    if centred is None and usual.centred and plan.mean_is_clear:
+        plan = replace(plan, mean_rounds=1)
     console = Console(highlight=False, soft_wrap=True)
     for line in plan.lines():
         console.print(line, markup=False)

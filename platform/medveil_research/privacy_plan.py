@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from medveil.errors import BadFile
 from medveil_imaging.models import ModelShape, initial_vector, outputs_for
 from medveil_imaging.recipes import recipe
-from medveil_research.studies import DEFAULT_SIZES, NoiseKind, Profile, Task, default_honest, default_model
+from medveil_research.studies import (
+    DEFAULT_SIZES,
+    NoiseKind,
+    Profile,
+    Task,
+    default_honest,
+    default_model,
+    mean_is_clear,
+)
 from medveil_research.words import budget_words, mean_words, plain
 from privacy.dp import accounting
 from privacy.dp.accounting import Event
@@ -49,6 +57,17 @@ class PrivacyPlan:
     def mu(self) -> float:
         """The training as one Gaussian: signal over noise for one patient (at sample rate 1 exactly)."""
         return self.event.sample_rate * math.sqrt(self.training_steps) / self.noise_multiplier
+
+    @property
+    def mean_is_clear(self) -> bool:
+        """Whether this schedule could release a mean that is worth its round."""
+        return self.rounds > 1 and self.event.sample_rate == 1 and mean_is_clear(
+            width=self.parameters,
+            noise_multiplier=self.event.noise_multiplier,
+            steps=self.event.steps // self.rounds,
+            patients=self.patients,
+            hospitals=self.hospitals,
+        )  # fmt: skip
 
     @property
     def training_steps(self) -> int:

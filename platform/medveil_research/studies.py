@@ -81,6 +81,27 @@ class HopelessPlan(Error):
         )
 
 
+MOST_MEAN_NOISE = 0.5
+"""Longest noise of a released mean, in units of the features' length, with which subtracting it helps."""
+
+
+def mean_is_clear(
+    *, width: int, noise_multiplier: float, steps: int, patients: int | None, hospitals: int
+) -> bool:
+    """Whether a private mean is worth its round: its noise must be short beside the features, of length 1.
+
+    Args:
+        width: features of an image. noise_multiplier, steps: of one hospital's round.
+        patients: of a typical hospital; None: unknown, and so not clear.
+    """
+    if patients is None:
+        return False
+    own = accounting.noise_to_signal(
+        parameters=width, noise_multiplier=noise_multiplier, steps=steps, patients=patients
+    )
+    return own / math.sqrt(hospitals) <= MOST_MEAN_NOISE
+
+
 def check_hope(ratio: float | None, *, anyway: bool) -> None:
     """Refuse what cannot be learned; an unknown ratio is not judged.
 
@@ -150,7 +171,8 @@ def new_study(
         hospitals: how many take part; the study admits at least ten.
         rounds: instead of the recipe's own number.
         size: edges of the tensor, in pixels (xray) or voxels of 1 mm (mri).
-        patients_hint: training patients of a typical hospital; it sets how finely weights are encoded.
+        patients_hint: training patients of a typical hospital; it sets how finely weights are encoded, and
+            decides whether a private mean is worth its round.
         seed: decides the initial weights and nothing else; never noise.
         options: of the model.
         mask_graph: "hidden" is needed by more than 128 hospitals; see docs/protocol.md.
@@ -178,8 +200,20 @@ def new_study(
             profile=profile, size=edges, spacing_mm=SPACING_MM if profile == "mri" else ()
         )
         shape = ModelShape(size=edges, outputs=outputs_for(task, labels))
-        taken = ({"centred": True} if settings.centred else {}) | dict(options or {})
-        choice, initial = _model(chosen, shape, taken, seed)
+        choice, initial = _model(chosen, shape, dict(options or {}), seed)
+        if (
+            settings.centred
+            and policy.kind != "none"
+            and "centred" not in choice.options
+            and mean_is_clear(
+                width=choice.tensors.size,
+                noise_multiplier=policy.own_multiplier,
+                steps=settings.training.local_steps or 1,
+                patients=patients_hint,
+                hospitals=hospitals,
+            )
+        ):
+            choice, initial = _model(chosen, shape, {**choice.options, "centred": True}, seed)
         study = Study(
             name=name,
             task=task,

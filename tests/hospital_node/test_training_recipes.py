@@ -64,6 +64,12 @@ def test_a_linear_head_walks_slower_where_little_signal_is_left() -> None:
     assert network.for_epsilon(1.0) == network
 
 
+@pytest.mark.parametrize("privacy", ["local", "joint"])
+def test_a_private_mean_takes_at_most_a_tenth_of_the_budget(privacy: Any) -> None:
+    assert shipped("wavelet_head", privacy, rounds=10).centred
+    assert not shipped("wavelet_head", privacy, rounds=9).centred
+
+
 @pytest.mark.parametrize(
     ("model", "task", "profile"),
     [

@@ -175,7 +175,9 @@ def test_the_joint_plan_is_that_of_the_study_that_would_be_written() -> None:
         hospitals=5,
         parameters=usual.parameters,
         privacy="joint",
+        centred=study.centred,
     )
+    assert found.mean_is_clear == study.centred
     assert study.privacy.kind == "joint"
     assert found.noise_multiplier == pytest.approx(study.privacy.noise_multiplier)
     assert found.sharers == study.privacy.honest_hospitals
@@ -252,3 +254,22 @@ def test_the_command_says_that_the_first_round_releases_the_mean() -> None:
     words = "for 1/10 of the price"
     assert words in _run(*arguments, "--centred").output
     assert words not in _run(*arguments, "--not-centred").output
+
+
+@pytest.mark.parametrize(
+    ("change", "centred"),
+    [
+        ({"patients_hint": 600}, True),
+        ({"patients_hint": 40}, False),
+        ({"patients_hint": 600, "epsilon": 0.5}, False),
+        ({"patients_hint": None}, False),
+        ({"patients_hint": 600, "rounds": 5}, False),
+        ({"patients_hint": 600, "options": {"centred": False}}, False),
+        ({"patients_hint": 600, "privacy": "none"}, False),
+    ],
+    ids=["many", "few", "strict", "unknown", "short", "unwanted", "no privacy"],
+)
+def test_a_new_study_releases_a_mean_where_its_noise_is_short(change: dict[str, Any], centred: bool) -> None:
+    usual: dict[str, Any] = {"task": "classification", "profile": "xray", "hospitals": 3}
+    study, _ = new_study(name="films", **(usual | change))
+    assert study.centred == centred
