@@ -297,6 +297,7 @@ async def run(node: Node, read: Callable[[Plan], SiteData]) -> None:
                     if plan is not None:
                         await _work_on(plan, node, identity, journal, ledger, transport, read)
                         finished.add(plan.id)
+                        continue  # after a restart there may be years of finished plans to pass
                 except RemoteProtocolError as error:
                     log.warning("aggregator.problem", code=error.code)
                 await asyncio.sleep(IDLE_S)

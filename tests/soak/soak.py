@@ -59,6 +59,7 @@ STUDY_LIMIT_S = 600.0
 WARM_UP_S = 60.0
 MAX_GROWTH_MIB_PER_H, MAX_MORE_FILES = 1.0, 10
 """The slope is held against its mark after an hour of life; before that it shows caches filling."""
+EXPLAINED = frozenset({"attempt.missed", "attempt.refused", "round.failed", "offer.refused"})
 ERRORS_OF_A_KILL = frozenset({"standby.failed", "lead.lost", "storage.failed"})
 
 
@@ -145,7 +146,8 @@ class Soak:
     def hear(self, who: str, event: Event) -> None:
         """A log line of a process."""
         name = str(event.get("event"))
-        self.events[name] += 1
+        why = event.get("code") or event.get("reason") or "" if name in EXPLAINED else ""
+        self.events[f"{name} {why}".strip()] += 1
         if name == "aggregator.starting":
             self.listening.set()
         if event.get("level") == "error" and name not in ERRORS_OF_A_KILL:
