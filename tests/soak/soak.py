@@ -115,6 +115,7 @@ class Sample:
 
     age_s: float
     rss_mib: float
+    children_mib: float
     files: int
 
 
@@ -284,7 +285,8 @@ class Soak:
                 for member in pids:
                     with suppress(OSError):
                         files += len(list(Path(f"/proc/{member}/fd").iterdir()))
-                life.append(Sample(age, sum(map(resident, pids)) / MIB, files))
+                children = sum(map(resident, pids[1:])) / MIB
+                life.append(Sample(age, resident(pid) / MIB, children, files))
 
     def check_spending(self) -> None:
         """I8: what was spent never becomes less, whatever was killed."""
@@ -385,11 +387,10 @@ class Soak:
             assert late[-1].files <= late[0].files + MAX_MORE_FILES, f"{name} leaves files open"
             slope = _slope([s.age_s / 3600 for s in late], [s.rss_mib for s in late])
             assert hours < 1 or slope <= MAX_GROWTH_MIB_PER_H, f"{name} grows by {slope:.1f} MiB/h"
+            children = f"{late[0].children_mib:.1f} to {late[-1].children_mib:.1f} MiB in children"
             files = f"{late[0].files} to {late[-1].files} open files (most {max(s.files for s in late)})"
-            lines.append(
-                f"{name}: {3600 * hours:.0f} s watched, {late[0].rss_mib:.0f} to {late[-1].rss_mib:.0f} MiB, "
-                f"{slope:+.0f} MiB/h, {files}"
-            )
+            memory = f"{late[0].rss_mib:.1f} to {late[-1].rss_mib:.1f} MiB ({slope:+.0f} MiB/h)"
+            lines.append(f"{name}: {3600 * hours:.0f} s watched, {memory}, {children}, {files}")
         return lines
 
 
