@@ -40,7 +40,7 @@ from hospital_node.heads import Heads
 from hospital_node.ledger import Ledger
 from hospital_node.settings import Node, NodeSettings, Policy
 from hospital_node.store import STEPS, Journal
-from medveil.identity import Identity
+from medveil.identity import FRESHNESS_S, Identity
 from medveil.plan import Plan
 from medveil.study import Deadlines
 from medveil_imaging.sources.phantom import write_phantom_sites
@@ -57,8 +57,10 @@ DEADLINES = Deadlines(
 STUDY_LIMIT_S = 600.0
 """Above the deadlines of every attempt that a study may take while its processes are being killed."""
 WARM_UP_S = 60.0
-MAX_GROWTH_MIB_PER_H, MAX_MORE_FILES = 1.0, 10
-"""The slope is held against its mark after an hour of life; before that it shows caches filling."""
+MAX_GROWTH_MIB_PER_H, MAX_MORE_FILES, MAX_MIB_A_STUDY = 1.0, 10, 0.05
+"""The slope is held against its mark after an hour of life: nonces fill a window of ten minutes first, and
+the aggregator remembers about 15 kB of each plan and 7 kB of each round."""
+NONCES_S = 2.0 * FRESHNESS_S
 EXPLAINED = frozenset({"attempt.missed", "attempt.refused", "round.failed", "offer.refused"})
 ERRORS_OF_A_KILL = frozenset({"standby.failed", "lead.lost", "storage.failed"})
 
@@ -386,7 +388,13 @@ class Soak:
             hours = (late[-1].age_s - late[0].age_s) / 3600
             assert late[-1].files <= late[0].files + MAX_MORE_FILES, f"{name} leaves files open"
             slope = _slope([s.age_s / 3600 for s in late], [s.rss_mib for s in late])
-            assert hours < 1 or slope <= MAX_GROWTH_MIB_PER_H, f"{name} grows by {slope:.1f} MiB/h"
+            full = [s for s in late if s.age_s > NONCES_S]
+            if hours > 1:
+                slope = _slope([s.age_s / 3600 for s in full], [s.rss_mib for s in full])
+                allowed = MAX_GROWTH_MIB_PER_H + MAX_MIB_A_STUDY * len(self.seconds) * 3600 / sum(
+                    self.seconds
+                )
+                assert slope <= allowed, f"{name} grows by {slope:.1f} MiB/h"
             children = f"{late[0].children_mib:.1f} to {late[-1].children_mib:.1f} MiB in children"
             files = f"{late[0].files} to {late[-1].files} open files (most {max(s.files for s in late)})"
             memory = f"{late[0].rss_mib:.1f} to {late[-1].rss_mib:.1f} MiB ({slope:+.0f} MiB/h)"
