@@ -203,13 +203,18 @@ def _show_problems(site: SiteData) -> None:
 
 async def _offered(node: Node) -> list[Plan]:
     from hospital_node.governance import read_offer
+    from hospital_node.heads import Heads
+    from hospital_node.store import Journal
     from hospital_node.transport import Transport
 
+    journal = Journal(node.journal)
+    pinned = Heads(journal).key
+    journal.close()
     identity = Identity.load(node.settings.name, node.key)
     async with Transport(
         node.settings.aggregator, node.authority, identity, patience_s=PATIENCE_S
     ) as transport:
-        return [read_offer(offer) for offer in (await transport.offers()).offers]
+        return [read_offer(offer, pinned) for offer in (await transport.offers()).offers]
 
 
 class NoSuchPlan(Error):

@@ -30,11 +30,18 @@ class PlanRefused(Error):
         )
 
 
-def read_offer(offer: PlanOffer) -> Plan:
+def read_offer(offer: PlanOffer, admin_key: bytes | None = None) -> Plan:
     """The plan of an offer, after checking the admin's signature under it.
 
+    Args:
+        admin_key: the one that this node has pinned, if it has.
     Raises: BadPlan, PlanRefused.
     """
+    if admin_key is not None and offer.admin_key != admin_key:
+        raise PlanRefused(
+            reason="it is signed with another admin key than this node has pinned",
+            remedy="Compare the fingerprint in 'medveil node heads' with the admin's by telephone.",
+        )
     try:
         value = json.loads(offer.plan)
     except (ValueError, RecursionError):

@@ -31,7 +31,7 @@ def test_seeded_sequences_of_faults_end_with_the_exact_mean(shard: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("shard", range((ALL - QUICK) // SHARD + 1))
 def test_twenty_thousand_seeded_sequences_end_with_the_exact_mean(shard: int) -> None:
-    """In shards, so that ``--numprocesses`` divides them."""
+    """In shards, so that ``--numprocesses`` divides them: a sequence takes 0.1 to 0.2 s of one core."""
     first = QUICK + shard * SHARD
     for seed in range(first, min(first + SHARD, ALL)):
         simulate(seed)

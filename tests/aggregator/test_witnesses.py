@@ -17,11 +17,14 @@ from aggregator.auditlog import BadEntry
 from aggregator.backup import back_up, restore
 from aggregator.cli import app, open_store, set_up_aggregator
 from aggregator.settings import Settings
+from aggregator.store import Store
 from databases import run
 from hospital_node.heads import Heads
 from hospital_node.store import Journal
 from medveil.errors import BadFile, RemoteProtocolError
+from medveil.identity import Identity
 from medveil.messages import AuditHead
+from postgres import Cluster
 
 
 @dataclass
@@ -226,3 +229,14 @@ def test_a_head_changed_in_the_file_is_found_by_its_signature(scene: Scene) -> N
         app, ["audit", "verify", "--heads", str(path), "--folder", str(scene.settings.folder)]
     )
     contradicted(result, "another key")
+
+
+def test_a_process_that_has_lost_the_lead_hands_out_no_older_head(cluster: Cluster) -> None:
+    """A hospital may ask the old one after the new one; a head that goes backwards would be an alarm."""
+    admin, where = Identity.generate("admin"), cluster.url(cluster.database())
+    old, new = Store(where, admin), Store(where, admin)
+    new.add_token("token", name="x", role="hospital", expires=1.0)
+    assert old.head.number < new.head.number
+    assert old.witnessed() == new.witnessed() == new.head
+    old.close()
+    new.close()

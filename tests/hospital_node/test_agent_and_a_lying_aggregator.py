@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import io
@@ -14,9 +15,11 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
+from aggregator.tls import make_certificates
+from hospital_node.agent import run
 from hospital_node.store import Journal
 from hospital_node.transport import AggregatorProblem
-from lines import Line, Stuck, follow, make_agent
+from lines import Line, Stuck, follow, make_agent, make_node
 from medveil import log
 from medveil.messages import Work
 from medveil.rounds import RoundKind
@@ -485,3 +488,30 @@ def test_no_key_share_seed_or_number_of_the_update_is_in_the_log_or_the_journal(
         assert part.hex().encode() not in stored
         assert base64.b64encode(secret)[:10].decode() not in text
         assert repr(part)[2:-1] not in text
+
+
+def test_a_node_that_starts_again_passes_finished_plans_without_a_pause(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = build()
+    node_ = make_node(world, 1)
+    world.identities[0].save(node_.key)
+    make_certificates(world.folder / "tls", ("localhost",))
+    node_.authority.write_bytes((world.folder / "tls" / "ca.pem").read_bytes())
+    left, done = [3, 2, 1], []
+
+    async def next_plan(*_: object) -> Any:
+        return world.plan if left else None
+
+    async def work_on(*_: object) -> None:
+        done.append(left.pop())
+
+    async def sleep(_: float) -> None:
+        raise Stuck
+
+    monkeypatch.setattr("hospital_node.agent._next_plan", next_plan)
+    monkeypatch.setattr("hospital_node.agent._work_on", work_on)
+    monkeypatch.setattr("hospital_node.agent.asyncio.sleep", sleep)
+    with pytest.raises(Stuck):
+        asyncio.run(run(node_, lambda _: pytest.fail("no image is read")))
+    assert done == [1, 2, 3]

@@ -406,3 +406,16 @@ def test_a_damaged_ledger_stops_the_approval_by_name_and_stays_as_it_is(tmp_path
     node.ledger.mkdir()
     with pytest.raises(LedgerUnreadable):
         approve_plan(node, plan_of(privacy=LOCAL))
+
+
+def test_a_plan_signed_by_another_admin_than_the_pinned_one_is_not_looked_at(tmp_path: Path) -> None:
+    plan, other = plan_of(), Identity.generate("admin")
+    offer = offer_of(plan, PEOPLE)
+    assert read_offer(offer, ADMIN.public_key) == plan
+    with pytest.raises(PlanRefused, match="another admin key"):
+        read_offer(offer, other.public_key)
+    by_other = offer.model_copy(
+        update={"admin_key": other.public_key, "admin_signature": other.sign("create-plan", plan.hash)}
+    )
+    assert read_offer(by_other) == plan
+    assert chosen(tmp_path / "a", Offers(by_other), [plan]) is None
