@@ -20,7 +20,7 @@ from rich.table import Table
 from aggregator import settings as configuration
 from aggregator.auditlog import Head
 from aggregator.backup import back_up, check, copy_database, restore
-from aggregator.blobs import Blobs
+from aggregator.blobs import open_blobs
 from aggregator.database import REVISIONS, Database, alone, schema_of
 from aggregator.settings import Settings
 from aggregator.store import Register, Role, Store, UnknownPerson
@@ -131,6 +131,7 @@ def serve(folder: Folder = DEFAULT) -> None:
     if schema_of(settings.where) is None:
         raise NoDatabase()
     open_store(settings).close()  # what is wrong with it is said now
+    open_blobs(folder, settings.blobs)
     get_logger().info("aggregator.starting", port=settings.port)
     run(create_app(settings), settings, folder / "tls")
 
@@ -409,7 +410,7 @@ def create_plan(
         except (ValueError, OSError) as error:
             raise BadFile(name=file.name, problem=str(error)) from error
         admin = Identity.load("admin", settings.folder / "admin.key")
-        first = first_version(plan, data, Blobs(settings.folder))
+        first = first_version(plan, data, open_blobs(settings.folder, settings.blobs))
         store.add_plan(plan, admin.sign("create-plan", plan.hash), first, time.time())
         for name in readers:
             register.grant(plan.id, name)

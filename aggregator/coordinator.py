@@ -217,6 +217,10 @@ class Coordinator:
                     return str(row["report"][file])
         raise NotFound()
 
+    def probe_blobs(self) -> None:
+        """Try whether blobs can be kept; any thread may ask. Raises: StorageFailed."""
+        self._blobs.probe()
+
     def may_see(self, plan_id: str, name: str, role: str) -> None:
         """Researchers see every plan, hospitals their own. Raises: NotFound."""
         if role == "hospital" and self._find(plan_id).plan.member(name) is None:
