@@ -23,7 +23,7 @@ from aggregator.backup import back_up, check, copy_database, restore
 from aggregator.blobs import open_blobs
 from aggregator.database import REVISIONS, Database, alone, schema_of
 from aggregator.settings import Settings
-from aggregator.store import Register, Role, Store, UnknownPerson
+from aggregator.store import AlreadyThere, Register, Role, Store, UnknownPerson
 from aggregator.tls import make_certificates
 from medveil.errors import BadFile, Error
 from medveil.identity import Identity
@@ -216,6 +216,20 @@ def restore_command(
     head = restore(backup, settings)
     console.print(f"Restored into {folder}. Rounds since the backup are lost; open attempts have ended.")
     console.print(f"  Head of its audit log:  {head}")
+
+
+@app.command("new-certificate")
+def new_certificate(
+    folder: Folder = DEFAULT,
+    name: Annotated[list[str], typer.Option(help="Other names than those of the settings; repeatable.")] = [],  # noqa: B006
+) -> None:
+    """Make the next TLS certificate and its authority in tls/next. The present one stays in use."""
+    target = folder / "tls" / "next"
+    if target.exists():  # hospitals may have got it already
+        raise AlreadyThere(thing="a next certificate in tls/next")
+    make_certificates(target, tuple(name) or configuration.load(folder).names)
+    console.print(f"For the hospitals, to be added to the ca.pem they have:  {target / 'ca.pem'}")
+    console.print("When all have done so: move the files of tls/next to tls and restart the aggregator.")
 
 
 @app.command()

@@ -14,7 +14,6 @@ from aggregator.backup import NotThere, back_up, check, restore
 from aggregator.cli import DumpFirst, NoDatabase, app, migrate_database, open_store, serve, set_up_aggregator
 from aggregator.database import OldSchema, StillRunning
 from aggregator.settings import Settings
-from aggregator.store import Store
 from databases import to_version_1
 from postgres import Cluster
 from world import Site, World, finish, make_sites

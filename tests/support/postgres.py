@@ -80,7 +80,7 @@ class Cluster:
         return name
 
     def dumped_and_restored(self, database: str) -> str:
-        """A new database made by pg_restore of what pg_dump gives, with the arguments of docs/operations.md."""
+        """A new database made by pg_restore of what pg_dump gives, as docs/operations.md says."""
         name, file = f"test_{next(self._numbers)}", str(self.folder / f"{database}.dump")
         self.execute(f"CREATE DATABASE {name}")
         at = ["--host", str(self.folder), "--username", "medveil"]
