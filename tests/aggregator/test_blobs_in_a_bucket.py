@@ -10,9 +10,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -198,6 +200,42 @@ def test_a_store_that_is_away_refuses_whole_is_named_and_goes_on_later(
     finish(world, sites)
     assert [a["outcome"] for a in world.status["attempts"]] == ["done"] * 3
     door.office.close()
+
+
+class Full(BaseHTTPRequestHandler):
+    """A store that has no room left."""
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(507)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_a_full_store_is_named_and_nothing_is_kept_by_half(
+    folder: Path, nowhere: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Full) as full:
+        threading.Thread(target=full.serve_forever, daemon=True).start()
+        url = f"s3://full?endpoint=http://127.0.0.1:{full.server_port}&region=us-east-1"
+        blobs = open_blobs(folder, url)
+        path = blobs.draft("a", "model", "token")
+        path.write_bytes(DATA)
+        for keep in (
+            lambda: blobs.put_segment("a", 1, 0, DATA),
+            lambda: blobs.keep_model("m", path),
+            blobs.probe,
+        ):
+            with pytest.raises(StorageFailed):
+                keep()
+        full.shutdown()
+    assert not path.exists()
+    assert "storage.failed" in (told := capsys.readouterr().out)
+    assert "canary" not in told
+    assert str(full.server_port) not in told
 
 
 @pytest.mark.slow
