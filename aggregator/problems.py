@@ -205,7 +205,7 @@ class TooManyRequests(Error):
         super().__init__(
             what="This sender has too many requests in hand, or sent too many in a short time.",
             meaning="This one was not looked at; other senders are not affected.",
-            remedy="Wait for the time in Retry-After. Nodes do so by themselves.",
+            remedy="Wait for the time in Retry-After. MedVeil's own clients do so by themselves.",
         )
         self.retry_after_s = retry_after_s
 
@@ -220,7 +220,7 @@ class Overloaded(Error):
         super().__init__(
             what="The aggregator has no room for another request at the moment.",
             meaning="It was not looked at.",
-            remedy="Wait for the time in Retry-After. Nodes do so by themselves.",
+            remedy="Wait for the time in Retry-After. MedVeil's own clients do so by themselves.",
         )
 
 

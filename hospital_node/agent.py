@@ -346,6 +346,7 @@ async def _work_on(
         kept=Kept(node.kept, identity.secret_for(LABEL)),
         splits=Splits(node.splits),
     )
+    desk.read_ahead()
     log.info("node.ready", plan=plan.id)
     try:
         await PlanAgent(plan, node, identity, journal, desk, transport).follow()

@@ -92,6 +92,10 @@ class Desk:
             self._done = (key, asyncio.get_running_loop().run_in_executor(self._thread, work))
         return self._done[1]
 
+    def read_ahead(self) -> None:
+        """Begin to read the images before the first round wants them; a fault in them shows in that round."""
+        self._thread.submit(self._site)
+
     def finished(self) -> None:
         """The plan is over: nothing of it will be asked for again."""
         self._kept.forget()
@@ -101,7 +105,7 @@ class Desk:
         self._thread.shutdown(cancel_futures=True)
 
     def _site(self) -> SiteData:
-        """The images, read at first use: meanwhile the node already answers the aggregator."""
+        """The images, read once and aside: meanwhile the node already answers the aggregator."""
         if self._images is None:
             site = self._read(self._plan)
             if self._private:

@@ -15,7 +15,7 @@ import httpx2 as httpx
 from medveil.errors import BadFile, RemoteProtocolError
 from medveil.identity import Identity, sign_request
 from medveil.log import get_logger
-from medveil.messages import Approval, Enrol, PlanOffers, Work
+from medveil.messages import Approval, Enrol, PlanOffers, Work, seconds_to_wait
 from privacy.secagg.messages import Published
 
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
@@ -127,7 +127,8 @@ class Transport:
                 if loop.time() - started > self._patience_s:
                     raise Unreachable(reason=type(error).__name__) from error
                 log.info("aggregator.unreachable", reason=type(error).__name__)
-            await asyncio.sleep(pause * random.uniform(0.5, 1.5))
+                asked_s = error.wait_s if isinstance(error, _Busy) else 0.0
+            await asyncio.sleep(asked_s + pause * random.uniform(0.5, 1.5))
             pause = min(2 * pause, 10.0)
 
     def _load_certificate(self) -> None:
@@ -147,14 +148,18 @@ class Transport:
         request.headers.update(sign_request(self._identity, method, target, body).headers())
         response = await self._client.send(request)
         if response.status_code in BUSY:
-            raise _Busy()
+            raise _Busy(seconds_to_wait(response.headers.get("retry-after")))
         if not response.is_success:  # also a redirect: a proxy's log-in page is no acknowledgement
             raise _problem(response)
         return response.content
 
 
 class _Busy(Exception):
-    """The aggregator (or a proxy before it) asks to come back later."""
+    """The aggregator (or a proxy before it) asks to come back later, not before ``wait_s``."""
+
+    def __init__(self, wait_s: float) -> None:
+        super().__init__()
+        self.wait_s = wait_s
 
 
 def _problem(response: httpx.Response) -> AggregatorProblem:

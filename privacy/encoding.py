@@ -200,14 +200,20 @@ def encode(
         raise OutOfRange(thing="Every metric word", limit=f"below {p.tail_limit}")
     words = np.empty(p.words, np.uint64)
     rounding = _Rounding(p, weight, random_bytes)
-    halves, spare = np.empty((2, _CHUNK), np.uint32), np.empty(_CHUNK, np.uint32)
+    # The two 32-bit halves of the words are built apart: half the memory traffic of 64-bit shifts.
+    halves, (lane_values, moved) = np.empty((2, _CHUNK), np.uint32), np.empty((2, _CHUNK), np.uint32)
     for start in range(0, p.packed_words, _CHUNK):
         chunk = words[start : min(start + _CHUNK, p.packed_words)]
-        halves.fill(0)
         for lane in range(LANES[p.lane_bits]):
             first, end = lane * p.packed_words + start, min((lane + 1) * p.packed_words, p.parameters)
-            quantised = rounding.of(values[first : min(first + _CHUNK, end)])
-            _put(quantised, lane * p.lane_bits, p.lane_bits, halves, spare)
+            part = values[first : min(first + _CHUNK, end)]
+            half, shift = divmod(lane * p.lane_bits, 32)
+            if shift == 0:  # the lowest lane of a half overwrites what the last chunk left there
+                rounding.of(part, out=halves[half])
+                halves[half, len(part) :] = 0
+                continue
+            rounding.of(part, out=lane_values)
+            _put(lane_values[: len(part)], shift, p.lane_bits, halves[half:], moved)
         np.copyto(chunk, halves[1, : len(chunk)])
         np.left_shift(chunk, np.uint64(32), out=chunk)
         np.bitwise_or(chunk, halves[0, : len(chunk)], out=chunk)
@@ -235,8 +241,8 @@ class _Rounding:
         self._bytes = np.empty(2 * _CHUNK + 16, np.uint8)
         self._floats, self._noise = np.empty((2, _CHUNK), np.float32)
 
-    def of(self, part: Float32) -> NDArray[np.uint32]:
-        """Integers in [0, 2L]; valid until the next call."""
+    def of(self, part: Float32, *, out: NDArray[np.uint32]) -> None:
+        """Write one integer in [0, 2L] for each entry to the beginning of ``out``."""
         size, limit = len(part), self._limit
         if size and not (np.minimum.reduce(part) >= -limit and np.maximum.reduce(part) <= limit):  # or NaN
             raise OutOfRange(thing="Every coordinate of the update", limit=f"finite and within ±{limit:g}")
@@ -246,25 +252,19 @@ class _Rounding:
         np.multiply(part, self._scale, out=floats)
         np.add(floats, noise, out=floats)
         np.add(floats, _ROUNDER, out=floats)
-        whole = floats.view(np.int32)
-        np.add(whole, self._offset, out=whole)
-        return whole.view(np.uint32)
+        np.add(floats.view(np.int32), self._offset, out=out[:size].view(np.int32))
 
 
 def _put(
-    lane: NDArray[np.uint32], shift: int, bits: int, halves: NDArray[np.uint32], spare: NDArray[np.uint32]
+    lane: NDArray[np.uint32], shift: int, bits: int, halves: NDArray[np.uint32], moved: NDArray[np.uint32]
 ) -> None:
-    # The two 32-bit halves of the words are built apart: half the memory traffic of 64-bit shifts.
-    low, high, moved = halves[0, : len(lane)], halves[1, : len(lane)], spare[: len(lane)]
-    if shift < 32:
-        np.left_shift(lane, np.uint32(shift), out=moved)
-        np.bitwise_or(low, moved, out=low)
+    """Add a lane to the half it begins in; a piece that reaches into the next half is the lowest there."""
+    size = len(lane)
+    np.left_shift(lane, np.uint32(shift), out=moved[:size])
+    np.bitwise_or(halves[0, :size], moved[:size], out=halves[0, :size])
     if shift + bits > 32:
-        if shift < 32:
-            np.right_shift(lane, np.uint32(32 - shift), out=moved)
-        else:
-            np.left_shift(lane, np.uint32(shift - 32), out=moved)
-        np.bitwise_or(high, moved, out=high)
+        np.right_shift(lane, np.uint32(32 - shift), out=halves[1, :size])
+        halves[1, size:] = 0
 
 
 def decode(total: Words, p: EncodingParams, *, hospitals: int, study: Study) -> Aggregate:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
+import torch._dynamo  # torch's first optimiser loads it, for a second or more: not in the middle of a round
 from torch import nn
 
 from hospital_node.ledger import Charge

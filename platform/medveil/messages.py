@@ -17,6 +17,7 @@ from medveil.study import Name
 
 Hash = Annotated[bytes, Field(min_length=32, max_length=32)]
 MAX_MESSAGE_BYTES = 4 * 2**20
+LONGEST_WAIT_S = 60.0
 
 
 class BadMessage(RemoteProtocolError):
@@ -114,3 +115,13 @@ class Work(Wire):
 
 
 Json = dict[str, Any]
+
+
+def seconds_to_wait(retry_after: str | None) -> float:
+    """What a ``Retry-After`` header asks for: at most a minute, one second if it names no whole number.
+
+    Source: RFC 9110, section 10.2.3. The other form, a date, needs two clocks that agree.
+    """
+    if retry_after is None or not (retry_after.isascii() and retry_after.isdigit()):
+        return 1.0
+    return min(float(retry_after[:9]), LONGEST_WAIT_S)

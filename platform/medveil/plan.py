@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from functools import cached_property
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -12,6 +13,7 @@ from medveil.ids import canonical, digest
 from medveil.study import Frozen, Name, Study
 
 PublicKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+P = TypeVar("P", bound="Plan")
 
 
 class Member(Frozen):
@@ -48,10 +50,16 @@ class Plan(Frozen):
         """Names of the hospitals, in roster order."""
         return [m.name for m in self.roster]
 
-    @property
+    @cached_property
     def hash(self) -> bytes:
         """SHA-256 over the canonical form; it names the plan everywhere."""
         return digest("plan", canonical(self.model_dump(mode="json")))
+
+    def __copy__(self) -> Self:
+        return _without_hash(super().__copy__())
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return _without_hash(super().__deepcopy__(memo))
 
     @property
     def id(self) -> str:
@@ -66,6 +74,12 @@ class Plan(Frozen):
     def approvals_needed(self) -> int:
         """More than half of the data owners must have signed before anybody trains."""
         return len(self.roster) // 2 + 1
+
+
+def _without_hash(copied: P) -> P:
+    """A copy is about to become another plan (``model_copy``): it must not keep the first one's hash."""
+    copied.__dict__.pop("hash", None)
+    return copied
 
 
 class NotApproved(Error):

@@ -141,7 +141,7 @@ class JointNoise(GaussianNoise):
     """
 
     kind: Literal["joint"] = "joint"
-    honest_hospitals: Annotated[int, Field(ge=2, le=128)]
+    honest_hospitals: Annotated[int, Field(ge=2, le=2000)]
 
     @property
     def sharers(self) -> int:

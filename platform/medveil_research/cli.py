@@ -17,6 +17,7 @@ Task = Literal["classification", "segmentation"]
 Profile = Literal["xray", "mri"]
 PrivacyKind = Literal["none", "local", "joint"]
 NoiseKind = Literal["local", "joint"]
+MaskGraph = Literal["complete", "hidden"]
 Split = Literal["train", "val", "test"]
 
 
@@ -115,7 +116,7 @@ def study_new(
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Folder for study.toml and initial.safetensors.")
     ],
-    hospitals: Annotated[int, typer.Option(min=3, max=128, help="How many hospitals take part.")],
+    hospitals: Annotated[int, typer.Option(min=3, max=2000, help="How many hospitals take part.")],
     model: Annotated[str | None, typer.Option(help="A model of MedVeil; the recipe's without it.")] = None,
     privacy: Annotated[
         PrivacyKind,
@@ -147,6 +148,9 @@ def study_new(
         list[str] | None, typer.Option(help="An option of the model, e.g. width=16. Repeatable.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Decides the model's initial weights, nothing else.")] = 0,
+    mask_graph: Annotated[
+        MaskGraph, typer.Option(help="Who masks with whom; more than 128 hospitals need 'hidden'.")
+    ] = "complete",
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Do not refuse more noise than signal; hospitals are told.")
     ] = False,
@@ -171,6 +175,7 @@ def study_new(
         patients_hint=patients,
         seed=seed,
         options=dict(_option(pair) for pair in option or ()),
+        mask_graph=mask_graph,
         anyway=anyway,
     )
     studies.write_study(output, study, initial)

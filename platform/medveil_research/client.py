@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -11,7 +12,11 @@ import httpx2 as httpx
 
 from medveil.errors import RemoteProtocolError
 from medveil.identity import Identity, sign_request
-from medveil.messages import Enrol
+from medveil.messages import Enrol, seconds_to_wait
+
+PATIENCE_S = 30.0
+"""How long a request goes on asking an aggregator that says it has no time."""
+BUSY = (429, 503)
 
 
 class NoAnswer(RemoteProtocolError):
@@ -74,13 +79,22 @@ class Client:
         return self._send("GET", f"/v1/plans/{plan}/models/{model}").content
 
     def _send(self, method: str, path: str, body: bytes = b"") -> httpx.Response:
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            response = self._once(method, path, body)
+            pause = seconds_to_wait(response.headers.get("retry-after"))
+            if response.status_code not in BUSY or time.monotonic() + pause > end:
+                break
+            time.sleep(pause)
+        if response.status_code >= 400:
+            raise NoAnswer(reason=f"{response.status_code} {response.text[:200]}")
+        return response
+
+    def _once(self, method: str, path: str, body: bytes) -> httpx.Response:
         request = self._client.build_request(method, path, content=body)
         target = request.url.raw_path.decode("ascii")
         request.headers.update(sign_request(self._identity, method, target, body).headers())
         try:
-            response = self._client.send(request)
+            return self._client.send(request)
         except httpx.TransportError as error:
             raise NoAnswer(reason=type(error).__name__) from error
-        if response.status_code >= 400:
-            raise NoAnswer(reason=f"{response.status_code} {response.text[:200]}")
-        return response

@@ -15,6 +15,7 @@ from medveil.study import (
     Evaluation,
     JointNoise,
     LocalNoise,
+    MaskGraph,
     ModelChoice,
     NoPrivacy,
     SecureAggregation,
@@ -137,6 +138,7 @@ def new_study(
     seed: int = 0,
     deadlines: Deadlines | None = None,
     options: Mapping[str, Option] | None = None,
+    mask_graph: MaskGraph = "complete",
     anyway: bool = False,
 ) -> tuple[Study, bytes]:
     """A complete study and its initial model (safetensors).
@@ -151,6 +153,7 @@ def new_study(
         patients_hint: training patients of a typical hospital; it sets how finely weights are encoded.
         seed: decides the initial weights and nothing else; never noise.
         options: of the model.
+        mask_graph: "hidden" is needed by more than 128 hospitals; see docs/protocol.md.
         anyway: make a study with more noise than signal; it carries a mark that hospitals see.
 
     Guarantees: the whole schedule costs at most ``epsilon``; equal arguments give an equal study.
@@ -185,7 +188,7 @@ def new_study(
             training=settings.training,
             privacy=policy,
             strategy=settings.strategy,
-            secure_aggregation=_masked_sum(settings, policy, patients_hint),
+            secure_aggregation=_masked_sum(settings, policy, patients_hint, mask_graph),
             cohort=Cohort(min_hospitals=least, max_hospitals=max(10, hospitals)),
             evaluation=Evaluation(every_round=privacy == "none"),
             deadlines=deadlines or Deadlines(),
@@ -241,7 +244,7 @@ def _policy(
 
 
 def _masked_sum(
-    settings: Recipe, policy: NoPrivacy | LocalNoise | JointNoise, patients: int | None
+    settings: Recipe, policy: NoPrivacy | LocalNoise | JointNoise, patients: int | None, graph: MaskGraph
 ) -> SecureAggregation:
     """Room for a hospital with twice the usual patients: a lane's steps are shared out over the weight.
 
@@ -252,7 +255,9 @@ def _masked_sum(
     if isinstance(policy, JointNoise):
         stride = settings.training.learning_rate * policy.clip_norm
         clip = 2.0 ** math.ceil(math.log2(stride * (1 + 8 * policy.own_multiplier / SMALLEST_HOSPITAL)))
-    return SecureAggregation(lane_bits=settings.lane_bits, update_clip=clip, max_weight=room)
+    return SecureAggregation(
+        lane_bits=settings.lane_bits, update_clip=clip, max_weight=room, mask_graph=graph
+    )
 
 
 def noise_to_signal(study: Study, *, patients: int, hospitals: int) -> float | None:

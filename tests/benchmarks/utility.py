@@ -7,9 +7,9 @@ of the study turns the weighted mean update into the next model. At the end each
 evaluation as its node would: bounded, noised, charged. Only encoding and masks are left out: they change no
 sum. Noise comes from keys made of the seed, so a figure can be measured again.
 
-The settings are those of :mod:`medveil_imaging.recipes`; nothing is chosen here. The recipes were chosen on the
-validation patients of these very data sets, which a hospital could not do for free; test figures were seen
-meanwhile, and the joint rate below epsilon 8 was changed after one of them.
+The settings are those of :mod:`medveil_imaging.recipes`; nothing is chosen here. The recipes were chosen on
+the validation patients of these very data sets, which a hospital could not do for free; test figures were
+seen meanwhile, and the joint rate below epsilon 8 was changed after one of them.
 """
 
 from __future__ import annotations

@@ -53,7 +53,8 @@ def watch(consortium: Consortium, plan: str, power_cut: threading.Event, killed:
     """Follow the study to its end; when the word comes, cut the aggregator's power and start it again."""
     deadline = time.monotonic() + LIMIT_S
     while time.monotonic() < deadline:
-        if power_cut.wait(0.2) and "aggregator" not in killed:
+        time.sleep(0.1)
+        if power_cut.is_set() and "aggregator" not in killed:
             consortium.kill("aggregator")
             killed.append("aggregator")
             consortium.restart("aggregator")

@@ -150,6 +150,16 @@ def test_another_roster_or_epoch_is_another_plan() -> None:
     assert Plan.model_validate_json(plan.model_dump_json()).id == plan.id
 
 
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_changed_copy_has_its_own_hash(deep: bool) -> None:
+    plan = make_plan(PEOPLE, make_study())
+    first = plan.hash
+    later = plan.model_copy(update={"epoch": 2}, deep=deep)
+    assert later.hash == Plan.model_validate(later.model_dump()).hash != first
+    assert plan.model_copy(deep=deep).hash == first
+    assert plan == Plan.model_validate_json(plan.model_dump_json())
+
+
 @pytest.mark.parametrize("field", ["index", "name", "public_key"])
 def test_two_members_cannot_be_the_same_one(field: str) -> None:
     value = make_plan(PEOPLE, make_study()).model_dump(mode="json")

@@ -14,6 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 from medveil.errors import BadFile
+from medveil.study import read_study
 from medveil_imaging.sources.phantom import write_phantom_sites
 from medveil_research import doctor
 from medveil_research.cli import register
@@ -84,6 +85,19 @@ def test_a_malformed_option_is_refused_in_words(
         )  # fmt: skip
     assert value in caught.value.what
     assert not (tmp_path / "study").exists()
+
+
+def test_more_than_128_hospitals_are_told_which_masks_they_need(app: typer.Typer, tmp_path: Path) -> None:
+    asked = [
+        "study", "new", "--name", "films", "--task", "classification", "--profile", "xray",
+        "--privacy", "joint", "--hospitals", "300", "--size", "32x32", "-o", tmp_path / "study",
+    ]  # fmt: skip
+    with pytest.raises(BadFile) as caught:
+        _run(app, *asked)
+    assert "hidden" in caught.value.what
+    assert _run(app, *asked, "--mask-graph", "hidden").exit_code == 0
+    study = read_study(tmp_path / "study" / "study.toml")
+    assert (study.secure_aggregation.mask_graph, study.cohort.max_hospitals) == ("hidden", 300)
 
 
 def test_a_model_option_reaches_the_model_with_its_type(app: typer.Typer, tmp_path: Path) -> None:
