@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from aggregator.auth import Gatekeeper
-from aggregator.blobs import Blobs
+from aggregator.blobs import open_blobs
 from aggregator.coordinator import Coordinator
 from aggregator.limits import Gate
 from aggregator.metrics import Metrics
@@ -99,7 +99,7 @@ def open_desk(settings: Settings, workers: Workers) -> Desk | None:
         if not store.lead():
             store.close()
             return None
-        blobs = Blobs(settings.folder)
+        blobs = open_blobs(settings.folder, settings.blobs)
         blobs.sweep()
         coordinator = Coordinator(store, blobs, admin_key=admin.public_key, workers=workers)
         early = EarlyNonces(settings.folder / "nonces")

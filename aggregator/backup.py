@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from aggregator.auditlog import Head
-from aggregator.blobs import SCRATCH, StorageFailed, write_durably
+from aggregator.blobs import SCRATCH, Blobs, StorageFailed, open_blobs, write_durably
 from aggregator.database import StillRunning
 from aggregator.settings import Settings
 from aggregator.store import Store
@@ -47,6 +47,7 @@ class NotThere(Error):
 def back_up(settings: Settings, target: Path) -> Head | None:
     """Copy everything into an empty folder; the aggregator may go on meanwhile.
 
+    Models and sums in a bucket stay there: they never change and are never removed (docs/operations.md).
     With PostgreSQL the database itself is not copied: dump it first, with pg_dump (docs/operations.md).
     Returns: the head of the audit log in the copy; None with PostgreSQL.
     Raises: NotThere, StorageFailed, BadEntry if the copied log is broken.
@@ -79,7 +80,7 @@ def restore(backup: Path, settings: Settings) -> Head:
     Args:
         settings: the folder to fill; its ``where`` is the database.
     Returns: the head of the audit log; hospitals that have seen a later one find out that it was rolled back.
-    Raises: NotThere, StillRunning, StorageFailed, BadEntry.
+    Raises: NotThere, StillRunning, StorageFailed, BadEntry, UnusableBlobs.
     """
     content = check(backup)
     if settings.folder.exists() and any(settings.folder.iterdir()):
@@ -96,6 +97,7 @@ def restore(backup: Path, settings: Settings) -> Head:
     store = Store(settings.where, Identity.load("admin", settings.folder / "admin.key"))
     try:
         head = store.verify_log()
+        _check_models(store, open_blobs(settings.folder, settings.blobs))
         if content["head"] not in (None, str(head)):
             raise NotThere(problem="its database is not the one that was backed up")
         if not store.lead():
@@ -104,6 +106,15 @@ def restore(backup: Path, settings: Settings) -> Head:
         return store.head
     finally:
         store.close()
+
+
+def _check_models(store: Store, blobs: Blobs) -> None:
+    """Whether every plan's newest model is there: in the folder just filled, or in the bucket it names."""
+    there = blobs.names()
+    for plan, _, _ in store.plans():
+        version, state = store.progress(plan.id).newest
+        if not {version.model, *state.values()} <= there:
+            raise NotThere(problem=f"the newest model of plan {plan.id[:16]} is not among the kept models")
 
 
 def check(backup: Path) -> dict[str, Any]:

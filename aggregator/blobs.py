@@ -37,7 +37,7 @@ class DamagedBlob(RemoteProtocolError):
 
 
 class StorageFailed(Error):
-    """The disk (or the database on it) did not take or give what it should."""
+    """The disk, the database or the bucket did not take or give what it should."""
 
     code = "storage-failed"
 
@@ -45,8 +45,36 @@ class StorageFailed(Error):
         super().__init__(
             what="The aggregator's storage does not work at the moment.",
             meaning="Nothing was acknowledged that is not on the disk; the nodes send it again.",
-            remedy="Check that the aggregator's disk is neither full nor failing.",
+            remedy="Check that the aggregator's disk, or its bucket, is there, not full and not failing.",
         )
+
+
+class UnusableBlobs(Error):
+    """A store of blobs that cannot be used."""
+
+    code = "unusable-blobs"
+
+    def __init__(self, *, problem: str) -> None:
+        super().__init__(
+            what=f"The store of blobs cannot be used: {problem}.",
+            meaning="The aggregator was not started; nothing was changed.",
+            remedy="Correct 'blobs' in aggregator.json; credentials belong in the environment.",
+        )
+
+
+def open_blobs(folder: Path, url: str) -> Blobs:
+    """The blobs of an aggregator: in its folder, or in a bucket (``s3://…``) if there is a URL.
+
+    Raises: UnusableBlobs.
+    """
+    if not url:
+        return Blobs(folder)
+    try:
+        from aggregator.bucket import BucketBlobs, open_store
+    except ModuleNotFoundError as error:
+        problem = "obstore is missing; install it with: pip install 'medveil[s3]'"
+        raise UnusableBlobs(problem=problem) from error
+    return BucketBlobs(folder, open_store(url))
 
 
 def write_durably(path: Path, data: bytes | memoryview) -> None:
@@ -163,10 +191,8 @@ class Blobs:
 
         Raises: DamagedBlob.
         """
-        try:
-            data = self._segment(attempt, hospital, number).read_bytes()
-        except OSError as error:
-            raise DamagedBlob() from error
+        with self.mapped_segment(attempt, hospital, number) as found:
+            data = bytes(found)
         if hashlib.sha256(data).digest() != digest:
             raise DamagedBlob()
         return data
@@ -184,6 +210,14 @@ class Blobs:
             raise DamagedBlob() from error
         with data, memoryview(data) as view:
             yield view
+
+    def names(self) -> set[str]:
+        """Every model and optimiser state that is kept. Raises: StorageFailed."""
+        return {p.name for p in self._models.iterdir()} if self._models.is_dir() else set()
+
+    def probe(self) -> None:
+        """Try a durable write that changes nothing. Raises: StorageFailed."""
+        write_durably(self._models / "ready.probe", b"ready")
 
     def uploads(self) -> set[str]:
         """The attempts of which there are masked vectors."""

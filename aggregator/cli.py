@@ -20,10 +20,10 @@ from rich.table import Table
 from aggregator import settings as configuration
 from aggregator.auditlog import Head
 from aggregator.backup import back_up, check, copy_database, restore
-from aggregator.blobs import Blobs
+from aggregator.blobs import open_blobs
 from aggregator.database import REVISIONS, Database, alone, schema_of
 from aggregator.settings import Settings
-from aggregator.store import Register, Role, Store, UnknownPerson
+from aggregator.store import AlreadyThere, Register, Role, Store, UnknownPerson
 from aggregator.tls import make_certificates
 from aggregator.witnesses import Witness, binding_heads
 from medveil.errors import BadFile, Error
@@ -132,6 +132,7 @@ def serve(folder: Folder = DEFAULT) -> None:
     if schema_of(settings.where) is None:
         raise NoDatabase()
     open_store(settings).close()  # what is wrong with it is said now
+    open_blobs(folder, settings.blobs)
     get_logger().info("aggregator.starting", port=settings.port)
     run(create_app(settings), settings, folder / "tls")
 
@@ -216,6 +217,20 @@ def restore_command(
     head = restore(backup, settings)
     console.print(f"Restored into {folder}. Rounds since the backup are lost; open attempts have ended.")
     console.print(f"  Head of its audit log:  {head}")
+
+
+@app.command("new-certificate")
+def new_certificate(
+    folder: Folder = DEFAULT,
+    name: Annotated[list[str], typer.Option(help="Other names than those of the settings; repeatable.")] = [],  # noqa: B006
+) -> None:
+    """Make the next TLS certificate and its authority in tls/next. The present one stays in use."""
+    target = folder / "tls" / "next"
+    if target.exists():  # hospitals may have got it already
+        raise AlreadyThere(thing="a next certificate in tls/next")
+    make_certificates(target, tuple(name) or configuration.load(folder).names)
+    console.print(f"For the hospitals, to be added to the ca.pem they have:  {target / 'ca.pem'}")
+    console.print("When all have done so: move the files of tls/next to tls and restart the aggregator.")
 
 
 @app.command()
@@ -423,7 +438,7 @@ def create_plan(
         except (ValueError, OSError) as error:
             raise BadFile(name=file.name, problem=str(error)) from error
         admin = Identity.load("admin", settings.folder / "admin.key")
-        first = first_version(plan, data, Blobs(settings.folder))
+        first = first_version(plan, data, open_blobs(settings.folder, settings.blobs))
         store.add_plan(plan, admin.sign("create-plan", plan.hash), first, time.time())
         for name in readers:
             register.grant(plan.id, name)

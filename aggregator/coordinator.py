@@ -227,6 +227,10 @@ class Coordinator:
                     return str(row["report"][file])
         raise NotFound()
 
+    def probe_blobs(self) -> None:
+        """Try whether blobs can be kept; any thread may ask. Raises: StorageFailed."""
+        self._blobs.probe()
+
     def may_see(self, plan_id: str, name: str, role: str) -> None:
         """Researchers see every plan, hospitals their own. Raises: NotFound."""
         if role == "hospital" and self._find(plan_id).plan.member(name) is None:
@@ -319,10 +323,18 @@ class Coordinator:
         """Close what is complete or overdue and open what is next; whether anything changed."""
         before = [r.token for r in self._runs.values()]
         self.reload()
+        self._look_for_approvals()
         for run in self._runs.values():
             if not run.finished and self._is_approved(run):
                 self._advance_as_far_as_possible(run)
         return before != [r.token for r in self._runs.values()]
+
+    def _look_for_approvals(self) -> None:
+        waiting = [run for run in self._runs.values() if run.approved_at is None and not run.finished]
+        counts = self._store.approval_counts() if waiting else {}
+        for run in waiting:
+            if counts.get(run.id, 0) != len(run.approvals):
+                run.approvals = self._store.approvals(run.id)
 
     def _is_approved(self, run: Run) -> bool:
         if run.approved_at is None:

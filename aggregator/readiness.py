@@ -6,9 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-from aggregator.blobs import write_durably
 from aggregator.problems import NotReady
 from medveil.log import get_logger
 
@@ -55,12 +53,3 @@ class Readiness:
     def close(self) -> None:
         """Stop; a part that hangs is not waited for."""
         self._thread.shutdown(wait=False, cancel_futures=True)
-
-
-def folder_takes_files(folder: Path) -> Callable[[], None]:
-    """Tries whether a file can be written durably into a folder."""
-
-    def probe() -> None:
-        write_durably(folder / "ready.probe", b"ready")
-
-    return probe

@@ -101,7 +101,7 @@ class Run:
     plan: Plan
     admin_signature: bytes
     approvals: dict[str, bytes]
-    """Hospital → signature. Each comes through the process that leads, so the store holds no others."""
+    """Hospital → signature."""
     finished: bool
     newest: tuple[ModelVersion, dict[str, str]]
     """The last version of the model, and the hashes of the optimiser's state."""

@@ -51,7 +51,7 @@ class Settings:
     """One aggregator: its folder, its database and its address.
 
     The folder holds ``aggregator.json`` (these settings), ``admin.key``, ``tls/``, ``aggregator.db`` (unless
-    the database is elsewhere), ``models/`` and ``uploads/``.
+    the database is elsewhere), ``models/``, ``sums/`` and ``uploads/`` (unless they are in a bucket).
     """
 
     folder: Path
@@ -66,6 +66,9 @@ class Settings:
     """Most processes that unmask sums; 0 stands for one for each core."""
     database: str = field(default="", repr=False)
     """URL of a PostgreSQL database; empty for SQLite in the folder. It may hold a password."""
+
+    blobs: str = ""
+    """``s3://BUCKET/PREFIX?endpoint=URL&region=NAME``; empty for the folder. Credentials: the environment."""
 
     @property
     def where(self) -> Path | str:
@@ -105,6 +108,7 @@ def load(folder: Path) -> Settings:
             limits=Limits(**values.get("limits", {})),
             database=str(values.get("database", "")),
             workers=int(values.get("workers", 0)),
+            blobs=str(values.get("blobs", "")),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadFile(name=str(path.name), problem=str(error) or type(error).__name__) from error

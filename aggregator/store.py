@@ -338,6 +338,12 @@ class Store:
             rows = tx.execute(sa.select(APPROVALS).where(APPROVALS.c.plan == plan)).all()
         return {r.name: r.signature for r in rows}
 
+    def approval_counts(self) -> dict[str, int]:
+        """Plan → how many approvals it has; plans without any are left out."""
+        wanted = sa.select(APPROVALS.c.plan, sa.func.count()).group_by(APPROVALS.c.plan)
+        with self._database.read() as tx:
+            return {row[0]: row[1] for row in tx.execute(wanted)}
+
     def open_attempt(self, key: AttemptKey, *, kind: str, model: str, now: float) -> None:
         """A new attempt at a round."""
         values = {**key.where, "kind": kind, "model": model, "opened": now, "outcome": None, "report": None}

@@ -19,7 +19,7 @@ from aggregator.auth import Gatekeeper, Revoked, read_body, signed_target
 from aggregator.coordinator import Coordinator
 from aggregator.limits import BodyMemory, Quotas, leases_of
 from aggregator.problems import NotAllowed, NotFound
-from aggregator.readiness import Readiness, folder_takes_files
+from aggregator.readiness import Readiness
 from aggregator.settings import Settings
 from aggregator.store import NotLeading, Party, Register, Role, Store
 from aggregator.tls import WrongCertificate
@@ -48,9 +48,7 @@ class Desk:
         self.store, self.coordinator, self.gatekeeper = store, coordinator, gatekeeper
         self.register = Register(store)
         self.tokens = TokenCheck(lambda token: self.look_up(lambda: self.register.api_token(token)))
-        self.readiness = Readiness(
-            {"database": store.probe, "blobs": folder_takes_files(settings.folder / "models")}
-        )
+        self.readiness = Readiness({"database": store.probe, "blobs": coordinator.probe_blobs})
         self.quotas, self.memory = Quotas(settings.limits), BodyMemory(settings.limits)
         self._file = settings.where
         self._known: dict[str, Party] = {}

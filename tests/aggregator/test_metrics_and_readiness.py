@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.blobs import StorageFailed
+from aggregator.blobs import Blobs, StorageFailed
 from aggregator.metrics import ALLOWED_LABELS, Metrics
 from aggregator.problems import NotReady
-from aggregator.readiness import Readiness, folder_takes_files
+from aggregator.readiness import Readiness
 from aggregator.store import Role
 from aggregator.tls import make_certificates
 from door import Door
@@ -132,10 +132,10 @@ def test_the_parts_are_really_tried(build: Build, tmp_path: Path) -> None:
     world = build()
     door = Door(world)
     asyncio.run(door.office.readiness.check())
-    folder_takes_files(tmp_path)()
+    Blobs(tmp_path).probe()
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageFailed):
-        folder_takes_files(tmp_path / "file" / "below")()
+        Blobs(tmp_path / "file" / "below").probe()
     door.office.close()
     readiness = Readiness({"database": failing})
     door.office.readiness = readiness

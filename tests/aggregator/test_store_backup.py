@@ -14,7 +14,6 @@ from aggregator.backup import NotThere, back_up, check, restore
 from aggregator.cli import DumpFirst, NoDatabase, app, migrate_database, open_store, serve, set_up_aggregator
 from aggregator.database import OldSchema, StillRunning
 from aggregator.settings import Settings
-from aggregator.store import Store
 from databases import to_version_1
 from postgres import Cluster
 from world import Site, World, finish, make_sites
@@ -100,22 +99,25 @@ def test_neither_a_backup_nor_a_restored_aggregator_overwrites_anything(build: B
         restore(folder / "backup", settings)
 
 
-def test_with_postgresql_the_files_are_kept_and_the_database_is_a_dump(
+def test_with_postgresql_a_dump_and_the_files_are_a_backup_and_the_study_goes_on_from_it(
     build: Build, folder: Path, cluster: Cluster
 ) -> None:
     world = build(database=cluster.url(cluster.database()))
+    until(world, make_sites(world), "share")
     settings = Settings(world.folder, database=str(world.database))
     settings.save()
     world.admin.save(world.folder / "admin.key")
     name = str(world.database).rpartition("?")[0].rpartition("/")[2]
-    world.store.close()
-    dumped = cluster.database(template=name)  # what pg_dump and pg_restore make
+    dumped = cluster.dumped_and_restored(name)  # while the aggregator runs
     assert back_up(settings, folder / "backup") is None
+    world.store.close()
     restored = restore(folder / "backup", Settings(folder / "new", database=cluster.url(dumped)))
-    store = Store(cluster.url(dumped), world.admin)
-    assert store.verify_log() == restored
-    store.close()
     assert not (folder / "new" / "aggregator.db").exists()
+    world.folder, world.database = folder / "new", cluster.url(dumped)
+    world.restart()
+    assert world.store.verify_log() == restored
+    status = finish(world, make_sites(world))
+    assert [a["outcome"] for a in status["attempts"]] == ["failed", "done", "done"]
 
 
 def test_an_old_database_is_refused_until_migrate_has_kept_a_copy_of_it(folder: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from aggregator.blobs import StorageFailed
-from aggregator.store import AlreadyThere, AttemptKey, Party, Store, TokenRefused
+from aggregator.store import AlreadyThere, AttemptKey, Party, Progress, Store, TokenRefused
 from medveil.identity import Identity
 from medveil.rounds import ModelVersion
 from world import World, finish, make_plan, make_sites, make_study
@@ -87,6 +87,13 @@ def test_events_keep_their_order_and_go_with_their_attempt(planned: Store) -> No
     (row,) = planned.attempts(PLAN.id)
     assert (row["outcome"], row["report"]) == ("done", report)
     assert planned.versions(PLAN.id) == [(version(0), {}), (version(1), {"m": "a"})]
+    assert planned.version(PLAN.id, 0) == version(0)
+    assert planned.version(PLAN.id, 2) is None
+    assert planned.has_model(PLAN.id, version(0).model)
+    assert not planned.has_model(PLAN.id, "ff" * 32)
+    assert not planned.has_model("ff" * 32, version(0).model)
+    assert planned.attempts(PLAN.id, round_number=2) == []
+    assert planned.progress(PLAN.id) == Progress(1, [row], (version(1), {"m": "a"}))
 
 
 def test_an_attempt_ends_with_its_version_or_not_at_all(planned: Store) -> None:

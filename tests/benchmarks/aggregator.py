@@ -214,7 +214,7 @@ def uploads(folder: Path, nodes: int, megabytes: float) -> list[Row]:
     (attempt, *_) = watch.attempts
     phases = attempt["phases"]
     seconds = attempt["seconds"] - sum(phases.get(p, 0.0) for p in ("advertise", "share", "commit"))
-    name = f"{nodes} hospitals x {sum(map(len, noise)) / 1e6:.0f} MB"
+    name = f"{nodes} hospitals x {megabytes:g} MB ({sum(map(len, noise)) / 1e6:.0f} MB masked)"
     slow = float(np.quantile(watch.waits, 0.99))
     return [
         Row(f"{name}: from the first upload to the sum", seconds, "s", "<= 90"),

@@ -79,6 +79,15 @@ class Cluster:
         self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         return name
 
+    def dumped_and_restored(self, database: str) -> str:
+        """A new database made by pg_restore of what pg_dump gives, as docs/operations.md says."""
+        name, file = f"test_{next(self._numbers)}", str(self.folder / f"{database}.dump")
+        self.execute(f"CREATE DATABASE {name}")
+        at = ["--host", str(self.folder), "--username", "medveil"]
+        self._call("pg_dump", *at, "--format=custom", "--file", file, database)
+        self._call("pg_restore", *at, "--exit-on-error", "--no-owner", "--dbname", name, file)
+        return name
+
     def execute(self, statement: str, *, database: str = "postgres") -> None:
         """One statement outside any transaction."""
         with psycopg.connect(host=str(self.folder), user="medveil", dbname=database, autocommit=True) as link:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from aggregator.blobs import Blobs
+from aggregator.blobs import Blobs, open_blobs
 from aggregator.coordinator import Coordinator
 from aggregator.database import Database
 from aggregator.store import Store
@@ -93,6 +93,8 @@ class World:
     clock: Clock
     database: Path | str
     workers: Executor | None = None
+    bucket: str = ""
+    """URL of the store of blobs; the folder if empty."""
     store: Store = field(init=False)
     blobs: Blobs = field(init=False)
     coordinator: Coordinator = field(init=False)
@@ -101,7 +103,7 @@ class World:
         self._open()
 
     def _open(self) -> None:
-        self.store, self.blobs = Store(self.database, self.admin), Blobs(self.folder)
+        self.store, self.blobs = Store(self.database, self.admin), open_blobs(self.folder, self.bucket)
         self.coordinator = Coordinator(
             self.store,
             self.blobs,
@@ -169,6 +171,7 @@ def make_world(
     approvals: int | None = None,
     database: Path | str | None = None,
     workers: Executor | None = None,
+    bucket: str = "",
     **changes: Any,
 ) -> World:
     """An aggregator with enrolled hospitals and one plan, approved by the first ``approvals`` (all).
@@ -180,7 +183,7 @@ def make_world(
     identities = [Identity.generate(f"hospital-{i}") for i in range(1, hospitals + 1)]
     admin, plan = Identity.generate("admin"), make_plan(identities, make_study(**changes))
     where = fresh_file(folder) if database is None else database
-    store, blobs = Store(where, admin), Blobs(folder)
+    store, blobs = Store(where, admin), open_blobs(folder, bucket)
     for one in identities:
         token = secrets.token_urlsafe(24)
         store.add_token(token, name=one.name, role="hospital", expires=2.0)
@@ -190,7 +193,7 @@ def make_world(
     for one in identities[:approvals]:
         store.add_approval(plan.id, one.name, sign_approval(plan, one))
     store.close()
-    return World(folder, plan, identities, admin, Clock(), where, workers)
+    return World(folder, plan, identities, admin, Clock(), where, workers, bucket)
 
 
 def unit(index: int) -> Float32:
