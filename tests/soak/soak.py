@@ -59,7 +59,7 @@ STUDY_LIMIT_S = 600.0
 WARM_UP_S = 60.0
 MAX_GROWTH_MIB_PER_H, MAX_MORE_FILES, MAX_MIB_A_STUDY = 1.0, 60, 0.05
 """The slope is held against its mark after an hour of life: nonces fill a window of ten minutes first, and
-the aggregator remembers about 15 kB of each plan and 7 kB of each round. To take the lead opens some 35 files,
+the aggregator remembers about 15 kB of each plan and 7 kB of each round. Taking the lead opens some 35 files,
 those of the workers among them."""
 NONCES_S = 2.0 * FRESHNESS_S
 EXPLAINED = frozenset({"attempt.missed", "attempt.refused", "round.failed", "offer.refused"})
