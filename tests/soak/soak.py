@@ -14,6 +14,7 @@ import asyncio
 import csv
 import random
 import re
+import signal
 import ssl
 import sys
 import tempfile
@@ -437,6 +438,7 @@ def main() -> int:
             cut_every_s=given.cut_every,
         )
         failed = ""
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the processes are ended all the same
         try:
             soak.set_up()
             soak.run(given.minutes)
