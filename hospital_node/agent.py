@@ -153,6 +153,9 @@ class PlanAgent:
         if self._attempt is None:
             if phase is Phase.ADVERTISE:
                 await self._join(work)
+            else:  # its keys went with the process that joined; without a word the others would wait for it
+                self._sat_out = key
+                log.info("attempt.sat-out", plan=self._plan.id, round=work.round, attempt=work.attempt)
         elif phase is not self._attempt.answered:
             if (self._attempt.answered, phase) not in pairwise(STEPS):
                 raise OutOfOrder(reason="a phase that does not follow the last one")

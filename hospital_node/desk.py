@@ -98,7 +98,7 @@ class Desk:
 
     def finished(self) -> None:
         """The plan is over: nothing of it will be asked for again."""
-        self._kept.forget()
+        self._kept.forget(self._plan.id)
 
     def close(self) -> None:
         """Let the computation in hand end, and no other begin."""

@@ -46,17 +46,26 @@ class Kept:
 
     def find(self, key: str) -> Made | None:
         """What was kept under exactly this key; None if there is nothing, or nothing whole, of it."""
+        found, made = self._open()
+        return made if found == key else None
+
+    def forget(self, plan: str) -> None:
+        """Remove what was kept for a plan. A restarted node passes finished plans; another's stays.
+
+        Args:
+            plan: what the key begins with.
+        """
+        found, _ = self._open()
+        if found is None or found.startswith(plan):
+            self._path.unlink(missing_ok=True)
+
+    def _open(self) -> tuple[str | None, Made | None]:
+        """The key and what is kept under it; None if there is nothing, or nothing whole."""
         try:
             sealed = self._path.read_bytes()
             content = self._cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], LABEL.encode())
             with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-                if str(stored["key"]) != key:
-                    return None
                 sums = {n.removeprefix("sum "): stored[n] for n in stored.files if n.startswith("sum ")}
-                return Update(stored["update"]), sums if stored["counted"] else None
+                return str(stored["key"]), (Update(stored["update"]), sums if stored["counted"] else None)
         except (OSError, ValueError, KeyError, InvalidTag, zipfile.BadZipFile, EOFError):
-            return None
-
-    def forget(self) -> None:
-        """Remove the file."""
-        self._path.unlink(missing_ok=True)
+            return None, None

@@ -430,8 +430,34 @@ def test_a_node_that_comes_back_without_its_keys_sits_the_attempt_out(build: Bui
     line.lie = lambda work: work
     again, journal = make_agent(world, line)
     before = len(line.sent)
+    line.left.clear()
     assert not follow(again)
     assert line.sent[before:] == []
+    assert line.left == ["", "1.1"]  # and says so: nobody waits until the deadline of the training
+    journal.close()
+
+
+@pytest.mark.parametrize("phase", ["share", "commit", "upload", "agree"])
+def test_nobody_waits_for_a_node_that_comes_back_without_its_keys(build: Build, phase: str) -> None:
+    world = build(hospitals=5)
+    line = Line(world, make_sites(world)[1:], "hospital-1")
+
+    def crash(work: Work) -> Work:
+        if work.phase == phase:
+            raise Stuck
+        return work
+
+    line.lie = crash
+    agent, journal = make_agent(world, line)
+    assert not follow(agent)
+    journal.close()
+    line.lie, line.waits_for_nobody = lambda work: work, True
+    again, journal = make_agent(world, line)
+    began = world.clock.now
+    assert follow(again)
+    assert world.clock.now == began  # no deadline had to pass
+    assert [a["outcome"] for a in world.status["attempts"]] == ["done"] * 3
+    assert "hospital-1" in world.status["attempts"][1]["survivors"]
     journal.close()
 
 

@@ -250,3 +250,22 @@ def test_a_damaged_file_of_splits_stops_the_node_by_name(tmp_path: Path, content
     with pytest.raises(SplitsDamaged) as caught:
         Splits(tmp_path / "splits.json").keep(site(), dataset="films", splits=[Split.TRAIN])
     assert "backup" in caught.value.remedy
+
+
+def test_a_finished_plan_that_a_restarted_node_passes_takes_nothing_from_the_plan_in_hand(
+    tmp_path: Path,
+) -> None:
+    """Else its next round would be computed and charged a second time, and the schedule be used up."""
+    kept = Kept(tmp_path / "unsent.sealed", KEY)
+    old, vector = plan_of(name="old")
+    current, _ = plan_of()
+    kept.store(f"{current.id} 1 00", (Update(vector), None))
+    with Ledger.open(tmp_path / "ledger.jsonl") as ledger:
+        for plan, left in ((old, True), (current, False)):
+            desk = Desk(
+                plan, lambda _: site(), ledger, dataset="films", kept=kept, splits=Splits(tmp_path / "splits")
+            )
+            desk.finished()
+            desk.close()
+            assert (kept.find(f"{current.id} 1 00") is not None) == left
+    assert not (tmp_path / "unsent.sealed").exists()

@@ -14,6 +14,7 @@ import asyncio
 import csv
 import random
 import re
+import signal
 import ssl
 import sys
 import tempfile
@@ -57,9 +58,10 @@ DEADLINES = Deadlines(
 STUDY_LIMIT_S = 600.0
 """Above the deadlines of every attempt that a study may take while its processes are being killed."""
 WARM_UP_S = 60.0
-MAX_GROWTH_MIB_PER_H, MAX_MORE_FILES, MAX_MIB_A_STUDY = 1.0, 10, 0.05
+MAX_GROWTH_MIB_PER_H, MAX_MORE_FILES, MAX_MIB_A_STUDY = 1.0, 60, 0.05
 """The slope is held against its mark after an hour of life: nonces fill a window of ten minutes first, and
-the aggregator remembers about 15 kB of each plan and 7 kB of each round."""
+the aggregator remembers about 15 kB of each plan and 7 kB of each round. Taking the lead opens some 35 files,
+those of the workers among them."""
 NONCES_S = 2.0 * FRESHNESS_S
 EXPLAINED = frozenset({"attempt.missed", "attempt.refused", "round.failed", "offer.refused"})
 ERRORS_OF_A_KILL = frozenset({"standby.failed", "lead.lost", "storage.failed"})
@@ -436,6 +438,7 @@ def main() -> int:
             cut_every_s=given.cut_every,
         )
         failed = ""
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the processes are ended all the same
         try:
             soak.set_up()
             soak.run(given.minutes)
