@@ -207,11 +207,12 @@ class Simulation:
     def check(self) -> None:
         """What was published since the last look is the mean of at least three unit vectors, each once."""
         run = self.world.coordinator._runs[self.world.plan.id]
-        while self.published < len(run.history):
-            attempt = run.history[self.published]
-            self.published += 1
-            if attempt["outcome"] == "done":
-                self.check_result(attempt)
+        if self.published < run.ended:
+            new = self.world.status["attempts"][self.published : run.ended]
+            self.published = run.ended
+            for attempt in new:
+                if attempt["outcome"] == "done":
+                    self.check_result(attempt)
 
     def check_result(self, attempt: dict[str, Any]) -> None:
         status = self.world.status
@@ -244,10 +245,10 @@ class Simulation:
         for site in self.sites:
             site.awake = True
         run = world.coordinator._runs[world.plan.id]
-        began, at_first = world.clock.now, len(run.history) + (run.attempt is not None)
+        began, at_first = world.clock.now, run.ended + (run.attempt is not None)
         for _ in range(5_000):
             run = world.coordinator._runs[world.plan.id]
-            over = len(run.history) > at_first or (len(run.history) == at_first and done(run))
+            over = run.ended > at_first or (run.ended == at_first and done(run))
             if run.finished or (over and not to_the_end):
                 break
             assert over or world.clock.now - began <= longest + 600.0
@@ -260,7 +261,7 @@ class Simulation:
 
 def done(run: Any) -> bool:
     """Whether the newest attempt has a result."""
-    return bool(run.history) and run.history[-1]["outcome"] == "done"
+    return bool(run.last) and run.last[-1]["outcome"] == "done"
 
 
 def simulate(seed: int, *, thorough: bool = True) -> None:
