@@ -13,6 +13,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import replace
 from typing import Any, BinaryIO, Literal, ParamSpec, TypeVar
 
+from aggregator.auditlog import Head
 from aggregator.blobs import Blobs, StorageFailed
 from aggregator.problems import NotFound
 from aggregator.runs import Attempt, Publication, Run, UnmaskingLost, UnmaskingStuck, WrongRound
@@ -151,7 +152,9 @@ class Coordinator:
 
     def _audit_head(self) -> AuditHead:
         """The audit log's head, for the hospital to keep."""
-        head = self._store.witnessed()
+        return self._told(self._store.witnessed())
+
+    def _told(self, head: Head) -> AuditHead:
         return AuditHead(number=head.number, hash=head.hash, key=self._admin_key, signature=head.signature)
 
     def is_news(self, plan_id: str, name: str, token: str) -> bool:
@@ -161,10 +164,10 @@ class Coordinator:
 
     def still_idle(self, plan_id: str, name: str, token: str) -> Work | None:
         """What :meth:`work` would say if no round is open and that is no news; any thread may ask."""
-        run = self._runs.get(plan_id)
-        if run is None or run.attempt is not None or self.is_news(plan_id, name, token):
+        run, head = self._runs.get(plan_id), self._store.remembered_head
+        if run is None or run.attempt is not None or head is None or self.is_news(plan_id, name, token):
             return None
-        return Work(token=token, status="finished" if run.finished else "waiting")
+        return Work(token=token, status="finished" if run.finished else "waiting", head=self._told(head))
 
     def receive(self, plan_id: str, name: str, number: int, attempt: int, kind: str, body: bytes) -> None:
         """Take a protocol message: check, change the state, store it; or raise and change nothing.

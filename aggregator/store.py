@@ -205,14 +205,20 @@ class Store:
         return self._head
 
     def witnessed(self) -> Head:
-        """A head for others to keep: never older than one that any process on this database gave before.
+        """A head for others to keep: never older than one that any process on this database gave before."""
+        if self.remembered_head is not None:
+            return self.remembered_head
+        with self._database.read() as tx:
+            return _head(tx)
 
-        A process that has lost the lead may not know yet; on SQLite nobody takes it while the process lives.
+    @property
+    def remembered_head(self) -> Head | None:
+        """What :meth:`witnessed` says, if it is in memory; any thread may ask.
+
+        On PostgreSQL it is not: a process that has lost the lead may not know yet. On SQLite nobody takes it
+        while the process lives.
         """
-        if self._database.is_postgres:
-            with self._database.read() as tx:
-                return _head(tx)
-        return self._head
+        return None if self._database.is_postgres else self._head
 
     def close(self) -> None:
         """Give the database back, and the lead."""
