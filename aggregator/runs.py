@@ -97,7 +97,7 @@ class Run:
     """A plan that is being worked on."""
 
     id: str
-    """Of the plan; the plan itself works it out anew each time."""
+    """Of the plan."""
     plan: Plan
     admin_signature: bytes
     approvals: dict[str, bytes]

@@ -25,8 +25,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-# In place of this folder, in which this file would be found instead of the package of its name.
-sys.path.pop(0)
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 import httpx2 as httpx
@@ -50,7 +48,7 @@ from privacy.secagg.masks import SEGMENT_WORDS
 from rows import Row, arguments, cpu, publish
 from world import Site, make_plan, make_study
 
-COMMAND = "python tests/benchmarks/aggregator.py --write docs/aggregator-benchmarks.md"
+COMMAND = "python tests/benchmarks/load.py --write docs/aggregator-benchmarks.md"
 POLL_S = 10.0
 LONG = {"advertise_s": 600.0, "share_s": 600.0, "train_s": 600.0, "upload_s": 600.0, "agree_s": 600.0}
 
