@@ -71,12 +71,12 @@ def _wavelet_local(rounds: int) -> Recipe:
     # Films share one strong direction, their mean. A longer stride or more momentum swings along it; many
     # short steps do not, and with every patient in every step they cost computing time, not privacy.
     return Recipe(
-        training=Training(rounds=rounds, local_steps=20, learning_rate=30.0, schedule="linear"),
+        training=Training(rounds=rounds, local_steps=20, learning_rate=60.0, schedule="linear"),
         strategy=Strategy(name="fedavgm", options={"momentum": 0.5}),
         clip_norm=0.3,
-        update_clip=32.0,
+        update_clip=64.0,
         centred=rounds >= MEAN_FROM_ROUNDS,
-        full_rate_epsilon=3.0,
+        full_rate_epsilon=6.0,
     )
 
 

@@ -55,8 +55,9 @@ def test_rounds_can_be_given_and_nothing_else_changes() -> None:
 
 def test_a_linear_head_walks_slower_where_little_signal_is_left() -> None:
     found = shipped("wavelet_head", "local")
-    assert found.for_epsilon(8.0) == found.for_epsilon(3.0) == found
-    assert found.for_epsilon(1.0).training.learning_rate == pytest.approx(found.training.learning_rate / 3)
+    assert found.for_epsilon(8.0) == found.for_epsilon(6.0) == found
+    assert found.for_epsilon(3.0).training.learning_rate == pytest.approx(found.training.learning_rate / 2)
+    assert found.for_epsilon(1.0).training.learning_rate == pytest.approx(found.training.learning_rate / 6)
     joint = recipe(model="wavelet_head", task="classification", profile="xray", privacy="joint", hospitals=5)
     assert joint.for_epsilon(3.0).training.learning_rate == pytest.approx(100 * 3 / 8)
     assert joint.for_epsilon(20.0) == joint.for_epsilon(8.0) == joint
