@@ -146,7 +146,7 @@ def in_dropouts(parameters: int, shares: Sequence[int]) -> Panel:
         panel.add(OURS, share, _seconds(lambda total=total, masks=masks: add_masks(total, masks), 1))
         if not missing(*FLOWER):  # it removes as many masks, between the same hospitals
             one = flower_mask(parameters)
-            panel.add(FLOWERS, share, _seconds(lambda one=one, masks=masks: [one() for _ in masks], 1))
+            panel.add(FLOWERS, share, _seconds(lambda one=one, masks=masks: _repeat(one, len(masks)), 1))
     return panel
 
 
@@ -196,3 +196,8 @@ def _seconds(case: Callable[[], object], repeats: int) -> float:
 
 def _millions(parameters: int) -> str:
     return f"{parameters / 10**6:g} M" if parameters >= 10**6 else f"{parameters:,}"
+
+
+def _repeat(case: Callable[[], object], times: int) -> None:
+    for _ in range(times):  # no list of results: thousands of vectors would not fit into memory
+        case()
