@@ -114,6 +114,7 @@ class PlanAgent:
                 await self._ready_while(poll)
                 work = await self._polled(poll)
                 if work.status == "finished":
+                    self._heads.settle()
                     log.info("plan.finished", plan=self._plan.id)
                     return
                 seen = work.token

@@ -111,11 +111,15 @@ class Heads:
 
     def __init__(self, journal: Journal, clock: Callable[[], float] = time.time) -> None:
         self._journal, self._clock = journal, clock
+        self._newest: Seen | None = None
+        self._epoch, self._about = 0, ""
 
     def take(self, head: AuditHead | None, *, plan: str = "", attempt: tuple[int, int] | None = None) -> None:
         """Hold a head against those seen before, then keep it.
 
-        Polls are made one after the other, so an honest aggregator's heads never go backwards.
+        Polls are made one after the other, so an honest aggregator's heads never go backwards. The first head
+        and each attempt's are on disk before this returns; those in between are in memory until
+        :meth:`settle`, for every one of them is bound by the next attempt's head.
 
         Args:
             plan, attempt: the attempt that this node is asked to in the same answer. Its opening is an entry,
@@ -123,10 +127,13 @@ class Heads:
         Raises: AuditKeyChanged, AuditRolledBack, AuditForked, AuditWithheld: then an alarm stands, unless no
             head was known before. While an alarm stands, heads are not looked at.
         """
+        about = "" if attempt is None else f"{plan} {attempt[0]}.{attempt[1]}"
+        if head is not None and about == self._about and self._goes_on(head):
+            self._newest = self._seen("newest", head, "")
+            return
         if self._journal.head_alarm() is not None:
             return
-        newest = self._journal.newest_head()
-        about = "" if attempt is None else f"{plan} {attempt[0]}.{attempt[1]}"
+        newest = self._known()
         last = self._journal.attempt_head(plan) if about else None
         opened = about != "" and (last is None or last.about != about)
         try:
@@ -136,8 +143,10 @@ class Heads:
             if opened and last is not None and head.number <= last.number:
                 raise AuditWithheld(reason=f"a new attempt was opened, and it is still {head.number}")
         except RemoteProtocolError as error:
+            self.settle()
             if newest is not None:  # else nothing is known that could be contradicted
                 self._journal.keep_head(self._seen("refused", head, error.code))
+            self._newest = None
             log.error("audit.refused", code=error.code, reason=error.what)
             raise
         if newest is None:
@@ -146,6 +155,34 @@ class Heads:
             self._journal.keep_head(self._seen("attempt", head, about))
         elif (head.number, head.hash) != (newest.number, newest.hash):
             self._journal.keep_head(self._seen("newest", head, ""))
+        self._newest, self._about = self._seen("newest", head, ""), about
+        self._epoch = self._journal.head_epoch()
+
+    def settle(self) -> None:
+        """Put the newest head on disk, if it is in memory only."""
+        newest, stored = self._known(), self._journal.newest_head()
+        if newest is not None and stored is not None and newest.number > stored.number:
+            self._journal.keep_head(newest)
+
+    def _known(self) -> Seen | None:
+        """The newest head, on disk or in memory; what the operator has accepted since takes its place."""
+        stored = self._journal.newest_head()
+        if stored is None or self._newest is None or self._epoch != self._journal.head_epoch():
+            return stored
+        return max(stored, self._newest, key=lambda seen: seen.number)
+
+    def _goes_on(self, head: AuditHead) -> bool:
+        """Whether a head plainly follows from the one in memory. If not, the journal is asked as well."""
+        newest = self._newest
+        if newest is None or head.key != newest.key:
+            return False
+        if head.number == newest.number:
+            return (head.hash, head.signature) == (newest.hash, newest.signature)
+        try:
+            head.check(newest.key)
+        except BadSignature:
+            return False
+        return head.number > newest.number
 
     def _check(self, head: AuditHead, newest: Seen | None) -> None:
         try:
@@ -156,7 +193,8 @@ class Heads:
             return
         if head.key != newest.key:
             raise AuditKeyChanged()
-        if any(hash_ != head.hash for hash_ in self._journal.head_hashes(head.number)):
+        known = [*self._journal.head_hashes(head.number), *[newest.hash] * (newest.number == head.number)]
+        if any(hash_ != head.hash for hash_ in known):
             raise AuditForked(number=head.number)
         if head.number < newest.number:
             raise AuditRolledBack(number=head.number, held=newest.number)

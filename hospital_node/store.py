@@ -219,6 +219,11 @@ class Journal:
             row = tx.execute(mine.order_by(HEADS.c.id.desc()).limit(1)).first()
         return None if row is None else _seen(row)
 
+    def head_epoch(self) -> int:
+        """Changes when the operator accepts a head."""
+        with self._engine.connect() as tx:
+            return self._epoch(tx)
+
     def _epoch(self, tx: sa.Connection) -> int:
         """Where the heads begin that are compared: at the last one that the operator accepted."""
         found = tx.scalar(sa.select(sa.func.max(HEADS.c.id)).where(HEADS.c.kind == "accepted"))

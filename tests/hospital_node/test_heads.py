@@ -61,6 +61,7 @@ def heads(journal: Journal) -> Heads:
     made.take(head_of(ADMIN, 7), plan=PLAN, attempt=(1, 1))
     made.take(head_of(ADMIN, 8), plan=PLAN, attempt=(2, 1))
     made.take(head_of(ADMIN, 9), plan=PLAN, attempt=(2, 1))
+    made.settle()
     return made
 
 
@@ -72,6 +73,7 @@ def test_the_first_the_newest_and_one_head_an_attempt_are_kept(heads: Heads, jou
     assert kept(journal) == [("first", 5), ("attempt", 6), ("attempt", 8), ("newest", 9)]
     heads.take(head_of(ADMIN, 9))
     heads.take(head_of(ADMIN, 12))
+    heads.settle()
     assert kept(journal)[2:] == [("attempt", 8), ("newest", 12)]
     assert heads.key == ADMIN.public_key
     heads.check_alarm()
@@ -111,6 +113,34 @@ def test_a_contradiction_raises_a_named_alarm_that_outlasts_a_restart(
         Heads(again).check_alarm()
     assert kept(again) == kept(journal)
     again.close()
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_head_that_is_in_memory_only_binds_as_well_and_is_kept_as_evidence(
+    heads: Heads, journal: Journal, lie: str
+) -> None:
+    heads.take(head_of(ADMIN, 9), plan=PLAN, attempt=(2, 1))
+    for number in (11, 12):
+        heads.take(head_of(ADMIN, number), plan=PLAN, attempt=(2, 1))
+    assert kept(journal)[-1] == ("newest", 9)
+    shown = {"a shorter log": head_of(ADMIN, 10), "another newest entry": head_of(ADMIN, 12, "fork")}
+    with pytest.raises(LIES[lie][1]):
+        heads.take(shown.get(lie, LIES[lie][0]()), plan=PLAN, attempt=(2, 1))
+    assert kept(journal)[-2] == ("newest", 12)
+    assert kept(journal)[-1][0] == "refused"
+
+
+def test_what_the_operator_accepts_takes_the_place_of_a_head_in_memory(
+    heads: Heads, journal: Journal
+) -> None:
+    heads.take(head_of(ADMIN, 9), plan=PLAN, attempt=(2, 1))
+    heads.take(head_of(ADMIN, 12), plan=PLAN, attempt=(2, 1))
+    restored = head_of(ADMIN, 4, "restored")
+    Heads(journal).accept(f"{restored.number}:{restored.hash.hex()}")  # in another process, before a poll
+    heads.take(head_of(ADMIN, 6, "restored"), plan=PLAN, attempt=(2, 1))
+    heads.settle()
+    heads.check_alarm()
+    assert kept(journal)[-2:] == [("accepted", 4), ("attempt", 6)]
 
 
 def test_a_new_attempt_without_a_new_entry_is_a_head_withheld(heads: Heads) -> None:
@@ -230,7 +260,7 @@ def test_a_node_with_a_doubted_log_joins_no_further_attempt(
     seen: list[AuditHead] = []
 
     def lie(head: AuditHead) -> AuditHead | None:
-        newest = journal.newest_head()
+        newest = agent._heads._known()
         assert newest is not None
         if code == "audit-rolled-back":
             return head_of(world.admin, newest.number - 1)
