@@ -48,7 +48,7 @@ from privacy.secagg.masks import SEGMENT_WORDS
 from rows import Row, arguments, cpu, publish
 from world import Site, make_plan, make_study
 
-COMMAND = "python tests/benchmarks/load.py --write docs/aggregator-benchmarks.md"
+COMMAND = "python tests/benchmarks/load.py --write docs/load-benchmarks.md"
 POLL_S = 10.0
 LONG = {"advertise_s": 600.0, "share_s": 600.0, "train_s": 600.0, "upload_s": 600.0, "agree_s": 600.0}
 
@@ -394,7 +394,7 @@ def main() -> None:
     parser.add_argument("--polling", type=int, default=1000, help="nodes that poll")
     parser.add_argument("--seconds", type=float, default=30.0, help="how long polling is watched")
     parser.add_argument("--rounds", type=int, default=10_000, help="rounds of history")
-    parser.add_argument("--write", type=Path, help="write the page (docs/aggregator-benchmarks.md)")
+    parser.add_argument("--write", type=Path, help="write the page (docs/load-benchmarks.md)")
     given = parser.parse_args()
     load = os.getloadavg()[0]
     set_up("error")
