@@ -29,7 +29,7 @@ from medveil.log import get_logger
 
 log = get_logger()
 COLLECT_AFTER = (20_000, 20, 50)
-"""Python looks for unreachable cycles this seldom. A thousand connections are many objects and no garbage, and
+"""Python looks for unreachable cycles this seldom. A thousand connections are many objects and no garbage:
 looking through them at Python's own pace took a quarter of the time of idle polls (benchmark load.py)."""
 
 
