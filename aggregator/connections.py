@@ -29,8 +29,8 @@ from medveil.log import get_logger
 
 log = get_logger()
 COLLECT_AFTER = (20_000, 20, 50)
-"""Python looks for unreachable cycles this seldom. A thousand connections are many objects and no garbage:
-looking through them at Python's own pace took a quarter of the time of idle polls (benchmark load.py)."""
+"""Python looks for unreachable cycles this seldom. A thousand connections are many objects and no garbage,
+and at Python's own pace every few polls pay for looking through them all."""
 
 
 class _WholeAnswers(h11.Connection):
