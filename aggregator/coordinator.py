@@ -274,7 +274,7 @@ class Coordinator:
                 "invited": self._names(run, state.invited),
             }
         return {
-            "plan": run.id,
+            "plan": run.plan.id,
             "name": run.plan.study.name,
             "finished": run.finished,
             "hospitals": run.plan.names,
@@ -297,7 +297,7 @@ class Coordinator:
         for plan, signature, finished in self._store.plans(besides=self._runs):
             name = plan.id
             progress = self._store.progress(name)
-            run = Run(name, plan, signature, self._store.approvals(name), finished, progress.newest)
+            run = Run(plan, signature, self._store.approvals(name), finished, progress.newest)
             for row in progress.recent:
                 if row["outcome"] is None:
                     run.attempt = self._replayed(run, row)
@@ -336,8 +336,8 @@ class Coordinator:
         waiting = [run for run in self._runs.values() if run.approved_at is None and not run.finished]
         counts = self._store.approval_counts() if waiting else {}
         for run in waiting:
-            if counts.get(run.id, 0) != len(run.approvals):
-                run.approvals = self._store.approvals(run.id)
+            if counts.get(run.plan.id, 0) != len(run.approvals):
+                run.approvals = self._store.approvals(run.plan.id)
 
     def _is_approved(self, run: Run) -> bool:
         if run.approved_at is None:
@@ -383,9 +383,9 @@ class Coordinator:
     def _open_next(self, run: Run) -> None:
         following = self._next_attempt(run)
         if following is None:
-            self._store.finish_plan(run.id)
+            self._store.finish_plan(run.plan.id)
             run.finished = True
-            log.info("plan.finished", plan=run.id)
+            log.info("plan.finished", plan=run.plan.id)
             return
         reachable = [n for n in run.plan.names if self._in_reach(run, n) and n in self._seen]
         if len(reachable) < run.plan.study.cohort.min_hospitals:
@@ -397,7 +397,7 @@ class Coordinator:
         log.info("round.opened", plan=key.plan, round=key.round, attempt=key.attempt, kind=kind.value)
 
     def _next_attempt(self, run: Run) -> tuple[AttemptKey, RoundKind] | None:
-        study, plan_id = run.plan.study, run.id
+        study, plan_id = run.plan.study, run.plan.id
         number, attempt = 1, 1
         if run.last:
             mine, last = run.last, run.last[-1]
@@ -528,7 +528,7 @@ class Coordinator:
         if made.model is not None:
             parent, _ = run.newest
             version = ModelVersion(
-                plan=run.id,
+                plan=run.plan.id,
                 number=parent.number + 1,
                 model=made.model,
                 parent=parent.model,
@@ -641,7 +641,7 @@ class Coordinator:
         return Attempt(key, kind, params, server.ServerState(setting), now, now)
 
     def _replayed(self, run: Run, row: Mapping[str, Any]) -> Attempt:
-        key = AttemptKey(run.id, row["round"], row["attempt"])
+        key = AttemptKey(run.plan.id, row["round"], row["attempt"])
         attempt = self._attempt(run, key, RoundKind(row["kind"]), row["model"])
         for kind, body in self._store.events(key):
             if kind == CLOSE:

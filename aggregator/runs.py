@@ -96,8 +96,6 @@ class Attempt:
 class Run:
     """A plan that is being worked on."""
 
-    id: str
-    """Of the plan."""
     plan: Plan
     admin_signature: bytes
     approvals: dict[str, bytes]

@@ -318,9 +318,10 @@ async def _next_plan(
     """The first approved plan that is not finished, is binding, and is within policy and budget."""
     offers, answer, heads = {}, await transport.offers(), Heads(journal)
     heads.take(answer.head)
+    pinned = heads.key
     for offer in answer.offers:
         try:
-            offers[read_offer(offer, heads.key).id] = offer
+            offers[read_offer(offer, pinned).id] = offer
         except (BadPlan, PlanRefused) as error:  # another plan's fault must not stop this hospital's studies
             log.warning("offer.refused", code=error.code)
     for plan, signature in journal.approved():

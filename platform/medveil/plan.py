@@ -131,10 +131,10 @@ def check_approvals(plan: Plan, approvals: dict[str, bytes]) -> None:
     Raises:
         NotApproved: fewer than :attr:`Plan.approvals_needed` are valid.
     """
-    valid, name = 0, plan.hash
+    valid = 0
     for member in plan.roster:
         try:
-            verify(member.key, approvals.get(member.name, b""), "approve-plan", name)
+            verify(member.key, approvals.get(member.name, b""), "approve-plan", plan.hash)
             valid += 1
         except BadSignature:
             continue

@@ -303,9 +303,8 @@ async def _poll_all(
                 seen = Work.from_bytes(answer.content).token
                 count += 1
 
-    names = {id(plan): plan.id for plan in plans}
     tasks = [
-        asyncio.create_task(node(one, names[id(plan)], POLL_S * i / len(members)))
+        asyncio.create_task(node(one, plan.id, POLL_S * i / len(members)))
         for i, (one, plan) in enumerate(members)
     ]
     while count < 2 * len(members):  # every connection is open, and the first answers are out

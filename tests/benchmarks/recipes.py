@@ -13,18 +13,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
-from utility import JOBS, federate, films
+from utility import federate, films, study_of
 
 from hospital_node.training import FeatureCache
 from medveil.study import Study
 from medveil_imaging.sources.manifest import SiteData
-from medveil_research.studies import new_study
 from results_page import put_section
 from rows import Row, arguments, publish
 
@@ -63,8 +62,7 @@ CHANGES: dict[Kind, tuple[Change, ...]] = {
 
 def changed(kind: Kind, epsilon: float, change: Change) -> tuple[Study, bytes]:
     """The shipped study for films with one change; the room for an update grows with the rate."""
-    settings: dict[str, Any] = JOBS["films"].settings | {"options": dict(change.options)}
-    study, initial = new_study(name="recipes", patients_hint=600, privacy=kind, epsilon=epsilon, **settings)
+    study, initial = study_of("films", kind, epsilon, options=dict(change.options))
     content = study.model_dump()
     content["training"]["learning_rate"] *= change.rate
     content["secure_aggregation"]["update_clip"] *= max(1.0, change.rate)

@@ -188,10 +188,10 @@ JOBS = {
 }
 
 
-def study_of(name: str, kind: Kind, epsilon: float | None) -> tuple[Study, bytes]:
-    """The shipped study of a job."""
-    price = {} if epsilon is None else {"epsilon": epsilon}
-    return new_study(name=f"utility-{name}", patients_hint=600, **JOBS[name].settings, privacy=kind, **price)
+def study_of(name: str, kind: Kind, epsilon: float | None, **changes: Any) -> tuple[Study, bytes]:
+    """The shipped study of a job, with other arguments of ``new_study`` if wanted."""
+    settings = JOBS[name].settings | changes | ({} if epsilon is None else {"epsilon": epsilon})
+    return new_study(name=f"utility-{name}", patients_hint=600, privacy=kind, **settings)
 
 
 def federate(

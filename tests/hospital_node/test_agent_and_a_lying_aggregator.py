@@ -413,17 +413,23 @@ def test_after_unmasking_no_further_attempt_of_the_round_is_joined(build: Build)
     assert [e["code"] for e in logs if e["event"] == "attempt.missed"] == ["already-done"]
 
 
+def stuck_in(phase: str) -> Callable[[Work], Work]:
+    """A node that ends as it learns of a phase."""
+
+    def crash(work: Work) -> Work:
+        if work.phase == phase:
+            raise Stuck
+        return work
+
+    return crash
+
+
 def test_a_node_that_comes_back_without_its_keys_sits_the_attempt_out(build: Build) -> None:
     world = build(hospitals=4)
     world.coordinator.touch("hospital-1")
     line = Line(world, make_sites(world)[1:], "hospital-1")
 
-    def crash(work: Work) -> Work:
-        if work.phase == "upload":
-            raise Stuck
-        return work
-
-    line.lie = crash
+    line.lie = stuck_in("upload")
     agent, journal = make_agent(world, line)
     assert not follow(agent)
     journal.close()
@@ -442,12 +448,7 @@ def test_nobody_waits_for_a_node_that_comes_back_without_its_keys(build: Build, 
     world = build(hospitals=5)
     line = Line(world, make_sites(world)[1:], "hospital-1")
 
-    def crash(work: Work) -> Work:
-        if work.phase == phase:
-            raise Stuck
-        return work
-
-    line.lie = crash
+    line.lie = stuck_in(phase)
     agent, journal = make_agent(world, line)
     assert not follow(agent)
     journal.close()
