@@ -59,7 +59,7 @@ def serve(link: Connection, folder: Path, where: Path | str, crash: str) -> None
     store = Store(where, admin)
     assert store.lead()
     blobs.sweep()
-    coordinator = Coordinator(store, blobs, admin_key=admin.public_key)
+    coordinator = Coordinator(store, blobs)
     things: dict[str, Any] = {"store": store, "coordinator": coordinator, "register": Register(store)}
     things["nonces"] = EarlyNonces(folder / "nonces")
     with suppress(EOFError):
