@@ -129,7 +129,8 @@ def change_key(folder: Path, store: Store, new: Identity, *, without_old: bool =
         file.unlink(missing_ok=True)  # a key that a crash has left and that has never signed
         with step("key.write"):
             new.save(file)
-        _sync(folder)
+        with step("key.sync-folder"):
+            _sync(folder)
     except OSError as error:
         raise StorageFailed() from error
     number = store.change_admin_key(new, replaced=replaced)
@@ -142,7 +143,8 @@ def _put_in_place(folder: Path) -> None:
     try:
         with step("key.rename"):
             os.replace(folder / NEXT, folder / KEY)
-        _sync(folder)
+        with step("key.sync-folder"):
+            _sync(folder)
     except OSError as error:
         raise StorageFailed() from error
 
@@ -150,8 +152,7 @@ def _put_in_place(folder: Path) -> None:
 def _sync(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
-        with step("key.sync-folder"):
-            os.fsync(handle)
+        os.fsync(handle)
     finally:
         os.close(handle)
 

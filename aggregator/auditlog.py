@@ -183,6 +183,15 @@ class KeyChange:
         )
 
 
+def first_key_told(first: Entry) -> bytes | None:
+    """The key that entry 1 names as its own; None in a log that was begun before it did."""
+    try:
+        key = bytes.fromhex(str(first.details["new"]))
+    except (KeyError, ValueError):
+        return None
+    return key if len(key) == 32 else None
+
+
 @dataclass(frozen=True)
 class Keys:
     """Which admin key signs which entry, by what the entries tell."""

@@ -22,7 +22,7 @@ from typing import Any
 from aggregator.adminkey import KEY, NEXT, open_store, settle_key
 from aggregator.auditlog import Head
 from aggregator.blobs import SCRATCH, Blobs, StorageFailed, open_blobs, write_durably
-from aggregator.database import StillRunning
+from aggregator.database import alone
 from aggregator.settings import Settings
 from aggregator.store import Store
 from medveil.errors import Error
@@ -105,11 +105,10 @@ def restore(backup: Path, settings: Settings) -> Head:
         _check_models(store, open_blobs(settings.folder, settings.blobs))
         if content["head"] not in (None, str(head)):
             raise NotThere(problem="its database is not the one that was backed up")
-        if not store.lead():
-            raise StillRunning()
-        settle_key(settings.folder, store)
-        store.restored(head)
-        return store.head
+        with alone(settings.where):
+            settle_key(settings.folder, store)
+            store.restored(head)
+            return store.head
     finally:
         store.close()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +25,7 @@ from aggregator.auditlog import (
     Reckoning,
     Signers,
     checked,
+    first_key_told,
     row_digest,
     seal,
 )
@@ -339,6 +340,11 @@ class Store:
         self._lead = number
         return True
 
+    def _go_on_leading(self, number: str) -> None:
+        """If this process leads, it does so under the number that it has raised itself."""
+        if self._lead is not None:
+            self._lead = number
+
     def check_lead(self) -> None:
         """Raises: NotLeading if this process had the lead and another one has taken it since."""
         if self._lead is None:
@@ -524,18 +530,24 @@ class Store:
             )
 
     def restored(self, head: Head) -> None:
-        """This database was put back from a backup whose log ended at ``head``: open attempts have ended."""
+        """This database was put back from a backup whose log ended at ``head``: open attempts have ended.
+
+        Whoever leads meanwhile loses the lead. The entry that says so is the first after the backup's, for a
+        head of that number, or of a later one, may be known from the log that was lost.
+        """
         wanted = sa.select(ATTEMPTS).where(ATTEMPTS.c.outcome.is_(None))
         report = {"reason": "restored", "failed_in": "unmask"}
         values = {"outcome": "failed", "report": report}
         with self._change("restored", "admin") as change:
             change.add("database.restored", "audit", head=head.hash.hex())
+            lead = change.raise_lead()
             for row in change.select(wanted).all():
                 key = AttemptKey(row.plan, row.round, row.attempt)
                 change.forget_events(key)
                 change.update(
                     ATTEMPTS, key.where, values, "attempt.ended", outcome="failed", reason="restored"
                 )
+        self._go_on_leading(lead)
 
     def probe(self) -> None:
         """Try a durable write that changes nothing. Raises: StorageFailed, NotLeading."""
@@ -588,8 +600,7 @@ class Store:
                 signature = new.sign("create-plan", bytes.fromhex(name))
                 change.update(PLANS, {"id": name}, {"admin_signature": signature}, "plan.signed-again")
         self._signer = new
-        if self._lead is not None:
-            self._lead = lead
+        self._go_on_leading(lead)
         return number
 
     def succession(self) -> tuple[HandOver, ...]:
@@ -609,11 +620,19 @@ class Store:
             return _key_changes(tx, sa.true())
 
     def recorded_key(self) -> bytes | None:
-        """The public key that should sign the log by what it tells; None if it does not tell."""
+        """The public key that signs the log by what it tells; None if it does not tell."""
         changes = self.key_changes()
+        return changes[-1].new if changes else next(map(first_key_told, self.entries()), None)
+
+    def _first_key(self) -> bytes:
+        """The key that signs entry 1: of all that the log names, the one that does."""
         first = next(self.entries(), None)
-        told = changes[-1].new.hex() if changes else first.details.get("new") if first is not None else None
-        return bytes.fromhex(str(told)) if told else None
+        if first is not None:
+            for key in (first_key_told(first), *(change.old for change in self.key_changes())):
+                with suppress(WrongAdminKey):
+                    _check_signed(first.head, key or self.admin_key)
+                    return key or self.admin_key
+        return self.admin_key
 
     def verify_log(self, heads: Iterable[Head] = ()) -> Head:
         """Check the whole audit log, and every row of every table against it; its head.
@@ -622,8 +641,7 @@ class Store:
             heads: that others have seen; the log must hold them.
         Raises: BadEntry, naming the first bad entry.
         """
-        reckoning, last, changes = Reckoning(), NOTHING, self.key_changes()
-        signers = Signers(changes[0].old if changes else self.admin_key)
+        reckoning, last, signers = Reckoning(), NOTHING, Signers(self._first_key())
         for entry in checked(self.entries(), signers, heads=heads):
             reckoning.take(entry)
             last = entry.head
@@ -687,7 +705,11 @@ def _check_signed(head: Head, key: bytes) -> None:
 
 def _key_changes(tx: sa.Connection, which: sa.ColumnElement[bool]) -> list[KeyChange]:
     wanted = sa.select(AUDIT).where(which, AUDIT.c.action.in_(KEY_CHANGES)).order_by(AUDIT.c.number)
-    return [KeyChange.read(Entry(**row._mapping)) for row in tx.execute(wanted)]
+    changes = []
+    for row in tx.execute(wanted):
+        with suppress(BadEntry):  # the check of the whole log comes to it, and names the first that is bad
+            changes.append(KeyChange.read(Entry(**row._mapping)))
+    return changes
 
 
 def _lead(tx: sa.Connection) -> str:

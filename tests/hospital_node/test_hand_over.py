@@ -1,4 +1,4 @@
-"""A node follows the admin key from one that it has pinned to the next: forward only, never without a word."""
+"""A node follows the admin key from a pinned one to the next: forward only, and by its word only."""
 
 from __future__ import annotations
 
