@@ -245,7 +245,9 @@ def new_admin_key_command(
         raise NoDatabase()
     changed = new_admin_key(settings, without_old=without_old_key)
     console.print(f"From entry {changed.number} of the audit log on, a new admin key signs.")
-    console.print(f"  old key  fingerprint {fingerprint(changed.old)}   (good for nothing from now on)")
+    console.print(
+        f"  old key  fingerprint {fingerprint(changed.old)}   (retired: what it signs from now on is refused)"
+    )
     console.print(f"  new key  fingerprint {fingerprint(changed.new)}")
     console.print(f"  plans signed again: {changed.plans}. Approvals stay, and open rounds go on.")
     if without_old_key:

@@ -441,7 +441,7 @@ def heads(
         if export is not None:
             export.write_text(seen.export(node.settings.name))
         kept, newest, alarm = journal.heads(), journal.newest_head(), journal.head_alarm()
-        followed = seen.hand_overs()
+        history = seen.key_history()
     finally:
         journal.close()
     if newest is None:
@@ -450,10 +450,8 @@ def heads(
         console.print(f"newest head  {newest.number}:{newest.hash.hex()}   ({len(kept)} kept)")
         pinned = fingerprint(newest.key) if newest.key else f"{newest.about}   (accepted, not seen yet)"
         console.print(f"admin key    fingerprint {pinned}")
-    for step, when in followed:
-        old, new = fingerprint(step.old_key), fingerprint(step.new_key)
-        day = time.strftime("%Y-%m-%d", time.localtime(when))
-        console.print(f"             {old} handed over to {new} at entry {step.number}, seen here on {day}")
+    for when, words in history:
+        console.print(f"             {time.strftime('%Y-%m-%d', time.localtime(when))}  {words}")
     if alarm is not None:
         console.print(f"[bold red]ALARM[/]        {alarm.about}")
         if alarm.hash:

@@ -290,13 +290,19 @@ class Heads:
             return head.key
         return newest.key
 
-    def hand_overs(self) -> list[tuple[HandOver, float]]:
-        """Every hand-over that this node has followed, and when (Unix seconds)."""
-        found = []
+    def key_history(self) -> list[tuple[float, str]]:
+        """How the pinned key came about: Unix seconds and words, in the order it happened."""
+        told = []
         for row in self._journal.heads():
-            if row.kind == "handed-over":
-                found.append((HandOver.from_bytes(bytes.fromhex(row.about)), row.seen))
-        return found
+            key = fingerprint(row.key) if row.key else row.about
+            if row.kind == "first":
+                told.append((row.seen, f"{key} pinned with the first answer"))
+            elif row.kind == "handed-over":
+                old = fingerprint(HandOver.from_bytes(bytes.fromhex(row.about)).old_key)
+                told.append((row.seen, f"{old} handed over to {key} at entry {row.number}"))
+            elif row.kind == "accepted":
+                told.append((row.seen, f"{key} from entry {row.number} on, by the operator's word"))
+        return told
 
     def accept(self, text: str, *, new_key: str = "") -> None:
         """The operator's word: the log goes on from this head. Earlier heads are kept as evidence.

@@ -28,6 +28,7 @@ from hospital_node.store import Journal
 from medveil.identity import Identity, verify
 from medveil.ids import fingerprint
 from medveil.messages import HANDED_OVER, AuditHead, hand_over_details, sign_hand_over
+from postgres import Cluster
 from world import World
 
 OLD, NEW, THIRD, THIEF = (Identity.generate("admin") for _ in range(4))
@@ -367,6 +368,28 @@ def test_a_second_machine_with_the_old_key_writes_nothing_until_it_has_the_new_o
     store.close()
 
 
+def test_two_machines_on_one_postgresql_need_the_same_key(folder: Path, cluster: Cluster) -> None:
+    url = cluster.url(cluster.database())
+    here, there = (Settings(folder / name, database=url) for name in ("here", "there"))
+    set_up_aggregator(here)
+    there.folder.mkdir()
+    shutil.copy(here.folder / KEY, there.folder)
+    standing_by = open_store(there)
+    assert standing_by.lead()
+    with pytest.raises(StillRunning):
+        new_admin_key(here)
+    standing_by.close()
+    new_admin_key(here)
+    late = open_store(there)
+    with pytest.raises(WrongAdminKey):
+        late.lead()
+    late.close()
+    leading = open_store(here)
+    assert leading.lead()  # whoever has the wrong key did not keep the lead from it
+    leading.verify_log()
+    leading.close()
+
+
 # ---- lost or stolen
 
 
@@ -495,16 +518,11 @@ def test_a_crash_leaves_the_old_state_whole_or_the_new_one(scene: Scene, point: 
     ((plan, signature, _),) = store.plans()
     verify(store.admin_key, signature, "create-plan", plan.hash)
     assert len(store.succession()) == (store.admin_key != before)
-    back_up(scene.settings, scene.settings.folder.parent / "backup")  # a backup of this is whole as well
     assert store.lead()
     settle_key(scene.settings.folder, store)
     assert not (scene.settings.folder / NEXT).exists()
     assert Identity.load("admin", scene.settings.folder / KEY).public_key == store.admin_key
     store.close()
-    put_back = Settings(scene.settings.folder.parent / "put-back")
-    restore(scene.settings.folder.parent / "backup", put_back)
-    assert open_store(put_back).admin_key == store.admin_key
-    scene.heads("st-marys").take(scene.head())
     new_admin_key(scene.settings)  # the command may be repeated
     scene.heads("st-marys").take(scene.head())
 
@@ -522,6 +540,20 @@ def test_a_repeated_command_clears_away_what_a_crash_has_left(scene: Scene) -> N
 
 
 # ---- backups
+
+
+def test_a_backup_between_commit_and_rename_is_whole_and_so_is_what_is_restored_from_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as cut:
+        cut.setattr("aggregator.adminkey._put_in_place", lambda folder: None)
+        changed = new_admin_key(scene.settings)
+    assert (scene.settings.folder / NEXT).exists()
+    back_up(scene.settings, scene.settings.folder.parent / "backup")
+    put_back = Settings(scene.settings.folder.parent / "put-back")
+    restore(scene.settings.folder.parent / "backup", put_back)
+    assert Identity.load("admin", put_back.folder / KEY).public_key == changed.new
+    assert not (put_back.folder / NEXT).exists()
 
 
 def test_a_backup_from_before_a_hand_over_is_restored_and_the_key_changed_again(scene: Scene) -> None:

@@ -66,6 +66,12 @@ def kept(journal: Journal) -> list[tuple[str, int]]:
     return [(row.kind, row.number) for row in journal.heads()]
 
 
+def steps(journal: Journal) -> list[HandOver]:
+    """The hand-overs that were followed, with both signatures."""
+    rows = [row for row in journal.heads() if row.kind == "handed-over"]
+    return [HandOver.from_bytes(bytes.fromhex(row.about)) for row in rows]
+
+
 def shown(node: Node, *options: str) -> tuple[int, str]:
     result = CliRunner().invoke(cli.app, ["heads", *options, "--folder", str(node.folder)])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
@@ -84,7 +90,7 @@ def test_a_node_follows_a_hand_over_by_itself_keeps_it_logs_it_and_shows_it(
     ]
     assert heads.key == SECOND.public_key
     assert ("handed-over", 12) in kept(journal)
-    assert heads.hand_overs() == [(TO_SECOND, 1_700_000_000.0)]  # the proof, for whoever doubts it later
+    assert steps(journal) == [TO_SECOND]  # the proof, for whoever doubts it later
     code, text = shown(node, "--export", str(node.folder / "heads.json"))
     assert code == 0
     assert f"{old} handed over to {new} at entry 12" in text
@@ -280,6 +286,11 @@ def test_without_a_hand_over_the_operator_pins_the_new_key_by_its_fingerprint(
     assert heads.key == SECOND.public_key
     heads.take(head_of(SECOND, 13))
     heads.check_alarm()
+    old, new = fingerprint(FIRST.public_key), fingerprint(SECOND.public_key)
+    assert [words for _, words in heads.key_history()] == [
+        f"{old} pinned with the first answer",
+        f"{new} from entry 12 on, by the operator's word",
+    ]
     for thief in (head_of(FIRST, 14), head_of(THIEF, 14, succession=(hand_over(FIRST, THIEF, 14),))):
         with pytest.raises(AuditKeyChanged):  # whatever the stolen key signs now
             Heads(journal).take(thief)
@@ -383,7 +394,7 @@ def test_a_running_plan_goes_on_through_two_hand_overs_and_no_operator_does_anyt
     assert [a["outcome"] for a in world.status["attempts"]] == ["done"] * 3  # no attempt was lost
     assert journal.head_alarm() is None
     assert Heads(journal).key == world.admin.public_key
-    assert len(Heads(journal).hand_overs()) == 2
+    assert len(steps(journal)) == 2
     world.store.verify_log()
     journal.close()
 
