@@ -197,6 +197,11 @@ REFUSED: dict[str, tuple[Callable[[], AuditHead], type[RemoteProtocolError], str
         AuditForked,
         "another entry 9",
     ),
+    "a hand-over long before an entry that was seen under the old key": (
+        lambda: head_of(SECOND, 13, succession=(hand_over(FIRST, SECOND, 7),)),
+        AuditForked,
+        "another entry 9",
+    ),
     "a hand-over behind another entry than the one that was seen": (
         lambda: head_of(SECOND, 13, succession=(hand_over(FIRST, SECOND, 10, "fork"),)),
         AuditForked,
