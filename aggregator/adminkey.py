@@ -96,7 +96,8 @@ def new_admin_key(settings: Settings, *, without_old: bool = False) -> Changed:
 
     Args:
         without_old: the present key is lost or stolen: it is not asked to hand over.
-    Raises: StillRunning, WrongAdminKey, NoAdminKey, StorageFailed; then the old key is in force.
+    Raises: StillRunning, WrongAdminKey, NoAdminKey: then the old key is in force. StorageFailed: then it is,
+        or the new one if only its last name could not be given; what is started next finds out.
     """
     with alone(settings.where):
         new = Identity.generate("admin")

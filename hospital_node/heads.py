@@ -103,7 +103,7 @@ class NotAccepted(Error):
         super().__init__(
             what=f"The head was not accepted: {reason}.",
             meaning="Nothing was changed; an alarm stands as it did.",
-            remedy="Have the admin read it to you: NUMBER:HASH, as 'medveil aggregator restore' printed it.",
+            remedy="Have the admin read the line to you that 'restore' or 'new-admin-key' printed there.",
         )
 
 
