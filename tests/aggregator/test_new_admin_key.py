@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -368,6 +370,16 @@ def test_a_second_machine_with_the_old_key_writes_nothing_until_it_has_the_new_o
     store.close()
 
 
+def once_free(action: Callable[[], object]) -> None:
+    """PostgreSQL takes a lock back a moment after its holder has hung up."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with suppress(StillRunning):
+            if action():
+                return
+    raise AssertionError("the lead did not become free")
+
+
 def test_two_machines_on_one_postgresql_need_the_same_key(folder: Path, cluster: Cluster) -> None:
     url = cluster.url(cluster.database())
     here, there = (Settings(folder / name, database=url) for name in ("here", "there"))
@@ -379,13 +391,13 @@ def test_two_machines_on_one_postgresql_need_the_same_key(folder: Path, cluster:
     with pytest.raises(StillRunning):
         new_admin_key(here)
     standing_by.close()
-    new_admin_key(here)
+    once_free(lambda: new_admin_key(here))
     late = open_store(there)
     with pytest.raises(WrongAdminKey):
         late.lead()
     late.close()
     leading = open_store(here)
-    assert leading.lead()  # whoever has the wrong key did not keep the lead from it
+    once_free(leading.lead)  # whoever has the wrong key did not keep the lead from it
     leading.verify_log()
     leading.close()
 
