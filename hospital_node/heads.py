@@ -4,9 +4,6 @@ Every answer to a poll carries the log's head, signed by the admin's key. The no
 meets it and keeps heads in its journal. A head that contradicts them raises an alarm that stands until the
 operator takes it away; until then this node joins no attempt. docs/decisions/0018-witnesses.md says what
 this finds at once and what only ``medveil aggregator audit verify --heads`` finds.
-
-The pinned key moves forward by itself where the log shows that it handed over to the next one, and otherwise
-only by the operator's word (docs/decisions/0019-a-new-admin-key.md).
 """
 
 from __future__ import annotations
@@ -109,6 +106,9 @@ class NotAccepted(Error):
 
 class Heads:
     """The heads in one journal.
+
+    The pinned key moves forward by itself where the log shows that it handed over to the next one, and
+    otherwise only by the operator's word (docs/decisions/0019-a-new-admin-key.md).
 
     Args:
         clock: Unix seconds, noted with each head.
