@@ -61,16 +61,30 @@ def open_store(settings: Settings) -> Store:
     read and checked and refuses every change.
     Raises: NoAdminKey, what Store raises.
     """
-    store = Store(settings.where, load_admin(settings.folder))
-    if _signs(store) or not (settings.folder / NEXT).exists():
-        return store
     try:
-        other = Store(settings.where, _load(settings.folder / NEXT))
+        store = Store(settings.where, load_admin(settings.folder))
     except NoAdminKey:
+        other = _open_next(settings)
+        if other is None:
+            raise
+        return other
+    other = None if _signs(store) else _open_next(settings)
+    if other is None:
         return store
-    chosen, left = (other, store) if _signs(other) else (store, other)
-    left.close()
-    return chosen
+    store.close()
+    return other
+
+
+def _open_next(settings: Settings) -> Store | None:
+    """With the key that has not got its last name yet, if it is the one that signs."""
+    try:
+        store = Store(settings.where, _load(settings.folder / NEXT))
+    except NoAdminKey:
+        return None
+    if _signs(store):
+        return store
+    store.close()
+    return None
 
 
 def settle_key(folder: Path, store: Store) -> None:

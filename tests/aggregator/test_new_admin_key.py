@@ -468,6 +468,22 @@ def test_a_lost_key_is_replaced_from_what_the_log_tells(scene: Scene) -> None:
     assert scene.verify("st-marys").exit_code == 0
 
 
+def test_a_crash_while_a_lost_key_is_replaced_is_harmless_too(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (scene.settings.folder / KEY).unlink()
+    THIEF.save(scene.settings.folder / NEXT)  # left by a try that ended before the commit
+    with monkeypatch.context() as cut:
+        cut.setattr("aggregator.adminkey._put_in_place", lambda folder: None)
+        changed = new_admin_key(scene.settings, without_old=True)
+    store = scene.store()
+    assert store.admin_key == changed.new
+    assert store.lead()
+    settle_key(scene.settings.folder, store)
+    store.close()
+    assert Identity.load("admin", scene.settings.folder / KEY).public_key == changed.new
+
+
 def test_an_older_log_that_names_no_key_is_not_guessed_at(scene: Scene) -> None:
     details = """UPDATE audit SET details = '{"schema": "0003"}' WHERE number = 1"""
     run(scene.settings.folder / "aggregator.db", details)
