@@ -222,7 +222,7 @@ class Signers:
     """
 
     def __init__(self, first: bytes) -> None:
-        self.present = first
+        self.present, self.since = first, 1
         self._retired: set[bytes] = set()
 
     def check(self, entry: Entry) -> None:
@@ -236,7 +236,7 @@ class Signers:
             raise BadEntry(number=entry.number, problem=problem) from error
         if changes:
             self._retired.add(self.present)
-            self.present = key
+            self.present, self.since = key, entry.number
 
     def _follow(self, change: KeyChange) -> bytes:
         entry = change.entry

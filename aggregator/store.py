@@ -651,8 +651,8 @@ class Store:
                 last = entry.head
             reckoning.compare(_rows(tx))
         if signers.present != self.admin_key:
-            problem = "it is signed by another key than the admin key in this folder"
-            raise BadEntry(number=last.number, problem=problem)
+            problem = "from it on another key signs than the admin key in this folder"
+            raise BadEntry(number=signers.since, problem=problem)
         return last
 
 

@@ -15,7 +15,7 @@ from aggregator.blobs import StorageFailed
 from aggregator.cli import app, set_up_aggregator
 from aggregator.database import Database
 from aggregator.settings import Settings
-from aggregator.store import ApiToken, AttemptKey, Register, Store
+from aggregator.store import ApiToken, AttemptKey, Register, Store, WrongAdminKey
 from databases import run
 from door import Door
 from medveil.identity import BadSignature, Identity
@@ -369,11 +369,14 @@ def test_the_commands_show_and_verify_the_log(folder: Path) -> None:
     assert refused.exception.number == 2
 
 
-def test_a_database_is_opened_by_a_newer_key_only_to_be_found_out(where: Path | str) -> None:
+def test_a_database_is_opened_by_another_key_only_to_be_found_out(where: Path | str) -> None:
     Store(where, ADMIN).close()
     stranger = Store(where, Identity.generate("admin"))
-    with pytest.raises(BadEntry, match="not signed by the admin key"):
+    with pytest.raises(BadEntry, match="another key signs than the admin key in this folder") as caught:
         stranger.verify_log()
+    assert caught.value.number == 1
+    with pytest.raises(WrongAdminKey):
+        CHANGES["add_token"](stranger)
     stranger.close()
     Database(where).close()
 

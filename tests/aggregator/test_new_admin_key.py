@@ -358,7 +358,7 @@ def test_a_second_machine_with_the_old_key_writes_nothing_until_it_has_the_new_o
     store = open_store(other)
     with pytest.raises(WrongAdminKey):
         store.lead()
-    with pytest.raises(BadEntry, match="another key than the admin key in this folder"):
+    with pytest.raises(BadEntry, match="another key signs than the admin key in this folder"):
         store.verify_log()
     store.close()
     with pytest.raises(WrongAdminKey):
@@ -618,7 +618,7 @@ def test_a_key_that_is_changed_while_a_backup_is_made_does_not_go_with_the_old_d
         copy(source, target)
 
     monkeypatch.setattr(backup, "copy_database", late)
-    with pytest.raises(BadEntry, match="another key than the admin key in this folder"):
+    with pytest.raises(BadEntry, match="another key signs than the admin key in this folder"):
         back_up(scene.settings, scene.settings.folder.parent / "backup")
 
 
