@@ -47,6 +47,7 @@ STATUS = {
     "overloaded": 503,
     "storage-failed": 503,
     "not-leading": 503,
+    "signed-before-start": 503,
 }
 METHODS = frozenset("GET HEAD POST PUT PATCH DELETE OPTIONS".split())
 RETRY_AFTER_S = 2

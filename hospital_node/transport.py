@@ -16,6 +16,7 @@ from medveil.errors import BadFile, RemoteProtocolError
 from medveil.identity import Identity, sign_request
 from medveil.log import get_logger
 from medveil.messages import Approval, Enrol, PlanOffers, Work, seconds_to_wait
+from medveil.reachability import check_certificate, why
 from privacy.secagg.messages import Published
 
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
@@ -42,9 +43,9 @@ class Unreachable(RemoteProtocolError):
 
     def __init__(self, *, reason: str) -> None:
         super().__init__(
-            what=f"The aggregator does not answer ({reason}).",
+            what=f"The aggregator does not answer: {reason}.",
             meaning="Nothing was changed. A running node waits and tries again.",
-            remedy="Check network, proxy and the aggregator's certificate: medveil node check --connection.",
+            remedy="Check the address, the network and the proxy, then: medveil node check --connection.",
         )
 
 
@@ -124,10 +125,13 @@ class Transport:
             try:
                 return await self._once(method, path, body)
             except (httpx.TransportError, _Busy) as error:
+                busy = error if isinstance(error, _Busy) else None
+                reason = str(busy) if busy else why(error)
                 if loop.time() - started > self._patience_s:
-                    raise Unreachable(reason=type(error).__name__) from error
-                log.info("aggregator.unreachable", reason=type(error).__name__)
-                asked_s = error.wait_s if isinstance(error, _Busy) else 0.0
+                    check_certificate(error)
+                    raise Unreachable(reason=reason) from error
+                log.info("aggregator.unreachable", reason=reason)
+                asked_s = busy.wait_s if busy else 0.0
             await asyncio.sleep(asked_s + pause * random.uniform(0.5, 1.5))
             pause = min(2 * pause, 10.0)
 
@@ -148,7 +152,7 @@ class Transport:
         request.headers.update(sign_request(self._identity, method, target, body).headers())
         response = await self._client.send(request)
         if response.status_code in BUSY:
-            raise _Busy(seconds_to_wait(response.headers.get("retry-after")))
+            raise _Busy(response.status_code, seconds_to_wait(response.headers.get("retry-after")))
         if not response.is_success:  # also a redirect: a proxy's log-in page is no acknowledgement
             raise _problem(response)
         return response.content
@@ -157,8 +161,8 @@ class Transport:
 class _Busy(Exception):
     """The aggregator (or a proxy before it) asks to come back later, not before ``wait_s``."""
 
-    def __init__(self, wait_s: float) -> None:
-        super().__init__()
+    def __init__(self, status: int, wait_s: float) -> None:
+        super().__init__(f"it asks to come back later ({status})")
         self.wait_s = wait_s
 
 

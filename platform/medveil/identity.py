@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from medveil.errors import Error, RemoteProtocolError
 from medveil.ids import join
+from medveil.reachability import utc
 
 FRESHNESS_S = 300
 """How far the two clocks may differ. Nonces inside this window are remembered, so nothing is replayed."""
@@ -65,7 +66,7 @@ class StaleRequest(RemoteProtocolError):
 
     def __init__(self, *, theirs: int, ours: int) -> None:
         super().__init__(
-            what=f"The request says it is {theirs} (Unix seconds); here it is {ours}.",
+            what=f"The sender's clock is {theirs - ours:+,d} s off the aggregator's, which says {utc(ours)}.",
             meaning=f"Clocks may differ by {FRESHNESS_S} s, so that old requests cannot be repeated.",
             remedy="Set both machines' clocks by NTP.",
         )

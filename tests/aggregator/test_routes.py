@@ -26,6 +26,7 @@ from door import Door
 from medveil.identity import FRESHNESS_S, Identity, sign_request
 from medveil.messages import Approval, Enrol, PlanOffers, Work
 from medveil.plan import sign_approval
+from medveil.reachability import utc
 from privacy.secagg import node
 from privacy.secagg.messages import Upload
 from world import World, make_sites, play
@@ -118,14 +119,19 @@ def test_a_request_from_another_time_is_refused_and_both_clocks_are_named(door: 
     door.office.gatekeeper = Gatekeeper(lambda: time.time() + skew)
     answer = door.ask(door.hospital(), "GET", "/v1/plans")
     door.refused(answer, 401, "stale-request")
-    assert str(int(time.time() + skew))[:8] in answer.json()["title"]
+    title = answer.json()["title"]
+    theirs, ours = (f"{-skew + late:+,d} s" for late in (-1, 0)), utc(time.time() + skew)[:14]
+    assert any(off in title for off in theirs)
+    assert ours in title
 
 
 @pytest.mark.usefixtures("unchanged")
-def test_after_a_restart_no_request_signed_before_it_is_taken(door: Door) -> None:
+def test_after_a_restart_no_request_signed_before_it_is_taken_and_the_sender_is_told_when(door: Door) -> None:
     signed = sign_request(door.hospital(), "GET", "/v1/plans", b"").headers()
-    door.office.gatekeeper = Gatekeeper(lambda: time.time() + 2)
-    door.refused(door.raw("GET", "/v1/plans", b"", signed), 401, "stale-request")
+    door.office.gatekeeper = Gatekeeper(lambda: time.time() + 20)
+    answer = door.raw("GET", "/v1/plans", b"", signed)
+    door.refused(answer, 503, "signed-before-start")
+    assert 20 <= int(answer.headers["retry-after"]) <= 21
 
 
 def test_nonces_are_forgotten_only_when_they_can_no_longer_be_used() -> None:

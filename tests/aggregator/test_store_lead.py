@@ -207,7 +207,7 @@ def test_a_real_second_process_takes_over_when_the_first_is_killed(folder: Path,
             killed = time.monotonic()
             while code(ports[1]) == "not-leading":
                 time.sleep(0.02)
-            assert code(ports[1]) in ("unknown-sender", "stale-request")
+            assert code(ports[1]) in ("unknown-sender", "signed-before-start")
             assert time.monotonic() - killed < 10
         finally:
             for process in processes:
