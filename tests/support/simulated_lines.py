@@ -19,13 +19,13 @@ from typing import Any, ClassVar
 from fastapi import FastAPI
 
 from aggregator.app import create_app
-from aggregator.auth import Gatekeeper
+from aggregator.auth import Gatekeeper, Replayed, SignedBeforeStart
 from aggregator.nonces import EarlyNonces
 from aggregator.routes.desk import Desk
 from aggregator.settings import Limits, Settings
 from aggregator.workers import Inline
 from hospital_node.transport import AggregatorProblem
-from medveil.identity import Identity, sign_request
+from medveil.identity import Identity, StaleRequest, sign_request
 from medveil.messages import Work
 from world import World
 
@@ -34,8 +34,8 @@ EPOCH = 1_700_000_000.0
 ROOMY = Limits(requests_per_s=1e6, burst=10**6)
 """Quotas count on the machine's clock, on which a whole sequence is over in no time."""
 RECENT = 8
-USED = ("replayed-request", "stale-request")
-"""How a request that was used before is refused."""
+WRONG_CLOCK = frozenset({StaleRequest.code, SignedBeforeStart.code})
+"""How a request is refused whose time is not the aggregator's."""
 
 
 class Straight:
@@ -170,17 +170,32 @@ class ThroughTheApp(Straight):
         if self.used:
             request = self.used[which % len(self.used)]
             status, body = self._runner.run(_carried(request))
-            assert status in (401, 409)
-            assert json.loads(body)["code"] in USED
+            assert status in (401, 409, 503)
+            assert json.loads(body)["code"] in WRONG_CLOCK | {Replayed.code}
 
-    def cut(self, sender: Identity, number: int, attempt: int, kind: str, body: bytes, size: int) -> None:
-        """A message of which ``size`` bytes arrive before the line breaks."""
-        self._ask(sender, "POST", self._message(number, attempt, kind), body, size=size)
+    def refusal(
+        self,
+        sender: Identity,
+        number: int,
+        attempt: int,
+        kind: str,
+        body: bytes,
+        *,
+        arriving: bytes | None,
+        size: int | None,
+    ) -> str:
+        """The code with which a message is refused; empty if it is taken.
 
-    def change(self, sender: Identity, number: int, attempt: int, kind: str, body: bytes) -> None:
-        """A message whose last bit changes on the way, under a good signature."""
+        Args:
+            arriving: what arrives in place of the body that was signed.
+            size: the line breaks after so many bytes.
+        """
         request = self._signed(sender, "POST", self._message(number, attempt, kind), body)
-        self._answer(replace(request, body=body[:-1] + bytes([body[-1] ^ 1])))
+        try:
+            self._answer(replace(request, body=body if arriving is None else arriving), size)
+            return ""
+        except AggregatorProblem as problem:
+            return problem.code
 
     def _message(self, number: int, attempt: int, kind: str) -> str:
         return f"{self._at}/rounds/{number}/attempts/{attempt}/{kind}"
@@ -189,10 +204,8 @@ class ThroughTheApp(Straight):
         """As a hospital whose clock is right."""
         return self._answer(self._signed(self.world.identities[0], "GET", target, b"", skew=0.0))
 
-    def _ask(
-        self, sender: Identity, method: str, target: str, body: bytes = b"", *, size: int | None = None
-    ) -> bytes:
-        return self._answer(self._signed(sender, method, target, body), size)
+    def _ask(self, sender: Identity, method: str, target: str, body: bytes = b"") -> bytes:
+        return self._answer(self._signed(sender, method, target, body))
 
     def _signed(
         self, sender: Identity, method: str, target: str, body: bytes, *, skew: float | None = None
@@ -203,12 +216,12 @@ class ThroughTheApp(Straight):
 
     def _answer(self, request: Request, size: int | None = None) -> bytes:
         status, body = self._runner.run(_carried(request, size))
-        if status != 401:
+        if status not in (401, 503):
             self.used.append(request)
         if 200 <= status < 300:
             return body
         problem = json.loads(body)
-        assert status < 500, problem
+        assert status < 500 or problem["code"] == SignedBeforeStart.code, problem
         assert problem["status"] == status
         raise AggregatorProblem(
             status=status, code=problem["code"], title=problem["title"], detail=problem["detail"]
