@@ -137,7 +137,10 @@ class Transport:
 
     def _load_certificate(self) -> None:
         """Show the client certificate, if there is one, on every connection that opens from now on."""
-        changed = self._pair.stat().st_mtime_ns if self._pair.exists() else 0
+        try:
+            changed = self._pair.stat().st_mtime_ns
+        except FileNotFoundError:
+            return  # what was loaded before is shown until there is another one
         if changed != self._loaded:
             try:
                 self._context.load_cert_chain(self._pair)
