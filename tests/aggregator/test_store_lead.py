@@ -31,6 +31,14 @@ from world import World, finish, make_sites
 ADMIN = Identity.generate("admin")
 
 
+def takes_the_lead(store: Store) -> bool:
+    """Whether the lead is to be had: PostgreSQL lets go of a lock a moment after its connection has ended."""
+    deadline = time.monotonic() + 30
+    while not (taken := store.lead()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return taken
+
+
 def test_only_one_of_two_stores_leads_until_it_is_closed(where: Path | str) -> None:
     one, other = Store(where, ADMIN), Store(where, ADMIN)
     assert one.lead()
@@ -38,7 +46,7 @@ def test_only_one_of_two_stores_leads_until_it_is_closed(where: Path | str) -> N
     one.check_lead()
     one.add_token("t", name="st-marys", role="hospital", expires=9.0)
     one.close()
-    assert other.lead()
+    assert takes_the_lead(other)
     assert [e.details["lead"] for e in other.entries() if e.action == "lead.taken"] == [1, 2]
     other.close()
 
@@ -61,15 +69,16 @@ def test_a_killed_process_leaves_the_lead_at_once(where: Path | str) -> None:
     os.waitpid(child, 0)
     os.close(reading)
     os.close(writing)
-    assert any(other.lead() for _ in range(200))
+    assert takes_the_lead(other)
     other.close()
 
 
 def take_the_lock_away(cluster: Cluster, database: str) -> None:
-    """End the connection that holds the lead, as a broken line would."""
+    """End the connection that holds the lead, as a broken line would, and wait until it has ended."""
     with psycopg.connect(host=str(cluster.folder), user="medveil", dbname=database, autocommit=True) as link:
         link.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = %s",
+            "SELECT pg_terminate_backend(pid, 30000) FROM pg_locks"
+            " WHERE locktype = 'advisory' AND objid = %s",
             [LEADER],
         )
 
@@ -80,7 +89,7 @@ def test_who_lost_the_lead_can_change_nothing(cluster: Cluster) -> None:
     assert one.lead()
     take_the_lock_away(cluster, name)
     one.add_token("a", name="st-marys", role="hospital", expires=9.0)  # nobody else leads yet
-    assert any(other.lead() for _ in range(200))
+    assert takes_the_lead(other)
     with pytest.raises(NotLeading):
         one.enrol("a", name="st-marys", public_key=b"k" * 32, now=1.0)
     with pytest.raises(NotLeading):
@@ -153,7 +162,7 @@ def test_an_attempt_goes_on_with_the_process_that_takes_over(
     old = world.store
     old.close()
     world._open()
-    assert world.store.lead()
+    assert takes_the_lead(world.store)
     assert world.status["open"]["answered"] == ["hospital-1"]
     finish(world, sites)
     first = world.status["attempts"][0]
