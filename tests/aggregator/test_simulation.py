@@ -10,7 +10,7 @@ import structlog
 from simulation import WEIGHTS, WEIGHTS_OF_THE_APP, Op, Sequence, simulate
 
 QUICK, ALL, SHARD = 200, 20_000, 240
-QUICK_THROUGH_THE_APP, ALL_THROUGH_THE_APP = 40, 2_000
+QUICK_THROUGH_THE_APP, ALL_THROUGH_THE_APP = 30, 2_000
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def test_seeded_sequences_of_faults_end_with_the_exact_mean(shard: int) -> None:
 
 @pytest.mark.parametrize("shard", range(2))
 def test_seeded_sequences_of_signed_requests_end_with_the_exact_mean(shard: int) -> None:
-    """40 through the application, with replays, broken lines, forgers and wrong clocks; 0.25 s each."""
+    """30 through the application, with replays, broken lines, forgers and wrong clocks; 0.25 s each."""
     for seed in range(shard, QUICK_THROUGH_THE_APP, 2):
         simulate(seed, thorough=seed % 9 == 0, app=True)
 

@@ -24,19 +24,12 @@ from aggregator.cli import set_up_aggregator
 from aggregator.database import LEADER
 from aggregator.settings import Settings
 from aggregator.store import NotLeading, Store
+from databases import takes_the_lead
 from medveil.identity import Identity, sign_request
 from postgres import Cluster
 from world import World, finish, make_sites
 
 ADMIN = Identity.generate("admin")
-
-
-def takes_the_lead(store: Store) -> bool:
-    """Whether the lead is to be had: PostgreSQL lets go of a lock a moment after its connection has ended."""
-    deadline = time.monotonic() + 30
-    while not (taken := store.lead()) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return taken
 
 
 def test_only_one_of_two_stores_leads_until_it_is_closed(where: Path | str) -> None:

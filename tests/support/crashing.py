@@ -20,6 +20,7 @@ from aggregator.nonces import EarlyNonces
 from aggregator.store import Register, Role, Store
 from aggregator.tokens import make_token
 from aggregator.versions import first_version
+from databases import takes_the_lead
 from medveil.errors import Error, RemoteProtocolError
 from medveil.identity import Identity, sign_request
 from medveil.plan import Plan, sign_approval
@@ -57,7 +58,7 @@ def serve(link: Connection, folder: Path, where: Path | str, crash: str) -> None
     crashpoints.arm(crash)
     admin, blobs = Identity.load("admin", folder / "admin.key"), Blobs(folder)
     store = Store(where, admin)
-    assert store.lead()
+    assert takes_the_lead(store)
     blobs.sweep()
     coordinator = Coordinator(store, blobs, admin_key=admin.public_key)
     things: dict[str, Any] = {"store": store, "coordinator": coordinator, "register": Register(store)}

@@ -34,6 +34,7 @@ EPOCH = 1_700_000_000.0
 ROOMY = Limits(requests_per_s=1e6, burst=10**6)
 """Quotas count on the machine's clock, on which a whole sequence is over in no time."""
 RECENT = 8
+"""So many of the last requests are sent again after a restart."""
 WRONG_CLOCK = frozenset({StaleRequest.code, SignedBeforeStart.code})
 """How a request is refused whose time is not the aggregator's."""
 

@@ -203,11 +203,15 @@ class Simulation:
                 self.again(op, site)
         self.check()
 
+    def opened(self) -> Any:
+        """The open attempt as everybody sees it."""
+        return self.world.coordinator.present(self.world.plan.id)["open"]
+
     def restart(self) -> None:
         """Whatever was acknowledged is there afterwards, and the audit log has lost nothing."""
-        before, head = self.world.status["open"], self.world.store.head
+        before, head = self.opened(), self.world.store.head
         self.line.restart()
-        assert self.world.status["open"] == before
+        assert self.opened() == before
         last, *new = self.world.store.entries(head.number - 1)
         assert last.head == head
         assert [entry.action for entry in new] == self.line.entries_of_a_restart
