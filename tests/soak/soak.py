@@ -50,7 +50,7 @@ from medveil_imaging.sources.phantom import write_phantom_sites
 from medveil_research.processes import Event, Process
 from medveil_research.studies import new_study
 from medveil_research.study_file import write_study
-from postgres import Cluster
+from postgres import INSTALL, Cluster, programs
 from processes_watched import MIB, family, resident
 
 HOSPITALS, PATIENTS, ROUNDS = 4, 10, 2
@@ -458,6 +458,8 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="a new folder to keep, instead of a temporary one")
     parser.add_argument("--database", choices=("sqlite", DATABASE), default="sqlite")
     given = parser.parse_args()
+    if given.database == DATABASE and programs() is None:
+        parser.error(f"PostgreSQL is not installed: {INSTALL}")
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as servers:
         cluster = None
         if given.database == DATABASE:
