@@ -203,7 +203,7 @@ class Encoder:
         self._limit, self._scale = limit, scale
         self._offset = np.int32(p.steps - int(_ROUNDER.view(np.int32)))
         length = min(CHUNK_WORDS, p.packed_words)
-        self._dither, self._zeros = stream(random_bytes(32)), memoryview(bytes(2 * length))
+        self._dither, self._zeros = stream(random_bytes(32)), bytes(2 * length)
         self._bytes, self._wide = np.empty(2 * length + 16, np.uint8), np.empty(length, np.uint64)
         self._floats, self._noise = np.empty((2, length), np.float32)
 
@@ -224,8 +224,8 @@ class Encoder:
             elif bits == 21:
                 wide = self._wide[: len(steps)]
                 np.copyto(wide, steps)
-                np.left_shift(wide, np.uint64(lane * bits), out=wide)
-                np.bitwise_or(words, wide, out=words)
+                np.left_shift(wide, np.uint64(lane * bits), wide)
+                np.bitwise_or(words, wide, words)
             else:  # a lane of whole bytes has an address
                 np.copyto(words.view(f"<u{bits // 8}")[lane::lanes], steps, casting="same_kind")
 
@@ -246,11 +246,11 @@ class Encoder:
         floats, noise = self._floats[:size], self._noise[:size]
         self._dither.update_into(self._zeros[: 2 * size], self._bytes.data)
         np.copyto(noise, self._bytes[: 2 * size].view("<i2"))
-        np.multiply(part, self._scale, out=floats)
-        np.add(floats, noise, out=floats)
-        np.add(floats, _ROUNDER, out=floats)
+        np.multiply(part, self._scale, floats)
+        np.add(floats, noise, floats)
+        np.add(floats, _ROUNDER, floats)
         steps = floats.view(np.int32)
-        np.add(steps, self._offset, out=steps)
+        np.add(steps, self._offset, steps)
         return steps.view(np.uint32)
 
 

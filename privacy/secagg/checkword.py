@@ -102,8 +102,8 @@ class Product:
             np.copyto(self._values[: len(lanes)], lanes)
             self._values[len(lanes) :] = 0
             limbs = np.frombuffer(self._row_keys.update(_ZEROS), "<u2").reshape(ROWS, 4)
-            np.matmul(limbs.T.astype(np.float64, order="C"), table, out=self._part)
-            np.add(self._sums, self._part, out=self._sums)
+            np.matmul(limbs.T.astype(np.float64, order="C"), table, self._part)
+            np.add(self._sums, self._part, self._sums)
 
     def word(self, tail: Words) -> int:
         """The product mod 2^64, without a pad, once all packed words are in.
@@ -168,12 +168,12 @@ def _lanes(packed: Words, lane_bits: int) -> Iterator[NDArray[Any]]:
         for start in range(0, len(values), _PIECE):
             yield values[start : start + _PIECE]
         return
-    spare = np.empty(_PIECE, np.uint64)
+    spare, low = np.empty(_PIECE, np.uint64), np.uint64(2**21 - 1)
     for start in range(0, len(packed), _PIECE):
         part = packed[start : start + _PIECE]
         lane = spare[: len(part)]
         for place in (0, 21, 42):  # the last one keeps the bit above it, so that a stray one is seen
-            np.right_shift(part, np.uint64(place), out=lane)
+            shifted = np.right_shift(part, np.uint64(place), lane) if place else part
             if place < 42:
-                np.bitwise_and(lane, np.uint64(2**21 - 1), out=lane)
+                np.bitwise_and(shifted, low, lane)
             yield lane.view(np.int64)

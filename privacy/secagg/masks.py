@@ -36,21 +36,27 @@ class Masker:
     def __init__(self, masks: Iterable[Mask], *, first_segment: int = 0, longest: int = CHUNK_WORDS) -> None:
         self._masks, self._segment, self._left = tuple(masks), first_segment, 0
         length = min(CHUNK_WORDS, longest)
-        self._zeros, self._bytes = memoryview(bytes(8 * length)), np.empty(8 * length + 16, np.uint8)
+        self._zeros, self._bytes = bytes(8 * length), np.empty(8 * length + 16, np.uint8)
         self._pad = self._bytes[: 8 * length].view("<u8")
 
     def add(self, words: Words) -> None:
         """Mask the next words, in place."""
         while len(words):
             if not self._left:
-                self._streams = [(stream(m.seed.reveal(), self._segment), m.sign) for m in self._masks]
-                self._segment, self._left = self._segment + 1, SEGMENT_WORDS
+                self._open_segment()
             size = min(len(words), len(self._pad), self._left)
-            part, pad, zeros = words[:size], self._pad[:size], self._zeros[: 8 * size]
-            for generator, sign in self._streams:
-                generator.update_into(zeros, self._bytes.data)
-                (np.add if sign > 0 else np.subtract)(part, pad, out=part)
+            part, pad, zeros, out = words[:size], self._pad[:size], self._zeros[: 8 * size], self._bytes.data
+            for expand, combine in self._streams:
+                expand(zeros, out)
+                combine(part, pad, part)
             words, self._left = words[size:], self._left - size
+
+    def _open_segment(self) -> None:
+        combine = {1: np.add, -1: np.subtract}
+        self._streams = [
+            (stream(m.seed.reveal(), self._segment).update_into, combine[m.sign]) for m in self._masks
+        ]
+        self._segment, self._left = self._segment + 1, SEGMENT_WORDS
 
 
 def add_masks(words: Words, masks: Iterable[Mask], *, first_segment: int = 0) -> None:
