@@ -227,7 +227,7 @@ class Encoder:
                 np.left_shift(wide, np.uint64(lane * bits), wide)
                 np.bitwise_or(words, wide, words)
             else:  # a lane of whole bytes has an address
-                np.copyto(words.view(f"<u{bits // 8}")[lane::lanes], steps, casting="same_kind")
+                np.copyto(words.view(f"<u{bits // 8}")[lane::lanes], steps)
 
     def tail(self) -> Words:
         """The words after the packed ones, shape (p.metrics + 2,); the check word, the last one, is zero."""
