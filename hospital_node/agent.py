@@ -28,7 +28,7 @@ from hospital_node.splits import Splits
 from hospital_node.store import Journal
 from hospital_node.transport import AggregatorProblem, Transport
 from medveil.errors import Error, RemoteProtocolError
-from medveil.identity import Identity, Secret
+from medveil.identity import Identity
 from medveil.log import get_logger
 from medveil.messages import BadMessage, Work
 from medveil.plan import BadPlan, NotApproved, Plan
@@ -36,12 +36,11 @@ from medveil.rounds import Phase, RoundKind
 from medveil_imaging.sources.manifest import SiteData
 from privacy.dp.ledger import BudgetExceeded
 from privacy.dp.policy import UnderstatedEpsilon
-from privacy.encoding import encode, encode_metrics, params_for
+from privacy.encoding import encode_metrics, params_for
 from privacy.secagg import node as secagg
-from privacy.secagg.checkword import CheckedUpdate, with_check_word
 from privacy.secagg.keys import setting_for
-from privacy.secagg.masks import MaskedUpdate, mask
 from privacy.secagg.messages import Advertised, Committed, Quorum, Signed, Survivors
+from privacy.secagg.vector import MaskedUpdate, masked_update
 
 POLL_S = 5.0
 IDLE_S = 2.0
@@ -221,12 +220,7 @@ class PlanAgent:
         contribution = attempt.contribution.result()
         loop = asyncio.get_running_loop()
         kind = attempt.state.party.setting.context.kind
-        masked = await loop.run_in_executor(
-            None,
-            lambda: mask(
-                self._encode(contribution, kind, attempt.state.check_key), attempt.state.masks, in_place=True
-            ),
-        )
+        masked = await loop.run_in_executor(None, self._masked, attempt.state, contribution)
         if kind is RoundKind.TRAIN:
             self._lineage.witness(
                 Witness(
@@ -238,18 +232,19 @@ class PlanAgent:
         await self._send(attempt, "upload", secagg.upload(attempt.state, hashes))
         log.info("update.sent", plan=self._plan.id, round=attempt.number, attempt=attempt.attempt)
 
-    def _encode(self, contribution: Contribution, kind: RoundKind, check_key: Secret) -> CheckedUpdate:
+    def _masked(self, state: secagg.CommittedState, contribution: Contribution) -> MaskedUpdate:
         study = self._plan.study
-        params = params_for(study, kind, len(self._plan.roster))
         none = np.zeros(0, np.uint64)
-        encoded = encode(
+        return masked_update(
             contribution.update,
-            params,
+            params_for(study, state.party.setting.context.kind, len(self._plan.roster)),
             weight=contribution.weight,
             metrics=none if contribution.sums is None else encode_metrics(study, contribution.sums),
+            check_key=state.check_key,
+            index=self._index,
+            masks=state.masks,
             random_bytes=secrets.token_bytes,
         )
-        return with_check_word(encoded, check_key, params, index=self._index)
 
     async def _send_segments(self, attempt: Attempt, masked: MaskedUpdate) -> list[bytes]:
         hashes = []

@@ -16,9 +16,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from medveil.errors import Error, RemoteProtocolError
+from medveil.errors import Error, RemoteProtocolError, utc
 from medveil.ids import join
-from medveil.reachability import utc
 
 FRESHNESS_S = 300
 """How far the two clocks may differ. Nonces inside this window are remembered, so nothing is replayed."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import socket
 import ssl
 from collections.abc import Iterator
 
-from medveil.errors import RemoteProtocolError
+from medveil.errors import RemoteProtocolError, utc
 
 REASONS: tuple[tuple[type[OSError], str], ...] = (
     (socket.gaierror, "its name is not known here"),
@@ -30,12 +29,6 @@ class CertificateRefused(RemoteProtocolError):
             remedy="Is the clock right? If so, compare ca.pem with the admin by telephone: there is a new "
             "certificate, its names leave this address out, or somebody stands in between.",
         )
-
-
-def utc(seconds: float | None = None) -> str:
-    """Unix seconds (the present if None) as a person reads them."""
-    moment = dt.datetime.now(dt.UTC) if seconds is None else dt.datetime.fromtimestamp(seconds, dt.UTC)
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def check_certificate(error: BaseException) -> None:

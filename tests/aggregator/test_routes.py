@@ -23,10 +23,10 @@ from aggregator.limits import BodyMemory
 from aggregator.routes.desk import MESSAGE_LIMIT
 from aggregator.settings import Limits
 from door import Door
+from medveil.errors import utc
 from medveil.identity import FRESHNESS_S, Identity, sign_request
 from medveil.messages import Approval, Enrol, PlanOffers, Work
 from medveil.plan import sign_approval
-from medveil.reachability import utc
 from privacy.secagg import node
 from privacy.secagg.messages import Upload
 from world import World, make_sites, play

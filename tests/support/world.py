@@ -31,12 +31,11 @@ from medveil.plan import Member, Plan, sign_approval
 from medveil.rounds import Phase, RoundKind
 from medveil.study import Study
 from medveil.tensors import Float32, ModelSpec, TensorSpec, Update, model_hash, to_safetensors
-from privacy.encoding import encode, encode_metrics, params_for
+from privacy.encoding import encode_metrics, params_for
 from privacy.secagg import node
-from privacy.secagg.checkword import with_check_word
 from privacy.secagg.keys import setting_for
-from privacy.secagg.masks import mask
 from privacy.secagg.messages import Advertised, Committed, Quorum, Survivors
+from privacy.secagg.vector import masked_update
 
 SPEC = ModelSpec((TensorSpec(name="weight", shape=(2, 5)), TensorSpec(name="bias", shape=(2,))))
 START: Float32 = np.linspace(-1, 1, SPEC.size, dtype=np.float32)
@@ -303,15 +302,17 @@ class Site:
         study = self.world.plan.study
         train = kind is RoundKind.TRAIN
         params = params_for(study, kind, len(self.world.plan.roster))
-        encoded = encode(
+        masked = masked_update(
             Update(self.update(number) if train else np.empty(0, np.float32)),
             params,
             weight=self.weight,
             metrics=encode_metrics(study, counts(study, self.index))[: params.metrics],
+            check_key=self.state.check_key,
+            index=self.index,
+            masks=self.state.masks,
             random_bytes=np.random.default_rng([self.index, number]).bytes,
         )
-        checked = with_check_word(encoded, self.state.check_key, params, index=self.index)
-        return [bytes(s) for s in mask(checked, self.state.masks).segments()]
+        return [bytes(s) for s in masked.segments()]
 
 
 def make_sites(world: World, **options: Any) -> list[Site]:
