@@ -157,6 +157,11 @@ class Coordinator:
     def _told(self, head: Head) -> AuditHead:
         return AuditHead(number=head.number, hash=head.hash, key=self._admin_key, signature=head.signature)
 
+    def token(self, plan_id: str) -> str | None:
+        """A plan's present state in one word; None for a plan unknown to memory. Any thread may ask."""
+        run = self._runs.get(plan_id)
+        return None if run is None else run.token
+
     def is_news(self, plan_id: str, name: str, token: str) -> bool:
         """Whether :meth:`work` would say anything but this token; any thread may ask."""
         run = self._runs.get(plan_id)
@@ -323,10 +328,15 @@ class Coordinator:
             self._blobs.forget_uploads(folder)
 
     def tick(self) -> bool:
-        """Close what is complete or overdue and open what is next; whether anything changed."""
-        before = [r.token for r in self._runs.values()]
+        """Take up what others wrote to the store and :meth:`go_on`; whether anything changed."""
+        known = len(self._runs)
         self.reload()
         self._look_for_approvals()
+        return self.go_on() or len(self._runs) != known
+
+    def go_on(self) -> bool:
+        """Close what is complete or overdue and open what is next; whether anything changed."""
+        before = [r.token for r in self._runs.values()]
         for run in self._runs.values():
             if not run.finished and self._is_approved(run):
                 self._advance_as_far_as_possible(run)

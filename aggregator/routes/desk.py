@@ -18,6 +18,7 @@ from fastapi.responses import StreamingResponse
 from aggregator.auth import Gatekeeper, Revoked, read_body, signed_target
 from aggregator.coordinator import Coordinator
 from aggregator.limits import BodyMemory, Quotas, leases_of
+from aggregator.longpolls import LongPolls
 from aggregator.problems import NotAllowed, NotFound
 from aggregator.readiness import Readiness
 from aggregator.settings import Settings
@@ -58,7 +59,7 @@ class Desk:
         self.tls = settings.folder / "tls"
         self._thread = ThreadPoolExecutor(1, "coordinator")
         self._lookups = ThreadPoolExecutor(2, "register")
-        self._changed = asyncio.Event()
+        self.polls = LongPolls(coordinator.token)
         self.stopping = False
         self._hurry = asyncio.Event()
         self._lead_seen = time.monotonic()
@@ -85,21 +86,13 @@ class Desk:
         return time.monotonic() - self._lead_seen <= LEAD_CHECK_S
 
     def announce(self) -> None:
-        """Wake every long poll."""
-        self._changed.set()
-        self._changed = asyncio.Event()
+        """Wake the long polls of every plan that has gone on."""
+        self.polls.announce()
 
     def stop_waiting(self) -> None:
         """Answer every long poll now, and every later one at once: the process is about to end."""
         self.stopping = True
-        self.announce()
-
-    async def next_change(self, timeout_s: float) -> None:
-        """Wait until something changes, at most ``timeout_s``."""
-        changed = self._changed
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):  # wait_for may lose a cancellation that comes with it
-                await changed.wait()
+        self.polls.stop()
 
     async def pause(self, seconds: float) -> None:
         """Sleep, but no longer than until :meth:`hurry` is called."""

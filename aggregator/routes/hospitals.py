@@ -113,11 +113,11 @@ async def work(
     party, body = await office.authenticate(request, roles=HOSPITAL)
     if sitting_out:
         await office.run(lambda: office.coordinator.sits_out(plan, party.name, sitting_out))
-    deadline, waited = time.monotonic() + wait_s, False
-    while (left_s := deadline - time.monotonic()) > 0 and not office.stopping:
+    deadline, waited = office.polls.end_of(wait_s), False
+    while time.monotonic() < deadline and not office.stopping:
         if office.coordinator.is_news(plan, party.name, seen):
             break
-        await office.next_change(left_s)
+        await office.polls.rest(plan, seen, deadline)
         waited = True
     if waited:
         await office.still_welcome(party)
@@ -144,7 +144,7 @@ async def message(
     party, body = await office.authenticate(request, roles=HOSPITAL)
     await office.run(lambda: office.coordinator.receive(plan, party.name, number, attempt, kind, body))
     office.coordinator.count_bytes(plan, party.name, up=len(body), down=0)
-    if await office.run(office.coordinator.tick):
+    if await office.run(office.coordinator.go_on):
         office.announce()
     return Response(status_code=204)
 

@@ -76,6 +76,14 @@ def test_a_poll_that_finds_nothing_new_asks_the_database_nothing(build: Build) -
     door.office.close()
 
 
+def test_going_on_without_anything_to_do_asks_the_database_nothing(build: Build) -> None:
+    world = build()
+    play(world, make_sites(world), until=lambda: world.phase == "share")
+    with statements(world.store) as asked:
+        assert not world.coordinator.go_on()
+    assert asked == []
+
+
 def test_a_poll_by_somebody_else_does_not_wait_for_a_plan_that_is_none_of_its_business(build: Build) -> None:
     world = build()
     finish(world, make_sites(world))
