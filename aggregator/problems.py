@@ -46,6 +46,7 @@ STATUS = {
     "not-ready": 503,
     "overloaded": 503,
     "storage-failed": 503,
+    "still-writing": 503,
     "not-leading": 503,
 }
 METHODS = frozenset("GET HEAD POST PUT PATCH DELETE OPTIONS".split())

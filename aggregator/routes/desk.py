@@ -21,6 +21,7 @@ from aggregator.limits import BodyMemory, Quotas, leases_of
 from aggregator.longpolls import LongPolls
 from aggregator.problems import NotAllowed, NotFound
 from aggregator.readiness import Readiness
+from aggregator.runs import SegmentClaim
 from aggregator.settings import Settings
 from aggregator.store import NotLeading, Party, Register, Role, Store
 from aggregator.tls import WrongCertificate
@@ -59,6 +60,7 @@ class Desk:
         self.tls = settings.folder / "tls"
         self._thread = ThreadPoolExecutor(1, "coordinator")
         self._lookups = ThreadPoolExecutor(2, "register")
+        self._segments = ThreadPoolExecutor(4, "segments")
         self.polls = LongPolls(coordinator.token)
         self.stopping = False
         self._hurry = asyncio.Event()
@@ -79,6 +81,20 @@ class Desk:
             return action()
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, safely)
+
+    async def keep_segment(self, claim: SegmentClaim, data: bytes) -> None:
+        """Write a claimed segment while the coordinator's thread does other things: storage may be slow.
+
+        Raises: StorageFailed, WrongRound.
+        """
+        try:
+            await self.with_segments(lambda: self.coordinator.keep_segment(claim, data))
+        finally:
+            await self.run(lambda: self.coordinator.settle_segment(claim))
+
+    async def with_segments(self, action: Callable[[], T]) -> T:
+        """Run something that reads or writes whole segments, a few at a time."""
+        return await asyncio.get_running_loop().run_in_executor(self._segments, action)
 
     @property
     def surely_leads(self) -> bool:
@@ -234,6 +250,7 @@ class Desk:
         self.readiness.close()
         self.tokens.close()
         self._lookups.shutdown()
+        self._segments.shutdown()
         self._thread.shutdown()
         self.store.close()
 
