@@ -93,6 +93,7 @@ class Coordinator:
         self._seen: dict[str, float] = {}
         self._runs: dict[str, Run] = {}
         self._claims: set[SegmentClaim] = set()
+        self._looked_at: int | None = None
         self._take_up()
 
     # ---- what the routes ask ------------------------------------------------------------------------------
@@ -391,9 +392,11 @@ class Coordinator:
 
     def tick(self) -> bool:
         """Take up what others wrote to the store and :meth:`go_on`; whether anything changed."""
-        known = len(self._runs)
-        self.reload()
-        self._look_for_approvals()
+        known, written = len(self._runs), self._store.last_write
+        if written is None or written != self._looked_at:
+            self.reload()
+            self._look_for_approvals()
+            self._looked_at = written
         return self.go_on() or len(self._runs) != known
 
     def go_on(self) -> bool:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from fastapi import Request, Response
@@ -35,8 +34,6 @@ SMALL_LIMIT = 4096
 MESSAGE_LIMIT = 4 * 2**20
 SEGMENT_LIMIT = 16 * 2**20
 POLL_LIMIT_S = 30.0
-SETTLED_NS = 200_000_000
-"""A file time this old cannot be shared by a later write: clocks of files tick every few milliseconds."""
 LEAD_CHECK_S = 1.0
 PIECE = 2**20
 
@@ -52,7 +49,6 @@ class Desk:
         self.tokens = TokenCheck(lambda token: self.look_up(lambda: self.register.api_token(token)))
         self.readiness = Readiness({"database": store.probe, "blobs": coordinator.probe_blobs})
         self.quotas, self.memory = Quotas(settings.limits), BodyMemory(settings.limits)
-        self._file = settings.where
         self._known: dict[str, Party] = {}
         self._known_at = 0
         self._pasts: dict[str, tuple[int, bytes]] = {}
@@ -162,16 +158,13 @@ class Desk:
     async def _enrolled(self, name: str) -> Party | None:
         """Somebody with a key as the register has them at this moment.
 
-        What was read before is used again only if the database file was not written since, by anybody.
+        What was read before is used again only if the database was not written since, by anybody.
         """
-        written = None
-        if isinstance(self._file, Path):
-            with suppress(OSError):  # gone or out of reach: the database itself says so below
-                written = self._file.stat().st_mtime_ns
+        written = self.store.last_write
         if written is not None and written == self._known_at and name in self._known:
             return self._known[name]
         found = await self.look_up(lambda: self.register.party(name))
-        if written is not None and found is not None and time.time_ns() - written > SETTLED_NS:
+        if written is not None and found is not None:
             if written != self._known_at:
                 self._known, self._known_at = {}, written
             self._known[name] = found
