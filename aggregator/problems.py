@@ -46,6 +46,7 @@ STATUS = {
     "not-ready": 503,
     "overloaded": 503,
     "storage-failed": 503,
+    "still-writing": 503,
     "not-leading": 503,
     "signed-before-start": 503,
 }

@@ -30,6 +30,20 @@ class WrongRound(RemoteProtocolError):
         )
 
 
+class StillWriting(RemoteProtocolError):
+    """A segment that an earlier request of the same hospital is still writing."""
+
+    code = "still-writing"
+    retry_after_s = 1.0
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="An earlier request of this hospital is still writing a segment of its upload.",
+            meaning="Nothing was changed by this one.",
+            remedy="Nothing to do; the node sends it again. If it lasts, the aggregator's storage is slow.",
+        )
+
+
 class UnmaskingLost(RemoteProtocolError):
     """The processes that unmask a sum ended again and again without a result."""
 
@@ -54,6 +68,15 @@ class UnmaskingStuck(RemoteProtocolError):
             meaning="They were replaced each time. The attempt ended and nothing was published.",
             remedy="Does the disk with the aggregator's folder answer? Has the machine enough memory?",
         )
+
+
+@dataclass(frozen=True)
+class SegmentClaim:
+    """The right of one request to write one segment of a masked vector."""
+
+    key: AttemptKey
+    hospital: int
+    segment: int
 
 
 @dataclass
@@ -83,6 +106,10 @@ class Attempt:
     phases: dict[str, float] = field(default_factory=dict)
     bytes_up: Counter[str] = field(default_factory=Counter)
     bytes_down: Counter[str] = field(default_factory=Counter)
+    claims: Counter[int] = field(default_factory=Counter)
+    """Hospital's index → how often it was allowed to write a segment."""
+    read_back: dict[int, tuple[int, tuple[bytes, ...]]] = field(default_factory=dict)
+    """Hospital's index → the segments that were found stored as it signed them, and its claims by then."""
     sitting_out: set[str] = field(default_factory=set)
     """Hospitals that said they have left this attempt; they say so with every poll."""
     wrong_shares: list[str] = field(default_factory=list)

@@ -200,6 +200,11 @@ class Store:
         self._database.in_doubt = False
 
     @property
+    def last_write(self) -> int | None:
+        """See :attr:`Database.last_write`."""
+        return self._database.last_write
+
+    @property
     def head(self) -> Head:
         """Head of the audit log after this process's last change."""
         return self._head

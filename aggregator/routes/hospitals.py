@@ -16,6 +16,7 @@ from aggregator.tls import sign_node_certificate
 from medveil.identity import RequestProof
 from medveil.log import get_logger
 from medveil.messages import Approval, Enrol
+from medveil.rounds import Phase
 
 log = get_logger()
 router = APIRouter(prefix="/v1")
@@ -113,11 +114,11 @@ async def work(
     party, body = await office.authenticate(request, roles=HOSPITAL)
     if sitting_out:
         await office.run(lambda: office.coordinator.sits_out(plan, party.name, sitting_out))
-    deadline, waited = time.monotonic() + wait_s, False
-    while (left_s := deadline - time.monotonic()) > 0 and not office.stopping:
+    deadline, waited = office.polls.end_of(wait_s), False
+    while time.monotonic() < deadline and not office.stopping:
         if office.coordinator.is_news(plan, party.name, seen):
             break
-        await office.next_change(left_s)
+        await office.polls.rest(plan, seen, deadline)
         waited = True
     if waited:
         await office.still_welcome(party)
@@ -142,9 +143,11 @@ async def message(
     """A protocol message of the masking protocol; an exact repeat is answered like the first."""
     office = desk(request)
     party, body = await office.authenticate(request, roles=HOSPITAL)
+    if kind == Phase.UPLOAD:
+        await office.with_segments(lambda: office.coordinator.read_back(plan, party.name, body))
     await office.run(lambda: office.coordinator.receive(plan, party.name, number, attempt, kind, body))
     office.coordinator.count_bytes(plan, party.name, up=len(body), down=0)
-    if await office.run(office.coordinator.tick):
+    if await office.run(office.coordinator.go_on):
         office.announce()
     return Response(status_code=204)
 
@@ -165,9 +168,11 @@ async def segment(
     """One segment of a masked vector."""
     office = desk(request)
     party, body = await office.authenticate(request, roles=HOSPITAL, limit=SEGMENT_LIMIT)
-    await office.run(
-        lambda: office.coordinator.take_segment(plan, party.name, number, attempt, segment, body)
+    claim = await office.run(
+        lambda: office.coordinator.claim_segment(plan, party.name, number, attempt, segment, size=len(body))
     )
+    if claim is not None:
+        await office.keep_segment(claim, body)
     office.coordinator.count_bytes(plan, party.name, up=len(body), down=0)
     return Response(status_code=204)
 
