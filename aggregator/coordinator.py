@@ -80,12 +80,12 @@ class Coordinator:
         store: Store,
         blobs: Blobs,
         *,
-        admin_key: bytes,
         workers: Executor | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._store, self._blobs, self._admin_key = store, blobs, admin_key
+        self._store, self._blobs = store, blobs
+        self._succession = store.succession()  # it changes only while nobody leads
         self._workers = workers or Inline()
         self._clock, self._wall_clock = clock, wall_clock
         self.on_result: Callable[[], object] = lambda: None
@@ -123,7 +123,7 @@ class Coordinator:
             offers=tuple(
                 PlanOffer(
                     plan=run.plan.model_dump_json(),
-                    admin_key=self._admin_key,
+                    admin_key=self._store.admin_key,
                     admin_signature=run.admin_signature,
                     approvals=dict(run.approvals),
                 )
@@ -168,7 +168,13 @@ class Coordinator:
         return self._told(self._store.witnessed())
 
     def _told(self, head: Head) -> AuditHead:
-        return AuditHead(number=head.number, hash=head.hash, key=self._admin_key, signature=head.signature)
+        return AuditHead(
+            number=head.number,
+            hash=head.hash,
+            key=self._store.admin_key,
+            signature=head.signature,
+            succession=self._succession,
+        )
 
     def token(self, plan_id: str) -> str | None:
         """A plan's present state in one word; None for a plan unknown to memory. Any thread may ask."""
