@@ -82,6 +82,11 @@ class Attempt:
         """Round and attempt."""
         return self.number, self.attempt
 
+    @property
+    def computing(self) -> bool:
+        """Whether the attempt waits for this hospital's own computation."""
+        return (self.answered, self.phase) == (Phase.SHARE, Phase.COMMIT)
+
 
 class PlanAgent:
     """Follows one plan from its approval to its end."""
@@ -95,6 +100,7 @@ class PlanAgent:
         self._journal, self._desk, self._transport = journal, desk, transport
         self._attempt: Attempt | None = None
         self._sat_out: tuple[int, int] | None = None
+        self._seen = ""
         self._lineage = Lineage(plan, node.models, journal, transport)
         self._heads = Heads(journal)
 
@@ -104,64 +110,61 @@ class PlanAgent:
         A problem on either side ends this node's part in the attempt and is logged with its code; the others
         go on without it, and the next round is a new chance.
         """
-        seen = ""
+        work: Work | None = None
         while True:
-            left = "" if self._attempt or not self._sat_out else "{}.{}".format(*self._sat_out)
-            poll = asyncio.ensure_future(
-                self._transport.work(self._plan.id, seen=seen, wait_s=POLL_S, sitting_out=left)
-            )
             try:
-                await self._ready_while(poll)
-                work = await self._polled(poll)
+                if work is None:
+                    work = await self._poll()
                 if work.status == "finished":
                     self._heads.settle()
                     log.info("plan.finished", plan=self._plan.id)
                     return
-                seen = work.token
-                await self._answer(work)
+                work = await self._answer(work)
             except Error as error:
+                work = None
                 self._leave(error)
-            finally:
-                poll.cancel()
 
-    async def _polled(self, poll: asyncio.Future[Work]) -> Work:
+    async def _poll(self) -> Work:
+        """Ask for work; waits at the aggregator for news, unless this hospital itself is waited for."""
+        attempt, left = self._attempt, ""
+        if attempt is None and self._sat_out is not None:
+            left = "{}.{}".format(*self._sat_out)
+        wait_s = 0.0 if attempt is not None and attempt.computing else POLL_S
         try:
-            work = await poll
-            attempt = (work.round, work.attempt) if work.status == "running" else None
-            self._heads.take(work.head, plan=self._plan.id, attempt=attempt)
-            return work
+            return self._taken(
+                await self._transport.work(self._plan.id, seen=self._seen, wait_s=wait_s, sitting_out=left)
+            )
         except RemoteProtocolError:
             await asyncio.sleep(IDLE_S)  # a refusal of every poll must not become a flood of them
             raise
 
-    async def _ready_while(self, poll: asyncio.Future[Work]) -> None:
-        """While waiting for news, say so as soon as this hospital's computation has ended."""
-        attempt = self._attempt
-        if attempt is None or attempt.phase is not Phase.COMMIT or attempt.answered is Phase.COMMIT:
-            return
-        waiting: set[asyncio.Future[Any]] = {poll, attempt.contribution}
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        if attempt.contribution.done() and not poll.done():
-            await self._step(attempt, Phase.COMMIT, b"")
+    def _taken(self, work: Work) -> Work:
+        """Work that came with an answer of any kind, its audit head held against those before."""
+        attempt = (work.round, work.attempt) if work.status == "running" else None
+        self._heads.take(work.head, plan=self._plan.id, attempt=attempt)
+        self._seen = work.token
+        return work
 
-    async def _answer(self, work: Work) -> None:
+    async def _answer(self, work: Work) -> Work | None:
+        """Do what is asked; the work that came with the answer to it, None if nothing was to be sent."""
         key = (work.round, work.attempt)
         if self._attempt is not None and (work.status != "running" or self._attempt.key != key):
             self._attempt = None
         if work.status != "running" or key == self._sat_out:
-            return
+            return None
         phase = _parsed(Phase, work.phase)
         if self._attempt is None:
             if phase is Phase.ADVERTISE:
-                await self._join(work)
-            else:  # its keys went with the process that joined; without a word the others would wait for it
-                self._sat_out = key
-                log.info("attempt.sat-out", plan=self._plan.id, round=work.round, attempt=work.attempt)
+                return await self._join(work)
+            # Its keys went with the process that joined; without a word the others would wait for it.
+            self._sat_out = key
+            log.info("attempt.sat-out", plan=self._plan.id, round=work.round, attempt=work.attempt)
         elif phase is not self._attempt.answered:
             if (self._attempt.answered, phase) not in pairwise(STEPS):
                 raise OutOfOrder(reason="a phase that does not follow the last one")
             self._attempt.phase = phase
-            await self._step(self._attempt, phase, work.payload)
+            return await self._step(self._attempt, phase, work.payload)
+        return None
 
     def _check_round(self, work: Work, kind: RoundKind) -> None:
         """Hold the invitation against the approved study: which rounds there are, and where it starts."""
@@ -173,7 +176,7 @@ class PlanAgent:
         if work.round == 1 and work.model.hex() != study.model.initial_model:
             raise WrongModel()
 
-    async def _join(self, work: Work) -> None:
+    async def _join(self, work: Work) -> Work:
         self._sat_out = (work.round, work.attempt)  # until the keys are out: a failed start is not repeated
         kind = _parsed(RoundKind, work.kind)
         self._check_round(work, kind)
@@ -191,32 +194,34 @@ class PlanAgent:
             work.round, work.attempt, state, contribution, Phase.ADVERTISE, Phase.ADVERTISE
         )
         self._sat_out = None
-        await self._send(self._attempt, "advertise", message)
+        return await self._send(self._attempt, "advertise", message)
 
-    async def _step(self, attempt: Attempt, phase: Phase, payload: bytes) -> None:
+    async def _step(self, attempt: Attempt, phase: Phase, payload: bytes) -> Work | None:
         if phase is Phase.SHARE:
             attempt.state, message = secagg.share(
                 attempt.state, Advertised.from_bytes(payload), secrets.token_bytes
             )
-            await self._send(attempt, "shares", message)
+            work = await self._send(attempt, "shares", message)
         elif phase is Phase.COMMIT:
+            await asyncio.wait({attempt.contribution}, timeout=POLL_S)
             if not attempt.contribution.done():
-                return
+                return None
             attempt.contribution.result()  # a local failure surfaces here, before anything is promised
-            await self._send(attempt, "ready", secagg.ready(attempt.state))
+            work = await self._send(attempt, "ready", secagg.ready(attempt.state))
         elif phase is Phase.UPLOAD:
-            await self._upload(attempt, Committed.from_bytes(payload))
+            work = await self._upload(attempt, Committed.from_bytes(payload))
         elif phase is Phase.AGREE:
             attempt.state, agreement = secagg.agree(attempt.state, Survivors.from_bytes(payload))
             self._note(attempt, "agree", agreement.to_bytes().hex())
-            await self._send(attempt, "agree", agreement)
-        elif phase is Phase.UNMASK:
+            work = await self._send(attempt, "agree", agreement)
+        else:
             shares = secagg.unmask(attempt.state, Quorum.from_bytes(payload))
             self._note(attempt, "unmask")
-            await self._send(attempt, "unmask", shares)
+            work = await self._send(attempt, "unmask", shares)
         attempt.answered = phase
+        return work
 
-    async def _upload(self, attempt: Attempt, committed: Committed) -> None:
+    async def _upload(self, attempt: Attempt, committed: Committed) -> Work:
         attempt.state = secagg.commit(attempt.state, committed)
         contribution = attempt.contribution.result()
         loop = asyncio.get_running_loop()
@@ -235,8 +240,9 @@ class PlanAgent:
             )
         self._note(attempt, "upload")
         hashes = await self._send_segments(attempt, masked)
-        await self._send(attempt, "upload", secagg.upload(attempt.state, hashes))
+        work = await self._send(attempt, "upload", secagg.upload(attempt.state, hashes))
         log.info("update.sent", plan=self._plan.id, round=attempt.number, attempt=attempt.attempt)
+        return work
 
     def _encode(self, contribution: Contribution, kind: RoundKind, check_key: Secret) -> CheckedUpdate:
         study = self._plan.study
@@ -259,9 +265,12 @@ class PlanAgent:
             await self._transport.segment(self._plan.id, attempt.number, attempt.attempt, number, data)
         return hashes
 
-    async def _send(self, attempt: Attempt, kind: str, message: Signed) -> None:
-        await self._transport.message(
-            self._plan.id, attempt.number, attempt.attempt, kind, message.to_bytes()
+    async def _send(self, attempt: Attempt, kind: str, message: Signed) -> Work:
+        """Hand in a message; its answer waits for news as a poll does, and tells what is next."""
+        return self._taken(
+            await self._transport.message(
+                self._plan.id, attempt.number, attempt.attempt, kind, message.to_bytes(), wait_s=POLL_S
+            )
         )
 
     def _note(self, attempt: Attempt, step: str, detail: str = "") -> None:

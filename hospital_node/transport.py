@@ -108,9 +108,12 @@ class Transport:
         """The sum a model version was made of: 64-bit words, little-endian."""
         return await self._send("GET", f"/v1/plans/{plan}/versions/{version}/sum")
 
-    async def message(self, plan: str, number: int, attempt: int, kind: str, body: bytes) -> None:
-        """A protocol message."""
-        await self._send("POST", f"/v1/plans/{plan}/rounds/{number}/attempts/{attempt}/{kind}", body)
+    async def message(
+        self, plan: str, number: int, attempt: int, kind: str, body: bytes, *, wait_s: float
+    ) -> Work:
+        """Hand in a protocol message; what to do next, as :meth:`work` would tell it to its sender."""
+        path = f"/v1/plans/{plan}/rounds/{number}/attempts/{attempt}/{kind}?wait_s={wait_s:g}"
+        return Work.from_bytes(await self._send("POST", path, body))
 
     async def segment(self, plan: str, number: int, attempt: int, segment: int, data: bytes) -> None:
         """One segment of a masked vector."""
