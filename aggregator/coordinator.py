@@ -28,7 +28,7 @@ from aggregator.runs import (
 )
 from aggregator.store import AttemptKey, Store
 from aggregator.unmasking import Summing, WrongLength, segment_lengths, sum_segment
-from aggregator.versions import Made, Making, Step, make, now, sum_and_make
+from aggregator.versions import Made, Making, Step, make, now, stand_by, sum_and_make
 from aggregator.workers import Failure, Inline
 from aggregator.workers import attempt as attempt_job
 from medveil.errors import Error
@@ -141,6 +141,8 @@ class Coordinator:
         verify(member.key, signature, "approve-plan", run.plan.hash)
         self._store.add_approval(plan_id, name, signature)
         run.approvals[name] = signature
+        if len(run.approvals) == 1:
+            self._submit(stand_by)  # the plan may begin soon, and its first sum should find a worker
         log.info("plan.approved", plan=plan_id, node=name)
 
     def work(self, plan_id: str, name: str) -> Work:

@@ -45,6 +45,8 @@ from privacy.secagg.messages import Advertised, Committed, Quorum, Signed, Survi
 
 POLL_S = 5.0
 IDLE_S = 2.0
+PREPARE_S = 60.0
+"""Longest that an approval waits for the images to be read."""
 MAX_ATTEMPT = 100_000
 STEPS = tuple(p for p in Phase if not p.ended)
 Word = TypeVar("Word", bound=StrEnum)
@@ -123,6 +125,10 @@ class PlanAgent:
             except Error as error:
                 work = None
                 self._leave(error)
+
+    async def prepare(self) -> None:
+        """Fetch the first model, or load one's own. Raises: what :meth:`Lineage.begin` raises."""
+        await self._lineage.begin()
 
     async def _poll(self) -> Work:
         """Ask for work; waits at the aggregator for news, unless this hospital itself is waited for."""
@@ -301,77 +307,122 @@ async def run(node: Node, read: Callable[[Plan], SiteData]) -> None:
     """
     identity = Identity.load(node.settings.name, node.key)
     journal = Journal(node.journal)
-    finished: set[str] = set()
     with Ledger.open(node.ledger) as ledger:
         async with Transport(node.settings.aggregator, node.authority, identity) as transport:
-            while True:
-                try:
-                    plan = await _next_plan(node, identity, journal, ledger, transport, finished)
-                    if plan is not None:
-                        await _work_on(plan, node, identity, journal, ledger, transport, read)
-                        finished.add(plan.id)
-                        continue  # after a restart there may be years of finished plans to pass
-                except RemoteProtocolError as error:
-                    log.warning("aggregator.problem", code=error.code)
-                await asyncio.sleep(IDLE_S)
+            await Office(node, identity, journal, ledger, transport, read).work()
 
 
-async def _next_plan(
-    node: Node,
-    identity: Identity,
-    journal: Journal,
-    ledger: Ledger,
-    transport: Transport,
-    finished: set[str],
-) -> Plan | None:
-    """The first approved plan that is not finished, is binding, and is within policy and budget."""
-    offers, answer, heads = {}, await transport.offers(), Heads(journal)
-    heads.take(answer.head)
-    pinned = heads.key
-    for offer in answer.offers:
+class Office:
+    """The plans that a hospital's operator has approved. One has its images in memory: in hand, or next."""
+
+    def __init__(
+        self,
+        node: Node,
+        identity: Identity,
+        journal: Journal,
+        ledger: Ledger,
+        transport: Transport,
+        read: Callable[[Plan], SiteData],
+    ) -> None:
+        self._node, self._identity, self._journal = node, identity, journal
+        self._ledger, self._transport, self._read = ledger, transport, read
+        self._finished: set[str] = set()
+        self._prepared: tuple[Plan, Desk, PlanAgent] | None = None
+        self._seen = ""
+
+    async def work(self) -> None:
+        """Go from plan to plan; never returns."""
+        while True:
+            try:
+                plan, waiting = await self.next_plan()
+                if plan is not None:
+                    await self._work_on(plan)
+                    self._finished.add(plan.id)
+                    continue  # after a restart there may be years of finished plans to pass
+                if waiting is not None:
+                    await self._news_of(waiting)
+                    continue
+            except RemoteProtocolError as error:
+                log.warning("aggregator.problem", code=error.code)
+            await asyncio.sleep(IDLE_S)
+
+    async def next_plan(self) -> tuple[Plan | None, Plan | None]:
+        """The first approved plan that is not finished, is binding, and is within policy and budget.
+
+        Returns: that plan, and one that waits for other hospitals' approvals; each None if there is none.
+        """
+        offers, answer, heads = {}, await self._transport.offers(), Heads(self._journal)
+        heads.take(answer.head)
+        pinned, waiting = heads.key, None
+        for offer in answer.offers:
+            try:
+                offers[read_offer(offer, pinned).id] = offer
+            except (
+                BadPlan,
+                PlanRefused,
+            ) as error:  # another plan's fault must not stop this hospital's studies
+                log.warning("offer.refused", code=error.code)
+        for plan, signature in self._journal.approved():
+            if plan.id in self._finished or plan.id not in offers:
+                continue
+            offer = offers[plan.id]
+            if self._node.settings.name not in offer.approvals:
+                await self._prepare(plan)
+                await self._transport.approve(plan.id, signature)
+                waiting = plan
+                continue
+            try:
+                binding(plan, offer)
+                check_plan(plan, self._node.settings, self._identity)
+                register(self._ledger, plan, self._node.settings)
+            except (NotApproved, PlanRefused, UnderstatedEpsilon, BudgetExceeded) as refused:
+                log.info("plan.waiting", plan=plan.id, code=refused.code)
+                waiting = plan if isinstance(refused, NotApproved) else waiting
+                continue
+            return plan, waiting
+        return None, waiting
+
+    async def _news_of(self, plan: Plan) -> None:
+        """Wait a little, but no longer than until the first round of a plan is opened."""
+        work = await self._transport.work(plan.id, seen=self._seen, wait_s=POLL_S)
+        Heads(self._journal).take(work.head)
+        self._seen = work.token
+
+    async def _prepare(self, plan: Plan) -> None:
+        """Do ahead what needs no other hospital, before the approval is handed in and the plan may begin."""
+        if self._prepared is not None:
+            return
+        desk, agent = self._open(plan)
         try:
-            offers[read_offer(offer, pinned).id] = offer
-        except (BadPlan, PlanRefused) as error:  # another plan's fault must not stop this hospital's studies
-            log.warning("offer.refused", code=error.code)
-    for plan, signature in journal.approved():
-        if plan.id in finished or plan.id not in offers:
-            continue
-        offer = offers[plan.id]
-        if node.settings.name not in offer.approvals:
-            await transport.approve(plan.id, signature)
-            continue
+            await agent.prepare()
+        except Error as error:  # it shows again when the round wants what is missing
+            log.info("plan.unprepared", plan=plan.id, code=error.code)
+        await asyncio.wait({asyncio.wrap_future(desk.read_ahead())}, timeout=PREPARE_S)
+
+    def _open(self, plan: Plan) -> tuple[Desk, PlanAgent]:
+        if self._prepared is not None and self._prepared[0] != plan:
+            self._prepared[1].close()
+            self._prepared = None
+        if self._prepared is None:
+            desk = Desk(
+                plan,
+                self._read,
+                self._ledger,
+                dataset=self._node.settings.dataset,
+                kept=Kept(self._node.kept, self._identity.secret_for(LABEL)),
+                splits=Splits(self._node.splits),
+            )
+            agent = PlanAgent(plan, self._node, self._identity, self._journal, desk, self._transport)
+            self._prepared = plan, desk, agent
+        return self._prepared[1], self._prepared[2]
+
+    async def _work_on(self, plan: Plan) -> None:
+        desk, agent = self._open(plan)
+        desk.read_ahead()
+        log.info("node.ready", plan=plan.id)
         try:
-            binding(plan, offer)
-            check_plan(plan, node.settings, identity)
-            register(ledger, plan, node.settings)
-        except (NotApproved, PlanRefused, UnderstatedEpsilon, BudgetExceeded) as waiting:
-            log.info("plan.waiting", plan=plan.id, code=waiting.code)
-            continue
-        return plan
-    return None
-
-
-async def _work_on(
-    plan: Plan,
-    node: Node,
-    identity: Identity,
-    journal: Journal,
-    ledger: Ledger,
-    transport: Transport,
-    read: Callable[[Plan], SiteData],
-) -> None:
-    desk = Desk(
-        plan,
-        read,
-        ledger,
-        dataset=node.settings.dataset,
-        kept=Kept(node.kept, identity.secret_for(LABEL)),
-        splits=Splits(node.splits),
-    )
-    desk.read_ahead()
-    log.info("node.ready", plan=plan.id)
-    try:
-        await PlanAgent(plan, node, identity, journal, desk, transport).follow()
-        desk.finished()
-    finally:
-        desk.close()
+            await agent.follow()
+            desk.finished()
+        finally:
+            desk.close()
+            self._prepared = None
