@@ -418,7 +418,8 @@ class Coordinator:
             run.finished = True
             log.info("plan.finished", plan=run.plan.id)
             return
-        reachable = [n for n in run.plan.names if self._in_reach(run, n) and n in self._seen]
+        ready = self._seen.keys() & run.approvals  # who has not approved takes no part
+        reachable = [n for n in run.plan.names if n in ready and self._in_reach(run, n)]
         if len(reachable) < run.plan.study.cohort.min_hospitals:
             return
         key, kind = following

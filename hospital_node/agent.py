@@ -268,7 +268,9 @@ class PlanAgent:
         for number, segment in enumerate(masked.segments()):
             data = bytes(segment)
             hashes.append(hashlib.sha256(data).digest())
-            await self._transport.segment(self._plan.id, attempt.number, attempt.attempt, number, data)
+            await self._transport.segment(
+                self._plan.id, attempt.number, attempt.attempt, number, data, digest=hashes[-1]
+            )
         return hashes
 
     async def _send(self, attempt: Attempt, kind: str, message: Signed) -> Work:

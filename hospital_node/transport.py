@@ -115,17 +115,19 @@ class Transport:
         path = f"/v1/plans/{plan}/rounds/{number}/attempts/{attempt}/{kind}?wait_s={wait_s:g}"
         return Work.from_bytes(await self._send("POST", path, body))
 
-    async def segment(self, plan: str, number: int, attempt: int, segment: int, data: bytes) -> None:
-        """One segment of a masked vector."""
+    async def segment(
+        self, plan: str, number: int, attempt: int, segment: int, data: bytes, *, digest: bytes
+    ) -> None:
+        """One segment of a masked vector, and its SHA-256."""
         path = f"/v1/plans/{plan}/rounds/{number}/attempts/{attempt}/segments/{segment}"
-        await self._send("PUT", path, data)
+        await self._send("PUT", path, data, digest)
 
-    async def _send(self, method: str, path: str, body: bytes = b"") -> bytes:
+    async def _send(self, method: str, path: str, body: bytes = b"", digest: bytes | None = None) -> bytes:
         loop = asyncio.get_running_loop()
         started, pause = loop.time(), 0.25
         while True:
             try:
-                return await self._once(method, path, body)
+                return await self._once(method, path, body, digest)
             except (httpx.TransportError, _Busy) as error:
                 if loop.time() - started > self._patience_s:
                     raise Unreachable(reason=type(error).__name__) from error
@@ -144,11 +146,12 @@ class Transport:
                 raise BadFile(name=CLIENT_PAIR, problem="it holds no certificate with its key") from error
             self._loaded = changed
 
-    async def _once(self, method: str, path: str, body: bytes) -> bytes:
+    async def _once(self, method: str, path: str, body: bytes, digest: bytes | None) -> bytes:
         self._load_certificate()
         request = self._client.build_request(method, path, content=body)
         target = request.url.raw_path.decode("ascii")
-        request.headers.update(sign_request(self._identity, method, target, body).headers())
+        proof = sign_request(self._identity, method, target, body, digest=digest)
+        request.headers.update(proof.headers())
         response = await self._client.send(request)
         if response.status_code in BUSY:
             raise _Busy(seconds_to_wait(response.headers.get("retry-after")))

@@ -158,9 +158,14 @@ async def message(
     """
     office = desk(request)
     party, body = await office.authenticate(request, roles=HOSPITAL)
-    seen = await office.run(lambda: office.coordinator.receive(plan, party.name, number, attempt, kind, body))
-    office.coordinator.count_bytes(plan, party.name, up=len(body), down=0)
-    if await office.run(office.coordinator.tick):
+
+    def take() -> tuple[str, bool]:
+        answered = office.coordinator.receive(plan, party.name, number, attempt, kind, body)
+        office.coordinator.count_bytes(plan, party.name, up=len(body), down=0)
+        return answered, office.coordinator.tick()
+
+    seen, changed = await office.run(take)
+    if changed:
         office.announce()
     return await _next_work(office, plan, party, seen=seen, wait_s=wait_s)
 

@@ -193,9 +193,16 @@ class RequestProof:
             raise BadSignature()
 
 
-def sign_request(identity: Identity, method: str, target: str, body: bytes) -> RequestProof:
-    """Sign a request: method, path with query, SHA-256 of the body, time and a fresh nonce."""
-    now, nonce, digest = int(time.time()), secrets.token_hex(16), hashlib.sha256(body).digest()
+def sign_request(
+    identity: Identity, method: str, target: str, body: bytes, *, digest: bytes | None = None
+) -> RequestProof:
+    """Sign a request: method, path with query, SHA-256 of the body, time and a fresh nonce.
+
+    Args:
+        digest: the body's SHA-256 if it is known already.
+    """
+    now, nonce = int(time.time()), secrets.token_hex(16)
+    digest = digest or hashlib.sha256(body).digest()
     signature = identity.sign("request", *_request_parts(identity.name, method, target, digest, now, nonce))
     return RequestProof(identity.name, now, nonce, digest, signature)
 

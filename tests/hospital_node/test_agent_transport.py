@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,8 @@ def talk(
 
 
 def send(transport: Transport) -> Any:
-    return transport.segment("p", 1, 2, 0, b"the masked bytes")
+    data = b"the masked bytes"
+    return transport.segment("p", 1, 2, 0, data, digest=hashlib.sha256(data).digest())
 
 
 def test_a_lost_answer_is_repeated_with_identical_bytes_and_a_new_signature(

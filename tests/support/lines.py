@@ -67,7 +67,9 @@ class Line:
         self.sent.append((number, attempt, kind, body))
         return self._news(plan, self.world.coordinator.receive(plan, self.name, number, attempt, kind, body))
 
-    async def segment(self, plan: str, number: int, attempt: int, segment: int, data: bytes) -> None:
+    async def segment(
+        self, plan: str, number: int, attempt: int, segment: int, data: bytes, *, digest: bytes
+    ) -> None:
         self.segments.append(data)
         self.world.coordinator.take_segment(plan, self.name, number, attempt, segment, data)
 
