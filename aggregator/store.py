@@ -154,11 +154,17 @@ class WrongAdminKey(Error):
 
 
 _INSERT = {table: table.insert() for table in META.tables.values()}
-"""Made once: building a statement takes longer than running it, and every message runs two."""
+"""Made once, as those below: building a statement takes longer than running it."""
 _NEWEST = sa.select(AUDIT.c.number, AUDIT.c.hash, AUDIT.c.signature).order_by(AUDIT.c.number.desc()).limit(1)
 _LEAD = sa.select(SETTINGS.c.value).where(SETTINGS.c.key == "lead")
 _KEY_ENTRIES = sa.select(SETTINGS.c.value).where(SETTINGS.c.key == ADMIN_KEY)
 """The numbers of the entries that changed the admin key, so that a start need not read the whole log."""
+_PLAN_NAMES = sa.select(PLANS.c.id)
+_PARTY = (
+    sa.select(PARTIES, REVOCATIONS.c.revoked)
+    .outerjoin(REVOCATIONS, REVOCATIONS.c.name == PARTIES.c.name)
+    .where(PARTIES.c.name == sa.bindparam("party"))
+)
 
 
 class _Change:
@@ -273,6 +279,11 @@ class Store:
     def settled(self) -> None:
         """The caller has read everything again."""
         self._database.in_doubt = False
+
+    @property
+    def last_write(self) -> int | None:
+        """See :attr:`Database.last_write`."""
+        return self._database.last_write
 
     @property
     def head(self) -> Head:
@@ -407,9 +418,9 @@ class Store:
     def plans(self, *, besides: Collection[str] = ()) -> list[tuple[Plan, bytes, bool]]:
         """Every plan but those named, oldest first, with the admin's signature and whether it is finished."""
         with self._database.read() as tx:
-            new = [name for name in tx.scalars(sa.select(PLANS.c.id)) if name not in besides]
-            wanted = sa.select(PLANS).where(PLANS.c.id.in_(new)).order_by(PLANS.c.created)
-            rows = tx.execute(wanted).all() if new else []
+            new = [name for name in tx.scalars(_PLAN_NAMES) if name not in besides]
+            wanted = sa.select(PLANS).where(PLANS.c.id.in_(new)).order_by(PLANS.c.created) if new else None
+            rows = [] if wanted is None else tx.execute(wanted).all()
         return [(Plan.model_validate_json(r.plan), r.admin_signature, r.finished) for r in rows]
 
     def finish_plan(self, plan: str) -> None:
@@ -769,13 +780,8 @@ class Register:
 
     def party(self, name: str) -> Party | None:
         """Somebody enrolled with a key, revoked or not."""
-        wanted = (
-            sa.select(PARTIES, REVOCATIONS.c.revoked)
-            .outerjoin(REVOCATIONS, REVOCATIONS.c.name == PARTIES.c.name)
-            .where(PARTIES.c.name == name)
-        )
         with self._store._database.read() as tx:
-            row = tx.execute(wanted).one_or_none()
+            row = tx.execute(_PARTY, {"party": name}).one_or_none()
         return None if row is None else Party(row.name, row.role, row.public_key, row.revoked is not None)
 
     def enrolled_keys(self) -> list[Party]:

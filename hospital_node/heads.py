@@ -1,9 +1,10 @@
 """What this node has seen of the aggregator's audit log: a witness that the aggregator cannot reach.
 
-Every answer to a poll carries the log's head, signed by the admin's key. The node pins that key when it first
-meets it and keeps heads in its journal. A head that contradicts them raises an alarm that stands until the
-operator takes it away; until then this node joins no attempt. docs/decisions/0018-witnesses.md says what
-this finds at once and what only ``medveil aggregator audit verify --heads`` finds.
+Every answer to a poll or a message carries the log's head, signed by the admin's key. The node pins that key
+when it first meets it and keeps heads in its journal. A head that contradicts them raises an alarm that
+stands until the operator takes it away; until then this node joins no attempt.
+docs/decisions/0018-witnesses.md says what this finds at once and what only
+``medveil aggregator audit verify --heads`` finds.
 """
 
 from __future__ import annotations
@@ -122,8 +123,8 @@ class Heads:
     def take(self, head: AuditHead | None, *, plan: str = "", attempt: tuple[int, int] | None = None) -> None:
         """Hold a head against those seen before, then keep it.
 
-        Polls are made one after the other, so an honest aggregator's heads never go backwards. The first head
-        and each attempt's are on disk before this returns; those in between are in memory until
+        A node asks one thing after the other, so an honest aggregator's heads never go backwards. The first
+        head and each attempt's are on disk before this returns; those in between are in memory until
         :meth:`settle`, for every one of them is bound by the next attempt's head.
 
         Args:

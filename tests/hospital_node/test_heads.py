@@ -280,6 +280,26 @@ def test_a_node_with_a_doubted_log_joins_no_further_attempt(
     assert rounds == ({1, 2} if code == "audit-stands-still" else {1})
 
 
+def test_a_head_that_comes_with_the_answer_to_a_message_is_checked_as_well(build: Build) -> None:
+    world = build(hospitals=4)
+    line = Line(world, make_sites(world)[1:], "hospital-1")
+
+    def lie(work: Work) -> Work:  # phase "share" is news to a node that has just sent its keys
+        shared = (work.round, work.phase) == (1, "share")
+        return work.model_copy(update={"head": head_of(world.admin, 1)}) if shared else work
+
+    line.lie = lie
+    agent, journal = make_agent(world, line)
+    with capture_logs() as logs:
+        assert not follow(agent)
+    assert [e["code"] for e in logs if e["event"] == "audit.refused"] == ["audit-rolled-back"]
+    assert [kind for _, _, kind, _ in line.sent] == ["advertise"]
+    alarm = journal.head_alarm()
+    assert alarm is not None
+    assert alarm.about == "audit-rolled-back"
+    journal.close()
+
+
 def test_an_honest_aggregator_restarted_and_repeated_raises_no_alarm(build: Build) -> None:
     world = build()
     line = Line(world, make_sites(world)[1:], "hospital-1")

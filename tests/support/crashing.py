@@ -22,6 +22,7 @@ from aggregator.nonces import EarlyNonces
 from aggregator.store import Register, Role, Store
 from aggregator.tokens import make_token
 from aggregator.versions import first_version
+from databases import takes_the_lead
 from medveil.errors import Error, RemoteProtocolError
 from medveil.identity import Identity, sign_request
 from medveil.plan import Plan, sign_approval
@@ -60,7 +61,7 @@ def serve(link: Connection, folder: Path, where: Path | str, crash: str) -> None
     blobs = Blobs(folder)
     there: Any = SimpleNamespace(folder=folder, where=where)  # the file need not be in the folder
     store = open_store(there)
-    assert store.lead()
+    assert takes_the_lead(store)
     settle_key(folder, store)
     blobs.sweep()
     coordinator = Coordinator(store, blobs)
