@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from audit_heads import hand_over, head_at, head_of, signed_by
 from hospital_node import cli
-from hospital_node.agent import _next_plan
+from hospital_node.agent import Office
 from hospital_node.governance import PlanRefused, read_offer
 from hospital_node.heads import AuditForked, AuditKeyChanged, AuditRolledBack, Heads, NotAccepted
 from hospital_node.ledger import Ledger
@@ -443,6 +443,9 @@ class Offers:
     async def offers(self) -> PlanOffers:
         return self._answer
 
+    def read(self, plan: Plan) -> Any:
+        raise AssertionError("nothing is to be read for an approved plan that was handed in")
+
 
 def test_an_approved_plan_is_offered_again_under_the_new_key_and_needs_no_new_approval(
     build: Build, tmp_path: Path
@@ -455,7 +458,8 @@ def test_an_approved_plan_is_offered_again_under_the_new_key_and_needs_no_new_ap
 
         def chosen() -> Plan | None:
             transport: Any = Offers(world.coordinator.offers("hospital-1"))
-            return asyncio.run(_next_plan(node, identity, journal, ledger, transport, set()))
+            office = Office(node, identity, journal, ledger, transport, transport.read)
+            return asyncio.run(office.next_plan())[0]
 
         assert chosen() == world.plan
         rotate(world)
