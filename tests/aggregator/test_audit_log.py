@@ -63,8 +63,8 @@ CHANGES: dict[str, Callable[[Store], object]] = {
 """One call of every method that changes something, in an order that works."""
 READS = {
     "admin_key", "approval_counts", "approvals", "attempts", "check_lead", "close", "entries", "events",
-    "has_model", "head", "in_doubt", "parties", "plans", "probe", "progress", "remembered_head", "settled",
-    "verify_log", "version", "versions", "witnessed",
+    "has_model", "head", "in_doubt", "last_write", "parties", "plans", "probe", "progress", "remembered_head",
+    "settled", "verify_log", "version", "versions", "witnessed",
 }  # fmt: skip
 
 
