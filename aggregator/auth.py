@@ -19,7 +19,7 @@ from aggregator.nonces import EarlyNonces, Used
 from aggregator.problems import TooLarge
 from aggregator.store import Party
 from medveil.errors import RemoteProtocolError
-from medveil.identity import FRESHNESS_S, RequestProof, StaleRequest, verify_head
+from medveil.identity import FRESHNESS_S, RequestProof, verify_head
 
 
 class UnknownSender(RemoteProtocolError):
@@ -61,6 +61,20 @@ class Replayed(RemoteProtocolError):
         )
 
 
+class SignedBeforeStart(RemoteProtocolError):
+    """A fresh request whose time is before that of the aggregator's start: it may have been used before."""
+
+    code = "signed-before-start"
+
+    def __init__(self, *, retry_after_s: float) -> None:
+        super().__init__(
+            what=f"The aggregator started {retry_after_s:g} s after this request was signed, by its clock.",
+            meaning="It remembers no requests from before its start, so it takes none; nothing was changed.",
+            remedy="Nothing to do: it is signed and sent again. If that takes long, set the clocks by NTP.",
+        )
+        self.retry_after_s = retry_after_s
+
+
 class BrokenOff(RemoteProtocolError):
     """The sender went away in the middle of a request."""
 
@@ -77,8 +91,8 @@ class BrokenOff(RemoteProtocolError):
 class Gatekeeper:
     """Checks signatures and remembers nonces for as long as they could be replayed.
 
-    Nonces live in memory. After a restart, requests signed before it are refused as stale, so nothing that
-    was used before can be used again. Those whose time is still to come are kept on disk as well.
+    Nonces live in memory. After a restart, requests signed before it are refused, so nothing that was used
+    before can be used again. Those whose time is still to come are kept on disk as well.
 
     Args:
         clock: Unix seconds.
@@ -97,7 +111,7 @@ class Gatekeeper:
     def admit(self, party: Party | None, proof: RequestProof, method: str, target: str) -> Party:
         """The sender, if the request's head is theirs, fresh and new. The body is still to be checked.
 
-        Raises: UnknownSender, BadSignature, StaleRequest, Revoked, Replayed.
+        Raises: UnknownSender, BadSignature, StaleRequest, Revoked, SignedBeforeStart, Replayed.
         """
         if party is None:
             raise UnknownSender()
@@ -106,7 +120,7 @@ class Gatekeeper:
         if party.revoked:
             raise Revoked()
         if proof.time < self._started:
-            raise StaleRequest(theirs=proof.time, ours=int(now))
+            raise SignedBeforeStart(retry_after_s=self._started - proof.time)
         self._remember((proof.sender, proof.nonce), now)
         return party
 

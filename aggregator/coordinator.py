@@ -7,6 +7,7 @@ says that any thread may call it.
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -27,10 +28,11 @@ from aggregator.runs import (
     UnmaskingLost,
     UnmaskingStuck,
     WrongRound,
+    token_of,
 )
 from aggregator.store import AttemptKey, Store
 from aggregator.unmasking import Summing, WrongLength, segment_lengths, sum_segment
-from aggregator.versions import Made, Making, Step, make, now, sum_and_make
+from aggregator.versions import Made, Making, Step, make, now, stand_by, sum_and_make
 from aggregator.workers import Failure, Inline
 from aggregator.workers import attempt as attempt_job
 from medveil.errors import Error
@@ -61,6 +63,11 @@ WORK_LIMIT_S = 1800.0
 """For one try at a sum: twenty times what 25 million parameters of 50 hospitals take on two cores."""
 
 
+_ANSWERED_BY = {
+    kind: phase for phase, expected in server.EXPECTS.items() for kind, m in MESSAGES.items() if m is expected
+}
+
+
 class _JobFailed(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.code)
@@ -80,12 +87,12 @@ class Coordinator:
         store: Store,
         blobs: Blobs,
         *,
-        admin_key: bytes,
         workers: Executor | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._store, self._blobs, self._admin_key = store, blobs, admin_key
+        self._store, self._blobs = store, blobs
+        self._succession = store.succession()  # it changes only while nobody leads
         self._workers = workers or Inline()
         self._clock, self._wall_clock = clock, wall_clock
         self.on_result: Callable[[], object] = lambda: None
@@ -123,7 +130,7 @@ class Coordinator:
             offers=tuple(
                 PlanOffer(
                     plan=run.plan.model_dump_json(),
-                    admin_key=self._admin_key,
+                    admin_key=self._store.admin_key,
                     admin_signature=run.admin_signature,
                     approvals=dict(run.approvals),
                 )
@@ -140,6 +147,8 @@ class Coordinator:
         verify(member.key, signature, "approve-plan", run.plan.hash)
         self._store.add_approval(plan_id, name, signature)
         run.approvals[name] = signature
+        if len(run.approvals) == 1:
+            self._submit(stand_by)  # the plan may begin soon, and its first sum should find a worker
         log.info("plan.approved", plan=plan_id, node=name)
 
     def work(self, plan_id: str, name: str) -> Work:
@@ -168,7 +177,13 @@ class Coordinator:
         return self._told(self._store.witnessed())
 
     def _told(self, head: Head) -> AuditHead:
-        return AuditHead(number=head.number, hash=head.hash, key=self._admin_key, signature=head.signature)
+        return AuditHead(
+            number=head.number,
+            hash=head.hash,
+            key=self._store.admin_key,
+            signature=head.signature,
+            succession=self._succession,
+        )
 
     def token(self, plan_id: str) -> str | None:
         """A plan's present state in one word; None for a plan unknown to memory. Any thread may ask."""
@@ -176,9 +191,16 @@ class Coordinator:
         return None if run is None else run.token
 
     def is_news(self, plan_id: str, name: str, token: str) -> bool:
-        """Whether :meth:`work` would say anything but this token; any thread may ask."""
+        """Whether :meth:`work` would tell something new to a hospital that has seen this token.
+
+        While a sum is unmasked there is nothing to do. Any thread may ask.
+        """
         run = self._runs.get(plan_id)
-        return run is None or run.plan.member(name) is None or run.token != token
+        if run is None or run.plan.member(name) is None:
+            return True
+        attempt = run.attempt
+        unmasking = attempt is not None and attempt.state.phase is Phase.DONE
+        return run.token != token and not unmasking
 
     def still_idle(self, plan_id: str, name: str, token: str) -> Work | None:
         """What :meth:`work` would say if no round is open and that is no news; any thread may ask."""
@@ -187,25 +209,33 @@ class Coordinator:
             return None
         return Work(token=token, status="finished" if run.finished else "waiting", head=self._told(head))
 
-    def receive(self, plan_id: str, name: str, number: int, attempt: int, kind: str, body: bytes) -> None:
+    def receive(self, plan_id: str, name: str, number: int, attempt: int, kind: str, body: bytes) -> str:
         """Take a protocol message: check, change the state, store it; or raise and change nothing.
 
+        A hospital may repeat its last message even when the attempt has ended since: it has lost the answer.
+
+        Returns: the token of the phase that was answered; any other is news to the sender.
         Raises: NotFound, WrongRound, BadMessage, WrongLength and what ``privacy.secagg.server`` raises.
         """
         run = self._run(plan_id, name)
-        current = self._current(run, number, attempt)
         if kind not in MESSAGES:
             raise NotFound()
+        answered = token_of(number, attempt, _ANSWERED_BY[kind])
+        received = answered, hashlib.sha256(body).digest()
+        if run.received.get(name) == received:
+            return answered
+        current = self._current(run, number, attempt)
         message = MESSAGES[kind].from_bytes(body)
         member = run.plan.member(name)
         if member is None or message.sender != member.index:
             raise server.NotAMember()
-        if _is_repeat(current.state, message):
-            return
-        state = server.receive(current.state, message)
-        if isinstance(message, Upload):
-            self._check_upload(current, message)
-        self._record(current, kind, body, state, actor=name)
+        if not _is_repeat(current.state, message):
+            state = server.receive(current.state, message)
+            if isinstance(message, Upload):
+                self._check_upload(current, message)
+            self._record(current, kind, body, state, actor=name)
+            run.received[name] = received
+        return answered
 
     def take_segment(
         self, plan_id: str, name: str, number: int, attempt: int, segment: int, data: bytes
@@ -462,7 +492,8 @@ class Coordinator:
             run.finished = True
             log.info("plan.finished", plan=run.plan.id)
             return
-        reachable = [n for n in run.plan.names if self._in_reach(run, n) and n in self._seen]
+        ready = self._seen.keys() & run.approvals  # who has not approved takes no part
+        reachable = [n for n in run.plan.names if n in ready and self._in_reach(run, n)]
         if len(reachable) < run.plan.study.cohort.min_hospitals:
             return
         key, kind = following

@@ -44,10 +44,12 @@ STATUS = {
     "method-not-allowed": 405,
     "internal": 500,
     "not-ready": 503,
+    "wrong-admin-key": 503,
     "overloaded": 503,
     "storage-failed": 503,
     "still-writing": 503,
     "not-leading": 503,
+    "signed-before-start": 503,
 }
 METHODS = frozenset("GET HEAD POST PUT PATCH DELETE OPTIONS".split())
 RETRY_AFTER_S = 2

@@ -12,7 +12,7 @@ from aggregator.versions import Made
 from aggregator.workers import Failure
 from medveil.errors import RemoteProtocolError
 from medveil.plan import Plan
-from medveil.rounds import ModelVersion, RoundKind
+from medveil.rounds import ModelVersion, Phase, RoundKind
 from privacy.encoding import EncodingParams
 from privacy.secagg import server
 
@@ -137,6 +137,8 @@ class Run:
     attempt: Attempt | None = None
     approved_at: float | None = None
     """When most hospitals had approved (monotonic clock); None before."""
+    received: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    """Hospital → what its last message answered, and the message's SHA-256."""
 
     def end(self, attempt: dict[str, Any]) -> None:
         """Remember an attempt that has ended."""
@@ -149,4 +151,9 @@ class Run:
         attempt = self.attempt  # read once: the coordinator may be at work on another thread
         if attempt is None:
             return f"finished {self.finished} {self.ended}"
-        return f"{attempt.key.round} {attempt.key.attempt} {attempt.state.phase}"
+        return token_of(attempt.key.round, attempt.key.attempt, attempt.state.phase)
+
+
+def token_of(number: int, attempt: int, phase: Phase) -> str:
+    """Names what a hospital is told of an open attempt; a node only compares it."""
+    return f"{number} {attempt} {phase}"

@@ -16,6 +16,7 @@ from medveil.errors import BadFile, RemoteProtocolError
 from medveil.identity import Identity, sign_request
 from medveil.log import get_logger
 from medveil.messages import Approval, Enrol, PlanOffers, Work, seconds_to_wait
+from medveil.reachability import check_certificate, why
 from privacy.secagg.messages import Published
 
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
@@ -42,9 +43,9 @@ class Unreachable(RemoteProtocolError):
 
     def __init__(self, *, reason: str) -> None:
         super().__init__(
-            what=f"The aggregator does not answer ({reason}).",
+            what=f"The aggregator does not answer: {reason}.",
             meaning="Nothing was changed. A running node waits and tries again.",
-            remedy="Check network, proxy and the aggregator's certificate: medveil node check --connection.",
+            remedy="Check the address, the network and the proxy, then: medveil node check --connection.",
         )
 
 
@@ -108,32 +109,43 @@ class Transport:
         """The sum a model version was made of: 64-bit words, little-endian."""
         return await self._send("GET", f"/v1/plans/{plan}/versions/{version}/sum")
 
-    async def message(self, plan: str, number: int, attempt: int, kind: str, body: bytes) -> None:
-        """A protocol message."""
-        await self._send("POST", f"/v1/plans/{plan}/rounds/{number}/attempts/{attempt}/{kind}", body)
+    async def message(
+        self, plan: str, number: int, attempt: int, kind: str, body: bytes, *, wait_s: float
+    ) -> Work:
+        """Hand in a protocol message; what to do next, as :meth:`work` would tell it to its sender."""
+        path = f"/v1/plans/{plan}/rounds/{number}/attempts/{attempt}/{kind}?wait_s={wait_s:g}"
+        return Work.from_bytes(await self._send("POST", path, body))
 
-    async def segment(self, plan: str, number: int, attempt: int, segment: int, data: bytes) -> None:
-        """One segment of a masked vector."""
+    async def segment(
+        self, plan: str, number: int, attempt: int, segment: int, data: bytes, *, digest: bytes
+    ) -> None:
+        """One segment of a masked vector, and its SHA-256."""
         path = f"/v1/plans/{plan}/rounds/{number}/attempts/{attempt}/segments/{segment}"
-        await self._send("PUT", path, data)
+        await self._send("PUT", path, data, digest)
 
-    async def _send(self, method: str, path: str, body: bytes = b"") -> bytes:
+    async def _send(self, method: str, path: str, body: bytes = b"", digest: bytes | None = None) -> bytes:
         loop = asyncio.get_running_loop()
         started, pause = loop.time(), 0.25
         while True:
             try:
-                return await self._once(method, path, body)
+                return await self._once(method, path, body, digest)
             except (httpx.TransportError, _Busy) as error:
+                busy = error if isinstance(error, _Busy) else None
+                reason = str(busy) if busy else why(error)
                 if loop.time() - started > self._patience_s:
-                    raise Unreachable(reason=type(error).__name__) from error
-                log.info("aggregator.unreachable", reason=type(error).__name__)
-                asked_s = error.wait_s if isinstance(error, _Busy) else 0.0
+                    check_certificate(error)
+                    raise Unreachable(reason=reason) from error
+                log.info("aggregator.unreachable", reason=reason)
+                asked_s = busy.wait_s if busy else 0.0
             await asyncio.sleep(asked_s + pause * random.uniform(0.5, 1.5))
             pause = min(2 * pause, 10.0)
 
     def _load_certificate(self) -> None:
         """Show the client certificate, if there is one, on every connection that opens from now on."""
-        changed = self._pair.stat().st_mtime_ns if self._pair.exists() else 0
+        try:
+            changed = self._pair.stat().st_mtime_ns
+        except FileNotFoundError:
+            return  # what was loaded before is shown until there is another one
         if changed != self._loaded:
             try:
                 self._context.load_cert_chain(self._pair)
@@ -141,14 +153,15 @@ class Transport:
                 raise BadFile(name=CLIENT_PAIR, problem="it holds no certificate with its key") from error
             self._loaded = changed
 
-    async def _once(self, method: str, path: str, body: bytes) -> bytes:
+    async def _once(self, method: str, path: str, body: bytes, digest: bytes | None) -> bytes:
         self._load_certificate()
         request = self._client.build_request(method, path, content=body)
         target = request.url.raw_path.decode("ascii")
-        request.headers.update(sign_request(self._identity, method, target, body).headers())
+        proof = sign_request(self._identity, method, target, body, digest=digest)
+        request.headers.update(proof.headers())
         response = await self._client.send(request)
         if response.status_code in BUSY:
-            raise _Busy(seconds_to_wait(response.headers.get("retry-after")))
+            raise _Busy(response.status_code, seconds_to_wait(response.headers.get("retry-after")))
         if not response.is_success:  # also a redirect: a proxy's log-in page is no acknowledgement
             raise _problem(response)
         return response.content
@@ -157,8 +170,8 @@ class Transport:
 class _Busy(Exception):
     """The aggregator (or a proxy before it) asks to come back later, not before ``wait_s``."""
 
-    def __init__(self, wait_s: float) -> None:
-        super().__init__()
+    def __init__(self, status: int, wait_s: float) -> None:
+        super().__init__(f"it asks to come back later ({status})")
         self.wait_s = wait_s
 
 

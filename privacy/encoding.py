@@ -8,7 +8,7 @@ The vector of one hospital is
 
 The weight has a word of its own, so the mean is sum(weight * update) / sum(weight) while no weight is shown.
 Weight and metrics are split into two limbs, each in 32 bits with room for the sum, so that every value in the
-vector is a lane whose sum cannot carry. The check word is put in later (``privacy.secagg.checkword``).
+vector is a lane whose sum cannot carry. The check word comes from ``privacy.secagg.checkword``.
 Literature counts bytes per parameter: 16-bit lanes give 2.0 ("2x16"), 21-bit 2.67 ("3x21"), 32-bit 4.0
 ("1x32"); here all three live in 64-bit words, four, three or two to a word.
 """
@@ -41,7 +41,8 @@ METRIC_LIMIT = 2 ** (2 * LIMB_BITS)
 NOISED_OFFSET = 2**38
 """Added to every metric of a study with noise, whose sums may be negative. They lie within ±2^18 (that is,
 ``NOISED_OFFSET / METRIC_STEPS``), so each word is below 2^39, and that below the limit of any cohort."""
-_CHUNK = 2**16
+CHUNK_WORDS = 2**16
+"""Packed words at a time: so many that calls cost little, so few that they stay in the core's own caches."""
 _ROUNDER = np.float32(1.5 * 2**39)
 """Added to a float32 below 2^37 it leaves the nearest multiple of 2^16 (halves to even) in the last bits.
 
@@ -141,16 +142,6 @@ class EncodingParams:
 
 
 @dataclass(frozen=True)
-class EncodedUpdate:
-    """An update in the ring, not yet masked: it has no way onto the wire."""
-
-    words: Words
-
-    def __repr__(self) -> str:
-        return f"EncodedUpdate({len(self.words)} words)"
-
-
-@dataclass(frozen=True)
 class Aggregate:
     """What a round reveals: the weighted mean over the survivors, their total weight, summed metrics."""
 
@@ -174,97 +165,93 @@ def params_for(study: Study, kind: RoundKind, cohort: int) -> EncodingParams:
     )
 
 
-def encode(
-    update: Update, p: EncodingParams, *, weight: int, metrics: NDArray[np.uint64], random_bytes: RandomBytes
-) -> EncodedUpdate:
-    """Quantise an update with unbiased stochastic rounding and pack it into ring words.
+class Encoder:
+    """The words of one update, chunk by chunk: quantised with unbiased stochastic rounding, packed in lanes.
 
     Args:
         update: float32, shape (d,), every |entry| <= p.clip (model units).
         weight: this hospital's weight, 1 to p.max_weight.
         metrics: uint64, shape (p.metrics,), fixed point (see :func:`encode_metrics`).
         random_bytes: a cryptographic source; 32 bytes of it seed the rounding.
-    Returns: uint64, shape (p.words,); the check word, the last one, is still zero.
     Guarantees: with s = clip / steps * max_weight / weight, one step in model units, an entry x is rounded by
         at most s + 2^-21 |x|, and in expectation (over the dither) by at most 2^-16 s + 2^-21 |x|; the
         last term is float32 arithmetic, as in training itself. Zero stays zero.
-    Raises: OutOfRange if an entry is not finite or exceeds p.clip, or a length or the weight is wrong.
+    Raises: OutOfRange if a length, the weight or a metric is wrong; an entry is looked at when it is written.
     Source: Kairouz, Liu, Steinke, ICML 2021, client procedure, without rotation and noise.
     """
-    values = update.values
-    if values.shape != (p.parameters,) or metrics.shape != (p.metrics,):
-        raise OutOfRange(thing="The length of the update", limit=f"{p.parameters} + {p.metrics} metrics")
-    if not 1 <= weight <= p.max_weight:
-        raise OutOfRange(thing="The weight", limit=f"1 to {p.max_weight}")
-    if metrics.size and int(metrics.max()) >= p.tail_limit:
-        raise OutOfRange(thing="Every metric word", limit=f"below {p.tail_limit}")
-    words = np.empty(p.words, np.uint64)
-    rounding = _Rounding(p, weight, random_bytes)
-    # The two 32-bit halves of the words are built apart: half the memory traffic of 64-bit shifts.
-    halves, (lane_values, moved) = np.empty((2, _CHUNK), np.uint32), np.empty((2, _CHUNK), np.uint32)
-    for start in range(0, p.packed_words, _CHUNK):
-        chunk = words[start : min(start + _CHUNK, p.packed_words)]
-        for lane in range(LANES[p.lane_bits]):
-            first, end = lane * p.packed_words + start, min((lane + 1) * p.packed_words, p.parameters)
-            part = values[first : min(first + _CHUNK, end)]
-            half, shift = divmod(lane * p.lane_bits, 32)
-            if shift == 0:  # the lowest lane of a half overwrites what the last chunk left there
-                rounding.of(part, out=halves[half])
-                halves[half, len(part) :] = 0
-                continue
-            rounding.of(part, out=lane_values)
-            _put(lane_values[: len(part)], shift, p.lane_bits, halves[half:], moved)
-        np.copyto(chunk, halves[1, : len(chunk)])
-        np.left_shift(chunk, np.uint64(32), out=chunk)
-        np.bitwise_or(chunk, halves[0, : len(chunk)], out=chunk)
-    words[p.packed_words] = weight
-    words[p.packed_words + 1 : -1] = metrics
-    words[-1] = 0
-    tail = words[p.packed_words : -1]
-    high = tail >> np.uint64(p.limb_bits)
-    tail &= np.uint64((1 << p.limb_bits) - 1)
-    tail |= high << np.uint64(32)
-    return EncodedUpdate(words)
 
-
-class _Rounding:
-    """Checks, scales and rounds one piece after another, with buffers that are made once."""
-
-    def __init__(self, p: EncodingParams, weight: int, random_bytes: RandomBytes) -> None:
+    def __init__(
+        self,
+        update: Update,
+        p: EncodingParams,
+        *,
+        weight: int,
+        metrics: NDArray[np.uint64],
+        random_bytes: RandomBytes,
+    ) -> None:
+        if update.values.shape != (p.parameters,) or metrics.shape != (p.metrics,):
+            raise OutOfRange(thing="The length of the update", limit=f"{p.parameters} + {p.metrics} metrics")
+        if not 1 <= weight <= p.max_weight:
+            raise OutOfRange(thing="The weight", limit=f"1 to {p.max_weight}")
+        if metrics.size and int(metrics.max()) >= p.tail_limit:
+            raise OutOfRange(thing="Every metric word", limit=f"below {p.tail_limit}")
         limit, unit = np.float32(p.clip), 2.0**16 * p.steps
         scale = np.float32(weight / p.max_weight * unit / p.clip)
         while limit * scale > unit:  # products round monotonically, so none exceeds L then
             scale = np.nextafter(scale, np.float32(0))
+        self._values, self._p, self._weight, self._metrics = update.values, p, weight, metrics
         self._limit, self._scale = limit, scale
         self._offset = np.int32(p.steps - int(_ROUNDER.view(np.int32)))
-        self._dither, self._zeros = stream(random_bytes(32)), memoryview(bytes(2 * _CHUNK))
-        self._bytes = np.empty(2 * _CHUNK + 16, np.uint8)
-        self._floats, self._noise = np.empty((2, _CHUNK), np.float32)
+        length = min(CHUNK_WORDS, p.packed_words)
+        self._dither, self._zeros = stream(random_bytes(32)), bytes(2 * length)
+        self._bytes, self._wide = np.empty(2 * length + 16, np.uint8), np.empty(length, np.uint64)
+        self._floats, self._noise = np.empty((2, length), np.float32)
 
-    def of(self, part: Float32, *, out: NDArray[np.uint32]) -> None:
-        """Write one integer in [0, 2L] for each entry to the beginning of ``out``."""
+    def write(self, start: int, out: Words) -> None:
+        """Write the packed words from ``start`` on; the chunks are to be written one after the other.
+
+        Args:
+            out: "<u8", at most CHUNK_WORDS words; what it held is overwritten.
+        Raises: OutOfRange if an entry is not finite or exceeds p.clip.
+        """
+        bits, lanes, packed = self._p.lane_bits, LANES[self._p.lane_bits], self._p.packed_words
+        for lane in range(lanes):
+            first, end = lane * packed + start, min((lane + 1) * packed, self._p.parameters)
+            steps = self._rounded(self._values[first : min(first + len(out), end)])
+            words = out[: len(steps)]
+            if lane == 0:  # no coordinate is missing in the first lane
+                np.copyto(words, steps)
+            elif bits == 21:
+                wide = self._wide[: len(steps)]
+                np.copyto(wide, steps)
+                np.left_shift(wide, np.uint64(lane * bits), wide)
+                np.bitwise_or(words, wide, words)
+            else:  # a lane of whole bytes has an address
+                np.copyto(words.view(f"<u{bits // 8}")[lane::lanes], steps)
+
+    def tail(self) -> Words:
+        """The words after the packed ones, shape (p.metrics + 2,); the check word, the last one, is zero."""
+        words = np.zeros(self._p.metrics + 2, "<u8")
+        words[0], words[1:-1] = self._weight, self._metrics
+        high = words >> np.uint64(self._p.limb_bits)
+        words &= np.uint64((1 << self._p.limb_bits) - 1)
+        words |= high << np.uint64(32)
+        return words
+
+    def _rounded(self, part: Float32) -> NDArray[np.uint32]:
+        """One integer in [0, 2L] for each entry; valid until the next call."""
         size, limit = len(part), self._limit
         if size and not (np.minimum.reduce(part) >= -limit and np.maximum.reduce(part) <= limit):  # or NaN
             raise OutOfRange(thing="Every coordinate of the update", limit=f"finite and within ±{limit:g}")
         floats, noise = self._floats[:size], self._noise[:size]
         self._dither.update_into(self._zeros[: 2 * size], self._bytes.data)
         np.copyto(noise, self._bytes[: 2 * size].view("<i2"))
-        np.multiply(part, self._scale, out=floats)
-        np.add(floats, noise, out=floats)
-        np.add(floats, _ROUNDER, out=floats)
-        np.add(floats.view(np.int32), self._offset, out=out[:size].view(np.int32))
-
-
-def _put(
-    lane: NDArray[np.uint32], shift: int, bits: int, halves: NDArray[np.uint32], moved: NDArray[np.uint32]
-) -> None:
-    """Add a lane to the half it begins in; a piece that reaches into the next half is the lowest there."""
-    size = len(lane)
-    np.left_shift(lane, np.uint32(shift), out=moved[:size])
-    np.bitwise_or(halves[0, :size], moved[:size], out=halves[0, :size])
-    if shift + bits > 32:
-        np.right_shift(lane, np.uint32(32 - shift), out=halves[1, :size])
-        halves[1, size:] = 0
+        np.multiply(part, self._scale, floats)
+        np.add(floats, noise, floats)
+        np.add(floats, _ROUNDER, floats)
+        steps = floats.view(np.int32)
+        np.add(steps, self._offset, steps)
+        return steps.view(np.uint32)
 
 
 def decode(total: Words, p: EncodingParams, *, hospitals: int, study: Study) -> Aggregate:
@@ -290,8 +277,8 @@ def decode(total: Words, p: EncodingParams, *, hospitals: int, study: Study) -> 
     for lane in range(last + 1):
         first = lane * p.packed_words
         plane = mean[first : first + p.packed_words]
-        for start in range(0, p.packed_words, _CHUNK):
-            sums = total[start : min(start + _CHUNK, p.packed_words)] >> np.uint64(lane * p.lane_bits)
+        for start in range(0, p.packed_words, CHUNK_WORDS):
+            sums = total[start : min(start + CHUNK_WORDS, p.packed_words)] >> np.uint64(lane * p.lane_bits)
             if lane < last:  # the last lane keeps the bits above it, so that a stray one is seen
                 sums &= lane_mask
             part = sums[: max(0, len(plane) - start)]

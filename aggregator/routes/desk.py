@@ -129,8 +129,8 @@ class Desk:
 
         Args:
             certificate: whether a hospital must show its client certificate, where they are asked for.
-        Raises: BadSignature, StaleRequest, UnknownSender, Revoked, Replayed, BadToken, NotAllowed,
-            WrongCertificate, TooManyRequests, Overloaded, TooLarge, BrokenOff, StorageFailed.
+        Raises: BadSignature, StaleRequest, SignedBeforeStart, UnknownSender, Revoked, Replayed, BadToken,
+            NotAllowed, WrongCertificate, TooManyRequests, Overloaded, TooLarge, BrokenOff, StorageFailed.
         """
         if "authorization" in request.headers:
             party, proof = await self._by_token(request), None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 
 class Error(Exception):
     """A problem a person can act on.
@@ -58,3 +60,9 @@ class LocalProtocolError(Error):
     """Our own side asked for something the protocol forbids."""
 
     code = "local-protocol"
+
+
+def utc(seconds: float | None = None) -> str:
+    """Unix seconds (the present if None) as a person reads them."""
+    moment = dt.datetime.now(dt.UTC) if seconds is None else dt.datetime.fromtimestamp(seconds, dt.UTC)
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"

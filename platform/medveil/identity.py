@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from medveil.errors import Error, RemoteProtocolError
+from medveil.errors import Error, RemoteProtocolError, utc
 from medveil.ids import join
 
 FRESHNESS_S = 300
@@ -65,7 +65,7 @@ class StaleRequest(RemoteProtocolError):
 
     def __init__(self, *, theirs: int, ours: int) -> None:
         super().__init__(
-            what=f"The request says it is {theirs} (Unix seconds); here it is {ours}.",
+            what=f"The sender's clock is {theirs - ours:+,d} s off the aggregator's, which says {utc(ours)}.",
             meaning=f"Clocks may differ by {FRESHNESS_S} s, so that old requests cannot be repeated.",
             remedy="Set both machines' clocks by NTP.",
         )
@@ -193,9 +193,23 @@ class RequestProof:
             raise BadSignature()
 
 
-def sign_request(identity: Identity, method: str, target: str, body: bytes) -> RequestProof:
-    """Sign a request: method, path with query, SHA-256 of the body, time and a fresh nonce."""
-    now, nonce, digest = int(time.time()), secrets.token_hex(16), hashlib.sha256(body).digest()
+def sign_request(
+    identity: Identity,
+    method: str,
+    target: str,
+    body: bytes,
+    *,
+    now: float | None = None,
+    digest: bytes | None = None,
+) -> RequestProof:
+    """Sign a request: method, path with query, SHA-256 of the body, time and a fresh nonce.
+
+    Args:
+        now: Unix seconds; this machine's clock if left out.
+        digest: the body's SHA-256 if it is known already.
+    """
+    now, nonce = int(time.time() if now is None else now), secrets.token_hex(16)
+    digest = digest or hashlib.sha256(body).digest()
     signature = identity.sign("request", *_request_parts(identity.name, method, target, digest, now, nonce))
     return RequestProof(identity.name, now, nonce, digest, signature)
 

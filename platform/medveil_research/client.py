@@ -13,6 +13,7 @@ import httpx2 as httpx
 from medveil.errors import RemoteProtocolError
 from medveil.identity import Identity, sign_request
 from medveil.messages import Enrol, seconds_to_wait
+from medveil.reachability import check_certificate, why
 
 PATIENCE_S = 30.0
 """How long a request goes on asking an aggregator that says it has no time."""
@@ -97,4 +98,5 @@ class Client:
         try:
             return self._client.send(request)
         except httpx.TransportError as error:
-            raise NoAnswer(reason=type(error).__name__) from error
+            check_certificate(error)
+            raise NoAnswer(reason=why(error)) from error

@@ -47,12 +47,15 @@ from numpy.typing import NDArray
 
 from medveil.errors import RemoteProtocolError
 from medveil.identity import Secret
-from privacy.encoding import EncodedUpdate, EncodingParams, Words
+from privacy.encoding import EncodingParams, Words
 from privacy.secagg.keystream import keystream, stream
 
 ROWS, COLUMNS = 32, 1024
 """A piece of the table: 32768 lanes, as float64 a quarter of a MiB."""
 _PIECE = ROWS * COLUMNS
+PIECE_WORDS = _PIECE
+"""A multiple of the words that fill one piece, or three with lanes of 21 bits."""
+_ZEROS = bytes(8 * ROWS)
 _ROW_KEYS, _COLUMN_KEYS, _TAIL_KEYS, _PADS = 0, 1, 2, 2**32
 """Segments of the check key's stream; a hospital's pad is in the segment ``_PADS`` plus its index."""
 
@@ -70,20 +73,61 @@ class AlteredSum(RemoteProtocolError):
         )
 
 
-class CheckedUpdate(EncodedUpdate):
-    """An encoded update with its check word: the only thing that takes masks."""
+class Product:
+    """Sum of coefficient * value over the lanes of one vector, which is taken chunk by chunk.
 
-
-def with_check_word(encoded: EncodedUpdate, key: Secret, p: EncodingParams, *, index: int) -> CheckedUpdate:
-    """Put this hospital's check word into the last word of its vector, in place.
+    The row keys are taken apart into four limbs of 16 bits, and the products are added up by the float64
+    matrix product, the fastest exact multiplication NumPy has: every partial sum stays below 2^53.
 
     Args:
-        encoded: what ``encode`` made for ``p``.
         key: the check key of the committed set (``CommittedState.check_key``).
-        index: this hospital's index on the roster.
     """
-    encoded.words[-1] = (_product(encoded.words, key, p) + _pad(key, index)) % 2**64
-    return CheckedUpdate(encoded.words)
+
+    def __init__(self, key: Secret, p: EncodingParams) -> None:
+        self._key, self._p, self._row_keys = key, p, stream(key.reveal(), _ROW_KEYS)
+        self._bits = (2 * p.steps * p.cohort).bit_length()
+        self._left = self._exact = 2 ** (53 - 16 - self._bits)  # so many rows
+        self._values, self._part = np.empty(_PIECE), np.empty((4, COLUMNS))
+        self._sums, self._folded = np.zeros((4, COLUMNS)), np.zeros(COLUMNS, np.uint64)
+
+    def add(self, packed: Words) -> None:
+        """Take the next packed words: a multiple of ``PIECE_WORDS`` but for the last ones."""
+        table = self._values.reshape(ROWS, COLUMNS)
+        for lanes in _lanes(packed, self._p.lane_bits):
+            if self._left < ROWS:
+                self._carry()
+            self._left -= ROWS
+            if lanes.dtype.itemsize == 4 and self._bits < 32:
+                lanes = lanes.view("<i4")  # the same numbers; CPUs convert signed ones faster
+            np.copyto(self._values[: len(lanes)], lanes)
+            self._values[len(lanes) :] = 0
+            limbs = np.frombuffer(self._row_keys.update(_ZEROS), "<u2").reshape(ROWS, 4)
+            np.matmul(limbs.T.astype(np.float64, order="C"), table, self._part)
+            np.add(self._sums, self._part, self._sums)
+
+    def word(self, tail: Words) -> int:
+        """The product mod 2^64, without a pad, once all packed words are in.
+
+        Args:
+            tail: weight and metrics as limbs, without the check word.
+        """
+        self._carry()
+        limbs = tail.astype("<u8", copy=False).view("<u4")
+        ends = limbs * _coefficients(self._key, _TAIL_KEYS, len(limbs))
+        columns = self._folded * _coefficients(self._key, _COLUMN_KEYS, COLUMNS)
+        return (int(np.add.reduce(ends)) + int(np.add.reduce(columns))) % 2**64
+
+    def _carry(self) -> None:
+        """Add the exact sums into the words mod 2^64 of their columns."""
+        for limb in range(4):
+            self._folded += self._sums[limb].astype(np.uint64) << np.uint64(16 * limb)
+        self._sums.fill(0)
+        self._left = self._exact
+
+
+def pad(key: Secret, index: int) -> int:
+    """What hides the product of one hospital, by its index on the roster."""
+    return int.from_bytes(keystream(key.reveal(), 8, _PADS + index), "little")
 
 
 def verify_sum(total: Words, key: Secret, p: EncodingParams, *, survivors: Collection[int]) -> None:
@@ -97,9 +141,11 @@ def verify_sum(total: Words, key: Secret, p: EncodingParams, *, survivors: Colle
     if total.shape != (p.words,) or len(set(survivors)) != len(survivors):
         raise AlteredSum()
     limit = 2 * p.steps * min(len(survivors), p.cohort)
-    if any(int(lanes.max()) > limit for lanes in _lanes(total, p)):
+    packed, product = total[: p.packed_words], Product(key, p)
+    if any(int(lanes.max()) > limit for lanes in _lanes(packed, p.lane_bits)):
         raise AlteredSum()
-    wanted = _product(total, key, p) + sum(_pad(key, i) for i in survivors)
+    product.add(packed)
+    wanted = product.word(total[p.packed_words : -1]) + sum(pad(key, i) for i in survivors)
     if int(total[-1]) != wanted % 2**64:
         raise AlteredSum()
 
@@ -110,69 +156,24 @@ def forgery_exponent(largest_lane_sum: int) -> float:
     return max(v - 64 + math.log2(33 - v / 2), -33.0)
 
 
-def _pad(key: Secret, index: int) -> int:
-    return int.from_bytes(keystream(key.reveal(), 8, _PADS + index), "little")
-
-
-def _product(words: Words, key: Secret, p: EncodingParams) -> int:
-    """Sum of coefficient * value over all lanes and limbs but the check word, mod 2^64."""
-    limbs = words[p.packed_words : -1].astype("<u8", copy=False).view("<u4")
-    tail = limbs * _coefficients(key, _TAIL_KEYS, len(limbs))
-    columns = _folded(words, key, p) * _coefficients(key, _COLUMN_KEYS, COLUMNS)
-    return int(np.add.reduce(tail)) + int(np.add.reduce(columns))
-
-
 def _coefficients(key: Secret, segment: int, count: int) -> Words:
     return np.frombuffer(keystream(key.reveal(), 8 * count, segment), "<u8").astype(np.uint64, copy=False)
 
 
-def _folded(words: Words, key: Secret, p: EncodingParams) -> Words:
-    """For each column, the sum of row key * lane over all rows, mod 2^64; shape (COLUMNS,).
-
-    The row keys are taken apart into four limbs of 16 bits, and the products are added up by the float64
-    matrix product, the fastest exact multiplication NumPy has: every partial sum stays below 2^53.
-    """
-    bits = (2 * p.steps * p.cohort).bit_length()
-    exact = 2 ** (53 - 16 - bits)  # so many rows
-    row_keys, folded = stream(key.reveal(), _ROW_KEYS), np.zeros(COLUMNS, np.uint64)
-    values, part, sums = np.empty(_PIECE), np.empty((4, COLUMNS)), np.zeros((4, COLUMNS))
-    table, rows = values.reshape(ROWS, COLUMNS), 0
-    for lanes in _lanes(words, p):
-        if rows + ROWS > exact:
-            _carry(sums, folded)
-            rows = 0
-        if lanes.dtype.itemsize == 4 and bits < 32:
-            lanes = lanes.view("<i4")  # the same numbers; CPUs convert signed ones faster
-        np.copyto(values[: len(lanes)], lanes)
-        values[len(lanes) :] = 0
-        limbs = np.frombuffer(row_keys.update(bytes(8 * ROWS)), "<u2").reshape(ROWS, 4)
-        np.matmul(limbs.T.astype(np.float64, order="C"), table, out=part)
-        np.add(sums, part, out=sums)
-        rows += ROWS
-    _carry(sums, folded)
-    return folded
-
-
-def _carry(sums: NDArray[np.float64], folded: Words) -> None:
-    for limb in range(4):
-        folded += sums[limb].astype(np.uint64) << np.uint64(16 * limb)
-    sums.fill(0)
-
-
-def _lanes(words: Words, p: EncodingParams) -> Iterator[NDArray[Any]]:
+def _lanes(packed: Words, lane_bits: int) -> Iterator[NDArray[Any]]:
     """Every bit of the packed words once, as integers below 2^32; at most a piece, valid until the next."""
-    packed = words[: p.packed_words].astype("<u8", copy=False)
-    if p.lane_bits != 21:
-        values = packed.view(f"<u{p.lane_bits // 8}")
+    packed = packed.astype("<u8", copy=False)
+    if lane_bits != 21:
+        values = packed.view(f"<u{lane_bits // 8}")
         for start in range(0, len(values), _PIECE):
             yield values[start : start + _PIECE]
         return
-    spare = np.empty(_PIECE, np.uint64)
+    spare, low = np.empty(_PIECE, np.uint64), np.uint64(2**21 - 1)
     for start in range(0, len(packed), _PIECE):
         part = packed[start : start + _PIECE]
         lane = spare[: len(part)]
         for place in (0, 21, 42):  # the last one keeps the bit above it, so that a stray one is seen
-            np.right_shift(part, np.uint64(place), out=lane)
+            shifted = np.right_shift(part, np.uint64(place), lane) if place else part
             if place < 42:
-                np.bitwise_and(lane, np.uint64(2**21 - 1), out=lane)
+                np.bitwise_and(shifted, low, lane)
             yield lane.view(np.int64)

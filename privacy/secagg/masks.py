@@ -6,14 +6,13 @@ segment.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medveil.identity import Secret
-from privacy.secagg.checkword import CheckedUpdate
 from privacy.secagg.keystream import stream
 
 Words = NDArray[np.uint64]
@@ -31,40 +30,33 @@ class Mask:
     sign: int
 
 
-@dataclass(frozen=True)
-class MaskedUpdate:
-    """An encoded update under its masks: uniform words, the only stage that may leave the hospital."""
+class Masker:
+    """Adds masks (mod 2^64) to a vector that comes piece by piece, from a segment's first word on."""
 
-    words: Words
+    def __init__(self, masks: Iterable[Mask], *, first_segment: int = 0, longest: int = CHUNK_WORDS) -> None:
+        self._masks, self._segment, self._left = tuple(masks), first_segment, 0
+        length = min(CHUNK_WORDS, longest)
+        self._zeros, self._bytes = bytes(8 * length), np.empty(8 * length + 16, np.uint8)
+        self._pad = self._bytes[: 8 * length].view("<u8")
 
-    def to_bytes(self) -> memoryview:
-        """Little-endian 64-bit words; 8 * len(words) bytes, not copied."""
-        return self.words.astype("<u8", copy=False).data.cast("B")
+    def add(self, words: Words) -> None:
+        """Mask the next words, in place."""
+        while len(words):
+            if not self._left:
+                self._open_segment()
+            size = min(len(words), len(self._pad), self._left)
+            part, pad, zeros, out = words[:size], self._pad[:size], self._zeros[: 8 * size], self._bytes.data
+            for expand, combine in self._streams:
+                expand(zeros, out)
+                combine(part, pad, part)
+            words, self._left = words[size:], self._left - size
 
-    def segments(self) -> Iterator[memoryview]:
-        """The bytes in pieces of 16 MiB, so that a broken upload goes on where it stopped."""
-        data = self.to_bytes()
-        for start in range(0, len(data), SEGMENT_BYTES):
-            yield data[start : start + SEGMENT_BYTES]
-
-
-def mask(encoded: CheckedUpdate, masks: Sequence[Mask], *, in_place: bool = False) -> MaskedUpdate:
-    """Add every mask to an encoded update.
-
-    Args:
-        masks: the node's own mask and one for each other member of the committed set.
-        in_place: mask in the memory of ``encoded``, which then holds the masked words: no second vector,
-        and no unmasked one left behind.
-    Guarantees: with at least one seed unknown to an observer, the result is indistinguishable from
-        uniform words of Z_2^64 to it (AES-256 as a pseudorandom function). Without
-        ``in_place`` the input is left as it was.
-    Source: Bonawitz et al., CCS 2017, section 4.
-    """
-    if not masks:
-        raise ValueError("an update without a mask is not masked")
-    words = encoded.words if in_place else np.empty_like(encoded.words)
-    _combine(encoded.words, words, masks, 0)
-    return MaskedUpdate(words)
+    def _open_segment(self) -> None:
+        combine = {1: np.add, -1: np.subtract}
+        self._streams = [
+            (stream(m.seed.reveal(), self._segment).update_into, combine[m.sign]) for m in self._masks
+        ]
+        self._segment, self._left = self._segment + 1, SEGMENT_WORDS
 
 
 def add_masks(words: Words, masks: Iterable[Mask], *, first_segment: int = 0) -> None:
@@ -73,20 +65,4 @@ def add_masks(words: Words, masks: Iterable[Mask], *, first_segment: int = 0) ->
     Args:
         words: uint64, shape (n,); its first word is the first of segment ``first_segment``.
     """
-    _combine(words, words, list(masks), first_segment)
-
-
-def _combine(source: Words, target: Words, masks: Sequence[Mask], first_segment: int) -> None:
-    """``target = source + masks``, chunk by chunk; source and target may be the same array."""
-    length = min(CHUNK_WORDS, len(source))
-    zeros, buffer = memoryview(bytes(8 * length)), np.empty(8 * length + 16, np.uint8)
-    pad = buffer[: 8 * length].view("<u8")
-    for start in range(0, len(source), SEGMENT_WORDS):
-        number, end = first_segment + start // SEGMENT_WORDS, min(start + SEGMENT_WORDS, len(source))
-        streams = [(stream(m.seed.reveal(), number), np.add if m.sign > 0 else np.subtract) for m in masks]
-        for first in range(start, end, CHUNK_WORDS):
-            before, after = source[first : min(first + length, end)], target[first : min(first + length, end)]
-            for words, add in streams:
-                words.update_into(zeros[: 8 * len(after)], buffer.data)
-                add(before, pad[: len(after)], out=after)
-                before = after
+    Masker(masks, first_segment=first_segment, longest=len(words)).add(words)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aggregator import nonces
-from aggregator.auth import Gatekeeper, Replayed
+from aggregator.auth import Gatekeeper, Replayed, SignedBeforeStart
 from aggregator.blobs import StorageFailed
 from aggregator.nonces import EarlyNonces
 from aggregator.store import Party
@@ -46,7 +46,7 @@ def test_a_fast_clocks_request_cannot_be_used_again_after_a_restart(
     admit(Gatekeeper(clock, EarlyNonces(folder / "lost")), proof)  # it is the file that keeps it out
     for wait in (1.0, ahead, FRESHNESS_S - 2.0):
         clock.now = NOW + wait
-        with pytest.raises((Replayed, StaleRequest)):
+        with pytest.raises((Replayed, StaleRequest, SignedBeforeStart)):
             admit(Gatekeeper(clock, EarlyNonces(path)), proof)
 
 

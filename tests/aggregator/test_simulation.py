@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from simulation import WEIGHTS, Op, Sequence, simulate
+from simulation import WEIGHTS, WEIGHTS_OF_THE_APP, Op, Sequence, simulate
 
-QUICK, ALL, SHARD = 80, 20_000, 240
+QUICK, ALL, SHARD = 200, 20_000, 240
+QUICK_THROUGH_THE_APP, ALL_THROUGH_THE_APP = 30, 2_000
 
 
 @pytest.fixture(autouse=True)
@@ -23,9 +24,16 @@ def quiet() -> Iterator[None]:
 
 @pytest.mark.parametrize("shard", range(4))
 def test_seeded_sequences_of_faults_end_with_the_exact_mean(shard: int) -> None:
-    """80 sequences of 10 to 120 operations; 200 would not fit into the time of `make test`."""
+    """200 sequences of 10 to 120 operations at the coordinator; one takes about 0.1 s of a core."""
     for seed in range(shard, QUICK, 4):
         simulate(seed, thorough=seed % 9 == 0)
+
+
+@pytest.mark.parametrize("shard", range(2))
+def test_seeded_sequences_of_signed_requests_end_with_the_exact_mean(shard: int) -> None:
+    """30 through the application, with replays, broken lines, forgers and wrong clocks; 0.25 s each."""
+    for seed in range(shard, QUICK_THROUGH_THE_APP, 2):
+        simulate(seed, thorough=seed % 9 == 0, app=True)
 
 
 @pytest.mark.slow
@@ -37,10 +45,18 @@ def test_twenty_thousand_seeded_sequences_end_with_the_exact_mean(shard: int) ->
         simulate(seed)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(QUICK_THROUGH_THE_APP, ALL_THROUGH_THE_APP, 70))
+def test_two_thousand_seeded_sequences_of_signed_requests_end_with_the_exact_mean(first: int) -> None:
+    for seed in range(first, min(first + 70, ALL_THROUGH_THE_APP)):
+        simulate(seed, app=True)
+
+
 def test_a_seed_is_the_same_sequence_for_ever_and_every_operation_is_drawn() -> None:
     first = Sequence.drawn(7)
     assert first == Sequence.drawn(7) != Sequence.drawn(8)
     assert (first.hospitals, len(first.operations)) == (4, 29)
     assert first.operations[1] == Op("act", 1, 131678)
-    names = {op.name for seed in range(QUICK) for op in Sequence.drawn(seed).operations}
-    assert names == set(WEIGHTS)
+    for app, weights, seeds in ((False, WEIGHTS, QUICK), (True, WEIGHTS_OF_THE_APP, QUICK_THROUGH_THE_APP)):
+        names = {op.name for seed in range(seeds) for op in Sequence.drawn(seed, app=app).operations}
+        assert names == set(weights)

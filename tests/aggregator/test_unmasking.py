@@ -20,10 +20,10 @@ from medveil.rounds import RoundKind
 from medveil.strategies import STRATEGIES, advance
 from medveil.study import Study
 from medveil.tensors import ModelSpec, TensorSpec, Update, model_hash, to_safetensors
-from privacy.encoding import SpoiledSum, Words, decode, encode, encode_metrics, params_for
-from privacy.secagg.checkword import CheckedUpdate
-from privacy.secagg.masks import SEGMENT_WORDS, Mask, mask
+from privacy.encoding import SpoiledSum, Words, decode, encode_metrics, params_for
+from privacy.secagg.masks import SEGMENT_WORDS, Mask
 from privacy.secagg.messages import Published
+from unmasked import encode, mask
 from world import counts, make_study
 
 WORDS = SEGMENT_WORDS + 5
@@ -38,7 +38,7 @@ def summing(folder: Path, words: int = WORDS) -> tuple[Summing, Words]:
     masks = {1: [Mask(own[1], 1), Mask(pair, 1)], 2: [Mask(own[2], 1), Mask(pair, -1)]}
     uploads = {}
     for i in (1, 2):
-        segments = [bytes(s) for s in mask(CheckedUpdate(plain[i]), masks[i]).segments()]
+        segments = [bytes(s) for s in mask(plain[i], masks[i]).segments()]
         assert [len(s) for s in segments] == segment_lengths(words)
         assert not np.array_equal(np.frombuffer(segments[-1], "<u8"), plain[i][-(len(segments[-1]) // 8) :])
         for number, data in enumerate(segments):
@@ -111,7 +111,7 @@ def making(blobs: Blobs, study: Study, step: Step | None, seed: int = 0) -> tupl
     for index in (1, 2):
         update = Update(draw.uniform(-2, 2, p.parameters).astype(np.float32))
         metrics = encode_metrics(study, counts(study, index))[: p.metrics]
-        total += encode(update, p, weight=50, metrics=metrics, random_bytes=draw.bytes).words
+        total += encode(update, p, weight=50, metrics=metrics, random_bytes=draw.bytes)
     draft = blobs.draft(FOLDER, "sum", TRY)
     draft.parent.mkdir(parents=True, exist_ok=True)
     draft.write_bytes(total.astype("<u8").tobytes())

@@ -34,7 +34,6 @@ from medveil.identity import Secret
 from medveil.tensors import Update
 from peers import FLOWER, ckks_step, flower, flower_step, missing
 from privacy.encoding import EncodingParams, decode
-from privacy.secagg.masks import mask
 from privacy.secagg.shamir import combine, lagrange_at_zero, split
 from rows import Row, Skipped, arguments, publish
 from secagg_page import page
@@ -42,15 +41,14 @@ from timing import Case, interleaved, median, ratio
 from vector_work import (
     LANES,
     NEIGHBOURS,
-    checked,
-    encoded,
     keystreams,
+    masked,
     params_of,
+    pieces,
     plain_keystreams,
     some_masks,
     some_update,
     step,
-    step_unchecked,
 )
 
 KEYSTREAMS = {32: ("1", 2.0), 21: ("2", 1.8), 16: ("3", 1.4)}
@@ -114,16 +112,15 @@ def vector_work(parameters: int, repeats: int) -> Found:
         "plain": lambda: plain_keystreams(masks, -(-parameters // 2)),
     }
     cases |= {f"step {bits}": step(update, masks, params[bits]) for bits in LANES}
-    cases |= {f"unchecked {bits}": step_unchecked(update, masks, params[bits]) for bits in LANES}
     cases |= {f"own {bits}": (lambda bits=bits: keystreams(masks, params[bits].words)) for bits in LANES}
-    cases |= {f"encode {bits}": (lambda bits=bits: encoded(update, params[bits])) for bits in LANES}
+    for bits in LANES:
+        cases |= {f"{name} {bits}": case for name, case in pieces(update, masks, params[bits]).items()}
     times = interleaved(cases, repeats)
     size, found = f"{parameters // 10**6}M", list[Row | Skipped]()
     found.append(Row(f"  {size}: 11 keystreams of 4 bytes", 1e3 * median(times["yardstick"]), "ms"))
     for bits, (number, target) in KEYSTREAMS.items():
         name = f"{size} {LANES[bits]}"
         whole = times[f"step {bits}"]
-        without = ratio(times[f"unchecked {bits}"], times["yardstick"])
         found.append(
             Row(
                 f"{number} {name}: to the 11 keystreams",
@@ -137,8 +134,10 @@ def vector_work(parameters: int, repeats: int) -> Found:
             found.append(Row(f"{number} {name}: to 11 plain CTR keystreams", plain, "x", "<= 1.0"))
         found += [
             Row(f"  {name}: encode, check word, masks", 1e3 * median(whole), "ms"),
-            Row(f"  {name}: of it, encode", 1e3 * median(times[f"encode {bits}"]), "ms"),
-            Row(f"  {name}: without check word, to the 11 keystreams", without, "x"),
+            *(
+                Row(f"  {name}: {piece} alone, in cache", 1e3 * median(times[f"{piece} {bits}"]), "ms")
+                for piece in ("encode", "check word", "masks")
+            ),
             Row(f"  {name}: to keystreams of its own size", ratio(whole, times[f"own {bits}"]), "x"),
         ]
     return found
@@ -273,14 +272,14 @@ def sharing(hospitals: int) -> Found:
 
 
 def memory(parameters: int) -> Found:
-    """12: peak memory of encode and mask beyond the update and the finished upload."""
+    """12: peak memory of the vector work beyond the update and the finished upload."""
     update = Update(np.zeros(parameters, np.float32))
     masks, found = some_masks(), list[Row | Skipped]()
     for bits, lanes in LANES.items():
         params = params_of(parameters, bits)
         tracemalloc.start()
-        masked = mask(checked(update, params), masks, in_place=True)
-        peak = tracemalloc.get_traced_memory()[1] - masked.words.nbytes
+        upload = masked(update, masks, params)
+        peak = tracemalloc.get_traced_memory()[1] - upload.words.nbytes
         tracemalloc.stop()
         name = f"12 {parameters // 10**6}M {lanes}: memory beside update and upload"
         found.append(Row(name, peak / 2**20, "MiB", "<= 4"))

@@ -35,7 +35,8 @@ from medveil_imaging.patients import PatientImages
 from medveil_imaging.tasks import TASKS
 from privacy.dp.noise import NoiseSource
 from privacy.dp.policy import Split
-from privacy.encoding import METRIC_STEPS, decode, encode, encode_metrics, params_for
+from privacy.encoding import METRIC_STEPS, decode, encode_metrics, params_for
+from unmasked import encode
 
 CPU = torch.device("cpu")
 NOISE = {"clip_norm": 1.0, "noise_multiplier": 5.0, "epsilon": 30.0}
@@ -215,7 +216,7 @@ def test_negative_sums_arrive(hospitals: int, data: st.DataObject) -> None:
     ]
     none = Update(np.empty(0, np.float32))
     words = [
-        encode(none, p, weight=1, metrics=encode_metrics(study, r), random_bytes=secrets.token_bytes).words
+        encode(none, p, weight=1, metrics=encode_metrics(study, r), random_bytes=secrets.token_bytes)
         for r in rows
     ]
     sums = decode(np.sum(words, axis=0, dtype=np.uint64), p, hospitals=hospitals, study=study).metrics

@@ -11,7 +11,6 @@ import pytest
 from linked import Consortium, Hospital
 from medveil.identity import Identity
 from medveil.rounds import RoundKind
-from privacy.encoding import EncodedUpdate
 from privacy.secagg import node, server
 from privacy.secagg.keys import Context, Setting
 
@@ -38,7 +37,7 @@ def consortium(identities: dict[int, Identity]) -> Callable[..., Consortium]:
         members = {}
         for i in roster:
             values = np.frombuffer(secrets.token_bytes(8 * words), np.uint64)
-            members[i] = Hospital(node.Party(setting, i, identities[i]), EncodedUpdate(values))
+            members[i] = Hospital(node.Party(setting, i, identities[i]), values)
         return Consortium(members, server.ServerState(setting))
 
     return build

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from medveil.identity import Secret
 from privacy.secagg import keystream as module
-from privacy.secagg.checkword import CheckedUpdate
 from privacy.secagg.keystream import SelfTestFailed, keystream
-from privacy.secagg.masks import CHUNK_WORDS, SEGMENT_WORDS, Mask, MaskedUpdate, add_masks, mask
+from privacy.secagg.masks import CHUNK_WORDS, SEGMENT_WORDS, Mask, add_masks
+from privacy.secagg.vector import MaskedUpdate
+from unmasked import mask
 
 NIST_KEY = bytes.fromhex("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4")
 NIST_STREAM = bytes.fromhex(
@@ -77,13 +78,13 @@ def test_fast_path_and_reference_and_block_cipher_agree(seed: bytes, segment: in
 def test_masks_are_the_reference_stream_with_their_signs(count: int) -> None:
     words = _words(count)
     masks = [Mask(Secret(secrets.token_bytes(32)), sign) for sign in (1, -1, -1)]
-    assert np.array_equal(mask(CheckedUpdate(words), masks).words, _reference(words, masks))
+    assert np.array_equal(mask(words, masks).words, _reference(words, masks))
 
 
 def test_a_segment_can_be_masked_on_its_own() -> None:
     words = np.zeros(2 * SEGMENT_WORDS + 5, np.uint64)
     masks = [Mask(Secret(b"a" * 32), 1), Mask(Secret(b"b" * 32), -1)]
-    whole = mask(CheckedUpdate(words), masks).words
+    whole = mask(words, masks).words
     for number in (2, 0, 1):  # in any order: nothing is carried from one segment to the next
         part = words[number * SEGMENT_WORDS : (number + 1) * SEGMENT_WORDS].copy()
         add_masks(part, masks, first_segment=number)
@@ -101,34 +102,13 @@ def test_pair_masks_cancel_in_the_sum(hospitals: int, count: int) -> None:
     total = np.zeros(count, np.uint64)
     for h, words in enumerate(plain):
         mine = [Mask(s, 1 if h == i else -1) for (i, j), s in seeds.items() if h in (i, j)]
-        total += mask(CheckedUpdate(words), mine).words
+        total += mask(words, mine).words
     assert np.array_equal(total, sum(plain, np.zeros(count, np.uint64)))
-
-
-def test_the_encoded_update_is_left_as_it_was() -> None:
-    words = _words(CHUNK_WORDS + 7)
-    before = words.copy()
-    masked = mask(CheckedUpdate(words), [Mask(Secret(b"s" * 32), 1)])
-    assert np.array_equal(words, before)
-    assert not np.shares_memory(masked.words, words)
-
-
-def test_masking_in_place_gives_the_same_words_and_leaves_no_unmasked_ones() -> None:
-    words, masks = _words(CHUNK_WORDS + 7), [Mask(Secret(b"s" * 32), 1), Mask(Secret(b"t" * 32), -1)]
-    apart = mask(CheckedUpdate(words), masks)
-    masked = mask(CheckedUpdate(words), masks, in_place=True)
-    assert np.array_equal(masked.words, apart.words)
-    assert masked.words is words
-
-
-def test_an_update_without_a_mask_is_not_masked() -> None:
-    with pytest.raises(ValueError, match="mask"):
-        mask(CheckedUpdate(_words(4)), [])
 
 
 def test_masked_words_look_uniform() -> None:
     """Chi-square over bytes: 255 degrees of freedom, a good stream exceeds 400 about once in 10^8 runs."""
-    masked = mask(CheckedUpdate(np.zeros(2**15, np.uint64)), [Mask(Secret(b"k" * 32), 1)])
+    masked = mask(np.zeros(2**15, np.uint64), [Mask(Secret(b"k" * 32), 1)])
     counts = np.bincount(np.frombuffer(masked.to_bytes(), np.uint8), minlength=256)
     expected = 8 * 2**15 / 256
     assert ((counts - expected) ** 2 / expected).sum() < 400
@@ -149,4 +129,4 @@ def test_segments_are_the_bytes_of_the_whole() -> None:
 def test_a_machine_with_wrong_aes_masks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_fast_path_agrees", lambda: False)
     with pytest.raises(SelfTestFailed):
-        mask(CheckedUpdate(_words(4)), [Mask(Secret(b"s" * 32), 1)])
+        mask(_words(4), [Mask(Secret(b"s" * 32), 1)])

@@ -16,12 +16,13 @@ from linked import Consortium
 from medveil.identity import Secret
 from medveil.rounds import Phase, RoundKind
 from medveil.tensors import Update
-from privacy.encoding import LANES, EncodedUpdate, EncodingParams, encode
+from privacy.encoding import LANES, EncodingParams
 from privacy.secagg import checkword
-from privacy.secagg.checkword import COLUMNS, ROWS, AlteredSum, forgery_exponent, verify_sum, with_check_word
+from privacy.secagg.checkword import COLUMNS, ROWS, AlteredSum, forgery_exponent, verify_sum
 from privacy.secagg.keys import Context
 from privacy.secagg.keystream import keystream
 from secagg_vectors import PARAMS, fixed_consortium
+from unmasked import checked, encode
 
 LANE_BITS = sorted(LANES)
 KEY = Secret(b"k" * 32)
@@ -44,7 +45,7 @@ def _vector(p: EncodingParams, index: int, key: Secret = KEY, values: np.ndarray
         metrics=np.array([index, p.tail_limit - 1], np.uint64),
         random_bytes=secrets.token_bytes,
     )
-    return with_check_word(encoded, key, p, index=index).words
+    return checked(encoded, key, p, index=index)
 
 
 def _sum(p: EncodingParams, hospitals: tuple[int, ...] = (1, 2, 4)) -> np.ndarray:
@@ -101,8 +102,7 @@ def test_the_float_products_are_exact_where_lanes_are_fullest(lane_bits: int, co
     words = _vector(p, 1, values=np.linspace(0.495, 0.5, 200_000))
     total = words * np.uint64(cohort)  # the fullest sum there is
     for vector in (words, total):
-        checked = with_check_word(EncodedUpdate(vector.copy()), KEY, p, index=1)
-        assert int(checked.words[-1]) == _by_hand(vector, p, 1)
+        assert int(checked(vector, KEY, p, index=1)[-1]) == _by_hand(vector, p, 1)
 
 
 @pytest.mark.parametrize("lane_bits", LANE_BITS)
@@ -150,12 +150,13 @@ def test_a_multiple_of_the_whole_vector_is_seen(monkeypatch: pytest.MonkeyPatch)
     small = encode(
         Update(np.full(40, -0.4, np.float32)), p, weight=3, metrics=zeros, random_bytes=secrets.token_bytes
     )
-    one = with_check_word(small, KEY, p, index=1).words
+    one = checked(small, KEY, p, index=1)
     total = one + one  # within the bounds of one hospital: 2 * (-0.4 + 0.5) lies below 2 * 0.5
     assert not _passes(total, p, survivors=(1,))
     assert not _passes(total, p, survivors=(1, 2))
-    monkeypatch.setattr(checkword, "_pad", lambda key, index: 0)
-    unpadded = with_check_word(EncodedUpdate(one.copy()), KEY, p, index=1).words
+    monkeypatch.setattr(checkword, "pad", lambda key, index: 0)
+    unpadded = one.copy()
+    unpadded[-1] = (int(one[-1]) - _numbers(2**32 + 1, 1)[0]) % 2**64
     assert _passes(unpadded + unpadded, p, survivors=(1,))  # without pads it would pass
 
 
@@ -180,7 +181,7 @@ def test_lanes_that_no_honest_sum_reaches_are_seen_even_with_the_key(lane_bits: 
     pads = sum(_numbers(2**32 + i, 1)[0] for i in (1, 2, 4))
     for lane, possible in ((2 * p.steps * 3, True), (2 * p.steps * 3 + 1, False)):
         total[0] = lane
-        forged = with_check_word(EncodedUpdate(total), KEY, p, index=1).words
+        forged = checked(total, KEY, p, index=1)
         forged[-1] = (int(forged[-1]) - _numbers(2**32 + 1, 1)[0] + pads) % 2**64
         assert _passes(forged, p) is possible  # so a colluding hospital can change a sum within its bounds
 

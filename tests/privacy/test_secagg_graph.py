@@ -18,7 +18,6 @@ from linked import Consortium, Hospital
 from medveil.identity import Identity, Secret
 from medveil.rounds import Phase, RoundKind
 from medveil.study import Cohort, Study
-from privacy.encoding import EncodedUpdate
 from privacy.secagg import graph, node, server
 from privacy.secagg.graph import EVERY_EDGE, GRID, disconnected, edge_limit, edge_steps, pair_masks
 from privacy.secagg.keys import Context, Setting, new_key, public_bytes
@@ -50,7 +49,7 @@ def _consortium(size: int, colluders: int = 0, label: str = "graph") -> Consorti
     for i, one in identities.items():
         draw = fixed_bytes(f"{label}-{i}")
         words = np.frombuffer(draw(8 * 6), np.uint64)
-        hospitals[i] = Hospital(node.Party(setting, i, one), EncodedUpdate(words), random_bytes=draw)
+        hospitals[i] = Hospital(node.Party(setting, i, one), words, random_bytes=draw)
     return Consortium(hospitals, server.ServerState(setting))
 
 

@@ -389,9 +389,9 @@ def test_an_upload_after_the_survivors_are_fixed_stays_hidden(consortium: Build)
     own, pairs = late.state.masks[0], late.state.masks[1:]
     peeled = masked.words.copy()
     add_masks(peeled, [Mask(mask.seed, -mask.sign) for mask in pairs])
-    assert not np.array_equal(peeled, late.encoded.words)
+    assert not np.array_equal(peeled, late.encoded)
     add_masks(peeled, [Mask(own.seed, -1)])
-    assert np.array_equal(peeled, late.encoded.words)
+    assert np.array_equal(peeled, late.encoded)
 
 
 def test_a_refusal_names_no_secret(consortium: Build) -> None:

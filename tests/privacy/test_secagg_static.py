@@ -19,7 +19,18 @@ ROOTS = (
     "privacy.dp.noise",
     *(
         f"privacy.secagg.{n}"
-        for n in ("checkword", "graph", "keys", "keystream", "masks", "messages", "node", "server", "shamir")
+        for n in (
+            "checkword",
+            "graph",
+            "keys",
+            "keystream",
+            "masks",
+            "messages",
+            "node",
+            "server",
+            "shamir",
+            "vector",
+        )
     ),
 )
 OURS = ("privacy", "medveil")
@@ -120,3 +131,21 @@ def test_no_state_and_no_message_prints_a_secret(consortium: Callable[..., Conso
     text = "\n".join([*printed, repr(removal)])
     assert len(known) > 30
     assert not [s for s in known if any(spelling in text for spelling in _spellings(s))]
+
+
+def test_only_the_one_pass_holds_unmasked_words_and_only_it_makes_what_may_leave() -> None:
+    """In the whole product: what encodes is used by ``masked_update`` alone, and so is ``MaskedUpdate``."""
+    top = Path(importlib.util.find_spec("privacy").origin).parents[1]  # type: ignore[union-attr, arg-type]
+    rooms = ("aggregator", "hospital_node", "platform", "privacy")
+    files = [f for room in rooms for f in (top / room).rglob("*.py")]
+    assert top / "hospital_node" / "agent.py" in files
+    users = {name: set[str]() for name in ("Encoder", "MaskedUpdate", "masked_update")}
+    for file in files:
+        for part in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            name = (
+                getattr(part.func, "id", getattr(part.func, "attr", "")) if isinstance(part, ast.Call) else ""
+            )
+            if name in users:
+                users[name].add(str(file.relative_to(top)))
+    vector, agent = "privacy/secagg/vector.py", "hospital_node/agent.py"
+    assert users == {"Encoder": {vector}, "MaskedUpdate": {vector}, "masked_update": {agent}}

@@ -18,11 +18,11 @@ import pytest
 from linked import Consortium
 from medveil.identity import Secret
 from medveil.rounds import Phase
-from privacy.encoding import EncodedUpdate, EncodingParams
+from privacy.encoding import EncodingParams
 from privacy.secagg import masks as masks_module
-from privacy.secagg.checkword import CheckedUpdate, with_check_word
 from privacy.secagg.messages import MESSAGES
 from privacy.secagg.server import ServerState
+from unmasked import checked, mask
 
 RING = 16
 SECRETS = ("b1", "b2", "b3", "p12", "p13", "p23")
@@ -58,8 +58,8 @@ def views(
         monkeypatch.setattr(masks_module, "stream", lambda seed, number: _Column(columns[seeds[seed]]))
         seen = dict(columns)
         for i, value in enumerate(inputs, start=1):
-            encoded = CheckedUpdate(np.full(cases.shape[1], value, np.uint64))
-            seen[f"y{i}"] = masks_module.mask(encoded, held[i]).words % RING
+            encoded = np.full(cases.shape[1], value, np.uint64)
+            seen[f"y{i}"] = mask(encoded, held[i]).words % RING
         return seen
 
     return build
@@ -126,8 +126,8 @@ def _checked_sum(lanes: list[list[int]], key: Secret) -> np.ndarray:
     total = np.zeros(CHECKED.words, np.uint64)
     for index, (*three, weight, metric) in enumerate(lanes, start=1):
         word = sum(q << (21 * lane) for lane, q in enumerate(three))
-        encoded = EncodedUpdate(np.array([word, weight, metric, 0], np.uint64))
-        total += with_check_word(encoded, key, CHECKED, index=index).words
+        encoded = np.array([word, weight, metric, 0], np.uint64)
+        total += checked(encoded, key, CHECKED, index=index)
     return total
 
 

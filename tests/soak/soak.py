@@ -1,7 +1,8 @@
 """A long run of real processes with random kills: ``make soak MINUTES=480``.
 
 An aggregator and its standby on one database, four hospitals, and a line between them that is cut at any
-moment. Study after study is played. One process after another is killed (SIGKILL) and started again;
+moment. Study after study is played. One process after another is killed (SIGKILL) and started again; with
+``--database postgresql`` the database is a PostgreSQL server of the soak's own, and dies like the others.
 hospital-1 is spared, so that its memory and its open files can be watched for the whole run. Whatever a cut
 loses is sent again by the nodes, so requests arrive twice and answers late. At the end every invariant is
 checked that folders can show. Figures of the run are printed; the exit status is 0 only if all held.
@@ -21,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 import httpx2 as httpx
 import sqlalchemy as sa
 
+from aggregator.blobs import StorageFailed
 from aggregator.cli import create_plan, open_store, set_up_aggregator
 from aggregator.settings import Settings
 from aggregator.store import Store
@@ -48,10 +50,11 @@ from medveil_imaging.sources.phantom import write_phantom_sites
 from medveil_research.processes import Event, Process
 from medveil_research.studies import new_study
 from medveil_research.study_file import write_study
+from postgres import INSTALL, Cluster, programs
 from processes_watched import MIB, family, resident
 
 HOSPITALS, PATIENTS, ROUNDS = 4, 10, 2
-SPARED = "hospital-1"
+SPARED, DATABASE = "hospital-1", "postgresql"
 DEADLINES = Deadlines(
     advertise_s=40.0, share_s=40.0, train_s=120.0, upload_s=40.0, agree_s=30.0, unmask_s=30.0, silence_s=10.0
 )
@@ -126,11 +129,23 @@ class Sample:
 class Soak:
     """The consortium, its killer, and what was seen."""
 
-    def __init__(self, folder: Path, seed: int, *, kill_every_s: float, cut_every_s: float) -> None:
-        self.folder, self.draw = folder, random.Random(seed)
+    def __init__(
+        self,
+        folder: Path,
+        seed: int,
+        *,
+        kill_every_s: float,
+        cut_every_s: float,
+        cluster: Cluster | None = None,
+    ) -> None:
+        self.folder, self.draw, self.cluster = folder, random.Random(seed), cluster
         self.kill_every_s = kill_every_s
         self.line = CutLine(random.Random(seed + 1), cut_every_s)
-        self.settings = Settings(folder / "aggregator", names=("127.0.0.1", "localhost"))
+        self.settings = Settings(
+            folder / "aggregator",
+            names=("127.0.0.1", "localhost"),
+            database="" if cluster is None else cluster.url(cluster.database()),
+        )
         self.ports = {"aggregator": _free_port(), "standby": _free_port()}
         self.processes: dict[str, Process] = {}
         self.started: dict[str, float] = {}
@@ -155,7 +170,8 @@ class Soak:
         self.events[f"{name} {why}".strip()] += 1
         if name == "aggregator.starting":
             self.listening.set()
-        if event.get("level") == "error" and name not in ERRORS_OF_A_KILL:
+        without_database = self.cluster is not None and event.get("reason") == StorageFailed.__name__
+        if event.get("level") == "error" and name not in ERRORS_OF_A_KILL and not without_database:
             self.errors.append(f"{who}: {name} {event.get('code') or event.get('reason')}")
 
     def start(self, name: str) -> None:
@@ -175,6 +191,13 @@ class Soak:
 
     def kill(self, name: str) -> None:
         """As a power cut would; started again at once, as a service manager would."""
+        if name == DATABASE:
+            assert self.cluster is not None
+            self.cluster.stop("immediate")
+            self.kills[name] += 1
+            time.sleep(self.draw.uniform(0, 6))
+            self.cluster.start()
+            return
         self.processes[name].kill()
         self.processes[name].wait()
         self.kills[name] += 1
@@ -257,6 +280,9 @@ class Soak:
         context = ssl.create_default_context(cafile=str(self.settings.folder / "tls" / "ca.pem"))
         self.web = httpx.Client(verify=context)
         self.reader = Store(self.settings.where, Identity.load("admin", self.settings.folder / "admin.key"))
+        victims = [name for name in self.processes if name != SPARED] + [DATABASE] * (
+            self.cluster is not None
+        )
         next_kill = time.monotonic() + 2 * self.kill_every_s
         while time.monotonic() < end:
             plan, opened = self.open_study(), time.monotonic()
@@ -267,7 +293,7 @@ class Soak:
                 if now - opened > STUDY_LIMIT_S:
                     raise AssertionError(f"{plan.study.name} did not end in {STUDY_LIMIT_S:.0f} s")
                 if self.kill_every_s and now > next_kill:
-                    self.kill(self.draw.choice([n for n in self.processes if n != SPARED]))
+                    self.kill(self.draw.choice(victims))
                     next_kill = now + self.draw.expovariate(1 / self.kill_every_s)
                 for name, process in self.processes.items():
                     assert process.running, f"{name} ended by itself: {list(process.last_lines)[-3:]}"
@@ -369,8 +395,9 @@ class Soak:
             with open(manifest, newline="") as file:
                 for row in csv.DictReader(file):
                     canaries |= {row["patient_id"].encode(), Path(row["image"]).name.encode()}
-        for place in ("logs", "aggregator"):
-            for path in (p for p in (self.folder / place).rglob("*") if p.is_file()):
+        places = [self.folder / "logs", self.folder / "aggregator"]
+        for place in places if self.cluster is None else [*places, self.cluster.folder]:
+            for path in (p for p in place.rglob("*") if p.is_file()):
                 content = path.read_bytes()
                 assert not [c for c in canaries if c in content], f"{path.name} tells too much"
                 assert b"Traceback" not in content, f"a traceback in {path.name}"
@@ -429,13 +456,21 @@ def main() -> int:
     parser.add_argument("--kill-every", type=float, default=15.0, help="mean seconds between kills; 0: none")
     parser.add_argument("--cut-every", type=float, default=20.0, help="mean life of a connection; 0: no cuts")
     parser.add_argument("--keep", type=Path, help="a new folder to keep, instead of a temporary one")
+    parser.add_argument("--database", choices=("sqlite", DATABASE), default="sqlite")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
+    if given.database == DATABASE and programs() is None:
+        parser.error(f"PostgreSQL is not installed: {INSTALL}")
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as servers:
+        cluster = None
+        if given.database == DATABASE:
+            cluster = Cluster()
+            servers.callback(cluster.remove)
         soak = Soak(
             given.keep or Path(scratch) / "soak",
             given.seed,
             kill_every_s=given.kill_every,
             cut_every_s=given.cut_every,
+            cluster=cluster,
         )
         failed = ""
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the processes are ended all the same

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-INSTALL = "moto is not installed: pip install 'moto[s3]' flask flask-cors"
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "test-key",
     "AWS_SECRET_ACCESS_KEY": "canary-secret",
     "AWS_REGION": "us-east-1",
 }
 BUCKET = "consortium"
-installed = importlib.util.find_spec("moto") is not None and importlib.util.find_spec("flask") is not None
 
 
 @contextmanager

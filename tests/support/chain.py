@@ -17,9 +17,8 @@ from medveil.plan import Plan
 from medveil.rounds import Phase, RoundKind
 from medveil.strategies import advance
 from medveil.tensors import Float32, Update, model_hash, to_safetensors
-from privacy.encoding import decode, encode, encode_metrics, params_for
+from privacy.encoding import decode, encode_metrics, params_for
 from privacy.secagg import node, server
-from privacy.secagg.checkword import with_check_word
 from privacy.secagg.keys import setting_for
 from privacy.secagg.messages import (
     Advertised,
@@ -30,6 +29,7 @@ from privacy.secagg.messages import (
     committed_hash,
     transcript_of,
 )
+from unmasked import checked, encode
 from world import SPEC, START, counts, make_plan, make_study, unit
 
 
@@ -118,7 +118,7 @@ class Chain:
                 metrics=encode_metrics(study, counts(study, i)) if params.metrics else np.zeros(0, np.uint64),
                 random_bytes=secrets.token_bytes,
             )
-            total += with_check_word(encoded, state.check_key, params, index=i).words
+            total += checked(encoded, state.check_key, params, index=i)
         data = total.tobytes()
         published = Published(
             round=number,

@@ -27,9 +27,10 @@ from medveil.identity import Identity, Secret
 from medveil.rounds import Phase, RoundKind
 from medveil.study import MaskGraph
 from medveil.tensors import Update
-from privacy.encoding import EncodedUpdate, EncodingParams, encode
+from privacy.encoding import EncodingParams, Words
 from privacy.secagg import keys, messages, node, server
 from privacy.secagg.keys import Context, Setting
+from unmasked import encode
 
 NO_METRICS = np.zeros(0, np.uint64)
 
@@ -53,7 +54,7 @@ def random_update(params: EncodingParams, number: int) -> Update:
     return Update(draw.uniform(-params.clip, params.clip, params.parameters).astype(np.float32))
 
 
-def encoded(update: Update, params: EncodingParams) -> EncodedUpdate:
+def encoded(update: Update, params: EncodingParams) -> Words:
     """With the largest weight, so that the finest step is the clip over L."""
     weight = params.max_weight
     return encode(update, params, weight=weight, metrics=NO_METRICS, random_bytes=secrets.token_bytes)

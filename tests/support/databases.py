@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import sqlalchemy as sa
+
+from aggregator.store import Store
 
 
 def run(where: Path | str, *statements: str) -> None:
@@ -14,6 +17,14 @@ def run(where: Path | str, *statements: str) -> None:
     with engine.begin() as tx:
         for statement in statements:
             tx.execute(sa.text(statement))
+
+
+def takes_the_lead(store: Store) -> bool:
+    """Whether the lead is to be had: PostgreSQL lets go of a lock a moment after its connection has ended."""
+    deadline = time.monotonic() + 30
+    while not (taken := store.lead()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return taken
 
 
 def to_version_1(where: Path | str) -> None:

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medveil.rounds import Phase
-from privacy.encoding import EncodedUpdate, EncodingParams
+from privacy.encoding import EncodingParams, Words
 from privacy.secagg import node, server
-from privacy.secagg.checkword import CheckedUpdate, with_check_word
-from privacy.secagg.masks import MaskedUpdate, add_masks, mask
+from privacy.secagg.masks import add_masks
 from privacy.secagg.messages import Agree, Quorum
+from privacy.secagg.vector import MaskedUpdate
+from unmasked import checked, mask
 
 STEPS = (Phase.ADVERTISE, Phase.SHARE, Phase.COMMIT, Phase.UPLOAD, Phase.AGREE, Phase.UNMASK)
 NEVER = len(STEPS)
@@ -32,7 +33,7 @@ class Hospital:
     """One hospital's machine, driven step by step."""
 
     party: node.Party
-    encoded: EncodedUpdate
+    encoded: Words
     state: Any = None
     masked: MaskedUpdate | None = None
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
@@ -49,7 +50,10 @@ class Hospital:
             message = node.ready(self.state)
         elif phase is Phase.UPLOAD:
             self.state = node.commit(self.state, view)
-            self.masked = mask(self._checked(), self.state.masks)
+            if self.params is not None:
+                key, index = self.state.check_key, self.party.index
+                self.encoded = checked(self.encoded, key, self.params, index=index)
+            self.masked = mask(self.encoded, self.state.masks)
             hashes = [hashlib.sha256(s).digest() for s in self.masked.segments()]
             message = node.upload(self.state, hashes)
         elif phase is Phase.AGREE:
@@ -57,12 +61,6 @@ class Hospital:
         else:
             message = node.unmask(self.state, view)
         return message
-
-    def _checked(self) -> CheckedUpdate:
-        if self.params is None:
-            return CheckedUpdate(self.encoded.words)
-        self.encoded = EncodedUpdate(self.encoded.words.copy())
-        return with_check_word(self.encoded, self.state.check_key, self.params, index=self.party.index)
 
 
 @dataclass
@@ -92,7 +90,7 @@ class Consortium:
     def unmasked_sum(self) -> NDArray[np.uint64]:
         """What the aggregator finds after the last phase."""
         removal = server.masks_to_remove(self.server)
-        total = np.zeros_like(next(iter(self.hospitals.values())).encoded.words)
+        total = np.zeros_like(next(iter(self.hospitals.values())).encoded)
         for index in self.server.survivors:
             masked = self.hospitals[index].masked
             assert masked is not None
@@ -117,6 +115,6 @@ class Consortium:
     def plain_sum(self) -> NDArray[np.uint64]:
         """What the survivors' encoded updates add up to: the oracle."""
         return sum(  # type: ignore[return-value]
-            (self.hospitals[i].encoded.words for i in self.server.survivors),
-            start=np.zeros_like(self.hospitals[1].encoded.words),
+            (self.hospitals[i].encoded for i in self.server.survivors),
+            start=np.zeros_like(self.hospitals[1].encoded),
         )

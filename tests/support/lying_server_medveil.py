@@ -15,12 +15,13 @@ from medveil.errors import RemoteProtocolError
 from medveil.identity import Identity, Secret
 from medveil.rounds import Phase
 from medveil.tensors import Update
-from privacy.encoding import EncodedUpdate, EncodingParams, decode, encode
+from privacy.encoding import EncodingParams, Words, decode
 from privacy.secagg import server, shamir
 from privacy.secagg.keys import new_key, pair_mask, pair_secret, public_bytes, self_mask
 from privacy.secagg.masks import Mask, add_masks
 from privacy.secagg.messages import Advertise, Advertised, Agree, Survivors
 from privacy.secagg.node import AgreedState
+from unmasked import encode
 
 LENGTH = 8
 
@@ -114,7 +115,7 @@ class MedVeilRound:
         """See :class:`lying_server.Round`."""
         everybody = list(self.world.hospitals)
         released = self.press({i: (everybody, []) for i in everybody})
-        total = np.zeros_like(self.world.hospitals[1].encoded.words)
+        total = np.zeros_like(self.world.hospitals[1].encoded)
         context, transcript = self.world.server.setting.context, self.world.server.transcript
         for i, hospital in self.world.hospitals.items():
             shares = {j: Secret(s) for j, s in released[SELF, i].items()}
@@ -158,7 +159,7 @@ class MedVeilRound:
             return message
         return message.signed_by(forger, self.world.server.setting.context, b"")
 
-    def _encoded(self, update: Values) -> EncodedUpdate:
+    def _encoded(self, update: Values) -> Words:
         values = Update(update.astype(np.float32))
         return encode(values, self.params, weight=100, metrics=NO_METRICS, random_bytes=secrets.token_bytes)
 

@@ -23,12 +23,12 @@ from medveil.identity import Identity, Secret
 from medveil.messages import Wire
 from medveil.rounds import Phase, RoundKind
 from medveil.tensors import Update
-from privacy.encoding import EncodedUpdate, EncodingParams, encode
+from privacy.encoding import EncodingParams
 from privacy.secagg import node, server
-from privacy.secagg.checkword import with_check_word
 from privacy.secagg.keys import Context, Setting
 from privacy.secagg.keystream import keystream
 from privacy.secagg.messages import MESSAGES, Advertised, Committed, Quorum, Survivors
+from unmasked import checked, encode
 
 FOLDER = Path(__file__).parents[1] / "vectors"
 VIEWS: dict[Phase, type[Wire]] = {
@@ -64,10 +64,9 @@ def fixed_consortium(hospitals: int) -> Consortium:
     setting = Setting(context, roster, min_hospitals=3, colluders=0)
     members = {}
     for i, identity in identities.items():
-        encoded = EncodedUpdate(encoded_update(i))
         members[i] = Hospital(
             node.Party(setting, i, identity),
-            encoded,
+            encoded_update(i),
             random_bytes=fixed_bytes(f"hospital-{i}"),
             params=PARAMS,
         )
@@ -87,7 +86,7 @@ def encoded_update(hospital: int, params: EncodingParams = PARAMS) -> np.ndarray
         weight=20 + hospital,
         metrics=np.array([hospital, 1000 * hospital], np.uint64),
         random_bytes=fixed_bytes(f"rounding-{hospital}"),
-    ).words
+    )
 
 
 def _hex(words: np.ndarray) -> list[str]:
@@ -139,7 +138,7 @@ def run(hospitals: int, silent_from: dict[int, int]) -> dict[str, Any]:
         "transcript": world.server.transcript.hex(),
         "steps": steps,
         "survivors": list(world.server.survivors),
-        "encoded": {str(i): _hex(h.encoded.words) for i, h in world.hospitals.items()},
+        "encoded": {str(i): _hex(h.encoded) for i, h in world.hospitals.items()},
         "uploads": uploads,
         "masks to remove": [{"seed": m.seed.reveal().hex(), "sign": m.sign} for m in removal],
         "sum": _hex(total),
@@ -161,8 +160,7 @@ def check_words() -> dict[str, Any]:
         params = replace(PARAMS, lane_bits=bits)
         vectors = {}
         for i in survivors:
-            encoded = EncodedUpdate(encoded_update(i, params))
-            vectors[i] = with_check_word(encoded, key, params, index=i).words
+            vectors[i] = checked(encoded_update(i, params), key, params, index=i)
         total = sum(vectors.values(), start=np.zeros(params.words, np.uint64))
         altered = []
         for place in range(params.words):

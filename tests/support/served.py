@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from aggregator.settings import Limits, Settings
@@ -34,6 +34,12 @@ class Served:
     """The process. It speaks plain HTTP unless the folder has ``tls/``."""
 
     def __init__(self, folder: Path, limits: Limits, **settings: object) -> None:
+        for _ in range(3):  # another process may take the free port before this one does
+            if self._starts(folder, limits, settings):
+                return
+        raise AssertionError(self.log.read_text())
+
+    def _starts(self, folder: Path, limits: Limits, settings: Mapping[str, object]) -> bool:
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             self.port = int(listener.getsockname()[1])
@@ -53,10 +59,10 @@ class Served:
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline and self.process.poll() is None:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-                return
+                return True
             time.sleep(0.05)
         self.stop()
-        raise AssertionError(self.log.read_text())
+        return False
 
     def connect(self) -> socket.socket:
         """A raw connection; nothing waits longer than half a minute."""

@@ -1,4 +1,4 @@
-"""A hospital's vector work in one round, as the benchmarks time it: encode, check word, masks."""
+"""A hospital's vector work in one round, as the benchmarks time it: the real pass, and its pieces alone."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from crowd import NO_METRICS
 from medveil.identity import Secret
 from medveil.tensors import Update
-from privacy.encoding import EncodedUpdate, EncodingParams, encode
-from privacy.secagg.checkword import CheckedUpdate, with_check_word
+from privacy.encoding import CHUNK_WORDS, Encoder, EncodingParams
+from privacy.secagg.checkword import Product
 from privacy.secagg.keystream import stream
-from privacy.secagg.masks import CHUNK_WORDS, Mask, mask
+from privacy.secagg.masks import CHUNK_WORDS as MASKED_WORDS
+from privacy.secagg.masks import Mask, Masker
+from privacy.secagg.vector import MaskedUpdate, masked_update
 from timing import Case
 
 CLIP = 0.1
@@ -39,23 +41,52 @@ def some_masks(count: int = NEIGHBOURS + 1) -> list[Mask]:
 
 
 def step(update: Update, masks: list[Mask], params: EncodingParams) -> Case:
-    """Encode, check word, masks: as a node does it."""
-    return lambda: mask(checked(update, params), masks, in_place=True)
+    """The node's own function."""
+    return lambda: masked(update, masks, params)
 
 
-def step_unchecked(update: Update, masks: list[Mask], params: EncodingParams) -> Case:
-    """The same without the check word, which no node leaves out: only to show what it costs."""
-    return lambda: mask(CheckedUpdate(encoded(update, params).words), masks, in_place=True)
+def masked(update: Update, masks: list[Mask], params: EncodingParams) -> MaskedUpdate:
+    """With the largest weight, and the check word of some key."""
+    return masked_update(
+        update,
+        params,
+        weight=params.max_weight,
+        metrics=NO_METRICS,
+        check_key=CHECK_KEY,
+        index=1,
+        masks=masks,
+        random_bytes=secrets.token_bytes,
+    )
 
 
-def checked(update: Update, params: EncodingParams) -> CheckedUpdate:
-    """With the check word of some key."""
-    return with_check_word(encoded(update, params), CHECK_KEY, params, index=1)
+def pieces(update: Update, masks: list[Mask], params: EncodingParams) -> dict[str, Case]:
+    """Each piece of that pass alone, over and over in the memory of one chunk."""
+    words, sizes = np.zeros(CHUNK_WORDS, np.uint64), range(0, params.packed_words, CHUNK_WORDS)
+    chunks = [(start, words[: min(CHUNK_WORDS, params.packed_words - start)]) for start in sizes]
 
+    def encode() -> None:
+        encoder = Encoder(
+            update,
+            params,
+            weight=params.max_weight,
+            metrics=NO_METRICS,
+            random_bytes=secrets.token_bytes,
+        )
+        for start, chunk in chunks:
+            encoder.write(start, chunk)
 
-def encoded(update: Update, params: EncodingParams) -> EncodedUpdate:
-    """With the largest weight."""
-    return encode(update, params, weight=100, metrics=NO_METRICS, random_bytes=secrets.token_bytes)
+    def check() -> None:
+        words.fill(0)
+        product = Product(CHECK_KEY, params)
+        for _, chunk in chunks:
+            product.add(chunk)
+
+    def mask() -> None:
+        masker = Masker(masks)
+        for _, chunk in chunks:
+            masker.add(chunk)
+
+    return {"encode": encode, "check word": check, "masks": mask}
 
 
 def keystreams(masks: list[Mask], words: int) -> None:
@@ -70,8 +101,8 @@ def plain_keystreams(masks: list[Mask], words: int) -> None:
 
 
 def _expand(streams: list[Any], words: int) -> None:
-    zeros, out = memoryview(bytes(8 * CHUNK_WORDS)), bytearray(8 * CHUNK_WORDS + 16)
-    for start in range(0, words, CHUNK_WORDS):
-        size = 8 * min(CHUNK_WORDS, words - start)
+    zeros, out = memoryview(bytes(8 * MASKED_WORDS)), bytearray(8 * MASKED_WORDS + 16)
+    for start in range(0, words, MASKED_WORDS):
+        size = 8 * min(MASKED_WORDS, words - start)
         for each in streams:
             each.update_into(zeros[:size], out)

@@ -25,17 +25,17 @@ from aggregator.tables import META
 from aggregator.versions import first_version
 from medveil.errors import RemoteProtocolError
 from medveil.identity import Identity
+from medveil.messages import Work
 from medveil.metrics import Sums, empty
 from medveil.plan import Member, Plan, sign_approval
 from medveil.rounds import Phase, RoundKind
 from medveil.study import Study
 from medveil.tensors import Float32, ModelSpec, TensorSpec, Update, model_hash, to_safetensors
-from privacy.encoding import encode, encode_metrics, params_for
+from privacy.encoding import encode_metrics, params_for
 from privacy.secagg import node
-from privacy.secagg.checkword import with_check_word
 from privacy.secagg.keys import setting_for
-from privacy.secagg.masks import mask
 from privacy.secagg.messages import Advertised, Committed, Quorum, Survivors
+from privacy.secagg.vector import masked_update
 
 SPEC = ModelSpec((TensorSpec(name="weight", shape=(2, 5)), TensorSpec(name="bias", shape=(2,))))
 START: Float32 = np.linspace(-1, 1, SPEC.size, dtype=np.float32)
@@ -107,7 +107,6 @@ class World:
         self.coordinator = Coordinator(
             self.store,
             self.blobs,
-            admin_key=self.admin.public_key,
             workers=self.workers,
             clock=self.clock,
             wall_clock=lambda: 1_700_000_000.0,
@@ -237,9 +236,7 @@ class Site:
 
     def act(self) -> bool:
         """One poll and, if there is something new, one answer; whether there was."""
-        coordinator, plan = self.world.coordinator, self.world.plan
-        coordinator.touch(self.name)
-        work = coordinator.work(plan.id, self.name)
+        work = self.poll()
         if work.status != "running":
             return False
         if self.key != (work.round, work.attempt):
@@ -258,14 +255,23 @@ class Site:
         self.answered = work.phase
         return True
 
+    def poll(self) -> Work:
+        """What there is to do; the aggregator hears from this hospital."""
+        self.world.coordinator.touch(self.name)
+        return self.world.coordinator.work(self.world.plan.id, self.name)
+
     def send(self, kind: str, body: bytes) -> None:
         """Hand in a message for the attempt this hospital is in."""
         self.sent.append((*self.key, kind, body))
         self.world.coordinator.receive(self.world.plan.id, self.name, *self.key, kind, body)
 
-    def answer(self, work: Any) -> bytes:
+    def send_segment(self, number: int, data: bytes) -> None:
+        """Hand in one segment of the masked vector."""
+        self.world.coordinator.take_segment(self.world.plan.id, self.name, *self.key, number, data)
+
+    def answer(self, work: Work) -> bytes:
         """The message for this phase; in the upload phase the segments are handed in as well."""
-        phase, coordinator, plan = Phase(work.phase), self.world.coordinator, self.world.plan
+        phase, plan = Phase(work.phase), self.world.plan
         message: Any
         if phase is Phase.ADVERTISE:
             setting = setting_for(
@@ -282,7 +288,7 @@ class Site:
             self.state = node.commit(self.state, Committed.from_bytes(work.payload))
             self.segments = self.masked(work.round, RoundKind(work.kind))
             for number, data in enumerate(self.segments):
-                coordinator.take_segment(plan.id, self.name, *self.key, number, data)
+                self.send_segment(number, data)
             message = node.upload(self.state, [hashlib.sha256(s).digest() for s in self.segments])
         elif phase is Phase.AGREE:
             self.state, message = node.agree(self.state, Survivors.from_bytes(work.payload))
@@ -295,15 +301,17 @@ class Site:
         study = self.world.plan.study
         train = kind is RoundKind.TRAIN
         params = params_for(study, kind, len(self.world.plan.roster))
-        encoded = encode(
+        masked = masked_update(
             Update(self.update(number) if train else np.empty(0, np.float32)),
             params,
             weight=self.weight,
             metrics=encode_metrics(study, counts(study, self.index))[: params.metrics],
+            check_key=self.state.check_key,
+            index=self.index,
+            masks=self.state.masks,
             random_bytes=np.random.default_rng([self.index, number]).bytes,
         )
-        checked = with_check_word(encoded, self.state.check_key, params, index=self.index)
-        return [bytes(s) for s in mask(checked, self.state.masks).segments()]
+        return [bytes(s) for s in masked.segments()]
 
 
 def make_sites(world: World, **options: Any) -> list[Site]:

@@ -1,0 +1,106 @@
+"""Node and researcher are told why a connection failed, in words, and a bad certificate is named as such."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from aggregator.tls import make_certificates
+from hospital_node.transport import Transport
+from medveil.errors import RemoteProtocolError
+from medveil.identity import Identity
+from medveil.reachability import CertificateRefused, why
+from medveil_research.client import Client
+
+Ask = Callable[[str, Path], None]
+ME = Identity.generate("hospital-1")
+
+
+def as_node(address: str, authority: Path) -> None:
+    async def offers() -> None:
+        async with Transport(address, authority, ME, patience_s=-1.0) as transport:
+            await transport.offers()
+
+    asyncio.run(offers())
+
+
+def as_researcher(address: str, authority: Path) -> None:
+    with Client(address, authority, ME) as client:
+        client.plans()
+
+
+@contextmanager
+def listening(context: ssl.SSLContext | None) -> Iterator[str]:
+    """Something that answers one connection: over TLS with this certificate, or in another protocol."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError), listener.accept()[0] as line:
+                if context is None:
+                    line.sendall(b"220 mail.example.org\r\n")
+                    line.recv(4096)
+                else:
+                    context.wrap_socket(line, server_side=True).close()
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"https://127.0.0.1:{listener.getsockname()[1]}"
+        thread.join(10)
+
+
+def certificate(folder: Path, name: str) -> ssl.SSLContext:
+    folder.mkdir()
+    make_certificates(folder, (name,))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "server.pem", folder / "server.key")
+    return context
+
+
+@pytest.mark.parametrize("ask", [as_node, as_researcher])
+def test_a_certificate_of_another_authority_or_name_is_named_with_this_machines_clock(
+    ask: Ask, tmp_path: Path
+) -> None:
+    ours = certificate(tmp_path / "ours", "elsewhere.example")
+    theirs = certificate(tmp_path / "theirs", "127.0.0.1")
+    for context, reason in ((theirs, "self-signed"), (ours, "127.0.0.1")):
+        with listening(context) as address, pytest.raises(CertificateRefused) as refused:
+            ask(address, tmp_path / "ours" / "ca.pem")
+        assert reason in refused.value.what
+        assert " UTC" in refused.value.meaning
+
+
+@pytest.mark.parametrize("ask", [as_node, as_researcher])
+def test_an_empty_port_another_protocol_and_a_cut_line_are_told_apart(ask: Ask, tmp_path: Path) -> None:
+    trusted = certificate(tmp_path / "tls", "127.0.0.1")
+    authority = tmp_path / "tls" / "ca.pem"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        empty = f"https://127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(RemoteProtocolError, match="nothing listens"):
+        ask(empty, authority)
+    with listening(None) as address, pytest.raises(RemoteProtocolError, match="does not speak TLS"):
+        ask(address, authority)
+    with listening(trusted) as address, pytest.raises(RemoteProtocolError, match="connection ended"):
+        ask(address, authority)
+
+
+@pytest.mark.parametrize(
+    ("cause", "words"),
+    [
+        (socket.gaierror(-2, "unknown"), "name is not known"),
+        (TimeoutError(), "in time"),
+        (ConnectionResetError(), "cut"),
+        (KeyError(), "OSError"),
+    ],
+)
+def test_the_first_cause_is_found_under_the_librarys_own_errors(cause: Exception, words: str) -> None:
+    lost = OSError("the library's own")
+    lost.__cause__ = cause
+    assert words in why(lost)
