@@ -64,9 +64,9 @@ CHANGES: dict[str, Callable[[Store], object]] = {
 """One call of every method that changes something, in an order that works."""
 READS = {
     "admin_key", "approval_counts", "approvals", "attempts", "check_admin_key", "check_lead", "close",
-    "entries", "events", "has_model", "head", "in_doubt", "key_changes", "parties", "plans", "probe",
-    "progress", "recorded_key", "remembered_head", "settled", "signer", "succession", "verify_log", "version",
-    "versions", "witnessed",
+    "entries", "events", "has_model", "head", "in_doubt", "key_changes", "last_write", "parties", "plans",
+    "probe", "progress", "recorded_key", "remembered_head", "settled", "signer", "succession", "verify_log",
+    "version", "versions", "witnessed",
 }  # fmt: skip
 
 
