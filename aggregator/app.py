@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from aggregator.adminkey import open_store, settle_key
 from aggregator.auth import Gatekeeper
 from aggregator.blobs import open_blobs
 from aggregator.coordinator import Coordinator
@@ -22,10 +23,9 @@ from aggregator.problems import on_bad_address, on_error, on_fault
 from aggregator.routes import hospitals, people
 from aggregator.routes.desk import Desk
 from aggregator.settings import Settings
-from aggregator.store import NotLeading, Store
+from aggregator.store import NotLeading
 from aggregator.workers import Workers
 from medveil.errors import Error
-from medveil.identity import Identity
 from medveil.log import get_logger
 
 TICK_S = 0.2
@@ -91,17 +91,17 @@ def _describe_senders(app: FastAPI) -> None:
 def open_desk(settings: Settings, workers: Workers) -> Desk | None:
     """Take the lead on the database and read everything from it; None while another process leads.
 
-    Raises: what Store raises.
+    Raises: what Store raises, NoAdminKey.
     """
-    admin = Identity.load("admin", settings.folder / "admin.key")
-    store = Store(settings.where, admin)
+    store = open_store(settings)
     try:
         if not store.lead():
             store.close()
             return None
+        settle_key(settings.folder, store)
         blobs = open_blobs(settings.folder, settings.blobs)
         blobs.sweep()
-        coordinator = Coordinator(store, blobs, admin_key=admin.public_key, workers=workers)
+        coordinator = Coordinator(store, blobs, workers=workers)
         early = EarlyNonces(settings.folder / "nonces")
         if early.existed:  # what another process took in this very second is stale from the next one on
             time.sleep(1 - time.time() % 1)

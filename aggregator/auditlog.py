@@ -4,6 +4,10 @@ The store writes an entry in the transaction of every change, so there is no cha
 none when the entry cannot be written. An entry names the changed row and holds the row's digest, so a change
 behind the log's back is found as well. Whoever has seen a head (number and hash) can later show that the log
 was cut, rolled back or written anew; that is what the hospitals' copies are for.
+
+The admin key may change. The entry of the change is the first that the new key signs; it holds the old key's
+word (a hand-over), or names the old key without it (a replacement, for a key that is lost or stolen).
+docs/decisions/0019-a-new-admin-key.md says why.
 """
 
 from __future__ import annotations
@@ -15,11 +19,18 @@ from typing import Any
 from medveil.errors import Error
 from medveil.identity import BadSignature, Identity
 from medveil.ids import canonical, digest
-from medveil.messages import check_audit_head
+from medveil.messages import HANDED_OVER, HandOver, audit_entry_hash, check_audit_head, check_hand_over
 
 START = bytes(32)
-DETAILS = frozenset("row role kind outcome reason model bytes rows schema lead head".split())
-"""What an entry may tell besides actor, action and subject: codes, counts, digests. No key, no share."""
+REPLACED = "admin-key.replaced"
+"""The action of the entry by which a new admin key takes the place of one that was not asked."""
+KEY_CHANGES = (HANDED_OVER, REPLACED)
+DETAILS = frozenset("row role kind outcome reason model bytes rows schema lead head old new word".split())
+"""What an entry may tell besides actor, action and subject: codes, counts, digests, the admin's public keys.
+
+No secret key, no share.
+"""
+LONGEST, LONGEST_WORD = 80, 128
 Detail = str | int | None
 
 
@@ -108,8 +119,8 @@ class Entry:
 
     def computed_hash(self) -> bytes:
         """What the hash must be."""
-        told = [self.number, self.time_ms, self.actor, self.action, self.subject, dict(self.details)]
-        return digest("audit-entry", canonical(told), self.previous)
+        told = (self.number, self.time_ms, self.actor, self.action, self.subject, self.details)
+        return audit_entry_hash(told, self.previous)
 
 
 def seal(
@@ -124,7 +135,8 @@ def seal(
 ) -> Entry:
     """The next entry. Raises: ValueError for a detail that is not on the list."""
     for key, value in details.items():
-        if key not in DETAILS or not (value is None or isinstance(value, str | int)) or len(str(value)) > 80:
+        fits = len(str(value)) <= (LONGEST_WORD if key == "word" else LONGEST)
+        if key not in DETAILS or not (value is None or isinstance(value, str | int)) or not fits:
             raise ValueError(f"the audit log takes no detail {key}")
     blank = Entry(before.number + 1, time_ms, actor, action, subject, details, before.hash, b"", b"")
     name = blank.computed_hash()
@@ -132,11 +144,123 @@ def seal(
     return Entry(blank.number, time_ms, actor, action, subject, details, before.hash, name, signature)
 
 
+@dataclass(frozen=True)
+class KeyChange:
+    """Another admin key signs from this entry on."""
+
+    entry: Entry
+    old: bytes
+    new: bytes
+    word: bytes
+    """The old key's signature; empty if it was not asked, being lost or stolen."""
+
+    @classmethod
+    def read(cls, entry: Entry) -> KeyChange:
+        """What such an entry tells, unchecked. Raises: BadEntry if it tells no keys."""
+        try:
+            old, new, word = (bytes.fromhex(str(entry.details.get(k, ""))) for k in ("old", "new", "word"))
+        except ValueError:
+            old = new = word = b""
+        if (len(old), len(new)) != (32, 32):
+            raise BadEntry(number=entry.number, problem="it changes the admin key and names none")
+        return cls(entry, old, new, word)
+
+    @property
+    def number(self) -> int:
+        """The first entry that the new key signs."""
+        return self.entry.number
+
+    def shown(self) -> HandOver:
+        """As a hospital is shown it: only for a hand-over."""
+        return HandOver(
+            number=self.number,
+            time_ms=self.entry.time_ms,
+            previous=self.entry.previous,
+            old_key=self.old,
+            new_key=self.new,
+            word=self.word,
+            signature=self.entry.signature,
+        )
+
+
+def first_key_told(first: Entry) -> bytes | None:
+    """The key that entry 1 names as its own; None in a log that was begun before it did."""
+    try:
+        key = bytes.fromhex(str(first.details["new"]))
+    except (KeyError, ValueError):
+        return None
+    return key if len(key) == 32 else None
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Which admin key signs which entry, by what the entries tell."""
+
+    first: bytes
+    changes: tuple[KeyChange, ...] = ()
+
+    @classmethod
+    def of(cls, changes: Iterable[KeyChange], present: bytes) -> Keys:
+        """From all changes of a log, and the key that signs it now."""
+        told = tuple(changes)
+        return cls(told[0].old if told else present, told)
+
+    def at(self, number: int) -> bytes:
+        """The key that signs this entry."""
+        return next((c.new for c in reversed(self.changes) if c.number <= number), self.first)
+
+    def retired_at(self, key: bytes) -> int | None:
+        """The entry at which this key was followed by another."""
+        return next((c.number for c in self.changes if c.old == key), None)
+
+
+class Signers:
+    """The admin key in force as the log goes on; each change of it is checked.
+
+    Args:
+        first: the key that signs entry 1.
+    """
+
+    def __init__(self, first: bytes) -> None:
+        self.present = first
+        self._retired: set[bytes] = set()
+
+    def check(self, entry: Entry) -> None:
+        """Raises: BadEntry unless the key in force has signed, or a new one that may take its place."""
+        changes = entry.action in KEY_CHANGES
+        key = self._follow(KeyChange.read(entry)) if changes else self.present
+        try:
+            entry.head.check(key)
+        except BadSignature as error:
+            problem = f"it is not signed by the {'new ' if changes else ''}admin key"
+            raise BadEntry(number=entry.number, problem=problem) from error
+        if changes:
+            self._retired.add(self.present)
+            self.present = key
+
+    def _follow(self, change: KeyChange) -> bytes:
+        entry = change.entry
+        if change.old != self.present:
+            problem = "it takes over from another admin key than the one that signs before it"
+            raise BadEntry(number=entry.number, problem=problem)
+        if change.new in {*self._retired, self.present}:
+            raise BadEntry(number=entry.number, problem="it goes back to an admin key that was in use before")
+        if entry.action == HANDED_OVER:
+            try:
+                check_hand_over(change.old, change.word, entry.number, entry.previous, change.new)
+            except BadSignature as error:
+                problem = "the old admin key has not signed this hand-over"
+                raise BadEntry(number=entry.number, problem=problem) from error
+        return change.new
+
+
 def checked(
-    entries: Iterable[Entry], admin_key: bytes, *, heads: Iterable[Head] = (), before: Head = NOTHING
+    entries: Iterable[Entry], signers: Signers, *, heads: Iterable[Head] = (), before: Head = NOTHING
 ) -> Iterator[Entry]:
     """The same entries, each one checked: number, chain, hash, signature, and the heads that others saw.
 
+    Args:
+        signers: the key in force after ``before``; it follows the entries.
     Raises: BadEntry at the first that is not what was written, or if the log ends before a known head.
     """
     seen: dict[int, Head] = {}
@@ -153,10 +277,7 @@ def checked(
             raise BadEntry(number=number, problem="it does not follow the entry before it")
         if entry.hash != entry.computed_hash():
             raise BadEntry(number=number, problem="its content is not what its hash says")
-        try:
-            entry.head.check(admin_key)
-        except BadSignature as error:
-            raise BadEntry(number=number, problem="it is not signed by the admin key") from error
+        signers.check(entry)
         known = seen.pop(number, None)
         if known is not None and known.hash != entry.hash:
             problem = f"{known.seen_by()} says otherwise, so the log was rolled back or written anew"

@@ -1,8 +1,9 @@
 """Back up a running aggregator and restore it: one folder with everything, checked on both ways.
 
-The database is copied first. Models and sums are written before the row that names them and never change, so
-whatever the copy names is in the folders copied after it. Masked vectors of an open attempt are left out: a
-restored aggregator ends that attempt.
+The keys are copied first, then the database: an admin key that was changed in between does not fit, and is
+found. Models and sums are written before the row that names them and never change, so whatever the copy names
+is in the folders copied after it. Masked vectors of an open attempt are left out: a restored aggregator ends
+that attempt.
 """
 
 from __future__ import annotations
@@ -14,21 +15,23 @@ import os
 import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from aggregator.adminkey import KEY, NEXT, open_store, settle_key
 from aggregator.auditlog import Head
 from aggregator.blobs import SCRATCH, Blobs, StorageFailed, open_blobs, write_durably
-from aggregator.database import StillRunning
+from aggregator.database import alone
 from aggregator.settings import Settings
 from aggregator.store import Store
 from medveil.errors import Error
-from medveil.identity import Identity
 
 DATABASE = "aggregator.db"
 MANIFEST = "backup.json"
-KEPT = ("aggregator.json", "admin.key", "tls", "models", "sums")
-"""What is copied besides the database."""
+BEFORE = ("aggregator.json", KEY, NEXT, "tls")
+AFTER = ("models", "sums")
+"""What is copied before the database, and after it."""
 
 
 class NotThere(Error):
@@ -57,10 +60,12 @@ def back_up(settings: Settings, target: Path) -> Head | None:
     head = None
     try:
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name in BEFORE:
+            _copy(settings.folder / name, target / name)
         if isinstance(settings.where, Path):
             copy_database(settings.where, target / DATABASE)
-            head = _verified(target / DATABASE, settings.folder / "admin.key")
-        for name in KEPT:
+            head = _verified(replace(settings, folder=target))
+        for name in AFTER:
             _copy(settings.folder / name, target / name)
         content = {
             "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
@@ -94,16 +99,16 @@ def restore(backup: Path, settings: Settings) -> Head:
                 os.chmod(target, 0o600)
     except OSError as error:
         raise StorageFailed() from error
-    store = Store(settings.where, Identity.load("admin", settings.folder / "admin.key"))
+    store = open_store(settings)
     try:
         head = store.verify_log()
         _check_models(store, open_blobs(settings.folder, settings.blobs))
         if content["head"] not in (None, str(head)):
             raise NotThere(problem="its database is not the one that was backed up")
-        if not store.lead():
-            raise StillRunning()
-        store.restored(head)
-        return store.head
+        with alone(settings.where):
+            settle_key(settings.folder, store)
+            store.restored(head)
+            return store.head
     finally:
         store.close()
 
@@ -143,8 +148,8 @@ def copy_database(source: Path, target: Path) -> None:
         raise StorageFailed() from error
 
 
-def _verified(database: Path, admin_key: Path) -> Head:
-    store = Store(database, Identity.load("admin", admin_key))
+def _verified(copy: Settings) -> Head:
+    store = open_store(copy)
     try:
         return store.verify_log()
     finally:

@@ -18,12 +18,13 @@ from rich.console import Console
 from rich.table import Table
 
 from aggregator import settings as configuration
-from aggregator.auditlog import Head
+from aggregator.adminkey import KEY, new_admin_key, open_store
+from aggregator.auditlog import Head, KeyChange
 from aggregator.backup import back_up, check, copy_database, restore
 from aggregator.blobs import open_blobs
 from aggregator.database import REVISIONS, Database, alone, schema_of
 from aggregator.settings import Settings
-from aggregator.store import AlreadyThere, Register, Role, Store, UnknownPerson
+from aggregator.store import AlreadyThere, Register, Role, UnknownPerson
 from aggregator.tls import make_certificates
 from aggregator.witnesses import Witness, binding_heads
 from medveil.errors import BadFile, Error
@@ -110,15 +111,10 @@ def init(
 
 def set_up_aggregator(settings: Settings) -> None:
     """What ``init`` does. Raises: KeyFileExists if the folder already holds an aggregator."""
-    Identity.generate("admin").save(settings.folder / "admin.key")
+    Identity.generate("admin").save(settings.folder / KEY)
     settings.save()
     make_certificates(settings.folder / "tls", settings.names)
     open_store(settings).close()
-
-
-def open_store(settings: Settings) -> Store:
-    """The aggregator's store; the admin key signs what is changed in it. Raises: what Store raises."""
-    return Store(settings.where, Identity.load("admin", settings.folder / "admin.key"))
 
 
 @app.command()
@@ -131,7 +127,9 @@ def serve(folder: Folder = DEFAULT) -> None:
     settings = configuration.load(folder)
     if schema_of(settings.where) is None:
         raise NoDatabase()
-    open_store(settings).close()  # what is wrong with it is said now
+    store = open_store(settings)
+    store.check_admin_key()  # what is wrong is said now
+    store.close()
     open_blobs(folder, settings.blobs)
     get_logger().info("aggregator.starting", port=settings.port)
     run(create_app(settings), settings, folder / "tls")
@@ -231,6 +229,37 @@ def new_certificate(
     make_certificates(target, tuple(name) or configuration.load(folder).names)
     console.print(f"For the hospitals, to be added to the ca.pem they have:  {target / 'ca.pem'}")
     console.print("When all have done so: move the files of tls/next to tls and restart the aggregator.")
+
+
+@app.command("new-admin-key")
+def new_admin_key_command(
+    folder: Folder = DEFAULT,
+    without_old_key: Annotated[
+        bool,
+        typer.Option("--without-old-key", help="The present key is lost or stolen: do not let it hand over."),
+    ] = False,
+) -> None:
+    """Replace the key that signs plans and audit log. Stop the aggregator first; nothing else changes."""
+    settings = configuration.load(folder)
+    if schema_of(settings.where) is None:
+        raise NoDatabase()
+    changed = new_admin_key(settings, without_old=without_old_key)
+    console.print(f"From entry {changed.number} of the audit log on, a new admin key signs.")
+    console.print(
+        f"  old key  fingerprint {fingerprint(changed.old)}   (retired: what it signs from now on is refused)"
+    )
+    console.print(f"  new key  fingerprint {fingerprint(changed.new)}")
+    console.print(f"  plans signed again: {changed.plans}. Approvals stay, and open rounds go on.")
+    if without_old_key:
+        console.print("The old key has NOT handed over. Every node stops and raises an alarm, until its")
+        console.print("operator has typed this line. Telephone each of them now, and read it out:")
+        accept = f"medveil node heads --accept {changed.head} --new-key {fingerprint(changed.new)}"
+        console.print(f"  {accept}")
+    else:
+        console.print("The old key has handed over to it. Each node follows by itself with its next poll;")
+        console.print("no operator has to do anything, and 'medveil node heads' shows both fingerprints.")
+    console.print(f"Next: copy {folder / KEY} to every other machine of this aggregator, make a backup,")
+    console.print(f"then start it again: medveil aggregator serve --folder {folder}")
 
 
 @app.command()
@@ -343,19 +372,37 @@ def audit_verify(
     witnesses = [Witness.read(path) for path in heads]
     store = open_store(configuration.load(folder))
     try:
-        binding, given_up = binding_heads(witnesses, store.entries(), store.admin_key)
+        changes = store.key_changes()
+        binding, given_up = binding_heads(witnesses, store.entries(), store.admin_key, changes)
         newest = store.verify_log([*known, *binding])
     finally:
         store.close()
     console.print("The audit log is whole, and the database holds what it says. Its head:")
     console.print(f"  {newest}")
     console.print(f"  signed with the key of fingerprint {fingerprint(store.admin_key)}")
+    for change in changes:
+        _tell_change(change, witnesses)
     for witness in witnesses:
         console.print(f"  {witness.node}: {len(witness.heads)} heads agree")
     if given_up:
         console.print(
             f"  {given_up} of them were lost in a restore that the log names and the operators accepted."
         )
+
+
+def _tell_change(change: KeyChange, witnesses: Sequence[Witness]) -> None:
+    """One line for a hand-over; more for a key that was put in the place of another."""
+    old, new = fingerprint(change.old), fingerprint(change.new)
+    day = f"{dt.datetime.fromtimestamp(change.entry.time_ms / 1000, dt.UTC):%Y-%m-%d}"
+    if change.word:
+        console.print(f"  entry {change.number}, {day}: the key {old} handed over to {new}")
+        return
+    console.print(f"  [bold]entry {change.number}, {day}: {new} took the place of {old} WITHOUT its word[/]")
+    accepted = [w.node for w in witnesses if w.has_accepted(change.new)]
+    others = [w.node for w in witnesses if w.pins(change.old)]
+    console.print(f"    accepted by the operators of: {', '.join(accepted) or 'nobody whose file is here'}")
+    if others:
+        console.print(f"    not accepted yet at: {', '.join(others)}")
 
 
 @audit.command("show")
@@ -437,9 +484,8 @@ def create_plan(
             data = initial.read_bytes()
         except (ValueError, OSError) as error:
             raise BadFile(name=file.name, problem=str(error)) from error
-        admin = Identity.load("admin", settings.folder / "admin.key")
         first = first_version(plan, data, open_blobs(settings.folder, settings.blobs))
-        store.add_plan(plan, admin.sign("create-plan", plan.hash), first, time.time())
+        store.add_plan(plan, store.signer.sign("create-plan", plan.hash), first, time.time())
         for name in readers:
             register.grant(plan.id, name)
         return plan

@@ -1,25 +1,38 @@
 """The life of a plan: rounds, attempts, phases. One message, one transaction; a restart is a reload.
 
 The state of an attempt is the list of its messages and phase closings in the store, replayed through
-``privacy.secagg.server``. Everything here runs on one thread, called by the routes and by a clock.
+``privacy.secagg.server``. Everything here runs on one thread, called by the routes and by a clock, unless it
+says that any thread may call it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, BinaryIO, Literal, ParamSpec, TypeVar
 
 from aggregator.auditlog import Head
 from aggregator.blobs import Blobs, StorageFailed
 from aggregator.problems import NotFound
-from aggregator.runs import Attempt, Publication, Run, UnmaskingLost, UnmaskingStuck, WrongRound
+from aggregator.runs import (
+    Attempt,
+    Publication,
+    Run,
+    SegmentClaim,
+    StillWriting,
+    UnmaskingLost,
+    UnmaskingStuck,
+    WrongRound,
+    token_of,
+)
 from aggregator.store import AttemptKey, Store
 from aggregator.unmasking import Summing, WrongLength, segment_lengths, sum_segment
-from aggregator.versions import Made, Making, Step, make, now, sum_and_make
+from aggregator.versions import Made, Making, Step, make, now, stand_by, sum_and_make
 from aggregator.workers import Failure, Inline
 from aggregator.workers import attempt as attempt_job
 from medveil.errors import Error
@@ -50,6 +63,11 @@ WORK_LIMIT_S = 1800.0
 """For one try at a sum: twenty times what 25 million parameters of 50 hospitals take on two cores."""
 
 
+_ANSWERED_BY = {
+    kind: phase for phase, expected in server.EXPECTS.items() for kind, m in MESSAGES.items() if m is expected
+}
+
+
 class _JobFailed(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.code)
@@ -69,18 +87,20 @@ class Coordinator:
         store: Store,
         blobs: Blobs,
         *,
-        admin_key: bytes,
         workers: Executor | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._store, self._blobs, self._admin_key = store, blobs, admin_key
+        self._store, self._blobs = store, blobs
+        self._succession = store.succession()  # it changes only while nobody leads
         self._workers = workers or Inline()
         self._clock, self._wall_clock = clock, wall_clock
         self.on_result: Callable[[], object] = lambda: None
         """Called, on any thread, when a job has ended: the next tick has something to do."""
         self._seen: dict[str, float] = {}
         self._runs: dict[str, Run] = {}
+        self._claims: set[SegmentClaim] = set()
+        self._looked_at: int | None = None
         self._take_up()
 
     # ---- what the routes ask ------------------------------------------------------------------------------
@@ -110,7 +130,7 @@ class Coordinator:
             offers=tuple(
                 PlanOffer(
                     plan=run.plan.model_dump_json(),
-                    admin_key=self._admin_key,
+                    admin_key=self._store.admin_key,
                     admin_signature=run.admin_signature,
                     approvals=dict(run.approvals),
                 )
@@ -127,6 +147,8 @@ class Coordinator:
         verify(member.key, signature, "approve-plan", run.plan.hash)
         self._store.add_approval(plan_id, name, signature)
         run.approvals[name] = signature
+        if len(run.approvals) == 1:
+            self._submit(stand_by)  # the plan may begin soon, and its first sum should find a worker
         log.info("plan.approved", plan=plan_id, node=name)
 
     def work(self, plan_id: str, name: str) -> Work:
@@ -155,12 +177,30 @@ class Coordinator:
         return self._told(self._store.witnessed())
 
     def _told(self, head: Head) -> AuditHead:
-        return AuditHead(number=head.number, hash=head.hash, key=self._admin_key, signature=head.signature)
+        return AuditHead(
+            number=head.number,
+            hash=head.hash,
+            key=self._store.admin_key,
+            signature=head.signature,
+            succession=self._succession,
+        )
+
+    def token(self, plan_id: str) -> str | None:
+        """A plan's present state in one word; None for a plan unknown to memory. Any thread may ask."""
+        run = self._runs.get(plan_id)
+        return None if run is None else run.token
 
     def is_news(self, plan_id: str, name: str, token: str) -> bool:
-        """Whether :meth:`work` would say anything but this token; any thread may ask."""
+        """Whether :meth:`work` would tell something new to a hospital that has seen this token.
+
+        While a sum is unmasked there is nothing to do. Any thread may ask.
+        """
         run = self._runs.get(plan_id)
-        return run is None or run.plan.member(name) is None or run.token != token
+        if run is None or run.plan.member(name) is None:
+            return True
+        attempt = run.attempt
+        unmasking = attempt is not None and attempt.state.phase is Phase.DONE
+        return run.token != token and not unmasking
 
     def still_idle(self, plan_id: str, name: str, token: str) -> Work | None:
         """What :meth:`work` would say if no round is open and that is no news; any thread may ask."""
@@ -169,41 +209,99 @@ class Coordinator:
             return None
         return Work(token=token, status="finished" if run.finished else "waiting", head=self._told(head))
 
-    def receive(self, plan_id: str, name: str, number: int, attempt: int, kind: str, body: bytes) -> None:
+    def receive(self, plan_id: str, name: str, number: int, attempt: int, kind: str, body: bytes) -> str:
         """Take a protocol message: check, change the state, store it; or raise and change nothing.
 
+        A hospital may repeat its last message even when the attempt has ended since: it has lost the answer.
+
+        Returns: the token of the phase that was answered; any other is news to the sender.
         Raises: NotFound, WrongRound, BadMessage, WrongLength and what ``privacy.secagg.server`` raises.
         """
         run = self._run(plan_id, name)
-        current = self._current(run, number, attempt)
         if kind not in MESSAGES:
             raise NotFound()
+        answered = token_of(number, attempt, _ANSWERED_BY[kind])
+        received = answered, hashlib.sha256(body).digest()
+        if run.received.get(name) == received:
+            return answered
+        current = self._current(run, number, attempt)
         message = MESSAGES[kind].from_bytes(body)
         member = run.plan.member(name)
         if member is None or message.sender != member.index:
             raise server.NotAMember()
-        if _is_repeat(current.state, message):
-            return
-        state = server.receive(current.state, message)
-        if isinstance(message, Upload):
-            self._check_upload(current, message)
-        self._record(current, kind, body, state, actor=name)
+        if not _is_repeat(current.state, message):
+            state = server.receive(current.state, message)
+            if isinstance(message, Upload):
+                self._check_upload(current, message)
+            self._record(current, kind, body, state, actor=name)
+            run.received[name] = received
+        return answered
 
     def take_segment(
         self, plan_id: str, name: str, number: int, attempt: int, segment: int, data: bytes
     ) -> None:
-        """Keep one segment of a masked vector. Raises: NotFound, WrongRound, WrongLength, OutOfPhase."""
+        """All three steps of a segment, for whoever has one thread only. Raises: what they raise."""
+        claim = self.claim_segment(plan_id, name, number, attempt, segment, size=len(data))
+        if claim is not None:
+            self.keep_segment(claim, data)
+            self.settle_segment(claim)
+
+    def claim_segment(
+        self, plan_id: str, name: str, number: int, attempt: int, segment: int, *, size: int
+    ) -> SegmentClaim | None:
+        """The right to write a segment of a masked vector; None if the upload is signed and stays as it is.
+
+        Until it is kept, nobody else may write this segment and its hospital's upload is not taken.
+        Raises: NotFound, WrongRound, WrongLength, OutOfPhase, StillWriting.
+        """
         run = self._run(plan_id, name)
         current, member = self._current(run, number, attempt), run.plan.member(name)
         state = current.state
         if member is None or state.phase is not Phase.UPLOAD or member.index not in state.invited:
             raise server.OutOfPhase(phase=state.phase)
         if member.index in state.uploaded:
-            return  # signed and complete: what is stored stays
+            return None
         lengths = segment_lengths(current.params.words)
-        if not 0 <= segment < len(lengths) or len(data) != lengths[segment]:
+        if not 0 <= segment < len(lengths) or size != lengths[segment]:
             raise WrongLength()
-        self._blobs.put_segment(current.key.folder, member.index, segment, data)
+        claim = SegmentClaim(current.key, member.index, segment)
+        if claim in self._claims:
+            raise StillWriting()
+        current.claims[member.index] += 1
+        self._claims.add(claim)
+        return claim
+
+    def keep_segment(self, claim: SegmentClaim, data: bytes) -> None:
+        """Write a claimed segment durably; once for each claim, on any thread. Raises: StorageFailed."""
+        try:
+            self._blobs.put_segment(claim.key.folder, claim.hospital, claim.segment, data)
+        finally:
+            self._claims.discard(claim)
+
+    def settle_segment(self, claim: SegmentClaim) -> None:
+        """After the write, and after one that failed. Raises: WrongRound if the attempt has ended meanwhile.
+
+        Then nothing of it is left behind.
+        """
+        run = self._runs.get(claim.key.plan)
+        if run is None or run.attempt is None or run.attempt.key != claim.key:
+            self._blobs.forget_uploads(claim.key.folder)
+            raise WrongRound()
+
+    def read_back(self, plan_id: str, name: str, body: bytes) -> None:
+        """Check on any thread, before :meth:`receive`, that what an upload names is stored: it may take long.
+
+        What is wrong with the upload is left to :meth:`receive`, which then looks at its segments itself.
+        """
+        run = self._runs.get(plan_id)
+        attempt, member = (run.attempt, run.plan.member(name)) if run is not None else (None, None)
+        if attempt is None or member is None or attempt.state.phase is not Phase.UPLOAD:
+            return
+        with suppress(Error):
+            message, claims = Upload.from_bytes(body), attempt.claims[member.index]
+            if message.sender == member.index:
+                self._check_upload(attempt, message)
+                attempt.read_back[member.index] = claims, message.segments
 
     def open_model(self, plan_id: str, model: str) -> BinaryIO:
         """A model version's file. Raises: NotFound, DamagedBlob."""
@@ -323,10 +421,17 @@ class Coordinator:
             self._blobs.forget_uploads(folder)
 
     def tick(self) -> bool:
+        """Take up what others wrote to the store and :meth:`go_on`; whether anything changed."""
+        known, written = len(self._runs), self._store.last_write
+        if written is None or written != self._looked_at:
+            self.reload()
+            self._look_for_approvals()
+            self._looked_at = written
+        return self.go_on() or len(self._runs) != known
+
+    def go_on(self) -> bool:
         """Close what is complete or overdue and open what is next; whether anything changed."""
         before = [r.token for r in self._runs.values()]
-        self.reload()
-        self._look_for_approvals()
         for run in self._runs.values():
             if not run.finished and self._is_approved(run):
                 self._advance_as_far_as_possible(run)
@@ -387,7 +492,8 @@ class Coordinator:
             run.finished = True
             log.info("plan.finished", plan=run.plan.id)
             return
-        reachable = [n for n in run.plan.names if self._in_reach(run, n) and n in self._seen]
+        ready = self._seen.keys() & run.approvals  # who has not approved takes no part
+        reachable = [n for n in run.plan.names if n in ready and self._in_reach(run, n)]
         if len(reachable) < run.plan.study.cohort.min_hospitals:
             return
         key, kind = following
@@ -609,11 +715,15 @@ class Coordinator:
         return run.attempt
 
     def _check_upload(self, attempt: Attempt, message: Upload) -> None:
-        lengths = segment_lengths(attempt.params.words)
+        sender, lengths = message.sender, segment_lengths(attempt.params.words)
         if len(message.segments) != len(lengths):
             raise WrongLength()
+        if any((c.key, c.hospital) == (attempt.key, sender) for c in self._claims.copy()):
+            raise StillWriting()
+        if attempt.read_back.get(sender) == (attempt.claims[sender], message.segments):
+            return
         for number, digest in enumerate(message.segments):
-            self._blobs.segment(attempt.key.folder, message.sender, number, digest)
+            self._blobs.segment(attempt.key.folder, sender, number, digest)
 
     def _record(
         self,

@@ -20,6 +20,7 @@ STEPS = frozenset(
     commit.open_attempt commit.add_event commit.end_attempt
     nonce.keep
     commit.begin_log commit.lead commit.probe commit.restored
+    key.write key.rename key.sync-folder commit.change_admin_key
     commit.add_api_token commit.revoke_api_token commit.revoke commit.grant commit.withdraw
     """.split()
 )

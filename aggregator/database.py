@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -42,6 +43,8 @@ LEADER_OPTIONS = (
     ("tcp_keepalives_count", "3"),
 )
 """So that the server notices soon when the machine of the process that leads has gone."""
+SETTLED_NS = 200_000_000
+"""A file time this old cannot be shared by a later write: clocks of files tick every few milliseconds."""
 log = get_logger()
 
 
@@ -106,7 +109,7 @@ class Database:
     """
 
     def __init__(self, where: Path | str, *, migrate: bool = False) -> None:
-        self._engine = _engine(where)
+        self._engine, self._where = _engine(where), where
         self._lead = _LeadLock(self._engine)
         self.in_doubt = False
         """Whether a commit may have happened or not: what memory holds of the tables must be read again."""
@@ -131,6 +134,20 @@ class Database:
     def is_postgres(self) -> bool:
         """Whether this is PostgreSQL; SQLite otherwise."""
         return self._engine.dialect.name == "postgresql"
+
+    @property
+    def last_write(self) -> int | None:
+        """When anybody wrote to it last; any thread may ask. What was read at the same value is still so.
+
+        None where that cannot be told: on PostgreSQL, and just after a write, when another may bear its time.
+        """
+        if not isinstance(self._where, Path):
+            return None
+        try:
+            written = self._where.stat().st_mtime_ns
+        except OSError:  # gone or out of reach: whoever reads it will say so
+            return None
+        return written if time.time_ns() - written > SETTLED_NS else None
 
     def close(self) -> None:
         """Give its files, connections and the lead back."""

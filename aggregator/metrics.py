@@ -45,7 +45,7 @@ class Metrics:
         )
         self._seconds = Histogram(
             "medveil_request_seconds",
-            "Time to answer, long polls included in their own route.",
+            "Time to answer, the waits of polls and messages included.",
             ["route"],
             buckets=BUCKETS,
             registry=self._registry,

@@ -44,8 +44,10 @@ STATUS = {
     "method-not-allowed": 405,
     "internal": 500,
     "not-ready": 503,
+    "wrong-admin-key": 503,
     "overloaded": 503,
     "storage-failed": 503,
+    "still-writing": 503,
     "not-leading": 503,
     "signed-before-start": 503,
 }

@@ -12,7 +12,7 @@ from aggregator.versions import Made
 from aggregator.workers import Failure
 from medveil.errors import RemoteProtocolError
 from medveil.plan import Plan
-from medveil.rounds import ModelVersion, RoundKind
+from medveil.rounds import ModelVersion, Phase, RoundKind
 from privacy.encoding import EncodingParams
 from privacy.secagg import server
 
@@ -27,6 +27,20 @@ class WrongRound(RemoteProtocolError):
             what="The message is for a round that is not open.",
             meaning="It came too late, or it is an old message repeated; nothing was changed.",
             remedy="The node goes on with the round it is told.",
+        )
+
+
+class StillWriting(RemoteProtocolError):
+    """A segment that an earlier request of the same hospital is still writing."""
+
+    code = "still-writing"
+    retry_after_s = 1.0
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="An earlier request of this hospital is still writing a segment of its upload.",
+            meaning="Nothing was changed by this one.",
+            remedy="Nothing to do; the node sends it again. If it lasts, the aggregator's storage is slow.",
         )
 
 
@@ -56,6 +70,15 @@ class UnmaskingStuck(RemoteProtocolError):
         )
 
 
+@dataclass(frozen=True)
+class SegmentClaim:
+    """The right of one request to write one segment of a masked vector."""
+
+    key: AttemptKey
+    hospital: int
+    segment: int
+
+
 @dataclass
 class Publication:
     """A finished attempt on its way to a result: jobs in the hands of the workers."""
@@ -83,6 +106,10 @@ class Attempt:
     phases: dict[str, float] = field(default_factory=dict)
     bytes_up: Counter[str] = field(default_factory=Counter)
     bytes_down: Counter[str] = field(default_factory=Counter)
+    claims: Counter[int] = field(default_factory=Counter)
+    """Hospital's index → how often it was allowed to write a segment."""
+    read_back: dict[int, tuple[int, tuple[bytes, ...]]] = field(default_factory=dict)
+    """Hospital's index → the segments that were found stored as it signed them, and its claims by then."""
     sitting_out: set[str] = field(default_factory=set)
     """Hospitals that said they have left this attempt; they say so with every poll."""
     wrong_shares: list[str] = field(default_factory=list)
@@ -110,6 +137,8 @@ class Run:
     attempt: Attempt | None = None
     approved_at: float | None = None
     """When most hospitals had approved (monotonic clock); None before."""
+    received: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    """Hospital → what its last message answered, and the message's SHA-256."""
 
     def end(self, attempt: dict[str, Any]) -> None:
         """Remember an attempt that has ended."""
@@ -122,4 +151,9 @@ class Run:
         attempt = self.attempt  # read once: the coordinator may be at work on another thread
         if attempt is None:
             return f"finished {self.finished} {self.ended}"
-        return f"{attempt.key.round} {attempt.key.attempt} {attempt.state.phase}"
+        return token_of(attempt.key.round, attempt.key.attempt, attempt.state.phase)
+
+
+def token_of(number: int, attempt: int, phase: Phase) -> str:
+    """Names what a hospital is told of an open attempt; a node only compares it."""
+    return f"{number} {attempt} {phase}"

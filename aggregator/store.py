@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +13,22 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from aggregator.auditlog import NOTHING, Detail, Entry, Head, Reckoning, checked, row_digest, seal
+from aggregator.auditlog import (
+    KEY_CHANGES,
+    NOTHING,
+    REPLACED,
+    BadEntry,
+    Detail,
+    Entry,
+    Head,
+    KeyChange,
+    Reckoning,
+    Signers,
+    checked,
+    first_key_told,
+    row_digest,
+    seal,
+)
 from aggregator.database import REVISIONS, Database
 from aggregator.tables import (
     API_TOKENS,
@@ -31,8 +46,16 @@ from aggregator.tables import (
     VERSIONS,
 )
 from medveil.errors import Error
-from medveil.identity import Identity
+from medveil.identity import BadSignature, Identity
 from medveil.ids import canonical
+from medveil.messages import (
+    ADMIN_KEY,
+    HANDED_OVER,
+    MOST_HAND_OVERS,
+    HandOver,
+    hand_over_details,
+    sign_hand_over,
+)
 from medveil.plan import Plan
 from medveil.rounds import ModelVersion
 
@@ -117,17 +140,39 @@ class NotLeading(Error):
         )
 
 
+class WrongAdminKey(Error):
+    """The admin key at hand is not the one that signs the audit log."""
+
+    code = "wrong-admin-key"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="The admin key in this folder is not the one that signs the audit log.",
+            meaning="It was changed on another machine, or the log's end is forged. Nothing was written.",
+            remedy="Copy admin.key from where it was changed. If nobody changed it: aggregator audit verify.",
+        )
+
+
 _INSERT = {table: table.insert() for table in META.tables.values()}
-"""Made once: building a statement takes longer than running it, and every message runs two."""
+"""Made once, as those below: building a statement takes longer than running it."""
 _NEWEST = sa.select(AUDIT.c.number, AUDIT.c.hash, AUDIT.c.signature).order_by(AUDIT.c.number.desc()).limit(1)
 _LEAD = sa.select(SETTINGS.c.value).where(SETTINGS.c.key == "lead")
+_KEY_ENTRIES = sa.select(SETTINGS.c.value).where(SETTINGS.c.key == ADMIN_KEY)
+"""The numbers of the entries that changed the admin key, so that a start need not read the whole log."""
+_PLAN_NAMES = sa.select(PLANS.c.id)
+_PARTY = (
+    sa.select(PARTIES, REVOCATIONS.c.revoked)
+    .outerjoin(REVOCATIONS, REVOCATIONS.c.name == PARTIES.c.name)
+    .where(PARTIES.c.name == sa.bindparam("party"))
+)
 
 
 class _Change:
     """One write transaction. Rows can be changed only together with their audit entries."""
 
-    def __init__(self, tx: sa.Connection, signer: Identity, time_ms: int, actor: str) -> None:
+    def __init__(self, tx: sa.Connection, signer: Identity, time_ms: int, actor: str, ours: Head) -> None:
         self.tx, self._signer, self._time_ms, self._actor = tx, signer, time_ms, actor
+        self._ours = ours
         self.head: Head | None = None
         self.select = tx.execute
 
@@ -157,7 +202,7 @@ class _Change:
         """One more audit entry."""
         entry = seal(
             self._signer,
-            self.head or _head(self.tx),
+            self.head or self._signed_head(),
             time_ms=self._time_ms,
             actor=self._actor,
             action=action,
@@ -166,6 +211,39 @@ class _Change:
         )
         self.tx.execute(_INSERT[AUDIT], {c.name: getattr(entry, c.name) for c in AUDIT.c})
         self.head = entry.head
+
+    def change_signer(self, new: Identity, *, replaced: bytes | None) -> int:
+        """The entry from which on another key signs; its number. Arguments as :meth:`Store.change_admin_key`.
+
+        Raises: WrongAdminKey unless the log is signed by the key that is to be followed.
+        """
+        before = self._signed_head(replaced)
+        number, action = before.number + 1, HANDED_OVER if replaced is None else REPLACED
+        details = {"old": (replaced or b"").hex(), "new": new.public_key.hex()}
+        if replaced is None:
+            word = sign_hand_over(self._signer, number, before.hash, new.public_key)
+            details = hand_over_details(self._signer.public_key, new.public_key, word)
+        self._signer, self.head = new, before
+        self.add(action, ADMIN_KEY, **details)
+        numbers = self.select(_KEY_ENTRIES).scalar_one_or_none()
+        if numbers is None:
+            self.insert(SETTINGS, {"key": ADMIN_KEY, "value": str(number)}, "admin-key.noted")
+        else:
+            self.update(SETTINGS, {"key": ADMIN_KEY}, {"value": f"{numbers} {number}"}, "admin-key.noted")
+        return number
+
+    def raise_lead(self) -> str:
+        """Count one more leader: whoever led before can change nothing any more. The new number."""
+        number = str(int(_lead(self.tx)) + 1)
+        self.update(SETTINGS, {"key": "lead"}, {"value": number}, "lead.taken", lead=int(number))
+        return number
+
+    def _signed_head(self, key: bytes | None = None) -> Head:
+        """The head to go on from. Raises: WrongAdminKey if it is not signed by this key, or else by ours."""
+        head = _head(self.tx)
+        if head not in (NOTHING, self._ours) or key is not None:
+            _check_signed(head, key or self._signer.public_key)
+        return head
 
 
 class Store:
@@ -176,7 +254,8 @@ class Store:
         signer: the admin's identity, which signs the audit log.
         wall_clock: Unix seconds, for the audit log.
     Raises: UnusableDatabase, UnknownSchema, OldSchema; every method raises StorageFailed if the database does
-        not take or give what it should, and NotLeading if this process had the lead and has lost it.
+        not take or give what it should, NotLeading if this process had the lead and has lost it, and
+        WrongAdminKey if it would write and another key signs the log by now.
     """
 
     def __init__(
@@ -185,6 +264,8 @@ class Store:
         self._database = Database(where)
         self._signer, self._wall_clock = signer, wall_clock
         self._lead: str | None = None
+        self._ours = NOTHING
+        """The newest entry if this process wrote it; any other one's signature is looked at first."""
         with self._database.read() as tx:
             self._head = _head(tx)
         if self._head == NOTHING:
@@ -200,16 +281,27 @@ class Store:
         self._database.in_doubt = False
 
     @property
+    def last_write(self) -> int | None:
+        """See :attr:`Database.last_write`."""
+        return self._database.last_write
+
+    @property
     def head(self) -> Head:
         """Head of the audit log after this process's last change."""
         return self._head
 
     def witnessed(self) -> Head:
-        """A head for others to keep: never older than one that any process on this database gave before."""
+        """A head for others to keep: never older than one that any process on this database gave before.
+
+        Raises: NotLeading if another process has written and taken the lead; the key may be another one.
+        """
         if self.remembered_head is not None:
             return self.remembered_head
         with self._database.read() as tx:
-            return _head(tx)
+            head = _head(tx)
+            if head != self._head and self._lead is not None and _lead(tx) != self._lead:
+                raise NotLeading()
+            return head
 
     @property
     def remembered_head(self) -> Head | None:
@@ -230,15 +322,16 @@ class Store:
         with self._database.write(name) as tx:
             if self._lead is not None and _lead(tx) != self._lead:
                 raise NotLeading()
-            change = _Change(tx, self._signer, int(self._wall_clock() * 1000), actor)
+            change = _Change(tx, self._signer, int(self._wall_clock() * 1000), actor, self._ours)
             yield change
-        self._head = change.head or self._head
+        if change.head is not None:
+            self._head = self._ours = change.head
 
     def _begin_log(self) -> None:
         with self._change("begin_log", "aggregator") as change:
             if _head(change.tx) != NOTHING:
                 return  # another process was faster
-            change.add("log.begun", "audit", schema=REVISIONS[-1])
+            change.add("log.begun", "audit", schema=REVISIONS[-1], new=self._signer.public_key.hex())
             for table in (t for t in META.sorted_tables if t is not AUDIT):
                 for row in change.select(sa.select(table).order_by(*table.primary_key)).all():
                     change.add("row.taken-over", _subject(table, row._mapping), row=row_digest(row))
@@ -249,14 +342,19 @@ class Store:
         The lead ends with the process or its connection. Another one that takes it changes a number in the
         database, and every later change of this process is refused.
         """
+        self.check_admin_key()
         if not self._database.try_lead():
             return False
         self._lead = None
         with self._change("lead", "aggregator") as change:
-            number = str(int(_lead(change.tx)) + 1)
-            change.update(SETTINGS, {"key": "lead"}, {"value": number}, "lead.taken", lead=int(number))
+            number = change.raise_lead()
         self._lead = number
         return True
+
+    def _go_on_leading(self, number: str) -> None:
+        """If this process leads, it does so under the number that it has raised itself."""
+        if self._lead is not None:
+            self._lead = number
 
     def check_lead(self) -> None:
         """Raises: NotLeading if this process had the lead and another one has taken it since."""
@@ -320,9 +418,9 @@ class Store:
     def plans(self, *, besides: Collection[str] = ()) -> list[tuple[Plan, bytes, bool]]:
         """Every plan but those named, oldest first, with the admin's signature and whether it is finished."""
         with self._database.read() as tx:
-            new = [name for name in tx.scalars(sa.select(PLANS.c.id)) if name not in besides]
-            wanted = sa.select(PLANS).where(PLANS.c.id.in_(new)).order_by(PLANS.c.created)
-            rows = tx.execute(wanted).all() if new else []
+            new = [name for name in tx.scalars(_PLAN_NAMES) if name not in besides]
+            wanted = sa.select(PLANS).where(PLANS.c.id.in_(new)).order_by(PLANS.c.created) if new else None
+            rows = [] if wanted is None else tx.execute(wanted).all()
         return [(Plan.model_validate_json(r.plan), r.admin_signature, r.finished) for r in rows]
 
     def finish_plan(self, plan: str) -> None:
@@ -443,18 +541,24 @@ class Store:
             )
 
     def restored(self, head: Head) -> None:
-        """This database was put back from a backup whose log ended at ``head``: open attempts have ended."""
+        """This database was put back from a backup whose log ended at ``head``: open attempts have ended.
+
+        Whoever leads meanwhile loses the lead. The entry that says so is the first after the backup's, for a
+        head of that number, or of a later one, may be known from the log that was lost.
+        """
         wanted = sa.select(ATTEMPTS).where(ATTEMPTS.c.outcome.is_(None))
         report = {"reason": "restored", "failed_in": "unmask"}
         values = {"outcome": "failed", "report": report}
         with self._change("restored", "admin") as change:
             change.add("database.restored", "audit", head=head.hash.hex())
+            lead = change.raise_lead()
             for row in change.select(wanted).all():
                 key = AttemptKey(row.plan, row.round, row.attempt)
                 change.forget_events(key)
                 change.update(
                     ATTEMPTS, key.where, values, "attempt.ended", outcome="failed", reason="restored"
                 )
+        self._go_on_leading(lead)
 
     def probe(self) -> None:
         """Try a durable write that changes nothing. Raises: StorageFailed, NotLeading."""
@@ -473,9 +577,73 @@ class Store:
             after = some[-1].number
 
     @property
+    def signer(self) -> Identity:
+        """The admin's identity."""
+        return self._signer
+
+    @property
     def admin_key(self) -> bytes:
         """The public key that signs the audit log."""
         return self._signer.public_key
+
+    def check_admin_key(self) -> None:
+        """Raises: WrongAdminKey unless the newest entry of the log is signed by this store's signer."""
+        with self._database.read() as tx:
+            head = _head(tx)
+        if head != NOTHING:
+            _check_signed(head, self.admin_key)
+
+    def change_admin_key(self, new: Identity, *, replaced: bytes | None = None) -> int:
+        """Let another key sign the log from the next entry on, and every plan anew. Approvals stay.
+
+        Whoever leads meanwhile loses the lead.
+
+        Args:
+            replaced: the public key in force, if it is lost or stolen: it is not asked then, and every node
+                raises an alarm. If left out the present signer hands over.
+        Returns: the number of that entry.
+        Raises: WrongAdminKey if another key signs the log.
+        """
+        with self._change("change_admin_key", "admin") as change:
+            number = change.change_signer(new, replaced=replaced)
+            lead = change.raise_lead()
+            for name in change.tx.scalars(sa.select(PLANS.c.id).order_by(PLANS.c.created)).all():
+                signature = new.sign("create-plan", bytes.fromhex(name))
+                change.update(PLANS, {"id": name}, {"admin_signature": signature}, "plan.signed-again")
+        self._signer = new
+        self._go_on_leading(lead)
+        return number
+
+    def succession(self) -> tuple[HandOver, ...]:
+        """The hand-overs since the last key that was replaced without its word, oldest first."""
+        with self._database.read() as tx:
+            numbers = tx.execute(_KEY_ENTRIES).scalar_one_or_none() or ""
+            wanted = AUDIT.c.number.in_([int(n) for n in numbers.split()])
+            changes = _key_changes(tx, wanted)
+        shown: list[HandOver] = []
+        for change in changes:
+            shown = [*shown, change.shown()] if change.word else []
+        return tuple(shown[-MOST_HAND_OVERS:])
+
+    def key_changes(self) -> list[KeyChange]:
+        """Every change of the admin key, from the log itself; :meth:`verify_log` checks them."""
+        with self._database.read() as tx:
+            return _key_changes(tx, sa.true())
+
+    def recorded_key(self) -> bytes | None:
+        """The public key that signs the log by what it tells; None if it does not tell."""
+        changes = self.key_changes()
+        return changes[-1].new if changes else next(map(first_key_told, self.entries()), None)
+
+    def _first_key(self) -> bytes:
+        """The key that signs entry 1: of all that the log names, the one that does."""
+        first = next(self.entries(), None)
+        if first is not None:
+            for key in (first_key_told(first), *(change.old for change in self.key_changes())):
+                with suppress(WrongAdminKey):
+                    _check_signed(first.head, key or self.admin_key)
+                    return key or self.admin_key
+        return self.admin_key
 
     def verify_log(self, heads: Iterable[Head] = ()) -> Head:
         """Check the whole audit log, and every row of every table against it; its head.
@@ -484,15 +652,18 @@ class Store:
             heads: that others have seen; the log must hold them.
         Raises: BadEntry, naming the first bad entry.
         """
-        reckoning, last = Reckoning(), NOTHING
-        for entry in checked(self.entries(), self._signer.public_key, heads=heads):
+        reckoning, last, signers = Reckoning(), NOTHING, Signers(self._first_key())
+        for entry in checked(self.entries(), signers, heads=heads):
             reckoning.take(entry)
             last = entry.head
         with self._database.read() as tx:  # what was written meanwhile, and the tables, as of one moment
-            for entry in checked(_entries(tx, last.number), self._signer.public_key, before=last):
+            for entry in checked(_entries(tx, last.number), signers, before=last):
                 reckoning.take(entry)
                 last = entry.head
             reckoning.compare(_rows(tx))
+        if signers.present != self.admin_key:
+            problem = "it is signed by another key than the admin key in this folder"
+            raise BadEntry(number=last.number, problem=problem)
         return last
 
 
@@ -534,6 +705,22 @@ def _entries(tx: sa.Connection, after: int, limit: int | None = None) -> Iterato
 def _head(tx: sa.Connection) -> Head:
     row = tx.execute(_NEWEST).first()
     return NOTHING if row is None else Head(*row)
+
+
+def _check_signed(head: Head, key: bytes) -> None:
+    try:
+        head.check(key)
+    except BadSignature as error:
+        raise WrongAdminKey() from error
+
+
+def _key_changes(tx: sa.Connection, which: sa.ColumnElement[bool]) -> list[KeyChange]:
+    wanted = sa.select(AUDIT).where(which, AUDIT.c.action.in_(KEY_CHANGES)).order_by(AUDIT.c.number)
+    changes = []
+    for row in tx.execute(wanted):
+        with suppress(BadEntry):  # the check of the whole log comes to it, and names the first that is bad
+            changes.append(KeyChange.read(Entry(**row._mapping)))
+    return changes
 
 
 def _lead(tx: sa.Connection) -> str:
@@ -593,13 +780,8 @@ class Register:
 
     def party(self, name: str) -> Party | None:
         """Somebody enrolled with a key, revoked or not."""
-        wanted = (
-            sa.select(PARTIES, REVOCATIONS.c.revoked)
-            .outerjoin(REVOCATIONS, REVOCATIONS.c.name == PARTIES.c.name)
-            .where(PARTIES.c.name == name)
-        )
         with self._store._database.read() as tx:
-            row = tx.execute(wanted).one_or_none()
+            row = tx.execute(_PARTY, {"party": name}).one_or_none()
         return None if row is None else Party(row.name, row.role, row.public_key, row.revoked is not None)
 
     def enrolled_keys(self) -> list[Party]:

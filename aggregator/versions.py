@@ -148,6 +148,10 @@ def sum_and_make(summing: Summing, making: Making) -> Made:
     return make(making)
 
 
+def stand_by() -> None:
+    """Nothing: the worker that has run it has started, and has loaded what the other jobs need."""
+
+
 def _next_model(job: Making, step: Step, total: BinaryIO, tail: Words) -> tuple[str, dict[str, str]]:
     spec = job.study.model.tensors
     header = safetensors_header(spec)

@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from aggregator.auditlog import BadEntry, Entry, Head
+from aggregator.auditlog import BadEntry, Entry, Head, KeyChange, Keys
 from medveil.errors import BadFile
 from medveil.identity import BadSignature
+from medveil.ids import fingerprint
 from medveil.study import Name
 
 RESTORED = "database.restored"
@@ -22,13 +23,17 @@ class Row(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    kind: Literal["first", "attempt", "newest", "refused", "accepted"]
+    kind: Literal["first", "attempt", "newest", "refused", "accepted", "handed-over"]
     number: Annotated[int, Field(ge=0, lt=2**53)]
     hash: Hex
     signature: Hex
     key: Hex
     seen: int
-    about: Annotated[str, Field(max_length=100)]
+    about: Annotated[str, Field(max_length=1000)]
+
+    def stands_for(self, key: bytes) -> bool:
+        """Whether it names this admin key; before the node has seen it, only by its fingerprint."""
+        return self.key == key.hex() if self.key else self.about == fingerprint(key)
 
     def head(self, node: str) -> Head:
         """As the log's own type."""
@@ -44,6 +49,15 @@ class Witness(BaseModel):
     node: Name
     heads: list[Row]
 
+    def has_accepted(self, key: bytes) -> bool:
+        """Whether the operator has accepted a head under this admin key."""
+        return any(row.kind == "accepted" and row.stands_for(key) for row in self.heads)
+
+    def pins(self, key: bytes) -> bool:
+        """Whether this is the admin key that the node goes by."""
+        taken = [row for row in self.heads if row.kind != "refused"]
+        return bool(taken) and taken[-1].stands_for(key)
+
     @classmethod
     def read(cls, path: Path) -> Witness:
         """Raises: BadFile."""
@@ -54,27 +68,33 @@ class Witness(BaseModel):
 
 
 def binding_heads(
-    witnesses: Iterable[Witness], entries: Iterable[Entry], admin_key: bytes
+    witnesses: Iterable[Witness],
+    entries: Iterable[Entry],
+    admin_key: bytes,
+    changes: Iterable[KeyChange] = (),
 ) -> tuple[list[Head], int]:
     """The heads that the log must hold, and how many it need not hold since a restore gave them up.
 
     A head is given up if the log has an entry of a restore before its number, and the hospital's operator
     has accepted a head at or after that entry. An operator's word alone gives nothing up.
 
-    Raises: BadEntry for a head that the hospital took as signed and that this admin key has not signed.
+    Args:
+        admin_key: the one that signs the log now. changes: every change of it in the log.
+    Raises: BadEntry for a head that the hospital took as signed and that the admin key in force at its number
+        has not signed. (A head that was given up may be signed by a key that went with the restored log.)
     """
-    found, given_up = list(witnesses), 0
+    found, given_up, keys = list(witnesses), 0, Keys.of(changes, admin_key)
     heads: list[Head] = []
     accepts = any(row.kind == "accepted" for witness in found for row in witness.heads)
     restores = [entry.number for entry in entries if entry.action == RESTORED] if accepts else []
     for witness in found:
-        for head, kept_up in _of_one(witness, restores, admin_key):
+        for head, kept_up in _of_one(witness, restores, keys):
             heads += [head] if kept_up else []
             given_up += not kept_up
     return heads, given_up
 
 
-def _of_one(witness: Witness, restores: list[int], admin_key: bytes) -> Iterable[tuple[Head, bool]]:
+def _of_one(witness: Witness, restores: list[int], keys: Keys) -> Iterable[tuple[Head, bool]]:
     """Each head, and whether it still binds."""
     bounds: list[int] = []
     for row in witness.heads:
@@ -88,13 +108,24 @@ def _of_one(witness: Witness, restores: list[int], admin_key: bytes) -> Iterable
             period += 1
             yield head, all(head.number < bound for bound in bounds[period:])
             continue
+        # What was refused belongs to the log that came after.
+        later = bounds[period + (row.kind == "refused") :]
+        kept_up = all(head.number < bound for bound in later)
+        key = bytes.fromhex(row.key)
         try:
-            head.check(admin_key)
+            head.check(keys.at(head.number) if kept_up else key)
         except BadSignature as error:
             if row.kind == "refused":
                 continue  # evidence against whoever signed it, not a word about this log
-            problem = f"{head.seen_by()} is signed by another key than this log"
-            raise BadEntry(number=head.number, problem=problem) from error
-        # What was refused belongs to the log that came after.
-        later = bounds[period + (row.kind == "refused") :]
-        yield head, all(head.number < bound for bound in later)
+            retired = keys.retired_at(key) if _has_signed(key, head) else None
+            by = "another key than this log" if retired is None else f"a key that entry {retired} retired"
+            raise BadEntry(number=head.number, problem=f"{head.seen_by()} is signed by {by}") from error
+        yield head, kept_up
+
+
+def _has_signed(key: bytes, head: Head) -> bool:
+    try:
+        head.check(key)
+    except BadSignature:
+        return False
+    return True

@@ -44,6 +44,8 @@ from privacy.secagg.vector import MaskedUpdate, masked_update
 
 POLL_S = 5.0
 IDLE_S = 2.0
+PREPARE_S = 60.0
+"""Longest that an approval waits for the images to be read."""
 MAX_ATTEMPT = 100_000
 STEPS = tuple(p for p in Phase if not p.ended)
 Word = TypeVar("Word", bound=StrEnum)
@@ -81,6 +83,11 @@ class Attempt:
         """Round and attempt."""
         return self.number, self.attempt
 
+    @property
+    def computing(self) -> bool:
+        """Whether the attempt waits for this hospital's own computation."""
+        return (self.answered, self.phase) == (Phase.SHARE, Phase.COMMIT)
+
 
 class PlanAgent:
     """Follows one plan from its approval to its end."""
@@ -94,6 +101,7 @@ class PlanAgent:
         self._journal, self._desk, self._transport = journal, desk, transport
         self._attempt: Attempt | None = None
         self._sat_out: tuple[int, int] | None = None
+        self._seen = ""
         self._lineage = Lineage(plan, node.models, journal, transport)
         self._heads = Heads(journal)
 
@@ -103,64 +111,65 @@ class PlanAgent:
         A problem on either side ends this node's part in the attempt and is logged with its code; the others
         go on without it, and the next round is a new chance.
         """
-        seen = ""
+        work: Work | None = None
         while True:
-            left = "" if self._attempt or not self._sat_out else "{}.{}".format(*self._sat_out)
-            poll = asyncio.ensure_future(
-                self._transport.work(self._plan.id, seen=seen, wait_s=POLL_S, sitting_out=left)
-            )
             try:
-                await self._ready_while(poll)
-                work = await self._polled(poll)
+                if work is None:
+                    work = await self._poll()
                 if work.status == "finished":
                     self._heads.settle()
                     log.info("plan.finished", plan=self._plan.id)
                     return
-                seen = work.token
-                await self._answer(work)
+                work = await self._answer(work)
             except Error as error:
+                work = None
                 self._leave(error)
-            finally:
-                poll.cancel()
 
-    async def _polled(self, poll: asyncio.Future[Work]) -> Work:
+    async def prepare(self) -> None:
+        """Fetch the first model, or load one's own. Raises: what :meth:`Lineage.begin` raises."""
+        await self._lineage.begin()
+
+    async def _poll(self) -> Work:
+        """Ask for work; waits at the aggregator for news, unless this hospital itself is waited for."""
+        attempt, left = self._attempt, ""
+        if attempt is None and self._sat_out is not None:
+            left = "{}.{}".format(*self._sat_out)
+        wait_s = 0.0 if attempt is not None and attempt.computing else POLL_S
         try:
-            work = await poll
-            attempt = (work.round, work.attempt) if work.status == "running" else None
-            self._heads.take(work.head, plan=self._plan.id, attempt=attempt)
-            return work
+            return self._taken(
+                await self._transport.work(self._plan.id, seen=self._seen, wait_s=wait_s, sitting_out=left)
+            )
         except RemoteProtocolError:
             await asyncio.sleep(IDLE_S)  # a refusal of every poll must not become a flood of them
             raise
 
-    async def _ready_while(self, poll: asyncio.Future[Work]) -> None:
-        """While waiting for news, say so as soon as this hospital's computation has ended."""
-        attempt = self._attempt
-        if attempt is None or attempt.phase is not Phase.COMMIT or attempt.answered is Phase.COMMIT:
-            return
-        waiting: set[asyncio.Future[Any]] = {poll, attempt.contribution}
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        if attempt.contribution.done() and not poll.done():
-            await self._step(attempt, Phase.COMMIT, b"")
+    def _taken(self, work: Work) -> Work:
+        """Work that came with an answer of any kind, its audit head held against those before."""
+        attempt = (work.round, work.attempt) if work.status == "running" else None
+        self._heads.take(work.head, plan=self._plan.id, attempt=attempt)
+        self._seen = work.token
+        return work
 
-    async def _answer(self, work: Work) -> None:
+    async def _answer(self, work: Work) -> Work | None:
+        """Do what is asked; the work that came with the answer to it, None if nothing was to be sent."""
         key = (work.round, work.attempt)
         if self._attempt is not None and (work.status != "running" or self._attempt.key != key):
             self._attempt = None
         if work.status != "running" or key == self._sat_out:
-            return
+            return None
         phase = _parsed(Phase, work.phase)
         if self._attempt is None:
             if phase is Phase.ADVERTISE:
-                await self._join(work)
-            else:  # its keys went with the process that joined; without a word the others would wait for it
-                self._sat_out = key
-                log.info("attempt.sat-out", plan=self._plan.id, round=work.round, attempt=work.attempt)
+                return await self._join(work)
+            # Its keys went with the process that joined; without a word the others would wait for it.
+            self._sat_out = key
+            log.info("attempt.sat-out", plan=self._plan.id, round=work.round, attempt=work.attempt)
         elif phase is not self._attempt.answered:
             if (self._attempt.answered, phase) not in pairwise(STEPS):
                 raise OutOfOrder(reason="a phase that does not follow the last one")
             self._attempt.phase = phase
-            await self._step(self._attempt, phase, work.payload)
+            return await self._step(self._attempt, phase, work.payload)
+        return None
 
     def _check_round(self, work: Work, kind: RoundKind) -> None:
         """Hold the invitation against the approved study: which rounds there are, and where it starts."""
@@ -172,7 +181,7 @@ class PlanAgent:
         if work.round == 1 and work.model.hex() != study.model.initial_model:
             raise WrongModel()
 
-    async def _join(self, work: Work) -> None:
+    async def _join(self, work: Work) -> Work:
         self._sat_out = (work.round, work.attempt)  # until the keys are out: a failed start is not repeated
         kind = _parsed(RoundKind, work.kind)
         self._check_round(work, kind)
@@ -190,32 +199,34 @@ class PlanAgent:
             work.round, work.attempt, state, contribution, Phase.ADVERTISE, Phase.ADVERTISE
         )
         self._sat_out = None
-        await self._send(self._attempt, "advertise", message)
+        return await self._send(self._attempt, "advertise", message)
 
-    async def _step(self, attempt: Attempt, phase: Phase, payload: bytes) -> None:
+    async def _step(self, attempt: Attempt, phase: Phase, payload: bytes) -> Work | None:
         if phase is Phase.SHARE:
             attempt.state, message = secagg.share(
                 attempt.state, Advertised.from_bytes(payload), secrets.token_bytes
             )
-            await self._send(attempt, "shares", message)
+            work = await self._send(attempt, "shares", message)
         elif phase is Phase.COMMIT:
+            await asyncio.wait({attempt.contribution}, timeout=POLL_S)
             if not attempt.contribution.done():
-                return
+                return None
             attempt.contribution.result()  # a local failure surfaces here, before anything is promised
-            await self._send(attempt, "ready", secagg.ready(attempt.state))
+            work = await self._send(attempt, "ready", secagg.ready(attempt.state))
         elif phase is Phase.UPLOAD:
-            await self._upload(attempt, Committed.from_bytes(payload))
+            work = await self._upload(attempt, Committed.from_bytes(payload))
         elif phase is Phase.AGREE:
             attempt.state, agreement = secagg.agree(attempt.state, Survivors.from_bytes(payload))
             self._note(attempt, "agree", agreement.to_bytes().hex())
-            await self._send(attempt, "agree", agreement)
-        elif phase is Phase.UNMASK:
+            work = await self._send(attempt, "agree", agreement)
+        else:
             shares = secagg.unmask(attempt.state, Quorum.from_bytes(payload))
             self._note(attempt, "unmask")
-            await self._send(attempt, "unmask", shares)
+            work = await self._send(attempt, "unmask", shares)
         attempt.answered = phase
+        return work
 
-    async def _upload(self, attempt: Attempt, committed: Committed) -> None:
+    async def _upload(self, attempt: Attempt, committed: Committed) -> Work:
         attempt.state = secagg.commit(attempt.state, committed)
         contribution = attempt.contribution.result()
         loop = asyncio.get_running_loop()
@@ -229,8 +240,9 @@ class PlanAgent:
             )
         self._note(attempt, "upload")
         hashes = await self._send_segments(attempt, masked)
-        await self._send(attempt, "upload", secagg.upload(attempt.state, hashes))
+        work = await self._send(attempt, "upload", secagg.upload(attempt.state, hashes))
         log.info("update.sent", plan=self._plan.id, round=attempt.number, attempt=attempt.attempt)
+        return work
 
     def _masked(self, state: secagg.CommittedState, contribution: Contribution) -> MaskedUpdate:
         study = self._plan.study
@@ -251,12 +263,17 @@ class PlanAgent:
         for number, segment in enumerate(masked.segments()):
             data = bytes(segment)
             hashes.append(hashlib.sha256(data).digest())
-            await self._transport.segment(self._plan.id, attempt.number, attempt.attempt, number, data)
+            await self._transport.segment(
+                self._plan.id, attempt.number, attempt.attempt, number, data, digest=hashes[-1]
+            )
         return hashes
 
-    async def _send(self, attempt: Attempt, kind: str, message: Signed) -> None:
-        await self._transport.message(
-            self._plan.id, attempt.number, attempt.attempt, kind, message.to_bytes()
+    async def _send(self, attempt: Attempt, kind: str, message: Signed) -> Work:
+        """Hand in a message; its answer waits for news as a poll does, and tells what is next."""
+        return self._taken(
+            await self._transport.message(
+                self._plan.id, attempt.number, attempt.attempt, kind, message.to_bytes(), wait_s=POLL_S
+            )
         )
 
     def _note(self, attempt: Attempt, step: str, detail: str = "") -> None:
@@ -287,77 +304,122 @@ async def run(node: Node, read: Callable[[Plan], SiteData]) -> None:
     """
     identity = Identity.load(node.settings.name, node.key)
     journal = Journal(node.journal)
-    finished: set[str] = set()
     with Ledger.open(node.ledger) as ledger:
         async with Transport(node.settings.aggregator, node.authority, identity) as transport:
-            while True:
-                try:
-                    plan = await _next_plan(node, identity, journal, ledger, transport, finished)
-                    if plan is not None:
-                        await _work_on(plan, node, identity, journal, ledger, transport, read)
-                        finished.add(plan.id)
-                        continue  # after a restart there may be years of finished plans to pass
-                except RemoteProtocolError as error:
-                    log.warning("aggregator.problem", code=error.code)
-                await asyncio.sleep(IDLE_S)
+            await Office(node, identity, journal, ledger, transport, read).work()
 
 
-async def _next_plan(
-    node: Node,
-    identity: Identity,
-    journal: Journal,
-    ledger: Ledger,
-    transport: Transport,
-    finished: set[str],
-) -> Plan | None:
-    """The first approved plan that is not finished, is binding, and is within policy and budget."""
-    offers, answer, heads = {}, await transport.offers(), Heads(journal)
-    heads.take(answer.head)
-    pinned = heads.key
-    for offer in answer.offers:
+class Office:
+    """The plans that a hospital's operator has approved. One has its images in memory: in hand, or next."""
+
+    def __init__(
+        self,
+        node: Node,
+        identity: Identity,
+        journal: Journal,
+        ledger: Ledger,
+        transport: Transport,
+        read: Callable[[Plan], SiteData],
+    ) -> None:
+        self._node, self._identity, self._journal = node, identity, journal
+        self._ledger, self._transport, self._read = ledger, transport, read
+        self._finished: set[str] = set()
+        self._prepared: tuple[Plan, Desk, PlanAgent] | None = None
+        self._seen = ""
+
+    async def work(self) -> None:
+        """Go from plan to plan; never returns."""
+        while True:
+            try:
+                plan, waiting = await self.next_plan()
+                if plan is not None:
+                    await self._work_on(plan)
+                    self._finished.add(plan.id)
+                    continue  # after a restart there may be years of finished plans to pass
+                if waiting is not None:
+                    await self._news_of(waiting)
+                    continue
+            except RemoteProtocolError as error:
+                log.warning("aggregator.problem", code=error.code)
+            await asyncio.sleep(IDLE_S)
+
+    async def next_plan(self) -> tuple[Plan | None, Plan | None]:
+        """The first approved plan that is not finished, is binding, and is within policy and budget.
+
+        Returns: that plan, and one that waits for other hospitals' approvals; each None if there is none.
+        """
+        offers, answer, heads = {}, await self._transport.offers(), Heads(self._journal)
+        heads.take(answer.head)
+        pinned, waiting = heads.key, None
+        for offer in answer.offers:
+            try:
+                offers[read_offer(offer, pinned).id] = offer
+            except (
+                BadPlan,
+                PlanRefused,
+            ) as error:  # another plan's fault must not stop this hospital's studies
+                log.warning("offer.refused", code=error.code)
+        for plan, signature in self._journal.approved():
+            if plan.id in self._finished or plan.id not in offers:
+                continue
+            offer = offers[plan.id]
+            if self._node.settings.name not in offer.approvals:
+                await self._prepare(plan)
+                await self._transport.approve(plan.id, signature)
+                waiting = plan
+                continue
+            try:
+                binding(plan, offer)
+                check_plan(plan, self._node.settings, self._identity)
+                register(self._ledger, plan, self._node.settings)
+            except (NotApproved, PlanRefused, UnderstatedEpsilon, BudgetExceeded) as refused:
+                log.info("plan.waiting", plan=plan.id, code=refused.code)
+                waiting = plan if isinstance(refused, NotApproved) else waiting
+                continue
+            return plan, waiting
+        return None, waiting
+
+    async def _news_of(self, plan: Plan) -> None:
+        """Wait a little, but no longer than until the first round of a plan is opened."""
+        work = await self._transport.work(plan.id, seen=self._seen, wait_s=POLL_S)
+        Heads(self._journal).take(work.head)
+        self._seen = work.token
+
+    async def _prepare(self, plan: Plan) -> None:
+        """Do ahead what needs no other hospital, before the approval is handed in and the plan may begin."""
+        if self._prepared is not None:
+            return
+        desk, agent = self._open(plan)
         try:
-            offers[read_offer(offer, pinned).id] = offer
-        except (BadPlan, PlanRefused) as error:  # another plan's fault must not stop this hospital's studies
-            log.warning("offer.refused", code=error.code)
-    for plan, signature in journal.approved():
-        if plan.id in finished or plan.id not in offers:
-            continue
-        offer = offers[plan.id]
-        if node.settings.name not in offer.approvals:
-            await transport.approve(plan.id, signature)
-            continue
+            await agent.prepare()
+        except Error as error:  # it shows again when the round wants what is missing
+            log.info("plan.unprepared", plan=plan.id, code=error.code)
+        await asyncio.wait({asyncio.wrap_future(desk.read_ahead())}, timeout=PREPARE_S)
+
+    def _open(self, plan: Plan) -> tuple[Desk, PlanAgent]:
+        if self._prepared is not None and self._prepared[0] != plan:
+            self._prepared[1].close()
+            self._prepared = None
+        if self._prepared is None:
+            desk = Desk(
+                plan,
+                self._read,
+                self._ledger,
+                dataset=self._node.settings.dataset,
+                kept=Kept(self._node.kept, self._identity.secret_for(LABEL)),
+                splits=Splits(self._node.splits),
+            )
+            agent = PlanAgent(plan, self._node, self._identity, self._journal, desk, self._transport)
+            self._prepared = plan, desk, agent
+        return self._prepared[1], self._prepared[2]
+
+    async def _work_on(self, plan: Plan) -> None:
+        desk, agent = self._open(plan)
+        desk.read_ahead()
+        log.info("node.ready", plan=plan.id)
         try:
-            binding(plan, offer)
-            check_plan(plan, node.settings, identity)
-            register(ledger, plan, node.settings)
-        except (NotApproved, PlanRefused, UnderstatedEpsilon, BudgetExceeded) as waiting:
-            log.info("plan.waiting", plan=plan.id, code=waiting.code)
-            continue
-        return plan
-    return None
-
-
-async def _work_on(
-    plan: Plan,
-    node: Node,
-    identity: Identity,
-    journal: Journal,
-    ledger: Ledger,
-    transport: Transport,
-    read: Callable[[Plan], SiteData],
-) -> None:
-    desk = Desk(
-        plan,
-        read,
-        ledger,
-        dataset=node.settings.dataset,
-        kept=Kept(node.kept, identity.secret_for(LABEL)),
-        splits=Splits(node.splits),
-    )
-    desk.read_ahead()
-    log.info("node.ready", plan=plan.id)
-    try:
-        await PlanAgent(plan, node, identity, journal, desk, transport).follow()
-        desk.finished()
-    finally:
-        desk.close()
+            await agent.follow()
+            desk.finished()
+        finally:
+            desk.close()
+            self._prepared = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -207,14 +208,17 @@ async def _offered(node: Node) -> list[Plan]:
     from hospital_node.store import Journal
     from hospital_node.transport import Transport
 
-    journal = Journal(node.journal)
-    pinned = Heads(journal).key
-    journal.close()
     identity = Identity.load(node.settings.name, node.key)
     async with Transport(
         node.settings.aggregator, node.authority, identity, patience_s=PATIENCE_S
     ) as transport:
-        return [read_offer(offer, pinned) for offer in (await transport.offers()).offers]
+        answer = await transport.offers()
+    journal = Journal(node.journal)
+    try:
+        pinned = Heads(journal).key_after(answer.head)
+    finally:
+        journal.close()
+    return [read_offer(offer, pinned) for offer in answer.offers]
 
 
 class NoSuchPlan(Error):
@@ -420,7 +424,7 @@ def heads(
         typer.Option(help="NUMBER:HASH as the admin read it out: take an alarm away, go on there."),
     ] = None,
     new_key: Annotated[
-        str, typer.Option(help="With --accept: fingerprint of a new admin key, as the admin read it out.")
+        str, typer.Option(help="With --accept: fingerprint of the admin key, if it is to be another one.")
     ] = "",
     folder: Folder = DEFAULT,
 ) -> None:
@@ -437,13 +441,17 @@ def heads(
         if export is not None:
             export.write_text(seen.export(node.settings.name))
         kept, newest, alarm = journal.heads(), journal.newest_head(), journal.head_alarm()
+        history = seen.key_history()
     finally:
         journal.close()
     if newest is None:
         console.print("No head of the aggregator's audit log has been seen yet.")
     else:
         console.print(f"newest head  {newest.number}:{newest.hash.hex()}   ({len(kept)} kept)")
-        console.print(f"admin key    fingerprint {fingerprint(newest.key)}")
+        pinned = fingerprint(newest.key) if newest.key else f"{newest.about}   (accepted, not seen yet)"
+        console.print(f"admin key    fingerprint {pinned}")
+    for when, words in history:
+        console.print(f"             {time.strftime('%Y-%m-%d', time.localtime(when))}  {words}")
     if alarm is not None:
         console.print(f"[bold red]ALARM[/]        {alarm.about}")
         if alarm.hash:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,6 +75,7 @@ class Desk:
         self._plan, self._read, self._ledger = plan, read, ledger
         self._dataset, self._kept, self._splits = dataset, kept, splits
         self._private = plan.study.privacy.kind != "none"
+        self._all: SiteData | None = None
         self._images: SiteData | None = None
         self._device = choose_device()
         self._cache = FeatureCache()
@@ -92,9 +94,17 @@ class Desk:
             self._done = (key, asyncio.get_running_loop().run_in_executor(self._thread, work))
         return self._done[1]
 
-    def read_ahead(self) -> None:
-        """Begin to read the images before the first round wants them; a fault in them shows in that round."""
-        self._thread.submit(self._site)
+    def read_ahead(self) -> Future[None]:
+        """Begin to read the images before the first round wants them; a fault in them shows in that round.
+
+        Returns: a future that tells when they are read, or cannot be.
+        """
+
+        def read() -> None:
+            with suppress(Exception):
+                self._read_images()
+
+        return self._thread.submit(read)
 
     def finished(self) -> None:
         """The plan is over: nothing of it will be asked for again."""
@@ -104,10 +114,16 @@ class Desk:
         """Let the computation in hand end, and no other begin."""
         self._thread.shutdown(cancel_futures=True)
 
+    def _read_images(self) -> SiteData:
+        """All that is there, read once."""
+        if self._all is None:
+            self._all = self._read(self._plan)
+        return self._all
+
     def _site(self) -> SiteData:
-        """The images, read once and aside: meanwhile the node already answers the aggregator."""
+        """The images that this plan may use; aside, for meanwhile the node already answers the aggregator."""
         if self._images is None:
-            site = self._read(self._plan)
+            site = self._read_images()
             if self._private:
                 touched = study_events(self._plan.study)
                 site, moved = self._splits.keep(site, dataset=self._dataset, splits=touched)

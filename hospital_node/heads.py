@@ -1,14 +1,16 @@
 """What this node has seen of the aggregator's audit log: a witness that the aggregator cannot reach.
 
-Every answer to a poll carries the log's head, signed by the admin's key. The node pins that key when it first
-meets it and keeps heads in its journal. A head that contradicts them raises an alarm that stands until the
-operator takes it away; until then this node joins no attempt. docs/decisions/0018-witnesses.md says what
-this finds at once and what only ``medveil aggregator audit verify --heads`` finds.
+Every answer to a poll or a message carries the log's head, signed by the admin's key. The node pins that key
+when it first meets it and keeps heads in its journal. A head that contradicts them raises an alarm that
+stands until the operator takes it away; until then this node joins no attempt.
+docs/decisions/0018-witnesses.md says what this finds at once and what only
+``medveil aggregator audit verify --heads`` finds.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,9 +20,10 @@ from medveil.errors import Error, RemoteProtocolError
 from medveil.identity import BadSignature
 from medveil.ids import fingerprint
 from medveil.log import get_logger
-from medveil.messages import AuditHead
+from medveil.messages import AuditHead, HandOver
 
 FORMAT = "medveil audit heads 1"
+FINGERPRINT = re.compile(r"[0-9A-F]{4}(-[0-9A-F]{4}){3}")
 log = get_logger()
 
 
@@ -55,10 +58,10 @@ class AuditKeyChanged(RemoteProtocolError):
 
     code = "audit-key-changed"
 
-    def __init__(self) -> None:
+    def __init__(self, *, reason: str) -> None:
         super().__init__(
-            what="The aggregator's audit log is not signed with the admin key that this node has pinned.",
-            meaning="It is another aggregator, or the log was signed anew. This node joins no attempt.",
+            what=f"The aggregator's audit log is not signed with the admin key pinned here: {reason}.",
+            meaning="The key was replaced, or it is another aggregator. This node joins no attempt.",
             remedy="Telephone the admin. If right: medveil node heads --accept HEAD --new-key FINGERPRINT.",
         )
 
@@ -98,12 +101,15 @@ class NotAccepted(Error):
         super().__init__(
             what=f"The head was not accepted: {reason}.",
             meaning="Nothing was changed; an alarm stands as it did.",
-            remedy="Have the admin read it to you: NUMBER:HASH, as 'medveil aggregator restore' printed it.",
+            remedy="Have the admin read the line to you that 'restore' or 'new-admin-key' printed there.",
         )
 
 
 class Heads:
     """The heads in one journal.
+
+    The pinned key moves forward by itself where the log shows that it handed over to the next one, and
+    otherwise only by the operator's word (docs/decisions/0019-a-new-admin-key.md).
 
     Args:
         clock: Unix seconds, noted with each head.
@@ -117,8 +123,8 @@ class Heads:
     def take(self, head: AuditHead | None, *, plan: str = "", attempt: tuple[int, int] | None = None) -> None:
         """Hold a head against those seen before, then keep it.
 
-        Polls are made one after the other, so an honest aggregator's heads never go backwards. The first head
-        and each attempt's are on disk before this returns; those in between are in memory until
+        A node asks one thing after the other, so an honest aggregator's heads never go backwards. The first
+        head and each attempt's are on disk before this returns; those in between are in memory until
         :meth:`settle`, for every one of them is bound by the next attempt's head.
 
         Args:
@@ -133,27 +139,35 @@ class Heads:
             return
         if self._journal.head_alarm() is not None:
             return
-        newest = self._known()
+        newest = known = self._known()
         last = self._journal.attempt_head(plan) if about else None
         opened = about != "" and (last is None or last.about != about)
         try:
             if head is None:
                 raise AuditWithheld(reason="an answer came without it")
-            self._check(head, newest)
+            steps = [] if known is None else self._followed(head, known)
+            self._check(head, known, steps)
+            newest = self._taken_over(steps[-1]) if steps else known
             if opened and last is not None and head.number <= last.number:
                 raise AuditWithheld(reason=f"a new attempt was opened, and it is still {head.number}")
         except RemoteProtocolError as error:
             self.settle()
-            if newest is not None:  # else nothing is known that could be contradicted
+            if known is not None:  # else nothing is known that could be contradicted
                 self._journal.keep_head(self._seen("refused", head, error.code))
             self._newest = None
             log.error("audit.refused", code=error.code, reason=error.what)
             raise
+        if steps:
+            self.settle()
+        for step in steps:
+            self._journal.keep_head(self._taken_over(step))
+            old, new = fingerprint(step.old_key), fingerprint(step.new_key)
+            log.warning("admin-key.followed", reason=f"entry {step.number}: {old} handed over to {new}")
         if newest is None:
             self._journal.keep_head(self._seen("first", head, about))
         elif opened:
             self._journal.keep_head(self._seen("attempt", head, about))
-        elif (head.number, head.hash) != (newest.number, newest.hash):
+        elif (head.number, head.hash, head.key) != (newest.number, newest.hash, newest.key):
             self._journal.keep_head(self._seen("newest", head, ""))
         self._newest, self._about = self._seen("newest", head, ""), about
         self._epoch = self._journal.head_epoch()
@@ -184,20 +198,70 @@ class Heads:
             return False
         return head.number > newest.number
 
-    def _check(self, head: AuditHead, newest: Seen | None) -> None:
+    def _followed(self, head: AuditHead, known: Seen) -> list[HandOver]:
+        """The hand-overs from the pinned key to the one that signs this head; none if it is the same.
+
+        Only forward: each is signed by the key before it, comes after every entry that this node has seen
+        under that key, and leads to a key that was never pinned here.
+        Raises: AuditKeyChanged, AuditForked.
+        """
+        unseen = (step.old_key for step in head.succession if fingerprint(step.old_key) == known.about)
+        key = known.key or next(unseen, head.key)
+        # An accepted head is the operator's word: it does not say which key had signed it.
+        number = 0 if known.kind == "accepted" else known.number
+        steps: list[HandOver] = []
+        used = self._journal.head_keys()
+        for step in head.succession if head.key != key else ():
+            if not steps and step.old_key != key:
+                continue  # from before this node pinned its key
+            if step.old_key != key:
+                raise AuditKeyChanged(reason=f"a hand-over before entry {step.number} is missing")
+            try:
+                step.check()
+            except BadSignature as error:
+                reason = f"the hand-over at entry {step.number} is not signed by the old key and the new one"
+                raise AuditKeyChanged(reason=reason) from error
+            if step.new_key in used:
+                raise AuditKeyChanged(reason=f"entry {step.number} goes back to a key from before")
+            if step.number <= number:
+                raise AuditForked(number=number)
+            for at, hash_ in ((step.number - 1, step.previous), (step.number, step.hash)):
+                self._compare(at, hash_, known)
+            key, number = step.new_key, step.number
+            used.add(key)
+            steps.append(step)
+        if key != head.key:
+            raise AuditKeyChanged(reason="no hand-over leads from it to the key that signs now")
+        return steps
+
+    def _taken_over(self, step: HandOver) -> Seen:
+        """A hand-over as a head: it is itself an entry of the log, signed by the new key."""
+        about = step.to_bytes().hex()
+        return Seen("handed-over", step.number, step.hash, step.signature, step.new_key, self._clock(), about)
+
+    def _compare(self, number: int, hash_: bytes, known: Seen) -> None:
+        """Raises: AuditForked if another hash of this entry is known."""
+        hashes = [*self._journal.head_hashes(number), *[known.hash] * (known.number == number)]
+        if any(other != hash_ for other in hashes):
+            raise AuditForked(number=number)
+
+    def _check(self, head: AuditHead, known: Seen | None, steps: list[HandOver]) -> None:
+        pinned = head.key
+        if known is not None and not steps:
+            pinned = known.key or pinned
+            if not known.key and fingerprint(pinned) != known.about:
+                raise AuditKeyChanged(reason=f"it is not the key of fingerprint {known.about}")
         try:
-            head.check(head.key if newest is None else newest.key)
+            head.check(pinned)
         except BadSignature as error:
-            raise AuditKeyChanged() from error
-        if newest is None:
+            raise AuditKeyChanged(reason="the signature under its head is not that key's") from error
+        if known is None:
             return
-        if head.key != newest.key:
-            raise AuditKeyChanged()
-        known = [*self._journal.head_hashes(head.number), *[newest.hash] * (newest.number == head.number)]
-        if any(hash_ != head.hash for hash_ in known):
-            raise AuditForked(number=head.number)
-        if head.number < newest.number:
-            raise AuditRolledBack(number=head.number, held=newest.number)
+        for seen in (known, *map(self._taken_over, steps)):
+            self._compare(head.number, head.hash, seen)
+        held = max(known.number, *(step.number for step in steps), 0)
+        if head.number < held:
+            raise AuditRolledBack(number=head.number, held=held)
 
     def check_alarm(self) -> None:
         """Raises: AuditAlarm if an alarm waits for the operator."""
@@ -207,16 +271,46 @@ class Heads:
 
     @property
     def key(self) -> bytes | None:
-        """The pinned key of the admin; None before the first head."""
+        """The pinned key of the admin; None before the first head.
+
+        Empty bytes, which are no key, while the one that the operator accepted by its fingerprint is unseen.
+        """
         newest = self._journal.newest_head()
         return None if newest is None else newest.key
+
+    def key_after(self, head: AuditHead | None) -> bytes | None:
+        """The pinned key, or the one that has followed it by this head. Nothing is kept.
+
+        For a command that asks between the polls of the running node, whose heads must not go backwards.
+        Raises: AuditKeyChanged, AuditForked.
+        """
+        newest = self._journal.newest_head()
+        if newest is None or head is None:
+            return self.key
+        if self._followed(head, newest) or fingerprint(head.key) == newest.about:
+            return head.key
+        return newest.key
+
+    def key_history(self) -> list[tuple[float, str]]:
+        """How the pinned key came about: Unix seconds and words, in the order it happened."""
+        told = []
+        for row in self._journal.heads():
+            key = fingerprint(row.key) if row.key else row.about
+            if row.kind == "first":
+                told.append((row.seen, f"{key} pinned with the first answer"))
+            elif row.kind == "handed-over":
+                old = fingerprint(HandOver.from_bytes(bytes.fromhex(row.about)).old_key)
+                told.append((row.seen, f"{old} handed over to {key} at entry {row.number}"))
+            elif row.kind == "accepted":
+                told.append((row.seen, f"{key} from entry {row.number} on, by the operator's word"))
+        return told
 
     def accept(self, text: str, *, new_key: str = "") -> None:
         """The operator's word: the log goes on from this head. Earlier heads are kept as evidence.
 
         Args:
             text: NUMBER:HASH, as the admin read it out.
-            new_key: fingerprint of the key that the refused head was signed with, to pin that one.
+            new_key: fingerprint of the admin key to pin; it need not have been seen yet.
         Raises: NotAccepted.
         """
         number, _, name = text.strip().partition(":")
@@ -226,16 +320,20 @@ class Heads:
             hash_ = b""
         if not number.isdecimal() or len(number) > 15 or len(hash_) != 32:
             raise NotAccepted(reason="it is not NUMBER:HASH with 64 hexadecimal digits")
-        alarm, key = self._journal.head_alarm(), self.key or b""
-        if alarm is not None and alarm.about == AuditKeyChanged.code:
-            if not new_key or fingerprint(alarm.key) != new_key:
-                raise NotAccepted(reason="it needs --new-key with the new admin key's fingerprint")
-            key = alarm.key
-        elif new_key:
-            raise NotAccepted(reason="no other key has been seen")
-        if not key:
+        alarm, newest = self._journal.head_alarm(), self._journal.newest_head()
+        key, about = (b"", "") if newest is None else (newest.key, newest.about if not newest.key else "")
+        shown = b"" if alarm is None else alarm.key
+        if new_key:
+            wanted = new_key.strip().upper()
+            if not FINGERPRINT.fullmatch(wanted):
+                raise NotAccepted(reason="--new-key takes a fingerprint of the form 1A2B-3C4D-5E6F-7081")
+            key = next((k for k in (shown, key) if k and fingerprint(k) == wanted), b"")
+            about = "" if key else wanted
+        elif alarm is not None and (alarm.about == AuditKeyChanged.code or shown not in (b"", key)):
+            raise NotAccepted(reason="it needs --new-key with the fingerprint of the admin key that is right")
+        if not key and not about:
             raise NotAccepted(reason="this node has seen no head yet, so it takes the first one as it comes")
-        self._journal.keep_head(Seen("accepted", int(number), hash_, b"", key, self._clock(), ""))
+        self._journal.keep_head(Seen("accepted", int(number), hash_, b"", key, self._clock(), about))
 
     def export(self, node: str) -> str:
         """All that is kept, for ``medveil aggregator audit verify --heads``: JSON text."""

@@ -238,12 +238,7 @@ class Lineage:
             WrongModel, BadModelFile, Unreachable, AggregatorProblem, BadMessage: nothing was changed.
         """
         self.check_alarm()
-        head = self._head
-        if head is None:
-            head = await _aside(lambda: load_head(self._path, self._plan.study))
-            self._kept = b"" if head is None else head.model
-        if head is None:
-            head = await self._initial()
+        head = self._head or await self._own()
         try:
             while head.model != model:
                 head = await self._next(head, before=number)
@@ -253,6 +248,18 @@ class Lineage:
         await self._keep(head)
         self._invited, self._witness = (head.model, (number, attempt)), None
         return head.vector
+
+    async def begin(self) -> None:
+        """Have the own version at hand before a round asks for it.
+
+        Raises: WrongModel, BadModelFile, Unreachable, AggregatorProblem: nothing was changed.
+        """
+        await self._keep(self._head or await self._own())
+
+    async def _own(self) -> Head:
+        head = await _aside(lambda: load_head(self._path, self._plan.study))
+        self._kept = b"" if head is None else head.model
+        return head or await self._initial()
 
     async def _initial(self) -> Head:
         spec = self._plan.study.model.tensors

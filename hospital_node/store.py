@@ -63,15 +63,18 @@ class Seen:
     """A head of the aggregator's audit log, and how this node came by it."""
 
     kind: str
-    """``first``, ``attempt`` and ``newest`` were taken, ``refused`` is an alarm, ``accepted`` ends one."""
+    """``first``, ``attempt``, ``newest`` and ``handed-over`` were taken, ``refused`` is an alarm, and
+    ``accepted`` ends one."""
     number: int
     hash: bytes
     signature: bytes
     key: bytes
+    """Of the newest row that is not refused it is the pinned one; empty if it was accepted unseen."""
     seen: float
     """Unix seconds, by this node's clock."""
     about: str
-    """The attempt it came with (plan, space, round.attempt), or the alarm's code."""
+    """The attempt it came with (plan, space, round.attempt), the alarm's code, the whole hand-over in
+    hexadecimal digits, or the fingerprint of the key that the operator has accepted unseen."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,7 @@ class Journal:
     def keep_head(self, seen: Seen) -> None:
         """Add a head of the audit log. Only a row of the kind ``newest`` is ever replaced, by the next."""
         with self._engine.begin() as tx:
-            if seen.kind not in ("refused", "accepted"):
+            if seen.kind not in ("refused", "accepted", "handed-over"):
                 tx.execute(HEADS.delete().where(HEADS.c.kind == "newest", HEADS.c.id > self._epoch(tx)))
             tx.execute(HEADS.insert().values(**asdict(seen)))
 
@@ -210,6 +213,11 @@ class Journal:
         with self._engine.connect() as tx:
             after = HEADS.c.id >= self._epoch(tx)
             return list(tx.scalars(sa.select(HEADS.c.hash).where(after, HEADS.c.number == number)))
+
+    def head_keys(self) -> set[bytes]:
+        """Every admin key that was ever pinned."""
+        with self._engine.connect() as tx:
+            return set(tx.scalars(sa.select(HEADS.c.key).where(HEADS.c.kind != "refused").distinct()))
 
     def attempt_head(self, plan: str) -> Seen | None:
         """The head that a plan's last attempt came with, since the operator last accepted one."""

@@ -109,21 +109,26 @@ class Transport:
         """The sum a model version was made of: 64-bit words, little-endian."""
         return await self._send("GET", f"/v1/plans/{plan}/versions/{version}/sum")
 
-    async def message(self, plan: str, number: int, attempt: int, kind: str, body: bytes) -> None:
-        """A protocol message."""
-        await self._send("POST", f"/v1/plans/{plan}/rounds/{number}/attempts/{attempt}/{kind}", body)
+    async def message(
+        self, plan: str, number: int, attempt: int, kind: str, body: bytes, *, wait_s: float
+    ) -> Work:
+        """Hand in a protocol message; what to do next, as :meth:`work` would tell it to its sender."""
+        path = f"/v1/plans/{plan}/rounds/{number}/attempts/{attempt}/{kind}?wait_s={wait_s:g}"
+        return Work.from_bytes(await self._send("POST", path, body))
 
-    async def segment(self, plan: str, number: int, attempt: int, segment: int, data: bytes) -> None:
-        """One segment of a masked vector."""
+    async def segment(
+        self, plan: str, number: int, attempt: int, segment: int, data: bytes, *, digest: bytes
+    ) -> None:
+        """One segment of a masked vector, and its SHA-256."""
         path = f"/v1/plans/{plan}/rounds/{number}/attempts/{attempt}/segments/{segment}"
-        await self._send("PUT", path, data)
+        await self._send("PUT", path, data, digest)
 
-    async def _send(self, method: str, path: str, body: bytes = b"") -> bytes:
+    async def _send(self, method: str, path: str, body: bytes = b"", digest: bytes | None = None) -> bytes:
         loop = asyncio.get_running_loop()
         started, pause = loop.time(), 0.25
         while True:
             try:
-                return await self._once(method, path, body)
+                return await self._once(method, path, body, digest)
             except (httpx.TransportError, _Busy) as error:
                 busy = error if isinstance(error, _Busy) else None
                 reason = str(busy) if busy else why(error)
@@ -148,11 +153,12 @@ class Transport:
                 raise BadFile(name=CLIENT_PAIR, problem="it holds no certificate with its key") from error
             self._loaded = changed
 
-    async def _once(self, method: str, path: str, body: bytes) -> bytes:
+    async def _once(self, method: str, path: str, body: bytes, digest: bytes | None) -> bytes:
         self._load_certificate()
         request = self._client.build_request(method, path, content=body)
         target = request.url.raw_path.decode("ascii")
-        request.headers.update(sign_request(self._identity, method, target, body).headers())
+        proof = sign_request(self._identity, method, target, body, digest=digest)
+        request.headers.update(proof.headers())
         response = await self._client.send(request)
         if response.status_code in BUSY:
             raise _Busy(response.status_code, seconds_to_wait(response.headers.get("retry-after")))

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from fastapi import Request, Response
@@ -18,8 +17,10 @@ from fastapi.responses import StreamingResponse
 from aggregator.auth import Gatekeeper, Revoked, read_body, signed_target
 from aggregator.coordinator import Coordinator
 from aggregator.limits import BodyMemory, Quotas, leases_of
+from aggregator.longpolls import LongPolls
 from aggregator.problems import NotAllowed, NotFound
 from aggregator.readiness import Readiness
+from aggregator.runs import SegmentClaim
 from aggregator.settings import Settings
 from aggregator.store import NotLeading, Party, Register, Role, Store
 from aggregator.tls import WrongCertificate
@@ -33,8 +34,6 @@ SMALL_LIMIT = 4096
 MESSAGE_LIMIT = 4 * 2**20
 SEGMENT_LIMIT = 16 * 2**20
 POLL_LIMIT_S = 30.0
-SETTLED_NS = 200_000_000
-"""A file time this old cannot be shared by a later write: clocks of files tick every few milliseconds."""
 LEAD_CHECK_S = 1.0
 PIECE = 2**20
 
@@ -50,7 +49,6 @@ class Desk:
         self.tokens = TokenCheck(lambda token: self.look_up(lambda: self.register.api_token(token)))
         self.readiness = Readiness({"database": store.probe, "blobs": coordinator.probe_blobs})
         self.quotas, self.memory = Quotas(settings.limits), BodyMemory(settings.limits)
-        self._file = settings.where
         self._known: dict[str, Party] = {}
         self._known_at = 0
         self._pasts: dict[str, tuple[int, bytes]] = {}
@@ -58,7 +56,8 @@ class Desk:
         self.tls = settings.folder / "tls"
         self._thread = ThreadPoolExecutor(1, "coordinator")
         self._lookups = ThreadPoolExecutor(2, "register")
-        self._changed = asyncio.Event()
+        self._segments = ThreadPoolExecutor(4, "segments")
+        self.polls = LongPolls(coordinator.token)
         self.stopping = False
         self._hurry = asyncio.Event()
         self._lead_seen = time.monotonic()
@@ -79,27 +78,33 @@ class Desk:
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, safely)
 
+    async def keep_segment(self, claim: SegmentClaim, data: bytes) -> None:
+        """Write a claimed segment while the coordinator's thread does other things: storage may be slow.
+
+        Raises: StorageFailed, WrongRound.
+        """
+        try:
+            await self.with_segments(lambda: self.coordinator.keep_segment(claim, data))
+        finally:
+            await self.run(lambda: self.coordinator.settle_segment(claim))
+
+    async def with_segments(self, action: Callable[[], T]) -> T:
+        """Run something that reads or writes whole segments, a few at a time."""
+        return await asyncio.get_running_loop().run_in_executor(self._segments, action)
+
     @property
     def surely_leads(self) -> bool:
         """Whether nothing but memory need be asked for an answer that is no more than a second old."""
         return time.monotonic() - self._lead_seen <= LEAD_CHECK_S
 
     def announce(self) -> None:
-        """Wake every long poll."""
-        self._changed.set()
-        self._changed = asyncio.Event()
+        """Wake the long polls of every plan that has gone on."""
+        self.polls.announce()
 
     def stop_waiting(self) -> None:
         """Answer every long poll now, and every later one at once: the process is about to end."""
         self.stopping = True
-        self.announce()
-
-    async def next_change(self, timeout_s: float) -> None:
-        """Wait until something changes, at most ``timeout_s``."""
-        changed = self._changed
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):  # wait_for may lose a cancellation that comes with it
-                await changed.wait()
+        self.polls.stop()
 
     async def pause(self, seconds: float) -> None:
         """Sleep, but no longer than until :meth:`hurry` is called."""
@@ -153,16 +158,13 @@ class Desk:
     async def _enrolled(self, name: str) -> Party | None:
         """Somebody with a key as the register has them at this moment.
 
-        What was read before is used again only if the database file was not written since, by anybody.
+        What was read before is used again only if the database was not written since, by anybody.
         """
-        written = None
-        if isinstance(self._file, Path):
-            with suppress(OSError):  # gone or out of reach: the database itself says so below
-                written = self._file.stat().st_mtime_ns
+        written = self.store.last_write
         if written is not None and written == self._known_at and name in self._known:
             return self._known[name]
         found = await self.look_up(lambda: self.register.party(name))
-        if written is not None and found is not None and time.time_ns() - written > SETTLED_NS:
+        if written is not None and found is not None:
             if written != self._known_at:
                 self._known, self._known_at = {}, written
             self._known[name] = found
@@ -241,6 +243,7 @@ class Desk:
         self.readiness.close()
         self.tokens.close()
         self._lookups.shutdown()
+        self._segments.shutdown()
         self._thread.shutdown()
         self.store.close()
 

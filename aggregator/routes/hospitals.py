@@ -10,12 +10,13 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from aggregator.auth import read_body, signed_target
 from aggregator.limits import leases_of
 from aggregator.problems import CONFLICT, SIGNED, NotFound, refusals
-from aggregator.routes.desk import POLL_LIMIT_S, SEGMENT_LIMIT, SMALL_LIMIT, desk
+from aggregator.routes.desk import POLL_LIMIT_S, SEGMENT_LIMIT, SMALL_LIMIT, Desk, desk
 from aggregator.store import Party, Role
 from aggregator.tls import sign_node_certificate
 from medveil.identity import RequestProof
 from medveil.log import get_logger
 from medveil.messages import Approval, Enrol
+from medveil.rounds import Phase
 
 log = get_logger()
 router = APIRouter(prefix="/v1")
@@ -23,6 +24,7 @@ CBOR, BYTES = "application/cbor", "application/octet-stream"
 PEM = "application/x-pem-file"
 PlanId = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
 Number = Annotated[int, Path(ge=1, le=100_000)]
+WaitS = Annotated[float, Query(ge=0, le=POLL_LIMIT_S)]
 HOSPITAL = ("hospital",)
 ANSWERS_CBOR: dict[int | str, dict[str, Any]] = {200: {"content": {CBOR: {}}}}
 ANSWERS_PEM: dict[int | str, dict[str, Any]] = {200: {"content": {PEM: {}}}}
@@ -102,7 +104,7 @@ async def work(
     request: Request,
     plan: PlanId,
     seen: Annotated[str, Query(max_length=100)] = "",
-    wait_s: Annotated[float, Query(ge=0, le=POLL_LIMIT_S)] = 0.0,
+    wait_s: WaitS = 0.0,
     sitting_out: Annotated[str, Query(pattern=r"^(\d{1,6}\.\d{1,6})?$")] = "",
 ) -> Response:
     """What the hospital is to do; waits up to ``wait_s`` for news if it has seen the present state.
@@ -113,11 +115,17 @@ async def work(
     party, body = await office.authenticate(request, roles=HOSPITAL)
     if sitting_out:
         await office.run(lambda: office.coordinator.sits_out(plan, party.name, sitting_out))
-    deadline, waited = time.monotonic() + wait_s, False
-    while (left_s := deadline - time.monotonic()) > 0 and not office.stopping:
+    office.coordinator.count_bytes(plan, party.name, up=len(body), down=0)
+    return await _next_work(office, plan, party, seen=seen, wait_s=wait_s)
+
+
+async def _next_work(office: Desk, plan: str, party: Party, *, seen: str, wait_s: float) -> Response:
+    """What the hospital is to do, once that is not what it has seen, or when ``wait_s`` are over."""
+    deadline, waited = office.polls.end_of(wait_s), False
+    while time.monotonic() < deadline and not office.stopping:
         if office.coordinator.is_news(plan, party.name, seen):
             break
-        await office.next_change(left_s)
+        await office.polls.rest(plan, seen, deadline)
         waited = True
     if waited:
         await office.still_welcome(party)
@@ -126,27 +134,43 @@ async def work(
         found = await office.run(lambda: office.coordinator.work(plan, party.name))
     answer = found.to_bytes()
     office.coordinator.touch(party.name)
-    office.coordinator.count_bytes(plan, party.name, up=len(body), down=len(answer))
+    office.coordinator.count_bytes(plan, party.name, up=0, down=len(answer))
     return Response(answer, media_type=CBOR)
 
 
 @router.post(
     "/plans/{plan}/rounds/{number}/attempts/{attempt}/{kind}",
-    status_code=204,
-    responses=refusals(*SIGNED, *CONFLICT),
+    response_class=Response,
+    responses=ANSWERS_CBOR | refusals(*SIGNED, *CONFLICT),
     openapi_extra=takes(CBOR),
 )
 async def message(
-    request: Request, plan: PlanId, number: Number, attempt: Number, kind: Annotated[str, Path(max_length=20)]
+    request: Request,
+    plan: PlanId,
+    number: Number,
+    attempt: Number,
+    kind: Annotated[str, Path(max_length=20)],
+    wait_s: WaitS = 0.0,
 ) -> Response:
-    """A protocol message of the masking protocol; an exact repeat is answered like the first."""
+    """A protocol message of the masking protocol; an exact repeat is answered like the first.
+
+    The answer tells what the hospital is to do next, as a poll would. It waits up to ``wait_s`` for news; by
+    then the message is on the disk.
+    """
     office = desk(request)
     party, body = await office.authenticate(request, roles=HOSPITAL)
-    await office.run(lambda: office.coordinator.receive(plan, party.name, number, attempt, kind, body))
-    office.coordinator.count_bytes(plan, party.name, up=len(body), down=0)
-    if await office.run(office.coordinator.tick):
+    if kind == Phase.UPLOAD:
+        await office.with_segments(lambda: office.coordinator.read_back(plan, party.name, body))
+
+    def take() -> tuple[str, bool]:
+        answered = office.coordinator.receive(plan, party.name, number, attempt, kind, body)
+        office.coordinator.count_bytes(plan, party.name, up=len(body), down=0)
+        return answered, office.coordinator.go_on()
+
+    seen, changed = await office.run(take)
+    if changed:
         office.announce()
-    return Response(status_code=204)
+    return await _next_work(office, plan, party, seen=seen, wait_s=wait_s)
 
 
 @router.put(
@@ -165,9 +189,11 @@ async def segment(
     """One segment of a masked vector."""
     office = desk(request)
     party, body = await office.authenticate(request, roles=HOSPITAL, limit=SEGMENT_LIMIT)
-    await office.run(
-        lambda: office.coordinator.take_segment(plan, party.name, number, attempt, segment, body)
+    claim = await office.run(
+        lambda: office.coordinator.claim_segment(plan, party.name, number, attempt, segment, size=len(body))
     )
+    if claim is not None:
+        await office.keep_segment(claim, body)
     office.coordinator.count_bytes(plan, party.name, up=len(body), down=0)
     return Response(status_code=204)
 

@@ -194,15 +194,22 @@ class RequestProof:
 
 
 def sign_request(
-    identity: Identity, method: str, target: str, body: bytes, *, now: float | None = None
+    identity: Identity,
+    method: str,
+    target: str,
+    body: bytes,
+    *,
+    now: float | None = None,
+    digest: bytes | None = None,
 ) -> RequestProof:
     """Sign a request: method, path with query, SHA-256 of the body, time and a fresh nonce.
 
     Args:
         now: Unix seconds; this machine's clock if left out.
+        digest: the body's SHA-256 if it is known already.
     """
-    now = int(time.time() if now is None else now)
-    nonce, digest = secrets.token_hex(16), hashlib.sha256(body).digest()
+    now, nonce = int(time.time() if now is None else now), secrets.token_hex(16)
+    digest = digest or hashlib.sha256(body).digest()
     signature = identity.sign("request", *_request_parts(identity.name, method, target, digest, now, nonce))
     return RequestProof(identity.name, now, nonce, digest, signature)
 

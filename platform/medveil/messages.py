@@ -5,6 +5,7 @@ The messages of the masking protocol itself are in ``privacy.secagg.messages``; 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from io import BytesIO
 from typing import Annotated, Any, Literal, Self
 
@@ -12,11 +13,12 @@ import cbor2
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medveil.errors import RemoteProtocolError
-from medveil.identity import verify
-from medveil.ids import canonical
+from medveil.identity import Identity, verify
+from medveil.ids import canonical, digest
 from medveil.study import Name
 
 Hash = Annotated[bytes, Field(min_length=32, max_length=32)]
+Signature = Annotated[bytes, Field(min_length=64, max_length=64)]
 MAX_MESSAGE_BYTES = 4 * 2**20
 LONGEST_WAIT_S = 60.0
 
@@ -79,6 +81,59 @@ class Enrol(Wire):
     public_key: Hash
 
 
+HANDED_OVER = "admin-key.handed-over"
+"""The action of the audit entry by which one admin key hands over to the next."""
+ADMIN_KEY = "admin-key"
+"""The subject of that entry."""
+MOST_HAND_OVERS = 200
+
+
+class HandOver(Wire):
+    """The audit entry by which one admin key hands over to the next, signed by both.
+
+    The old key's word covers the entry's number and the hash of the entry before, so it is good at one place
+    of one log. The new key signs the entry itself, which holds the word, and so shows that somebody has it.
+    """
+
+    number: Annotated[int, Field(ge=1, lt=2**53)]
+    time_ms: Annotated[int, Field(ge=0, lt=2**53)]
+    previous: Hash
+    """Hash of the entry before."""
+    old_key: Hash
+    new_key: Hash
+    word: Signature
+    """The old key's signature, made by :func:`sign_hand_over`."""
+    signature: Signature
+    """The new key's signature under the entry."""
+
+    @property
+    def hash(self) -> bytes:
+        """The entry's hash."""
+        details = hand_over_details(self.old_key, self.new_key, self.word)
+        told = (self.number, self.time_ms, "admin", HANDED_OVER, ADMIN_KEY, details)
+        return audit_entry_hash(told, self.previous)
+
+    def check(self) -> None:
+        """Raises: BadSignature unless both keys have signed."""
+        check_hand_over(self.old_key, self.word, self.number, self.previous, self.new_key)
+        check_audit_head(self.new_key, self.number, self.hash, self.signature)
+
+
+def hand_over_details(old: bytes, new: bytes, word: bytes) -> dict[str, str]:
+    """What the entry of a hand-over tells."""
+    return {"old": old.hex(), "new": new.hex(), "word": word.hex()}
+
+
+def sign_hand_over(old: Identity, number: int, previous: bytes, new: bytes) -> bytes:
+    """The old key's word that from entry ``number`` on, which follows ``previous``, the new key signs."""
+    return old.sign("hand-over-admin-key", number.to_bytes(8, "big"), previous, new)
+
+
+def check_hand_over(old: bytes, word: bytes, number: int, previous: bytes, new: bytes) -> None:
+    """Raises: BadSignature unless it is the old key's word for exactly this."""
+    verify(old, word, "hand-over-admin-key", number.to_bytes(8, "big"), previous, new)
+
+
 class AuditHead(Wire):
     """The newest entry of the aggregator's audit log: who keeps it notices a log that was cut or forked."""
 
@@ -86,7 +141,9 @@ class AuditHead(Wire):
     hash: Hash
     key: Hash
     """The admin's public key, which signs the log."""
-    signature: Annotated[bytes, Field(min_length=64, max_length=64)]
+    signature: Signature
+    succession: Annotated[tuple[HandOver, ...], Field(max_length=MOST_HAND_OVERS)] = ()
+    """Every hand-over from one admin key to the next up to ``key``, the oldest first."""
 
     def check(self, key: bytes) -> None:
         """Raises: BadSignature unless this key has signed the head."""
@@ -94,6 +151,17 @@ class AuditHead(Wire):
 
     def __str__(self) -> str:
         return f"{self.number}:{self.hash.hex()}"
+
+
+def audit_entry_hash(told: tuple[int, int, str, str, str, Mapping[str, Any]], previous: bytes) -> bytes:
+    """The hash of an audit entry.
+
+    Args:
+        told: number, Unix time in ms, actor, action, subject, details.
+        previous: hash of the entry before.
+    """
+    *words, details = told
+    return digest("audit-entry", canonical([*words, dict(details)]), previous)
 
 
 def check_audit_head(key: bytes, number: int, hash_: bytes, signature: bytes) -> None:
@@ -106,7 +174,7 @@ class PlanOffer(Wire):
 
     plan: str
     admin_key: Hash
-    admin_signature: Annotated[bytes, Field(min_length=64, max_length=64)]
+    admin_signature: Signature
     approvals: dict[Name, bytes]
 
 
@@ -121,7 +189,7 @@ class PlanOffers(Wire):
 class Approval(Wire):
     """An operator's signature under a plan."""
 
-    signature: Annotated[bytes, Field(min_length=64, max_length=64)]
+    signature: Signature
 
 
 class Work(Wire):

@@ -95,6 +95,10 @@ def test_nothing_opens_before_most_hospitals_have_approved(build: Build) -> None
     with pytest.raises(BadSignature):
         world.coordinator.approve(world.plan.id, second.name, sign_approval(world.plan, world.identities[2]))
     world.coordinator.approve(world.plan.id, second.name, sign_approval(world.plan, second))
+    world.coordinator.tick()
+    assert world.status["open"] is None  # it binds now; but the third, though in reach, takes no part yet
+    third = world.identities[2]
+    world.coordinator.approve(world.plan.id, third.name, sign_approval(world.plan, third))
     assert finish(world, sites)["finished"]
 
 
@@ -276,8 +280,11 @@ def test_an_old_rounds_messages_cannot_be_used_in_the_next(build: Build) -> None
     until_phase(world, sites, "advertise", number=2)
     before = world.dump()
     for number, attempt, kind, body in sites[0].sent:
-        with pytest.raises(WrongRound):
-            world.coordinator.receive(world.plan.id, "hospital-1", number, attempt, kind, body)
+        if (
+            kind != "unmask"
+        ):  # its answer may have been lost: it is answered once more, and nothing is changed
+            with pytest.raises(WrongRound):
+                world.coordinator.receive(world.plan.id, "hospital-1", number, attempt, kind, body)
         with pytest.raises((BadSignature, OutOfPhase)):
             world.coordinator.receive(world.plan.id, "hospital-1", 2, 1, kind, body)
     assert world.dump() == before

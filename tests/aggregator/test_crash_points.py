@@ -16,19 +16,26 @@ import crashing
 from aggregator import crashpoints
 from aggregator.blobs import SCRATCH, Blobs
 from aggregator.store import Store
-from medveil.identity import Identity
+from medveil.identity import Identity, verify
 from medveil.tensors import from_safetensors
 from world import SPEC, START, Site, unit
 
 AGGREGATOR = Path(crashpoints.__file__).parent
 ORDER = """
     commit.begin_log commit.lead commit.add_token commit.enrol commit.add_plan commit.add_approval
-    commit.probe commit.restored nonce.keep commit.add_api_token commit.grant commit.withdraw
+    commit.probe commit.restored nonce.keep key.write key.sync-folder commit.change_admin_key
+    key.rename commit.add_api_token commit.grant commit.withdraw
     commit.revoke_api_token commit.revoke commit.open_attempt commit.add_event blob.write blob.sync
     blob.rename blob.sync-folder commit.end_attempt blob.forget commit.finish_plan
 """.split()
 """The points in the order in which a study passes them; each new process has the next one."""
-LATER = {"commit.add_event": (2, 9, 20, 40), "blob.sync": (2, 5), "blob.write": (3,), "blob.rename": (4,)}
+LATER = {
+    "commit.add_event": (2, 9, 20, 40),
+    "blob.sync": (2, 5),
+    "blob.write": (3,),
+    "blob.rename": (4,),
+    "key.sync-folder": (2,),
+}
 """Points that are passed often: at which of the times as well."""
 
 
@@ -62,6 +69,8 @@ def run(folder: Path, where: Path | str, *crashes: str) -> None:
     assert np.allclose(moved, sum(unit(i) for i in (1, 2, 3)) / 3, atol=1e-4)
     store = Store(where, Identity.load("admin", folder / "admin.key"))
     store.verify_log()  # every change has its entry, every entry its change
+    ((plan, signature, _),) = store.plans()
+    verify(store.admin_key, signature, "create-plan", plan.hash)
     store.close()
     files = [p for p in folder.rglob("*") if p.is_file()]
     assert [p.name for p in files if "uploads" in p.parts or p.suffix == SCRATCH] == []
@@ -103,6 +112,7 @@ def test_every_call_that_makes_something_durable_is_inside_a_step() -> None:
                 if said in ("os.fsync", "os.replace", "os.rename", "_sync") or said.endswith(".commit"):
                     bare.append(f"{path.name}: {ast.unparse(call)}")
     assert sorted(bare) == [
+        "adminkey.py: os.fsync(handle)",  # the inside of _sync
         "blobs.py: _sync(folder.parent)",  # an empty folder
         "blobs.py: os.fsync(handle)",  # the inside of _sync
         "database.py: connection.commit()",  # a session's setting

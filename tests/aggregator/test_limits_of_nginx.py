@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import shutil
@@ -100,8 +101,10 @@ def test_a_signed_request_with_a_query_and_one_with_a_large_body_pass_unchanged(
             assert json.loads(offer.plan)["study"]["name"] == "tiny"
             work = await line.work(world.plan.id, seen="a b/c", wait_s=0.0)
             assert work.status in ("waiting", "running")
+            large = bytes(16 * 2**20)
+            digest = hashlib.sha256(large).digest()
             with pytest.raises(AggregatorProblem) as refused:
-                await line.segment(world.plan.id, 1, 1, 0, bytes(16 * 2**20))
+                await line.segment(world.plan.id, 1, 1, 0, large, digest=digest)
             assert refused.value.code in (
                 "wrong-round",
                 "out-of-phase",

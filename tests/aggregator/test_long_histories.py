@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import quote
 
 import h11
@@ -15,6 +17,7 @@ from aggregator.store import AttemptKey, Store
 from door import Door
 from medveil.identity import sign_request
 from medveil.messages import Work
+from medveil.plan import sign_approval
 from world import World, finish, make_sites, play
 
 Build = Callable[..., World]
@@ -31,6 +34,12 @@ def statements(store: Store) -> Iterator[list[str]]:
     sa.event.listen(store._database._engine, "before_cursor_execute", note)
     yield asked
     sa.event.remove(store._database._engine, "before_cursor_execute", note)
+
+
+def last_written_long_ago(world: World) -> None:
+    """As if time had passed since the last write."""
+    assert isinstance(world.database, Path)
+    os.utime(world.database, (1.0, 1.0))
 
 
 def test_a_start_reads_the_last_rounds_and_only_counts_the_others(build: Build) -> None:
@@ -64,8 +73,8 @@ def test_a_poll_that_finds_nothing_new_asks_the_database_nothing(build: Build) -
     seen = Work.from_bytes(first.content).token
     path = f"{door.at}/work?seen={quote(seen)}&wait_s=0.05"
     asyncio.run(door.office.run(lambda: None))  # the lead is checked once a second, by whoever comes then
-    door.office._known_at = door.office._file.stat().st_mtime_ns  # type: ignore[union-attr]
-    door.office._known["hospital-1"] = door.office.register.party("hospital-1")  # type: ignore[assignment]
+    last_written_long_ago(world)
+    assert door.ask(door.hospital(), "GET", f"{door.at}/work").status_code == 200
     headers = sign_request(door.hospital(), "GET", path, b"").headers()
     with statements(world.store) as asked:
         answer = door.raw("GET", path, b"", headers)
@@ -74,6 +83,39 @@ def test_a_poll_that_finds_nothing_new_asks_the_database_nothing(build: Build) -
     assert told.head is not None  # without one a hospital would suspect that it is being kept from it
     assert asked == []
     door.office.close()
+
+
+def test_going_on_without_anything_to_do_asks_the_database_nothing(build: Build) -> None:
+    world = build()
+    play(world, make_sites(world), until=lambda: world.phase == "share")
+    with statements(world.store) as asked:
+        assert not world.coordinator.go_on()
+    assert asked == []
+
+
+def test_the_clock_reads_the_database_only_when_somebody_has_written_to_it(build: Build) -> None:
+    world = build(approvals=0)
+    last_written_long_ago(world)
+    world.coordinator.tick()
+    with statements(world.store) as asked:
+        assert not world.coordinator.tick()
+    assert asked == []
+    other = Store(world.database, world.admin)  # a command of the admin, or a hospital's approval elsewhere
+    for one in world.identities:
+        other.add_approval(world.plan.id, one.name, sign_approval(world.plan, one))
+        world.coordinator.touch(one.name)
+    other.close()
+    assert world.coordinator.tick()
+    assert world.phase == "advertise"
+
+
+def test_what_was_read_just_after_a_write_is_read_again(build: Build) -> None:
+    world = build()
+    world.store.open_attempt(AttemptKey(world.plan.id, 1, 1), kind="train", model="00", now=1.0)
+    world.coordinator.tick()
+    with statements(world.store) as asked:
+        world.coordinator.tick()
+    assert asked != []
 
 
 def test_a_poll_by_somebody_else_does_not_wait_for_a_plan_that_is_none_of_its_business(build: Build) -> None:

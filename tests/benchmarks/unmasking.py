@@ -229,7 +229,7 @@ def _one_core(prepared: Path, name: str) -> list[Row]:
             admin, timed = Identity.load("admin", folder / "admin.key"), _Timed()
             store = Store(folder / "aggregator.db", admin)
             assert store.lead()
-            Coordinator(store, Blobs(folder), admin_key=bytes(32), workers=timed).tick()
+            Coordinator(store, Blobs(folder), workers=timed).tick()
             store.close()
             found.append(timed.seconds)
     names = {"sum_segment": "check, add, unmask", "make": "decode, step, hash, write"}

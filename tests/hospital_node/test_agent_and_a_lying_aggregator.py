@@ -528,7 +528,7 @@ def test_a_node_that_starts_again_passes_finished_plans_without_a_pause(
     left, done = [3, 2, 1], []
 
     async def next_plan(*_: object) -> Any:
-        return world.plan if left else None
+        return (world.plan if left else None), None
 
     async def work_on(*_: object) -> None:
         done.append(left.pop())
@@ -536,8 +536,8 @@ def test_a_node_that_starts_again_passes_finished_plans_without_a_pause(
     async def sleep(_: float) -> None:
         raise Stuck
 
-    monkeypatch.setattr("hospital_node.agent._next_plan", next_plan)
-    monkeypatch.setattr("hospital_node.agent._work_on", work_on)
+    monkeypatch.setattr("hospital_node.agent.Office.next_plan", next_plan)
+    monkeypatch.setattr("hospital_node.agent.Office._work_on", work_on)
     monkeypatch.setattr("hospital_node.agent.asyncio.sleep", sleep)
     with pytest.raises(Stuck):
         asyncio.run(run(node_, lambda _: pytest.fail("no image is read")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from aggregator.tls import make_certificates
 from hospital_node import transport as module
 from hospital_node.transport import AggregatorProblem, Transport, Unreachable
 from medveil.identity import Identity, RequestProof, verify_request
-from medveil.messages import PlanOffers
+from medveil.messages import BadMessage, PlanOffers, Work
 from privacy.secagg.messages import Published
 
 ME = Identity.generate("hospital-1")
@@ -68,7 +69,8 @@ def talk(
 
 
 def send(transport: Transport) -> Any:
-    return transport.message("p", 1, 2, "upload", b"the masked bytes")
+    data = b"the masked bytes"
+    return transport.segment("p", 1, 2, 0, data, digest=hashlib.sha256(data).digest())
 
 
 def test_a_lost_answer_is_repeated_with_identical_bytes_and_a_new_signature(
@@ -140,8 +142,6 @@ def test_after_a_while_the_node_gives_up_and_says_so(authority: Path) -> None:
 
 
 def test_a_poll_names_what_it_has_seen(authority: Path) -> None:
-    from medveil.messages import Work
-
     work = Work(token="1 1 share", status="waiting")
 
     def action(transport: Transport) -> Any:
@@ -150,6 +150,19 @@ def test_a_poll_names_what_it_has_seen(authority: Path) -> None:
     answer, requests = talk(authority, [httpx.Response(200, content=work.to_bytes())], action)
     assert answer == work
     assert requests[0][1] == "/v1/plans/p/work?seen=1%201%20share%26x%3Dy&wait_s=5"
+
+
+def test_a_message_is_answered_with_work_and_never_acknowledged_without(authority: Path) -> None:
+    work = Work(token="1 1 share", status="waiting")
+
+    def action(transport: Transport) -> Any:
+        return transport.message("p", 1, 2, "shares", b"signed", wait_s=5.0)
+
+    answer, requests = talk(authority, [httpx.Response(200, content=work.to_bytes())], action)
+    assert answer == work
+    assert requests[0][:3] == ("POST", "/v1/plans/p/rounds/1/attempts/2/shares?wait_s=5", b"signed")
+    with pytest.raises(BadMessage):
+        talk(authority, [httpx.Response(204)], action)
 
 
 def test_offers_are_read(authority: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from audit_heads import head_of
-from hospital_node.agent import _next_plan
+from hospital_node.agent import Office
 from hospital_node.cli import app, approve_plan, describe
 from hospital_node.governance import (
     PlanRefused,
@@ -23,17 +23,19 @@ from hospital_node.governance import (
     register,
 )
 from hospital_node.ledger import Ledger, LedgerUnreadable
+from hospital_node.lineage import load_head
 from hospital_node.settings import Node, NodeSettings, NoNode, Policy
 from hospital_node.store import Journal
 from medveil.errors import BadFile
 from medveil.identity import Identity
 from medveil.messages import PlanOffer, PlanOffers
 from medveil.plan import BadPlan, NotApproved, Plan, sign_approval
+from medveil.tensors import to_safetensors
 from medveil_imaging.sources.manifest import read_site
 from privacy.dp.accounting import calibrate
 from privacy.dp.ledger import BudgetExceeded, LedgerDamaged
 from privacy.dp.policy import UnderstatedEpsilon, cost
-from world import make_plan, make_study
+from world import SPEC, START, make_plan, make_study
 
 PEOPLE = [Identity.generate(f"hospital-{i}") for i in range(1, 5)]
 ADMIN = Identity.generate("admin")
@@ -152,11 +154,22 @@ class Offers:
     def __init__(self, *offers: PlanOffer) -> None:
         self._offers = PlanOffers(offers=offers, head=head_of(ADMIN, 1))
         self.approved: list[str] = []
+        self.waits_for: Plan | None = None
+        self.done: list[str] = []
+
+    def read(self, plan: Plan) -> Any:
+        self.done.append("images read")
+        raise BadFile(name="manifest.csv", problem="it is not there")
+
+    async def model(self, plan: str, model: str) -> bytes:
+        self.done.append("model fetched")
+        return to_safetensors(START, SPEC)
 
     async def offers(self) -> PlanOffers:
         return self._offers
 
     async def approve(self, plan: str, signature: bytes) -> None:
+        self.done.append("approved")
         self.approved.append(plan)
 
 
@@ -167,9 +180,9 @@ def chosen(tmp_path: Path, aggregator: Offers, approved: list[Plan], **policy: A
         journal.approve(plan, sign_approval(plan, PEOPLE[0]))
     try:
         with Ledger.open(node.ledger) as ledger:
-            return asyncio.run(
-                _next_plan(node, PEOPLE[0], journal, ledger, aggregator, set())  # type: ignore[arg-type]
-            )
+            office = Office(node, PEOPLE[0], journal, ledger, aggregator, aggregator.read)  # type: ignore[arg-type]
+            plan, aggregator.waits_for = asyncio.run(office.next_plan())
+            return plan
     finally:
         journal.close()
 
@@ -193,6 +206,19 @@ def test_an_approval_that_the_aggregator_does_not_know_is_handed_in(tmp_path: Pa
     aggregator = Offers(offer_of(plan, PEOPLE[1:]))
     assert chosen(tmp_path / "a", aggregator, [plan]) is None
     assert aggregator.approved == [plan.id]
+    assert aggregator.waits_for == plan
+
+
+def test_a_node_has_read_its_images_and_holds_the_first_model_before_a_plan_can_begin(tmp_path: Path) -> None:
+    plan, other = plan_of(), plan_of(name="other")
+    aggregator = Offers(offer_of(plan, PEOPLE[1:]), offer_of(other, PEOPLE[1:]))
+    assert (
+        chosen(tmp_path / "a", aggregator, [plan, other]) is None
+    )  # images that cannot be read stop nothing
+    assert sorted(aggregator.done[:2]) == ["images read", "model fetched"]
+    assert aggregator.done[2:] == ["approved", "approved"]  # and one plan's images are in memory, not all
+    (head,) = (tmp_path / "a" / "models").glob("*.head")
+    assert load_head(head, plan.study) is not None
 
 
 def test_an_offer_that_cannot_be_read_does_not_stop_the_others(tmp_path: Path) -> None:
@@ -212,7 +238,9 @@ def test_an_approved_plan_is_held_against_todays_policy(tmp_path: Path) -> None:
 def test_too_few_approvals_are_waited_for(tmp_path: Path) -> None:
     plan = plan_of()
     forged = {p.name: sign_approval(plan, PEOPLE[0]) for p in PEOPLE}
-    assert chosen(tmp_path / "a", Offers(offer_of(plan, PEOPLE, approvals=forged)), [plan]) is None
+    aggregator = Offers(offer_of(plan, PEOPLE, approvals=forged))
+    assert chosen(tmp_path / "a", aggregator, [plan]) is None
+    assert aggregator.waits_for == plan
 
 
 def test_a_plan_that_would_pass_the_cap_together_with_an_earlier_one_is_left_alone(tmp_path: Path) -> None:

@@ -10,9 +10,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from aggregator import crashpoints
+from aggregator.adminkey import change_key, open_store, settle_key
 from aggregator.auditlog import Head
 from aggregator.blobs import Blobs
 from aggregator.coordinator import Coordinator
@@ -56,13 +58,16 @@ def prepare() -> None:
 def serve(link: Connection, folder: Path, where: Path | str, crash: str) -> None:
     """In the child: carry out one call after the other on store and coordinator."""
     crashpoints.arm(crash)
-    admin, blobs = Identity.load("admin", folder / "admin.key"), Blobs(folder)
-    store = Store(where, admin)
+    blobs = Blobs(folder)
+    there: Any = SimpleNamespace(folder=folder, where=where)  # the file need not be in the folder
+    store = open_store(there)
     assert takes_the_lead(store)
+    settle_key(folder, store)
     blobs.sweep()
-    coordinator = Coordinator(store, blobs, admin_key=admin.public_key)
+    coordinator = Coordinator(store, blobs)
     things: dict[str, Any] = {"store": store, "coordinator": coordinator, "register": Register(store)}
     things["nonces"] = EarlyNonces(folder / "nonces")
+    things["key"] = _Key(folder, store)
     with suppress(EOFError):
         while True:
             thing, name, arguments, named = link.recv()
@@ -70,6 +75,16 @@ def serve(link: Connection, folder: Path, where: Path | str, crash: str) -> None
                 link.send((None, getattr(things[thing], name)(*arguments, **named)))
             except Error as error:
                 link.send((error.code, None))
+
+
+@dataclass
+class _Key:
+    folder: Path
+    store: Store
+
+    def change(self) -> None:
+        """What the admin's command does, in the process that keeps the others away."""
+        change_key(self.folder, self.store, Identity.generate("admin"))
 
 
 @dataclass
@@ -187,6 +202,7 @@ def consortium(folder: Path, where: Path | str, crashes: list[str]) -> Consortiu
     early = sign_request(identities[0], "GET", "/v1/plans", b"")
     repeat("keep", early, now=1.0, of="nonces")
     assert (early.sender, early.nonce) in set(EarlyNonces(folder / "nonces").used(0))
+    repeat("change", of="key")
     first_token = api_token(aggregator)
     repeat("grant", plan.id, "reader", of="register")
     repeat("withdraw", plan.id, "reader", of="register", done="unknown-person")

@@ -48,6 +48,10 @@ class Line:
         self.left.append(sitting_out)
         if sitting_out and self.waits_for_nobody:
             self.world.coordinator.sits_out(plan, self.name, sitting_out)
+        return self._news(plan, seen)
+
+    def _news(self, plan: str, seen: str) -> Work:
+        """Let the others move until there is something that this hospital has not seen."""
         while True:
             self.world.coordinator.touch(self.name)
             work = self.lie(self.world.coordinator.work(plan, self.name))
@@ -57,11 +61,15 @@ class Line:
             if not self.world.coordinator.tick() and not any(moved):
                 raise Stuck
 
-    async def message(self, plan: str, number: int, attempt: int, kind: str, body: bytes) -> None:
+    async def message(
+        self, plan: str, number: int, attempt: int, kind: str, body: bytes, *, wait_s: float
+    ) -> Work:
         self.sent.append((number, attempt, kind, body))
-        self.world.coordinator.receive(plan, self.name, number, attempt, kind, body)
+        return self._news(plan, self.world.coordinator.receive(plan, self.name, number, attempt, kind, body))
 
-    async def segment(self, plan: str, number: int, attempt: int, segment: int, data: bytes) -> None:
+    async def segment(
+        self, plan: str, number: int, attempt: int, segment: int, data: bytes, *, digest: bytes
+    ) -> None:
         self.segments.append(data)
         self.world.coordinator.take_segment(plan, self.name, number, attempt, segment, data)
 

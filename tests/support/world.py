@@ -107,7 +107,6 @@ class World:
         self.coordinator = Coordinator(
             self.store,
             self.blobs,
-            admin_key=self.admin.public_key,
             workers=self.workers,
             clock=self.clock,
             wall_clock=lambda: 1_700_000_000.0,

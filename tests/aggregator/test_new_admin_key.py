@@ -1,0 +1,614 @@
+"""The admin key is replaced and nothing is lost; a wrong change of key is named, and a crash is harmless."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import crashing
+from aggregator import crashpoints
+from aggregator.adminkey import KEY, NEXT, NoAdminKey, new_admin_key, open_store, settle_key
+from aggregator.auditlog import NOTHING, REPLACED, BadEntry, Entry, Signers, checked, seal
+from aggregator.backup import back_up, restore
+from aggregator.cli import app, set_up_aggregator
+from aggregator.coordinator import Coordinator
+from aggregator.database import StillRunning
+from aggregator.settings import Settings
+from aggregator.store import NotLeading, Store, WrongAdminKey
+from databases import run
+from hospital_node.heads import AuditKeyChanged, Heads
+from hospital_node.store import Journal
+from medveil.identity import Identity, verify
+from medveil.ids import fingerprint
+from medveil.messages import HANDED_OVER, AuditHead, hand_over_details, sign_hand_over
+from postgres import Cluster
+from world import World
+
+OLD, NEW, THIRD, THIEF = (Identity.generate("admin") for _ in range(4))
+Build = Callable[..., World]
+
+
+# ---- what verify says about a change of key
+
+
+def told(signer: Identity, before: Entry | None, **changes: Any) -> Entry:
+    """The next entry."""
+    values: dict[str, Any] = {"actor": "a", "action": "b", "subject": "c", "details": {}} | changes
+    return seal(signer, NOTHING if before is None else before.head, time_ms=1, **values)
+
+
+def changed(
+    before: Entry, by: Identity, to: Identity, *, signer: Identity | None = None, **wrong: str
+) -> Entry:
+    """The entry of a hand-over; what is ``wrong`` replaces what should be in it."""
+    word = sign_hand_over(by, before.number + 1, before.hash, to.public_key)
+    details = hand_over_details(by.public_key, to.public_key, word) | wrong
+    return told(signer or to, before, actor="admin", action=HANDED_OVER, subject="admin-key", details=details)
+
+
+@pytest.fixture
+def begun() -> list[Entry]:
+    """Three entries of the first key."""
+    log = [told(OLD, None)]
+    for _ in range(2):
+        log.append(told(OLD, log[-1]))
+    return log
+
+
+def passed(log: list[Entry]) -> bytes:
+    """Check a log; the key that signs at its end."""
+    signers = Signers(OLD.public_key)
+    assert list(checked(log, signers)) == log
+    return signers.present
+
+
+def test_verify_follows_the_chain_of_keys(begun: list[Entry]) -> None:
+    log = [*begun, changed(begun[-1], OLD, NEW)]
+    log.append(told(NEW, log[-1]))
+    assert passed(log) == NEW.public_key
+    log.append(changed(log[-1], NEW, THIRD))
+    log.append(told(THIRD, log[-1]))
+    assert passed(log) == THIRD.public_key
+
+
+def elsewhere(number: int) -> bytes:
+    """The old key's word in another log, where an entry of this number hands over too."""
+    return sign_hand_over(OLD, number, bytes(range(32)), NEW.public_key)
+
+
+BAD: dict[str, tuple[Callable[[Entry], Entry], str]] = {
+    "the old signature is missing": (
+        lambda e: changed(e, OLD, NEW, word=""),
+        "the old admin key has not signed this hand-over",
+    ),
+    "the old signature is somebody else's": (
+        lambda e: changed(e, OLD, NEW, word=sign_hand_over(THIEF, 4, e.hash, NEW.public_key).hex()),
+        "the old admin key has not signed this hand-over",
+    ),
+    "the old signature is for another key": (
+        lambda e: changed(e, OLD, NEW, word=sign_hand_over(OLD, 4, e.hash, THIEF.public_key).hex()),
+        "the old admin key has not signed this hand-over",
+    ),
+    "the old signature is for another number": (
+        lambda e: changed(e, OLD, NEW, word=sign_hand_over(OLD, 5, e.hash, NEW.public_key).hex()),
+        "the old admin key has not signed this hand-over",
+    ),
+    "the old signature was given in another log": (
+        lambda e: changed(e, OLD, NEW, word=elsewhere(4).hex()),
+        "the old admin key has not signed this hand-over",
+    ),
+    "nobody has shown to have the new key": (
+        lambda e: changed(e, OLD, NEW, signer=OLD),
+        "it is not signed by the new admin key",
+    ),
+    "a link is skipped": (
+        lambda e: changed(e, NEW, THIRD),
+        "it takes over from another admin key",
+    ),
+    "it hands over to itself": (
+        lambda e: changed(e, OLD, OLD),
+        "goes back to an admin key that was in use before",
+    ),
+    "it names no keys": (
+        lambda e: changed(e, OLD, NEW, new="zz"),
+        "names none",
+    ),
+    "it takes the place of a third key": (
+        lambda e: told(
+            NEW, e, action=REPLACED, details={"old": THIEF.public_key.hex(), "new": NEW.public_key.hex()}
+        ),
+        "it takes over from another admin key",
+    ),
+    "another key goes on without a word": (lambda e: told(NEW, e), "it is not signed by the admin key"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_change_of_key_that_is_not_right_is_named(begun: list[Entry], case: str) -> None:
+    make, words = BAD[case]
+    with pytest.raises(BadEntry, match=words) as caught:
+        passed([*begun, make(begun[-1])])
+    assert caught.value.number == 4
+
+
+def test_a_retired_key_signs_nothing_any_more_and_does_not_come_back(begun: list[Entry]) -> None:
+    log = [*begun, changed(begun[-1], OLD, NEW)]
+    with pytest.raises(BadEntry, match="not signed by the admin key") as caught:
+        passed([*log, told(OLD, log[-1])])
+    assert caught.value.number == 5
+    with pytest.raises(BadEntry, match="in use before") as caught:
+        passed([*log, changed(log[-1], NEW, OLD)])
+    assert caught.value.number == 5
+
+
+def test_a_hand_over_cannot_be_moved_to_another_place_of_its_log(begun: list[Entry]) -> None:
+    word = changed(begun[-1], OLD, NEW).details["word"]
+    later = [*begun, told(OLD, begun[-1])]
+    with pytest.raises(BadEntry, match="has not signed this hand-over") as caught:
+        passed([*later, changed(later[-1], OLD, NEW, word=word)])
+    assert caught.value.number == 5
+
+
+# ---- the store, on both databases
+
+
+def test_a_new_key_signs_from_one_entry_on_and_nothing_else_changes(where: Path | str) -> None:
+    store = Store(where, OLD)
+    store.add_token("token", name="x", role="hospital", expires=1.0)
+    before = store.head
+    number = store.change_admin_key(NEW)
+    assert number == before.number + 1
+    after = store.head
+    assert store.verify_log([before, after]) == after  # heads of either age
+    store.close()
+    again = Store(where, NEW)
+    assert again.lead()
+    again.change_admin_key(THIRD)
+    again.verify_log([before, after])
+    assert [(s.old_key, s.new_key) for s in again.succession()] == [
+        (OLD.public_key, NEW.public_key),
+        (NEW.public_key, THIRD.public_key),
+    ]
+    for step in again.succession():
+        step.check()
+        assert {e.number: e.hash for e in again.entries()}[step.number] == step.hash
+    again.add_token("another", name="x", role="hospital", expires=1.0)  # it still leads
+    again.close()
+
+
+def test_whoever_opened_the_database_before_cannot_write_with_the_old_key(where: Path | str) -> None:
+    leader, beside, admin = Store(where, OLD), Store(where, OLD), Store(where, OLD)
+    assert leader.lead()
+    beside.add_token("token", name="x", role="hospital", expires=1.0)
+    admin.change_admin_key(NEW)
+    with pytest.raises(WrongAdminKey):
+        beside.add_token("late", name="x", role="hospital", expires=1.0)
+    with pytest.raises(NotLeading):
+        leader.add_token("late", name="x", role="hospital", expires=1.0)
+    with pytest.raises(WrongAdminKey):
+        beside.lead()
+    with pytest.raises(WrongAdminKey):
+        beside.change_admin_key(THIEF)
+    with pytest.raises(WrongAdminKey):
+        admin.change_admin_key(THIRD, replaced=THIEF.public_key)
+    admin.verify_log()
+    if not isinstance(where, Path):  # no head under a key that is not its own is handed out
+        with pytest.raises(NotLeading):
+            leader.witnessed()
+    for one in (leader, beside, admin):
+        one.close()
+
+
+def test_after_a_replacement_the_hospitals_are_shown_only_what_came_later(where: Path | str) -> None:
+    store = Store(where, OLD)
+    store.change_admin_key(NEW)
+    store.change_admin_key(THIRD, replaced=NEW.public_key)
+    assert store.succession() == ()
+    store.change_admin_key(THIEF)
+    assert [s.old_key for s in store.succession()] == [THIRD.public_key]
+    assert [bool(c.word) for c in store.key_changes()] == [True, False, True]
+    store.verify_log()
+    store.close()
+
+
+@pytest.mark.parametrize("detail", ["old", "new", "word"])
+@pytest.mark.parametrize("link", ["first", "second"])
+def test_an_edited_hand_over_is_the_entry_that_is_named(folder: Path, detail: str, link: str) -> None:
+    file = folder / "aggregator.db"
+    store = Store(file, OLD)
+    number = store.change_admin_key(NEW)
+    if link == "second":
+        number = store.change_admin_key(THIRD)
+    for wrong in (THIEF.public_key.hex(), "zz"):
+        run(
+            file,
+            f"UPDATE audit SET details = json_set(details, '$.{detail}', '{wrong}') WHERE number = {number}",
+        )
+        with pytest.raises(BadEntry, match="its content is not what its hash says") as caught:
+            store.verify_log()
+        assert caught.value.number == number
+    store.close()
+
+
+# ---- the command
+
+
+@dataclass
+class Scene:
+    """An aggregator's folder with one approved plan, and hospitals that poll it."""
+
+    world: World
+    settings: Settings
+    journals: dict[str, Journal] = field(default_factory=dict)
+
+    def store(self) -> Store:
+        return open_store(self.settings)
+
+    def head(self) -> AuditHead:
+        """What hospitals are shown, by an aggregator that has just started."""
+        store = self.store()
+        coordinator = Coordinator(store, self.world.blobs)
+        told = coordinator.work(self.world.plan.id, "hospital-1").head
+        store.close()
+        assert told is not None
+        return told
+
+    def heads(self, name: str) -> Heads:
+        if name not in self.journals:
+            self.journals[name] = Journal(self.settings.folder / f"{name}.db")
+        return Heads(self.journals[name])
+
+    def command(self, *words: str) -> Result:
+        return CliRunner().invoke(app, [*words, "--folder", str(self.settings.folder)])
+
+    def verify(self, *names: str) -> Result:
+        files: list[str] = []
+        for name in names:
+            path = self.settings.folder / f"{name}.json"
+            path.write_text(self.heads(name).export(name))
+            files += ["--heads", str(path)]
+        return self.command("audit", "verify", *files)
+
+    def change(self, times: int = 1) -> None:
+        """As many further entries."""
+        store = self.store()
+        for _ in range(times):
+            store.add_token(str(store.head), name="x", role="hospital", expires=1.0)
+        store.close()
+
+
+@pytest.fixture
+def scene(build: Build) -> Iterator[Scene]:
+    made = scene_of(build())
+    yield made
+    for journal in made.journals.values():
+        journal.close()
+
+
+def scene_of(world: World) -> Scene:
+    world.store.close()
+    world.admin.save(world.folder / KEY)
+    settings = Settings(world.folder)
+    settings.save()
+    return Scene(world, settings)
+
+
+def test_the_command_replaces_the_key_and_says_what_to_do(scene: Scene) -> None:
+    before = (scene.settings.folder / KEY).read_bytes()
+    scene.heads("st-marys").take(scene.head())
+    scene.change()
+    scene.heads("charite").take(scene.head())
+    done = scene.command("new-admin-key")
+    assert done.exit_code == 0, done.exception
+    present = Identity.load("admin", scene.settings.folder / KEY).public_key
+    old, new = fingerprint(scene.world.admin.public_key), fingerprint(present)
+    assert all(words in done.output for words in (old, new, "plans signed again: 1", "no operator has to"))
+    assert not (scene.settings.folder / NEXT).exists()
+    assert before not in [p.read_bytes() for p in scene.settings.folder.rglob("*") if p.is_file()]
+    assert (scene.settings.folder / KEY).stat().st_mode & 0o077 == 0
+    for name in ("st-marys", "charite"):
+        scene.heads(name).take(scene.head())
+    verified = scene.verify("st-marys", "charite")
+    assert verified.exit_code == 0, verified.exception
+    assert f"{old} handed over to {new}" in verified.output
+    assert scene.command("enroll-token", "x").exit_code == 0
+
+
+def test_plans_are_signed_again_and_keep_their_approvals(scene: Scene) -> None:
+    store = scene.store()
+    ((plan, signature, _),) = store.plans()
+    approvals = store.approvals(plan.id)
+    verify(scene.world.admin.public_key, signature, "create-plan", plan.hash)
+    store.close()
+    new_admin_key(scene.settings)
+    store = scene.store()
+    ((again, signature, _),) = store.plans()
+    verify(store.admin_key, signature, "create-plan", plan.hash)
+    assert (again, store.approvals(plan.id)) == (plan, approvals)
+    store.close()
+
+
+def test_a_running_aggregator_keeps_its_key(scene: Scene) -> None:
+    store = scene.store()
+    assert store.lead()
+    for without_old in (False, True):
+        with pytest.raises(StillRunning):
+            new_admin_key(scene.settings, without_old=without_old)
+    store.close()
+    new_admin_key(scene.settings)
+
+
+def test_a_second_machine_with_the_old_key_writes_nothing_until_it_has_the_new_one(scene: Scene) -> None:
+    """As with PostgreSQL, where each machine has a folder of its own."""
+    there = scene.settings.folder / "there"
+    there.mkdir()
+    shutil.copy(scene.settings.folder / KEY, there)
+    other: Any = replace(scene.settings, folder=there)
+    new_admin_key(scene.settings)
+    shutil.copy(scene.settings.folder / "aggregator.db", there)  # stands for the database that both use
+    store = open_store(other)
+    with pytest.raises(WrongAdminKey):
+        store.lead()
+    with pytest.raises(BadEntry, match="another key than the admin key in this folder"):
+        store.verify_log()
+    store.close()
+    with pytest.raises(WrongAdminKey):
+        new_admin_key(other)
+    shutil.copy(scene.settings.folder / KEY, there)
+    store = open_store(other)
+    assert store.lead()
+    store.verify_log()
+    store.close()
+
+
+def once_free(action: Callable[[], object]) -> None:
+    """PostgreSQL takes a lock back a moment after its holder has hung up."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        with suppress(StillRunning):
+            if action():
+                return
+    raise AssertionError("the lead did not become free")
+
+
+def test_two_machines_on_one_postgresql_need_the_same_key(folder: Path, cluster: Cluster) -> None:
+    url = cluster.url(cluster.database())
+    here, there = (Settings(folder / name, database=url) for name in ("here", "there"))
+    set_up_aggregator(here)
+    there.folder.mkdir()
+    shutil.copy(here.folder / KEY, there.folder)
+    standing_by = open_store(there)
+    assert standing_by.lead()
+    with pytest.raises(StillRunning):
+        new_admin_key(here)
+    standing_by.close()
+    once_free(lambda: new_admin_key(here))
+    late = open_store(there)
+    with pytest.raises(WrongAdminKey):
+        late.lead()
+    late.close()
+    leading = open_store(here)
+    once_free(leading.lead)  # whoever has the wrong key did not keep the lead from it
+    leading.verify_log()
+    leading.close()
+
+
+# ---- lost or stolen
+
+
+def line_to_type(output: str) -> tuple[str, str]:
+    """The head and the fingerprint in the line that the admin reads out."""
+    found = re.search(r"medveil node heads --accept (\S+) --new-key (\S+)", output)
+    assert found is not None, output
+    return found[1], found[2]
+
+
+def test_a_stolen_key_is_replaced_and_each_operator_types_the_line_that_the_command_prints(
+    scene: Scene,
+) -> None:
+    stolen = scene.world.admin
+    for name in ("st-marys", "charite", "upmc"):
+        scene.heads(name).take(scene.head())
+    done = scene.command("new-admin-key", "--without-old-key")
+    assert done.exit_code == 0, done.exception
+    assert "has NOT handed over" in done.output
+    head, new = line_to_type(done.output)
+    with pytest.raises(AuditKeyChanged):
+        scene.heads("st-marys").take(scene.head())
+    scene.heads("charite").accept(head, new_key=new)  # by telephone, before it has seen anything
+    said = scene.verify("st-marys", "charite", "upmc")
+    assert "WITHOUT its word" in said.output
+    assert "accepted by the operators of: charite" in said.output
+    assert "not accepted yet at: st-marys, upmc" in said.output
+    scene.heads("st-marys").accept(head, new_key=new)
+    scene.change()
+    for name in ("st-marys", "charite"):
+        scene.heads(name).take(scene.head())
+        assert fingerprint(scene.heads(name).key or b"") == new
+    said = scene.verify("st-marys", "charite", "upmc")
+    assert said.exit_code == 0, said.exception
+    assert "accepted by the operators of: st-marys, charite" in said.output
+    assert "not accepted yet at: upmc" in said.output
+    # The thief shows upmc, who has heard nothing yet, a log of their own: the file tells.
+    copy = told(stolen, None)
+    for _ in range(40):
+        copy = told(stolen, copy)
+    scene.heads("upmc").take(
+        AuditHead(number=copy.number, hash=copy.hash, key=stolen.public_key, signature=copy.signature)
+    )
+    found = scene.verify("upmc").exception
+    assert isinstance(found, BadEntry)
+    assert "a head that upmc holds is signed by a key that entry" in found.what
+
+
+def test_a_lost_key_is_replaced_from_what_the_log_tells(scene: Scene) -> None:
+    scene.heads("st-marys").take(scene.head())
+    (scene.settings.folder / KEY).unlink()
+    with pytest.raises(NoAdminKey, match=r"admin\.key is not there"):
+        scene.store()
+    for words in (["enroll-token", "x"], ["new-admin-key"]):
+        assert isinstance(scene.command(*words).exception, NoAdminKey)
+    changed = new_admin_key(scene.settings, without_old=True)
+    assert changed.old == scene.world.admin.public_key
+    assert scene.verify("st-marys").exit_code == 0
+    (scene.settings.folder / KEY).write_bytes(b"torn")
+    with pytest.raises(NoAdminKey, match="cannot be read"):
+        scene.store()
+    again = new_admin_key(scene.settings, without_old=True)  # now the last change tells
+    assert again.old == changed.new
+    assert scene.verify("st-marys").exit_code == 0
+
+
+def test_an_older_log_that_names_no_key_is_not_guessed_at(scene: Scene) -> None:
+    details = """UPDATE audit SET details = '{"schema": "0003"}' WHERE number = 1"""
+    run(scene.settings.folder / "aggregator.db", details)
+    (scene.settings.folder / KEY).unlink()
+    with pytest.raises(NoAdminKey, match="does not name the lost key"):
+        new_admin_key(scene.settings, without_old=True)
+    assert not (scene.settings.folder / KEY).exists()
+
+
+# ---- crashes
+
+
+POINTS = [
+    f"{name}:{when}{time}"
+    for name, times in {
+        "key.write": ("",),
+        "key.sync-folder": ("", ":2"),
+        "commit.change_admin_key": ("",),
+        "key.rename": ("",),
+    }.items()
+    for when in ("before", "after")
+    for time in times
+]
+AFTER_COMMIT = (
+    "commit.change_admin_key:after",
+    "key.rename",
+    "key.sync-folder:before:2",
+    "key.sync-folder:after:2",
+)
+
+
+def die_at(point: str, settings: Settings) -> None:
+    """In a child: the command, with its death."""
+    crashpoints.arm(point)
+    new_admin_key(settings)
+
+
+@pytest.fixture(scope="module")
+def _servers() -> None:
+    crashing.prepare()
+
+
+def test_every_crash_point_of_the_key_is_tried_here() -> None:
+    named = {point.split(":")[0] for point in POINTS}
+    known = {name for name in crashpoints.STEPS if name.startswith("key.") or "admin_key" in name}
+    assert named == known
+
+
+@pytest.mark.usefixtures("_servers")
+@pytest.mark.parametrize("point", POINTS)
+def test_a_crash_leaves_the_old_state_whole_or_the_new_one(scene: Scene, point: str) -> None:
+    before = scene.world.admin.public_key
+    process = crashing.SERVERS.Process(target=die_at, args=(point, scene.settings))
+    process.start()
+    process.join()
+    assert process.exitcode == -9, "the point was not reached"
+    store = scene.store()
+    assert (store.admin_key != before) == point.startswith(AFTER_COMMIT)
+    store.verify_log()
+    ((plan, signature, _),) = store.plans()
+    verify(store.admin_key, signature, "create-plan", plan.hash)
+    assert len(store.succession()) == (store.admin_key != before)
+    assert store.lead()
+    settle_key(scene.settings.folder, store)
+    assert not (scene.settings.folder / NEXT).exists()
+    assert Identity.load("admin", scene.settings.folder / KEY).public_key == store.admin_key
+    store.close()
+    new_admin_key(scene.settings)  # the command may be repeated
+    scene.heads("st-marys").take(scene.head())
+
+
+def test_a_repeated_command_clears_away_what_a_crash_has_left(scene: Scene) -> None:
+    for left in (THIEF, None):
+        (scene.settings.folder / NEXT).unlink(missing_ok=True)
+        (scene.settings.folder / NEXT).write_bytes(b"torn") if left is None else left.save(
+            scene.settings.folder / NEXT
+        )
+        assert scene.store().admin_key == scene.world.admin.public_key
+    changed = new_admin_key(scene.settings)
+    assert changed.new not in (THIEF.public_key, scene.world.admin.public_key)
+    assert scene.store().admin_key == changed.new
+
+
+# ---- backups
+
+
+def test_a_backup_between_commit_and_rename_is_whole_and_so_is_what_is_restored_from_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as cut:
+        cut.setattr("aggregator.adminkey._put_in_place", lambda folder: None)
+        changed = new_admin_key(scene.settings)
+    assert (scene.settings.folder / NEXT).exists()
+    back_up(scene.settings, scene.settings.folder.parent / "backup")
+    put_back = Settings(scene.settings.folder.parent / "put-back")
+    restore(scene.settings.folder.parent / "backup", put_back)
+    assert Identity.load("admin", put_back.folder / KEY).public_key == changed.new
+    assert not (put_back.folder / NEXT).exists()
+
+
+def test_a_backup_from_before_a_hand_over_is_restored_and_the_key_changed_again(scene: Scene) -> None:
+    """The hospitals hold the key that went with the lost log; the retired one must not come back."""
+    scene.heads("st-marys").take(scene.head())
+    target = scene.settings.folder.parent / "backup"
+    back_up(scene.settings, target)
+    lost = new_admin_key(scene.settings)
+    scene.change(9)
+    scene.heads("st-marys").take(scene.head())
+    put_back = Scene(scene.world, Settings(scene.settings.folder.parent / "put-back"), scene.journals)
+    restore(target, put_back.settings)
+    with pytest.raises(AuditKeyChanged):
+        put_back.heads("st-marys").take(put_back.head())
+    changed = new_admin_key(put_back.settings)
+    put_back.heads("st-marys").accept(changed.head, new_key=fingerprint(changed.new))
+    put_back.change()
+    put_back.heads("st-marys").take(put_back.head())
+    assert put_back.heads("st-marys").key not in (lost.new, lost.old)
+    said = put_back.verify("st-marys")
+    assert said.exit_code == 0, said.exception
+    assert "were lost in a restore" in said.output
+
+
+def test_a_key_that_is_changed_while_a_backup_is_made_does_not_go_with_the_old_database(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aggregator import backup
+
+    copy = backup.copy_database
+
+    def late(source: Path, target: Path) -> None:
+        new_admin_key(scene.settings)
+        copy(source, target)
+
+    monkeypatch.setattr(backup, "copy_database", late)
+    with pytest.raises(BadEntry, match="another key than the admin key in this folder"):
+        back_up(scene.settings, scene.settings.folder.parent / "backup")
+
+
+def test_a_new_aggregator_names_its_first_key_in_its_log(folder: Path) -> None:
+    settings = Settings(folder / "aggregator")
+    set_up_aggregator(settings)
+    store = open_store(settings)
+    assert store.recorded_key() == store.admin_key
+    store.close()
