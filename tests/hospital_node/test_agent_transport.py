@@ -13,7 +13,7 @@ import pytest
 
 from aggregator.tls import make_certificates
 from hospital_node import transport as module
-from hospital_node.transport import CLIENT_PAIR, AggregatorProblem, Transport, Unreachable
+from hospital_node.transport import AggregatorProblem, Transport, Unreachable
 from medveil.identity import Identity, RequestProof, verify_request
 from medveil.messages import BadMessage, PlanOffers, Work
 from privacy.secagg.messages import Published
@@ -152,25 +152,6 @@ def test_a_poll_names_what_it_has_seen(authority: Path) -> None:
     assert requests[0][1] == "/v1/plans/p/work?seen=1%201%20share%26x%3Dy&wait_s=5"
 
 
-def test_a_client_certificate_is_loaded_when_it_is_there_and_missed_by_nobody_when_it_goes(
-    authority: Path,
-) -> None:
-    pair, folder = authority.with_name(CLIENT_PAIR), authority.parent
-
-    async def come_and_go(transport: Transport) -> bool:
-        await send(transport)
-        pair.write_bytes((folder / "server.pem").read_bytes() + (folder / "server.key").read_bytes())
-        await send(transport)
-        loaded = transport._loaded == pair.stat().st_mtime_ns
-        pair.unlink()
-        await send(transport)
-        return loaded
-
-    result, requests = talk(authority, [httpx.Response(204) for _ in range(3)], come_and_go)
-    assert result
-    assert len(requests) == 3
-
-
 def test_a_message_is_answered_with_work_and_never_acknowledged_without(authority: Path) -> None:
     work = Work(token="1 1 share", status="waiting")
 
@@ -210,3 +191,22 @@ def test_a_proof_and_a_sum_are_asked_for_by_version(authority: Path) -> None:
         "/v1/plans/p/versions/2/proof",
         "/v1/plans/p/versions/2/sum",
     ]
+
+
+def test_a_client_certificate_is_loaded_when_it_is_there_and_missed_by_nobody_when_it_goes(
+    authority: Path,
+) -> None:
+    pair, folder = authority.with_name(module.CLIENT_PAIR), authority.parent
+
+    async def come_and_go(transport: Transport) -> bool:
+        await transport.approve("p", bytes(64))
+        pair.write_bytes((folder / "server.pem").read_bytes() + (folder / "server.key").read_bytes())
+        await transport.approve("p", bytes(64))
+        loaded = transport._loaded == pair.stat().st_mtime_ns
+        pair.unlink()
+        await transport.approve("p", bytes(64))
+        return loaded
+
+    result, requests = talk(authority, [httpx.Response(204) for _ in range(3)], come_and_go)
+    assert result
+    assert len(requests) == 3
