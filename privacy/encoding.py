@@ -211,13 +211,13 @@ class Encoder:
         """Write the packed words from ``start`` on; the chunks are to be written one after the other.
 
         Args:
-            out: "<u8", at most CHUNK_WORDS words; what it held is overwritten.
+            out: "<u8", at most CHUNK_WORDS words, of the packed ones only; what it held is overwritten.
         Raises: OutOfRange if an entry is not finite or exceeds p.clip.
         """
         bits, lanes, packed = self._p.lane_bits, LANES[self._p.lane_bits], self._p.packed_words
         for lane in range(lanes):
-            first, end = lane * packed + start, min((lane + 1) * packed, self._p.parameters)
-            steps = self._rounded(self._values[first : min(first + len(out), end)])
+            first = lane * packed + start
+            steps = self._rounded(self._values[first : first + len(out)])
             words = out[: len(steps)]
             if lane == 0:  # no coordinate is missing in the first lane
                 np.copyto(words, steps)

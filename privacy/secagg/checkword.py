@@ -106,7 +106,7 @@ class Product:
             np.add(self._sums, self._part, self._sums)
 
     def word(self, tail: Words) -> int:
-        """The product mod 2^64, without a pad, once all packed words are in.
+        """The product, to be taken mod 2^64 with its pad, once all packed words are in.
 
         Args:
             tail: weight and metrics as limbs, without the check word.
@@ -115,7 +115,7 @@ class Product:
         limbs = tail.astype("<u8", copy=False).view("<u4")
         ends = limbs * _coefficients(self._key, _TAIL_KEYS, len(limbs))
         columns = self._folded * _coefficients(self._key, _COLUMN_KEYS, COLUMNS)
-        return (int(np.add.reduce(ends)) + int(np.add.reduce(columns))) % 2**64
+        return int(np.add.reduce(ends)) + int(np.add.reduce(columns))
 
     def _carry(self) -> None:
         """Add the exact sums into the words mod 2^64 of their columns."""

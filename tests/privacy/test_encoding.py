@@ -228,26 +228,26 @@ def test_the_same_random_bytes_give_the_same_words() -> None:
 def test_a_coordinate_that_is_not_finite_or_over_the_clip_is_refused(bad: float, place: int) -> None:
     values = np.zeros(300_000, np.float32)
     values[place] = bad
-    with pytest.raises(OutOfRange):
+    with pytest.raises(OutOfRange, match=r"^Every coordinate of the update must be finite and within ±0\.5"):
         _encode(values, _params(300_000))
 
 
 @pytest.mark.parametrize("weight", [0, -1, 101])
 def test_a_weight_of_zero_or_over_the_cap_is_refused(weight: int) -> None:
-    with pytest.raises(OutOfRange):
+    with pytest.raises(OutOfRange, match=r"^The weight must be 1 to 100\."):
         _encode(np.zeros(3), _params(3), weight)
 
 
 @pytest.mark.parametrize("shape", [(2,), (4,), (3, 1), ()])
 def test_an_update_of_the_wrong_length_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(OutOfRange):
+    with pytest.raises(OutOfRange, match=r"^The length of the update must be 3 \+ 0 metrics\."):
         _encode(np.zeros(shape), _params(3))
 
 
 def test_metrics_of_the_wrong_length_or_size_are_refused() -> None:
     p = replace(_params(1), metrics=2)
     for metrics in (NO_METRICS, np.zeros(3, np.uint64), np.array([0, METRIC_LIMIT], np.uint64)):
-        with pytest.raises(OutOfRange):
+        with pytest.raises(OutOfRange, match=r"^(The length of the update|Every metric word) must be [^N]"):
             encode(
                 Update(np.zeros(1, np.float32)),
                 p,

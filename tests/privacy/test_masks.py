@@ -15,7 +15,6 @@ from medveil.identity import Secret
 from privacy.secagg import keystream as module
 from privacy.secagg.keystream import SelfTestFailed, keystream
 from privacy.secagg.masks import CHUNK_WORDS, SEGMENT_WORDS, Mask, add_masks
-from privacy.secagg.vector import MaskedUpdate
 from unmasked import mask
 
 NIST_KEY = bytes.fromhex("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4")
@@ -117,13 +116,6 @@ def test_masked_words_look_uniform() -> None:
 def test_a_segment_is_16_mib_of_whole_chunks() -> None:
     assert 8 * SEGMENT_WORDS == 16 * 1024 * 1024
     assert SEGMENT_WORDS % CHUNK_WORDS == 0
-
-
-def test_segments_are_the_bytes_of_the_whole() -> None:
-    masked = MaskedUpdate(np.arange(SEGMENT_WORDS + 3, dtype=np.uint64))
-    pieces = list(masked.segments())
-    assert [len(p) for p in pieces] == [8 * SEGMENT_WORDS, 24]
-    assert b"".join(pieces) == masked.to_bytes() == masked.words.astype("<u8").tobytes()
 
 
 def test_a_machine_with_wrong_aes_masks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

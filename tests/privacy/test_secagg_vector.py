@@ -147,6 +147,14 @@ def test_a_machine_with_wrong_aes_masks_nothing(monkeypatch: pytest.MonkeyPatch)
         _masked(_update(4), _params(4, 32))
 
 
+def test_segments_are_the_bytes_of_the_whole() -> None:
+    masked = MaskedUpdate(np.arange(SEGMENT_WORDS + 3, dtype=np.uint64))
+    pieces = list(masked.segments())
+    assert [len(p) for p in pieces] == [16 * 2**20, 24]
+    for data in (b"".join(pieces), masked.to_bytes()):
+        assert np.array_equal(np.frombuffer(data, "<u8"), masked.words)
+
+
 @pytest.mark.parametrize("lane_bits", LANE_BITS)
 def test_chunks_are_whole_pieces_of_the_check_word(lane_bits: int) -> None:
     """Else the lanes of two chunks would meet other coefficients than those of one."""
