@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Executor, Future
 from typing import Any
 
 import httpx2 as httpx
@@ -66,7 +67,8 @@ def waiting(
                 await asyncio.sleep(0)
             early = answer.done()
             await then()
-            return early, await answer
+            async with asyncio.timeout(20):  # less than any test here would wait for news
+                return early, await answer
 
     return asyncio.run(scene())
 
@@ -124,6 +126,24 @@ def test_the_last_message_of_an_attempt_may_be_repeated_when_the_next_round_is_o
     for elsewhere in (target.replace("rounds/1", "rounds/2"), target.replace("unmask", "agree")):
         assert door.ask(sites[-1].identity, "POST", elsewhere, body).status_code in (409, 422)
     door.refused(door.ask(sites[0].identity, "POST", target, body), 409, "wrong-round")
+
+
+class Busy(Executor):
+    """Workers that never come to an end."""
+
+    def submit(self, *_: Any, **__: Any) -> Future[Any]:
+        return Future()
+
+
+def test_a_sum_that_is_being_unmasked_is_no_news(build: Build) -> None:
+    world = build(workers=Busy())
+    sites, coordinator = make_sites(world), world.coordinator
+    play(world, sites, until=lambda: world.phase == "unmask")
+    seen = asked(sites[0]).token
+    assert not coordinator.is_news(world.plan.id, sites[0].name, seen)
+    play(world, sites, until=lambda: world.phase == "done")
+    assert asked(sites[0]).token != seen
+    assert not coordinator.is_news(world.plan.id, sites[0].name, seen)
 
 
 def test_a_hospital_that_is_revoked_while_it_waits_gets_no_work_and_its_message_stays(door: Door) -> None:

@@ -130,11 +130,11 @@ def test_the_sum_of_words_is_the_word_of_lane_sums(lane_bits: int, rows: list[li
 
 @pytest.mark.parametrize("lane_bits", LANE_BITS)
 @pytest.mark.parametrize("sign", [-1, 1])
-@pytest.mark.parametrize("clip", [0.1, 0.5, 1 / 3, 7e-7, 12345.678])
+@pytest.mark.parametrize("clip", [0.1, 0.5, 1 / 3, 7e-7, 12345.678, 0.112, 0.016])
 def test_a_full_cohort_at_the_clip_fills_the_lanes_and_spills_nowhere(
     lane_bits: int, sign: int, clip: float
 ) -> None:
-    """All at +C or all at -C, also where float32 rounds C itself up: the worst a lane can meet."""
+    """All at +C or all at -C, also where float32 rounds C or the scale (the last two) up: the worst."""
     for cohort in (3, 10, 200):
         p = _params(4001, lane_bits, clip=clip, cohort=cohort)
         extreme = np.full(4001, sign * np.float32(clip), np.float32)
