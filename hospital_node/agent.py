@@ -46,6 +46,10 @@ POLL_S = 5.0
 IDLE_S = 2.0
 PREPARE_S = 60.0
 """Longest that an approval waits for the images to be read."""
+PREPARED_S = 900.0
+"""Images that were read ahead are used for a plan that begins within this time, and read again after it."""
+NEWS_PAUSE_S = 0.2
+"""Shortest time between two looks at a plan that waits, whatever the aggregator calls news."""
 MAX_ATTEMPT = 100_000
 STEPS = tuple(p for p in Phase if not p.ended)
 Word = TypeVar("Word", bound=StrEnum)
@@ -112,6 +116,7 @@ class PlanAgent:
         go on without it, and the next round is a new chance.
         """
         work: Work | None = None
+        begun = False
         while True:
             try:
                 if work is None:
@@ -120,6 +125,9 @@ class PlanAgent:
                     self._heads.settle()
                     log.info("plan.finished", plan=self._plan.id)
                     return
+                if not begun:
+                    begun = True
+                    self._desk.read_ahead()
                 work = await self._answer(work)
             except Error as error:
                 work = None
@@ -309,6 +317,17 @@ async def run(node: Node, read: Callable[[Plan], SiteData]) -> None:
             await Office(node, identity, journal, ledger, transport, read).work()
 
 
+@dataclass(frozen=True)
+class _Prepared:
+    """A plan whose images are being read, or were read at ``at`` (the event loop's seconds)."""
+
+    plan: Plan
+    desk: Desk
+    agent: PlanAgent
+    reading: asyncio.Future[None]
+    at: float
+
+
 class Office:
     """The plans that a hospital's operator has approved. One has its images in memory: in hand, or next."""
 
@@ -324,7 +343,7 @@ class Office:
         self._node, self._identity, self._journal = node, identity, journal
         self._ledger, self._transport, self._read = ledger, transport, read
         self._finished: set[str] = set()
-        self._prepared: tuple[Plan, Desk, PlanAgent] | None = None
+        self._prepared: _Prepared | None = None
         self._seen = ""
 
     async def work(self) -> None:
@@ -348,16 +367,14 @@ class Office:
 
         Returns: that plan, and one that waits for other hospitals' approvals; each None if there is none.
         """
+        self._drop_what_is_old()
         offers, answer, heads = {}, await self._transport.offers(), Heads(self._journal)
         heads.take(answer.head)
         pinned, waiting = heads.key, None
         for offer in answer.offers:
             try:
                 offers[read_offer(offer, pinned).id] = offer
-            except (
-                BadPlan,
-                PlanRefused,
-            ) as error:  # another plan's fault must not stop this hospital's studies
+            except (BadPlan, PlanRefused) as error:  # another plan's fault must not stop this hospital's
                 log.warning("offer.refused", code=error.code)
         for plan, signature in self._journal.approved():
             if plan.id in self._finished or plan.id not in offers:
@@ -384,6 +401,7 @@ class Office:
         work = await self._transport.work(plan.id, seen=self._seen, wait_s=POLL_S)
         Heads(self._journal).take(work.head)
         self._seen = work.token
+        await asyncio.sleep(NEWS_PAUSE_S)
 
     async def _prepare(self, plan: Plan) -> None:
         """Do ahead what needs no other hospital, before the approval is handed in and the plan may begin."""
@@ -394,32 +412,39 @@ class Office:
             await agent.prepare()
         except Error as error:  # it shows again when the round wants what is missing
             log.info("plan.unprepared", plan=plan.id, code=error.code)
-        await asyncio.wait({asyncio.wrap_future(desk.read_ahead())}, timeout=PREPARE_S)
+        reading = asyncio.wrap_future(desk.read_ahead())
+        await asyncio.wait({reading}, timeout=PREPARE_S)
+        self._prepared = _Prepared(plan, desk, agent, reading, asyncio.get_running_loop().time())
+
+    def _drop_what_is_old(self) -> None:
+        """Images change: a label is mended, a patient says no. A plan may begin weeks after its approval."""
+        old = self._prepared
+        if old is not None and old.reading.done() and asyncio.get_running_loop().time() > old.at + PREPARED_S:
+            old.desk.close()
+            self._prepared = None
 
     def _open(self, plan: Plan) -> tuple[Desk, PlanAgent]:
-        if self._prepared is not None and self._prepared[0] != plan:
-            self._prepared[1].close()
-            self._prepared = None
-        if self._prepared is None:
-            desk = Desk(
-                plan,
-                self._read,
-                self._ledger,
-                dataset=self._node.settings.dataset,
-                kept=Kept(self._node.kept, self._identity.secret_for(LABEL)),
-                splits=Splits(self._node.splits),
-            )
-            agent = PlanAgent(plan, self._node, self._identity, self._journal, desk, self._transport)
-            self._prepared = plan, desk, agent
-        return self._prepared[1], self._prepared[2]
+        """The desk and the agent for a plan; what was made ready for another one is given up."""
+        ready, self._prepared = self._prepared, None
+        if ready is not None and ready.plan == plan:
+            return ready.desk, ready.agent
+        if ready is not None:
+            ready.desk.close()
+        desk = Desk(
+            plan,
+            self._read,
+            self._ledger,
+            dataset=self._node.settings.dataset,
+            kept=Kept(self._node.kept, self._identity.secret_for(LABEL)),
+            splits=Splits(self._node.splits),
+        )
+        return desk, PlanAgent(plan, self._node, self._identity, self._journal, desk, self._transport)
 
     async def _work_on(self, plan: Plan) -> None:
         desk, agent = self._open(plan)
-        desk.read_ahead()
         log.info("node.ready", plan=plan.id)
         try:
             await agent.follow()
             desk.finished()
         finally:
             desk.close()
-            self._prepared = None

@@ -517,6 +517,18 @@ def test_no_key_share_seed_or_number_of_the_update_is_in_the_log_or_the_journal(
         assert repr(part)[2:-1] not in text
 
 
+def test_no_image_is_read_for_a_plan_that_is_finished(build: Build) -> None:
+    world = build()
+    line = Line(world, make_sites(world)[1:], "hospital-1")
+    agent, journal = make_agent(world, line)
+    assert follow(agent)
+    journal.close()
+    again, journal = make_agent(world, line)
+    assert follow(again)
+    journal.close()
+    assert [a._desk.reads for a in (agent, again)] == [1, 0]  # type: ignore[attr-defined]
+
+
 def test_a_node_that_starts_again_passes_finished_plans_without_a_pause(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -212,13 +212,38 @@ def test_an_approval_that_the_aggregator_does_not_know_is_handed_in(tmp_path: Pa
 def test_a_node_has_read_its_images_and_holds_the_first_model_before_a_plan_can_begin(tmp_path: Path) -> None:
     plan, other = plan_of(), plan_of(name="other")
     aggregator = Offers(offer_of(plan, PEOPLE[1:]), offer_of(other, PEOPLE[1:]))
-    assert (
-        chosen(tmp_path / "a", aggregator, [plan, other]) is None
-    )  # images that cannot be read stop nothing
+    found = chosen(tmp_path / "a", aggregator, [plan, other])
+    assert found is None  # images that cannot be read stop nothing
     assert sorted(aggregator.done[:2]) == ["images read", "model fetched"]
     assert aggregator.done[2:] == ["approved", "approved"]  # and one plan's images are in memory, not all
     (head,) = (tmp_path / "a" / "models").glob("*.head")
     assert load_head(head, plan.study) is not None
+
+
+@pytest.mark.parametrize("kept_s", [900.0, -1.0])
+def test_images_that_were_read_long_before_a_plan_begins_are_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_s: float
+) -> None:
+    plan = plan_of()
+    aggregator = Offers(offer_of(plan, PEOPLE[1:]))
+    node = Node(tmp_path / "a", settings(allow_no_privacy=True))
+    journal = Journal(node.journal)
+    journal.approve(plan, sign_approval(plan, PEOPLE[0]))
+    monkeypatch.setattr("hospital_node.agent.PREPARED_S", kept_s)
+
+    async def begin(ledger: Ledger) -> tuple[object, object]:
+        office = Office(node, PEOPLE[0], journal, ledger, aggregator, aggregator.read)  # type: ignore[arg-type]
+        await office.next_plan()
+        ready = office._prepared
+        assert ready is not None
+        aggregator._offers = PlanOffers(offers=(offer_of(plan, PEOPLE),), head=head_of(ADMIN, 1))
+        assert (await office.next_plan())[0] == plan
+        return ready.desk, office._open(plan)[0]
+
+    with Ledger.open(node.ledger) as ledger:
+        before, after = asyncio.run(begin(ledger))
+    journal.close()
+    assert (before is after) == (kept_s > 0)
 
 
 def test_an_offer_that_cannot_be_read_does_not_stop_the_others(tmp_path: Path) -> None:

@@ -98,6 +98,10 @@ class ReadyDesk:
     def __init__(self, world: World, index: int) -> None:
         self._world, self._index = world, index
         self.prepared: list[tuple[int, int, RoundKind]] = []
+        self.reads = 0
+
+    def read_ahead(self) -> None:
+        self.reads += 1
 
     def prepare(
         self, number: int, attempt: int, kind: RoundKind, model: bytes, vector: Any
