@@ -89,6 +89,9 @@ class InstantDesk:
         values = np.random.default_rng(index).uniform(-0.01, 0.01, size).astype(np.float32)
         self._study, self._update = study, Update(values)
 
+    def read_ahead(self) -> None:
+        """There are no images."""
+
     def prepare(
         self, number: int, attempt: int, kind: RoundKind, model: bytes, vector: Any
     ) -> asyncio.Future[Contribution]:
