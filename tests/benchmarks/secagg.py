@@ -80,9 +80,9 @@ def main() -> None:
     load = os.getloadavg()[0]
     print(f"cryptography {cryptography.__version__}; NumPy {np.__version__}; one thread; medians")
     found: Found = []
-    for parameters, repeats in ((10**6, 31), (10**7, 9)) + (() if options.quick else ((25 * 10**6, 7),)):
+    for parameters, repeats in ((10**6, 31), (10**7, 9)) + (() if options.quick else ((25 * 10**6, 15),)):
         found += vector_work(parameters, repeats)
-    for parameters, repeats in ((10**6, 5),) + (() if options.quick else ((25 * 10**6, 3),)):
+    for parameters, repeats in ((10**6, 5),) + (() if options.quick else ((25 * 10**6, 7),)):
         found += beside_flower(parameters, repeats)
     found += beside_tenseal(10**6)
     found += wire(10**6)
