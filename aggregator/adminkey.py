@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from aggregator.blobs import StorageFailed
+from aggregator.blobs import StorageFailed, sync
 from aggregator.crashpoints import step
 from aggregator.database import alone
 from aggregator.settings import Settings
@@ -145,7 +145,7 @@ def change_key(folder: Path, store: Store, new: Identity, *, without_old: bool =
         with step("key.write"):
             new.save(file)
         with step("key.sync-folder"):
-            _sync(folder)
+            sync(folder)
     except OSError as error:
         raise StorageFailed() from error
     number = store.change_admin_key(new, replaced=replaced)
@@ -159,17 +159,9 @@ def _put_in_place(folder: Path) -> None:
         with step("key.rename"):
             os.replace(folder / NEXT, folder / KEY)
         with step("key.sync-folder"):
-            _sync(folder)
+            sync(folder)
     except OSError as error:
         raise StorageFailed() from error
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _load(file: Path) -> Identity:

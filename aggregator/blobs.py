@@ -103,7 +103,7 @@ def _rename(scratch: Path, path: Path) -> None:
         os.replace(scratch, path)
     try:
         with step("blob.sync-folder"):
-            _sync(path.parent)
+            sync(path.parent)
     except OSError:
         _remove(path)
         raise
@@ -114,10 +114,11 @@ def _make_folder(folder: Path) -> None:
     if not folder.is_dir():
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
-        _sync(folder.parent)
+        sync(folder.parent)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Put a file, or the names in a folder, on the disk. Raises: OSError."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -249,7 +250,7 @@ def _keep(draft: Path, path: Path) -> None:
     try:
         _make_folder(path.parent)
         with step("blob.sync"):
-            _sync(draft)
+            sync(draft)
         _rename(draft, path)
     except OSError as error:
         _remove(draft)

@@ -63,9 +63,7 @@ WORK_LIMIT_S = 1800.0
 """For one try at a sum: twenty times what 25 million parameters of 50 hospitals take on two cores."""
 
 
-_ANSWERED_BY = {
-    kind: phase for phase, expected in server.EXPECTS.items() for kind, m in MESSAGES.items() if m is expected
-}
+_PHASE_OF = {message: phase for phase, message in server.EXPECTS.items()}
 
 
 class _JobFailed(Exception):
@@ -220,7 +218,7 @@ class Coordinator:
         run = self._run(plan_id, name)
         if kind not in MESSAGES:
             raise NotFound()
-        answered = token_of(number, attempt, _ANSWERED_BY[kind])
+        answered = token_of(number, attempt, _PHASE_OF[MESSAGES[kind]])
         received = answered, hashlib.sha256(body).digest()
         if run.received.get(name) == received:
             return answered

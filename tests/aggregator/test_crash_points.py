@@ -109,12 +109,11 @@ def test_every_call_that_makes_something_durable_is_inside_a_step() -> None:
         for call in ast.walk(tree):
             if isinstance(call, ast.Call) and id(call) not in inside:
                 said = ast.unparse(call.func)
-                if said in ("os.fsync", "os.replace", "os.rename", "_sync") or said.endswith(".commit"):
+                if said in ("os.fsync", "os.replace", "os.rename", "sync") or said.endswith(".commit"):
                     bare.append(f"{path.name}: {ast.unparse(call)}")
     assert sorted(bare) == [
-        "adminkey.py: os.fsync(handle)",  # the inside of _sync
-        "blobs.py: _sync(folder.parent)",  # an empty folder
-        "blobs.py: os.fsync(handle)",  # the inside of _sync
+        "blobs.py: os.fsync(handle)",  # the inside of sync
+        "blobs.py: sync(folder.parent)",  # an empty folder
         "database.py: connection.commit()",  # a session's setting
     ]
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from hospital_node.settings import Node, NodeSettings
+from hospital_node.store import Journal
 from world import World, make_world
 
 MEMORY = Path("/dev/shm")
@@ -27,3 +29,22 @@ def build() -> Iterator[Callable[..., World]]:
         yield make
         for world in worlds:
             world.store.close()
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    """The folder of a hospital that has asked for nothing yet."""
+    made = Node(
+        tmp_path / "node",
+        NodeSettings(name="st-marys", aggregator="https://here", data=Path("/nowhere"), dataset="films"),
+    )
+    made.save()
+    return made
+
+
+@pytest.fixture
+def journal(node: Node) -> Iterator[Journal]:
+    """Its journal, open."""
+    opened = Journal(node.journal)
+    yield opened
+    opened.close()

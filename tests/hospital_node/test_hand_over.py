@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from hospital_node.agent import Office
 from hospital_node.governance import PlanRefused, read_offer
 from hospital_node.heads import AuditForked, AuditKeyChanged, AuditRolledBack, Heads, NotAccepted
 from hospital_node.ledger import Ledger
-from hospital_node.settings import Node, NodeSettings
+from hospital_node.settings import Node
 from hospital_node.store import Journal
 from lines import Line, follow, make_agent, make_node
 from medveil.errors import RemoteProtocolError
@@ -33,23 +33,6 @@ TO_THIRD = hand_over(SECOND, THIRD, 20)
 BOTH = (TO_SECOND, TO_THIRD)
 PLAN = "ab" * 32
 Build = Callable[..., World]
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Node:
-    made = Node(
-        tmp_path / "node",
-        NodeSettings(name="st-marys", aggregator="https://here", data=Path("/nowhere"), dataset="films"),
-    )
-    made.save()
-    return made
-
-
-@pytest.fixture
-def journal(node: Node) -> Iterator[Journal]:
-    opened = Journal(node.journal)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,7 @@ from hospital_node.heads import (
     Heads,
     NotAccepted,
 )
-from hospital_node.settings import Node, NodeSettings
+from hospital_node.settings import Node
 from hospital_node.store import Journal
 from lines import Line, follow, make_agent
 from medveil.errors import RemoteProtocolError
@@ -33,23 +33,6 @@ from world import World, make_sites
 ADMIN, OTHER = Identity.generate("admin"), Identity.generate("admin")
 PLAN = "ab" * 32
 Build = Callable[..., World]
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Node:
-    made = Node(
-        tmp_path / "node",
-        NodeSettings(name="st-marys", aggregator="https://here", data=Path("/nowhere"), dataset="films"),
-    )
-    made.save()
-    return made
-
-
-@pytest.fixture
-def journal(node: Node) -> Iterator[Journal]:
-    opened = Journal(node.journal)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture
