@@ -18,6 +18,7 @@ from typing import Any
 
 from hospital_node.files import replace_durably
 from medveil.errors import Error
+from medveil_imaging.patients import PatientImages
 from medveil_imaging.sources.manifest import SiteData
 from privacy.dp.policy import Split
 
@@ -57,14 +58,23 @@ class Splits:
         before, moved = dict(known), 0
         left = {Split.TRAIN: site.train, Split.VAL: site.val, Split.TEST: site.test}
         for split in splits:
-            names = [self._name(book, patient.patient) for patient in left[split]]
-            stays = [known.setdefault(name, split.value) == split.value for name in names]
+            stays = [self._stays(book, known, patient, split) for patient in left[split]]
             left[split] = tuple(itertools.compress(left[split], stays))
             moved += stays.count(False)
         if note and known != before:
             replace_durably(self._path, json.dumps(book).encode())
         train, val, test = left[Split.TRAIN], left[Split.VAL], left[Split.TEST]
         return replace(site, train=train, val=val, test=test), moved
+
+    def _stays(
+        self, book: dict[str, Any], known: dict[str, str], patient: PatientImages, split: Split
+    ) -> bool:
+        """Whether the patient was met in no other split. Earlier versions noted the spelling as it was."""
+        name = self._name(book, patient.patient)
+        names = {name, *(self._name(book, written) for written in patient.spellings)}
+        met = {known[n] for n in names if n in known}
+        known.setdefault(name, min(met, default=split.value))
+        return met <= {split.value}
 
     def _name(self, book: dict[str, Any], pseudonym: str) -> str:
         return hmac.new(bytes.fromhex(book["key"]), pseudonym.encode(), hashlib.sha256).hexdigest()[:32]

@@ -15,10 +15,14 @@ class PatientImages:
     """
 
     patient: str = field(repr=False)
+    """The pseudonym in the spelling that counts (:func:`medveil.pseudonyms.one_spelling`)."""
     images: torch.Tensor = field(repr=False)
     """float32, shape (k, 1, \\*size); xray: (row, column), mri: RAS axes; each normalised by itself."""
     labels: torch.Tensor = field(repr=False)
     """int64; classification (k,), segmentation (k, \\*size)."""
+
+    spellings: tuple[str, ...] = field(default=(), repr=False)
+    """The pseudonym as the manifest has it, to find what earlier versions noted under it."""
 
     def __len__(self) -> int:
         return len(self.images)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,16 @@ def test_a_patient_keeps_the_split_of_the_first_private_study(tmp_path: Path) ->
     text = (tmp_path / "splits.json").read_text()
     assert not any(f'"{p.patient}"' in text for p in (*site().train, *site().test))
     assert (tmp_path / "splits.json").stat().st_mode & 0o077 == 0
+
+
+def test_splits_noted_under_an_older_spelling_are_kept(tmp_path: Path) -> None:
+    book = Splits(tmp_path / "splits.json")
+    book.keep(site(test=patients("E", 4)), dataset="films", splits=[Split.TEST])  # as written, before forms
+    moved_in = tuple(replace(p, patient=p.patient.lower(), spellings=(p.patient,)) for p in patients("E", 2))
+    kept, moved = book.keep(site(train=moved_in, test=()), dataset="films", splits=[Split.TRAIN])
+    assert (len(kept.train), moved) == (0, 2)
+    nameless = tuple(replace(p, spellings=()) for p in moved_in)  # the form itself is noted by now
+    assert book.keep(site(train=nameless, test=()), dataset="films", splits=[Split.TRAIN])[1] == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"key": "aa", "datasets": {}}', b'{"datasets": {}}'])

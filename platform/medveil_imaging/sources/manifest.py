@@ -6,26 +6,28 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
 
+from medveil.pseudonyms import BadPseudonym, look_alike, one_spelling
 from medveil.study import Study
 from medveil_imaging.patients import PatientImages
+from medveil_imaging.sources.lines import Cells, manifest_lines
 from medveil_imaging.sources.raw import Note, Problem, Unusable, Volume, quiet
 from medveil_imaging.sources.read import read_film, read_label_map, read_volume
 from medveil_imaging.transforms import film_transform, label_transform, volume_transform
 
 MANIFEST = "manifest.csv"
 SPLITS = ("train", "val", "test")
-MAX_MANIFEST_BYTES = 2**28
 MAX_CELL = 4096
+MAX_LINES_OF_A_PATIENT = 1024
+MAX_PROBLEMS = 10_000
 SAME_PLACE_MM = 1.0
 """How far a label map's grid may lie from its image's."""
 
@@ -52,109 +54,127 @@ class Row:
     image: str
     path: Path
     patient: str = field(repr=False)
+    """In the spelling that counts."""
+    written: str = field(repr=False)
+    """As the line has it."""
     split: str
     label: int | None
     label_map: Path | None
 
 
+Labelled = tuple[torch.Tensor, torch.Tensor]
 Read = Callable[[Row], tuple[torch.Tensor, torch.Tensor, tuple[Note, ...]]]
+
+
+class _Findings:
+    """Problems for the operator's screen; beyond the most that anybody reads they are counted only."""
+
+    def __init__(self) -> None:
+        self._kept: list[Problem] = []
+        self._more = 0
+
+    def refuse(self, error: Unusable, file: str, row: int | None) -> None:
+        self.add(Problem(file, row, error.code, error.what, error.remedy))
+
+    def warn(self, note: Note, row: Row) -> None:
+        self.add(Problem(row.image, row.number, note.code, note.reason, note.remedy, "warning"))
+
+    def add(self, problem: Problem) -> None:
+        if problem.row is None or len(self._kept) < MAX_PROBLEMS:
+            self._kept.append(problem)
+        else:
+            self._more += 1
+
+    def sorted(self) -> tuple[Problem, ...]:
+        """Those about the whole site first, then line by line."""
+        if self._more:
+            more = Problem(
+                MANIFEST,
+                None,
+                "more-problems",
+                f"There are {self._more} more problems than are listed here.",
+                "Repair these first.",
+                "warning",
+            )
+            self._kept.append(more)
+        return tuple(sorted(self._kept, key=lambda p: (p.row is not None, p.row or 0)))
 
 
 def read_site(folder: Path, study: Study) -> SiteData:
     """Read a site; every image is transformed as the study says.
 
-    Guarantees: nothing raises on account of a file's content; every line that is not used is one problem with
-    severity ``error``; no file outside ``folder`` is opened; no tag, text or pseudonym is in a problem.
+    Guarantees: nothing raises on account of a file's content; every line that is not used is one problem
+        with severity ``error``; no file outside ``folder`` is opened; no tag, text or pseudonym is in a
+        problem. One patient's lines, whatever bytes they hold and wherever they stand, change no other
+        patient's split, images or labels: each line is read alone, conflicts are settled inside one patient.
     """
-    name = folder.resolve().name
-    problems: list[Problem] = []
-    lines: list[tuple[int, dict[str, str]]] = []
-    try:
-        for line in _read_lines(folder / MANIFEST, study, problems):
-            lines.append(line)
-    except Unusable as error:  # what was read before the damage is kept
-        problems.append(_problem(error, MANIFEST, None))
-    rows = _consistent(_check_rows(lines, folder, study, problems), problems)
+    name, findings = folder.resolve().name, _Findings()
+    rows = _settled(_rows(folder, study, findings), findings)
+    _compare_people(rows, findings)
     reader = _reader(study)
-    patients: dict[str, dict[str, list[tuple[torch.Tensor, torch.Tensor]]]] = {s: {} for s in SPLITS}
+    patients: dict[str, dict[str, list[Labelled]]] = {s: {} for s in SPLITS}
+    spellings: dict[str, set[str]] = defaultdict(set)
     with quiet():
         for row in rows:
             try:
                 image, label, notes = reader(row)
             except Unusable as error:
-                problems.append(_problem(error, row.image, row.number))
+                findings.refuse(error, row.image, row.number)
             except Exception:  # geometry that the readers let pass and the resampling cannot use
                 fault = Unusable(
                     "unusable-image", "The image cannot be brought into shape.", "Export it again."
                 )
-                problems.append(_problem(fault, row.image, row.number))
+                findings.refuse(fault, row.image, row.number)
             else:
-                problems += [
-                    Problem(row.image, row.number, n.code, n.reason, n.remedy, "warning") for n in notes
-                ]
+                for note in notes:
+                    findings.warn(note, row)
                 patients[row.split].setdefault(row.patient, []).append((image, label))
-    problems += _whole_site(study, patients["train"])
-    train, val, test = (_gather(patients[split]) for split in SPLITS)
-    ordered = sorted(problems, key=lambda p: (p.row is not None, p.row or 0))
-    return SiteData(name=name, train=train, val=val, test=test, problems=tuple(ordered))
+                spellings[row.patient].add(row.written)
+    for problem in _whole_site(study, patients["train"]):
+        findings.add(problem)
+    train, val, test = (_gather(patients[split], spellings) for split in SPLITS)
+    return SiteData(name=name, train=train, val=val, test=test, problems=findings.sorted())
 
 
-def _read_lines(path: Path, study: Study, problems: list[Problem]) -> Iterator[tuple[int, dict[str, str]]]:
+def _rows(folder: Path, study: Study, findings: _Findings) -> list[Row]:
+    """The lines that name a patient, a split, an image and its label, as far as one line can tell."""
     wanted = ["image", "patient_id", "split", "label" if study.task == "classification" else "label_map"]
+    rows: list[Row] = []
+    lines_of: Counter[str] = Counter()
+    inside = folder.resolve()
     try:
-        if path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise Unusable("bad-manifest", "manifest.csv is too large.", "Split the site.")
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            header = [name.strip() for name in next(reader, [])]
-            missing = [column for column in wanted if header.count(column) != 1]
-            if missing:
-                raise Unusable(
-                    "missing-columns",
-                    f"manifest.csv must have one column {', '.join(missing)}.",
-                    "Add it; the first line of the file names the columns, separated by commas.",
-                )
-            for cells in reader:
-                # A missing or extra comma shifts every cell; an open quotation mark swallows lines.
-                if cells and (len(cells) != len(header) or any("\n" in cell for cell in cells)):
-                    fault = Unusable(
-                        "bad-line",
-                        "The line has another number of cells than the header, or a quotation mark is open.",
-                        "Put quotation marks around cells that hold a comma, and close each of them.",
+        for number, cells in manifest_lines(folder / MANIFEST, wanted):
+            if isinstance(cells, Unusable):
+                findings.refuse(cells, MANIFEST, number)
+                continue
+            try:
+                row = _row(number, cells, inside, study)
+                lines_of[row.patient] += 1
+                if lines_of[row.patient] > MAX_LINES_OF_A_PATIENT:
+                    raise Unusable(
+                        "too-many-images",
+                        "The patient has more than 1,024 lines; this one is not used.",
+                        "Keep the images that matter.",
                     )
-                    problems.append(_problem(fault, MANIFEST, reader.line_num))
-                elif cells:
-                    yield reader.line_num, {column: cells[header.index(column)] for column in wanted}
-    except FileNotFoundError as error:
-        raise Unusable(
-            "no-manifest", "The folder holds no manifest.csv.", "Write one; docs/operator.md shows how."
-        ) from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise Unusable(
-            "bad-manifest", "manifest.csv is not a readable CSV file in UTF-8.", "Save it as CSV (UTF-8)."
-        ) from error
-
-
-def _check_rows(
-    lines: list[tuple[int, dict[str, str]]], folder: Path, study: Study, problems: list[Problem]
-) -> list[Row]:
-    rows, inside = [], folder.resolve()
-    for number, cell in lines:
-        try:
-            rows.append(_check_row(number, cell, inside, study))
-        except Unusable as error:
-            problems.append(_problem(error, cell["image"][:MAX_CELL], number))
+                rows.append(row)
+            except Unusable as error:
+                findings.refuse(error, cells["image"][:MAX_CELL], number)
+    except Unusable as error:  # half a manifest is none
+        findings.refuse(error, MANIFEST, None)
+        return []
     return rows
 
 
-def _check_row(number: int, cell: dict[str, str], inside: Path, study: Study) -> Row:
-    patient, split = cell["patient_id"].strip(), cell["split"].strip().lower()
-    if not patient or len(patient) > MAX_CELL:
+def _row(number: int, cell: Cells, inside: Path, study: Study) -> Row:
+    split, written = cell["split"].strip().lower(), cell["patient_id"].strip()
+    try:
+        patient = one_spelling(written)
+    except BadPseudonym as error:
         raise Unusable(
             "no-patient",
-            "The line names no patient.",
-            "Give every patient a stable pseudonym: it is what is protected.",
-        )
+            "The line names no patient, or by a number that a spreadsheet has rounded.",
+            "Give every patient a stable pseudonym, kept as text: it is what is protected.",
+        ) from error
     if split not in SPLITS:
         raise Unusable("bad-split", "The split is not train, val or test.", "Correct the line.")
     label, label_map = None, None
@@ -169,9 +189,8 @@ def _check_row(number: int, cell: dict[str, str], inside: Path, study: Study) ->
         label = int(text)
     else:
         label_map = _inside(inside, cell["label_map"], "label map")
-    return Row(
-        number, cell["image"], _inside(inside, cell["image"], "image"), patient, split, label, label_map
-    )
+    image = _inside(inside, cell["image"], "image")
+    return Row(number, cell["image"], image, patient, written, split, label, label_map)
 
 
 def _inside(folder: Path, name: str, what: str) -> Path:
@@ -199,25 +218,29 @@ def _inside(folder: Path, name: str, what: str) -> Path:
     return path
 
 
-def _consistent(rows: list[Row], problems: list[Problem]) -> list[Row]:
-    """Drop patients of several splits (they would be tested on what they taught) and images listed twice."""
+def _settled(rows: list[Row], findings: _Findings) -> list[Row]:
+    """The lines without a patient's contradictions; what one patient's lines say concerns no other's.
+
+    Dropped: patients of several splits (they would be tested on what they taught), and images that a
+    patient's lines give two labels, or list again.
+    """
     splits, listed = defaultdict(set), defaultdict(list)
     for row in rows:
         splits[row.patient].add(row.split)
-        listed[row.path].append(row)
+        listed[row.patient, row.path].append(row)
     kept = []
     for row in rows:
-        same = listed[row.path]
+        same = listed[row.patient, row.path]
         if len(splits[row.patient]) > 1:
             fault = Unusable(
                 "patient-in-two-splits",
                 "This patient's images lie in several splits; none of them is used.",
                 "Give all lines of a patient one split.",
             )
-        elif len({(r.patient, r.label, r.label_map) for r in same}) > 1:
+        elif len({(r.label, r.label_map) for r in same}) > 1:
             fault = Unusable(
                 "contradicting-lines",
-                "Several lines give this image to different patients or labels; none of them is used.",
+                "Several lines give this patient's image different labels; none of them is used.",
                 "Keep the right line.",
             )
         elif row is not same[0]:
@@ -225,8 +248,43 @@ def _consistent(rows: list[Row], problems: list[Problem]) -> list[Row]:
         else:
             kept.append(row)
             continue
-        problems.append(_problem(fault, row.image, row.number))
+        findings.refuse(fault, row.image, row.number)
     return kept
+
+
+def _compare_people(rows: list[Row], findings: _Findings) -> None:
+    """Warn of what only a person can decide: who is who, and whose an image is."""
+    first: dict[str, Row] = {}
+    alike: dict[str, Row] = {}
+    owners: dict[Path, dict[str, Row]] = defaultdict(dict)
+    for row in rows:
+        one = first.setdefault(row.patient, row)
+        if one is not row and one.written != row.written:
+            note = Note(
+                "spelled-differently",
+                f"This patient's pseudonym is spelled otherwise than in line {one.number}.",
+                "Both count as one patient. If they are two, give them different pseudonyms.",
+            )
+            findings.warn(note, row)
+        if one is row:
+            other = alike.setdefault(look_alike(row.patient), row)
+            if other is not row:
+                note = Note(
+                    "look-alike",
+                    f"This pseudonym looks like that of line {other.number}, and both count.",
+                    "If they are one patient, write them alike: one patient must not count twice.",
+                )
+                findings.warn(note, row)
+        owners[row.path].setdefault(row.patient, row)
+    for rows_of in owners.values():
+        if len(rows_of) > 1:
+            for row in rows_of.values():
+                note = Note(
+                    "shared-image",
+                    "Lines of several patients name this image; each of them uses it.",
+                    "Keep the line of the patient whose it is: nobody must count twice.",
+                )
+                findings.warn(note, row)
 
 
 def _reader(study: Study) -> Read:
@@ -292,7 +350,7 @@ def _checked_labels(image: Volume, labels: Volume, classes: int) -> tuple[Volume
     return Volume(values, image.affine), ()
 
 
-def _whole_site(study: Study, train: dict[str, list[tuple[torch.Tensor, torch.Tensor]]]) -> list[Problem]:
+def _whole_site(study: Study, train: dict[str, list[Labelled]]) -> list[Problem]:
     if not train:
         return [
             Problem(
@@ -319,16 +377,13 @@ def _whole_site(study: Study, train: dict[str, list[tuple[torch.Tensor, torch.Te
     return []
 
 
-def _gather(patients: dict[str, list[tuple[torch.Tensor, torch.Tensor]]]) -> tuple[PatientImages, ...]:
+def _gather(patients: dict[str, list[Labelled]], spellings: dict[str, set[str]]) -> tuple[PatientImages, ...]:
     return tuple(
         PatientImages(
             patient=patient,
             images=torch.stack([image for image, _ in patients[patient]]),
             labels=torch.stack([label for _, label in patients[patient]]),
+            spellings=tuple(sorted(spellings[patient])),
         )
         for patient in sorted(patients)
     )
-
-
-def _problem(error: Unusable, file: str, row: int | None) -> Problem:
-    return Problem(file, row, error.code, error.what, error.remedy)

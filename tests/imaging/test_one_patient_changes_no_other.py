@@ -1,0 +1,172 @@
+"""Whatever stands in one patient's lines of a manifest, every other patient is read as without them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from medveil.study import Study
+from medveil_imaging.patients import PatientImages
+from medveil_imaging.sources.manifest import MAX_PROBLEMS, SiteData, read_site
+
+MakeStudy = Callable[..., Study]
+HEADER = b"image,patient_id,split,label,note"
+SPLITS = ("train", "val", "test")
+OTHERS = [
+    f"{2 * patient + film}.png,P{patient},{SPLITS[patient % 3]},{patient % 2},"
+    for patient in range(6)
+    for film in range(2)
+]
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    for number in range(14):
+        pixels = np.random.default_rng(number).integers(0, 255, (20, 20), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+def read(films: Path, study: Study, lines: list[bytes], end: bytes = b"\n") -> SiteData:
+    (films / "manifest.csv").write_bytes(end.join([HEADER, *lines, b""]))
+    return read_site(films, study)
+
+
+def people(site: SiteData) -> dict[str, tuple[str, PatientImages]]:
+    """Everybody but the newcomer, whose pseudonym begins with x."""
+    splits = {"train": site.train, "val": site.val, "test": site.test}
+    return {
+        p.patient: (split, p)
+        for split, patients in splits.items()
+        for p in patients
+        if not p.patient.startswith("x")
+    }
+
+
+def assert_alike(site: SiteData, other: SiteData) -> None:
+    mine, theirs = people(site), people(other)
+    assert mine.keys() == theirs.keys()
+    for name, (split, patient) in mine.items():
+        assert theirs[name][0] == split
+        assert torch.equal(theirs[name][1].images, patient.images)
+        assert torch.equal(theirs[name][1].labels, patient.labels)
+
+
+NEWCOMERS = {
+    "a Latin-1 byte": ["12.png,X-M\u00fcller,train,0,".encode("latin-1")],
+    "a Latin-1 byte in the test split": ["12.png,X-M\u00fcller,test,0,".encode("latin-1")],
+    "a quotation mark at the beginning": [b'"12.png,X,train,0,'],
+    "a quotation mark at the end": [b'12.png,X,train,0,"'],
+    "a quotation mark inside": [b'12.png,"X"X,train,0,'],
+    "a quoted line break": [b'12.png,X,train,0,"first', b'second"'],
+    "a cell over 131 kB": [b"12.png,X,train,0," + b"a" * 140_000],
+    "a line of a megabyte": [b"a" * 2**20],
+    "a zero byte": [b"12.png,X\0,train,0,"],
+    "the other byte order's mark": [b"\xff\xfe1\0,\0"],
+    "others' images": [f"{i}.png,X,train,1,".encode() for i in range(12)],
+    "others' images in test": [f"{i}.png,X,test,{i % 2},".encode() for i in range(12)],
+    "others' images in train and in test": [f"{i}.png,X,{SPLITS[i % 3]},1,".encode() for i in range(12)],
+    "others' images by other paths": [f"./{i}.png,X,train,1,".encode() for i in range(12)],
+    "thousands of lines": [f"12.png,X,train,0,{i}".encode() for i in range(3000)],
+    "thousands of bad lines": [b"12.png,X"] * (MAX_PROBLEMS + 100),
+    "a look-alike of another": [b"12.png,x1,train,0,", b"13.png,X01,test,1,"],
+    "too few cells": [b"12.png,X"],
+    "too many cells": [b"12.png,X,train,0,,,,,"],
+}
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["unix", "windows", "old mac"])
+@pytest.mark.parametrize("place", [0, 5, 12])
+@pytest.mark.parametrize("newcomer", NEWCOMERS.values(), ids=NEWCOMERS.keys())
+def test_a_newcomers_lines_change_nobody_else(
+    films: Path, make_study: MakeStudy, newcomer: list[bytes], place: int, end: bytes
+) -> None:
+    study, lines = make_study(), [line.encode() for line in OTHERS]
+    before = read(films, study, lines, end)
+    assert len(people(before)) == 6
+    assert_alike(before, read(films, study, [*lines[:place], *newcomer, *lines[place:]], end))
+
+
+ANY_BYTES = st.binary(max_size=40).filter(lambda line: b"\n" not in line and b"\r" not in line)
+CELLS = st.tuples(
+    st.sampled_from([b'"', b"", *(f"{i}.png".encode() for i in range(14)), b"/etc/passwd", b"..", b"\xfc"]),
+    st.sampled_from(
+        [b"X", b"x", b" X\xc2\xa0", b'"X"', b'"X', b"X\xfc", b"", b"x1", b"'X", b"X\xe2\x80\x8b"]
+    ),
+    st.sampled_from([b"train", b"val", b"test", b"TRAIN ", b"", b'"']),
+    st.sampled_from([b"0", b"1", b"7", b"", b'"', b"-1"]),
+    st.sampled_from([b"", b'"', b"\0", b"\xff", b"a" * 140_000]),
+)
+LINES = st.lists(st.tuples(st.integers(0, 12), st.one_of(ANY_BYTES, CELLS.map(b",".join))), max_size=12)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(LINES)
+def test_no_lines_of_one_patient_change_another(
+    films: Path, make_study: MakeStudy, added: list[tuple[int, bytes]]
+) -> None:
+    study, lines = make_study(), [line.encode() for line in OTHERS]
+    before = read(films, study, lines)
+    for place, line in sorted(added, reverse=True):
+        lines.insert(place, line)
+    assert_alike(before, read(films, study, lines))
+
+
+def test_each_patient_can_be_taken_out_alone(films: Path, make_study: MakeStudy) -> None:
+    study, shared = make_study(), [f"{i}.png,P{(i + 1) % 6},train,1," for i in range(12)]
+    lines = [line.encode() for line in [*OTHERS, *shared]]
+    whole = people(read(films, study, lines))
+    for name in [f"P{i}".encode() for i in range(6)]:
+        rest = people(read(films, study, [line for line in lines if line.split(b",")[1] != name]))
+        for other in rest.keys() - {name.decode().lower()}:
+            assert torch.equal(rest[other][1].images, whole[other][1].images)
+
+
+def test_spellings_of_one_patient_count_as_one_and_the_operator_is_told(
+    films: Path, make_study: MakeStudy
+) -> None:
+    lines = ["0.png,P1,train,0,", "1.png, p1\u200b,train,1,", "2.png,P 1,train,0,", "3.png,P2,train,0,"]
+    site = read(films, make_study(), [line.encode() for line in lines])
+    assert [(p.patient, len(p), p.spellings) for p in site.train] == [
+        ("p 1", 1, ("P 1",)),
+        ("p1", 2, ("P1", "p1\u200b")),
+        ("p2", 1, ("P2",)),
+    ]
+    assert [(p.row, p.code, p.severity) for p in site.problems] == [
+        (3, "spelled-differently", "warning"),
+        (4, "look-alike", "warning"),
+    ]
+
+
+def test_one_patient_in_two_splits_by_two_spellings_is_not_used(films: Path, make_study: MakeStudy) -> None:
+    lines = [b"0.png,P1,train,0,", b"1.png,p1,test,1,", b"2.png,P2,train,0,"]
+    site = read(films, make_study(), lines)
+    assert [p.patient for p in (*site.train, *site.val, *site.test)] == ["p2"]
+    assert [p.code for p in site.problems if p.severity == "error"] == ["patient-in-two-splits"] * 2
+
+
+def test_an_image_of_two_patients_is_used_by_both_and_shown(films: Path, make_study: MakeStudy) -> None:
+    site = read(films, make_study(), [b"0.png,A,train,0,", b"0.png,B,train,1,", b"1.png,C,train,1,"])
+    assert [p.patient for p in site.train] == ["a", "b", "c"]
+    assert [(p.row, p.code, p.severity) for p in site.problems] == [
+        (2, "shared-image", "warning"),
+        (3, "shared-image", "warning"),
+    ]
+
+
+def test_an_operator_reads_the_first_problems_and_how_many_more_there_are(
+    films: Path, make_study: MakeStudy
+) -> None:
+    site = read(films, make_study(), [b"0.png,A,train,0,", *[b"bad"] * (MAX_PROBLEMS + 7)])
+    assert len(site.problems) == MAX_PROBLEMS + 2
+    assert [p.code for p in site.problems[:2]] == ["one-class", "more-problems"]
+    assert site.problems[1].reason.startswith("There are 7 more problems")
+    assert len(site.train) == 1
