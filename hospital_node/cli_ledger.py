@@ -97,7 +97,7 @@ def _show_totals(book: Ledger, node: Node) -> None:
     left = book.room(dataset, cap)
     more = f"one more study of epsilon {left:.3f}" if left > 0 else "no further study"
     console.print(f"  the cap leaves room for {more}")
-    waiting = sum(e.state is not State.RELEASED for e in charges(book.rows(), dataset))
+    waiting = sum(e.state is not State.RELEASED for e in charges(book.rows()))
     if waiting:
         console.print(
             f"  {waiting} charge(s) are being used, or were left open by a crash and are taken up again"

@@ -1,140 +1,57 @@
 """The privacy ledger: frozen rows in a hash chain, and what they allow.
 
 The model, in five sentences. Before a hospital's first step, a study's *whole* schedule is registered: one
-row for each split of the patients that it touches, admitted only if all schedules ever registered for that
-split of the data set, composed from their raw events, stay within the cap. Each round then draws one charge
-from its schedule, before any noise exists; new noise on the same patients is a new charge. A charge that a
-crash has left open is taken up again, for nothing has left the hospital before it is marked as released. A
-schedule that is used up gives no more charges, so what is spent never exceeds what was admitted. Nothing is
-refunded: a registered schedule counts in full for ever, a charge unless its computation never began.
+row for each split of the patients that it touches, admitted only if for every patient of its cohort all
+schedules that the patient ever was in, composed from their raw events, stay within the cap. Each round then
+draws one charge from its schedule, before any noise exists; new noise on the same patients is a new charge.
+A charge that a crash has left open is taken up again, for nothing has left the hospital before it is marked
+as released. A schedule that is used up gives no more charges, so what is spent never exceeds what was
+admitted. Nothing is refunded: a registered schedule counts in full for ever, a charge unless its computation
+never began.
 
-What the gate guarantees. The total over all studies of a data set is at most (cap, delta) for each patient,
-against anybody who sees every release, as long as a patient stays in one split for life. Without sampling
-(rate 1) it holds even if later studies are chosen by the results of earlier ones: every event is Gaussian,
-and stopping at a total mu is a valid filter (Smith and Thakurta, "Fully adaptive composition for Gaussian
-differential privacy", 2022). As soon as a sampled schedule is among them, composing loss distributions is
-not a proven filter; the gate then also wants one and the same Renyi order, chosen beforehand, to hold
-(Feldman and Zrnic, "Individual privacy accounting via a Renyi filter", 2021).
+What the gate guarantees. The total over all studies is at most (cap, delta) for each patient, whatever data
+sets and studies are called (:mod:`privacy.dp.accounts`), against anybody who sees every release, as long as a
+patient stays in one split for life. Without sampling (rate 1) it holds even if later studies are chosen by
+the results of earlier ones: every event is Gaussian, and stopping at a total mu is a valid filter (Smith and
+Thakurta, "Fully adaptive composition for Gaussian differential privacy", 2022). As soon as a sampled schedule
+is among them, composing loss distributions is not a proven filter; the gate then also wants one and the same
+Renyi order, chosen beforehand, to hold (Feldman and Zrnic, "Individual privacy accounting via a Renyi
+filter", 2021).
 
-What it cannot do: whoever may write the file can replace it with an older copy. The chain shows edits, not
-a missing tail; keep the last row's hash elsewhere to see that too.
+A plan's cohort may change while it runs (a patient says no, another one joins). From the row that says so the
+charges are the new cohort's: who left pays what was promised, who joined pays for what is still to come.
+
+The chain shows edits, not a missing tail: its head is kept elsewhere, too, by whoever holds the file. When
+the tail is lost all the same, a row says so; everything promised before it counts as spent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from enum import StrEnum
-from typing import Any
 
 from medveil.errors import Error
-from medveil.ids import canonical, digest
 from privacy.dp import accounting
 from privacy.dp.accounting import Event
+from privacy.dp.accounts import Account, named
 from privacy.dp.policy import Split, jointly
+from privacy.dp.rows import (
+    MARKS,
+    NEXT,
+    OPEN,
+    PROMISED,
+    Entry,
+    LedgerDamaged,
+    Row,
+    State,
+    mark,
+    parse_row,
+)
+from privacy.dp.rows import (
+    sealed as _sealed,
+)
 
-GENESIS = "0" * 64
-
-
-class State(StrEnum):
-    """What a row records: a schedule, or where one charge stands."""
-
-    REGISTERED = "registered"
-    RESERVED = "reserved"
-    RUNNING = "running"
-    RELEASED = "released"
-    VOID = "void"
-
-
-NEXT: dict[State | None, frozenset[State]] = {
-    None: frozenset({State.RESERVED}),
-    State.RESERVED: frozenset({State.RUNNING, State.VOID}),
-    State.RUNNING: frozenset({State.RUNNING, State.RELEASED}),
-    State.RELEASED: frozenset(),
-    State.VOID: frozenset(),
-}
-"""A charge may be voided only before its computation began: from then on noise has met data, and it counts.
-Running again follows running only where a crash took the first run and all that it made."""
-OPEN = frozenset({State.RESERVED, State.RUNNING})
-"""Of such a charge nothing has left the hospital."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What one row says.
-
-    ``dataset`` names the hospital's data set (unit: the patient), ``plan`` the plan, ``split`` whose patients
-    are meant. ``event`` is what the own noise alone protects. A ``registered`` row has round and attempt 0
-    and the event of the whole schedule; the rows of a charge have that of one round.
-    """
-
-    state: State
-    dataset: str
-    plan: str
-    round: int
-    attempt: int
-    charge: int
-    """Which charge of its plan this is, counted from 1; 0 for ``registered``."""
-    event: Event
-    delta: float
-    cap: float
-    """The data set's largest epsilon at the time of registration."""
-    sharers: int = 1
-    """Hospitals whose noise this one counts on, itself included; 1 counts the own noise only."""
-    split: Split = Split.TRAIN
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON and for the hash."""
-        event = self.event
-        return {
-            "state": self.state.value,
-            "dataset": self.dataset,
-            "plan": self.plan,
-            "round": self.round,
-            "attempt": self.attempt,
-            "charge": self.charge,
-            "noise_multiplier": float(event.noise_multiplier),
-            "sample_rate": float(event.sample_rate),
-            "steps": event.steps,
-            "delta": float(self.delta),
-            "cap": float(self.cap),
-            "sharers": self.sharers,
-            "split": self.split.value,
-        }
-
-
-@dataclass(frozen=True)
-class Row:
-    """An entry, its number (from 1), the hash of the row before it and its own hash."""
-
-    number: int
-    previous: str
-    entry: Entry
-    hash: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {
-            "number": self.number,
-            "previous": self.previous,
-            "hash": self.hash,
-            "unit": "patient",
-        } | self.entry.as_dict()
-
-
-class LedgerDamaged(Error):
-    """The ledger is not the one that was written."""
-
-    code = "ledger-damaged"
-
-    def __init__(self, *, row: int, problem: str) -> None:
-        super().__init__(
-            what=f"Row {row} of the privacy ledger is wrong: {problem}.",
-            meaning="What patients have spent can no longer be known, so nothing more is released.",
-            remedy="Restore the newest backup of ledger.jsonl. It lacks what came later: lower epsilon_cap "
-            "by the epsilon of every study that ran since.",
-        )
-        self.row = row
+__all__ = ["MARKS", "OPEN", "PROMISED", "Entry", "LedgerDamaged", "Row", "State", "mark", "parse_row"]
 
 
 class BudgetExceeded(Error):
@@ -217,53 +134,62 @@ def verify(rows: Sequence[Row]) -> None:
         before = row
 
 
-def schedules(rows: Iterable[Row], dataset: str) -> tuple[Entry, ...]:
-    """Every schedule registered for a data set, in full."""
-    return tuple(r.entry for r in rows if r.entry.dataset == dataset and r.entry.state is State.REGISTERED)
+def schedules(rows: Iterable[Row]) -> tuple[Entry, ...]:
+    """Every schedule in full, and what was left of it when another cohort took its place."""
+    return tuple(r.entry for r in rows if r.entry.state in PROMISED)
 
 
-def charges(rows: Iterable[Row], dataset: str | None = None, plan: str | None = None) -> tuple[Entry, ...]:
-    """The newest entry of every charge that is not void, in order of charging."""
-    newest = {(r.entry.plan, r.entry.charge): r.entry for r in rows if r.entry.state is not State.REGISTERED}
-    return tuple(
-        e
-        for e in newest.values()
-        if e.state is not State.VOID and dataset in (None, e.dataset) and plan in (None, e.plan)
-    )
+def charges(rows: Iterable[Row], plan: str | None = None) -> tuple[Entry, ...]:
+    """The newest entry of every charge that is not void, in order of charging.
+
+    Where the owner went on from an older copy, the schedules from before stand in place of their charges.
+    """
+    newest: dict[tuple[str, ...], Entry] = {}
+    promised: list[Entry] = []
+    for row in rows:
+        e = row.entry
+        if e.state in PROMISED:
+            promised.append(e)
+        elif e.state is State.RESTORED:
+            newest = {(p.plan, p.dataset, p.split): p for p in promised}
+        elif e.state not in MARKS:
+            newest[e.plan, str(e.charge)] = e
+    return tuple(e for e in newest.values() if e.state is not State.VOID and plan in (None, e.plan))
 
 
-def total(entries: Iterable[Entry], delta: float, *, joint: bool) -> float:
-    """Epsilon of entries together, composed from raw events: of the split that it is largest for.
-
-    A patient stays in one split, so what was released about the others says nothing about them.
+def total(
+    entries: Iterable[Entry], delta: float, *, joint: bool, whose: Iterable[Account] | None = None
+) -> float:
+    """Epsilon of entries together, composed from raw events: of the account that it is largest for.
 
     Args:
         joint: count the noise of the other hospitals as far as each entry does; otherwise the own noise only,
             which holds against everybody.
+        whose: the accounts. Without them one for each split: a patient stays in one, so what was released
+            about the others says nothing about them.
     """
-    splits: dict[Split, list[Event]] = {}
-    for e in entries:
-        splits.setdefault(e.split, []).append(jointly(e.event, e.sharers if joint else 1))
-    return max((accounting.epsilon(events, delta) for events in splits.values()), default=0.0)
+    known = list(entries)
+    if whose is None:
+        whose = [frozenset((e.dataset, split) for e in known) for split in Split]
+    return max((accounting.epsilon(events, delta) for events in _events(known, whose, joint)), default=0.0)
 
 
-def spent(rows: Iterable[Row], dataset: str, delta: float, *, joint: bool = True) -> float:
-    """Epsilon of every charge that is not void: what a patient has lost so far."""
-    return total(charges(rows, dataset), delta, joint=joint)
+def spent(rows: Iterable[Row], whose: str | Iterable[Account], delta: float, *, joint: bool = True) -> float:
+    """Epsilon of every charge that is not void: the most that any of the patients has lost so far."""
+    return total(charges(rows), delta, joint=joint, whose=_accounts(whose))
 
 
-def committed(rows: Iterable[Row], dataset: str, delta: float, *, joint: bool = True) -> float:
+def committed(
+    rows: Iterable[Row], whose: str | Iterable[Account], delta: float, *, joint: bool = True
+) -> float:
     """Epsilon of every registered schedule in full: what the gate compares with the cap."""
-    return total(schedules(rows, dataset), delta, joint=joint)
+    return total(schedules(rows), delta, joint=joint, whose=_accounts(whose))
 
 
-def room(rows: Sequence[Row], dataset: str, delta: float, *, cap: float) -> float:
+def room(rows: Sequence[Row], whose: str | Iterable[Account], delta: float, *, cap: float) -> float:
     """Epsilon of the dearest further study without sampling that the gate would admit, all splits alike."""
-    own: dict[Split, list[Event]] = {split: [] for split in Split}
-    for e in schedules(rows, dataset):
-        own[e.split].append(jointly(e.event, e.sharers))
     left = []
-    for events in own.values():
+    for events in {(), *_events(schedules(rows), _accounts(whose), joint=True)}:
         if accounting.epsilon(events, delta) >= cap:
             return 0.0
         noise = accounting.calibrate(cap, delta, sample_rate=1.0, steps=1, beside=events)
@@ -271,23 +197,58 @@ def room(rows: Sequence[Row], dataset: str, delta: float, *, cap: float) -> floa
     return min(left)
 
 
-def admit(rows: Sequence[Row], entry: Entry) -> float:
-    """Epsilon of the data set if the schedule ``entry`` joined the others, at the smallest delta they name.
+def strictest_delta(rows: Iterable[Row], whose: str | Iterable[Account], *more: float) -> float:
+    """The smallest delta that a study on these patients names, or of ``more``; 1e-5 if there is none."""
+    paid = {share for account in _accounts(whose) for share in account}
+    named_by_rows = [r.entry.delta for r in rows if (r.entry.dataset, r.entry.split) in paid]
+    return min([*named_by_rows, *more], default=1e-5)
 
+
+def admit(
+    rows: Sequence[Row], *wanted: Entry, whose: Iterable[Account] | None = None, delta: float = 1.0
+) -> float:
+    """Epsilon of the dearest account if the schedules ``wanted`` joined the others.
+
+    Args:
+        whose: the accounts of the patients that they are about; those of their name if left out.
+        delta: the largest at which the hospital counts; a smaller one that a study names rules.
     Raises:
-        BudgetExceeded: it lies above the entry's cap.
+        BudgetExceeded: it lies above the cap that the entries name.
     """
-    named = [r.entry.delta for r in rows if r.entry.dataset == entry.dataset]
-    strictest = min([entry.delta, *named])
-    known = schedules(rows, entry.dataset)
-    asked = total([*known, entry], strictest, joint=True)
-    mine = [jointly(e.event, e.sharers) for e in (*known, entry) if e.split is entry.split]
-    if len(mine) > 1 and any(event.sample_rate < 1 for event in mine):
-        asked = max(asked, accounting.filter_epsilon(mine, strictest, cap=entry.cap))
-    if asked > entry.cap:
-        now = committed(rows, entry.dataset, strictest)
-        raise BudgetExceeded(spent=now, asked=asked, cap=entry.cap)
+    mine = frozenset(named(wanted[0].dataset) if whose is None else whose)
+    strictest = strictest_delta(rows, mine, delta, *(e.delta for e in wanted))
+    cap, known = min(e.cap for e in wanted), [*schedules(rows), *wanted]
+    asked = total(known, strictest, joint=True, whose=mine)
+    touched = [account for account in mine if any((e.dataset, e.split) in account for e in wanted)]
+    for events in _events(known, touched, joint=True):
+        if len(events) > 1 and any(event.sample_rate < 1 for event in events):
+            asked = max(asked, accounting.filter_epsilon(events, strictest, cap=cap))
+    if asked > cap:
+        now = committed(rows, mine, strictest)
+        raise BudgetExceeded(spent=now, asked=asked, cap=cap)
     return asked
+
+
+def _accounts(whose: str | Iterable[Account]) -> frozenset[Account]:
+    return named(whose) if isinstance(whose, str) else frozenset(whose)
+
+
+def _events(entries: Sequence[Entry], whose: Iterable[Account], joint: bool) -> set[tuple[Event, ...]]:
+    """What each account pays for: of a plan's schedules the first, for what the others say is part of it."""
+    found = set()
+    for account in whose:
+        mine, promised = [], set()
+        for e in entries:
+            if (e.dataset, e.split) not in account:
+                continue
+            if e.state in PROMISED:
+                if (e.plan, e.split) in promised:
+                    continue
+                promised.add((e.plan, e.split))
+            mine.append(jointly(e.event, e.sharers if joint else 1))
+        if mine:
+            found.add(tuple(mine))
+    return found
 
 
 def registered(rows: Iterable[Row], plan: str, split: Split) -> Entry | None:
@@ -313,14 +274,15 @@ def next_charge(
         raise NotRegistered()
     event = Event(schedule.event.noise_multiplier, schedule.event.sample_rate, steps)
     known = _Known.of(rows)
+    mine = known.current[plan, split].dataset
     if known.taken.get((plan, split), 0) + steps > schedule.event.steps:
-        now = spent(rows, schedule.dataset, schedule.delta)
-        more = replace(schedule, event=event)
-        asked = total([*charges(rows, schedule.dataset), more], schedule.delta, joint=True)
+        now = spent(rows, mine, schedule.delta)
+        more = replace(schedule, state=State.RESERVED, dataset=mine, event=event)
+        asked = total([*charges(rows), more], schedule.delta, joint=True, whose=named(mine))
         raise ScheduleUsedUp(spent=now, asked=asked, cap=schedule.cap)
     return Entry(
         state=State.RESERVED,
-        dataset=schedule.dataset,
+        dataset=mine,
         plan=plan,
         round=round_number,
         attempt=attempt,
@@ -333,33 +295,34 @@ def next_charge(
     )
 
 
+def taken_over(rows: Sequence[Row], plan: str, split: Split, dataset: str, cap: float) -> Entry:
+    """The ``taken`` entry by which another cohort takes a schedule's place: what is still to be released.
+
+    Raises: NotRegistered: the plan has no schedule for this split.
+    """
+    schedule = registered(rows, plan, split)
+    if schedule is None:
+        raise NotRegistered()
+    steps = schedule.event.steps - _Known.of(rows).released.get((plan, split), 0)
+    event = replace(schedule.event, steps=steps)
+    return replace(schedule, state=State.TAKEN, dataset=dataset, event=event, cap=cap)
+
+
+def current(rows: Iterable[Row], plan: str) -> dict[Split, str]:
+    """Whom a plan is about now: for each split that it touches, what the newest of its schedules names."""
+    return {
+        r.entry.split: r.entry.dataset for r in rows if r.entry.state in PROMISED and r.entry.plan == plan
+    }
+
+
+def restorations(rows: Iterable[Row]) -> int:
+    """How often the owner went on from an older copy, as far as these rows know."""
+    return max((r.entry.round for r in rows if r.entry.state is State.RESTORED), default=0)
+
+
 def left_open(rows: Iterable[Row]) -> dict[tuple[str, Split, int], Entry]:
     """By plan, split and round: the charges of which nothing has left the hospital."""
     return {(e.plan, e.split, e.round): e for e in charges(rows) if e.state in OPEN}
-
-
-def parse_row(value: Any, *, number: int) -> Row:
-    """A row from its JSON form (LedgerDamaged, naming row ``number``, if it is not one)."""
-    try:
-        given = dict(value)
-        event = Event(
-            float(given.pop("noise_multiplier")), float(given.pop("sample_rate")), int(given.pop("steps"))
-        )
-        frame = {name: given.pop(name) for name in ("number", "previous", "hash", "unit")}
-        words = {"state": State(given["state"]), "split": Split(given["split"])}
-        entry = Entry(event=event, **(given | words))
-        row = Row(int(frame["number"]), str(frame["previous"]), entry, str(frame["hash"]))
-    except (TypeError, ValueError, KeyError, OverflowError) as error:
-        raise LedgerDamaged(row=number, problem="it is not a row of a ledger") from error
-    if row.as_dict() != value:
-        raise LedgerDamaged(row=number, problem="a field has the wrong type")
-    return row
-
-
-def _sealed(before: Row | None, entry: Entry) -> Row:
-    number, previous = (1, GENESIS) if before is None else (before.number + 1, before.hash)
-    own = digest("privacy-ledger-row", canonical([number, previous, "patient", entry.as_dict()]))
-    return Row(number, previous, entry, own.hex())
 
 
 @dataclass
@@ -367,12 +330,17 @@ class _Known:
     """What the rows so far say, kept by what the next one is held against."""
 
     schedules: dict[tuple[str, Split], Entry] = field(default_factory=dict)
+    current: dict[tuple[str, Split], Entry] = field(default_factory=dict)
+    """The schedule, or the newest entry by which another cohort took its place."""
     newest: dict[tuple[str, int], Entry] = field(default_factory=dict)
     """By plan and charge."""
     taken: dict[tuple[str, Split], int] = field(default_factory=dict)
     """Steps of the schedule that charges have drawn."""
+    released: dict[tuple[str, Split], int] = field(default_factory=dict)
+    """Those of them that were released."""
     last: dict[str, int] = field(default_factory=dict)
     """The highest charge of each plan."""
+    marks: dict[State, Entry] = field(default_factory=dict)
 
     @classmethod
     def of(cls, rows: Iterable[Row]) -> _Known:
@@ -383,18 +351,33 @@ class _Known:
 
     def add(self, entry: Entry) -> None:
         key, charge = (entry.plan, entry.split), (entry.plan, entry.charge)
-        if entry.state is State.REGISTERED:
-            self.schedules[key] = entry
+        if entry.state in MARKS:
+            self._mark(entry)
+            return
+        if entry.state in PROMISED:
+            self.schedules.setdefault(key, entry)
+            self.current[key] = entry
             return
         if entry.state is State.VOID:
             self.taken[key] -= entry.event.steps
         elif charge not in self.newest:
             self.taken[key] = self.taken.get(key, 0) + entry.event.steps
+        if entry.state is State.RELEASED:
+            self.released[key] = self.released.get(key, 0) + entry.event.steps
         self.newest[charge] = entry
         self.last[entry.plan] = max(self.last.get(entry.plan, 0), entry.charge)
 
+    def _mark(self, entry: Entry) -> None:
+        self.marks[entry.state] = entry
+        if entry.state is State.RESTORED:  # what was promised before counts as spent
+            self.newest.clear()
+            self.taken = {key: schedule.event.steps for key, schedule in self.schedules.items()}
+            self.released = dict(self.taken)
+
     def problem(self, entry: Entry) -> str | None:
         """Why ``entry`` cannot be the next row, or None."""
+        if entry.state in MARKS:
+            return self._problem_of_mark(entry)
         schedule = self.schedules.get((entry.plan, entry.split))
         if entry.state is State.REGISTERED:
             if schedule:
@@ -402,18 +385,36 @@ class _Known:
             return None if entry.charge == 0 else "a schedule is not a charge"
         if schedule is None:
             return "its plan is not registered"
-        if not all(
-            getattr(entry, name) == getattr(schedule, name) for name in ("dataset", "delta", "cap", "sharers")
-        ):
+        if entry.state is State.TAKEN:
+            left = schedule.event.steps - self.released.get((entry.plan, entry.split), 0)
+            wanted = replace(schedule.event, steps=left), schedule.delta, schedule.sharers, 0
+            fits = (entry.event, entry.delta, entry.sharers, entry.charge) == wanted
+            return None if fits else "it is not what is left of its plan's schedule"
+        mine = self.current[entry.plan, entry.split]
+        if not all(getattr(entry, n) == getattr(schedule, n) for n in ("delta", "sharers")):
             return "it does not belong to its plan's data set"
-        mine = self.newest.get((entry.plan, entry.charge))
-        if entry.state not in NEXT[mine.state if mine else None]:
+        known = self.newest.get((entry.plan, entry.charge))
+        if entry.state not in NEXT[known.state if known else None]:
             return f"a charge cannot become '{entry.state.value}' here"
-        if mine:
-            kept = [f.name for f in fields(Entry) if f.name != "state"]
-            changed = any(getattr(entry, name) != getattr(mine, name) for name in kept)
-            return "a charge changed its content" if changed else None
+        if known:
+            kept = [f.name for f in fields(Entry) if f.name not in ("state", "dataset")]
+            changed = any(getattr(entry, name) != getattr(known, name) for name in kept)
+            # A charge that another process left open is taken up for the cohort of the day.
+            moved = entry.dataset not in (known.dataset, mine.dataset) or (
+                entry.dataset != known.dataset and entry.state not in (State.RUNNING, State.VOID)
+            )
+            return "a charge changed its content" if changed or moved else None
+        if entry.dataset != mine.dataset or entry.cap != schedule.cap:
+            return "it does not belong to its plan's data set"
         return self._problem_of_new(entry, schedule)
+
+    def _problem_of_mark(self, entry: Entry) -> str | None:
+        if entry != mark(entry.state, name=entry.dataset, count=entry.round):
+            return "a mark says nothing but its name and count"
+        before = self.marks.get(entry.state)
+        if entry.state is State.MIGRATED:
+            return None if before is None else "the files of an earlier version were taken over already"
+        return None if entry.round > (before.round if before else 0) else "restorations are counted upward"
 
     def _problem_of_new(self, entry: Entry, schedule: Entry) -> str | None:
         if entry.charge < 1:
