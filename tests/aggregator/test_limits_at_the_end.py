@@ -49,7 +49,7 @@ def test_the_process_ends_in_time_and_answers_its_long_polls(tmp_path: Path) -> 
         lines = open_lines(server, world)
         while b'medveil_requests_in_hand{state="now"} 3.0' not in server.answer(scrape.encode())[1]:
             assert server.process.poll() is None
-        assert server.stop() <= 10
+        assert server.stop() < 30  # the long poll alone would have held it for longer
         assert received(lines[-1])[0] == 200
         assert received(lines[-2])[0] in (0, 400)
         for line in lines:

@@ -30,7 +30,7 @@ from privacy.dp.policy import Split
 ROUNDS, PATIENTS = 2, 12
 LOST, LOST_IN = "hospital-4", 2
 POWER_CUT_IN = 1
-LIMIT_S = 150.0
+LIMIT_S = 600.0
 
 
 @dataclass

@@ -30,6 +30,10 @@ run(create_app(settings), settings, tls if tls.is_dir() else None)
 """
 
 
+ESTABLISHED = "01"
+"""The state of an open connection in /proc/net/tcp."""
+
+
 class Served:
     """The process. It speaks plain HTTP unless the folder has ``tls/``."""
 
@@ -56,7 +60,7 @@ class Served:
                 env={**os.environ, "PYTHONPATH": path},
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline and self.process.poll() is None:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
                 return True
@@ -65,8 +69,8 @@ class Served:
         return False
 
     def connect(self) -> socket.socket:
-        """A raw connection; nothing waits longer than half a minute."""
-        return socket.create_connection(("127.0.0.1", self.port), 30)
+        """A raw connection; nothing waits longer than two minutes."""
+        return socket.create_connection(("127.0.0.1", self.port), 120)
 
     def answer(self, *pieces: bytes) -> tuple[int, bytes]:
         """Send pieces on one new connection; the status and everything that came back until it closed."""
@@ -75,6 +79,15 @@ class Served:
                 for piece in pieces:
                     line.sendall(piece)
             return received(line)
+
+    def holds(self, line: socket.socket) -> bool:
+        """Whether the server still has its end of a connection open."""
+        ends = [f"{end[1]:04X}" for end in (line.getpeername(), line.getsockname())]
+        for row in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            _, local, remote, state, *_ = row.split()
+            if [local[-4:], remote[-4:]] == ends and state == ESTABLISHED:
+                return True
+        return False
 
     @property
     def resident(self) -> int:
@@ -88,7 +101,7 @@ class Served:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            self.process.wait(20)
+            self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
