@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import os
 import secrets
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from aggregator import settings as configuration
 from aggregator.adminkey import KEY, new_admin_key, open_store
 from aggregator.auditlog import Head, KeyChange
 from aggregator.backup import back_up, check, copy_database, restore
 from aggregator.blobs import open_blobs
+from aggregator.cli_people import DEFAULT, Folder, opened_register, people
 from aggregator.database import REVISIONS, Database, alone, schema_of
 from aggregator.settings import Settings
-from aggregator.store import AlreadyThere, Register, Role, UnknownPerson
+from aggregator.store import AlreadyThere, Register, UnknownPerson
 from aggregator.tls import make_certificates
 from aggregator.witnesses import Witness, binding_heads
 from medveil.errors import BadFile, Error
@@ -32,18 +29,17 @@ from medveil.identity import Identity
 from medveil.ids import fingerprint
 from medveil.log import get_logger, set_up
 from medveil.plan import Member, Plan
+from medveil.shown import Screen, plain, strong
+from medveil.spoken import words_of
 from medveil.study import read_study
 
 app = typer.Typer(help="For the consortium's admin: run the aggregator, enrol hospitals, open studies.")
 study = typer.Typer(help="Create studies and watch them.")
 app.add_typer(study, name="study")
-people = typer.Typer(help="Who may read what: API tokens of people, and the studies of each researcher.")
 app.add_typer(people, name="people")
 audit = typer.Typer(help="The audit log: who changed what, chained and signed.")
 app.add_typer(audit, name="audit")
-console = Console(highlight=False, soft_wrap=True)
-Folder = Annotated[Path, typer.Option("--folder", "-f", help="The aggregator's folder.")]
-DEFAULT = Path("aggregator-data")
+screen = Screen()
 TOKEN_HOURS = 72.0
 
 
@@ -86,6 +82,14 @@ class NoHospitals(Error):
         )
 
 
+def _show_fingerprint(plan: Plan) -> None:
+    words = words_of(plan.hash)
+    screen.fields(
+        [("words", strong(" ".join(words[:6]))), ("", strong(" ".join(words[6:]))), ("hash", plan.id)],
+        indent=2,
+    )
+
+
 @app.callback()
 def _private_files() -> None:
     """For the consortium's admin: run the aggregator, enrol hospitals, open studies."""
@@ -104,9 +108,9 @@ def init(
 ) -> None:
     """Make the aggregator's folder: database, admin key, TLS certificate."""
     set_up_aggregator(Settings(folder, host, port, tuple(name)))
-    console.print(f"The aggregator is ready in {folder}.")
-    console.print(f"  For the hospitals:  {folder / 'tls' / 'ca.pem'}  (they pin it)")
-    console.print(f"  Next:               medveil aggregator serve --folder {folder}")
+    screen.say(f"The aggregator is ready in {folder}.")
+    screen.say(f"  For the hospitals:  {folder / 'tls' / 'ca.pem'}  (they pin it)")
+    screen.say(f"  Next:               medveil aggregator serve --folder {folder}")
 
 
 def set_up_aggregator(settings: Settings) -> None:
@@ -143,7 +147,7 @@ def enroll_token(
 ) -> None:
     """Print a one-time enrolment token, valid for three days."""
     token = new_token(configuration.load(folder), name, "researcher" if researcher else "hospital")
-    typer.echo(token)
+    screen.say(token)
 
 
 def new_token(settings: Settings, name: str, role: str) -> str:
@@ -165,9 +169,9 @@ def migrate(
     """Bring the database of an earlier version up to this one. A copy is made first."""
     settings = configuration.load(folder)
     copy = migrate_database(settings, dumped=dumped)
-    console.print("The database has this version's schema.")
+    screen.say("The database has this version's schema.")
     if copy is not None:
-        console.print(f"  As it was before:  {copy}")
+        screen.say(f"  As it was before:  {copy}")
 
 
 def migrate_database(settings: Settings, *, dumped: bool) -> Path | None:
@@ -197,11 +201,11 @@ def backup_command(
 ) -> None:
     """Copy everything that is needed to go on elsewhere. The aggregator may run meanwhile."""
     head = back_up(configuration.load(folder), target)
-    console.print(f"The backup is in {target}. It holds the admin key: keep it as safe as the folder itself.")
+    screen.say(f"The backup is in {target}. It holds the admin key: keep it as safe as the folder itself.")
     if head is None:
-        console.print("  PostgreSQL is not in it: keep it together with the dump made just before.")
+        screen.say("  PostgreSQL is not in it: keep it together with the dump made just before.")
     else:
-        console.print(f"  Head of its audit log:  {head}")
+        screen.say(f"  Head of its audit log:  {head}")
 
 
 @app.command("restore")
@@ -213,8 +217,8 @@ def restore_command(
     check(backup)
     settings = replace(configuration.load(backup), folder=folder)
     head = restore(backup, settings)
-    console.print(f"Restored into {folder}. Rounds since the backup are lost; open attempts have ended.")
-    console.print(f"  Head of its audit log:  {head}")
+    screen.say(f"Restored into {folder}. Rounds since the backup are lost; open attempts have ended.")
+    screen.say(f"  Head of its audit log:  {head}")
 
 
 @app.command("new-certificate")
@@ -227,8 +231,8 @@ def new_certificate(
     if target.exists():  # hospitals may have got it already
         raise AlreadyThere(thing="a next certificate in tls/next")
     make_certificates(target, tuple(name) or configuration.load(folder).names)
-    console.print(f"For the hospitals, to be added to the ca.pem they have:  {target / 'ca.pem'}")
-    console.print("When all have done so: move the files of tls/next to tls and restart the aggregator.")
+    screen.say(f"For the hospitals, to be added to the ca.pem they have:  {target / 'ca.pem'}")
+    screen.say("When all have done so: move the files of tls/next to tls and restart the aggregator.")
 
 
 @app.command("new-admin-key")
@@ -244,22 +248,22 @@ def new_admin_key_command(
     if schema_of(settings.where) is None:
         raise NoDatabase()
     changed = new_admin_key(settings, without_old=without_old_key)
-    console.print(f"From entry {changed.number} of the audit log on, a new admin key signs.")
-    console.print(
+    screen.say(f"From entry {changed.number} of the audit log on, a new admin key signs.")
+    screen.say(
         f"  old key  fingerprint {fingerprint(changed.old)}   (retired: what it signs from now on is refused)"
     )
-    console.print(f"  new key  fingerprint {fingerprint(changed.new)}")
-    console.print(f"  plans signed again: {changed.plans}. Approvals stay, and open rounds go on.")
+    screen.say(f"  new key  fingerprint {fingerprint(changed.new)}")
+    screen.say(f"  plans signed again: {changed.plans}. Approvals stay, and open rounds go on.")
     if without_old_key:
-        console.print("The old key has NOT handed over. Every node stops and raises an alarm, until its")
-        console.print("operator has typed this line. Telephone each of them now, and read it out:")
+        screen.say("The old key has NOT handed over. Every node stops and raises an alarm, until its")
+        screen.say("operator has typed this line. Telephone each of them now, and read it out:")
         accept = f"medveil node heads --accept {changed.head} --new-key {fingerprint(changed.new)}"
-        console.print(f"  {accept}")
+        screen.say(f"  {accept}")
     else:
-        console.print("The old key has handed over to it. Each node follows by itself with its next poll;")
-        console.print("no operator has to do anything, and 'medveil node heads' shows both fingerprints.")
-    console.print(f"Next: copy {folder / KEY} to every other machine of this aggregator, make a backup,")
-    console.print(f"then start it again: medveil aggregator serve --folder {folder}")
+        screen.say("The old key has handed over to it. Each node follows by itself with its next poll;")
+        screen.say("no operator has to do anything, and 'medveil node heads' shows both fingerprints.")
+    screen.say(f"Next: copy {folder / KEY} to every other machine of this aggregator, make a backup,")
+    screen.say(f"then start it again: medveil aggregator serve --folder {folder}")
 
 
 @app.command()
@@ -268,93 +272,9 @@ def revoke(
     folder: Folder = DEFAULT,
 ) -> None:
     """Refuse everything that this name signs from now on, for ever; a running aggregator knows at once."""
-    with _register(folder) as register:
+    with opened_register(folder) as register:
         register.revoke(name, now=time.time())
-    console.print(f"{name} is revoked: its requests are refused from now on.")
-
-
-@people.command("add")
-def people_add(
-    name: Annotated[str, typer.Argument(help="The person, or the script that reads for them.")],
-    role: Annotated[Role, typer.Option(help="What the token may read.")],
-    folder: Folder = DEFAULT,
-    days: Annotated[float, typer.Option(min=0.01, max=400, help="When the token expires.")] = 90.0,
-    study: Annotated[list[str], typer.Option(help="A plan that a researcher may read; repeatable.")] = [],  # noqa: B006
-) -> None:
-    """Print a new API token. It is shown this once and kept only as a hash."""
-    from aggregator.tokens import make_token
-
-    with _register(folder) as register:
-        now = time.time()
-        text, kept = make_token(name, role, now=now, expires=now + days * 86_400)
-        register.add_api_token(kept)
-        for plan in study:
-            register.grant(_whole(register, plan), name)
-    typer.echo(text)
-
-
-@people.command("list")
-def people_list(folder: Folder = DEFAULT) -> None:
-    """Print everybody with a key or a token, a line each; never the token itself."""
-    with _register(folder) as register:
-        for party in register.enrolled_keys():
-            shown = f"key {fingerprint(party.public_key)}"
-            _line(register, party.name, party.role, shown, "revoked" if party.revoked else "enrolled")
-        for token in register.api_tokens():
-            until = f"until {time.strftime('%Y-%m-%d', time.gmtime(token.expires))}"
-            state = "revoked" if token.revoked else "expired" if token.expires <= time.time() else until
-            _line(register, token.name, token.role, f"token {token.id}", state)
-
-
-def _line(register: Register, name: str, role: str, shown: str, state: str) -> None:
-    plans = ", ".join(plan[:16] for plan in sorted(register.readable(name)))
-    console.print(f"{name:20} {role:10} {shown:24} {state:16} {'reads ' + plans if plans else ''}".rstrip())
-
-
-@people.command("revoke")
-def people_revoke(
-    name: Annotated[str, typer.Argument(help="The person; all keys and tokens of that name end.")],
-    folder: Folder = DEFAULT,
-    token: Annotated[str, typer.Option(help="End only the token with this id.")] = "",
-) -> None:
-    """End a person's access, or one token of theirs. A running aggregator knows at once."""
-    with _register(folder) as register:
-        if token:
-            register.revoke_api_token(token, name=name, now=time.time())
-        else:
-            register.revoke(name, now=time.time())
-    console.print(f"{name}: {'token ' + token if token else 'everything'} is revoked.")
-
-
-@people.command("grant")
-def people_grant(
-    name: Annotated[str, typer.Argument(help="A researcher.")],
-    plan: Annotated[str, typer.Argument(help="The plan, or its first 8 characters or more.")],
-    folder: Folder = DEFAULT,
-    withdraw: Annotated[bool, typer.Option("--withdraw", help="Take it back instead.")] = False,
-) -> None:
-    """Let a researcher read a study's progress and models."""
-    with _register(folder) as register:
-        change = register.withdraw if withdraw else register.grant
-        change(_whole(register, plan), name)
-    console.print(f"{name} may {'no longer ' if withdraw else ''}read {plan[:16]}.")
-
-
-@contextmanager
-def _register(folder: Path) -> Iterator[Register]:
-    store = open_store(configuration.load(folder))
-    try:
-        yield Register(store)
-    finally:
-        store.close()
-
-
-def _whole(register: Register, plan: str) -> str:
-    """The one plan whose id starts like this. Raises: UnknownPerson."""
-    found = [p for p in register.plan_ids() if p.startswith(plan)] if len(plan) >= 8 else []
-    if len(found) != 1:
-        raise UnknownPerson(name=plan)
-    return found[0]
+    screen.say(f"{name} is revoked: its requests are refused from now on.")
 
 
 @audit.command("verify")
@@ -377,15 +297,15 @@ def audit_verify(
         newest = store.verify_log([*known, *binding])
     finally:
         store.close()
-    console.print("The audit log is whole, and the database holds what it says. Its head:")
-    console.print(f"  {newest}")
-    console.print(f"  signed with the key of fingerprint {fingerprint(store.admin_key)}")
+    screen.say("The audit log is whole, and the database holds what it says. Its head:")
+    screen.say(f"  {newest}")
+    screen.say(f"  signed with the key of fingerprint {fingerprint(store.admin_key)}")
     for change in changes:
         _tell_change(change, witnesses)
     for witness in witnesses:
-        console.print(f"  {witness.node}: {len(witness.heads)} heads agree")
+        screen.say(f"  {witness.node}: {len(witness.heads)} heads agree")
     if given_up:
-        console.print(
+        screen.say(
             f"  {given_up} of them were lost in a restore that the log names and the operators accepted."
         )
 
@@ -395,14 +315,14 @@ def _tell_change(change: KeyChange, witnesses: Sequence[Witness]) -> None:
     old, new = fingerprint(change.old), fingerprint(change.new)
     day = f"{dt.datetime.fromtimestamp(change.entry.time_ms / 1000, dt.UTC):%Y-%m-%d}"
     if change.word:
-        console.print(f"  entry {change.number}, {day}: the key {old} handed over to {new}")
+        screen.say(f"  entry {change.number}, {day}: the key {old} handed over to {new}")
         return
-    console.print(f"  [bold]entry {change.number}, {day}: {new} took the place of {old} WITHOUT its word[/]")
+    screen.say(" ", strong(f"entry {change.number}, {day}: {new} took the place of {old} WITHOUT its word"))
     accepted = [w.node for w in witnesses if w.has_accepted(change.new)]
     others = [w.node for w in witnesses if w.pins(change.old)]
-    console.print(f"    accepted by the operators of: {', '.join(accepted) or 'nobody whose file is here'}")
+    screen.say(f"    accepted by the operators of: {', '.join(accepted) or 'nobody whose file is here'}")
     if others:
-        console.print(f"    not accepted yet at: {', '.join(others)}")
+        screen.say(f"    not accepted yet at: {', '.join(others)}")
 
 
 @audit.command("show")
@@ -423,7 +343,7 @@ def audit_show(
                 **entry.details,
                 "hash": entry.hash.hex(),
             }
-            typer.echo(json.dumps(told))
+            screen.json(told)
     finally:
         store.close()
 
@@ -442,13 +362,11 @@ def study_create(
 ) -> None:
     """Turn a study file into a plan: study and roster, signed by the admin, waiting for approvals."""
     plan = create_plan(configuration.load(folder), file, initial, hospital, researcher)
-    console.print(f"Plan {plan.id}")
-    console.print(f"  Read this to each hospital by telephone:  {fingerprint(plan.hash)}")
-    table = Table("index", "hospital", "key fingerprint")
-    for member in plan.roster:
-        table.add_row(str(member.index), member.name, fingerprint(member.key))
-    console.print(table)
-    console.print(f"It starts when {plan.approvals_needed} hospitals have approved it.")
+    screen.say(strong(plan.study.name), "  Read these words to each hospital by telephone:")
+    _show_fingerprint(plan)
+    rows = [(str(m.index), m.name, fingerprint(m.key)) for m in plan.roster]
+    screen.table(("index", "hospital", "key fingerprint"), rows)
+    screen.say(f"It starts when {plan.approvals_needed} hospitals have approved it.")
 
 
 def create_plan(
@@ -500,22 +418,27 @@ def study_status(folder: Folder = DEFAULT) -> None:
     for plan, _, finished in store.plans():
         approved = store.approvals(plan.id)
         state = "finished" if finished else "running" if len(approved) >= plan.approvals_needed else "waiting"
-        console.print(f"[bold]{plan.study.name}[/]  {state}  plan {plan.id[:16]}")
-        console.print(f"  approved by {', '.join(sorted(approved)) or 'nobody yet'}")
-        table = Table("round", "attempt", "kind", "outcome", "in the sum", "seconds", "metric", "model")
+        screen.say(strong(plan.study.name), f" {state}")
+        _show_fingerprint(plan)
+        screen.say(f"  approved by {', '.join(sorted(approved)) or 'nobody yet'}")
+        rows = []
         for row in store.attempts(plan.id):
             report = row["report"] or {}
             metric, survivors = report.get("metric"), report.get("survivors", [])
             everybody = len(survivors) == len(plan.roster)
-            table.add_row(
-                str(row["round"]),
-                str(row["attempt"]),
-                row["kind"],
-                report.get("reason") or row["outcome"] or "open",
-                "all" if everybody else ", ".join(survivors),
-                f"{report.get('seconds', 0):.1f}",
-                "" if metric is None else f"{metric:.3f}",
-                (report.get("model") or "")[:12],
+            rows.append(
+                (
+                    str(row["round"]),
+                    str(row["attempt"]),
+                    row["kind"],
+                    plain(report.get("reason") or row["outcome"] or "open", 60),
+                    "all" if everybody else ", ".join(survivors),
+                    f"{report.get('seconds', 0):.1f}",
+                    "" if metric is None else f"{metric:.3f}",
+                    (report.get("model") or "")[:12],
+                )
             )
-        console.print(table)
+        screen.table(
+            ("round", "attempt", "kind", "outcome", "in the sum", "seconds", "metric", "model"), rows
+        )
     store.close()

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from aggregator.auditlog import BadEntry, Entry, Head, KeyChange, Keys
 from medveil.errors import BadFile
 from medveil.identity import BadSignature
-from medveil.ids import fingerprint
+from medveil.ids import is_fingerprint
 from medveil.study import Name
 
 RESTORED = "database.restored"
@@ -33,7 +33,7 @@ class Row(BaseModel):
 
     def stands_for(self, key: bytes) -> bool:
         """Whether it names this admin key; before the node has seen it, only by its fingerprint."""
-        return self.key == key.hex() if self.key else self.about == fingerprint(key)
+        return self.key == key.hex() if self.key else is_fingerprint(self.about, key)
 
     def head(self, node: str) -> Head:
         """As the log's own type."""

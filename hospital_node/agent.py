@@ -354,6 +354,7 @@ class Office:
                 if plan is not None:
                     await self._work_on(plan)
                     self._finished.add(plan.id)
+                    self._journal.finish(plan.id)
                     continue  # after a restart there may be years of finished plans to pass
                 if waiting is not None:
                     await self._news_of(waiting)

@@ -10,26 +10,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from hospital_node.cli_ledger import DEFAULT, Folder, copied_ledger, ledger
+from hospital_node.cli_ledger import DEFAULT, Folder, ledger
 from hospital_node.settings import Node, NodeSettings, Policy
 from medveil.errors import BadFile, Error
 from medveil.identity import Identity
 from medveil.ids import fingerprint
 from medveil.log import set_up
-from medveil.plan import Plan, sign_approval
+from medveil.shown import Screen, can_ask, fault, good, plain, strong, warn
+from medveil.spoken import means
 
 if TYPE_CHECKING:
+    from medveil.plan import Plan
     from medveil.study import Study
     from medveil_imaging.sources.manifest import SiteData
 
 app = typer.Typer(help="For a hospital's operator: connect this hospital, check its images, approve, run.")
 app.add_typer(ledger, name="ledger")
-console = Console(highlight=False, soft_wrap=True)
-PATIENCE_S = 5.0
-"""How long a command that a person waits for tries to reach the aggregator."""
+screen = Screen()
 
 
 @app.callback()
@@ -61,6 +59,8 @@ def init(
     folder: Folder = DEFAULT,
 ) -> None:
     """Make this node's folder: identity key, settings, pinned authority."""
+    from hospital_node.operator import set_up_node
+
     try:
         settings = NodeSettings(
             name=name,
@@ -77,22 +77,9 @@ def init(
         raise BadFile(name="the node's settings", problem=str(error)) from error
     node = set_up_node(folder, settings, authority)
     identity = Identity.load(name, node.key)
-    console.print(f"The node of [bold]{name}[/] is ready in {folder}.")
-    console.print(f"  Its key's fingerprint:  {fingerprint(identity.public_key)}  (compare by telephone)")
-    console.print(f"  Next:                   medveil node enroll TOKEN --folder {folder}")
-
-
-def set_up_node(folder: Path, settings: NodeSettings, authority: Path) -> Node:
-    """What ``init`` does. Raises: BadFile, KeyFileExists."""
-    node = Node(folder, settings)
-    try:
-        certificate = authority.read_bytes()
-    except OSError as error:
-        raise BadFile(name=str(authority), problem="it cannot be read") from error
-    Identity.generate(settings.name).save(node.key)
-    node.authority.write_bytes(certificate)
-    node.save()
-    return node
+    screen.say(f"The node of {name} is ready in {folder}.")
+    screen.say(f"  Its key's fingerprint:  {fingerprint(identity.public_key)}  (compare by telephone)")
+    screen.say(f"  Next:                   medveil node enroll TOKEN --folder {folder}")
 
 
 @app.command()
@@ -103,12 +90,13 @@ def enroll(
     """Make this hospital known to the aggregator."""
     node = Node.load(folder)
     asyncio.run(_enrol(node, token))
-    console.print(f"{node.settings.name} is enrolled. Next:")
-    console.print(f"  medveil node check --folder {folder}     then")
-    console.print(f"  medveil node approve --folder {folder}")
+    screen.say(f"{node.settings.name} is enrolled. Next:")
+    screen.say(f"  medveil node check --folder {folder}     then")
+    screen.say(f"  medveil node approve --folder {folder}")
 
 
 async def _enrol(node: Node, token: str) -> None:
+    from hospital_node.operator import PATIENCE_S
     from hospital_node.transport import Transport
 
     identity = Identity.load(node.settings.name, node.key)
@@ -122,6 +110,7 @@ async def _enrol(node: Node, token: str) -> None:
 def certificate(folder: Folder = DEFAULT) -> None:
     """Get a TLS client certificate, where the aggregator asks for them; a running node renews it."""
     from hospital_node.certificate import get_certificate
+    from hospital_node.operator import PATIENCE_S
     from hospital_node.transport import Transport
 
     node = Node.load(folder)
@@ -133,7 +122,7 @@ def certificate(folder: Folder = DEFAULT) -> None:
             await get_certificate(node, transport)
 
     asyncio.run(ask())
-    console.print(f"The certificate is in {folder / 'client.pem'}.")
+    screen.say(f"The certificate is in {folder / 'client.pem'}.")
 
 
 @app.command()
@@ -145,15 +134,17 @@ def check(
     folder: Folder = DEFAULT,
 ) -> None:
     """Read every image as a study would and list what cannot be used, why, and what to do."""
+    from hospital_node import operator
     from medveil.study import read_study
 
     node = Node.load(folder)
     if study is not None:
         studies = [read_study(study)]
     else:
-        studies = [p.study for p in asyncio.run(_offered(node))] if connection else []
+        found = asyncio.run(operator.on_offer(node)) if connection else []
+        studies = [one.plan.study for one in found if isinstance(one, operator.Standing)]
         if not studies:
-            console.print("There is no plan to check against yet. Name a study: --study study.toml")
+            screen.say("There is no plan to check against yet. Name a study: --study study.toml")
             raise typer.Exit(1)
     worst = max(check_images(node, s) for s in studies)
     raise typer.Exit(worst)
@@ -170,162 +161,84 @@ def check_images(node: Node, study: Study) -> int:
         site, moved = Splits(node.splits).keep(
             site, dataset=node.settings.dataset, splits=study_events(study), note=False
         )
-    console.print(f"[bold]{study.name}[/]: {study.task} of {study.transforms.profile} images")
-    table = Table("split", "patients", "images")
-    for split, patients in (("train", site.train), ("val", site.val), ("test", site.test)):
-        table.add_row(split, str(len(patients)), str(sum(len(p) for p in patients)))
-    console.print(table)
+    screen.say(strong(study.name), f"{study.task} of {study.transforms.profile} images")
+    splits = (("train", site.train), ("val", site.val), ("test", site.test))
+    rows = [(name, str(len(each)), str(sum(len(p) for p in each))) for name, each in splits]
+    screen.table(("split", "patients", "images"), rows)
     _show_problems(site)
     refused = [p for p in site.problems if p.severity == "error"]
     if moved:
-        console.print(
-            f"[yellow]left out[/] {moved} patient(s) were in another split in an earlier study. A patient "
-            "keeps the first split for life: write it into manifest.csv again."
+        screen.say(
+            warn("left out"),
+            f"{moved} patient(s) were in another split in an earlier study. A patient "
+            "keeps the first split for life: write it into manifest.csv again.",
         )
     if not site.train:
-        console.print("[bold red]problem[/]  There is no patient to train on.")
+        screen.say(fault("problem"), " There is no patient to train on.")
         return 4
     if refused:
-        console.print(f"{len(refused)} item(s) cannot be used and are left out; the rest trains.")
+        screen.say(f"{len(refused)} item(s) cannot be used and are left out; the rest trains.")
         return 1
-    console.print("[bold green]PASSED[/]   Everything can be used.")
+    screen.say(good("PASSED"), "  Everything can be used.")
     return 0
 
 
 def _show_problems(site: SiteData) -> None:
     if not site.problems:
         return
-    table = Table("", "row", "file", "what is wrong", "what to do", "code")
+    rows = []
     for p in site.problems:
-        mark = "[red]refused[/]" if p.severity == "error" else "[yellow]warning[/]"
-        table.add_row(mark, "" if p.row is None else str(p.row), p.file, p.reason, p.remedy, p.code)
-    console.print(table)
-
-
-async def _offered(node: Node) -> list[Plan]:
-    from hospital_node.governance import read_offer
-    from hospital_node.heads import Heads
-    from hospital_node.store import Journal
-    from hospital_node.transport import Transport
-
-    identity = Identity.load(node.settings.name, node.key)
-    async with Transport(
-        node.settings.aggregator, node.authority, identity, patience_s=PATIENCE_S
-    ) as transport:
-        answer = await transport.offers()
-    journal = Journal(node.journal)
-    try:
-        pinned = Heads(journal).key_after(answer.head)
-    finally:
-        journal.close()
-    return [read_offer(offer, pinned) for offer in answer.offers]
-
-
-class NoSuchPlan(Error):
-    """The operator named a plan that is not on offer."""
-
-    code = "no-such-plan"
-
-    def __init__(self) -> None:
-        super().__init__(
-            what="No plan with this fingerprint is on offer.",
-            meaning="Nothing was approved. Another fingerprint is another plan, or another roster.",
-            remedy="Run 'medveil node approve' without it to see the plans; telephone the admin.",
-        )
+        mark = fault("refused") if p.severity == "error" else warn("warning")
+        row = "" if p.row is None else str(p.row)
+        rows.append((mark, row, plain(p.file), plain(p.reason), plain(p.remedy), p.code))
+    screen.table(("", "row", "file", "what is wrong", "what to do", "code"), rows)
 
 
 @app.command()
 def approve(
     plan: Annotated[
-        str | None,
-        typer.Argument(help="The plan's fingerprint (or full hash) as the admin read it to you."),
+        list[str] | None,
+        typer.Argument(help="The plan's twelve words, or its hash, as the admin read it to you."),
     ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do not ask: the fingerprint was compared before.")
+    ] = False,
     folder: Folder = DEFAULT,
 ) -> None:
-    """Show the plans on offer in plain words; with a fingerprint, approve that one."""
+    """Show the plans on offer in plain words; with a fingerprint, sign the one that was shown under it."""
+    from hospital_node import operator, views
+
     node = Node.load(folder)
-    offered = asyncio.run(_offered(node))
-    if plan is None:
-        for one in offered:
-            describe(one, node)
-        if not offered:
-            console.print("No plan is on offer.")
+    if plan:
+        _approve_shown(node, plan, yes=yes)
+        screen.say(f"Approved. Next: medveil node run --folder {folder}")
         return
-    chosen = [p for p in offered if plan in (p.id, fingerprint(p.hash))]
-    if not chosen:
-        raise NoSuchPlan()
-    approve_plan(node, chosen[0])
-    console.print(f"Approved. Next: medveil node run --folder {folder}")
+    found = asyncio.run(operator.on_offer(node))
+    for one in found:
+        if isinstance(one, operator.Standing):
+            operator.remember_shown(node, one)
+            views.show_plan(screen, one, node.settings)
+        else:
+            views.show_unreadable(screen, one)
+    if not found:
+        screen.say("No plan is on offer.")
 
 
-def approve_plan(node: Node, plan: Plan) -> None:
-    """Check a plan against this hospital's policy and budget, sign it and keep it; the node hands it in.
+def _approve_shown(node: Node, typed: list[str], *, yes: bool) -> None:
+    """Raises: NotAFingerprint, NoSuchPlan, NotConfirmed, PlanRefused and what else speaks against it."""
+    from hospital_node import operator, views
 
-    Raises: PlanRefused, UnderstatedEpsilon, BudgetExceeded.
-    """
-    from hospital_node.store import Journal
-
-    identity = Identity.load(node.settings.name, node.key)
-    _allowed(plan, node, identity)
-    journal = Journal(node.journal)
-    journal.approve(plan, sign_approval(plan, identity))
-    journal.close()
-
-
-def _allowed(plan: Plan, node: Node, identity: Identity) -> None:
-    """The policy by itself, and the budget together with every study before."""
-    from hospital_node.governance import check_plan, register
-    from hospital_node.ledger import Ledger
-
-    check_plan(plan, node.settings, identity)
-    with copied_ledger(node) as path, Ledger.open(path) as book:
-        register(book, plan, node.settings)
-
-
-def describe(plan: Plan, node: Node) -> None:
-    """A plan in plain words: what, with whom, at what price."""
-    from privacy.dp.policy import cost, study_events
-
-    study, identity = plan.study, Identity.load(node.settings.name, node.key)
-    console.print(f"[bold]{study.name}[/]   fingerprint {fingerprint(plan.hash)}")
-    if study.description:
-        console.print(f"  {study.description}")
-    console.print(
-        f"  learns     {study.task} ({', '.join(study.classes)}) with {study.model.name}, "
-        f"{study.trained_weights:,} parameters, {study.training.rounds} rounds"
+    plan = operator.shown_plan(node, typed)
+    standing = operator.standing(node, plan)
+    views.show_plan(screen, standing, node.settings)
+    if standing.refusal is not None:
+        raise standing.refusal
+    question = (
+        "Has the admin read these twelve words to you, and does this hospital approve exactly this plan?"
     )
-    mean = ", in round 1 the noised mean of the patients' features" if study.centred else ""
-    console.print(f"  leaves     masked sums only: model updates and evaluation counts{mean}")
-    if study.privacy.kind == "none":
-        console.print("  privacy    [bold]none[/]: the sum of all hospitals is not noised")
-    else:
-        console.print(
-            f"  privacy    epsilon {study.privacy.epsilon:g}, delta {study.privacy.delta:g} per patient; "
-            f"the cap here is {node.settings.policy.epsilon_cap:g}"
-        )
-        noises = ", ".join(
-            f"{split.value} {event.noise_multiplier:.3g} x {event.steps}"
-            for split, event in study_events(study).items()
-        )
-        console.print(f"             own noise and releases by patients: {noises}")
-        if study.privacy.despite_noise:
-            console.print(
-                "             [bold yellow]its author insists[/]: the noise exceeds what can be learned"
-            )
-        if study.privacy.kind == "joint":
-            alone = cost(study).epsilon_local
-            console.print(
-                f"             counts on the noise of {study.privacy.honest_hospitals} hospitals; "
-                f"epsilon {alone:.2f} if no other hospital adds its own"
-            )
-    for member in plan.roster:
-        own = "  (this hospital)" if member.name == node.settings.name else ""
-        console.print(f"  with       {member.name}  key {fingerprint(member.key)}{own}")
-    try:
-        _allowed(plan, node, identity)
-        console.print(f"  [green]allowed[/]    approve with: medveil node approve {fingerprint(plan.hash)}")
-    except Error as error:
-        console.print(f"  [red]refused[/]    {error.what} {error.remedy}")
+    if not yes and not (can_ask() and screen.ask(question)):
+        raise operator.NotConfirmed()
+    operator.approve_plan(node, plan)
 
 
 @app.command()
@@ -383,11 +296,14 @@ class NoSuchModel(Error):
 def lineage(
     start_again: Annotated[
         str | None,
-        typer.Option(help="Fingerprint of a plan: take its alarm away and check its models from the first."),
+        typer.Option(
+            help="A plan's twelve words or hash: take its alarm away, check its models from the first."
+        ),
     ] = None,
     folder: Folder = DEFAULT,
 ) -> None:
     """Show how far this node's own copy of each plan's model has come, and what it has refused."""
+    from hospital_node import views
     from hospital_node.lineage import head_path, load_head
     from hospital_node.store import Journal
 
@@ -395,7 +311,7 @@ def lineage(
     journal = Journal(node.journal)
     plans = [plan for plan, _ in journal.approved()]
     if start_again is not None:
-        chosen = [p for p in plans if start_again in (p.id, fingerprint(p.hash))]
+        chosen = [p for p in plans if means([start_again], p.hash)]
         if not chosen:
             raise NoSuchModel()
         head_path(node.models, chosen[0]).unlink(missing_ok=True)
@@ -404,13 +320,16 @@ def lineage(
     journal.close()
     for plan, alarm in zip(plans, alarms, strict=True):
         head = load_head(head_path(node.models, plan), plan.study)
-        console.print(f"[bold]{plan.study.name}[/]   fingerprint {fingerprint(plan.hash)}")
         own = "none yet" if head is None else f"version {head.version}, {head.model.hex()}"
-        console.print(f"  own model  {own}")
+        rows = [*views.fingerprint_rows(plan), ("own model", own)]
         if alarm is not None:
-            console.print(f"  [bold red]ALARM[/]      {alarm.reason} (code {alarm.code})")
-            console.print(f"             own version {alarm.version}  {alarm.computed}")
-            console.print(f"             named model    {alarm.claimed}")
+            rows += [
+                (fault("ALARM"), f"{plain(alarm.reason)} (code {alarm.code})"),
+                ("", f"own version {alarm.version}  {alarm.computed}"),
+                ("", f"named model    {alarm.claimed}"),
+            ]
+        screen.say(strong(plan.study.name))
+        screen.fields(rows, width=views.WIDTH, indent=2)
     raise typer.Exit(1 if any(alarms) else 0)
 
 
@@ -445,16 +364,16 @@ def heads(
     finally:
         journal.close()
     if newest is None:
-        console.print("No head of the aggregator's audit log has been seen yet.")
+        screen.say("No head of the aggregator's audit log has been seen yet.")
     else:
-        console.print(f"newest head  {newest.number}:{newest.hash.hex()}   ({len(kept)} kept)")
+        screen.say(f"newest head  {newest.number}:{newest.hash.hex()}   ({len(kept)} kept)")
         pinned = fingerprint(newest.key) if newest.key else f"{newest.about}   (accepted, not seen yet)"
-        console.print(f"admin key    fingerprint {pinned}")
+        screen.say(f"admin key    fingerprint {pinned}")
     for when, words in history:
-        console.print(f"             {time.strftime('%Y-%m-%d', time.localtime(when))}  {words}")
+        screen.say(f"             {time.strftime('%Y-%m-%d', time.localtime(when))}  {words}")
     if alarm is not None:
-        console.print(f"[bold red]ALARM[/]        {alarm.about}")
+        screen.say(fault("ALARM"), f"       {alarm.about}")
         if alarm.hash:
-            console.print(f"             shown  {alarm.number}:{alarm.hash.hex()}")
-            console.print(f"             signed with a key of fingerprint {fingerprint(alarm.key)}")
+            screen.say(f"             shown  {alarm.number}:{alarm.hash.hex()}")
+            screen.say(f"             signed with a key of fingerprint {fingerprint(alarm.key)}")
     raise typer.Exit(0 if alarm is None else 1)

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from hospital_node.settings import Node
+from medveil.shown import Screen, good
+from medveil.spoken import spoken
 
 if TYPE_CHECKING:
     from hospital_node.ledger import Ledger
 
 ledger = typer.Typer(help="What this hospital's patients have spent of their privacy budget.")
-console = Console(highlight=False, soft_wrap=True)
+screen = Screen()
 Folder = Annotated[Path, typer.Option("--folder", "-f", help="This node's folder.")]
 DEFAULT = Path("node-data")
 
@@ -59,24 +59,30 @@ def _study_names(node: Node) -> dict[str, str]:
 def _show_studies(book: Ledger, names: dict[str, str]) -> None:
     from privacy.dp.ledger import State, charges, total
 
-    table = Table("study", "plan", "patients", "charged", "noise", "epsilon", "if all run")
+    rows, plans = [], []
     taken = charges(book.rows())
     for row in book.rows():
         e = row.entry
         if e.state is State.REGISTERED:
             own = [c for c in taken if (c.plan, c.split) == (e.plan, e.split)]
             each = max(1, own[0].event.steps) if own else None
-            rounds = f"{len(own)} of {e.event.steps // each}" if each else "none"
-            table.add_row(
-                names.get(e.plan, "?"),
-                e.plan[:8],
-                e.split.value,
-                rounds,
-                f"{e.event.noise_multiplier:.4g}",
-                f"{total(own, e.delta, joint=True):.3f}",
-                f"{total([e], e.delta, joint=True):.3f}",
+            charged = f"{len(own)} of {e.event.steps // each}" if each else "none"
+            if e.plan not in plans:
+                plans.append(e.plan)
+            rows.append(
+                (
+                    names.get(e.plan, "?"),
+                    str(plans.index(e.plan) + 1),
+                    e.split.value,
+                    charged,
+                    f"{e.event.noise_multiplier:.4g}",
+                    f"{total(own, e.delta, joint=True):.3f}",
+                    f"{total([e], e.delta, joint=True):.3f}",
+                )
             )
-    console.print(table)
+    screen.table(("study", "plan", "patients", "charged", "noise", "epsilon", "if all run"), rows)
+    for number, plan in enumerate(plans, 1):
+        screen.fields([(f"plan {number}", spoken(bytes.fromhex(plan)))])
 
 
 def _show_totals(book: Ledger, node: Node) -> None:
@@ -84,7 +90,7 @@ def _show_totals(book: Ledger, node: Node) -> None:
 
     dataset, cap = node.settings.dataset, node.settings.policy.epsilon_cap
     spent, promised = book.spent(dataset), book.committed(dataset)
-    console.print(
+    screen.say(
         f"{dataset}: epsilon {spent:.3f} spent, {promised:.3f} promised to approved plans, cap {cap:g} "
         f"(delta {book.delta(dataset):g}; a patient pays for the own split only)"
     )
@@ -93,13 +99,13 @@ def _show_totals(book: Ledger, node: Node) -> None:
         ("promised", book.committed(dataset, joint=False)),
     ):
         if own > (spent if word == "spent" else promised):
-            console.print(f"  {own:.3f} {word} if no other hospital adds its noise")
+            screen.say(f"  {own:.3f} {word} if no other hospital adds its noise")
     left = book.room(dataset, cap)
     more = f"one more study of epsilon {left:.3f}" if left > 0 else "no further study"
-    console.print(f"  the cap leaves room for {more}")
+    screen.say(f"  the cap leaves room for {more}")
     waiting = sum(e.state is not State.RELEASED for e in charges(book.rows()))
     if waiting:
-        console.print(
+        screen.say(
             f"  {waiting} charge(s) are being used, or were left open by a crash and are taken up again"
         )
 
@@ -108,11 +114,10 @@ def _show_rows(book: Ledger) -> None:
     for row in book.rows():
         e = row.entry
         where = f"round {e.round} attempt {e.attempt}" if e.round else "whole schedule"
-        console.print(
+        screen.say(
             f"{row.number:4} {e.state.value:10} {e.plan[:12]} {e.split.value:5} {where}: "
             f"noise {e.event.noise_multiplier:.4g} rate {e.event.sample_rate:g} steps {e.event.steps} "
-            f"hash {row.hash[:16]}",
-            markup=False,
+            f"hash {row.hash[:16]}"
         )
 
 
@@ -125,13 +130,13 @@ def verify(
 
     with copied_ledger(Node.load(folder or context.obj)) as path, Ledger.open(path) as book:
         count = len(book.rows())
-        console.print(f"[bold green]PASSED[/]   {count} rows, the chain is whole.")
+        screen.say(good("PASSED"), f"  {count} rows, the chain is whole.")
         if book.torn:
-            console.print("         An unfinished row at the end (a crash, or a row in hand) is left out.")
+            screen.say("         An unfinished row at the end (a crash, or a row in hand) is left out.")
         if count:
-            console.print(f"         Row {count} has the hash {book.rows()[-1].hash[:16]}.")
-            console.print(f"         Note it: later, 'medveil node ledger --rows' shows it in row {count},")
-            console.print("         or the file was replaced by an older copy.")
+            screen.say(f"         Row {count} has the hash {book.rows()[-1].hash[:16]}.")
+            screen.say(f"         Note it: later, 'medveil node ledger --rows' shows it in row {count},")
+            screen.say("         or the file was replaced by an older copy.")
 
 
 @contextmanager

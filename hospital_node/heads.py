@@ -18,12 +18,12 @@ from typing import Any
 from hospital_node.store import Journal, Seen
 from medveil.errors import Error, RemoteProtocolError
 from medveil.identity import BadSignature
-from medveil.ids import fingerprint
+from medveil.ids import fingerprint, is_fingerprint
 from medveil.log import get_logger
 from medveil.messages import AuditHead, HandOver
 
 FORMAT = "medveil audit heads 1"
-FINGERPRINT = re.compile(r"[0-9A-F]{4}(-[0-9A-F]{4}){3}")
+FINGERPRINT = re.compile(r"[0-9A-F]{4}(-[0-9A-F]{4}){7}")
 log = get_logger()
 
 
@@ -205,7 +205,7 @@ class Heads:
         under that key, and leads to a key that was never pinned here.
         Raises: AuditKeyChanged, AuditForked.
         """
-        unseen = (step.old_key for step in head.succession if fingerprint(step.old_key) == known.about)
+        unseen = (step.old_key for step in head.succession if is_fingerprint(known.about, step.old_key))
         key = known.key or next(unseen, head.key)
         # An accepted head is the operator's word: it does not say which key had signed it.
         number = 0 if known.kind == "accepted" else known.number
@@ -249,7 +249,7 @@ class Heads:
         pinned = head.key
         if known is not None and not steps:
             pinned = known.key or pinned
-            if not known.key and fingerprint(pinned) != known.about:
+            if not known.key and not is_fingerprint(known.about, pinned):
                 raise AuditKeyChanged(reason=f"it is not the key of fingerprint {known.about}")
         try:
             head.check(pinned)
@@ -287,7 +287,7 @@ class Heads:
         newest = self._journal.newest_head()
         if newest is None or head is None:
             return self.key
-        if self._followed(head, newest) or fingerprint(head.key) == newest.about:
+        if self._followed(head, newest) or is_fingerprint(newest.about, head.key):
             return head.key
         return newest.key
 
@@ -326,7 +326,7 @@ class Heads:
         if new_key:
             wanted = new_key.strip().upper()
             if not FINGERPRINT.fullmatch(wanted):
-                raise NotAccepted(reason="--new-key takes a fingerprint of the form 1A2B-3C4D-5E6F-7081")
+                raise NotAccepted(reason="--new-key takes a fingerprint: 32 digits, as 1A2B-3C4D-…")
             key = next((k for k in (shown, key) if k and fingerprint(k) == wanted), b"")
             about = "" if key else wanted
         elif alarm is not None and (alarm.about == AuditKeyChanged.code or shown not in (b"", key)):

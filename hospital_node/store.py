@@ -24,6 +24,16 @@ APPROVALS = sa.Table(
     sa.Column("text", sa.String, nullable=False),
     sa.Column("signature", sa.LargeBinary, nullable=False),
 )
+SHOWN = sa.Table(
+    "shown",
+    META,
+    sa.Column("plan", sa.String, primary_key=True),
+    sa.Column("text", sa.String, nullable=False),
+    sa.Column("admin_key", sa.LargeBinary, nullable=False),
+    sa.Column("admin_signature", sa.LargeBinary, nullable=False),
+    sa.Column("order", sa.Integer, nullable=False),
+)
+FINISHED = sa.Table("finished", META, sa.Column("plan", sa.String, primary_key=True))
 STEPS = sa.Table(
     "steps",
     META,
@@ -56,6 +66,20 @@ HEADS = sa.Table(
     sa.Column("about", sa.String, nullable=False),
     sqlite_autoincrement=True,
 )
+
+
+MOST_SHOWN = 200
+"""Plans that were shown and are kept; the oldest go first."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A plan as its operator has seen it: the JSON text, and the admin's signature that came with it."""
+
+    plan: str
+    text: str
+    admin_key: bytes
+    admin_signature: bytes
 
 
 @dataclass(frozen=True)
@@ -130,6 +154,33 @@ class Journal:
         with self._engine.connect() as tx:
             rows = tx.execute(sa.select(APPROVALS)).all()
         return [(Plan.model_validate_json(r.text), r.signature) for r in rows]
+
+    def show(self, shown: Shown) -> None:
+        """Remember exactly what the operator is about to see."""
+        with self._engine.begin() as tx:
+            newest = tx.scalar(sa.select(sa.func.max(SHOWN.c.order))) or 0
+            tx.execute(SHOWN.delete().where(SHOWN.c.plan == shown.plan))
+            tx.execute(SHOWN.insert().values(**asdict(shown), order=newest + 1))
+            tx.execute(SHOWN.delete().where(SHOWN.c.order <= newest + 1 - MOST_SHOWN))
+
+    def shown(self) -> list[Shown]:
+        """What the operator has seen, the newest last."""
+        columns = [c for c in SHOWN.c if c.name != "order"]
+        with self._engine.connect() as tx:
+            rows = tx.execute(sa.select(*columns).order_by(SHOWN.c.order)).mappings()
+            return [Shown(**row) for row in rows]
+
+    def finish(self, plan: str) -> None:
+        """Remember that a plan is over."""
+        with self._engine.begin() as tx:
+            tx.execute(FINISHED.insert().prefix_with("OR IGNORE").values(plan=plan))
+
+    def progress(self, plan: str) -> int | None:
+        """The newest round that this node has joined, 0 if none, None once the plan is over."""
+        with self._engine.connect() as tx:
+            if tx.execute(sa.select(FINISHED).where(FINISHED.c.plan == plan)).first():
+                return None
+            return tx.scalar(sa.select(sa.func.max(STEPS.c.round)).where(STEPS.c.plan == plan)) or 0
 
     def join(self, plan: str, number: int, attempt: int) -> None:
         """Note that this node sends keys for an attempt.

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 
 import typer
-from rich.console import Console
 
 from medveil.errors import Error
 from medveil.log import set_up
+from medveil.shown import Screen, faint, fault, strong
 
 
 def main() -> None:
@@ -38,8 +38,9 @@ def main() -> None:
 
 def show_error(error: Error) -> None:
     """What happened, what it means, what to do, and the code to look up in the documentation."""
-    console = Console(stderr=True, highlight=False)
-    console.print(f"[bold red]problem[/]  {error.what}", soft_wrap=True)
-    console.print(f"[bold]means[/]    {error.meaning}", soft_wrap=True)
-    console.print(f"[bold]remedy[/]   {error.remedy}", soft_wrap=True)
-    console.print(f"[dim]code     {error.code}[/]", soft_wrap=True)
+    rows = [
+        (fault("problem"), error.what),
+        (strong("means"), error.meaning),
+        (strong("remedy"), error.remedy),
+    ]
+    Screen(stderr=True).fields([*rows, (faint("code"), faint(error.code))])

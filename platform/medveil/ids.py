@@ -33,6 +33,14 @@ def digester(label: str, *parts: bytes) -> hashlib._Hash:
 
 
 def fingerprint(value: bytes) -> str:
-    """Sixteen hexadecimal digits in groups of four, to be read aloud on the telephone."""
-    text = hashlib.sha256(value).hexdigest()[:16].upper()
-    return "-".join(text[i : i + 4] for i in range(0, 16, 4))
+    """A key's fingerprint: 128 bits as 32 hexadecimal digits in groups of four, to be read aloud."""
+    return _grouped(hashlib.sha256(value).hexdigest()[:32])
+
+
+def is_fingerprint(text: str, value: bytes) -> bool:
+    """Whether a text that was kept is the fingerprint of a key; those of version 0.1 have 16 digits."""
+    return text in (fingerprint(value), _grouped(hashlib.sha256(value).hexdigest()[:16]))
+
+
+def _grouped(digits: str) -> str:
+    return "-".join(digits[i : i + 4].upper() for i in range(0, len(digits), 4))

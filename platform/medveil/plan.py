@@ -125,12 +125,8 @@ def sign_approval(plan: Plan, identity: Identity) -> bytes:
     return identity.sign("approve-plan", plan.hash)
 
 
-def check_approvals(plan: Plan, approvals: dict[str, bytes]) -> None:
-    """Count the valid approvals (hospital name → signature) of this exact plan.
-
-    Raises:
-        NotApproved: fewer than :attr:`Plan.approvals_needed` are valid.
-    """
+def valid_approvals(plan: Plan, approvals: dict[str, bytes]) -> int:
+    """How many approvals (hospital name → signature) of exactly this plan are valid."""
     valid = 0
     for member in plan.roster:
         try:
@@ -138,5 +134,15 @@ def check_approvals(plan: Plan, approvals: dict[str, bytes]) -> None:
             valid += 1
         except BadSignature:
             continue
+    return valid
+
+
+def check_approvals(plan: Plan, approvals: dict[str, bytes]) -> None:
+    """Whether enough valid approvals of this exact plan are there.
+
+    Raises:
+        NotApproved: fewer than :attr:`Plan.approvals_needed` are valid.
+    """
+    valid = valid_approvals(plan, approvals)
     if valid < plan.approvals_needed:
         raise NotApproved(got=valid, need=plan.approvals_needed)

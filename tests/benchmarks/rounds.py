@@ -39,8 +39,8 @@ import numpy as np
 from aggregator.cli import create_plan, new_token, set_up_aggregator
 from aggregator.settings import Settings
 from hospital_node.agent import PlanAgent
-from hospital_node.cli import approve_plan, set_up_node
 from hospital_node.desk import Contribution
+from hospital_node.operator import approve_plan, set_up_node
 from hospital_node.settings import Node, NodeSettings, Policy
 from hospital_node.store import Journal
 from hospital_node.transport import Transport

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from audit_heads import head_of
 from hospital_node.agent import Office
-from hospital_node.cli import app, approve_plan, describe
+from hospital_node.cli import app
 from hospital_node.governance import (
     PlanRefused,
     binding,
@@ -24,12 +24,15 @@ from hospital_node.governance import (
 )
 from hospital_node.ledger import Ledger, LedgerUnreadable
 from hospital_node.lineage import load_head
+from hospital_node.operator import approve_plan, standing
 from hospital_node.settings import Node, NodeSettings, NoNode, Policy
 from hospital_node.store import Journal
+from hospital_node.views import show_plan
 from medveil.errors import BadFile
 from medveil.identity import Identity
 from medveil.messages import PlanOffer, PlanOffers
 from medveil.plan import BadPlan, NotApproved, Plan, sign_approval
+from medveil.shown import Screen
 from medveil.tensors import to_safetensors
 from medveil_imaging.sources.manifest import read_site
 from privacy.dp.accounting import calibrate
@@ -343,10 +346,13 @@ def test_an_operator_is_told_the_noise_and_that_the_author_insisted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     node = node_with(tmp_path)
-    describe(plan_of(privacy=LOCAL), node)
-    assert "insists" not in capsys.readouterr().out
-    describe(plan_of(privacy=LOCAL | {"despite_noise": True}), node)
-    shown = capsys.readouterr().out
+
+    def shown_of(plan: Plan) -> str:
+        show_plan(Screen(), standing(node, plan), node.settings)
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "insists" not in shown_of(plan_of(privacy=LOCAL))
+    shown = shown_of(plan_of(privacy=LOCAL | {"despite_noise": True}))
     assert "its author insists: the noise exceeds what can be learned" in shown
     assert "train 4 x 2" in shown
     assert "test 2 x 1" in shown

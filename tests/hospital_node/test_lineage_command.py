@@ -13,15 +13,15 @@ from hospital_node.cli import NoSuchModel, app
 from hospital_node.lineage import BrokenLineage, Lineage
 from hospital_node.settings import Node, NodeSettings
 from hospital_node.store import Journal
-from medveil.ids import fingerprint
 from medveil.plan import sign_approval
+from medveil.spoken import spoken
 
 
 def shown(node: Node, *options: str) -> tuple[int, str]:
     result = CliRunner().invoke(app, ["lineage", *options, "--folder", str(node.folder)])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
-    return result.exit_code, result.stdout
+    return result.exit_code, " ".join(result.stdout.split())
 
 
 @pytest.fixture
@@ -39,21 +39,21 @@ def test_the_command_shows_progress_and_alarm_and_starts_again(node: Node) -> No
     journal = Journal(node.journal)
     journal.approve(chain.plan, sign_approval(chain.plan, chain.identities[0]))
     lineage = Lineage(chain.plan, node.models, journal, chain)
-    plan = fingerprint(chain.plan.hash)
+    plan = spoken(chain.plan.hash)
     assert shown(node)[0] == 0
-    assert "own model  none yet" in shown(node)[1]
+    assert "own model none yet" in shown(node)[1]
     chain.grow(1)
     asyncio.run(lineage.reach(chain.head.model, number=2, attempt=1))
     code, text = shown(node)
-    assert (code, f"fingerprint {plan}" in text) == (0, True)
-    assert f"own model  version 1, {chain.head.model.hex()}" in text
+    assert (code, f"words {plan} " in text) == (0, True)
+    assert f"own model version 1, {chain.head.model.hex()}" in text
     with pytest.raises(BrokenLineage):
         asyncio.run(lineage.reach(b"m" * 32, number=2, attempt=1))
     code, text = shown(node)
     assert code == 1
     assert all(part in text for part in ("ALARM", "broken-lineage", chain.head.model.hex(), "6d" * 32))
     with pytest.raises(NoSuchModel):
-        shown(node, "--start-again", "0000-0000-0000-0000")
+        shown(node, "--start-again", "0" * 64)
     assert shown(node)[0] == 1
     code, text = shown(node, "--start-again", plan)
     assert (code, "none yet" in text) == (0, True)

@@ -1,0 +1,202 @@
+"""What the operator's commands show: values of :mod:`hospital_node.operator` in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hospital_node.demand import demand_of
+from hospital_node.operator import Standing, State, Unreadable
+from hospital_node.settings import NodeSettings
+from medveil.ids import fingerprint
+from medveil.plan import Plan
+from medveil.rounds import RoundKind
+from medveil.shown import Screen, Words, fault, good, plain, strong, warn
+from medveil.spoken import words_of
+from medveil.study import JointNoise, NoPrivacy, Study
+from privacy.dp.policy import cost, study_events
+from privacy.encoding import params_for
+
+Row = tuple[Words, Words]
+WIDTH = 10
+"""Of the labels."""
+DESCRIPTION = 2000
+
+
+def fingerprint_rows(plan: Plan) -> list[Row]:
+    """The one name of a plan, wherever it is named: twelve words, and the same as a number."""
+    words = words_of(plan.hash)
+    half = len(words) // 2
+    return [
+        ("words", strong(" ".join(words[:half]))),
+        ("", strong(" ".join(words[half:]))),
+        ("hash", plan.id),
+    ]
+
+
+def show_plan(screen: Screen, one: Standing, settings: NodeSettings) -> None:
+    """A plan in plain words: what, with whom, who could see what, at what price, and where it stands."""
+    plan = one.plan
+    screen.say(strong(plan.study.name))
+    screen.fields(plan_rows(plan, settings), width=WIDTH, indent=2)
+    screen.fields([_state_row(one)], width=WIDTH, indent=2)
+    screen.say()
+
+
+def show_unreadable(screen: Screen, one: Unreadable) -> None:
+    """An offer that is no plan: which one, and why."""
+    screen.say(strong(f"Offer {one.number}"))
+    refusal = one.refusal
+    screen.fields(
+        [(fault("refused"), f"{plain(refusal.what)} (code {plain(refusal.code, 60)})")], width=WIDTH, indent=2
+    )
+    screen.say()
+
+
+def plan_rows(plan: Plan, settings: NodeSettings) -> Iterator[Row]:
+    """Everything that an approval binds this hospital to, a label and a text a row."""
+    study = plan.study
+    yield from fingerprint_rows(plan)
+    if study.description:
+        yield "its author", f"says: {plain(study.description, DESCRIPTION)}"
+    yield from _learning(study)
+    yield "leaves", _leaving(study, len(plan.roster))
+    yield from _privacy(study, settings)
+    for member in plan.roster:
+        own = "  (this hospital)" if member.name == settings.name else ""
+        yield "with", f"{plain(member.name)}  key {fingerprint(member.key)}{own}"
+    yield from _who_could_see(plan)
+    yield from _asking(plan, settings)
+
+
+def _learning(study: Study) -> Iterator[Row]:
+    training = study.training
+    classes = ", ".join(plain(name, 60) for name in study.classes)
+    yield (
+        "learns",
+        f"{study.task} ({classes}) with {plain(study.model.name)}, {study.trained_weights:,} parameters",
+    )
+    unit = f"{training.local_steps:,} steps" if training.local_steps else f"{training.local_epochs:,} epochs"
+    kind = plain(study.strategy.name)
+    yield (
+        "work",
+        (
+            f"{training.rounds:,} rounds of {unit} each and a final evaluation, "
+            f"up to {study.attempts} attempts a round; {training.optimizer}, learning rate "
+            f"{training.learning_rate:g}, strategy {kind}"
+        ),
+    )
+    size = " x ".join(str(edge) for edge in study.transforms.size)
+    unit = "pixels" if len(study.transforms.size) == 2 else "voxels"
+    yield "images", f"{study.transforms.profile}, brought to {size} {unit}"
+
+
+def _leaving(study: Study, hospitals: int) -> str:
+    sizes = [8 * params_for(study, kind, hospitals).words for kind in (RoundKind.TRAIN, RoundKind.EVALUATE)]
+    mean = ", in round 1 the noised mean of the patients' features" if study.centred else ""
+    clip = study.secure_aggregation.update_clip
+    return (
+        f"masked sums only: model updates and evaluation counts{mean}; {_bytes(sizes[0])} a round, "
+        f"{_bytes(sizes[1])} for the evaluation; no number of an update larger than {clip:g}"
+    )
+
+
+def _privacy(study: Study, settings: NodeSettings) -> Iterator[Row]:
+    privacy = study.privacy
+    if isinstance(privacy, NoPrivacy):
+        yield "privacy", strong("none: the sum of all hospitals is not noised")
+        return
+    yield (
+        "privacy",
+        (
+            f"epsilon {privacy.epsilon:g}, delta {privacy.delta:g} per patient; "
+            f"the cap here is {settings.policy.epsilon_cap:g}"
+        ),
+    )
+    noises = ", ".join(
+        f"{split.value} {event.noise_multiplier:.3g} x {event.steps}"
+        for split, event in study_events(study).items()
+    )
+    yield "", f"own noise and releases by patients: {noises}"
+    if privacy.despite_noise:
+        yield "", warn("its author insists: the noise exceeds what can be learned")
+    if isinstance(privacy, JointNoise):
+        alone = cost(study).epsilon_local
+        yield (
+            "",
+            (
+                f"counts on the noise of {privacy.honest_hospitals} hospitals; "
+                f"epsilon {alone:.2f} if no other hospital adds its own"
+            ),
+        )
+
+
+def _who_could_see(plan: Plan) -> Iterator[Row]:
+    """Whom this hospital's update is hidden from, exactly as far as the protocol proves it.
+
+    Up to ``colluders`` of the others with a lying aggregator get sums over ``min_hospitals`` hospitals only
+    (privacy/secagg/keys.py). One more may answer twice, and the thresholds do not count it in. And whoever
+    holds all other updates of a sum subtracts them: the smallest sum has min_hospitals - 1 others.
+    """
+    study, what = plan.study, "this hospital's update"
+    least, colluders = study.cohort.min_hospitals, study.secure_aggregation.colluders
+    noised = {"none": "without noise", "local": "with its noise", "joint": "with its own share of the noise"}
+    yield (
+        "sums",
+        (
+            f"each over {least} to {len(plan.roster)} of these {len(plan.roster)} hospitals; "
+            f"the plan starts when {plan.approvals_needed} have approved"
+        ),
+    )
+    alone = (
+        "the aggregator alone cannot"
+        if colluders == 0
+        else (f"the aggregator and any {colluders} of these together cannot")
+    )
+    yield "hidden", f"{alone} see {what}, even if they lie"
+    how = noised[study.privacy.kind]
+    text = f"any {least - 1} of these together can see {what} ({how}) in a sum of {least}"
+    if colluders + 1 < least - 1:
+        text += f"; any {colluders + 1} may, with a lying aggregator"
+    yield warn("not hidden"), text
+
+
+def _asking(plan: Plan, settings: NodeSettings) -> Iterator[Row]:
+    asked, times = demand_of(plan, settings), plan.study.deadlines
+    yield (
+        "time",
+        (
+            f"{asked.longest_hours:,.1f} hours at the longest; in a round {_hours(times.train_s)} to train, "
+            f"{_hours(times.upload_s)} to send, {_hours(times.advertise_s)} for each other step"
+        ),
+    )
+
+
+def _state_row(one: Standing) -> Row:
+    plan, missing = one.plan, max(0, one.plan.approvals_needed - one.approvals)
+    rounds = plan.study.training.rounds + 1
+    if one.refusal is not None:
+        return fault("refused"), f"{plain(one.refusal.what)} {plain(one.refusal.remedy)}"
+    if one.state is State.ALLOWED:
+        return good("allowed"), "approve with: medveil node approve, and the twelve words or the hash"
+    if one.state is State.FINISHED:
+        return "finished", "approved here; the study is over"
+    if one.state is State.RUNNING:
+        return "running", f"approved here; this node has come to round {one.round} of {rounds}"
+    waits = f"waits for {missing} more" if missing else "enough have approved"
+    return (
+        "approved",
+        f"by this hospital; {waits}. A running node ('medveil node run') hands it in and works on it",
+    )
+
+
+def _bytes(number: int) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number} bytes"
+
+
+def _hours(seconds: float) -> str:
+    if seconds >= 3600:
+        return f"{seconds / 3600:.3g} h"
+    return f"{seconds / 60:.3g} min" if seconds >= 60 else f"{seconds:.3g} s"

@@ -1,0 +1,208 @@
+"""The one door to a person's eyes: every text passes here before a terminal, a log or a page.
+
+Names, descriptions and errors come from files and machines of others. A terminal obeys escape sequences, rich
+obeys square brackets, and a line break begins a line that looks like ours. So a text is only ever shown as
+printable characters in one piece, and nothing in it is obeyed. Style is asked for with :func:`strong` and the
+like, never written into a text. No other module may print, or import what prints; a test reads the source.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["LINE", "MARK", "Screen", "Words", "faint", "fault", "good", "is_plain", "plain", "strong", "warn"]
+
+LINE = 300
+"""Most characters of a text from outside, unless its place says otherwise."""
+MARK = "\N{REPLACEMENT CHARACTER}"
+"""Stands for a character that is not shown."""
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_BLANK = frozenset("\u115f\u1160\u3164\uffa0\u2800\u034f\u17b4\u17b5")
+"""Letters and marks that look like nothing: fillers of Hangul, the empty Braille pattern, joiners."""
+_MARKS_IN_A_ROW = 4
+"""Accents on one letter; more of them would paint over the lines above and below."""
+
+Words = str | Text
+"""What may be shown: a text, or one with a style of :func:`strong` and its like."""
+
+
+def plain(text: object, limit: int = LINE) -> str:
+    """One line of printable characters, white space as single spaces, an ellipsis where it was too long.
+
+    Guarantees: at most ``limit`` characters; none is a control or formatting character, a line break, a
+        surrogate, unassigned or private (categories Cc, Cf, Cs, Co, Cn, Zl, Zp), or looks like nothing.
+    """
+    whole = text if isinstance(text, str) else str(text)
+    line = _printable(" ".join(whole[: 8 * limit].split()))
+    if len(line) <= limit and len(whole) <= 8 * limit:
+        return line
+    return line[: limit - 1] + "…"
+
+
+def is_plain(text: str) -> bool:
+    """Whether a text can be shown as it stands: it is what :func:`plain` makes of it, at any length."""
+    return plain(text, len(text) + 1) == text
+
+
+def _printable(line: str) -> str:
+    shown, marks = [], 0
+    for character in line:
+        if character.isascii() and character.isprintable():
+            marks = 0
+            shown.append(character)
+            continue
+        category = unicodedata.category(character)
+        marks = marks + 1 if category in ("Mn", "Me") else 0
+        if category in _HIDDEN or character in _BLANK or _selects(character) or marks > _MARKS_IN_A_ROW:
+            shown.append(MARK)
+        else:
+            shown.append(" " if category == "Zs" else character)
+    return "".join(shown)
+
+
+def _selects(character: str) -> bool:
+    """Variation selectors: they look like nothing, and any number of them may follow one another."""
+    return (
+        "\ufe00" <= character <= "\ufe0f"
+        or "\U000e0100" <= character <= "\U000e01ef"
+        or ("\u180b" <= character <= "\u180f")
+    )
+
+
+def strong(text: object) -> Text:
+    """The same text in bold."""
+    return Text(plain(text), "bold")
+
+
+def faint(text: object) -> Text:
+    """The same text, pale."""
+    return Text(plain(text), "dim")
+
+
+def good(text: object) -> Text:
+    """The same text as good news."""
+    return Text(plain(text), "bold green")
+
+
+def warn(text: object) -> Text:
+    """The same text as something to think about."""
+    return Text(plain(text), "bold yellow")
+
+
+def fault(text: object) -> Text:
+    """The same text as a fault or refusal."""
+    return Text(plain(text), "bold red")
+
+
+def _text(words: Words) -> Text:
+    """What may be printed: of a string every character but spaces is held against :func:`plain`."""
+    return words if isinstance(words, Text) else Text(_printable(words))
+
+
+def _lines(words: Words, most: int = 60) -> Text:
+    """Several lines, where a place allows them: each for itself."""
+    if isinstance(words, Text):
+        return words
+    parts = words.split("\n")
+    left = [] if len(parts) <= most else ["…"]
+    return Text("\n".join(_printable(part) for part in [*parts[:most], *left]))
+
+
+class Screen:
+    """A terminal, or the file that stands for one."""
+
+    def __init__(self, *, stderr: bool = False, quiet: bool = False) -> None:
+        self._console = Console(highlight=False, soft_wrap=True, stderr=stderr, quiet=quiet)
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person looks at it."""
+        return self._console.is_terminal
+
+    def say(self, *parts: Words) -> None:
+        """One line; its parts stand side by side."""
+        self._console.print(Text(" ").join(_text(part) for part in parts))
+
+    def fields(self, rows: Iterable[tuple[Words, Words]], *, width: int = 8, indent: int = 0) -> None:
+        """A label and a text in each row. A long text goes on under itself, never under a label."""
+        if not self._console.is_terminal and not indent:
+            for label, words in rows:
+                body = _lines(words)
+                body = Text("\n" + " " * (width + 1)).join(body.split("\n"))
+                self._console.print(Text.assemble(_padded(label, width), " ", body))
+            return
+        table = Table.grid(padding=(0, 1, 0, 0))
+        if indent:
+            table.add_column(width=indent - 1)
+        table.add_column(width=width, no_wrap=True)
+        table.add_column(overflow="fold")
+        for label, words in rows:
+            table.add_row(*([Text()] if indent else []), _text(label), _lines(words))
+        self._console.print(table, soft_wrap=False)
+
+    def table(
+        self,
+        heads: Sequence[str],
+        rows: Iterable[Sequence[Words]],
+        *,
+        title: str = "",
+        right: Sequence[int] = (),
+    ) -> None:
+        """A table; ``right`` are the columns that hold numbers."""
+        table = Table(title=_text(title) if title else None, title_justify="left")
+        for place, head in enumerate(heads):
+            table.add_column(_text(head), justify="right" if place in right else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(_text(cell) for cell in row))
+        self._console.print(table, soft_wrap=False)
+
+    def json(self, value: Any) -> None:
+        """A value for a program, as one line of ASCII."""
+        self._console.print(Text(json.dumps(value)))
+
+    def ask(self, question: str) -> bool:
+        """Whether the person at the terminal says yes; anything else is no."""
+        self._console.print(Text.assemble(_text(question), " [yes/no] "), end="")
+        try:
+            return sys.stdin.readline().strip().lower() in ("y", "yes")
+        except (OSError, UnicodeDecodeError):
+            return False
+
+    @contextmanager
+    def live(self) -> Iterator[_Live]:
+        """Rows that are drawn anew in place; nothing where no person looks."""
+        with Live(console=self._console, refresh_per_second=4, transient=True) as live:
+            yield _Live(live)
+
+
+class _Live:
+    def __init__(self, live: Live) -> None:
+        self._live = live
+
+    def show(self, rows: Iterable[tuple[str, str]]) -> None:
+        """The rows as they are now."""
+        table = Table.grid(padding=(0, 2))
+        for label, words in rows:
+            table.add_row(strong(label), Text(plain(words)))
+        self._live.update(table)
+
+
+def _padded(label: Words, width: int) -> Text:
+    text = _text(label).copy()
+    text.pad_right(max(0, width - text.cell_len))
+    return text
+
+
+def can_ask() -> bool:
+    """Whether a person is there to answer."""
+    return sys.stdin is not None and sys.stdin.isatty()
