@@ -177,7 +177,7 @@ def _state_row(one: Standing) -> Row:
     if one.refusal is not None:
         return fault("refused"), f"{plain(one.refusal.what)} {plain(one.refusal.remedy)}"
     if one.state is State.ALLOWED:
-        return good("allowed"), "approve with: medveil node approve, and the twelve words or the hash"
+        return good("allowed"), "approve with: medveil node approve WORDS"
     if one.state is State.FINISHED:
         return "finished", "approved here; the study is over"
     if one.state is State.RUNNING:
