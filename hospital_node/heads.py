@@ -326,7 +326,7 @@ class Heads:
         if new_key:
             wanted = new_key.strip().upper()
             if not FINGERPRINT.fullmatch(wanted):
-                raise NotAccepted(reason="--new-key takes a fingerprint: 32 digits, as 1A2B-3C4D-…")
+                raise NotAccepted(reason="--new-key takes a fingerprint, 32 digits of the form 1A2B-3C4D-…")
             key = next((k for k in (shown, key) if k and fingerprint(k) == wanted), b"")
             about = "" if key else wanted
         elif alarm is not None and (alarm.about == AuditKeyChanged.code or shown not in (b"", key)):

@@ -18,7 +18,7 @@ from hospital_node.governance import PlanRefused, read_offer
 from hospital_node.heads import AuditForked, AuditKeyChanged, AuditRolledBack, Heads, NotAccepted
 from hospital_node.ledger import Ledger
 from hospital_node.settings import Node
-from hospital_node.store import Journal
+from hospital_node.store import Journal, Seen
 from lines import Line, follow, make_agent, make_node
 from medveil.errors import RemoteProtocolError
 from medveil.identity import Identity
@@ -333,7 +333,9 @@ def test_after_a_wrong_alarm_the_operator_may_stay_with_the_pinned_key(
     assert Heads(journal).key == FIRST.public_key
 
 
-@pytest.mark.parametrize("wrong", ["x", "1234", "12345678ABCDEF00", "GGGG-1234-1234-1234"])
+@pytest.mark.parametrize(
+    "wrong", ["x", "1234", "12345678ABCDEF00", "GGGG-1234-1234-1234", "1234-5678-ABCD-EF00"]
+)
 def test_what_is_no_fingerprint_is_not_accepted(heads: Heads, wrong: str) -> None:
     with pytest.raises(NotAccepted, match="form"):
         heads.accept(str(head_of(SECOND, 12)), new_key=wrong)
@@ -449,3 +451,12 @@ def test_an_approved_plan_is_offered_again_under_the_new_key_and_needs_no_new_ap
         assert chosen() == world.plan
     assert Heads(journal).key == world.admin.public_key
     journal.close()
+
+
+def test_a_key_that_was_accepted_by_sixteen_digits_in_an_earlier_version_is_still_known(
+    heads: Heads, journal: Journal
+) -> None:
+    short = fingerprint(SECOND.public_key)[:19]
+    journal.keep_head(Seen("accepted", 12, head_of(SECOND, 12).hash, b"", b"", 0.0, short))
+    heads.take(head_of(SECOND, 13))
+    assert heads.key == SECOND.public_key
