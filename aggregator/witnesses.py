@@ -6,15 +6,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from aggregator.auditlog import BadEntry, Entry, Head, KeyChange, Keys
 from medveil.errors import BadFile
 from medveil.identity import BadSignature
 from medveil.ids import is_fingerprint
+from medveil.outside import NotPlain, decode_json
 from medveil.study import Name
 
 RESTORED = "database.restored"
+LARGEST_FILE, MOST_ITEMS = 64 * 2**20, 4_000_000
 Hex = Annotated[str, Field(pattern=r"^([0-9a-f]{2})*$", max_length=128)]
 
 
@@ -62,8 +64,11 @@ class Witness(BaseModel):
     def read(cls, path: Path) -> Witness:
         """Raises: BadFile."""
         try:
-            return cls.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError, ValueError) as error:
+            if path.stat().st_size > LARGEST_FILE:
+                raise NotPlain("too long")
+            content = decode_json(path.read_bytes(), max_bytes=LARGEST_FILE, max_items=MOST_ITEMS)
+            return cls.model_validate(content)
+        except (OSError, ValueError) as error:
             raise BadFile(name=path.name, problem="it is no file of 'medveil node heads --export'") from error
 
 

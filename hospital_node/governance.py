@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 from hospital_node.ledger import Ledger
 from hospital_node.settings import NodeSettings, Policy
 from medveil.errors import Error, UnknownName
 from medveil.identity import BadSignature, Identity, verify
-from medveil.messages import PlanOffer
+from medveil.messages import MAX_MESSAGE_BYTES, PlanOffer
+from medveil.outside import NotPlain, decode_json
 from medveil.plan import Plan, check_approvals, parse_plan
 from medveil.strategies import BadStrategy, strategy_of
 from medveil.study import Study
@@ -43,8 +42,8 @@ def read_offer(offer: PlanOffer, admin_key: bytes | None = None) -> Plan:
             remedy="Compare the fingerprint in 'medveil node heads' with the admin's by telephone.",
         )
     try:
-        value = json.loads(offer.plan)
-    except (ValueError, RecursionError):
+        value = decode_json(offer.plan, max_bytes=MAX_MESSAGE_BYTES)
+    except NotPlain:
         value = None
     plan = parse_plan(value)
     try:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-import cbor2
 import numpy as np
 
 from hospital_node.store import Alarm, Journal, write_durably
@@ -24,6 +23,7 @@ from medveil.errors import RemoteProtocolError
 from medveil.identity import BadSignature, Secret
 from medveil.ids import canonical
 from medveil.log import get_logger
+from medveil.outside import decode_cbor
 from medveil.plan import Plan
 from medveil.rounds import RoundKind
 from medveil.strategies import Diverged, State, advance
@@ -113,7 +113,10 @@ def load_head(path: Path, study: Study) -> Head | None:
     if hashlib.sha256(memoryview(data)[32:]).digest() != data[:32]:
         return None
     size = int.from_bytes(data[-8:], "little")
-    version, number, lengths = cbor2.loads(data[-8 - size : -8])
+    try:
+        version, number, lengths = decode_cbor(data[-8 - size : -8])
+    except (ValueError, TypeError):
+        return None
     vectors, place = {}, 32
     for name, length in lengths:
         vectors[name] = np.frombuffer(data, "<f4", length, place)

@@ -6,15 +6,14 @@ The messages of the masking protocol itself are in ``privacy.secagg.messages``; 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from io import BytesIO
 from typing import Annotated, Any, Literal, Self
 
-import cbor2
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from medveil.errors import RemoteProtocolError
 from medveil.identity import Identity, verify
 from medveil.ids import canonical, digest
+from medveil.outside import decode_cbor
 from medveil.study import Name
 
 Hash = Annotated[bytes, Field(min_length=32, max_length=32)]
@@ -54,23 +53,12 @@ class Wire(BaseModel):
         if len(data) > MAX_MESSAGE_BYTES:
             raise BadMessage()
         try:
-            source = BytesIO(data)
-            value = cbor2.load(source)
-            message = cls.model_validate(_tuples(value))
-        except (cbor2.CBORDecodeError, ValidationError, ValueError, RecursionError, TypeError) as error:
+            message = cls.model_validate(decode_cbor(data))
+        except (ValueError, TypeError) as error:  # NotPlain and pydantic's ValidationError are ValueErrors
             raise BadMessage() from error
-        if source.read(1) or message.to_bytes() != data:
-            raise BadMessage()  # trailing bytes, or a second spelling of the same message
+        if message.to_bytes() != data:
+            raise BadMessage()  # a second spelling of the same message
         return message
-
-
-def _tuples(value: object) -> object:
-    """CBOR arrays arrive as lists; the messages hold tuples."""
-    if isinstance(value, list):
-        return tuple(_tuples(v) for v in value)
-    if isinstance(value, dict):
-        return {k: _tuples(v) for k, v in value.items()}
-    return value
 
 
 class Enrol(Wire):

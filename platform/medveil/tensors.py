@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from medveil.errors import RemoteProtocolError
 from medveil.ids import digester
+from medveil.outside import NotPlain, decode_json
 
 Float32 = NDArray[np.float32]
 MAX_HEADER_BYTES = 8 * 2**20
@@ -134,7 +135,7 @@ def from_safetensors(data: bytes, spec: ModelSpec) -> Float32:
     Raises:
         BadModelFile: anything else.
     """
-    header, body = _split(data)
+    header, body = _split(data, max_header=_header_limit(spec))
     wanted = {t.name: list(t.shape) for t in spec.root}
     if set(header) != set(wanted):
         raise BadModelFile(problem="its tensor names are not those of the study")
@@ -153,28 +154,32 @@ def from_safetensors(data: bytes, spec: ModelSpec) -> Float32:
 
 def spec_of(data: bytes) -> ModelSpec:
     """The spec of a safetensors file we made ourselves, in the order of its data."""
-    header, _ = _split(data)
+    header, _ = _split(data, max_header=MAX_HEADER_BYTES)
     order = sorted(header.items(), key=lambda item: _start(item[1]))
     return ModelSpec(tuple(TensorSpec(name=k, shape=tuple(v["shape"])) for k, v in order))
 
 
-def _split(data: bytes) -> tuple[dict[str, Any], memoryview]:
+def largest_file(spec: ModelSpec) -> int:
+    """Most bytes that a model file of this spec may have; longer ones are refused before they are read."""
+    return 8 + _header_limit(spec) + 4 * spec.size
+
+
+def _header_limit(spec: ModelSpec) -> int:
+    """Twice the header that we write, for other writers' spaces and escapes."""
+    return min(2 * len(safetensors_header(spec)) + 1024, MAX_HEADER_BYTES)
+
+
+def _split(data: bytes, *, max_header: int) -> tuple[dict[str, Any], memoryview]:
     length = int.from_bytes(data[:8], "little") if len(data) >= 8 else -1
-    if not 2 <= length <= min(MAX_HEADER_BYTES, len(data) - 8):
+    if not 2 <= length <= min(max_header, len(data) - 8):
         raise BadModelFile(problem="it has no complete header")
     try:
-        header = json.loads(data[8 : 8 + length], object_pairs_hook=_no_duplicates)
-    except (ValueError, RecursionError) as error:
+        header = decode_json(data[8 : 8 + length], max_bytes=max_header)
+    except NotPlain as error:
         raise BadModelFile(problem="its header is not plain JSON") from error
     if not isinstance(header, dict) or not all(isinstance(v, dict) for v in header.values()):
         raise BadModelFile(problem="its header does not describe tensors")
     return header, memoryview(data)[8 + length :]
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len({k for k, _ in pairs}) != len(pairs):
-        raise ValueError("duplicate key")
-    return dict(pairs)
 
 
 def _start(entry: dict[str, Any]) -> int:
