@@ -10,11 +10,12 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from contextvars import ContextVar
 
-import numpy as np
 import torch
 from torch import nn
 
+from hospital_node.training import gradients
 from hospital_node.training.features import features, has_features
 from hospital_node.training.gradients import Drawn, Loss, patient_gradients
 from hospital_node.training.mean import Mean, mean_loss
@@ -28,7 +29,8 @@ from privacy.dp.policy import mean_policy
 
 CLOSE = 1e-6
 """Largest relative error; the arithmetic checks run in float64."""
-NOISE_DRAWS = 100_000
+LARGE_BATCH = {False: 16, True: 2}
+"""How many times the six random images are in a large batch; of volumes (True) fewer."""
 IMAGES = (1, 2, 3)
 """Images of the three random patients."""
 
@@ -51,9 +53,13 @@ _passed: set[tuple[bytes, str]] = set()
 """The outcome depends on study and device only, so it is looked up after the first time in a process."""
 
 
+_rehearsing: ContextVar[bool] = ContextVar("rehearsing", default=False)
+"""Whether this thread's train() is a part of the self-check, which it then need not begin again."""
+
+
 def require_safe(study: Study, device: torch.device) -> None:
     """Run the self-check once per study, device and process (NotSafe if it fails)."""
-    if (study.hash, str(device)) not in _passed:
+    if not _rehearsing.get() and (study.hash, str(device)) not in _passed:
         self_check(study, build_model(study), device=device)
         _passed.add((study.hash, str(device)))
 
@@ -67,9 +73,11 @@ def self_check(
     ``loss``: one number an image, and from that image alone. ``clipped-sum``: the engine equals a loop over
     single patients. ``sensitivity``: taking any patient out changes the sum by at most clip_norm.
     ``copies``: k copies of a patient's images count once. ``independence``: other patients do not change
-    one patient's gradient. ``buffers``: a forward pass stores nothing. ``noise``: the noise has the
-    promised size, and differs between nodes. In a centred study the round that releases the mean takes the
-    same checks.
+    one patient's gradient. ``buffers``: a forward pass stores nothing. In a centred study the round that
+    releases the mean takes the same checks. Then the noise source
+    (:mod:`hospital_node.training.noise_checks`), and train() and release() as they are
+    (:mod:`hospital_node.training.rehearsal`): ``noise``, ``draw``, ``charge``, ``one-patient``, ``way-out``,
+    ``evaluation``.
 
     Args:
         loss: instead of the task's own (the tests plant faulty ones).
@@ -77,6 +85,11 @@ def self_check(
     Raises:
         NotSafe: naming the check that failed.
     """
+    from hospital_node.training.noise_checks import (
+        check_noise_source,
+    )  # they raise NotSafe, so they are above
+    from hospital_node.training.rehearsal import rehearse
+
     policy = study.privacy
     if not isinstance(policy, GaussianNoise):
         return
@@ -85,13 +98,20 @@ def self_check(
     if any(p.dtype not in (torch.float32, torch.float64) for p in module.parameters() if p.requires_grad):
         raise NotSafe(check="precision", problem="a trained weight has fewer bits than float32")
     model = copy.deepcopy(module).to(device).double()
-    raw = _random_patients(study, _check_size(model, study.transforms.size, device))
+    size = _check_size(model, study.transforms.size, device)
+    raw = _random_patients(study, size)
     _check_steps(model, chosen, policy, raw, classes=len(study.classes), device=device)
     if study.centred:
         seen = [Drawn(features(model, one.images, device), one.labels) for one in raw]
         mean = Mean(seen[0].images.shape[1] - 1).to(device).double()
         nn.init.ones_(mean.centre)
         _check_steps(mean, mean_loss, mean_policy(study), seen, classes=len(study.classes), device=device)
+    check_noise_source()
+    rehearsing = _rehearsing.set(True)
+    try:
+        rehearse(study, module, size=size, device=device)
+    finally:
+        _rehearsing.reset(rehearsing)
 
 
 def _check_steps(
@@ -114,10 +134,10 @@ def _check_steps(
     # A norm below every gradient, so that clipping acts on all of them.
     engine.clip = 0.5 * min(float(g.norm()) for g in expected) or policy.clip_norm
     _check_sum(engine, patients, expected)
+    _check_chunks(engine, patients, expected)
     _check_sensitivity(engine, patients)
     _check_copies(engine, patients[0])
     _check_independence(engine, patients, classes)
-    _check_noise(model, policy)
 
 
 class _Engine:
@@ -158,16 +178,16 @@ class _Engine:
 
 
 def _check_size(model: nn.Module, size: tuple[int, ...], device: torch.device) -> tuple[int, ...]:
-    """A smaller volume where the network takes one: float64 convolutions of full volumes take minutes.
+    """A smaller image where the network takes one: float64 convolutions of full volumes take minutes.
 
-    Every edge shrinks to the largest power of two that divides it (at most 16), one to twice that, so what
-    can be halved at full size can be halved here. Pictures keep their size.
+    Every edge shrinks to the largest power of two that divides it (at most 16 in a volume, 64 in a picture),
+    of a volume one to twice that, so what can be halved at full size can be halved here.
     """
-    if len(size) == 2:
-        return size
-    powers = [min(16, edge & -edge) for edge in size]
+    largest = 64 if len(size) == 2 else 16
+    powers = [min(largest, edge & -edge) for edge in size]
     small = [power if power >= 8 else edge for power, edge in zip(powers, size, strict=True)]
-    small[-1] = min(size[-1], 2 * small[-1])
+    if len(size) == 3:
+        small[-1] = min(size[-1], 2 * small[-1])
     try:
         with torch.no_grad():
             model(torch.zeros(1, 1, *small, dtype=torch.float64, device=device))
@@ -200,15 +220,21 @@ def _check_buffers(model: nn.Module, patients: Sequence[Drawn], device: torch.de
 
 
 def _check_loss(model: nn.Module, loss: Loss, patients: Sequence[Drawn], device: torch.device) -> None:
+    """An image's loss is its own: in training and in evaluation, in a small and in a large batch."""
     images = torch.cat([one.images for one in patients]).to(device)
     labels = torch.cat([one.labels for one in patients]).to(device)
-    with torch.no_grad():
-        together = loss(model(images), labels)
-        if together.shape != labels.shape[:1]:
-            raise NotSafe(check="loss", problem="it does not give exactly one number an image")
-        alone = torch.cat([loss(model(images[i : i + 1]), labels[i : i + 1]) for i in range(len(images))])
-    if _error(together, alone) > CLOSE:
-        raise NotSafe(check="loss", problem="an image's loss depends on the other images of its batch")
+    count, volumes = len(images), images.ndim == 5
+    for training, copies in ((True, 1), (False, 1), (False, LARGE_BATCH[volumes])):
+        model.train(training)
+        with torch.no_grad():
+            more = torch.cat([images, *(3.0 * images.flip(0) for _ in range(copies - 1))])
+            together = loss(model(more), labels.repeat(copies, *(1,) * (labels.ndim - 1)))
+            if together.shape != (len(more),):
+                raise NotSafe(check="loss", problem="it does not give exactly one number an image")
+            alone = torch.cat([loss(model(images[i : i + 1]), labels[i : i + 1]) for i in range(count)])
+        model.train()
+        if _error(together[:count], alone) > CLOSE:
+            raise NotSafe(check="loss", problem="an image's loss depends on the other images of its batch")
 
 
 def _single_gradient(model: nn.Module, loss: Loss, one: Drawn, device: torch.device) -> torch.Tensor:
@@ -228,6 +254,18 @@ def _check_sum(engine: _Engine, patients: Sequence[Drawn], expected: Sequence[to
     total = sum((g * (engine.clip / (float(g.norm()) + shift)) for g in expected), torch.zeros(()))
     if _error(engine.clipped_sum(patients), total.to(engine.device)) > 2e-3:  # the safety margin is 1e-3
         raise NotSafe(check="clipped-sum", problem="the clipped sum is not that of a plain loop")
+
+
+def _check_chunks(engine: _Engine, patients: Sequence[Drawn], expected: Sequence[torch.Tensor]) -> None:
+    """Cut into chunks, every patient is still there once."""
+    whole = torch.stack(list(expected))
+    for count in (1, 2):
+        chunks = gradients.patient_gradients(
+            engine.model, engine.loss, patients, device=engine.device, at_once=count
+        )
+        found = torch.cat([torch.cat([g.flatten(1) for g in chunk.values()], 1) for chunk in chunks])
+        if _error(found, whole) > CLOSE:
+            raise NotSafe(check="clipped-sum", problem="a patient is not once in the chunks of a sum")
 
 
 def _check_sensitivity(engine: _Engine, patients: Sequence[Drawn]) -> None:
@@ -252,34 +290,6 @@ def _check_independence(engine: _Engine, patients: Sequence[Drawn], classes: int
     for company in (list(patients[1:]), others, others[:1]):
         if _error(engine.gradients([patients[0], *company])[0], alone) > CLOSE:
             raise NotSafe(check="independence", problem="other patients change one patient's gradient")
-
-
-def _check_noise(model: nn.Module, policy: GaussianNoise) -> None:
-    first, second = _noise_of(model, policy), _noise_of(model, policy)
-    count, scale = len(first), policy.own_multiplier * policy.clip_norm
-    for drawn in (first, second):
-        if abs(drawn.std() / scale - 1) > 5 / math.sqrt(2 * count):
-            raise NotSafe(check="noise", problem="it does not have the promised standard deviation")
-    if abs(float(np.mean(first * second)) / scale**2) > 5 / math.sqrt(count):
-        raise NotSafe(check="noise", problem="two nodes' noise is correlated")
-
-
-def _noise_of(model: nn.Module, policy: GaussianNoise) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """At least 100,000 values of what one node's optimiser adds in steps without patients."""
-    weights = [p for p in model.parameters() if p.requires_grad]
-    optimizer = PatientOptimizer(
-        torch.optim.SGD(weights, lr=0.0), policy=policy, expected_patients=1.0, noise=NoiseSource.fresh()
-    )
-    found: list[np.ndarray[tuple[int], np.dtype[np.float64]]] = []
-    while sum(map(len, found)) < NOISE_DRAWS:
-        for weight in weights:
-            weight.summed_grad = torch.zeros_like(weight)  # type: ignore[attr-defined]
-        optimizer.add_noise()
-        for weight in weights:
-            if weight.grad is not None:
-                found.append(weight.grad.detach().cpu().numpy().reshape(-1).astype(np.float64))
-                weight.grad = None
-    return np.concatenate(found)
 
 
 def _error(found: torch.Tensor, expected: torch.Tensor) -> float:

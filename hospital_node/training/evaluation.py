@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from torch import nn
 
 from hospital_node.ledger import Charge
-from hospital_node.training.features import FeatureCache, batches, has_features
+from hospital_node.training.features import FeatureCache, has_features
 from hospital_node.training.run import NoCharge
 from medveil.metrics import Sums, bounded, empty, noise_scales, released
 from medveil.study import Study
@@ -18,8 +19,6 @@ from medveil_imaging.tasks import TASKS
 from privacy.dp.noise import NoiseSource
 from privacy.dp.policy import round_event
 
-VALUES_AT_ONCE = 2**21
-
 
 def evaluate(
     study: Study,
@@ -28,6 +27,7 @@ def evaluate(
     *,
     device: torch.device,
     cache: FeatureCache | None = None,
+    build: Callable[[Study], nn.Module] = build_model,
 ) -> Sums:
     """Each patient's contribution, added up exactly: for the hospital's own eyes.
 
@@ -35,11 +35,12 @@ def evaluate(
         vector: the model, float32 (d,).
         patients: what to evaluate on; of each at most ``study.evaluation.images_per_patient`` images count.
         cache: keeps a model's fixed features from round to round.
+        build: makes the study's network; the self-check brings its own.
 
     Returns: float64 arrays as :func:`medveil.metrics.layout` lists them; zeros without patients.
     """
     total = empty(study)
-    for sums in _each(study, vector, patients, device, cache):
+    for sums in _each(study, vector, patients, device, cache, build):
         for name, value in sums.items():
             total[name] += value
     return total
@@ -54,6 +55,7 @@ def release(
     charge: Charge | None,
     device: torch.device,
     cache: FeatureCache | None = None,
+    build: Callable[[Study], nn.Module] = build_model,
 ) -> Sums:
     """What leaves the hospital of an evaluation, as :func:`medveil.metrics.released` lists it.
 
@@ -70,7 +72,7 @@ def release(
         NoCharge: private, but no charge for this noise, or no noise source. ChargeUsed: it has paid before.
     """
     if study.privacy.kind == "none":
-        return evaluate(study, vector, patients, device=device, cache=cache)
+        return evaluate(study, vector, patients, device=device, cache=cache, build=build)
     if charge is None:
         raise NoCharge(problem="there is no charge")
     if noise is None:
@@ -80,7 +82,7 @@ def release(
     charge.begin()
     multiplier, scales = charge.event.noise_multiplier, noise_scales(study)
     total = {name: noise.gaussian(size, multiplier * scales[name]) for name, size in released(study).items()}
-    for sums in _each(study, vector, patients, device, cache):
+    for sums in _each(study, vector, patients, device, cache, build):
         for name, value in bounded(study, sums).items():
             total[name] += value
     return total
@@ -92,19 +94,17 @@ def _each(
     patients: Sequence[PatientImages],
     device: torch.device,
     cache: FeatureCache | None,
+    build: Callable[[Study], nn.Module],
 ) -> Iterator[Sums]:
-    """The exact contribution of each patient; images of several share one forward pass."""
-    module = build_model(study).to(device)
+    """The exact contribution of each patient. No forward pass sees two of them, whatever the network does."""
+    module = build(study).to(device)
     load_vector(module, vector)
     module.eval()
     task, limit = TASKS[study.task], study.evaluation.images_per_patient
     if cache is not None and has_features(module):
         patients = cache.get(study, module, patients, device)
-    largest = max((p.images[0].numel() for p in patients if len(p)), default=1)
-    for group in batches(patients, max(1, VALUES_AT_ONCE // largest)):
-        images = torch.cat([p.images[:limit] for p in group])
-        with torch.no_grad():
-            logits = module(images.to(device)).float().cpu()
-        counts = [min(len(p), limit) for p in group]
-        for patient, own in zip(group, logits.split(counts), strict=True):
-            yield task.sums(study, own, patient.labels[:limit])
+    for patient in patients:
+        if len(patient):
+            with torch.no_grad():
+                logits = module(patient.images[:limit].to(device)).float().cpu()
+            yield task.sums(study, logits, patient.labels[:limit])

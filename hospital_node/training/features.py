@@ -53,25 +53,8 @@ def features(module: nn.Module, images: torch.Tensor, device: torch.device) -> t
 def with_features(
     module: nn.Module, patients: Sequence[PatientImages], device: torch.device
 ) -> tuple[PatientImages, ...]:
-    """The same patients with features (k, d) in place of images."""
-    found: list[PatientImages] = []
-    for group in batches(patients, IMAGES_AT_ONCE):
-        values = features(module, torch.cat([p.images for p in group]), device)
-        counts = [len(p) for p in group]
-        found += [replace(p, images=v) for p, v in zip(group, torch.split(values, counts), strict=True)]
-    return tuple(found)
+    """The same patients with features (k, d) in place of images, without those who have none.
 
-
-def batches(patients: Sequence[PatientImages], images: int) -> list[list[PatientImages]]:
-    """Runs of whole patients with at most ``images`` images each (or one patient), without empty ones."""
-    runs: list[list[PatientImages]] = []
-    room = 0
-    for patient in patients:
-        if not len(patient):
-            continue
-        if len(patient) > room:
-            runs.append([])
-            room = images
-        runs[-1].append(patient)
-        room -= len(patient)
-    return runs
+    Guarantees: no forward pass sees two patients, so none can change another's features.
+    """
+    return tuple(replace(p, images=features(module, p.images, device)) for p in patients if len(p))

@@ -70,6 +70,7 @@ def patient_gradients(
     device: torch.device,
     way: Way | None = None,
     bfloat16: bool | None = None,
+    at_once: int | None = None,
 ) -> Iterator[Gradients]:
     """Each drawn patient's gradient of its mean loss, in chunks that fit memory; nothing for an empty draw.
 
@@ -81,6 +82,7 @@ def patient_gradients(
             one patient's gradient: one patient fills the machine.
         bfloat16: whether the forward pass runs in it; None: see :func:`runs_in_bfloat16`. Weights, losses,
             gradients and everything after them stay float32 (float64 networks are left alone altogether).
+        at_once: most patients of a chunk; None: as many as memory has room for.
 
     Guarantees: row p depends on patient p only.
     Raises: ValueError if the loss is not one number an image.
@@ -91,8 +93,12 @@ def patient_gradients(
     reduced = runs_in_bfloat16(module, device) if bfloat16 is None else bfloat16
     precision = partial(torch.autocast, device.type, torch.bfloat16, enabled=reduced)
     size = sum(p.numel() for p in parameters)
-    room = patients_in_memory(4 * size, device)
-    alone = drawn[0].images.ndim == 5 or room < 2 or (reduced and _has_instance_norm(module))
+    room = at_once or patients_in_memory(4 * size, device)
+    alone = (
+        drawn[0].images.ndim == 5
+        or (room < 2 and at_once is None)
+        or (reduced and _has_instance_norm(module))
+    )
     if (way or ("single" if alone else "together")) == "single":
         for one in drawn:
             yield _by_backward(module, loss, parameters, one, device, precision)

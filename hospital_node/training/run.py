@@ -83,6 +83,7 @@ def train(
     device: torch.device,
     charge: Charge | None,
     cache: FeatureCache | None = None,
+    build: Callable[[Study], nn.Module] = build_model,
 ) -> Update:
     """Train the global model on this hospital's patients; ``study.privacy`` decides how.
 
@@ -95,6 +96,7 @@ def train(
         noise, charge: needed under differential privacy, unused without it. The charge is marked as begun
             before the first coin is tossed, and pays for one call.
         cache: keeps a model's fixed features from round to round.
+        build: makes the study's network; the self-check and the audit bring their own.
 
     Returns: trained minus global weights, each coordinate within ``study.secure_aggregation.update_clip``.
     Guarantees: under differential privacy, adding or removing one patient changes the update's distribution
@@ -105,7 +107,7 @@ def train(
         ChargeUsed: the charge has paid for another call. Diverged: weights are not finite.
     """
     keep_freed_memory()
-    module = build_model(study).to(device)
+    module = build(study).to(device)
     load_vector(module, vector)
     private = study.privacy.kind != "none"
     if private:

@@ -1,0 +1,94 @@
+"""Self-checks of the noise source: fresh keys, and every value the next of its key's stream.
+
+Statistics cannot tell a good stream from one that somebody else can compute, so nothing here is statistical:
+a source with a known key is held against AES-256 in counter mode, value by value.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import FrameType
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from numpy.typing import NDArray
+from scipy.special import ndtr
+
+from hospital_node.training.checks import NotSafe
+from privacy.dp.noise import KEY_BYTES, NoiseSource
+
+SOURCES = 8
+EXACT = 1e-12
+"""Largest error of a value's place among uniform numbers."""
+LONG = 70_000
+"""Values of a call that passes the source's own blocks."""
+SYSTEM = (os.urandom, getattr(os, "getrandom", os.urandom))
+
+
+def check_noise_source() -> None:
+    """Keys and stream of :class:`privacy.dp.noise.NoiseSource` (NotSafe ``noise`` otherwise)."""
+    _check_keys()
+    _check_stream(bytes(range(KEY_BYTES)))
+    _check_stream(bytes(range(KEY_BYTES))[::-1])
+
+
+class _Seen(NoiseSource):
+    """Keeps its key, to be looked at."""
+
+    def __init__(self, key: bytes) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+def _check_keys() -> None:
+    """Each fresh source asks the operating system for its key; a counter, a seed or a kept key does not."""
+    keys = set()
+    for _ in range(SOURCES):
+        source, asked = _watched()
+        if not isinstance(source, _Seen) or not asked:
+            raise NotSafe(check="noise", problem="a fresh source's key is not from the operating system")
+        keys.add(source.key)
+        if min(sum(map(int.bit_count, source.key)), 8 * KEY_BYTES - sum(map(int.bit_count, source.key))) < 64:
+            raise NotSafe(check="noise", problem="a fresh source's key does not look random")
+    if len({key[start : start + 8] for key in keys for start in range(0, KEY_BYTES, 8)}) < 4 * SOURCES:
+        raise NotSafe(check="noise", problem="two fresh sources share a part of their keys")
+
+
+def _watched() -> tuple[NoiseSource, int]:
+    """A fresh source, and how often the operating system was asked for random bytes on the way."""
+    asked, before = [], sys.getprofile()
+
+    def watch(_: FrameType, event: str, function: Any) -> None:
+        if event == "c_call" and function in SYSTEM:
+            asked.append(event)
+
+    sys.setprofile(watch)
+    try:
+        source = _Seen.fresh()
+    finally:
+        sys.setprofile(before)
+    return source, len(asked)
+
+
+def _check_stream(key: bytes) -> None:
+    """Noise, coins and choices take one stream's numbers one after the other, each once."""
+    source, stream = NoiseSource(key), Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
+
+    def uniform(count: int) -> NDArray[np.float64]:
+        return np.frombuffer(stream.update(bytes(8 * count)), "<u8") * 2.0**-64
+
+    for scale, count in ((1.0, 7), (3.7, LONG), (0.02, 7)):
+        values, expected = source.gaussian(count, scale), uniform(count)
+        if values.dtype != np.float64 or not np.all(np.abs(ndtr(values / scale) - expected) <= EXACT):
+            raise NotSafe(
+                check="noise", problem="its values are not those of the key's stream, at the size asked"
+            )
+        toss = uniform(count)
+        if not np.array_equal(source.coins(count, 0.3), toss < 0.3):
+            raise NotSafe(check="draw", problem="coins are not those of the key's stream, at the rate asked")
+        if not np.array_equal(source.choose(9, 4), np.sort(np.argsort(uniform(9))[:4])):
+            raise NotSafe(check="draw", problem="the choice of images is not that of the key's stream")
+    if not source.coins(LONG, 1.0).all():
+        raise NotSafe(check="draw", problem="at rate 1 somebody does not enter")
