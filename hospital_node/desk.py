@@ -147,7 +147,7 @@ class Desk:
         else:
             self._ledger.settle(plan_id=self._plan.id, round_number=number)
         update, sums = made
-        return Contribution(update, sums, weight)
+        return Contribution(update, sums, study.secure_aggregation.weight_of(weight))
 
     def _computed(
         self, number: int, attempt: int, kind: RoundKind, vector: Float32, weight: int, key: str

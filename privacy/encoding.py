@@ -26,6 +26,7 @@ from medveil.metrics import Sums, released
 from medveil.rounds import RoundKind
 from medveil.study import Study
 from medveil.tensors import Float32, Update
+from privacy.metric_limits import can_add_up
 from privacy.secagg.keystream import stream
 
 Words = NDArray[np.uint64]
@@ -88,6 +89,7 @@ class EncodingParams:
         clip: C, largest magnitude of a coordinate, in model units.
         max_weight: W, largest weight of one hospital.
         cohort: U, most hospitals in one sum.
+        least_weight: smallest weight of one hospital.
     """
 
     parameters: int
@@ -96,6 +98,7 @@ class EncodingParams:
     clip: float
     max_weight: int
     cohort: int
+    least_weight: int = 1
 
     def __post_init__(self) -> None:
         if self.lane_bits not in LANES:
@@ -106,6 +109,8 @@ class EncodingParams:
             raise OutOfRange(thing="The update clip", limit="a number from 1e-12 to 1e12")
         if not 1 <= self.max_weight <= 2**31 or not 1 <= self.cohort <= 2**12:
             raise OutOfRange(thing="Weight limit and cohort", limit="1 to 2^31 and 1 to 4096")
+        if not 1 <= self.least_weight <= self.max_weight:
+            raise OutOfRange(thing="The least weight", limit="from 1 to the largest")
         assert 2 * self.steps * self.cohort < 2**self.lane_bits  # no lane carries into its neighbour
         assert self.max_weight < self.tail_limit
         assert self.cohort << self.limb_bits <= 2**32
@@ -140,6 +145,25 @@ class EncodingParams:
         """A hospital's weight and metrics lie below it."""
         return 1 << (2 * self.limb_bits)
 
+    def reach(self, *, hospitals: int, weight: int) -> int:
+        """R: farthest from the middle that a lane's sum over honest hospitals of that total weight can lie.
+
+        Proof. Hospital i writes q_i, the rounding to a whole number of its coordinate in steps, y_i, plus a
+        dither of at most 1/2. By the clip |y_i| <= A_i = L w_i / W, but for float32: clip, scale and product
+        are each within 2^-24 of what they stand for (relatively), as is the sum with the dither; the
+        rounding itself is exact and moves by at most 1/2. So
+
+            |q_i| <= (A_i + 1/2) (1 + 2^-24)^4 + 1/2 <= (A_i + 1) (1 + 2^-21),
+
+        and n of them, with total weight T, lie within R = (n + L T / W) (1 + 2^-21). The mean is their sum
+        times clip / L * W / T, so no honest mean is longer than
+
+            clip (1 + n W / (L T)) (1 + 2^-21):
+
+        the clip, and one step for each hospital. With T = n W that is 1 / L over the clip.
+        """
+        return int((hospitals + self.steps * weight / self.max_weight) * (1 + 2.0**-21))
+
 
 @dataclass(frozen=True)
 class Aggregate:
@@ -153,15 +177,16 @@ class Aggregate:
 
 def params_for(study: Study, kind: RoundKind, cohort: int) -> EncodingParams:
     """The vector of one round of a study, for a roster of ``cohort`` hospitals."""
-    train = kind is RoundKind.TRAIN
+    train, masked = kind is RoundKind.TRAIN, study.secure_aggregation
     counted = sum(released(study).values()) if not train or study.evaluation.every_round else 0
     return EncodingParams(
         parameters=study.model.tensors.size if train else 0,
         metrics=counted,
-        lane_bits=study.secure_aggregation.lane_bits,
-        clip=study.secure_aggregation.update_clip,
-        max_weight=study.secure_aggregation.max_weight,
+        lane_bits=masked.lane_bits,
+        clip=masked.update_clip,
+        max_weight=masked.largest_weight,
         cohort=cohort,
+        least_weight=masked.least_weight,
     )
 
 
@@ -170,7 +195,7 @@ class Encoder:
 
     Args:
         update: float32, shape (d,), every |entry| <= p.clip (model units).
-        weight: this hospital's weight, 1 to p.max_weight.
+        weight: this hospital's weight, p.least_weight to p.max_weight.
         metrics: uint64, shape (p.metrics,), fixed point (see :func:`encode_metrics`).
         random_bytes: a cryptographic source; 32 bytes of it seed the rounding.
     Guarantees: with s = clip / steps * max_weight / weight, one step in model units, an entry x is rounded by
@@ -191,8 +216,8 @@ class Encoder:
     ) -> None:
         if update.values.shape != (p.parameters,) or metrics.shape != (p.metrics,):
             raise OutOfRange(thing="The length of the update", limit=f"{p.parameters} + {p.metrics} metrics")
-        if not 1 <= weight <= p.max_weight:
-            raise OutOfRange(thing="The weight", limit=f"1 to {p.max_weight}")
+        if not p.least_weight <= weight <= p.max_weight:
+            raise OutOfRange(thing="The weight", limit=f"{p.least_weight} to {p.max_weight}")
         if metrics.size and int(metrics.max()) >= p.tail_limit:
             raise OutOfRange(thing="Every metric word", limit=f"below {p.tail_limit}")
         limit, unit = np.float32(p.clip), 2.0**16 * p.steps
@@ -260,16 +285,19 @@ def decode(total: Words, p: EncodingParams, *, hospitals: int, study: Study) -> 
     Args:
         total: uint64, shape (p.words,), the unmasked sum mod 2^64; its check word is not looked at here.
     Guarantees: each entry of the mean is within ``hospitals * clip / steps * max_weight / total_weight``
-        (and 2^-20 of the clip, for float32) of the exact weighted mean.
+        (and 2^-20 of the clip, for float32) of the exact weighted mean, and no longer than the clip and
+        that rounding (:meth:`EncodingParams.reach`), whatever any hospital has sent.
     Raises: SpoiledSum if the length, the weight, a lane, a bit outside the lanes or a metric lies outside
-        what that many hospitals can add up to.
+        what that many honest hospitals can add up to. No sum of honest encodings is refused.
     """
     if total.shape != (p.words,) or not 1 <= hospitals <= p.cohort:
         raise SpoiledSum()
     tail = _joined(total[p.packed_words : -1], p, hospitals)
     weight = int(tail[0])
-    if not hospitals <= weight <= hospitals * p.max_weight:
+    if not hospitals * p.least_weight <= weight <= hospitals * p.max_weight:
         raise SpoiledSum()
+    middle = p.steps * hospitals
+    reach = min(p.reach(hospitals=hospitals, weight=weight), middle)
     mean = np.empty(p.parameters, np.float32)
     scale = p.clip / p.steps * p.max_weight / weight
     lane_mask = np.uint64(2**p.lane_bits - 1)
@@ -282,10 +310,14 @@ def decode(total: Words, p: EncodingParams, *, hospitals: int, study: Study) -> 
             if lane < last:  # the last lane keeps the bits above it, so that a stray one is seen
                 sums &= lane_mask
             part = sums[: max(0, len(plane) - start)]
-            if int(sums.max()) > 2 * p.steps * hospitals or sums[len(part) :].any():
+            if sums[len(part) :].any():
                 raise SpoiledSum()
-            plane[start : start + len(part)] = (part.astype(np.float64) - p.steps * hospitals) * scale
+            if len(part) and not middle - reach <= int(part.min()) <= int(part.max()) <= middle + reach:
+                raise SpoiledSum()
+            plane[start : start + len(part)] = (part.astype(np.float64) - middle) * scale
     metrics = decode_metrics(tail[1:], study, hospitals=hospitals) if p.metrics else {}
+    if not can_add_up(study, metrics, hospitals=hospitals):
+        raise SpoiledSum()
     return Aggregate(mean, weight, hospitals, metrics)
 
 
@@ -315,7 +347,7 @@ def encode_metrics(study: Study, sums: Mapping[str, NDArray[np.float64]]) -> NDA
 
 
 def decode_metrics(words: Words, study: Study, *, hospitals: int) -> Sums:
-    """The inverse of :func:`encode_metrics`, for a sum over ``hospitals``."""
+    """The inverse of :func:`encode_metrics`, for a sum over ``hospitals``; nothing is checked."""
     sums, start, offset = {}, 0, float(_offset(study) * hospitals)
     for name, length in released(study).items():
         sums[name] = (words[start : start + length].astype(np.float64) - offset) / METRIC_STEPS

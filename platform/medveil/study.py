@@ -5,9 +5,17 @@ from __future__ import annotations
 import math
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from medveil.errors import BadFile
 from medveil.ids import NAME, canonical, digest
@@ -19,6 +27,8 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
 
 
+LEAST_DECLARED = 10
+"""Fewest patients that a hospital declares, however few it has."""
 CENTRE = "head.centre"
 """Tensor of a centred model that holds the released mean; it travels with the weights and is not trained."""
 
@@ -157,6 +167,7 @@ Privacy = Annotated[NoPrivacy | LocalNoise | JointNoise, Field(discriminator="ki
 
 
 MaskGraph = Literal["complete", "hidden"]
+Weights = Literal["declared", "equal"]
 
 
 class SecureAggregation(Frozen):
@@ -168,10 +179,32 @@ class SecureAggregation(Frozen):
     """Largest magnitude of one coordinate of an update, in model units; beyond it the node saturates."""
     max_weight: Annotated[int, Field(ge=1, le=2**31)]
     """Most patients one hospital may count for."""
+    weights: Weights = "declared"
+    """What a hospital counts in the mean: the patients that it declares, or as much as any other. Each sum
+    shows the total; of declared numbers, two totals show the difference."""
     colluders: Annotated[int, Field(ge=0)] = 0
     """Hospitals assumed to pool what they know with the aggregator."""
     mask_graph: MaskGraph = "complete"
     """Who shares a mask with whom: all pairs; or, of more than 128 hospitals, pairs nobody else knows."""
+
+    @property
+    def least_weight(self) -> int:
+        """The smallest weight with which a hospital may enter a sum."""
+        return 1 if self.weights == "equal" else min(LEAST_DECLARED, self.max_weight)
+
+    @property
+    def largest_weight(self) -> int:
+        """The largest weight with which a hospital may enter a sum."""
+        return 1 if self.weights == "equal" else self.max_weight
+
+    def weight_of(self, declared: int) -> int:
+        """What a hospital that declares so many patients counts in the mean."""
+        return min(max(declared, self.least_weight), self.largest_weight)
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, values: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without ``weights`` where it says what studies meant before it was there: their hashes hold."""
+        return {k: v for k, v in values(self).items() if (k, v) != ("weights", "declared")}
 
 
 class Cohort(Frozen):
@@ -263,6 +296,10 @@ class Study(Frozen):
             raise ValueError("joint noise wants one plain SGD step a round (momentum: at the aggregator)")
         if self.cohort.min_hospitals < privacy.honest_hospitals + self.secure_aggregation.colluders:
             raise ValueError("cohort.min_hospitals lies below privacy.honest_hospitals plus the colluders")
+        if self.secure_aggregation.weights == "equal":
+            # Each divides by its own number of patients: a large hospital's noise would hide little of a
+            # small one's update. Weighted with that number, all noises are equal in the sum.
+            raise ValueError("joint noise adds up only where weights are 'declared'")
 
     @property
     def hash(self) -> bytes:

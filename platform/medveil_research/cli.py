@@ -19,6 +19,7 @@ Profile = Literal["xray", "mri"]
 PrivacyKind = Literal["none", "local", "joint"]
 NoiseKind = Literal["local", "joint"]
 MaskGraph = Literal["complete", "hidden"]
+Weights = Literal["declared", "equal"]
 Split = Literal["train", "val", "test"]
 
 
@@ -152,6 +153,10 @@ def study_new(
     mask_graph: Annotated[
         MaskGraph, typer.Option(help="Who masks with whom; more than 128 hospitals need 'hidden'.")
     ] = "complete",
+    weights: Annotated[
+        Weights,
+        typer.Option(help="What a hospital counts: the patients it declares, or as much as any other."),
+    ] = "declared",
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Do not refuse more noise than signal; hospitals are told.")
     ] = False,
@@ -177,6 +182,7 @@ def study_new(
         seed=seed,
         options=dict(_option(pair) for pair in option or ()),
         mask_graph=mask_graph,
+        weights=weights,
         anyway=anyway,
     )
     studies.write_study(output, study, initial)

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from medveil.errors import BadFile, Error
 from medveil.study import (
+    LEAST_DECLARED,
     Cohort,
     Deadlines,
     Evaluation,
@@ -21,6 +22,7 @@ from medveil.study import (
     SecureAggregation,
     Study,
     Transforms,
+    Weights,
 )
 from medveil.tensors import model_hash, to_safetensors
 from medveil_imaging.models import ModelShape, Option, initial_vector, outputs_for
@@ -57,8 +59,6 @@ DEFAULT_CLASSES: dict[str, tuple[str, ...]] = {
 }
 DEFAULT_SIZES: dict[str, tuple[int, ...]] = {"xray": (64, 64), "mri": (48, 64, 48)}
 SPACING_MM = (1.0, 1.0, 1.0)
-SMALLEST_HOSPITAL = 10
-"""Fewest patients a hospital declares."""
 MAX_WEIGHT = 4096
 """Largest weight of one hospital when nobody has said how many patients there are."""
 
@@ -160,6 +160,7 @@ def new_study(
     deadlines: Deadlines | None = None,
     options: Mapping[str, Option] | None = None,
     mask_graph: MaskGraph = "complete",
+    weights: Weights = "declared",
     anyway: bool = False,
 ) -> tuple[Study, bytes]:
     """A complete study and its initial model (safetensors).
@@ -176,6 +177,7 @@ def new_study(
         seed: decides the initial weights and nothing else; never noise.
         options: of the model.
         mask_graph: "hidden" is needed by more than 128 hospitals; see docs/protocol.md.
+        weights: what a hospital counts in the mean: the patients it declares, or as much as any other.
         anyway: make a study with more noise than signal; it carries a mark that hospitals see.
 
     Guarantees: the whole schedule costs at most ``epsilon``; equal arguments give an equal study.
@@ -223,7 +225,7 @@ def new_study(
             training=settings.training,
             privacy=policy,
             strategy=settings.strategy,
-            secure_aggregation=_masked_sum(settings, policy, patients_hint, mask_graph),
+            secure_aggregation=_masked_sum(settings, policy, patients_hint, mask_graph, weights),
             cohort=Cohort(min_hospitals=least, max_hospitals=max(10, hospitals)),
             evaluation=Evaluation(every_round=privacy == "none"),
             deadlines=deadlines or Deadlines(),
@@ -279,7 +281,11 @@ def _policy(
 
 
 def _masked_sum(
-    settings: Recipe, policy: NoPrivacy | LocalNoise | JointNoise, patients: int | None, graph: MaskGraph
+    settings: Recipe,
+    policy: NoPrivacy | LocalNoise | JointNoise,
+    patients: int | None,
+    graph: MaskGraph,
+    weights: Weights,
 ) -> SecureAggregation:
     """Room for a hospital with twice the usual patients: a lane's steps are shared out over the weight.
 
@@ -289,9 +295,9 @@ def _masked_sum(
     clip = settings.update_clip
     if isinstance(policy, JointNoise):
         stride = settings.training.learning_rate * policy.clip_norm
-        clip = 2.0 ** math.ceil(math.log2(stride * (1 + 8 * policy.own_multiplier / SMALLEST_HOSPITAL)))
+        clip = 2.0 ** math.ceil(math.log2(stride * (1 + 8 * policy.own_multiplier / LEAST_DECLARED)))
     return SecureAggregation(
-        lane_bits=settings.lane_bits, update_clip=clip, max_weight=room, mask_graph=graph
+        lane_bits=settings.lane_bits, update_clip=clip, max_weight=room, mask_graph=graph, weights=weights
     )
 
 

@@ -18,7 +18,8 @@ COMMENTS = {
     "training": "One hospital's work in one round, and the number of rounds.",
     "privacy": "What bounds how much anybody can learn about one patient; epsilon is for the whole study.",
     "strategy": "How the aggregator turns the mean update into the next model. It sees the sum only.",
-    "secure_aggregation": "The masked sum: bits per coordinate, largest coordinate, largest weight.",
+    "secure_aggregation": "The masked sum: bits per coordinate, largest coordinate, largest weight; weights: "
+    "what a hospital counts, the patients it declares or as much as any other ('equal').",
     "cohort": "Fewest and most hospitals in one sum; a sum over fewer than the minimum is never revealed.",
     "evaluation": "What is counted inside the masked sum, bounded per patient.",
     "deadlines": "Longest seconds per phase; a phase ends early when everybody in reach has answered.",
@@ -62,6 +63,7 @@ def write_study(folder: Path, study: Study, initial: bytes) -> None:
 def to_toml(study: Study) -> str:
     """The study as TOML, one commented section for each of its parts."""
     whole = study.model_dump(mode="json")
+    whole["secure_aggregation"].setdefault("weights", study.secure_aggregation.weights)
     lines = [f"# {COMMENTS['']}"]
     lines += [_line(key, value) for key, value in whole.items() if not isinstance(value, dict)]
     for name, part in whole.items():

@@ -19,6 +19,27 @@ _BLOCK = 2**16
 """Values at once: a block that fits a processor's cache saves a third of the time; the stream is the same."""
 
 
+def normal(words: NDArray[np.uint64], out: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+    """Standard normal values from 64-bit words, by inversion.
+
+    The lowest bit is the sign. The other 63, plus one half, over 2^64 are the chance of a value as far out or
+    farther: from 2^-65 (9.16 standard deviations) to 1/2, in steps of 2^-64, which floating point keeps to 53
+    significant bits wherever they are more. So both tails are alike, no value is infinite, and each interval
+    of the normal distribution gets its share of the words, but for 2^-63 and a relative 2^-52 at its ends.
+
+    Args:
+        words: shape (n,). out: where the values go, shape (n,).
+    """
+    chances = (words >> np.uint64(1)).astype(np.float64)
+    chances += 0.5
+    chances *= 2.0**-64
+    values = chances if out is None else out
+    ndtri(chances, out=values)
+    signs = values.view(np.uint64)
+    signs ^= words << np.uint64(63)
+    return values
+
+
 class NoiseSource:
     """Noise, coins and choices from one key stream; two sources with different keys are independent.
 
@@ -43,14 +64,13 @@ class NoiseSource:
     def gaussian(self, size: int, scale: float) -> NDArray[np.float64]:
         """Independent normal values of standard deviation ``scale``; shape (size,), float64.
 
-        By inversion of 53-bit uniforms, so values beyond 8.2 standard deviations do not occur (they would
-        once in 10^15 draws). The low bits of floating-point noise can betray what it was added to (Mironov,
+        See :func:`normal`. The low bits of floating-point noise can betray what it was added to (Mironov,
         CCS 2012): whoever adds it rounds the sum to a grid before it goes anywhere.
         """
         values = np.empty(size)
         for start in range(0, size, _BLOCK):
             part = values[start : start + _BLOCK]
-            ndtri((self._integers(len(part)) + 0.5) * 2.0**-53, out=part)
+            normal(self._words(len(part)), out=part)
         values *= scale
         return values
 
@@ -64,8 +84,11 @@ class NoiseSource:
 
     def _integers(self, count: int) -> NDArray[np.float64]:
         """Uniform whole numbers below 2**53, as float64 (exact)."""
-        bits = np.frombuffer(self._stream.update(bytes(8 * count)), "<u8")
-        return (bits >> np.uint64(11)).astype(np.float64)
+        return (self._words(count) >> np.uint64(11)).astype(np.float64)
+
+    def _words(self, count: int) -> NDArray[np.uint64]:
+        """The stream's next 64-bit words."""
+        return np.frombuffer(self._stream.update(bytes(8 * count)), "<u8")
 
     def __repr__(self) -> str:
         return "NoiseSource(key hidden)"

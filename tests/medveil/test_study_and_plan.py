@@ -50,8 +50,25 @@ def test_every_value_counts_for_the_hash() -> None:
         make_study(privacy=LOCAL),
         make_study(privacy=LOCAL | {"noise_multiplier": 2.5}),
         make_study(secure_aggregation={"update_clip": 2.0, "max_weight": 100, "colluders": 1}),
+        make_study(secure_aggregation={"update_clip": 2.0, "max_weight": 100, "weights": "equal"}),
     ]
     assert len({s.hash for s in studies}) == len(studies)
+
+
+def test_a_study_written_before_weights_could_be_chosen_keeps_its_hash() -> None:
+    """Plans that were signed with an earlier version go on; this hash is from there."""
+    assert make_study().hash.hex() == "d8d272e4e4cf91b7b7247ce55fd8d441e5c09b5e7154f271819bbed87274c54a"
+    masked = make_study().secure_aggregation
+    assert masked.weights == "declared"
+    assert (masked.least_weight, masked.largest_weight, masked.weight_of(3)) == (10, 100, 10)
+    assert 'weights = "declared"' in to_toml(make_study())
+
+
+def test_with_equal_weights_each_hospital_counts_one() -> None:
+    masked = make_study(
+        secure_aggregation={"update_clip": 2.0, "max_weight": 100, "weights": "equal"}
+    ).secure_aggregation
+    assert (masked.least_weight, masked.largest_weight, masked.weight_of(50)) == (1, 1, 1)
 
 
 def test_a_misspelt_option_is_an_error_and_is_named(tmp_path: Path) -> None:
@@ -99,6 +116,13 @@ def test_a_file_that_is_no_study_is_refused_by_name(tmp_path: Path, content: byt
         ({"transforms": {"profile": "xray", "size": (16, 4)}}, "edge"),
         ({"name": "Not A Name"}, "name"),
         ({"attempts": 0}, "attempts"),
+        (
+            {
+                "privacy": LOCAL | {"kind": "joint", "honest_hospitals": 2},
+                "secure_aggregation": {"update_clip": 1, "max_weight": 1, "weights": "equal"},
+            },
+            "joint noise adds up only where weights are 'declared'",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_when_it_is_written(changes: dict[str, Any], complaint: str) -> None:

@@ -8,6 +8,7 @@ import math
 import pickle
 from pathlib import Path
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -15,7 +16,7 @@ from monai.utils import set_determinism
 from scipy import stats
 
 import privacy
-from privacy.dp.noise import NoiseSource
+from privacy.dp.noise import NoiseSource, normal
 
 KEY = bytes(range(32))
 DRAWS = 1_000_000
@@ -30,6 +31,44 @@ def test_a_million_draws_have_the_moments_and_shape_of_a_normal_distribution() -
     assert abs(stats.kurtosis(values)) < 5 * math.sqrt(24 / DRAWS)
     assert stats.kstest(values / 2.5, "norm").pvalue > 1e-4
     assert len(np.unique(values)) > DRAWS - 10
+
+
+def value(chance: int, sign: int = 0) -> float:
+    """The value of one word: ``chance`` is its upper 63 bits."""
+    return float(normal(np.array([chance << 1 | sign], np.uint64))[0])
+
+
+def test_the_map_is_exact_at_both_ends_and_finite_and_symmetric() -> None:
+    ends = np.array([0, 1, 2**64 - 2, 2**64 - 1], np.uint64)
+    low, high, middle, other = normal(ends)
+    with mpmath.workdps(60):
+        farthest = float(mpmath.sqrt(2) * mpmath.erfinv(1 - mpmath.mpf(2) ** -64))
+    assert low == pytest.approx(-farthest, rel=1e-13)
+    assert (low, middle) == (-high, -other)
+    assert 9.15 < high < 9.16
+    assert middle == other == 0
+    draw = np.random.default_rng(0).integers(0, 2**64, 100_000, np.uint64)
+    assert np.array_equal(normal(draw), -normal(draw ^ np.uint64(1)))
+    assert np.isfinite(normal(draw)).all()
+
+
+@pytest.mark.parametrize("far", [0.5, 3.0, 6.15, 6.3, 8.0, 8.5, 9.0])
+def test_each_tail_has_exactly_its_share_of_the_words(far: float) -> None:
+    """Not a sample: the map is monotone, so the words beyond ``far`` are counted by halving."""
+    least, most = 0, 2**63  # value(least) <= -far < value(most)
+    while most - least > 1:
+        half = (least + most) // 2
+        least, most = (half, most) if value(half) <= -far else (least, half)
+    with mpmath.workdps(60):
+        share = mpmath.ncdf(-mpmath.mpf(far)) * mpmath.mpf(2) ** 64
+        assert abs(most - share) <= 1 + share * mpmath.mpf(2) ** -48
+    assert value(least, 1) >= far > value(most, 1)
+
+
+def test_the_tails_have_no_holes_where_a_step_draws_millions() -> None:
+    """Neighbouring words near six deviations lie closer than any grid that the sum is rounded to."""
+    for chance in (2**34, 2**44, 2**62):
+        assert 0 < value(chance + 2**10) - value(chance) < 2.0**-20
 
 
 def test_two_sources_are_independent_and_one_source_never_repeats() -> None:

@@ -32,6 +32,7 @@ from privacy.encoding import (
     SpoiledSum,
     _joined,
     decode,
+    decode_metrics,
     encode_metrics,
     params_for,
 )
@@ -323,7 +324,6 @@ def _changed(words: np.ndarray, place: int, value: int | np.uint64) -> np.ndarra
 @settings(max_examples=20, deadline=None)
 def test_metric_sums_arrive_in_fixed_point(hospitals: int, data: st.DataObject) -> None:
     study = _study()
-    p = params_for(study, RoundKind.TRAIN, 5)
     value = st.floats(0, 1e6)
     rows = [
         {
@@ -332,15 +332,8 @@ def test_metric_sums_arrive_in_fixed_point(hospitals: int, data: st.DataObject) 
         }
         for _ in range(hospitals)
     ]
-    update = Update(np.zeros(7, np.float32))
-    total = sum(
-        (
-            encode(update, p, weight=1, metrics=encode_metrics(study, r), random_bytes=secrets.token_bytes)
-            for r in rows
-        ),
-        np.zeros(p.words, np.uint64),
-    )
-    sums = decode(total, p, hospitals=hospitals, study=study).metrics
+    total = sum((encode_metrics(study, row) for row in rows), np.zeros(1, np.uint64))
+    sums = decode_metrics(total, study, hospitals=hospitals)
     for name in layout(study):
         assert np.allclose(sums[name], sum(r[name] for r in rows), rtol=0, atol=hospitals / METRIC_STEPS)
 
@@ -394,11 +387,11 @@ def test_a_lane_is_believed_up_to_what_that_many_hospitals_reach_and_no_further(
 ) -> None:
     p = _params(3, lane_bits)
     total = np.zeros(p.words, np.uint64)
-    total[p.packed_words] = hospitals
+    total[p.packed_words] = hospitals * p.max_weight
     total[0] = 2 * p.steps * hospitals
     mean = decode(total, p, hospitals=hospitals, study=_study()).mean
-    assert mean[0] == np.float32(p.clip * p.max_weight)  # all at the clip, each with the full weight
-    assert mean[1] == np.float32(-p.clip * p.max_weight)
+    assert mean[0] == np.float32(p.clip)  # all at the clip, each with the full weight
+    assert mean[1] == np.float32(-p.clip)
     assert mean.dtype == np.float32
     total[0] += np.uint64(1)
     with pytest.raises(SpoiledSum):

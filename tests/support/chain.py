@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from medveil.plan import Plan
 from medveil.rounds import Phase, RoundKind
 from medveil.strategies import advance
 from medveil.tensors import Float32, Update, model_hash, to_safetensors
-from privacy.encoding import decode, encode_metrics, params_for
+from privacy.encoding import EncodingParams, Words, decode, encode_metrics, params_for
 from privacy.secagg import node, server
 from privacy.secagg.keys import setting_for
 from privacy.secagg.messages import (
@@ -77,8 +77,13 @@ class Chain:
         members: Sequence[int] = (),
         survivors: Sequence[int] = (),
         updates: dict[int, Float32] | None = None,
+        lies: dict[int, Callable[[Words, EncodingParams], Words]] | None = None,
     ) -> Sum:
-        """Real keys, shares, check keys and signatures of one attempt at a train round."""
+        """Real keys, shares, check keys and signatures of one attempt at a train round.
+
+        Args:
+            lies: what a hospital makes of its encoded update before it adds the check word that fits.
+        """
         study, everybody = self.plan.study, range(1, len(self.identities) + 1)
         members = tuple(members or everybody)
         survivors = tuple(survivors or members)
@@ -118,6 +123,8 @@ class Chain:
                 metrics=encode_metrics(study, counts(study, i)) if params.metrics else np.zeros(0, np.uint64),
                 random_bytes=secrets.token_bytes,
             )
+            if i in (lies or {}):
+                encoded = (lies or {})[i](encoded, params)
             total += checked(encoded, state.check_key, params, index=i)
         data = total.tobytes()
         published = Published(
