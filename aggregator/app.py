@@ -63,6 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
         },
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # the redirect would repeat the Host header of whoever asks
     )
     app.state.metrics = Metrics(tls=settings.folder / "tls", disk=settings.folder)
     app.add_middleware(Gate, limits=settings.limits, observe=app.state.metrics.request)

@@ -28,6 +28,8 @@ from medveil.errors import Error
 from medveil.log import get_logger
 
 log = get_logger()
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""Of TLS 1.2: a fresh key for each connection and encryption that authenticates itself, nothing older."""
 COLLECT_AFTER = (20_000, 20, 50)
 """Python looks for unreachable cycles this seldom. A thousand connections are many objects and no garbage,
 and at Python's own pace every few polls pay for looking through them all."""
@@ -276,6 +278,7 @@ def make_server(app: FastAPI, settings: Settings, tls: Path | None) -> Server:
     config.load()
     if isinstance(config.ssl, ssl.SSLContext):
         config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
+        config.ssl.set_ciphers(CIPHERS)
         if settings.client_certificates and tls is not None:
             make_nodes_authority(tls)
             ask_for_certificates(config.ssl, tls)

@@ -412,10 +412,16 @@ class Coordinator:
         self._store.settled()
 
     def _take_up(self) -> None:
-        """Go on with what is open; masked vectors of anything else are what a crash has left."""
+        """Go on with what is open; masked vectors of anything else are what a crash has left.
+
+        Looked for before the store is read: an attempt has a row before it has masked vectors, so those of a
+        leader that has come in between are known to be its own. Raises: NotLeading if there is one.
+        """
+        found = self._blobs.uploads()
         self.reload()
         open_ones = {run.attempt.key.folder for run in self._runs.values() if run.attempt is not None}
-        for folder in self._blobs.uploads() - open_ones:
+        self._store.check_lead()
+        for folder in found - open_ones:
             self._blobs.forget_uploads(folder)
 
     def tick(self) -> bool:

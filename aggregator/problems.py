@@ -48,9 +48,11 @@ STATUS = {
     "overloaded": 503,
     "storage-failed": 503,
     "still-writing": 503,
-    "not-leading": 503,
+    "not-leading": 502,
     "signed-before-start": 503,
 }
+"""By code. 502 is for "not-leading" alone: a proxy passes a request on for it and for nothing else, so no
+refusal that somebody draws on purpose costs anybody else a request."""
 METHODS = frozenset("GET HEAD POST PUT PATCH DELETE OPTIONS".split())
 RETRY_AFTER_S = 2
 log = get_logger()
@@ -265,14 +267,14 @@ def problem(error: Error) -> JSONResponse:
         "code": error.code,
     }
     headers = {}
-    if status in (429, 503):
+    if status in (429, 502, 503):
         headers["Retry-After"] = str(max(1, math.ceil(getattr(error, "retry_after_s", RETRY_AFTER_S))))
     if status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="medveil"'
     return JSONResponse(content, status_code=status, headers=headers, media_type="application/problem+json")
 
 
-ALWAYS = (400, 404, 414, 415, 422, 431, 500, 503)
+ALWAYS = (400, 404, 414, 415, 422, 431, 500, 502, 503)
 """Statuses that any address may answer."""
 SIGNED = (401, 403, 408, 413, 429)
 """Further ones of addresses that ask who is there."""

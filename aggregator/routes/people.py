@@ -26,6 +26,13 @@ async def health() -> dict[str, str]:
     return {"status": "ok"}
 
 
+@router.get("/leadz", status_code=204, responses=refusals())
+async def leads(request: Request) -> Response:
+    """Whether this process leads: a proxy in front asks, before it lets a large body through to it."""
+    desk(request)
+    return Response(status_code=204)
+
+
 @router.get("/readyz", responses=refusals())
 async def ready(request: Request) -> dict[str, str]:
     """Whether database, blobs and the coordinator take work; 503 names those that do not."""

@@ -17,7 +17,7 @@ from medveil.reachability import check_certificate, why
 
 PATIENCE_S = 30.0
 """How long a request goes on asking an aggregator that says it has no time."""
-BUSY = (429, 503)
+BUSY = (429, 502, 503, 504)
 
 
 class NoAnswer(RemoteProtocolError):

@@ -140,6 +140,6 @@ def test_every_address_documents_who_may_ask_and_how_it_refuses(door: Door) -> N
         for method, operation in methods.items():
             answers = set(operation["responses"])
             assert {"404", "422", "503"} <= answers, (method, path)
-            if path not in ("/healthz", "/readyz"):
+            if path not in ("/healthz", "/leadz", "/readyz"):
                 assert {"401", "403", "429"} <= answers
                 assert operation["security"]

@@ -1,57 +1,30 @@
-"""The nginx front of deploy/, with a real nginx before a real server: signatures pass, slow heads do not."""
+"""The nginx front of deploy/, a real nginx and a real server: signatures pass, what is too much does not."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
-import os
-import shutil
 import socket
 import ssl
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2 as httpx
 import pytest
 
 from aggregator.settings import Limits
 from aggregator.tls import make_certificates
 from hospital_node.transport import AggregatorProblem, Transport
 from medveil.identity import Identity
-from served import ROOT, received, served
+from nginx import INSTALL, NGINX, PRETENDED, front_of
+from served import received, served
 from world import World, make_world
 
-NGINX = shutil.which("nginx") or next((p for p in ("/usr/sbin/nginx",) if Path(p).exists()), None)
-pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed: apt-get install nginx")
-MAIN = """
-{user} daemon off; pid {here}/nginx.pid; error_log {here}/error.log; worker_processes 1;
-events {{ worker_connections 256; }}
-http {{
-    client_body_temp_path {here}/body; proxy_temp_path {here}/proxy; fastcgi_temp_path {here}/f;
-    lingering_timeout 1s; uwsgi_temp_path {here}/u; scgi_temp_path {here}/s;
-    {site}
-}}
-"""
-
-
-def configuration(here: Path, front: int, back: int) -> str:
-    """deploy/nginx.conf with this machine's ports and folders, and a shorter deadline for heads."""
-    site = (ROOT / "deploy" / "nginx.conf").read_text()
-    for old, new in (
-        ("listen 443 ssl", f"listen 127.0.0.1:{front} ssl"),
-        ("    listen [::]:443 ssl;\n", ""),
-        ("server 127.0.0.1:8443", f"server 127.0.0.1:{back}"),
-        ("/etc/nginx/medveil/server.pem", f"{here}/front/server.pem"),
-        ("/etc/nginx/medveil/server.key", f"{here}/front/server.key"),
-        ("/etc/nginx/medveil/aggregator-ca.pem", f"{here}/world/tls/ca.pem"),
-        ("/var/log/nginx/medveil.log", f"{here}/access.log"),
-        ("client_header_timeout 10s", "client_header_timeout 1s"),
-    ):
-        assert old in site, old
-        site = site.replace(old, new)
-    return MAIN.format(here=here, site=site, user="user root;" if os.geteuid() == 0 else "")
+pytestmark = pytest.mark.skipif(NGINX is None, reason=INSTALL)
+PLACE = f"/v1/plans/{64 * 'a'}/rounds/1/attempts/1"
 
 
 @pytest.fixture(scope="module")
@@ -62,32 +35,35 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path,
     world.store.close()
     make_certificates(here / "world" / "tls", ("localhost", "127.0.0.1"))
     make_certificates(here / "front", ("localhost", "127.0.0.1"))
-    with served(world.folder, Limits()) as server, socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = int(listener.getsockname()[1])
-        listener.close()
-        (here / "nginx.conf").write_text(configuration(here, port, server.port))
-        command = [str(NGINX), "-p", str(here), "-e", f"{here}/error.log", "-c", str(here / "nginx.conf")]
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
-        try:
-            deadline = time.monotonic() + 20
-            while True:
-                try:
-                    socket.create_connection(("127.0.0.1", port), 1).close()
-                    break
-                except OSError:
-                    assert process.poll() is None, (here / "error.log").read_text()
-                    assert time.monotonic() < deadline
-                    time.sleep(0.05)
-            yield port, here, world
-        finally:
-            process.terminate()
-            process.wait(10)
+    with (
+        served(world.folder, Limits()) as server,
+        front_of(here, [server.port], here / "world" / "tls" / "ca.pem") as port,
+    ):
+        yield port, here, world
 
 
 def transport(front: tuple[int, Path, World], who: Identity) -> Transport:
     port, here, _ = front
     return Transport(f"https://localhost:{port}", here / "front" / "ca.pem", who, patience_s=5)
+
+
+@contextlib.contextmanager
+def line_to(front: tuple[int, Path, World]) -> Iterator[ssl.SSLSocket]:
+    """A TLS connection on which anything can be said."""
+    port, here, _ = front
+    context = ssl.create_default_context(cafile=str(here / "front" / "ca.pem"))
+    plain = socket.create_connection(("127.0.0.1", port), 20)
+    with context.wrap_socket(plain, server_hostname="localhost") as line:
+        yield line
+
+
+def head(method: str, path: str, *headers: str) -> bytes:
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: localhost", *headers, "", ""]).encode()
+
+
+def status_of(line: ssl.SSLSocket) -> int:
+    """The status of the next answer; the connection may stay open."""
+    return int(line.recv(65_536).split(b" ", 2)[1])
 
 
 def test_a_signed_request_with_a_query_and_one_with_a_large_body_pass_unchanged(
@@ -105,11 +81,11 @@ def test_a_signed_request_with_a_query_and_one_with_a_large_body_pass_unchanged(
             digest = hashlib.sha256(large).digest()
             with pytest.raises(AggregatorProblem) as refused:
                 await line.segment(world.plan.id, 1, 1, 0, large, digest=digest)
-            assert refused.value.code in (
-                "wrong-round",
-                "out-of-phase",
-                "wrong-length",
-            )  # signed, read, judged
+            # signed, read, judged
+            assert refused.value.code in ("wrong-round", "out-of-phase", "wrong-length")
+            with pytest.raises(AggregatorProblem) as judged:
+                await line.message(world.plan.id, 1, 1, "advertise", bytes(3 * 2**20), wait_s=0.0)
+            assert judged.value.code in ("wrong-round", "bad-message")
         async with transport(front, Identity.generate("stranger")) as line:
             with pytest.raises(AggregatorProblem) as unknown:
                 await line.offers()
@@ -118,17 +94,59 @@ def test_a_signed_request_with_a_query_and_one_with_a_large_body_pass_unchanged(
     asyncio.run(scene())
 
 
-def test_a_slow_head_and_a_body_above_the_limit_end_at_nginx(front: tuple[int, Path, World]) -> None:
+def test_a_slow_head_ends_at_nginx(front: tuple[int, Path, World]) -> None:
+    with line_to(front) as line:
+        line.sendall(b"GET /hea")
+        assert received(line)[0] in (0, 408)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "most"),
+    [
+        ("POST", "/v1/enrol", 64 * 2**10),
+        ("PUT", "/v1/x", 64 * 2**10),
+        ("POST", f"/v1/plans/{64 * 'a'}/approval", 64 * 2**10),
+        ("POST", f"{PLACE}/upload", 4 * 2**20),
+        ("PUT", f"{PLACE}/segments/0", 17 * 2**20),
+    ],
+)
+def test_only_messages_and_segments_may_be_large(
+    front: tuple[int, Path, World], method: str, path: str, most: int
+) -> None:
+    with line_to(front) as line:
+        line.sendall(head(method, path, f"Content-Length: {most + 1}"))
+        assert status_of(line) == 413
+
+
+@pytest.mark.parametrize("path", [f"{PLACE}/upload", f"{PLACE}/segments/0"])
+def test_a_large_body_of_a_stranger_is_refused_before_it_is_sent_and_never_on_the_disk_of_nginx(
+    front: tuple[int, Path, World], path: str
+) -> None:
+    """The old recipe kept 16 MiB of anybody on the disk before it asked who they are."""
+    here, part = front[1], bytes(256 * 1024)
+    with contextlib.ExitStack() as stack:
+        lines = [stack.enter_context(line_to(front)) for _ in range(8)]
+        for line in lines:
+            line.sendall(head("PUT" if "segments" in path else "POST", path, "Content-Length: 4000000"))
+            line.sendall(part)
+        assert {status_of(line) for line in lines} <= {400, 401}  # no signature: and the rest was never sent
+        assert [p for p in (here / "body").rglob("*") if p.is_file()] == []
+
+
+def test_an_ipv6_network_of_64_bits_is_one_sender(front: tuple[int, Path, World]) -> None:
+    """Whoever rents one address has 2^64 of them: they count together, and nobody else with them."""
     port, here, _ = front
     context = ssl.create_default_context(cafile=str(here / "front" / "ca.pem"))
-    starts = (b"GET /hea", b"PUT /v1/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 18000000\r\n\r\n")
-    answers = []
-    for start in starts:
-        started = time.monotonic()
-        plain = socket.create_connection(("127.0.0.1", port), 20)
-        with context.wrap_socket(plain, server_hostname="localhost") as line:
-            line.sendall(start)
-            answers.append(received(line)[0])
-        assert time.monotonic() - started < 8
-    assert answers[0] in (0, 408)
-    assert answers[1] == 413
+
+    def refused(addresses: list[str]) -> int:
+        with httpx.Client(verify=context, base_url=f"https://localhost:{port}") as client:
+            answers = [client.get("/healthz", headers={PRETENDED: a}).status_code for a in addresses]
+        assert set(answers) <= {200, 429}
+        return answers.count(429)
+
+    assert refused([f"2001:db8:0:{n:x}::1" for n in range(400)]) == 0
+    assert refused([f"10.0.{n % 200}.{n // 200}" for n in range(400)]) == 0
+    started = time.monotonic()
+    together = refused([f"2001:db8:1:1::{n:x}" for n in range(400)])
+    let_through = 201 + 50 * (time.monotonic() - started)
+    assert together >= 400 - let_through

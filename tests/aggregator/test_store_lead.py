@@ -130,10 +130,10 @@ def test_a_second_process_stands_by_and_takes_over(
         async with other.router.lifespan_context(other):
             assert (await ask(one)).json()["code"] == "unknown-sender"  # this one does its work
             refused = await ask(other)
-            assert (refused.status_code, refused.json()["code"]) == (503, "not-leading")
+            assert (refused.status_code, refused.json()["code"]) == (502, "not-leading")
             assert int(refused.headers["retry-after"]) > 0
             await first.__aexit__(None, None, None)
-            while (answer := await ask(other)).status_code == 503:
+            while (answer := await ask(other)).status_code == 502:
                 await asyncio.sleep(0.01)
             assert answer.json()["code"] == "unknown-sender"
 
@@ -215,3 +215,34 @@ def test_a_real_second_process_takes_over_when_the_first_is_killed(folder: Path,
             for process in processes:
                 process.kill()
                 process.wait()
+
+
+def test_an_old_leader_that_starts_over_leaves_the_uploads_of_the_new_one(
+    build: Callable[..., World], cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new leader opens an attempt and takes a segment while the old one reads everything again."""
+    name = cluster.database()
+    world = build(database=cluster.url(name))
+    old, sites = world.coordinator, make_sites(world)
+    assert world.store.lead()
+    list_uploads = world.blobs.uploads
+
+    def meanwhile() -> set[str]:
+        take_the_lock_away(cluster, name)
+        world._open()
+        assert takes_the_lead(world.store)
+        while world.phase != "upload":
+            for site in sites:
+                site.act()
+            world.coordinator.tick()
+        sites[0].act()
+        return list_uploads()
+
+    old_store = world.store
+    monkeypatch.setattr(world.blobs, "uploads", meanwhile)
+    with pytest.raises(NotLeading):
+        old.start_over()
+    old_store.close()
+    finish(world, sites)
+    first = world.status["attempts"][0]
+    assert (first["outcome"], first["attempt"], first["sums"]["patients"]) == ("done", 1, [3.0])

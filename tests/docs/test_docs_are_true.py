@@ -214,8 +214,9 @@ def test_no_log_field_could_hold_what_the_pages_say_is_never_logged() -> None:
 
 def test_the_front_of_nginx_lets_segments_and_long_polls_through() -> None:
     text = text_of("deploy/nginx.conf")
-    megabytes = int(re.search(r"client_max_body_size (\d+)m", text)[1])  # type: ignore[index]
-    assert megabytes * 2**20 > desk.SEGMENT_LIMIT
+    for_messages, for_segments = (int(m) * 2**20 for m in re.findall(r"client_max_body_size (\d+)m", text))
+    assert for_messages == desk.MESSAGE_LIMIT
+    assert for_segments > desk.SEGMENT_LIMIT
     assert int(re.search(r"proxy_read_timeout (\d+)s", text)[1]) > desk.POLL_LIMIT_S  # type: ignore[index]
 
 
