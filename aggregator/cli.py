@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from aggregator import settings as configuration
 from aggregator.adminkey import KEY, new_admin_key, open_store
@@ -25,6 +26,7 @@ from aggregator.store import AlreadyThere, Register, UnknownPerson
 from aggregator.tls import make_certificates
 from aggregator.witnesses import Witness, binding_heads
 from medveil.errors import BadFile, Error
+from medveil.handed import problem_of, read_whole
 from medveil.identity import Identity
 from medveil.ids import fingerprint
 from medveil.log import get_logger, set_up
@@ -32,6 +34,7 @@ from medveil.plan import Member, Plan
 from medveil.shown import Screen, plain, strong
 from medveil.spoken import words_of
 from medveil.study import read_study
+from medveil.tensors import largest_file
 
 app = typer.Typer(help="For the consortium's admin: run the aggregator, enrol hospitals, open studies.")
 study = typer.Typer(help="Create studies and watch them.")
@@ -399,9 +402,9 @@ def create_plan(
         )
         try:
             plan = Plan(study=parsed, roster=roster)
-            data = initial.read_bytes()
-        except (ValueError, OSError) as error:
-            raise BadFile(name=file.name, problem=str(error)) from error
+            data = read_whole(initial, largest_file(parsed.model.tensors))
+        except ValidationError as error:
+            raise BadFile(name=plain(file.name), problem=problem_of(error)) from error
         first = first_version(plan, data, open_blobs(settings.folder, settings.blobs))
         store.add_plan(plan, store.signer.sign("create-plan", plan.hash), first, time.time())
         for name in readers:

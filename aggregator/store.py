@@ -56,7 +56,7 @@ from medveil.messages import (
     hand_over_details,
     sign_hand_over,
 )
-from medveil.plan import Plan
+from medveil.plan import Plan, stored_plan
 from medveil.rounds import ModelVersion
 
 
@@ -421,7 +421,7 @@ class Store:
             new = [name for name in tx.scalars(_PLAN_NAMES) if name not in besides]
             wanted = sa.select(PLANS).where(PLANS.c.id.in_(new)).order_by(PLANS.c.created) if new else None
             rows = [] if wanted is None else tx.execute(wanted).all()
-        return [(Plan.model_validate_json(r.plan), r.admin_signature, r.finished) for r in rows]
+        return [(stored_plan(r.plan), r.admin_signature, r.finished) for r in rows]
 
     def finish_plan(self, plan: str) -> None:
         """No more rounds."""

@@ -9,14 +9,14 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from aggregator.auditlog import BadEntry, Entry, Head, KeyChange, Keys
-from medveil.errors import BadFile
+from medveil.handed import read_json
 from medveil.identity import BadSignature
 from medveil.ids import is_fingerprint
-from medveil.outside import NotPlain, decode_json
 from medveil.study import Name
 
 RESTORED = "database.restored"
-LARGEST_FILE, MOST_ITEMS = 64 * 2**20, 4_000_000
+MOST_HEADS = 200_000
+"""In one file; a node keeps a few for each round."""
 Hex = Annotated[str, Field(pattern=r"^([0-9a-f]{2})*$", max_length=128)]
 
 
@@ -49,7 +49,7 @@ class Witness(BaseModel):
 
     format: Literal["medveil audit heads 1"]
     node: Name
-    heads: list[Row]
+    heads: Annotated[list[Row], Field(max_length=MOST_HEADS)]
 
     def has_accepted(self, key: bytes) -> bool:
         """Whether the operator has accepted a head under this admin key."""
@@ -63,13 +63,7 @@ class Witness(BaseModel):
     @classmethod
     def read(cls, path: Path) -> Witness:
         """Raises: BadFile."""
-        try:
-            if path.stat().st_size > LARGEST_FILE:
-                raise NotPlain("too long")
-            content = decode_json(path.read_bytes(), max_bytes=LARGEST_FILE, max_items=MOST_ITEMS)
-            return cls.model_validate(content)
-        except (OSError, ValueError) as error:
-            raise BadFile(name=path.name, problem="it is no file of 'medveil node heads --export'") from error
+        return read_json(path, cls)
 
 
 def binding_heads(

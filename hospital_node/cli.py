@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import ValidationError
 
 from hospital_node.cli_ledger import DEFAULT, Folder, ledger
 from hospital_node.settings import Node, NodeSettings, Policy
-from medveil.errors import BadFile, Error
+from medveil.errors import BadOption, Error
+from medveil.handed import problem_of
 from medveil.identity import Identity
 from medveil.ids import fingerprint
 from medveil.log import set_up
@@ -73,8 +75,8 @@ def init(
                 count_joint_noise=count_joint_noise,
             ),
         )
-    except ValueError as error:
-        raise BadFile(name="the node's settings", problem=str(error)) from error
+    except ValidationError as error:
+        raise BadOption(problem=problem_of(error)) from error
     node = set_up_node(folder, settings, authority)
     identity = Identity.load(name, node.key)
     screen.say(f"The node of {name} is ready in {folder}.")

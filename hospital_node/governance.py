@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from hospital_node.ledger import Ledger
 from hospital_node.settings import NodeSettings, Policy
+from medveil.bounds import too_much
 from medveil.errors import Error, UnknownName
 from medveil.identity import BadSignature, Identity, verify
 from medveil.messages import MAX_MESSAGE_BYTES, PlanOffer
 from medveil.outside import NotPlain, decode_json
-from medveil.plan import Plan, check_approvals, parse_plan
+from medveil.plan import BadPlan, Plan, check_approvals, parse_plan
 from medveil.strategies import BadStrategy, strategy_of
 from medveil.study import Study
 from privacy.dp.policy import Cost, check_policy
@@ -43,8 +44,8 @@ def read_offer(offer: PlanOffer, admin_key: bytes | None = None) -> Plan:
         )
     try:
         value = decode_json(offer.plan, max_bytes=MAX_MESSAGE_BYTES)
-    except NotPlain:
-        value = None
+    except NotPlain as error:
+        raise BadPlan(problem=str(error)) from error
     plan = parse_plan(value)
     try:
         verify(offer.admin_key, offer.admin_signature, "create-plan", plan.hash)
@@ -67,6 +68,9 @@ def check_plan(plan: Plan, settings: NodeSettings, identity: Identity) -> Cost |
             reason="its roster does not name this hospital with its own key",
             remedy="Ask the admin to write the plan again after this node has enrolled.",
         )
+    beyond = too_much(study)
+    if beyond is not None:  # of a plan that an earlier version has accepted
+        raise PlanRefused(reason=beyond, remedy="Ask the admin for a plan within what this version takes.")
     if study.privacy.kind == "none" and not policy.allow_no_privacy:
         raise PlanRefused(
             reason="it has no differential privacy and this hospital's policy does not allow that",

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
+from cryptography import x509
+
 from hospital_node.cli_ledger import copied_ledger
 from hospital_node.governance import check_plan, read_offer, register
 from hospital_node.heads import Heads
@@ -21,11 +23,14 @@ from hospital_node.settings import Node, NodeSettings
 from hospital_node.store import Journal, Shown
 from hospital_node.transport import Transport
 from medveil.errors import BadFile, Error
+from medveil.handed import read_whole
 from medveil.identity import Identity
 from medveil.messages import PlanOffer
 from medveil.plan import Plan, sign_approval, valid_approvals
+from medveil.shown import plain
 from medveil.spoken import means
 
+AUTHORITY_BYTES = 2**20
 PATIENCE_S = 5.0
 """How long a command that a person waits for tries to reach the aggregator."""
 
@@ -94,10 +99,13 @@ class Unreadable:
 def set_up_node(folder: Path, settings: NodeSettings, authority: Path) -> Node:
     """What ``init`` does. Raises: BadFile, KeyFileExists."""
     node = Node(folder, settings)
+    certificate = read_whole(authority, AUTHORITY_BYTES)
     try:
-        certificate = authority.read_bytes()
-    except OSError as error:
-        raise BadFile(name=str(authority), problem="it cannot be read") from error
+        x509.load_pem_x509_certificates(certificate)
+    except ValueError as error:
+        raise BadFile(name=plain(authority.name), problem="it holds no certificate (PEM)") from error
+    if not settings.data.is_dir():
+        raise BadFile(name="--data", problem=f"there is no folder '{plain(settings.data)}'")
     Identity.generate(settings.name).save(node.key)
     node.authority.write_bytes(certificate)
     node.save()

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from medveil.errors import BadFile, Error
+from medveil.errors import Error
+from medveil.handed import parsed
 from medveil.study import Frozen, Name
 
 FILE = "node.json"
@@ -72,11 +73,10 @@ class Node:
     def load(cls, folder: Path) -> Node:
         """Read the folder that ``medveil node init`` made. Raises: NoNode, BadFile."""
         try:
-            return cls(folder, NodeSettings.model_validate_json((folder / FILE).read_text()))
+            data = (folder / FILE).read_bytes()
         except OSError as error:
             raise NoNode(folder=folder) from error
-        except ValidationError as error:
-            raise BadFile(name=str(folder / FILE), problem=str(error)) from error
+        return cls(folder, parsed(NodeSettings, data, name=str(folder / FILE)))
 
     def save(self) -> None:
         """Write ``node.json``."""

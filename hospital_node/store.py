@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from medveil.errors import LocalProtocolError
-from medveil.plan import Plan
+from medveil.plan import Plan, stored_plan
 
 META = sa.MetaData()
 APPROVALS = sa.Table(
@@ -153,7 +153,7 @@ class Journal:
         """The plans that the operator approved, with this hospital's signatures."""
         with self._engine.connect() as tx:
             rows = tx.execute(sa.select(APPROVALS)).all()
-        return [(Plan.model_validate_json(r.text), r.signature) for r in rows]
+        return [(stored_plan(r.text), r.signature) for r in rows]
 
     def show(self, shown: Shown) -> None:
         """Remember exactly what the operator is about to see."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import ssl
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from medveil.identity import Identity, sign_request
 from medveil.log import get_logger
 from medveil.messages import Approval, Enrol, PlanOffers, Work, seconds_to_wait
 from medveil.reachability import check_certificate, why
+from medveil.shown import plain
 from privacy.secagg.messages import Published
 
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
@@ -24,6 +26,7 @@ GIVE_UP_S = 90.0
 BUSY = (429, 502, 503, 504)
 CLIENT_PAIR = "client.pem"
 """Beside the pinned authority: the client certificate and its key, where the aggregator asks for them."""
+CODE = re.compile(r"[a-z][a-z0-9-]{0,59}")
 log = get_logger()
 
 
@@ -31,9 +34,11 @@ class AggregatorProblem(RemoteProtocolError):
     """The aggregator answered with a problem document; ``code`` is the aggregator's."""
 
     def __init__(self, *, status: int, code: str, title: str, detail: str) -> None:
-        super().__init__(what=title, meaning=detail, remedy=f"(The aggregator answered {status}.)")
+        super().__init__(
+            what=plain(title), meaning=plain(detail, 600), remedy=f"(The aggregator answered {status}.)"
+        )
         self.status = status
-        self.code = code
+        self.code = code if CODE.fullmatch(code) else "aggregator-error"
 
 
 class Unreachable(RemoteProtocolError):

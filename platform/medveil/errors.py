@@ -37,6 +37,19 @@ class BadFile(Error):
         )
 
 
+class BadOption(Error):
+    """An option of a command does not say what it must."""
+
+    code = "bad-option"
+
+    def __init__(self, *, problem: str) -> None:
+        super().__init__(
+            what=f"An option cannot be used: {problem}.",
+            meaning="Nothing was changed.",
+            remedy="Correct it and run the command again; '--help' says what it takes.",
+        )
+
+
 class UnknownName(Error):
     """A registry was asked for an entry it does not hold."""
 

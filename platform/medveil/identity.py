@@ -78,9 +78,9 @@ class KeyFileExists(Error):
 
     def __init__(self, *, path: Path) -> None:
         super().__init__(
-            what=f"There is already an identity key in {path.name}.",
-            meaning="Replacing it would make this node a stranger to every study it takes part in.",
-            remedy="Use another folder, or move the old key away on purpose.",
+            what=f"There is already a key in '{path}'.",
+            meaning="Whoever knows its owner by this key would take another one for a stranger. It was kept.",
+            remedy="To change settings, edit the .json file beside it; another identity wants a new folder.",
         )
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import structlog
+
+from medveil.shown import plain
 
 ALLOWED = frozenset(
     """
@@ -22,6 +24,9 @@ Pixel data, DICOM tags, file names, patient ids, seeds, keys, shares, unmasked v
 losses have no field here, so they cannot be logged by accident.
 """
 
+LONGEST = 300
+MOST_ITEMS = 3000
+
 
 def _only_allowed(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     dropped = [key for key in event if key not in ALLOWED]
@@ -29,7 +34,22 @@ def _only_allowed(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMa
         del event[key]
     if dropped:
         event["reason"] = f"{len(dropped)} field(s) not on the allow-list were dropped"
-    return event
+    return {key: _shown(value) for key, value in event.items()}
+
+
+def _shown(value: Any) -> Any:
+    """A field may come from the other side: a code, a name. Texts are printable and short, numbers usual."""
+    if isinstance(value, str):
+        return plain(value, LONGEST)
+    if isinstance(value, bool | float | None):
+        return value
+    if isinstance(value, int):
+        return value if abs(value) < 2**63 else "a very large number"
+    if isinstance(value, Mapping):
+        return {plain(key, 60): _shown(item) for key, item in list(value.items())[:MOST_ITEMS]}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_shown(item) for item in list(value)[:MOST_ITEMS]]
+    return plain(value, LONGEST)
 
 
 def set_up(level: str = "info") -> None:

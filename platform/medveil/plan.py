@@ -7,7 +7,9 @@ from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
+from medveil.bounds import MOST_HOSPITALS, STORED
 from medveil.errors import Error, RemoteProtocolError
+from medveil.handed import problem_of
 from medveil.identity import BadSignature, Identity, verify
 from medveil.ids import canonical, digest
 from medveil.study import Frozen, Name, Study
@@ -33,8 +35,8 @@ class Plan(Frozen):
     """What the hospitals sign: the study, who takes part, and the epoch (a changed roster is a new epoch)."""
 
     study: Study
-    roster: Annotated[tuple[Member, ...], Field(min_length=3)]
-    epoch: Annotated[int, Field(ge=1)] = 1
+    roster: Annotated[tuple[Member, ...], Field(min_length=3, max_length=MOST_HOSPITALS)]
+    epoch: Annotated[int, Field(ge=1, le=1_000_000)] = 1
 
     @model_validator(mode="after")
     def _roster_is_sound(self) -> Self:
@@ -100,9 +102,9 @@ class BadPlan(RemoteProtocolError):
 
     code = "bad-plan"
 
-    def __init__(self) -> None:
+    def __init__(self, *, problem: str = "it is no JSON text of a plan") -> None:
         super().__init__(
-            what="The aggregator sent a plan that cannot be read.",
+            what=f"The aggregator sent a plan that cannot be read: {problem}.",
             meaning="It was ignored.",
             remedy="Check that node and aggregator run the same version of MedVeil.",
         )
@@ -117,7 +119,12 @@ def parse_plan(value: Any) -> Plan:
     try:
         return Plan.model_validate(value)
     except ValidationError as error:
-        raise BadPlan() from error
+        raise BadPlan(problem=problem_of(error)) from error
+
+
+def stored_plan(text: str) -> Plan:
+    """A plan that was accepted before, from this machine's own disk; today's bounds may be narrower."""
+    return Plan.model_validate_json(text, context=STORED)
 
 
 def sign_approval(plan: Plan, identity: Identity) -> bytes:

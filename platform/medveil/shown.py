@@ -20,10 +20,25 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["LINE", "MARK", "Screen", "Words", "faint", "fault", "good", "is_plain", "plain", "strong", "warn"]
+__all__ = [
+    "LINE",
+    "MARK",
+    "Screen",
+    "Words",
+    "can_ask",
+    "faint",
+    "fault",
+    "good",
+    "is_plain",
+    "plain",
+    "strong",
+    "warn",
+]
 
 LINE = 300
 """Most characters of a text from outside, unless its place says otherwise."""
+LONGEST = 4000
+"""Most characters of a line, whatever it is made of."""
 MARK = "\N{REPLACEMENT CHARACTER}"
 """Stands for a character that is not shown."""
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
@@ -49,9 +64,9 @@ def plain(text: object, limit: int = LINE) -> str:
     return line[: limit - 1] + "…"
 
 
-def is_plain(text: str) -> bool:
-    """Whether a text can be shown as it stands: it is what :func:`plain` makes of it, at any length."""
-    return plain(text, len(text) + 1) == text
+def is_plain(text: str, *, lines: bool = False) -> bool:
+    """Whether every character of a text can be shown; with ``lines`` it may have line breaks and tabs."""
+    return MARK not in _printable(text.replace("\n", " ").replace("\t", " ") if lines else text)
 
 
 def _printable(line: str) -> str:
@@ -106,7 +121,11 @@ def fault(text: object) -> Text:
 
 def _text(words: Words) -> Text:
     """What may be printed: of a string every character but spaces is held against :func:`plain`."""
-    return words if isinstance(words, Text) else Text(_printable(words))
+    return words if isinstance(words, Text) else Text(_cut(words))
+
+
+def _cut(line: str) -> str:
+    return _printable(line if len(line) <= LONGEST else line[: LONGEST - 1] + "…")
 
 
 def _lines(words: Words, most: int = 60) -> Text:
@@ -115,7 +134,7 @@ def _lines(words: Words, most: int = 60) -> Text:
         return words
     parts = words.split("\n")
     left = [] if len(parts) <= most else ["…"]
-    return Text("\n".join(_printable(part) for part in [*parts[:most], *left]))
+    return Text("\n".join(_cut(part) for part in [*parts[:most], *left]))
 
 
 class Screen:

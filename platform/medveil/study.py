@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -13,12 +12,16 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
+    ValidationInfo,
     model_serializer,
     model_validator,
 )
 
+from medveil.bounds import STORED, too_much
 from medveil.errors import BadFile
+from medveil.handed import problem_of, read_toml
 from medveil.ids import NAME, canonical, digest
+from medveil.shown import plain
 from medveil.tensors import ModelSpec
 
 Name = Annotated[str, Field(pattern=rf"^{NAME.pattern}$")]
@@ -301,6 +304,13 @@ class Study(Frozen):
             # small one's update. Weighted with that number, all noises are equal in the sum.
             raise ValueError("joint noise adds up only where weights are 'declared'")
 
+    @model_validator(mode="after")
+    def _within_bounds(self, info: ValidationInfo) -> Self:
+        problem = None if info.context == STORED else too_much(self)
+        if problem is not None:
+            raise ValueError(problem)
+        return self
+
     @property
     def hash(self) -> bytes:
         """SHA-256 over the canonical form; what two people compare to know they mean the same study."""
@@ -327,13 +337,9 @@ def read_study(path: Path) -> Study:
     """Read a study file (TOML).
 
     Raises:
-        BadFile: unreadable, not TOML, or a field is missing, unknown or out of range.
+        BadFile: unreadable, too long, not TOML, or a field is missing, unknown or out of range.
     """
     try:
-        return Study.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadFile(name=path.name, problem=str(error)) from error
+        return Study.model_validate(read_toml(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise BadFile(name=path.name, problem=f"{place}: {first['msg']}") from error
+        raise BadFile(name=plain(path.name), problem=problem_of(error)) from error

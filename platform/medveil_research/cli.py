@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from medveil.errors import BadFile
+from medveil.errors import BadOption
+from medveil.shown import Screen, fault, good, plain
 
 if TYPE_CHECKING:
     from medveil_research.evaluate import SiteReport
@@ -162,8 +163,6 @@ def study_new(
     ] = False,
 ) -> None:
     """Write a study with proven settings, its noise fitted to the whole schedule, and say what to expect."""
-    from rich.console import Console
-
     from medveil_research import studies
 
     study, initial = studies.new_study(
@@ -186,10 +185,10 @@ def study_new(
         anyway=anyway,
     )
     studies.write_study(output, study, initial)
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"written  {output / 'study.toml'}", markup=False)
+    screen = Screen()
+    screen.say(f"written  {output / 'study.toml'}")
     for line in studies.outlook(study, patients=patients, hospitals=hospitals):
-        console.print(line, markup=False)
+        screen.say(line)
 
 
 def privacy_plan(
@@ -239,8 +238,6 @@ def privacy_plan(
     ] = False,
 ) -> None:
     """Print noise, steps, both epsilons and the noise over the signal; refuse what cannot be learned."""
-    from rich.console import Console
-
     from medveil_research import privacy_plan as desk
     from medveil_research.studies import check_hope
 
@@ -270,9 +267,9 @@ def privacy_plan(
     )
     if centred is None and usual.centred and plan.mean_is_clear:
         plan = replace(plan, mean_rounds=1)
-    console = Console(highlight=False, soft_wrap=True)
+    screen = Screen()
     for line in plan.lines():
-        console.print(line, markup=False)
+        screen.say(line)
     check_hope(plan.noise_to_signal, anyway=anyway)
 
 
@@ -286,12 +283,14 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures as JSON.")] = None,
 ) -> None:
     """Judge a model on one hospital's own patients, with a 95 % interval. Nothing leaves this machine."""
+    from medveil.handed import read_whole
     from medveil.study import read_study
-    from medveil.tensors import from_safetensors
+    from medveil.tensors import from_safetensors, largest_file
     from medveil_research.evaluate import evaluate_site
 
     read = read_study(study)
-    found = evaluate_site(data, read, from_safetensors(model.read_bytes(), read.model.tensors), split)
+    spec = read.model.tensors
+    found = evaluate_site(data, read, from_safetensors(read_whole(model, largest_file(spec)), spec), split)
     _show_figures(found)
     if json_file:
         json_file.write_text(json.dumps(found.as_dict(), indent=2) + "\n", encoding="utf-8")
@@ -306,13 +305,11 @@ def report(
     ),
 ) -> None:
     """Make the evaluation report, one HTML file without script or network, from a result file."""
-    from rich.console import Console
-
     from medveil_research.report import write_report
     from medveil_research.results import read_result
 
     write_report(read_result(result), output)
-    Console(highlight=False, soft_wrap=True).print(f"written  {output}", markup=False)
+    Screen().say(f"written  {output}")
 
 
 def doctor(
@@ -321,44 +318,31 @@ def doctor(
     ] = Path(),
 ) -> None:
     """Look at this machine: Python, memory, disk, torch, SQLite, clock, ports. Exit status 1 on a problem."""
-    from rich.console import Console
-
     from medveil_research.doctor import examine
 
-    console = Console(highlight=False, soft_wrap=True)
+    screen = Screen()
     findings = examine(folder)
     for finding in findings:
-        mark = "[green]PASSED [/]" if finding.passed else "[bold red]problem[/]"
-        console.print(mark, f"{finding.name:<14}", _plain(finding.found))
+        mark = good("PASSED ") if finding.passed else fault("problem")
+        screen.say(mark, f"{finding.name:<14}", plain(finding.found))
         if finding.remedy:
-            console.print("        fix           ", _plain(finding.remedy))
+            screen.say("        fix           ", plain(finding.remedy))
     if not all(finding.passed for finding in findings):
         raise typer.Exit(1)
 
 
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
-
-
 def _show_figures(found: SiteReport) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=_plain(f"{found.site}, {found.split} patients"), title_justify="left")
-    table.add_column("figure")
-    table.add_column("value", justify="right")
-    table.add_column("95 % interval", justify="right")
+    rows = []
     for name, value in found.figures.items():
         shown = f"{value:.0f}" if name in ("patients", "images") else f"{value:.3f}"
         interval = found.interval if name == found.headline else None
-        table.add_row(_plain(name), shown, f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "")
-    console = Console(highlight=False)
-    console.print(table)
+        rows.append((plain(name), shown, f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""))
+    screen = Screen()
+    title = plain(f"{found.site}, {found.split} patients")
+    screen.table(("figure", "value", "95 % interval"), rows, title=title, right=(1, 2))
     if found.headline not in found.figures:
-        console.print(f"No {found.headline}: there are too few cases of one kind.")
-    console.print(f"files rejected while reading: {found.rejected}")
+        screen.say(f"No {found.headline}: there are too few cases of one kind.")
+    screen.say(f"files rejected while reading: {found.rejected}")
 
 
 def _edges(text: str | None) -> tuple[int, ...] | None:
@@ -367,13 +351,13 @@ def _edges(text: str | None) -> tuple[int, ...] | None:
     try:
         return tuple(int(part) for part in text.lower().split("x"))
     except ValueError as error:
-        raise BadFile(name="--size", problem=f"'{text}' is not like 64x64 or 40x48x40") from error
+        raise BadOption(problem=f"--size: '{plain(text, 40)}' is not like 64x64 or 40x48x40") from error
 
 
 def _option(pair: str) -> tuple[str, int | float | str | bool]:
     name, equals, text = pair.partition("=")
     if not equals or not name:
-        raise BadFile(name="--option", problem=f"'{pair}' is not like width=16")
+        raise BadOption(problem=f"--option: '{plain(pair, 40)}' is not like width=16")
     if text in ("true", "false"):
         return name, text == "true"
     for kind in (int, float):

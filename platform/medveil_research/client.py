@@ -14,6 +14,7 @@ from medveil.errors import RemoteProtocolError
 from medveil.identity import Identity, sign_request
 from medveil.messages import Enrol, seconds_to_wait
 from medveil.reachability import check_certificate, why
+from medveil.shown import plain
 
 PATIENCE_S = 30.0
 """How long a request goes on asking an aggregator that says it has no time."""
@@ -88,7 +89,7 @@ class Client:
                 break
             time.sleep(pause)
         if response.status_code >= 400:
-            raise NoAnswer(reason=f"{response.status_code} {response.text[:200]}")
+            raise NoAnswer(reason=f"{response.status_code} {plain(response.text[:1000], 200)}")
         return response
 
     def _once(self, method: str, path: str, body: bytes) -> httpx.Response:

@@ -18,12 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
-
 from medveil.errors import Error
 from medveil.plan import Plan
+from medveil.shown import Screen
+from medveil.spoken import spoken
 from medveil.study import Deadlines, Study
 from medveil.tensors import from_safetensors
 from medveil_imaging.sources.manifest import SiteData, read_site
@@ -105,20 +103,20 @@ def demo(options: DemoOptions) -> None:
 
     Raises: what goes wrong, after every process has ended; RoundFailed if a round made no model.
     """
-    console = Console(highlight=False, soft_wrap=True, quiet=options.quiet)
+    screen = Screen(quiet=options.quiet)
     started = time.monotonic()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     folder = options.folder or Path(".medveil") / f"demo-{dt.datetime.now():%Y%m%d-%H%M%S}"
     folder.mkdir(parents=True, exist_ok=True)
     with _stop_on_signals():
-        sites = _sites(options, folder, console)
+        sites = _sites(options, folder, screen)
         study, initial = _study(options, sites)
         kills = _kills(options.kill, sites)
         for line in outlook(study, patients=_typical(sites), hospitals=len(sites)):
-            console.print(line)
+            screen.say(line)
         seconds = {"set up": time.monotonic() - started}
-        status, plan, model, scene, spent = _run(study, initial, sites, folder, kills, console, seconds)
-        console.print("Training at each hospital alone, for comparison …")
+        status, plan, model, scene, spent = _run(study, initial, sites, folder, kills, screen, seconds)
+        screen.say("Training at each hospital alone, for comparison …")
         mark = time.monotonic()
         comparison = _compare(study, initial, sites, model)
         seconds["comparison"] = time.monotonic() - mark
@@ -128,16 +126,16 @@ def demo(options: DemoOptions) -> None:
     result["report"] = str(report)
     for path in filter(None, (folder / "result.json", options.json)):
         path.write_text(json.dumps(result, indent=1) + "\n")
-    _show_result(Console(highlight=False, soft_wrap=True), result, folder)
+    _show_result(Screen(), result, folder)
     failed = [r["round"] for r in result["rounds"] if r["outcome"] != "done"]
     if failed:
         raise RoundFailed(rounds=failed)
 
 
-def _sites(options: DemoOptions, folder: Path, console: Console) -> list[Site]:
+def _sites(options: DemoOptions, folder: Path, screen: Screen) -> list[Site]:
     if options.data is not None:
         return find_sites(options.data)
-    console.print(f"Drawing {options.hospitals} phantom hospitals …")
+    screen.say(f"Drawing {options.hospitals} phantom hospitals …")
     write_phantom_sites(
         folder / "sites",
         profile="mri" if options.task == "segmentation" else "xray",
@@ -192,7 +190,7 @@ def _run(
     sites: list[Site],
     folder: Path,
     kills: dict[tuple[str, int], bool],
-    console: Console,
+    screen: Screen,
     seconds: dict[str, float],
 ) -> tuple[dict[str, Any], Plan, bytes, Scene, dict[str, Spent]]:
     """The federated study itself, by real processes over HTTPS."""
@@ -206,8 +204,9 @@ def _run(
     with Consortium(folder, sites, heard) as consortium:
         plan = consortium.open(study, initial)
         scene.plan = plan.id
-        console.print(f"plan     {plan.id[:16]} signed by {len(sites)} hospitals; logs in {folder / 'logs'}")
-        status = _watch(consortium, scene, console)
+        screen.say(f"plan     {spoken(plan.hash)}")
+        screen.say(f"         signed by {len(sites)} hospitals; logs in {folder / 'logs'}")
+        status = _watch(consortium, scene, screen)
         model = consortium.client.model(plan.id, status["versions"][-1]["model"])
         (folder / "model.safetensors").write_bytes(model)
         consortium.stop()
@@ -241,11 +240,11 @@ def _notice(scene: Scene, consortium: Consortium, who: str, event: Event) -> Non
         consortium.kill(who)
 
 
-def _watch(consortium: Consortium, scene: Scene, console: Console) -> dict[str, Any]:
+def _watch(consortium: Consortium, scene: Scene, screen: Screen) -> dict[str, Any]:
     """Follow the plan to its end; restart killed hospitals once their round is over."""
     restarted: set[tuple[str, int]] = set()
     shown: dict[str, str] = {}
-    with Live(console=console, refresh_per_second=4, transient=True) as live:
+    with screen.live() as live:
         while True:
             consortium.check()
             status = consortium.client.status(scene.plan)
@@ -256,12 +255,12 @@ def _watch(consortium: Consortium, scene: Scene, console: Console) -> dict[str, 
                 scene.phase = f"{name}: {current['phase']}" if current else name
                 doing = dict(scene.doing)
                 dead = [k for k, done in scene.kills.items() if done and k not in restarted and number > k[1]]
-            if console.is_terminal:
-                live.update(_progress(scene.phase, doing))
+            if screen.is_terminal:
+                live.show([("aggregator", scene.phase), *doing.items()])
             else:
                 for who, what in doing.items():
                     if shown.get(who) != what:
-                        console.print(f"  {who:<16} {what}")
+                        screen.say(f"  {who:<16} {what}")
                 shown = doing
             if status["finished"]:
                 return status
@@ -271,14 +270,6 @@ def _watch(consortium: Consortium, scene: Scene, console: Console) -> dict[str, 
                 with scene.lock:
                     scene.doing[who] = "started again"
             time.sleep(WATCH_S)
-
-
-def _progress(phase: str, doing: dict[str, str]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_row("[bold]aggregator[/]", phase)
-    for who, what in doing.items():
-        table.add_row(f"[bold]{who}[/]", what)
-    return table
 
 
 def _compare(study: Study, initial: bytes, sites: list[Site], model: bytes) -> Comparison:
@@ -352,41 +343,39 @@ def _result(
     }
 
 
-def _show_result(console: Console, result: dict[str, Any], folder: Path) -> None:
-    table = Table("round", "survivors", "seconds", "kB up", "kB down", "metric", "epsilon")
+def _show_result(screen: Screen, result: dict[str, Any], folder: Path) -> None:
+    rows = []
     for r in result["rounds"]:
         up, down = sum(r["bytes_up"].values()) / 1000, sum(r["bytes_down"].values()) / 1000
         name = "test" if r["kind"] == "evaluate" else str(r["round"])
         epsilon = "" if r.get("epsilon") is None else f"{r['epsilon']:.2f}"
         metric = "" if r.get("metric") is None else f"{r['metric']:.3f}"
         who = f"{len(r['survivors'])} of {len(result['hospitals'])}" if r["outcome"] == "done" else "failed"
-        table.add_row(name, who, f"{r['seconds']:.1f}", f"{up:.0f}", f"{down:.0f}", metric, epsilon)
-    console.print(table)
+        rows.append((name, who, f"{r['seconds']:.1f}", f"{up:.0f}", f"{down:.0f}", metric, epsilon))
+    screen.table(("round", "survivors", "seconds", "kB up", "kB down", "metric", "epsilon"), rows)
     name = "AUROC" if result["task"] == "classification" else "Dice"
     together, alone = result["federated"]["metric"], result["local_only_mean"]
-    console.print(f"{name} on all hospitals' test patients")
+    screen.say(f"{name} on all hospitals' test patients")
     noise = result["federated"]["figures"].get("noise")
     error = "" if noise is None else f" ± {1.96 * noise:.3f} by the noise on it"
-    console.print(f"  trained together        {_figure(together)}{error}")
+    screen.say(f"  trained together        {_figure(together)}{error}")
     for one in result["local_only"]:
-        console.print(f"  {one['hospital']:<16} alone  {_figure(one['metric'])}")
-    console.print(f"  mean of those alone     {_figure(alone)}")
+        screen.say(f"  {one['hospital']:<16} alone  {_figure(one['metric'])}")
+    screen.say(f"  mean of those alone     {_figure(alone)}")
     desk = result["federated"]["desk"]
     for who, figures in [*desk["sites"].items(), *((f"all {k}", v) for k, v in desk["groups"].items())]:
-        console.print(f"  together, at {who:<14} {_figure(figures.get(name.lower()))}")
+        screen.say(f"  together, at {who:<14} {_figure(figures.get(name.lower()))}")
     if result["privacy"]["kind"] == "none":
-        console.print(
-            "privacy  NONE: masks hide each update, nothing limits what the model tells of a patient"
-        )
+        screen.say("privacy  NONE: masks hide each update, nothing limits what the model tells of a patient")
     for who, cost in result["epsilon"].items():
         if cost["local"] is not None:
-            console.print(
+            screen.say(
                 f"  {who:<16} epsilon {cost['local']:.2f} against everybody, {cost['joint']:.2f} jointly"
             )
     if result["killed"]:
-        console.print(f"killed on purpose: {', '.join(result['killed'])}")
-    console.print(f"{result['seconds']['total']:.0f} s in all; everything is in {folder}")
-    console.print(f"report   {Path(result['report']).resolve()}")
+        screen.say(f"killed on purpose: {', '.join(result['killed'])}")
+    screen.say(f"{result['seconds']['total']:.0f} s in all; everything is in {folder}")
+    screen.say(f"report   {Path(result['report']).resolve()}")
 
 
 def _figure(value: float | None) -> str:
@@ -404,7 +393,7 @@ def _stop_on_signals() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        Console(stderr=True).print("Stopped; every process has ended.")
+        Screen(stderr=True).say("Stopped; every process has ended.")
         sys.exit(130)
     finally:
         signal.signal(signal.SIGTERM, before)

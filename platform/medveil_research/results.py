@@ -8,15 +8,27 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from medveil.errors import BadFile
+from medveil.handed import problem_of, read_json
+from medveil.shown import is_plain
 from medveil.study import Frozen, Name, Sha256
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0)]
-Label = Annotated[str, Field(min_length=1, max_length=200)]
+LARGEST = 1e18
+Finite = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, le=10**18)]
+
+
+def _plain(text: str) -> str:
+    if not is_plain(text):
+        raise ValueError("it holds characters that cannot be shown")
+    return text
+
+
+Text = Annotated[str, Field(max_length=1000), AfterValidator(_plain)]
+Label = Annotated[Text, Field(min_length=1, max_length=200)]
 Figures = dict[Label, Finite]
 """Named figures as :func:`medveil.metrics.summarise` gives them; a figure that does not exist is absent."""
 Interval = tuple[Finite, Finite]
@@ -48,7 +60,7 @@ class RoundFacts(Frozen):
     kind: Literal["train", "evaluate"]
     attempts: Count
     outcome: Literal["done", "failed"]
-    reason: str | None = None
+    reason: Text | None = None
     seconds: Amount
     phases: dict[Label, Amount] = Field(default_factory=dict)
     """Seconds by phase."""
@@ -116,11 +128,11 @@ class Spent(Frozen):
 class Result(Frozen):
     """Everything a report is made from."""
 
-    medveil: str
+    medveil: Text
     study: Name
     task: Literal["classification", "segmentation"]
-    profile: str
-    model: str
+    profile: Text
+    model: Text
     parameters: Count
     """Trained parameters, d."""
     classes: Annotated[tuple[Label, ...], Field(min_length=2)]
@@ -138,7 +150,7 @@ class Result(Frozen):
     data: Literal["phantom", "real"]
     killed: tuple[Name, ...] = ()
     """Hospitals stopped on purpose, to show that the study goes on."""
-    report: str | None = None
+    report: Text | None = None
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
@@ -206,7 +218,7 @@ def parse_result(value: Mapping[str, Any]) -> Result:
     try:
         return Result.model_validate(value)
     except ValidationError as error:
-        raise _bad("The result", error) from error
+        raise BadFile(name="The result", problem=problem_of(error)) from error
 
 
 def read_result(path: Path) -> Result:
@@ -215,15 +227,4 @@ def read_result(path: Path) -> Result:
     Raises:
         BadFile: unreadable, not JSON, or not a result.
     """
-    try:
-        return Result.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise BadFile(name=path.name, problem=error.strerror or "it cannot be read") from error
-    except ValidationError as error:
-        raise _bad(path.name, error) from error
-
-
-def _bad(name: str, error: ValidationError) -> BadFile:
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"]) or "the whole"
-    return BadFile(name=name, problem=f"{place}: {first['msg']}")
+    return read_json(path, Result)

@@ -13,7 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from medveil.errors import BadFile
+from medveil.errors import BadFile, BadOption
 from medveil.study import read_study
 from medveil_imaging.sources.phantom import write_phantom_sites
 from medveil_research import doctor
@@ -78,7 +78,7 @@ def test_a_new_study_evaluates_a_hospital_from_the_command_line(app: typer.Typer
 def test_a_malformed_option_is_refused_in_words(
     app: typer.Typer, tmp_path: Path, option: str, value: str
 ) -> None:
-    with pytest.raises(BadFile) as caught:
+    with pytest.raises(BadOption) as caught:
         _run(
             app, "study", "new", "--name", "films", "--task", "classification", "--profile", "xray",
             "--hospitals", "4", "-o", tmp_path / "study", option, value,

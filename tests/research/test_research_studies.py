@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medveil.errors import BadFile, Error
+from medveil.shown import is_plain
 from medveil.study import Study, read_study
 from medveil.tensors import from_safetensors, model_hash
 from medveil_research.studies import (
@@ -56,12 +57,14 @@ def test_a_written_study_reads_back_with_the_same_hash(
     assert model_hash(vector, again.model.tensors).hex() == again.model.initial_model
 
 
+def shown(most: int, least: int = 0) -> st.SearchStrategy[str]:
+    return st.text(min_size=least, max_size=most).filter(is_plain)
+
+
 @given(
-    description=st.text(max_size=60),
-    first=st.text(min_size=1, max_size=20),
-    options=st.dictionaries(
-        st.text(min_size=1, max_size=8), st.booleans() | st.integers(-(2**40), 2**40) | st.text(max_size=8)
-    ),
+    description=st.text(st.sampled_from("a\n\t é[/]\"'\\")) | shown(60),
+    first=shown(20, 1).filter(str.strip),
+    options=st.dictionaries(shown(8, 1), st.booleans() | st.integers(-(2**40), 2**40) | shown(8)),
     rate=st.floats(1e-12, 1e12),
 )
 def test_whatever_people_write_into_a_study_survives_the_file(
