@@ -61,6 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
             HTTPException: on_bad_address,
             Exception: on_fault,
         },
+        openapi_url=None,  # people.description asks who wants it
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,  # the redirect would repeat the Host header of whoever asks

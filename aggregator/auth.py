@@ -6,6 +6,7 @@ aggregator read much. People may show an API token instead (:mod:`aggregator.tok
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -14,24 +15,28 @@ from contextlib import ExitStack
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from aggregator.limits import BodyMemory
+from aggregator.limits import BodyMemory, Displaced
 from aggregator.nonces import EarlyNonces, Used
 from aggregator.problems import TooLarge
 from aggregator.store import Party
 from medveil.errors import RemoteProtocolError
-from medveil.identity import FRESHNESS_S, RequestProof, verify_head
+from medveil.identity import FRESHNESS_S, BadSignature, Identity, RequestProof, verify_head
+
+_NOBODY = Identity.generate("nobody").public_key
+"""What a request in an unknown name is checked against."""
 
 
 class UnknownSender(RemoteProtocolError):
-    """Nobody of that name is enrolled."""
+    """Nobody of that name is enrolled, or the request was not signed with that one's key."""
 
     code = "unknown-sender"
 
     def __init__(self) -> None:
         super().__init__(
-            what="The sender is not enrolled here.",
-            meaning="The request was not looked at.",
-            remedy="Enrol first, with a one-time token (hospitals: medveil node enroll TOKEN).",
+            what="No sender of this name and key is enrolled here.",
+            meaning="The request was not looked at. Which of the two is wrong is told to nobody.",
+            remedy="Enrol first, with a one-time token (hospitals: medveil node enroll TOKEN). If that is "
+            "done, check that the key is the enrolled one and that no proxy rewrites requests.",
         )
 
 
@@ -111,18 +116,33 @@ class Gatekeeper:
     def admit(self, party: Party | None, proof: RequestProof, method: str, target: str) -> Party:
         """The sender, if the request's head is theirs, fresh and new. The body is still to be checked.
 
-        Raises: UnknownSender, BadSignature, StaleRequest, Revoked, SignedBeforeStart, Replayed.
+        A name that nobody has costs the same work and gets the same answer as a wrong key.
+
+        Raises: UnknownSender, StaleRequest, Revoked, SignedBeforeStart, Replayed.
         """
-        if party is None:
-            raise UnknownSender()
         now = self._clock()
-        verify_head(party.public_key, proof, method, target, now=now)
+        key = _NOBODY if party is None else party.public_key
+        try:
+            verify_head(key, proof, method, target, now=now)
+        except BadSignature as error:
+            raise UnknownSender() from error
+        if party is None:  # nobody has that private key
+            raise UnknownSender()
         if party.revoked:
             raise Revoked()
         if proof.time < self._started:
             raise SignedBeforeStart(retry_after_s=self._started - proof.time)
         self._remember((proof.sender, proof.nonce), now)
         return party
+
+    def admit_newcomer(self, key: bytes, proof: RequestProof, method: str, target: str) -> None:
+        """Check that the request's head is signed with the key that it brings, and is fresh.
+
+        Nothing is remembered, or strangers could fill the memory: a token works once in any case.
+
+        Raises: BadSignature, StaleRequest.
+        """
+        verify_head(key, proof, method, target, now=self._clock())
 
     def outlives(self, proof: RequestProof) -> bool:
         """Whether a restart would not make this request stale; then :meth:`keep` it first."""
@@ -142,24 +162,38 @@ class Gatekeeper:
         self._order.append((now, nonce))
 
 
-async def read_body(request: Request, limit: int, memory: BodyMemory, leases: ExitStack) -> bytes:
+_LENGTH = re.compile("0|[1-9][0-9]{0,18}")
+
+
+def declared_length(request: Request, limit: int) -> int | None:
+    """How long the body says it is; None if it does not. Raises: TooLarge."""
+    declared = request.headers.get("content-length")
+    if declared is None:
+        return None if "transfer-encoding" in request.headers else 0
+    if not (_LENGTH.fullmatch(declared) and int(declared) <= limit):
+        raise TooLarge(limit=limit)
+    return int(declared)
+
+
+async def read_body(
+    request: Request, limit: int, memory: BodyMemory, leases: ExitStack, *, sender: str
+) -> bytes:
     """The body, refused as soon as it is known to be too large; read only when there is room for it.
 
-    Raises: TooLarge, Overloaded, BrokenOff.
+    Args:
+        sender: whose share of the room it takes.
+    Raises: TooLarge, Overloaded; BrokenOff, also if a later body of the same sender took its place.
     """
-    declared = request.headers.get("content-length")
-    if declared is not None and not (declared.isdecimal() and len(declared) < 20 and int(declared) <= limit):
-        raise TooLarge(limit=limit)
-    unknown = limit if "transfer-encoding" in request.headers else 0
-    await memory.take(unknown if declared is None else int(declared), leases)
+    declared = declared_length(request, limit)
     pieces, size = [], 0
     try:
-        async for piece in request.stream():
-            size += len(piece)
-            if size > limit:
-                raise TooLarge(limit=limit)
-            pieces.append(piece)
-    except ClientDisconnect as error:
+        async with memory.room(limit if declared is None else declared, sender, leases):
+            async for piece in request.stream():
+                size += len(piece)
+                if size > limit:
+                    raise TooLarge(limit=limit)
+                pieces.append(piece)
+    except (ClientDisconnect, Displaced) as error:
         raise BrokenOff() from error
     return b"".join(pieces)
 

@@ -360,23 +360,36 @@ def study_create(
         list[str], typer.Option(help="A hospital of the roster; repeatable. All enrolled ones if left out.")
     ] = [],  # noqa: B006
     researcher: Annotated[
-        list[str], typer.Option(help="Who may read it; repeatable. All researchers if left out.")
+        list[str], typer.Option(help="A researcher who may read it; repeatable. None if left out.")
     ] = [],  # noqa: B006
+    all_researchers: Annotated[
+        bool, typer.Option("--all-researchers", help="Let every researcher there is now read it.")
+    ] = False,
 ) -> None:
     """Turn a study file into a plan: study and roster, signed by the admin, waiting for approvals."""
-    plan = create_plan(configuration.load(folder), file, initial, hospital, researcher)
+    readers = None if all_researchers else researcher
+    plan = create_plan(configuration.load(folder), file, initial, hospital, readers)
     screen.say(strong(plan.study.name), "  Read these words to each hospital by telephone:")
     _show_fingerprint(plan)
     rows = [(str(m.index), m.name, fingerprint(m.key)) for m in plan.roster]
     screen.table(("index", "hospital", "key fingerprint"), rows)
     screen.say(f"It starts when {plan.approvals_needed} hospitals have approved it.")
+    if readers == []:
+        screen.say(f"No researcher may read it yet: medveil aggregator people grant NAME {plan.id[:8]}")
 
 
 def create_plan(
-    settings: Settings, file: Path, initial: Path, hospitals: list[str], researchers: Sequence[str] = ()
+    settings: Settings,
+    file: Path,
+    initial: Path,
+    hospitals: list[str],
+    readers: Sequence[str] | None = (),
 ) -> Plan:
-    """What ``study create`` does; hospitals and researchers are all there are if left out.
+    """What ``study create`` does.
 
+    Args:
+        hospitals: the roster; every enrolled one if empty.
+        readers: the researchers who may read it; None for every one there is.
     Raises: BadFile, BadStrategy, NoHospitals, WrongInitialModel, AlreadyThere, UnknownPerson.
     """
     from aggregator.versions import first_version
@@ -390,8 +403,8 @@ def create_plan(
     try:
         register = Register(store)
         enrolled = {p.name: p for p in register.enrolled_keys() if p.role == "hospital" and not p.revoked}
-        readers = list(researchers) or register.researchers()
-        for name in set(readers) - set(register.researchers()):
+        known = register.researchers()
+        for name in set(readers or ()) - set(known):
             raise UnknownPerson(name=name)
         names = hospitals or sorted(enrolled)
         missing = sorted(set(names) - set(enrolled))
@@ -407,7 +420,7 @@ def create_plan(
             raise BadFile(name=plain(file.name), problem=problem_of(error)) from error
         first = first_version(plan, data, open_blobs(settings.folder, settings.blobs))
         store.add_plan(plan, store.signer.sign("create-plan", plan.hash), first, time.time())
-        for name in readers:
+        for name in known if readers is None else readers:
             register.grant(plan.id, name)
         return plan
     finally:

@@ -252,6 +252,16 @@ class Coordinator:
         Until it is kept, nobody else may write this segment and its hospital's upload is not taken.
         Raises: NotFound, WrongRound, WrongLength, OutOfPhase, StillWriting.
         """
+        claim = self.look_at_segment(plan_id, name, number, attempt, segment, size=size)
+        if claim is not None:
+            self._current(self._run(plan_id, name), number, attempt).claims[claim.hospital] += 1
+            self._claims.add(claim)
+        return claim
+
+    def look_at_segment(
+        self, plan_id: str, name: str, number: int, attempt: int, segment: int, *, size: int
+    ) -> SegmentClaim | None:
+        """What :meth:`claim_segment` would say; it changes nothing and is asked before a body is read."""
         run = self._run(plan_id, name)
         current, member = self._current(run, number, attempt), run.plan.member(name)
         state = current.state
@@ -265,8 +275,6 @@ class Coordinator:
         claim = SegmentClaim(current.key, member.index, segment)
         if claim in self._claims:
             raise StillWriting()
-        current.claims[member.index] += 1
-        self._claims.add(claim)
         return claim
 
     def keep_segment(self, claim: SegmentClaim, data: bytes) -> None:

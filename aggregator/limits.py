@@ -2,15 +2,18 @@
 
 Three rings. :mod:`aggregator.connections` cuts slow and malformed connections. :class:`Gate` refuses what its
 head already shows to be too much. :class:`Quotas` and :class:`BodyMemory` count per sender, once the sender's
-signature has been checked, so that nobody can use up somebody else's share.
+signature has been checked, so that nobody can use up somebody else's share. :class:`Newcomers` counts per
+address.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import time
-from collections.abc import Callable, MutableMapping
-from contextlib import ExitStack
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, MutableMapping
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +35,8 @@ from medveil.errors import Error
 from medveil.log import get_logger
 
 log = get_logger()
+MOST_ADDRESSES = 4_096
+"""Addresses whose refused tokens are remembered; the one that was quiet longest is forgotten first."""
 LEASES = "medveil.leases"
 """Key of the ASGI scope under which a request keeps what it gives back at its end (an ``ExitStack``)."""
 
@@ -65,7 +70,6 @@ class Quotas:
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits, self._clock = limits, clock
         self._shares: dict[str, _Share] = {}
-        self._newcomers = Bucket(limits.newcomers_per_s, 4 * limits.newcomers_per_s)
 
     def admit(self, name: str, leases: ExitStack) -> None:
         """Count a request of a sender that has proved to be ``name``, until the leases are given back.
@@ -82,12 +86,6 @@ class Quotas:
         share.in_hand += 1
         leases.callback(self._give_back, share)
 
-    def admit_newcomer(self) -> None:
-        """Count somebody who is not enrolled yet. Raises: TooManyRequests."""
-        wait = self._newcomers.take(self._clock())
-        if wait:
-            raise TooManyRequests(retry_after_s=wait)
-
     @property
     def in_hand(self) -> int:
         """Requests of known senders at this moment."""
@@ -98,29 +96,122 @@ class Quotas:
         share.in_hand -= 1
 
 
+class Newcomers:
+    """Counts the refused enrolment tokens of each address. Who has a good token is never counted."""
+
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate, self._clock = limits.newcomers_per_s, clock
+        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+
+    def charge(self, address: str) -> None:
+        """Count a refused token. Raises: TooManyRequests."""
+        network = _network(address)
+        bucket = self._buckets.pop(network, None) or Bucket(self._rate, 4 * self._rate)
+        self._buckets[network] = bucket
+        if len(self._buckets) > MOST_ADDRESSES:
+            self._buckets.popitem(last=False)
+        wait = bucket.take(self._clock())
+        if wait:
+            raise TooManyRequests(retry_after_s=wait)
+
+
+def _network(address: str) -> str:
+    """An IPv4 address, or the /64 of an IPv6 address: one subscriber has all of that."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return ""
+    if isinstance(found, ipaddress.IPv6Address):
+        return str(found.ipv4_mapped or ipaddress.ip_network((int(found) >> 64 << 64, 64)))
+    return str(found)
+
+
+class Displaced(Exception):
+    """A later body of the same sender took the place of this one while it was being read."""
+
+
+@dataclass(eq=False)
+class _Body:
+    size: int
+    reading: asyncio.Timeout | None
+    """Ends its reading; None once it has been read."""
+    leaving: bool = False
+    """Whether its reading was ended for another one."""
+
+
 class BodyMemory:
-    """How many bytes of bodies may be in memory at one time. Who finds no room waits, its socket unread."""
+    """How many bytes of bodies may be in memory at one time. Who finds no room waits, its socket unread.
+
+    Small bodies have a room of their own, in which ``parallel`` bounds each sender's part. Of the room for
+    large ones, the half that fills last is for senders who have nothing in it, and nobody has more than
+    ``bodies`` there: a further one takes the place of the sender's oldest that is still being read. That is
+    how a node behaves whose line was cut: it sends again, and nobody will ever finish the first.
+    """
 
     def __init__(self, limits: Limits) -> None:
-        self._total, self._wait_s = limits.body_memory, limits.body_wait_s
-        self.used = 0
+        self._limits = limits
+        self._large: dict[str, list[_Body]] = {}
+        self._used = {True: 0, False: 0}
         self._freed = asyncio.Event()
 
-    async def take(self, size: int, leases: ExitStack) -> None:
-        """Reserve room until the leases are given back. Raises: Overloaded after waiting in vain."""
+    @property
+    def used(self) -> int:
+        """Bytes that are reserved, of both rooms."""
+        return sum(self._used.values())
+
+    @asynccontextmanager
+    async def room(self, size: int, sender: str, leases: ExitStack) -> AsyncIterator[None]:
+        """Room for a body that is read inside the block; it is kept until the leases are given back.
+
+        Raises: Overloaded after waiting in vain; Displaced.
+        """
         if not size:
+            yield
             return
+        small = size <= self._limits.small_body
         try:
-            async with asyncio.timeout(self._wait_s):
-                while self.used and self.used + size > self._total:
+            async with asyncio.timeout(None) as reading:
+                body = _Body(size, reading)
+                await self._wait_for_room(body, sender, small=small)
+                leases.callback(self._give_back, body, sender, small=small)
+                try:
+                    yield
+                finally:
+                    body.reading = None
+        except TimeoutError as error:
+            raise Displaced() from error
+
+    async def _wait_for_room(self, body: _Body, sender: str, *, small: bool) -> None:
+        try:
+            async with asyncio.timeout(self._limits.body_wait_s):
+                while not self._fits(body, sender, small=small):
                     await self._freed.wait()
         except TimeoutError as error:
             raise Overloaded() from error
-        self.used += size
-        leases.callback(self._give_back, size)
+        self._used[small] += body.size
+        if not small:
+            self._large.setdefault(sender, []).append(body)
 
-    def _give_back(self, size: int) -> None:
-        self.used -= size
+    def _fits(self, body: _Body, sender: str, *, small: bool) -> bool:
+        """Whether there is room now; if the sender itself is in the way, its oldest body makes room soon."""
+        limits, used, mine = self._limits, self._used[small], self._large.get(sender, [])
+        if small:
+            return not used or used + body.size <= limits.small_memory
+        if len(mine) >= limits.bodies:
+            oldest = next((b for b in mine if b.reading is not None), None)
+            if oldest is not None and oldest.reading is not None and not any(b.leaving for b in mine):
+                oldest.reading.reschedule(asyncio.get_running_loop().time())
+                oldest.leaving = True
+            return False
+        share = limits.body_memory if not mine else limits.body_memory // 2
+        return not used or used + body.size <= share
+
+    def _give_back(self, body: _Body, sender: str, *, small: bool) -> None:
+        self._used[small] -= body.size
+        if not small:
+            self._large[sender].remove(body)
+            if not self._large[sender]:
+                del self._large[sender]
         self._freed.set()
         self._freed = asyncio.Event()
 

@@ -18,7 +18,7 @@ from medveil.identity import RequestProof
 Used = tuple[str, str]
 """Sender and nonce."""
 MANY = 10_000
-"""Lines after which those that have become stale are left out."""
+"""Lines after which those that have become stale are left out; later, twice as many as were left."""
 
 
 class EarlyNonces:
@@ -28,7 +28,7 @@ class EarlyNonces:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path, self._lock = path, threading.Lock()
+        self._path, self._lock, self._many = path, threading.Lock(), MANY
         self.existed = path.exists()
         """Whether an aggregator has worked here before."""
         try:
@@ -44,22 +44,24 @@ class EarlyNonces:
     def keep(self, proof: RequestProof, *, now: float) -> None:
         """Write a nonce down, on stable storage; may be called on any thread. Raises: StorageFailed."""
         line = (proof.time, proof.sender, proof.nonce)
+        text = _text(line).encode("ascii")  # before anything is remembered: RequestProof has one spelling
         with self._lock:
-            self._lines.append(line)
-            if len(self._lines) > MANY:
-                self._lines = [kept for kept in self._lines if kept[0] >= int(now)]
-                write_durably(self._path, "".join(map(_text, self._lines)).encode("ascii"))
+            if len(self._lines) >= self._many:
+                kept = [old for old in self._lines if old[0] >= int(now)] + [line]
+                write_durably(self._path, "".join(map(_text, kept)).encode("ascii"))
+                self._lines, self._many = kept, max(MANY, 2 * len(kept))
                 return
             try:
                 handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
                 try:
                     with step("nonce.keep"):
-                        os.write(handle, _text(line).encode("ascii"))
+                        os.write(handle, text)
                         os.fsync(handle)
                 finally:
                     os.close(handle)
             except OSError as error:
                 raise StorageFailed() from error
+            self._lines.append(line)
 
 
 def _text(line: tuple[int, str, str]) -> str:

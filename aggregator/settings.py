@@ -35,7 +35,12 @@ class Limits:
     header_bytes: int = 16_384
     target_bytes: int = 2_048
     body_memory: int = 192 * 2**20
-    """Bodies in memory at one time, all senders together; further ones wait outside."""
+    """Large bodies in memory at one time, all senders together; further ones wait outside."""
+    bodies: int = 2
+    """Large bodies of one sender in memory at one time."""
+    small_body: int = 65_536
+    """Bodies up to this size never wait for larger ones: they have ``small_memory`` to themselves."""
+    small_memory: int = 32 * 2**20
     body_wait_s: float = 20.0
     requests_per_s: float = 50.0
     """Requests of one sender, on average; ``burst`` at once."""
@@ -43,7 +48,7 @@ class Limits:
     parallel: int = 16
     """Requests of one sender in hand at one time, long polls included."""
     newcomers_per_s: float = 5.0
-    """Tries to enrol, all newcomers together."""
+    """Refused enrolment tokens of one address (IPv6: of its /64), on average; four seconds' worth at once."""
 
 
 @dataclass(frozen=True)

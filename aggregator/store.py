@@ -784,6 +784,12 @@ class Register:
             row = tx.execute(_PARTY, {"party": name}).one_or_none()
         return None if row is None else Party(row.name, row.role, row.public_key, row.revoked is not None)
 
+    def opens(self, token: str, name: str) -> bool:
+        """Whether there is such an enrolment token for this name; it may be used up or expired."""
+        wanted = sa.select(TOKENS.c.name).where(TOKENS.c.hash == _hash(token))
+        with self._store._database.read() as tx:
+            return tx.scalars(wanted).one_or_none() == name
+
     def enrolled_keys(self) -> list[Party]:
         """Everybody enrolled with a key, by name."""
         wanted = sa.select(PARTIES, REVOCATIONS.c.revoked).outerjoin(

@@ -16,7 +16,7 @@ import httpx2 as httpx
 from medveil.errors import BadFile, RemoteProtocolError
 from medveil.identity import Identity, sign_request
 from medveil.log import get_logger
-from medveil.messages import Approval, Enrol, PlanOffers, Work, seconds_to_wait
+from medveil.messages import Approval, Enrol, PlanOffers, Work, enrolment_path, seconds_to_wait
 from medveil.reachability import check_certificate, why
 from medveil.shown import plain
 from privacy.secagg.messages import Published
@@ -76,8 +76,7 @@ class Transport:
 
     async def enrol(self, token: str) -> None:
         """Use a one-time token. Raises: AggregatorProblem, Unreachable."""
-        body = Enrol(token=token, name=self._identity.name, public_key=self._identity.public_key)
-        await self._send("POST", "/v1/enrol", body.to_bytes())
+        await self._send("POST", enrolment_path(self._identity.public_key), Enrol(token=token).to_bytes())
 
     async def certificate(self, request: bytes) -> bytes:
         """A client certificate (PEM) for a PKCS #10 request."""

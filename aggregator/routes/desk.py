@@ -5,24 +5,26 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeVar
 
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
-from aggregator.auth import Gatekeeper, Revoked, read_body, signed_target
+from aggregator.auth import Gatekeeper, Revoked, UnknownSender, read_body, signed_target
 from aggregator.coordinator import Coordinator
-from aggregator.limits import BodyMemory, Quotas, leases_of
+from aggregator.limits import BodyMemory, Newcomers, Quotas, leases_of
 from aggregator.longpolls import LongPolls
 from aggregator.problems import NotAllowed, NotFound
 from aggregator.readiness import Readiness
 from aggregator.runs import SegmentClaim
 from aggregator.settings import Settings
-from aggregator.store import NotLeading, Party, Register, Role, Store
+from aggregator.store import NotLeading, Party, Register, Role, Store, TokenRefused
 from aggregator.tls import WrongCertificate
 from aggregator.tokens import BadToken, TokenCheck
 from medveil.identity import RequestProof
@@ -31,11 +33,21 @@ T = TypeVar("T")
 CERTIFICATE = "medveil.certificate"
 """Key of the ASGI state under which the connection keeps the names of its client certificate."""
 SMALL_LIMIT = 4096
+ENROLMENT_LIMIT = 256
 MESSAGE_LIMIT = 4 * 2**20
 SEGMENT_LIMIT = 16 * 2**20
 POLL_LIMIT_S = 30.0
 LEAD_CHECK_S = 1.0
 PIECE = 2**20
+_PLAIN_NUMBER = re.compile("0|[1-9][0-9]{0,15}")
+
+
+@dataclass(frozen=True)
+class Sender:
+    """Who has sent a request, and its signature if it did not show a token."""
+
+    party: Party
+    proof: RequestProof | None
 
 
 class Desk:
@@ -49,6 +61,7 @@ class Desk:
         self.tokens = TokenCheck(lambda token: self.look_up(lambda: self.register.api_token(token)))
         self.readiness = Readiness({"database": store.probe, "blobs": coordinator.probe_blobs})
         self.quotas, self.memory = Quotas(settings.limits), BodyMemory(settings.limits)
+        self.newcomers = Newcomers(settings.limits)
         self._known: dict[str, Party] = {}
         self._known_at = 0
         self._pasts: dict[str, tuple[int, bytes]] = {}
@@ -56,6 +69,7 @@ class Desk:
         self.tls = settings.folder / "tls"
         self._thread = ThreadPoolExecutor(1, "coordinator")
         self._lookups = ThreadPoolExecutor(2, "register")
+        self._strangers = ThreadPoolExecutor(1, "newcomers")
         self._segments = ThreadPoolExecutor(4, "segments")
         self.polls = LongPolls(coordinator.token)
         self.stopping = False
@@ -122,47 +136,78 @@ class Desk:
         request: Request,
         *,
         roles: tuple[str, ...],
-        limit: int = MESSAGE_LIMIT,
+        limit: int = SMALL_LIMIT,
         certificate: bool = True,
     ) -> tuple[Party, bytes]:
         """Who asks, and the body. Nothing of the body is read before the sender is known and allowed.
 
+        Raises: what :meth:`admit` and :meth:`body` raise.
+        """
+        sender = await self.admit(request, roles=roles, certificate=certificate)
+        return sender.party, await self.body(request, sender, limit=limit)
+
+    async def admit(self, request: Request, *, roles: tuple[str, ...], certificate: bool = True) -> Sender:
+        """Who asks, by the request's head alone.
+
         Args:
             certificate: whether a hospital must show its client certificate, where they are asked for.
         Raises: BadSignature, StaleRequest, SignedBeforeStart, UnknownSender, Revoked, Replayed, BadToken,
-            NotAllowed, WrongCertificate, TooManyRequests, Overloaded, TooLarge, BrokenOff, StorageFailed.
+            NotAllowed, WrongCertificate, TooManyRequests, StorageFailed.
         """
         if "authorization" in request.headers:
             party, proof = await self._by_token(request), None
         else:
             proof = RequestProof.from_headers(request.headers)
-            known = await self._enrolled(proof.sender)
-            party = self.gatekeeper.admit(known, proof, request.method, signed_target(request))
+            party = await self._by_signature(request, proof)
         if party.role not in roles:
             raise NotAllowed()
         asked = certificate and self.client_certificates and party.role == "hospital"
         if asked and party.name not in request.scope.get("state", {}).get(CERTIFICATE, ()):
             raise WrongCertificate()
-        leases = leases_of(request)
-        self.quotas.admit(party.name, leases)
+        self.quotas.admit(party.name, leases_of(request))
         if proof is not None and self.gatekeeper.outlives(proof):
             kept = proof
             await self.look_up(lambda: self.gatekeeper.keep(kept))
-        body = await read_body(request, limit, self.memory, leases)
+        return Sender(party, proof)
+
+    async def body(self, request: Request, sender: Sender, *, limit: int) -> bytes:
+        """The body of a sender who is known. Raises: TooLarge, Overloaded, BrokenOff, BadSignature."""
+        party, proof = sender.party, sender.proof
+        body = await read_body(request, limit, self.memory, leases_of(request), sender=party.name)
         if proof is not None:
             proof.check_body(body)
         if party.role == "hospital":
             self.coordinator.touch(party.name)
-        return party, body
+        return body
+
+    async def _by_signature(self, request: Request, proof: RequestProof) -> Party:
+        """Whose signature it is. The time of a refusal does not tell whether there is somebody of that name.
+
+        Raises: what :meth:`Gatekeeper.admit` raises.
+        """
+        remembered = self._remembered(proof.sender)
+        known = remembered or await self._enrolled(proof.sender)
+        try:
+            return self.gatekeeper.admit(known, proof, request.method, signed_target(request))
+        except UnknownSender:
+            if remembered is not None:
+                await self.look_up(lambda: self.register.party(proof.sender))
+            raise
+
+    def _remembered(self, name: str) -> Party | None:
+        """Somebody whom the register was asked for since the database was written last."""
+        written = self.store.last_write
+        return self._known.get(name) if written is not None and written == self._known_at else None
 
     async def _enrolled(self, name: str) -> Party | None:
         """Somebody with a key as the register has them at this moment.
 
         What was read before is used again only if the database was not written since, by anybody.
         """
+        remembered = self._remembered(name)
+        if remembered is not None:
+            return remembered
         written = self.store.last_write
-        if written is not None and written == self._known_at and name in self._known:
-            return self._known[name]
         found = await self.look_up(lambda: self.register.party(name))
         if written is not None and found is not None:
             if written != self._known_at:
@@ -218,6 +263,17 @@ class Desk:
         """Read the register without waiting for the coordinator's thread."""
         return await asyncio.get_running_loop().run_in_executor(self._lookups, question)
 
+    async def enrol(self, token: str, newcomer: Party) -> None:
+        """Let a newcomer in. The coordinator's thread hears only of tokens that are there for this name.
+
+        Raises: TokenRefused, AlreadyThere.
+        """
+        loop = asyncio.get_running_loop()
+        if not await loop.run_in_executor(self._strangers, lambda: self.register.opens(token, newcomer.name)):
+            raise TokenRefused()
+        name, key = newcomer.name, newcomer.public_key
+        await self.run(lambda: self.store.enrol(token, name=name, public_key=key, now=time.time()))
+
     async def admit_reader(
         self,
         request: Request,
@@ -243,6 +299,7 @@ class Desk:
         self.readiness.close()
         self.tokens.close()
         self._lookups.shutdown()
+        self._strangers.shutdown()
         self._segments.shutdown()
         self._thread.shutdown()
         self.store.close()
@@ -262,6 +319,16 @@ def json_object(values: dict[str, Any]) -> bytes:
         text = json.dumps(value, allow_nan=False) if items is None else f"[{','.join(items)}]"
         parts.append(f"{json.dumps(key)}:{text}")
     return f"{{{','.join(parts)}}}".encode()
+
+
+def plain_number(text: object) -> object:
+    """A number in an address, if it has its one spelling: no sign, space, leading zero or underscore.
+
+    Raises: ValueError, which the web framework answers as ``bad-request``.
+    """
+    if isinstance(text, str) and not _PLAIN_NUMBER.fullmatch(text):
+        raise ValueError("not the one spelling of a number")
+    return text
 
 
 def desk(request: Request) -> Desk:

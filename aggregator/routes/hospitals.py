@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
+from pydantic import BeforeValidator
 
-from aggregator.auth import read_body, signed_target
+from aggregator.auth import declared_length, read_body, signed_target
 from aggregator.limits import leases_of
 from aggregator.problems import CONFLICT, SIGNED, NotFound, refusals
-from aggregator.routes.desk import POLL_LIMIT_S, SEGMENT_LIMIT, SMALL_LIMIT, Desk, desk
-from aggregator.store import Party, Role
+from aggregator.routes.desk import (
+    ENROLMENT_LIMIT,
+    MESSAGE_LIMIT,
+    POLL_LIMIT_S,
+    SEGMENT_LIMIT,
+    SMALL_LIMIT,
+    Desk,
+    desk,
+    plain_number,
+)
+from aggregator.store import Party, Role, TokenRefused
 from aggregator.tls import sign_node_certificate
 from medveil.identity import RequestProof
 from medveil.log import get_logger
@@ -23,7 +34,7 @@ router = APIRouter(prefix="/v1")
 CBOR, BYTES = "application/cbor", "application/octet-stream"
 PEM = "application/x-pem-file"
 PlanId = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
-Number = Annotated[int, Path(ge=1, le=100_000)]
+Number = Annotated[int, BeforeValidator(plain_number), Path(ge=1, le=100_000)]
 WaitS = Annotated[float, Query(ge=0, le=POLL_LIMIT_S)]
 HOSPITAL = ("hospital",)
 ANSWERS_CBOR: dict[int | str, dict[str, Any]] = {200: {"content": {CBOR: {}}}}
@@ -38,21 +49,23 @@ def takes(media_type: str) -> dict[str, Any]:
 
 
 @router.post("/enrol", status_code=204, responses=refusals(*SIGNED, *CONFLICT), openapi_extra=takes(CBOR))
-async def enrol(request: Request) -> Response:
-    """A newcomer with a one-time token; the request is signed with the key that is being enrolled."""
+async def enrol(request: Request, key: Annotated[str, Query(pattern=r"^[0-9a-f]{64}$")]) -> Response:
+    """A newcomer with a one-time token; the request is signed with the key that is being enrolled.
+
+    Name and key are in the head, under the signature: the body is not read before that holds.
+    """
     office = desk(request)
     proof = RequestProof.from_headers(request.headers)
-    office.quotas.admit_newcomer()
-    body = await read_body(request, SMALL_LIMIT, office.memory, leases_of(request))
-    message = Enrol.from_bytes(body)
-    newcomer = Party(message.name, "newcomer", message.public_key)
-    office.gatekeeper.admit(newcomer, proof, request.method, signed_target(request))
+    newcomer = Party(proof.sender, "newcomer", bytes.fromhex(key))
+    target = signed_target(request)
+    office.gatekeeper.admit_newcomer(newcomer.public_key, proof, request.method, target)
+    body = await read_body(request, ENROLMENT_LIMIT, office.memory, leases_of(request), sender="")
     proof.check_body(body)
-    await office.run(
-        lambda: office.store.enrol(
-            message.token, name=message.name, public_key=message.public_key, now=time.time()
-        )
-    )
+    try:
+        await office.enrol(Enrol.from_bytes(body).token, newcomer)
+    except TokenRefused:
+        office.newcomers.charge(request.client.host if request.client else "")
+        raise
     return Response(status_code=204)
 
 
@@ -105,7 +118,7 @@ async def work(
     plan: PlanId,
     seen: Annotated[str, Query(max_length=100)] = "",
     wait_s: WaitS = 0.0,
-    sitting_out: Annotated[str, Query(pattern=r"^(\d{1,6}\.\d{1,6})?$")] = "",
+    sitting_out: Annotated[str, Query(pattern=r"^([0-9]{1,6}\.[0-9]{1,6})?$")] = "",
 ) -> Response:
     """What the hospital is to do; waits up to ``wait_s`` for news if it has seen the present state.
 
@@ -158,7 +171,7 @@ async def message(
     then the message is on the disk.
     """
     office = desk(request)
-    party, body = await office.authenticate(request, roles=HOSPITAL)
+    party, body = await office.authenticate(request, roles=HOSPITAL, limit=MESSAGE_LIMIT)
     if kind == Phase.UPLOAD:
         await office.with_segments(lambda: office.coordinator.read_back(plan, party.name, body))
 
@@ -184,14 +197,16 @@ async def segment(
     plan: PlanId,
     number: Number,
     attempt: Number,
-    segment: Annotated[int, Path(ge=0, le=100_000)],
+    segment: Annotated[int, BeforeValidator(plain_number), Path(ge=0, le=100_000)],
 ) -> Response:
-    """One segment of a masked vector."""
+    """One segment of a masked vector; whether it is wanted is settled before its body is read."""
     office = desk(request)
-    party, body = await office.authenticate(request, roles=HOSPITAL, limit=SEGMENT_LIMIT)
-    claim = await office.run(
-        lambda: office.coordinator.claim_segment(plan, party.name, number, attempt, segment, size=len(body))
-    )
+    sender = await office.admit(request, roles=HOSPITAL)
+    party, size = sender.party, declared_length(request, SEGMENT_LIMIT) or 0
+    which = plan, party.name, number, attempt, segment
+    await office.run(partial(office.coordinator.look_at_segment, *which, size=size))
+    body = await office.body(request, sender, limit=SEGMENT_LIMIT)
+    claim = await office.run(partial(office.coordinator.claim_segment, *which, size=len(body)))
     if claim is not None:
         await office.keep_segment(claim, body)
     office.coordinator.count_bytes(plan, party.name, up=len(body), down=0)

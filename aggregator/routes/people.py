@@ -6,9 +6,10 @@ from itertools import islice
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import BeforeValidator
 
 from aggregator.problems import CONFLICT, SIGNED, NotFound, refusals
-from aggregator.routes.desk import SMALL_LIMIT, desk, json_object
+from aggregator.routes.desk import SMALL_LIMIT, desk, json_object, plain_number
 from aggregator.routes.hospitals import PlanId
 from aggregator.store import Role
 
@@ -17,7 +18,17 @@ TAG = "reading"
 router = APIRouter(tags=[TAG])
 TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}}}
 OVERVIEW = (Role.ADMIN, Role.RESEARCHER, Role.AUDITOR)
+After = Annotated[int, BeforeValidator(plain_number), Query(ge=0, le=2**53)]
 STATUS = ("hospital", *OVERVIEW)
+EVERYBODY = (*STATUS, Role.MONITOR)
+
+
+@router.get("/openapi.json", include_in_schema=False)
+async def description(request: Request) -> dict[str, Any]:
+    """The OpenAPI document, for everybody who has a key or a token."""
+    await desk(request).authenticate(request, roles=EVERYBODY)
+    document: dict[str, Any] = request.app.openapi()
+    return document
 
 
 @router.get("/healthz", responses=refusals())
@@ -66,7 +77,9 @@ async def overview(request: Request) -> list[dict[str, Any]]:
 
 
 @router.get("/v1/audit", responses=refusals(*SIGNED, *CONFLICT))
-async def audit(request: Request, after: Annotated[int, Query(ge=0, le=2**53)] = 0) -> list[dict[str, Any]]:
+async def audit(
+    request: Request, after: Annotated[int, BeforeValidator(plain_number), Query(ge=0, le=2**53)] = 0
+) -> list[dict[str, Any]]:
     """The audit log from number ``after`` + 1 on, a hundred entries at a time; each can be checked."""
     office = desk(request)
     await office.authenticate(request, roles=(Role.AUDITOR, Role.ADMIN), limit=SMALL_LIMIT)

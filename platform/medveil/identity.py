@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import re
 import secrets
 import time
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from medveil.errors import Error, RemoteProtocolError, utc
-from medveil.ids import join
+from medveil.ids import NAME, join
 
 FRESHNESS_S = 300
 """How far the two clocks may differ. Nonces inside this window are remembered, so nothing is replayed."""
@@ -143,10 +144,14 @@ def _signed_bytes(label: str, parts: tuple[bytes, ...]) -> bytes:
     return join(b"medveil-v1", label.encode(), *parts)
 
 
+_NONCE = re.compile("[0-9a-f]{32}")
+
+
 @dataclass(frozen=True)
 class RequestProof:
     """The five headers that say who sent a request, when, and that it was not changed.
 
+    Each value has one spelling. A name is one of :data:`medveil.ids.NAME`, a nonce 32 hexadecimal digits.
     The body's SHA-256 is one of them, so that a receiver knows who is asking before it reads the body.
     """
 
@@ -181,9 +186,11 @@ class RequestProof:
                 digest=bytes.fromhex(headers["medveil-digest"]),
                 signature=base64.b64decode(headers["medveil-signature"], validate=True),
             )
+            same = all(headers[name.lower()] == text for name, text in proof.headers().items())
         except (KeyError, ValueError) as error:
             raise BadSignature(what="The request carries no complete signature.") from error
-        if (len(proof.nonce), len(proof.digest), len(proof.signature)) != (32, 32, 64):
+        sound = (len(proof.digest), len(proof.signature)) == (32, 64)
+        if not (same and sound and _NONCE.fullmatch(proof.nonce) and NAME.fullmatch(proof.sender)):
             raise BadSignature(what="The request carries no complete signature.")
         return proof
 

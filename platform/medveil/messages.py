@@ -62,11 +62,14 @@ class Wire(BaseModel):
 
 
 class Enrol(Wire):
-    """A newcomer shows its one-time token and its public key; the request is signed with that key."""
+    """A newcomer shows its one-time token. Its name and key are in the request's head, and it signs that."""
 
     token: Annotated[str, Field(min_length=1, max_length=200)]
-    name: Name
-    public_key: Hash
+
+
+def enrolment_path(public_key: bytes) -> str:
+    """Where a newcomer with this key enrols: the key is known, and signed, before the body is read."""
+    return f"/v1/enrol?key={public_key.hex()}"
 
 
 HANDED_OVER = "admin-key.handed-over"

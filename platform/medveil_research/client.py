@@ -12,7 +12,7 @@ import httpx2 as httpx
 
 from medveil.errors import RemoteProtocolError
 from medveil.identity import Identity, sign_request
-from medveil.messages import Enrol, seconds_to_wait
+from medveil.messages import Enrol, enrolment_path, seconds_to_wait
 from medveil.reachability import check_certificate, why
 from medveil.shown import plain
 
@@ -63,8 +63,7 @@ class Client:
 
     def enrol(self, token: str) -> None:
         """Use a one-time token for researchers."""
-        body = Enrol(token=token, name=self._identity.name, public_key=self._identity.public_key)
-        self._send("POST", "/v1/enrol", body.to_bytes())
+        self._send("POST", enrolment_path(self._identity.public_key), Enrol(token=token).to_bytes())
 
     def plans(self) -> list[dict[str, Any]]:
         """One line per plan."""

@@ -146,7 +146,8 @@ class Consortium:
         write_study(self.folder / "study", study, initial)
         files = self.folder / "study"
         names = [s.name for s in self.sites]
-        plan = create_plan(self._settings, files / "study.toml", files / "initial.safetensors", names)
+        first = files / "initial.safetensors"
+        plan = create_plan(self._settings, files / "study.toml", first, names, ["researcher"])
         for node in self._nodes.values():
             approve_plan(node, plan)
         for name, node in self._nodes.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,54 @@ def test_a_request_whose_nonce_cannot_be_kept_is_refused(
         admit(gate, request(NOW + 60, monkeypatch))
     with pytest.raises(StorageFailed):
         EarlyNonces(folder / "nonces")
+
+
+def test_a_nonce_of_another_form_is_refused_and_leaves_nothing_behind(
+    build: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It used to stand in memory and not on disk; then nobody whose clock is ahead was let in any more."""
+    monkeypatch.setattr(nonces, "MANY", 3)
+    world = build()
+    door, path = Door(world), world.folder / "nonces"
+    behind = Clock(time.time() - 100)
+    door.office.gatekeeper = Gatekeeper(behind, EarlyNonces(path))
+    for nonce in ("é" * 32, "a b" + "0" * 29, "A" * 32, "0" * 33, "\n" * 32):
+        proof = replace(sign_request(door.hospital(), "GET", "/v1/plans", b""), nonce=nonce)
+        parts = signing._request_parts(
+            proof.sender, "GET", "/v1/plans", proof.digest, proof.time, nonce
+        )  # its signature is good
+        good = replace(proof, signature=door.hospital().sign("request", *parts))
+        headers = {k: v.encode("latin-1") for k, v in good.headers().items()}
+        door.refused(door.raw("GET", "/v1/plans", b"", headers), 401, "bad-signature")
+    assert path.read_bytes() == b""
+    for _ in range(8):
+        assert door.ask(door.hospital(), "GET", "/v1/plans").status_code == 200
+    assert len(list(EarlyNonces(path).used(0))) == 8
+    door.office.close()
+
+
+def test_a_nonce_that_could_not_be_written_is_not_counted_as_written(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder / "nonces"
+    early = EarlyNonces(path)
+    with monkeypatch.context() as full:
+        full.setattr(nonces.os, "fsync", lambda handle: (_ for _ in ()).throw(OSError("full")))
+        with pytest.raises(StorageFailed):
+            early.keep(request(NOW, monkeypatch), now=NOW)
+    assert list(early.used(0)) == []
+
+
+def test_a_clock_far_ahead_does_not_make_every_request_write_the_whole_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nonces, "MANY", 10)
+    whole = []
+    monkeypatch.setattr(nonces, "write_durably", lambda path, data: whole.append(len(data)))
+    early = EarlyNonces(folder / "nonces")
+    for _ in range(200):
+        early.keep(request(NOW + 200, monkeypatch), now=NOW)
+    assert len(whole) <= 6
 
 
 def test_the_application_keeps_what_a_restart_would_forget(build: Callable[..., World]) -> None:

@@ -20,12 +20,14 @@ from aggregator import app as app_module
 from aggregator.auth import BrokenOff, Gatekeeper, read_body
 from aggregator.blobs import StorageFailed
 from aggregator.limits import BodyMemory
-from aggregator.routes.desk import MESSAGE_LIMIT
+from aggregator.routes.desk import SMALL_LIMIT
 from aggregator.settings import Limits
+from aggregator.store import Role
 from door import Door
 from medveil.errors import utc
 from medveil.identity import FRESHNESS_S, Identity, sign_request
-from medveil.messages import Approval, Enrol, PlanOffers, Work
+from medveil.ids import canonical
+from medveil.messages import Approval, Enrol, PlanOffers, Work, enrolment_path
 from medveil.plan import sign_approval
 from privacy.secagg import node
 from privacy.secagg.messages import Upload
@@ -90,14 +92,15 @@ def test_a_signature_by_another_key_or_over_another_request_is_refused(
 ) -> None:
     target = path.format(at=door.at)
     imposter = Identity.generate(door.hospital().name)
-    door.refused(door.ask(imposter, method, target, body), 401, "bad-signature")
+    door.refused(door.ask(imposter, method, target, body), 401, "unknown-sender")
     signed = sign_request(door.hospital(), method, target, body).headers()
-    door.refused(door.raw(method, target, body + b"!", signed), 401, "bad-signature")
-    door.refused(door.raw(method, target + "?seen=x", body, signed), 401, "bad-signature")
+    if method != "PUT":  # a segment that nobody waits for is refused before its body is read
+        door.refused(door.raw(method, target, body + b"!", signed), 401, "bad-signature")
+    door.refused(door.raw(method, target + "?seen=x", body, signed), 401, "unknown-sender")
     other = sign_request(door.hospital(), "DELETE", target, body).headers()
-    door.refused(door.raw(method, target, body, other), 401, "bad-signature")
+    door.refused(door.raw(method, target, body, other), 401, "unknown-sender")
     for name, value in (("MedVeil-Nonce", "0" * 32), ("MedVeil-Sender", "hospital-2")):
-        door.refused(door.raw(method, target, body, signed | {name: value}), 401, "bad-signature")
+        door.refused(door.raw(method, target, body, signed | {name: value}), 401, "unknown-sender")
 
 
 @routes
@@ -160,8 +163,9 @@ def test_a_body_beyond_the_limit_is_refused_before_it_is_read(
             yield bytes(2**20)
 
     headers = sign_request(door.hospital(), method, target, b"").headers()
-    door.refused(door.raw(method, target, endless(), headers), 413, "too-large")
-    assert len(read) < 20
+    code = (409, "out-of-phase") if method == "PUT" else (413, "too-large")
+    door.refused(door.raw(method, target, endless(), headers), *code)
+    assert len(read) < (1 if method == "PUT" else 6)
     for lie in ("99999999999", "-5", "9" * 400, "1e3", "²"):
         headers = sign_request(door.hospital(), method, target, body).headers()
         lying = headers | {"content-length": lie.encode("latin-1")}
@@ -176,7 +180,7 @@ def test_a_sender_that_goes_away_in_the_middle_is_a_known_problem() -> None:
 
     request = Request({"type": "http", "method": "POST", "headers": []}, receive)
     with pytest.raises(BrokenOff):
-        asyncio.run(read_body(request, 100, BodyMemory(Limits()), ExitStack()))
+        asyncio.run(read_body(request, 100, BodyMemory(Limits()), ExitStack(), sender="one"))
 
 
 @routes
@@ -204,6 +208,14 @@ def test_a_compressed_body_is_not_looked_at(
         ("POST", "{at}/rounds/0/attempts/1/shares", 422, "bad-request"),
         ("POST", "{at}/rounds/99999999999999999999/attempts/1/shares", 422, "bad-request"),
         ("PUT", "{at}/rounds/1/attempts/1/segments/-1", 422, "bad-request"),
+        *(
+            ("GET", f"{{at}}/versions/{respelt}/proof", 422, "bad-request")
+            for respelt in ("+1", "01", "1_0", "%201", "1%20", "1.0", "1e0", "0x1", "%D9%A1", "%EF%BC%91")
+        ),
+        ("PUT", "{at}/rounds/01/attempts/1/segments/0", 422, "bad-request"),
+        ("PUT", "{at}/rounds/1/attempts/+1/segments/0", 422, "bad-request"),
+        ("PUT", "{at}/rounds/1/attempts/1/segments/00", 422, "bad-request"),
+        ("GET", "{at}/work?sitting_out=%D9%A1.%D9%A1", 422, "bad-request"),
         ("GET", "{at}/models/..%2F..%2Fadmin.key", 404, "not-found"),
         ("GET", "{at}/models/" + "g" * 64, 422, "bad-request"),
         ("GET", "{at}/versions/0/sum", 422, "bad-request"),
@@ -247,7 +259,7 @@ def test_a_message_in_the_wrong_phase_or_in_anothers_name_is_refused(door: Door)
 
 
 @pytest.mark.usefixtures("unchanged")
-@pytest.mark.parametrize("body", [b"", b"\xff", b"{}", bytes(MESSAGE_LIMIT), b"\xa1" + b"\x9f" * 3000])
+@pytest.mark.parametrize("body", [b"", b"\xff", b"{}", bytes(SMALL_LIMIT), b"\xa1" + b"\x9f" * 3000])
 def test_bytes_that_are_no_message_are_refused(door: Door, body: bytes) -> None:
     for path in ("approval", "rounds/1/attempts/1/shares"):
         door.refused(door.ask(door.hospital(), "POST", f"{door.at}/{path}", body), 422, "bad-message")
@@ -436,8 +448,9 @@ TOKEN = "a-token-of-more-than-20-letters"
 
 
 def enrol(door: Door, who: Identity, *, token: str = TOKEN, name: str | None = None) -> httpx.Response:
-    body = Enrol(token=token, name=name or who.name, public_key=who.public_key).to_bytes()
-    return door.ask(who, "POST", "/v1/enrol", body)
+    body, path = Enrol(token=token).to_bytes(), enrolment_path(who.public_key)
+    signer = who if name is None else Identity(name, who._key)
+    return door.ask(signer, "POST", path, body)
 
 
 def test_a_token_enrols_one_newcomer_once_and_a_lost_answer_may_be_repeated(entrance: Door) -> None:
@@ -469,16 +482,85 @@ def test_an_enrolment_must_be_signed_with_the_key_that_it_brings(entrance: Door)
     newcomer, other = Identity.generate("newcomer"), Identity.generate("newcomer")
     entrance.world.store.add_token(TOKEN, name="newcomer", role="hospital", expires=time.time() + 60)
     before = entrance.world.dump()
-    body = Enrol(token=TOKEN, name="newcomer", public_key=newcomer.public_key).to_bytes()
-    entrance.refused(entrance.ask(other, "POST", "/v1/enrol", body), 401, "bad-signature")
-    proof = sign_request(newcomer, "POST", "/v1/enrol", body)
+    body, path = Enrol(token=TOKEN).to_bytes(), enrolment_path(newcomer.public_key)
+    entrance.refused(entrance.ask(other, "POST", path, body), 401, "bad-signature")
+    proof = sign_request(newcomer, "POST", path, body)
     renamed = replace(proof, sender="another")
-    entrance.refused(entrance.raw("POST", "/v1/enrol", body, renamed.headers()), 401, "bad-signature")
+    entrance.refused(entrance.raw("POST", path, body, renamed.headers()), 401, "bad-signature")
+    swapped = enrolment_path(other.public_key)
+    entrance.refused(entrance.raw("POST", swapped, body, proof.headers()), 401, "bad-signature")
+    entrance.refused(entrance.raw("POST", path, body + b"x", proof.headers()), 401, "bad-signature")
     assert entrance.world.dump() == before
+
+
+def test_the_enrolment_of_an_older_version_is_refused_before_its_body_is_read(entrance: Door) -> None:
+    newcomer = Identity.generate("newcomer")
+    old = canonical({"token": TOKEN, "name": "newcomer", "public_key": newcomer.public_key})
+    entrance.refused(entrance.ask(newcomer, "POST", "/v1/enrol", old), 422, "bad-request")
+    path = enrolment_path(newcomer.public_key)
+    entrance.refused(entrance.ask(newcomer, "POST", path, old), 422, "bad-message")
+    for key in (newcomer.public_key.hex().upper(), "00", newcomer.public_key.hex() + "%0a"):
+        entrance.refused(
+            entrance.ask(newcomer, "POST", f"/v1/enrol?key={key}", Enrol(token=TOKEN).to_bytes()),
+            422,
+            "bad-request",
+        )
+
+
+def test_nothing_of_an_enrolment_is_read_or_parsed_before_its_signature_holds(
+    entrance: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+
+    async def body() -> Any:
+        read.append(1)
+        yield b"\xd8\x1c\x80"
+
+    newcomer, other = Identity.generate("newcomer"), Identity.generate("newcomer")
+    path = enrolment_path(newcomer.public_key)
+    signed = sign_request(newcomer, "POST", path, b"\xd8\x1c\x80").headers()
+    forged = sign_request(other, "POST", path, b"\xd8\x1c\x80").headers()
+    for headers in (
+        {},
+        forged,
+        signed | {"MedVeil-Nonce": "é" * 32},
+        signed | {"MedVeil-Sender": "who else"},
+    ):
+        encoded = {k: v.encode("latin-1") for k, v in headers.items()}
+        assert entrance.raw("POST", path, body(), encoded).status_code == 401
+    assert read == []
+    entrance.refused(entrance.raw("POST", path, body(), signed), 422, "bad-message")
+    too_long = sign_request(newcomer, "POST", path, bytes(300))
+    entrance.refused(entrance.raw("POST", path, bytes(300), too_long.headers()), 413, "too-large")
 
 
 def test_the_process_answers_monitors_without_a_signature(entrance: Door) -> None:
     assert entrance.raw("GET", "/healthz", b"", {}).json() == {"status": "ok"}
+
+
+def test_what_addresses_there_are_is_told_to_those_who_have_a_key_or_a_token(door: Door) -> None:
+    door.refused(door.raw("GET", "/openapi.json", b"", {}), 401, "bad-signature")
+    door.refused(door.ask(door.stranger, "GET", "/openapi.json"), 401, "unknown-sender")
+    for who in (door.hospital(), door.known["researcher"]):
+        assert "/v1/plans" in door.ask(who, "GET", "/openapi.json").json()["paths"]
+    assert door.show(door.token("watch", Role.MONITOR), "GET", "/openapi.json").status_code == 200
+
+
+def test_a_refusal_does_not_tell_whether_somebody_of_that_name_is_enrolled(door: Door) -> None:
+    """The same status, the same text and the same questions to the register, known for long or not."""
+    asked: list[str] = []
+    party = door.office.register.party
+    door.office.register.party = lambda name: asked.append(name) or party(name)  # type: ignore[method-assign]
+
+    def try_name(name: str) -> tuple[int, dict[str, str], int]:
+        asked.clear()
+        answer = door.ask(Identity.generate(name), "GET", "/v1/plans")
+        return answer.status_code, answer.json(), len(asked)
+
+    assert door.ask(door.hospital(), "GET", "/v1/plans").status_code == 200  # now it is in memory
+    enrolled, another, nobody = try_name("hospital-1"), try_name("hospital-2"), try_name("hospital-99")
+    assert enrolled == another == nobody
+    assert (nobody[0], nobody[1]["code"], nobody[2]) == (401, "unknown-sender", 1)
 
 
 def test_a_name_that_is_missing_for_a_moment_is_no_fault_of_the_server(door: Door) -> None:

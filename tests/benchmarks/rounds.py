@@ -215,7 +215,7 @@ class Ground:
         """A plan that all of them have approved."""
         write_study(self.folder / "study", study, initial)
         files = (self.folder / "study" / "study.toml", self.folder / "study" / "initial.safetensors")
-        plan = create_plan(self.settings, *files, [n.settings.name for n in nodes])
+        plan = create_plan(self.settings, *files, [n.settings.name for n in nodes], None)
         for node in nodes:
             approve_plan(node, plan)
         return plan

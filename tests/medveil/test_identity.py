@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,6 +94,7 @@ def test_a_proof_is_fresh_for_a_limited_time_in_both_directions() -> None:
             verify_request(ONE.public_key, proof, "GET", "/", b"", now=proof.time + drift)
 
 
+NOW = 1_700_000_000
 SIGNED = ["medveil-sender", "medveil-time", "medveil-nonce", "medveil-digest", "medveil-signature"]
 
 
@@ -104,13 +106,42 @@ def test_a_missing_or_malformed_header_is_a_failed_check(name: str, value: str |
         del headers[name]
     else:
         headers[name] = value
-    if name == "medveil-sender" and value is not None:
+    if (name, value) == ("medveil-sender", "x"):
         proof = RequestProof.from_headers(headers)
         with pytest.raises(BadSignature):
             verify_request(ONE.public_key, proof, "GET", "/", b"", now=proof.time)
     else:
         with pytest.raises(BadSignature):
             RequestProof.from_headers(headers)
+
+
+RESPELT: list[tuple[str, Callable[[str], str]]] = [
+    *(("medveil-sender", form.format) for form in ("{} ", " {}", "{}\n", "{}\x00", "{}-")),
+    ("medveil-sender", str.upper),
+    ("medveil-sender", lambda t: "ｏｎｅ"),
+    *(("medveil-time", form.format) for form in ("+{}", "0{}", " {}", "{} ", "{}.0", "{}e0", "0x{}", "{}_0")),
+    ("medveil-time", lambda t: "".join(chr(ord(c) + 0x630) for c in t)),
+    ("medveil-nonce", str.upper),
+    *(("medveil-nonce", lambda t, c=c: t[:5] + c + t[6:]) for c in ("g", " ", "é", "\n", "-", "．")),
+    *(("medveil-nonce", form.format) for form in ("{}0", " {}", "{}\n")),
+    ("medveil-digest", str.upper),
+    ("medveil-digest", lambda t: t[:2] + " " + t[2:]),
+    *(("medveil-digest", form.format) for form in (" {}", "{}\n", "{}00")),
+    *(("medveil-signature", form.format) for form in ("{}=", "{}\n", " {}", "{}AA==")),
+    ("medveil-signature", lambda t: t.rstrip("=")),
+    ("medveil-signature", lambda t: t[:85] + chr(ord(t[85]) + 1) + "=="),
+]
+
+
+@pytest.mark.parametrize("number", range(len(RESPELT)))
+def test_every_header_has_one_spelling(number: int) -> None:
+    name, respell = RESPELT[number]
+    headers = {k.lower(): v for k, v in sign_request(ONE, "GET", "/", b"", now=NOW).headers().items()}
+    headers["medveil-nonce"] = "ab" * 16  # there is a letter to write large
+    headers[name] = respell(headers[name])
+    with pytest.raises(BadSignature) as refused:
+        RequestProof.from_headers(headers)
+    assert refused.value.code == "bad-signature"
 
 
 def test_no_nonce_comes_twice() -> None:

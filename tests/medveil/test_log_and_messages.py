@@ -79,7 +79,7 @@ def test_an_error_says_what_it_means_and_what_to_do() -> None:
 def test_a_message_survives_the_wire() -> None:
     work = Work(token="t", status="running", round=2, attempt=1, kind="train", phase="share", model=b"m" * 32)
     assert Work.from_bytes(work.to_bytes()) == work
-    enrol = Enrol(token="t" * 24, name="st-marys", public_key=bytes(32))
+    enrol = Enrol(token="t" * 24)
     assert Enrol.from_bytes(enrol.to_bytes()) == enrol
 
 

@@ -60,9 +60,11 @@ class Door:
     def at(self) -> str:
         return f"/v1/plans/{self.world.plan.id}"
 
-    def raw(self, method: str, path: str, body: Any, headers: Any) -> httpx.Response:
+    def raw(
+        self, method: str, path: str, body: Any, headers: Any, *, address: str = "127.0.0.1"
+    ) -> httpx.Response:
         async def send() -> httpx.Response:
-            transport = httpx.ASGITransport(app=self.app)
+            transport = httpx.ASGITransport(app=self.app, client=(address, 1))
             async with httpx.AsyncClient(transport=transport, base_url="https://here") as client:
                 return await client.request(method, path, content=body, headers=headers)
 
