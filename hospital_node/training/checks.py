@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
@@ -54,7 +55,16 @@ _passed: set[tuple[bytes, str]] = set()
 
 
 _rehearsing: ContextVar[bool] = ContextVar("rehearsing", default=False)
-"""Whether this thread's train() is a part of the self-check, which it then need not begin again."""
+
+
+@contextmanager
+def rehearsing() -> Iterator[None]:
+    """In this block and thread train() works on made-up patients, for whom no self-check is needed."""
+    before = _rehearsing.set(True)
+    try:
+        yield
+    finally:
+        _rehearsing.reset(before)
 
 
 def require_safe(study: Study, device: torch.device) -> None:
@@ -85,9 +95,8 @@ def self_check(
     Raises:
         NotSafe: naming the check that failed.
     """
-    from hospital_node.training.noise_checks import (
-        check_noise_source,
-    )  # they raise NotSafe, so they are above
+    # These two stand above this module: they raise its NotSafe, and the second calls train().
+    from hospital_node.training.noise_checks import check_noise_source
     from hospital_node.training.rehearsal import rehearse
 
     policy = study.privacy
@@ -107,11 +116,8 @@ def self_check(
         nn.init.ones_(mean.centre)
         _check_steps(mean, mean_loss, mean_policy(study), seen, classes=len(study.classes), device=device)
     check_noise_source()
-    rehearsing = _rehearsing.set(True)
-    try:
+    with rehearsing():
         rehearse(study, module, size=size, device=device)
-    finally:
-        _rehearsing.reset(rehearsing)
 
 
 def _check_steps(

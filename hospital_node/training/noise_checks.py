@@ -21,7 +21,7 @@ from privacy.dp.noise import KEY_BYTES, NoiseSource
 
 SOURCES = 8
 EXACT = 1e-12
-"""Largest error of a value's place among uniform numbers."""
+"""Largest error of the chance of a value as far out."""
 LONG = 70_000
 """Values of a call that passes the source's own blocks."""
 SYSTEM = (os.urandom, getattr(os, "getrandom", os.urandom))
@@ -76,19 +76,20 @@ def _check_stream(key: bytes) -> None:
     """Noise, coins and choices take one stream's numbers one after the other, each once."""
     source, stream = NoiseSource(key), Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
 
-    def uniform(count: int) -> NDArray[np.float64]:
-        return np.frombuffer(stream.update(bytes(8 * count)), "<u8") * 2.0**-64
+    def words(count: int) -> NDArray[np.uint64]:
+        return np.frombuffer(stream.update(bytes(8 * count)), "<u8")
 
     for scale, count in ((1.0, 7), (3.7, LONG), (0.02, 7)):
-        values, expected = source.gaussian(count, scale), uniform(count)
-        if values.dtype != np.float64 or not np.all(np.abs(ndtr(values / scale) - expected) <= EXACT):
+        values, wanted = source.gaussian(count, scale), words(count)
+        tails, chances = ndtr(-np.abs(values / scale)), (wanted >> np.uint64(1)) * 2.0**-64
+        same = (np.abs(tails - chances) <= EXACT) & ((values > 0) == (wanted & np.uint64(1) == 1))
+        if values.dtype != np.float64 or not same.all():
             raise NotSafe(
-                check="noise", problem="its values are not those of the key's stream, at the size asked"
+                check="noise", problem="values are not those of the key's stream, at the size asked"
             )
-        toss = uniform(count)
-        if not np.array_equal(source.coins(count, 0.3), toss < 0.3):
+        if not np.array_equal(source.coins(count, 0.3), words(count) * 2.0**-64 < 0.3):
             raise NotSafe(check="draw", problem="coins are not those of the key's stream, at the rate asked")
-        if not np.array_equal(source.choose(9, 4), np.sort(np.argsort(uniform(9))[:4])):
+        if not np.array_equal(source.choose(9, 4), np.sort(np.argsort(words(9))[:4])):
             raise NotSafe(check="draw", problem="the choice of images is not that of the key's stream")
     if not source.coins(LONG, 1.0).all():
         raise NotSafe(check="draw", problem="at rate 1 somebody does not enter")

@@ -31,20 +31,21 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from hospital_node.ledger import Charge, ChargeUsed, Ledger
+from hospital_node.ledger import Charge, ChargeUsed
 from hospital_node.training import evaluation, run
 from hospital_node.training.checks import NotSafe
 from hospital_node.training.features import FeatureCache
 from hospital_node.training.optimizer import GRID_BITS
+from hospital_node.training.unbooked import unbooked_charge
 from medveil.metrics import Sums
 from medveil.study import CENTRE, GaussianNoise, Study
 from medveil.tensors import Float32
 from medveil_imaging.models import vector_of
 from medveil_imaging.patients import PatientImages
 from medveil_imaging.tasks import TASKS
-from privacy.dp.ledger import Entry, State
+from privacy.dp.ledger import State
 from privacy.dp.noise import KEY_BYTES, NoiseSource
-from privacy.dp.policy import Split, round_event, study_events
+from privacy.dp.policy import Split, study_events
 
 OTHERS = (1, 2)
 """Images of the patients who are there in both worlds."""
@@ -94,17 +95,6 @@ class _Scripted(NoiseSource):
 
     def choose(self, count: int, wanted: int) -> NDArray[np.intp]:
         return np.arange(min(count, wanted))
-
-
-class _Book(Ledger):
-    """Writes the moves of a charge beside the noise, and nothing to disk."""
-
-    def __init__(self, asked: list[tuple[Any, ...]]) -> None:
-        self._asked = asked
-
-    def _move(self, entry: Entry, state: State) -> Entry:
-        self._asked.append((state.value,))
-        return replace(entry, state=state)
 
 
 @dataclass(frozen=True)
@@ -251,21 +241,10 @@ def _low_clip(
 
 
 def _charge(stage: _Stage, split: Split, number: int, source: _Scripted) -> Charge:
-    """What a ledger would hand out for this round, without a ledger."""
-    entry = Entry(
-        state=State.RESERVED,
-        dataset="rehearsal",
-        plan="rehearsal",
-        round=number,
-        attempt=1,
-        charge=1,
-        event=round_event(stage.study, split),
-        delta=_noise_of(stage.study).delta,
-        cap=1.0,
-        sharers=1,
-        split=split,
-    )
-    return Charge(_Book(source.asked), entry)
+    def told(state: State) -> None:
+        source.asked.append((state.value,))
+
+    return unbooked_charge(stage.study, round_number=number, split=split, told=told)
 
 
 def _check_spent(charge: Charge) -> None:
