@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import secrets
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
@@ -17,14 +18,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from hospital_node.cohort import CohortDamaged, CohortMissing
 from hospital_node.desk import Contribution, Desk
-from hospital_node.governance import PlanRefused, binding, check_plan, read_offer, register
+from hospital_node.governance import PlanRefused, binding, check_plan, read_offer
 from hospital_node.heads import Heads
 from hospital_node.kept import LABEL, Kept
-from hospital_node.ledger import Ledger
 from hospital_node.lineage import Lineage, Witness, WrongModel
+from hospital_node.records import Records
 from hospital_node.settings import Node
-from hospital_node.splits import Splits
 from hospital_node.store import Journal
 from hospital_node.transport import AggregatorProblem, Transport
 from medveil.errors import Error, RemoteProtocolError
@@ -51,6 +52,8 @@ PREPARED_S = 900.0
 NEWS_PAUSE_S = 0.2
 """Shortest time between two looks at a plan that waits, whatever the aggregator calls news."""
 MAX_ATTEMPT = 100_000
+REFUSALS = (NotApproved, PlanRefused, UnderstatedEpsilon, BudgetExceeded, CohortMissing, CohortDamaged)
+"""What keeps one plan waiting and no other."""
 STEPS = tuple(p for p in Phase if not p.ended)
 Word = TypeVar("Word", bound=StrEnum)
 log = get_logger()
@@ -312,9 +315,9 @@ async def run(node: Node, read: Callable[[Plan], SiteData]) -> None:
     """
     identity = Identity.load(node.settings.name, node.key)
     journal = Journal(node.journal)
-    with Ledger.open(node.ledger) as ledger:
+    with closing(Records.open(node, identity, journal)) as records:
         async with Transport(node.settings.aggregator, node.authority, identity) as transport:
-            await Office(node, identity, journal, ledger, transport, read).work()
+            await Office(node, identity, journal, records, transport, read).work()
 
 
 @dataclass(frozen=True)
@@ -336,12 +339,12 @@ class Office:
         node: Node,
         identity: Identity,
         journal: Journal,
-        ledger: Ledger,
+        records: Records,
         transport: Transport,
         read: Callable[[Plan], SiteData],
     ) -> None:
         self._node, self._identity, self._journal = node, identity, journal
-        self._ledger, self._transport, self._read = ledger, transport, read
+        self._records, self._transport, self._read = records, transport, read
         self._finished: set[str] = set()
         self._prepared: _Prepared | None = None
         self._seen = ""
@@ -389,8 +392,8 @@ class Office:
             try:
                 binding(plan, offer)
                 check_plan(plan, self._node.settings, self._identity)
-                register(self._ledger, plan, self._node.settings)
-            except (NotApproved, PlanRefused, UnderstatedEpsilon, BudgetExceeded) as refused:
+                self._records.register(plan)
+            except REFUSALS as refused:
                 log.info("plan.waiting", plan=plan.id, code=refused.code)
                 waiting = plan if isinstance(refused, NotApproved) else waiting
                 continue
@@ -434,10 +437,8 @@ class Office:
         desk = Desk(
             plan,
             self._read,
-            self._ledger,
-            dataset=self._node.settings.dataset,
+            self._records,
             kept=Kept(self._node.kept, self._identity.secret_for(LABEL)),
-            splits=Splits(self._node.splits),
         )
         return desk, PlanAgent(plan, self._node, self._identity, self._journal, desk, self._transport)
 

@@ -6,12 +6,14 @@ import asyncio
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ValidationError
 
+from hospital_node.cli_cohort import check_images, cohort
 from hospital_node.cli_ledger import DEFAULT, Folder, ledger
 from hospital_node.settings import Node, NodeSettings, Policy
 from medveil.errors import BadOption, Error
@@ -19,16 +21,16 @@ from medveil.handed import problem_of
 from medveil.identity import Identity
 from medveil.ids import fingerprint
 from medveil.log import set_up
-from medveil.shown import Screen, can_ask, fault, good, plain, strong, warn
+from medveil.shown import Screen, can_ask, fault, plain, strong
 from medveil.spoken import means
 
 if TYPE_CHECKING:
     from medveil.plan import Plan
-    from medveil.study import Study
     from medveil_imaging.sources.manifest import SiteData
 
 app = typer.Typer(help="For a hospital's operator: connect this hospital, check its images, approve, run.")
 app.add_typer(ledger, name="ledger")
+app.command()(cohort)
 screen = Screen()
 
 
@@ -141,59 +143,13 @@ def check(
 
     node = Node.load(folder)
     if study is not None:
-        studies = [read_study(study)]
-    else:
-        found = asyncio.run(operator.on_offer(node)) if connection else []
-        studies = [one.plan.study for one in found if isinstance(one, operator.Standing)]
-        if not studies:
-            screen.say("There is no plan to check against yet. Name a study: --study study.toml")
-            raise typer.Exit(1)
-    worst = max(check_images(node, s) for s in studies)
-    raise typer.Exit(worst)
-
-
-def check_images(node: Node, study: Study) -> int:
-    """Print what is usable and what is not; the exit status: 0 fine, 1 something refused, 4 cannot train."""
-    from hospital_node.splits import Splits
-    from medveil_imaging.sources.manifest import read_site
-    from privacy.dp.policy import study_events
-
-    site, moved = read_site(node.settings.data, study), 0
-    if study.privacy.kind != "none":
-        site, moved = Splits(node.splits).keep(
-            site, dataset=node.settings.dataset, splits=study_events(study), note=False
-        )
-    screen.say(strong(study.name), f"{study.task} of {study.transforms.profile} images")
-    splits = (("train", site.train), ("val", site.val), ("test", site.test))
-    rows = [(name, str(len(each)), str(sum(len(p) for p in each))) for name, each in splits]
-    screen.table(("split", "patients", "images"), rows)
-    _show_problems(site)
-    refused = [p for p in site.problems if p.severity == "error"]
-    if moved:
-        screen.say(
-            warn("left out"),
-            f"{moved} patient(s) were in another split in an earlier study. A patient "
-            "keeps the first split for life: write it into manifest.csv again.",
-        )
-    if not site.train:
-        screen.say(fault("problem"), " There is no patient to train on.")
-        return 4
-    if refused:
-        screen.say(f"{len(refused)} item(s) cannot be used and are left out; the rest trains.")
-        return 1
-    screen.say(good("PASSED"), "  Everything can be used.")
-    return 0
-
-
-def _show_problems(site: SiteData) -> None:
-    if not site.problems:
-        return
-    rows = []
-    for p in site.problems:
-        mark = fault("refused") if p.severity == "error" else warn("warning")
-        row = "" if p.row is None else str(p.row)
-        rows.append((mark, row, plain(p.file), plain(p.reason), plain(p.remedy), p.code))
-    screen.table(("", "row", "file", "what is wrong", "what to do", "code"), rows)
+        raise typer.Exit(check_images(node, read_study(study)))
+    found = asyncio.run(operator.on_offer(node)) if connection else []
+    plans = [one.plan for one in found if isinstance(one, operator.Standing)]
+    if not plans:
+        screen.say("There is no plan to check against yet. Name a study: --study study.toml")
+        raise typer.Exit(1)
+    raise typer.Exit(max(check_images(node, plan.study, plan) for plan in plans))
 
 
 @app.command()
@@ -205,6 +161,10 @@ def approve(
     yes: Annotated[
         bool, typer.Option("--yes", help="Do not ask: the fingerprint was compared before.")
     ] = False,
+    patients: Annotated[
+        int | None,
+        typer.Option(help="The number of patients to declare, for the plan's life; else the proposed one."),
+    ] = None,
     folder: Folder = DEFAULT,
 ) -> None:
     """Show the plans on offer in plain words; with a fingerprint, sign the one that was shown under it."""
@@ -212,7 +172,7 @@ def approve(
 
     node = Node.load(folder)
     if plan:
-        _approve_shown(node, plan, yes=yes)
+        _approve_shown(node, plan, patients, yes=yes)
         screen.say(f"Approved. Next: medveil node run --folder {folder}")
         return
     found = asyncio.run(operator.on_offer(node))
@@ -226,12 +186,15 @@ def approve(
         screen.say("No plan is on offer.")
 
 
-def _approve_shown(node: Node, typed: list[str], *, yes: bool) -> None:
+def _approve_shown(node: Node, typed: list[str], patients: int | None, *, yes: bool) -> None:
     """Raises: NotAFingerprint, NoSuchPlan, NotConfirmed, PlanRefused and what else speaks against it."""
     from hospital_node import operator, views
 
     plan = operator.shown_plan(node, typed)
     standing = operator.standing(node, plan)
+    if standing.patients is not None:
+        number = operator.declarable(plan, standing.patients, patients)
+        standing = replace(standing, patients=replace(standing.patients, proposed=number))
     views.show_plan(screen, standing, node.settings)
     if standing.refusal is not None:
         raise standing.refusal
@@ -240,7 +203,8 @@ def _approve_shown(node: Node, typed: list[str], *, yes: bool) -> None:
     )
     if not yes and not (can_ask() and screen.ask(question)):
         raise operator.NotConfirmed()
-    operator.approve_plan(node, plan)
+    shown = standing.patients
+    operator.approve_plan(node, plan, patients=patients if shown is None else shown.declared)
 
 
 @app.command()

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,14 +30,14 @@ def show_ledger(
     context.obj = folder
     if context.invoked_subcommand is not None:
         return
-    from hospital_node.ledger import Ledger
+    from hospital_node.operator import viewed
 
     node = Node.load(folder)
-    with copied_ledger(node) as path, Ledger.open(path) as book:
+    with viewed(node) as records:
         if rows:
-            _show_rows(book)
-        _show_studies(book, _study_names(node))
-        _show_totals(book, node)
+            _show_rows(records.ledger)
+        _show_studies(records.ledger, _study_names(node))
+        _show_totals(records.ledger, node)
 
 
 def _study_names(node: Node) -> dict[str, str]:
@@ -57,7 +53,7 @@ def _study_names(node: Node) -> dict[str, str]:
 
 
 def _show_studies(book: Ledger, names: dict[str, str]) -> None:
-    from privacy.dp.ledger import State, charges, total
+    from privacy.dp.ledger import PROMISED, State, charges, total
 
     rows, plans = [], []
     taken = charges(book.rows())
@@ -67,6 +63,8 @@ def _show_studies(book: Ledger, names: dict[str, str]) -> None:
             own = [c for c in taken if (c.plan, c.split) == (e.plan, e.split)]
             each = max(1, own[0].event.steps) if own else None
             charged = f"{len(own)} of {e.event.steps // each}" if each else "none"
+            if own and own[0].state in PROMISED:
+                charged = "all: gone on from an older copy"
             if e.plan not in plans:
                 plans.append(e.plan)
             rows.append(
@@ -86,24 +84,21 @@ def _show_studies(book: Ledger, names: dict[str, str]) -> None:
 
 
 def _show_totals(book: Ledger, node: Node) -> None:
-    from privacy.dp.ledger import State, charges
+    from privacy.dp.ledger import OPEN, charges
 
-    dataset, cap = node.settings.dataset, node.settings.policy.epsilon_cap
-    spent, promised = book.spent(dataset), book.committed(dataset)
+    cap = node.settings.policy.epsilon_cap
+    spent, promised = book.spent(), book.committed()
     screen.say(
-        f"{dataset}: epsilon {spent:.3f} spent, {promised:.3f} promised to approved plans, cap {cap:g} "
-        f"(delta {book.delta(dataset):g}; a patient pays for the own split only)"
+        f"The patient who pays most: epsilon {spent:.3f} spent, {promised:.3f} promised to approved plans, "
+        f"cap {cap:g} (delta {book.delta():g}; a patient pays for the own split only)"
     )
-    for word, own in (
-        ("spent", book.spent(dataset, joint=False)),
-        ("promised", book.committed(dataset, joint=False)),
-    ):
+    for word, own in (("spent", book.spent(joint=False)), ("promised", book.committed(joint=False))):
         if own > (spent if word == "spent" else promised):
             screen.say(f"  {own:.3f} {word} if no other hospital adds its noise")
-    left = book.room(dataset, cap)
+    left = book.room(None, cap)
     more = f"one more study of epsilon {left:.3f}" if left > 0 else "no further study"
     screen.say(f"  the cap leaves room for {more}")
-    waiting = sum(e.state is not State.RELEASED for e in charges(book.rows()))
+    waiting = sum(e.state in OPEN for e in charges(book.rows()))
     if waiting:
         screen.say(
             f"  {waiting} charge(s) are being used, or were left open by a crash and are taken up again"
@@ -111,9 +106,14 @@ def _show_totals(book: Ledger, node: Node) -> None:
 
 
 def _show_rows(book: Ledger) -> None:
+    from privacy.dp.ledger import MARKS
+
     for row in book.rows():
         e = row.entry
         where = f"round {e.round} attempt {e.attempt}" if e.round else "whole schedule"
+        if e.state in MARKS:
+            screen.say(f"{row.number:4} {e.state.value:10} {e.dataset or e.round} hash {row.hash[:16]}")
+            continue
         screen.say(
             f"{row.number:4} {e.state.value:10} {e.plan[:12]} {e.split.value:5} {where}: "
             f"noise {e.event.noise_multiplier:.4g} rate {e.event.sample_rate:g} steps {e.event.steps} "
@@ -126,29 +126,16 @@ def verify(
     context: typer.Context, folder: Annotated[Path | None, typer.Option("--folder", "-f")] = None
 ) -> None:
     """Check the hash chain of the ledger; names the first bad row, and prints the last row's hash to note."""
-    from hospital_node.ledger import Ledger
+    from hospital_node.operator import viewed
 
-    with copied_ledger(Node.load(folder or context.obj)) as path, Ledger.open(path) as book:
+    with viewed(Node.load(folder or context.obj)) as records:
+        book = records.ledger
         count = len(book.rows())
         screen.say(good("PASSED"), f"  {count} rows, the chain is whole.")
         if book.torn:
             screen.say("         An unfinished row at the end (a crash, or a row in hand) is left out.")
         if count:
             screen.say(f"         Row {count} has the hash {book.rows()[-1].hash[:16]}.")
-            screen.say(f"         Note it: later, 'medveil node ledger --rows' shows it in row {count},")
-            screen.say("         or the file was replaced by an older copy.")
-
-
-@contextmanager
-def copied_ledger(node: Node) -> Iterator[Path]:
-    """A copy to look at, so that a running node keeps its lock. Raises: LedgerUnreadable."""
-    from hospital_node.ledger import LedgerUnreadable
-
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "ledger.jsonl"
-        if node.ledger.exists():
-            try:
-                shutil.copyfile(node.ledger, target)
-            except OSError as error:
-                raise LedgerUnreadable(reason=error.strerror or "unknown reason") from error
-        yield target
+            screen.say(
+                "         The journal knows it, and so does the aggregator's audit log since the last round."
+            )

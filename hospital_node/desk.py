@@ -12,8 +12,7 @@ import numpy as np
 
 from hospital_node.governance import declared_patients
 from hospital_node.kept import Kept, Made
-from hospital_node.ledger import Ledger
-from hospital_node.splits import Splits
+from hospital_node.records import Mark, Read, Records, Use
 from hospital_node.training import FeatureCache, choose_device, release, train
 from medveil.errors import Error
 from medveil.log import get_logger
@@ -23,7 +22,7 @@ from medveil.rounds import RoundKind
 from medveil.tensors import Float32, Update
 from medveil_imaging.sources.manifest import SiteData
 from privacy.dp.noise import NoiseSource
-from privacy.dp.policy import Split, study_events
+from privacy.dp.policy import Split
 
 log = get_logger()
 
@@ -58,24 +57,23 @@ class Desk:
     out. Wherever a crash falls, nothing leaves that is not charged, and nothing is charged twice.
 
     Args:
-        dataset: the hospital's lasting name for its patients.
-        kept, splits: where the contribution in hand and each patient's split are remembered.
+        records: the ledger, and the patients whom the operator has approved for the plan.
+        kept: where the contribution in hand is remembered.
     """
 
     def __init__(
         self,
         plan: Plan,
         read: Callable[[Plan], SiteData],
-        ledger: Ledger,
+        records: Records,
         *,
-        dataset: str,
         kept: Kept,
-        splits: Splits,
     ) -> None:
-        self._plan, self._read, self._ledger = plan, read, ledger
-        self._dataset, self._kept, self._splits = dataset, kept, splits
+        self._plan, self._read, self._records = plan, read, records
+        self._ledger, self._kept = records.ledger, kept
         self._private = plan.study.privacy.kind != "none"
-        self._all: SiteData | None = None
+        self._all: tuple[Mark, Read] | None = None
+        """What was read, and what it was read by."""
         self._images: SiteData | None = None
         self._device = choose_device()
         self._cache = FeatureCache()
@@ -114,30 +112,33 @@ class Desk:
         """Let the computation in hand end, and no other begin."""
         self._thread.shutdown(cancel_futures=True)
 
-    def _read_images(self) -> SiteData:
-        """All that is there, read once."""
-        if self._all is None:
-            self._all = self._read(self._plan)
-        return self._all
+    def _read_images(self) -> Read:
+        """All that is there; read again when the manifest is another one, or the operator's word is."""
+        mark = self._records.mark(self._plan)
+        if self._all is None or self._all[0] != mark:
+            self._all = self._images = None
+            self._all = (mark, self._records.read(self._plan, self._read))
+        return self._all[1]
 
-    def _site(self) -> SiteData:
-        """The images that this plan may use; aside, for meanwhile the node already answers the aggregator."""
+    def _site(self) -> tuple[SiteData, Use | None]:
+        """The images that this plan may use, and with whom; aside, for meanwhile the node already answers."""
+        read, use = self._read_images(), self._records.use(self._plan)
         if self._images is None:
-            site = self._read_images()
-            if self._private:
-                touched = study_events(self._plan.study)
-                site, moved = self._splits.keep(site, dataset=self._dataset, splits=touched)
-                if moved:
-                    log.warning("patients.moved", plan=self._plan.id, count=moved)
-            self._images = site
-        return self._images
+            try:
+                self._images, self._cache = self._records.check(self._plan, read), FeatureCache()
+            except Error:
+                self._all = None  # the folder may be put right without a word in the manifest
+                raise
+        return self._images, use
 
     def _contribution(
         self, number: int, attempt: int, kind: RoundKind, model: bytes, vector: Float32
     ) -> Contribution:
-        study, site = self._plan.study, self._site()
-        weight = declared_patients(len(site.train), study.secure_aggregation.max_weight)
-        key = f"{self._plan.id} {number} {model.hex()}"
+        study, (site, use) = self._plan.study, self._site()
+        largest = study.secure_aggregation.max_weight
+        weight = declared_patients(len(site.train), largest) if use is None else use.declared
+        turn = f" {use.turn}" if use is not None and use.turn > 1 else ""
+        key = f"{self._plan.id} {number} {model.hex()}{turn}"
         made = self._kept.find(key) if self._private else None
         if made is None:
             where = {"plan": self._plan.id, "round": number, "attempt": attempt, "kind": kind.value}
@@ -152,7 +153,7 @@ class Desk:
     def _computed(
         self, number: int, attempt: int, kind: RoundKind, vector: Float32, weight: int, key: str
     ) -> Made:
-        study, site = self._plan.study, self._site()
+        study, site = self._plan.study, self._site()[0]
         if kind is RoundKind.TRAIN and not site.train:
             raise NoPatients()
         splits = [Split.TEST]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hospital_node.ledger import Ledger
 from hospital_node.settings import NodeSettings, Policy
 from medveil.bounds import too_much
 from medveil.errors import Error, UnknownName
@@ -110,29 +109,15 @@ def _within_cap(study: Study, cost: Cost, policy: Policy) -> None:
     )
 
 
-def register(ledger: Ledger, plan: Plan, settings: NodeSettings) -> None:
-    """Enter the plan's whole schedule into the ledger; nothing to do without privacy or a second time.
-
-    Raises: BudgetExceeded if the data set's patients would pass the cap with this plan.
-    """
-    if plan.study.privacy.kind != "none":
-        ledger.register(
-            plan.study,
-            plan_id=plan.id,
-            dataset=settings.dataset,
-            cap=settings.policy.epsilon_cap,
-            count_joint_noise=settings.policy.count_joint_noise,
-        )
-
-
 def binding(plan: Plan, offer: PlanOffer) -> None:
     """Whether most data owners have signed exactly this plan. Raises: NotApproved."""
     check_approvals(plan, dict(offer.approvals))
 
 
 def declared_patients(count: int, largest: int) -> int:
-    """The public constant a hospital trains and is weighted with: its patients, rounded to tens.
+    """What is proposed to the operator as the number of patients: those there are, rounded to tens.
 
-    The exact number is itself a fact about the patients, so it is never used in a release.
+    The operator confirms it or gives another one when approving the plan. From then on it is a public
+    constant for the plan's life, whatever becomes of the data: the divisor of the noised sum, and the weight.
     """
     return min(max(ROUNDING, round(count / ROUNDING) * ROUNDING), largest)

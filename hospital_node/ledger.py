@@ -2,61 +2,39 @@
 
 from __future__ import annotations
 
-import fcntl
-import itertools
-import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from hospital_node.files import sync_folder
+from hospital_node.cohort import Cohort, CohortDamaged, Cohorts, Held, is_cohort
+from hospital_node.ledgerfile import (
+    Anchor,
+    LedgerBusy,
+    LedgerClosed,
+    LedgerFile,
+    LedgerReplaced,
+    LedgerSetBack,
+    LedgerUnreadable,
+)
 from medveil.errors import Error
 from medveil.study import Study
 from privacy.dp import ledger as rules
 from privacy.dp.accounting import Event
-from privacy.dp.ledger import OPEN, Entry, Row, State
+from privacy.dp.accounts import EVERYBODY, Account, accounts, named
+from privacy.dp.ledger import MARKS, OPEN, PROMISED, Entry, Row, State, mark
 from privacy.dp.policy import Split, check_policy, policy_of, round_event, study_events
 
-
-class LedgerBusy(Error):
-    """Another process holds the ledger."""
-
-    code = "ledger-busy"
-
-    def __init__(self) -> None:
-        super().__init__(
-            what="Another process has the privacy ledger open.",
-            meaning="Two writers could charge the same budget twice, so this one stops.",
-            remedy="Stop the other 'medveil node' process that uses this folder.",
-        )
-
-
-class LedgerUnreadable(Error):
-    """The file cannot be opened at all."""
-
-    code = "ledger-unreadable"
-
-    def __init__(self, *, reason: str) -> None:
-        super().__init__(
-            what=f"The privacy ledger cannot be opened: {reason}.",
-            meaning="Without it nobody knows what patients have spent, so nothing private is computed.",
-            remedy="Check that ledger.jsonl is a file that the node's user may read and write, and the disk.",
-        )
-
-
-class LedgerClosed(Error):
-    """The ledger was closed, or a write failed half-way."""
-
-    code = "ledger-closed"
-
-    def __init__(self) -> None:
-        super().__init__(
-            what="The privacy ledger takes no more rows in this process.",
-            meaning="It was closed, or a row could not be brought to stable storage.",
-            remedy="Check the disk and start the node again; an unfinished row is cut off then.",
-        )
+__all__ = [
+    "Charge",
+    "ChargeUsed",
+    "Ledger",
+    "LedgerBusy",
+    "LedgerClosed",
+    "LedgerReplaced",
+    "LedgerSetBack",
+    "LedgerUnreadable",
+]
 
 
 class ChargeUsed(Error):
@@ -132,104 +110,169 @@ class Ledger:
     Guarantees: a row that a caller has seen survives a crash (file and folder are synced before the call
     returns); whatever a crash leaves of a row whose call never returned is cut off at the next start, so
     the ledger can count too much but never too little. A crash costs no charge: what it left open is taken up
-    again. Edits are found by the hash chain.
+    again. Edits are found by the hash chain, a missing tail or an older file by the head that the anchor
+    keeps, an exchanged file before the next row is written.
     """
 
-    def __init__(self, path: Path, descriptor: int, rows: tuple[Row, ...], *, torn: bool) -> None:
-        self._path = path
-        self._descriptor: int | None = descriptor
-        self._rows = rows
-        self._open = rules.left_open(rows)
+    def __init__(self, file: LedgerFile, cohorts: Cohorts) -> None:
+        self._file, self._cohorts = file, cohorts
+        self._open = rules.left_open(file.rows)
         """Charges of processes that have ended; nothing of them has left the hospital."""
-        self.torn = torn
-        """Whether an unfinished last line was cut off when the file was opened."""
+        self._known: dict[str, Cohort] = {}
+        self._lost = frozenset({EVERYBODY})
+        """Names of rows whose patients are no longer known."""
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(
+        cls, path: Path, *, anchor: Anchor | None = None, cohorts: Path | None = None, trusting: bool = False
+    ) -> Self:
         """Open or create the file, take the lock, cut off a torn last line and check every row.
 
+        Args:
+            anchor: what else knows the head; with it the folder is locked, too.
+            cohorts: the folder of the cohorts that rows name; ``cohorts`` beside the file if left out.
+            trusting: the owner goes on from an older copy: cohorts may be missing, the anchor is not asked.
         Raises:
             LedgerBusy: another process (or another object) holds it.
             LedgerDamaged: a complete row is wrong; the file is left as it is.
+            LedgerSetBack: rows are missing here or there. CohortDamaged.
             LedgerUnreadable: it is no file that this process may read and write, or the disk fails.
         """
+        file = LedgerFile.open(path, lock_folder=anchor is not None)
+        ledger = cls(file, Cohorts(cohorts or path.parent / "cohorts"))
         try:
-            return cls._opened(path)
-        except OSError as error:
-            raise LedgerUnreadable(reason=error.strerror or "unknown reason") from error
-
-    @classmethod
-    def _opened(cls, path: Path) -> Self:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise LedgerBusy() from error
-            content = path.read_bytes()
-            whole = content[: content.rfind(b"\n") + 1]
-            rows = _parse(whole)
-            rules.verify(rows)
-            if len(whole) < len(content):
-                os.ftruncate(descriptor, len(whole))
-            os.lseek(descriptor, 0, os.SEEK_END)
-            _sync(path, descriptor)
+            ledger._meet_cohorts(trusting)
+            if anchor is not None:
+                file.tie(anchor, trusting=trusting)
         except BaseException:
-            os.close(descriptor)
+            ledger.close()
             raise
-        return cls(path, descriptor, rows, torn=len(whole) < len(content))
+        return ledger
+
+    @property
+    def torn(self) -> bool:
+        """Whether an unfinished last line was cut off when the file was opened."""
+        return self._file.torn
+
+    def _meet_cohorts(self, trusting: bool) -> None:
+        """Read every cohort that a row names. One that is gone is forgiven from before the owner went on."""
+        gone_on = max((r.number for r in self._file.rows if r.entry.state is State.RESTORED), default=0)
+        for row in self._file.rows:
+            name = row.entry.dataset
+            if not is_cohort(name) or name in self._known or name in self._lost:
+                continue
+            try:
+                self._known[name] = self._cohorts.load(name)
+            except CohortDamaged:
+                if not trusting and row.number > gone_on:
+                    raise
+                self._lost |= {name}
 
     def register(
-        self, study: Study, *, plan_id: str, dataset: str, cap: float, count_joint_noise: bool = False
+        self,
+        study: Study,
+        *,
+        plan_id: str,
+        dataset: str | Cohort,
+        cap: float,
+        count_joint_noise: bool = False,
+        delta_cap: float = 1.0,
     ) -> float:
-        """Admit a plan's whole schedule under the data set's cap; returns epsilon of all admitted so far.
+        """Admit a plan's whole schedule under the cap; returns epsilon of the patient who has promised most.
 
         There is one row for each split of the patients that the study touches; all are held against the cap
         before the first is written.
 
         Args:
-            dataset: the hospital's lasting name for this set of patients; budgets are kept per name.
+            dataset: the plan's cohort, or one name for patients of whom the ledger is to know no more. Of a
+                cohort those count whom :meth:`usable` leaves.
             cap: largest epsilon that the data owner allows on it.
             count_joint_noise: whether this hospital counts the others' share of a joint noise. Otherwise it
                 charges what its own noise alone protects.
+            delta_cap: largest delta at which epsilon is counted; a study that names a smaller one rules.
 
         Registering the same plan again changes nothing, but writes what a crash kept from being written.
+        With another cohort the plan goes on with that one.
 
         Raises:
             NotPrivate: the study has no noise policy. UnderstatedEpsilon: it names less than it costs.
-            BudgetExceeded: with this schedule the data set would lie above the cap.
+            BudgetExceeded: with this schedule a patient would lie above the cap.
             BadTransition: the plan is registered with another schedule or data set.
         """
         check_policy(study)
-        policy = policy_of(study)
-        wanted = []
+        sharers = policy_of(study).sharers if count_joint_noise else 1
+        used = self.usable(study, dataset)[0] if isinstance(dataset, Cohort) else None
+        name, whose = (used.name, self._with(used)) if used else (str(dataset), named(str(dataset)))
+        now, wanted = rules.current(self._file.rows, plan_id), []
         for split, event in study_events(study).items():
-            known = rules.registered(self._rows, plan_id, split)
+            known = rules.registered(self._file.rows, plan_id, split)
             if known is None:
-                sharers = policy.sharers if count_joint_noise else 1
-                wanted.append(
-                    Entry(
-                        state=State.REGISTERED,
-                        dataset=dataset,
-                        plan=plan_id,
-                        round=0,
-                        attempt=0,
-                        charge=0,
-                        event=event,
-                        delta=policy.delta,
-                        cap=float(cap),
-                        sharers=sharers,
-                        split=split,
-                    )
+                delta = policy_of(study).delta
+                new = Entry(
+                    State.REGISTERED, name, plan_id, 0, 0, 0, event, delta, float(cap), sharers, split
                 )
-            elif (known.dataset, known.event) != (dataset, event):
+                wanted.append(new)
+            elif known.event != event or (used is None and now[split] != name):
                 raise rules.BadTransition(problem="the plan is registered with another schedule or data set")
-        for entry in wanted:
-            rules.admit(self._rows, entry)
+            elif now[split] != name:
+                wanted.append(rules.taken_over(self._file.rows, plan_id, split, name, float(cap)))
+        if wanted:
+            rules.admit(self._file.rows, *wanted, whose=whose, delta=delta_cap)
+        if wanted and used:
+            self._cohorts.keep(used)
+            self._known[used.name] = used
         for entry in wanted:
             self._append(entry)
-        return self.committed(dataset)
+        return rules.committed(
+            self._file.rows, whose, rules.strictest_delta(self._file.rows, whose, delta_cap)
+        )
+
+    def usable(self, study: Study, cohort: Cohort) -> tuple[Cohort, int]:
+        """Those of a cohort whom a study may use, and how many are left out for having been in another split.
+
+        A patient pays for the own split only, so the first split is for life. Who is in a split about which
+        the study releases nothing is left out as well, and not counted.
+        """
+        first: dict[str, set[Split]] = {}
+        for row in self._file.rows:
+            e = row.entry
+            if e.state in PROMISED and e.dataset in self._known:
+                before = dict(first)
+                for held in self._known[e.dataset].patients.values():
+                    if held.split is e.split and held.account not in before:
+                        first.setdefault(held.account, set()).add(e.split)
+        touched, moved = study_events(study), 0
+
+        def stays(held: Held) -> bool:
+            known = {split for _, split in held.before} or first.get(held.account, set())
+            return not known or held.split in known
+
+        moved = sum(held.split in touched and not stays(held) for held in cohort.patients.values())
+        return cohort.only(lambda _, held: held.split in touched and stays(held)), moved
+
+    def cohort(self, plan_id: str) -> Cohort | None:
+        """Whom a registered plan may use now; None if it was registered under a mere name."""
+        names = set(rules.current(self._file.rows, plan_id).values())
+        return self._known.get(names.pop()) if len(names) == 1 else None
+
+    def migrate(self, name: str) -> None:
+        """Note, once, what an earlier version kept beside the ledger."""
+        if not any(row.entry.state is State.MIGRATED for row in self._file.rows):
+            self._append(mark(State.MIGRATED, name=name))
+
+    def forget_data_sets(self) -> None:
+        """Nobody knows any more who was in the data sets of an earlier version: everybody pays for them."""
+        names = {r.entry.dataset for r in self.rows() if r.entry.state not in MARKS}
+        self._lost |= {name for name in names if not is_cohort(name)}
+
+    def go_on(self, *, count: int) -> None:
+        """The owner's word to go on from an older copy: everything promised so far counts as spent.
+
+        Args:
+            count: higher than that of any such word before.
+        """
+        self._append(mark(State.RESTORED, count=count))
+        self._open = {}
 
     def charge(
         self,
@@ -252,9 +295,11 @@ class Ledger:
         """
         event = round_event(study, split)
         entry = self._open.pop((plan_id, split, round_number), None)
-        if entry is None:
+        if entry is not None:
+            entry = replace(entry, dataset=rules.current(self._file.rows, plan_id)[split])
+        else:
             entry = rules.next_charge(
-                self._rows,
+                self._file.rows,
                 plan=plan_id,
                 split=split,
                 round_number=round_number,
@@ -284,43 +329,59 @@ class Ledger:
 
     def rows(self) -> tuple[Row, ...]:
         """All rows, oldest first."""
-        return self._rows
+        return self._file.rows
 
-    def spent(self, dataset: str, *, joint: bool = True) -> float:
-        """Epsilon that this data set's patients have spent, at the smallest delta its studies name.
+    def spent(self, dataset: str | Cohort | None = None, *, joint: bool = True, delta: float = 1.0) -> float:
+        """Epsilon that the patient who has lost most has lost, at the smallest delta the studies name.
 
         Args:
+            dataset: whose patients; everybody's if left out.
             joint: count the other hospitals' noise as far as this hospital does; False: own noise only.
+            delta: count at this one if it is smaller.
         """
-        return rules.spent(self._rows, dataset, self.delta(dataset), joint=joint)
+        whose = self._whose(dataset)
+        return rules.spent(
+            self._file.rows, whose, rules.strictest_delta(self._file.rows, whose, delta), joint=joint
+        )
 
-    def committed(self, dataset: str, *, joint: bool = True) -> float:
-        """Epsilon of every schedule admitted on this data set in full, whether or not it has run yet."""
-        return rules.committed(self._rows, dataset, self.delta(dataset), joint=joint)
+    def committed(
+        self, dataset: str | Cohort | None = None, *, joint: bool = True, delta: float = 1.0
+    ) -> float:
+        """Epsilon of every schedule admitted, in full, whether or not it has run yet; else as spent."""
+        whose = self._whose(dataset)
+        return rules.committed(
+            self._file.rows, whose, rules.strictest_delta(self._file.rows, whose, delta), joint=joint
+        )
 
-    def room(self, dataset: str, cap: float) -> float:
-        """Epsilon of the dearest further study that ``cap`` leaves room for (0: none)."""
-        return rules.room(self._rows, dataset, self.delta(dataset), cap=cap)
+    def room(self, dataset: str | Cohort | None, cap: float, *, delta: float = 1.0) -> float:
+        """Epsilon of the dearest further study that ``cap`` leaves room for, with all patients (0: none)."""
+        whose = self._whose(dataset)
+        return rules.room(
+            self._file.rows, whose, rules.strictest_delta(self._file.rows, whose, delta), cap=cap
+        )
+
+    def _whose(self, dataset: str | Cohort | None) -> frozenset[Account]:
+        if isinstance(dataset, Cohort):
+            return self._with(dataset)
+        if dataset is not None:
+            return named(dataset)
+        shares = [cohort.share for cohort in self._known.values()]
+        found = accounts(shares, all_pay=self._lost)
+        names = {row.entry.dataset for row in self._file.rows if row.entry.state not in MARKS}
+        return found.union(*(named(n) for n in names if not is_cohort(n) and n != EVERYBODY))
+
+    def _with(self, cohort: Cohort) -> frozenset[Account]:
+        """The accounts of a cohort's patients, who may be in no row yet."""
+        shares = [one.share for one in (*self._known.values(), cohort)]
+        return accounts(shares, patients=cohort.share.keys(), all_pay=self._lost)
 
     def verify(self) -> None:
         """Read the file again and check every row (LedgerDamaged names the first bad one)."""
-        content = self._path.read_bytes()
-        rows = _parse(content[: content.rfind(b"\n") + 1])
-        rules.verify(rows)
-        if rows != self._rows:
-            same = sum(
-                1
-                for _ in itertools.takewhile(
-                    lambda pair: pair[0] == pair[1], zip(rows, self._rows, strict=False)
-                )
-            )
-            raise rules.LedgerDamaged(row=same + 1, problem="it is not what this process wrote")
+        self._file.verify()
 
     def close(self) -> None:
         """Let go of the file and its lock."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -330,9 +391,9 @@ class Ledger:
     ) -> None:
         self.close()
 
-    def delta(self, dataset: str) -> float:
-        """The smallest delta that a study on this data set names; 1e-5 before the first."""
-        return min((r.entry.delta for r in self._rows if r.entry.dataset == dataset), default=1e-5)
+    def delta(self, dataset: str | Cohort | None = None, delta: float = 1.0) -> float:
+        """The delta at which epsilon is counted: the smallest that a study names, or ``delta``."""
+        return rules.strictest_delta(self._file.rows, self._whose(dataset), delta)
 
     def _move(self, entry: Entry, state: State) -> Entry:
         moved = replace(entry, state=state)
@@ -340,37 +401,4 @@ class Ledger:
         return moved
 
     def _append(self, entry: Entry) -> None:
-        rows = rules.append(self._rows, entry)
-        if self._descriptor is None:
-            raise LedgerClosed()
-        line = json.dumps(rows[-1].as_dict(), separators=(",", ":"), allow_nan=False).encode() + b"\n"
-        try:
-            _write(self._descriptor, line)
-            _sync(self._path, self._descriptor)
-        except OSError as error:
-            # How much of the row is on disk is unknown; only a fresh start, which reads the file, can tell.
-            self.close()
-            raise LedgerClosed() from error
-        self._rows = rows
-
-
-def _parse(content: bytes) -> tuple[Row, ...]:
-    rows = []
-    for number, line in enumerate(content.splitlines(), start=1):
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise rules.LedgerDamaged(row=number, problem="it is not JSON") from error
-        rows.append(rules.parse_row(value, number=number))
-    return tuple(rows)
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
-
-
-def _sync(path: Path, descriptor: int) -> None:
-    """The file's content and its name in the folder, both on stable storage."""
-    os.fsync(descriptor)
-    sync_folder(path.parent)
+        self._file.append(entry)

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from cryptography import x509
 
-from hospital_node.cli_ledger import copied_ledger
-from hospital_node.governance import check_plan, read_offer, register
+from hospital_node.cohort import Changes, Cohort, Reading
+from hospital_node.frozen import Part
+from hospital_node.governance import PlanRefused, check_plan, declared_patients, read_offer
 from hospital_node.heads import Heads
-from hospital_node.ledger import Ledger
+from hospital_node.records import Records
 from hospital_node.settings import Node, NodeSettings
 from hospital_node.store import Journal, Shown
 from hospital_node.transport import Transport
@@ -29,6 +30,7 @@ from medveil.messages import PlanOffer
 from medveil.plan import Plan, sign_approval, valid_approvals
 from medveil.shown import plain
 from medveil.spoken import means
+from privacy.dp.policy import Split
 
 AUTHORITY_BYTES = 2**20
 PATIENCE_S = 5.0
@@ -83,6 +85,8 @@ class Standing:
     """Valid signatures of hospitals under it, as far as is known."""
     round: int = 0
     """The newest round that this node has joined."""
+    patients: Patients | None = None
+    """Whom it would be done with, unless it is refused."""
     offer: PlanOffer | None = None
     """What the aggregator sent, if it did just now."""
 
@@ -172,12 +176,13 @@ def standing(node: Node, plan: Plan, approvals: dict[str, bytes] | None = None) 
     if approved and joined is None:
         return Standing(plan, State.FINISHED, approvals=valid)
     try:
-        allowed(node, plan)
+        found = allowed(node, plan)
     except Error as error:
         return Standing(plan, State.REFUSED, error, valid, joined or 0)
     if approved:
-        return Standing(plan, State.RUNNING if joined else State.APPROVED, None, valid, joined or 0)
-    return Standing(plan, State.ALLOWED, None, valid)
+        state = State.RUNNING if joined else State.APPROVED
+        return Standing(plan, state, None, valid, joined or 0, found)
+    return Standing(plan, State.ALLOWED, None, valid, patients=found)
 
 
 def shown_plan(node: Node, typed: Sequence[str]) -> Plan:
@@ -201,22 +206,144 @@ def shown_plan(node: Node, typed: Sequence[str]) -> Plan:
     return plan
 
 
-def allowed(node: Node, plan: Plan) -> None:
-    """Hold a plan against the policy by itself, and against the budget together with every study before.
+@dataclass(frozen=True)
+class Patients:
+    """Whom this hospital would take part in a plan with."""
 
-    Raises: PlanRefused, UnderstatedEpsilon, BudgetExceeded, LedgerDamaged, LedgerUnreadable.
+    cohort: Cohort
+    """The images folder as it is now."""
+    moved: int
+    """Patients who are left out, for an earlier study met them in another split."""
+    part: Part | None
+    """What was frozen for the plan before, if it was."""
+    proposed: int
+    """The number that is proposed to be declared."""
+
+    @property
+    def declared(self) -> int:
+        """What the plan counts with: what was declared first, or else what is proposed."""
+        return self.proposed if self.part is None else self.part.declared
+
+
+def allowed(node: Node, plan: Plan) -> Patients:
+    """Hold a plan against the policy by itself, and against the budget of everybody in the images folder.
+
+    Raises: PlanRefused, UnderstatedEpsilon, BudgetExceeded, CohortDamaged, what opening the ledger raises.
     """
     check_plan(plan, node.settings, Identity.load(node.settings.name, node.key))
-    with copied_ledger(node) as path, Ledger.open(path) as book:
-        register(book, plan, node.settings)
+    with viewed(node) as records:
+        return patients_of(records, plan)
 
 
-def approve_plan(node: Node, plan: Plan) -> None:
-    """Check a plan against this hospital's policy and budget, sign it and keep it; the node hands it in.
+@contextmanager
+def viewed(node: Node) -> Iterator[Records]:
+    """The node's records to look at, beside a node that runs. Raises: what opening the ledger raises."""
+    identity = Identity.load(node.settings.name, node.key)
+    with opened(node) as journal, Records.view(node, identity, journal) as records:
+        yield records
 
-    Raises: what :func:`allowed` raises.
+
+def patients_of(records: Records, plan: Plan) -> Patients:
+    """The images folder's patients, and whether all of them can pay. Raises: PlanRefused, BudgetExceeded."""
+    study = plan.study
+    cohort = records.frozen(records.reading(study))
+    used, moved = cohort, 0
+    if study.privacy.kind != "none":
+        used, moved = records.ledger.usable(study, cohort)
+        if not used.count(Split.TRAIN):
+            raise PlanRefused(
+                reason="the images folder holds no patient whom it could train on",
+                remedy="Run 'medveil node check --study' with the study's file, then approve again.",
+            )
+        records.admit(plan, cohort)
+    proposed = declared_patients(used.count(Split.TRAIN), study.secure_aggregation.max_weight)
+    return Patients(cohort, moved, records.plans.part(plan.id), proposed)
+
+
+def approve_plan(node: Node, plan: Plan, *, patients: int | None = None) -> Part | None:
+    """Check a plan against this hospital's policy and budget, freeze its patients, sign it and keep it.
+
+    The node hands it in.
+
+    Args:
+        patients: the number of patients to declare, for the plan's life; what is proposed if left out.
+    Returns: what was frozen; None for a plan without privacy if nobody is there yet.
+    Raises: what :func:`allowed` raises; PlanRefused if the number cannot be declared.
     """
     identity = Identity.load(node.settings.name, node.key)
-    allowed(node, plan)
-    with opened(node) as journal:
+    check_plan(plan, node.settings, identity)
+    with viewed(node) as records, opened(node) as journal:
+        found = patients_of(records, plan)
+        number = declarable(plan, found, patients)
+        part = records.plans.part(plan.id)
+        if part is None and found.cohort.count(Split.TRAIN):
+            part = records.take(plan, found.cohort, number)
         journal.approve(plan, sign_approval(plan, identity))
+    return part
+
+
+def declarable(plan: Plan, found: Patients, patients: int | None) -> int:
+    """The number of patients that is declared. Raises: PlanRefused."""
+    largest, known = plan.study.secure_aggregation.max_weight, found.part
+    if patients is None:
+        return found.declared
+    if known is not None and patients != known.declared:
+        raise PlanRefused(
+            reason=f"{known.declared} patients were declared for it, and that stands for the plan's life",
+            remedy="Approve it without --patients.",
+        )
+    if not 1 <= patients <= largest:
+        raise PlanRefused(
+            reason=f"it counts 1 to {largest} patients of a hospital, and {patients} were to be declared",
+            remedy=f"Declare {largest} at most, or ask for a study with a larger max_weight.",
+        )
+    return patients
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The cohort of an approved plan, and how the images folder differs from it."""
+
+    plan: Plan
+    part: Part | None
+    cohort: Cohort | None
+    now: Reading
+    changes: Changes | None
+    """None if no cohort was frozen."""
+
+
+def frozen_plans(node: Node, typed: Sequence[str] | None = None) -> list[Frozen]:
+    """Every approved plan that is not over, or the one of this fingerprint.
+
+    Raises: NoSuchPlan, NotAFingerprint, CohortDamaged, what opening the ledger raises.
+    """
+    with viewed(node) as records, opened(node) as journal:
+        plans = [p for p, _ in journal.approved() if journal.progress(p.id) is not None]
+        if typed:
+            plans = [p for p in plans if means(typed, p.hash)]
+            if not plans:
+                raise NoSuchPlan()
+        return [frozen(records, plan) for plan in plans]
+
+
+def frozen(records: Records, plan: Plan) -> Frozen:
+    """What was frozen for a plan, and how the images folder differs from it. Raises: CohortDamaged."""
+    now, part = records.reading(plan.study), records.plans.part(plan.id)
+    if part is None:
+        return Frozen(plan, None, None, now, None)
+    cohort = records.cohort(part)
+    return Frozen(plan, part, cohort, now, cohort.changes(now.patients))
+
+
+def take_cohort(node: Node, plan: Plan, *, patients: int | None = None) -> Part:
+    """The operator's word: the plan goes on with the patients who are in the images folder now.
+
+    Who has left pays nothing more; who has joined pays for what is still to come.
+
+    Args:
+        patients: the number to declare, if none was declared with an earlier version.
+    Raises: what :func:`allowed` raises. Nothing is changed then.
+    """
+    with viewed(node) as records:
+        found = patients_of(records, plan)
+        return records.take(plan, found.cohort, declarable(plan, found, patients))

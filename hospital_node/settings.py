@@ -66,6 +66,7 @@ class Node:
         self.journal = folder / "journal.db"
         self.ledger = folder / "ledger.jsonl"
         self.splits = folder / "splits.json"
+        self.cohorts = folder / "cohorts"
         self.kept = folder / "unsent.sealed"
         self.models = folder / "models"
 

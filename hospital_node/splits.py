@@ -1,91 +1,108 @@
-"""Each patient keeps the split of the first private study, for life.
+"""What earlier versions noted about patients' splits (``splits.json``), kept so that it still counts.
 
-A patient pays for what is released about the own split and for nothing else. That is true only as long as
-nobody is tested today and trained on tomorrow; the manifest is the hospital's to change, so the node minds.
+A patient keeps the split of the first private study for life. Today the ledger and its cohorts tell which
+that is. Before, a file of hashes did, keyed with a key that lay in the same file: whoever had the file could
+try names. Here the hashes are hashed once more under a key of this node's identity, and the old key, which
+finding somebody still takes, is sealed under another.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import itertools
 import json
 import secrets
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
 from hospital_node.files import replace_durably
 from medveil.errors import Error
-from medveil_imaging.patients import PatientImages
-from medveil_imaging.sources.manifest import SiteData
+from medveil.identity import Identity
 from privacy.dp.policy import Split
+
+FORMAT = "medveil splits 2"
+PREFIX = "splits:"
+"""What the name of such a file begins with in the ledger; its hash follows."""
+NEVER, LOST = "splits:none", "splits:lost"
+"""In place of a name: no patient was met before; and nobody knows any more who was."""
+LABEL = "former-splits"
+_NONCE = 12
 
 
 class SplitsDamaged(Error):
-    """The file that says which patient is in which split cannot be read."""
+    """The file that says which patient is in which split cannot be used."""
 
     code = "splits-damaged"
 
     def __init__(self, *, name: str) -> None:
         super().__init__(
-            what=f"The file '{name}', which remembers each patient's split, cannot be used.",
+            what=f"The file '{name}', which remembers patients' splits, is gone or not what was written.",
             meaning="Without it a patient could pay twice and be counted once; nothing private is computed.",
-            remedy="Restore it from a backup of the node's folder.",
+            remedy="Restore it from a backup of the node's folder, or see 'medveil node ledger go-on'.",
         )
 
 
-class Splits:
-    """A file of keyed hashes of pseudonyms, beside the ledger; pseudonyms themselves are not in it."""
+class FormerSplits:
+    """Data set → patients met by earlier versions, by hash → split."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, old_key: bytes, own_key: bytes, datasets: Mapping[str, Mapping[str, str]]) -> None:
+        self._old, self._own = old_key, own_key
+        self._datasets = {d: {n: Split(s) for n, s in known.items()} for d, known in datasets.items()}
 
-    def keep(
-        self, site: SiteData, *, dataset: str, splits: Iterable[Split], note: bool = True
-    ) -> tuple[SiteData, int]:
-        """The site without the patients of ``splits`` whom an earlier study met in another split, and how
-        many those are.
+    def before(self, pseudonym: str) -> dict[str, Split]:
+        """Data set → the split in which a patient was met there, by the pseudonym as it was written."""
+        name = _again(self._own, _first(self._old, pseudonym))
+        return {d: known[name] for d, known in self._datasets.items() if name in known}
 
-        Args:
-            note: whether the others' split is noted; then it is on stable storage when this returns.
+    def __len__(self) -> int:
+        return sum(len(known) for known in self._datasets.values())
 
-        Raises: SplitsDamaged.
-        """
-        book = self._read()
-        known: dict[str, str] = book["datasets"].setdefault(dataset, {})
-        before, moved = dict(known), 0
-        left = {Split.TRAIN: site.train, Split.VAL: site.val, Split.TEST: site.test}
-        for split in splits:
-            stays = [self._stays(book, known, patient, split) for patient in left[split]]
-            left[split] = tuple(itertools.compress(left[split], stays))
-            moved += stays.count(False)
-        if note and known != before:
-            replace_durably(self._path, json.dumps(book).encode())
-        train, val, test = left[Split.TRAIN], left[Split.VAL], left[Split.TEST]
-        return replace(site, train=train, val=val, test=test), moved
 
-    def _stays(
-        self, book: dict[str, Any], known: dict[str, str], patient: PatientImages, split: Split
-    ) -> bool:
-        """Whether the patient was met in no other split. Earlier versions noted the spelling as it was."""
-        name = self._name(book, patient.patient)
-        names = {name, *(self._name(book, written) for written in patient.spellings)}
-        met = {known[n] for n in names if n in known}
-        known.setdefault(name, min(met, default=split.value))
-        return met <= {split.value}
+def read_former(path: Path, identity: Identity) -> tuple[FormerSplits, str]:
+    """The file as this version keeps it, and its name for the ledger; one of an earlier version is rewritten.
 
-    def _name(self, book: dict[str, Any], pseudonym: str) -> str:
-        return hmac.new(bytes.fromhex(book["key"]), pseudonym.encode(), hashlib.sha256).hexdigest()[:32]
+    Guarantees: after a crash the file is the old one or the new one.
+    Raises: SplitsDamaged, also if there is no file.
+    """
+    own, seal = (identity.secret_for(f"{LABEL}-{use}").reveal() for use in ("names", "seal"))
+    try:
+        data = path.read_bytes()
+        book = json.loads(data)
+        if "format" not in book:
+            data = json.dumps(_rewritten(book, own, seal), sort_keys=True).encode()
+            replace_durably(path, data)
+            book = json.loads(data)
+        if book["format"] != FORMAT:
+            raise ValueError("another format")
+        sealed = bytes.fromhex(book["sealed"])
+        old = ChaCha20Poly1305(seal).decrypt(sealed[:_NONCE], sealed[_NONCE:], LABEL.encode())
+        former = FormerSplits(old, own, book["datasets"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, InvalidTag) as error:
+        raise SplitsDamaged(name=path.name) from error
+    return former, PREFIX + hashlib.sha256(data).hexdigest()
 
-    def _read(self) -> dict[str, Any]:
-        try:
-            book = json.loads(self._path.read_bytes())
-            if not (len(bytes.fromhex(book["key"])) == 32 and isinstance(book["datasets"], dict)):
-                raise ValueError("not a file of splits")
-            return dict(book)
-        except FileNotFoundError:
-            return {"key": secrets.token_hex(32), "datasets": {}}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise SplitsDamaged(name=self._path.name) from error
+
+def _rewritten(book: Any, own: bytes, seal: bytes) -> dict[str, Any]:
+    """Raises: ValueError, KeyError, TypeError, AttributeError, if it is no such file."""
+    old, nonce = bytes.fromhex(book["key"]), secrets.token_bytes(_NONCE)
+    if len(old) != 32:
+        raise ValueError("not a file of splits")
+    datasets = {
+        dataset: {_again(own, name): Split(split).value for name, split in known.items()}
+        for dataset, known in book["datasets"].items()
+    }
+    sealed = nonce + ChaCha20Poly1305(seal).encrypt(nonce, old, LABEL.encode())
+    return {"format": FORMAT, "sealed": sealed.hex(), "datasets": datasets}
+
+
+def _first(key: bytes, pseudonym: str) -> str:
+    """The hash that earlier versions made."""
+    return hmac.new(key, pseudonym.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def _again(key: bytes, name: str) -> str:
+    return hmac.new(key, name.encode(), hashlib.sha256).hexdigest()[:32]

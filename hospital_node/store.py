@@ -137,6 +137,11 @@ class Journal:
         sa.event.listen(self._engine, "connect", _durable)
         META.create_all(self._engine)
 
+    @property
+    def engine(self) -> sa.Engine:
+        """For the tables that :mod:`hospital_node.frozen` keeps in the same file."""
+        return self._engine
+
     def close(self) -> None:
         """Give the file back."""
         self._engine.dispose()

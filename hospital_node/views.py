@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from hospital_node.cohort import Cohort
 from hospital_node.demand import demand_of
-from hospital_node.operator import Standing, State, Unreadable
+from hospital_node.operator import Frozen, Patients, Standing, State, Unreadable
 from hospital_node.settings import NodeSettings
 from medveil.ids import fingerprint
 from medveil.plan import Plan
@@ -13,7 +14,7 @@ from medveil.rounds import RoundKind
 from medveil.shown import Screen, Words, fault, good, plain, strong, warn
 from medveil.spoken import words_of
 from medveil.study import JointNoise, NoPrivacy, Study
-from privacy.dp.policy import cost, study_events
+from privacy.dp.policy import Split, cost, study_events
 from privacy.encoding import params_for
 
 Row = tuple[Words, Words]
@@ -38,6 +39,8 @@ def show_plan(screen: Screen, one: Standing, settings: NodeSettings) -> None:
     plan = one.plan
     screen.say(strong(plan.study.name))
     screen.fields(plan_rows(plan, settings), width=WIDTH, indent=2)
+    if one.patients is not None:
+        screen.fields(_patients_rows(one.patients, plan.study), width=WIDTH, indent=2)
     screen.fields([_state_row(one)], width=WIDTH, indent=2)
     screen.say()
 
@@ -169,6 +172,36 @@ def _asking(plan: Plan, settings: NodeSettings) -> Iterator[Row]:
             f"{_hours(times.upload_s)} to send, {_hours(times.advertise_s)} for each other step"
         ),
     )
+
+
+def _patients_rows(found: Patients, study: Study) -> Iterator[Row]:
+    """Whom an approval freezes, and the number that it declares."""
+    yield "patients", f"in the images folder: {_by_split(found.cohort)}"
+    if found.moved:
+        yield "", warn(f"{found.moved} of them are left out: an earlier study met them in another split")
+    for_life = "the divisor of the noised sum" if study.privacy.kind != "none" else "nothing is divided by it"
+    yield (
+        "declares",
+        (
+            f"{found.declared} training patients, as a constant for the plan's life: {for_life}, and the "
+            "weight in plans that weigh by it. Another number: --patients N"
+        ),
+    )
+
+
+def _by_split(cohort: Cohort) -> str:
+    return ", ".join(f"{cohort.count(split)} {split.value}" for split in Split)
+
+
+def cohort_rows(one: Frozen) -> Iterator[Row]:
+    """What was frozen for a plan, and what has changed."""
+    yield from fingerprint_rows(one.plan)
+    if one.cohort is None or one.part is None:
+        yield "frozen", fault("nothing: approved with an earlier version")
+        return
+    yield "frozen", _by_split(one.cohort)
+    yield "declared", str(one.part.declared)
+    yield "folder", warn(one.changes) if one.changes else good("unchanged")
 
 
 def _state_row(one: Standing) -> Row:

@@ -179,8 +179,7 @@ class Consortium:
         found = {}
         for name, node in self._nodes.items():
             with Ledger.open(node.ledger) as ledger:
-                dataset = node.settings.dataset
-                found[name] = Spent(local=ledger.spent(dataset, joint=False), joint=ledger.spent(dataset))
+                found[name] = Spent(local=ledger.spent(joint=False), joint=ledger.spent())
         return found
 
     def stop(self) -> None:

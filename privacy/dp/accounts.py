@@ -30,8 +30,8 @@ def accounts(
     """The accounts of patients.
 
     Args:
-        shares: for each cohort: patient's id → what the patient pays for by being in it.
-        patients: whose accounts are wanted; everybody's if left out.
+        shares: for each cohort: id → what the patient of this id pays for by being in it.
+        patients: ids whose accounts are wanted; everybody's if left out.
         all_pay: names of rows that every patient pays for, in every split.
     Returns: each account once, however many patients share it; one at least.
     """

@@ -198,10 +198,10 @@ def room(rows: Sequence[Row], whose: str | Iterable[Account], delta: float, *, c
 
 
 def strictest_delta(rows: Iterable[Row], whose: str | Iterable[Account], *more: float) -> float:
-    """The smallest delta that a study on these patients names, or of ``more``; 1e-5 if there is none."""
+    """The smallest delta that a study on these patients names, or of ``more`` (1: none); 1e-5 without any."""
     paid = {share for account in _accounts(whose) for share in account}
     named_by_rows = [r.entry.delta for r in rows if (r.entry.dataset, r.entry.split) in paid]
-    return min([*named_by_rows, *more], default=1e-5)
+    return min([*named_by_rows, *(d for d in more if d < 1)], default=1e-5)
 
 
 def admit(

@@ -178,9 +178,10 @@ def test_each_ledger_is_whole_and_has_paid_for_its_hospitals_rounds(played: Play
             last: dict[int, State] = {}
             for row in ledger.rows():
                 assert row.entry.plan == played.plan
+                assert row.entry.dataset.startswith("cohort:")
                 assert row.entry.round == 0 or (row.entry.split is Split.TEST) == (row.entry.round > ROUNDS)
                 last[row.entry.round] = row.entry.state
-            spent = ledger.spent(node.settings.dataset)
+            spent = ledger.spent()
         rounds = {r for r in last if r > 0}
         if name == LOST:
             assert rounds <= {1, 2}

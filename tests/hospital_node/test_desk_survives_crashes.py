@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import shutil
-from dataclasses import replace
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +15,13 @@ import numpy as np
 import pytest
 import torch
 
+from folders import write_folder
 from hospital_node.desk import Contribution, Desk
 from hospital_node.kept import LABEL, Kept
 from hospital_node.ledger import Charge, Ledger
-from hospital_node.splits import Splits, SplitsDamaged
+from hospital_node.operator import opened
+from hospital_node.records import Records
+from hospital_node.settings import Node, NodeSettings, Policy
 from hospital_node.training import NoiseCut
 from medveil.identity import Identity, Secret
 from medveil.plan import Plan
@@ -38,6 +44,11 @@ LOCAL = {
 }
 SIZE = (16, 16)
 KEY = Secret(bytes(32))
+NODE = Identity.generate("hospital-1")
+FOLDER = Path(tempfile.mkdtemp(prefix="medveil-films-"))
+atexit.register(shutil.rmtree, FOLDER)
+COUNTS = (("t", "train", 6), ("v", "val", 4), ("e", "test", 4))
+write_folder(FOLDER, [(f"{p}{i}.png", f"{p}{i}", s, i % 2) for p, s, n in COUNTS for i in range(n)])
 
 
 def plan_of(*, centred: bool = False, **changes: Any) -> tuple[Plan, Float32]:
@@ -76,20 +87,38 @@ def site(**splits: tuple[PatientImages, ...]) -> SiteData:
     return SiteData("films", **usual, problems=())
 
 
+def read(_: Plan) -> SiteData:
+    return site()
+
+
+@contextmanager
+def worked_on(folder: Path) -> Iterator[Records]:
+    """The node's records as the process that works has them; the images folder lies beside."""
+    settings = NodeSettings(
+        name="hospital-1",
+        aggregator="https://here",
+        data=FOLDER,
+        dataset="films",
+        policy=Policy(epsilon_cap=20.0, allow_no_privacy=True),
+    )
+    node = Node(folder, settings)
+    with opened(node) as journal, closing(Records.open(node, NODE, journal)) as records:
+        yield records
+
+
+def desk_of(records: Records, plan: Plan, folder: Path, *, take: bool = True) -> Desk:
+    if take:
+        records.take(plan, records.frozen(records.reading(plan.study)), 10)
+    return Desk(plan, read, records, kept=Kept(folder / "unsent.sealed", KEY))
+
+
 def work(
-    folder: Path, plan: Plan, vector: Float32, kind: RoundKind, number: int, data: SiteData | None = None
+    folder: Path, plan: Plan, vector: Float32, kind: RoundKind, number: int
 ) -> tuple[Contribution, dict[Split, list[State]]]:
     """One round in a process of its own; what would leave, and the states of the round's charges by then."""
-    with Ledger.open(folder / "ledger.jsonl") as ledger:
-        ledger.register(plan.study, plan_id=plan.id, dataset="films", cap=20.0)
-        desk = Desk(
-            plan,
-            lambda _: data or site(),
-            ledger,
-            dataset="films",
-            kept=Kept(folder / "unsent.sealed", KEY),
-            splits=Splits(folder / "splits.json"),
-        )
+    with worked_on(folder) as records:
+        desk = desk_of(records, plan, folder)
+        records.register(plan)
 
         async def prepared() -> Contribution:
             return await desk.prepare(number, 1, kind, b"model", vector)
@@ -99,7 +128,7 @@ def work(
         finally:
             desk.close()
         states: dict[Split, list[State]] = {}
-        for entry in charges(ledger.rows(), plan=plan.id):
+        for entry in charges(records.ledger.rows(), plan=plan.id):
             if entry.round == number:
                 states.setdefault(entry.split, []).append(entry.state)
         return found, states
@@ -161,7 +190,7 @@ def test_wherever_the_node_is_killed_the_round_is_paid_once_and_sent_once(
         assert equal(again, first) == kept, folder.name
         resent += kept
         with Ledger.open(folder / "ledger.jsonl") as ledger:
-            assert ledger.spent("films") <= cost(plan.study).epsilon_local
+            assert 0 < ledger.spent() <= cost(plan.study).epsilon_local
     assert resent >= 3
 
 
@@ -205,62 +234,18 @@ def test_a_run_that_failed_counts_as_released(tmp_path: Path) -> None:
     assert not (tmp_path / "unsent.sealed").exists()
 
 
-def test_without_privacy_nothing_is_kept_charged_or_remembered(tmp_path: Path) -> None:
+def test_without_privacy_nothing_is_kept_or_charged(tmp_path: Path) -> None:
     plan, vector = plan_of(privacy={"kind": "none"})
-    with Ledger.open(tmp_path / "ledger.jsonl") as ledger:
-        made = Desk(
-            plan,
-            lambda _: site(),
-            ledger,
-            dataset="films",
-            kept=Kept(tmp_path / "unsent.sealed", KEY),
-            splits=Splits(tmp_path / "splits.json"),
-        )
+    with worked_on(tmp_path) as records:
+        made = desk_of(records, plan, tmp_path, take=False)
 
         async def prepared() -> Contribution:
             return await made.prepare(1, 1, RoundKind.TRAIN, b"model", vector)
 
         assert asyncio.run(prepared()).sums is not None
         made.close()
-        assert ledger.rows() == ()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["ledger.jsonl"]
-
-
-def test_a_patient_keeps_the_split_of_the_first_private_study(tmp_path: Path) -> None:
-    book = Splits(tmp_path / "splits.json")
-    first, moved = book.keep(site(), dataset="films", splits=[Split.TRAIN, Split.TEST])
-    assert [len(x) for x in (first.train, first.val, first.test)] == [6, 4, 4]
-    assert moved == 0
-    swapped = site(train=patients("t", 6)[:4] + patients("e", 4)[:1], test=patients("e", 4)[1:])
-    later, moved = Splits(tmp_path / "splits.json").keep(
-        swapped, dataset="films", splits=[Split.TRAIN, Split.TEST]
-    )
-    assert [p.patient for p in later.train] == ["t0", "t1", "t2", "t3"]
-    assert moved == 1
-    val_only = site(train=patients("v", 4))  # nothing was released about validation patients yet
-    assert book.keep(val_only, dataset="films", splits=[Split.TRAIN], note=False)[1] == 0
-    assert book.keep(swapped, dataset="others", splits=[Split.TRAIN])[1] == 0
-    text = (tmp_path / "splits.json").read_text()
-    assert not any(f'"{p.patient}"' in text for p in (*site().train, *site().test))
-    assert (tmp_path / "splits.json").stat().st_mode & 0o077 == 0
-
-
-def test_splits_noted_under_an_older_spelling_are_kept(tmp_path: Path) -> None:
-    book = Splits(tmp_path / "splits.json")
-    book.keep(site(test=patients("E", 4)), dataset="films", splits=[Split.TEST])  # as written, before forms
-    moved_in = tuple(replace(p, patient=p.patient.lower(), spellings=(p.patient,)) for p in patients("E", 2))
-    kept, moved = book.keep(site(train=moved_in, test=()), dataset="films", splits=[Split.TRAIN])
-    assert (len(kept.train), moved) == (0, 2)
-    nameless = tuple(replace(p, spellings=()) for p in moved_in)  # the form itself is noted by now
-    assert book.keep(site(train=nameless, test=()), dataset="films", splits=[Split.TRAIN])[1] == 2
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"key": "aa", "datasets": {}}', b'{"datasets": {}}'])
-def test_a_damaged_file_of_splits_stops_the_node_by_name(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "splits.json").write_bytes(content)
-    with pytest.raises(SplitsDamaged) as caught:
-        Splits(tmp_path / "splits.json").keep(site(), dataset="films", splits=[Split.TRAIN])
-    assert "backup" in caught.value.remedy
+        assert records.ledger.rows() == ()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["journal.db", "ledger.jsonl"]
 
 
 def test_a_finished_plan_that_a_restarted_node_passes_takes_nothing_from_the_plan_in_hand(
@@ -271,11 +256,9 @@ def test_a_finished_plan_that_a_restarted_node_passes_takes_nothing_from_the_pla
     old, vector = plan_of(name="old")
     current, _ = plan_of()
     kept.store(f"{current.id} 1 00", (Update(vector), None))
-    with Ledger.open(tmp_path / "ledger.jsonl") as ledger:
+    with worked_on(tmp_path) as records:
         for plan, left in ((old, True), (current, False)):
-            desk = Desk(
-                plan, lambda _: site(), ledger, dataset="films", kept=kept, splits=Splits(tmp_path / "splits")
-            )
+            desk = Desk(plan, read, records, kept=kept)
             desk.finished()
             desk.close()
             assert (kept.find(f"{current.id} 1 00") is not None) == left

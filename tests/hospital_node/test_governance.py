@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from audit_heads import head_of
+from folders import write_folder
 from hospital_node.agent import Office
 from hospital_node.cli import app
 from hospital_node.governance import (
@@ -20,11 +26,11 @@ from hospital_node.governance import (
     check_plan,
     declared_patients,
     read_offer,
-    register,
 )
 from hospital_node.ledger import Ledger, LedgerUnreadable
 from hospital_node.lineage import load_head
-from hospital_node.operator import approve_plan, standing
+from hospital_node.operator import approve_plan, opened, standing
+from hospital_node.records import Records
 from hospital_node.settings import Node, NodeSettings, NoNode, Policy
 from hospital_node.store import Journal
 from hospital_node.views import show_plan
@@ -51,11 +57,16 @@ LOCAL: dict[str, Any] = {
 }
 
 
+FOLDER = Path(tempfile.mkdtemp(prefix="medveil-films-"))
+atexit.register(shutil.rmtree, FOLDER)
+write_folder(FOLDER)
+
+
 def settings(**policy: Any) -> NodeSettings:
     return NodeSettings(
         name="hospital-1",
         aggregator="https://fl.example.org:8443",
-        data=Path("/data"),
+        data=FOLDER,
         dataset="films",
         policy=Policy(**policy),
     )
@@ -178,16 +189,13 @@ class Offers:
 
 def chosen(tmp_path: Path, aggregator: Offers, approved: list[Plan], **policy: Any) -> Plan | None:
     node = Node(tmp_path, settings(**({"allow_no_privacy": True} | policy)))
-    journal = Journal(node.journal)
-    for plan in approved:
-        journal.approve(plan, sign_approval(plan, PEOPLE[0]))
-    try:
-        with Ledger.open(node.ledger) as ledger:
-            office = Office(node, PEOPLE[0], journal, ledger, aggregator, aggregator.read)  # type: ignore[arg-type]
-            plan, aggregator.waits_for = asyncio.run(office.next_plan())
-            return plan
-    finally:
-        journal.close()
+    with opened(node) as journal, closing(Records.open(node, PEOPLE[0], journal)) as records:
+        for plan in approved:
+            journal.approve(plan, sign_approval(plan, PEOPLE[0]))
+            records.take(plan, records.frozen(records.reading(plan.study)), 10)
+        office = Office(node, PEOPLE[0], journal, records, aggregator, aggregator.read)  # type: ignore[arg-type]
+        plan, aggregator.waits_for = asyncio.run(office.next_plan())
+        return plan
 
 
 def test_a_node_works_on_what_its_operator_approved_and_on_nothing_else(tmp_path: Path) -> None:
@@ -234,8 +242,8 @@ def test_images_that_were_read_long_before_a_plan_begins_are_read_again(
     journal.approve(plan, sign_approval(plan, PEOPLE[0]))
     monkeypatch.setattr("hospital_node.agent.PREPARED_S", kept_s)
 
-    async def begin(ledger: Ledger) -> tuple[object, object]:
-        office = Office(node, PEOPLE[0], journal, ledger, aggregator, aggregator.read)  # type: ignore[arg-type]
+    async def begin(records: Records) -> tuple[object, object]:
+        office = Office(node, PEOPLE[0], journal, records, aggregator, aggregator.read)  # type: ignore[arg-type]
         await office.next_plan()
         ready = office._prepared
         assert ready is not None
@@ -243,8 +251,8 @@ def test_images_that_were_read_long_before_a_plan_begins_are_read_again(
         assert (await office.next_plan())[0] == plan
         return ready.desk, office._open(plan)[0]
 
-    with Ledger.open(node.ledger) as ledger:
-        before, after = asyncio.run(begin(ledger))
+    with closing(Records.open(node, PEOPLE[0], journal)) as records:
+        before, after = asyncio.run(begin(records))
     journal.close()
     assert (before is after) == (kept_s > 0)
 
@@ -342,6 +350,13 @@ def node_with(tmp_path: Path, **policy: Any) -> Node:
     return node
 
 
+@contextmanager
+def worked_on(node: Node) -> Iterator[Records]:
+    """The node's records as the process that works has them."""
+    with opened(node) as journal, closing(Records.open(node, PEOPLE[0], journal)) as records:
+        yield records
+
+
 def test_an_operator_is_told_the_noise_and_that_the_author_insisted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -369,13 +384,14 @@ def test_the_ledger_is_shown_study_by_study_with_what_the_cap_leaves(tmp_path: P
     node, plan = node_with(tmp_path, epsilon_cap=5.0), plan_of(privacy=LOCAL, name="chest")
     approve_plan(node, plan)
     assert "0.000 spent, 0.000 promised" in ledger_command(node)
-    with Ledger.open(node.ledger) as ledger:
-        register(ledger, plan, node.settings)
+    with worked_on(node) as records:
+        records.register(plan)
+        ledger = records.ledger
         done = ledger.charge(plan.study, plan_id=plan.id, round_number=1, attempt=1)
         done.begin()
         done.end()
         ledger.charge(plan.study, plan_id=plan.id, round_number=2, attempt=1).begin()
-        spent, room = ledger.spent("films"), ledger.room("films", 5.0)
+        spent, room = ledger.spent(), ledger.room(None, 5.0)
     shown = ledger_command(node)
     assert "chest" in shown
     assert re.search(r"train\W+2 of 2\W", shown)
@@ -408,9 +424,10 @@ def test_the_room_that_is_shown_is_the_room_that_there_is(tmp_path: Path) -> Non
 
 def test_verify_shows_the_last_hash_and_names_a_damaged_row(tmp_path: Path) -> None:
     node, plan = node_with(tmp_path), plan_of(privacy=LOCAL)
-    with Ledger.open(node.ledger) as ledger:
-        register(ledger, plan, node.settings)
-        last = ledger.rows()[-1].hash[:16]
+    approve_plan(node, plan)
+    with worked_on(node) as records:
+        records.register(plan)
+        last = records.ledger.rows()[-1].hash[:16]
     assert last in ledger_command(node, "verify")
     with node.ledger.open("ab") as file:
         file.write(b'{"half')
@@ -440,9 +457,11 @@ def test_images_of_nobody_are_refused_and_the_remedy_named(
 
 def test_a_cap_that_is_spent_stops_the_approval_and_says_what_to_change(tmp_path: Path) -> None:
     node = node_with(tmp_path, epsilon_cap=3.0)
-    with Ledger.open(node.ledger) as ledger:
-        register(ledger, plan_of(privacy=LOCAL, name="earlier"), node.settings)
-        register(ledger, plan_of(privacy=LOCAL, name="second"), node.settings)
+    before = [plan_of(privacy=LOCAL, name=name) for name in ("earlier", "second")]
+    for plan in before:
+        approve_plan(node, plan)
+        with worked_on(node) as records:
+            records.register(plan)
     for name in ("third", "fourth", "fifth"):
         plan = plan_of(privacy=LOCAL, name=name)
         with pytest.raises(BudgetExceeded) as refused:
@@ -450,7 +469,7 @@ def test_a_cap_that_is_spent_stops_the_approval_and_says_what_to_change(tmp_path
         assert "cap" in refused.value.remedy
     assert "no further study" in ledger_command(node) or "room for one more" in ledger_command(node)
     journal = Journal(node.journal)
-    assert journal.approved() == []
+    assert [plan for plan, _ in journal.approved()] == before
     journal.close()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from hospital_node import cli
 from hospital_node.agent import Office
 from hospital_node.governance import PlanRefused, read_offer
 from hospital_node.heads import AuditForked, AuditKeyChanged, AuditRolledBack, Heads, NotAccepted
-from hospital_node.ledger import Ledger
+from hospital_node.records import Records
 from hospital_node.settings import Node
 from hospital_node.store import Journal, Seen
 from lines import Line, follow, make_agent, make_node
@@ -433,17 +433,17 @@ class Offers:
 
 
 def test_an_approved_plan_is_offered_again_under_the_new_key_and_needs_no_new_approval(
-    build: Build, tmp_path: Path
+    build: Build,
 ) -> None:
     world = build()
     node, identity = make_node(world, 1), world.identities[0]
     journal = Journal(node.journal)
     journal.approve(world.plan, sign_approval(world.plan, identity))
-    with Ledger.open(tmp_path / "ledger.jsonl") as ledger:
+    with closing(Records.open(node, identity, journal)) as records:
 
         def chosen() -> Plan | None:
             transport: Any = Offers(world.coordinator.offers("hospital-1"))
-            office = Office(node, identity, journal, ledger, transport, transport.read)
+            office = Office(node, identity, journal, records, transport, transport.read)
             return asyncio.run(office.next_plan())[0]
 
         assert chosen() == world.plan

@@ -37,10 +37,10 @@ from aggregator.cli import create_plan, open_store, set_up_aggregator
 from aggregator.settings import Settings
 from aggregator.store import Store
 from aggregator.witnesses import Witness, binding_heads
-from hospital_node.cli_ledger import copied_ledger
 from hospital_node.heads import Heads
 from hospital_node.ledger import Ledger
 from hospital_node.operator import approve_plan, set_up_node
+from hospital_node.records import copied_ledger
 from hospital_node.settings import Node, NodeSettings, Policy
 from hospital_node.store import STEPS, Journal
 from medveil.identity import FRESHNESS_S, Identity
@@ -321,8 +321,8 @@ class Soak:
     def check_spending(self) -> None:
         """I8: what was spent never becomes less, whatever was killed."""
         for name, node in self.nodes.items():
-            with copied_ledger(node) as path, Ledger.open(path) as ledger:
-                spent = ledger.spent(node.settings.dataset)
+            with copied_ledger(node) as path, Ledger.open(path, cohorts=node.cohorts) as ledger:
+                spent = ledger.spent()
             assert spent >= self.spent.get(name, 0.0), f"{name} has forgotten what it spent"
             self.spent[name] = spent
 

@@ -31,7 +31,7 @@ MAX_PROBLEMS = 10_000
 SAME_PLACE_MM = 1.0
 """How far a label map's grid may lie from its image's."""
 
-__all__ = ["Problem", "SiteData", "read_site"]
+__all__ = ["Problem", "Row", "SiteData", "read_site", "usable_rows"]
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,12 @@ def read_site(folder: Path, study: Study) -> SiteData:
         findings.add(problem)
     train, val, test = (_gather(patients[split], spellings) for split in SPLITS)
     return SiteData(name=name, train=train, val=val, test=test, problems=findings.sorted())
+
+
+def usable_rows(folder: Path, study: Study) -> list[Row]:
+    """The lines of which :func:`read_site` reads the images; no image is opened."""
+    findings = _Findings()
+    return _settled(_rows(folder, study, findings), findings)
 
 
 def _rows(folder: Path, study: Study, findings: _Findings) -> list[Row]:

@@ -1,0 +1,111 @@
+"""In the node's journal: which cohort each plan has, and where the ledger's chain ended."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from hospital_node.store import Journal
+
+_META = sa.MetaData()
+_PARTS = sa.Table(
+    "parts",
+    _META,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("plan", sa.String, nullable=False),
+    sa.Column("cohort", sa.String, nullable=False),
+    sa.Column("declared", sa.Integer, nullable=False),
+    sa.Column("taken", sa.Float, nullable=False),
+    sqlite_autoincrement=True,
+)
+_ENDS = sa.Table(
+    "ledger_ends",
+    _META,
+    sa.Column("whose", sa.String, primary_key=True),
+    sa.Column("count", sa.Integer, nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("hash", sa.String, nullable=False),
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a hospital takes part in a plan with."""
+
+    cohort: str
+    """Name of the frozen cohort."""
+    declared: int
+    """The number of patients that the operator declared, for the plan's life: divisor and weight."""
+    turn: int
+    """How many cohorts the plan has had."""
+
+
+class FrozenPlans:
+    """The operator's word on each plan's patients. Rows are added, never changed."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._engine = journal.engine
+        _META.create_all(self._engine)
+
+    def part(self, plan: str) -> Part | None:
+        """What was taken last for a plan."""
+        wanted = sa.select(_PARTS).where(_PARTS.c.plan == plan).order_by(_PARTS.c.id)
+        with self._engine.connect() as tx:
+            rows = tx.execute(wanted).all()
+        return Part(rows[-1].cohort, rows[-1].declared, len(rows)) if rows else None
+
+    def take(self, plan: str, cohort: str, declared: int) -> Part:
+        """Remember a cohort for a plan. The number that was declared first stays."""
+        known = self.part(plan)
+        if known is not None and known.cohort == cohort:
+            return known
+        number = declared if known is None else known.declared
+        with self._engine.begin() as tx:
+            values = {"plan": plan, "cohort": cohort, "declared": number, "taken": time.time()}
+            tx.execute(_PARTS.insert().values(**values))
+        return Part(cohort, number, 1 if known is None else known.turn + 1)
+
+
+class JournalAnchor:
+    """The journal as what knows where the ledger ended (:class:`hospital_node.ledgerfile.Anchor`)."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._engine = journal.engine
+        _META.create_all(self._engine)
+
+    def newest(self) -> tuple[int, str] | None:
+        """Number and hash of the row that was kept last; None before there was one."""
+        found = self._end("own")
+        return None if found is None else (found[1], found[2])
+
+    def keep(self, number: int, hash_: str) -> None:
+        """Keep a head, on stable storage on return."""
+        self._keep("own", 0, number, hash_)
+
+    def contradicted(self) -> int | None:
+        """How often the owner had gone on from an older copy according to a head of the aggregator's that
+        contradicts this ledger; None if no such alarm stands."""
+        found = self._end("refused")
+        return None if found is None else found[0]
+
+    def contradict(self, count: int | None) -> None:
+        """Raise that alarm, or take it away."""
+        if count is None:
+            with self._engine.begin() as tx:
+                tx.execute(_ENDS.delete().where(_ENDS.c.whose == "refused"))
+        else:
+            self._keep("refused", count, 0, "")
+
+    def _end(self, whose: str) -> tuple[int, int, str] | None:
+        with self._engine.connect() as tx:
+            row = tx.execute(sa.select(_ENDS).where(_ENDS.c.whose == whose)).first()
+        return None if row is None else (row[1], row[2], row[3])
+
+    def _keep(self, whose: str, count: int, number: int, hash_: str) -> None:
+        with self._engine.begin() as tx:
+            tx.execute(
+                sa.text("INSERT OR REPLACE INTO ledger_ends VALUES (:whose, :count, :number, :hash)"),
+                {"whose": whose, "count": count, "number": number, "hash": hash_},
+            )

@@ -1,0 +1,270 @@
+"""The node's records of its patients, held against each other: ledger, cohorts, what earlier versions noted.
+
+Everything is one chain: the ledger's rows name the cohorts and the file of earlier splits by their hashes,
+the journal keeps the last row's hash, and the aggregator's audit log keeps one made of it. So a file that is
+gone, cut, exchanged or older than the others is noticed at the next start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from hospital_node.cohort import (
+    Cohort,
+    CohortChanged,
+    CohortMissing,
+    Cohorts,
+    Held,
+    Names,
+    Reading,
+    freeze,
+    is_cohort,
+    read_patients,
+)
+from hospital_node.frozen import FrozenPlans, JournalAnchor, Part
+from hospital_node.ledger import Ledger, LedgerSetBack, LedgerUnreadable
+from hospital_node.ledgerfile import check_head
+from hospital_node.settings import Node
+from hospital_node.splits import LOST, NEVER, FormerSplits, SplitsDamaged, read_former
+from hospital_node.store import Journal
+from medveil.identity import Identity
+from medveil.log import get_logger
+from medveil.plan import Plan
+from medveil.study import Study
+from medveil_imaging.patients import PatientImages
+from medveil_imaging.sources.manifest import MANIFEST, SiteData
+from privacy.dp.ledger import MARKS, PROMISED, Row, State
+
+log = get_logger()
+
+
+@dataclass(frozen=True)
+class Use:
+    """With whom this hospital takes part in a plan now."""
+
+    cohort: Cohort
+    """Those whom the plan may use: of a private plan, those that its ledger rows name."""
+    declared: int
+    turn: int
+
+
+Mark = tuple[str, Part | None]
+"""Changes when somebody writes another manifest, or the operator takes another cohort."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """Images, and the hashes of the files that they were read from."""
+
+    site: SiteData
+    patients: Mapping[str, Held]
+
+
+class Records:
+    """One node's records. :meth:`open` for the process that works, :meth:`view` for one that looks."""
+
+    def __init__(
+        self, node: Node, identity: Identity, journal: Journal, ledger: Ledger, former: FormerSplits | None
+    ) -> None:
+        self._node, self._names = node, Names(identity)
+        self._former, self._cohorts = former, Cohorts(node.cohorts)
+        self.ledger = ledger
+        self.plans = FrozenPlans(journal)
+        self.anchor = JournalAnchor(journal)
+
+    @classmethod
+    def open(cls, node: Node, identity: Identity, journal: Journal, *, trusting: bool = False) -> Self:
+        """Take the ledger, bring files of an earlier version into today's form, hold all against each other.
+
+        Args:
+            trusting: the operator goes on from an older copy: what is missing is not asked for.
+        Raises: what :meth:`Ledger.open` raises; SplitsDamaged, LedgerSetBack.
+        """
+        anchor = JournalAnchor(journal)
+        ledger = Ledger.open(node.ledger, anchor=anchor, cohorts=node.cohorts, trusting=trusting)
+        try:
+            former, name = _former(node, identity, ledger.rows(), trusting)
+            if name == LOST:
+                ledger.forget_data_sets()
+            if name:
+                ledger.migrate(name)
+            return cls(node, identity, journal, ledger, former)
+        except BaseException:
+            ledger.close()
+            raise
+
+    @classmethod
+    @contextmanager
+    def view(cls, node: Node, identity: Identity, journal: Journal) -> Iterator[Self]:
+        """A copy of the ledger to look at and to try on, so that a running node keeps its own.
+
+        Raises: as :meth:`open`.
+        """
+        with copied_ledger(node) as path, Ledger.open(path, cohorts=node.cohorts) as ledger:
+            check_head(ledger.rows(), JournalAnchor(journal).newest())
+            former, name = _former(node, identity, ledger.rows(), False)
+            if name == LOST:
+                ledger.forget_data_sets()
+            yield cls(node, identity, journal, ledger, former)
+
+    def close(self) -> None:
+        """Let go of the ledger."""
+        self.ledger.close()
+
+    def reading(self, study: Study) -> Reading:
+        """What the images folder holds now."""
+        return read_patients(self._node.settings.data, study, self._names)
+
+    def frozen(self, reading: Reading) -> Cohort:
+        """A cohort of what the folder holds; it is kept nowhere yet."""
+        before = self._former.before if self._former else None
+        return freeze(reading, self._node.settings.dataset, known=self._cohorts.all(), before=before)
+
+    def take(self, plan: Plan, cohort: Cohort, declared: int) -> Part:
+        """Keep a cohort and remember it for a plan: the operator's word."""
+        self._cohorts.keep(cohort)
+        return self.plans.take(plan.id, cohort.name, declared)
+
+    def part(self, plan: Plan) -> Part | None:
+        """What was taken for a plan. Raises: CohortMissing if the plan is private and nothing was."""
+        part = self.plans.part(plan.id)
+        if part is None and plan.study.privacy.kind != "none":
+            raise CohortMissing()
+        return part
+
+    def cohort(self, part: Part) -> Cohort:
+        """Raises: CohortDamaged."""
+        return self._cohorts.load(part.cohort)
+
+    def register(self, plan: Plan) -> None:
+        """Enter a private plan's schedule into the ledger, for the cohort that was taken last.
+
+        Nothing to do without privacy, or a second time.
+        Raises: BudgetExceeded, CohortMissing, CohortDamaged.
+        """
+        part = self.part(plan)
+        if part is not None and plan.study.privacy.kind != "none":
+            self.admit(plan, self.cohort(part))
+
+    def admit(self, plan: Plan, cohort: Cohort) -> None:
+        """Hold a plan with a cohort against the budget, and enter it. Raises: BudgetExceeded."""
+        policy = self._node.settings.policy
+        self.ledger.register(
+            plan.study,
+            plan_id=plan.id,
+            dataset=cohort,
+            cap=policy.epsilon_cap,
+            count_joint_noise=policy.count_joint_noise,
+        )
+
+    def use(self, plan: Plan) -> Use | None:
+        """With whom a plan goes on now; None for one without privacy for which nothing was frozen.
+
+        Raises: as :meth:`register`.
+        """
+        part = self.part(plan)
+        if part is None:
+            return None
+        cohort = self.cohort(part)
+        if plan.study.privacy.kind != "none":
+            self.admit(plan, cohort)
+            cohort = self.ledger.cohort(plan.id) or cohort
+        return Use(cohort, part.declared, part.turn)
+
+    def mark(self, plan: Plan) -> Mark:
+        """See :data:`Mark`."""
+        try:
+            manifest = hashlib.sha256((self._node.settings.data / MANIFEST).read_bytes()).hexdigest()
+        except OSError:
+            manifest = ""
+        return manifest, self.plans.part(plan.id)
+
+    def read(self, plan: Plan, read: Callable[[Plan], SiteData]) -> Read:
+        """Read the images between two looks at the files, so that what was read is what was hashed.
+
+        Raises: CohortChanged if somebody changed the folder meanwhile; what ``read`` raises.
+        """
+        if self.plans.part(plan.id) is None:
+            return Read(read(plan), {})
+        before = self.reading(plan.study).patients
+        site = read(plan)
+        after = self.reading(plan.study).patients
+        if before != after:
+            raise CohortChanged(changes=Cohort("", before).changes(after))
+        return Read(site, after)
+
+    def check(self, plan: Plan, read: Read) -> SiteData:
+        """What was read, without patients whom the plan may not use, if it is what was frozen.
+
+        Of a plan without privacy a difference is only logged, and nobody is left out.
+        Raises: CohortChanged, and as :meth:`use`.
+        """
+        part, private, site = self.part(plan), plan.study.privacy.kind != "none", read.site
+        if part is None:
+            return site
+        cohort = self.cohort(part)
+        changes = cohort.changes(read.patients)
+        if changes:
+            log.warning("cohort.changed", plan=plan.id, reason=str(changes))
+            if private:
+                raise CohortChanged(changes=changes)
+        use = self.use(plan)
+        if not private or use is None:
+            return site
+        moved = self.ledger.usable(plan.study, cohort)[1]
+        if moved:
+            log.warning("patients.moved", plan=plan.id, count=moved)
+        kept = {s: self._only(getattr(site, s), use.cohort, s) for s in ("train", "val", "test")}
+        return SiteData(site.name, **kept, problems=site.problems)
+
+    def _only(
+        self, patients: tuple[PatientImages, ...], cohort: Cohort, split: str
+    ) -> tuple[PatientImages, ...]:
+        names = ((p, self._names.patient(p.patient)) for p in patients)
+        return tuple(p for p, n in names if n in cohort.patients and cohort.patients[n].split == split)
+
+
+def _former(
+    node: Node, identity: Identity, rows: tuple[Row, ...], trusting: bool
+) -> tuple[FormerSplits | None, str]:
+    """What earlier versions noted, and its name for the ledger ("": there was no earlier version)."""
+    noted = next((r for r in rows if r.entry.state is State.MIGRATED), None)
+    old = [r for r in rows if r.entry.state not in MARKS and not is_cohort(r.entry.dataset)]
+    if noted is None and not old and not node.splits.exists():
+        return None, ""
+    if noted is not None and noted.entry.dataset in (NEVER, LOST):
+        return None, noted.entry.dataset
+    if noted is None and not node.splits.exists() and all(r.entry.state in PROMISED for r in old):
+        return None, NEVER
+    try:
+        former, name = read_former(node.splits, identity)
+        if noted is not None and name != noted.entry.dataset:
+            raise SplitsDamaged(name=node.splits.name)
+    except SplitsDamaged:
+        gone_on = max((r.number for r in rows if r.entry.state is State.RESTORED), default=0)
+        if trusting or (noted is not None and noted.number < gone_on):
+            return None, LOST
+        raise
+    if noted is None and len(former) and not rows and not trusting:
+        raise LedgerSetBack(problem="it has no row, but splits.json remembers patients")
+    return former, name
+
+
+@contextmanager
+def copied_ledger(node: Node) -> Iterator[Path]:
+    """A copy to look at, so that a running node keeps its lock. Raises: LedgerUnreadable."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "ledger.jsonl"
+        if node.ledger.exists():
+            try:
+                shutil.copyfile(node.ledger, target)
+            except OSError as error:
+                raise LedgerUnreadable(reason=error.strerror or "unknown reason") from error
+        yield target
