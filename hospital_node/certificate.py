@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
@@ -21,6 +22,7 @@ from hospital_node.transport import CLIENT_PAIR, Transport
 from medveil.errors import Error
 from medveil.identity import Identity
 from medveil.log import get_logger
+from medveil.messages import BadMessage
 
 OURS = "MedVeil nodes authority"
 LOOK_S = 3600.0
@@ -38,17 +40,29 @@ def due(pair: bytes, now: dt.datetime) -> bool:
 async def get_certificate(node: Node, transport: Transport) -> None:
     """Make a fresh key, have it signed, and put both in place in one go.
 
-    Raises: AggregatorProblem, Unreachable.
+    Raises: BadMessage if what comes is no certificate for this key; AggregatorProblem, Unreachable.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, node.settings.name)])
     asked = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
-    signed = await transport.certificate(asked.public_bytes(serialization.Encoding.DER))
+    signed = _for(key, await transport.certificate(asked.public_bytes(serialization.Encoding.DER)))
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     _put(node.folder / CLIENT_PAIR, signed + private)
     log.info("certificate.renewed")
+
+
+def _for(key: ec.EllipticCurvePrivateKey, answer: bytes) -> bytes:
+    """The certificate as PEM; nothing else of the answer gets into the file. Raises: BadMessage."""
+    try:
+        certificate = x509.load_pem_x509_certificate(answer)
+        same = certificate.public_key() == key.public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise BadMessage() from error
+    if not same:
+        raise BadMessage()
+    return certificate.public_bytes(serialization.Encoding.PEM)
 
 
 async def keep_certificate(node: Node) -> None:

@@ -28,7 +28,7 @@ from medveil.plan import Plan
 from medveil.rounds import RoundKind
 from medveil.strategies import Diverged, State, advance
 from medveil.study import Study
-from medveil.tensors import Float32, from_safetensors, model_hash
+from medveil.tensors import Float32, from_safetensors, largest_file, model_hash
 from privacy.encoding import SpoiledSum, Words, decode, params_for
 from privacy.secagg.checkword import AlteredSum, verify_sum
 from privacy.secagg.keys import Context, Setting, setting_for
@@ -68,16 +68,16 @@ class BrokenLineage(RemoteProtocolError):
 class Sums(Protocol):
     """Where models, proofs and sums come from: the transport, or a test's stand-in."""
 
-    async def model(self, plan: str, model: str) -> bytes:
-        """A model file."""
+    async def model(self, plan: str, model: str, *, limit: int) -> bytes:
+        """A model file of at most ``limit`` bytes."""
         ...
 
     async def proof(self, plan: str, version: int) -> Published:
         """Where a version comes from."""
         ...
 
-    async def sum(self, plan: str, version: int) -> bytes:
-        """The sum a version was made of."""
+    async def sum(self, plan: str, version: int, *, limit: int) -> bytes:
+        """The sum a version was made of, at most ``limit`` bytes."""
         ...
 
 
@@ -267,7 +267,8 @@ class Lineage:
     async def _initial(self) -> Head:
         spec = self._plan.study.model.tensors
         name = bytes.fromhex(self._plan.study.model.initial_model)
-        vector = from_safetensors(await self._sums.model(self._plan.id, name.hex()), spec)
+        file = await self._sums.model(self._plan.id, name.hex(), limit=largest_file(spec))
+        vector = await _aside(lambda: from_safetensors(file, spec))
         if model_hash(vector, spec) != name:
             raise WrongModel()
         return Head(0, 0, vector, {}, name)
@@ -283,7 +284,8 @@ class Lineage:
         setting = check_proof(published, self._plan, parent, before=before)
         key = self._check_own_part(published, setting.context)
         await self._keep(parent)  # threshold-many hospitals have started from it: there is no way back
-        data = await self._sums.sum(self._plan.id, version)
+        words = params_for(self._plan.study, RoundKind.TRAIN, len(self._plan.roster)).words
+        data = await self._sums.sum(self._plan.id, version, limit=8 * words)
         return await _aside(lambda: make_next(self._plan, parent, published, data, key))
 
     def _check_own_part(self, published: Published, context: Context) -> Secret | None:

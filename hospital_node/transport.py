@@ -6,17 +6,37 @@ import asyncio
 import random
 import re
 import ssl
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self, TypeVar
 from urllib.parse import quote
 
 import httpx2 as httpx
 
+from medveil.answers import (
+    ASK_PLAINLY,
+    PROBLEM_BYTES,
+    AnswerTooLarge,
+    Collected,
+    EncodedAnswer,
+    no_cookies,
+    problem_in,
+    time_for,
+)
 from medveil.errors import BadFile, RemoteProtocolError
 from medveil.identity import Identity, sign_request
 from medveil.log import get_logger
-from medveil.messages import Approval, Enrol, PlanOffers, Work, enrolment_path, seconds_to_wait
+from medveil.messages import (
+    MAX_MESSAGE_BYTES,
+    Approval,
+    Enrol,
+    PlanOffers,
+    Wire,
+    Work,
+    enrolment_path,
+    seconds_to_wait,
+)
 from medveil.reachability import check_certificate, why
 from medveil.shown import plain
 from privacy.secagg.messages import Published
@@ -26,6 +46,9 @@ GIVE_UP_S = 90.0
 BUSY = (429, 502, 503, 504)
 CLIENT_PAIR = "client.pem"
 """Beside the pinned authority: the client certificate and its key, where the aggregator asks for them."""
+INLINE_BYTES = 16_384
+"""A message up to this size is decoded at once: its items, at most as many, take some 20 ms."""
+Message = TypeVar("Message", bound=Wire)
 CODE = re.compile(r"[a-z][a-z0-9-]{0,59}")
 log = get_logger()
 
@@ -64,7 +87,14 @@ class Transport:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._context, self._pair, self._loaded = context, authority.with_name(CLIENT_PAIR), 0
         self._identity, self._patience_s = identity, patience_s
-        self._client = httpx.AsyncClient(base_url=address, verify=context, timeout=TIMEOUT)
+        self._client = httpx.AsyncClient(
+            base_url=address,
+            verify=context,
+            timeout=TIMEOUT,
+            headers=ASK_PLAINLY,
+            cookies=no_cookies(),
+            follow_redirects=False,
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -76,19 +106,21 @@ class Transport:
 
     async def enrol(self, token: str) -> None:
         """Use a one-time token. Raises: AggregatorProblem, Unreachable."""
-        await self._send("POST", enrolment_path(self._identity.public_key), Enrol(token=token).to_bytes())
+        path, body = enrolment_path(self._identity.public_key), Enrol(token=token).to_bytes()
+        await self._send("POST", path, body, limit=PROBLEM_BYTES)
 
     async def certificate(self, request: bytes) -> bytes:
         """A client certificate (PEM) for a PKCS #10 request."""
-        return await self._send("POST", "/v1/certificate", request)
+        return await self._send("POST", "/v1/certificate", request, limit=PROBLEM_BYTES)
 
     async def offers(self) -> PlanOffers:
         """The plans whose roster names this hospital."""
-        return PlanOffers.from_bytes(await self._send("GET", "/v1/plans"))
+        return await self._message(PlanOffers, "GET", "/v1/plans")
 
     async def approve(self, plan: str, signature: bytes) -> None:
         """Hand in this hospital's approval."""
-        await self._send("POST", f"/v1/plans/{plan}/approval", Approval(signature=signature).to_bytes())
+        body = Approval(signature=signature).to_bytes()
+        await self._send("POST", f"/v1/plans/{plan}/approval", body, limit=PROBLEM_BYTES)
 
     async def work(self, plan: str, *, seen: str, wait_s: float, sitting_out: str = "") -> Work:
         """What to do next; waits for news at the aggregator.
@@ -99,41 +131,54 @@ class Transport:
         path = f"/v1/plans/{plan}/work?seen={quote(seen, safe='')}&wait_s={wait_s:g}"
         if sitting_out:
             path += f"&sitting_out={sitting_out}"
-        return Work.from_bytes(await self._send("GET", path))
+        return await self._message(Work, "GET", path)
 
-    async def model(self, plan: str, model: str) -> bytes:
-        """A global model as safetensors."""
-        return await self._send("GET", f"/v1/plans/{plan}/models/{model}")
+    async def model(self, plan: str, model: str, *, limit: int) -> bytes:
+        """A global model as safetensors, of at most ``limit`` bytes."""
+        return await self._send("GET", f"/v1/plans/{plan}/models/{model}", limit=limit)
 
     async def proof(self, plan: str, version: int) -> Published:
         """Where a model version comes from. Raises: AggregatorProblem, BadMessage, Unreachable."""
-        return Published.from_bytes(await self._send("GET", f"/v1/plans/{plan}/versions/{version}/proof"))
+        return await self._message(Published, "GET", f"/v1/plans/{plan}/versions/{version}/proof")
 
-    async def sum(self, plan: str, version: int) -> bytes:
-        """The sum a model version was made of: 64-bit words, little-endian."""
-        return await self._send("GET", f"/v1/plans/{plan}/versions/{version}/sum")
+    async def sum(self, plan: str, version: int, *, limit: int) -> bytes:
+        """The sum a model version was made of: 64-bit words, little-endian, at most ``limit`` bytes."""
+        return await self._send("GET", f"/v1/plans/{plan}/versions/{version}/sum", limit=limit)
 
     async def message(
         self, plan: str, number: int, attempt: int, kind: str, body: bytes, *, wait_s: float
     ) -> Work:
         """Hand in a protocol message; what to do next, as :meth:`work` would tell it to its sender."""
         path = f"/v1/plans/{plan}/rounds/{number}/attempts/{attempt}/{kind}?wait_s={wait_s:g}"
-        return Work.from_bytes(await self._send("POST", path, body))
+        return await self._message(Work, "POST", path, body)
 
     async def segment(
         self, plan: str, number: int, attempt: int, segment: int, data: bytes, *, digest: bytes
     ) -> None:
         """One segment of a masked vector, and its SHA-256."""
         path = f"/v1/plans/{plan}/rounds/{number}/attempts/{attempt}/segments/{segment}"
-        await self._send("PUT", path, data, digest)
+        await self._send("PUT", path, data, limit=PROBLEM_BYTES, digest=digest)
 
-    async def _send(self, method: str, path: str, body: bytes = b"", digest: bytes | None = None) -> bytes:
+    async def _message(self, kind: type[Message], method: str, path: str, body: bytes = b"") -> Message:
+        """An answer that is a message. Raises: BadMessage, what :meth:`_send` raises."""
+        data = await self._send(method, path, body, limit=MAX_MESSAGE_BYTES)
+        if len(data) <= INLINE_BYTES:
+            return kind.from_bytes(data)
+        return await asyncio.get_running_loop().run_in_executor(None, kind.from_bytes, data)
+
+    async def _send(
+        self, method: str, path: str, body: bytes = b"", *, limit: int, digest: bytes | None = None
+    ) -> bytes:
+        """What the aggregator answers, at most ``limit`` bytes.
+
+        Raises: AggregatorProblem, AnswerTooLarge, EncodedAnswer, Unreachable, CertificateRefused.
+        """
         loop = asyncio.get_running_loop()
         started, pause = loop.time(), 0.25
         while True:
             try:
-                return await self._once(method, path, body, digest)
-            except (httpx.TransportError, _Busy) as error:
+                return await self._once(method, path, body, digest, limit)
+            except (httpx.TransportError, TimeoutError, _Busy) as error:
                 busy = error if isinstance(error, _Busy) else None
                 reason = str(busy) if busy else why(error)
                 if loop.time() - started > self._patience_s:
@@ -157,18 +202,23 @@ class Transport:
                 raise BadFile(name=CLIENT_PAIR, problem="it holds no certificate with its key") from error
             self._loaded = changed
 
-    async def _once(self, method: str, path: str, body: bytes, digest: bytes | None) -> bytes:
+    async def _once(self, method: str, path: str, body: bytes, digest: bytes | None, limit: int) -> bytes:
         self._load_certificate()
         request = self._client.build_request(method, path, content=body)
         target = request.url.raw_path.decode("ascii")
         proof = sign_request(self._identity, method, target, body, digest=digest)
         request.headers.update(proof.headers())
-        response = await self._client.send(request)
-        if response.status_code in BUSY:
-            raise _Busy(response.status_code, seconds_to_wait(response.headers.get("retry-after")))
-        if not response.is_success:  # also a redirect: a proxy's log-in page is no acknowledgement
-            raise _problem(response)
-        return response.content
+        async with asyncio.timeout(time_for(body)):
+            response = await self._client.send(request, stream=True)
+        try:
+            if response.is_success:
+                return await _collected(response, limit)
+            with suppress(AnswerTooLarge, EncodedAnswer):
+                told = problem_in(await _collected(response, PROBLEM_BYTES))
+                raise _refusal(response, told)  # also of a redirect: a log-in page is no acknowledgement
+            raise _refusal(response, {})
+        finally:
+            await response.aclose()
 
 
 class _Busy(Exception):
@@ -179,15 +229,21 @@ class _Busy(Exception):
         self.wait_s = wait_s
 
 
-def _problem(response: httpx.Response) -> AggregatorProblem:
-    try:
-        content = response.json()
-    except ValueError:
-        content = None
-    found: dict[str, Any] = content if isinstance(content, dict) else {}
+async def _collected(response: httpx.Response, limit: int) -> bytes:
+    """The answer's body as it came over the line. Raises: AnswerTooLarge, EncodedAnswer, TimeoutError."""
+    answer = Collected(response.headers, limit)
+    async for piece in response.aiter_raw():
+        answer.add(piece)
+    return answer.data
+
+
+def _refusal(response: httpx.Response, told: dict[str, str]) -> Exception:
+    status = response.status_code
+    if status in BUSY:
+        return _Busy(status, seconds_to_wait(response.headers.get("retry-after")))
     return AggregatorProblem(
-        status=response.status_code,
-        code=str(found.get("code", "aggregator-error")),
-        title=str(found.get("title", f"The aggregator answered {response.status_code}.")),
-        detail=str(found.get("detail", "")),
+        status=status,
+        code=told.get("code", "aggregator-error"),
+        title=told.get("title", f"The aggregator answered {status}."),
+        detail=told.get("detail", ""),
     )

@@ -10,15 +10,30 @@ from typing import Any, Self
 
 import httpx2 as httpx
 
+from medveil.answers import (
+    ASK_PLAINLY,
+    PROBLEM_BYTES,
+    AnswerTooLarge,
+    Collected,
+    EncodedAnswer,
+    no_cookies,
+    problem_in,
+)
 from medveil.errors import RemoteProtocolError
 from medveil.identity import Identity, sign_request
 from medveil.messages import Enrol, enrolment_path, seconds_to_wait
+from medveil.outside import NotPlain, decode_json
 from medveil.reachability import check_certificate, why
 from medveil.shown import plain
 
 PATIENCE_S = 30.0
 """How long a request goes on asking an aggregator that says it has no time."""
 BUSY = (429, 502, 503, 504)
+STATUS_BYTES, STATUS_ITEMS = 64 * 2**20, 5_000_000
+"""Of a study's whole history: ten thousand rounds of fifty hospitals."""
+MODEL_BYTES = 512 * 2**20
+"""Most bytes of a model whose tensors the caller does not know."""
+NO_STATUS = "what it sent is no status"
 
 
 class NoAnswer(RemoteProtocolError):
@@ -44,7 +59,14 @@ class Client:
     def __init__(self, address: str, authority: Path, identity: Identity) -> None:
         context = ssl.create_default_context(cafile=str(authority))
         self._identity = identity
-        self._client = httpx.Client(base_url=address, verify=context, timeout=30.0)
+        self._client = httpx.Client(
+            base_url=address,
+            verify=context,
+            timeout=30.0,
+            headers=ASK_PLAINLY,
+            cookies=no_cookies(),
+            follow_redirects=False,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -67,36 +89,77 @@ class Client:
 
     def plans(self) -> list[dict[str, Any]]:
         """One line per plan."""
-        found: list[dict[str, Any]] = self._send("GET", "/v1/status").json()
+        found = self._json("/v1/status")
+        if not isinstance(found, list) or not all(isinstance(line, dict) for line in found):
+            raise NoAnswer(reason=NO_STATUS)
         return found
 
     def status(self, plan: str) -> dict[str, Any]:
         """A plan's attempts, model versions and open phase."""
-        found: dict[str, Any] = self._send("GET", f"/v1/plans/{plan}/status").json()
+        found = self._json(f"/v1/plans/{plan}/status")
+        if not isinstance(found, dict):
+            raise NoAnswer(reason=NO_STATUS)
         return found
 
-    def model(self, plan: str, model: str) -> bytes:
-        """A model version as safetensors."""
-        return self._send("GET", f"/v1/plans/{plan}/models/{model}").content
+    def model(self, plan: str, model: str, *, limit: int = MODEL_BYTES) -> bytes:
+        """A model version as safetensors.
 
-    def _send(self, method: str, path: str, body: bytes = b"") -> httpx.Response:
+        Args:
+            limit: most bytes, e.g. :func:`medveil.tensors.largest_file` of the study's tensors.
+        """
+        return self._send("GET", f"/v1/plans/{plan}/models/{model}", limit=limit)
+
+    def _json(self, path: str) -> Any:
+        data = self._send("GET", path, limit=STATUS_BYTES)
+        try:
+            return decode_json(data, max_bytes=STATUS_BYTES, max_items=STATUS_ITEMS)
+        except NotPlain as error:
+            raise NoAnswer(reason=NO_STATUS) from error
+
+    def _send(self, method: str, path: str, body: bytes = b"", *, limit: int = PROBLEM_BYTES) -> bytes:
+        """What the aggregator answers.
+
+        Raises: NoAnswer, AnswerTooLarge, EncodedAnswer, CertificateRefused.
+        """
         end = time.monotonic() + PATIENCE_S
         while True:
-            response = self._once(method, path, body)
+            response, data = self._once(method, path, body, limit)
             pause = seconds_to_wait(response.headers.get("retry-after"))
             if response.status_code not in BUSY or time.monotonic() + pause > end:
                 break
             time.sleep(pause)
-        if response.status_code >= 400:
-            raise NoAnswer(reason=f"{response.status_code} {plain(response.text[:1000], 200)}")
-        return response
+        if not response.is_success:
+            told = problem_in(data)
+            words = plain(f"{told.get('title', '')} {told.get('code', '')}", 200)
+            raise NoAnswer(reason=f"{response.status_code} {words}".strip())
+        return data
 
-    def _once(self, method: str, path: str, body: bytes) -> httpx.Response:
+    def _once(self, method: str, path: str, body: bytes, limit: int) -> tuple[httpx.Response, bytes]:
         request = self._client.build_request(method, path, content=body)
         target = request.url.raw_path.decode("ascii")
         request.headers.update(sign_request(self._identity, method, target, body).headers())
         try:
-            return self._client.send(request)
-        except httpx.TransportError as error:
+            response = self._client.send(request, stream=True)
+            try:
+                return response, _collected(response, limit)
+            finally:
+                response.close()
+        except (httpx.TransportError, TimeoutError) as error:
             check_certificate(error)
             raise NoAnswer(reason=why(error)) from error
+
+
+def _collected(response: httpx.Response, limit: int) -> bytes:
+    """The answer's body as it came over the line; of a refusal only as much as a problem document has.
+
+    Raises: AnswerTooLarge, EncodedAnswer, TimeoutError.
+    """
+    try:
+        answer = Collected(response.headers, limit if response.is_success else PROBLEM_BYTES)
+        for piece in response.iter_raw():
+            answer.add(piece)
+        return answer.data
+    except (AnswerTooLarge, EncodedAnswer):
+        if response.is_success:
+            raise
+        return b""

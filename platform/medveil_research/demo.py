@@ -23,7 +23,7 @@ from medveil.plan import Plan
 from medveil.shown import Screen
 from medveil.spoken import spoken
 from medveil.study import Deadlines, Study
-from medveil.tensors import from_safetensors
+from medveil.tensors import from_safetensors, largest_file
 from medveil_imaging.sources.manifest import SiteData, read_site
 from medveil_imaging.sources.phantom import write_phantom_sites
 from medveil_research.compare import Comparison, compare
@@ -207,7 +207,8 @@ def _run(
         screen.say(f"plan     {spoken(plan.hash)}")
         screen.say(f"         signed by {len(sites)} hospitals; logs in {folder / 'logs'}")
         status = _watch(consortium, scene, screen)
-        model = consortium.client.model(plan.id, status["versions"][-1]["model"])
+        limit = largest_file(study.model.tensors)
+        model = consortium.client.model(plan.id, status["versions"][-1]["model"], limit=limit)
         (folder / "model.safetensors").write_bytes(model)
         consortium.stop()
         seconds["study"] = time.monotonic() - mark

@@ -175,7 +175,7 @@ class Offers:
         self.done.append("images read")
         raise BadFile(name="manifest.csv", problem="it is not there")
 
-    async def model(self, plan: str, model: str) -> bytes:
+    async def model(self, plan: str, model: str, *, limit: int) -> bytes:
         self.done.append("model fetched")
         return to_safetensors(START, SPEC)
 

@@ -556,7 +556,7 @@ def test_an_aggregator_in_trouble_is_no_alarm(at: At, status: int, monkeypatch: 
     made = chain.grow(1)
     hospital.join(made)
 
-    async def trouble(plan: str, version: int) -> Any:
+    async def trouble(plan: str, version: int, **_: int) -> Any:
         raise AggregatorProblem(status=status, code="storage-failed", title="", detail="")
 
     for name in ("proof", "sum"):

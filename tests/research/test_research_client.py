@@ -29,7 +29,8 @@ def ask(folder: Path, answers: list[httpx.Response]) -> tuple[bytes | NoAnswer, 
 
     def handle(request: httpx.Request) -> httpx.Response:
         requests.append(request)
-        return answers.pop(0) if len(answers) > 1 else answers[0]
+        found = answers.pop(0) if len(answers) > 1 else answers[0]
+        return httpx.Response(found.status_code, headers=found.headers, content=iter([found.content]))
 
     with Client("https://here:1", folder / "ca.pem", Identity.generate("researcher-1")) as client:
         client._client = httpx.Client(base_url="https://here:1", transport=httpx.MockTransport(handle))

@@ -192,7 +192,7 @@ class Chain:
 
     # ---- what a node asks ----
 
-    async def model(self, plan: str, model: str) -> bytes:
+    async def model(self, plan: str, model: str, *, limit: int) -> bytes:
         self.asked.append("model")
         return self.file
 
@@ -200,7 +200,7 @@ class Chain:
         self.asked.append(f"proof {version}")
         return self._find(version).published
 
-    async def sum(self, plan: str, version: int) -> bytes:
+    async def sum(self, plan: str, version: int, *, limit: int) -> bytes:
         self.asked.append(f"sum {version}")
         return self._find(version).data
 

@@ -73,7 +73,7 @@ class Line:
         self.segments.append(data)
         self.world.coordinator.take_segment(plan, self.name, number, attempt, segment, data)
 
-    async def model(self, plan: str, model: str) -> bytes:
+    async def model(self, plan: str, model: str, *, limit: int) -> bytes:
         self.fetched.append("model")
         with self.world.coordinator.open_model(plan, model) as file:
             return self.file(file.read())
@@ -86,7 +86,7 @@ class Line:
             raise AggregatorProblem(status=404, code=problem.code, title="", detail="") from problem
         return self.proof_lie(version, Published.from_bytes(data))
 
-    async def sum(self, plan: str, version: int) -> bytes:
+    async def sum(self, plan: str, version: int, *, limit: int) -> bytes:
         self.fetched.append(f"sum {version}")
         with self.world.coordinator.open_sum(plan, version) as file:
             return self.sum_lie(version, file.read())
