@@ -54,6 +54,10 @@ def init(
     epsilon_cap: Annotated[
         float, typer.Option(help="Most that any patient here may ever spend, over all studies.")
     ] = 10.0,
+    delta_cap: Annotated[
+        float | None,
+        typer.Option(help="Largest delta at which epsilon is counted here; min(1e-5, 1/(10 n)) without it."),
+    ] = None,
     allow_no_privacy: Annotated[
         bool, typer.Option(help="Also take part in studies without differential privacy.")
     ] = False,
@@ -73,6 +77,7 @@ def init(
             dataset=dataset or name,
             policy=Policy(
                 epsilon_cap=epsilon_cap,
+                delta_cap=delta_cap,
                 allow_no_privacy=allow_no_privacy,
                 count_joint_noise=count_joint_noise,
             ),

@@ -11,7 +11,7 @@ from medveil.outside import NotPlain, decode_json
 from medveil.plan import BadPlan, Plan, check_approvals, parse_plan
 from medveil.strategies import BadStrategy, strategy_of
 from medveil.study import Study
-from privacy.dp.policy import Cost, check_policy
+from privacy.dp.policy import Cost, check_policy, cost, rounded_up
 
 ROUNDING = 10
 
@@ -55,9 +55,15 @@ def read_offer(offer: PlanOffer, admin_key: bytes | None = None) -> Plan:
     return plan
 
 
-def check_plan(plan: Plan, settings: NodeSettings, identity: Identity) -> Cost | None:
+def check_plan(
+    plan: Plan, settings: NodeSettings, identity: Identity, *, declared: int | None = None
+) -> Cost | None:
     """Hold a plan against this hospital's own policy; returns what it costs each patient (None: no privacy).
 
+    The cost is counted at the study's delta or, where that is larger, at the hospital's own limit.
+
+    Args:
+        declared: patients that the hospital declares for it, as far as it is known.
     Raises: PlanRefused; UnderstatedEpsilon if the plan costs more than it says.
     """
     study, policy = plan.study, settings.policy
@@ -88,24 +94,28 @@ def check_plan(plan: Plan, settings: NodeSettings, identity: Identity) -> Cost |
             reason="this node cannot make its models, for it does not know the strategy or its options",
             remedy="Ask the admin for a corrected study; node and aggregator must run the same version.",
         ) from error
-    cost = check_policy(study)
-    if cost is not None:
-        _within_cap(study, cost, policy)
-    return cost
+    stated = check_policy(study)
+    if stated is None:
+        return None
+    counted = cost(study, delta=min(stated.delta, policy.delta_limit(declared)))
+    _within_cap(study, counted, policy)
+    return counted
 
 
-def _within_cap(study: Study, cost: Cost, policy: Policy) -> None:
-    counted = cost.epsilon_joint if policy.count_joint_noise else cost.epsilon_local
+def _within_cap(study: Study, price: Cost, policy: Policy) -> None:
+    counted = price.epsilon_joint if policy.count_joint_noise else price.epsilon_local
     if counted <= policy.epsilon_cap:
         return
     remedy = "Ask for more noise or fewer rounds, or raise epsilon_cap in node.json on purpose."
     if study.privacy.kind == "joint" and not policy.count_joint_noise:
         remedy = (
-            f"With the others' noise: {cost.epsilon_joint:.2f}. Set count_joint_noise in node.json if "
+            f"With the others' noise: {price.epsilon_joint:.2f}. Set count_joint_noise in node.json if "
             f"you trust that {study.privacy.honest_hospitals} hospitals add theirs. Or raise epsilon_cap."
         )
     raise PlanRefused(
-        reason=f"it costs epsilon {counted:.2f}; the cap here is {policy.epsilon_cap:g}", remedy=remedy
+        reason=f"it costs epsilon {rounded_up(counted):g} at delta {price.delta:.3g}; "
+        f"the cap here is {policy.epsilon_cap:g}",
+        remedy=remedy,
     )
 
 

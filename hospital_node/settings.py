@@ -8,9 +8,10 @@ from typing import Annotated
 
 from pydantic import Field
 
+from medveil.bounds import LARGEST_DELTA
 from medveil.errors import Error
 from medveil.handed import parsed
-from medveil.study import Frozen, Name
+from medveil.study import Frozen, Name, default_delta
 
 FILE = "node.json"
 
@@ -21,7 +22,13 @@ class Policy(Frozen):
     allow_no_privacy: bool = False
     """Whether to take part in studies without differential privacy."""
     epsilon_cap: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
-    """Most that any patient of this data set may ever spend, over all studies."""
+    """Most that any patient of this data set may ever spend, over all studies, at :meth:`delta_limit`."""
+    delta_cap: Annotated[float, Field(gt=0, le=LARGEST_DELTA)] | None = None
+    """Largest delta at which the epsilon of studies and ledger is counted here, whatever a study names.
+
+    Epsilon says nothing without it: the same noise is 9.3 at delta .0099 and 14.7 at 1e-5. Without it
+    min(1e-5, 1 / (10 n)), where n is the number of patients that the hospital declares.
+    """
     count_joint_noise: bool = False
     """Whether studies with joint noise are held against the cap with the other hospitals' share of the noise.
 
@@ -30,6 +37,16 @@ class Policy(Frozen):
     """
     min_hospitals: Annotated[int, Field(ge=3)] = 3
     """Fewest hospitals in a sum that this one takes part in."""
+
+    def delta_limit(self, declared: int | None = None) -> float:
+        """The delta at which this hospital counts, unless a study names a smaller one.
+
+        Args:
+            declared: patients that the hospital declares; None: not yet known.
+        """
+        if self.delta_cap is not None:
+            return self.delta_cap
+        return default_delta(1 if declared is None else max(1, declared))
 
 
 class NodeSettings(Frozen):

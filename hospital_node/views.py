@@ -115,6 +115,14 @@ def _privacy(study: Study, settings: NodeSettings) -> Iterator[Row]:
             f"the cap here is {settings.policy.epsilon_cap:g}"
         ),
     )
+    limit = settings.policy.delta_limit()
+    if limit < privacy.delta:
+        counted = cost(study, delta=limit)
+        here = counted.epsilon_joint if settings.policy.count_joint_noise else counted.epsilon_local
+        yield (
+            "",
+            warn(f"that delta is large: at {limit:g}, where this hospital counts, epsilon is {here:.2f}"),
+        )
     noises = ", ".join(
         f"{split.value} {event.noise_multiplier:.3g} x {event.steps}"
         for split, event in study_events(study).items()

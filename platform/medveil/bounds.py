@@ -28,6 +28,8 @@ MOST_VOXELS = 2**27
 MOST_IMAGES = 4096
 """Of a patient, or of a batch."""
 MOST_HOSPITALS = 2000
+LARGEST_DELTA = 1e-3
+"""Of a study, and of a hospital's own limit: with a larger one epsilon says next to nothing."""
 MOST_OPTIONS = 64
 LARGEST = 2**53
 """Whole numbers that every reader of JSON keeps exactly."""
@@ -72,6 +74,8 @@ def _numbers(study: Study) -> Iterator[str]:
     ):
         if value > most:
             yield f"{place} must not exceed {most:,}"
+    if study.privacy.kind != "none" and study.privacy.delta > LARGEST_DELTA:
+        yield f"privacy.delta must not exceed {LARGEST_DELTA:g}"
     if any(edge > MOST_PARAMETERS for shape in shapes for edge in shape) or (
         study.model.tensors.size > MOST_PARAMETERS
     ):

@@ -36,6 +36,13 @@ CENTRE = "head.centre"
 """Tensor of a centred model that holds the released mean; it travels with the weights and is not trained."""
 
 
+def default_delta(patients: int) -> float:
+    """min(1e-5, 1 / (10 n)): far below one in n, where publishing a random patient would count as private."""
+    if patients < 1:
+        raise ValueError("a data set has at least one patient")
+    return min(1e-5, 1 / (10 * patients))
+
+
 class Frozen(BaseModel):
     """Immutable, and strict about unknown keys: a misspelt option is an error, not a default."""
 

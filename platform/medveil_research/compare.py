@@ -26,7 +26,6 @@ from medveil.tensors import Float32
 from medveil_imaging.sources.manifest import SiteData
 from medveil_research.evaluate import add, bootstrap_interval, patient_sums
 from privacy.dp.noise import NoiseSource
-from privacy.dp.policy import TOLERANCE
 
 Figures = dict[str, float]
 Train = Callable[[SiteData], Float32]
@@ -111,8 +110,7 @@ def train_alone(
         Ledger.open(Path(scratch) / "ledger.jsonl") as ledger,
     ):
         if study.privacy.kind != "none":
-            cap = study.privacy.epsilon * (1 + TOLERANCE)
-            ledger.register(study, plan_id=study.hash.hex(), dataset=site.name, cap=cap)
+            ledger.register(study, plan_id=study.hash.hex(), dataset=site.name, cap=study.privacy.epsilon)
         step = functools.partial(_round, study, site, ledger, where, cache)
         for number in range(1, study.training.rounds + 1):
             vector, state = advance(study, vector, step(vector, number), state, number=number)

@@ -208,7 +208,7 @@ class Consortium:
             time.sleep(0.1)
 
     def _enrolled(self, site: Site, study: Study) -> Node:
-        cap = study.privacy.epsilon * 1.01 if study.privacy.kind != "none" else 10.0
+        private = study.privacy if study.privacy.kind != "none" else None
         settings = NodeSettings(
             name=site.name,
             aggregator=self._settings.url,
@@ -217,7 +217,8 @@ class Consortium:
             policy=Policy(
                 allow_no_privacy=study.privacy.kind == "none",
                 count_joint_noise=study.privacy.kind == "joint",
-                epsilon_cap=cap,
+                epsilon_cap=10.0 if private is None else private.epsilon,
+                delta_cap=None if private is None else private.delta,
             ),
         )
         node = set_up_node(self.folder / "nodes" / site.name, settings, self._authority)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from medveil.bounds import LARGEST_DELTA
 from medveil.errors import BadFile
+from medveil.study import default_delta
 from medveil_imaging.models import ModelShape, initial_vector, outputs_for
 from medveil_imaging.recipes import recipe
 from medveil_research.studies import (
@@ -166,9 +168,9 @@ def plan_privacy(
         )
     if min(rounds, steps, patients, hospitals, parameters) < 1:
         raise BadFile(name="The plan", problem="rounds, steps, patients and hospitals start at 1")
-    chosen = accounting.default_delta(patients) if delta is None else delta
-    if not (0 < chosen < 0.01 and 0 < sample_rate <= 1):
-        raise BadFile(name="The plan", problem="delta must lie in (0, 0.01) and the sample rate in (0, 1]")
+    chosen = default_delta(patients) if delta is None else delta
+    if not (0 < chosen <= LARGEST_DELTA and 0 < sample_rate <= 1):
+        raise BadFile(name="The plan", problem="delta must lie in (0, 0.001] and the sample rate in (0, 1]")
     sharers = _sharers(privacy, honest, hospitals, steps)
     total = rounds * steps
     noise = noise_multiplier or accounting.calibrate(given, chosen, sample_rate=sample_rate, steps=total)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from medveil.bounds import LARGEST_DELTA
 from medveil.errors import BadFile, Error
 from medveil.study import (
     LEAST_DECLARED,
@@ -23,6 +24,7 @@ from medveil.study import (
     Study,
     Transforms,
     Weights,
+    default_delta,
 )
 from medveil.tensors import model_hash, to_safetensors
 from medveil_imaging.models import ModelShape, Option, initial_vector, outputs_for
@@ -196,7 +198,7 @@ def new_study(
         settings = settings.for_epsilon(epsilon)
     least = default_honest(hospitals) if privacy == "joint" else 3
     try:
-        small = accounting.default_delta(patients_hint or 1) if delta is None else delta
+        small = default_delta(patients_hint or 1) if delta is None else delta
         policy = _policy(privacy, settings, epsilon, small, least)
         transforms = Transforms(
             profile=profile, size=edges, spacing_mm=SPACING_MM if profile == "mri" else ()
@@ -264,9 +266,9 @@ def _policy(
     if kind == "none":
         return NoPrivacy()
     steps = settings.training.rounds * (settings.training.local_steps or 0)
-    if not (0 < delta < 0.01 and math.isfinite(epsilon) and epsilon > 0):
+    if not (0 < delta <= LARGEST_DELTA and math.isfinite(epsilon) and epsilon > 0):
         raise BadFile(
-            name="The study", problem="privacy: epsilon must be above 0 and delta between 0 and 0.01"
+            name="The study", problem="privacy: epsilon must be above 0 and delta between 0 and 0.001"
         )
     noise: dict[str, Any] = {
         "clip_norm": settings.clip_norm,

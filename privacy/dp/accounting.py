@@ -136,13 +136,6 @@ def calibrate(
     return high / 1000
 
 
-def default_delta(patients: int) -> float:
-    """min(1e-5, 1 / (10 n)): far below one in n, where publishing a random patient would count as private."""
-    if patients < 1:
-        raise ValueError("a data set has at least one patient")
-    return min(1e-5, 1 / (10 * patients))
-
-
 def noise_to_signal(
     *, parameters: int, noise_multiplier: float, steps: int, patients: int, sample_rate: float = 1.0
 ) -> float:

@@ -11,9 +11,6 @@ from medveil.study import GaussianNoise, Study
 from privacy.dp import accounting
 from privacy.dp.accounting import Event
 
-TOLERANCE = 0.01
-"""A plan may round its epsilon down by at most this share."""
-
 
 class Split(StrEnum):
     """Patients by what a study does with them. None is in two, so each pays for the own split only."""
@@ -30,10 +27,16 @@ class UnderstatedEpsilon(Error):
 
     def __init__(self, *, stated: float, computed: float) -> None:
         super().__init__(
-            what=f"The study states epsilon {stated:g}, but its whole schedule costs {computed:.4g}.",
+            what=f"The study states epsilon {stated:g}, but its whole schedule costs "
+            f"{rounded_up(computed):g}.",
             meaning="Patients would lose more privacy than the plan says; this hospital does not take part.",
             remedy="Raise the noise, shorten the schedule, or state the epsilon that it costs.",
         )
+
+
+def rounded_up(epsilon: float) -> float:
+    """An epsilon with four decimals that a study of this price may state."""
+    return math.ceil(epsilon * 1e4) / 1e4
 
 
 class NotPrivate(Error):
@@ -131,18 +134,22 @@ def jointly(event: Event, sharers: int) -> Event:
     return Event(event.noise_multiplier * math.sqrt(sharers), event.sample_rate, event.steps)
 
 
-def cost(study: Study, *, rounds: int | None = None) -> Cost:
+def cost(study: Study, *, rounds: int | None = None, delta: float | None = None) -> Cost:
     """Both epsilons of the whole study, or after ``rounds`` training rounds (NotPrivate without noise).
+
+    Args:
+        delta: to count at instead of the study's own.
 
     Source: parallel composition, McSherry, SIGMOD 2009: the splits hold different patients, so the cost is
         the largest of theirs. It holds for releases that depend on earlier ones, as an evaluation does on the
         model: for a patient who was not trained on, the model is what anybody could have made.
     """
     policy, own = policy_of(study), study_events(study, rounds).values()
+    at = policy.delta if delta is None else delta
     return Cost(
-        epsilon_local=max(accounting.epsilon([e], policy.delta) for e in own),
-        epsilon_joint=max(accounting.epsilon([jointly(e, policy.sharers)], policy.delta) for e in own),
-        delta=policy.delta,
+        epsilon_local=max(accounting.epsilon([e], at) for e in own),
+        epsilon_joint=max(accounting.epsilon([jointly(e, policy.sharers)], at) for e in own),
+        delta=at,
     )
 
 
@@ -150,11 +157,11 @@ def check_policy(study: Study) -> Cost | None:
     """Compute the whole schedule's epsilon again; None for a study without privacy.
 
     Raises:
-        UnderstatedEpsilon: training or evaluation costs over 1 % more than the study states.
+        UnderstatedEpsilon: training or evaluation costs more than the study states.
     """
     if study.privacy.kind == "none":
         return None
     computed = cost(study)
-    if computed.epsilon_joint > study.privacy.epsilon * (1 + TOLERANCE):
+    if computed.epsilon_joint > study.privacy.epsilon:
         raise UnderstatedEpsilon(stated=study.privacy.epsilon, computed=computed.epsilon_joint)
     return computed

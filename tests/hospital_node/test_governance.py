@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from audit_heads import head_of
@@ -34,10 +35,11 @@ from hospital_node.records import Records
 from hospital_node.settings import Node, NodeSettings, NoNode, Policy
 from hospital_node.store import Journal
 from hospital_node.views import show_plan
+from medveil.bounds import STORED
 from medveil.errors import BadFile
 from medveil.identity import Identity
 from medveil.messages import PlanOffer, PlanOffers
-from medveil.plan import BadPlan, NotApproved, Plan, sign_approval
+from medveil.plan import BadPlan, NotApproved, Plan, parse_plan, sign_approval
 from medveil.shown import Screen
 from medveil.tensors import to_safetensors
 from medveil_imaging.sources.manifest import read_site
@@ -103,6 +105,49 @@ def test_no_privacy_is_refused_unless_the_operator_allowed_it() -> None:
 def test_the_hospitals_cap_stands_above_the_study() -> None:
     with pytest.raises(PlanRefused, match=r"the cap here is 0\.5"):
         check_plan(plan_of(privacy=LOCAL), settings(epsilon_cap=0.5), PEOPLE[0])
+
+
+LOOSE = LOCAL | {"delta": 0.001}
+"""Cheap at a delta that means little."""
+
+
+def test_the_cap_is_held_at_the_hospitals_delta_not_at_the_plans() -> None:
+    plan = plan_of(privacy=LOOSE)
+    loose, strict = cost(plan.study), cost(plan.study, delta=1e-5)
+    assert loose.epsilon_local < strict.epsilon_local
+    between = (loose.epsilon_local + strict.epsilon_local) / 2
+    with pytest.raises(PlanRefused, match=r"at delta 1e-05; the cap here is"):
+        check_plan(plan, settings(epsilon_cap=between), PEOPLE[0])
+    assert check_plan(plan, settings(epsilon_cap=strict.epsilon_local), PEOPLE[0]) == strict
+    own = settings(epsilon_cap=between, delta_cap=1e-3)
+    assert check_plan(plan, own, PEOPLE[0]) == loose
+
+
+def test_a_plan_of_an_earlier_version_with_a_delta_that_means_nothing_is_refused_by_name() -> None:
+    content = plan_of(privacy=LOCAL).model_dump(mode="json")
+    content["study"]["privacy"]["delta"] = 0.0099
+    with pytest.raises(BadPlan):
+        parse_plan(content)
+    plan = Plan.model_validate(content, context=STORED)
+    with pytest.raises(PlanRefused, match=r"privacy\.delta must not exceed 0\.001"):
+        check_plan(plan, settings(epsilon_cap=1e6), PEOPLE[0])
+
+
+def test_a_plan_with_a_smaller_delta_than_the_hospitals_is_counted_at_its_own() -> None:
+    plan = plan_of(privacy=LOCAL | {"delta": 1e-7, "epsilon": 9.0})
+    assert check_plan(plan, settings(), PEOPLE[0]) == cost(plan.study)
+
+
+def test_the_usual_delta_falls_with_the_declared_patients() -> None:
+    assert Policy().delta_limit() == Policy().delta_limit(5) == Policy().delta_limit(9_000) == 1e-5
+    assert Policy().delta_limit(100_000) == 1e-6
+    assert Policy(delta_cap=1e-4).delta_limit(100_000) == 1e-4
+    plan = plan_of(privacy=LOCAL)
+    price = check_plan(plan, settings(), PEOPLE[0], declared=100_000)
+    assert price == cost(plan.study, delta=1e-6)
+    for wrong in (0.0, 0.01, 0.0011, -1e-5, float("nan")):
+        with pytest.raises(ValidationError):
+            Policy(delta_cap=wrong)
 
 
 def test_a_plan_that_costs_more_than_it_says_is_refused() -> None:

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from opacus.accountants import GaussianAccountant, PRVAccountant, RDPAccountant
 from opacus.accountants.analysis.rdp import compute_rdp
 
+from medveil.study import default_delta
 from privacy.dp import accounting
 from privacy.dp.accounting import (
     COARSE,
     EpsilonOutOfReach,
     Event,
     calibrate,
-    default_delta,
     epsilon,
     filter_epsilon,
     noise_to_signal,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from medveil.bounds import STORED
 from medveil.study import Study
-from privacy.dp.accounting import Event, epsilon
+from privacy.dp.accounting import Event, calibrate, epsilon
 from privacy.dp.policy import (
     NotPrivate,
     Split,
@@ -60,7 +62,52 @@ def test_a_plan_that_understates_epsilon_is_refused() -> None:
     assert caught.value.code == "understated-epsilon"
     with pytest.raises(UnderstatedEpsilon):
         check_policy(study(local(epsilon=7.9)))
-    assert check_policy(study(local(epsilon=7.95))) is not None  # within one per cent
+
+
+def test_nothing_is_rounded_down_and_what_the_refusal_says_may_be_stated() -> None:
+    computed = cost(study(local())).epsilon_joint
+    assert check_policy(study(local(epsilon=computed))) is not None
+    with pytest.raises(UnderstatedEpsilon, match=r"costs \d+\.\d+\.") as caught:
+        check_policy(study(local(epsilon=computed * (1 - 1e-6))))
+    told = float(caught.value.what.rstrip(".").split()[-1])
+    assert check_policy(study(local(epsilon=told))) is not None
+    assert told - computed <= 1e-4
+
+
+@pytest.mark.parametrize("steps", [1, 7, 30, 200])
+@pytest.mark.parametrize("epsilon_of", [0.3, 1.0, 3.0, 8.0])
+@pytest.mark.parametrize("sharers", [2, 3, 4, 7])
+def test_what_calibration_finds_is_never_an_understatement(
+    steps: int, epsilon_of: float, sharers: int
+) -> None:
+    """Also through the square roots of a share and of the validation rounds."""
+    noise = calibrate(epsilon_of, 1e-5, sample_rate=1.0, steps=steps)
+    final = calibrate(epsilon_of, 1e-5, sample_rate=1.0, steps=1)
+    content = joint_study().model_dump() | {
+        "training": {"rounds": steps, "local_steps": 1, "learning_rate": 1.0},
+        "cohort": {"min_hospitals": 8},
+        "privacy": joint(
+            epsilon=epsilon_of,
+            noise_multiplier=noise,
+            evaluation_multiplier=final,
+            honest_hospitals=sharers,
+        ),
+    }
+    assert check_policy(Study.model_validate(content)) is not None
+
+
+def test_the_cost_can_be_counted_at_another_delta() -> None:
+    """The attack: a schedule that is 9.32 at delta .0099 and 14.7 where deltas mean something."""
+    content = study(local()).model_dump() | {
+        "training": {"rounds": 20, "local_steps": 10, "learning_rate": 1.0},
+        "privacy": local(noise_multiplier=5.2, delta=0.0099, epsilon=9.4, evaluation_multiplier=5.0),
+    }
+    with pytest.raises(ValidationError, match=r"privacy.delta must not exceed 0\.001"):
+        Study.model_validate(content)
+    loose = Study.model_validate(content, context=STORED)
+    assert check_policy(loose) is not None
+    assert cost(loose).epsilon_local == pytest.approx(9.32, abs=0.01)
+    assert cost(loose, delta=1e-5).epsilon_local == pytest.approx(14.7, abs=0.05)
 
 
 def test_a_smaller_delta_costs_more_so_it_cannot_hide_an_understatement() -> None:
