@@ -7,13 +7,14 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from threading import Event
 
 import numpy as np
 
 from hospital_node.governance import declared_patients
 from hospital_node.kept import Kept, Made
 from hospital_node.records import Mark, Read, Records, Use
-from hospital_node.training import FeatureCache, choose_device, release, train
+from hospital_node.training import FeatureCache, check_stopped, choose_device, release, stoppable, train
 from medveil.errors import Error
 from medveil.log import get_logger
 from medveil.metrics import Sums
@@ -79,6 +80,7 @@ class Desk:
         self._cache = FeatureCache()
         self._thread = ThreadPoolExecutor(1, "training")
         self._done: tuple[tuple[int, bytes], asyncio.Future[Contribution]] | None = None
+        self._stop = Event()
 
     def prepare(
         self, number: int, attempt: int, kind: RoundKind, model: bytes, vector: Float32
@@ -86,10 +88,17 @@ class Desk:
         """Start the round's computation, or hand out the one that an earlier attempt started."""
         key = (number, model)
         if self._done is None or self._done[0] != key:
-            work: Callable[[], Contribution] = lambda: self._contribution(  # noqa: E731
-                number, attempt, kind, model, vector
-            )
-            self._done = (key, asyncio.get_running_loop().run_in_executor(self._thread, work))
+            self._stop.set()  # another round's computation: nobody waits for it any more
+            stop = self._stop = Event()
+
+            def work() -> Contribution:
+                with stoppable(stop):
+                    check_stopped()
+                    return self._contribution(number, attempt, kind, model, vector)
+
+            future = asyncio.get_running_loop().run_in_executor(self._thread, work)
+            future.add_done_callback(_looked_at)
+            self._done = (key, future)
         return self._done[1]
 
     def read_ahead(self) -> Future[None]:
@@ -109,7 +118,8 @@ class Desk:
         self._kept.forget(self._plan.id)
 
     def close(self) -> None:
-        """Let the computation in hand end, and no other begin."""
+        """End the computation in hand at its next step, and let no other begin."""
+        self._stop.set()
         self._thread.shutdown(cancel_futures=True)
 
     def _read_images(self) -> Read:
@@ -195,3 +205,9 @@ class Desk:
             for charge in charges.values():
                 charge.end()
         return update, sums
+
+
+def _looked_at(future: asyncio.Future[Contribution]) -> None:
+    """A computation that was given up may fail unseen."""
+    if not future.cancelled():
+        future.exception()

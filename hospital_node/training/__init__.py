@@ -4,6 +4,7 @@ from hospital_node.training.checks import NotSafe, self_check
 from hospital_node.training.evaluation import evaluate, release
 from hospital_node.training.features import FeatureCache
 from hospital_node.training.run import Diverged, NoCharge, NoiseCut, choose_device, train
+from hospital_node.training.stopping import Stopped, check_stopped, stoppable
 
 __all__ = [
     "Diverged",
@@ -11,9 +12,12 @@ __all__ = [
     "NoCharge",
     "NoiseCut",
     "NotSafe",
+    "Stopped",
+    "check_stopped",
     "choose_device",
     "evaluate",
     "release",
     "self_check",
+    "stoppable",
     "train",
 ]

@@ -10,6 +10,7 @@ from torch import nn
 from hospital_node.ledger import Charge
 from hospital_node.training.features import FeatureCache, has_features
 from hospital_node.training.run import NoCharge
+from hospital_node.training.stopping import check_stopped
 from medveil.metrics import Sums, bounded, empty, noise_scales, released
 from medveil.study import Study
 from medveil.tensors import Float32
@@ -104,6 +105,7 @@ def _each(
     if cache is not None and has_features(module):
         patients = cache.get(study, module, patients, device)
     for patient in patients:
+        check_stopped()
         if len(patient):
             with torch.no_grad():
                 logits = module(patient.images[:limit].to(device)).float().cpu()

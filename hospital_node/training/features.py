@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from hospital_node.training.stopping import check_stopped
 from medveil.study import Study
 from medveil_imaging.patients import PatientImages
 
@@ -45,6 +46,7 @@ def has_features(module: nn.Module) -> bool:
 
 def features(module: nn.Module, images: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Fixed features (k, d) of images (k, 1, *size), on the CPU; row i depends on image i only."""
+    check_stopped()
     with torch.no_grad():
         parts = [module.features(part.to(device)).cpu() for part in torch.split(images, IMAGES_AT_ONCE)]  # type: ignore[operator]
     return torch.cat(parts)

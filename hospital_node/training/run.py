@@ -17,6 +17,7 @@ from hospital_node.training.gradients import Drawn, Loss, draw, patient_gradient
 from hospital_node.training.mean import noisy_mean
 from hospital_node.training.memory import keep_freed_memory
 from hospital_node.training.optimizer import PatientOptimizer
+from hospital_node.training.stopping import check_stopped
 from medveil.errors import Error
 from medveil.study import CENTRE, GaussianNoise, JointNoise, Study
 from medveil.tensors import Float32, Update
@@ -229,9 +230,11 @@ def _train_private(
         noise=noise,
     )
     for step in range(steps):
+        check_stopped()
         _set_rate(study, optimizer, round_number, step / steps)
         drawn = [Drawn(*prepare(one.images, one.labels)) for one in draw(patients, policy, noise)]
         for gradients in patient_gradients(module, loss, drawn, device=device):
+            check_stopped()
             optimizer.accumulate(gradients)
             del gradients  # memory for the next ones
         optimizer.finish_step()
@@ -247,9 +250,10 @@ def _train_plain(
     task, optimizer, generator = TASKS[study.task], _base_optimizer(study, module), _entropy()
     prepare = _prepared(study, module, device, generator)
     places = [(i, k) for i, patient in enumerate(patients) for k in range(len(patient))]
-    planned = list(_batches(study, len(places), generator))
-    for step, batch in enumerate(planned):
-        _set_rate(study, optimizer, round_number, step / len(planned))
+    wanted = _batch_count(study, len(places))
+    for step, batch in enumerate(_batches(study, len(places), generator)):
+        check_stopped()
+        _set_rate(study, optimizer, round_number, step / wanted)
         chosen = [places[int(b)] for b in batch]
         images = torch.stack([patients[i].images[k] for i, k in chosen])
         labels = torch.stack([patients[i].labels[k] for i, k in chosen])
@@ -265,12 +269,20 @@ def _batches(study: Study, count: int, generator: torch.Generator) -> Iterator[t
     """Index batches of one round: whole passes over shuffled images, or that many steps of such passes."""
     if count == 0:
         return
-    parts = max(1, math.ceil(count / study.training.batch_images))
-    wanted = study.training.local_steps or parts * (study.training.local_epochs or 1)
+    parts, wanted = _parts(study, count), _batch_count(study, count)
     while wanted > 0:
         shuffled = torch.randperm(count, generator=generator).tensor_split(parts)
         yield from shuffled[:wanted]
         wanted -= parts
+
+
+def _batch_count(study: Study, count: int) -> int:
+    return study.training.local_steps or _parts(study, count) * (study.training.local_epochs or 1)
+
+
+def _parts(study: Study, count: int) -> int:
+    """Batches of one pass."""
+    return max(1, math.ceil(count / study.training.batch_images))
 
 
 def _entropy() -> torch.Generator:

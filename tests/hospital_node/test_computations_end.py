@@ -1,0 +1,169 @@
+"""A plan can ask for ten million steps; the node ends them when nobody waits any more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import Event
+from typing import Any, overload
+
+import numpy as np
+import pytest
+import torch
+
+from hospital_node.desk import Desk
+from hospital_node.kept import Kept
+from hospital_node.ledger import Ledger
+from hospital_node.splits import Splits
+from hospital_node.training import Stopped, check_stopped, evaluate, stoppable, train
+from medveil.identity import Identity, Secret
+from medveil.plan import Plan
+from medveil.rounds import RoundKind
+from medveil.study import Study
+from medveil.tensors import Float32
+from medveil_imaging.models import ModelShape, initial_vector, outputs_for
+from medveil_imaging.patients import PatientImages
+from medveil_imaging.sources.manifest import SiteData
+from privacy.dp.noise import NoiseSource
+from world import make_plan, make_study
+
+SIZE, CPU = (16, 16), torch.device("cpu")
+ENDLESS = {"rounds": 1, "local_steps": 10_000_000, "batch_images": 2, "learning_rate": 1e-9}
+LOCAL = {
+    "kind": "local",
+    "clip_norm": 1.0,
+    "noise_multiplier": 1e6,
+    "evaluation_multiplier": 1e6,
+    "epsilon": 9.0,
+}
+
+
+def study_of(**changes: Any) -> tuple[Study, Float32]:
+    options: dict[str, Any] = {"width": 4}
+    spec, vector = initial_vector(
+        "small_cnn", ModelShape(SIZE, outputs_for("classification", ["a", "b"])), options, seed=1
+    )
+    model = {"name": "small_cnn", "options": options, "tensors": spec, "initial_model": "0" * 64}
+    content: dict[str, Any] = {
+        "training": ENDLESS,
+        "secure_aggregation": {"update_clip": 100.0, "max_weight": 100},
+    }
+    return make_study(
+        model=model, transforms={"profile": "xray", "size": SIZE}, **(content | changes)
+    ), vector
+
+
+class Watched(Sequence[PatientImages]):
+    """Patients that tell when one of them is looked at for the n-th time."""
+
+    def __init__(self, reached: Callable[[], None], looks: int) -> None:
+        g = torch.Generator().manual_seed(1)
+        self._all = [
+            PatientImages(f"p{i}", torch.randn(1, 1, *SIZE, generator=g), torch.tensor([i % 2]))
+            for i in range(4)
+        ]
+        self._reached, self._looks, self.looked = reached, looks, 0
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    @overload
+    def __getitem__(self, index: int) -> PatientImages: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[PatientImages]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        found = self._all[index]
+        self.looked += 1
+        if self.looked == self._looks:
+            self._reached()
+        return found
+
+
+def plain(study: Study, vector: Float32, patients: Watched, _: Path) -> None:
+    train(study, vector, patients, round_number=1, declared_patients=10, noise=None, device=CPU, charge=None)
+
+
+def private(study: Study, vector: Float32, patients: Watched, folder: Path) -> None:
+    with Ledger.open(folder / "ledger.jsonl") as ledger:
+        ledger.register(study, plan_id="p", dataset="films", cap=1e9)
+        charge = ledger.charge(study, plan_id="p", round_number=1, attempt=1)
+        train(
+            study,
+            vector,
+            patients,
+            round_number=1,
+            declared_patients=10,
+            noise=NoiseSource.fresh(),
+            device=CPU,
+            charge=charge,
+        )
+
+
+def evaluated(study: Study, vector: Float32, patients: Watched, _: Path) -> None:
+    while True:
+        evaluate(study, vector, patients, device=CPU)
+
+
+@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize(
+    ("work", "privacy"), [(plain, {"kind": "none"}), (private, LOCAL), (evaluated, {"kind": "none"})]
+)
+def test_ten_million_steps_end_at_the_next_one_when_they_are_to_end(
+    work: Callable[..., None], privacy: dict[str, Any], augment: bool, tmp_path: Path
+) -> None:
+    study, vector = study_of(privacy=privacy, training=ENDLESS | {"augment": augment})
+    stop = Event()
+    patients = Watched(stop.set, 30)
+    with stoppable(stop), pytest.raises(Stopped):
+        work(study, vector, patients, tmp_path)
+    assert patients.looked < 60
+    check_stopped()  # outside of it nothing is stopped
+
+
+def desk_of(folder: Path, ledger: Ledger, plan: Plan, patients: Watched) -> Desk:
+    few = tuple(patients._all)
+    return Desk(
+        plan,
+        lambda _: SiteData("films", patients, few, few, problems=()),  # type: ignore[arg-type]
+        ledger,
+        dataset="films",
+        kept=Kept(folder / "unsent.sealed", Secret(bytes(32))),
+        splits=Splits(folder / "splits.json"),
+    )
+
+
+@pytest.mark.parametrize("ended_by", ["the plan's end", "another round"])
+def test_a_desk_ends_the_computation_that_nobody_waits_for(tmp_path: Path, ended_by: str) -> None:
+    study, vector = study_of()
+    plan = make_plan([Identity.generate(f"hospital-{i}") for i in range(3)], study)
+    started = Event()
+
+    async def play(desk: Desk) -> None:
+        running = desk.prepare(1, 1, RoundKind.TRAIN, bytes(32), vector)
+        assert await asyncio.to_thread(started.wait, 200)
+        if ended_by == "another round":
+            scored = await desk.prepare(2, 1, RoundKind.EVALUATE, bytes(32), vector)
+            assert scored.sums is not None
+        else:
+            await asyncio.to_thread(desk.close)
+        with pytest.raises(Stopped):
+            await running
+
+    with Ledger.open(tmp_path / "ledger.jsonl") as ledger:
+        desk = desk_of(tmp_path, ledger, plan, Watched(started.set, 10))
+        asyncio.run(play(desk))
+        desk.close()
+
+
+@pytest.mark.parametrize(("epochs", "images", "batches"), [(3, 5, 9), (1, 2, 1), (2, 1, 2)])
+def test_the_rate_falls_over_exactly_the_batches_that_there_are(
+    epochs: int, images: int, batches: int
+) -> None:
+    from hospital_node.training.run import _batch_count, _batches
+
+    training = {"rounds": 1, "local_epochs": epochs, "batch_images": 2, "learning_rate": 1.0}
+    study, _ = study_of(training=training)
+    found = list(_batches(study, images, torch.Generator().manual_seed(1)))
+    assert len(found) == _batch_count(study, images) == batches
+    assert sorted(np.concatenate(found).tolist()) == sorted(list(range(images)) * epochs)
