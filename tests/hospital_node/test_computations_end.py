@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Event
 from typing import Any, overload
@@ -15,7 +16,9 @@ import torch
 from hospital_node.desk import Desk
 from hospital_node.kept import Kept
 from hospital_node.ledger import Ledger
-from hospital_node.splits import Splits
+from hospital_node.operator import opened
+from hospital_node.records import Records
+from hospital_node.settings import Node, NodeSettings, Policy
 from hospital_node.training import Stopped, check_stopped, evaluate, stoppable, train
 from medveil.identity import Identity, Secret
 from medveil.plan import Plan
@@ -29,6 +32,7 @@ from privacy.dp.noise import NoiseSource
 from world import make_plan, make_study
 
 SIZE, CPU = (16, 16), torch.device("cpu")
+HERE = Identity.generate("hospital-1")
 ENDLESS = {"rounds": 1, "local_steps": 10_000_000, "batch_images": 2, "learning_rate": 1e-9}
 LOCAL = {
     "kind": "local",
@@ -121,22 +125,30 @@ def test_ten_million_steps_end_at_the_next_one_when_they_are_to_end(
     check_stopped()  # outside of it nothing is stopped
 
 
-def desk_of(folder: Path, ledger: Ledger, plan: Plan, patients: Watched) -> Desk:
+@contextmanager
+def desk_of(folder: Path, plan: Plan, patients: Watched) -> Iterator[Desk]:
     few = tuple(patients._all)
-    return Desk(
-        plan,
-        lambda _: SiteData("films", patients, few, few, problems=()),  # type: ignore[arg-type]
-        ledger,
+    (folder / "films").mkdir()
+    (folder / "films" / "manifest.csv").write_text("image,patient_id,split,label\n")
+    settings = NodeSettings(
+        name="hospital-1",
+        aggregator="https://here",
+        data=folder / "films",
         dataset="films",
-        kept=Kept(folder / "unsent.sealed", Secret(bytes(32))),
-        splits=Splits(folder / "splits.json"),
+        policy=Policy(allow_no_privacy=True),
     )
+    node = Node(folder, settings)
+    site = SiteData("films", patients, few, few, problems=())  # type: ignore[arg-type]
+    with opened(node) as journal, closing(Records.open(node, HERE, journal)) as records:
+        desk = Desk(plan, lambda _: site, records, kept=Kept(folder / "unsent.sealed", Secret(bytes(32))))
+        yield desk
+        desk.close()
 
 
 @pytest.mark.parametrize("ended_by", ["the plan's end", "another round"])
 def test_a_desk_ends_the_computation_that_nobody_waits_for(tmp_path: Path, ended_by: str) -> None:
     study, vector = study_of()
-    plan = make_plan([Identity.generate(f"hospital-{i}") for i in range(3)], study)
+    plan = make_plan([HERE, *(Identity.generate(f"hospital-{i}") for i in range(2, 5))], study)
     started = Event()
 
     async def play(desk: Desk) -> None:
@@ -150,10 +162,8 @@ def test_a_desk_ends_the_computation_that_nobody_waits_for(tmp_path: Path, ended
         with pytest.raises(Stopped):
             await running
 
-    with Ledger.open(tmp_path / "ledger.jsonl") as ledger:
-        desk = desk_of(tmp_path, ledger, plan, Watched(started.set, 10))
+    with desk_of(tmp_path, plan, Watched(started.set, 10)) as desk:
         asyncio.run(play(desk))
-        desk.close()
 
 
 @pytest.mark.parametrize(("epochs", "images", "batches"), [(3, 5, 9), (1, 2, 1), (2, 1, 2)])
