@@ -43,11 +43,10 @@ METHODS = (
     "print_json",
 )
 STREAMS = ("stdout", "stderr", "__stdout__", "__stderr__", "stdin")
+OPENERS = ("open", "os.write", "os.writev", "os.fdopen", "os.dup", "os.dup2", "io.open")
 ALLOWED = {
     ("platform/medveil/log.py", "sys.stderr"),  # the log's processors clean every field
     ("hospital_node/cli.py", "sys.stderr"),  # flushed before the process ends
-    ("hospital_node/ledger.py", "os.write"),  # these two write to files that they have opened
-    ("aggregator/nonces.py", "os.write"),
 }
 ATTACKS = (
     "\x1b[2J\x1b[1;1Hallowed",
@@ -95,9 +94,12 @@ def ways_to_print(name: str, tree: ast.AST) -> Iterator[str]:
             if (
                 node.attr in METHODS
                 or (node.attr in STREAMS and text.startswith("sys."))
-                or text in ("os.write", "shown.Text", "shown.Console", "sys.displayhook", "Screen._console")
+                or text in ("shown.Text", "shown.Console", "sys.displayhook", "Screen._console")
             ):
                 yield text
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in OPENERS:
+            if node.args and isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, int):
+                yield ast.unparse(node)  # a number: a stream that was open before
         elif isinstance(node, ast.Constant) and node.value in ("/dev/tty", "/dev/stdout", "/dev/stderr"):
             yield str(node.value)
 
@@ -127,6 +129,7 @@ def test_no_module_but_the_door_can_print() -> None:
         "from medveil.shown import Text",
         "from medveil import shown\nshown.Console().print(name)",
         "import os\nos.write(1, name)",
+        "open(2, 'w').write(name)",
         "open('/dev/tty', 'w').write(name)",
         "import traceback\ntraceback.print_exc()",
         "import builtins\nbuiltins.print(name)" + "\nprint",
