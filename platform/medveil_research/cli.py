@@ -158,6 +158,15 @@ def study_new(
         Weights,
         typer.Option(help="What a hospital counts: the patients it declares, or as much as any other."),
     ] = "declared",
+    colluders: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=2000,
+            help="Hospitals assumed to pool what they know with the aggregator; joint noise does without "
+            "theirs. 1 for joint without it, else 0.",
+        ),
+    ] = None,
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Do not refuse more noise than signal; hospitals are told.")
     ] = False,
@@ -182,6 +191,7 @@ def study_new(
         options=dict(_option(pair) for pair in option or ()),
         mask_graph=mask_graph,
         weights=weights,
+        colluders=colluders,
         anyway=anyway,
     )
     studies.write_study(output, study, initial)
@@ -205,7 +215,11 @@ def privacy_plan(
         typer.Option(help="'local': own noise only. 'joint': the noise of several hospitals adds up."),
     ] = "local",
     honest: Annotated[
-        int | None, typer.Option(min=2, help="Hospitals that joint noise counts on; four of five without it.")
+        int | None,
+        typer.Option(
+            min=2,
+            help="Hospitals that joint noise counts on; without it four of five, less one that is curious.",
+        ),
     ] = None,
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds; the recipe's number without it.")] = None,
     steps: Annotated[

@@ -10,12 +10,12 @@ from medveil.errors import BadFile
 from medveil.study import default_delta
 from medveil_imaging.models import ModelShape, initial_vector, outputs_for
 from medveil_imaging.recipes import recipe
+from medveil_research.joint import default_honest, joint_lines
 from medveil_research.studies import (
     DEFAULT_SIZES,
     NoiseKind,
     Profile,
     Task,
-    default_honest,
     default_model,
     mean_is_clear,
 )
@@ -98,23 +98,30 @@ class PrivacyPlan:
                 f"          {self.event.noise_multiplier:.4g} of it by each hospital; "
                 f"{self.sharers} of {self.hospitals} must add theirs and keep it to themselves",
             ]
-            joint = (
-                f"          {self.epsilon_joint:.3g} jointly, counting the noise of {self.sharers} hospitals"
+            table = joint_lines(
+                self.event,
+                self.delta,
+                least=min(self.sharers + 1, self.hospitals),
+                hospitals=self.hospitals,
             )
+            joint = [
+                f"          {self.epsilon_joint:.3g} jointly, counting the noise of {self.sharers} hospitals",
+                *(f"          {line}" for line in table),
+            ]
         else:
             noise = [
                 f"noise     {self.event.noise_multiplier:g} times the clipping norm, each step, each hospital"
             ]
-            joint = (
+            joint = [
                 f"          {self.epsilon_joint:.3g} jointly: after several steps, others' noise is no help"
-            )
+            ]
         mean = [f"          {mean_words(self.rounds)}"] if self.mean_rounds else []
         return [
             *noise,
             f"steps     {self.event.steps} in all, {who} in each",
             *mean,
             f"epsilon   {self.epsilon_local:.3g} against everybody, even if all other hospitals collude",
-            joint,
+            *joint,
             f"delta     {plain(self.delta)}",
             f"figures   {self.evaluation_multiplier:g} times one patient's share of noise on the final "
             "evaluation; test patients pay at most the same",

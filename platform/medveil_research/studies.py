@@ -29,9 +29,11 @@ from medveil.study import (
 from medveil.tensors import model_hash, to_safetensors
 from medveil_imaging.models import ModelShape, Option, initial_vector, outputs_for
 from medveil_imaging.recipes import PrivacyKind, Recipe, recipe
+from medveil_research.joint import CURIOUS, joint_lines, least_in_sum
 from medveil_research.study_file import FolderTaken, to_toml, write_study
 from medveil_research.words import budget_words, mean_words, plain
 from privacy.dp import accounting
+from privacy.dp.policy import Split, study_events
 
 __all__ = [
     "FolderTaken",
@@ -139,11 +141,6 @@ def default_model(task: Task, profile: Profile, privacy: PrivacyKind) -> str:
     return usual[task, profile]
 
 
-def default_honest(hospitals: int) -> int:
-    """Hospitals whose noise a joint study counts on: four of five, so that one in five may be missing."""
-    return max(3, math.floor(0.8 * hospitals))
-
-
 def new_study(
     *,
     name: str,
@@ -163,6 +160,7 @@ def new_study(
     options: Mapping[str, Option] | None = None,
     mask_graph: MaskGraph = "complete",
     weights: Weights = "declared",
+    colluders: int | None = None,
     anyway: bool = False,
 ) -> tuple[Study, bytes]:
     """A complete study and its initial model (safetensors).
@@ -180,6 +178,8 @@ def new_study(
         options: of the model.
         mask_graph: "hidden" is needed by more than 128 hospitals; see docs/protocol.md.
         weights: what a hospital counts in the mean: the patients it declares, or as much as any other.
+        colluders: members assumed to pool what they know with the aggregator; joint noise does without
+            theirs. One in a joint study and none otherwise, unless said.
         anyway: make a study with more noise than signal; it carries a mark that hospitals see.
 
     Guarantees: the whole schedule costs at most ``epsilon``; equal arguments give an equal study.
@@ -196,10 +196,12 @@ def new_study(
     )
     if privacy != "none":
         settings = settings.for_epsilon(epsilon)
-    least = default_honest(hospitals) if privacy == "joint" else 3
+    joint = privacy == "joint"
+    curious = (CURIOUS if joint else 0) if colluders is None else colluders
+    least = least_in_sum(hospitals, curious) if joint else max(3, curious + 2)
     try:
         small = default_delta(patients_hint or 1) if delta is None else delta
-        policy = _policy(privacy, settings, epsilon, small, least)
+        policy = _policy(privacy, settings, epsilon, small, least - curious)
         transforms = Transforms(
             profile=profile, size=edges, spacing_mm=SPACING_MM if profile == "mri" else ()
         )
@@ -227,7 +229,14 @@ def new_study(
             training=settings.training,
             privacy=policy,
             strategy=settings.strategy,
-            secure_aggregation=_masked_sum(settings, policy, patients_hint, mask_graph, weights),
+            secure_aggregation=_masked_sum(
+                settings,
+                policy,
+                patients_hint,
+                mask_graph=mask_graph,
+                weights=weights,
+                colluders=curious,
+            ),
             cohort=Cohort(min_hospitals=least, max_hospitals=max(10, hospitals)),
             evaluation=Evaluation(every_round=privacy == "none"),
             deadlines=deadlines or Deadlines(),
@@ -286,8 +295,10 @@ def _masked_sum(
     settings: Recipe,
     policy: NoPrivacy | LocalNoise | JointNoise,
     patients: int | None,
-    graph: MaskGraph,
+    *,
+    mask_graph: MaskGraph,
     weights: Weights,
+    colluders: int,
 ) -> SecureAggregation:
     """Room for a hospital with twice the usual patients: a lane's steps are shared out over the weight.
 
@@ -299,7 +310,12 @@ def _masked_sum(
         stride = settings.training.learning_rate * policy.clip_norm
         clip = 2.0 ** math.ceil(math.log2(stride * (1 + 8 * policy.own_multiplier / LEAST_DECLARED)))
     return SecureAggregation(
-        lane_bits=settings.lane_bits, update_clip=clip, max_weight=room, mask_graph=graph, weights=weights
+        lane_bits=settings.lane_bits,
+        update_clip=clip,
+        max_weight=room,
+        mask_graph=mask_graph,
+        weights=weights,
+        colluders=colluders,
     )
 
 
@@ -322,6 +338,12 @@ def noise_to_signal(study: Study, *, patients: int, hospitals: int) -> float | N
     return own / math.sqrt(hospitals)
 
 
+def _missing(least: int, hospitals: int) -> str:
+    if least == hospitals:
+        return f"each round needs all {hospitals}, so one that is missing stops the study meanwhile"
+    return "with fewer a round makes no model"
+
+
 def outlook(study: Study, *, patients: int | None, hospitals: int) -> list[str]:
     """What to expect of a study, in a few lines for its author."""
     lines = [f"model    {study.model.name}, {study.trained_weights:,} trained parameters"]
@@ -338,10 +360,17 @@ def outlook(study: Study, *, patients: int | None, hospitals: int) -> list[str]:
     if study.centred:
         lines.append(f"         {mean_words(study.training.rounds)}")
     if study.privacy.kind == "joint":
-        lines.append(
-            f"         counts on the noise of {study.privacy.honest_hospitals} hospitals in every sum; "
-            "with fewer a round makes no model"
-        )
+        least = study.cohort.min_hospitals
+        lines += [
+            f"         counts on the noise of {study.privacy.honest_hospitals} hospitals in every sum of "
+            f"{least} or more; " + _missing(least, hospitals),
+            *(
+                f"         {line}"
+                for line in joint_lines(
+                    study_events(study)[Split.TRAIN], study.privacy.delta, least=least, hospitals=hospitals
+                )
+            ),
+        ]
     if patients is None:
         return [
             *lines,

@@ -194,6 +194,7 @@ def test_the_command_prints_a_joint_plan() -> None:
     assert "60 in all" in shown.output
     assert "8 jointly, counting the noise of 3 hospitals" in shown.output
     assert "15.9 against everybody" in shown.output
+    assert "all others" in shown.output
     assert "test patients pay at most the same" in shown.output
 
 
