@@ -391,7 +391,9 @@ class Office:
                 continue
             try:
                 binding(plan, offer)
-                check_plan(plan, self._node.settings, self._identity)
+                part = self._records.plans.part(plan.id)
+                declared = None if part is None else part.declared
+                check_plan(plan, self._node.settings, self._identity, declared=declared)
                 self._records.register(plan)
             except REFUSALS as refused:
                 log.info("plan.waiting", plan=plan.id, code=refused.code)

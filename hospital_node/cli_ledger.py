@@ -36,8 +36,9 @@ def show_ledger(
     with viewed(node) as records:
         if rows:
             _show_rows(records.ledger)
-        _show_studies(records.ledger, _study_names(node))
-        _show_totals(records.ledger, node)
+        limit = records.delta_limit()
+        _show_studies(records.ledger, _study_names(node), limit)
+        _show_totals(records.ledger, node.settings.policy.epsilon_cap, limit)
 
 
 def _study_names(node: Node) -> dict[str, str]:
@@ -52,7 +53,7 @@ def _study_names(node: Node) -> dict[str, str]:
     return names
 
 
-def _show_studies(book: Ledger, names: dict[str, str]) -> None:
+def _show_studies(book: Ledger, names: dict[str, str], limit: float) -> None:
     from privacy.dp.ledger import PROMISED, State, charges, total
 
     rows, plans = [], []
@@ -60,7 +61,7 @@ def _show_studies(book: Ledger, names: dict[str, str]) -> None:
     for row in book.rows():
         e = row.entry
         if e.state is State.REGISTERED:
-            own = [c for c in taken if (c.plan, c.split) == (e.plan, e.split)]
+            own, delta = [c for c in taken if (c.plan, c.split) == (e.plan, e.split)], min(e.delta, limit)
             each = max(1, own[0].event.steps) if own else None
             charged = f"{len(own)} of {e.event.steps // each}" if each else "none"
             if own and own[0].state in PROMISED:
@@ -74,8 +75,8 @@ def _show_studies(book: Ledger, names: dict[str, str]) -> None:
                     e.split.value,
                     charged,
                     f"{e.event.noise_multiplier:.4g}",
-                    f"{total(own, e.delta, joint=True):.3f}",
-                    f"{total([e], e.delta, joint=True):.3f}",
+                    f"{total(own, delta, joint=True):.3f}",
+                    f"{total([e], delta, joint=True):.3f}",
                 )
             )
     screen.table(("study", "plan", "patients", "charged", "noise", "epsilon", "if all run"), rows)
@@ -83,19 +84,21 @@ def _show_studies(book: Ledger, names: dict[str, str]) -> None:
         screen.fields([(f"plan {number}", spoken(bytes.fromhex(plan)))])
 
 
-def _show_totals(book: Ledger, node: Node) -> None:
+def _show_totals(book: Ledger, cap: float, limit: float) -> None:
     from privacy.dp.ledger import OPEN, charges
 
-    cap = node.settings.policy.epsilon_cap
-    spent, promised = book.spent(), book.committed()
+    spent, promised = book.spent(delta=limit), book.committed(delta=limit)
     screen.say(
         f"The patient who pays most: epsilon {spent:.3f} spent, {promised:.3f} promised to approved plans, "
-        f"cap {cap:g} (delta {book.delta():g}; a patient pays for the own split only)"
+        f"cap {cap:g} (delta {book.delta(delta=limit):g}; a patient pays for the own split only)"
     )
-    for word, own in (("spent", book.spent(joint=False)), ("promised", book.committed(joint=False))):
+    for word, own in (
+        ("spent", book.spent(joint=False, delta=limit)),
+        ("promised", book.committed(joint=False, delta=limit)),
+    ):
         if own > (spent if word == "spent" else promised):
             screen.say(f"  {own:.3f} {word} if no other hospital adds its noise")
-    left = book.room(None, cap)
+    left = book.room(None, cap, delta=limit)
     more = f"one more study of epsilon {left:.3f}" if left > 0 else "no further study"
     screen.say(f"  the cap leaves room for {more}")
     waiting = sum(e.state in OPEN for e in charges(book.rows()))

@@ -56,6 +56,11 @@ class FrozenPlans:
             rows = tx.execute(wanted).all()
         return Part(rows[-1].cohort, rows[-1].declared, len(rows)) if rows else None
 
+    def most_declared(self) -> int | None:
+        """The largest number that was ever declared; None if none was."""
+        with self._engine.connect() as tx:
+            return tx.execute(sa.select(sa.func.max(_PARTS.c.declared))).scalar()
+
     def take(self, plan: str, cohort: str, declared: int) -> Part:
         """Remember a cohort for a plan. The number that was declared first stays."""
         known = self.part(plan)

@@ -243,8 +243,13 @@ def viewed(node: Node) -> Iterator[Records]:
         yield records
 
 
-def patients_of(records: Records, plan: Plan) -> Patients:
-    """The images folder's patients, and whether all of them can pay. Raises: PlanRefused, BudgetExceeded."""
+def patients_of(records: Records, plan: Plan, patients: int | None = None) -> Patients:
+    """The images folder's patients, and whether all of them can pay.
+
+    Args:
+        patients: the number that the operator wants to declare.
+    Raises: PlanRefused, BudgetExceeded.
+    """
     study = plan.study
     cohort = records.frozen(records.reading(study))
     used, moved = cohort, 0
@@ -255,9 +260,11 @@ def patients_of(records: Records, plan: Plan) -> Patients:
                 reason="the images folder holds no patient whom it could train on",
                 remedy="Run 'medveil node check --study' with the study's file, then approve again.",
             )
-        records.admit(plan, cohort)
     proposed = declared_patients(used.count(Split.TRAIN), study.secure_aggregation.max_weight)
-    return Patients(cohort, moved, records.plans.part(plan.id), proposed)
+    found = Patients(cohort, moved, records.plans.part(plan.id), proposed)
+    if study.privacy.kind != "none":
+        records.admit(plan, cohort, declarable(plan, found, patients))
+    return found
 
 
 def approve_plan(node: Node, plan: Plan, *, patients: int | None = None) -> Part | None:
@@ -273,8 +280,9 @@ def approve_plan(node: Node, plan: Plan, *, patients: int | None = None) -> Part
     identity = Identity.load(node.settings.name, node.key)
     check_plan(plan, node.settings, identity)
     with viewed(node) as records, opened(node) as journal:
-        found = patients_of(records, plan)
+        found = patients_of(records, plan, patients)
         number = declarable(plan, found, patients)
+        check_plan(plan, node.settings, identity, declared=number)
         part = records.plans.part(plan.id)
         if part is None and found.cohort.count(Split.TRAIN):
             part = records.take(plan, found.cohort, number)
@@ -284,7 +292,8 @@ def approve_plan(node: Node, plan: Plan, *, patients: int | None = None) -> Part
 
 def declarable(plan: Plan, found: Patients, patients: int | None) -> int:
     """The number of patients that is declared. Raises: PlanRefused."""
-    largest, known = plan.study.secure_aggregation.max_weight, found.part
+    masked, known = plan.study.secure_aggregation, found.part
+    least, largest = masked.least_weight, masked.max_weight
     if patients is None:
         return found.declared
     if known is not None and patients != known.declared:
@@ -292,10 +301,11 @@ def declarable(plan: Plan, found: Patients, patients: int | None) -> int:
             reason=f"{known.declared} patients were declared for it, and that stands for the plan's life",
             remedy="Approve it without --patients.",
         )
-    if not 1 <= patients <= largest:
+    if not least <= patients <= largest:
         raise PlanRefused(
-            reason=f"it counts 1 to {largest} patients of a hospital, and {patients} were to be declared",
-            remedy=f"Declare {largest} at most, or ask for a study with a larger max_weight.",
+            reason=f"it counts {least} to {largest} patients of a hospital, "
+            f"and {patients} were to be declared",
+            remedy=f"Declare {least} to {largest}, or ask for a study with a larger max_weight.",
         )
     return patients
 
@@ -345,5 +355,5 @@ def take_cohort(node: Node, plan: Plan, *, patients: int | None = None) -> Part:
     Raises: what :func:`allowed` raises. Nothing is changed then.
     """
     with viewed(node) as records:
-        found = patients_of(records, plan)
+        found = patients_of(records, plan, patients)
         return records.take(plan, found.cohort, declarable(plan, found, patients))

@@ -151,9 +151,18 @@ class Records:
         """
         part = self.part(plan)
         if part is not None and plan.study.privacy.kind != "none":
-            self.admit(plan, self.cohort(part))
+            self.admit(plan, self.cohort(part), part.declared)
 
-    def admit(self, plan: Plan, cohort: Cohort) -> None:
+    def delta_limit(self, declared: int | None = None) -> float:
+        """The delta at which this hospital counts, unless a study names a smaller one.
+
+        Args:
+            declared: patients that are about to be declared; whatever was declared before counts as well.
+        """
+        numbers = [n for n in (self.plans.most_declared(), declared) if n is not None]
+        return self._node.settings.policy.delta_limit(max(numbers, default=None))
+
+    def admit(self, plan: Plan, cohort: Cohort, declared: int) -> None:
         """Hold a plan with a cohort against the budget, and enter it. Raises: BudgetExceeded."""
         policy = self._node.settings.policy
         self.ledger.register(
@@ -162,6 +171,7 @@ class Records:
             dataset=cohort,
             cap=policy.epsilon_cap,
             count_joint_noise=policy.count_joint_noise,
+            delta_cap=self.delta_limit(declared),
         )
 
     def use(self, plan: Plan) -> Use | None:
@@ -174,7 +184,7 @@ class Records:
             return None
         cohort = self.cohort(part)
         if plan.study.privacy.kind != "none":
-            self.admit(plan, cohort)
+            self.admit(plan, cohort, part.declared)
             cohort = self.ledger.cohort(plan.id) or cohort
         return Use(cohort, part.declared, part.turn)
 

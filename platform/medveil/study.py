@@ -209,7 +209,7 @@ class SecureAggregation(Frozen):
 
     def weight_of(self, declared: int) -> int:
         """What a hospital that declares so many patients counts in the mean."""
-        return min(max(declared, self.least_weight), self.largest_weight)
+        return 1 if self.weights == "equal" else declared
 
     @model_serializer(mode="wrap")
     def _as_ever(self, values: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def test_a_study_written_before_weights_could_be_chosen_keeps_its_hash() -> None
     assert make_study().hash.hex() == "d8d272e4e4cf91b7b7247ce55fd8d441e5c09b5e7154f271819bbed87274c54a"
     masked = make_study().secure_aggregation
     assert masked.weights == "declared"
-    assert (masked.least_weight, masked.largest_weight, masked.weight_of(3)) == (10, 100, 10)
+    assert (masked.least_weight, masked.largest_weight, masked.weight_of(30)) == (10, 100, 30)
     assert 'weights = "declared"' in to_toml(make_study())
 
 
