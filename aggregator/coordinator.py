@@ -183,6 +183,11 @@ class Coordinator:
             succession=self._succession,
         )
 
+    def longest_message(self, plan_id: str) -> int:
+        """Most bytes of a hospital's message in this plan. Any thread may ask."""
+        run = self._runs.get(plan_id)
+        return 0 if run is None else run.longest_message
+
     def token(self, plan_id: str) -> str | None:
         """A plan's present state in one word; None for a plan unknown to memory. Any thread may ask."""
         run = self._runs.get(plan_id)

@@ -16,6 +16,8 @@ from medveil.rounds import ModelVersion, Phase, RoundKind
 from privacy.encoding import EncodingParams
 from privacy.secagg import server
 
+WORDS_OF_A_SEGMENT = 2**21
+
 
 class WrongRound(RemoteProtocolError):
     """A message for a round or attempt that is not the current one."""
@@ -139,6 +141,15 @@ class Run:
     """When most hospitals had approved (monotonic clock); None before."""
     received: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     """Hospital → what its last message answered, and the message's SHA-256."""
+
+    @property
+    def longest_message(self) -> int:
+        """Most bytes that a hospital's message in this plan may have.
+
+        The longest has two boxes' hashes and one box for each hospital, or a hash for each segment.
+        """
+        words = self.plan.study.model.tensors.size
+        return 1024 + 200 * len(self.plan.roster) + 40 * (words // WORDS_OF_A_SEGMENT + 8)
 
     def end(self, attempt: dict[str, Any]) -> None:
         """Remember an attempt that has ended."""

@@ -171,7 +171,8 @@ async def message(
     then the message is on the disk.
     """
     office = desk(request)
-    party, body = await office.authenticate(request, roles=HOSPITAL, limit=MESSAGE_LIMIT)
+    longest = min(office.coordinator.longest_message(plan) or SMALL_LIMIT, MESSAGE_LIMIT)
+    party, body = await office.authenticate(request, roles=HOSPITAL, limit=longest)
     if kind == Phase.UPLOAD:
         await office.with_segments(lambda: office.coordinator.read_back(plan, party.name, body))
 

@@ -20,7 +20,6 @@ from aggregator import app as app_module
 from aggregator.auth import BrokenOff, Gatekeeper, read_body
 from aggregator.blobs import StorageFailed
 from aggregator.limits import BodyMemory
-from aggregator.routes.desk import SMALL_LIMIT
 from aggregator.settings import Limits
 from aggregator.store import Role
 from door import Door
@@ -30,7 +29,7 @@ from medveil.ids import canonical
 from medveil.messages import Approval, Enrol, PlanOffers, Work, enrolment_path
 from medveil.plan import sign_approval
 from privacy.secagg import node
-from privacy.secagg.messages import Upload
+from privacy.secagg.messages import Agree, Shares, Unmask, Upload
 from world import World, make_sites, play
 
 Build = Callable[..., World]
@@ -259,7 +258,41 @@ def test_a_message_in_the_wrong_phase_or_in_anothers_name_is_refused(door: Door)
 
 
 @pytest.mark.usefixtures("unchanged")
-@pytest.mark.parametrize("body", [b"", b"\xff", b"{}", bytes(SMALL_LIMIT), b"\xa1" + b"\x9f" * 3000])
+def test_a_message_longer_than_any_of_this_plan_is_refused_before_it_is_read(door: Door) -> None:
+    path = f"{door.at}/rounds/1/attempts/1/shares"
+    longest = door.world.coordinator.longest_message(door.world.plan.id)
+    assert longest < 4_000
+    door.refused(door.ask(door.hospital(), "POST", path, bytes(longest + 1)), 413, "too-large")
+
+
+def test_the_longest_messages_of_any_plan_have_room(build: Build) -> None:
+    """With the largest numbers that a message can hold, for a small plan and for a large one."""
+    world = build(hospitals=4)
+    run = world.coordinator._runs[world.plan.id]
+    for size in (4, 2_000):
+        hospitals = range(10_001 - size, 10_001)
+        member = run.plan.roster[0]
+        fake = run.plan.model_construct(
+            study=run.plan.study, roster=(member,) * size, epoch=1
+        )  # only its size is asked for
+        longest = replace(run, plan=fake).longest_message
+        shares = Shares(
+            sender=10_000,
+            commitment=bytes(32),
+            check_commitment=bytes(32),
+            share_commitments=dict.fromkeys(hospitals, bytes(32)),
+            sealed=dict.fromkeys(hospitals, bytes(114)),
+        )
+        unmask = Unmask(
+            sender=10_000, self_shares=dict.fromkeys(hospitals, bytes(33)), key_shares={}, signature=bytes(64)
+        )
+        agree = Agree(sender=10_000, committed_hash=bytes(32), survivors=tuple(hospitals))
+        for message in (shares, unmask, agree):
+            assert len(message.to_bytes()) <= longest
+
+
+@pytest.mark.usefixtures("unchanged")
+@pytest.mark.parametrize("body", [b"", b"\xff", b"{}", bytes(1_500), b"\xa1" + b"\x9f" * 1_000])
 def test_bytes_that_are_no_message_are_refused(door: Door, body: bytes) -> None:
     for path in ("approval", "rounds/1/attempts/1/shares"):
         door.refused(door.ask(door.hospital(), "POST", f"{door.at}/{path}", body), 422, "bad-message")
