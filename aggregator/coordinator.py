@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, BinaryIO, Literal, ParamSpec, TypeVar
 
+from aggregator import endings
 from aggregator.auditlog import Head
 from aggregator.blobs import Blobs, StorageFailed
 from aggregator.problems import NotFound
@@ -36,7 +37,7 @@ from aggregator.versions import Made, Making, Step, make, now, stand_by, sum_and
 from aggregator.workers import Failure, Inline
 from aggregator.workers import attempt as attempt_job
 from medveil.errors import Error
-from medveil.identity import verify
+from medveil.identity import BadSignature, verify
 from medveil.log import get_logger
 from medveil.messages import AuditHead, PlanOffer, PlanOffers, Work
 from medveil.metrics import headline, noise_in_sum, summarise
@@ -45,16 +46,15 @@ from medveil.rounds import ModelVersion, Phase, RoundKind
 from medveil.study import Deadlines
 from privacy.encoding import params_for
 from privacy.secagg import server
-from privacy.secagg.keys import setting_for
+from privacy.secagg.keys import PROTOCOL, PROTOCOL_1, setting_for
 from privacy.secagg.messages import MESSAGES, HospitalMessage, Published, Upload
 
 P = ParamSpec("P")
 T = TypeVar("T")
 log = get_logger()
 CLOSE = "close"
-EARLY = (Phase.ADVERTISE, Phase.SHARE, Phase.COMMIT)
-"""Phases in which nothing masked has been sent: failing here costs nobody anything."""
-MAX_EARLY_FAILURES = 20
+GIVE_UP = "give-up"
+"""Events beside the messages: the end of a phase, and of the hope that an attempt succeeds by itself."""
 TOGETHER = 1
 """Sums of so many segments and their models are one job, for one worker."""
 MAX_LOST = 3
@@ -157,6 +157,9 @@ class Coordinator:
             status: Literal["finished", "waiting"] = "finished" if run.finished else "waiting"
             return Work(token=run.token, status=status, head=self._audit_head())
         state = attempt.state
+        away = {m.index for m in run.plan.roster if m.name in attempt.sitting_out}
+        asked = server.asked(state, member.index, away=away)
+        state = state if asked is state.phase else replace(state, phase=asked)
         view = server.view(state, member.index)
         return Work(
             token=run.token,
@@ -329,6 +332,11 @@ class Coordinator:
         """The sum behind version ``number``: little-endian words. Raises: NotFound, DamagedBlob."""
         return self._blobs.open_sum(self._behind(plan_id, number, "sum"))
 
+    def certificates(self, plan_id: str, number: int) -> bytes:
+        """A round's abort certificates: a ``Certificates`` message. Raises: NotFound, DamagedBlob."""
+        self._find(plan_id)
+        return endings.certificates(self._store, self._blobs, plan_id, number).to_bytes()
+
     def _behind(self, plan_id: str, number: int, file: str) -> str:
         """Name of a file that belongs to a version; it is in the report of the attempt that made it."""
         self._find(plan_id)
@@ -390,6 +398,7 @@ class Coordinator:
             "approved": sorted(run.approvals),
             "in_reach": [n for n in run.plan.names if self._in_reach(run, n)],
             "open": open_attempt,
+            "waiting_for": endings.waiting_for(run, len(self._reachable(run))),
         }
 
     def plans(self) -> list[dict[str, Any]]:
@@ -488,6 +497,9 @@ class Coordinator:
             self._publish(run, attempt)
             return
         state = attempt.state
+        if state.phase is Phase.ABORT:
+            self._settle(run, attempt)
+            return
         names = {m.index: m.name for m in run.plan.roster}
         missing = state.invited - set(state.answers)
         away = attempt.sitting_out
@@ -498,20 +510,51 @@ class Coordinator:
         try:
             closed = server.close_phase(state)
         except server.BelowThreshold as error:
-            self._end(run, attempt, "failed", {"reason": error.code, "failed_in": state.phase.value})
+            if state.phase in endings.EARLY:
+                self._end(run, attempt, "failed", {"reason": error.code, "failed_in": state.phase.value})
+            else:
+                self._give_up(run, attempt, error.code)
             return
         self._record(attempt, CLOSE, b"", closed)
 
+    def _give_up(self, run: Run, attempt: Attempt, reason: str) -> None:
+        """Masked vectors were sent: ask the hospitals to give the attempt up, and open nothing before."""
+        state, key = attempt.state, attempt.key
+        log.warning("attempt.failed", plan=key.plan, round=key.round, phase=state.phase.value, code=reason)
+        if state.setting.context.protocol != PROTOCOL:  # nobody can give it up now
+            self._end(run, attempt, "failed", self._blame(run, Failure("older-protocol")))
+            return
+        attempt.reason, attempt.publication = reason, None
+        self._record(attempt, GIVE_UP, reason.encode(), server.give_up(state))
+
+    def _settle(self, run: Run, attempt: Attempt) -> None:
+        """End a failed attempt with its certificate; go on to its sum, if that can be opened after all."""
+        try:
+            closed = server.close_phase(attempt.state)
+        except server.BelowThreshold:
+            if server.hopeless(attempt.state):
+                self._end(run, attempt, "failed", self._blame(run, Failure(attempt.reason)))
+            return  # whoever comes back is asked, however late
+        if closed.phase is Phase.DONE:
+            self._record(attempt, CLOSE, b"", closed)
+            return
+        failed_in, name = closed.failed_in, endings.keep_certificate(self._blobs, closed)
+        assert failed_in is not None
+        told = {"reason": attempt.reason, "failed_in": failed_in.value, "certificate": name}
+        self._end(run, attempt, "failed", told)
+
     def _open_next(self, run: Run) -> None:
-        following = self._next_attempt(run)
+        try:
+            following = endings.following(run)
+        except endings.PlanStuck as stuck:
+            log.error("plan.stuck", plan=run.plan.id, code=stuck.code, reason=stuck.reason)
+            following = None
         if following is None:
             self._store.finish_plan(run.plan.id)
             run.finished = True
             log.info("plan.finished", plan=run.plan.id)
             return
-        ready = self._seen.keys() & run.approvals  # who has not approved takes no part
-        reachable = [n for n in run.plan.names if n in ready and self._in_reach(run, n)]
-        if len(reachable) < run.plan.study.cohort.min_hospitals:
+        if len(self._reachable(run)) < endings.fewest(run.plan):
             return
         key, kind = following
         model = run.newest[0].model
@@ -519,28 +562,21 @@ class Coordinator:
         run.attempt = self._attempt(run, key, kind, model)
         log.info("round.opened", plan=key.plan, round=key.round, attempt=key.attempt, kind=kind.value)
 
-    def _next_attempt(self, run: Run) -> tuple[AttemptKey, RoundKind] | None:
-        study, plan_id = run.plan.study, run.plan.id
-        number, attempt = 1, 1
-        if run.last:
-            mine, last = run.last, run.last[-1]
-            number, attempt = last["round"] + 1, 1
-            early = [r for r in mine if r.get("failed_in") in EARLY]
-            retry = last["outcome"] != "done" and last.get("failed_in") != Phase.UNMASK
-            if retry and len(mine) - len(early) < study.attempts and len(early) < MAX_EARLY_FAILURES:
-                number, attempt = last["round"], last["attempt"] + 1
-        if number > study.training.rounds + 1:
-            return None
-        kind = RoundKind.TRAIN if number <= study.training.rounds else RoundKind.EVALUATE
-        return AttemptKey(plan_id, number, attempt), kind
+    def _reachable(self, run: Run) -> list[str]:
+        """Hospitals that have approved (the others take no part) and were heard from lately."""
+        ready = self._seen.keys() & run.approvals
+        return [n for n in run.plan.names if n in ready and self._in_reach(run, n)]
 
     # ---- results ------------------------------------------------------------------------------------------
 
     def _publish(self, run: Run, attempt: Attempt) -> None:
         """Hand the sum to the workers, then the next model, then store the result: one step further a call.
 
-        The jobs are made of the stored events alone, so whatever is lost on the way is simply made again.
+        The jobs are made of the stored events alone, so whatever is lost on the way is simply made again. A
+        sum that can be opened is tried again until it is: nobody can tell that it was not.
         """
+        if attempt.publication is None and self._clock() < attempt.retry_at:
+            return
         try:
             if attempt.publication is None:
                 attempt.publication = self._begin(run, attempt)
@@ -561,23 +597,35 @@ class Coordinator:
             attempt.publication = None  # as with every message, it is tried again
             raise
         except _JobFailed as failed:
-            self._end(run, attempt, "failed", self._blame(run, failed.failure))
+            if failed.failure.code in endings.OPENED_IN_VAIN:
+                self._end(run, attempt, "failed", self._blame(run, failed.failure))
+            else:
+                self._try_later(run, attempt, failed.failure)
+        except server.WrongShares as error:
+            self._give_up(run, attempt, error.code)  # more right ones may still come
         except server.Spoiled as error:
             report = self._blame(run, Failure(error.code)) | {"spoiled_by": self._names(run, [error.index])}
             self._end(run, attempt, "failed", report)
         except Error as error:
-            self._end(run, attempt, "failed", self._blame(run, Failure(error.code)))
+            self._try_later(run, attempt, Failure(error.code))
         except Exception as error:  # a worker was killed or hangs, or a fault in our own code
             attempt.publication, attempt.lost = None, attempt.lost + 1
             key, stuck = attempt.key, isinstance(error, TimeoutError)
             event = "unmasking.stuck" if stuck else "unmasking.lost"
             log.error(event, plan=key.plan, round=key.round, reason=type(error).__name__)
             if attempt.lost >= MAX_LOST:
-                code = UnmaskingStuck.code if stuck else UnmaskingLost.code
-                self._end(run, attempt, "failed", self._blame(run, Failure(code)))
+                attempt.lost = 0
+                self._try_later(run, attempt, Failure(UnmaskingStuck.code if stuck else UnmaskingLost.code))
         else:
             attempt.phases["aggregate"] = self._clock() - attempt.publication.started
             self._store_result(run, attempt, made)
+
+    def _try_later(self, run: Run, attempt: Attempt, failure: Failure) -> None:
+        """The sum can be opened and was not: whatever is broken may be mended."""
+        attempt.publication, attempt.retry_at = None, self._clock() + endings.RETRY_S
+        attempt.trouble = self._blame(run, failure)
+        key = attempt.key
+        log.error("sum.waits", plan=key.plan, round=key.round, attempt=key.attempt, code=failure.code)
 
     def _check_patience(self, publication: Publication) -> None:
         """Replace all workers if one hangs for too long; jobs of other plans are made again, uncounted.
@@ -759,9 +807,16 @@ class Coordinator:
             attempt.phase_opened = now
         attempt.state = state
 
-    def _attempt(self, run: Run, key: AttemptKey, kind: RoundKind, model: str) -> Attempt:
+    def _attempt(
+        self, run: Run, key: AttemptKey, kind: RoundKind, model: str, protocol: bytes = PROTOCOL
+    ) -> Attempt:
         setting = setting_for(
-            run.plan, number=key.round, attempt=key.attempt, kind=kind, model=bytes.fromhex(model)
+            run.plan,
+            number=key.round,
+            attempt=key.attempt,
+            kind=kind,
+            model=bytes.fromhex(model),
+            protocol=protocol,
         )
         now = self._clock()
         params = params_for(run.plan.study, kind, len(run.plan.roster))
@@ -769,10 +824,26 @@ class Coordinator:
 
     def _replayed(self, run: Run, row: Mapping[str, Any]) -> Attempt:
         key = AttemptKey(run.plan.id, row["round"], row["attempt"])
-        attempt = self._attempt(run, key, RoundKind(row["kind"]), row["model"])
-        for kind, body in self._store.events(key):
+        events = self._store.events(key)
+        try:
+            return self._again(run, row, key, events, PROTOCOL)
+        except BadSignature:  # it was open when the program was exchanged
+            return self._again(run, row, key, events, PROTOCOL_1)
+
+    def _again(
+        self,
+        run: Run,
+        row: Mapping[str, Any],
+        key: AttemptKey,
+        events: list[tuple[str, bytes]],
+        protocol: bytes,
+    ) -> Attempt:
+        attempt = self._attempt(run, key, RoundKind(row["kind"]), row["model"], protocol)
+        for kind, body in events:
             if kind == CLOSE:
                 attempt.state = server.close_phase(attempt.state)
+            elif kind == GIVE_UP:
+                attempt.state, attempt.reason = server.give_up(attempt.state), body.decode()
             else:
                 message: HospitalMessage = MESSAGES[kind].from_bytes(body)
                 attempt.state = server.receive(attempt.state, message)

@@ -54,7 +54,7 @@ class UnmaskingLost(RemoteProtocolError):
     def __init__(self) -> None:
         super().__init__(
             what="The worker processes that were to unmask a sum ended without a result, several times.",
-            meaning="The attempt ended and nothing was published; the model stays as it was.",
+            meaning="The sum can be opened, so it is tried again every minute; its plan waits for it.",
             remedy="Check the aggregator's memory (was a process killed for it?) and its log.",
         )
 
@@ -67,7 +67,7 @@ class UnmaskingStuck(RemoteProtocolError):
     def __init__(self) -> None:
         super().__init__(
             what="The worker processes did not unmask a sum in time, several times.",
-            meaning="They were replaced each time. The attempt ended and nothing was published.",
+            meaning="They are replaced each time and it is tried again every minute; its plan waits for it.",
             remedy="Does the disk with the aggregator's folder answer? Has the machine enough memory?",
         )
 
@@ -116,6 +116,12 @@ class Attempt:
     """Hospitals that said they have left this attempt; they say so with every poll."""
     wrong_shares: list[str] = field(default_factory=list)
     """Who returned other shares than it was dealt."""
+    reason: str = ""
+    """Why it has failed, once hospitals are asked to give it up."""
+    trouble: dict[str, Any] = field(default_factory=dict)
+    """Why its sum, which can be opened, is not published yet."""
+    retry_at: float = 0.0
+    """When that is tried again (monotonic clock)."""
     publication: Publication | None = None
     lost: int = 0
     """How often a worker ended without the result of its job, or did not end."""

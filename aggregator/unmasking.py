@@ -42,8 +42,8 @@ class DamagedSegment(RemoteProtocolError):
     def __init__(self, *, hospital: int, segment: int) -> None:
         super().__init__(
             what=f"Segment {segment} of hospital {hospital}'s upload is missing or damaged on the disk.",
-            meaning="It was not summed; this attempt ends without a result.",
-            remedy="Check the aggregator's disk; the hospitals send new vectors in the next round.",
+            meaning="The sum can be opened, so it is tried again every minute; its plan waits for it.",
+            remedy="Check the aggregator's disk; put the folder 'uploads' back from a copy, if there is one.",
         )
         self.hospital, self.segment = hospital, segment
 

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from hospital_node.clearance import Clearance
 from hospital_node.cohort import CohortDamaged, CohortMissing
 from hospital_node.desk import Contribution, Desk
 from hospital_node.governance import PlanRefused, binding, check_plan, read_offer
@@ -26,6 +27,7 @@ from hospital_node.kept import LABEL, Kept
 from hospital_node.lineage import Lineage, Witness, WrongModel
 from hospital_node.records import Records
 from hospital_node.settings import Node
+from hospital_node.steps import AlreadyDone
 from hospital_node.store import Journal
 from hospital_node.transport import AggregatorProblem, Transport
 from medveil.errors import Error, RemoteProtocolError
@@ -33,12 +35,13 @@ from medveil.identity import Identity
 from medveil.log import get_logger
 from medveil.messages import BadMessage, Work
 from medveil.plan import BadPlan, NotApproved, Plan
-from medveil.rounds import Phase, RoundKind
+from medveil.rounds import Phase, RoundKind, kind_of, most_attempts
 from medveil_imaging.sources.manifest import SiteData
 from privacy.dp.ledger import BudgetExceeded
 from privacy.dp.policy import UnderstatedEpsilon
 from privacy.encoding import encode_metrics, params_for
 from privacy.secagg import node as secagg
+from privacy.secagg.closing import vow
 from privacy.secagg.keys import setting_for
 from privacy.secagg.messages import Advertised, Committed, Quorum, Signed, Survivors
 from privacy.secagg.vector import MaskedUpdate, masked_update
@@ -51,10 +54,9 @@ PREPARED_S = 900.0
 """Images that were read ahead are used for a plan that begins within this time, and read again after it."""
 NEWS_PAUSE_S = 0.2
 """Shortest time between two looks at a plan that waits, whatever the aggregator calls news."""
-MAX_ATTEMPT = 100_000
 REFUSALS = (NotApproved, PlanRefused, UnderstatedEpsilon, BudgetExceeded, CohortMissing, CohortDamaged)
 """What keeps one plan waiting and no other."""
-STEPS = tuple(p for p in Phase if not p.ended)
+STEPS: tuple[Phase, ...] = tuple(p for p in Phase if not p.ended and p is not Phase.ABORT)
 Word = TypeVar("Word", bound=StrEnum)
 log = get_logger()
 
@@ -110,6 +112,9 @@ class PlanAgent:
         self._sat_out: tuple[int, int] | None = None
         self._seen = ""
         self._lineage = Lineage(plan, node.models, journal, transport)
+        self._clearance = Clearance(plan, journal, transport)
+        self._given_up: tuple[int, int] | None = None
+        """The last attempt that this node has told the aggregator to give up."""
         self._heads = Heads(journal)
 
     async def follow(self) -> None:
@@ -166,7 +171,11 @@ class PlanAgent:
         key = (work.round, work.attempt)
         if self._attempt is not None and (work.status != "running" or self._attempt.key != key):
             self._attempt = None
-        if work.status != "running" or key == self._sat_out:
+        if work.status != "running":
+            return None
+        if work.phase == Phase.ABORT:
+            return await self._give_up(key)
+        if key == self._sat_out:
             return None
         phase = _parsed(Phase, work.phase)
         if self._attempt is None:
@@ -182,13 +191,39 @@ class PlanAgent:
             return await self._step(self._attempt, phase, work.payload)
         return None
 
+    async def _give_up(self, key: tuple[int, int]) -> Work | None:
+        """The attempt has failed: promise, on disk first, that this node never unmasks in it.
+
+        Its keys are forgotten, so that it cannot. Once it has unmasked it does not promise; the others' word,
+        or the sum, ends the attempt then.
+        """
+        self._attempt, self._sat_out = None, key
+        if self._given_up == key:
+            return None
+        number, attempt = key
+        try:
+            model = self._journal.give_up(self._plan.id, number, attempt)
+        except AlreadyDone as error:
+            log.info("attempt.kept", plan=self._plan.id, round=number, attempt=attempt, code=error.code)
+            self._given_up = key
+            return None
+        kind = kind_of(self._plan.study, number)
+        setting = setting_for(self._plan, number=number, attempt=attempt, kind=kind, model=model)
+        message = vow(secagg.Party(setting, self._index, self._identity))
+        body = message.to_bytes()
+        work = await self._transport.message(self._plan.id, number, attempt, "abort", body, wait_s=POLL_S)
+        self._given_up = key
+        log.warning("attempt.aborted", plan=self._plan.id, round=number, attempt=attempt)
+        return self._taken(work)
+
     def _check_round(self, work: Work, kind: RoundKind) -> None:
         """Hold the invitation against the approved study: which rounds there are, and where it starts."""
         study = self._plan.study
-        last = study.training.rounds
-        expected = RoundKind.TRAIN if work.round <= last else RoundKind.EVALUATE
-        if not 1 <= work.round <= last + 1 or not 1 <= work.attempt <= MAX_ATTEMPT or kind is not expected:
+        if not 1 <= work.round <= study.training.rounds + 1 or kind is not kind_of(study, work.round):
             raise OutOfOrder(reason="a round that the approved study does not have")
+        tries = self._journal.uploads(self._plan.id, work.round)
+        if not 1 <= work.attempt <= most_attempts(study) or tries >= study.attempts:
+            raise OutOfOrder(reason="more attempts at a round than the approved study allows")
         if work.round == 1 and work.model.hex() != study.model.initial_model:
             raise WrongModel()
 
@@ -198,8 +233,10 @@ class PlanAgent:
         self._check_round(work, kind)
         self._heads.check_alarm()
         self._lineage.check_alarm()
-        self._journal.join(self._plan.id, work.round, work.attempt)
         vector = await self._lineage.reach(work.model, number=work.round, attempt=work.attempt)
+        came_from = self._lineage.came_from
+        await self._clearance.check(work.model, number=work.round, came_from=came_from)
+        self._journal.join(self._plan.id, work.round, work.attempt, model=work.model, came_from=came_from)
         setting = setting_for(
             self._plan, number=work.round, attempt=work.attempt, kind=kind, model=work.model
         )
@@ -228,11 +265,12 @@ class PlanAgent:
             work = await self._upload(attempt, Committed.from_bytes(payload))
         elif phase is Phase.AGREE:
             attempt.state, agreement = secagg.agree(attempt.state, Survivors.from_bytes(payload))
-            self._note(attempt, "agree", agreement.to_bytes().hex())
+            told = agreement.to_bytes().hex()
+            self._journal.note(self._plan.id, attempt.number, attempt.attempt, "agree", told)
             work = await self._send(attempt, "agree", agreement)
         else:
             shares = secagg.unmask(attempt.state, Quorum.from_bytes(payload))
-            self._note(attempt, "unmask")
+            self._journal.note(self._plan.id, attempt.number, attempt.attempt, "unmask")
             work = await self._send(attempt, "unmask", shares)
         attempt.answered = phase
         return work
@@ -249,7 +287,8 @@ class PlanAgent:
                     attempt.state.party.setting.context, attempt.state.committed_hash, attempt.state.check_key
                 )
             )
-        self._note(attempt, "upload")
+        peers = tuple(attempt.state.peers)
+        self._journal.upload(self._plan.id, attempt.number, attempt.attempt, advertised=peers)
         hashes = await self._send_segments(attempt, masked)
         work = await self._send(attempt, "upload", secagg.upload(attempt.state, hashes))
         log.info("update.sent", plan=self._plan.id, round=attempt.number, attempt=attempt.attempt)
@@ -286,9 +325,6 @@ class PlanAgent:
                 self._plan.id, attempt.number, attempt.attempt, kind, message.to_bytes(), wait_s=POLL_S
             )
         )
-
-    def _note(self, attempt: Attempt, step: str, detail: str = "") -> None:
-        self._journal.note(self._plan.id, attempt.number, attempt.attempt, step, detail)
 
     def _leave(self, error: Error) -> None:
         """End this node's part in the attempt; it is never tried again with other input."""

@@ -31,7 +31,7 @@ from medveil.study import Study
 from medveil.tensors import Float32, from_safetensors, largest_file, model_hash
 from privacy.encoding import SpoiledSum, Words, decode, params_for
 from privacy.secagg.checkword import AlteredSum, verify_sum
-from privacy.secagg.keys import Context, Setting, setting_for
+from privacy.secagg.keys import PROTOCOL, PROTOCOL_1, Context, Setting, setting_for
 from privacy.secagg.messages import Agree, Published, committed_hash
 
 T = TypeVar("T")
@@ -145,10 +145,21 @@ def check_proof(published: Published, plan: Plan, parent: Head, *, before: int) 
     Args:
         before: the round that is to start from a later version.
     Returns: the attempt's setting.
-    Guarantees: threshold-many different hospitals of the committed set signed exactly these survivors, in a
+    Guarantees: a quorum of the roster, hospitals of the committed set, signed exactly these survivors, in a
         train attempt of this plan that started from ``parent``, after the round that ``parent`` came from.
+        Of an attempt under the first version of the protocol: a quorum of the committed set, as it was then.
     Raises: BrokenLineage.
     """
+    try:
+        return _checked(published, plan, parent, before=before, protocol=PROTOCOL)
+    except BrokenLineage as error:
+        try:
+            return _checked(published, plan, parent, before=before, protocol=PROTOCOL_1)
+        except BrokenLineage:
+            raise error from None
+
+
+def _checked(published: Published, plan: Plan, parent: Head, *, before: int, protocol: bytes) -> Setting:
     if not parent.round < published.round < before:
         raise BrokenLineage(reason="a version comes from a round that was not its turn")
     setting = setting_for(
@@ -157,6 +168,7 @@ def check_proof(published: Published, plan: Plan, parent: Head, *, before: int) 
         attempt=published.attempt,
         kind=RoundKind.TRAIN,
         model=parent.model,
+        protocol=protocol,
     )
     members, survivors = published.members, published.survivors
     ordered = all(list(s) == sorted(set(s)) for s in (members, survivors))
@@ -173,7 +185,7 @@ def check_proof(published: Published, plan: Plan, parent: Head, *, before: int) 
             agreement.check(setting.roster[signer], setting.context, published.transcript)
         except BadSignature as error:
             raise BrokenLineage(reason="a signature is not for these hospitals, round and parent") from error
-    if len(published.signatures) < setting.threshold(len(members)):
+    if len(published.signatures) < setting.quorum(len(members)):
         raise BrokenLineage(reason="too few hospitals signed for a version")
     return setting
 
@@ -218,6 +230,11 @@ class Lineage:
         self._witness: Witness | None = None
         self._invited: tuple[bytes, tuple[int, int]] | None = None
         """The last attempt that this node was asked into, and the model it started from."""
+
+    @property
+    def came_from(self) -> int:
+        """The round that the own version came out of; 0 for the initial model, or before it is there."""
+        return 0 if self._head is None else self._head.round
 
     def witness(self, witness: Witness) -> None:
         """This hospital has sent keys for a sum; when that is published, it will be checked with this."""

@@ -6,6 +6,7 @@ keys are gone it sits that attempt out: it never masks twice under one (round, a
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from medveil.errors import LocalProtocolError
+from hospital_node import steps
+from hospital_node.steps import STEPS, Steps
 from medveil.plan import Plan, stored_plan
 
 META = sa.MetaData()
@@ -34,15 +36,6 @@ SHOWN = sa.Table(
     sa.Column("order", sa.Integer, nullable=False),
 )
 FINISHED = sa.Table("finished", META, sa.Column("plan", sa.String, primary_key=True))
-STEPS = sa.Table(
-    "steps",
-    META,
-    sa.Column("plan", sa.String, primary_key=True),
-    sa.Column("round", sa.Integer, primary_key=True),
-    sa.Column("attempt", sa.Integer, primary_key=True),
-    sa.Column("step", sa.String, primary_key=True),
-    sa.Column("detail", sa.String, nullable=False, default=""),
-)
 ALARMS = sa.Table(
     "alarms",
     META,
@@ -116,26 +109,15 @@ class Alarm:
     """Hash of this node's own version."""
 
 
-class AlreadyDone(LocalProtocolError):
-    """The journal says that this step must not happen (again)."""
-
-    code = "already-done"
-
-    def __init__(self, *, reason: str) -> None:
-        super().__init__(
-            what=f"This node sits the attempt out: {reason}.",
-            meaning="Doing it again could mask two vectors alike or show the difference of two sums.",
-            remedy="Nothing to do; the node takes part again from the next attempt or round on.",
-        )
-
-
-class Journal:
+class Journal(Steps):
     """One SQLite file, written with a rollback journal and ``synchronous=FULL``."""
 
     def __init__(self, path: Path) -> None:
         self._engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
         sa.event.listen(self._engine, "connect", _durable)
         META.create_all(self._engine)
+        steps.META.create_all(self._engine)
+        self.take_over(self._first_models)
 
     @property
     def engine(self) -> sa.Engine:
@@ -153,6 +135,16 @@ class Journal:
                 sa.text("INSERT OR REPLACE INTO approvals VALUES (:plan, :text, :signature)"),
                 {"plan": plan.id, "text": plan.model_dump_json(), "signature": signature},
             )
+
+    def _first_models(self) -> dict[str, bytes]:
+        """Approved plan → hash of its initial model, also of plans that are no longer valid."""
+        with self._engine.connect() as tx:
+            rows = tx.execute(sa.select(APPROVALS)).all()
+        return {r.plan: bytes.fromhex(json.loads(r.text)["study"]["model"]["initial_model"]) for r in rows}
+
+    def plan(self, plan: str) -> Plan | None:
+        """An approved plan, by its hash in hexadecimal."""
+        return next((p for p, _ in self.approved() if p.id == plan), None)
 
     def approved(self) -> list[tuple[Plan, bytes]]:
         """The plans that the operator approved, with this hospital's signatures."""
@@ -186,42 +178,6 @@ class Journal:
             if tx.execute(sa.select(FINISHED).where(FINISHED.c.plan == plan)).first():
                 return None
             return tx.scalar(sa.select(sa.func.max(STEPS.c.round)).where(STEPS.c.plan == plan)) or 0
-
-    def join(self, plan: str, number: int, attempt: int) -> None:
-        """Note that this node sends keys for an attempt.
-
-        Raises: AlreadyDone if it has joined this or a later attempt, or has unmasked in this round: a
-            second sum over other hospitals of the same round would show the difference.
-        """
-        with self._engine.begin() as tx:
-            rows = tx.execute(sa.select(STEPS).where(STEPS.c.plan == plan, STEPS.c.round >= number)).all()
-            if any((r.round, r.attempt) >= (number, attempt) for r in rows):
-                raise AlreadyDone(reason="it has joined this attempt or a later one before")
-            if any(r.round == number and r.step == "unmask" for r in rows):
-                raise AlreadyDone(reason="it has helped to unmask this round before")
-            tx.execute(
-                STEPS.insert().values(plan=plan, round=number, attempt=attempt, step="join", detail="")
-            )
-
-    def note(self, plan: str, number: int, attempt: int, step: str, detail: str = "") -> None:
-        """Note a step of an attempt before its message is sent.
-
-        Raises: AlreadyDone if that step is noted already.
-        """
-        row = {"plan": plan, "round": number, "attempt": attempt, "step": step}
-        with self._engine.begin() as tx:
-            where = [STEPS.c[k] == v for k, v in row.items()]
-            if tx.execute(sa.select(STEPS).where(*where)).first():
-                raise AlreadyDone(reason=f"the step '{step}' is done")
-            tx.execute(STEPS.insert().values(**row, detail=detail))
-
-    def detail(self, plan: str, number: int, attempt: int, step: str) -> str | None:
-        """What was noted with a step; None if the step was not taken."""
-        row = {"plan": plan, "round": number, "attempt": attempt, "step": step}
-        with self._engine.connect() as tx:
-            where = [STEPS.c[k] == v for k, v in row.items()]
-            found = tx.execute(sa.select(STEPS.c.detail).where(*where)).first()
-        return None if found is None else str(found.detail)
 
     def alarm(self, plan: str) -> Alarm | None:
         """The alarm that stands for a plan, if any."""

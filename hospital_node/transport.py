@@ -39,7 +39,7 @@ from medveil.messages import (
 )
 from medveil.reachability import check_certificate, why
 from medveil.shown import plain
-from privacy.secagg.messages import Published
+from privacy.secagg.messages import Certificates, Published
 
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 GIVE_UP_S = 90.0
@@ -140,6 +140,10 @@ class Transport:
     async def proof(self, plan: str, version: int) -> Published:
         """Where a model version comes from. Raises: AggregatorProblem, BadMessage, Unreachable."""
         return await self._message(Published, "GET", f"/v1/plans/{plan}/versions/{version}/proof")
+
+    async def certificates(self, plan: str, number: int) -> Certificates:
+        """A round's abort certificates. Raises: AggregatorProblem, BadMessage, Unreachable."""
+        return await self._message(Certificates, "GET", f"/v1/plans/{plan}/rounds/{number}/certificates")
 
     async def sum(self, plan: str, version: int, *, limit: int) -> bytes:
         """The sum a model version was made of: 64-bit words, little-endian, at most ``limit`` bytes."""

@@ -247,6 +247,23 @@ async def proof(request: Request, plan: PlanId, number: Number) -> Response:
 
 
 @router.get(
+    "/plans/{plan}/rounds/{number}/certificates",
+    tags=["reading"],
+    response_class=Response,
+    responses=ANSWERS_CBOR | refusals(*SIGNED, *CONFLICT),
+)
+async def certificates(request: Request, plan: PlanId, number: Number) -> Response:
+    """The abort certificates of a round: which attempts at it the hospitals have given up."""
+    office = desk(request)
+    party = await office.admit_reader(
+        request, plan, roles=("hospital", Role.RESEARCHER, Role.ADMIN, Role.AUDITOR)
+    )
+    data = await office.run(lambda: office.coordinator.certificates(plan, number))
+    office.coordinator.count_bytes(plan, party.name, up=0, down=len(data))
+    return Response(data, media_type=CBOR)
+
+
+@router.get(
     "/plans/{plan}/versions/{number}/sum",
     tags=["reading"],
     response_class=Response,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from medveil.study import Frozen, Name, Sha256
+from medveil.study import Frozen, Name, Sha256, Study
+
+MAX_EARLY_FAILURES = 1000
+"""Attempts at one round that may fail before anything masked was sent; then the plan ends."""
 
 
 class RoundKind(StrEnum):
@@ -15,7 +18,7 @@ class RoundKind(StrEnum):
 
 
 class Phase(StrEnum):
-    """The steps of one attempt at a secure sum, in order, and its two ends."""
+    """The steps of one attempt at a secure sum, in order, the step of one that fails, and the two ends."""
 
     ADVERTISE = "advertise"
     SHARE = "share"
@@ -23,6 +26,7 @@ class Phase(StrEnum):
     UPLOAD = "upload"
     AGREE = "agree"
     UNMASK = "unmask"
+    ABORT = "abort"
     DONE = "done"
     FAILED = "failed"
 
@@ -46,3 +50,13 @@ class ModelVersion(Frozen):
     """What a patient of a hospital that took part in every round so far has spent; None without privacy."""
     created: str
     """UTC time, ISO 8601."""
+
+
+def most_attempts(study: Study) -> int:
+    """Largest number that an attempt can have: tries with masked vectors, and those that ended before."""
+    return study.attempts + MAX_EARLY_FAILURES - 1
+
+
+def kind_of(study: Study, number: int) -> RoundKind:
+    """Which kind of round a number is: after the last one that trains comes one that evaluates."""
+    return RoundKind.TRAIN if number <= study.training.rounds else RoundKind.EVALUATE

@@ -24,7 +24,10 @@ from medveil.rounds import RoundKind
 from medveil.study import MaskGraph
 from privacy.secagg.masks import Mask
 
-PROTOCOL = b"medveil-secagg-v1"
+PROTOCOL = b"medveil-secagg-v2"
+PROTOCOL_1 = b"medveil-secagg-v1"
+"""Before abort certificates and the quorum over the roster (docs/decisions/0021-one-sum-per-model.md). What
+was published under it can still be verified; nothing is signed under it any more."""
 SHARE_COMMITMENT_BYTES = 16
 """Half a SHA-256. A dealer gains nothing from two shares with one commitment, since it may deal anything; a
 holder would have to find another share for a given commitment: 2^128 tries."""
@@ -55,12 +58,13 @@ class Context:
     attempt: int
     kind: RoundKind
     model: bytes
+    protocol: bytes = PROTOCOL
 
     @cached_property
     def bytes(self) -> bytes:
         """Canonical, length-prefixed form."""
         numbers = (str(self.round).encode(), str(self.attempt).encode())
-        return join(PROTOCOL, self.plan, *numbers, self.kind.encode(), self.model)
+        return join(self.protocol, self.plan, *numbers, self.kind.encode(), self.model)
 
 
 @dataclass(frozen=True)
@@ -79,22 +83,49 @@ class Setting:
             raise UnsafeCohort(got=self.min_hospitals, need=max(3, self.colluders + 2))
 
     def threshold(self, advertised: int) -> int:
-        """t = floor((m + c) / 2) + 1: shares to rebuild a secret, and signatures to unmask.
+        """t = floor((m + c) / 2) + 1: shares to rebuild a secret.
 
         Guarantees: 2t > m + c, so m holders, c of whom answer twice, can never give out both of one
-        hospital's secrets, and two different survivor sets can never both find t signatures.
+        hospital's secrets.
         """
         return (advertised + self.colluders) // 2 + 1
 
+    def quorum(self, advertised: int) -> int:
+        """q = floor((n + c) / 2) + 1 of the roster's n: signatures under a survivor set, to unmask.
+
+        Guarantees: 2q > n + c, so two different survivor sets of one attempt can never both find q
+        signatures, whatever sets of keys (U1) the hospitals were shown. The first version of the protocol
+        counted from the advertised, so that two disjoint U1 could both be opened.
+        """
+        if self.context.protocol == PROTOCOL_1:
+            return self.threshold(advertised)
+        return (len(self.roster) + self.colluders) // 2 + 1
+
+    def closing(self, advertised: int) -> int:
+        """m + c - t + 1: so many members of U1 that never unmask keep a sum shut for ever.
+
+        Guarantees: with c of them lying, at most m + c - closing = t - 1 members can ever give shares.
+        It is t or t - 1; with c = 0, hospitals that have all either unmasked or vowed not to always make
+        one of the two.
+        """
+        return advertised + self.colluders - self.threshold(advertised) + 1
+
     def least(self, advertised: int) -> int:
         """Fewest members of any later set, once ``advertised`` hospitals have sent keys."""
-        return max(self.threshold(advertised), self.min_hospitals)
+        return max(self.threshold(advertised), self.quorum(advertised), self.min_hospitals)
+
+    @property
+    def smallest(self) -> int:
+        """Fewest hospitals with which an attempt can succeed: fewer cannot sign, or would hide too little."""
+        return max(self.quorum(0), self.min_hospitals)
 
 
-def setting_for(plan: Plan, *, number: int, attempt: int, kind: RoundKind, model: bytes) -> Setting:
+def setting_for(
+    plan: Plan, *, number: int, attempt: int, kind: RoundKind, model: bytes, protocol: bytes = PROTOCOL
+) -> Setting:
     """The setting of one attempt of a plan."""
     return Setting(
-        context=Context(plan.hash, number, attempt, kind, model),
+        context=Context(plan.hash, number, attempt, kind, model, protocol),
         roster={m.index: m.key for m in plan.roster},
         min_hospitals=plan.study.cohort.min_hospitals,
         colluders=plan.study.secure_aggregation.colluders,
@@ -128,10 +159,29 @@ _SMALL_ORDER = frozenset(
 """The x-coordinates with which every exchange gives zero (Bernstein, "Curve25519", 2006, section 3)."""
 
 
+class SecondSpelling(RemoteProtocolError):
+    """A public key that is not written in the one way that every honest node writes it."""
+
+    code = "key-second-spelling"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="An advertised key is written in another way than the one for its point.",
+            meaning="It could be another hospital's key in disguise, so nothing was derived from it.",
+            remedy="No honest node makes such a key; look at the hospital that signed it.",
+        )
+
+
 def check_public_key(key: bytes) -> None:
-    """Raises: WeakKey for a point of small order (RFC 7748, section 6.1)."""
-    if int.from_bytes(key, "little") % 2**255 % _PRIME in _SMALL_ORDER:
+    """One spelling for each point, and none of small order (RFC 7748, sections 5 and 6.1).
+
+    Raises: WeakKey, SecondSpelling.
+    """
+    x = int.from_bytes(key, "little")
+    if x % 2**255 % _PRIME in _SMALL_ORDER:
         raise WeakKey()
+    if x >= _PRIME:
+        raise SecondSpelling()
 
 
 def new_key(seed: Secret) -> X25519PrivateKey:

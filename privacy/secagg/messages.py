@@ -99,7 +99,17 @@ class Unmask(Signed):
     key_shares: dict[Index, Share] = Field(repr=False)
 
 
-HospitalMessage = Advertise | Shares | Ready | Upload | Agree | Unmask
+class Abort(Signed):
+    """7. Only if it failed: I have not unmasked in this attempt and never will, whatever set I am shown."""
+
+    label: ClassVar[str] = "secagg-abort"
+
+    def _signed_parts(self, context: Context, transcript: bytes) -> tuple[bytes, ...]:
+        """Of the whole attempt, whichever set of keys was shown: so a node can vow that has forgotten it."""
+        return super()._signed_parts(context, b"")
+
+
+HospitalMessage = Advertise | Shares | Ready | Upload | Agree | Unmask | Abort
 MESSAGES: dict[str, type[HospitalMessage]] = {
     "advertise": Advertise,
     "shares": Shares,
@@ -107,6 +117,7 @@ MESSAGES: dict[str, type[HospitalMessage]] = {
     "upload": Upload,
     "agree": Agree,
     "unmask": Unmask,
+    "abort": Abort,
 }
 
 
@@ -147,9 +158,23 @@ class Published(Wire):
     survivors: Members
     """U3, in ascending order."""
     signatures: dict[Index, Signature]
-    """Of at least t survivors under their ``agree`` messages, which hold nothing but the sets above."""
+    """Of at least q survivors under their ``agree`` messages, which hold nothing but the sets above."""
     sum_hash: Key
     """SHA-256 of the sum as it is served: 64-bit words, little-endian."""
+
+
+class Certificate(Wire):
+    """The abort certificate of one attempt: signatures of hospitals under their ``abort`` messages."""
+
+    round: Annotated[int, Field(ge=1, le=100_000)]
+    attempt: Annotated[int, Field(ge=1, le=100_000)]
+    signatures: dict[Index, Signature]
+
+
+class Certificates(Wire):
+    """Every abort certificate of one round."""
+
+    certificates: tuple[Certificate, ...]
 
 
 AggregatorMessage = Advertised | Committed | Survivors | Quorum

@@ -2,9 +2,12 @@
 
     advertise → share → (ready) → commit → [mask, upload] → agree → unmask
 
+An attempt that fails after ``upload`` is given up instead (``privacy.secagg.closing``).
+
 A function takes a state of exactly the phase it belongs to, so a step out of order cannot be written. What
-the caller owes: it records ``Agreed`` and ``Unmasking`` durably *before* it sends the message that came with
-it, never runs a step twice with different input, and forgets every state when the attempt is over.
+the caller owes: it records the upload, ``Agreed`` and ``Unmasking`` durably *before* it sends the message
+that came with it, never unmasks in an attempt that it has given up, never runs a step twice with different
+input, and forgets every state when the attempt is over.
 
 Source: Bonawitz et al., CCS 2017, figure 4, active-adversary variant, with late commit and agreement by all
 survivors (docs/protocol.md).
@@ -26,6 +29,7 @@ from medveil.ids import join
 from privacy.secagg import shamir
 from privacy.secagg.graph import edge_limit, pair_masks
 from privacy.secagg.keys import (
+    SecondSpelling,
     Setting,
     WeakKey,
     channel_key,
@@ -272,7 +276,7 @@ def agree(state: CommittedState, seen: Survivors) -> tuple[AgreedState, Agree]:
 def unmask(state: AgreedState, seen: Quorum) -> Unmask:
     """6. Check the quorum, then give one kind of share for each hospital. The caller records it before.
 
-    Raises: Refused unless at least t different survivors signed exactly my committed and survivor sets.
+    Raises: Refused unless at least q different survivors signed exactly my committed and survivor sets.
     """
     committed, party = state.committed, state.committed.party
     setting = party.setting
@@ -286,7 +290,7 @@ def unmask(state: AgreedState, seen: Quorum) -> Unmask:
             survivors=state.survivors,
         )
         _verify(same, setting, committed.transcript)
-    if len(seen.signatures) < setting.threshold(len(committed.peers)):
+    if len(seen.signatures) < setting.quorum(len(committed.peers)):
         raise Refused(reason="too few hospitals signed the survivor set")
     alive = set(state.survivors)
     return Unmask(
@@ -303,7 +307,7 @@ def _checked_peers(state: AdvertisedState, seen: Advertised) -> dict[int, Advert
         raise Refused(reason="a hospital appears twice among the advertised keys")
     if peers.get(party.index) != state.own:
         raise Refused(reason="this hospital's own keys are missing or changed")
-    if len(peers) < setting.min_hospitals:
+    if len(peers) < setting.smallest:
         raise Refused(reason="too few hospitals advertised keys")
     for message in peers.values():
         _verify(message, setting, b"")
@@ -315,6 +319,8 @@ def _checked_peers(state: AdvertisedState, seen: Advertised) -> dict[int, Advert
             check_public_key(key)
     except WeakKey as error:
         raise Refused(reason="an advertised key is of small order") from error
+    except SecondSpelling as error:
+        raise Refused(reason="an advertised key is a second spelling of a point") from error
     return peers
 
 

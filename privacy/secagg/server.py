@@ -30,6 +30,7 @@ from privacy.secagg.keys import (
 )
 from privacy.secagg.masks import Mask
 from privacy.secagg.messages import (
+    Abort,
     Advertise,
     Advertised,
     AggregatorMessage,
@@ -54,6 +55,7 @@ NEXT = {
     Phase.UPLOAD: Phase.AGREE,
     Phase.AGREE: Phase.UNMASK,
     Phase.UNMASK: Phase.DONE,
+    Phase.ABORT: Phase.FAILED,
 }
 EXPECTS: dict[Phase, type[HospitalMessage]] = {
     Phase.ADVERTISE: Advertise,
@@ -62,6 +64,7 @@ EXPECTS: dict[Phase, type[HospitalMessage]] = {
     Phase.UPLOAD: Upload,
     Phase.AGREE: Agree,
     Phase.UNMASK: Unmask,
+    Phase.ABORT: Abort,
 }
 ANSWERS = {
     Phase.ADVERTISE: "advertised",
@@ -70,6 +73,7 @@ ANSWERS = {
     Phase.UPLOAD: "uploaded",
     Phase.AGREE: "agreed",
     Phase.UNMASK: "unmasked",
+    Phase.ABORT: "aborted",
 }
 """The field of :class:`ServerState` that collects a phase's answers."""
 
@@ -184,6 +188,9 @@ class ServerState:
     survivors: Members = ()
     agreed: Mapping[int, Agree] = field(default_factory=dict)
     unmasked: Mapping[int, Unmask] = field(default_factory=dict)
+    aborted: Mapping[int, Abort] = field(default_factory=dict)
+    failed_in: Phase | None = None
+    """The phase that failed, once hospitals are asked to give the attempt up."""
 
     @property
     def answers(self) -> Mapping[int, HospitalMessage]:
@@ -194,53 +201,107 @@ class ServerState:
     @property
     def invited(self) -> frozenset[int]:
         """Who may answer in the current phase."""
+        return self.invited_to(self.phase)
+
+    def invited_to(self, phase: Phase) -> frozenset[int]:
+        """Who may answer a phase: nobody both unmasks and gives up."""
         return frozenset(
             {
-                Phase.ADVERTISE: self.setting.roster,
-                Phase.SHARE: self.advertised,
-                Phase.COMMIT: self.shared,
-                Phase.UPLOAD: self.committed,
-                Phase.AGREE: self.survivors,
-                Phase.UNMASK: self.survivors,
-            }.get(self.phase, ())
+                Phase.ADVERTISE: set(self.setting.roster),
+                Phase.SHARE: set(self.advertised),
+                Phase.COMMIT: set(self.shared),
+                Phase.UPLOAD: set(self.committed),
+                Phase.AGREE: set(self.survivors),
+                Phase.UNMASK: set(self.survivors) - set(self.aborted),
+                Phase.ABORT: set(self.advertised) - set(self.unmasked),
+            }.get(phase, ())
         )
 
     @property
     def needed(self) -> int:
         """Fewest answers with which the current phase may close."""
+        advertised = len(self.advertised)
         if self.phase is Phase.ADVERTISE:
-            return self.setting.min_hospitals
-        if self.phase in (Phase.AGREE, Phase.UNMASK):
-            return self.setting.threshold(len(self.advertised))
-        return self.setting.least(len(self.advertised))
+            return self.setting.smallest
+        if self.phase is Phase.AGREE:
+            return self.setting.quorum(advertised)
+        if self.phase is Phase.UNMASK:
+            return self.setting.threshold(advertised)
+        if self.phase is Phase.ABORT:
+            return self.setting.closing(advertised)
+        return self.setting.least(advertised)
 
 
 def receive(state: ServerState, message: HospitalMessage) -> ServerState:
     """Take one message; an exact repeat changes nothing.
 
-    Raises: OutOfPhase, NotAMember, BadSignature, Conflict, RepeatedKey, WeakKey; the state is then unchanged.
+    Raises: OutOfPhase, NotAMember, BadSignature, Conflict, RepeatedKey, WeakKey, SecondSpelling; the state is
+        then unchanged.
     """
-    if state.phase.ended or not isinstance(message, EXPECTS[state.phase]):
+    step = state.phase
+    if step is Phase.ABORT and isinstance(message, Unmask) and _agreed(state):
+        step = Phase.UNMASK  # late, and still of use
+    if step.ended or not isinstance(message, EXPECTS[step]):
         raise OutOfPhase(phase=state.phase)
-    if message.sender not in state.invited:
+    if message.sender not in state.invited_to(step):
         raise NotAMember()
     message.check(state.setting.roster[message.sender], state.setting.context, state.transcript)
-    before = state.answers.get(message.sender)
+    taken: Mapping[int, HospitalMessage] = getattr(state, ANSWERS[step])
+    before = taken.get(message.sender)
     if before == message:
         return state
     if before is not None:
         raise Conflict()
     _check_content(state, message)
-    changed: dict[str, Any] = {ANSWERS[state.phase]: {**state.answers, message.sender: message}}
+    changed: dict[str, Any] = {ANSWERS[step]: {**taken, message.sender: message}}
     return replace(state, **changed)
+
+
+def give_up(state: ServerState) -> ServerState:
+    """Ask the hospitals to give up an attempt in which masked vectors were sent and that has no sum.
+
+    Who still can is asked to unmask nevertheless, as long as that may open the sum (:func:`asked`).
+    """
+    if state.phase not in (Phase.UPLOAD, Phase.AGREE, Phase.UNMASK, Phase.DONE):
+        raise OutOfPhase(phase=state.phase)
+    failed_in = Phase.UNMASK if state.phase is Phase.DONE else state.phase
+    return replace(state, phase=Phase.ABORT, failed_in=failed_in)
+
+
+def asked(state: ServerState, index: int, *, away: Collection[int] = ()) -> Phase:
+    """What one hospital is asked for: in a failed attempt to unmask, if it can and that may open the sum.
+
+    Args:
+        away: hospitals that have said that they have left the attempt, so they have no keys.
+    """
+    if state.phase is not Phase.ABORT or not _agreed(state):
+        return state.phase
+    able = set(state.survivors) - set(state.aborted) - set(state.unmasked) - set(away)
+    enough = len(state.unmasked) + len(able) >= state.setting.threshold(len(state.advertised))
+    return Phase.UNMASK if enough and index in able else Phase.ABORT
+
+
+def hopeless(state: ServerState) -> bool:
+    """Whether everybody has answered a failed attempt, and it can be neither closed nor opened."""
+    answered = {*state.unmasked, *state.aborted}
+    return state.phase is Phase.ABORT and set(state.advertised) <= answered
+
+
+def _agreed(state: ServerState) -> bool:
+    """Whether the survivors may be shown a quorum."""
+    return len(state.agreed) >= state.setting.quorum(len(state.advertised))
 
 
 def close_phase(state: ServerState) -> ServerState:
     """Go on with the hospitals that answered; stop the attempt when they are too few.
 
+    A failed attempt ends when enough have given it up, or goes on to its sum if that can be opened after all.
+
     Raises: BelowThreshold.
     """
     if len(state.answers) < state.needed:
+        if state.phase is Phase.ABORT and _openable(state):
+            return replace(state, phase=Phase.DONE)
         raise BelowThreshold(phase=state.phase, got=len(state.answers), need=state.needed)
     closed = replace(state, phase=NEXT[state.phase])
     if state.phase is Phase.ADVERTISE:
@@ -263,7 +324,7 @@ def view(state: ServerState, index: int) -> AggregatorMessage | None:
     if state.phase is Phase.AGREE:
         return Survivors(members=state.survivors)
     if state.phase is Phase.UNMASK:
-        signers = sorted(state.agreed)[: state.needed]
+        signers = sorted(state.agreed)[: state.setting.quorum(len(state.advertised))]
         return Quorum(signatures={j: state.agreed[j].signature for j in signers})
     return None
 
@@ -317,6 +378,16 @@ def masks_to_remove(state: ServerState) -> list[Mask]:
         theirs = pair_masks(new_key(secret), peers, context, transcript, own=j, limit=limit)
         masks += [Mask(m.seed, -m.sign) for m in theirs.values()]
     return [Mask(m.seed, -m.sign) for m in masks]
+
+
+def _openable(state: ServerState) -> bool:
+    """Whether enough right shares of every secret are here."""
+    need = state.setting.threshold(len(state.advertised))
+    if len(state.unmasked) < need:
+        return False
+    wrong = wrong_returns(state)
+    right = (sum(j not in wrong.get(v, ()) for v in state.unmasked) for j in state.committed)
+    return min(right, default=0) >= need
 
 
 def wrong_returns(state: ServerState) -> dict[int, tuple[int, ...]]:

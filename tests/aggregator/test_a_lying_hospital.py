@@ -70,15 +70,14 @@ LIES = {
 
 
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES.keys())
-def test_what_a_lying_hospital_spoils_is_not_published_and_the_study_goes_on(
+def test_what_a_lying_hospital_spoils_is_not_published_and_its_model_is_never_started_from_again(
     build: Callable[..., World], lie: Lie
 ) -> None:
     world = build(attempts=1)
     sites: Any = make_sites(world, update=lambda i, _: np.full(START.size, 1.9, np.float32))
     sites[2].masked = Liar(lie, world, sites[2].masked)
     status = finish(world, sites)
-    first, second = status["attempts"][:2]
+    (first,) = status["attempts"]  # the aggregator knows the sum: a second one would show a hospital
     assert (first["round"], first["reason"]) == (1, "spoiled-sum")
     assert "sum" not in first
-    assert second["round"] == 2
-    assert [v["round"] for v in status["versions"]] == [0, 2]
+    assert [v["round"] for v in status["versions"]] == [0]

@@ -43,11 +43,13 @@ def last_written_long_ago(world: World) -> None:
 
 
 def test_a_start_reads_the_last_rounds_and_only_counts_the_others(build: Build) -> None:
-    world = build(training={"rounds": 20, "local_steps": 1, "learning_rate": 1.0})
+    world = build(attempts=1, training={"rounds": 20, "local_steps": 1, "learning_rate": 1.0})
     for number in range(1, 11):
         key = AttemptKey(world.plan.id, number, 1)
         world.store.open_attempt(key, kind="train", model="00", now=1.0)
-        world.store.end_attempt(key, outcome="failed", report={"reason": "x", "failed_in": "unmask"})
+        world.store.end_attempt(
+            key, outcome="failed", report={"reason": "x", "failed_in": "upload", "certificate": "c"}
+        )
     progress = world.store.progress(world.plan.id)
     assert (progress.attempts, [a["round"] for a in progress.recent]) == (10, [9, 10])
     world.restart()

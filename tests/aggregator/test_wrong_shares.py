@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from privacy.secagg.messages import Unmask
-from world import Site, finish, make_sites, make_world
+from world import Site, finish, make_sites, make_world, play
 
 
 @dataclass
@@ -46,7 +46,20 @@ def test_a_round_goes_on_without_the_wrong_share_and_says_who_returned_it(
 
 
 def test_too_many_wrong_shares_end_the_attempt_and_name_all(tmp_path: Path) -> None:
-    status = _study(tmp_path, (2, 3))
-    for attempt in status["attempts"]:
-        assert (attempt["outcome"], attempt["reason"]) == ("failed", "wrong-shares")
-        assert attempt["wrong_shares"] == ["hospital-2", "hospital-3"]
+    (attempt,) = _study(tmp_path, (2, 3))["attempts"]  # all have given shares: nobody can give it up
+    assert (attempt["outcome"], attempt["reason"]) == ("failed", "wrong-shares")
+    assert attempt["wrong_shares"] == ["hospital-2", "hospital-3"]
+
+
+def test_right_shares_that_come_late_make_up_for_wrong_ones(tmp_path: Path) -> None:
+    world = make_world(tmp_path, hospitals=5)
+    sites = make_sites(world)
+    sites[1] = Liar(world, 2, sites[1].update)
+    play(world, sites, until=lambda: world.phase == "unmask")
+    play(world, sites[:3], until=lambda: world.phase == "abort")  # three shares, one of them wrong
+    assert world.status["waiting_for"]["failed_by"] == "wrong-shares"
+    world.restart()
+    assert world.phase == "abort"
+    status = finish(world, sites)
+    assert [a["outcome"] for a in status["attempts"]] == ["done"] * 3
+    assert status["attempts"][0]["wrong_shares"] == ["hospital-2"]

@@ -410,7 +410,7 @@ def test_after_unmasking_no_further_attempt_of_the_round_is_joined(build: Build)
     with capture_logs() as logs:
         assert not follow(agent)
     assert [kind for _, _, kind, _ in line.sent] == HONEST
-    assert [e["code"] for e in logs if e["event"] == "attempt.missed"] == ["already-done"]
+    assert [e["code"] for e in logs if e["event"] == "attempt.missed"] == ["model-in-use"]
 
 
 def stuck_in(phase: str) -> Callable[[Work], Work]:

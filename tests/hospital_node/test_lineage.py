@@ -54,7 +54,11 @@ class Hospital:
         self.lineage.witness(made.witnesses[self.index])
         signed = made.agreements.get(self.index)
         if signed is not None:
-            detail = signed.to_bytes().hex()
+            detail, where = signed.to_bytes().hex(), (self.chain.plan.id, context.round, context.attempt)
+            for start in self.journal.in_use(context.model, where[0], self.lineage.came_from):
+                self.journal.settle(start, b"a checked certificate")
+            self.journal.join(*where, model=context.model, came_from=self.lineage.came_from)
+            self.journal.upload(*where, advertised=tuple(made.witnesses))
             self.journal.note(self.chain.plan.id, context.round, context.attempt, "agree", detail)
 
     def reach(self, number: int, model: bytes | None = None) -> Float32:

@@ -18,11 +18,11 @@ def _alive_at(step: int, silent_from: Mapping[int, int]) -> int:
 
 
 def _should_succeed(silent_from: Mapping[int, int], minimum: int, colluders: int) -> bool:
-    """The liveness rule as PROTOCOL states it, written independently of the server."""
-    advertised = _alive_at(0, silent_from)
-    threshold = (advertised + colluders) // 2 + 1
-    enough_early = all(_alive_at(step, silent_from) >= max(threshold, minimum) for step in (1, 2, 3))
-    return advertised >= minimum and enough_early and _alive_at(5, silent_from) >= threshold
+    """The liveness rule as docs/protocol.md states it, written independently of the server."""
+    quorum = (len(silent_from) + colluders) // 2 + 1
+    threshold = (_alive_at(0, silent_from) + colluders) // 2 + 1
+    enough_early = all(_alive_at(step, silent_from) >= max(quorum, minimum) for step in (0, 1, 2, 3))
+    return enough_early and _alive_at(4, silent_from) >= quorum and _alive_at(5, silent_from) >= threshold
 
 
 def _check(world: Consortium, silent_from: Mapping[int, int], minimum: int, colluders: int) -> None:

@@ -8,12 +8,15 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 
 import privacy.secagg
 from medveil.identity import Secret
 from medveil.rounds import RoundKind
 from privacy.secagg.keys import (
+    PROTOCOL_1,
     Context,
+    SecondSpelling,
     Setting,
     UnsafeCohort,
     WeakKey,
@@ -36,6 +39,7 @@ OTHER_CONTEXTS = {
     "attempt": replace(CONTEXT, attempt=2),
     "kind": replace(CONTEXT, kind=RoundKind.EVALUATE),
     "model": replace(CONTEXT, model=b"n" * 32),
+    "protocol": replace(CONTEXT, protocol=PROTOCOL_1),
 }
 SMALL_ORDER = [
     bytes(32),
@@ -116,6 +120,34 @@ def test_the_threshold_lets_nobody_see_both_secrets_or_two_quorums() -> None:
             assert 2 * (t - 1) <= advertised + colluders  # and it is the smallest such number
             assert setting.least(advertised) == max(t, setting.min_hospitals)
             assert setting.least(advertised) <= advertised  # a complete round can always succeed
+            never = setting.closing(advertised) - colluders  # honest hospitals that never give a share
+            assert advertised - never == t - 1  # so many are left that may, and one more would be too many
+
+
+def test_the_quorum_is_of_the_roster_so_that_no_two_sets_of_keys_have_one_each() -> None:
+    for size in range(3, 30):
+        for colluders in range(size - 1):
+            roster = dict.fromkeys(range(1, size + 1), b"k" * 32)
+            setting = Setting(CONTEXT, roster, min_hospitals=max(3, colluders + 2), colluders=colluders)
+            assert {setting.quorum(m) for m in range(size + 1)} == {(size + colluders) // 2 + 1}
+            assert 2 * setting.quorum(3) > size + colluders
+            assert setting.smallest == max(setting.quorum(3), setting.min_hospitals) <= size
+            for advertised in range(setting.smallest, size + 1):
+                assert setting.least(advertised) == setting.smallest <= advertised
+            before = replace(setting, context=replace(CONTEXT, protocol=PROTOCOL_1))
+            assert before.quorum(3) == before.threshold(3)  # as it was when such a proof was made
+
+
+@pytest.mark.parametrize("change", ["top bit", "prime and more"])
+def test_a_second_spelling_of_a_key_is_refused(change: str) -> None:
+    key = (7).to_bytes(32, "little")
+    check_public_key(key)
+    x = 7 + (2**255 if change == "top bit" else 2**255 - 19)
+    assert new_key(Secret(b"s" * 32)).exchange(
+        X25519PublicKey.from_public_bytes(x.to_bytes(32, "little"))
+    ) == new_key(Secret(b"s" * 32)).exchange(X25519PublicKey.from_public_bytes(key))
+    with pytest.raises(SecondSpelling):
+        check_public_key(x.to_bytes(32, "little"))
 
 
 @pytest.mark.parametrize(

@@ -26,19 +26,21 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from hospital_node.store import AlreadyDone, Journal
+from hospital_node.steps import AlreadyDone, ModelInUse
+from hospital_node.store import Journal
 from linked import STEPS, Consortium
 from medveil.errors import RemoteProtocolError
 from medveil.messages import BadMessage
 from medveil.rounds import Phase
-from privacy.secagg import server
+from privacy.secagg import closing, server
 from privacy.secagg.checkword import verify_sum
-from privacy.secagg.messages import MESSAGES, Agree, HospitalMessage, Unmask
+from privacy.secagg.messages import MESSAGES, Abort, Agree, HospitalMessage, Unmask, Upload
 from privacy.secagg.node import Refused
 from secagg_vectors import PARAMS, VIEWS, fixed_consortium
 
+GIVE_UP = "give up"
 PLAN, ROUND = "p" * 64, 7
-NOTED = {Phase.UPLOAD: "upload", Phase.AGREE: "agree", Phase.UNMASK: "unmask"}
+NOTED = {Phase.AGREE: "agree", Phase.UNMASK: "unmask"}
 """What a node writes down before it sends its message (``hospital_node.agent``)."""
 HOSPITALS = st.integers(1, 4)
 KINDS = {kind: name for name, kind in MESSAGES.items()}
@@ -76,7 +78,7 @@ class Network(RuleBasedStateMachine):
         """How many phases each hospital has answered, skipped ones included."""
         self.gone: set[int] = set()
         """Who sits this attempt out, or cannot be reached."""
-        self.log: list[HospitalMessage | None] = []
+        self.log: list[HospitalMessage | str | None] = []
         """What the aggregator took, in order; None is the end of a phase."""
 
     def _hand(self, index: int, phase: Phase, data: bytes | None) -> None:
@@ -88,11 +90,13 @@ class Network(RuleBasedStateMachine):
             if phase in VIEWS and view is None:
                 return
             if phase is Phase.ADVERTISE:
-                journal.join(PLAN, ROUND, self.attempt)
+                journal.join(PLAN, ROUND, self.attempt, model=self.world.server.setting.context.model)
             answer = hospital.answer(phase, view)
-            if phase in NOTED:
+            if phase is Phase.UPLOAD:
+                journal.upload(PLAN, ROUND, self.attempt, advertised=tuple(hospital.state.peers))
+            elif phase in NOTED:
                 journal.note(PLAN, ROUND, self.attempt, NOTED[phase])
-        except (BadMessage, Refused, AlreadyDone):
+        except (BadMessage, Refused, AlreadyDone, ModelInUse):
             assert hospital.state is before
             self.gone.add(index)
             return
@@ -168,7 +172,7 @@ class Network(RuleBasedStateMachine):
 
     def _follows(self, index: int, phase: Phase) -> bool:
         """Whether this hospital is still in the attempt, and this is its next phase."""
-        if index in self.gone or self.step[index] != STEPS.index(phase):
+        if index in self.gone or phase not in STEPS or self.step[index] != STEPS.index(phase):
             return False
         return phase is Phase.ADVERTISE or self.world.hospitals[index].state is not None
 
@@ -188,14 +192,50 @@ class Network(RuleBasedStateMachine):
     @precondition(lambda self: self.attempt < 3)
     @rule()
     def the_round_is_tried_again(self) -> None:
-        """Whatever has become of the attempt before."""
+        """Whatever has become of the attempt before: whoever has uploaded in it stays away."""
+        self._open()
+
+    @precondition(lambda self: self.world.server.phase in (Phase.UPLOAD, Phase.AGREE, Phase.UNMASK))
+    @rule()
+    def the_attempt_is_given_up(self) -> None:
+        self.world.server = server.give_up(self.world.server)
+        self.log.append(GIVE_UP)
+
+    @precondition(lambda self: self.world.server.phase is Phase.ABORT)
+    @rule(index=HOSPITALS)
+    def a_hospital_gives_it_up(self, index: int) -> None:
+        """One that has unmasked does not, and one that does has no keys any more."""
+        hospital = self.world.hospitals[index]
+        try:
+            self.journals[index].give_up(PLAN, ROUND, self.attempt)
+        except AlreadyDone:
+            return
+        hospital.state = None
+        self.gone.add(index)
+        message = closing.vow(hospital.party)
+        if message not in self.spoken[self.attempt, index]:
+            self.spoken[self.attempt, index].append(message)
+        self.sent.append(("abort", message.to_bytes()))
+        self._deliver("abort", message.to_bytes())
+
+    @precondition(lambda self: self.world.server.phase is Phase.FAILED and self.attempt < 3)
+    @rule()
+    def everybody_sees_the_certificate_and_the_round_is_tried_again(self) -> None:
+        state = self.world.server
+        found = closing.certificate(state.setting.context, state.aborted)
+        for index, journal in self.journals.items():
+            for start in journal.in_use(state.setting.context.model, PLAN, 0):
+                if start.attempt == self.attempt:
+                    closing.check_certificate(found, state.setting, start.advertised)
+                    journal.settle(start, found.to_bytes())
+            assert not any(isinstance(m, Unmask) for m in self.spoken[self.attempt, index][-1:])
         self._open()
 
     @rule(index=HOSPITALS, attempt=st.integers(1, 3))
     def an_attempt_that_it_has_joined_is_offered_again(self, index: int, attempt: int) -> None:
         if any(self.spoken.get((a, index)) for a in range(attempt, self.attempt + 1)):
             with pytest.raises(AlreadyDone):
-                self.journals[index].join(PLAN, ROUND, attempt)
+                self.journals[index].join(PLAN, ROUND, attempt, model=b"m")
 
     @rule()
     def a_phase_goes_well(self) -> None:
@@ -220,6 +260,8 @@ class Network(RuleBasedStateMachine):
         for entry in self.log:
             if entry is None:
                 state = server.close_phase(state)
+            elif isinstance(entry, str):
+                state = server.give_up(state)
             else:
                 again = type(entry).from_bytes(entry.to_bytes())
                 state = server.receive(state, again)
@@ -234,10 +276,22 @@ class Network(RuleBasedStateMachine):
             assert all(m.sender == index for m in messages)
 
     @invariant()
-    def a_hospital_unmasks_once_in_a_round(self) -> None:
+    def a_hospital_is_in_one_sum_that_can_be_opened(self) -> None:
         for index in self.world.hospitals:
-            said = [m for (_, i), messages in self.spoken.items() if i == index for m in messages]
-            assert sum(isinstance(m, Unmask) for m in said) <= 1
+            openable = [a for a in range(1, self.attempt + 1) if self._openable(a, index)]
+            assert len(openable) <= 1
+
+    def _openable(self, attempt: int, index: int) -> bool:
+        """Whether this hospital's vector is out in an attempt in which a threshold may still give shares."""
+        if not any(isinstance(m, Upload) for m in self.spoken[attempt, index]):
+            return False
+        vowed = sum(any(isinstance(m, Abort) for m in self.spoken[attempt, i]) for i in self.journals)
+        return len(self.journals) - vowed >= self.world.server.setting.threshold(len(self.journals))
+
+    @invariant()
+    def nobody_unmasks_and_gives_up(self) -> None:
+        for messages in self.spoken.values():
+            assert sum(isinstance(m, Unmask | Abort) for m in messages) <= 1
 
     @invariant()
     def one_survivor_set_and_one_kind_of_share(self) -> None:

@@ -17,9 +17,12 @@ from medveil.rounds import RoundKind
 from privacy.secagg.keys import Context, Setting
 from privacy.secagg.messages import (
     MESSAGES,
+    Abort,
     Advertise,
     Advertised,
     Agree,
+    Certificate,
+    Certificates,
     Committed,
     Quorum,
     Ready,
@@ -34,6 +37,7 @@ from privacy.secagg.messages import (
 KEY, SIGNATURE = b"k" * 32, b"s" * 64
 ADVERTISE = Advertise(sender=1, signature=SIGNATURE, channel_key=KEY, mask_key=b"m" * 32)
 AGREE = Agree(sender=2, signature=SIGNATURE, committed_hash=KEY, survivors=(1, 2, 3))
+CERTIFICATE = Certificate(round=1, attempt=2, signatures={2: SIGNATURE, 3: SIGNATURE})
 EXAMPLES: tuple[Wire, ...] = (
     ADVERTISE,
     Shares(
@@ -48,6 +52,9 @@ EXAMPLES: tuple[Wire, ...] = (
     Upload(sender=1, signature=SIGNATURE, committed_hash=KEY, segments=(KEY, KEY)),
     AGREE,
     Unmask(sender=3, signature=SIGNATURE, self_shares={1: b"a" * 33}, key_shares={2: b"b" * 33}),
+    Abort(sender=3, signature=SIGNATURE),
+    CERTIFICATE,
+    Certificates(certificates=(CERTIFICATE,)),
     Advertised(messages=(ADVERTISE,)),
     Committed(members=(1, 2, 3), inbox={1: b"x" * 114}, dealt={1: KEY}),
     Survivors(members=(1, 2)),
@@ -70,7 +77,8 @@ def test_a_message_survives_the_wire(message: Wire) -> None:
 
 
 def test_every_kind_of_message_is_tested_here() -> None:
-    assert set(MESSAGES.values()) | {Advertised, Committed, Survivors, Quorum} == set(KINDS)
+    views = {Advertised, Committed, Survivors, Quorum, Certificate, Certificates}
+    assert set(MESSAGES.values()) | views == set(KINDS)
     assert len({m.label for m in MESSAGES.values()}) == len(MESSAGES)
 
 
@@ -111,7 +119,7 @@ def test_extra_missing_and_mistyped_fields_are_refused(message: Wire) -> None:
         _refuse(type(message), canonical({k: v for k, v in fields.items() if k != name}))
         for wrong in (None, True, 1.5, -1, "text", b"", [], {}, [[]], {"a": 1}, 0, 2**70):
             value = {**fields, name: wrong}
-            if wrong == [] and name in ("members", "survivors", "segments", "messages"):
+            if wrong == [] and name in ("members", "survivors", "segments", "messages", "certificates"):
                 continue  # an empty set is a message; the machines refuse it
             if wrong == {} and name in (
                 "sealed",

@@ -21,6 +21,7 @@ ROOTS = (
         f"privacy.secagg.{n}"
         for n in (
             "checkword",
+            "closing",
             "graph",
             "keys",
             "keystream",

@@ -184,6 +184,7 @@ SIMULATOR: dict[str, dict[str, str]] = {
         "self_shares": "a fresh sharing of self-mask secrets that were drawn before the uploads were chosen",
         "key_shares": "a fresh sharing of the dropped hospitals' simulated mask keys",
     },
+    "abort": {"sender": "the set of those who gave the attempt up", "signature": "identity keys"},
     "state": {
         "setting": "public: plan, round, attempt, kind, model, thresholds",
         "phase": "public",
@@ -197,6 +198,8 @@ SIMULATOR: dict[str, dict[str, str]] = {
         "survivors": "the set U3",
         "agreed": "messages above",
         "unmasked": "messages above",
+        "aborted": "messages above",
+        "failed_in": "public",
     },
 }
 """How a simulator, given the sum, the sets and the public keys, makes each thing the aggregator sees."""

@@ -42,7 +42,8 @@ from hospital_node.ledger import Ledger
 from hospital_node.operator import approve_plan, set_up_node
 from hospital_node.records import copied_ledger
 from hospital_node.settings import Node, NodeSettings, Policy
-from hospital_node.store import STEPS, Journal
+from hospital_node.steps import STEPS
+from hospital_node.store import Journal
 from medveil.identity import FRESHNESS_S, Identity
 from medveil.plan import Plan
 from medveil.study import Deadlines

@@ -18,7 +18,7 @@ from hospital_node.transport import AggregatorProblem
 from medveil.messages import Work
 from medveil.rounds import RoundKind
 from medveil.tensors import Update
-from privacy.secagg.messages import Published
+from privacy.secagg.messages import Certificates, Published
 from world import Site, World, counts, unit
 
 Lie = Callable[[Work], Work]
@@ -85,6 +85,10 @@ class Line:
         except NotFound as problem:
             raise AggregatorProblem(status=404, code=problem.code, title="", detail="") from problem
         return self.proof_lie(version, Published.from_bytes(data))
+
+    async def certificates(self, plan: str, number: int) -> Certificates:
+        self.fetched.append(f"certificates {number}")
+        return Certificates.from_bytes(self.world.coordinator.certificates(plan, number))
 
     async def sum(self, plan: str, version: int, *, limit: int) -> bytes:
         self.fetched.append(f"sum {version}")

@@ -19,9 +19,9 @@ from medveil.messages import BadMessage
 from medveil.rounds import RoundKind
 from privacy import encoding
 from privacy.encoding import EncodingParams
-from privacy.secagg import checkword, graph, keys, keystream, node, server, shamir
+from privacy.secagg import checkword, closing, graph, keys, keystream, node, server, shamir
 from privacy.secagg.keys import Context, Setting
-from privacy.secagg.messages import MESSAGES, AggregatorMessage
+from privacy.secagg.messages import MESSAGES, AggregatorMessage, Certificate
 from privacy.secagg.server import ANSWERS, EXPECTS, NEXT, ServerState
 
 PAGE = Path(__file__).parents[2] / "docs" / "protocol.md"
@@ -77,20 +77,27 @@ def _node_messages() -> str:
 
 
 def _aggregator_messages() -> str:
-    kinds = get_args(AggregatorMessage)
+    kinds = (*get_args(AggregatorMessage), Certificate)
     rows = [(f"`{k.__name__}`", _first_line(k), _code(k.model_fields)) for k in kinds]
     return _table(("view", "what it shows", "fields"), rows)
 
 
 def _aggregator_states() -> str:
-    setting = Setting(Context(b"", 1, 1, RoundKind.TRAIN, b""), {}, min_hospitals=4, colluders=2)
+    roster = dict.fromkeys(range(1, 13), b"")
+    setting = Setting(Context(b"", 1, 1, RoundKind.TRAIN, b""), roster, min_hospitals=4, colluders=2)
     advertised = dict.fromkeys(range(1, 11), None)
     rows = []
     for phase, following in NEXT.items():
         needed = ServerState(setting, phase=phase, advertised=advertised).needed  # type: ignore[arg-type]
         kind = EXPECTS[phase].__name__
         rows.append((f"`{phase}`", f"`{kind}`", f"`{ANSWERS[phase]}`", needed, f"`{following}`"))
-    head = ("phase", "takes", "collected in", "needed (10 advertised, c = 2, minimum 4)", "then")
+    head = (
+        "phase",
+        "takes",
+        "collected in",
+        "needed (roster of 12, 10 advertised, c = 2, minimum 4)",
+        "then",
+    )
     return _table(head, rows)
 
 
@@ -129,7 +136,7 @@ def _refusals() -> str:
 
 
 def _errors() -> str:
-    rooms = (checkword, encoding, keys, keystream, node, server, shamir)
+    rooms = (checkword, closing, encoding, keys, keystream, node, server, shamir)
     kinds = [BadMessage, BadSignature]
     for room in rooms:
         found = (t for _, t in inspect.getmembers(room, inspect.isclass) if t.__module__ == room.__name__)
@@ -142,10 +149,14 @@ def _thresholds() -> str:
     rows = []
     for m, c in pairs:
         setting = Setting(
-            Context(b"", 1, 1, RoundKind.TRAIN, b""), {}, min_hospitals=max(3, c + 2), colluders=c
+            Context(b"", 1, 1, RoundKind.TRAIN, b""),
+            dict.fromkeys(range(1, m + 1), b""),
+            min_hospitals=max(3, c + 2),
+            colluders=c,
         )
-        rows.append((m, c, setting.threshold(m), m - setting.least(m)))
-    return _table(("m", "c", "t", "may vanish after Advertise"), rows)
+        t, closing = setting.threshold(m), setting.closing(m)
+        rows.append((m, c, t, setting.quorum(m), closing, m - setting.least(m)))
+    return _table(("n = m", "c", "t", "q", "a", "may vanish after Advertise"), rows)
 
 
 def _lanes() -> str:
@@ -174,7 +185,7 @@ def _graph() -> str:
     for m, c in ((129, 0), (200, 0), (200, 50), (500, 50), (1000, 100), (2000, 200)):
         setting = Setting(
             Context(b"", 1, 1, RoundKind.TRAIN, b""),
-            {},
+            dict.fromkeys(range(1, m + 1), b""),
             min_hospitals=max(3, c + 2),
             colluders=c,
             mask_graph="hidden",

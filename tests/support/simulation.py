@@ -301,7 +301,7 @@ class Simulation:
         deadlines = world.plan.study.deadlines
         longest = sum(getattr(deadlines, name) for name in type(deadlines).model_fields)
         for site in self.sites:
-            site.awake = True
+            site.awake, site.hung = True, (0, 0)
         if isinstance(self.line, ThroughTheApp):
             self.line.skews.clear()
         run = world.coordinator._runs[world.plan.id]

@@ -33,13 +33,14 @@ from medveil.study import Study
 from medveil.tensors import Float32, ModelSpec, TensorSpec, Update, model_hash, to_safetensors
 from privacy.encoding import encode_metrics, params_for
 from privacy.secagg import node
-from privacy.secagg.keys import setting_for
+from privacy.secagg.closing import vow
+from privacy.secagg.keys import Setting, setting_for
 from privacy.secagg.messages import Advertised, Committed, Quorum, Survivors
 from privacy.secagg.vector import masked_update
 
 SPEC = ModelSpec((TensorSpec(name="weight", shape=(2, 5)), TensorSpec(name="bias", shape=(2,))))
 START: Float32 = np.linspace(-1, 1, SPEC.size, dtype=np.float32)
-STEPS = tuple(p for p in Phase if not p.ended)
+STEPS: tuple[Phase, ...] = tuple(p for p in Phase if not p.ended and p is not Phase.ABORT)
 KINDS = ("advertise", "shares", "ready", "upload", "agree", "unmask")
 
 
@@ -223,6 +224,12 @@ class Site:
     key: tuple[int, int] = (0, 0)
     answered: str = ""
     missed: bool = False
+    crashed: bool = False
+    """Its keys are gone, and it says that it sits the attempt out."""
+    joined: set[tuple[int, int]] = field(default_factory=set)
+    """Attempts in which it has sent keys. This and the next two outlive a crash, as a journal does."""
+    unmasked: set[tuple[int, int]] = field(default_factory=set)
+    given_up: set[tuple[int, int]] = field(default_factory=set)
     sent: list[tuple[int, int, str, bytes]] = field(default_factory=list)
     segments: list[bytes] = field(default_factory=list)
 
@@ -236,12 +243,17 @@ class Site:
 
     def act(self) -> bool:
         """One poll and, if there is something new, one answer; whether there was."""
+        if self.crashed:
+            attempt = f"{self.key[0]}.{self.key[1]}"
+            self.world.coordinator.sits_out(self.world.plan.id, self.name, attempt)
         work = self.poll()
         if work.status != "running":
             return False
         if self.key != (work.round, work.attempt):
             self.key, self.answered, self.state = (work.round, work.attempt), "", None
-            self.missed = work.phase != "advertise"
+            self.missed, self.crashed = work.phase != "advertise", False
+        if work.phase == "abort":
+            return self.vow(work)
         if self.missed or work.phase == self.answered:
             return False
         if self.answered and STEPS.index(Phase(self.answered)) + 1 != STEPS.index(Phase(work.phase)):
@@ -254,6 +266,29 @@ class Site:
             raise
         self.answered = work.phase
         return True
+
+    def crash(self) -> None:
+        """Its keys are gone; what it has written down is not."""
+        self.state, self.missed, self.crashed = None, True, True
+
+    def vow(self, work: Work) -> bool:
+        """Give up the attempt, unless it was never joined, or shares of it are out."""
+        self.state, self.missed = None, True
+        if self.key not in self.joined - self.unmasked - self.given_up:
+            return False
+        self.given_up.add(self.key)
+        self.send("abort", vow(node.Party(self.setting(work), self.index, self.identity)).to_bytes())
+        return True
+
+    def setting(self, work: Work) -> Setting:
+        """Of the attempt that a work names."""
+        return setting_for(
+            self.world.plan,
+            number=work.round,
+            attempt=work.attempt,
+            kind=RoundKind(work.kind),
+            model=work.model,
+        )
 
     def poll(self) -> Work:
         """What there is to do; the aggregator hears from this hospital."""
@@ -271,14 +306,12 @@ class Site:
 
     def answer(self, work: Work) -> bytes:
         """The message for this phase; in the upload phase the segments are handed in as well."""
-        phase, plan = Phase(work.phase), self.world.plan
+        phase = Phase(work.phase)
         message: Any
         if phase is Phase.ADVERTISE:
-            setting = setting_for(
-                plan, number=work.round, attempt=work.attempt, kind=RoundKind(work.kind), model=work.model
-            )
-            party = node.Party(setting, self.index, self.identity)
+            party = node.Party(self.setting(work), self.index, self.identity)
             self.state, message = node.advertise(party, secrets.token_bytes)
+            self.joined.add(self.key)
         elif phase is Phase.SHARE:
             seen = Advertised.from_bytes(work.payload)
             self.state, message = node.share(self.state, seen, secrets.token_bytes)
@@ -294,6 +327,7 @@ class Site:
             self.state, message = node.agree(self.state, Survivors.from_bytes(work.payload))
         else:
             message = node.unmask(self.state, Quorum.from_bytes(work.payload))
+            self.unmasked.add(self.key)
         return bytes(message.to_bytes())
 
     def masked(self, number: int, kind: RoundKind) -> list[bytes]:

@@ -1,0 +1,264 @@
+"""What this node has done in each attempt, on disk before it is sent: the part of the journal that binds it.
+
+A masked vector that has left is the point of no return. From then on this node starts nothing from the same
+model again, in any attempt, round or plan, until it has seen that the vector's sum stays shut for ever.
+Giving an attempt up and unmasking in it exclude each other (docs/decisions/0021-one-sum-per-model.md).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from medveil.errors import LocalProtocolError
+
+META = sa.MetaData()
+STEPS = sa.Table(
+    "steps",
+    META,
+    sa.Column("plan", sa.String, primary_key=True),
+    sa.Column("round", sa.Integer, primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+    sa.Column("step", sa.String, primary_key=True),
+    sa.Column("detail", sa.String, nullable=False, default=""),
+)
+STARTS = sa.Table(
+    "starts",
+    META,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("plan", sa.String, nullable=False),
+    sa.Column("round", sa.Integer, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("model", sa.LargeBinary, nullable=False),
+    sa.Column("advertised", sa.String, nullable=False, default=""),
+    sa.Column("certificate", sa.LargeBinary, nullable=False, default=b""),
+    sa.UniqueConstraint("plan", "round", "attempt"),
+    sqlite_autoincrement=True,
+)
+"""One row for each attempt that was joined, in the order of joining. ``advertised`` is empty until the masked
+vector leaves, ``certificate`` until it is known that its sum stays shut."""
+_LAST = sa.func.max(STARTS.c.id)
+UNKNOWN = b""
+"""The model of an attempt that an older version of the program has noted."""
+LEFT = ("upload", "agree", "unmask")
+"""Steps after which a masked vector may have left."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """An attempt in which this node's masked vector may have left."""
+
+    plan: str
+    round: int
+    attempt: int
+    model: bytes
+    """That it started from; empty if an older version of the program has noted it."""
+    advertised: tuple[int, ...]
+    """U1, as this node was shown it; empty if an older version of the program has noted it."""
+    closed: bool
+    """Whether it is known that its sum stays shut."""
+
+    @property
+    def key(self) -> str:
+        """Round and attempt, as people are told."""
+        return f"{self.round}.{self.attempt}"
+
+
+class AlreadyDone(LocalProtocolError):
+    """The journal says that this step must not happen (again)."""
+
+    code = "already-done"
+
+    def __init__(self, *, reason: str) -> None:
+        super().__init__(
+            what=f"This node sits the attempt out: {reason}.",
+            meaning="Doing it again could mask two vectors alike or show the difference of two sums.",
+            remedy="Nothing to do; the node takes part again from the next attempt or round on.",
+        )
+
+
+class ModelInUse(LocalProtocolError):
+    """A masked vector that started from this model may still be opened, so no second one is made from it."""
+
+    code = "model-in-use"
+
+    def __init__(self, start: Start) -> None:
+        self.start = start
+        older = " It was noted by an older version, which kept no more of it." if not start.model else ""
+        super().__init__(
+            what=f"This node sent a masked vector from this model in attempt {start.key} of plan "
+            f"{start.plan[:8]}, and its sum is neither published nor given up.{older}",
+            meaning="A second vector from the same model could show this hospital alone, so none is made.",
+            remedy="'medveil node lineage' shows it. The node goes on when enough hospitals have given that "
+            "attempt up; if they never will, ask the admin for a new plan with a fresh initial model.",
+        )
+
+
+class Steps:
+    """The steps in one journal; each method that writes is one transaction."""
+
+    _engine: sa.Engine
+
+    def join(self, plan: str, number: int, attempt: int, *, model: bytes, came_from: int = 0) -> None:
+        """Note that this node sends keys for an attempt.
+
+        Args:
+            model: that the attempt starts from.
+            came_from: the round that this node's own version of it came out of.
+        Raises: AlreadyDone if it has joined this or a later attempt. ModelInUse if a masked vector that
+            started from this model has left in any attempt, round or plan, unless its sum stays shut.
+        """
+        with self._engine.begin() as tx:
+            rows = tx.execute(sa.select(STEPS).where(STEPS.c.plan == plan, STEPS.c.round >= number)).all()
+            if any((r.round, r.attempt) >= (number, attempt) for r in rows):
+                raise AlreadyDone(reason="it has joined this attempt or a later one before")
+            for start in _in_use(tx, model, plan, came_from):
+                raise ModelInUse(start)
+            where = {"plan": plan, "round": number, "attempt": attempt}
+            tx.execute(STEPS.insert().values(**where, step="join", detail=""))
+            tx.execute(STARTS.insert().values(**where, model=model, advertised="", certificate=b""))
+
+    def in_use(self, model: bytes, plan: str, came_from: int) -> list[Start]:
+        """The attempts for which :meth:`join` would refuse to start from a model."""
+        with self._engine.connect() as tx:
+            return _in_use(tx, model, plan, came_from)
+
+    def upload(self, plan: str, number: int, attempt: int, *, advertised: tuple[int, ...]) -> None:
+        """Note that this node's masked vector leaves: the point of no return.
+
+        Args:
+            advertised: U1, as this node was shown it.
+        Raises: AlreadyDone if it is noted already, or given up, or if another attempt that starts from the
+            same model was joined since.
+        """
+        where = {"plan": plan, "round": number, "attempt": attempt}
+        with self._engine.begin() as tx:
+            _add(tx, where, "upload", "", unless=("abort",))
+            mine = tx.execute(sa.select(STARTS).where(*_at(STARTS, where))).one_or_none()
+            if mine is None or tx.scalar(sa.select(_LAST).where(STARTS.c.model == mine.model)) != mine.id:
+                raise AlreadyDone(reason="it has not joined it, or another one from the same model since")
+            told = json.dumps(sorted(advertised))
+            tx.execute(STARTS.update().where(STARTS.c.id == mine.id).values(advertised=told))
+
+    def note(self, plan: str, number: int, attempt: int, step: str, detail: str = "") -> None:
+        """Note a step of an attempt before its message is sent.
+
+        Raises: AlreadyDone if that step is noted already, the attempt is given up, or no vector has left.
+        """
+        where = {"plan": plan, "round": number, "attempt": attempt}
+        with self._engine.begin() as tx:
+            if not _left(tx, sa.and_(*_at(STARTS, where))):
+                raise AlreadyDone(reason="its masked vector has not left")
+            _add(tx, where, step, detail, unless=("abort",))
+
+    def give_up(self, plan: str, number: int, attempt: int) -> bytes:
+        """Note, once and for ever, that this node does not unmask in an attempt that it has joined.
+
+        Returns: the model that the attempt started from.
+        Raises: AlreadyDone if it has unmasked in it, or has not joined it.
+        """
+        where = {"plan": plan, "round": number, "attempt": attempt}
+        with self._engine.begin() as tx:
+            mine = tx.execute(sa.select(STARTS).where(*_at(STARTS, where))).one_or_none()
+            if mine is None or mine.model == UNKNOWN:
+                raise AlreadyDone(reason="there is no attempt that it could give up")
+            noted = sa.select(STEPS.c.step).where(*_at(STEPS, where | {"step": "abort"}))
+            if tx.execute(noted).first() is None:
+                _add(tx, where, "abort", "", unless=("unmask",))
+            return bytes(mine.model)
+
+    def settle(self, start: Start, certificate: bytes) -> None:
+        """Note that the sum of an attempt stays shut: its abort certificate has been checked."""
+        where = {"plan": start.plan, "round": start.round, "attempt": start.attempt}
+        with self._engine.begin() as tx:
+            tx.execute(STARTS.update().where(*_at(STARTS, where)).values(certificate=certificate))
+
+    def detail(self, plan: str, number: int, attempt: int, step: str) -> str | None:
+        """What was noted with a step; None if the step was not taken."""
+        row = {"plan": plan, "round": number, "attempt": attempt, "step": step}
+        with self._engine.connect() as tx:
+            found = tx.execute(sa.select(STEPS.c.detail).where(*_at(STEPS, row))).first()
+        return None if found is None else str(found.detail)
+
+    def uploads(self, plan: str, number: int) -> int:
+        """In how many attempts at a round a masked vector may have left."""
+        mine = sa.select(STEPS.c.attempt).where(
+            STEPS.c.plan == plan, STEPS.c.round == number, STEPS.c.step.in_(LEFT)
+        )
+        with self._engine.connect() as tx:
+            return len(set(tx.scalars(mine)))
+
+    def unsettled(self, plan: str, came_from: int) -> list[Start]:
+        """Attempts whose vector has left and of which this node knows neither a sum nor a certificate.
+
+        Args:
+            came_from: the round that this node's newest version came out of.
+        """
+        with self._engine.connect() as tx:
+            mine = (STARTS.c.plan == plan) & (STARTS.c.round > came_from)
+            return [s for s in _left(tx, mine) if not s.closed]
+
+    def started_from(self, model: bytes, *, besides: str) -> str | None:
+        """Another plan in which this node has joined an attempt from this model, if any."""
+        wanted = sa.select(STARTS.c.plan).where(STARTS.c.model == model, STARTS.c.plan != besides)
+        with self._engine.connect() as tx:
+            return tx.scalar(wanted.limit(1))
+
+    def take_over(self, first_models: Callable[[], dict[str, bytes]]) -> None:
+        """Give the rows of an older version of the program, which kept no models, theirs in ``starts``.
+
+        What it noted of a first round started from the plan's initial model. Of later rounds the model is
+        not known: until a version has come out of that round or a later one, its plan starts nothing.
+
+        Args:
+            first_models: the approved plans, with the hash of their initial model.
+        """
+        with self._engine.begin() as tx:
+            known = sa.select(STARTS.c.plan, STARTS.c.round, STARTS.c.attempt)
+            have = {tuple(row) for row in tx.execute(known)}
+            rows = tx.execute(sa.select(STEPS).order_by(STEPS.c.round, STEPS.c.attempt)).all()
+            old: dict[tuple[str, int, int], set[str]] = {}
+            for row in rows:
+                if (row.plan, row.round, row.attempt) not in have:
+                    old.setdefault((row.plan, row.round, row.attempt), set()).add(row.step)
+            models = first_models() if old else {}
+            for (plan, number, attempt), taken in old.items():
+                model = models.get(plan, UNKNOWN) if number == 1 else UNKNOWN
+                left = "[]" if taken & set(LEFT) else ""
+                where = {"plan": plan, "round": number, "attempt": attempt}
+                tx.execute(STARTS.insert().values(**where, model=model, advertised=left, certificate=b""))
+
+
+def _in_use(tx: sa.Connection, model: bytes, plan: str, came_from: int) -> list[Start]:
+    unknown = (STARTS.c.model == UNKNOWN) & (STARTS.c.plan == plan) & (STARTS.c.round > came_from)
+    return [s for s in _left(tx, (STARTS.c.model == model) | unknown) if not s.closed]
+
+
+def _left(tx: sa.Connection, which: sa.ColumnElement[bool]) -> list[Start]:
+    rows = tx.execute(sa.select(STARTS).where(which, STARTS.c.advertised != "").order_by(STARTS.c.id)).all()
+    return [
+        Start(
+            r.plan, r.round, r.attempt, r.model, tuple(json.loads(r.advertised)), closed=bool(r.certificate)
+        )
+        for r in rows
+    ]
+
+
+def _add(
+    tx: sa.Connection, where: dict[str, Any], step: str, detail: str, *, unless: tuple[str, ...]
+) -> None:
+    taken = set(tx.scalars(sa.select(STEPS.c.step).where(*_at(STEPS, where))))
+    if step in taken:
+        raise AlreadyDone(reason=f"the step '{step}' is done")
+    for other in unless:
+        if other in taken:
+            raise AlreadyDone(reason=f"the step '{other}' is done, and '{step}' cannot follow it")
+    tx.execute(STEPS.insert().values(**where, step=step, detail=detail))
+
+
+def _at(table: sa.Table, key: dict[str, Any]) -> list[sa.ColumnElement[bool]]:
+    return [table.c[name] == value for name, value in key.items()]
