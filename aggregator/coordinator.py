@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, Literal, ParamSpec, TypeVar
 from aggregator import endings
 from aggregator.auditlog import Head
 from aggregator.blobs import Blobs, StorageFailed
+from aggregator.ledgerends import LedgerEnds
 from aggregator.problems import NotFound
 from aggregator.runs import (
     Attempt,
@@ -90,6 +91,7 @@ class Coordinator:
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._blobs = store, blobs
+        self.ledger_ends = LedgerEnds(store)
         self._succession = store.succession()  # it changes only while nobody leads
         self._workers = workers or Inline()
         self._clock, self._wall_clock = clock, wall_clock
@@ -135,6 +137,7 @@ class Coordinator:
                 for run in mine
             ),
             head=self._audit_head(),
+            ledger=self.ledger_ends.newest(name),
         )
 
     def approve(self, plan_id: str, name: str, signature: bytes) -> None:

@@ -22,6 +22,7 @@ STEPS = frozenset(
     commit.begin_log commit.lead commit.probe commit.restored
     key.write key.rename key.sync-folder commit.change_admin_key
     commit.add_api_token commit.revoke_api_token commit.revoke commit.grant commit.withdraw
+    commit.note_ledger
     """.split()
 )
 """Every step of the program; a test goes through all of them, and no other name is accepted."""

@@ -31,6 +31,7 @@ STATUS = {
     "wrong-round": 409,
     "out-of-phase": 409,
     "conflicting-message": 409,
+    "ledger-behind": 409,
     "too-slow": 408,
     "too-large": 413,
     "target-too-long": 414,

@@ -24,6 +24,7 @@ from hospital_node.desk import Contribution, Desk
 from hospital_node.governance import PlanRefused, binding, check_plan, read_offer
 from hospital_node.heads import Heads
 from hospital_node.kept import LABEL, Kept
+from hospital_node.ledger import LedgerSetBack
 from hospital_node.lineage import Lineage, Witness, WrongModel
 from hospital_node.records import Records
 from hospital_node.settings import Node
@@ -54,7 +55,15 @@ PREPARED_S = 900.0
 """Images that were read ahead are used for a plan that begins within this time, and read again after it."""
 NEWS_PAUSE_S = 0.2
 """Shortest time between two looks at a plan that waits, whatever the aggregator calls news."""
-REFUSALS = (NotApproved, PlanRefused, UnderstatedEpsilon, BudgetExceeded, CohortMissing, CohortDamaged)
+REFUSALS = (
+    NotApproved,
+    PlanRefused,
+    UnderstatedEpsilon,
+    BudgetExceeded,
+    CohortMissing,
+    CohortDamaged,
+    LedgerSetBack,
+)
 """What keeps one plan waiting and no other."""
 STEPS: tuple[Phase, ...] = tuple(p for p in Phase if not p.ended and p is not Phase.ABORT)
 Word = TypeVar("Word", bound=StrEnum)
@@ -353,6 +362,7 @@ async def run(node: Node, read: Callable[[Plan], SiteData]) -> None:
     journal = Journal(node.journal)
     with closing(Records.open(node, identity, journal)) as records:
         async with Transport(node.settings.aggregator, node.authority, identity) as transport:
+            transport.ledger_end = records.end_text
             await Office(node, identity, journal, records, transport, read).work()
 
 
@@ -410,6 +420,7 @@ class Office:
         self._drop_what_is_old()
         offers, answer, heads = {}, await self._transport.offers(), Heads(self._journal)
         heads.take(answer.head)
+        self._records.meet(answer.ledger)
         pinned, waiting = heads.key, None
         for offer in answer.offers:
             try:

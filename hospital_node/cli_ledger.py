@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hospital_node.settings import Node
-from medveil.shown import Screen, good
+from medveil.shown import Screen, can_ask, good, plain
 from medveil.spoken import spoken
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _show_studies(book: Ledger, names: dict[str, str], limit: float) -> None:
             each = max(1, own[0].event.steps) if own else None
             charged = f"{len(own)} of {e.event.steps // each}" if each else "none"
             if own and own[0].state in PROMISED:
-                charged = "all: gone on from an older copy"
+                charged = "all, restored"
             if e.plan not in plans:
                 plans.append(e.plan)
             rows.append(
@@ -142,3 +142,28 @@ def verify(
             screen.say(
                 "         The journal knows it, and so does the aggregator's audit log since the last round."
             )
+
+
+@ledger.command("go-on")
+def go_on(
+    context: typer.Context,
+    ask: Annotated[bool, typer.Option(help="Ask the aggregator what it has seen.")] = True,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for a word.")] = False,
+    folder: Annotated[Path | None, typer.Option("--folder", "-f")] = None,
+) -> None:
+    """Go on from an older copy of the node's files, the newer being lost: all that was promised is spent."""
+    from hospital_node import operator
+
+    node = Node.load(folder or context.obj)
+    lost, seen = operator.what_is_lost(node, ask=ask)
+    screen.say(f"The ledger has {lost.rows} rows; the aggregator has seen {lost.seen or 'none'}.")
+    for plan in lost.promised:
+        screen.fields([("ends here", plain(plan.study.name)), ("", spoken(plan.hash))], width=10, indent=2)
+    question = (
+        "Is every newer copy lost? Then each of these plans counts as spent in full, for everybody where it "
+        "is not known who took part, and this hospital works on none of them any more."
+    )
+    if not yes and not (can_ask() and screen.ask(question)):
+        raise operator.NotConfirmed()
+    operator.go_on(node, lost, seen)
+    screen.say("Noted in the ledger. New plans are held against what is left of the cap.")

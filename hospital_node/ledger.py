@@ -118,6 +118,8 @@ class Ledger:
         self._file, self._cohorts = file, cohorts
         self._open = rules.left_open(file.rows)
         """Charges of processes that have ended; nothing of them has left the hospital."""
+        self._keeps = True
+        """Whether cohorts are written; not for a copy of the ledger beside the folder of the right one."""
         self._known: dict[str, Cohort] = {}
         self._lost = frozenset({EVERYBODY})
         """Names of rows whose patients are no longer known."""
@@ -140,6 +142,7 @@ class Ledger:
         """
         file = LedgerFile.open(path, lock_folder=anchor is not None)
         ledger = cls(file, Cohorts(cohorts or path.parent / "cohorts"))
+        ledger._keeps = anchor is not None or cohorts is None
         try:
             ledger._meet_cohorts(trusting)
             if anchor is not None:
@@ -219,7 +222,8 @@ class Ledger:
         if wanted:
             rules.admit(self._file.rows, *wanted, whose=whose, delta=delta_cap)
         if wanted and used:
-            self._cohorts.keep(used)
+            if self._keeps:
+                self._cohorts.keep(used)
             self._known[used.name] = used
         for entry in wanted:
             self._append(entry)
@@ -264,6 +268,17 @@ class Ledger:
         """Nobody knows any more who was in the data sets of an earlier version: everybody pays for them."""
         names = {r.entry.dataset for r in self.rows() if r.entry.state not in MARKS}
         self._lost |= {name for name in names if not is_cohort(name)}
+
+    def promise(self, study: Study, plan_id: str) -> None:
+        """Enter a schedule that was admitted once and whose rows are lost: everybody pays for it.
+
+        Raises: NotPrivate.
+        """
+        delta = policy_of(study).delta
+        for split, event in study_events(study).items():
+            if rules.registered(self.rows(), plan_id, split) is None:
+                lost = Entry(State.REGISTERED, EVERYBODY, plan_id, 0, 0, 0, event, delta, 0.0, split=split)
+                self._append(lost)
 
     def go_on(self, *, count: int) -> None:
         """The owner's word to go on from an older copy: everything promised so far counts as spent.

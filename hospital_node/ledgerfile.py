@@ -6,6 +6,7 @@ import fcntl
 import itertools
 import json
 import os
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, Self
@@ -159,7 +160,7 @@ class LedgerFile:
 
     def append(self, entry: Entry) -> None:
         """One more row. Raises: BadTransition, LedgerClosed, LedgerReplaced."""
-        rows = rules.append(self.rows, entry)
+        rows = rules.append(self.rows, entry, secrets.token_hex(8))
         if not self._descriptor:
             raise LedgerClosed()
         self._check_place(self._descriptor[0])

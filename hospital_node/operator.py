@@ -7,8 +7,9 @@ meanwhile, what is signed is what was shown.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -25,8 +26,8 @@ from hospital_node.store import Journal, Shown
 from hospital_node.transport import Transport
 from medveil.errors import BadFile, Error
 from medveil.handed import read_whole
-from medveil.identity import Identity
-from medveil.messages import PlanOffer
+from medveil.identity import Identity, verify
+from medveil.messages import LedgerEnd, PlanOffer, PlanOffers
 from medveil.plan import Plan, sign_approval, valid_approvals
 from medveil.shown import plain
 from medveil.spoken import means
@@ -131,12 +132,18 @@ async def offers(node: Node) -> tuple[tuple[PlanOffer, ...], bytes | None]:
 
     Raises: AggregatorProblem, Unreachable, AuditKeyChanged, AuditForked.
     """
+    answer = await _answer(node)
+    with suppress(Error), viewed(node) as records:  # what speaks against a plan is shown with the plan
+        records.meet(answer.ledger)
+    with opened(node) as journal:
+        return answer.offers, Heads(journal).key_after(answer.head)
+
+
+async def _answer(node: Node) -> PlanOffers:
     identity = Identity.load(node.settings.name, node.key)
     line = Transport(node.settings.aggregator, node.authority, identity, patience_s=PATIENCE_S)
     async with line as transport:
-        answer = await transport.offers()
-    with opened(node) as journal:
-        return answer.offers, Heads(journal).key_after(answer.head)
+        return await transport.offers()
 
 
 async def on_offer(node: Node) -> list[Standing | Unreadable]:
@@ -343,6 +350,51 @@ def frozen(records: Records, plan: Plan) -> Frozen:
         return Frozen(plan, None, None, now, None)
     cohort = records.cohort(part)
     return Frozen(plan, part, cohort, now, cohort.changes(now.patients))
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What going on from older files would mean."""
+
+    rows: int
+    """Rows that are here."""
+    seen: int
+    """Rows that the aggregator has seen; 0 if it has seen none, or was not asked."""
+    promised: tuple[Plan, ...]
+    """Private plans that this hospital has signed: they end here, and count as spent."""
+
+
+def what_is_lost(node: Node, *, ask: bool = True) -> tuple[Lost, LedgerEnd | None]:
+    """What is known of newer files than these.
+
+    Args:
+        ask: the aggregator, too, for where the ledger ended and what this hospital has signed.
+    Raises: what asking raises.
+    """
+    identity = Identity.load(node.settings.name, node.key)
+    answer = asyncio.run(_answer(node)) if ask else PlanOffers(offers=())
+    with opened(node) as journal:
+        plans = {plan.id: plan for plan, _ in journal.approved()}
+        pinned = Heads(journal).key
+    for offer in answer.offers:
+        with suppress(Error):
+            plan = read_offer(offer, pinned)
+            signature = offer.approvals.get(node.settings.name, b"")
+            verify(identity.public_key, signature, "approve-plan", plan.hash)
+            plans[plan.id] = plan
+    private = tuple(plan for plan in plans.values() if plan.study.privacy.kind != "none")
+    rows = node.ledger.read_bytes().count(b"\n") if node.ledger.exists() else 0
+    return Lost(rows, answer.ledger.number if answer.ledger else 0, private), answer.ledger
+
+
+def go_on(node: Node, lost: Lost, seen: LedgerEnd | None) -> None:
+    """The operator's word to go on from older files (:meth:`hospital_node.records.Records.go_on`).
+
+    Raises: LedgerBusy if a node runs; LedgerDamaged.
+    """
+    identity = Identity.load(node.settings.name, node.key)
+    with opened(node) as journal, closing(Records.open(node, identity, journal, trusting=True)) as records:
+        records.go_on(seen, lost.promised)
 
 
 def take_cohort(node: Node, plan: Plan, *, patients: int | None = None) -> Part:

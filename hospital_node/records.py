@@ -8,9 +8,10 @@ gone, cut, exchanged or older than the others is noticed at the next start.
 from __future__ import annotations
 
 import hashlib
+import hmac
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,11 +37,12 @@ from hospital_node.splits import LOST, NEVER, FormerSplits, SplitsDamaged, read_
 from hospital_node.store import Journal
 from medveil.identity import Identity
 from medveil.log import get_logger
+from medveil.messages import LedgerEnd, sign_ledger_end
 from medveil.plan import Plan
 from medveil.study import Study
 from medveil_imaging.patients import PatientImages
 from medveil_imaging.sources.manifest import MANIFEST, SiteData
-from privacy.dp.ledger import MARKS, PROMISED, Row, State
+from privacy.dp.ledger import MARKS, OPEN, PROMISED, Row, State, restorations
 
 log = get_logger()
 
@@ -73,11 +75,13 @@ class Records:
     def __init__(
         self, node: Node, identity: Identity, journal: Journal, ledger: Ledger, former: FormerSplits | None
     ) -> None:
-        self._node, self._names = node, Names(identity)
+        self._node, self._identity, self._names = node, identity, Names(identity)
         self._former, self._cohorts = former, Cohorts(node.cohorts)
         self.ledger = ledger
         self.plans = FrozenPlans(journal)
         self.anchor = JournalAnchor(journal)
+        self._contradicted = self.anchor.contradicted() is not None
+        self._told: tuple[Row | None, str] = (None, "")
 
     @classmethod
     def open(cls, node: Node, identity: Identity, journal: Journal, *, trusting: bool = False) -> Self:
@@ -113,6 +117,71 @@ class Records:
             if name == LOST:
                 ledger.forget_data_sets()
             yield cls(node, identity, journal, ledger, former)
+
+    def end(self) -> LedgerEnd | None:
+        """Where the ledger ends, for the aggregator to keep; None while a charge is open or nothing is there.
+
+        What a row says cannot be found out from it, for the mark is made with this node's key.
+        """
+        rows = self.ledger.rows()
+        if not rows or rows[-1].entry.state in OPEN or self._contradicted:
+            return None
+        return sign_ledger_end(self._identity, restorations(rows), len(rows), self._mark_of(rows[-1]))
+
+    def end_text(self) -> str:
+        """The same as text; empty if there is none. Made once for each row."""
+        rows = self.ledger.rows()
+        if rows and self._told[0] is not rows[-1]:
+            end = self.end()
+            self._told = (rows[-1], "" if end is None else str(end))
+        return self._told[1]
+
+    def meet(self, theirs: LedgerEnd | None) -> None:
+        """Hold the ledger against what the aggregator kept of it. An older ledger raises an alarm.
+
+        Raises: BadSignature: it is not what this hospital told.
+        """
+        rows = self.ledger.rows()
+        if theirs is None or theirs.count < restorations(rows):
+            return self._alarm(None)
+        theirs.check(self._identity.public_key)
+        missing = theirs.count > restorations(rows) or theirs.number > len(rows)
+        if missing or self._mark_of(rows[theirs.number - 1]) != theirs.mark:
+            log.error("ledger.set-back", code=LedgerSetBack.code, count=len(rows), total=theirs.number)
+            return self._alarm(theirs.count)
+        return self._alarm(None)
+
+    def go_on(self, theirs: LedgerEnd | None, promised: Iterable[Plan]) -> None:
+        """The operator's word to go on from these files although newer ones are lost.
+
+        Everything that was ever promised counts as spent, so no plan from before is worked on any more.
+
+        Args:
+            theirs: where the aggregator has seen this ledger end.
+            promised: plans that this hospital has signed. Those that the ledger does not know are paid by
+                everybody.
+        """
+        for plan in promised:
+            if plan.study.privacy.kind != "none":
+                self.ledger.promise(plan.study, plan.id)
+        known = [restorations(self.ledger.rows()), self.anchor.contradicted() or 0]
+        known += [theirs.count] if theirs else []
+        self.ledger.go_on(count=1 + max(known))
+        self._alarm(None)
+
+    def _alarm(self, count: int | None) -> None:
+        if (count is not None) != self._contradicted or count is not None:
+            self.anchor.contradict(count)
+            self._contradicted = count is not None
+
+    def check_alarm(self) -> None:
+        """Raises: LedgerSetBack if the aggregator has seen rows that are not here."""
+        if self._contradicted:
+            raise LedgerSetBack(problem="the aggregator has seen rows that are not in this ledger")
+
+    def _mark_of(self, row: Row) -> bytes:
+        key = self._identity.secret_for("ledger-end").reveal()
+        return hmac.digest(key, f"{row.number} {row.hash}".encode(), "sha256")
 
     def close(self) -> None:
         """Let go of the ledger."""
@@ -163,7 +232,11 @@ class Records:
         return self._node.settings.policy.delta_limit(max(numbers, default=None))
 
     def admit(self, plan: Plan, cohort: Cohort, declared: int) -> None:
-        """Hold a plan with a cohort against the budget, and enter it. Raises: BudgetExceeded."""
+        """Hold a plan with a cohort against the budget, and enter it.
+
+        Raises: BudgetExceeded; LedgerSetBack if an alarm of :meth:`meet` stands.
+        """
+        self.check_alarm()
         policy = self._node.settings.policy
         self.ledger.register(
             plan.study,

@@ -6,6 +6,7 @@ import asyncio
 import random
 import re
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -87,6 +88,10 @@ class Transport:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._context, self._pair, self._loaded = context, authority.with_name(CLIENT_PAIR), 0
         self._identity, self._patience_s = identity, patience_s
+        self.ledger_end: Callable[[], str] = str
+        """Where this hospital's ledger ends, in the form of :class:`medveil.messages.LedgerEnd`; empty if
+        there is nothing to tell. It goes with polls and messages whenever it has changed."""
+        self._told = ""
         self._client = httpx.AsyncClient(
             base_url=address,
             verify=context,
@@ -131,7 +136,16 @@ class Transport:
         path = f"/v1/plans/{plan}/work?seen={quote(seen, safe='')}&wait_s={wait_s:g}"
         if sitting_out:
             path += f"&sitting_out={sitting_out}"
-        return await self._message(Work, "GET", path)
+        return await self._work("GET", path)
+
+    async def _work(self, method: str, path: str, body: bytes = b"") -> Work:
+        """What to do next, from an answer to a request that tells where the ledger ends."""
+        end = self.ledger_end()
+        if end and end != self._told:
+            path += f"&ledger={end}"
+        answer = await self._message(Work, method, path, body)
+        self._told = end or self._told
+        return answer
 
     async def model(self, plan: str, model: str, *, limit: int) -> bytes:
         """A global model as safetensors, of at most ``limit`` bytes."""
@@ -154,7 +168,7 @@ class Transport:
     ) -> Work:
         """Hand in a protocol message; what to do next, as :meth:`work` would tell it to its sender."""
         path = f"/v1/plans/{plan}/rounds/{number}/attempts/{attempt}/{kind}?wait_s={wait_s:g}"
-        return await self._message(Work, "POST", path, body)
+        return await self._work("POST", path, body)
 
     async def segment(
         self, plan: str, number: int, attempt: int, segment: int, data: bytes, *, digest: bytes

@@ -36,6 +36,8 @@ PEM = "application/x-pem-file"
 PlanId = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
 Number = Annotated[int, BeforeValidator(plain_number), Path(ge=1, le=100_000)]
 WaitS = Annotated[float, Query(ge=0, le=POLL_LIMIT_S)]
+End = Annotated[str, Query(pattern=r"^([0-9]{1,7}\.[0-9]{1,10}\.[0-9a-f]{64}\.[0-9a-f]{128})?$")]
+"""A :class:`medveil.messages.LedgerEnd` as text."""
 HOSPITAL = ("hospital",)
 ANSWERS_CBOR: dict[int | str, dict[str, Any]] = {200: {"content": {CBOR: {}}}}
 ANSWERS_PEM: dict[int | str, dict[str, Any]] = {200: {"content": {PEM: {}}}}
@@ -119,13 +121,17 @@ async def work(
     seen: Annotated[str, Query(max_length=100)] = "",
     wait_s: WaitS = 0.0,
     sitting_out: Annotated[str, Query(pattern=r"^([0-9]{1,6}\.[0-9]{1,6})?$")] = "",
+    ledger: End = "",
 ) -> Response:
     """What the hospital is to do; waits up to ``wait_s`` for news if it has seen the present state.
 
-    ``sitting_out`` names an attempt ("round.attempt") that the hospital has left.
+    ``sitting_out`` names an attempt ("round.attempt") that the hospital has left. ``ledger`` tells where the
+    hospital's privacy ledger ends.
     """
     office = desk(request)
     party, body = await office.authenticate(request, roles=HOSPITAL)
+    if ledger:
+        await office.run(lambda: office.coordinator.ledger_ends.note(party, ledger))
     if sitting_out:
         await office.run(lambda: office.coordinator.sits_out(plan, party.name, sitting_out))
     office.coordinator.count_bytes(plan, party.name, up=len(body), down=0)
@@ -164,6 +170,7 @@ async def message(
     attempt: Number,
     kind: Annotated[str, Path(max_length=20)],
     wait_s: WaitS = 0.0,
+    ledger: End = "",
 ) -> Response:
     """A protocol message of the masking protocol; an exact repeat is answered like the first.
 
@@ -177,6 +184,8 @@ async def message(
         await office.with_segments(lambda: office.coordinator.read_back(plan, party.name, body))
 
     def take() -> tuple[str, bool]:
+        if ledger:
+            office.coordinator.ledger_ends.note(party, ledger)
         answered = office.coordinator.receive(plan, party.name, number, attempt, kind, body)
         office.coordinator.count_bytes(plan, party.name, up=len(body), down=0)
         return answered, office.coordinator.go_on()

@@ -160,6 +160,55 @@ def check_audit_head(key: bytes, number: int, hash_: bytes, signature: bytes) ->
     verify(key, signature, "audit-entry", number.to_bytes(8, "big"), hash_)
 
 
+class LedgerEnd(Wire):
+    """Where a hospital's privacy ledger ends, for the aggregator to keep: only the hospital can read it."""
+
+    count: Annotated[int, Field(ge=0, lt=2**20)]
+    """How often its operator has gone on from an older copy."""
+    number: Annotated[int, Field(ge=1, lt=2**31)]
+    """Rows of the ledger."""
+    mark: Hash
+    """A keyed hash of the last row."""
+    signature: Signature
+    """The hospital's, made by :func:`sign_ledger_end`."""
+
+    def __str__(self) -> str:
+        return f"{self.count}.{self.number}.{self.mark.hex()}.{self.signature.hex()}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``str(end)`` back. Raises: BadMessage."""
+        try:
+            count, number, mark, signature = text.split(".")
+            end = cls(
+                count=int(count),
+                number=int(number),
+                mark=bytes.fromhex(mark),
+                signature=bytes.fromhex(signature),
+            )
+        except ValueError as error:
+            raise BadMessage() from error
+        if str(end) != text:
+            raise BadMessage()
+        return end
+
+    def check(self, key: bytes) -> None:
+        """Raises: BadSignature unless the hospital of this key has told it."""
+        numbers = (self.count.to_bytes(4, "big"), self.number.to_bytes(4, "big"))
+        verify(key, self.signature, "ledger-end", *numbers, self.mark)
+
+    def follows(self, other: LedgerEnd) -> bool:
+        """Whether ``other`` is an older one, or another one of this place."""
+        mine, theirs = (self.count, self.number), (other.count, other.number)
+        return theirs < mine or (theirs == mine and other.mark != self.mark)
+
+
+def sign_ledger_end(identity: Identity, count: int, number: int, mark: bytes) -> LedgerEnd:
+    """The hospital's word on where its ledger ends."""
+    signature = identity.sign("ledger-end", count.to_bytes(4, "big"), number.to_bytes(4, "big"), mark)
+    return LedgerEnd(count=count, number=number, mark=mark, signature=signature)
+
+
 class PlanOffer(Wire):
     """A plan as the aggregator stores it: its JSON, the admin's signature, the approvals so far."""
 
@@ -175,6 +224,8 @@ class PlanOffers(Wire):
     offers: tuple[PlanOffer, ...]
     head: AuditHead | None = None
     """An answer without it is refused."""
+    ledger: LedgerEnd | None = None
+    """Where the asking hospital's ledger ended when it was heard of last."""
 
 
 class Approval(Wire):

@@ -107,12 +107,16 @@ class BadTransition(Error):
         )
 
 
-def append(rows: Sequence[Row], entry: Entry) -> tuple[Row, ...]:
-    """The rows with one more (BadTransition if it does not follow)."""
+def append(rows: Sequence[Row], entry: Entry, salt: str = "") -> tuple[Row, ...]:
+    """The rows with one more (BadTransition if it does not follow).
+
+    Args:
+        salt: random text that makes the row unlike any other one of the same content.
+    """
     problem = _Known.of(rows).problem(entry)
     if problem:
         raise BadTransition(problem=problem)
-    return (*rows, _sealed(rows[-1] if rows else None, entry))
+    return (*rows, _sealed(rows[-1] if rows else None, entry, salt))
 
 
 def verify(rows: Sequence[Row]) -> None:
@@ -125,7 +129,7 @@ def verify(rows: Sequence[Row]) -> None:
     for place, row in enumerate(rows, start=1):
         if row.number != place:
             raise LedgerDamaged(row=place, problem=f"it carries the number {row.number}")
-        if row != _sealed(before, row.entry):
+        if row != _sealed(before, row.entry, row.salt):
             raise LedgerDamaged(row=place, problem="its hash does not fit its content and the row before")
         problem = known.problem(row.entry)
         if problem:

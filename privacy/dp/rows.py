@@ -98,15 +98,13 @@ class Row:
     previous: str
     entry: Entry
     hash: str
+    salt: str = ""
+    """Random, so that two ledgers of the same events are not taken for one. Rows of version 0.1 have none."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {
-            "number": self.number,
-            "previous": self.previous,
-            "hash": self.hash,
-            "unit": "patient",
-        } | self.entry.as_dict()
+        frame = {"number": self.number, "previous": self.previous, "hash": self.hash, "unit": "patient"}
+        return frame | ({"salt": self.salt} if self.salt else {}) | self.entry.as_dict()
 
 
 class LedgerDamaged(Error):
@@ -137,9 +135,10 @@ def parse_row(value: Any, *, number: int) -> Row:
             float(given.pop("noise_multiplier")), float(given.pop("sample_rate")), int(given.pop("steps"))
         )
         frame = {name: given.pop(name) for name in ("number", "previous", "hash", "unit")}
+        salt = str(given.pop("salt", ""))
         words = {"state": State(given["state"]), "split": Split(given["split"])}
         entry = Entry(event=event, **(given | words))
-        row = Row(int(frame["number"]), str(frame["previous"]), entry, str(frame["hash"]))
+        row = Row(int(frame["number"]), str(frame["previous"]), entry, str(frame["hash"]), salt)
     except (TypeError, ValueError, KeyError, OverflowError) as error:
         raise LedgerDamaged(row=number, problem="it is not a row of a ledger") from error
     if row.as_dict() != value:
@@ -147,8 +146,8 @@ def parse_row(value: Any, *, number: int) -> Row:
     return row
 
 
-def sealed(before: Row | None, entry: Entry) -> Row:
+def sealed(before: Row | None, entry: Entry, salt: str = "") -> Row:
     """The row that follows ``before``."""
     number, previous = (1, GENESIS) if before is None else (before.number + 1, before.hash)
-    own = digest("privacy-ledger-row", canonical([number, previous, "patient", entry.as_dict()]))
-    return Row(number, previous, entry, own.hex())
+    told = [number, previous, "patient", entry.as_dict(), *([salt] if salt else [])]
+    return Row(number, previous, entry, digest("privacy-ledger-row", canonical(told)).hex(), salt)

@@ -24,7 +24,7 @@ AGGREGATOR = Path(crashpoints.__file__).parent
 ORDER = """
     commit.begin_log commit.lead commit.add_token commit.enrol commit.add_plan commit.add_approval
     commit.probe commit.restored nonce.keep key.write key.sync-folder commit.change_admin_key
-    key.rename commit.add_api_token commit.grant commit.withdraw
+    key.rename commit.note_ledger commit.add_api_token commit.grant commit.withdraw
     commit.revoke_api_token commit.revoke commit.open_attempt commit.add_event blob.write blob.sync
     blob.rename blob.sync-folder commit.end_attempt blob.forget commit.finish_plan
 """.split()

@@ -13,9 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aggregator.adminkey import open_store
+from aggregator.ledgerends import LedgerEnds
+from aggregator.settings import Settings
 from hospital_node.ledger import Ledger
 from hospital_node.lineage import load_head
 from hospital_node.settings import Node
+from medveil.messages import LedgerEnd
 from medveil.metrics import NOISED_BINS
 from medveil.study import Deadlines, Study
 from medveil.tensors import from_safetensors, model_hash
@@ -47,6 +51,15 @@ class Played:
 
     def node(self, name: str) -> Node:
         return Node.load(self.folder / "nodes" / name)
+
+
+def ledger_end(played: Played, name: str) -> LedgerEnd | None:
+    """What the aggregator's audit log holds of a hospital's ledger."""
+    store = open_store(Settings(played.folder / "aggregator"))
+    try:
+        return LedgerEnds(store).newest(name)
+    finally:
+        store.close()
 
 
 def watch(consortium: Consortium, plan: str, power_cut: threading.Event, killed: list[str]) -> dict[str, Any]:
@@ -181,7 +194,11 @@ def test_each_ledger_is_whole_and_has_paid_for_its_hospitals_rounds(played: Play
                 assert row.entry.dataset.startswith("cohort:")
                 assert row.entry.round == 0 or (row.entry.split is Split.TEST) == (row.entry.round > ROUNDS)
                 last[row.entry.round] = row.entry.state
-            spent = ledger.spent()
+            spent, rows = ledger.spent(), len(ledger.rows())
+        if name != LOST:
+            end = ledger_end(played, name)
+            assert end is not None
+            assert end.number == rows
         rounds = {r for r in last if r > 0}
         if name == LOST:
             assert rounds <= {1, 2}

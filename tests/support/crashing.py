@@ -19,12 +19,13 @@ from aggregator.auditlog import Head
 from aggregator.blobs import Blobs
 from aggregator.coordinator import Coordinator
 from aggregator.nonces import EarlyNonces
-from aggregator.store import Register, Role, Store
+from aggregator.store import Party, Register, Role, Store
 from aggregator.tokens import make_token
 from aggregator.versions import first_version
 from databases import takes_the_lead
 from medveil.errors import Error, RemoteProtocolError
 from medveil.identity import Identity, sign_request
+from medveil.messages import sign_ledger_end
 from medveil.plan import Plan, sign_approval
 from medveil.tensors import to_safetensors
 from world import SPEC, START, make_plan, make_study
@@ -68,6 +69,7 @@ def serve(link: Connection, folder: Path, where: Path | str, crash: str) -> None
     things: dict[str, Any] = {"store": store, "coordinator": coordinator, "register": Register(store)}
     things["nonces"] = EarlyNonces(folder / "nonces")
     things["key"] = _Key(folder, store)
+    things["ends"] = coordinator.ledger_ends
     with suppress(EOFError):
         while True:
             thing, name, arguments, named = link.recv()
@@ -203,6 +205,8 @@ def consortium(folder: Path, where: Path | str, crashes: list[str]) -> Consortiu
     repeat("keep", early, now=1.0, of="nonces")
     assert (early.sender, early.nonce) in set(EarlyNonces(folder / "nonces").used(0))
     repeat("change", of="key")
+    end = str(sign_ledger_end(identities[0], 0, 3, bytes(32)))
+    repeat("note", Party("hospital-1", "hospital", identities[0].public_key), end, of="ends")
     first_token = api_token(aggregator)
     repeat("grant", plan.id, "reader", of="register")
     repeat("withdraw", plan.id, "reader", of="register", done="unknown-person")
