@@ -86,6 +86,20 @@ class AlreadyThere(Error):
         )
 
 
+class StartTaken(Error):
+    """A plan that would start from a model of another plan."""
+
+    code = "start-taken"
+
+    def __init__(self, *, plan: str) -> None:
+        super().__init__(
+            what=f"The initial model of this study is already a version of plan {plan[:8]}.",
+            meaning="Hospitals send one masked vector from a model, for two would show one of them alone. No "
+            "plan was created.",
+            remedy="Write the study once more: 'medveil study new' makes a fresh initial model.",
+        )
+
+
 @dataclass(frozen=True)
 class Party:
     """Somebody enrolled: a hospital or a researcher."""
@@ -401,7 +415,7 @@ class Store:
         return {r.name: Party(r.name, r.role, r.public_key) for r in rows}
 
     def add_plan(self, plan: Plan, signature: bytes, first: ModelVersion, now: float) -> None:
-        """Keep a plan with its initial model version. Raises: AlreadyThere."""
+        """Keep a plan with its initial model version. Raises: AlreadyThere, StartTaken."""
         values = {
             "id": plan.id,
             "plan": plan.model_dump_json(),
@@ -412,6 +426,10 @@ class Store:
         with self._change("add_plan", "admin") as change:
             if change.select(sa.select(PLANS.c.id).where(PLANS.c.id == plan.id)).first():
                 raise AlreadyThere(thing="this exact plan")
+            same = VERSIONS.c.version["model"].as_string() == first.model
+            other = change.tx.scalar(sa.select(VERSIONS.c.plan).where(same).limit(1))
+            if other is not None:
+                raise StartTaken(plan=other)
             change.insert(PLANS, values, "plan.created")
             _publish(change, first, {})
 

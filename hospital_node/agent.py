@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from hospital_node.clearance import Clearance
+from hospital_node.clearance import Clearance, check_start
 from hospital_node.cohort import CohortDamaged, CohortMissing
 from hospital_node.desk import Contribution, Desk
 from hospital_node.governance import PlanRefused, binding, check_plan, read_offer
@@ -438,6 +438,7 @@ class Office:
                 continue
             try:
                 binding(plan, offer)
+                check_start(plan, self._journal)
                 part = self._records.plans.part(plan.id)
                 declared = None if part is None else part.declared
                 check_plan(plan, self._node.settings, self._identity, declared=declared)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from hospital_node.governance import PlanRefused
 from hospital_node.steps import ModelInUse, Start
 from hospital_node.store import Journal
 from hospital_node.transport import AggregatorProblem
@@ -28,6 +29,17 @@ class SkippedRound(RemoteProtocolError):
             what=f"The aggregator opens round {number}, and nothing shows that round {skipped} was given up.",
             meaning="The study would end earlier than approved. Nothing was sent for this round.",
             remedy="If it recurs while this node is well connected, tell the consortium's admin.",
+        )
+
+
+def check_start(plan: Plan, journal: Journal) -> None:
+    """Raises: PlanRefused if another plan has started from this plan's initial model at this node."""
+    other = journal.started_from(bytes.fromhex(plan.study.model.initial_model), besides=plan.id)
+    if other is not None:
+        raise PlanRefused(
+            reason=f"its initial model was the start of plan {other[:8]}; two sums from one model could show "
+            "this hospital alone",
+            remedy="Ask the admin for a study with a fresh initial model ('medveil study new').",
         )
 
 

@@ -288,7 +288,6 @@ def lineage(
         head_path(node.models, chosen[0]).unlink(missing_ok=True)
         journal.clear_alarm(chosen[0].id)
     alarms = [journal.alarm(plan.id) for plan in plans]
-    journal.close()
     for plan, alarm in zip(plans, alarms, strict=True):
         head = load_head(head_path(node.models, plan), plan.study)
         own = "none yet" if head is None else f"version {head.version}, {head.model.hex()}"
@@ -299,8 +298,12 @@ def lineage(
                 ("", f"own version {alarm.version}  {alarm.computed}"),
                 ("", f"named model    {alarm.claimed}"),
             ]
+        for start in journal.unsettled(plan.id, 0 if head is None else head.round):
+            told = "its masked vector is out, and its sum neither published nor given up"
+            rows.append(("waits for", f"attempt {start.key}: {told}"))
         screen.say(strong(plan.study.name))
         screen.fields(rows, width=views.WIDTH, indent=2)
+    journal.close()
     raise typer.Exit(1 if any(alarms) else 0)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from cryptography import x509
 
+from hospital_node.clearance import check_start
 from hospital_node.cohort import Changes, Cohort, Reading
 from hospital_node.frozen import Part
 from hospital_node.governance import PlanRefused, check_plan, declared_patients, read_offer
@@ -289,6 +290,7 @@ def approve_plan(node: Node, plan: Plan, *, patients: int | None = None) -> Part
     with viewed(node) as records, opened(node) as journal:
         found = patients_of(records, plan, patients)
         number = declarable(plan, found, patients)
+        check_start(plan, journal)
         check_plan(plan, node.settings, identity, declared=number)
         part = records.plans.part(plan.id)
         if part is None and found.cohort.count(Split.TRAIN):

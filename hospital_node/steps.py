@@ -203,8 +203,9 @@ class Steps:
             return [s for s in _left(tx, mine) if not s.closed]
 
     def started_from(self, model: bytes, *, besides: str) -> str | None:
-        """Another plan in which this node has joined an attempt from this model, if any."""
-        wanted = sa.select(STARTS.c.plan).where(STARTS.c.model == model, STARTS.c.plan != besides)
+        """Another plan in which a masked vector from this model has left, if any."""
+        other = (STARTS.c.plan != besides) & (STARTS.c.advertised != "")
+        wanted = sa.select(STARTS.c.plan).where(STARTS.c.model == model, other)
         with self._engine.connect() as tx:
             return tx.scalar(wanted.limit(1))
 

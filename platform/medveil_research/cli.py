@@ -150,7 +150,14 @@ def study_new(
     option: Annotated[
         list[str] | None, typer.Option(help="An option of the model, e.g. width=16. Repeatable.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides the model's initial weights, nothing else.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Decides the model's initial weights, nothing else. Fresh ones without it: two plans never "
+            "start from one model.",
+        ),
+    ] = None,
     mask_graph: Annotated[
         MaskGraph, typer.Option(help="Who masks with whom; more than 128 hospitals need 'hidden'.")
     ] = "complete",

@@ -30,6 +30,7 @@ from medveil.tensors import model_hash, to_safetensors
 from medveil_imaging.models import ModelShape, Option, initial_vector, outputs_for
 from medveil_imaging.recipes import PrivacyKind, Recipe, recipe
 from medveil_research.joint import CURIOUS, joint_lines, least_in_sum
+from medveil_research.starts import fresh, fresh_seed
 from medveil_research.study_file import FolderTaken, to_toml, write_study
 from medveil_research.words import budget_words, mean_words, plain
 from privacy.dp import accounting
@@ -155,7 +156,7 @@ def new_study(
     size: Sequence[int] | None = None,
     classes: Sequence[str] | None = None,
     patients_hint: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     deadlines: Deadlines | None = None,
     options: Mapping[str, Option] | None = None,
     mask_graph: MaskGraph = "complete",
@@ -174,7 +175,8 @@ def new_study(
         size: edges of the tensor, in pixels (xray) or voxels of 1 mm (mri).
         patients_hint: training patients of a typical hospital; it sets how finely weights are encoded, and
             decides whether a private mean is worth its round.
-        seed: decides the initial weights and nothing else; never noise.
+        seed: decides the initial weights and nothing else; never noise. Without it they are fresh, so that
+            no other plan has them; two plans with one seed start from one model, and the second is refused.
         options: of the model.
         mask_graph: "hidden" is needed by more than 128 hospitals; see docs/protocol.md.
         weights: what a hospital counts in the mean: the patients it declares, or as much as any other.
@@ -182,7 +184,7 @@ def new_study(
             theirs. One in a joint study and none otherwise, unless said.
         anyway: make a study with more noise than signal; it carries a mark that hospitals see.
 
-    Guarantees: the whole schedule costs at most ``epsilon``; equal arguments give an equal study.
+    Guarantees: the whole schedule costs at most ``epsilon``; equal arguments with a seed give an equal study.
     Raises:
         NoDefaultModel, NoRecipe, UnknownName, BadModel: the combination does not exist.
         BadFile: a value is out of range. EpsilonOutOfReach: no noise is enough.
@@ -260,8 +262,12 @@ def _marked(study: Study) -> Study:
     return Study.model_validate(content)
 
 
-def _model(name: str, shape: ModelShape, options: dict[str, Option], seed: int) -> tuple[ModelChoice, bytes]:
-    spec, start = initial_vector(name, shape, options, seed=seed)
+def _model(
+    name: str, shape: ModelShape, options: dict[str, Option], seed: int | None
+) -> tuple[ModelChoice, bytes]:
+    spec, start = initial_vector(name, shape, options, seed=fresh_seed() if seed is None else seed)
+    if seed is None:
+        start = fresh(spec, start)
     choice = ModelChoice(
         name=name, options=options, tensors=spec, initial_model=model_hash(start, spec).hex()
     )

@@ -17,8 +17,8 @@ from medveil.identity import Identity
 from medveil.messages import Approval
 from medveil.plan import Plan, sign_approval
 from medveil.rounds import Phase
-from medveil.tensors import to_safetensors
-from world import SPEC, START, World, make_plan, make_sites, make_study, play
+from medveil.tensors import model_hash, to_safetensors
+from world import SPEC, World, make_plan, make_sites, make_study, other_start, play
 
 Build = Callable[..., World]
 Ask = Callable[[str, str, bytes], httpx.Response]
@@ -50,8 +50,9 @@ def second_plan(world: World) -> tuple[Plan, list[Identity]]:
         token = secrets.token_urlsafe(24)
         world.store.add_token(token, name=one.name, role="hospital", expires=2.0)
         world.store.enrol(token, name=one.name, public_key=one.public_key, now=1.0)
-    plan = make_plan(others, make_study(name="southern"))
-    first = first_version(plan, to_safetensors(START, SPEC), world.blobs)
+    model = make_study().model.model_copy(update={"initial_model": model_hash(other_start(1), SPEC).hex()})
+    plan = make_plan(others, make_study(name="southern", model=model))
+    first = first_version(plan, to_safetensors(other_start(1), SPEC), world.blobs)
     world.store.add_plan(plan, world.admin.sign("create-plan", plan.hash), first, 1.0)
     for one in others:
         world.store.add_approval(plan.id, one.name, sign_approval(plan, one))
@@ -164,6 +165,7 @@ def test_each_role_reads_what_it_should_and_no_role_changes_anything(
         "/v1/audit": {Role.ADMIN, Role.AUDITOR},
         "/v1/plans/{plan}/models/{model}": {Role.ADMIN},
         "/v1/plans/{plan}/versions/{number}/proof": {Role.ADMIN, Role.AUDITOR},
+        "/v1/plans/{plan}/rounds/{number}/certificates": {Role.ADMIN, Role.AUDITOR},
         "/v1/plans/{plan}/versions/{number}/sum": {Role.ADMIN},
     }
     before = door.world.dump()

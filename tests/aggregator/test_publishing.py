@@ -23,12 +23,12 @@ from door import Door
 from medveil.identity import Secret
 from medveil.plan import sign_approval
 from medveil.rounds import RoundKind
-from medveil.tensors import from_safetensors, to_safetensors
+from medveil.tensors import from_safetensors, model_hash, to_safetensors
 from privacy.encoding import decode, params_for
 from privacy.secagg import node
 from privacy.secagg.keys import setting_for
 from privacy.secagg.messages import Agree, Published, committed_hash
-from world import SPEC, START, Site, World, finish, make_plan, make_sites, make_study, play, unit
+from world import SPEC, Site, World, finish, make_plan, make_sites, make_study, other_start, play, unit
 
 Build = Callable[..., World]
 
@@ -202,8 +202,9 @@ def test_a_sum_whose_jobs_are_always_lost_is_waited_for_by_name_and_tried_again(
 def other_plan(world: World) -> World:
     """A second study of the same hospitals on the same aggregator."""
     other = copy.copy(world)
-    other.plan = make_plan(world.identities, make_study(name="other"))
-    start = first_version(other.plan, to_safetensors(START, SPEC), world.blobs)
+    model = make_study().model.model_copy(update={"initial_model": model_hash(other_start(1), SPEC).hex()})
+    other.plan = make_plan(world.identities, make_study(name="other", model=model))
+    start = first_version(other.plan, to_safetensors(other_start(1), SPEC), world.blobs)
     world.store.add_plan(other.plan, bytes(64), start, 2.0)
     for one in world.identities:
         world.store.add_approval(other.plan.id, one.name, sign_approval(other.plan, one))

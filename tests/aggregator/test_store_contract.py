@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from aggregator.blobs import StorageFailed
-from aggregator.store import AlreadyThere, AttemptKey, Party, Progress, Store, TokenRefused
+from aggregator.store import AlreadyThere, AttemptKey, Party, Progress, StartTaken, Store, TokenRefused
 from medveil.identity import Identity
 from medveil.rounds import ModelVersion
 from world import World, finish, make_plan, make_sites, make_study
@@ -59,6 +59,19 @@ def test_a_token_enrols_one_newcomer_once_and_a_repeat_is_the_same(store: Store)
     with pytest.raises(AlreadyThere):
         store.enrol("other", name="elsewhere", public_key=b"k" * 32, now=1.0)
     assert store.parties() == {"st-marys": Party("st-marys", "hospital", b"k" * 32)}
+
+
+def test_no_second_plan_starts_from_a_model_of_another(planned: Store) -> None:
+    other = PLAN.model_copy(update={"epoch": 2})
+    start = version(0).model_copy(update={"plan": other.id})
+    with pytest.raises(StartTaken, match=PLAN.id[:8]):
+        planned.add_plan(other, b"s" * 64, start, 2.0)
+    assert [plan for plan, _, _ in planned.plans()] == [PLAN]
+    planned.add_plan(other, b"s" * 64, start.model_copy(update={"model": "f" * 64}), 2.0)
+    third = PLAN.model_copy(update={"epoch": 3})
+    again = start.model_copy(update={"plan": third.id, "model": "f" * 64})
+    with pytest.raises(StartTaken, match=other.id[:8]):
+        planned.add_plan(third, b"s" * 64, again, 2.0)
 
 
 def test_plans_approvals_and_versions_come_back_as_they_went_in(planned: Store) -> None:

@@ -113,7 +113,7 @@ def planned(
 ) -> Plan:
     """A plan of these hospitals whose model is one vector."""
     spec = ModelSpec((TensorSpec(name="weights", shape=(size,)),))
-    start = np.zeros(size, np.float32)
+    start = np.full(size, secrets.randbelow(2**20) / 2**20, np.float32)  # no two plans start from one model
     model = {"name": "none", "tensors": spec, "initial_model": model_hash(start, spec).hex()}
     cohort = {"max_hospitals": max(3, len(identities))}
     plan = make_plan(identities, make_study(model=model, cohort=cohort, deadlines=LONG, **changes))

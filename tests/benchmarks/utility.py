@@ -191,7 +191,7 @@ JOBS = {
 def study_of(name: str, kind: Kind, epsilon: float | None, **changes: Any) -> tuple[Study, bytes]:
     """The shipped study of a job, with other arguments of ``new_study`` if wanted."""
     settings = JOBS[name].settings | changes | ({} if epsilon is None else {"epsilon": epsilon})
-    return new_study(name=f"utility-{name}", patients_hint=600, privacy=kind, **settings)
+    return new_study(name=f"utility-{name}", patients_hint=600, privacy=kind, seed=0, **settings)
 
 
 def federate(

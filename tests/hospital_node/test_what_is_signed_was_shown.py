@@ -251,7 +251,7 @@ def test_approved_running_and_finished_plans_are_told_apart_and_not_offered_agai
     assert "approve with" not in waiting
     assert "waits for 1 more" in " ".join(waiting.split())
     journal = Journal(node.journal)
-    journal.join(plan.id, 2, 1)
+    journal.join(plan.id, 2, 1, model=b"m" * 32)
     assert "come to round 2 of 3" in " ".join(shown(node).split())
     journal.finish(plan.id)
     journal.close()

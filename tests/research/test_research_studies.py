@@ -6,14 +6,16 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from medveil.errors import BadFile, Error
 from medveil.shown import is_plain
-from medveil.study import Study, read_study
-from medveil.tensors import from_safetensors, model_hash
+from medveil.study import CENTRE, Study, read_study
+from medveil.tensors import ModelSpec, TensorSpec, from_safetensors, model_hash
+from medveil_research import starts
 from medveil_research.studies import (
     FolderTaken,
     NoDefaultModel,
@@ -97,13 +99,32 @@ def test_the_whole_schedule_costs_at_most_the_epsilon_asked_for_and_not_much_les
     assert 0.98 * epsilon < cost.epsilon_local <= epsilon
 
 
-def test_equal_arguments_give_an_equal_study_and_another_seed_another_start() -> None:
-    first, start = new_study(**CNN)
-    second, same = new_study(**CNN)
+def test_equal_arguments_and_a_seed_give_an_equal_study_and_another_seed_another_start() -> None:
+    first, start = new_study(**CNN, seed=0)
+    second, same = new_study(**CNN, seed=0)
     third, other = new_study(**CNN, seed=1)
     assert (first.hash, start) == (second.hash, same)
     assert first.model.initial_model != third.model.initial_model
     assert start != other
+
+
+@pytest.mark.parametrize("model", ["small_cnn", "wavelet_head"])
+def test_without_a_seed_every_study_has_a_start_of_its_own_also_where_weights_begin_at_zero(
+    model: str,
+) -> None:
+    settings = {**CNN, "model": model, "privacy": "local", "patients_hint": 5000}
+    hashes = {new_study(**settings)[0].model.initial_model for _ in range(3)}
+    assert len(hashes) == 3
+    spec = new_study(**settings)[0].model.tensors
+    start = np.zeros(spec.size, np.float32)
+    moved = starts.fresh(spec, start)
+    assert 0 < np.abs(moved).max() <= starts.FRESH
+
+
+def test_the_place_of_a_released_mean_begins_at_zero() -> None:
+    spec = ModelSpec((TensorSpec(name="w", shape=(4,)), TensorSpec(name=CENTRE, shape=(3,))))
+    moved = starts.fresh(spec, np.zeros(7, np.float32), lambda size: b"\x01" * size)
+    assert (moved != 0).tolist() == [True] * 4 + [False] * 3
 
 
 def test_a_study_is_never_overwritten(tmp_path: Path) -> None:

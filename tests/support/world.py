@@ -44,6 +44,11 @@ STEPS: tuple[Phase, ...] = tuple(p for p in Phase if not p.ended and p is not Ph
 KINDS = ("advertise", "shares", "ready", "upload", "agree", "unmask")
 
 
+def other_start(number: int) -> Float32:
+    """An initial model of its own: no two plans of an aggregator start from one."""
+    return START + np.float32(number)
+
+
 def make_study(**changes: Any) -> Study:
     """Twelve parameters, two classes, two rounds, no privacy; ``changes`` replace whole sections."""
     content: dict[str, Any] = {
