@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from hospital_node.cli_cohort import check_images, cohort
 from hospital_node.cli_ledger import DEFAULT, Folder, ledger
 from hospital_node.settings import Node, NodeSettings, Policy
+from medveil.bounds import MOST_PARAMETERS, MOST_STEPS, MOST_VOXELS
 from medveil.errors import BadOption, Error
 from medveil.handed import problem_of
 from medveil.identity import Identity
@@ -64,6 +65,18 @@ def init(
     count_joint_noise: Annotated[
         bool, typer.Option(help="Count the other hospitals' share of a joint noise towards the cap.")
     ] = False,
+    min_hospitals: Annotated[
+        int, typer.Option(help="Fewest hospitals in a sum that this one takes part in.")
+    ] = 3,
+    min_colluders: Annotated[
+        int, typer.Option(help="Fewest dishonest hospitals, beside the aggregator, that a plan must resist.")
+    ] = 0,
+    max_parameters: Annotated[int, typer.Option(help="Most parameters of a model.")] = MOST_PARAMETERS,
+    max_steps: Annotated[int, typer.Option(help="Most training steps of a whole study here.")] = MOST_STEPS,
+    max_voxels: Annotated[int, typer.Option(help="Most pixels or voxels of an image.")] = MOST_VOXELS,
+    memory_gb: Annotated[
+        float | None, typer.Option(help="Most memory a plan may take, in GB; 90 % of the machine without it.")
+    ] = None,
     folder: Folder = DEFAULT,
 ) -> None:
     """Make this node's folder: identity key, settings, pinned authority."""
@@ -80,6 +93,12 @@ def init(
                 delta_cap=delta_cap,
                 allow_no_privacy=allow_no_privacy,
                 count_joint_noise=count_joint_noise,
+                min_hospitals=min_hospitals,
+                min_colluders=min_colluders,
+                max_parameters=max_parameters,
+                max_steps=max_steps,
+                max_voxels=max_voxels,
+                memory_gb=memory_gb,
             ),
         )
     except ValidationError as error:

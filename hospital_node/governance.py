@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+from hospital_node.demand import demand_of, memory_limit
 from hospital_node.settings import NodeSettings, Policy
 from medveil.bounds import too_much
 from medveil.errors import Error, UnknownName
@@ -81,12 +84,8 @@ def check_plan(
             reason="it has no differential privacy and this hospital's policy does not allow that",
             remedy="Ask for a private study, or set allow_no_privacy in node.json on purpose.",
         )
-    if study.cohort.min_hospitals < policy.min_hospitals:
-        raise PlanRefused(
-            reason=f"its sums may hold {study.cohort.min_hospitals} hospitals; {policy.min_hospitals} is the "
-            "least here",
-            remedy="Ask for a larger cohort, or lower min_hospitals in node.json on purpose.",
-        )
+    _hidden_enough(study, policy)
+    _bearable(plan, settings)
     try:
         strategy_of(study)
     except (UnknownName, BadStrategy) as error:
@@ -100,6 +99,43 @@ def check_plan(
     counted = cost(study, delta=min(stated.delta, policy.delta_limit(declared)))
     _within_cap(study, counted, policy)
     return counted
+
+
+def _hidden_enough(study: Study, policy: Policy) -> None:
+    least, resisted = study.cohort.min_hospitals, study.secure_aggregation.colluders
+    if least < policy.min_hospitals:
+        raise PlanRefused(
+            reason=f"its sums may hold {least} hospitals; {policy.min_hospitals} is the least here",
+            remedy="Ask for a larger cohort, or lower min_hospitals in node.json on purpose.",
+        )
+    if resisted < policy.min_colluders:
+        raise PlanRefused(
+            reason=f"its sums hide this hospital from the aggregator and {resisted} others together; "
+            f"{policy.min_colluders} is the least here",
+            remedy="Ask for more 'colluders' in the study, or lower min_colluders in node.json on purpose.",
+        )
+
+
+def _bearable(plan: Plan, settings: NodeSettings) -> None:
+    """Whether this machine could do it, and the operator wants it to."""
+    study, policy, asked = plan.study, settings.policy, demand_of(plan, settings)
+    for what, number, most, setting in (
+        ("parameters", study.model.tensors.size, policy.max_parameters, "max_parameters"),
+        ("steps of training", asked.steps, policy.max_steps, "max_steps"),
+        ("pixels or voxels an image", math.prod(study.transforms.size), policy.max_voxels, "max_voxels"),
+    ):
+        if number > most:
+            raise PlanRefused(
+                reason=f"it asks for {number:,} {what}; {most:,} is the most here",
+                remedy=f"Ask for a smaller study, or raise {setting} in node.json on purpose.",
+            )
+    limit = memory_limit(policy)
+    if asked.memory_bytes > limit:
+        raise PlanRefused(
+            reason=f"with the {asked.images:,} images here it takes {asked.memory_bytes / 1e9:.1f} GB of "
+            f"memory or more; {limit / 1e9:.1f} GB is the most here",
+            remedy="Ask for smaller images or batches, take a larger machine, or set memory_gb in node.json.",
+        )
 
 
 def _within_cap(study: Study, price: Cost, policy: Policy) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from medveil.bounds import LARGEST_DELTA
+from medveil.bounds import LARGEST_DELTA, MOST_HOSPITALS, MOST_PARAMETERS, MOST_STEPS, MOST_VOXELS
 from medveil.errors import Error
 from medveil.handed import parsed
 from medveil.study import Frozen, Name, default_delta
@@ -35,8 +35,18 @@ class Policy(Frozen):
     That trusts as many hospitals as the plan says to add their noise and keep it secret. Otherwise a study
     is charged what this hospital's own noise protects, whatever the others do.
     """
-    min_hospitals: Annotated[int, Field(ge=3)] = 3
+    min_hospitals: Annotated[int, Field(ge=3, le=MOST_HOSPITALS)] = 3
     """Fewest hospitals in a sum that this one takes part in."""
+    min_colluders: Annotated[int, Field(ge=0, le=MOST_HOSPITALS)] = 0
+    """Fewest other hospitals that, together with a lying aggregator, must still see nothing but sums."""
+    max_parameters: Annotated[int, Field(ge=1, le=MOST_PARAMETERS)] = MOST_PARAMETERS
+    """Most parameters of a model."""
+    max_steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] = MOST_STEPS
+    """Most optimiser steps of a whole study at this hospital."""
+    max_voxels: Annotated[int, Field(ge=64, le=MOST_VOXELS)] = MOST_VOXELS
+    """Most pixels or voxels of an image as the model sees it."""
+    memory_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Most memory that a plan may ask for, in GB; nine tenths of the machine's without it."""
 
     def delta_limit(self, declared: int | None = None) -> float:
         """The delta at which this hospital counts, unless a study names a smaller one.

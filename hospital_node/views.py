@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hospital_node.cohort import Cohort
-from hospital_node.demand import demand_of
+from hospital_node.demand import Demand, demand_of, memory_limit
 from hospital_node.operator import Frozen, Patients, Standing, State, Unreadable
 from hospital_node.settings import NodeSettings
 from medveil.ids import fingerprint
 from medveil.plan import Plan
-from medveil.rounds import RoundKind
 from medveil.shown import Screen, Words, fault, good, plain, strong, warn
 from medveil.spoken import words_of
 from medveil.study import JointNoise, NoPrivacy, Study
 from privacy.dp.policy import Split, cost, study_events
-from privacy.encoding import params_for
 
 Row = tuple[Words, Words]
 WIDTH = 10
@@ -62,13 +60,14 @@ def plan_rows(plan: Plan, settings: NodeSettings) -> Iterator[Row]:
     if study.description:
         yield "its author", f"says: {plain(study.description, DESCRIPTION)}"
     yield from _learning(study)
-    yield "leaves", _leaving(study, len(plan.roster))
+    asked = demand_of(plan, settings)
+    yield "leaves", _leaving(study, asked)
     yield from _privacy(study, settings)
     for member in plan.roster:
-        own = "  (this hospital)" if member.name == settings.name else ""
+        own = "  (here)" if member.name == settings.name else ""
         yield "with", f"{plain(member.name)}  key {fingerprint(member.key)}{own}"
     yield from _who_could_see(plan)
-    yield from _asking(plan, settings)
+    yield from _asking(study, asked, settings)
 
 
 def _learning(study: Study) -> Iterator[Row]:
@@ -78,13 +77,18 @@ def _learning(study: Study) -> Iterator[Row]:
         "learns",
         f"{study.task} ({classes}) with {plain(study.model.name)}, {study.trained_weights:,} parameters",
     )
-    unit = f"{training.local_steps:,} steps" if training.local_steps else f"{training.local_epochs:,} epochs"
+    if training.local_steps is not None:
+        unit = _counted(training.local_steps, "step")
+    else:
+        unit = (
+            f"{_counted(training.local_epochs or 0, 'epoch')} in batches of {training.batch_images:,} images"
+        )
     kind = plain(study.strategy.name)
     yield (
         "work",
         (
-            f"{training.rounds:,} rounds of {unit} each and a final evaluation, "
-            f"up to {study.attempts} attempts a round; {training.optimizer}, learning rate "
+            f"{_counted(training.rounds, 'round')} of {unit} and a final evaluation, "
+            f"up to {_counted(study.attempts, 'attempt')} each; {training.optimizer}, learning rate "
             f"{training.learning_rate:g}, strategy {kind}"
         ),
     )
@@ -93,13 +97,12 @@ def _learning(study: Study) -> Iterator[Row]:
     yield "images", f"{study.transforms.profile}, brought to {size} {unit}"
 
 
-def _leaving(study: Study, hospitals: int) -> str:
-    sizes = [8 * params_for(study, kind, hospitals).words for kind in (RoundKind.TRAIN, RoundKind.EVALUATE)]
+def _leaving(study: Study, asked: Demand) -> str:
     mean = ", in round 1 the noised mean of the patients' features" if study.centred else ""
     clip = study.secure_aggregation.update_clip
     return (
-        f"masked sums only: model updates and evaluation counts{mean}; {_bytes(sizes[0])} a round, "
-        f"{_bytes(sizes[1])} for the evaluation; no number of an update larger than {clip:g}"
+        f"masked sums only: model updates and evaluation counts{mean}; {_bytes(asked.upload_bytes)} a round, "
+        f"{_bytes(asked.evaluation_bytes)} for the evaluation; no number of an update larger than {clip:g}"
     )
 
 
@@ -142,15 +145,14 @@ def _privacy(study: Study, settings: NodeSettings) -> Iterator[Row]:
 
 
 def _who_could_see(plan: Plan) -> Iterator[Row]:
-    """Whom this hospital's update is hidden from, exactly as far as the protocol proves it.
+    """From whom this hospital's update is hidden, exactly as far as the protocol proves it.
 
     Up to ``colluders`` of the others with a lying aggregator get sums over ``min_hospitals`` hospitals only
     (privacy/secagg/keys.py). One more may answer twice, and the thresholds do not count it in. And whoever
     holds all other updates of a sum subtracts them: the smallest sum has min_hospitals - 1 others.
     """
-    study, what = plan.study, "this hospital's update"
-    least, colluders = study.cohort.min_hospitals, study.secure_aggregation.colluders
-    noised = {"none": "without noise", "local": "with its noise", "joint": "with its own share of the noise"}
+    study = plan.study
+    least, resisted = study.cohort.min_hospitals, study.secure_aggregation.colluders
     yield (
         "sums",
         (
@@ -158,26 +160,42 @@ def _who_could_see(plan: Plan) -> Iterator[Row]:
             f"the plan starts when {plan.approvals_needed} have approved"
         ),
     )
-    alone = (
-        "the aggregator alone cannot"
-        if colluders == 0
-        else (f"the aggregator and any {colluders} of these together cannot")
+    friends = "alone" if resisted == 0 else f"and any {resisted} of the others together"
+    yield (
+        "hidden",
+        (
+            f"the aggregator {friends}, even if they lie, cannot see this hospital's update: "
+            f"only sums of {least} hospitals or more"
+        ),
     )
-    yield "hidden", f"{alone} see {what}, even if they lie"
-    how = noised[study.privacy.kind]
-    text = f"any {least - 1} of these together can see {what} ({how}) in a sum of {least}"
-    if colluders + 1 < least - 1:
-        text += f"; any {colluders + 1} may, with a lying aggregator"
+    held = {
+        "none": "as it is",
+        "local": "with this hospital's noise on it",
+        "joint": "with this hospital's share of the noise on it",
+    }[study.privacy.kind]
+    text = f"any {least - 1} of the others together can see it, {held}, after a sum of {least}"
+    if resisted + 1 < least - 1:
+        text += f"; any {resisted + 1} may, if the aggregator lies and works with them"
     yield warn("not hidden"), text
 
 
-def _asking(plan: Plan, settings: NodeSettings) -> Iterator[Row]:
-    asked, times = demand_of(plan, settings), plan.study.deadlines
+def _asking(study: Study, asked: Demand, settings: NodeSettings) -> Iterator[Row]:
+    times, limit = study.deadlines, memory_limit(settings.policy)
+    yield (
+        "memory",
+        (
+            f"{asked.memory_bytes / 1e9:.1f} GB or more with the {asked.images:,} images here; "
+            f"the limit here is {limit / 1e9:.1f} GB; what a small network keeps of a batch (about "
+            f"{_bytes(asked.network_bytes)}) comes on top, on the GPU if there is one"
+        ),
+    )
     yield (
         "time",
         (
-            f"{asked.longest_hours:,.1f} hours at the longest; in a round {_hours(times.train_s)} to train, "
-            f"{_hours(times.upload_s)} to send, {_hours(times.advertise_s)} for each other step"
+            f"{asked.steps:,} steps in all, at this machine's speed; {asked.longest_hours:,.1f} hours at the "
+            f"longest: in a round {_hours(times.train_s)} to train, {_hours(times.upload_s)} to send, "
+            f"{_hours(times.advertise_s)}, {_hours(times.share_s)}, {_hours(times.agree_s)} and "
+            f"{_hours(times.unmask_s)} for the steps between"
         ),
     )
 
@@ -228,6 +246,10 @@ def _state_row(one: Standing) -> Row:
         "approved",
         f"by this hospital; {waits}. A running node ('medveil node run') hands it in and works on it",
     )
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def _bytes(number: int) -> str:
