@@ -198,6 +198,31 @@ def test_every_event_of_node_and_aggregator_is_explained() -> None:
         assert [event for event in sorted(events) if f"`{event}`" not in text] == []
 
 
+def test_the_approval_in_the_operators_page_is_what_the_command_shows() -> None:
+    """Every label of the screen stands in the example, and none that the screen does not have."""
+    source = ast.parse((ROOT / "hospital_node" / "views.py").read_text(encoding="utf-8"))
+    labels = set()
+    for function in ast.walk(source):
+        if isinstance(function, ast.FunctionDef) and function.name in (
+            "plan_rows",
+            "_learning",
+            "_privacy",
+            "_who_could_see",
+            "_asking",
+        ):
+            for one in ast.walk(function):
+                if isinstance(one, ast.Yield) and isinstance(one.value, ast.Tuple):
+                    label = one.value.elts[0]
+                    label = label.args[0] if isinstance(label, ast.Call) else label
+                    if isinstance(label, ast.Constant) and label.value:
+                        labels.add(str(label.value))
+    assert {"with", "sums", "hidden", "not hidden", "memory", "time", "leaves"} <= labels
+    page = text_of("docs/operator.md")
+    (screen,) = re.findall(r"```\nchest-films\n(  words [^`]*?allowed .*?)\n```", page, re.S)
+    assert [label for label in sorted(labels) if not re.search(rf"^  {label}\b", screen, re.M)] == []
+    assert max(map(len, screen.splitlines())) <= 80
+
+
 def test_no_log_field_could_hold_what_the_pages_say_is_never_logged() -> None:
     assert not log.ALLOWED & {
         "patient",
@@ -225,6 +250,7 @@ def test_the_units_run_an_existing_command_without_privileges(unit: str, root_co
     lines = text_of(f"deploy/{unit}").splitlines()
     for line in ("NoNewPrivileges=yes", "ProtectSystem=strict", "PrivateTmp=yes", "Restart=on-failure"):
         assert line in lines
+    assert unit != "medveil-node.service" or "MemoryMax=90%" in lines
     start = next(line for line in lines if line.startswith("ExecStart="))
     group, command = start.split()[1:3]
     assert command in root_command.commands[group].commands  # type: ignore[attr-defined]
