@@ -15,6 +15,7 @@ from medveil.plan import BadPlan, Plan, check_approvals, parse_plan
 from medveil.strategies import BadStrategy, strategy_of
 from medveil.study import Study
 from privacy.dp.policy import Cost, check_policy, cost, rounded_up
+from privacy.joint_steps import adds_up
 
 ROUNDING = 10
 
@@ -96,6 +97,11 @@ def check_plan(
     stated = check_policy(study)
     if stated is None:
         return None
+    if policy.count_joint_noise and not adds_up(study, hospitals=len(plan.roster)):
+        raise PlanRefused(
+            reason="the steps of its encoding are too coarse for the hospitals' noise to add up",
+            remedy="Ask for lane_bits = 32 or a smaller max_weight, or unset count_joint_noise in node.json.",
+        )
     counted = cost(study, delta=min(stated.delta, policy.delta_limit(declared)))
     _within_cap(study, counted, policy)
     return counted

@@ -35,6 +35,7 @@ from medveil_research.study_file import FolderTaken, to_toml, write_study
 from medveil_research.words import budget_words, mean_words, plain
 from privacy.dp import accounting
 from privacy.dp.policy import Split, study_events
+from privacy.joint_steps import COARSEST, FINE, step_in_noise
 
 __all__ = [
     "FolderTaken",
@@ -235,6 +236,7 @@ def new_study(
                 settings,
                 policy,
                 patients_hint,
+                hospitals=max(10, hospitals),
                 mask_graph=mask_graph,
                 weights=weights,
                 colluders=curious,
@@ -302,20 +304,23 @@ def _masked_sum(
     policy: NoPrivacy | LocalNoise | JointNoise,
     patients: int | None,
     *,
+    hospitals: int,
     mask_graph: MaskGraph,
     weights: Weights,
     colluders: int,
 ) -> SecureAggregation:
     """Room for a hospital with twice the usual patients: a lane's steps are shared out over the weight.
 
-    Joint noise must never be cut: the clip leaves eight standard deviations at the smallest hospital.
+    Joint noise must never be cut: the clip leaves eight standard deviations at the smallest hospital. Nor may
+    it be finer than the encoding's steps: where it would be, lanes are wider.
     """
     room = MAX_WEIGHT if patients is None else max(64, 2 ** math.ceil(math.log2(2 * patients)))
     clip = settings.update_clip
     if isinstance(policy, JointNoise):
         stride = settings.training.learning_rate * policy.clip_norm
+        room = room if patients is None else max(64, 2 * patients)
         clip = 2.0 ** math.ceil(math.log2(stride * (1 + 8 * policy.own_multiplier / LEAST_DECLARED)))
-    return SecureAggregation(
+    masked = SecureAggregation(
         lane_bits=settings.lane_bits,
         update_clip=clip,
         max_weight=room,
@@ -323,6 +328,26 @@ def _masked_sum(
         weights=weights,
         colluders=colluders,
     )
+    return _fine_enough(masked, settings, policy, hospitals) if isinstance(policy, JointNoise) else masked
+
+
+def _fine_enough(
+    masked: SecureAggregation, settings: Recipe, noise: JointNoise, hospitals: int
+) -> SecureAggregation:
+    """Wider lanes where the encoding's steps are coarse beside the noise. Raises: BadFile: no lane is."""
+
+    def step(chosen: SecureAggregation) -> float:
+        return step_in_noise(settings.training, noise, chosen, hospitals=hospitals, centred=settings.centred)
+
+    wide = masked.model_copy(update={"lane_bits": 32})
+    chosen = masked if step(masked) <= FINE else wide
+    if step(chosen) > COARSEST:
+        raise BadFile(
+            name="The study",
+            problem="joint noise of so many hospitals with so many patients would be finer than the steps of "
+            "the encoding; take fewer rounds, or privacy 'local'",
+        )
+    return chosen
 
 
 def noise_to_signal(study: Study, *, patients: int, hospitals: int) -> float | None:

@@ -352,6 +352,19 @@ def test_the_others_noise_counts_towards_the_cap_only_where_the_hospital_says_so
     assert check_plan(joint_plan(), settings(epsilon_cap=between, count_joint_noise=True), PEOPLE[0]) == cost
 
 
+def test_the_others_noise_does_not_count_where_the_encoding_is_too_coarse_for_it() -> None:
+    coarse = make_study(
+        **{
+            **joint_plan().study.model_dump(),
+            "secure_aggregation": {"update_clip": 500.0, "max_weight": 4096, "lane_bits": 16},
+        }
+    )
+    plan = make_plan(PEOPLE, coarse)
+    with pytest.raises(PlanRefused, match="too coarse for the hospitals' noise to add up"):
+        check_plan(plan, settings(epsilon_cap=1e6, count_joint_noise=True), PEOPLE[0])
+    assert check_plan(plan, settings(epsilon_cap=1e6), PEOPLE[0]) is not None  # its own noise holds
+
+
 def test_settings_survive_their_file_and_a_misspelt_policy_is_refused(tmp_path: Path) -> None:
     node = Node(tmp_path / "node", settings(epsilon_cap=2.0))
     node.save()
