@@ -9,9 +9,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import ValidationError
 
 from aggregator import settings as configuration
@@ -112,8 +115,10 @@ def init(
     """Make the aggregator's folder: database, admin key, TLS certificate."""
     set_up_aggregator(Settings(folder, host, port, tuple(name)))
     screen.say(f"The aggregator is ready in {folder}.")
-    screen.say(f"  For the hospitals:  {folder / 'tls' / 'ca.pem'}  (they pin it)")
-    screen.say(f"  Next:               medveil aggregator serve --folder {folder}")
+    screen.say(f"  For the hospitals:  {folder / 'tls' / 'ca.pem'}  (they pin it; compare by telephone)")
+    authority = x509.load_pem_x509_certificate((folder / "tls" / "ca.pem").read_bytes())
+    screen.say(f"  Its fingerprint:    {fingerprint(authority.public_bytes(Encoding.DER))}")
+    screen.say(f"  Next:               medveil aggregator serve --folder {quote(str(folder))}")
 
 
 def set_up_aggregator(settings: Settings) -> None:
@@ -266,7 +271,7 @@ def new_admin_key_command(
         screen.say("The old key has handed over to it. Each node follows by itself with its next poll;")
         screen.say("no operator has to do anything, and 'medveil node heads' shows both fingerprints.")
     screen.say(f"Next: copy {folder / KEY} to every other machine of this aggregator, make a backup,")
-    screen.say(f"then start it again: medveil aggregator serve --folder {folder}")
+    screen.say(f"then start it again: medveil aggregator serve --folder {quote(str(folder))}")
 
 
 @app.command()

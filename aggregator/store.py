@@ -58,6 +58,7 @@ from medveil.messages import (
 )
 from medveil.plan import Plan, stored_plan
 from medveil.rounds import ModelVersion
+from medveil.spoken import named
 
 
 class TokenRefused(Error):
@@ -93,7 +94,7 @@ class StartTaken(Error):
 
     def __init__(self, *, plan: str) -> None:
         super().__init__(
-            what=f"The initial model of this study is already a version of plan {plan[:8]}.",
+            what=f"The initial model of this study is already a version of plan {named(plan)}.",
             meaning="Hospitals send one masked vector from a model, for two would show one of them alone. No "
             "plan was created.",
             remedy="Write the study once more: 'medveil study new' makes a fresh initial model.",

@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -80,7 +81,7 @@ def init(
     folder: Folder = DEFAULT,
 ) -> None:
     """Make this node's folder: identity key, settings, pinned authority."""
-    from hospital_node.operator import set_up_node
+    from hospital_node.operator import certificates_in, set_up_node
 
     try:
         settings = NodeSettings(
@@ -106,8 +107,11 @@ def init(
     node = set_up_node(folder, settings, authority)
     identity = Identity.load(name, node.key)
     screen.say(f"The node of {name} is ready in {folder}.")
-    screen.say(f"  Its key's fingerprint:  {fingerprint(identity.public_key)}  (compare by telephone)")
-    screen.say(f"  Next:                   medveil node enroll TOKEN --folder {folder}")
+    screen.say("Compare both by telephone:")
+    screen.say(f"  Its key's fingerprint:  {fingerprint(identity.public_key)}")
+    for one in certificates_in(node.authority.read_bytes()):
+        screen.say(f"  The aggregator's ca:    {fingerprint(one)}")
+    screen.say(f"Next: medveil node enroll TOKEN --folder {quote(str(folder))}")
 
 
 @app.command()
@@ -119,8 +123,8 @@ def enroll(
     node = Node.load(folder)
     asyncio.run(_enrol(node, token))
     screen.say(f"{node.settings.name} is enrolled. Next:")
-    screen.say(f"  medveil node check --folder {folder}     then")
-    screen.say(f"  medveil node approve --folder {folder}")
+    screen.say(f"  medveil node check --folder {quote(str(folder))}     then")
+    screen.say(f"  medveil node approve --folder {quote(str(folder))}")
 
 
 async def _enrol(node: Node, token: str) -> None:
@@ -197,9 +201,11 @@ def approve(
     node = Node.load(folder)
     if plan:
         _approve_shown(node, plan, patients, yes=yes)
-        screen.say(f"Approved. Next: medveil node run --folder {folder}")
+        screen.say("Approved. The node hands it in, once it has read the images. Next:")
+        screen.say(f"  medveil node run --folder {quote(str(folder))}")
         return
     found = asyncio.run(operator.on_offer(node))
+    views.show_outdated(screen, operator.outdated(node))
     for one in found:
         if isinstance(one, operator.Standing):
             operator.remember_shown(node, one)
@@ -237,12 +243,15 @@ def run(folder: Folder = DEFAULT) -> None:
     set_up()
     import signal
 
+    from hospital_node import operator
     from hospital_node.agent import run as work
     from hospital_node.certificate import keep_certificate
     from medveil.log import get_logger
     from medveil_imaging.sources.manifest import read_site
 
     node, log = Node.load(folder), get_logger()
+    for plan_id in operator.outdated(node):
+        log.error("plan.outdated", plan=plan_id, code="plan-refused")
 
     def read(plan: Plan) -> SiteData:
         site = read_site(node.settings.data, plan.study)

@@ -15,6 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from hospital_node.clearance import check_start
 from hospital_node.cohort import Changes, Cohort, Reading
@@ -107,7 +108,7 @@ def set_up_node(folder: Path, settings: NodeSettings, authority: Path) -> Node:
     node = Node(folder, settings)
     certificate = read_whole(authority, AUTHORITY_BYTES)
     try:
-        x509.load_pem_x509_certificates(certificate)
+        certificates_in(certificate)
     except ValueError as error:
         raise BadFile(name=plain(authority.name), problem="it holds no certificate (PEM)") from error
     if not settings.data.is_dir():
@@ -116,6 +117,17 @@ def set_up_node(folder: Path, settings: NodeSettings, authority: Path) -> Node:
     node.authority.write_bytes(certificate)
     node.save()
     return node
+
+
+def certificates_in(pem: bytes) -> list[bytes]:
+    """The certificates of a PEM file, each as DER. Raises: ValueError if there is none."""
+    return [one.public_bytes(Encoding.DER) for one in x509.load_pem_x509_certificates(pem)]
+
+
+def outdated(node: Node) -> dict[str, str]:
+    """Approved plan → why this version refuses it: an earlier one took it."""
+    with opened(node) as journal:
+        return journal.outdated()
 
 
 @contextmanager

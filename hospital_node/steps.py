@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from medveil.errors import LocalProtocolError
+from medveil.spoken import named
 
 META = sa.MetaData()
 STEPS = sa.Table(
@@ -91,7 +92,7 @@ class ModelInUse(LocalProtocolError):
         older = " It was noted by an older version, which kept no more of it." if not start.model else ""
         super().__init__(
             what=f"This node sent a masked vector from this model in attempt {start.key} of plan "
-            f"{start.plan[:8]}, and its sum is neither published nor given up.{older}",
+            f"{named(start.plan)}, and its sum is neither published nor given up.{older}",
             meaning="A second vector from the same model could show this hospital alone, so none is made.",
             remedy="'medveil node lineage' shows it. The node goes on when enough hospitals have given that "
             "attempt up; if they never will, ask the admin for a new plan with a fresh initial model.",

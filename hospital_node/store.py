@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import sqlalchemy as sa
 
 from hospital_node import steps
 from hospital_node.steps import STEPS, Steps
-from medveil.plan import Plan, stored_plan
+from medveil.bounds import too_much
+from medveil.plan import BadPlan, Plan, stored_plan
 
 META = sa.MetaData()
 APPROVALS = sa.Table(
@@ -147,10 +149,29 @@ class Journal(Steps):
         return next((p for p, _ in self.approved() if p.id == plan), None)
 
     def approved(self) -> list[tuple[Plan, bytes]]:
-        """The plans that the operator approved, with this hospital's signatures."""
+        """The plans that the operator approved, with this hospital's signatures; without unreadable ones."""
         with self._engine.connect() as tx:
             rows = tx.execute(sa.select(APPROVALS)).all()
-        return [(stored_plan(r.text), r.signature) for r in rows]
+        found = []
+        for row in rows:
+            with suppress(BadPlan):
+                found.append((stored_plan(row.text), row.signature))
+        return found
+
+    def outdated(self) -> dict[str, str]:
+        """Approved plan → why this version refuses it: an earlier one took it."""
+        with self._engine.connect() as tx:
+            rows = tx.execute(sa.select(APPROVALS)).all()
+            over = set(tx.scalars(sa.select(FINISHED.c.plan)))
+        found = {}
+        for row in rows:
+            try:
+                problem = too_much(stored_plan(row.text).study)
+            except BadPlan as error:
+                problem = error.what
+            if problem is not None and row.plan not in over:
+                found[row.plan] = problem
+        return found
 
     def show(self, shown: Shown) -> None:
         """Remember exactly what the operator is about to see."""

@@ -11,7 +11,7 @@ from hospital_node.settings import NodeSettings
 from medveil.ids import fingerprint
 from medveil.plan import Plan
 from medveil.shown import Screen, Words, fault, good, plain, strong, warn
-from medveil.spoken import words_of
+from medveil.spoken import spoken, words_of
 from medveil.study import JointNoise, NoPrivacy, Study
 from privacy.dp.policy import Split, cost, study_events
 
@@ -51,6 +51,15 @@ def show_unreadable(screen: Screen, one: Unreadable) -> None:
         [(fault("refused"), f"{plain(refusal.what)} (code {plain(refusal.code, 60)})")], width=WIDTH, indent=2
     )
     screen.say()
+
+
+def show_outdated(screen: Screen, found: dict[str, str]) -> None:
+    """Approved plans that this version does not work on any more."""
+    for plan, problem in found.items():
+        screen.say(strong("Approved with an earlier version, refused by this one"))
+        rows: list[Row] = [("words", spoken(bytes.fromhex(plan))), (fault("refused"), plain(problem))]
+        screen.fields([*rows, ("", "Ask the admin for a new plan.")], width=WIDTH, indent=2)
+        screen.say()
 
 
 def plan_rows(plan: Plan, settings: NodeSettings) -> Iterator[Row]:

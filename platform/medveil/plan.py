@@ -123,8 +123,15 @@ def parse_plan(value: Any) -> Plan:
 
 
 def stored_plan(text: str) -> Plan:
-    """A plan that was accepted before, from this machine's own disk; today's bounds may be narrower."""
-    return Plan.model_validate_json(text, context=STORED)
+    """A plan that was accepted before, from this machine's own disk; today's bounds may be narrower.
+
+    Raises:
+        BadPlan: not even that.
+    """
+    try:
+        return Plan.model_validate_json(text, context=STORED)
+    except ValidationError as error:
+        raise BadPlan(problem=problem_of(error)) from error
 
 
 def sign_approval(plan: Plan, identity: Identity) -> bytes:

@@ -54,6 +54,14 @@ def spoken(hash_: bytes) -> str:
     return " ".join(words_of(hash_))
 
 
+def named(plan: str) -> str:
+    """How a plan is named in a sentence, from its hash in hexadecimal: its words in quotation marks."""
+    try:
+        return f"'{spoken(bytes.fromhex(plan))}'"
+    except ValueError:
+        return f"'{plain(plan, 64)}'"
+
+
 def means(typed: Sequence[str], hash_: bytes) -> bool:
     """Whether what was typed, words or hexadecimal digits, is the fingerprint of this hash.
 

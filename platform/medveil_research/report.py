@@ -13,6 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from medveil.spoken import spoken
 from medveil_research.plots import draw_all
 from medveil_research.results import PrivacyFacts, Result, parse_result
 from medveil_research.words import budget_words, in_bytes, in_seconds, number, plain, short_hash
@@ -58,6 +59,7 @@ def render(result: Result) -> str:
         "number": number,
         "plain": plain,
         "short": short_hash,
+        "words": lambda plan: spoken(bytes.fromhex(plan)),
     }
     return environment.get_template("report.html.j2").render(
         result=result,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -258,3 +260,26 @@ def test_approved_running_and_finished_plans_are_told_apart_and_not_offered_agai
     finished = shown(node)
     assert "the study is over" in finished
     assert "approve with" not in finished
+
+
+def test_plans_that_an_earlier_version_approved_are_read_or_refused_by_name(
+    node: Node, aggregator: Aggregator
+) -> None:
+    fine, beyond, broken = plan_of(), plan_of(name="beyond"), plan_of(name="broken")
+    journal = Journal(node.journal)
+    for plan in (fine, beyond, broken):
+        journal.approve(plan, sign_approval(plan, PEOPLE[0]))
+    journal.close()
+    changes = {
+        beyond.id: beyond.model_dump_json().replace('"local_steps":1', '"local_steps":1000000000000'),
+        broken.id: broken.model_dump_json().replace('"task":"classification"', '"task":"of another time"'),
+    }
+    with contextlib.closing(sqlite3.connect(node.journal)) as database, database:
+        for plan_id, text in changes.items():
+            database.execute("UPDATE approvals SET text = ? WHERE plan = ?", (text, plan_id))
+    aggregator()
+    told = " ".join(shown(node).split())
+    assert told.count("Approved with an earlier version, refused by this one") == 2
+    assert f"words {spoken(beyond.hash)} refused training.local_steps times rounds must not exceed" in told
+    assert f"words {spoken(broken.hash)} refused" in told
+    assert spoken(fine.hash) not in told
