@@ -18,11 +18,11 @@ from hospital_node import steps
 from hospital_node.clearance import Clearance, check_start
 from hospital_node.governance import PlanRefused
 from hospital_node.steps import AlreadyDone, Steps
-from liar import Liar
 from medveil.plan import sign_approval
 from medveil.rounds import Phase
 from oracle import violations
 from privacy.secagg.keys import Setting
+from puppets import Liar
 from world import make_plan, make_study, make_world
 
 

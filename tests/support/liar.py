@@ -1,208 +1,98 @@
-"""An aggregator that opens what it can: it leads real agents through attempts, and hides from whom it likes.
-
-Every agent is the real one, with its journal on disk, its lineage and its line; the liar holds what they send
-and shows each of them what it wants. It keeps no rule of its own.
-"""
+"""A TLS server that answers every request with the bytes that a test gives it."""
 
 from __future__ import annotations
 
-import asyncio
-import copy
-import secrets
-from collections.abc import Collection, Iterable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import Any
+import contextlib
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
-from hospital_node.agent import PlanAgent
-from hospital_node.store import Journal
-from hospital_node.transport import AggregatorProblem
-from lines import ReadyDesk, make_node
-from medveil.errors import Error
-from medveil.identity import Identity
-from medveil.messages import AuditHead, Work
-from medveil.plan import Plan
-from medveil.rounds import Phase, kind_of
-from medveil.tensors import to_safetensors
-from oracle import OpenedSum
-from privacy.secagg import closing, server
-from privacy.secagg.keys import setting_for
-from privacy.secagg.messages import MESSAGES, Certificate, Certificates, Published, Quorum, transcript_of
-from world import SPEC, START, World
+Answer = Callable[[], Iterable[bytes]]
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/cbor\r\n"
 
 
-@dataclass
-class Line:
-    """What ``Transport`` is to one agent: everything ends at the liar."""
-
-    liar: Liar
-    sent: list[tuple[str, bytes]] = field(default_factory=list)
-
-    async def message(
-        self, plan: str, number: int, attempt: int, kind: str, body: bytes, *, wait_s: float
-    ) -> Work:
-        self.sent.append((kind, body))
-        return Work(token=secrets.token_hex(4), status="waiting", head=self.liar.head())
-
-    async def segment(self, *where: Any, digest: bytes) -> None:
-        pass
-
-    async def model(self, plan: str, model: str, **_: Any) -> bytes:
-        return to_safetensors(START, SPEC)
-
-    async def proof(self, plan: str, version: int) -> Published:
-        raise AggregatorProblem(status=404, code="not-found", title="", detail="")
-
-    async def certificates(self, plan: str, number: int) -> Certificates:
-        return Certificates(certificates=tuple(self.liar.certificates.get((plan, number), ())))
+def whole(body: bytes, *headers: bytes, status: bytes = b"200 OK") -> Answer:
+    """An answer with its length."""
+    head = b"\r\n".join((b"HTTP/1.1 " + status, *headers, b"content-length: %d" % len(body)))
+    return lambda: (head + b"\r\n\r\n" + body,)
 
 
-@dataclass
-class Held:
-    """An attempt as the liar has held it."""
+def endless(
+    head: bytes = HEAD + b"transfer-encoding: chunked\r\n\r\n", piece: bytes = bytes(65_536)
+) -> Answer:
+    """Chunks without end."""
 
-    state: server.ServerState
-    codes: dict[int, str] = field(default_factory=dict)
-    """Hospital → why it refused."""
-    opened: OpenedSum | None = None
+    def answer() -> Iterator[bytes]:
+        yield head
+        while True:
+            yield b"%x\r\n%s\r\n" % (len(piece), piece)
+
+    return answer
 
 
 class Liar:
-    """Agents of every hospital of a world, and of further plans of the same hospitals.
+    """Serves on loopback until it is closed; counts what was asked and how much was taken."""
 
-    Args:
-        plans: besides the world's own: each a plan whose roster is some of its hospitals.
-    """
+    def __init__(self, tls: Path, answer: Answer) -> None:
+        self._answer = answer
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(tls / "server.pem", tls / "server.key")
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"https://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.requests: list[bytes] = []
+        self.sent = 0
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
 
-    def __init__(self, world: World, *plans: Plan) -> None:
-        self.world, self._number = world, 0
-        self.certificates: dict[tuple[str, int], list[Certificate]] = {}
-        self.sums: list[OpenedSum] = []
-        self.journals = {one.name: Journal(make_node(world, i).journal) for i, one in self._everybody()}
-        self.agents: dict[tuple[str, int], tuple[PlanAgent, Line]] = {}
-        self._runner = asyncio.Runner()
-        for plan in (world.plan, *plans):
-            of_plan = copy.copy(world)
-            of_plan.plan = plan
-            of_plan.identities = [self._identity(name) for name in plan.names]
-            for index in range(1, len(plan.roster) + 1):
-                self.agents[plan.id, index] = self._agent(of_plan, index)
+    def _accept(self) -> None:
+        while True:
+            try:
+                line, _ = self._listener.accept()
+            except OSError:
+                return
+            thread = threading.Thread(target=self._serve, args=(line,), daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
-    def _everybody(self) -> Iterable[tuple[int, Identity]]:
-        return enumerate(self.world.identities, start=1)
+    def _serve(self, line: socket.socket) -> None:
+        line.settimeout(60)
+        with contextlib.suppress(OSError), line, self._context.wrap_socket(line, server_side=True) as tls:
+            while request := self._request(tls):
+                self.requests.append(request)
+                for piece in self._answer():
+                    tls.sendall(piece)
+                    self.sent += len(piece)
 
-    def _identity(self, name: str) -> Identity:
-        return next(one for one in self.world.identities if one.name == name)
-
-    def _agent(self, world: World, index: int) -> tuple[PlanAgent, Line]:
-        line, one = Line(self), world.identities[index - 1]
-        desk: Any = ReadyDesk(world, index)
-        journal, transport = self.journals[one.name], line
-        node = make_node(world, index)
-        return PlanAgent(world.plan, node, one, journal, desk, transport), line  # type: ignore[arg-type]
+    @staticmethod
+    def _request(tls: ssl.SSLSocket) -> bytes:
+        data = b""
+        while b"\r\n\r\n" not in data:
+            piece = tls.recv(65_536)
+            if not piece:
+                return b""
+            data += piece
+        head, _, body = data.partition(b"\r\n\r\n")
+        fields = dict(f.lower().split(b": ", 1) for f in head.split(b"\r\n")[1:])
+        left = int(fields.get(b"content-length", b"0")) - len(body)
+        while left > 0 and (piece := tls.recv(min(left, 65_536))):
+            left -= len(piece)
+        return head
 
     def close(self) -> None:
-        for journal in self.journals.values():
-            journal.close()
-        self._runner.close()
-
-    def restart(self, plan: Plan, index: int) -> None:
-        """A hospital's process ends and begins again: its keys are gone, its journal stays."""
-        world = copy.copy(self.world)
-        world.plan, world.identities = plan, [self._identity(name) for name in plan.names]
-        self.agents[plan.id, index] = self._agent(world, index)
-
-    def head(self) -> AuditHead:
-        """An audit log that always goes on."""
-        self._number += 1
-        number, hash_ = self._number, secrets.token_bytes(32)
-        signature = self.world.admin.sign("audit-entry", number.to_bytes(8, "big"), hash_)
-        return AuditHead(number=number, hash=hash_, key=self.world.admin.public_key, signature=signature)
-
-    def hold(
-        self,
-        number: int,
-        attempt: int,
-        members: Collection[int],
-        *,
-        plan: Plan | None = None,
-        model: bytes | None = None,
-        signers: Collection[int] | None = None,
-        openers: Collection[int] | None = None,
-    ) -> Held:
-        """One attempt with these hospitals; U3 is shown to ``signers`` and the quorum to ``openers`` only."""
-        plan = plan or self.world.plan
-        model = model or bytes.fromhex(plan.study.model.initial_model)
-        kind = kind_of(plan.study, number)
-        setting = setting_for(plan, number=number, attempt=attempt, kind=kind, model=model)
-        held = Held(server.ServerState(setting))
-        signers = members if signers is None else signers
-        openers = signers if openers is None else openers
-        for phase, asked in (
-            (Phase.ADVERTISE, members),
-            (Phase.SHARE, members),
-            (Phase.COMMIT, members),
-            (Phase.UPLOAD, members),
-            (Phase.AGREE, signers),
-            (Phase.UNMASK, openers),
-        ):
-            held.state = replace(held.state, phase=phase)
-            for index in asked:
-                self._ask(plan, held, index)
-            if phase is not Phase.UNMASK:
-                held.state = _closed(held.state)
-        state = held.state
-        if len(state.unmasked) >= setting.threshold(len(state.advertised)):
-            server.masks_to_remove(state)  # it can be opened indeed
-            names = frozenset(plan.names[i - 1] for i in state.survivors)
-            held.opened = OpenedSum((plan.id, number, attempt), model, names)
-            self.sums.append(held.opened)
-        return held
-
-    def give_up(self, held: Held, asked: Sequence[int], *, plan: Plan | None = None) -> Certificate:
-        """Ask for vows, and keep the certificate, whatever it is worth."""
-        plan = plan or self.world.plan
-        held.state = replace(held.state, phase=Phase.ABORT)
-        for index in asked:
-            self._ask(plan, held, index)
-        context = held.state.setting.context
-        found = closing.certificate(context, held.state.aborted)
-        self.certificates.setdefault((plan.id, context.round), []).append(found)
-        return found
-
-    def _ask(self, plan: Plan, held: Held, index: int) -> None:
-        agent, line = self.agents[plan.id, index]
-        state, context = held.state, held.state.setting.context
-        view = server.view(state, index)
-        if state.phase is Phase.UNMASK:
-            view = Quorum(signatures={i: a.signature for i, a in state.agreed.items()})
-        work = Work(
-            token=secrets.token_hex(4),
-            status="running",
-            round=context.round,
-            attempt=context.attempt,
-            kind=context.kind.value,
-            phase=state.phase.value,
-            model=context.model,
-            payload=b"" if view is None else view.to_bytes(),
-        )
-        line.sent.clear()
-        try:
-            self._runner.run(agent._answer(work))
-        except Error as error:
-            held.codes.setdefault(index, error.code)
-            agent._leave(error)
-        for kind, body in line.sent:
-            with suppress(Error):
-                held.state = server.receive(held.state, MESSAGES[kind].from_bytes(body))
+        """Listen no more and wait for what is in hand."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join(60)
 
 
-def _closed(state: server.ServerState) -> server.ServerState:
-    """The end of a phase, however few have answered."""
-    if state.phase is Phase.ADVERTISE:
-        return replace(state, transcript=transcript_of(tuple(state.advertised.values())))
-    if state.phase is Phase.COMMIT:
-        return replace(state, committed=tuple(sorted(state.ready)))
-    if state.phase is Phase.UPLOAD:
-        return replace(state, survivors=tuple(sorted(state.uploaded)))
-    return state
+@contextlib.contextmanager
+def liar(tls: Path, answer: Answer) -> Iterator[Liar]:
+    """A liar that is gone at the end of the block."""
+    server = Liar(tls, answer)
+    try:
+        yield server
+    finally:
+        server.close()
