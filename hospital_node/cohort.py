@@ -13,6 +13,7 @@ import hmac
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -302,9 +303,12 @@ class Cohorts:
         return cohort
 
     def all(self) -> list[Cohort]:
-        """Every one that is there. Raises: CohortDamaged."""
-        names = sorted(path.stem for path in self.folder.glob("*.json"))
-        return [self.load(PREFIX + name) for name in names]
+        """Every one that is there and whole; of those that the ledger names it has asked for itself."""
+        found = []
+        for name in sorted(path.stem for path in self.folder.glob("*.json")):
+            with suppress(CohortDamaged):
+                found.append(self.load(PREFIX + name))
+        return found
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name.removeprefix(PREFIX)}.json"

@@ -213,9 +213,11 @@ class LedgerFile:
             raise LedgerClosed() from error
 
 
-def check_head(rows: Sequence[Row], kept: tuple[int, str] | None) -> None:
+def check_head(rows: Sequence[Row], kept: tuple[int, str] | None, *, still: bool = True) -> None:
     """Hold the rows against the head that is kept elsewhere; a crash may leave the file one row ahead.
 
+    Args:
+        still: whether no row can have been written since the head was looked up.
     Raises: LedgerSetBack.
     """
     number, hash_ = kept or (0, "")
@@ -224,7 +226,7 @@ def check_head(rows: Sequence[Row], kept: tuple[int, str] | None) -> None:
     if number and rows[number - 1].hash != hash_:
         raise LedgerSetBack(problem=f"its row {number} is not the one that the journal has seen")
     since = [r for r in rows if r.entry.state in MARKS or is_cohort(r.entry.dataset)]
-    if len(rows) > number + 1 and (kept is not None or since):
+    if still and len(rows) > number + 1 and (kept is not None or since):
         raise LedgerSetBack(
             problem=f"it has {len(rows)} rows, but the journal is older and has seen {number}"
         )

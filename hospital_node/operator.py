@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from hospital_node.clearance import check_start
-from hospital_node.cohort import Changes, Cohort, Reading
+from hospital_node.cohort import Changes, Cohort, CohortDamaged, Reading
 from hospital_node.frozen import Part
 from hospital_node.governance import PlanRefused, check_plan, declared_patients, read_offer
 from hospital_node.heads import Heads
@@ -340,13 +340,13 @@ class Frozen:
     cohort: Cohort | None
     now: Reading
     changes: Changes | None
-    """None if no cohort was frozen."""
+    """None if no cohort was frozen, or its file is gone or altered."""
 
 
 def frozen_plans(node: Node, typed: Sequence[str] | None = None) -> list[Frozen]:
     """Every approved plan that is not over, or the one of this fingerprint.
 
-    Raises: NoSuchPlan, NotAFingerprint, CohortDamaged, what opening the ledger raises.
+    Raises: NoSuchPlan, NotAFingerprint, what opening the ledger raises.
     """
     with viewed(node) as records, opened(node) as journal:
         plans = [p for p, _ in journal.approved() if journal.progress(p.id) is not None]
@@ -358,11 +358,14 @@ def frozen_plans(node: Node, typed: Sequence[str] | None = None) -> list[Frozen]
 
 
 def frozen(records: Records, plan: Plan) -> Frozen:
-    """What was frozen for a plan, and how the images folder differs from it. Raises: CohortDamaged."""
+    """What was frozen for a plan, and how the images folder differs from it."""
     now, part = records.reading(plan.study), records.plans.part(plan.id)
     if part is None:
         return Frozen(plan, None, None, now, None)
-    cohort = records.cohort(part)
+    try:
+        cohort = records.cohort(part)
+    except CohortDamaged:
+        return Frozen(plan, part, None, now, None)
     return Frozen(plan, part, cohort, now, cohort.changes(now.patients))
 
 

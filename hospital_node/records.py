@@ -82,6 +82,8 @@ class Records:
         self.anchor = JournalAnchor(journal)
         self._contradicted = self.anchor.contradicted() is not None
         self._told: tuple[Row | None, str] = (None, "")
+        self._uses: dict[str, tuple[Part, Use]] = {}
+        """What is in the ledger already, so that a round need not hold everybody against the budget again."""
 
     @classmethod
     def open(cls, node: Node, identity: Identity, journal: Journal, *, trusting: bool = False) -> Self:
@@ -111,8 +113,10 @@ class Records:
 
         Raises: as :meth:`open`.
         """
+        anchor = JournalAnchor(journal)
+        before = anchor.newest()
         with copied_ledger(node) as path, Ledger.open(path, cohorts=node.cohorts) as ledger:
-            check_head(ledger.rows(), JournalAnchor(journal).newest())
+            check_head(ledger.rows(), before, still=before == anchor.newest())
             former, name = _former(node, identity, ledger.rows(), False)
             if name == LOST:
                 ledger.forget_data_sets()
@@ -218,9 +222,8 @@ class Records:
         Nothing to do without privacy, or a second time.
         Raises: BudgetExceeded, CohortMissing, CohortDamaged.
         """
-        part = self.part(plan)
-        if part is not None and plan.study.privacy.kind != "none":
-            self.admit(plan, self.cohort(part), part.declared)
+        if plan.study.privacy.kind != "none":
+            self.use(plan)
 
     def delta_limit(self, declared: int | None = None) -> float:
         """The delta at which this hospital counts, unless a study names a smaller one.
@@ -252,14 +255,21 @@ class Records:
 
         Raises: as :meth:`register`.
         """
-        part = self.part(plan)
+        part, private = self.part(plan), plan.study.privacy.kind != "none"
         if part is None:
             return None
+        if private:
+            self.check_alarm()
+        known = self._uses.get(plan.id)
+        if known is not None and known[0] == part:
+            return known[1]
         cohort = self.cohort(part)
-        if plan.study.privacy.kind != "none":
+        if private:
             self.admit(plan, cohort, part.declared)
             cohort = self.ledger.cohort(plan.id) or cohort
-        return Use(cohort, part.declared, part.turn)
+        use = Use(cohort, part.declared, part.turn)
+        self._uses[plan.id] = part, use
+        return use
 
     def mark(self, plan: Plan) -> Mark:
         """See :data:`Mark`."""

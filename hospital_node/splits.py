@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -88,7 +87,8 @@ def read_former(path: Path, identity: Identity) -> tuple[FormerSplits, str]:
 
 def _rewritten(book: Any, own: bytes, seal: bytes) -> dict[str, Any]:
     """Raises: ValueError, KeyError, TypeError, AttributeError, if it is no such file."""
-    old, nonce = bytes.fromhex(book["key"]), secrets.token_bytes(_NONCE)
+    old = bytes.fromhex(book["key"])
+    nonce = hmac.digest(seal, old, "sha256")[:_NONCE]  # two processes that rewrite it write the same
     if len(old) != 32:
         raise ValueError("not a file of splits")
     datasets = {

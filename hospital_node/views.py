@@ -232,7 +232,10 @@ def cohort_rows(one: Frozen) -> Iterator[Row]:
     """What was frozen for a plan, and what has changed."""
     yield from fingerprint_rows(one.plan)
     if one.cohort is None or one.part is None:
-        yield "frozen", fault("nothing: approved with an earlier version")
+        why = (
+            "nothing: approved with an earlier version" if one.part is None else "its file is gone or altered"
+        )
+        yield "frozen", fault(why)
         return
     yield "frozen", _by_split(one.cohort)
     yield "declared", str(one.part.declared)

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from folders import write_folder
+from hospital_node.cohort import CohortChanged
 from hospital_node.desk import Contribution, Desk
 from hospital_node.kept import LABEL, Kept
 from hospital_node.ledger import Charge, Ledger
@@ -23,6 +24,7 @@ from hospital_node.operator import opened
 from hospital_node.records import Records
 from hospital_node.settings import Node, NodeSettings, Policy
 from hospital_node.training import NoiseCut
+from hospitals import PEOPLE, make_hospital
 from medveil.identity import Identity, Secret
 from medveil.plan import Plan
 from medveil.rounds import RoundKind
@@ -30,7 +32,7 @@ from medveil.study import Study
 from medveil.tensors import Float32, Update
 from medveil_imaging.models import ModelShape, initial_vector, outputs_for
 from medveil_imaging.patients import PatientImages
-from medveil_imaging.sources.manifest import SiteData
+from medveil_imaging.sources.manifest import SiteData, read_site
 from privacy.dp.ledger import State, charges
 from privacy.dp.policy import Split, cost
 from world import make_plan
@@ -263,3 +265,42 @@ def test_a_finished_plan_that_a_restarted_node_passes_takes_nothing_from_the_pla
             desk.close()
             assert (kept.find(f"{current.id} 1 00") is not None) == left
     assert not (tmp_path / "unsent.sealed").exists()
+
+
+def test_a_running_plan_goes_on_with_the_cohort_that_was_taken_and_keeps_its_number(tmp_path: Path) -> None:
+    """The operator's word counts from the next round on; until then the folder's change stops the rounds."""
+    plan, vector = plan_of()
+    lines = [(f"{p}{i}.png", f"{p}{i}", s, i % 2) for p, s, n in COUNTS for i in range(n)]
+    folder = write_folder(tmp_path / "images", lines)
+    hospital = make_hospital(tmp_path, lines, epsilon_cap=20.0)
+    plan = plan.model_copy(update={"roster": make_plan(PEOPLE, plan.study).roster})
+    hospital.approve(plan, patients=20)
+    with hospital.works() as records:
+
+        def desk_of_the_day() -> Desk:
+            kept = Kept(tmp_path / "unsent.sealed", KEY)
+            return Desk(plan, lambda p: read_site(folder, p.study), records, kept=kept)
+
+        trained: list[int] = []
+
+        def train(study: Study, vector: Float32, patients: Any, **named: Any) -> Update:
+            trained.append(len(patients))
+            assert named["declared_patients"] == 20
+            named["charge"].begin()
+            return Update(np.zeros_like(vector))
+
+        async def prepared(desk: Desk, number: int) -> Contribution:
+            return await desk.prepare(number, 1, RoundKind.TRAIN, b"model", vector)
+
+        first, second = desk_of_the_day(), desk_of_the_day()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("hospital_node.desk.train", train)
+            assert asyncio.run(prepared(first, 1)).weight == 20
+            hospital.write(lines[1:])
+            with pytest.raises(CohortChanged):
+                asyncio.run(prepared(first, 2))
+            hospital.take(plan)
+            assert asyncio.run(prepared(second, 2)).weight == 20
+        first.close()
+        second.close()
+    assert trained == [6, 5]

@@ -260,10 +260,16 @@ def test_after_everything_is_lost_everybody_pays_for_what_this_hospital_has_sign
         assert records.ledger.spent() > ALONE  # train and test of it: nobody knows any more who was where
 
 
-def test_a_lost_cohort_is_paid_by_everybody_once_the_operator_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["deleted", "altered"])
+def test_a_lost_cohort_is_paid_by_everybody_once_the_operator_goes_on(tmp_path: Path, how: str) -> None:
     hospital, second = spent_once(tmp_path)
-    shutil.rmtree(hospital.node.cohorts)
+    for path in hospital.node.cohorts.iterdir():
+        path.write_bytes(b"{")
+    if how == "deleted":
+        shutil.rmtree(hospital.node.cohorts)
     go_on_from(hospital)
+    (one,) = operator.frozen_plans(hospital.node)
+    assert one.cohort is None
     hospital.write([(f"other-{f}", f"other-{p}", s, n) for f, p, s, n in lines_of()])
     with pytest.raises(BudgetExceeded):
         hospital.approve(second)
@@ -475,6 +481,14 @@ def test_old_splits_that_are_gone_or_altered_are_missed(tmp_path: Path, when: st
     go_on_from(hospital)
     with pytest.raises(BudgetExceeded):
         hospital.named("others").approve(plan_of("second"))
+
+
+def test_two_processes_that_bring_old_splits_into_todays_form_write_the_same(tmp_path: Path) -> None:
+    hospital, _ = old_node(tmp_path)
+    old = hospital.node.splits.read_bytes()
+    name = read_former(hospital.node.splits, PEOPLE[0])[1]
+    hospital.node.splits.write_bytes(old)
+    assert read_former(hospital.node.splits, PEOPLE[0])[1] == name
 
 
 def test_old_splits_without_a_ledger_are_a_ledger_that_was_deleted(tmp_path: Path) -> None:
