@@ -51,7 +51,7 @@ def init(
     authority: Annotated[Path, typer.Option(help="The aggregator's ca.pem, as its admin handed it out.")],
     data: Annotated[Path, typer.Option(help="Folder with manifest.csv and the images. Only read.")],
     dataset: Annotated[
-        str | None, typer.Option(help="Lasting name of this set of patients; budgets are kept under it.")
+        str | None, typer.Option(help="A name of this set of patients; the hospital's without.")
     ] = None,
     epsilon_cap: Annotated[
         float, typer.Option(help="Most that any patient here may ever spend, over all studies.")

@@ -66,7 +66,7 @@ class NodeSettings(Frozen):
     aggregator: Annotated[str, Field(pattern=r"^https://[^/]+$")]
     data: Path
     dataset: Annotated[str, Field(min_length=1, max_length=100)]
-    """Lasting name of this set of patients; the privacy budget is kept under it."""
+    """A name of this set of patients. Version 0.1 kept budgets under it."""
     policy: Policy = Policy()
 
 
