@@ -109,11 +109,14 @@ def _show_totals(book: Ledger, cap: float, limit: float) -> None:
 
 
 def _show_rows(book: Ledger) -> None:
-    from privacy.dp.ledger import MARKS
+    from privacy.dp.ledger import MARKS, PROMISED, State
 
     for row in book.rows():
         e = row.entry
-        where = f"round {e.round} attempt {e.attempt}" if e.round else "whole schedule"
+        where = f"round {e.round} attempt {e.attempt}"
+        if e.state in PROMISED:
+            whole = "whole schedule" if e.state is State.REGISTERED else "what is left of it"
+            where = f"{whole} for {plain(e.dataset, 19)}"
         if e.state in MARKS:
             screen.say(f"{row.number:4} {e.state.value:10} {e.dataset or e.round} hash {row.hash[:16]}")
             continue
@@ -156,7 +159,8 @@ def go_on(
 
     node = Node.load(folder or context.obj)
     lost, seen = operator.what_is_lost(node, ask=ask)
-    screen.say(f"The ledger has {lost.rows} rows; the aggregator has seen {lost.seen or 'none'}.")
+    seen_there = f"has seen {lost.seen or 'none'}" if ask else "was not asked"
+    screen.say(f"The ledger has {lost.rows} rows; the aggregator {seen_there}.")
     for plan in lost.promised:
         screen.fields([("ends here", plain(plan.study.name)), ("", spoken(plan.hash))], width=10, indent=2)
     question = (

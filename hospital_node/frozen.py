@@ -89,19 +89,18 @@ class JournalAnchor:
         """Keep a head, on stable storage on return."""
         self._keep("own", 0, number, hash_)
 
-    def contradicted(self) -> int | None:
-        """How often the owner had gone on from an older copy according to a head of the aggregator's that
-        contradicts this ledger; None if no such alarm stands."""
+    def contradicted(self) -> str:
+        """An end that the aggregator has heard of and this ledger did not have; empty if there is none."""
         found = self._end("refused")
-        return None if found is None else found[0]
+        return "" if found is None else found[2]
 
-    def contradict(self, count: int | None) -> None:
-        """Raise that alarm, or take it away."""
-        if count is None:
-            with self._engine.begin() as tx:
-                tx.execute(_ENDS.delete().where(_ENDS.c.whose == "refused"))
-        else:
-            self._keep("refused", count, 0, "")
+    def contradict(self, end: str) -> None:
+        """Keep such an end, or forget it (empty)."""
+        if end:
+            self._keep("refused", 0, 0, end)
+            return
+        with self._engine.begin() as tx:
+            tx.execute(_ENDS.delete().where(_ENDS.c.whose == "refused"))
 
     def _end(self, whose: str) -> tuple[int, int, str] | None:
         with self._engine.connect() as tx:

@@ -80,10 +80,11 @@ class Records:
         self.ledger = ledger
         self.plans = FrozenPlans(journal)
         self.anchor = JournalAnchor(journal)
-        self._contradicted = self.anchor.contradicted() is not None
+        self._contradicted = False
         self._told: tuple[Row | None, str] = (None, "")
         self._uses: dict[str, tuple[Part, Use]] = {}
         """What is in the ledger already, so that a round need not hold everybody against the budget again."""
+        self._look_at_alarm()
 
     @classmethod
     def open(cls, node: Node, identity: Identity, journal: Journal, *, trusting: bool = False) -> Self:
@@ -143,17 +144,31 @@ class Records:
     def meet(self, theirs: LedgerEnd | None) -> None:
         """Hold the ledger against what the aggregator kept of it. An older ledger raises an alarm.
 
+        The alarm stands, whatever the aggregator says later, until the rows are back or the operator goes on
+        without them.
         Raises: BadSignature: it is not what this hospital told.
         """
-        rows = self.ledger.rows()
-        if theirs is None or theirs.count < restorations(rows):
-            return self._alarm(None)
+        if theirs is None:
+            return
         theirs.check(self._identity.public_key)
-        missing = theirs.count > restorations(rows) or theirs.number > len(rows)
-        if missing or self._mark_of(rows[theirs.number - 1]) != theirs.mark:
-            log.error("ledger.set-back", code=LedgerSetBack.code, count=len(rows), total=theirs.number)
-            return self._alarm(theirs.count)
-        return self._alarm(None)
+        if self._lacks(theirs):
+            have, seen = len(self.ledger.rows()), theirs.number
+            log.error("ledger.set-back", code=LedgerSetBack.code, count=have, total=seen)
+            self.anchor.contradict(str(theirs))
+        self._look_at_alarm()
+
+    def _lacks(self, end: LedgerEnd) -> bool:
+        """Whether this ledger is older than one that ended so, or another one."""
+        rows = self.ledger.rows()
+        if end.count != restorations(rows):
+            return end.count > restorations(rows)
+        return end.number > len(rows) or self._mark_of(rows[end.number - 1]) != end.mark
+
+    def _look_at_alarm(self) -> None:
+        refused = self.anchor.contradicted()
+        self._contradicted = bool(refused) and self._lacks(LedgerEnd.parse(refused))
+        if refused and not self._contradicted:
+            self.anchor.contradict("")
 
     def go_on(self, theirs: LedgerEnd | None, promised: Iterable[Plan]) -> None:
         """The operator's word to go on from these files although newer ones are lost.
@@ -168,15 +183,11 @@ class Records:
         for plan in promised:
             if plan.study.privacy.kind != "none":
                 self.ledger.promise(plan.study, plan.id)
-        known = [restorations(self.ledger.rows()), self.anchor.contradicted() or 0]
-        known += [theirs.count] if theirs else []
-        self.ledger.go_on(count=1 + max(known))
-        self._alarm(None)
-
-    def _alarm(self, count: int | None) -> None:
-        if (count is not None) != self._contradicted or count is not None:
-            self.anchor.contradict(count)
-            self._contradicted = count is not None
+        ends = [theirs] if theirs else []
+        if self.anchor.contradicted():
+            ends.append(LedgerEnd.parse(self.anchor.contradicted()))
+        self.ledger.go_on(count=1 + max([restorations(self.ledger.rows()), *(end.count for end in ends)]))
+        self._look_at_alarm()
 
     def check_alarm(self) -> None:
         """Raises: LedgerSetBack if the aggregator has seen rows that are not here."""
