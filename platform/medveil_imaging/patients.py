@@ -21,8 +21,5 @@ class PatientImages:
     labels: torch.Tensor = field(repr=False)
     """int64; classification (k,), segmentation (k, \\*size)."""
 
-    spellings: tuple[str, ...] = field(default=(), repr=False)
-    """The pseudonym as the manifest has it, to find what earlier versions noted under it."""
-
     def __len__(self) -> int:
         return len(self.images)

@@ -135,11 +135,7 @@ def test_spellings_of_one_patient_count_as_one_and_the_operator_is_told(
 ) -> None:
     lines = ["0.png,P1,train,0,", "1.png, p1\u200b,train,1,", "2.png,P 1,train,0,", "3.png,P2,train,0,"]
     site = read(films, make_study(), [line.encode() for line in lines])
-    assert [(p.patient, len(p), p.spellings) for p in site.train] == [
-        ("p 1", 1, ("P 1",)),
-        ("p1", 2, ("P1", "p1\u200b")),
-        ("p2", 1, ("P2",)),
-    ]
+    assert [(p.patient, len(p)) for p in site.train] == [("p 1", 1), ("p1", 2), ("p2", 1)]
     assert [(p.row, p.code, p.severity) for p in site.problems] == [
         (3, "spelled-differently", "warning"),
         (4, "look-alike", "warning"),

@@ -113,7 +113,6 @@ def read_site(folder: Path, study: Study) -> SiteData:
     _compare_people(rows, findings)
     reader = _reader(study)
     patients: dict[str, dict[str, list[Labelled]]] = {s: {} for s in SPLITS}
-    spellings: dict[str, set[str]] = defaultdict(set)
     with quiet():
         for row in rows:
             try:
@@ -129,10 +128,9 @@ def read_site(folder: Path, study: Study) -> SiteData:
                 for note in notes:
                     findings.warn(note, row)
                 patients[row.split].setdefault(row.patient, []).append((image, label))
-                spellings[row.patient].add(row.written)
     for problem in _whole_site(study, patients["train"]):
         findings.add(problem)
-    train, val, test = (_gather(patients[split], spellings) for split in SPLITS)
+    train, val, test = (_gather(patients[split]) for split in SPLITS)
     return SiteData(name=name, train=train, val=val, test=test, problems=findings.sorted())
 
 
@@ -383,13 +381,12 @@ def _whole_site(study: Study, train: dict[str, list[Labelled]]) -> list[Problem]
     return []
 
 
-def _gather(patients: dict[str, list[Labelled]], spellings: dict[str, set[str]]) -> tuple[PatientImages, ...]:
+def _gather(patients: dict[str, list[Labelled]]) -> tuple[PatientImages, ...]:
     return tuple(
         PatientImages(
             patient=patient,
             images=torch.stack([image for image, _ in patients[patient]]),
             labels=torch.stack([label for _, label in patients[patient]]),
-            spellings=tuple(sorted(spellings[patient])),
         )
         for patient in sorted(patients)
     )
