@@ -11,6 +11,7 @@ import typer
 
 from medveil.errors import BadOption
 from medveil.shown import Screen, fault, good, plain
+from medveil_research.cli_audit import audit
 
 if TYPE_CHECKING:
     from medveil_research.evaluate import SiteReport
@@ -25,7 +26,7 @@ Split = Literal["train", "val", "test"]
 
 
 def register(app: typer.Typer) -> None:
-    """Add ``demo``, ``study``, ``privacy``, ``evaluate``, ``report`` and ``doctor`` to the root command."""
+    """Add ``demo``, ``study``, ``privacy``, ``audit``, ``evaluate``, ``report``, ``doctor`` to the root."""
     app.command("demo")(demo)
     study = typer.Typer(help="Write the file that says what is learned, how, and under which privacy.")
     study.callback()(_study)
@@ -35,6 +36,7 @@ def register(app: typer.Typer) -> None:
     privacy.callback()(_privacy)
     privacy.command("plan")(privacy_plan)
     app.add_typer(privacy, name="privacy")
+    app.command("audit")(audit)
     app.command("evaluate")(evaluate)
     app.command("report")(report)
     app.command("doctor")(doctor)

@@ -42,6 +42,8 @@ from rows import Row, arguments, cpu, publish
 Step = Callable[[], None]
 POLICY = LocalNoise(clip_norm=1.0, noise_multiplier=1.0, epsilon=8.0, evaluation_multiplier=1.0)
 RATE = 1e-6
+AUDIT = "## What an audit measures"
+"""From here on the page is by privacy_audit.py, and stays."""
 """So small that repeated steps stay comparable."""
 REPETITIONS = 7
 ENGINES = ("plain", "vmap", "single", "hooks", "functorch", "ghost")
@@ -359,7 +361,8 @@ def main() -> None:
     publish([row for case, found in results.items() for row in rows_of(case, found)], given.json)
     print("\n".join(missing))
     if given.write is not None:
-        given.write.write_text(page(results, missing))
+        before = given.write.read_text() if given.write.exists() else ""
+        given.write.write_text(page(results, missing) + "".join(before.partition(AUDIT)[1:]))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,6 @@ there, so a fault that can no longer be planted fails its test, too.
 
 from __future__ import annotations
 
-import inspect
-import sys
-import textwrap
 from typing import Any
 
 import pytest
@@ -18,6 +15,7 @@ from hospital_node.training import NotSafe, evaluation, gradients, mean, optimiz
 from medveil import metrics, study
 from medveil.study import Study
 from medveil_imaging.models import ModelShape, build_model, initial_vector, outputs_for
+from planting import plant
 from privacy.dp import noise, policy
 
 SIZES = {"wavelet_head": (16, 16), "small_cnn": (16, 16), "position_head": (16, 16, 16)}
@@ -65,25 +63,6 @@ STUDIES = {
     "val": lambda: make("wavelet_head", evaluation={"every_round": True}),
     "joint": lambda: make(privacy=JOINT, training={"rounds": 9, "local_steps": 1, "learning_rate": 1.0}),
 }
-
-
-def plant(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, old: str, new: str) -> None:
-    """Replace ``old`` by ``new`` in the source of a function, method or property, wherever it is known."""
-    real = inspect.getattr_static(owner, name)
-    function = real.fget if isinstance(real, property) else getattr(real, "__func__", real)
-    source = textwrap.dedent(inspect.getsource(function))
-    assert old in source, f"{name} has changed: plant this fault elsewhere"
-    found: dict[str, Any] = {}
-    exec(compile(source.replace(old, new), f"<{name}>", "exec"), function.__globals__, found)
-    if inspect.isclass(owner):
-        monkeypatch.setattr(owner, name, found[name])
-        return
-    for module in [
-        m for n, m in sys.modules.items() if n.split(".")[0] in ("hospital_node", "privacy", "medveil")
-    ]:
-        for known, value in list(vars(module).items()):
-            if value is function:
-                monkeypatch.setattr(module, known, found[name])
 
 
 Fault = tuple[str, Any, str, str, str, str]
