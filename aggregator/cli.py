@@ -456,10 +456,11 @@ def study_status(folder: Folder = DEFAULT) -> None:
                     "all" if everybody else ", ".join(survivors),
                     f"{report.get('seconds', 0):.1f}",
                     "" if metric is None else f"{metric:.3f}",
-                    (report.get("model") or "")[:12],
+                    (report.get("model") or "")[:8],
                 )
             )
-        screen.table(
-            ("round", "attempt", "kind", "outcome", "in the sum", "seconds", "metric", "model"), rows
-        )
+        if rows:
+            screen.table(
+                ("round", "attempt", "kind", "outcome", "in the sum", "seconds", "metric", "model"), rows
+            )
     store.close()

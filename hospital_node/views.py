@@ -169,11 +169,15 @@ def _who_could_see(plan: Plan) -> Iterator[Row]:
             f"the plan starts when {plan.approvals_needed} have approved"
         ),
     )
-    friends = "alone" if resisted == 0 else f"and any {resisted} of the others together"
+    friends = (
+        "alone, even if it lies,"
+        if resisted == 0
+        else (f"and any {resisted} of the others together, even if they lie,")
+    )
     yield (
         "hidden",
         (
-            f"the aggregator {friends}, even if they lie, cannot see this hospital's update: "
+            f"the aggregator {friends} cannot see this hospital's update: "
             f"only sums of {least} hospitals or more"
         ),
     )

@@ -66,7 +66,8 @@ def plain(text: object, limit: int = LINE) -> str:
 
 def is_plain(text: str, *, lines: bool = False) -> bool:
     """Whether every character of a text can be shown; with ``lines`` it may have line breaks and tabs."""
-    return MARK not in _printable(text.replace("\n", " ").replace("\t", " ") if lines else text)
+    line = text.replace("\n", " ").replace("\t", " ") if lines else text
+    return _printable(line).count(MARK) == text.count(MARK)
 
 
 def _printable(line: str) -> str:

@@ -118,10 +118,10 @@ def told(plan: Plan, capsys: pytest.CaptureFixture[str], **policy: Any) -> str:
 @pytest.mark.parametrize(
     ("least", "colluders", "friends", "others", "more"),
     [
-        (3, 0, "alone", 2, "; any 1 may"),
-        (3, 1, "and any 1 of the others together", 2, " memory"),
-        (5, 1, "and any 1 of the others together", 4, "; any 2 may"),
-        (6, 4, "and any 4 of the others together", 5, " memory"),
+        (3, 0, "alone, even if it lies,", 2, "; any 1 may"),
+        (3, 1, "and any 1 of the others together, even if they lie,", 2, " memory"),
+        (5, 1, "and any 1 of the others together, even if they lie,", 4, "; any 2 may"),
+        (6, 4, "and any 4 of the others together, even if they lie,", 5, " memory"),
     ],
 )
 def test_the_approval_says_how_many_others_together_can_see_this_hospitals_update(
@@ -129,7 +129,7 @@ def test_the_approval_says_how_many_others_together_can_see_this_hospitals_updat
 ) -> None:
     limits = {"update_clip": 2.0, "max_weight": 100, "colluders": colluders}
     text = told(plan_of(cohort={"min_hospitals": least}, secure_aggregation=limits), capsys)
-    assert f"the aggregator {friends}, even if they lie, cannot see this hospital's update" in text
+    assert f"the aggregator {friends} cannot see this hospital's update" in text
     assert f"any {others} of the others together can see it, as it is, after a sum of {least}{more}" in text
 
 
