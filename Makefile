@@ -14,6 +14,8 @@ PROCESSES ?= 2
 # make demo takes: DATA=<folder of sites> TASK=classification|segmentation ARGS="--kill hospital-3@2 ..."
 DATA ?=
 MINUTES ?= 10
+# For each of the two doors in make test-all.
+FUZZ_MINUTES ?= 10
 TASK ?=
 ARGS ?=
 
@@ -47,9 +49,9 @@ test: $(STAMP) ## Run the tests (at most 5 minutes on 2 cores)
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/pytest -m "not slow" --numprocesses $(PROCESSES) $(ARGS)
 
-test-all: $(STAMP) ## Run every test, the long ones too
+test-all: $(STAMP) ## Run every test, the long ones too (fuzzing: FUZZ_MINUTES=10 for each of two doors)
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/pytest $(ARGS)
+	MEDVEIL_FUZZ_MINUTES=$(FUZZ_MINUTES) $(BIN)/pytest $(ARGS)
 
 check: lint types test ## Everything a change must pass: ruff, mypy --strict, import rules, tests
 

@@ -30,6 +30,7 @@ from medveil.tensors import (
 from privacy.secagg.messages import (
     MESSAGES,
     Advertised,
+    Certificates,
     Committed,
     Published,
     Quorum,
@@ -39,7 +40,19 @@ from privacy.secagg.messages import (
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("platform", "privacy", "hospital_node", "aggregator")
 EVERY_MESSAGE = (
-    *(Approval, Enrol, PlanOffer, PlanOffers, Work, Advertised, Committed, Survivors, Quorum, Published),
+    *(
+        Approval,
+        Enrol,
+        PlanOffer,
+        PlanOffers,
+        Work,
+        Advertised,
+        Committed,
+        Survivors,
+        Quorum,
+        Published,
+        Certificates,
+    ),
     *MESSAGES.values(),
 )
 
