@@ -143,12 +143,13 @@ def _privacy(study: Study, settings: NodeSettings) -> Iterator[Row]:
     if privacy.despite_noise:
         yield "", warn("its author insists: the noise exceeds what can be learned")
     if isinstance(privacy, JointNoise):
-        alone = cost(study).epsilon_local
+        price = cost(study, sharers=privacy.honest_hospitals - 1)
         yield (
             "",
             (
-                f"counts on the noise of {privacy.honest_hospitals} hospitals; "
-                f"epsilon {alone:.2f} if no other hospital adds its own"
+                f"counts on the noise of {privacy.honest_hospitals} hospitals; epsilon "
+                f"{price.epsilon_joint:.2f} if one of them does not keep its noise to itself, "
+                f"{price.epsilon_local:.2f} if no other hospital adds its own"
             ),
         )
 

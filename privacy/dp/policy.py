@@ -134,11 +134,14 @@ def jointly(event: Event, sharers: int) -> Event:
     return Event(event.noise_multiplier * math.sqrt(sharers), event.sample_rate, event.steps)
 
 
-def cost(study: Study, *, rounds: int | None = None, delta: float | None = None) -> Cost:
+def cost(
+    study: Study, *, rounds: int | None = None, delta: float | None = None, sharers: int | None = None
+) -> Cost:
     """Both epsilons of the whole study, or after ``rounds`` training rounds (NotPrivate without noise).
 
     Args:
         delta: to count at instead of the study's own.
+        sharers: hospitals whose noise is counted on instead of as many as the study says.
 
     Source: parallel composition, McSherry, SIGMOD 2009: the splits hold different patients, so the cost is
         the largest of theirs. It holds for releases that depend on earlier ones, as an evaluation does on the
@@ -146,9 +149,10 @@ def cost(study: Study, *, rounds: int | None = None, delta: float | None = None)
     """
     policy, own = policy_of(study), study_events(study, rounds).values()
     at = policy.delta if delta is None else delta
+    counted = policy.sharers if sharers is None else sharers
     return Cost(
         epsilon_local=max(accounting.epsilon([e], at) for e in own),
-        epsilon_joint=max(accounting.epsilon([jointly(e, policy.sharers)], at) for e in own),
+        epsilon_joint=max(accounting.epsilon([jointly(e, counted)], at) for e in own),
         delta=at,
     )
 

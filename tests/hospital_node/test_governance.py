@@ -352,6 +352,18 @@ def test_the_others_noise_counts_towards_the_cap_only_where_the_hospital_says_so
     assert check_plan(joint_plan(), settings(epsilon_cap=between, count_joint_noise=True), PEOPLE[0]) == cost
 
 
+def test_an_operator_is_told_what_a_curious_member_would_cost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node, plan = node_with(tmp_path, epsilon_cap=1e6), joint_plan()
+    show_plan(Screen(), standing(node, plan), node.settings)
+    shown = " ".join(capsys.readouterr().out.split())
+    price = cost(plan.study, sharers=2)
+    assert cost(plan.study).epsilon_joint < price.epsilon_joint < price.epsilon_local
+    assert f"epsilon {price.epsilon_joint:.2f} if one of them does not keep its noise to itself" in shown
+    assert f"{price.epsilon_local:.2f} if no other hospital adds its own" in shown
+
+
 def test_the_others_noise_does_not_count_where_the_encoding_is_too_coarse_for_it() -> None:
     coarse = make_study(
         **{
