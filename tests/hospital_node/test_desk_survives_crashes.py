@@ -16,14 +16,15 @@ import pytest
 import torch
 
 from folders import write_folder
+from hospital_node import desk as desk_module
 from hospital_node.cohort import CohortChanged
 from hospital_node.desk import Contribution, Desk
 from hospital_node.kept import LABEL, Kept
-from hospital_node.ledger import Charge, Ledger
+from hospital_node.ledger import Charge, ChargeUsed, Ledger
 from hospital_node.operator import opened
 from hospital_node.records import Records
 from hospital_node.settings import Node, NodeSettings, Policy
-from hospital_node.training import NoiseCut
+from hospital_node.training import NoCharge, NoiseCut
 from hospitals import PEOPLE, make_hospital
 from medveil.identity import Identity, Secret
 from medveil.plan import Plan
@@ -33,7 +34,9 @@ from medveil.tensors import Float32, Update
 from medveil_imaging.models import ModelShape, initial_vector, outputs_for
 from medveil_imaging.patients import PatientImages
 from medveil_imaging.sources.manifest import SiteData, read_site
+from planting import plant
 from privacy.dp.ledger import State, charges
+from privacy.dp.noise import NoiseSource
 from privacy.dp.policy import Split, cost
 from world import make_plan
 
@@ -304,3 +307,75 @@ def test_a_running_plan_goes_on_with_the_cohort_that_was_taken_and_keeps_its_num
         first.close()
         second.close()
     assert trained == [6, 5]
+
+
+def _hold(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What must be true of two rounds of a node, the first of them asked for again after a restart."""
+    seen: list[tuple[str, Any, dict[str, Any]]] = []
+
+    def watched(name: str, real: Any) -> Any:
+        def call(study: Study, vector: Float32, patients: Any, **options: Any) -> Any:
+            seen.append((name, patients, dict(options)))
+            return real(study, vector, patients, **options)
+
+        return call
+
+    for name in ("train", "release"):
+        monkeypatch.setattr(desk_module, name, watched(name, getattr(desk_module, name)))
+    made: list[NoiseSource] = []
+
+    class Watched(NoiseSource):
+        @classmethod
+        def fresh(cls) -> NoiseSource:
+            made.append(NoiseSource.fresh())
+            return made[-1]
+
+    monkeypatch.setattr(desk_module, "NoiseSource", Watched)
+    plan, vector = plan_of(evaluation={"every_round": True})
+    first, states = work(folder, plan, vector, RoundKind.TRAIN, 1)
+    again, after = work(folder, plan, vector, RoundKind.TRAIN, 1)
+    assert equal(first, again), "a result that was made is sent again as it was"
+    assert states == after == {Split.TRAIN: [State.RELEASED], Split.VAL: [State.RELEASED]}
+    assert first.weight == 10, "the declared number is the weight"
+    _, ended = work(folder, plan, vector, RoundKind.EVALUATE, 3)
+    assert ended == {Split.TEST: [State.RELEASED]}
+    assert [name for name, *_ in seen] == ["train", "release", "release"]
+    for (_, people, options), split, letter in zip(seen, Split, "tve", strict=True):
+        assert {p.patient[0] for p in people} == {letter}, "each split's patients pay for the own split"
+        assert options["charge"].split is split
+        assert options["noise"] in made, "noise is from a fresh source"
+    assert len({id(options["noise"]) for *_, options in seen}) == 3, "each release has a source of its own"
+    assert seen[0][2]["declared_patients"] == 10, "and the divisor"
+
+
+def test_a_node_pays_declares_and_draws_as_it_should(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _hold(tmp_path, monkeypatch)
+
+
+COMPUTED: dict[str, tuple[str, str, str]] = {
+    "a kept result is not looked up": ("_contribution", "self._kept.find(key) if self._private", "None if 1"),
+    "a result is not kept": ("_computed", "self._kept.store(key, (update, sums))", "pass"),
+    "the weight is the real number": ("_contribution", "weight_of(weight)", "weight_of(len(site.train))"),
+    "the divisor is the real number": (
+        "_computed",
+        "declared_patients=weight",
+        "declared_patients=len(site.train)",
+    ),
+    "a charge is left open": ("_computed", "charge.end()", "pass"),
+    "the same key at every node": ("_computed", "NoiseSource.fresh()", "NoiseSource(bytes(32))"),
+    "a key from the round": ("_computed", "NoiseSource.fresh()", "NoiseSource(number.to_bytes(32))"),
+    "train patients are tested on": ("_computed", "site.test if", "site.train if"),
+    "test patients validate": ("_computed", "else site.val", "else site.test"),
+    "validation is not charged": ("_computed", "for split in splits:", "for split in splits[:1]:"),
+    "a charge of another split": ("_computed", "charges.get(splits[-1])", "charges.get(splits[0])"),
+}
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_a_fault_planted_in_the_node_is_seen(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function, old, new = COMPUTED[name]
+    plant(monkeypatch, Desk, function, old, new)
+    with pytest.raises((AssertionError, NoCharge, ChargeUsed)):
+        _hold(tmp_path, monkeypatch)
