@@ -24,6 +24,8 @@ from medveil.errors import RemoteProtocolError
 from medveil.identity import FRESHNESS_S, Identity
 from medveil.messages import Work
 from medveil.tensors import from_safetensors
+from oracle import OpenedSum, violations
+from privacy.secagg.messages import Unmask
 from simulated_lines import WRONG_CLOCK, Straight, ThroughTheApp
 from world import SPEC, START, Clock, Site, World, make_world, unit
 
@@ -264,6 +266,7 @@ class Simulation:
 
     def check(self) -> None:
         """What was published since the last look is the mean of at least three unit vectors, each once."""
+        assert violations(self.openable(), honest=self.world.plan.names, least=3) == set()
         run = self.world.coordinator._runs[self.world.plan.id]
         if self.published < run.ended:
             new = self.line.status()["attempts"][self.published : run.ended]
@@ -271,6 +274,23 @@ class Simulation:
             for attempt in new:
                 if attempt["outcome"] == "done":
                     self.check_result(attempt)
+
+    def openable(self) -> list[OpenedSum]:
+        """Every sum of which a threshold of shares was given out, whether it was published or not."""
+        shares: dict[tuple[int, int], dict[int, Unmask]] = {}
+        for site in self.sites:
+            for number, attempt, kind, body in site.sent:
+                if kind == "unmask":
+                    shares.setdefault((number, attempt), {})[site.index] = Unmask.from_bytes(body)
+        found = []
+        for key, given in shares.items():
+            one = next(iter(given.values()))
+            committed = len(one.self_shares) + len(one.key_shares)  # U2: U1 and its threshold are no smaller
+            if len(given) > committed // 2:
+                names = frozenset(self.sites[i - 1].name for i in one.self_shares)
+                model = next(site.joined[key] for site in self.sites if site.index in given)
+                found.append(OpenedSum(key, model, names))
+        return found
 
     def check_result(self, attempt: dict[str, Any]) -> None:
         status = self.line.status()

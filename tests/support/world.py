@@ -231,8 +231,9 @@ class Site:
     missed: bool = False
     crashed: bool = False
     """Its keys are gone, and it says that it sits the attempt out."""
-    joined: set[tuple[int, int]] = field(default_factory=set)
-    """Attempts in which it has sent keys. This and the next two outlive a crash, as a journal does."""
+    joined: dict[tuple[int, int], bytes] = field(default_factory=dict)
+    """Attempts in which it has sent keys, and the model they started from. This and the next two outlive a
+    crash, as a journal does."""
     unmasked: set[tuple[int, int]] = field(default_factory=set)
     given_up: set[tuple[int, int]] = field(default_factory=set)
     sent: list[tuple[int, int, str, bytes]] = field(default_factory=list)
@@ -279,7 +280,7 @@ class Site:
     def vow(self, work: Work) -> bool:
         """Give up the attempt, unless it was never joined, or shares of it are out."""
         self.state, self.missed = None, True
-        if self.key not in self.joined - self.unmasked - self.given_up:
+        if self.key not in self.joined.keys() - self.unmasked - self.given_up:
             return False
         self.given_up.add(self.key)
         self.send("abort", vow(node.Party(self.setting(work), self.index, self.identity)).to_bytes())
@@ -316,7 +317,7 @@ class Site:
         if phase is Phase.ADVERTISE:
             party = node.Party(self.setting(work), self.index, self.identity)
             self.state, message = node.advertise(party, secrets.token_bytes)
-            self.joined.add(self.key)
+            self.joined[self.key] = work.model
         elif phase is Phase.SHARE:
             seen = Advertised.from_bytes(work.payload)
             self.state, message = node.share(self.state, seen, secrets.token_bytes)
