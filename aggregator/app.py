@@ -138,7 +138,7 @@ async def _keep_going(app: FastAPI, settings: Settings, workers: Workers) -> Non
 async def _keep_time(desk: Desk) -> None:
     while True:
         try:
-            if await desk.run(desk.coordinator.tick):
+            if await desk.tick():
                 desk.announce()
         except NotLeading:
             raise

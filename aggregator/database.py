@@ -10,11 +10,14 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import sqlalchemy as sa
 
@@ -34,6 +37,7 @@ POSTGRES_OPTIONS = {
     "keepalives_idle": 5,
     "keepalives_interval": 2,
     "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
     "application_name": "medveil-aggregator",
 }
 LEADER_OPTIONS = (
@@ -41,8 +45,19 @@ LEADER_OPTIONS = (
     ("tcp_keepalives_idle", "5"),
     ("tcp_keepalives_interval", "2"),
     ("tcp_keepalives_count", "3"),
+    ("tcp_user_timeout", "8s"),
 )
 """So that the server notices soon when the machine of the process that leads has gone."""
+OPENING, TOUCHED = "60s", "8s"
+"""How long the session that holds the lead may be idle (from PostgreSQL 14 on): while everything is read at
+the start, and then. A leader touches it each second; one that hangs does not, and loses the lead."""
+_SET = sa.text("SELECT set_config(name, :value, false) FROM pg_settings WHERE name = :option")
+"""A server that does not know the option is not asked for it."""
+_TURN = sa.select(
+    sa.func.set_config("idle_in_transaction_session_timeout", "5s", True),
+    sa.func.pg_advisory_xact_lock(WRITERS),
+)
+"""Wait for one's turn to write; who then does nothing for five seconds is in nobody's way any more."""
 SETTLED_NS = 200_000_000
 """A file time this old cannot be shared by a later write: clocks of files tick every few milliseconds."""
 log = get_logger()
@@ -110,6 +125,10 @@ class Database:
 
     def __init__(self, where: Path | str, *, migrate: bool = False) -> None:
         self._engine, self._where = _engine(where), where
+        self._sessions: WeakSet[Any] = WeakSet()
+        self._counting = threading.Lock()
+        if self.is_postgres:
+            sa.event.listen(self._engine, "connect", self._count_session)
         self._lead = _LeadLock(self._engine)
         self.in_doubt = False
         """Whether a commit may have happened or not: what memory holds of the tables must be read again."""
@@ -154,6 +173,25 @@ class Database:
         self._lead.drop()
         self._engine.dispose()
 
+    def break_off(self) -> None:
+        """End every session of this process with PostgreSQL where it stands; any thread may call it.
+
+        Whoever waits for an answer gets StorageFailed instead, and the next question opens a new session. The
+        lead is fenced by its number and survives. SQLite has no sessions, and nothing happens.
+        """
+        if not self.is_postgres:
+            return
+        log.error("database.broken-off")
+        with self._counting:
+            sessions = list(self._sessions)
+        for session in sessions:
+            with suppress(Exception), socket.socket(fileno=os.dup(session.fileno())) as line:
+                line.shutdown(socket.SHUT_RDWR)
+
+    def _count_session(self, session: Any, _: Any) -> None:
+        with self._counting:
+            self._sessions.add(session)
+
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A transaction that changes nothing. Raises: StorageFailed."""
@@ -175,7 +213,7 @@ class Database:
         try:
             with self._engine.connect() as tx, tx.begin() as transaction:
                 if self.is_postgres:
-                    tx.execute(sa.select(sa.func.pg_advisory_xact_lock(WRITERS)))
+                    tx.execute(_TURN)
                 yield tx
                 committing = True
                 with step(f"commit.{name}"):
@@ -226,12 +264,13 @@ class _LeadLock:
     """Held by the one process that coordinates.
 
     The system lets it go when the process dies: the kernel for SQLite, the server for PostgreSQL, there at
-    the latest 11 s after the process's machine has gone.
+    the latest 11 s after the process's machine has gone, and 8 s after it has stopped taking the lead again.
     """
 
-    def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: sa.Engine, *, idle: str = OPENING) -> None:
+        self._engine, self._idle = engine, idle
         self._held: sa.Connection | int | None = None
+        self._touched = False
 
     def take(self) -> bool:
         """Take or keep it; whether it is held now. Raises: DBAPIError."""
@@ -250,18 +289,21 @@ class _LeadLock:
     def _take_postgres(self) -> bool:
         if isinstance(self._held, sa.Connection):
             try:
+                if not self._touched:
+                    self._held.execute(_SET, {"option": "idle_session_timeout", "value": TOUCHED})
+                self._touched = True
                 self._held.execute(sa.text("SELECT 1"))
                 return True
             except sa.exc.DBAPIError:
                 self.drop()
         link = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         link.detach()  # of no use to anybody else
-        for option, value in LEADER_OPTIONS:
-            link.execute(sa.select(sa.func.set_config(option, value, False)))
+        for option, value in (*LEADER_OPTIONS, ("idle_session_timeout", self._idle)):
+            link.execute(_SET, {"option": option, "value": value})
         if not link.execute(sa.select(sa.func.pg_try_advisory_lock(LEADER))).scalar_one():
             link.close()
             return False
-        self._held = link
+        self._held, self._touched = link, False
         return True
 
     def drop(self) -> None:
@@ -278,7 +320,7 @@ class _LeadLock:
 def alone(where: Path | str) -> Iterator[None]:
     """Keep every aggregator away for the length of the block. Raises: StillRunning, StorageFailed."""
     engine = _engine(where)
-    lock = _LeadLock(engine)
+    lock = _LeadLock(engine, idle="0")
     try:
         if not lock.take():
             raise StillRunning()

@@ -327,6 +327,10 @@ class Store:
         """
         return None if self._database.is_postgres else self._head
 
+    def break_off(self) -> None:
+        """See :meth:`Database.break_off`; any thread may call it."""
+        self._database.break_off()
+
     def close(self) -> None:
         """Give the database back, and the lead."""
         self._database.close()

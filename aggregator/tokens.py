@@ -8,7 +8,6 @@ keyed hash, wrong guesses at one id are counted, and one thread with a short que
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import re
 import secrets
@@ -20,6 +19,7 @@ import argon2
 
 from aggregator.problems import Overloaded, TooManyRequests
 from aggregator.store import ApiToken, Role
+from aggregator.threads import in_thread
 from medveil.errors import RemoteProtocolError
 
 HASHER = argon2.PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
@@ -96,7 +96,7 @@ class TokenCheck:
         self._wrong[token.id] = (wrong + 1, since)  # counted before the work, so guesses cannot race past it
         self._waiting += 1
         try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, HASHER.verify, token.hash, secret)
+            await in_thread(self._thread, lambda: HASHER.verify(token.hash, secret))
         except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError) as error:
             raise BadToken() from error
         finally:

@@ -25,6 +25,7 @@ from aggregator.readiness import Readiness
 from aggregator.runs import SegmentClaim
 from aggregator.settings import Settings
 from aggregator.store import NotLeading, Party, Register, Role, Store, TokenRefused
+from aggregator.threads import Pulse, breaking_off, in_thread
 from aggregator.tls import WrongCertificate
 from aggregator.tokens import BadToken, TokenCheck
 from medveil.identity import RequestProof
@@ -75,13 +76,30 @@ class Desk:
         self.stopping = False
         self._hurry = asyncio.Event()
         self._lead_seen = time.monotonic()
+        self._pulse = Pulse()
 
     async def run(self, action: Callable[[], T]) -> T:
         """Run on the coordinator's thread; what the coordinator remembers is then what the store holds.
 
-        Raises: NotLeading at the latest a second after another process has taken the lead.
+        Raises: NotLeading at the latest a second after another process has taken the lead; NotReady if the
+        thread hangs.
         """
+        self._pulse.check()
+        return await self._on_thread(action)
 
+    async def tick(self) -> bool:
+        """One tick of the clock; whether anything changed. Raises: what :meth:`Coordinator.tick` raises."""
+        try:
+            return await breaking_off(self._on_thread(self.coordinator.tick), self.store.break_off)
+        finally:
+            self._pulse.beat()
+
+    async def check_ready(self) -> None:
+        """Raises: NotReady with the parts that do not work."""
+        self._pulse.check()
+        await self.readiness.check()
+
+    def _on_thread(self, action: Callable[[], T]) -> asyncio.Future[T]:
         def safely() -> T:
             if time.monotonic() - self._lead_seen > LEAD_CHECK_S:
                 self.store.check_lead()
@@ -90,7 +108,7 @@ class Desk:
                 self.coordinator.start_over()
             return action()
 
-        return await asyncio.get_running_loop().run_in_executor(self._thread, safely)
+        return in_thread(self._thread, safely)
 
     async def keep_segment(self, claim: SegmentClaim, data: bytes) -> None:
         """Write a claimed segment while the coordinator's thread does other things: storage may be slow.
@@ -104,7 +122,7 @@ class Desk:
 
     async def with_segments(self, action: Callable[[], T]) -> T:
         """Run something that reads or writes whole segments, a few at a time."""
-        return await asyncio.get_running_loop().run_in_executor(self._segments, action)
+        return await in_thread(self._segments, action)
 
     @property
     def surely_leads(self) -> bool:
@@ -261,15 +279,15 @@ class Desk:
 
     async def look_up(self, question: Callable[[], T]) -> T:
         """Read the register without waiting for the coordinator's thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._lookups, question)
+        return await breaking_off(in_thread(self._lookups, question), self.store.break_off)
 
     async def enrol(self, token: str, newcomer: Party) -> None:
         """Let a newcomer in. The coordinator's thread hears only of tokens that are there for this name.
 
         Raises: TokenRefused, AlreadyThere.
         """
-        loop = asyncio.get_running_loop()
-        if not await loop.run_in_executor(self._strangers, lambda: self.register.opens(token, newcomer.name)):
+        asked = in_thread(self._strangers, lambda: self.register.opens(token, newcomer.name))
+        if not await breaking_off(asked, self.store.break_off):
             raise TokenRefused()
         name, key = newcomer.name, newcomer.public_key
         await self.run(lambda: self.store.enrol(token, name=name, public_key=key, now=time.time()))
@@ -295,7 +313,9 @@ class Desk:
         return StreamingResponse(_pieces(file), media_type="application/octet-stream", headers=headers)
 
     def close(self) -> None:
-        """Finish the work in hand and stop."""
+        """Finish the work in hand and stop; what hangs at the database is broken off."""
+        if self._pulse.silent:
+            self.store.break_off()
         self.readiness.close()
         self.tokens.close()
         self._lookups.shutdown()

@@ -47,7 +47,7 @@ async def leads(request: Request) -> Response:
 @router.get("/readyz", responses=refusals())
 async def ready(request: Request) -> dict[str, str]:
     """Whether database, blobs and the coordinator take work; 503 names those that do not."""
-    await desk(request).readiness.check()
+    await desk(request).check_ready()
     return {"status": "ready"}
 
 

@@ -423,13 +423,10 @@ def test_a_fault_in_one_tick_does_not_stop_the_clock() -> None:
     faults, announced = [ValueError(), OSError(), StorageFailed()], []
 
     class FaultyDesk:
-        class coordinator:
-            tick = None
-
         async def pause(self, _: float) -> None:
             return
 
-        async def run(self, _: object) -> bool:
+        async def tick(self) -> bool:
             if faults:
                 raise faults.pop()
             return True

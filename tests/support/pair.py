@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2 as httpx
+import psycopg
 
 from aggregator.settings import Limits
+from aggregator.store import Store
 from aggregator.tls import make_certificates
 from medveil.identity import Identity, sign_request
 from postgres import Cluster
@@ -62,6 +64,25 @@ class Pair:
         except httpx.TransportError:
             return ""
         return "ok" if answer.is_success else str(answer.json()["code"])
+
+    def roles(self) -> tuple[Served, Served]:
+        """Who leads and who stands by, once that is settled."""
+        both = (self.one, self.other)
+        self.wait_until(lambda: sorted(self.code(server) for server in both) == ["not-leading", "ok"])
+        return both if self.code(self.one) == "ok" else (self.other, self.one)
+
+    def leaders(self) -> list[object]:
+        """The numbers of all leaders so far, from a log that verifies."""
+        with contextlib.closing(Store(self.world.database, self.world.admin)) as store:
+            store.verify_log()
+            return [e.details["lead"] for e in store.entries() if e.action == "lead.taken"]
+
+    def look(self, question: str, *values: object) -> list[tuple[object, ...]]:
+        """Ask the database behind everybody's back."""
+        with psycopg.connect(
+            host=str(self.cluster.folder), user="medveil", dbname=self.database, autocommit=True
+        ) as link:
+            return link.execute(question, values).fetchall()  # type: ignore[arg-type]
 
     def wait_until_leading(self, server: Served) -> None:
         self.wait_until(lambda: self.code(server) == "ok")

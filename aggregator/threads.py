@@ -1,0 +1,61 @@
+"""Threads that others wait for: one that ends refuses, and one that hangs is noticed.
+
+A process can be stopped, a database can stop answering, and a thread that waits for it never says so itself.
+So the coordinator's thread leaves a mark whenever it comes back from a tick, and others look at the mark.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import TypeVar
+
+from aggregator.problems import NotReady
+from aggregator.store import NotLeading
+
+T = TypeVar("T")
+SILENT_S = 5.0
+"""A coordinator that has not ticked for so long takes no requests and is not ready."""
+STUCK_S = 8.0
+"""After so long its sessions with the database are broken off. By then the server has taken the lead away."""
+PART = "coordinator"
+
+
+class Pulse:
+    """When a thread was last seen to be alive. Until the first beat nobody expects one."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._last: float | None = None
+
+    def beat(self) -> None:
+        """It is alive now."""
+        self._last = self._clock()
+
+    @property
+    def silent(self) -> bool:
+        """Whether it should have been heard from since."""
+        return self._last is not None and self._clock() - self._last > SILENT_S
+
+    def check(self) -> None:
+        """Raises: NotReady if it is silent."""
+        if self.silent:
+            raise NotReady(parts=(PART,))
+
+
+def in_thread(executor: Executor, action: Callable[[], T]) -> asyncio.Future[T]:
+    """Run something on another thread. Raises: NotLeading if that has ended, as this process's lead has."""
+    try:
+        return asyncio.get_running_loop().run_in_executor(executor, action)
+    except RuntimeError as error:  # it takes no more work
+        raise NotLeading() from error
+
+
+async def breaking_off(work: asyncio.Future[T], break_off: Callable[[], None]) -> T:
+    """Wait for work of another thread; call ``break_off`` if it does not come back, and wait on."""
+    done, _ = await asyncio.wait({work}, timeout=STUCK_S)
+    if not done:
+        break_off()
+    return await work
