@@ -18,7 +18,8 @@ from medveil.identity import sign_request
 from served import Served, received, served
 from world import World, make_world
 
-LIMITS = Limits(connections=60, head_s=0.6, stall_s=1.5, bytes_per_s=4_000, idle_s=2.0, linger_s=0.3)
+LIMITS = Limits(connections=60, head_s=0.6, stall_s=1.5, bytes_per_s=1_000, idle_s=2.0, linger_s=0.3)
+ENROL = "/v1/enrol?key=" + "0" * 64
 PATIENCE_S = 120.0
 """What drips goes on for so long: whatever ends before was ended by the server, however busy the machine."""
 
@@ -113,12 +114,12 @@ def test_an_idle_connection_is_closed_without_a_word(server: Served) -> None:
 
 def test_a_body_that_drips_is_cut_and_one_that_is_merely_large_is_not(server: Served, world: World) -> None:
     path = f"/v1/plans/{world.plan.id}/approval"
-    start = signed(world, "POST", path, bytes(60_000), "Content-Length: 60000")
+    start = signed(world, "POST", path, bytes(4_000), "Content-Length: 4000")
     status, answer, seconds = drip(server, start, b"\0")
     assert (status, code(answer)) == (408, "too-slow")
     assert seconds >= LIMITS.stall_s
-    start = signed(world, "POST", path, bytes(60_000), "Content-Length: 60000", "Connection: close")
-    status, answer, seconds = drip(server, start, bytes(2_000))  # 20 kB/s: slower than a line, fast enough
+    start = signed(world, "POST", path, bytes(4_000), "Content-Length: 4000", "Connection: close")
+    status, answer, seconds = drip(server, start, bytes(150))  # 1.5 kB/s: slower than a line, fast enough
     assert (status, code(answer)) == (422, "bad-message")
     assert seconds > LIMITS.stall_s + 0.5
 
@@ -126,7 +127,7 @@ def test_a_body_that_drips_is_cut_and_one_that_is_merely_large_is_not(server: Se
 def test_an_endless_body_that_nobody_reads_is_cut_soon_after_the_answer(server: Served) -> None:
     chunk = b"10000\r\n" + bytes(65_536) + b"\r\n"
     for lines in (("Transfer-Encoding: chunked",), ("Content-Length: 9223372036854775807",)):
-        status, answer, _ = drip(server, head("POST", "/v1/enrol", *lines), chunk, every_s=0.01)
+        status, answer, _ = drip(server, head("POST", ENROL, *lines), chunk, every_s=0.01)
         assert status == 401
         assert code(answer) == "bad-signature"
 
@@ -144,12 +145,12 @@ def test_an_endless_chunked_body_of_an_enrolled_sender_is_refused_and_costs_no_m
 
 BIG = "x" * 200
 REFUSED: list[tuple[bytes, int, str]] = [
-    (head("POST", "/v1/enrol", "Content-Length: 99999999999"), 401, "bad-signature"),
-    (head("POST", "/v1/enrol", "Content-Length: -1"), 400, "malformed-request"),
-    (head("POST", "/v1/enrol", f"Content-Length: {2**63}"), 401, "bad-signature"),
-    (head("POST", "/v1/enrol", "Content-Length: 1", "Content-Length: 2"), 400, "malformed-request"),
-    (head("POST", "/v1/enrol", "Content-Length: 3", "Transfer-Encoding: chunked"), 400, "ambiguous-length"),
-    (head("POST", "/v1/enrol", "Transfer-Encoding: gzip"), 400, "malformed-request"),
+    (head("POST", ENROL, "Content-Length: 99999999999"), 401, "bad-signature"),
+    (head("POST", ENROL, "Content-Length: -1"), 400, "malformed-request"),
+    (head("POST", ENROL, f"Content-Length: {2**63}"), 401, "bad-signature"),
+    (head("POST", ENROL, "Content-Length: 1", "Content-Length: 2"), 400, "malformed-request"),
+    (head("POST", ENROL, "Content-Length: 3", "Transfer-Encoding: chunked"), 400, "ambiguous-length"),
+    (head("POST", ENROL, "Transfer-Encoding: gzip"), 400, "malformed-request"),
     (head("GET", "/healthz", "Content-Encoding: gzip"), 415, "encoded-body"),
     (head("GET", "/healthz", *(f"X-{i}: 1" for i in range(100))), 431, "head-too-large"),
     (head("GET", "/healthz", *(f"X-{i}: 1" for i in range(10_000))), 431, "head-too-large"),

@@ -22,7 +22,7 @@ from world import SPEC, World, make_plan, make_sites, make_study, other_start, p
 
 Build = Callable[..., World]
 Ask = Callable[[str, str, bytes], httpx.Response]
-OPEN = {"/healthz", "/readyz", "/v1/enrol"}
+OPEN = {"/healthz", "/readyz", "/leadz", "/v1/enrol"}
 """Addresses that ask nobody who is there."""
 
 
