@@ -84,6 +84,53 @@ def test_one_death_at_every_point_in_one_study_costs_nothing(
     run(folder / "aggregator", where, *(f"{name}:{when}" for name in ORDER))
 
 
+def lost_after_agreeing(folder: Path, where: Path | str, point: str) -> None:
+    """Two of three hospitals lose their keys in AGREE; the aggregator dies while it gathers their vows."""
+    world = crashing.consortium(folder, where, [point])
+    sites = [Site(world, i, lambda _, i=i: unit(i)) for i in (1, 2, 3)]  # type: ignore[arg-type,misc]
+    lost = False
+    for _ in range(2_000):
+        for site in sites:
+            site.act()
+        world.coordinator.tick()
+        status = world.status
+        if not lost and status["open"] is not None and status["open"]["phase"] == "agree":
+            lost = True
+            for site in sites[1:]:
+                site.crash()
+        if status["finished"]:
+            break
+    world.aggregator.close()
+    assert world.aggregator.deaths == 1, "the point was not reached"
+    ended = [(a["round"], a["attempt"], a["outcome"]) for a in status["attempts"]]
+    assert ended == [(1, 1, "failed"), (1, 2, "done"), (2, 1, "done")]
+    assert status["attempts"][0]["certificate"]
+    store = Store(where, Identity.load("admin", folder / "admin.key"))
+    store.verify_log()
+    store.close()
+
+
+FAILING = [f"commit.add_event:{{}}:{n}" for n in range(21, 26)]
+"""The vows, and what is noted before them: as many messages and closings are behind an attempt in AGREE."""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("point", [FAILING[1], "commit.end_attempt:{}"])
+def test_a_death_while_a_failed_attempt_is_given_up_costs_nothing(
+    folder: Path, where: Path | str, point: str, when: str
+) -> None:
+    lost_after_agreeing(folder / "aggregator", where, point.format(when))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("point", FAILING)
+def test_a_death_at_each_event_of_a_failed_attempt_costs_nothing(
+    folder: Path, where: Path | str, point: str, when: str
+) -> None:
+    lost_after_agreeing(folder / "aggregator", where, point.format(when))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(
