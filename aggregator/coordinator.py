@@ -21,6 +21,7 @@ from aggregator.auditlog import Head
 from aggregator.blobs import Blobs, StorageFailed
 from aggregator.ledgerends import LedgerEnds
 from aggregator.problems import NotFound
+from aggregator.replay import CLOSE, GIVE_UP, new_attempt, replayed
 from aggregator.runs import (
     Attempt,
     Publication,
@@ -38,24 +39,20 @@ from aggregator.versions import Made, Making, Step, make, now, stand_by, sum_and
 from aggregator.workers import Failure, Inline
 from aggregator.workers import attempt as attempt_job
 from medveil.errors import Error
-from medveil.identity import BadSignature, verify
+from medveil.identity import verify
 from medveil.log import get_logger
 from medveil.messages import AuditHead, PlanOffer, PlanOffers, Work
 from medveil.metrics import headline, noise_in_sum, summarise
 from medveil.plan import NotApproved, check_approvals
 from medveil.rounds import ModelVersion, Phase, RoundKind
 from medveil.study import Deadlines
-from privacy.encoding import params_for
 from privacy.secagg import server
-from privacy.secagg.keys import PROTOCOL, PROTOCOL_1, setting_for
+from privacy.secagg.keys import PROTOCOL
 from privacy.secagg.messages import MESSAGES, HospitalMessage, Published, Upload
 
 P = ParamSpec("P")
 T = TypeVar("T")
 log = get_logger()
-CLOSE = "close"
-GIVE_UP = "give-up"
-"""Events beside the messages: the end of a phase, and of the hope that an attempt succeeds by itself."""
 TOGETHER = 1
 """Sums of so many segments and their models are one job, for one worker."""
 MAX_LOST = 3
@@ -421,7 +418,9 @@ class Coordinator:
             run = Run(plan, signature, self._store.approvals(name), finished, progress.newest)
             for row in progress.recent:
                 if row["outcome"] is None:
-                    run.attempt = self._replayed(run, row)
+                    key = AttemptKey(name, row["round"], row["attempt"])
+                    fresh = new_attempt(run, key, RoundKind(row["kind"]), row["model"], now=self._clock())
+                    run.attempt = replayed(fresh, run, self._store.events(key))
                 else:
                     run.end(_flat(row))
             run.ended = progress.attempts - (run.attempt is not None)
@@ -562,7 +561,7 @@ class Coordinator:
         key, kind = following
         model = run.newest[0].model
         self._store.open_attempt(key, kind=kind.value, model=model, now=self._wall_clock())
-        run.attempt = self._attempt(run, key, kind, model)
+        run.attempt = new_attempt(run, key, kind, model, now=self._clock())
         log.info("round.opened", plan=key.plan, round=key.round, attempt=key.attempt, kind=kind.value)
 
     def _reachable(self, run: Run) -> list[str]:
@@ -809,49 +808,6 @@ class Coordinator:
             attempt.phases[attempt.state.phase.value] = now - attempt.phase_opened
             attempt.phase_opened = now
         attempt.state = state
-
-    def _attempt(
-        self, run: Run, key: AttemptKey, kind: RoundKind, model: str, protocol: bytes = PROTOCOL
-    ) -> Attempt:
-        setting = setting_for(
-            run.plan,
-            number=key.round,
-            attempt=key.attempt,
-            kind=kind,
-            model=bytes.fromhex(model),
-            protocol=protocol,
-        )
-        now = self._clock()
-        params = params_for(run.plan.study, kind, len(run.plan.roster))
-        return Attempt(key, kind, params, server.ServerState(setting), now, now)
-
-    def _replayed(self, run: Run, row: Mapping[str, Any]) -> Attempt:
-        key = AttemptKey(run.plan.id, row["round"], row["attempt"])
-        events = self._store.events(key)
-        try:
-            return self._again(run, row, key, events, PROTOCOL)
-        except BadSignature:  # it was open when the program was exchanged
-            return self._again(run, row, key, events, PROTOCOL_1)
-
-    def _again(
-        self,
-        run: Run,
-        row: Mapping[str, Any],
-        key: AttemptKey,
-        events: list[tuple[str, bytes]],
-        protocol: bytes,
-    ) -> Attempt:
-        attempt = self._attempt(run, key, RoundKind(row["kind"]), row["model"], protocol)
-        for kind, body in events:
-            if kind == CLOSE:
-                attempt.state = server.close_phase(attempt.state)
-            elif kind == GIVE_UP:
-                attempt.state, attempt.reason = server.give_up(attempt.state), body.decode()
-            else:
-                message: HospitalMessage = MESSAGES[kind].from_bytes(body)
-                attempt.state = server.receive(attempt.state, message)
-            attempt.events += 1
-        return attempt
 
     def _in_reach(self, run: Run, name: str) -> bool:
         last = max(self._seen.get(name, float("-inf")), run.approved_at or 0.0)
