@@ -22,14 +22,12 @@ def request(world: World, method: str, path: str, body: bytes, *lines: str) -> b
 
 
 def open_lines(server: Served, world: World) -> list[socket.socket]:
-    """An idle connection, a half head, a half upload, and a long poll (the last)."""
+    """An idle connection, a half head, a half body, and a long poll (the last)."""
     at = f"/v1/plans/{world.plan.id}"
-    segment = request(
-        world, "PUT", f"{at}/rounds/1/attempts/1/segments/0", bytes(2**20), f"Content-Length: {2**20}"
-    )
+    half = request(world, "POST", f"{at}/approval", bytes(4_000), "Content-Length: 4000")
     poll = request(world, "GET", f"{at}/work?seen=finished%20False%200&wait_s=30", b"")
     lines = []
-    for start in (b"", b"GET /heal", segment + bytes(1000), poll):
+    for start in (b"", b"GET /heal", half + bytes(1_000), poll):
         line = server.connect()
         line.sendall(start)
         lines.append(line)
