@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import ValidationError
 
 from aggregator import settings as configuration
-from aggregator.adminkey import KEY, new_admin_key, open_store
+from aggregator.adminkey import KEY, load_admin, new_admin_key, open_store
 from aggregator.auditlog import Head, KeyChange
-from aggregator.backup import back_up, check, copy_database, restore
+from aggregator.backup import back_up, check, copy_database, opens, restore
 from aggregator.blobs import open_blobs
 from aggregator.cli_people import DEFAULT, Folder, opened_register, people
 from aggregator.database import REVISIONS, Database, alone, schema_of
@@ -34,7 +34,7 @@ from medveil.identity import Identity
 from medveil.ids import fingerprint
 from medveil.log import get_logger, set_up
 from medveil.plan import Member, Plan
-from medveil.shown import Screen, plain, strong
+from medveil.shown import NotConfirmed, Screen, can_ask, plain, strong
 from medveil.spoken import words_of
 from medveil.study import read_study
 from medveil.tensors import largest_file
@@ -209,22 +209,40 @@ def backup_command(
 ) -> None:
     """Copy everything that is needed to go on elsewhere. The aggregator may run meanwhile."""
     head = back_up(configuration.load(folder), target)
+    key = fingerprint(load_admin(target).public_key)
     screen.say(f"The backup is in {target}. It holds the admin key: keep it as safe as the folder itself.")
     if head is None:
         screen.say("  PostgreSQL is not in it: keep it together with the dump made just before.")
     else:
         screen.say(f"  Head of its audit log:  {head}")
+    screen.say(f"  Signed with the key of fingerprint  {key}")
+    screen.say("  Write the fingerprint down somewhere else: whoever restores the backup is asked for it.")
 
 
 @app.command("restore")
 def restore_command(
     backup: Annotated[Path, typer.Argument(help="A folder made by 'medveil aggregator backup'.")],
     folder: Folder = DEFAULT,
+    admin_key: Annotated[
+        str, typer.Option(help="Fingerprint of the admin key, as shown when the backup was made.")
+    ] = "",
+    accept_unsigned: Annotated[
+        bool, typer.Option("--accept-unsigned", help="Take a backup of version 0.1, which has no signature.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask about the settings in the backup.")] = False,
 ) -> None:
     """Put a backup into a new folder. Check the backup, its audit log and every row on the way."""
-    check(backup)
+    if not admin_key and not accept_unsigned:
+        admin_key = screen.answer("Fingerprint of the admin key:") if can_ask() else ""
+    key = None if accept_unsigned else admin_key
+    check(backup, admin_key=key)
     settings = replace(configuration.load(backup), folder=folder)
-    head = restore(backup, settings)
+    if not yes:
+        screen.say("The settings in this backup:")
+        screen.fields(opens(settings), width=20, indent=3)
+        if not (can_ask() and screen.ask("Restore with these settings?")):
+            raise NotConfirmed()
+    head = restore(backup, settings, admin_key=key)
     screen.say(f"Restored into {folder}. Rounds since the backup are lost; open attempts have ended.")
     screen.say(f"  Head of its audit log:  {head}")
 
@@ -301,6 +319,7 @@ def audit_verify(
     store = open_store(configuration.load(folder))
     try:
         changes = store.key_changes()
+        store.check_file()
         binding, given_up = binding_heads(witnesses, store.entries(), store.admin_key, changes)
         newest = store.verify_log([*known, *binding])
     finally:

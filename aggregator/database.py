@@ -21,8 +21,10 @@ from weakref import WeakSet
 
 import sqlalchemy as sa
 
+from aggregator import schema
 from aggregator.blobs import StorageFailed
 from aggregator.crashpoints import step
+from aggregator.tables import META
 from medveil.errors import Error
 from medveil.log import get_logger
 
@@ -120,7 +122,7 @@ class Database:
 
     Args:
         where: the SQLite file, or the URL of a PostgreSQL database.
-    Raises: UnusableDatabase, UnknownSchema, OldSchema, StorageFailed.
+    Raises: UnusableDatabase, ForeignSchema, UnknownSchema, OldSchema, StorageFailed.
     """
 
     def __init__(self, where: Path | str, *, migrate: bool = False) -> None:
@@ -167,6 +169,12 @@ class Database:
         except OSError:  # gone or out of reach: whoever reads it will say so
             return None
         return written if time.time_ns() - written > SETTLED_NS else None
+
+    def check_file(self) -> None:
+        """Look at every page of a SQLite file. Raises: DamagedDatabase, StorageFailed."""
+        if not self.is_postgres:
+            with self.read() as tx:
+                schema.check_file(tx)
 
     def close(self) -> None:
         """Give its files, connections and the lead back."""
@@ -369,7 +377,22 @@ def _engine(where: Path | str) -> sa.Engine:
 
 
 def _found(tx: sa.Connection) -> str | None:
-    """The revision that Alembic noted; version 0.1.0 noted its own before there was Alembic."""
+    """The revision that Alembic noted; version 0.1.0 noted its own before there was Alembic.
+
+    Raises: ForeignSchema if there is anything beside the tables of that revision.
+    """
+    sqlite = tx.dialect.name == "sqlite"
+    if sqlite:
+        schema.refuse_what_acts(tx)
+    else:
+        schema.refuse_what_acts_in_postgres(tx, [*META.tables, "alembic_version"])
+    found = _noted(tx)
+    if sqlite and found in REVISIONS:
+        schema.check_tables(tx, found)
+    return found
+
+
+def _noted(tx: sa.Connection) -> str | None:
     tables = set(sa.inspect(tx).get_table_names())
     if "alembic_version" in tables:
         return str(tx.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one_or_none())
@@ -381,7 +404,8 @@ def _found(tx: sa.Connection) -> str | None:
 
 def _durable_sqlite(connection: Any, _: Any) -> None:
     connection.isolation_level = None  # transactions begin where we say, tables included
-    for pragma in ("journal_mode=DELETE", "synchronous=EXTRA", "foreign_keys=ON", "secure_delete=ON"):
+    durable = ("journal_mode=DELETE", "synchronous=EXTRA", "foreign_keys=ON", "secure_delete=ON")
+    for pragma in ("trusted_schema=OFF", *durable):
         connection.execute(f"PRAGMA {pragma}")
 
 

@@ -668,6 +668,10 @@ class Store:
                     return key or self.admin_key
         return self.admin_key
 
+    def check_file(self) -> None:
+        """SQLite's own look at every page of the file. Raises: DamagedDatabase, StorageFailed."""
+        self._database.check_file()
+
     def verify_log(self, heads: Iterable[Head] = ()) -> Head:
         """Check the whole audit log, and every row of every table against it; its head.
 

@@ -23,7 +23,7 @@ from medveil.handed import problem_of
 from medveil.identity import Identity
 from medveil.ids import fingerprint
 from medveil.log import set_up
-from medveil.shown import Screen, can_ask, fault, plain, strong
+from medveil.shown import NotConfirmed, Screen, can_ask, fault, plain, strong
 from medveil.spoken import means
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ def _approve_shown(node: Node, typed: list[str], patients: int | None, *, yes: b
         "Has the admin read these twelve words to you, and does this hospital approve exactly this plan?"
     )
     if not yes and not (can_ask() and screen.ask(question)):
-        raise operator.NotConfirmed()
+        raise NotConfirmed()
     shown = standing.patients
     operator.approve_plan(node, plan, patients=patients if shown is None else shown.declared)
 

@@ -8,7 +8,7 @@ import typer
 
 from hospital_node.cli_ledger import DEFAULT, Folder
 from hospital_node.settings import Node
-from medveil.shown import Screen, can_ask, fault, good, plain, strong, warn
+from medveil.shown import NotConfirmed, Screen, can_ask, fault, good, plain, strong, warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -142,7 +142,7 @@ def cohort(
                 "now on; who is gone is in no further round, and what was released before stays released."
             )
             if not yes and not (can_ask() and screen.ask(question)):
-                raise operator.NotConfirmed()
+                raise NotConfirmed()
             part = operator.take_cohort(node, one.plan, patients=patients)
             screen.say(f"Taken. {part.declared} patients stay declared. A running node goes on with them.")
     raise typer.Exit(1 if waiting and not take else 0)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hospital_node.settings import Node
-from medveil.shown import Screen, can_ask, good, plain
+from medveil.shown import NotConfirmed, Screen, can_ask, good, plain
 from medveil.spoken import spoken
 
 if TYPE_CHECKING:
@@ -168,6 +168,6 @@ def go_on(
         "is not known who took part, and this hospital works on none of them any more."
     )
     if not yes and not (can_ask() and screen.ask(question)):
-        raise operator.NotConfirmed()
+        raise NotConfirmed()
     operator.go_on(node, lost, seen)
     screen.say("Noted in the ledger. New plans are held against what is left of the cap.")

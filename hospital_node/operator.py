@@ -53,19 +53,6 @@ class NoSuchPlan(Error):
         )
 
 
-class NotConfirmed(Error):
-    """A signature needs a person's yes."""
-
-    code = "not-confirmed"
-
-    def __init__(self) -> None:
-        super().__init__(
-            what="The approval was not confirmed.",
-            meaning="Nothing was signed.",
-            remedy="Answer 'yes' at the terminal; a script that has compared the fingerprint adds --yes.",
-        )
-
-
 class State(StrEnum):
     """Where a plan on offer stands, seen from this hospital."""
 

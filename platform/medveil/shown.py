@@ -20,9 +20,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from medveil.errors import Error
+
 __all__ = [
     "LINE",
     "MARK",
+    "NotConfirmed",
     "Screen",
     "Words",
     "can_ask",
@@ -190,6 +193,14 @@ class Screen:
         """A value for a program, as one line of ASCII."""
         self._console.print(Text(json.dumps(value)))
 
+    def answer(self, question: str) -> str:
+        """What the person at the terminal types, without blanks at its ends; empty if nothing can be read."""
+        self._console.print(Text.assemble(_text(question), " "), end="")
+        try:
+            return sys.stdin.readline(LINE).strip()
+        except (OSError, UnicodeDecodeError):
+            return ""
+
     def ask(self, question: str) -> bool:
         """Whether the person at the terminal says yes; anything else is no."""
         self._console.print(Text.assemble(_text(question), " [yes/no] "), end="")
@@ -221,6 +232,19 @@ def _padded(label: Words, width: int) -> Text:
     text = _text(label).copy()
     text.pad_right(max(0, width - text.cell_len))
     return text
+
+
+class NotConfirmed(Error):
+    """Something needs a person's yes."""
+
+    code = "not-confirmed"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="What was shown was not confirmed.",
+            meaning="Nothing was signed, changed or restored.",
+            remedy="Answer 'yes' at the terminal; a script that has compared everything adds --yes.",
+        )
 
 
 def can_ask() -> bool:

@@ -21,7 +21,7 @@ import pytest
 from obstore.store import LocalStore, MemoryStore
 
 import buckets
-from aggregator.backup import NotThere, back_up, restore
+from aggregator.backup import NotThere, back_up
 from aggregator.blobs import Blobs, DamagedBlob, StorageFailed, UnusableBlobs, open_blobs
 from aggregator.bucket import BucketBlobs, open_store
 from aggregator.settings import Settings, load
@@ -29,6 +29,7 @@ from aggregator.store import Store
 from aggregator.unmasking import segment_lengths
 from aggregator.workers import Inline, Workers
 from door import Door
+from restoring import put_back
 from world import World, finish, make_sites, play
 
 Build = Callable[..., World]
@@ -290,7 +291,7 @@ def test_a_backup_names_the_bucket_and_is_restored_only_where_the_newest_models_
     back_up(load(world.folder), folder / "backup")
     restored = replace(load(folder / "backup"), folder=folder / "new")
     assert restored.blobs == bucket
-    restore(folder / "backup", restored)
+    put_back(folder / "backup", restored)
     again = Store(restored.where, world.admin)
     assert [v.model for v, _ in again.versions(world.plan.id)] == [
         v["model"] for v in world.status["versions"]
@@ -298,7 +299,7 @@ def test_a_backup_names_the_bucket_and_is_restored_only_where_the_newest_models_
     again.close()
     buckets.bucket_of_moto().keys.clear()
     with pytest.raises(NotThere, match="newest model"):
-        restore(folder / "backup", replace(restored, folder=folder / "newer"))
+        put_back(folder / "backup", replace(restored, folder=folder / "newer"))
 
 
 @pytest.mark.parametrize(

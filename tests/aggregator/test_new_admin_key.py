@@ -18,7 +18,7 @@ import crashing
 from aggregator import crashpoints
 from aggregator.adminkey import KEY, NEXT, NoAdminKey, new_admin_key, open_store, settle_key
 from aggregator.auditlog import NOTHING, REPLACED, BadEntry, Entry, Signers, checked, seal
-from aggregator.backup import back_up, restore
+from aggregator.backup import back_up
 from aggregator.cli import app, set_up_aggregator
 from aggregator.coordinator import Coordinator
 from aggregator.database import StillRunning
@@ -31,6 +31,7 @@ from medveil.identity import Identity, verify
 from medveil.ids import fingerprint
 from medveil.messages import HANDED_OVER, AuditHead, hand_over_details, sign_hand_over
 from postgres import Cluster
+from restoring import put_back as restored_from
 from world import World
 
 OLD, NEW, THIRD, THIEF = (Identity.generate("admin") for _ in range(4))
@@ -579,7 +580,7 @@ def test_a_backup_between_commit_and_rename_is_whole_and_so_is_what_is_restored_
     assert (scene.settings.folder / NEXT).exists()
     back_up(scene.settings, scene.settings.folder.parent / "backup")
     put_back = Settings(scene.settings.folder.parent / "put-back")
-    restore(scene.settings.folder.parent / "backup", put_back)
+    restored_from(scene.settings.folder.parent / "backup", put_back)
     assert Identity.load("admin", put_back.folder / KEY).public_key == changed.new
     assert not (put_back.folder / NEXT).exists()
 
@@ -593,7 +594,7 @@ def test_a_backup_from_before_a_hand_over_is_restored_and_the_key_changed_again(
     scene.change(9)
     scene.heads("st-marys").take(scene.head())
     put_back = Scene(scene.world, Settings(scene.settings.folder.parent / "put-back"), scene.journals)
-    restore(target, put_back.settings)
+    restored_from(target, put_back.settings)
     with pytest.raises(AuditKeyChanged):
         put_back.heads("st-marys").take(put_back.head())
     changed = new_admin_key(put_back.settings)

@@ -16,6 +16,7 @@ from aggregator.database import OldSchema, StillRunning
 from aggregator.settings import Settings
 from databases import to_version_1
 from postgres import Cluster
+from restoring import noted, put_back
 from world import Site, World, finish, make_sites
 
 Build = Callable[..., World]
@@ -51,7 +52,7 @@ def test_a_backup_in_the_middle_of_a_round_is_restored_and_the_study_ends(build:
     witness = world.store.head
     world.store.close()
     shutil.rmtree(world.folder)
-    restored = restore(folder / "backup", Settings(world.folder))
+    restored = put_back(folder / "backup", Settings(world.folder))
     world.restart()
     assert world.status["open"] is None
     ended = [(a["round"], a["outcome"], a.get("reason")) for a in world.status["attempts"]]
@@ -76,17 +77,18 @@ def test_a_damaged_backup_is_refused_and_nothing_written(build: Build, folder: P
     settings = running(build())
     backup = folder / "backup"
     back_up(settings, backup)
-    check(backup)
+    fingerprint = noted(backup)
+    check(backup, admin_key=fingerprint)
     for name in sorted(str(p.relative_to(backup)) for p in backup.rglob("*") if p.is_file()):
         whole = (backup / name).read_bytes()
         for damaged in (whole[:-1], bytes([whole[0] ^ 1]) + whole[1:], None):
             (backup / name).unlink() if damaged is None else (backup / name).write_bytes(damaged)
             with pytest.raises(NotThere):
-                restore(backup, Settings(folder / "new"))
+                restore(backup, Settings(folder / "new"), admin_key=fingerprint)
             (backup / name).write_bytes(whole)
     (backup / "models" / "more").write_bytes(b"?")
     with pytest.raises(NotThere, match="added"):
-        restore(backup, Settings(folder / "new"))
+        put_back(backup, Settings(folder / "new"))
     assert not (folder / "new").exists()
 
 
@@ -96,7 +98,7 @@ def test_neither_a_backup_nor_a_restored_aggregator_overwrites_anything(build: B
     with pytest.raises(NotThere, match="not empty"):
         back_up(settings, folder / "backup")
     with pytest.raises(NotThere, match="not empty"):
-        restore(folder / "backup", settings)
+        put_back(folder / "backup", settings)
 
 
 def test_with_postgresql_a_dump_and_the_files_are_a_backup_and_the_study_goes_on_from_it(
@@ -111,7 +113,7 @@ def test_with_postgresql_a_dump_and_the_files_are_a_backup_and_the_study_goes_on
     dumped = cluster.dumped_and_restored(name)  # while the aggregator runs
     assert back_up(settings, folder / "backup") is None
     world.store.close()
-    restored = restore(folder / "backup", Settings(folder / "new", database=cluster.url(dumped)))
+    restored = put_back(folder / "backup", Settings(folder / "new", database=cluster.url(dumped)))
     assert not (folder / "new" / "aggregator.db").exists()
     world.folder, world.database = folder / "new", cluster.url(dumped)
     world.restart()
@@ -174,7 +176,8 @@ def test_the_commands_back_up_and_restore(folder: Path) -> None:
     runner = CliRunner()
     made = runner.invoke(app, ["backup", str(folder / "b"), "--folder", str(settings.folder)])
     assert made.exit_code == 0, made.output
-    put = runner.invoke(app, ["restore", str(folder / "b"), "--folder", str(folder / "new")])
+    given = ["--yes", "--admin-key", noted(folder / "b")]
+    put = runner.invoke(app, ["restore", str(folder / "b"), "--folder", str(folder / "new"), *given])
     assert put.exit_code == 0, put.output
     verified = runner.invoke(app, ["audit", "verify", "--folder", str(folder / "new")])
     assert verified.exit_code == 0

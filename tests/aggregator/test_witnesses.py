@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from aggregator.auditlog import BadEntry
-from aggregator.backup import back_up, restore
+from aggregator.backup import back_up
 from aggregator.cli import app, open_store, set_up_aggregator
 from aggregator.settings import Settings
 from aggregator.store import Store
@@ -25,6 +25,7 @@ from medveil.errors import BadFile, RemoteProtocolError
 from medveil.identity import Identity
 from medveil.messages import AuditHead
 from postgres import Cluster
+from restoring import put_back
 
 
 @dataclass
@@ -166,7 +167,7 @@ def restored(scene: Scene) -> tuple[Scene, str]:
     scene.change(9)
     scene.poll("st-marys", "charite")
     after = Settings(scene.folder / f"restored-{number}")
-    head = restore(scene.folder / f"backup-{number}", after)
+    head = put_back(scene.folder / f"backup-{number}", after)
     return Scene(scene.folder, after, scene.journals, 100 + number), str(head)
 
 

@@ -26,6 +26,7 @@ from medveil.errors import Error
 from medveil.identity import BadSignature, Identity
 from medveil.messages import LedgerEnd, PlanOffers, sign_ledger_end
 from medveil.plan import Plan
+from medveil.shown import NotConfirmed
 from privacy.dp.ledger import BudgetExceeded, LedgerDamaged, ScheduleUsedUp
 from privacy.dp.policy import cost
 from world import World
@@ -280,7 +281,7 @@ def test_the_command_shows_what_ends_and_asks(tmp_path: Path) -> None:
     cut(hospital.node.ledger, 3)
     words = ["ledger", "go-on", "--no-ask", "--folder", str(hospital.node.folder)]
     refused = CliRunner().invoke(app, words)
-    assert isinstance(refused.exception, operator.NotConfirmed)
+    assert isinstance(refused.exception, NotConfirmed)
     assert "ends here" in refused.output
     with pytest.raises(LedgerSetBack), hospital.works():
         pass

@@ -14,12 +14,13 @@ from typer.testing import CliRunner, Result
 from hospital_node import operator
 from hospital_node.cli import app
 from hospital_node.governance import PlanRefused
-from hospital_node.operator import NoSuchPlan, NotConfirmed
+from hospital_node.operator import NoSuchPlan
 from hospital_node.settings import Node, NodeSettings, Policy
 from hospital_node.store import Journal
 from medveil.identity import Identity, verify
 from medveil.messages import PlanOffer
 from medveil.plan import Plan, sign_approval
+from medveil.shown import NotConfirmed
 from medveil.spoken import NotAFingerprint, spoken
 from world import make_plan, make_study
 
