@@ -21,7 +21,7 @@ from aggregator.auditlog import Head
 from aggregator.blobs import Blobs, StorageFailed
 from aggregator.ledgerends import LedgerEnds
 from aggregator.problems import NotFound
-from aggregator.replay import CLOSE, GIVE_UP, new_attempt, replayed
+from aggregator.replay import new_attempt, replayed
 from aggregator.runs import (
     Attempt,
     Publication,
@@ -33,7 +33,7 @@ from aggregator.runs import (
     WrongRound,
     token_of,
 )
-from aggregator.store import AttemptKey, Store
+from aggregator.store import CLOSE, GIVE_UP, AttemptKey, Store
 from aggregator.unmasking import Summing, WrongLength, segment_lengths, sum_segment
 from aggregator.versions import Made, Making, Step, make, now, stand_by, sum_and_make
 from aggregator.workers import Failure, Inline
@@ -44,7 +44,7 @@ from medveil.log import get_logger
 from medveil.messages import AuditHead, PlanOffer, PlanOffers, Work
 from medveil.metrics import headline, noise_in_sum, summarise
 from medveil.plan import NotApproved, check_approvals
-from medveil.rounds import ModelVersion, Phase, RoundKind
+from medveil.rounds import EARLY, ModelVersion, Phase, RoundKind
 from medveil.study import Deadlines
 from privacy.secagg import server
 from privacy.secagg.keys import PROTOCOL
@@ -512,7 +512,7 @@ class Coordinator:
         try:
             closed = server.close_phase(state)
         except server.BelowThreshold as error:
-            if state.phase in endings.EARLY:
+            if state.phase in EARLY:
                 self._end(run, attempt, "failed", {"reason": error.code, "failed_in": state.phase.value})
             else:
                 self._give_up(run, attempt, error.code)

@@ -14,15 +14,13 @@ from aggregator.runs import Run
 from aggregator.store import AttemptKey, Store
 from medveil.errors import Error
 from medveil.plan import Plan
-from medveil.rounds import MAX_EARLY_FAILURES, Phase, RoundKind, kind_of
+from medveil.rounds import EARLY, MAX_EARLY_FAILURES, Phase, RoundKind, kind_of
 from medveil.strategies import Diverged
 from privacy.encoding import SpoiledSum
 from privacy.secagg import closing, server
 from privacy.secagg.keys import setting_for
 from privacy.secagg.messages import Certificate, Certificates
 
-EARLY = (Phase.ADVERTISE, Phase.SHARE, Phase.COMMIT)
-"""Phases in which nothing masked has been sent: failing here costs nobody anything."""
 OPENED_IN_VAIN = (SpoiledSum.code, Diverged.code)
 """The sum is known and makes no model: trying again changes nothing."""
 RETRY_S = 60.0

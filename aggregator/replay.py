@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from aggregator.runs import Attempt, Run
-from aggregator.store import AttemptKey
+from aggregator.store import CLOSE, GIVE_UP, RESTORED, AttemptKey
 from medveil.identity import BadSignature
 from medveil.rounds import RoundKind
 from privacy.encoding import params_for
 from privacy.secagg import server
 from privacy.secagg.keys import PROTOCOL, PROTOCOL_1, setting_for
 from privacy.secagg.messages import MESSAGES, HospitalMessage
-
-CLOSE = "close"
-GIVE_UP = "give-up"
-"""Events beside the messages: the end of a phase, and of the hope that an attempt succeeds by itself."""
 
 
 def new_attempt(
@@ -56,7 +52,8 @@ def _after(attempt: Attempt, events: list[tuple[str, bytes]]) -> Attempt:
         if kind == CLOSE:
             attempt.state = server.close_phase(attempt.state)
         elif kind == GIVE_UP:
-            attempt.state, attempt.reason = server.give_up(attempt.state), body.decode()
+            attempt.reason = body.decode()
+            attempt.state = server.give_up(attempt.state, vectors_lost=attempt.reason == RESTORED)
         else:
             message: HospitalMessage = MESSAGES[kind].from_bytes(body)
             attempt.state = server.receive(attempt.state, message)

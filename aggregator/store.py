@@ -57,8 +57,13 @@ from medveil.messages import (
     sign_hand_over,
 )
 from medveil.plan import Plan, stored_plan
-from medveil.rounds import ModelVersion
+from medveil.rounds import EARLY, ModelVersion
 from medveil.spoken import named
+
+CLOSE, GIVE_UP = "close", "give-up"
+"""Events beside the messages: the end of a phase, and of the hope that an attempt succeeds by itself."""
+RESTORED = "restored"
+"""Why an attempt failed that was open in a backup: its masked vectors are in none."""
 
 
 class TokenRefused(Error):
@@ -212,6 +217,11 @@ class _Change:
     def forget_events(self, key: AttemptKey) -> None:
         """Remove an attempt's messages; the entry "attempt.ended" stands for that."""
         self.tx.execute(EVENTS.delete().where(*_at(EVENTS, key.where)))
+
+    def kinds(self, key: AttemptKey) -> list[str]:
+        """The kinds of an attempt's messages and closings, in order."""
+        rows = sa.select(EVENTS.c.kind).where(*_at(EVENTS, key.where)).order_by(EVENTS.c.number)
+        return list(self.tx.scalars(rows))
 
     def add(self, action: str, subject: str, **details: Detail) -> None:
         """One more audit entry."""
@@ -564,23 +574,30 @@ class Store:
             )
 
     def restored(self, head: Head) -> None:
-        """This database was put back from a backup whose log ended at ``head``: open attempts have ended.
+        """This database was put back from a backup whose log ended at ``head``: open attempts have failed.
 
-        Whoever leads meanwhile loses the lead. The entry that says so is the first after the backup's, for a
-        head of that number, or of a later one, may be known from the log that was lost.
+        One in which masked vectors may have been sent is given up, for those are in no backup; the hospitals
+        are asked for their signatures. An earlier one has ended. Whoever leads meanwhile loses the lead. The
+        entry that says so is the first after the backup's, for a head of that number, or of a later one, may
+        be known from the log that was lost.
         """
         wanted = sa.select(ATTEMPTS).where(ATTEMPTS.c.outcome.is_(None))
-        report = {"reason": "restored", "failed_in": "unmask"}
-        values = {"outcome": "failed", "report": report}
         with self._change("restored", "admin") as change:
             change.add("database.restored", "audit", head=head.hash.hex())
             lead = change.raise_lead()
             for row in change.select(wanted).all():
                 key = AttemptKey(row.plan, row.round, row.attempt)
+                kinds = change.kinds(key)
+                if GIVE_UP in kinds:
+                    continue
+                if kinds.count(CLOSE) >= len(EARLY):
+                    given_up = {**key.where, "number": len(kinds), "kind": GIVE_UP, "body": RESTORED.encode()}
+                    change.insert(EVENTS, given_up, "attempt.message", kind=GIVE_UP, bytes=len(RESTORED))
+                    continue
+                report = {"reason": RESTORED, "failed_in": EARLY[kinds.count(CLOSE)].value}
+                values = {"outcome": "failed", "report": report}
                 change.forget_events(key)
-                change.update(
-                    ATTEMPTS, key.where, values, "attempt.ended", outcome="failed", reason="restored"
-                )
+                change.update(ATTEMPTS, key.where, values, "attempt.ended", outcome="failed", reason=RESTORED)
         self._go_on_leading(lead)
 
     def probe(self) -> None:

@@ -36,6 +36,10 @@ class Phase(StrEnum):
         return self in (Phase.DONE, Phase.FAILED)
 
 
+EARLY = (Phase.ADVERTISE, Phase.SHARE, Phase.COMMIT)
+"""Phases in which nothing masked has been sent: failing here costs nobody anything."""
+
+
 class ModelVersion(Frozen):
     """An immutable global model: its hash names it, its parent is the model the round started from."""
 

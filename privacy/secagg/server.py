@@ -257,15 +257,17 @@ def receive(state: ServerState, message: HospitalMessage) -> ServerState:
     return replace(state, **changed)
 
 
-def give_up(state: ServerState) -> ServerState:
+def give_up(state: ServerState, *, vectors_lost: bool = False) -> ServerState:
     """Ask the hospitals to give up an attempt in which masked vectors were sent and that has no sum.
 
-    Who still can is asked to unmask nevertheless, as long as that may open the sum (:func:`asked`).
+    Who still can is asked to unmask nevertheless, as long as that may open the sum (:func:`asked`). Nobody is
+    once the masked vectors are lost: shares would be spent on a sum that nobody can publish.
     """
     if state.phase not in (Phase.UPLOAD, Phase.AGREE, Phase.UNMASK, Phase.DONE):
         raise OutOfPhase(phase=state.phase)
     failed_in = Phase.UNMASK if state.phase is Phase.DONE else state.phase
-    return replace(state, phase=Phase.ABORT, failed_in=failed_in)
+    agreed = {} if vectors_lost else state.agreed
+    return replace(state, phase=Phase.ABORT, failed_in=failed_in, agreed=agreed)
 
 
 def asked(state: ServerState, index: int, *, away: Collection[int] = ()) -> Phase:

@@ -232,7 +232,7 @@ def test_a_full_store_is_named_and_nothing_is_kept_by_half(
                 keep()
         full.shutdown()
     assert not path.exists()
-    assert "storage.failed" in (told := capsys.readouterr().out)
+    assert "storage.failed" in (told := "".join(capsys.readouterr()))
     assert "canary" not in told
     assert str(full.server_port) not in told
 
