@@ -189,7 +189,9 @@ def _manifest(backup: Path) -> dict[str, Any]:
     if file.is_symlink() or not file.is_file() or file.stat().st_size > MAX_MANIFEST_BYTES:
         raise NotThere(problem=f"{backup.name} is no backup")
     try:
-        content = decode_json(file.read_bytes(), max_bytes=MAX_MANIFEST_BYTES, max_items=2 * MAX_FILES)
+        content: dict[str, Any] = decode_json(
+            file.read_bytes(), max_bytes=MAX_MANIFEST_BYTES, max_items=2 * MAX_FILES
+        )
     except NotPlain as error:
         raise NotThere(problem=f"{MANIFEST} cannot be read") from error
     plain = isinstance(content, dict) and isinstance(content.get("files"), dict) and "head" in content
