@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from hospital_node import steps
 from hospital_node.steps import STEPS, Steps
 from medveil.bounds import too_much
+from medveil.errors import Error
 from medveil.plan import BadPlan, Plan, stored_plan
 
 META = sa.MetaData()
@@ -111,12 +112,32 @@ class Alarm:
     """Hash of this node's own version."""
 
 
+class ForeignJournal(Error):
+    """A journal that holds what this program never makes."""
+
+    code = "foreign-journal"
+
+    def __init__(self, *, kind: str) -> None:
+        super().__init__(
+            what=f"This node's journal.db holds a {kind}, which MedVeil never makes.",
+            meaning="It could change what the node remembers of approvals and rounds, so it was not opened.",
+            remedy="Find out who could write to the node's folder, then restore a copy that you trust.",
+        )
+
+
 class Journal(Steps):
-    """One SQLite file, written with a rollback journal and ``synchronous=FULL``."""
+    """One SQLite file, written with a rollback journal and ``synchronous=FULL``.
+
+    Raises: ForeignJournal if anything in it would act by itself.
+    """
 
     def __init__(self, path: Path) -> None:
         self._engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
         sa.event.listen(self._engine, "connect", _durable)
+        with self._engine.connect() as tx:
+            acts = sa.text("SELECT type FROM sqlite_master WHERE type NOT IN ('table', 'index')")
+            for kind in tx.scalars(acts):
+                raise ForeignJournal(kind=str(kind))
         META.create_all(self._engine)
         steps.META.create_all(self._engine)
         self.take_over(self._first_models)
@@ -295,5 +316,5 @@ def write_durably(path: Path, *parts: bytes | memoryview) -> None:
 
 
 def _durable(connection: object, _: object) -> None:
-    for pragma in ("journal_mode=DELETE", "synchronous=FULL"):
+    for pragma in ("trusted_schema=OFF", "journal_mode=DELETE", "synchronous=FULL"):
         connection.execute(f"PRAGMA {pragma}")  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hospital_node.steps import AlreadyDone, ModelInUse
-from hospital_node.store import Journal
+from hospital_node.store import ForeignJournal, Journal
 from medveil.errors import LocalProtocolError
 from medveil.identity import Identity
 from medveil.plan import Plan, sign_approval
@@ -310,3 +310,18 @@ def test_no_two_vectors_from_one_model_are_out_unless_all_but_the_last_are_settl
                 out.pop(model, None)
         assert not vowed & unmasked
     journal.close()
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "CREATE TRIGGER t AFTER INSERT ON approvals BEGIN DELETE FROM approvals; END",
+        "CREATE VIEW v AS SELECT * FROM approvals",
+    ],
+)
+def test_a_journal_in_which_something_acts_by_itself_is_not_opened(tmp_path: Path, planted: str) -> None:
+    Journal(tmp_path / "journal.db").close()
+    with closing(sqlite3.connect(tmp_path / "journal.db", isolation_level=None)) as link:
+        link.execute(planted)
+    with pytest.raises(ForeignJournal):
+        Journal(tmp_path / "journal.db")
