@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
 import secrets
 import time
 from collections.abc import Sequence
@@ -34,12 +33,16 @@ from medveil.identity import Identity
 from medveil.ids import fingerprint
 from medveil.log import get_logger, set_up
 from medveil.plan import Member, Plan
+from medveil.private_files import keep_private
 from medveil.shown import NotConfirmed, Screen, can_ask, plain, strong
 from medveil.spoken import words_of
 from medveil.study import read_study
 from medveil.tensors import largest_file
 
-app = typer.Typer(help="For the consortium's admin: run the aggregator, enrol hospitals, open studies.")
+app = typer.Typer(
+    help="For the consortium's admin: run the aggregator, enrol hospitals, open studies.",
+    callback=keep_private,
+)
 study = typer.Typer(help="Create studies and watch them.")
 app.add_typer(study, name="study")
 app.add_typer(people, name="people")
@@ -94,12 +97,6 @@ def _show_fingerprint(plan: Plan) -> None:
         [("words", strong(" ".join(words[:6]))), ("", strong(" ".join(words[6:]))), ("hash", plan.id)],
         indent=2,
     )
-
-
-@app.callback()
-def _private_files() -> None:
-    """For the consortium's admin: run the aggregator, enrol hospitals, open studies."""
-    os.umask(0o077)
 
 
 @app.command()

@@ -23,6 +23,7 @@ from medveil.handed import problem_of
 from medveil.identity import Identity
 from medveil.ids import fingerprint
 from medveil.log import set_up
+from medveil.private_files import keep_private
 from medveil.shown import NotConfirmed, Screen, can_ask, fault, plain, strong
 from medveil.spoken import means
 
@@ -30,16 +31,13 @@ if TYPE_CHECKING:
     from medveil.plan import Plan
     from medveil_imaging.sources.manifest import SiteData
 
-app = typer.Typer(help="For a hospital's operator: connect this hospital, check its images, approve, run.")
+app = typer.Typer(
+    help="For a hospital's operator: connect this hospital, check its images, approve, run.",
+    callback=keep_private,
+)
 app.add_typer(ledger, name="ledger")
 app.command()(cohort)
 screen = Screen()
-
-
-@app.callback()
-def _private_files() -> None:
-    """For a hospital's operator: connect this hospital, check its images, approve, run."""
-    os.umask(0o077)
 
 
 @app.command()

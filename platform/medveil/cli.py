@@ -10,6 +10,7 @@ import typer
 
 from medveil.errors import Error
 from medveil.log import set_up
+from medveil.private_files import keep_private
 from medveil.shown import Screen, faint, fault, strong
 
 
@@ -18,6 +19,7 @@ def main() -> None:
     set_up("error")  # a command that runs for long turns its log on by itself
     app = typer.Typer(
         name="medveil",
+        callback=keep_private,
         help="Hospitals train one imaging model together; no image and no single update leaves a hospital.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,

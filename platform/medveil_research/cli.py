@@ -75,7 +75,7 @@ def demo(
         int | None, typer.Option(min=1, help="Training rounds; the recipe's number without it.")
     ] = None,
     patients: Annotated[
-        int | None, typer.Option(min=6, help="Made-up patients per hospital (made-up images only).")
+        int | None, typer.Option(min=10, help="Made-up patients per hospital (made-up images only).")
     ] = None,
     hospitals: Annotated[
         int, typer.Option(min=3, max=128, help="Number of hospitals (made-up images only).")

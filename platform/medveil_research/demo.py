@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from medveil.errors import Error
 from medveil.plan import Plan
+from medveil.private_files import private_folder
 from medveil.shown import Screen
 from medveil.spoken import spoken
 from medveil.study import Deadlines, Study
@@ -101,13 +102,17 @@ class Scene:
 def demo(options: DemoOptions) -> None:
     """Run the study, print what happened, write report and JSON.
 
-    Raises: what goes wrong, after every process has ended; RoundFailed if a round made no model.
+    Raises: what goes wrong, after every process has ended; RoundFailed if a round made no model; OpenFolder
+        if real images' results would lie in a folder that others may enter.
     """
     screen = Screen(quiet=options.quiet)
     started = time.monotonic()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     folder = options.folder or Path(".medveil") / f"demo-{dt.datetime.now():%Y%m%d-%H%M%S}"
-    folder.mkdir(parents=True, exist_ok=True)
+    if options.data is None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    else:
+        private_folder(folder)
     with _stop_on_signals():
         sites = _sites(options, folder, screen)
         study, initial = _study(options, sites)
