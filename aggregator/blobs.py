@@ -43,9 +43,9 @@ class StorageFailed(Error):
 
     def __init__(self) -> None:
         super().__init__(
-            what="The aggregator's storage does not work at the moment.",
-            meaning="Nothing was acknowledged that is not on the disk; the nodes send it again.",
-            remedy="Check that the aggregator's disk, or its bucket, is there, not full and not failing.",
+            what="A disk, the database or the bucket of the aggregator does not work at the moment.",
+            meaning="Nothing was acknowledged that is not stored. Nodes send it again; a command you repeat.",
+            remedy="Check that it is there, not full and not failing; for a backup its folder's disk, too.",
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
+import os
 import ssl
 import sys
 from collections.abc import Callable
@@ -33,6 +34,19 @@ CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 COLLECT_AFTER = (20_000, 20, 50)
 """Python looks for unreachable cycles this seldom. A thousand connections are many objects and no garbage,
 and at Python's own pace every few polls pay for looking through them all."""
+
+
+class CannotListen(Error):
+    """The address of the aggregator is taken, or is none of this machine's."""
+
+    code = "cannot-listen"
+
+    def __init__(self, *, reason: str) -> None:
+        super().__init__(
+            what=f"The aggregator cannot listen on the address in aggregator.json: {reason}.",
+            meaning="It was not started. Another program may have the port, perhaps a second aggregator.",
+            remedy="Stop the other program, or correct 'host' and 'port' in aggregator.json.",
+        )
 
 
 class _WholeAnswers(h11.Connection):
@@ -225,6 +239,14 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._app, self._grace_s = app, grace_s
 
+    async def startup(self, sockets: Any = None) -> None:
+        """See uvicorn. Raises: CannotListen."""
+        try:
+            await super().startup(sockets)
+        except CannotListen:
+            await self.lifespan.shutdown()
+            raise
+
     async def shutdown(self, sockets: Any = None) -> None:
         """See uvicorn. Long polls are answered first; who is still sending after the grace is cut off."""
         if self._app.state.desk is not None:
@@ -246,7 +268,12 @@ def loop_with(limits: Limits) -> Callable[[], asyncio.AbstractEventLoop]:
             if options.get("ssl") is not None:
                 options["ssl_handshake_timeout"] = limits.handshake_s
                 options["ssl_shutdown_timeout"] = limits.linger_s
-            return await super().create_server(*args, **options)
+            try:
+                return await super().create_server(*args, **options)
+            except OSError as error:
+                number = error.errno or 0  # below 0 where a name has no address
+                reason = os.strerror(number) if number > 0 else error.strerror or "no such address"
+                raise CannotListen(reason=reason) from error
 
     return Loop
 
@@ -286,7 +313,7 @@ def make_server(app: FastAPI, settings: Settings, tls: Path | None) -> Server:
 
 
 def run(app: FastAPI, settings: Settings, tls: Path | None) -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT. Raises: CannotListen."""
     server = make_server(app, settings, tls)
     gc.freeze()
     gc.set_threshold(*COLLECT_AFTER)

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
 
 import typer
 
-from medveil.errors import Error
+from medveil.errors import Error, SystemRefused
 from medveil.log import set_up
 from medveil.private_files import keep_private
 from medveil.shown import Screen, faint, fault, strong
 
 
 def main() -> None:
-    """Run ``medveil``; a known problem is printed as three sentences and ends with exit status 1."""
+    """Run ``medveil``; a known problem is printed as three sentences and ends with exit status 1.
+
+    So does what the operating system refuses. Ctrl-C ends it without a word, also while it starts.
+    """
+    try:
+        _run()
+    except Error as error:
+        show_error(error)
+        sys.exit(1)
+    except OSError as error:
+        show_error(SystemRefused(error))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+def _run() -> None:
     set_up("error")  # a command that runs for long turns its log on by itself
     app = typer.Typer(
         name="medveil",
@@ -31,11 +48,7 @@ def main() -> None:
             app.add_typer(room, name=entry.name)
         else:
             room(app)
-    try:
-        app()
-    except Error as error:
-        show_error(error)
-        sys.exit(1)
+    app()
 
 
 def show_error(error: Error) -> None:

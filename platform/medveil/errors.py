@@ -50,6 +50,20 @@ class BadOption(Error):
         )
 
 
+class SystemRefused(Error):
+    """The operating system did not do what a command asked of it, and nothing nearer knew what that means."""
+
+    code = "system-refused"
+
+    def __init__(self, error: OSError) -> None:
+        reason = error.strerror or type(error).__name__
+        super().__init__(
+            what=f"The operating system refused a file or an address: {reason}.",
+            meaning="The command ended before its work was done.",
+            remedy="Check that its folders are there, belong to this user and have room, and run it again.",
+        )
+
+
 class UnknownName(Error):
     """A registry was asked for an entry it does not hold."""
 

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from linked import Consortium, Hospital
 from medveil.identity import Identity, Secret
-from medveil.rounds import Phase, RoundKind
+from medveil.rounds import Phase, RoundKind, most_attempts
 from medveil.study import Cohort, Study
 from privacy.secagg import graph, node, server
 from privacy.secagg.graph import EVERY_EDGE, GRID, disconnected, edge_limit, edge_steps, pair_masks
@@ -92,6 +92,13 @@ def test_the_probability_is_the_smallest_that_keeps_the_bound(honest: int) -> No
     steps, limit = edge_steps(honest), Decimal(2) ** -40
     assert disconnected(honest, steps) <= limit
     assert disconnected(honest, steps - 1) > limit
+
+
+def test_all_attempts_that_a_node_takes_part_in_in_one_round_stay_below_two_to_the_minus_thirty() -> None:
+    tries = most_attempts(make_study().model_copy(update={"attempts": 5}))  # 5 is the most a study can have
+    assert tries * disconnected(65, edge_steps(65)) <= Decimal(2) ** -30
+    with pytest.raises(ValidationError):
+        Study.model_validate(make_study().model_dump() | {"attempts": 6})
 
 
 @pytest.mark.parametrize("honest", [10, 65, 200])
