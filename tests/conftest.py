@@ -1,10 +1,28 @@
-"""What holds for every test: nothing depends on the machine's speed."""
+"""What holds for every test: nothing depends on the machine's speed, or on the tests before it."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # one process a core: threads that wait for each other only get in the way
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
     "medveil", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 settings.load_profile("medveil")
+
+
+@pytest.fixture(autouse=True)
+def _own_log() -> Iterator[None]:
+    """A command sets the log up for its whole process; the next test finds it as it was."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)

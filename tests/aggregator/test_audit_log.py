@@ -63,7 +63,8 @@ CHANGES: dict[str, Callable[[Store], object]] = {
 }
 """One call of every method that changes something, in an order that works."""
 READS = {
-    "admin_key", "approval_counts", "approvals", "attempts", "check_admin_key", "check_lead", "close",
+    "admin_key", "approval_counts", "approvals", "attempts", "break_off", "check_admin_key", "check_file",
+    "check_lead", "close",
     "entries", "events", "has_model", "head", "in_doubt", "key_changes", "last_write", "parties", "plans",
     "probe", "progress", "recorded_key", "remembered_head", "settled", "signer", "succession", "verify_log",
     "version", "versions", "witnessed",

@@ -13,6 +13,7 @@ from aggregator.blobs import StorageFailed
 from aggregator.store import AlreadyThere, AttemptKey, Party, Progress, StartTaken, Store, TokenRefused
 from medveil.identity import Identity
 from medveil.rounds import ModelVersion
+from medveil.spoken import spoken
 from world import World, finish, make_plan, make_sites, make_study
 
 ADMIN = Identity.generate("admin")
@@ -64,7 +65,7 @@ def test_a_token_enrols_one_newcomer_once_and_a_repeat_is_the_same(store: Store)
 def test_no_second_plan_starts_from_a_model_of_another(planned: Store) -> None:
     other = PLAN.model_copy(update={"epoch": 2})
     start = version(0).model_copy(update={"plan": other.id})
-    with pytest.raises(StartTaken, match=PLAN.id[:8]):
+    with pytest.raises(StartTaken, match=spoken(PLAN.hash)):
         planned.add_plan(other, b"s" * 64, start, 2.0)
     assert [plan for plan, _, _ in planned.plans()] == [PLAN]
     planned.add_plan(other, b"s" * 64, start.model_copy(update={"model": "f" * 64}), 2.0)
