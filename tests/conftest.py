@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-if (
-    "PYTEST_XDIST_WORKER" in os.environ
-):  # one process a core: threads that wait for each other only get in the way
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core: more threads are in the way
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest

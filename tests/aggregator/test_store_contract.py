@@ -71,7 +71,7 @@ def test_no_second_plan_starts_from_a_model_of_another(planned: Store) -> None:
     planned.add_plan(other, b"s" * 64, start.model_copy(update={"model": "f" * 64}), 2.0)
     third = PLAN.model_copy(update={"epoch": 3})
     again = start.model_copy(update={"plan": third.id, "model": "f" * 64})
-    with pytest.raises(StartTaken, match=other.id[:8]):
+    with pytest.raises(StartTaken, match=spoken(other.hash)):
         planned.add_plan(third, b"s" * 64, again, 2.0)
 
 
