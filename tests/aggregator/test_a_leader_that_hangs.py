@@ -48,6 +48,7 @@ def test_a_leader_that_is_stopped_while_idle_is_replaced_and_does_not_come_back(
     assert len(pair.leaders()) == len(before) + 1
 
 
+@pytest.mark.slow
 def test_a_leader_that_is_stopped_inside_a_write_is_replaced(pair: Pair) -> None:
     """It holds the writers' lock and never comes to its commit: the server ends its transaction."""
     leader, standby = pair.roles()

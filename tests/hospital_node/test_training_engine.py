@@ -327,29 +327,31 @@ def test_a_step_is_divided_by_the_public_constant_and_not_by_the_number_drawn() 
     torch.testing.assert_close(before - net.weight.detach(), torch.full((1, 2), 0.5), rtol=1e-4, atol=1e-4)
 
 
-FAULTS = """
-import resource, torch
+GIVEN_BACK = """
+import torch
+from pathlib import Path
 from hospital_node.training.memory import keep_freed_memory
 kept = {kept} and keep_freed_memory()
-def step():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    blocks = [torch.ones(4 * 2**20) for _ in range(12)]
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-step()
-print(int(kept), step())
+def pages():
+    return int(Path('/proc/self/statm').read_text().split()[0])
+blocks = [torch.ones(4 * 2**20) for _ in range(12)]
+most = pages()
+del blocks
+print(int(kept), most - pages())
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
 def test_memory_that_a_step_has_freed_is_there_for_the_next() -> None:
+    """Of the address space: what is in memory of it is the kernel's business, and it may be busy."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'platform'}{os.pathsep}{ROOT}"}
-    faults = {}
+    given_back = {}
     for kept in (False, True):
-        command = [sys.executable, "-c", FAULTS.format(kept=kept)]
+        command = [sys.executable, "-c", GIVEN_BACK.format(kept=kept)]
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-        worked, faults[kept] = map(int, done.stdout.split())
+        worked, given_back[kept] = map(int, done.stdout.split())
         assert worked == kept
-    assert faults[True] < faults[False] / 10
+    assert given_back[True] < 1_000 < 40_000 < given_back[False]
 
 
 def test_every_patient_enters_with_the_sample_rate_and_whole() -> None:

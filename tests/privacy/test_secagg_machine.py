@@ -331,4 +331,4 @@ def test_messages_in_any_order_give_the_exact_sum_or_nothing() -> None:
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
     )
     run_state_machine_as_test(Network, settings=limits)
-    assert set(Network.finished) > {1}  # some runs did come to their end, also at the second attempt
+    assert Network.finished  # some runs did come to their end; second attempts: test_one_sum_explore
