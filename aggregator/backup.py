@@ -23,6 +23,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
 from aggregator.adminkey import KEY, NEXT, load_admin, open_store, settle_key
 from aggregator.auditlog import Head
 from aggregator.blobs import SCRATCH, Blobs, StorageFailed, open_blobs, write_durably
@@ -308,10 +311,6 @@ def opens(settings: Settings) -> list[tuple[str, str]]:
 
     An address may hold a password; it is shown without.
     """
-    from sqlalchemy import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    plain = Settings(settings.folder)
     database = settings.database
     try:
         database = make_url(database).render_as_string(hide_password=True) if database else ""
@@ -324,9 +323,5 @@ def opens(settings: Settings) -> list[tuple[str, str]]:
         ("database", database or "in the folder"),
         ("models", settings.blobs or "in the folder"),
     ]
-    changed = [
-        f"{name} = {getattr(settings.limits, name)}"
-        for name in type(settings.limits).__dataclass_fields__
-        if getattr(settings.limits, name) != getattr(plain.limits, name)
-    ]
+    changed = [f"{name} = {value}" for name, value in settings.limits.changed.items()]
     return [*told, ("limits", ", ".join(changed) or "as they come")]

@@ -39,11 +39,11 @@ def replayed(attempt: Attempt, run: Run, events: list[tuple[str, bytes]]) -> Att
         attempt: a new one.
     Raises: BadSignature if the events are neither version's.
     """
-    model = attempt.state.setting.context.model.hex()
-    before = new_attempt(run, attempt.key, attempt.kind, model, now=attempt.opened, protocol=PROTOCOL_1)
     try:
         return _after(attempt, events)
     except BadSignature:
+        model = attempt.state.setting.context.model.hex()
+        before = new_attempt(run, attempt.key, attempt.kind, model, now=attempt.opened, protocol=PROTOCOL_1)
         return _after(before, events)
 
 

@@ -50,6 +50,11 @@ class Limits:
     newcomers_per_s: float = 5.0
     """Refused enrolment tokens of one address (IPv6: of its /64), on average; four seconds' worth at once."""
 
+    @property
+    def changed(self) -> dict[str, float]:
+        """Those that are not as they come, by name."""
+        return {name: value for name, value in asdict(self).items() if value != getattr(Limits, name)}
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -88,7 +93,7 @@ class Settings:
     def save(self) -> None:
         """Write ``aggregator.json``."""
         values = {k: v for k, v in asdict(self).items() if k != "folder"}
-        values["limits"] = {k: v for k, v in values["limits"].items() if v != getattr(Limits, k)}
+        values["limits"] = self.limits.changed
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (self.folder / "aggregator.json").write_text(json.dumps(values, indent=2) + "\n")
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from hospital_node.files import replace_durably
 from medveil.errors import Error
 from medveil.identity import Identity
+from medveil.ids import join
 from medveil.pseudonyms import look_alike, one_spelling
 from medveil.study import Study
 from medveil_imaging.sources.manifest import Row, usable_rows
@@ -212,8 +213,7 @@ class Names:
 
     def content(self, *parts: bytes) -> str:
         """Of an image, or of an image and its label."""
-        joined = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
-        return hmac.digest(self._image, joined, "sha256").hex()[:32]
+        return hmac.digest(self._image, join(*parts), "sha256").hex()[:32]
 
 
 @dataclass(frozen=True)

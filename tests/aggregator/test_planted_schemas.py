@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +15,20 @@ from alembic.config import Config
 from typer.testing import CliRunner
 
 from aggregator import database, schema
-from aggregator.backup import MANIFEST, NotSigned, NotThere, OtherKey, back_up, check, opens, restore
+from aggregator.adminkey import load_admin
+from aggregator.backup import (
+    MANIFEST,
+    NotSigned,
+    NotThere,
+    OtherKey,
+    _digest,
+    _files,
+    _signed,
+    back_up,
+    check,
+    opens,
+    restore,
+)
 from aggregator.cli import app, open_store, set_up_aggregator
 from aggregator.database import Database
 from aggregator.schema import SCHEMAS, DamagedDatabase, ForeignSchema
@@ -74,11 +86,7 @@ def plant(file: Path, statements: list[str]) -> None:
 
 def signed_again(backup: Path, settings: Settings) -> None:
     """By somebody who has the admin key too: the files are what the signed list says."""
-    shutil.copytree(backup, backup.with_name("source"))
     content = json.loads((backup / MANIFEST).read_text())
-    from aggregator.adminkey import load_admin
-    from aggregator.backup import _digest, _files, _signed
-
     told = {k: v for k, v in content.items() if k not in ("admin_key", "signature")}
     told["files"] = {name: _digest(path) for name, path in _files(backup) if name != MANIFEST}
     (backup / MANIFEST).write_text(json.dumps(_signed(told, load_admin(settings.folder))))
