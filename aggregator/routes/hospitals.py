@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
 
@@ -238,6 +239,17 @@ async def model(
     return office.stream(plan, party, await office.run(lambda: office.coordinator.open_model(plan, model)))
 
 
+async def _evidence(request: Request, plan: str, question: Callable[[], bytes]) -> Response:
+    """What shows how a plan came to where it is, for its hospitals and for people who may look."""
+    office = desk(request)
+    party = await office.admit_reader(
+        request, plan, roles=("hospital", Role.RESEARCHER, Role.ADMIN, Role.AUDITOR)
+    )
+    data = await office.run(question)
+    office.coordinator.count_bytes(plan, party.name, up=0, down=len(data))
+    return Response(data, media_type=CBOR)
+
+
 @router.get(
     "/plans/{plan}/versions/{number}/proof",
     tags=["reading"],
@@ -246,13 +258,8 @@ async def model(
 )
 async def proof(request: Request, plan: PlanId, number: Number) -> Response:
     """Where a model version comes from: sets, signatures and the sum's hash."""
-    office = desk(request)
-    party = await office.admit_reader(
-        request, plan, roles=("hospital", Role.RESEARCHER, Role.ADMIN, Role.AUDITOR)
-    )
-    data = await office.run(lambda: office.coordinator.proof(plan, number))
-    office.coordinator.count_bytes(plan, party.name, up=0, down=len(data))
-    return Response(data, media_type=CBOR)
+    coordinator = desk(request).coordinator
+    return await _evidence(request, plan, lambda: coordinator.proof(plan, number))
 
 
 @router.get(
@@ -263,13 +270,8 @@ async def proof(request: Request, plan: PlanId, number: Number) -> Response:
 )
 async def certificates(request: Request, plan: PlanId, number: Number) -> Response:
     """The abort certificates of a round: which attempts at it the hospitals have given up."""
-    office = desk(request)
-    party = await office.admit_reader(
-        request, plan, roles=("hospital", Role.RESEARCHER, Role.ADMIN, Role.AUDITOR)
-    )
-    data = await office.run(lambda: office.coordinator.certificates(plan, number))
-    office.coordinator.count_bytes(plan, party.name, up=0, down=len(data))
-    return Response(data, media_type=CBOR)
+    coordinator = desk(request).coordinator
+    return await _evidence(request, plan, lambda: coordinator.certificates(plan, number))
 
 
 @router.get(
