@@ -11,11 +11,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from aggregator.blobs import StorageFailed, sync
-from aggregator.crashpoints import step
-from aggregator.database import alone
 from aggregator.settings import Settings
-from aggregator.store import Store, WrongAdminKey
+from aggregator.storage.blobs import StorageFailed, sync
+from aggregator.storage.crashpoints import step
+from aggregator.storage.database import alone
+from aggregator.storage.store import Store, WrongAdminKey
 from medveil.errors import Error
 from medveil.identity import Identity
 

@@ -12,19 +12,19 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from aggregator.access.nonces import EarlyNonces
+from aggregator.access.signatures import Gatekeeper
 from aggregator.adminkey import open_store, settle_key
-from aggregator.auth import Gatekeeper
-from aggregator.blobs import open_blobs
-from aggregator.coordinator import Coordinator
-from aggregator.limits import Gate
-from aggregator.metrics import Metrics
-from aggregator.nonces import EarlyNonces
-from aggregator.problems import on_bad_address, on_error, on_fault
-from aggregator.routes import hospitals, people
-from aggregator.routes.desk import Desk
+from aggregator.rounds.coordinator import Coordinator
 from aggregator.settings import Settings
-from aggregator.store import NotLeading
-from aggregator.workers import Workers
+from aggregator.storage.blobs import open_blobs
+from aggregator.storage.store import NotLeading
+from aggregator.web.limits import Gate
+from aggregator.web.metrics import Metrics
+from aggregator.web.problems import on_bad_address, on_error, on_fault
+from aggregator.web.routes import hospitals, people
+from aggregator.web.service import Desk
+from aggregator.work.workers import Workers
 from medveil.errors import Error
 from medveil.log import get_logger
 

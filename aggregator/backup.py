@@ -28,10 +28,10 @@ from sqlalchemy.exc import ArgumentError
 
 from aggregator.adminkey import KEY, NEXT, load_admin, open_store, settle_key
 from aggregator.auditlog import Head
-from aggregator.blobs import SCRATCH, Blobs, StorageFailed, open_blobs, write_durably
-from aggregator.database import alone
 from aggregator.settings import Settings
-from aggregator.store import Store
+from aggregator.storage.blobs import SCRATCH, Blobs, StorageFailed, open_blobs, write_durably
+from aggregator.storage.database import alone
+from aggregator.storage.store import Store
 from medveil.errors import Error
 from medveil.identity import BadSignature, Identity, verify
 from medveil.ids import canonical, fingerprint

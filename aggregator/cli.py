@@ -17,15 +17,15 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import ValidationError
 
 from aggregator import settings as configuration
+from aggregator.access.tls import make_certificates
 from aggregator.adminkey import KEY, load_admin, new_admin_key, open_store
 from aggregator.auditlog import Head, KeyChange
 from aggregator.backup import back_up, check, copy_database, opens, restore
-from aggregator.blobs import open_blobs
 from aggregator.cli_people import DEFAULT, Folder, opened_register, people
-from aggregator.database import REVISIONS, Database, alone, schema_of
 from aggregator.settings import Settings
-from aggregator.store import AlreadyThere, Register, UnknownPerson
-from aggregator.tls import make_certificates
+from aggregator.storage.blobs import open_blobs
+from aggregator.storage.database import REVISIONS, Database, alone, schema_of
+from aggregator.storage.store import AlreadyThere, Register, UnknownPerson
 from aggregator.witnesses import Witness, binding_heads
 from medveil.errors import BadFile, Error
 from medveil.handed import problem_of, read_whole
@@ -130,7 +130,7 @@ def set_up_aggregator(settings: Settings) -> None:
 def serve(folder: Folder = DEFAULT) -> None:
     """Run the aggregator until it is told to stop."""
     from aggregator.app import create_app
-    from aggregator.connections import run
+    from aggregator.web.connections import run
 
     set_up()
     settings = configuration.load(folder)
@@ -413,7 +413,7 @@ def create_plan(
         readers: the researchers who may read it; None for every one there is.
     Raises: BadFile, BadStrategy, NoHospitals, WrongInitialModel, AlreadyThere, UnknownPerson.
     """
-    from aggregator.versions import first_version
+    from aggregator.work.versions import first_version
     from medveil.strategies import strategy_of
     from privacy.dp.policy import check_policy
 

@@ -13,7 +13,7 @@ import typer
 
 from aggregator import settings as configuration
 from aggregator.adminkey import open_store
-from aggregator.store import Register, Role
+from aggregator.storage.store import Register, Role
 from medveil.errors import Error
 from medveil.ids import fingerprint
 from medveil.shown import Screen, plain
@@ -47,7 +47,7 @@ def people_add(
     study: Annotated[list[str], typer.Option(help="A plan that a researcher may read; repeatable.")] = [],  # noqa: B006
 ) -> None:
     """Print a new API token. It is shown this once and kept only as a hash."""
-    from aggregator.tokens import make_token
+    from aggregator.access.tokens import make_token
 
     with opened_register(folder) as register:
         now = time.time()

@@ -70,7 +70,7 @@ class Settings:
     names: tuple[str, ...] = ("localhost", "127.0.0.1")
     """DNS names and addresses in the server's certificate."""
     client_certificates: bool = False
-    """Whether hospitals must show a TLS client certificate as well (see :mod:`aggregator.tls`)."""
+    """Whether hospitals must show a TLS client certificate as well (see :mod:`aggregator.access.tls`)."""
     limits: Limits = Limits()
     workers: int = 0
     """Most processes that unmask sums; 0 stands for one for each core."""

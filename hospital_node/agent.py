@@ -18,19 +18,19 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from hospital_node.audit_witness import Heads
 from hospital_node.clearance import Clearance, check_start
 from hospital_node.cohort import CohortDamaged, CohortMissing
-from hospital_node.desk import Contribution, Desk
+from hospital_node.computation import Contribution, Desk
 from hospital_node.governance import PlanRefused, binding, check_plan, read_offer
-from hospital_node.heads import Heads
-from hospital_node.kept import LABEL, Kept
+from hospital_node.journal import Journal
 from hospital_node.ledger import LedgerSetBack
 from hospital_node.lineage import Lineage, Witness, WrongModel
 from hospital_node.records import Records
 from hospital_node.settings import Node
 from hospital_node.steps import AlreadyDone
-from hospital_node.store import Journal
 from hospital_node.transport import AggregatorProblem, Transport
+from hospital_node.unsent import LABEL, Kept
 from medveil.errors import Error, RemoteProtocolError
 from medveil.identity import Identity
 from medveil.log import get_logger

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from hospital_node.governance import PlanRefused
+from hospital_node.journal import Journal
 from hospital_node.steps import ModelInUse, Start
-from hospital_node.store import Journal
 from hospital_node.transport import AggregatorProblem
 from medveil.errors import RemoteProtocolError
 from medveil.log import get_logger

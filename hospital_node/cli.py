@@ -301,8 +301,8 @@ def lineage(
 ) -> None:
     """Show how far this node's own copy of each plan's model has come, and what it has refused."""
     from hospital_node import views
+    from hospital_node.journal import Journal
     from hospital_node.lineage import head_path, load_head
-    from hospital_node.store import Journal
 
     node = Node.load(folder)
     journal = Journal(node.journal)
@@ -348,8 +348,8 @@ def heads(
     folder: Folder = DEFAULT,
 ) -> None:
     """Show what this node has seen of the aggregator's audit log, and whether it was ever contradicted."""
-    from hospital_node.heads import Heads
-    from hospital_node.store import Journal
+    from hospital_node.audit_witness import Heads
+    from hospital_node.journal import Journal
 
     node = Node.load(folder)
     journal = Journal(node.journal)

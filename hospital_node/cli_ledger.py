@@ -43,7 +43,7 @@ def show_ledger(
 
 def _study_names(node: Node) -> dict[str, str]:
     """Plan → name of its study, of every plan that was approved here."""
-    from hospital_node.store import Journal
+    from hospital_node.journal import Journal
 
     if not node.journal.exists():
         return {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from hospital_node.store import Journal
+from hospital_node.journal import Journal
 
 _META = sa.MetaData()
 _PARTS = sa.Table(

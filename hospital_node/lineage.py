@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from hospital_node.store import Alarm, Journal, write_durably
+from hospital_node.journal import Alarm, Journal, write_durably
 from hospital_node.transport import AggregatorProblem
 from medveil.errors import RemoteProtocolError
 from medveil.identity import BadSignature, Secret

@@ -17,14 +17,14 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from hospital_node.audit_witness import Heads
 from hospital_node.clearance import check_start
 from hospital_node.cohort import Changes, Cohort, CohortDamaged, Reading
 from hospital_node.frozen import Part
 from hospital_node.governance import PlanRefused, check_plan, declared_patients, read_offer
-from hospital_node.heads import Heads
+from hospital_node.journal import Journal, Shown
 from hospital_node.records import Records
 from hospital_node.settings import Node, NodeSettings
-from hospital_node.store import Journal, Shown
 from hospital_node.transport import Transport
 from medveil.errors import BadFile, Error
 from medveil.handed import read_whole

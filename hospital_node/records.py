@@ -30,11 +30,11 @@ from hospital_node.cohort import (
     read_patients,
 )
 from hospital_node.frozen import FrozenPlans, JournalAnchor, Part
+from hospital_node.journal import Journal
 from hospital_node.ledger import Ledger, LedgerSetBack, LedgerUnreadable
 from hospital_node.ledgerfile import check_head
 from hospital_node.settings import Node
 from hospital_node.splits import LOST, NEVER, FormerSplits, SplitsDamaged, read_former
-from hospital_node.store import Journal
 from medveil.identity import Identity
 from medveil.log import get_logger
 from medveil.messages import LedgerEnd, sign_ledger_end

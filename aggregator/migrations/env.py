@@ -1,4 +1,4 @@
-"""What Alembic runs: the migrations on the connection that ``aggregator.database`` hands over."""
+"""What Alembic runs: the migrations on the connection that ``aggregator.storage.database`` hands over."""
 
 from alembic import context
 

@@ -16,11 +16,11 @@ from contextlib import closing, suppress
 import psycopg
 import pytest
 
-from aggregator.database import WRITERS
-from aggregator.problems import NotReady
-from aggregator.readiness import Readiness
-from aggregator.store import NotLeading, Store
-from aggregator.threads import Pulse, breaking_off
+from aggregator.storage.database import WRITERS
+from aggregator.storage.store import NotLeading, Store
+from aggregator.web.problems import NotReady
+from aggregator.web.readiness import Readiness
+from aggregator.work.threads import Pulse, breaking_off
 from door import Door
 from medveil.identity import Identity
 from pair import Pair, pair_of
@@ -128,7 +128,7 @@ def test_a_coordinator_that_has_not_ticked_takes_no_request_and_is_not_ready(bui
 def test_what_hangs_is_broken_off_once_and_its_own_error_is_what_comes_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("aggregator.threads.STUCK_S", 0.01)
+    monkeypatch.setattr("aggregator.work.threads.STUCK_S", 0.01)
     broken = threading.Event()
 
     def hangs() -> None:
@@ -164,7 +164,7 @@ def test_a_session_that_is_broken_off_ends_its_question_and_the_next_one_works(c
 
 def test_a_part_that_hangs_is_not_tried_a_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else each look at /readyz would take one more thread away, until other parts seem to hang too."""
-    monkeypatch.setattr("aggregator.readiness.PATIENCE_S", 0.01)
+    monkeypatch.setattr("aggregator.web.readiness.PATIENCE_S", 0.01)
     release, tries, clock = threading.Event(), [0], Clock()
 
     def hangs() -> None:

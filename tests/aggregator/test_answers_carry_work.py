@@ -12,7 +12,7 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from aggregator.tls import make_certificates
+from aggregator.access.tls import make_certificates
 from door import Door
 from hospital_node import agent as agent_module
 from hospital_node.transport import Transport

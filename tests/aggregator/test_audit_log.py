@@ -11,11 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from aggregator.auditlog import NOTHING, BadEntry, BadHead, Head, Signers, checked, seal
-from aggregator.blobs import StorageFailed
 from aggregator.cli import app, set_up_aggregator
-from aggregator.database import Database
 from aggregator.settings import Settings
-from aggregator.store import ApiToken, AttemptKey, Register, Store, WrongAdminKey
+from aggregator.storage.blobs import StorageFailed
+from aggregator.storage.database import Database
+from aggregator.storage.store import ApiToken, AttemptKey, Register, Store, WrongAdminKey
 from databases import run
 from door import Door
 from medveil.identity import BadSignature, Identity

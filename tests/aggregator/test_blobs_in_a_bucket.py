@@ -22,12 +22,12 @@ from obstore.store import LocalStore, MemoryStore
 
 import buckets
 from aggregator.backup import NotThere, back_up
-from aggregator.blobs import Blobs, DamagedBlob, StorageFailed, UnusableBlobs, open_blobs
-from aggregator.bucket import BucketBlobs, open_store
 from aggregator.settings import Settings, load
-from aggregator.store import Store
-from aggregator.unmasking import segment_lengths
-from aggregator.workers import Inline, Workers
+from aggregator.storage.blobs import Blobs, DamagedBlob, StorageFailed, UnusableBlobs, open_blobs
+from aggregator.storage.bucket import BucketBlobs, open_store
+from aggregator.storage.store import Store
+from aggregator.work.unmasking import segment_lengths
+from aggregator.work.workers import Inline, Workers
 from door import Door
 from restoring import put_back
 from world import World, finish, make_sites, play
@@ -244,7 +244,7 @@ def test_a_worker_killed_in_the_middle_of_a_large_model_leaves_nothing_that_coun
     blobs, held = open_blobs(folder, bucket), buckets.bucket_of_moto()
     path = draft(blobs, os.urandom(2**20) * 96)
     program = (
-        "import sys; from pathlib import Path; from aggregator.blobs import open_blobs;"
+        "import sys; from pathlib import Path; from aggregator.storage.blobs import open_blobs;"
         "open_blobs(Path(sys.argv[1]), sys.argv[2]).keep_model('m', Path(sys.argv[3]))"
     )
     process = subprocess.Popen([sys.executable, "-c", program, str(folder), bucket, str(path)])
@@ -268,7 +268,7 @@ def test_memory_does_not_grow_with_a_model(folder: Path, bucket: str) -> None:
     with open(path, "r+b") as file:
         file.truncate(256 * 2**20)
     program = (
-        "import sys, resource; from pathlib import Path; from aggregator.blobs import open_blobs\n"
+        "import sys, resource; from pathlib import Path; from aggregator.storage.blobs import open_blobs\n"
         "blobs = open_blobs(Path(sys.argv[1]), sys.argv[2])\n"
         "most = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before = most(); blobs.keep_model('m', Path(sys.argv[3]))\n"

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aggregator.blobs import Blobs, DamagedBlob, StorageFailed, write_durably
-from aggregator.store import Store
-from aggregator.unmasking import DamagedSegment, Summing, sum_segment
+from aggregator.storage.blobs import Blobs, DamagedBlob, StorageFailed, write_durably
+from aggregator.storage.store import Store
+from aggregator.work.unmasking import DamagedSegment, Summing, sum_segment
 from medveil.identity import Identity
 from world import World, fresh_file, make_sites
 

@@ -21,15 +21,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from aggregator.settings import Limits
-from aggregator.store import Register, Store
-from aggregator.tls import (
+from aggregator.access.tls import (
     BadCertificateRequest,
     make_certificates,
     make_nodes_authority,
     names_in,
     sign_node_certificate,
 )
+from aggregator.settings import Limits
+from aggregator.storage.store import Register, Store
 from hospital_node.certificate import due, get_certificate
 from hospital_node.settings import Node, NodeSettings
 from hospital_node.transport import CLIENT_PAIR, AggregatorProblem, Transport

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aggregator import endings
-from aggregator.blobs import DamagedBlob
-from aggregator.coordinator import WrongRound
+from aggregator.rounds import endings
+from aggregator.rounds.coordinator import WrongRound
+from aggregator.storage.blobs import DamagedBlob
 from medveil.identity import BadSignature
 from medveil.plan import sign_approval
 from medveil.rounds import Phase, RoundKind

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import crashing
-from aggregator import crashpoints
-from aggregator.blobs import SCRATCH, Blobs
-from aggregator.store import Store
+from aggregator.storage import crashpoints
+from aggregator.storage.blobs import SCRATCH, Blobs
+from aggregator.storage.store import Store
 from medveil.identity import Identity, verify
 from medveil.tensors import from_safetensors
 from world import SPEC, START, Site, unit

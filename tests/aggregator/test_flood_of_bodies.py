@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from aggregator.access.tls import make_certificates
 from aggregator.settings import Limits
-from aggregator.tls import make_certificates
 from bombs import COLLIDING, head
 from flood import flood, member, open_round, strangers
 from served import Served, served

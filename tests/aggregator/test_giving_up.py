@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aggregator import endings
+from aggregator.rounds import endings
 from medveil.rounds import RoundKind
 from medveil.tensors import model_hash
 from privacy.secagg.closing import check_certificate

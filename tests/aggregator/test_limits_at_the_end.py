@@ -7,9 +7,9 @@ import socket
 import time
 from pathlib import Path
 
+from aggregator.access.tokens import make_token
 from aggregator.settings import Limits
-from aggregator.store import Register, Role
-from aggregator.tokens import make_token
+from aggregator.storage.store import Register, Role
 from medveil.identity import sign_request
 from served import Served, received, served
 from world import World, make_world

@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
+from aggregator.access.tls import make_certificates
 from aggregator.settings import Limits
-from aggregator.tls import make_certificates
 from hospital_node.transport import AggregatorProblem, Transport
 from medveil.identity import Identity
 from nginx import INSTALL, NGINX, PRETENDED, front_of

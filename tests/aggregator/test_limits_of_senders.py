@@ -13,10 +13,10 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from aggregator.limits import MOST_ADDRESSES, BodyMemory, Bucket, Displaced, Newcomers, Quotas
-from aggregator.problems import Overloaded, TooManyRequests
-from aggregator.routes.desk import SEGMENT_LIMIT
 from aggregator.settings import Limits, Settings, load
+from aggregator.web.limits import MOST_ADDRESSES, BodyMemory, Bucket, Displaced, Newcomers, Quotas
+from aggregator.web.problems import Overloaded, TooManyRequests
+from aggregator.web.service import SEGMENT_LIMIT
 from door import Door
 from medveil.errors import BadFile
 from medveil.identity import Identity, sign_request

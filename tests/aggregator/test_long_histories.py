@@ -12,8 +12,8 @@ from urllib.parse import quote
 import h11
 import sqlalchemy as sa
 
-from aggregator.connections import _WholeAnswers
-from aggregator.store import AttemptKey, Store
+from aggregator.storage.store import AttemptKey, Store
+from aggregator.web.connections import _WholeAnswers
 from door import Door
 from medveil.identity import sign_request
 from medveil.messages import Work

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from aggregator.longpolls import BEAT_S, LONG_S, LongPolls
+from aggregator.web.longpolls import BEAT_S, LONG_S, LongPolls
 
 T = TypeVar("T")
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.blobs import Blobs, StorageFailed
-from aggregator.metrics import ALLOWED_LABELS, Metrics
-from aggregator.problems import NotReady
-from aggregator.readiness import Readiness
-from aggregator.store import Role
-from aggregator.tls import make_certificates
+from aggregator.access.tls import make_certificates
+from aggregator.storage.blobs import Blobs, StorageFailed
+from aggregator.storage.store import Role
+from aggregator.web.metrics import ALLOWED_LABELS, Metrics
+from aggregator.web.problems import NotReady
+from aggregator.web.readiness import Readiness
 from door import Door
 from world import Clock, World, make_sites, play
 
@@ -115,7 +115,7 @@ def test_readiness_does_one_write_however_many_ask() -> None:
 
 
 def test_a_part_that_hangs_is_not_ready_and_does_not_hold_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aggregator.readiness.PATIENCE_S", 0.01)
+    monkeypatch.setattr("aggregator.web.readiness.PATIENCE_S", 0.01)
     release = threading.Event()
 
     async def scene() -> None:

@@ -15,18 +15,18 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import crashing
-from aggregator import crashpoints
 from aggregator.adminkey import KEY, NEXT, NoAdminKey, new_admin_key, open_store, settle_key
 from aggregator.auditlog import NOTHING, REPLACED, BadEntry, Entry, Signers, checked, seal
 from aggregator.backup import back_up
 from aggregator.cli import app, set_up_aggregator
-from aggregator.coordinator import Coordinator
-from aggregator.database import StillRunning
+from aggregator.rounds.coordinator import Coordinator
 from aggregator.settings import Settings
-from aggregator.store import NotLeading, Store, WrongAdminKey
+from aggregator.storage import crashpoints
+from aggregator.storage.database import StillRunning
+from aggregator.storage.store import NotLeading, Store, WrongAdminKey
 from databases import run
-from hospital_node.heads import AuditKeyChanged, Heads
-from hospital_node.store import Journal
+from hospital_node.audit_witness import AuditKeyChanged, Heads
+from hospital_node.journal import Journal
 from medveil.identity import Identity, verify
 from medveil.ids import fingerprint
 from medveil.messages import HANDED_OVER, AuditHead, hand_over_details, sign_hand_over

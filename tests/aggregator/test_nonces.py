@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from aggregator import nonces
-from aggregator.auth import Gatekeeper, Replayed, SignedBeforeStart
-from aggregator.blobs import StorageFailed
-from aggregator.nonces import EarlyNonces
-from aggregator.store import Party
+from aggregator.access import nonces
+from aggregator.access.nonces import EarlyNonces
+from aggregator.access.signatures import Gatekeeper, Replayed, SignedBeforeStart
+from aggregator.storage.blobs import StorageFailed
+from aggregator.storage.store import Party
 from door import Door
 from medveil import identity as signing
 from medveil.identity import FRESHNESS_S, Identity, RequestProof, StaleRequest, sign_request

@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from aggregator.problems import STATUS
-from aggregator.tls import make_certificates
+from aggregator.access.tls import make_certificates
+from aggregator.web.problems import STATUS
 from medveil.identity import Identity, sign_request
 from nginx import INSTALL, NGINX, PRETENDED, front_of
 from pair import Pair, pair_of

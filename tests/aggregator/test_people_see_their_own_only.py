@@ -10,8 +10,8 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from aggregator.store import Role
-from aggregator.versions import first_version
+from aggregator.storage.store import Role
+from aggregator.work.versions import first_version
 from door import Door
 from medveil.identity import Identity
 from medveil.messages import Approval

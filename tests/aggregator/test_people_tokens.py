@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from aggregator import cli, tokens
-from aggregator.problems import Overloaded, TooManyRequests
+from aggregator import cli
+from aggregator.access import tokens
+from aggregator.access.tokens import BadToken, TokenCheck, make_token
 from aggregator.settings import Settings
-from aggregator.store import AlreadyThere, ApiToken, Register, Role, Store, UnknownPerson
-from aggregator.tokens import BadToken, TokenCheck, make_token
+from aggregator.storage.store import AlreadyThere, ApiToken, Register, Role, Store, UnknownPerson
+from aggregator.web.problems import Overloaded, TooManyRequests
 from door import Door
 from medveil.identity import sign_request
 from world import Clock, World

@@ -14,7 +14,6 @@ from alembic import command
 from alembic.config import Config
 from typer.testing import CliRunner
 
-from aggregator import database, schema
 from aggregator.adminkey import load_admin
 from aggregator.backup import (
     MANIFEST,
@@ -30,9 +29,10 @@ from aggregator.backup import (
     restore,
 )
 from aggregator.cli import app, open_store, set_up_aggregator
-from aggregator.database import Database
-from aggregator.schema import SCHEMAS, DamagedDatabase, ForeignSchema
 from aggregator.settings import Settings
+from aggregator.storage import database, schema
+from aggregator.storage.database import Database
+from aggregator.storage.schema import SCHEMAS, DamagedDatabase, ForeignSchema
 from databases import run
 from medveil.ids import fingerprint
 from medveil.shown import NotConfirmed

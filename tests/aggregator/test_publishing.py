@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aggregator import coordinator
-from aggregator.coordinator import MAX_LOST, WORK_LIMIT_S
-from aggregator.versions import first_version
-from aggregator.workers import Failure, Workers
+from aggregator.rounds import coordinator
+from aggregator.rounds.coordinator import MAX_LOST, WORK_LIMIT_S
+from aggregator.work.versions import first_version
+from aggregator.work.workers import Failure, Workers
 from door import Door
 from medveil.identity import Secret
 from medveil.plan import sign_approval

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from aggregator.blobs import Blobs, StorageFailed
+from aggregator.storage.blobs import Blobs, StorageFailed
 from world import Site, World, finish, make_sites
 
 Build = Callable[..., World]

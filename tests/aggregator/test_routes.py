@@ -17,11 +17,11 @@ import pytest
 from fastapi import Request
 
 from aggregator import app as app_module
-from aggregator.auth import BrokenOff, Gatekeeper, read_body
-from aggregator.blobs import StorageFailed
-from aggregator.limits import BodyMemory
+from aggregator.access.signatures import BrokenOff, Gatekeeper, read_body
 from aggregator.settings import Limits
-from aggregator.store import Role
+from aggregator.storage.blobs import StorageFailed
+from aggregator.storage.store import Role
+from aggregator.web.limits import BodyMemory
 from door import Door
 from medveil.errors import utc
 from medveil.identity import FRESHNESS_S, Identity, sign_request

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from aggregator.blobs import Blobs, StorageFailed
+from aggregator.storage.blobs import Blobs, StorageFailed
 from door import Door
 from medveil.identity import sign_request
 from medveil.messages import Work

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from aggregator.auditlog import BadEntry
 from aggregator.backup import NotThere, back_up, check, restore
 from aggregator.cli import DumpFirst, NoDatabase, app, migrate_database, open_store, serve, set_up_aggregator
-from aggregator.database import OldSchema, StillRunning
 from aggregator.settings import Settings
+from aggregator.storage.database import OldSchema, StillRunning
 from databases import to_version_1
 from postgres import Cluster
 from restoring import noted, put_back

@@ -9,8 +9,16 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from aggregator.blobs import StorageFailed
-from aggregator.store import AlreadyThere, AttemptKey, Party, Progress, StartTaken, Store, TokenRefused
+from aggregator.storage.blobs import StorageFailed
+from aggregator.storage.store import (
+    AlreadyThere,
+    AttemptKey,
+    Party,
+    Progress,
+    StartTaken,
+    Store,
+    TokenRefused,
+)
 from medveil.identity import Identity
 from medveil.rounds import ModelVersion
 from medveil.spoken import spoken

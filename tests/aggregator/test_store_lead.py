@@ -21,9 +21,9 @@ import pytest
 import aggregator.app as app_module
 from aggregator.app import create_app
 from aggregator.cli import set_up_aggregator
-from aggregator.database import LEADER
 from aggregator.settings import Settings
-from aggregator.store import NotLeading, Store
+from aggregator.storage.database import LEADER
+from aggregator.storage.store import NotLeading, Store
 from databases import takes_the_lead
 from medveil.identity import Identity, sign_request
 from postgres import Cluster

@@ -13,11 +13,18 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 import postgres
-from aggregator.blobs import StorageFailed
-from aggregator.database import MIGRATIONS, REVISIONS, Database, OldSchema, UnknownSchema, UnusableDatabase
-from aggregator.schema import ForeignSchema
-from aggregator.store import Store
-from aggregator.tables import META
+from aggregator.storage.blobs import StorageFailed
+from aggregator.storage.database import (
+    MIGRATIONS,
+    REVISIONS,
+    Database,
+    OldSchema,
+    UnknownSchema,
+    UnusableDatabase,
+)
+from aggregator.storage.schema import ForeignSchema
+from aggregator.storage.store import Store
+from aggregator.storage.tables import META
 from databases import run, to_version_1
 from medveil.identity import Identity
 from world import World, make_sites, tables_of

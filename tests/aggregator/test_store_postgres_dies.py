@@ -11,9 +11,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from aggregator.blobs import StorageFailed
-from aggregator.database import Database, UnusableDatabase
-from aggregator.store import AttemptKey
+from aggregator.storage.blobs import StorageFailed
+from aggregator.storage.database import Database, UnusableDatabase
+from aggregator.storage.store import AttemptKey
 from door import Door
 from medveil.rounds import Phase
 from postgres import Cluster

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from aggregator.access.tls import make_certificates
 from aggregator.settings import Limits
-from aggregator.tls import make_certificates
 from door import Door
 from served import Served, served
 from world import World, make_world

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aggregator import versions
-from aggregator.blobs import Blobs, DamagedBlob, StorageFailed
-from aggregator.unmasking import DamagedSegment, Summing, segment_lengths, sum_segment
-from aggregator.versions import Made, Making, Step, make
+from aggregator.storage.blobs import Blobs, DamagedBlob, StorageFailed
+from aggregator.work import versions
+from aggregator.work.unmasking import DamagedSegment, Summing, segment_lengths, sum_segment
+from aggregator.work.versions import Made, Making, Step, make
 from medveil.identity import Secret
 from medveil.rounds import RoundKind
 from medveil.strategies import STRATEGIES, advance

@@ -17,10 +17,10 @@ from aggregator.auditlog import BadEntry
 from aggregator.backup import back_up
 from aggregator.cli import app, open_store, set_up_aggregator
 from aggregator.settings import Settings
-from aggregator.store import Store
+from aggregator.storage.store import Store
 from databases import run
-from hospital_node.heads import Heads
-from hospital_node.store import Journal
+from hospital_node.audit_witness import Heads
+from hospital_node.journal import Journal
 from medveil.errors import BadFile, RemoteProtocolError
 from medveil.identity import Identity
 from medveil.messages import AuditHead

@@ -11,11 +11,11 @@ from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
-from aggregator.workers import Workers
+from aggregator.work.workers import Workers
 
 SERVER = """
 import os, signal
-from aggregator.workers import Workers
+from aggregator.work.workers import Workers
 if __name__ == "__main__":
     workers = Workers(1)
     print(workers.submit(os.getpid).result(), flush=True)
@@ -97,7 +97,7 @@ def test_a_worker_loads_neither_server_nor_database_nor_accountant() -> None:
     heavy = ("fastapi", "starlette", "uvicorn", "sqlalchemy", "dp_accounting", "scipy", "torch")
     code = f"""
 import sys
-import aggregator.unmasking, aggregator.versions, aggregator.workers
+import aggregator.work.unmasking, aggregator.work.versions, aggregator.work.workers
 loaded = [name for name in {heavy!r} if name in sys.modules]
 sys.exit(", ".join(loaded) or 0)
 """

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-from aggregator.store import AttemptKey
+from aggregator.storage.store import AttemptKey
 from rows import Row, arguments, publish
 from world import make_world
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
+from aggregator.access.tls import make_certificates
 from aggregator.settings import Limits
-from aggregator.tls import make_certificates
 from bombs import COLLIDING, head
 from flood import Flood, flood, member, open_round, strangers
 from served import served

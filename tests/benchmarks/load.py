@@ -30,12 +30,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 import httpx2 as httpx
 import numpy as np
 
-from aggregator.blobs import Blobs
 from aggregator.cli import open_store, set_up_aggregator
 from aggregator.settings import Settings
-from aggregator.store import Register, Store
-from aggregator.tables import ATTEMPTS, VERSIONS
-from aggregator.versions import first_version
+from aggregator.storage.blobs import Blobs
+from aggregator.storage.store import Register, Store
+from aggregator.storage.tables import ATTEMPTS, VERSIONS
+from aggregator.work.versions import first_version
 from medveil.identity import Identity, sign_request
 from medveil.log import set_up
 from medveil.messages import Work

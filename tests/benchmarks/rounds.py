@@ -39,10 +39,10 @@ import numpy as np
 from aggregator.cli import create_plan, new_token, set_up_aggregator
 from aggregator.settings import Settings
 from hospital_node.agent import PlanAgent
-from hospital_node.desk import Contribution
+from hospital_node.computation import Contribution
+from hospital_node.journal import Journal
 from hospital_node.operator import approve_plan, set_up_node
 from hospital_node.settings import Node, NodeSettings, Policy
-from hospital_node.store import Journal
 from hospital_node.transport import Transport
 from medveil.identity import Identity
 from medveil.log import set_up
@@ -95,7 +95,7 @@ class InstantDesk:
     def prepare(
         self, number: int, attempt: int, kind: RoundKind, model: bytes, vector: Any
     ) -> asyncio.Future[Contribution]:
-        """See :class:`hospital_node.desk.Desk`."""
+        """See :class:`hospital_node.computation.Desk`."""
         done: asyncio.Future[Contribution] = asyncio.get_running_loop().create_future()
         update = self._update if kind is RoundKind.TRAIN else Update(np.empty(0, np.float32))
         done.set_result(Contribution(update, empty(self._study), 10))

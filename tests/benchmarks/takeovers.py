@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psycopg
 
-from aggregator.database import WRITERS
+from aggregator.storage.database import WRITERS
 from pair import Pair, pair_of
 from postgres import Cluster
 from served import Served

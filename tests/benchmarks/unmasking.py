@@ -35,13 +35,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 import numpy as np
 
-from aggregator.blobs import Blobs
-from aggregator.coordinator import Coordinator
+from aggregator.rounds.coordinator import Coordinator
 from aggregator.settings import Settings
-from aggregator.store import Store
-from aggregator.unmasking import Summing, sum_segment
-from aggregator.versions import first_version, now
-from aggregator.workers import Inline, Workers
+from aggregator.storage.blobs import Blobs
+from aggregator.storage.store import Store
+from aggregator.work.unmasking import Summing, sum_segment
+from aggregator.work.versions import first_version, now
+from aggregator.work.workers import Inline, Workers
 from medveil.identity import Identity, Secret
 from medveil.log import set_up
 from medveil.plan import sign_approval

@@ -18,7 +18,7 @@ from PIL import Image
 from pydantic import BaseModel
 
 import error_pages
-from aggregator.routes import desk
+from aggregator.web import service as desk
 from hospital_node.settings import NodeSettings, Policy
 from medveil import log, study
 from medveil.errors import Error

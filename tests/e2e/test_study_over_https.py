@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from aggregator.adminkey import open_store
-from aggregator.ledgerends import LedgerEnds
 from aggregator.settings import Settings
+from aggregator.storage.ledgerends import LedgerEnds
 from hospital_node.ledger import Ledger
 from hospital_node.lineage import load_head
 from hospital_node.settings import Node

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from aggregator.access.tls import make_certificates
 from aggregator.settings import Limits
-from aggregator.tls import make_certificates
 from medveil.identity import sign_request
 from served import Served, served
 from world import World, make_world

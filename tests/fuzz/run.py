@@ -36,7 +36,9 @@ def main() -> None:
         return
     import atheris
 
-    with atheris.instrument_imports(include=["medveil", "privacy", "aggregator.auth", "aggregator.routes"]):
+    with atheris.instrument_imports(
+        include=["medveil", "privacy", "aggregator.access.signatures", "aggregator.web.routes"]
+    ):
         from fuzzed import DOORS
     found = given.found or Path(tempfile.mkdtemp(prefix="medveil-fuzz-"))
     found.mkdir(parents=True, exist_ok=True)

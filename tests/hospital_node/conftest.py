@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from hospital_node.journal import Journal
 from hospital_node.settings import Node, NodeSettings
-from hospital_node.store import Journal
 from world import World, make_world
 
 MEMORY = Path("/dev/shm")

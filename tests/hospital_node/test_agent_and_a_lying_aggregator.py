@@ -15,9 +15,9 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from aggregator.tls import make_certificates
+from aggregator.access.tls import make_certificates
 from hospital_node.agent import run
-from hospital_node.store import Journal
+from hospital_node.journal import Journal
 from hospital_node.transport import AggregatorProblem
 from lines import Line, Stuck, follow, make_agent, make_node
 from medveil import log

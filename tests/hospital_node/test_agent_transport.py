@@ -11,7 +11,7 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from aggregator.tls import make_certificates
+from aggregator.access.tls import make_certificates
 from hospital_node import transport as module
 from hospital_node.transport import AggregatorProblem, Transport, Unreachable
 from medveil.identity import Identity, RequestProof, verify_request

@@ -23,9 +23,9 @@ from hospital_node.cohort import (
     Names,
 )
 from hospital_node.governance import PlanRefused
+from hospital_node.journal import Journal
 from hospital_node.operator import opened
 from hospital_node.records import Read
-from hospital_node.store import Journal
 from hospitals import PEOPLE, Hospital, make_hospital, plan_of
 from medveil.identity import Identity
 from medveil.plan import Plan, sign_approval

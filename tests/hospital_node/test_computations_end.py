@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from hospital_node.desk import Desk
-from hospital_node.kept import Kept
+from hospital_node.computation import Desk
 from hospital_node.ledger import Ledger
 from hospital_node.operator import opened
 from hospital_node.records import Records
 from hospital_node.settings import Node, NodeSettings, Policy
 from hospital_node.training import Stopped, check_stopped, evaluate, stoppable, train
+from hospital_node.unsent import Kept
 from medveil.identity import Identity, Secret
 from medveil.plan import Plan
 from medveil.rounds import RoundKind

@@ -16,15 +16,15 @@ import pytest
 import torch
 
 from folders import write_folder
-from hospital_node import desk as desk_module
+from hospital_node import computation as desk_module
 from hospital_node.cohort import CohortChanged
-from hospital_node.desk import Contribution, Desk
-from hospital_node.kept import LABEL, Kept
+from hospital_node.computation import Contribution, Desk
 from hospital_node.ledger import Charge, ChargeUsed, Ledger
 from hospital_node.operator import opened
 from hospital_node.records import Records
 from hospital_node.settings import Node, NodeSettings, Policy
 from hospital_node.training import NoCharge, NoiseCut
+from hospital_node.unsent import LABEL, Kept
 from hospitals import PEOPLE, make_hospital
 from medveil.identity import Identity, Secret
 from medveil.plan import Plan
@@ -297,7 +297,7 @@ def test_a_running_plan_goes_on_with_the_cohort_that_was_taken_and_keeps_its_num
 
         first, second = desk_of_the_day(), desk_of_the_day()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("hospital_node.desk.train", train)
+            patch.setattr("hospital_node.computation.train", train)
             assert asyncio.run(prepared(first, 1)).weight == 20
             hospital.write(lines[1:])
             with pytest.raises(CohortChanged):

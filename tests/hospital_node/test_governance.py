@@ -28,12 +28,12 @@ from hospital_node.governance import (
     declared_patients,
     read_offer,
 )
+from hospital_node.journal import Journal
 from hospital_node.ledger import Ledger, LedgerUnreadable
 from hospital_node.lineage import load_head
 from hospital_node.operator import approve_plan, opened, standing
 from hospital_node.records import Records
 from hospital_node.settings import Node, NodeSettings, NoNode, Policy
-from hospital_node.store import Journal
 from hospital_node.views import show_plan
 from medveil.bounds import STORED
 from medveil.errors import BadFile

@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 from audit_heads import hand_over, head_at, head_of, signed_by
 from hospital_node import cli
 from hospital_node.agent import Office
+from hospital_node.audit_witness import AuditForked, AuditKeyChanged, AuditRolledBack, Heads, NotAccepted
 from hospital_node.governance import PlanRefused, read_offer
-from hospital_node.heads import AuditForked, AuditKeyChanged, AuditRolledBack, Heads, NotAccepted
+from hospital_node.journal import Journal, Seen
 from hospital_node.records import Records
 from hospital_node.settings import Node
-from hospital_node.store import Journal, Seen
 from lines import Line, follow, make_agent, make_node
 from medveil.errors import RemoteProtocolError
 from medveil.identity import Identity

@@ -11,8 +11,7 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from audit_heads import head_of
-from hospital_node.cli import app
-from hospital_node.heads import (
+from hospital_node.audit_witness import (
     AuditAlarm,
     AuditForked,
     AuditKeyChanged,
@@ -21,8 +20,9 @@ from hospital_node.heads import (
     Heads,
     NotAccepted,
 )
+from hospital_node.cli import app
+from hospital_node.journal import Journal
 from hospital_node.settings import Node
-from hospital_node.store import Journal
 from lines import Line, follow, make_agent
 from medveil.errors import RemoteProtocolError
 from medveil.identity import Identity

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hospital_node.journal import ForeignJournal, Journal
 from hospital_node.steps import AlreadyDone, ModelInUse
-from hospital_node.store import ForeignJournal, Journal
 from medveil.errors import LocalProtocolError
 from medveil.identity import Identity
 from medveil.plan import Plan, sign_approval

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from chain import Chain, Sum
+from hospital_node.journal import Journal
 from hospital_node.lineage import Head, Lineage, WrongModel, head_path, keep_head, load_head
-from hospital_node.store import Journal
 from hospital_node.transport import AggregatorProblem
 from medveil.errors import Error
 from medveil.rounds import RoundKind
@@ -594,7 +594,7 @@ def test_a_crash_between_sum_and_head_leaves_the_old_head(
 
     hospital.join(chain.grow(2))
     with monkeypatch.context() as patch:
-        patch.setattr(f"hospital_node.store.os.{call}" if call != "open" else "builtins.open", crash)
+        patch.setattr(f"hospital_node.journal.os.{call}" if call != "open" else "builtins.open", crash)
         with pytest.raises(Crash):
             keep_head(hospital.path, chain.heads[2])
     assert hospital.path.read_bytes() == before

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from chain import Chain
 from hospital_node.cli import NoSuchModel, app
+from hospital_node.journal import Journal
 from hospital_node.lineage import BrokenLineage, Lineage
 from hospital_node.settings import Node, NodeSettings
-from hospital_node.store import Journal
 from medveil.plan import sign_approval
 from medveil.spoken import spoken
 

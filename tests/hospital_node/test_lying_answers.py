@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from aggregator.tls import make_certificates, make_nodes_authority, sign_node_certificate
+from aggregator.access.tls import make_certificates, make_nodes_authority, sign_node_certificate
 from hospital_node import transport as module
 from hospital_node.certificate import get_certificate
 from hospital_node.settings import Node, NodeSettings

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from aggregator.ledgerends import LedgerBehind
-from aggregator.store import Party
+from aggregator.storage.ledgerends import LedgerBehind
+from aggregator.storage.store import Party
 from folders import lines_of
 from hospital_node import operator
 from hospital_node.cli import app

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from chain import Chain
+from hospital_node.journal import Journal
 from hospital_node.lineage import BrokenLineage, Head, Lineage
-from hospital_node.store import Journal
 from medveil.rounds import RoundKind
 from medveil.tensors import model_hash
 from privacy.encoding import EncodingParams, SpoiledSum, Words, params_for

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from aggregator.tls import make_certificates
+from aggregator.access.tls import make_certificates
 from hospital_node.cli import app
 from hospital_node.demand import demand_of, images_in, memory_limit
 from hospital_node.governance import PlanRefused, check_plan

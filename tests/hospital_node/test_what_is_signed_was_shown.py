@@ -14,9 +14,9 @@ from typer.testing import CliRunner, Result
 from hospital_node import operator
 from hospital_node.cli import app
 from hospital_node.governance import PlanRefused
+from hospital_node.journal import Journal
 from hospital_node.operator import NoSuchPlan
 from hospital_node.settings import Node, NodeSettings, Policy
-from hospital_node.store import Journal
 from medveil.identity import Identity, verify
 from medveil.messages import PlanOffer
 from medveil.plan import Plan, sign_approval
@@ -208,7 +208,7 @@ def test_a_plan_that_a_retired_admin_key_signed_is_shown_anew_before_it_is_appro
 
 
 def operator_word(number: int, key: bytes) -> Any:
-    from hospital_node.store import Seen
+    from hospital_node.journal import Seen
 
     return Seen("accepted", number, bytes(32), b"", key, 0.0, "")
 

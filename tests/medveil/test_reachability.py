@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.tls import make_certificates
+from aggregator.access.tls import make_certificates
 from hospital_node.transport import Transport
 from medveil.errors import RemoteProtocolError
 from medveil.identity import Identity

@@ -26,8 +26,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from hospital_node.journal import Journal
 from hospital_node.steps import AlreadyDone, ModelInUse
-from hospital_node.store import Journal
 from linked import STEPS, Consortium
 from medveil.errors import RemoteProtocolError
 from medveil.messages import BadMessage

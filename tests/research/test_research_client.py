@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from aggregator.tls import make_certificates
+from aggregator.access.tls import make_certificates
 from medveil.identity import Identity, RequestProof
 from medveil_research import client as module
 from medveil_research.client import Client, NoAnswer

@@ -12,7 +12,7 @@ import pytest
 from aggregator.adminkey import open_store
 from aggregator.cli import create_plan, set_up_aggregator
 from aggregator.settings import Settings
-from aggregator.store import Register, UnknownPerson
+from aggregator.storage.store import Register, UnknownPerson
 from medveil.identity import Identity
 from medveil_research.studies import new_study, write_study
 

@@ -32,18 +32,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 import httpx2 as httpx
 import sqlalchemy as sa
 
-from aggregator.blobs import StorageFailed
 from aggregator.cli import create_plan, open_store, set_up_aggregator
 from aggregator.settings import Settings
-from aggregator.store import Store
+from aggregator.storage.blobs import StorageFailed
+from aggregator.storage.store import Store
 from aggregator.witnesses import Witness, binding_heads
-from hospital_node.heads import Heads
+from hospital_node.audit_witness import Heads
+from hospital_node.journal import Journal
 from hospital_node.ledger import Ledger
 from hospital_node.operator import approve_plan, set_up_node
 from hospital_node.records import copied_ledger
 from hospital_node.settings import Node, NodeSettings, Policy
 from hospital_node.steps import STEPS
-from hospital_node.store import Journal
 from medveil.identity import FRESHNESS_S, Identity
 from medveil.plan import Plan
 from medveil.study import Deadlines

@@ -13,15 +13,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from aggregator import crashpoints
+from aggregator.access.nonces import EarlyNonces
+from aggregator.access.tokens import make_token
 from aggregator.adminkey import change_key, open_store, settle_key
 from aggregator.auditlog import Head
-from aggregator.blobs import Blobs
-from aggregator.coordinator import Coordinator
-from aggregator.nonces import EarlyNonces
-from aggregator.store import Party, Register, Role, Store
-from aggregator.tokens import make_token
-from aggregator.versions import first_version
+from aggregator.rounds.coordinator import Coordinator
+from aggregator.storage import crashpoints
+from aggregator.storage.blobs import Blobs
+from aggregator.storage.store import Party, Register, Role, Store
+from aggregator.work.versions import first_version
 from databases import takes_the_lead
 from medveil.errors import Error, RemoteProtocolError
 from medveil.identity import Identity, sign_request

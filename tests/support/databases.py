@@ -7,7 +7,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from aggregator.store import Store
+from aggregator.storage.store import Store
 
 
 def run(where: Path | str, *statements: str) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 
 import httpx2 as httpx
 
+from aggregator.access.signatures import Gatekeeper
+from aggregator.access.tokens import make_token
 from aggregator.app import create_app
-from aggregator.auth import Gatekeeper
-from aggregator.routes.desk import Desk
 from aggregator.settings import Settings
-from aggregator.store import Role
-from aggregator.tokens import make_token
+from aggregator.storage.store import Role
+from aggregator.web.service import Desk
 from medveil.identity import Identity, sign_request
 from world import World
 

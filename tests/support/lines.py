@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from aggregator.problems import NotFound
+from aggregator.web.problems import NotFound
 from hospital_node.agent import PlanAgent
-from hospital_node.desk import Contribution
+from hospital_node.computation import Contribution
+from hospital_node.journal import Journal
 from hospital_node.settings import Node, NodeSettings, Policy
-from hospital_node.store import Journal
 from hospital_node.transport import AggregatorProblem
 from medveil.messages import Work
 from medveil.rounds import RoundKind

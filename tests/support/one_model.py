@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
+from hospital_node.journal import Journal
 from hospital_node.steps import AlreadyDone, Start
-from hospital_node.store import Journal
 from medveil.errors import LocalProtocolError
 from medveil.rounds import RoundKind
 from oracle import OpenedSum, violations

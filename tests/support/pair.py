@@ -13,9 +13,9 @@ from pathlib import Path
 import httpx2 as httpx
 import psycopg
 
+from aggregator.access.tls import make_certificates
 from aggregator.settings import Limits
-from aggregator.store import Store
-from aggregator.tls import make_certificates
+from aggregator.storage.store import Store
 from medveil.identity import Identity, sign_request
 from postgres import Cluster
 from served import Served

@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 
-from aggregator.database import Database
+from aggregator.storage.database import Database
 
 INSTALL = "apt-get install postgresql"
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hospital_node.agent import PlanAgent
-from hospital_node.store import Journal
+from hospital_node.journal import Journal
 from hospital_node.transport import AggregatorProblem
 from lines import ReadyDesk, make_node
 from medveil.errors import Error

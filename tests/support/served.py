@@ -19,7 +19,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from aggregator.app import create_app
-from aggregator.connections import run
+from aggregator.web.connections import run
 from aggregator.settings import load
 from medveil.log import set_up
 

@@ -18,12 +18,12 @@ from typing import Any, ClassVar
 
 from fastapi import FastAPI
 
+from aggregator.access.nonces import EarlyNonces
+from aggregator.access.signatures import Gatekeeper, Replayed, SignedBeforeStart
 from aggregator.app import create_app
-from aggregator.auth import Gatekeeper, Replayed, SignedBeforeStart
-from aggregator.nonces import EarlyNonces
-from aggregator.routes.desk import Desk
 from aggregator.settings import Limits, Settings
-from aggregator.workers import Inline
+from aggregator.web.service import Desk
+from aggregator.work.workers import Inline
 from hospital_node.transport import AggregatorProblem
 from medveil.identity import Identity, StaleRequest, sign_request
 from medveil.messages import Work

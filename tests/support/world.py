@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from aggregator.blobs import Blobs, open_blobs
-from aggregator.coordinator import Coordinator
-from aggregator.database import Database
-from aggregator.store import Store
-from aggregator.tables import META
-from aggregator.versions import first_version
+from aggregator.rounds.coordinator import Coordinator
+from aggregator.storage.blobs import Blobs, open_blobs
+from aggregator.storage.database import Database
+from aggregator.storage.store import Store
+from aggregator.storage.tables import META
+from aggregator.work.versions import first_version
 from medveil.errors import RemoteProtocolError
 from medveil.identity import Identity
 from medveil.messages import Work

@@ -10,10 +10,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BeforeValidator
 
-from aggregator.auth import declared_length, read_body, signed_target
-from aggregator.limits import leases_of
-from aggregator.problems import CONFLICT, SIGNED, NotFound, refusals
-from aggregator.routes.desk import (
+from aggregator.access.signatures import declared_length, read_body, signed_target
+from aggregator.access.tls import sign_node_certificate
+from aggregator.storage.store import Party, Role, TokenRefused
+from aggregator.web.limits import leases_of
+from aggregator.web.problems import CONFLICT, SIGNED, NotFound, refusals
+from aggregator.web.service import (
     ENROLMENT_LIMIT,
     MESSAGE_LIMIT,
     POLL_LIMIT_S,
@@ -23,8 +25,6 @@ from aggregator.routes.desk import (
     desk,
     plain_number,
 )
-from aggregator.store import Party, Role, TokenRefused
-from aggregator.tls import sign_node_certificate
 from medveil.identity import RequestProof
 from medveil.log import get_logger
 from medveil.messages import Approval, Enrol

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from aggregator.blobs import Blobs
-from aggregator.runs import Run
-from aggregator.store import AttemptKey, Store
+from aggregator.rounds.runs import Run
+from aggregator.storage.blobs import Blobs
+from aggregator.storage.store import AttemptKey, Store
 from medveil.errors import Error
 from medveil.plan import Plan
 from medveil.rounds import EARLY, MAX_EARLY_FAILURES, Phase, RoundKind, kind_of

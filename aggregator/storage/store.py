@@ -29,8 +29,8 @@ from aggregator.auditlog import (
     row_digest,
     seal,
 )
-from aggregator.database import REVISIONS, Database
-from aggregator.tables import (
+from aggregator.storage.database import REVISIONS, Database
+from aggregator.storage.tables import (
     API_TOKENS,
     APPROVALS,
     ATTEMPTS,

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from aggregator.store import Party, Store
-from aggregator.tables import SETTINGS
+from aggregator.storage.store import Party, Store
+from aggregator.storage.tables import SETTINGS
 from medveil.errors import RemoteProtocolError
 from medveil.messages import LedgerEnd
 

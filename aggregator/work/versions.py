@@ -12,8 +12,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from aggregator.blobs import Blobs, DamagedBlob, StorageFailed
-from aggregator.unmasking import SUM, Summing, segment_lengths, sum_segment
+from aggregator.storage.blobs import Blobs, DamagedBlob, StorageFailed
+from aggregator.work.unmasking import SUM, Summing, segment_lengths, sum_segment
 from medveil.errors import RemoteProtocolError
 from medveil.metrics import Sums
 from medveil.plan import Plan

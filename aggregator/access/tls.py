@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from aggregator.blobs import write_durably
+from aggregator.storage.blobs import write_durably
 from medveil.errors import RemoteProtocolError
 from medveil.log import get_logger
 

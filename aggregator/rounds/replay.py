@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from aggregator.runs import Attempt, Run
-from aggregator.store import CLOSE, GIVE_UP, RESTORED, AttemptKey
+from aggregator.rounds.runs import Attempt, Run
+from aggregator.storage.store import CLOSE, GIVE_UP, RESTORED, AttemptKey
 from medveil.identity import BadSignature
 from medveil.rounds import RoundKind
 from privacy.encoding import params_for

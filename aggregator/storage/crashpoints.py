@@ -63,7 +63,7 @@ def arm(text: str) -> None:
 def step(name: str) -> Iterator[None]:
     """The block between the two places "before" and "after" of this name."""
     if name not in STEPS:
-        raise ValueError(f"the step {name} is not listed in aggregator/crashpoints.py")
+        raise ValueError(f"the step {name} is not listed in aggregator/storage/crashpoints.py")
     if _armed is not None:
         _armed.reach(name, "before")
     yield

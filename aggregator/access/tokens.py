@@ -17,9 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import argon2
 
-from aggregator.problems import Overloaded, TooManyRequests
-from aggregator.store import ApiToken, Role
-from aggregator.threads import in_thread
+from aggregator.storage.store import ApiToken, Role
+from aggregator.web.problems import Overloaded, TooManyRequests
+from aggregator.work.threads import in_thread
 from medveil.errors import RemoteProtocolError
 
 HASHER = argon2.PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)

@@ -18,8 +18,8 @@ import obstore
 from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import S3Store
 
-from aggregator.blobs import Blobs, DamagedBlob, StorageFailed, UnusableBlobs
-from aggregator.crashpoints import step
+from aggregator.storage.blobs import Blobs, DamagedBlob, StorageFailed, UnusableBlobs
+from aggregator.storage.crashpoints import step
 from medveil.log import get_logger
 
 if TYPE_CHECKING:

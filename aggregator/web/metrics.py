@@ -19,7 +19,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.process_collector import ProcessCollector
 from starlette.types import Scope
 
-from aggregator.problems import known_method
+from aggregator.web.problems import known_method
 
 ALLOWED_LABELS = frozenset("route method status code reason state le".split())
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -16,13 +16,10 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, BinaryIO, Literal, ParamSpec, TypeVar
 
-from aggregator import endings
 from aggregator.auditlog import Head
-from aggregator.blobs import Blobs, StorageFailed
-from aggregator.ledgerends import LedgerEnds
-from aggregator.problems import NotFound
-from aggregator.replay import new_attempt, replayed
-from aggregator.runs import (
+from aggregator.rounds import endings
+from aggregator.rounds.replay import new_attempt, replayed
+from aggregator.rounds.runs import (
     Attempt,
     Publication,
     Run,
@@ -33,11 +30,14 @@ from aggregator.runs import (
     WrongRound,
     token_of,
 )
-from aggregator.store import CLOSE, GIVE_UP, AttemptKey, Store
-from aggregator.unmasking import Summing, WrongLength, segment_lengths, sum_segment
-from aggregator.versions import Made, Making, Step, make, now, stand_by, sum_and_make
-from aggregator.workers import Failure, Inline
-from aggregator.workers import attempt as attempt_job
+from aggregator.storage.blobs import Blobs, StorageFailed
+from aggregator.storage.ledgerends import LedgerEnds
+from aggregator.storage.store import CLOSE, GIVE_UP, AttemptKey, Store
+from aggregator.web.problems import NotFound
+from aggregator.work.unmasking import Summing, WrongLength, segment_lengths, sum_segment
+from aggregator.work.versions import Made, Making, Step, make, now, stand_by, sum_and_make
+from aggregator.work.workers import Failure, Inline
+from aggregator.work.workers import attempt as attempt_job
 from medveil.errors import Error
 from medveil.identity import verify
 from medveil.log import get_logger

@@ -11,8 +11,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from aggregator.blobs import StorageFailed, write_durably
-from aggregator.crashpoints import step
+from aggregator.storage.blobs import StorageFailed, write_durably
+from aggregator.storage.crashpoints import step
 from medveil.identity import RequestProof
 
 Used = tuple[str, str]

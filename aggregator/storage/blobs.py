@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from aggregator.crashpoints import step
+from aggregator.storage.crashpoints import step
 from medveil.errors import Error, RemoteProtocolError
 
 SCRATCH = ".scratch"
@@ -70,7 +70,7 @@ def open_blobs(folder: Path, url: str) -> Blobs:
     if not url:
         return Blobs(folder)
     try:
-        from aggregator.bucket import BucketBlobs, open_store
+        from aggregator.storage.bucket import BucketBlobs, open_store
     except ModuleNotFoundError as error:
         problem = "obstore is missing; install it with: pip install 'medveil[s3]'"
         raise UnusableBlobs(problem=problem) from error

@@ -1,7 +1,7 @@
 """Who is asking: the request's signature against the enrolled keys, and no request twice.
 
 The signature is checked before the body is read, so that only somebody who is enrolled can make the
-aggregator read much. People may show an API token instead (:mod:`aggregator.tokens`).
+aggregator read much. People may show an API token instead (:mod:`aggregator.access.tokens`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from contextlib import ExitStack
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from aggregator.limits import BodyMemory, Displaced
-from aggregator.nonces import EarlyNonces, Used
-from aggregator.problems import TooLarge
-from aggregator.store import Party
+from aggregator.access.nonces import EarlyNonces, Used
+from aggregator.storage.store import Party
+from aggregator.web.limits import BodyMemory, Displaced
+from aggregator.web.problems import TooLarge
 from medveil.errors import RemoteProtocolError
 from medveil.identity import FRESHNESS_S, BadSignature, Identity, RequestProof, verify_head
 

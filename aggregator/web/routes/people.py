@@ -8,10 +8,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BeforeValidator
 
-from aggregator.problems import CONFLICT, SIGNED, NotFound, refusals
-from aggregator.routes.desk import SMALL_LIMIT, desk, json_object, plain_number
-from aggregator.routes.hospitals import PlanId
-from aggregator.store import Role
+from aggregator.storage.store import Role
+from aggregator.web.problems import CONFLICT, SIGNED, NotFound, refusals
+from aggregator.web.routes.hospitals import PlanId
+from aggregator.web.service import SMALL_LIMIT, desk, json_object, plain_number
 
 TAG = "reading"
 """Marks what people may ask for with a token."""

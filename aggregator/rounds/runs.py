@@ -7,9 +7,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from aggregator.store import AttemptKey
-from aggregator.versions import Made
-from aggregator.workers import Failure
+from aggregator.storage.store import AttemptKey
+from aggregator.work.versions import Made
+from aggregator.work.workers import Failure
 from medveil.errors import RemoteProtocolError
 from medveil.plan import Plan
 from medveil.rounds import ModelVersion, Phase, RoundKind

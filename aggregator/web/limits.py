@@ -1,9 +1,9 @@
 """How much anybody may ask of the aggregator: size, number, speed. Nothing is buffered before it is allowed.
 
-Three rings. :mod:`aggregator.connections` cuts slow and malformed connections. :class:`Gate` refuses what its
-head already shows to be too much. :class:`Quotas` and :class:`BodyMemory` count per sender, once the sender's
-signature has been checked, so that nobody can use up somebody else's share. :class:`Newcomers` counts per
-address.
+Three rings. :mod:`aggregator.web.connections` cuts slow and malformed connections. :class:`Gate` refuses what
+its head already shows to be too much. :class:`Quotas` and :class:`BodyMemory` count per sender, once the
+sender's signature has been checked, so that nobody can use up somebody else's share. :class:`Newcomers`
+counts per address.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from aggregator.problems import (
+from aggregator.settings import Limits
+from aggregator.web.problems import (
     AmbiguousLength,
     EncodedBody,
     HeadTooLarge,
@@ -30,7 +31,6 @@ from aggregator.problems import (
     known_method,
     problem,
 )
-from aggregator.settings import Limits
 from medveil.errors import Error
 from medveil.log import get_logger
 

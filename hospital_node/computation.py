@@ -12,9 +12,9 @@ from threading import Event
 import numpy as np
 
 from hospital_node.governance import declared_patients
-from hospital_node.kept import Kept, Made
 from hospital_node.records import Mark, Read, Records, Use
 from hospital_node.training import FeatureCache, check_stopped, choose_device, release, stoppable, train
+from hospital_node.unsent import Kept, Made
 from medveil.errors import Error
 from medveil.log import get_logger
 from medveil.metrics import Sums

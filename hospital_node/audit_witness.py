@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from hospital_node.store import Journal, Seen
+from hospital_node.journal import Journal, Seen
 from medveil.errors import Error, RemoteProtocolError
 from medveil.identity import BadSignature
 from medveil.ids import fingerprint, is_fingerprint

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aggregator.blobs import Blobs, DamagedBlob, StorageFailed
+from aggregator.storage.blobs import Blobs, DamagedBlob, StorageFailed
 from medveil.errors import RemoteProtocolError
 from privacy.secagg.masks import SEGMENT_WORDS, Mask, add_masks
 

@@ -21,10 +21,10 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
-from aggregator.problems import HeadTooLarge, MalformedRequest, Overloaded, TooSlow, problem
-from aggregator.routes.desk import CERTIFICATE
+from aggregator.access.tls import ask_for_certificates, make_nodes_authority, names_in
 from aggregator.settings import Limits, Settings
-from aggregator.tls import ask_for_certificates, make_nodes_authority, names_in
+from aggregator.web.problems import HeadTooLarge, MalformedRequest, Overloaded, TooSlow, problem
+from aggregator.web.service import CERTIFICATE
 from medveil.errors import Error
 from medveil.log import get_logger
 

@@ -21,16 +21,16 @@ from weakref import WeakSet
 
 import sqlalchemy as sa
 
-from aggregator import schema
-from aggregator.blobs import StorageFailed
-from aggregator.crashpoints import step
-from aggregator.tables import META
+from aggregator.storage import schema
+from aggregator.storage.blobs import StorageFailed
+from aggregator.storage.crashpoints import step
+from aggregator.storage.tables import META
 from medveil.errors import Error
 from medveil.log import get_logger
 
 REVISIONS = ("0001", "0002", "0003")
 """Schema versions in order; the last is this program's. ``aggregator/migrations`` holds a file for each."""
-MIGRATIONS = Path(__file__).parent / "migrations"
+MIGRATIONS = Path(__file__).parents[1] / "migrations"
 WRITERS, LEADER = 0x4D656456, 0x4D656457
 """PostgreSQL advisory locks: of a write transaction, and of the process that leads."""
 POSTGRES_OPTIONS = {

@@ -1,0 +1,1 @@
+"""Who is asking, and by what right: signatures, tokens, nonces, certificates."""

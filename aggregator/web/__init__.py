@@ -1,0 +1,1 @@
+"""The aggregator on the network: connections, limits, callers, routes. Only here is the web framework."""
