@@ -1,18 +1,43 @@
-"""The root command. Each room brings its own subcommands through an entry point."""
+"""The root command. Each room brings its own subcommands through an entry point, loaded when one is called.
+
+Nothing that takes time is imported before :func:`main` runs. From then on, until a command begins, Ctrl-C
+ends the process on the spot: an exception in the middle of an import may be shown to a person, or get lost.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
-from collections.abc import Callable
-from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
 
-import typer
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-from medveil.errors import Error, SystemRefused
-from medveil.log import set_up
-from medveil.private_files import keep_private
-from medveil.shown import Screen, faint, fault, strong
+    import typer
+
+    from medveil.errors import Error
+
+INTERRUPTED = 128 + signal.SIGINT
+LINES = {
+    "demo": "Run a whole federated study on this machine: aggregator, hospitals, masked rounds, report.",
+    "audit": (
+        "Measure epsilon on made-up patients through the node's own code. Exit status 1 above what is stated."
+    ),
+    "evaluate": (
+        "Judge a model on one hospital's own patients, with a 95 % interval. Nothing leaves this machine."
+    ),
+    "report": "Make the evaluation report, one HTML file without script or network, from a result file.",
+    "doctor": (
+        "Look at this machine: Python, memory, disk, torch, SQLite, clock, ports. Exit status 1 on a problem."
+    ),
+    "aggregator": "For the consortium's admin: run the aggregator, enrol hospitals, open studies.",
+    "node": "For a hospital's operator: connect this hospital, check its images, approve, run.",
+    "study": "Write the file that says what is learned, how, and under which privacy.",
+    "privacy": "What a schedule costs each patient, and what it leaves to learn.",
+}
+"""Every command of ours and its line in the list, which is shown without loading the command's room."""
+ROOM_OF = {name: name if name in ("aggregator", "node") else "research" for name in LINES}
 
 
 def main() -> None:
@@ -20,39 +45,82 @@ def main() -> None:
 
     So does what the operating system refuses. Ctrl-C ends it without a word, also while it starts.
     """
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave)
     try:
         _run()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    finally:
+        if signal.getsignal(signal.SIGINT) is _leave:
+            signal.signal(signal.SIGINT, before)
+
+
+def _leave(*_: object) -> None:
+    os._exit(INTERRUPTED)  # nothing is open or half written yet
+
+
+def _run() -> None:
+    from medveil.errors import Error, SystemRefused
+    from medveil.log import set_up
+
+    set_up("error")  # a command that runs for long turns its log on by itself
+    try:
+        root_app(sys.argv[1:])()
     except Error as error:
         show_error(error)
         sys.exit(1)
     except OSError as error:
         show_error(SystemRefused(error))
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
 
 
-def _run() -> None:
-    set_up("error")  # a command that runs for long turns its log on by itself
+def root_app(words: list[str]) -> typer.Typer:
+    """All commands; of ours, only those of the room that these words call are loaded."""
+    from importlib.metadata import entry_points
+
+    import typer
+
+    called = next((word for word in words if not word.startswith("-")), "")
     app = typer.Typer(
         name="medveil",
-        callback=keep_private,
+        callback=_begin,
         help="Hospitals train one imaging model together; no image and no single update leaves a hospital.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         add_completion=False,
     )
-    for entry in sorted(entry_points(group="medveil.commands"), key=lambda e: e.name):
-        room: typer.Typer | Callable[[typer.Typer], None] = entry.load()
+    rooms = {entry.name: entry for entry in entry_points(group="medveil.commands")}
+    waiting = set(ROOM_OF.values()) - {ROOM_OF.get(called)}
+    for name, line in LINES.items():
+        if ROOM_OF[name] in waiting & set(rooms):
+            app.command(name, help=line)(_not_loaded)
+    for name in sorted(set(rooms) - waiting):
+        room: typer.Typer | Callable[[typer.Typer], None] = rooms[name].load()
         if isinstance(room, typer.Typer):
-            app.add_typer(room, name=entry.name)
+            app.add_typer(room, name=name)
         else:
             room(app)
-    app()
+    return app
+
+
+def _not_loaded() -> None:
+    """Stands in the list for a command of a room that was not called."""
+
+
+def _begin() -> None:
+    from medveil.private_files import keep_private
+
+    if signal.getsignal(signal.SIGINT) is _leave:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    keep_private()
 
 
 def show_error(error: Error) -> None:
     """What happened, what it means, what to do, and the code to look up in the documentation."""
+    from medveil.shown import Screen, faint, fault, strong
+
     rows = [
         (fault("problem"), error.what),
         (strong("means"), error.meaning),

@@ -7,8 +7,6 @@ import sys
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
-import structlog
-
 from medveil.shown import plain
 
 ALLOWED = frozenset(
@@ -26,6 +24,8 @@ losses have no field here, so they cannot be logged by accident.
 
 LONGEST = 300
 MOST_ITEMS = 3000
+_LATER: list[str] = []
+"""The level that was set up, until the first logger is asked for."""
 
 
 def _only_allowed(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -53,7 +53,25 @@ def _shown(value: Any) -> Any:
 
 
 def set_up(level: str = "info") -> None:
-    """Log JSON lines to standard error."""
+    """Log JSON lines to standard error, of this level and above."""
+    if "structlog" in sys.modules:
+        _configure(level)
+    else:
+        _LATER[:] = [level]
+
+
+def get_logger() -> Any:
+    """A structlog logger; call it with an event name and allowed fields."""
+    import structlog  # a command that logs nothing starts without it
+
+    if _LATER:
+        _configure(_LATER.pop())
+    return structlog.get_logger()
+
+
+def _configure(level: str) -> None:
+    import structlog
+
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -64,8 +82,3 @@ def set_up(level: str = "info") -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-
-
-def get_logger() -> Any:
-    """A structlog logger; call it with an event name and allowed fields."""
-    return structlog.get_logger()

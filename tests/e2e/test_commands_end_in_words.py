@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import socket
 import subprocess
@@ -57,7 +58,7 @@ def test_ctrl_c_while_the_commands_are_loaded_says_nothing(
     def interrupted(group: str) -> list[object]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(medveil.cli, "entry_points", interrupted)
+    monkeypatch.setattr(importlib.metadata, "entry_points", interrupted)
     with pytest.raises(SystemExit) as end:
         medveil.cli.main()
     assert end.value.code == 130

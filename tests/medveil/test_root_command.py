@@ -1,0 +1,82 @@
+"""``medveil`` knows every command without loading it, and Ctrl-C while it starts leaves the screen empty."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from medveil import cli
+
+INTERRUPTED_IN = """
+import os, signal, sys
+
+class Interrupt:
+    module = sys.argv.pop(1)
+
+    def find_spec(self, name, path=None, target=None):
+        if name == self.module:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+from medveil.cli import main
+main()
+"""
+"""A person presses Ctrl-C when this module is about to be imported."""
+
+
+def help_of(app: typer.Typer) -> str:
+    shown = CliRunner().invoke(app, ["--help"], prog_name="medveil")
+    assert shown.exit_code == 0
+    return shown.stdout
+
+
+@pytest.mark.parametrize("name", ["aggregator", "node", "study"])
+def test_the_list_says_of_each_command_what_its_room_says(name: str) -> None:
+    """Its room is loaded here, all others are not: neither changes a line of the list."""
+    lines = [set(help_of(cli.root_app(words)).splitlines()) for words in ([], [name])]
+    assert lines[0] == lines[1]
+
+
+def test_every_command_of_every_room_is_in_the_list() -> None:
+    def commands(words: list[str]) -> set[str]:
+        app = cli.root_app(words)
+        names = {c.name for c in app.registered_commands} | {g.name for g in app.registered_groups}
+        return {name for name in names if name}
+
+    assert commands([]) == set(cli.LINES)
+    for room in set(cli.ROOM_OF.values()):
+        of_room = {name for name, its in cli.ROOM_OF.items() if its == room}
+        assert commands([min(of_room)]) == set(cli.LINES), room
+
+
+def test_a_command_that_is_mistyped_is_named() -> None:
+    refused = CliRunner().invoke(cli.root_app(["nod"]), ["nod"])
+    assert refused.exit_code == 2
+    assert "Did you mean 'node'?" in refused.stderr
+
+
+MODULES = (
+    "medveil.errors medveil.log rich.console importlib.metadata typer hospital_node.cli pydantic".split()
+)
+
+
+def node_check(folder: Path, program: str, module: str) -> tuple[int, str, str]:
+    command = [sys.executable, "-c", program, module, "node", "check"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=60, check=False)
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_ctrl_c_while_a_command_starts_says_nothing(module: str, tmp_path: Path) -> None:
+    assert node_check(tmp_path, INTERRUPTED_IN, module) == (130, "", "")
+
+
+def test_who_starts_a_command_with_ctrl_c_turned_off_keeps_it_off(tmp_path: Path) -> None:
+    ignoring = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + INTERRUPTED_IN
+    code, _, said = node_check(tmp_path, ignoring, "typer")
+    assert (code, "no-node" in said) == (1, True)
