@@ -7,16 +7,16 @@ newest entry of the log is the admin key. A crash at any point leaves the old st
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from aggregator.settings import Settings
-from aggregator.storage.blobs import StorageFailed, sync
-from aggregator.storage.crashpoints import step
+from aggregator.storage.blobs import StorageFailed
+from aggregator.storage.crashpoints import step, steps
 from aggregator.storage.database import alone
 from aggregator.storage.store import Store, WrongAdminKey
 from medveil.errors import Error
+from medveil.files import put_in_place, sync
 from medveil.identity import Identity
 
 KEY, NEXT = "admin.key", "admin.key.next"
@@ -156,10 +156,7 @@ def change_key(folder: Path, store: Store, new: Identity, *, without_old: bool =
 def _put_in_place(folder: Path) -> None:
     """The old key is overwritten: nothing needs it any more, and nobody should have it."""
     try:
-        with step("key.rename"):
-            os.replace(folder / NEXT, folder / KEY)
-        with step("key.sync-folder"):
-            sync(folder)
+        put_in_place(folder / NEXT, folder / KEY, step=steps("key"))
     except OSError as error:
         raise StorageFailed() from error
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import os
-from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -20,6 +18,7 @@ from cryptography.x509.oid import NameOID
 from hospital_node.settings import Node
 from hospital_node.transport import CLIENT_PAIR, Transport
 from medveil.errors import Error
+from medveil.files import replace_durably
 from medveil.identity import Identity
 from medveil.log import get_logger
 from medveil.messages import BadMessage
@@ -49,7 +48,7 @@ async def get_certificate(node: Node, transport: Transport) -> None:
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    _put(node.folder / CLIENT_PAIR, signed + private)
+    replace_durably(node.folder / CLIENT_PAIR, signed + private, private=True)
     log.info("certificate.renewed")
 
 
@@ -77,12 +76,3 @@ async def keep_certificate(node: Node) -> None:
         except (Error, OSError, ValueError) as error:
             log.warning("certificate.not-renewed", reason=getattr(error, "code", type(error).__name__))
         await asyncio.sleep(LOOK_S)
-
-
-def _put(path: Path, data: bytes) -> None:
-    scratch = path.with_name(path.name + ".part")
-    with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(scratch, path)

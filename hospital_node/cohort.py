@@ -18,8 +18,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from hospital_node.files import replace_durably
 from medveil.errors import Error
+from medveil.files import replace_durably
 from medveil.identity import Identity
 from medveil.ids import join
 from medveil.pseudonyms import look_alike, one_spelling
@@ -289,7 +289,7 @@ class Cohorts:
         path = self._path(cohort.name)
         if not path.exists():
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            replace_durably(path, cohort.to_bytes())
+            replace_durably(path, cohort.to_bytes(), private=True)
 
     def load(self, name: str) -> Cohort:
         """Raises: CohortDamaged if it is gone or is not what its name says."""

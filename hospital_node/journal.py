@@ -7,7 +7,6 @@ keys are gone it sits that attempt out: it never masks twice under one (round, a
 from __future__ import annotations
 
 import json
-import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -294,25 +293,6 @@ class Journal(Steps):
 
 def _seen(row: sa.Row[Any]) -> Seen:
     return Seen(**{k: v for k, v in row._mapping.items() if k != "id"})
-
-
-def write_durably(path: Path, *parts: bytes | memoryview) -> None:
-    """Write beside, fsync, rename, fsync the folder: after a crash the file is the old one or the new one.
-
-    Raises: OSError; what was there is then as before.
-    """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    scratch = path.with_name(path.name + ".part")
-    with open(scratch, "wb") as file:
-        file.writelines(parts)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(scratch, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _durable(connection: object, _: object) -> None:

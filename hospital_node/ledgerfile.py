@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from hospital_node.cohort import is_cohort
-from hospital_node.files import sync_folder
 from medveil.errors import Error
+from medveil.files import sync
 from privacy.dp import ledger as rules
 from privacy.dp.ledger import MARKS, Entry, Row
 
@@ -258,4 +258,4 @@ def _write(descriptor: int, data: bytes) -> None:
 def _sync(path: Path, descriptor: int) -> None:
     """The file's content and its name in the folder, both on stable storage."""
     os.fsync(descriptor)
-    sync_folder(path.parent)
+    sync(path.parent)

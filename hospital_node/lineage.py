@@ -17,9 +17,10 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from hospital_node.journal import Alarm, Journal, write_durably
+from hospital_node.journal import Alarm, Journal
 from hospital_node.transport import AggregatorProblem
 from medveil.errors import RemoteProtocolError
+from medveil.files import replace_durably
 from medveil.identity import BadSignature, Secret
 from medveil.ids import canonical
 from medveil.log import get_logger
@@ -136,7 +137,8 @@ def keep_head(path: Path, head: Head) -> None:
     hasher = hashlib.sha256()
     for part in parts:
         hasher.update(part)
-    write_durably(path, hasher.digest(), *parts)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    replace_durably(path, hasher.digest(), *parts, private=True)
 
 
 def check_proof(published: Published, plan: Plan, parent: Head, *, before: int) -> Setting:

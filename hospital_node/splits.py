@@ -18,8 +18,8 @@ from typing import Any
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from hospital_node.files import replace_durably
 from medveil.errors import Error
+from medveil.files import replace_durably
 from medveil.identity import Identity
 from privacy.dp.policy import Split
 
@@ -73,7 +73,7 @@ def read_former(path: Path, identity: Identity) -> tuple[FormerSplits, str]:
         book = json.loads(data)
         if "format" not in book:
             data = json.dumps(_rewritten(book, own, seal), sort_keys=True).encode()
-            replace_durably(path, data)
+            replace_durably(path, data, private=True)
             book = json.loads(data)
         if book["format"] != FORMAT:
             raise ValueError("another format")

@@ -17,7 +17,7 @@ import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from hospital_node.files import replace_durably
+from medveil.files import replace_durably
 from medveil.identity import Secret
 from medveil.metrics import Sums
 from medveil.tensors import Update
@@ -42,7 +42,8 @@ class Kept:
         buffer = io.BytesIO()
         np.savez(buffer, **content)
         nonce = secrets.token_bytes(_NONCE)
-        replace_durably(self._path, nonce + self._cipher.encrypt(nonce, buffer.getvalue(), LABEL.encode()))
+        sealed = nonce + self._cipher.encrypt(nonce, buffer.getvalue(), LABEL.encode())
+        replace_durably(self._path, sealed, private=True)
 
     def find(self, key: str) -> Made | None:
         """What was kept under exactly this key; None if there is nothing, or nothing whole, of it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -12,8 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from aggregator.storage.crashpoints import step
+from aggregator.storage.crashpoints import step, steps
 from medveil.errors import Error, RemoteProtocolError
+from medveil.files import NameNotSynced, put_in_place, replace_durably, sync
 
 SCRATCH = ".scratch"
 """Ending of a file that is being written."""
@@ -86,27 +86,10 @@ def write_durably(path: Path, data: bytes | memoryview) -> None:
     scratch = path.with_name(f"{path.name}.{secrets.token_hex(8)}{SCRATCH}")
     try:
         _make_folder(path.parent)
-        with open(scratch, "xb") as file:
-            with step("blob.write"):
-                file.write(data)
-                file.flush()
-            with step("blob.sync"):
-                os.fsync(file.fileno())
-        _rename(scratch, path)
+        replace_durably(path, data, scratch=scratch, step=steps("blob"))
     except OSError as error:
-        _remove(scratch)
+        _remove(path if isinstance(error, NameNotSynced) else scratch)
         raise StorageFailed() from error
-
-
-def _rename(scratch: Path, path: Path) -> None:
-    with step("blob.rename"):
-        os.replace(scratch, path)
-    try:
-        with step("blob.sync-folder"):
-            sync(path.parent)
-    except OSError:
-        _remove(path)
-        raise
 
 
 def _make_folder(folder: Path) -> None:
@@ -115,15 +98,6 @@ def _make_folder(folder: Path) -> None:
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         sync(folder.parent)
-
-
-def sync(path: Path) -> None:
-    """Put a file, or the names in a folder, on the disk. Raises: OSError."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _remove(path: Path) -> None:
@@ -251,7 +225,7 @@ def _keep(draft: Path, path: Path) -> None:
         _make_folder(path.parent)
         with step("blob.sync"):
             sync(draft)
-        _rename(draft, path)
+        put_in_place(draft, path, step=steps("blob"))
     except OSError as error:
-        _remove(draft)
+        _remove(path if isinstance(error, NameNotSynced) else draft)
         raise StorageFailed() from error

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 VARIABLE = "MEDVEIL_CRASH_AT"
@@ -69,3 +69,8 @@ def step(name: str) -> Iterator[None]:
     yield
     if _armed is not None:
         _armed.reach(name, "after")
+
+
+def steps(prefix: str) -> Callable[[str], AbstractContextManager[None]]:
+    """The steps of a durable write (:mod:`medveil.files`) as ``prefix.write``, ``prefix.sync`` and so on."""
+    return lambda name: step(f"{prefix}.{name}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medveil.errors import Error
+from medveil.files import replace_durably
 from medveil.shown import Screen, Words, fault, good, strong
 from medveil.study import Study
 from medveil_research.audit_bounds import CONFIDENCE, DEVIATIONS, Finding
@@ -89,9 +89,7 @@ def write_page(study: Study, findings: Sequence[Finding], path: Path) -> None:
     """One HTML file without script or network, in the look of the evaluation report."""
     page = render(study, findings)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(page, encoding="utf-8")
-    os.replace(unfinished, path)
+    replace_durably(path, page.encode())
 
 
 def render(study: Study, findings: Sequence[Finding]) -> str:

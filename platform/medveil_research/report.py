@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import statistics
 from collections import Counter
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from medveil.files import replace_durably
 from medveil.spoken import spoken
 from medveil_research.plots import draw_all
 from medveil_research.results import PrivacyFacts, Result, parse_result
@@ -38,9 +38,7 @@ def write_report(result: Mapping[str, Any] | Result, path: Path) -> Path:
     checked = result if isinstance(result, Result) else parse_result(result)
     page = render(checked)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(page, encoding="utf-8")
-    os.replace(unfinished, path)
+    replace_durably(path, page.encode())
     return path
 
 

@@ -594,7 +594,7 @@ def test_a_crash_between_sum_and_head_leaves_the_old_head(
 
     hospital.join(chain.grow(2))
     with monkeypatch.context() as patch:
-        patch.setattr(f"hospital_node.journal.os.{call}" if call != "open" else "builtins.open", crash)
+        patch.setattr(f"medveil.files.os.{call}" if call != "open" else "builtins.open", crash)
         with pytest.raises(Crash):
             keep_head(hospital.path, chain.heads[2])
     assert hospital.path.read_bytes() == before

@@ -1,0 +1,72 @@
+"""Replacing a file so that a crash leaves the old one or the new one, whole and on stable storage."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+PART = ".part"
+"""Ending of a file that is being written."""
+Step = Callable[[str], AbstractContextManager[None]]
+"""Goes around each of the steps ``write``, ``sync``, ``rename`` and ``sync-folder``."""
+
+
+class NameNotSynced(OSError):
+    """The file is whole and has its name, but a power cut may still take the name away."""
+
+
+def _no_step(_: str) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def replace_durably(
+    path: Path,
+    *parts: bytes | memoryview,
+    private: bool = False,
+    scratch: Path | None = None,
+    step: Step = _no_step,
+) -> None:
+    """Write beside, fsync, rename, fsync the folder.
+
+    Args:
+        parts: the content, one after the other.
+        private: readable by the owner only, whatever the process's umask.
+        scratch: where to write first, in the same folder; the name with ``.part`` if left out. Whoever lets
+            several writers at one path names one for each.
+        step: what goes around each step, for a test that ends the process there.
+    Raises: OSError, and then what was there is as before; NameNotSynced if only the last step failed.
+    """
+    scratch = scratch or path.with_name(path.name + PART)
+    with open(scratch, "wb", opener=_owners if private else None) as file:
+        with step("write"):
+            file.writelines(parts)
+            file.flush()
+        with step("sync"):
+            os.fsync(file.fileno())
+    put_in_place(scratch, path, step=step)
+
+
+def put_in_place(scratch: Path, path: Path, *, step: Step = _no_step) -> None:
+    """Give a file that is on stable storage its name, there as well. Raises: OSError, NameNotSynced."""
+    with step("rename"):
+        os.replace(scratch, path)
+    try:
+        with step("sync-folder"):
+            sync(path.parent)
+    except OSError as error:
+        raise NameNotSynced(*error.args) from error
+
+
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to stable storage. Raises: OSError."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _owners(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

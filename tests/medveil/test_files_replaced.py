@@ -1,0 +1,68 @@
+"""A file that is replaced is the old one or the new one, whatever fails on the way."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from medveil.files import NameNotSynced, replace_durably
+
+STEPS = ["write", "sync", "rename", "sync-folder"]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    return path
+
+
+def test_the_content_is_its_parts_and_nothing_else_stays(path: Path) -> None:
+    replace_durably(path, b"n", memoryview(b"ew"))
+    assert path.read_bytes() == b"new"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o077])
+@pytest.mark.parametrize("private", [True, False])
+def test_a_private_file_is_its_owners_whatever_the_umask(path: Path, umask: int, private: bool) -> None:
+    before = os.umask(umask)
+    try:
+        replace_durably(path, b"new", private=private)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == (0o600 if private else 0o666 & ~umask)
+
+
+@pytest.mark.parametrize("failing", STEPS)
+def test_whatever_step_fails_the_file_is_whole(path: Path, failing: str) -> None:
+    """Only where the folder could not be synced it is the new one, and the error says so."""
+    taken: list[str] = []
+
+    @contextmanager
+    def step(name: str) -> Iterator[None]:
+        taken.append(name)
+        if name == failing:
+            raise OSError(28, "No space left on device")
+        yield
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        replace_durably(path, b"new", step=step)
+    assert taken == STEPS[: STEPS.index(failing) + 1]
+    assert path.read_bytes() == (b"new" if failing == "sync-folder" else b"old")
+    assert isinstance(caught.value, NameNotSynced) == (failing == "sync-folder")
+    replace_durably(path, b"newer")  # what lies there half written is in nobody's way
+    assert path.read_bytes() == b"newer"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_file_and_folder_are_synced_in_this_order(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[bool] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(stat.S_ISDIR(os.fstat(handle).st_mode)))
+    replace_durably(path, b"new")
+    assert synced == [False, True]
