@@ -21,7 +21,7 @@ Hex = Annotated[str, Field(pattern=r"^([0-9a-f]{2})*$", max_length=128)]
 
 
 class Row(BaseModel):
-    """One line of a file: ``hospital_node.journal.Seen`` as text."""
+    """One line of a file: ``hospital_node.seen_heads.SeenHead`` as text."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 

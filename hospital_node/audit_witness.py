@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from hospital_node.journal import Journal, Seen
+from hospital_node.journal import Journal
+from hospital_node.seen_heads import SeenHead
 from medveil.errors import Error, RemoteProtocolError
 from medveil.identity import BadSignature
 from medveil.ids import fingerprint, is_fingerprint
@@ -105,8 +106,8 @@ class NotAccepted(Error):
         )
 
 
-class Heads:
-    """The heads in one journal.
+class AuditWitness:
+    """The heads of the audit log in one journal.
 
     The pinned key moves forward by itself where the log shows that it handed over to the next one, and
     otherwise only by the operator's word (docs/decisions/0019-a-new-admin-key.md).
@@ -116,8 +117,8 @@ class Heads:
     """
 
     def __init__(self, journal: Journal, clock: Callable[[], float] = time.time) -> None:
-        self._journal, self._clock = journal, clock
-        self._newest: Seen | None = None
+        self._heads, self._clock = journal.heads, clock
+        self._newest: SeenHead | None = None
         self._epoch, self._about = 0, ""
 
     def take(self, head: AuditHead | None, *, plan: str = "", attempt: tuple[int, int] | None = None) -> None:
@@ -134,58 +135,67 @@ class Heads:
             head was known before. While an alarm stands, heads are not looked at.
         """
         about = "" if attempt is None else f"{plan} {attempt[0]}.{attempt[1]}"
-        if head is not None and about == self._about and self._goes_on(head):
+        if head is not None and about == self._about and self._plainly_follows(head):
             self._newest = self._seen("newest", head, "")
             return
-        if self._journal.head_alarm() is not None:
+        if self._heads.alarm() is not None:
             return
-        newest = known = self._known()
-        last = self._journal.attempt_head(plan) if about else None
+        known = self._known()
+        last = self._heads.of_attempt(plan) if about else None
         opened = about != "" and (last is None or last.about != about)
         try:
             if head is None:
                 raise AuditWithheld(reason="an answer came without it")
-            steps = [] if known is None else self._followed(head, known)
+            steps = [] if known is None else self._hand_overs_to(head, known)
             self._check(head, known, steps)
-            newest = self._taken_over(steps[-1]) if steps else known
             if opened and last is not None and head.number <= last.number:
                 raise AuditWithheld(reason=f"a new attempt was opened, and it is still {head.number}")
         except RemoteProtocolError as error:
-            self.settle()
-            if known is not None:  # else nothing is known that could be contradicted
-                self._journal.keep_head(self._seen("refused", head, error.code))
-            self._newest = None
-            log.error("audit.refused", code=error.code, reason=error.what)
+            self._refuse(head, known, error)
             raise
-        if steps:
-            self.settle()
+        newest = self._follow(steps) or known
+        if newest is None:
+            self._heads.keep(self._seen("first", head, about))
+        elif opened:
+            self._heads.keep(self._seen("attempt", head, about))
+        elif (head.number, head.hash, head.key) != (newest.number, newest.hash, newest.key):
+            self._heads.keep(self._seen("newest", head, ""))
+        self._newest, self._about = self._seen("newest", head, ""), about
+        self._epoch = self._heads.epoch()
+
+    def _refuse(self, head: AuditHead | None, known: SeenHead | None, error: RemoteProtocolError) -> None:
+        """Raise the alarm, unless nothing is known that could be contradicted."""
+        self.settle()
+        if known is not None:
+            self._heads.keep(self._seen("refused", head, error.code))
+        self._newest = None
+        log.error("audit.refused", code=error.code, reason=error.what)
+
+    def _follow(self, steps: list[HandOver]) -> SeenHead | None:
+        """Keep every hand-over; the last one as a head, None if there is none."""
+        if not steps:
+            return None
+        self.settle()
         for step in steps:
-            self._journal.keep_head(self._taken_over(step))
+            self._heads.keep(self._handed_over(step))
             old, new = fingerprint(step.old_key), fingerprint(step.new_key)
             log.warning("admin-key.followed", reason=f"entry {step.number}: {old} handed over to {new}")
-        if newest is None:
-            self._journal.keep_head(self._seen("first", head, about))
-        elif opened:
-            self._journal.keep_head(self._seen("attempt", head, about))
-        elif (head.number, head.hash, head.key) != (newest.number, newest.hash, newest.key):
-            self._journal.keep_head(self._seen("newest", head, ""))
-        self._newest, self._about = self._seen("newest", head, ""), about
-        self._epoch = self._journal.head_epoch()
+        return self._handed_over(steps[-1])
 
     def settle(self) -> None:
         """Put the newest head on disk, if it is in memory only."""
-        newest, stored = self._known(), self._journal.newest_head()
+        newest, stored = self._known(), self._heads.newest()
         if newest is not None and stored is not None and newest.number > stored.number:
-            self._journal.keep_head(newest)
+            self._heads.keep(newest)
 
-    def _known(self) -> Seen | None:
+    def _known(self) -> SeenHead | None:
         """The newest head, on disk or in memory; what the operator has accepted since takes its place."""
-        stored = self._journal.newest_head()
-        if stored is None or self._newest is None or self._epoch != self._journal.head_epoch():
+        stored = self._heads.newest()
+        if stored is None or self._newest is None or self._epoch != self._heads.epoch():
             return stored
         return max(stored, self._newest, key=lambda seen: seen.number)
 
-    def _goes_on(self, head: AuditHead) -> bool:
+    def _plainly_follows(self, head: AuditHead) -> bool:
         """Whether a head plainly follows from the one in memory. If not, the journal is asked as well."""
         newest = self._newest
         if newest is None or head.key != newest.key:
@@ -198,7 +208,7 @@ class Heads:
             return False
         return head.number > newest.number
 
-    def _followed(self, head: AuditHead, known: Seen) -> list[HandOver]:
+    def _hand_overs_to(self, head: AuditHead, known: SeenHead) -> list[HandOver]:
         """The hand-overs from the pinned key to the one that signs this head; none if it is the same.
 
         Only forward: each is signed by the key before it, comes after every entry that this node has seen
@@ -210,7 +220,7 @@ class Heads:
         # An accepted head is the operator's word: it does not say which key had signed it.
         number = 0 if known.kind == "accepted" else known.number
         steps: list[HandOver] = []
-        used = self._journal.head_keys()
+        used = self._heads.keys()
         for step in head.succession if head.key != key else ():
             if not steps and step.old_key != key:
                 continue  # from before this node pinned its key
@@ -226,7 +236,7 @@ class Heads:
             if step.number <= number:
                 raise AuditForked(number=number)
             for at, hash_ in ((step.number - 1, step.previous), (step.number, step.hash)):
-                self._compare(at, hash_, known)
+                self._check_hash(at, hash_, known)
             key, number = step.new_key, step.number
             used.add(key)
             steps.append(step)
@@ -234,18 +244,18 @@ class Heads:
             raise AuditKeyChanged(reason="no hand-over leads from it to the key that signs now")
         return steps
 
-    def _taken_over(self, step: HandOver) -> Seen:
+    def _handed_over(self, step: HandOver) -> SeenHead:
         """A hand-over as a head: it is itself an entry of the log, signed by the new key."""
-        about = step.to_bytes().hex()
-        return Seen("handed-over", step.number, step.hash, step.signature, step.new_key, self._clock(), about)
+        told, now = step.to_bytes().hex(), self._clock()
+        return SeenHead("handed-over", step.number, step.hash, step.signature, step.new_key, now, told)
 
-    def _compare(self, number: int, hash_: bytes, known: Seen) -> None:
+    def _check_hash(self, number: int, hash_: bytes, known: SeenHead) -> None:
         """Raises: AuditForked if another hash of this entry is known."""
-        hashes = [*self._journal.head_hashes(number), *[known.hash] * (known.number == number)]
+        hashes = [*self._heads.hashes(number), *[known.hash] * (known.number == number)]
         if any(other != hash_ for other in hashes):
             raise AuditForked(number=number)
 
-    def _check(self, head: AuditHead, known: Seen | None, steps: list[HandOver]) -> None:
+    def _check(self, head: AuditHead, known: SeenHead | None, steps: list[HandOver]) -> None:
         pinned = head.key
         if known is not None and not steps:
             pinned = known.key or pinned
@@ -257,15 +267,15 @@ class Heads:
             raise AuditKeyChanged(reason="the signature under its head is not that key's") from error
         if known is None:
             return
-        for seen in (known, *map(self._taken_over, steps)):
-            self._compare(head.number, head.hash, seen)
+        for seen in (known, *map(self._handed_over, steps)):
+            self._check_hash(head.number, head.hash, seen)
         held = max(known.number, *(step.number for step in steps), 0)
         if head.number < held:
             raise AuditRolledBack(number=head.number, held=held)
 
     def check_alarm(self) -> None:
         """Raises: AuditAlarm if an alarm waits for the operator."""
-        alarm = self._journal.head_alarm()
+        alarm = self._heads.alarm()
         if alarm is not None:
             raise AuditAlarm(alarm=alarm.about)
 
@@ -275,7 +285,7 @@ class Heads:
 
         Empty bytes, which are no key, while the one that the operator accepted by its fingerprint is unseen.
         """
-        newest = self._journal.newest_head()
+        newest = self._heads.newest()
         return None if newest is None else newest.key
 
     def key_after(self, head: AuditHead | None) -> bytes | None:
@@ -284,17 +294,17 @@ class Heads:
         For a command that asks between the polls of the running node, whose heads must not go backwards.
         Raises: AuditKeyChanged, AuditForked.
         """
-        newest = self._journal.newest_head()
+        newest = self._heads.newest()
         if newest is None or head is None:
             return self.key
-        if self._followed(head, newest) or is_fingerprint(newest.about, head.key):
+        if self._hand_overs_to(head, newest) or is_fingerprint(newest.about, head.key):
             return head.key
         return newest.key
 
     def key_history(self) -> list[tuple[float, str]]:
         """How the pinned key came about: Unix seconds and words, in the order it happened."""
         told = []
-        for row in self._journal.heads():
+        for row in self._heads.all():
             key = fingerprint(row.key) if row.key else row.about
             if row.kind == "first":
                 told.append((row.seen, f"{key} pinned with the first answer"))
@@ -320,7 +330,7 @@ class Heads:
             hash_ = b""
         if not number.isdecimal() or len(number) > 15 or len(hash_) != 32:
             raise NotAccepted(reason="it is not NUMBER:HASH with 64 hexadecimal digits")
-        alarm, newest = self._journal.head_alarm(), self._journal.newest_head()
+        alarm, newest = self._heads.alarm(), self._heads.newest()
         key, about = (b"", "") if newest is None else (newest.key, newest.about if not newest.key else "")
         shown = b"" if alarm is None else alarm.key
         if new_key:
@@ -333,7 +343,7 @@ class Heads:
             raise NotAccepted(reason="it needs --new-key with the fingerprint of the admin key that is right")
         if not key and not about:
             raise NotAccepted(reason="this node has seen no head yet, so it takes the first one as it comes")
-        self._journal.keep_head(Seen("accepted", int(number), hash_, b"", key, self._clock(), about))
+        self._heads.keep(SeenHead("accepted", int(number), hash_, b"", key, self._clock(), about))
 
     def export(self, node: str) -> str:
         """All that is kept, for ``medveil aggregator audit verify --heads``: JSON text."""
@@ -347,11 +357,11 @@ class Heads:
                 "seen": round(row.seen),
                 "about": row.about,
             }
-            for row in self._journal.heads()
+            for row in self._heads.all()
         ]
         return json.dumps({"format": FORMAT, "node": node, "heads": rows}, indent=1) + "\n"
 
-    def _seen(self, kind: str, head: AuditHead | None, about: str) -> Seen:
+    def _seen(self, kind: str, head: AuditHead | None, about: str) -> SeenHead:
         if head is None:
-            return Seen(kind, 0, b"", b"", b"", self._clock(), about)
-        return Seen(kind, head.number, head.hash, head.signature, head.key, self._clock(), about)
+            return SeenHead(kind, 0, b"", b"", b"", self._clock(), about)
+        return SeenHead(kind, head.number, head.hash, head.signature, head.key, self._clock(), about)

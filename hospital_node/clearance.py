@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from hospital_node.governance import PlanRefused
 from hospital_node.journal import Journal
+from hospital_node.line import AggregatorProblem, CertificateSource
 from hospital_node.steps import ModelInUse, Start
-from hospital_node.transport import AggregatorProblem
 from medveil.errors import RemoteProtocolError
 from medveil.log import get_logger
 from medveil.plan import Plan
 from medveil.rounds import kind_of
 from privacy.secagg.closing import NotClosed, check_certificate, check_given_up
 from privacy.secagg.keys import Setting, setting_for
-from privacy.secagg.messages import Certificate, Certificates
+from privacy.secagg.messages import Certificate
 
 log = get_logger()
 
@@ -43,18 +41,10 @@ def check_start(plan: Plan, journal: Journal) -> None:
         )
 
 
-class Certifies(Protocol):
-    """Where abort certificates come from: the transport, or a test's stand-in."""
-
-    async def certificates(self, plan: str, number: int) -> Certificates:
-        """Every abort certificate of a round."""
-        ...
-
-
 class Clearance:
     """One plan's gate at this node, before it joins an attempt."""
 
-    def __init__(self, plan: Plan, journal: Journal, source: Certifies) -> None:
+    def __init__(self, plan: Plan, journal: Journal, source: CertificateSource) -> None:
         self._plan, self._journal, self._source = plan, journal, source
         self._given_up: set[tuple[int, bytes]] = set()
         """Rounds, and the model they started from, that have been shown to be given up."""

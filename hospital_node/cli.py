@@ -242,8 +242,8 @@ def run(folder: Folder = DEFAULT) -> None:
     import signal
 
     from hospital_node import operator
-    from hospital_node.agent import run as work
     from hospital_node.certificate import keep_certificate
+    from hospital_node.plan_queue import run as work
     from medveil.log import get_logger
     from medveil_imaging.sources.manifest import read_site
 
@@ -302,7 +302,7 @@ def lineage(
     """Show how far this node's own copy of each plan's model has come, and what it has refused."""
     from hospital_node import views
     from hospital_node.journal import Journal
-    from hospital_node.lineage import head_path, load_head
+    from hospital_node.lineage import load_version, version_path
 
     node = Node.load(folder)
     journal = Journal(node.journal)
@@ -311,12 +311,12 @@ def lineage(
         chosen = [p for p in plans if means([start_again], p.hash)]
         if not chosen:
             raise NoSuchModel()
-        head_path(node.models, chosen[0]).unlink(missing_ok=True)
+        version_path(node.models, chosen[0]).unlink(missing_ok=True)
         journal.clear_alarm(chosen[0].id)
     alarms = [journal.alarm(plan.id) for plan in plans]
     for plan, alarm in zip(plans, alarms, strict=True):
-        head = load_head(head_path(node.models, plan), plan.study)
-        own = "none yet" if head is None else f"version {head.version}, {head.model.hex()}"
+        found = load_version(version_path(node.models, plan), plan.study)
+        own = "none yet" if found is None else f"version {found.version}, {found.model.hex()}"
         rows = [*views.fingerprint_rows(plan), ("own model", own)]
         if alarm is not None:
             rows += [
@@ -324,7 +324,7 @@ def lineage(
                 ("", f"own version {alarm.version}  {alarm.computed}"),
                 ("", f"named model    {alarm.claimed}"),
             ]
-        for start in journal.unsettled(plan.id, 0 if head is None else head.round):
+        for start in journal.unsettled(plan.id, 0 if found is None else found.round):
             told = "its masked vector is out, and its sum neither published nor given up"
             rows.append(("waits for", f"attempt {start.key}: {told}"))
         screen.say(strong(plan.study.name))
@@ -348,18 +348,18 @@ def heads(
     folder: Folder = DEFAULT,
 ) -> None:
     """Show what this node has seen of the aggregator's audit log, and whether it was ever contradicted."""
-    from hospital_node.audit_witness import Heads
+    from hospital_node.audit_witness import AuditWitness
     from hospital_node.journal import Journal
 
     node = Node.load(folder)
     journal = Journal(node.journal)
-    seen = Heads(journal)
+    seen = AuditWitness(journal)
     try:
         if accept is not None:
             seen.accept(accept, new_key=new_key)
         if export is not None:
             export.write_text(seen.export(node.settings.name))
-        kept, newest, alarm = journal.heads(), journal.newest_head(), journal.head_alarm()
+        kept, newest, alarm = journal.heads.all(), journal.heads.newest(), journal.heads.alarm()
         history = seen.key_history()
     finally:
         journal.close()

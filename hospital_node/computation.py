@@ -6,18 +6,17 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from threading import Event
 
 import numpy as np
 
+from hospital_node.contribution import Contribution
 from hospital_node.governance import declared_patients
 from hospital_node.records import Mark, Read, Records, Use
 from hospital_node.training import FeatureCache, check_stopped, choose_device, release, stoppable, train
-from hospital_node.unsent import Kept, Made
+from hospital_node.unsent import Computed, Unsent
 from medveil.errors import Error
 from medveil.log import get_logger
-from medveil.metrics import Sums
 from medveil.plan import Plan
 from medveil.rounds import RoundKind
 from medveil.tensors import Float32, Update
@@ -41,25 +40,15 @@ class NoPatients(Error):
         )
 
 
-@dataclass(frozen=True)
-class Contribution:
-    """What this hospital adds to a sum; in a study with noise it is noised, charged and marked as such."""
-
-    update: Update
-    sums: Sums | None
-    """None where the study evaluates at its end only."""
-    weight: int
-
-
-class Desk:
+class Computation:
     """One plan's work at this hospital. A finished contribution serves every attempt at the same round.
 
-    In a study with noise the order on stable storage is: charged, computed, kept, marked as released, handed
-    out. Wherever a crash falls, nothing leaves that is not charged, and nothing is charged twice.
+    In a study with noise the order on stable storage is: charged, computed, stored, marked as released,
+    handed out. Wherever a crash falls, nothing leaves that is not charged, and nothing is charged twice.
 
     Args:
         records: the ledger, and the patients whom the operator has approved for the plan.
-        kept: where the contribution in hand is remembered.
+        unsent: where the contribution in hand is remembered.
     """
 
     def __init__(
@@ -68,10 +57,10 @@ class Desk:
         read: Callable[[Plan], SiteData],
         records: Records,
         *,
-        kept: Kept,
+        unsent: Unsent,
     ) -> None:
         self._plan, self._read, self._records = plan, read, records
-        self._ledger, self._kept = records.ledger, kept
+        self._ledger, self._unsent = records.ledger, unsent
         self._private = plan.study.privacy.kind != "none"
         self._all: tuple[Mark, Read] | None = None
         """What was read, and what it was read by."""
@@ -79,7 +68,8 @@ class Desk:
         self._device = choose_device()
         self._cache = FeatureCache()
         self._thread = ThreadPoolExecutor(1, "training")
-        self._done: tuple[tuple[int, bytes], asyncio.Future[Contribution]] | None = None
+        self._in_hand: tuple[tuple[int, bytes], asyncio.Future[Contribution]] | None = None
+        """By round and model."""
         self._stop = Event()
 
     def prepare(
@@ -87,7 +77,7 @@ class Desk:
     ) -> asyncio.Future[Contribution]:
         """Start the round's computation, or hand out the one that an earlier attempt started."""
         key = (number, model)
-        if self._done is None or self._done[0] != key:
+        if self._in_hand is None or self._in_hand[0] != key:
             self._stop.set()  # another round's computation: nobody waits for it any more
             stop = self._stop = Event()
 
@@ -98,8 +88,8 @@ class Desk:
 
             future = asyncio.get_running_loop().run_in_executor(self._thread, work)
             future.add_done_callback(_looked_at)
-            self._done = (key, future)
-        return self._done[1]
+            self._in_hand = (key, future)
+        return self._in_hand[1]
 
     def read_ahead(self) -> Future[None]:
         """Begin to read the images before the first round wants them; a fault in them shows in that round.
@@ -115,7 +105,7 @@ class Desk:
 
     def finished(self) -> None:
         """The plan is over: nothing of it will be asked for again."""
-        self._kept.forget(self._plan.id)
+        self._unsent.forget(self._plan.id)
 
     def close(self) -> None:
         """End the computation in hand at its next step, and let no other begin."""
@@ -149,20 +139,20 @@ class Desk:
         weight = declared_patients(len(site.train), largest) if use is None else use.declared
         turn = f" {use.turn}" if use is not None and use.turn > 1 else ""
         key = f"{self._plan.id} {number} {model.hex()}{turn}"
-        made = self._kept.find(key) if self._private else None
-        if made is None:
+        found = self._unsent.find(key) if self._private else None
+        if found is None:
             where = {"plan": self._plan.id, "round": number, "attempt": attempt, "kind": kind.value}
             log.info("work.started", **where)
-            made = self._computed(number, attempt, kind, vector, weight, key)
+            found = self._computed(number, attempt, kind, vector, weight, key)
             log.info("work.finished", **where)
         else:
             self._ledger.settle(plan_id=self._plan.id, round_number=number)
-        update, sums = made
+        update, sums = found
         return Contribution(update, sums, study.secure_aggregation.weight_of(weight))
 
     def _computed(
         self, number: int, attempt: int, kind: RoundKind, vector: Float32, weight: int, key: str
-    ) -> Made:
+    ) -> Computed:
         study, site = self._plan.study, self._site()[0]
         if kind is RoundKind.TRAIN and not site.train:
             raise NoPatients()
@@ -200,7 +190,7 @@ class Desk:
                     cache=self._cache,
                 )
             if self._private:
-                self._kept.store(key, (update, sums))
+                self._unsent.store(key, (update, sums))
         finally:
             for charge in charges.values():
                 charge.end()

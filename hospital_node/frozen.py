@@ -86,7 +86,7 @@ class JournalAnchor:
         return None if found is None else (found[1], found[2])
 
     def keep(self, number: int, hash_: str) -> None:
-        """Keep a head, on stable storage on return."""
+        """Keep an end, on stable storage on return."""
         self._keep("own", 0, number, hash_)
 
     def contradicted(self) -> str:

@@ -10,11 +10,11 @@ import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 
 from hospital_node import steps
+from hospital_node.seen_heads import SeenHeads
 from hospital_node.steps import STEPS, Steps
 from medveil.bounds import too_much
 from medveil.errors import Error
@@ -48,52 +48,18 @@ ALARMS = sa.Table(
     sa.Column("claimed", sa.String, nullable=False),
     sa.Column("computed", sa.String, nullable=False),
 )
-HEADS = sa.Table(
-    "heads",
-    META,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("kind", sa.String, nullable=False),
-    sa.Column("number", sa.Integer, nullable=False),
-    sa.Column("hash", sa.LargeBinary, nullable=False),
-    sa.Column("signature", sa.LargeBinary, nullable=False),
-    sa.Column("key", sa.LargeBinary, nullable=False),
-    sa.Column("seen", sa.Float, nullable=False),
-    sa.Column("about", sa.String, nullable=False),
-    sqlite_autoincrement=True,
-)
-
-
 MOST_SHOWN = 200
 """Plans that were shown and are kept; the oldest go first."""
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownPlan:
     """A plan as its operator has seen it: the JSON text, and the admin's signature that came with it."""
 
     plan: str
     text: str
     admin_key: bytes
     admin_signature: bytes
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A head of the aggregator's audit log, and how this node came by it."""
-
-    kind: str
-    """``first``, ``attempt``, ``newest`` and ``handed-over`` were taken, ``refused`` is an alarm, and
-    ``accepted`` ends one."""
-    number: int
-    hash: bytes
-    signature: bytes
-    key: bytes
-    """Of the newest row that is not refused it is the pinned one; empty if it was accepted unseen."""
-    seen: float
-    """Unix seconds, by this node's clock."""
-    about: str
-    """The attempt it came with (plan, space, round.attempt), the alarm's code, the whole hand-over in
-    hexadecimal digits, or the fingerprint of the key that the operator has accepted unseen."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +105,8 @@ class Journal(Steps):
                 raise ForeignJournal(kind=str(kind))
         META.create_all(self._engine)
         steps.META.create_all(self._engine)
+        self.heads = SeenHeads(self._engine)
+        """What was seen of the aggregator's audit log."""
         self.take_over(self._first_models)
 
     @property
@@ -193,7 +161,7 @@ class Journal(Steps):
                 found[row.plan] = problem
         return found
 
-    def show(self, shown: Shown) -> None:
+    def keep_shown(self, shown: ShownPlan) -> None:
         """Remember exactly what the operator is about to see."""
         with self._engine.begin() as tx:
             newest = tx.scalar(sa.select(sa.func.max(SHOWN.c.order))) or 0
@@ -201,12 +169,12 @@ class Journal(Steps):
             tx.execute(SHOWN.insert().values(**asdict(shown), order=newest + 1))
             tx.execute(SHOWN.delete().where(SHOWN.c.order <= newest + 1 - MOST_SHOWN))
 
-    def shown(self) -> list[Shown]:
+    def shown(self) -> list[ShownPlan]:
         """What the operator has seen, the newest last."""
         columns = [c for c in SHOWN.c if c.name != "order"]
         with self._engine.connect() as tx:
             rows = tx.execute(sa.select(*columns).order_by(SHOWN.c.order)).mappings()
-            return [Shown(**row) for row in rows]
+            return [ShownPlan(**row) for row in rows]
 
     def finish(self, plan: str) -> None:
         """Remember that a plan is over."""
@@ -235,64 +203,6 @@ class Journal(Steps):
         """The operator has looked into it."""
         with self._engine.begin() as tx:
             tx.execute(ALARMS.delete().where(ALARMS.c.plan == plan))
-
-    def keep_head(self, seen: Seen) -> None:
-        """Add a head of the audit log. Only a row of the kind ``newest`` is ever replaced, by the next."""
-        with self._engine.begin() as tx:
-            if seen.kind not in ("refused", "accepted", "handed-over"):
-                tx.execute(HEADS.delete().where(HEADS.c.kind == "newest", HEADS.c.id > self._epoch(tx)))
-            tx.execute(HEADS.insert().values(**asdict(seen)))
-
-    def heads(self) -> list[Seen]:
-        """Every head that is kept, in the order they came."""
-        with self._engine.connect() as tx:
-            return [_seen(row) for row in tx.execute(sa.select(HEADS).order_by(HEADS.c.id))]
-
-    def newest_head(self) -> Seen | None:
-        """The newest head that was taken or accepted."""
-        wanted = sa.select(HEADS).where(HEADS.c.kind != "refused").order_by(HEADS.c.id.desc()).limit(1)
-        with self._engine.connect() as tx:
-            row = tx.execute(wanted).first()
-        return None if row is None else _seen(row)
-
-    def head_alarm(self) -> Seen | None:
-        """The refused head that nobody has looked into yet, if any."""
-        with self._engine.connect() as tx:
-            row = tx.execute(sa.select(HEADS).order_by(HEADS.c.id.desc()).limit(1)).first()
-        return _seen(row) if row is not None and row.kind == "refused" else None
-
-    def head_hashes(self, number: int) -> list[bytes]:
-        """The hashes under which a number is known, since the operator last accepted a head."""
-        with self._engine.connect() as tx:
-            after = HEADS.c.id >= self._epoch(tx)
-            return list(tx.scalars(sa.select(HEADS.c.hash).where(after, HEADS.c.number == number)))
-
-    def head_keys(self) -> set[bytes]:
-        """Every admin key that was ever pinned."""
-        with self._engine.connect() as tx:
-            return set(tx.scalars(sa.select(HEADS.c.key).where(HEADS.c.kind != "refused").distinct()))
-
-    def attempt_head(self, plan: str) -> Seen | None:
-        """The head that a plan's last attempt came with, since the operator last accepted one."""
-        of_plan = HEADS.c.about.startswith(f"{plan} ", autoescape=True)
-        with self._engine.connect() as tx:
-            mine = sa.select(HEADS).where(HEADS.c.id >= self._epoch(tx), of_plan)
-            row = tx.execute(mine.order_by(HEADS.c.id.desc()).limit(1)).first()
-        return None if row is None else _seen(row)
-
-    def head_epoch(self) -> int:
-        """Changes when the operator accepts a head."""
-        with self._engine.connect() as tx:
-            return self._epoch(tx)
-
-    def _epoch(self, tx: sa.Connection) -> int:
-        """Where the heads begin that are compared: at the last one that the operator accepted."""
-        found = tx.scalar(sa.select(sa.func.max(HEADS.c.id)).where(HEADS.c.kind == "accepted"))
-        return found or 0
-
-
-def _seen(row: sa.Row[Any]) -> Seen:
-    return Seen(**{k: v for k, v in row._mapping.items() if k != "id"})
 
 
 def _durable(connection: object, _: object) -> None:

@@ -110,7 +110,7 @@ class Ledger:
     Guarantees: a row that a caller has seen survives a crash (file and folder are synced before the call
     returns); whatever a crash leaves of a row whose call never returned is cut off at the next start, so
     the ledger can count too much but never too little. A crash costs no charge: what it left open is taken up
-    again. Edits are found by the hash chain, a missing tail or an older file by the head that the anchor
+    again. Edits are found by the hash chain, a missing tail or an older file by the end that the anchor
     keeps, an exchanged file before the next row is written.
     """
 
@@ -131,7 +131,7 @@ class Ledger:
         """Open or create the file, take the lock, cut off a torn last line and check every row.
 
         Args:
-            anchor: what else knows the head; with it the folder is locked, too.
+            anchor: what else knows the last row; with it the folder is locked, too.
             cohorts: the folder of the cohorts that rows name; ``cohorts`` beside the file if left out.
             trusting: the owner goes on from an older copy: cohorts may be missing, the anchor is not asked.
         Raises:
@@ -206,6 +206,24 @@ class Ledger:
         sharers = policy_of(study).sharers if count_joint_noise else 1
         used = self.usable(study, dataset)[0] if isinstance(dataset, Cohort) else None
         name, whose = (used.name, self._with(used)) if used else (str(dataset), named(str(dataset)))
+        wanted = self._to_register(study, plan_id, name, cap=cap, sharers=sharers, frozen=used is not None)
+        if wanted:
+            rules.admit(self._file.rows, *wanted, whose=whose, delta=delta_cap)
+            if used is not None:
+                self._keep_cohort(used)
+        for entry in wanted:
+            self._append(entry)
+        return rules.committed(
+            self._file.rows, whose, rules.strictest_delta(self._file.rows, whose, delta_cap)
+        )
+
+    def _to_register(
+        self, study: Study, plan_id: str, name: str, *, cap: float, sharers: int, frozen: bool
+    ) -> list[Entry]:
+        """The rows by which a plan's schedule is, or goes on, registered for a data set or a frozen cohort.
+
+        Raises: BadTransition.
+        """
         now, wanted = rules.current(self._file.rows, plan_id), []
         for split, event in study_events(study).items():
             known = rules.registered(self._file.rows, plan_id, split)
@@ -215,21 +233,16 @@ class Ledger:
                     State.REGISTERED, name, plan_id, 0, 0, 0, event, delta, float(cap), sharers, split
                 )
                 wanted.append(new)
-            elif known.event != event or (used is None and now[split] != name):
+            elif known.event != event or (not frozen and now[split] != name):
                 raise rules.BadTransition(problem="the plan is registered with another schedule or data set")
             elif now[split] != name:
                 wanted.append(rules.taken_over(self._file.rows, plan_id, split, name, float(cap)))
-        if wanted:
-            rules.admit(self._file.rows, *wanted, whose=whose, delta=delta_cap)
-        if wanted and used:
-            if self._keeps:
-                self._cohorts.keep(used)
-            self._known[used.name] = used
-        for entry in wanted:
-            self._append(entry)
-        return rules.committed(
-            self._file.rows, whose, rules.strictest_delta(self._file.rows, whose, delta_cap)
-        )
+        return wanted
+
+    def _keep_cohort(self, cohort: Cohort) -> None:
+        if self._keeps:
+            self._cohorts.keep(cohort)
+        self._known[cohort.name] = cohort
 
     def usable(self, study: Study, cohort: Cohort) -> tuple[Cohort, int]:
         """Those of a cohort whom a study may use, and how many are left out for having been in another split.

@@ -1,4 +1,4 @@
-"""The file of the privacy ledger: rows on stable storage, held by one process, tied to a head elsewhere."""
+"""The file of the privacy ledger: rows on stable storage, held by one process, its end kept elsewhere too."""
 
 from __future__ import annotations
 
@@ -84,21 +84,21 @@ class LedgerReplaced(Error):
 
 
 class Anchor(Protocol):
-    """Where the head of the chain is kept beside the file: the node's journal."""
+    """Where the end of the chain is kept beside the file: the node's journal."""
 
     def newest(self) -> tuple[int, str] | None:
         """Number and hash of the row that was kept last."""
         ...
 
     def keep(self, number: int, hash_: str) -> None:
-        """Keep a head, on stable storage on return."""
+        """Keep an end, on stable storage on return."""
         ...
 
 
 class LedgerFile:
     """Rows in a file that only this process may write, each on stable storage before the call returns.
 
-    With an anchor the head of the chain is kept there as well, after each row, so that it is never ahead of
+    With an anchor the end of the chain is kept there as well, after each row, so that it is never ahead of
     the file; and the folder is locked, too, so that a file put in this one's place opens no second door.
     """
 
@@ -147,16 +147,16 @@ class LedgerFile:
         return file
 
     def tie(self, anchor: Anchor, *, trusting: bool) -> None:
-        """Hold the rows against the head that the anchor keeps, and keep theirs there from now on.
+        """Hold the rows against the end that the anchor keeps, and keep theirs there from now on.
 
         Args:
             trusting: do not compare: the owner goes on from this copy.
         Raises: LedgerSetBack.
         """
         if not trusting:
-            check_head(self.rows, anchor.newest())
+            check_end(self.rows, anchor.newest())
         self._anchor = anchor
-        self._keep_head()
+        self._keep_end()
 
     def append(self, entry: Entry) -> None:
         """One more row. Raises: BadTransition, LedgerClosed, LedgerReplaced."""
@@ -173,7 +173,7 @@ class LedgerFile:
             self.close()
             raise LedgerClosed() from error
         self.rows = rows
-        self._keep_head()
+        self._keep_end()
 
     def verify(self) -> None:
         """Read the file again and check every row (LedgerDamaged names the first bad one)."""
@@ -203,7 +203,7 @@ class LedgerFile:
             self.close()
             raise LedgerReplaced()
 
-    def _keep_head(self) -> None:
+    def _keep_end(self) -> None:
         if self._anchor is None:
             return
         try:
@@ -213,11 +213,11 @@ class LedgerFile:
             raise LedgerClosed() from error
 
 
-def check_head(rows: Sequence[Row], kept: tuple[int, str] | None, *, still: bool = True) -> None:
-    """Hold the rows against the head that is kept elsewhere; a crash may leave the file one row ahead.
+def check_end(rows: Sequence[Row], kept: tuple[int, str] | None, *, still: bool = True) -> None:
+    """Hold the rows against the end that is kept elsewhere; a crash may leave the file one row ahead.
 
     Args:
-        still: whether no row can have been written since the head was looked up.
+        still: whether no row can have been written since that end was looked up.
     Raises: LedgerSetBack.
     """
     number, hash_ = kept or (0, "")

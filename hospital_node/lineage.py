@@ -13,12 +13,12 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from hospital_node.journal import Alarm, Journal
-from hospital_node.transport import AggregatorProblem
+from hospital_node.line import AggregatorProblem, VersionSource
 from medveil.errors import RemoteProtocolError
 from medveil.files import replace_durably
 from medveil.identity import BadSignature, Secret
@@ -66,24 +66,8 @@ class BrokenLineage(RemoteProtocolError):
         self.reason = reason
 
 
-class Sums(Protocol):
-    """Where models, proofs and sums come from: the transport, or a test's stand-in."""
-
-    async def model(self, plan: str, model: str, *, limit: int) -> bytes:
-        """A model file of at most ``limit`` bytes."""
-        ...
-
-    async def proof(self, plan: str, version: int) -> Published:
-        """Where a version comes from."""
-        ...
-
-    async def sum(self, plan: str, version: int, *, limit: int) -> bytes:
-        """The sum a version was made of, at most ``limit`` bytes."""
-        ...
-
-
 @dataclass(frozen=True)
-class Witness:
+class CommittedCheck:
     """What a hospital of a committed set keeps, in memory only, until the sum is published."""
 
     context: Context
@@ -92,7 +76,7 @@ class Witness:
 
 
 @dataclass(frozen=True)
-class Head:
+class OwnVersion:
     """A model version that this node has made itself."""
 
     version: int
@@ -105,8 +89,8 @@ class Head:
     """The model's hash."""
 
 
-def load_head(path: Path, study: Study) -> Head | None:
-    """The head that :func:`keep_head` wrote; None if there is none or the file is damaged."""
+def load_version(path: Path, study: Study) -> OwnVersion | None:
+    """The version that :func:`keep_version` wrote; None if there is none or the file is damaged."""
     try:
         data = path.read_bytes()
     except OSError:
@@ -125,13 +109,13 @@ def load_head(path: Path, study: Study) -> Head | None:
     vector = vectors.pop("")
     if vector.shape != (study.model.tensors.size,):
         return None  # another study's file
-    return Head(version, number, vector, vectors, model_hash(vector, study.model.tensors))
+    return OwnVersion(version, number, vector, vectors, model_hash(vector, study.model.tensors))
 
 
-def keep_head(path: Path, head: Head) -> None:
+def keep_version(path: Path, own: OwnVersion) -> None:
     """Write hash, vectors, and what they are; a crash leaves the old file or the new one. Raises: OSError."""
-    vectors = {"": head.vector, **head.state}
-    index = canonical([head.version, head.round, [[k, len(v)] for k, v in vectors.items()]])
+    vectors = {"": own.vector, **own.state}
+    index = canonical([own.version, own.round, [[k, len(v)] for k, v in vectors.items()]])
     parts = [np.ascontiguousarray(v, "<f4").data.cast("B") for v in vectors.values()]
     parts += [memoryview(index), memoryview(len(index).to_bytes(8, "little"))]
     hasher = hashlib.sha256()
@@ -141,7 +125,7 @@ def keep_head(path: Path, head: Head) -> None:
     replace_durably(path, hasher.digest(), *parts, private=True)
 
 
-def check_proof(published: Published, plan: Plan, parent: Head, *, before: int) -> Setting:
+def check_proof(published: Published, plan: Plan, parent: OwnVersion, *, before: int) -> Setting:
     """Hold a version's proof against the roster and the parent that this node has made itself.
 
     Args:
@@ -161,7 +145,9 @@ def check_proof(published: Published, plan: Plan, parent: Head, *, before: int) 
             raise error from None
 
 
-def _checked(published: Published, plan: Plan, parent: Head, *, before: int, protocol: bytes) -> Setting:
+def _checked(
+    published: Published, plan: Plan, parent: OwnVersion, *, before: int, protocol: bytes
+) -> Setting:
     if not parent.round < published.round < before:
         raise BrokenLineage(reason="a version comes from a round that was not its turn")
     setting = setting_for(
@@ -192,7 +178,9 @@ def _checked(published: Published, plan: Plan, parent: Head, *, before: int, pro
     return setting
 
 
-def make_next(plan: Plan, parent: Head, published: Published, data: bytes, check_key: Secret | None) -> Head:
+def make_next(
+    plan: Plan, parent: OwnVersion, published: Published, data: bytes, check_key: Secret | None
+) -> OwnVersion:
     """The version that follows from a sum.
 
     Args:
@@ -213,34 +201,34 @@ def make_next(plan: Plan, parent: Head, published: Published, data: bytes, check
     except (SpoiledSum, Diverged) as error:
         raise BrokenLineage(reason="a sum that no honest hospitals can add up to") from error
     name = model_hash(vector, study.model.tensors)
-    return Head(parent.version + 1, published.round, vector, state, name)
+    return OwnVersion(parent.version + 1, published.round, vector, state, name)
 
 
 class Lineage:
     """One plan's model at this node.
 
     Args:
-        index: this hospital's place in the roster.
-        folder: where the head is kept.
+        folder: where the own version is kept.
     """
 
-    def __init__(self, plan: Plan, folder: Path, journal: Journal, sums: Sums) -> None:
-        self._plan, self._journal, self._sums = plan, journal, sums
-        self._path = head_path(folder, plan)
-        self._head: Head | None = None
-        self._kept: bytes = b""
-        self._witness: Witness | None = None
+    def __init__(self, plan: Plan, folder: Path, journal: Journal, source: VersionSource) -> None:
+        self._plan, self._journal, self._source = plan, journal, source
+        self._path = version_path(folder, plan)
+        self._own: OwnVersion | None = None
+        self._on_disk = b""
+        """The model of the version in the file."""
+        self._check: CommittedCheck | None = None
         self._invited: tuple[bytes, tuple[int, int]] | None = None
         """The last attempt that this node was asked into, and the model it started from."""
 
     @property
     def came_from(self) -> int:
         """The round that the own version came out of; 0 for the initial model, or before it is there."""
-        return 0 if self._head is None else self._head.round
+        return 0 if self._own is None else self._own.round
 
-    def witness(self, witness: Witness) -> None:
-        """This hospital has sent keys for a sum; when that is published, it will be checked with this."""
-        self._witness = witness
+    def remember(self, check: CommittedCheck) -> None:
+        """This hospital sends its vector; with this the sum will be checked when it is published."""
+        self._check = check
 
     def check_alarm(self) -> None:
         """Raises: BrokenLineage if an alarm of this plan waits for the operator."""
@@ -249,7 +237,7 @@ class Lineage:
             raise BrokenLineage(reason=f"version {alarm.version} was refused, and nobody has looked yet")
 
     async def reach(self, model: bytes, *, number: int, attempt: int) -> Float32:
-        """Go on from the own head, version by version, to the model that an attempt names.
+        """Go on from the own version, version by version, to the model that an attempt names.
 
         Args:
             number, attempt: the round and attempt that are to start from it.
@@ -260,42 +248,43 @@ class Lineage:
             WrongModel, BadModelFile, Unreachable, AggregatorProblem, BadMessage: nothing was changed.
         """
         self.check_alarm()
-        head = self._head or await self._own()
+        own = self._own or await self._first()
         try:
-            while head.model != model:
-                head = await self._next(head, before=number)
+            while own.model != model:
+                own = await self._next(own, before=number)
         except (BrokenLineage, AlteredSum) as error:
-            self._alarm(error, head, claimed=model)
+            self._alarm(error, own, claimed=model)
             raise
-        await self._keep(head)
-        self._invited, self._witness = (head.model, (number, attempt)), None
-        return head.vector
+        await self._keep(own)
+        self._invited, self._check = (own.model, (number, attempt)), None
+        return own.vector
 
     async def begin(self) -> None:
         """Have the own version at hand before a round asks for it.
 
         Raises: WrongModel, BadModelFile, Unreachable, AggregatorProblem: nothing was changed.
         """
-        await self._keep(self._head or await self._own())
+        await self._keep(self._own or await self._first())
 
-    async def _own(self) -> Head:
-        head = await _aside(lambda: load_head(self._path, self._plan.study))
-        self._kept = b"" if head is None else head.model
-        return head or await self._initial()
+    async def _first(self) -> OwnVersion:
+        """The version on disk, or the plan's initial model."""
+        found = await _aside(lambda: load_version(self._path, self._plan.study))
+        self._on_disk = b"" if found is None else found.model
+        return found or await self._initial()
 
-    async def _initial(self) -> Head:
+    async def _initial(self) -> OwnVersion:
         spec = self._plan.study.model.tensors
         name = bytes.fromhex(self._plan.study.model.initial_model)
-        file = await self._sums.model(self._plan.id, name.hex(), limit=largest_file(spec))
+        file = await self._source.model(self._plan.id, name.hex(), limit=largest_file(spec))
         vector = await _aside(lambda: from_safetensors(file, spec))
         if model_hash(vector, spec) != name:
             raise WrongModel()
-        return Head(0, 0, vector, {}, name)
+        return OwnVersion(0, 0, vector, {}, name)
 
-    async def _next(self, parent: Head, *, before: int) -> Head:
+    async def _next(self, parent: OwnVersion, *, before: int) -> OwnVersion:
         version = parent.version + 1
         try:
-            published = await self._sums.proof(self._plan.id, version)
+            published = await self._source.proof(self._plan.id, version)
         except AggregatorProblem as problem:
             if problem.status != 404:
                 raise
@@ -304,7 +293,7 @@ class Lineage:
         key = self._check_own_part(published, setting.context)
         await self._keep(parent)  # threshold-many hospitals have started from it: there is no way back
         words = params_for(self._plan.study, RoundKind.TRAIN, len(self._plan.roster)).words
-        data = await self._sums.sum(self._plan.id, version, limit=8 * words)
+        data = await self._source.sum(self._plan.id, version, limit=8 * words)
         return await _aside(lambda: make_next(self._plan, parent, published, data, key))
 
     def _check_own_part(self, published: Published, context: Context) -> Secret | None:
@@ -320,39 +309,39 @@ class Lineage:
         own = None if signed is None else Agree.from_bytes(bytes.fromhex(signed))
         if own is not None and (own.committed_hash, own.survivors) != (u2_hash, published.survivors):
             raise BrokenLineage(reason="a version sums other hospitals than this one agreed to")
-        witness = self._witness
-        if witness is None or witness.context != context:
+        check = self._check
+        if check is None or check.context != context:
             return None
-        if witness.committed_hash != u2_hash:
+        if check.committed_hash != u2_hash:
             raise BrokenLineage(reason="a version sums other hospitals than were committed")
-        return witness.check_key
+        return check.check_key
 
-    async def _keep(self, head: Head) -> None:
-        self._head = head
-        if self._kept == head.model:
+    async def _keep(self, own: OwnVersion) -> None:
+        self._own = own
+        if self._on_disk == own.model:
             return
         try:
-            await _aside(lambda: keep_head(self._path, head))
-            self._kept = head.model
+            await _aside(lambda: keep_version(self._path, own))
+            self._on_disk = own.model
         except OSError:  # what was checked stays checked; after a restart it is fetched and checked again
-            log.warning("lineage.unkept", plan=self._plan.id, version=head.version)
+            log.warning("lineage.unkept", plan=self._plan.id, version=own.version)
 
-    def _alarm(self, error: RemoteProtocolError, head: Head, *, claimed: bytes) -> None:
+    def _alarm(self, error: RemoteProtocolError, own: OwnVersion, *, claimed: bytes) -> None:
         self._journal.raise_alarm(
-            Alarm(self._plan.id, error.code, error.what, head.version, claimed.hex(), head.model.hex())
+            Alarm(self._plan.id, error.code, error.what, own.version, claimed.hex(), own.model.hex())
         )
-        self._head, self._witness = None, None
+        self._own, self._check = None, None
         log.error(
             "lineage.refused",
             plan=self._plan.id,
-            version=head.version,
+            version=own.version,
             code=error.code,
             reason=error.what,
         )
 
 
-def head_path(folder: Path, plan: Plan) -> Path:
-    """Where a plan's head is kept."""
+def version_path(folder: Path, plan: Plan) -> Path:
+    """Where a plan's own version is kept."""
     return folder / f"{plan.id}.head"
 
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from hospital_node.audit_witness import Heads
+from hospital_node.audit_witness import AuditWitness
 from hospital_node.clearance import check_start
 from hospital_node.cohort import Changes, Cohort, CohortDamaged, Reading
 from hospital_node.frozen import Part
 from hospital_node.governance import PlanRefused, check_plan, declared_patients, read_offer
-from hospital_node.journal import Journal, Shown
+from hospital_node.journal import Journal, ShownPlan
 from hospital_node.records import Records
 from hospital_node.settings import Node, NodeSettings
 from hospital_node.transport import Transport
@@ -136,7 +136,7 @@ async def offers(node: Node) -> tuple[tuple[PlanOffer, ...], bytes | None]:
     with suppress(Error), viewed(node) as records:  # what speaks against a plan is shown with the plan
         records.meet(answer.ledger)
     with opened(node) as journal:
-        return answer.offers, Heads(journal).key_after(answer.head)
+        return answer.offers, AuditWitness(journal).key_after(answer.head)
 
 
 async def _answer(node: Node) -> PlanOffers:
@@ -166,9 +166,9 @@ def _taken(node: Node, offer: PlanOffer, pinned: bytes | None, number: int) -> S
 def remember_shown(node: Node, one: Standing) -> None:
     """Write down, byte for byte, the plan that is about to be shown: it alone can be approved."""
     if one.offer is not None:
-        kept = Shown(one.plan.id, one.offer.plan, one.offer.admin_key, one.offer.admin_signature)
+        kept = ShownPlan(one.plan.id, one.offer.plan, one.offer.admin_key, one.offer.admin_signature)
         with opened(node) as journal:
-            journal.show(kept)
+            journal.keep_shown(kept)
 
 
 def standing(node: Node, plan: Plan, approvals: dict[str, bytes] | None = None) -> Standing:
@@ -198,7 +198,7 @@ def shown_plan(node: Node, typed: Sequence[str]) -> Plan:
     Raises: NotAFingerprint, NoSuchPlan; PlanRefused if the admin key that signed it is not pinned any more.
     """
     with opened(node) as journal:
-        kept, pinned, retired = journal.shown(), Heads(journal).key, journal.head_keys()
+        kept, pinned, retired = journal.shown(), AuditWitness(journal).key, journal.heads.keys()
     chosen = [one for one in kept if means(typed, bytes.fromhex(one.plan))]
     if len(chosen) != 1:
         raise NoSuchPlan()
@@ -379,7 +379,7 @@ def what_is_lost(node: Node, *, ask: bool = True) -> tuple[Lost, LedgerEnd | Non
     answer = asyncio.run(_answer(node)) if ask else PlanOffers(offers=())
     with opened(node) as journal:
         plans = {plan.id: plan for plan, _ in journal.approved()}
-        pinned = Heads(journal).key
+        pinned = AuditWitness(journal).key
     for offer in answer.offers:
         with suppress(Error):
             plan = read_offer(offer, pinned)

@@ -32,7 +32,7 @@ from hospital_node.cohort import (
 from hospital_node.frozen import FrozenPlans, JournalAnchor, Part
 from hospital_node.journal import Journal
 from hospital_node.ledger import Ledger, LedgerSetBack, LedgerUnreadable
-from hospital_node.ledgerfile import check_head
+from hospital_node.ledgerfile import check_end
 from hospital_node.settings import Node
 from hospital_node.splits import LOST, NEVER, FormerSplits, SplitsDamaged, read_former
 from medveil.identity import Identity
@@ -117,7 +117,7 @@ class Records:
         anchor = JournalAnchor(journal)
         before = anchor.newest()
         with copied_ledger(node) as path, Ledger.open(path, cohorts=node.cohorts) as ledger:
-            check_head(ledger.rows(), before, still=before == anchor.newest())
+            check_end(ledger.rows(), before, still=before == anchor.newest())
             former, name = _former(node, identity, ledger.rows(), False)
             if name == LOST:
                 ledger.forget_data_sets()

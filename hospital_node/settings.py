@@ -94,7 +94,7 @@ class Node:
         self.ledger = folder / "ledger.jsonl"
         self.splits = folder / "splits.json"
         self.cohorts = folder / "cohorts"
-        self.kept = folder / "unsent.sealed"
+        self.unsent = folder / "unsent.sealed"
         self.models = folder / "models"
 
     @classmethod

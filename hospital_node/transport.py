@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 from urllib.parse import quote
 
 import httpx2 as httpx
 
+from hospital_node.line import AggregatorProblem, Message, Unreachable, decoded
 from medveil.answers import (
     ASK_PLAINLY,
     PROBLEM_BYTES,
@@ -25,7 +25,7 @@ from medveil.answers import (
     problem_in,
     time_for,
 )
-from medveil.errors import BadFile, RemoteProtocolError
+from medveil.errors import BadFile
 from medveil.identity import Identity, sign_request
 from medveil.log import get_logger
 from medveil.messages import (
@@ -33,13 +33,11 @@ from medveil.messages import (
     Approval,
     Enrol,
     PlanOffers,
-    Wire,
     Work,
     enrolment_path,
     seconds_to_wait,
 )
 from medveil.reachability import check_certificate, why
-from medveil.shown import plain
 from privacy.secagg.messages import Certificates, Published
 
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
@@ -47,35 +45,7 @@ GIVE_UP_S = 90.0
 BUSY = (429, 502, 503, 504)
 CLIENT_PAIR = "client.pem"
 """Beside the pinned authority: the client certificate and its key, where the aggregator asks for them."""
-INLINE_BYTES = 16_384
-"""A message up to this size is decoded at once: its items, at most as many, take some 20 ms."""
-Message = TypeVar("Message", bound=Wire)
-CODE = re.compile(r"[a-z][a-z0-9-]{0,59}")
 log = get_logger()
-
-
-class AggregatorProblem(RemoteProtocolError):
-    """The aggregator answered with a problem document; ``code`` is the aggregator's."""
-
-    def __init__(self, *, status: int, code: str, title: str, detail: str) -> None:
-        super().__init__(
-            what=plain(title), meaning=plain(detail, 600), remedy=f"(The aggregator answered {status}.)"
-        )
-        self.status = status
-        self.code = code if CODE.fullmatch(code) else "aggregator-error"
-
-
-class Unreachable(RemoteProtocolError):
-    """No answer from the aggregator."""
-
-    code = "aggregator-unreachable"
-
-    def __init__(self, *, reason: str) -> None:
-        super().__init__(
-            what=f"The aggregator does not answer: {reason}.",
-            meaning="Nothing was changed. A running node waits and tries again.",
-            remedy="Check the address, the network and the proxy, then: medveil node check --connection.",
-        )
 
 
 class Transport:
@@ -180,9 +150,7 @@ class Transport:
     async def _message(self, kind: type[Message], method: str, path: str, body: bytes = b"") -> Message:
         """An answer that is a message. Raises: BadMessage, what :meth:`_send` raises."""
         data = await self._send(method, path, body, limit=MAX_MESSAGE_BYTES)
-        if len(data) <= INLINE_BYTES:
-            return kind.from_bytes(data)
-        return await asyncio.get_running_loop().run_in_executor(None, kind.from_bytes, data)
+        return await decoded(kind, data)
 
     async def _send(
         self, method: str, path: str, body: bytes = b"", *, limit: int, digest: bytes | None = None

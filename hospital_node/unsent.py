@@ -22,21 +22,21 @@ from medveil.identity import Secret
 from medveil.metrics import Sums
 from medveil.tensors import Update
 
-Made = tuple[Update, Sums | None]
+Computed = tuple[Update, Sums | None]
 LABEL = "kept-contribution"
 """What the sealing key is derived for."""
 _NONCE = 12
 
 
-class Kept:
+class Unsent:
     """One file that holds the newest contribution; an older one is overwritten."""
 
     def __init__(self, path: Path, key: Secret) -> None:
         self._path, self._cipher = path, ChaCha20Poly1305(key.reveal())
 
-    def store(self, key: str, made: Made) -> None:
+    def store(self, key: str, computed: Computed) -> None:
         """Keep it, on stable storage, under a key that names plan, round and model."""
-        update, sums = made
+        update, sums = computed
         content: dict[str, Any] = {f"sum {name}": values for name, values in (sums or {}).items()}
         content |= {"key": np.array(key), "update": update.values, "counted": np.array(sums is not None)}
         buffer = io.BytesIO()
@@ -45,10 +45,10 @@ class Kept:
         sealed = nonce + self._cipher.encrypt(nonce, buffer.getvalue(), LABEL.encode())
         replace_durably(self._path, sealed, private=True)
 
-    def find(self, key: str) -> Made | None:
+    def find(self, key: str) -> Computed | None:
         """What was kept under exactly this key; None if there is nothing, or nothing whole, of it."""
-        found, made = self._open()
-        return made if found == key else None
+        found, computed = self._open()
+        return computed if found == key else None
 
     def forget(self, plan: str) -> None:
         """Remove what was kept for a plan. A restarted node passes finished plans; another's stays.
@@ -60,7 +60,7 @@ class Kept:
         if found is None or found.startswith(plan):
             self._path.unlink(missing_ok=True)
 
-    def _open(self) -> tuple[str | None, Made | None]:
+    def _open(self) -> tuple[str | None, Computed | None]:
         """The key and what is kept under it; None if there is nothing, or nothing whole."""
         try:
             sealed = self._path.read_bytes()

@@ -14,7 +14,7 @@ import pytest
 
 from aggregator.access.tls import make_certificates
 from door import Door
-from hospital_node import agent as agent_module
+from hospital_node import attempt as attempt_module
 from hospital_node.transport import Transport
 from lines import make_agent
 from medveil.identity import sign_request
@@ -187,7 +187,7 @@ def test_a_wait_that_is_no_wait_is_a_malformed_address(door: Door) -> None:
 def test_a_round_takes_a_node_six_messages_one_segment_the_sum_and_no_poll(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent_module, "POLL_S", 30.0)
+    monkeypatch.setattr(attempt_module, "POLL_S", 30.0)
     world = build(training={"rounds": 3, "local_steps": 1, "learning_rate": 1.0})
     door = Door(world)
     make_certificates(world.folder / "tls", ("here",))
@@ -208,8 +208,7 @@ def test_a_round_takes_a_node_six_messages_one_segment_the_sum_and_no_poll(
                 base_url="https://here",
                 event_hooks={"request": [count]},
             )
-            line: Any = transport
-            agent, journal = make_agent(world, line, index=index)
+            agent, journal = make_agent(world, transport, index=index)
             await agent.follow()
             journal.close()
 

@@ -31,8 +31,9 @@ from aggregator.access.tls import (
 from aggregator.settings import Limits
 from aggregator.storage.store import Register, Store
 from hospital_node.certificate import due, get_certificate
+from hospital_node.line import AggregatorProblem
 from hospital_node.settings import Node, NodeSettings
-from hospital_node.transport import CLIENT_PAIR, AggregatorProblem, Transport
+from hospital_node.transport import CLIENT_PAIR, Transport
 from medveil.identity import sign_request
 from served import Served, received, served
 from world import World, make_world

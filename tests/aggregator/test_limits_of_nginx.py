@@ -17,7 +17,8 @@ import pytest
 
 from aggregator.access.tls import make_certificates
 from aggregator.settings import Limits
-from hospital_node.transport import AggregatorProblem, Transport
+from hospital_node.line import AggregatorProblem
+from hospital_node.transport import Transport
 from medveil.identity import Identity
 from nginx import INSTALL, NGINX, PRETENDED, front_of
 from served import received, served

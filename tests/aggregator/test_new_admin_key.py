@@ -25,7 +25,7 @@ from aggregator.storage import crashpoints
 from aggregator.storage.database import StillRunning
 from aggregator.storage.store import NotLeading, Store, WrongAdminKey
 from databases import run
-from hospital_node.audit_witness import AuditKeyChanged, Heads
+from hospital_node.audit_witness import AuditKeyChanged, AuditWitness
 from hospital_node.journal import Journal
 from medveil.identity import Identity, verify
 from medveil.ids import fingerprint
@@ -263,10 +263,10 @@ class Scene:
         assert told is not None
         return told
 
-    def heads(self, name: str) -> Heads:
+    def heads(self, name: str) -> AuditWitness:
         if name not in self.journals:
             self.journals[name] = Journal(self.settings.folder / f"{name}.db")
-        return Heads(self.journals[name])
+        return AuditWitness(self.journals[name])
 
     def command(self, *words: str) -> Result:
         return CliRunner().invoke(app, [*words, "--folder", str(self.settings.folder)])

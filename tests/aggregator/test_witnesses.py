@@ -19,7 +19,7 @@ from aggregator.cli import app, open_store, set_up_aggregator
 from aggregator.settings import Settings
 from aggregator.storage.store import Store
 from databases import run
-from hospital_node.audit_witness import Heads
+from hospital_node.audit_witness import AuditWitness
 from hospital_node.journal import Journal
 from medveil.errors import BadFile, RemoteProtocolError
 from medveil.identity import Identity
@@ -54,10 +54,10 @@ class Scene:
         for name in names:
             self.heads(name).take(told)
 
-    def heads(self, name: str) -> Heads:
+    def heads(self, name: str) -> AuditWitness:
         if name not in self.journals:
             self.journals[name] = Journal(self.folder / f"{name}.db")
-        return Heads(self.journals[name])
+        return AuditWitness(self.journals[name])
 
     def export(self, name: str) -> Path:
         path = self.folder / f"{name}.json"
@@ -108,7 +108,7 @@ def test_an_honest_log_agrees_with_all_its_witnesses(scene: Scene) -> None:
 def test_a_log_that_was_cut_is_named_with_its_witness(scene: Scene) -> None:
     scene.change()
     scene.poll("charite")
-    newest = scene.heads("charite")._journal.heads()[-1].number
+    newest = scene.heads("charite")._heads.all()[-1].number
     run(scene.settings.folder / "aggregator.db", f"DELETE FROM audit WHERE number = {newest}")
     broken = contradicted(scene.verify("st-marys", "charite"), "charite", "the log ends at")
     assert broken.number == newest

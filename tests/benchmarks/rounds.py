@@ -39,7 +39,7 @@ import numpy as np
 from aggregator.cli import create_plan, new_token, set_up_aggregator
 from aggregator.settings import Settings
 from hospital_node.agent import PlanAgent
-from hospital_node.computation import Contribution
+from hospital_node.contribution import Contribution
 from hospital_node.journal import Journal
 from hospital_node.operator import approve_plan, set_up_node
 from hospital_node.settings import Node, NodeSettings, Policy
@@ -81,7 +81,7 @@ TARGETS: dict[str, tuple[float, float, str, tuple[str, str]]] = {
 SIZES = {"55 k": 55_000, "1 M": 1_000_000, "7 M": 7_000_000}
 
 
-class InstantDesk:
+class InstantComputation:
     """Contributions without work: a random update, drawn once."""
 
     def __init__(self, study: Study, index: int) -> None:
@@ -95,7 +95,7 @@ class InstantDesk:
     def prepare(
         self, number: int, attempt: int, kind: RoundKind, model: bytes, vector: Any
     ) -> asyncio.Future[Contribution]:
-        """See :class:`hospital_node.computation.Desk`."""
+        """See :class:`hospital_node.contribution.ContributionSource`."""
         done: asyncio.Future[Contribution] = asyncio.get_running_loop().create_future()
         update = self._update if kind is RoundKind.TRAIN else Update(np.empty(0, np.float32))
         done.set_result(Contribution(update, empty(self._study), 10))
@@ -129,8 +129,8 @@ async def take_part(node: Node, plan: Plan) -> None:
     async with Transport(node.settings.aggregator, node.authority, identity) as transport:
         for one, signature in journal.approved():
             await transport.approve(one.id, signature)
-        desk: Any = InstantDesk(plan.study, member.index)
-        await PlanAgent(plan, node, identity, journal, desk, transport).follow()
+        computation = InstantComputation(plan.study, member.index)
+        await PlanAgent(plan, node, identity, journal, computation, transport).follow()
     journal.close()
 
 

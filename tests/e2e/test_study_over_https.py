@@ -17,7 +17,7 @@ from aggregator.adminkey import open_store
 from aggregator.settings import Settings
 from aggregator.storage.ledgerends import LedgerEnds
 from hospital_node.ledger import Ledger
-from hospital_node.lineage import load_head
+from hospital_node.lineage import load_version
 from hospital_node.settings import Node
 from medveil.messages import LedgerEnd
 from medveil.metrics import NOISED_BINS
@@ -173,11 +173,11 @@ def test_every_hospital_has_made_the_last_model_itself(played: Played) -> None:
     """The one that was killed in round 2 had made what that round started from."""
     for index in range(1, 5):
         (path,) = played.node(f"hospital-{index}").models.iterdir()
-        head = load_head(path, played.study)
-        assert head is not None
+        own = load_version(path, played.study)
+        assert own is not None
         version = LOST_IN - 1 if f"hospital-{index}" == LOST else ROUNDS
-        assert (head.version, head.round) == (version, version)
-        assert head.model.hex() == played.status["versions"][version]["model"]
+        assert (own.version, own.round) == (version, version)
+        assert own.model.hex() == played.status["versions"][version]["model"]
     assert not [e for _, e in played.heard if str(e.get("event")).startswith("lineage.")]
 
 

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import io
 import secrets
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -16,9 +17,10 @@ import structlog
 from structlog.testing import capture_logs
 
 from aggregator.access.tls import make_certificates
-from hospital_node.agent import run
+from hospital_node import attempt
 from hospital_node.journal import Journal
-from hospital_node.transport import AggregatorProblem
+from hospital_node.line import AggregatorProblem
+from hospital_node.plan_queue import run
 from lines import Line, Stuck, follow, make_agent, make_node
 from medveil import log
 from medveil.messages import Work
@@ -57,6 +59,29 @@ def test_a_study_that_evaluates_at_its_end_only_sends_no_figures_before(build: B
     assert follow(agent)
     attempts = world.status["attempts"]
     assert [(a["outcome"], bool(a["figures"])) for a in attempts] == [("done", False)] * 2 + [("done", True)]
+
+
+@pytest.mark.parametrize("inline", [0, 16_384])
+def test_a_large_payload_is_decoded_on_another_thread(
+    build: Build, monkeypatch: pytest.MonkeyPatch, inline: int
+) -> None:
+    """While it is read the node goes on answering for its other parts: signals, renewals, timeouts."""
+    seen: set[tuple[str, bool]] = set()
+
+    def watched(kind: type[Any]) -> type[Any]:
+        def from_bytes(_: type[Any], data: bytes) -> Any:
+            seen.add((kind.__name__, threading.current_thread() is threading.main_thread()))
+            return kind.from_bytes(data)
+
+        return type(kind.__name__, (kind,), {"from_bytes": classmethod(from_bytes)})
+
+    kinds = (Advertised, Committed, Survivors, Quorum)
+    for kind in kinds:
+        monkeypatch.setattr(attempt, kind.__name__, watched(kind))
+    monkeypatch.setattr("hospital_node.line.INLINE_BYTES", inline)
+    agent, _, _ = scene(build())
+    assert follow(agent)
+    assert seen == {(kind.__name__, inline > 0) for kind in kinds}
 
 
 def advertised(work: Work) -> list[Any]:
@@ -264,7 +289,7 @@ def test_a_model_file_that_is_not_the_named_one_is_not_trained_on(build: Build) 
     with capture_logs() as logs:
         assert not follow(agent)
     assert line.sent == []
-    assert agent._desk.prepared == []
+    assert agent._computation.prepared == []
     assert [e["code"] for e in logs if e["event"] == "attempt.refused"] == ["wrong-model"]
 
 
@@ -329,7 +354,7 @@ def test_a_model_that_does_not_follow_ends_this_nodes_part_in_the_plan(
     with capture_logs() as logs:
         assert follow(agent)  # the others finish the study without it
     assert {number for number, _, _, _ in line.sent} == {1}
-    assert {number for number, _, _ in agent._desk.prepared} == {1}
+    assert {number for number, _, _ in agent._computation.prepared} == {1}
     refused = [(e["round"], e["code"]) for e in logs if e["event"] == "attempt.refused"]
     assert refused == [(2, code), (3, "broken-lineage"), (4, "broken-lineage")]
     assert [(e["version"], e["code"]) for e in logs if e["event"] == "lineage.refused"] == [
@@ -526,7 +551,7 @@ def test_no_image_is_read_for_a_plan_that_is_finished(build: Build) -> None:
     again, journal = make_agent(world, line)
     assert follow(again)
     journal.close()
-    assert [a._desk.reads for a in (agent, again)] == [1, 0]  # type: ignore[attr-defined]
+    assert [a._computation.reads for a in (agent, again)] == [1, 0]  # type: ignore[attr-defined]
 
 
 def test_a_node_that_starts_again_passes_finished_plans_without_a_pause(
@@ -548,9 +573,9 @@ def test_a_node_that_starts_again_passes_finished_plans_without_a_pause(
     async def sleep(_: float) -> None:
         raise Stuck
 
-    monkeypatch.setattr("hospital_node.agent.Office.next_plan", next_plan)
-    monkeypatch.setattr("hospital_node.agent.Office._work_on", work_on)
-    monkeypatch.setattr("hospital_node.agent.asyncio.sleep", sleep)
+    monkeypatch.setattr("hospital_node.plan_queue.PlanQueue.next_plan", next_plan)
+    monkeypatch.setattr("hospital_node.plan_queue.PlanQueue._work_on", work_on)
+    monkeypatch.setattr("hospital_node.plan_queue.asyncio.sleep", sleep)
     with pytest.raises(Stuck):
         asyncio.run(run(node_, lambda _: pytest.fail("no image is read")))
     assert done == [1, 2, 3]

@@ -13,7 +13,8 @@ import pytest
 
 from aggregator.access.tls import make_certificates
 from hospital_node import transport as module
-from hospital_node.transport import AggregatorProblem, Transport, Unreachable
+from hospital_node.line import AggregatorProblem, Unreachable
+from hospital_node.transport import Transport
 from medveil.identity import Identity, RequestProof, verify_request
 from medveil.messages import BadMessage, PlanOffers, Work
 from privacy.secagg.messages import Published

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from hospital_node.computation import Desk
+from hospital_node.computation import Computation
 from hospital_node.ledger import Ledger
 from hospital_node.operator import opened
 from hospital_node.records import Records
 from hospital_node.settings import Node, NodeSettings, Policy
 from hospital_node.training import Stopped, check_stopped, evaluate, stoppable, train
-from hospital_node.unsent import Kept
+from hospital_node.unsent import Unsent
 from medveil.identity import Identity, Secret
 from medveil.plan import Plan
 from medveil.rounds import RoundKind
@@ -126,7 +126,7 @@ def test_ten_million_steps_end_at_the_next_one_when_they_are_to_end(
 
 
 @contextmanager
-def desk_of(folder: Path, plan: Plan, patients: Watched) -> Iterator[Desk]:
+def computation_of(folder: Path, plan: Plan, patients: Watched) -> Iterator[Computation]:
     few = tuple(patients._all)
     (folder / "films").mkdir()
     (folder / "films" / "manifest.csv").write_text("image,patient_id,split,label\n")
@@ -140,9 +140,10 @@ def desk_of(folder: Path, plan: Plan, patients: Watched) -> Iterator[Desk]:
     node = Node(folder, settings)
     site = SiteData("films", patients, few, few, problems=())  # type: ignore[arg-type]
     with opened(node) as journal, closing(Records.open(node, HERE, journal)) as records:
-        desk = Desk(plan, lambda _: site, records, kept=Kept(folder / "unsent.sealed", Secret(bytes(32))))
-        yield desk
-        desk.close()
+        unsent = Unsent(folder / "unsent.sealed", Secret(bytes(32)))
+        computation = Computation(plan, lambda _: site, records, unsent=unsent)
+        yield computation
+        computation.close()
 
 
 @pytest.mark.parametrize("ended_by", ["the plan's end", "another round"])
@@ -151,19 +152,19 @@ def test_a_desk_ends_the_computation_that_nobody_waits_for(tmp_path: Path, ended
     plan = make_plan([HERE, *(Identity.generate(f"hospital-{i}") for i in range(2, 5))], study)
     started = Event()
 
-    async def play(desk: Desk) -> None:
-        running = desk.prepare(1, 1, RoundKind.TRAIN, bytes(32), vector)
+    async def play(computation: Computation) -> None:
+        running = computation.prepare(1, 1, RoundKind.TRAIN, bytes(32), vector)
         assert await asyncio.to_thread(started.wait, 200)
         if ended_by == "another round":
-            scored = await desk.prepare(2, 1, RoundKind.EVALUATE, bytes(32), vector)
+            scored = await computation.prepare(2, 1, RoundKind.EVALUATE, bytes(32), vector)
             assert scored.sums is not None
         else:
-            await asyncio.to_thread(desk.close)
+            await asyncio.to_thread(computation.close)
         with pytest.raises(Stopped):
             await running
 
-    with desk_of(tmp_path, plan, Watched(started.set, 10)) as desk:
-        asyncio.run(play(desk))
+    with computation_of(tmp_path, plan, Watched(started.set, 10)) as computation:
+        asyncio.run(play(computation))
 
 
 @pytest.mark.parametrize(("epochs", "images", "batches"), [(3, 5, 9), (1, 2, 1), (2, 1, 2)])

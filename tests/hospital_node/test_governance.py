@@ -19,7 +19,6 @@ from typer.testing import CliRunner
 
 from audit_heads import head_of
 from folders import write_folder
-from hospital_node.agent import Office
 from hospital_node.cli import app
 from hospital_node.governance import (
     PlanRefused,
@@ -30,8 +29,9 @@ from hospital_node.governance import (
 )
 from hospital_node.journal import Journal
 from hospital_node.ledger import Ledger, LedgerUnreadable
-from hospital_node.lineage import load_head
+from hospital_node.lineage import load_version
 from hospital_node.operator import approve_plan, opened, standing
+from hospital_node.plan_queue import PlanQueue
 from hospital_node.records import Records
 from hospital_node.settings import Node, NodeSettings, NoNode, Policy
 from hospital_node.views import show_plan
@@ -238,8 +238,8 @@ def chosen(tmp_path: Path, aggregator: Offers, approved: list[Plan], **policy: A
         for plan in approved:
             journal.approve(plan, sign_approval(plan, PEOPLE[0]))
             records.take(plan, records.frozen(records.reading(plan.study)), 10)
-        office = Office(node, PEOPLE[0], journal, records, aggregator, aggregator.read)  # type: ignore[arg-type]
-        plan, aggregator.waits_for = asyncio.run(office.next_plan())
+        queue = PlanQueue(node, PEOPLE[0], journal, records, aggregator, aggregator.read)  # type: ignore[arg-type]
+        plan, aggregator.waits_for = asyncio.run(queue.next_plan())
         return plan
 
 
@@ -272,8 +272,8 @@ def test_a_node_has_read_its_images_and_holds_the_first_model_before_a_plan_can_
     assert found is None  # images that cannot be read stop nothing
     assert sorted(aggregator.done[:2]) == ["images read", "model fetched"]
     assert aggregator.done[2:] == ["approved", "approved"]  # and one plan's images are in memory, not all
-    (head,) = (tmp_path / "a" / "models").glob("*.head")
-    assert load_head(head, plan.study) is not None
+    (file,) = (tmp_path / "a" / "models").glob("*.head")
+    assert load_version(file, plan.study) is not None
 
 
 @pytest.mark.parametrize("kept_s", [900.0, -1.0])
@@ -285,16 +285,16 @@ def test_images_that_were_read_long_before_a_plan_begins_are_read_again(
     node = Node(tmp_path / "a", settings(allow_no_privacy=True))
     journal = Journal(node.journal)
     journal.approve(plan, sign_approval(plan, PEOPLE[0]))
-    monkeypatch.setattr("hospital_node.agent.PREPARED_S", kept_s)
+    monkeypatch.setattr("hospital_node.plan_queue.PREPARED_S", kept_s)
 
     async def begin(records: Records) -> tuple[object, object]:
-        office = Office(node, PEOPLE[0], journal, records, aggregator, aggregator.read)  # type: ignore[arg-type]
-        await office.next_plan()
-        ready = office._prepared
+        queue = PlanQueue(node, PEOPLE[0], journal, records, aggregator, aggregator.read)  # type: ignore[arg-type]
+        await queue.next_plan()
+        ready = queue._prepared
         assert ready is not None
         aggregator._offers = PlanOffers(offers=(offer_of(plan, PEOPLE),), head=head_of(ADMIN, 1))
-        assert (await office.next_plan())[0] == plan
-        return ready.desk, office._open(plan)[0]
+        assert (await queue.next_plan())[0] == plan
+        return ready.computation, queue._open(plan)[0]
 
     with closing(Records.open(node, PEOPLE[0], journal)) as records:
         before, after = asyncio.run(begin(records))

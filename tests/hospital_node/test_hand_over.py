@@ -13,11 +13,18 @@ from typer.testing import CliRunner
 
 from audit_heads import hand_over, head_at, head_of, signed_by
 from hospital_node import cli
-from hospital_node.agent import Office
-from hospital_node.audit_witness import AuditForked, AuditKeyChanged, AuditRolledBack, Heads, NotAccepted
+from hospital_node.audit_witness import (
+    AuditForked,
+    AuditKeyChanged,
+    AuditRolledBack,
+    AuditWitness,
+    NotAccepted,
+)
 from hospital_node.governance import PlanRefused, read_offer
-from hospital_node.journal import Journal, Seen
+from hospital_node.journal import Journal
+from hospital_node.plan_queue import PlanQueue
 from hospital_node.records import Records
+from hospital_node.seen_heads import SeenHead
 from hospital_node.settings import Node
 from lines import Line, follow, make_agent, make_node
 from medveil.errors import RemoteProtocolError
@@ -36,9 +43,9 @@ Build = Callable[..., World]
 
 
 @pytest.fixture
-def heads(journal: Journal) -> Heads:
+def witness(journal: Journal) -> AuditWitness:
     """Has taken heads 5 to 9 of the first key, 9 in memory only."""
-    made = Heads(journal, lambda: 1_700_000_000.0)
+    made = AuditWitness(journal, lambda: 1_700_000_000.0)
     made.take(head_of(FIRST, 5))
     made.take(head_of(FIRST, 8), plan=PLAN, attempt=(1, 1))
     made.take(head_of(FIRST, 9), plan=PLAN, attempt=(1, 1))
@@ -46,12 +53,12 @@ def heads(journal: Journal) -> Heads:
 
 
 def kept(journal: Journal) -> list[tuple[str, int]]:
-    return [(row.kind, row.number) for row in journal.heads()]
+    return [(row.kind, row.number) for row in journal.heads.all()]
 
 
 def steps(journal: Journal) -> list[HandOver]:
     """The hand-overs that were followed, with both signatures."""
-    rows = [row for row in journal.heads() if row.kind == "handed-over"]
+    rows = [row for row in journal.heads.all() if row.kind == "handed-over"]
     return [HandOver.from_bytes(bytes.fromhex(row.about)) for row in rows]
 
 
@@ -63,15 +70,15 @@ def shown(node: Node, *options: str) -> tuple[int, str]:
 
 
 def test_a_node_follows_a_hand_over_by_itself_keeps_it_logs_it_and_shows_it(
-    heads: Heads, journal: Journal, node: Node
+    witness: AuditWitness, journal: Journal, node: Node
 ) -> None:
     with capture_logs() as logs:
-        heads.take(head_of(SECOND, 13, succession=(TO_SECOND,)), plan=PLAN, attempt=(1, 1))
+        witness.take(head_of(SECOND, 13, succession=(TO_SECOND,)), plan=PLAN, attempt=(1, 1))
     old, new = fingerprint(FIRST.public_key), fingerprint(SECOND.public_key)
     assert [(e["event"], e["reason"]) for e in logs] == [
         ("admin-key.followed", f"entry 12: {old} handed over to {new}")
     ]
-    assert heads.key == SECOND.public_key
+    assert witness.key == SECOND.public_key
     assert ("handed-over", 12) in kept(journal)
     assert steps(journal) == [TO_SECOND]  # the proof, for whoever doubts it later
     code, text = shown(node, "--export", str(node.folder / "heads.json"))
@@ -79,34 +86,36 @@ def test_a_node_follows_a_hand_over_by_itself_keeps_it_logs_it_and_shows_it(
     assert f"{old} handed over to {new} at entry 12" in text
     assert f"admin key    fingerprint {new}" in text
     assert '"handed-over"' in (node.folder / "heads.json").read_text()
-    heads.take(head_of(SECOND, 14, succession=(TO_SECOND,)), plan=PLAN, attempt=(2, 1))
-    heads.check_alarm()
+    witness.take(head_of(SECOND, 14, succession=(TO_SECOND,)), plan=PLAN, attempt=(2, 1))
+    witness.check_alarm()
 
 
-def test_the_entry_of_the_hand_over_may_itself_be_the_newest(heads: Heads, journal: Journal) -> None:
-    heads.take(head_at(TO_SECOND))
-    heads.take(head_at(TO_SECOND))
+def test_the_entry_of_the_hand_over_may_itself_be_the_newest(witness: AuditWitness, journal: Journal) -> None:
+    witness.take(head_at(TO_SECOND))
+    witness.take(head_at(TO_SECOND))
     assert kept(journal)[-1] == ("handed-over", 12)
-    assert Heads(journal).key == SECOND.public_key
+    assert AuditWitness(journal).key == SECOND.public_key
 
 
 def test_a_node_that_slept_through_two_hand_overs_catches_up_and_older_ones_do_not_confuse_it(
-    heads: Heads, journal: Journal
+    witness: AuditWitness, journal: Journal
 ) -> None:
     before = hand_over(THIEF, FIRST, 2)  # from before this node was set up
-    heads.take(head_of(THIRD, 33, succession=(before, *BOTH)))
+    witness.take(head_of(THIRD, 33, succession=(before, *BOTH)))
     assert [row for row in kept(journal) if row[0] == "handed-over"] == [
         ("handed-over", 12),
         ("handed-over", 20),
     ]
-    assert Heads(journal).key == THIRD.public_key
-    heads.check_alarm()
+    assert AuditWitness(journal).key == THIRD.public_key
+    witness.check_alarm()
 
 
-def test_a_node_that_died_between_two_steps_goes_on_with_the_next(heads: Heads, journal: Journal) -> None:
-    heads.settle()
-    journal.keep_head(heads._taken_over(TO_SECOND))  # as far as it came
-    again = Heads(journal)
+def test_a_node_that_died_between_two_steps_goes_on_with_the_next(
+    witness: AuditWitness, journal: Journal
+) -> None:
+    witness.settle()
+    journal.heads.keep(witness._handed_over(TO_SECOND))  # as far as it came
+    again = AuditWitness(journal)
     again.take(head_of(THIRD, 33, succession=BOTH))
     assert [row for row in kept(journal) if row[0] == "handed-over"] == [
         ("handed-over", 12),
@@ -210,24 +219,24 @@ REFUSED: dict[str, tuple[Callable[[], AuditHead], type[RemoteProtocolError], str
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_bad_succession_moves_nothing_and_raises_an_alarm(
-    heads: Heads, journal: Journal, case: str
+    witness: AuditWitness, journal: Journal, case: str
 ) -> None:
     make, kind, words = REFUSED[case]
     with pytest.raises(kind, match=words):
-        heads.take(make())
-    assert Heads(journal).key == FIRST.public_key
+        witness.take(make())
+    assert AuditWitness(journal).key == FIRST.public_key
     assert kept(journal)[-2:] == [("newest", 9), ("refused", make().number)]
 
 
-def test_the_pin_never_goes_back(heads: Heads, journal: Journal) -> None:
-    heads.take(head_of(SECOND, 13, succession=(TO_SECOND,)))
+def test_the_pin_never_goes_back(witness: AuditWitness, journal: Journal) -> None:
+    witness.take(head_of(SECOND, 13, succession=(TO_SECOND,)))
     back = hand_over(SECOND, FIRST, 20)  # even with a word: a key that was retired may be in wrong hands
     with pytest.raises(AuditKeyChanged, match="goes back to a key from before"):
-        heads.take(head_of(FIRST, 33, succession=(TO_SECOND, back)))
-    heads.accept(str(head_of(SECOND, 13)), new_key=fingerprint(SECOND.public_key))
+        witness.take(head_of(FIRST, 33, succession=(TO_SECOND, back)))
+    witness.accept(str(head_of(SECOND, 13)), new_key=fingerprint(SECOND.public_key))
     with pytest.raises(AuditKeyChanged, match="no hand-over leads"):
-        Heads(journal).take(head_of(FIRST, 14))
-    assert Heads(journal).key == SECOND.public_key
+        AuditWitness(journal).take(head_of(FIRST, 14))
+    assert AuditWitness(journal).key == SECOND.public_key
 
 
 def offer_by(admin: Identity, plan: Plan) -> PlanOffer:
@@ -237,28 +246,30 @@ def offer_by(admin: Identity, plan: Plan) -> PlanOffer:
     )
 
 
-def test_an_offer_signed_with_a_retired_key_is_refused_once_the_hand_over_was_seen(heads: Heads) -> None:
+def test_an_offer_signed_with_a_retired_key_is_refused_once_the_hand_over_was_seen(
+    witness: AuditWitness,
+) -> None:
     plan = make_plan([Identity.generate(f"hospital-{i}") for i in (1, 2, 3)], make_study())
-    assert read_offer(offer_by(FIRST, plan), heads.key) == plan
-    heads.take(head_of(SECOND, 13, succession=(TO_SECOND,)))
-    assert read_offer(offer_by(SECOND, plan), heads.key) == plan
+    assert read_offer(offer_by(FIRST, plan), witness.key) == plan
+    witness.take(head_of(SECOND, 13, succession=(TO_SECOND,)))
+    assert read_offer(offer_by(SECOND, plan), witness.key) == plan
     with pytest.raises(PlanRefused, match="another admin key"):
-        read_offer(offer_by(FIRST, plan), heads.key)
+        read_offer(offer_by(FIRST, plan), witness.key)
 
 
 def test_a_command_reads_offers_of_the_next_key_and_keeps_nothing(
-    heads: Heads, journal: Journal, node: Node
+    witness: AuditWitness, journal: Journal, node: Node
 ) -> None:
     """Between two polls of the running node it must not take a head: they would cross."""
     before = kept(journal)
-    assert heads.key_after(head_of(FIRST, 30)) == FIRST.public_key
-    assert heads.key_after(head_of(SECOND, 13, succession=(TO_SECOND,))) == SECOND.public_key
-    assert heads.key_after(None) == FIRST.public_key
+    assert witness.key_after(head_of(FIRST, 30)) == FIRST.public_key
+    assert witness.key_after(head_of(SECOND, 13, succession=(TO_SECOND,))) == SECOND.public_key
+    assert witness.key_after(None) == FIRST.public_key
     with pytest.raises(AuditKeyChanged):
-        heads.key_after(head_of(SECOND, 13))
+        witness.key_after(head_of(SECOND, 13))
     assert kept(journal) == before
     fresh = Journal(node.folder / "fresh.db")
-    assert Heads(fresh).key_after(head_of(SECOND, 13)) is None
+    assert AuditWitness(fresh).key_after(head_of(SECOND, 13)) is None
     fresh.close()
 
 
@@ -266,27 +277,27 @@ def test_a_command_reads_offers_of_the_next_key_and_keeps_nothing(
 
 
 def test_without_a_hand_over_the_operator_pins_the_new_key_by_its_fingerprint(
-    heads: Heads, journal: Journal
+    witness: AuditWitness, journal: Journal
 ) -> None:
     with pytest.raises(AuditKeyChanged):
-        heads.take(head_of(SECOND, 13))
-    heads.accept(str(head_of(SECOND, 12)), new_key=fingerprint(SECOND.public_key).lower())
-    assert heads.key == SECOND.public_key
-    heads.take(head_of(SECOND, 13))
-    heads.check_alarm()
+        witness.take(head_of(SECOND, 13))
+    witness.accept(str(head_of(SECOND, 12)), new_key=fingerprint(SECOND.public_key).lower())
+    assert witness.key == SECOND.public_key
+    witness.take(head_of(SECOND, 13))
+    witness.check_alarm()
     old, new = fingerprint(FIRST.public_key), fingerprint(SECOND.public_key)
-    assert [words for _, words in heads.key_history()] == [
+    assert [words for _, words in witness.key_history()] == [
         f"{old} pinned with the first answer",
         f"{new} from entry 12 on, by the operator's word",
     ]
     for thief in (head_of(FIRST, 14), head_of(THIEF, 14, succession=(hand_over(FIRST, THIEF, 14),))):
         with pytest.raises(AuditKeyChanged):  # whatever the stolen key signs now
-            Heads(journal).take(thief)
-        heads.accept(str(head_of(SECOND, 13)), new_key=fingerprint(SECOND.public_key))
+            AuditWitness(journal).take(thief)
+        witness.accept(str(head_of(SECOND, 13)), new_key=fingerprint(SECOND.public_key))
 
 
 def test_the_operator_may_pin_the_new_key_before_this_node_has_seen_it(
-    heads: Heads, journal: Journal, node: Node
+    witness: AuditWitness, journal: Journal, node: Node
 ) -> None:
     """The telephone may be faster than the aggregator, or than the thief."""
     new = fingerprint(SECOND.public_key)
@@ -295,63 +306,67 @@ def test_the_operator_may_pin_the_new_key_before_this_node_has_seen_it(
     plan = make_plan([Identity.generate(f"hospital-{i}") for i in (1, 2, 3)], make_study())
     for admin in (FIRST, THIEF):  # until then no plan is looked at
         with pytest.raises(PlanRefused, match="another admin key"):
-            read_offer(offer_by(admin, plan), Heads(journal).key)
-        assert Heads(journal).key_after(head_of(admin, 13)) == b""
-    assert Heads(journal).key_after(head_of(SECOND, 13)) == SECOND.public_key
-    heads.take(head_of(SECOND, 13), plan=PLAN, attempt=(1, 1))
-    assert Heads(journal).key == SECOND.public_key
+            read_offer(offer_by(admin, plan), AuditWitness(journal).key)
+        assert AuditWitness(journal).key_after(head_of(admin, 13)) == b""
+    assert AuditWitness(journal).key_after(head_of(SECOND, 13)) == SECOND.public_key
+    witness.take(head_of(SECOND, 13), plan=PLAN, attempt=(1, 1))
+    assert AuditWitness(journal).key == SECOND.public_key
     assert "not seen yet" not in shown(node)[1]
 
 
-def test_the_accepted_head_alone_is_enough_to_pin_the_key(heads: Heads, journal: Journal) -> None:
-    heads.accept(str(head_of(SECOND, 12)), new_key=fingerprint(SECOND.public_key))
-    heads.take(head_of(SECOND, 12))
-    assert Heads(journal).key == SECOND.public_key
+def test_the_accepted_head_alone_is_enough_to_pin_the_key(witness: AuditWitness, journal: Journal) -> None:
+    witness.accept(str(head_of(SECOND, 12)), new_key=fingerprint(SECOND.public_key))
+    witness.take(head_of(SECOND, 12))
+    assert AuditWitness(journal).key == SECOND.public_key
 
 
-def test_an_accepted_key_that_has_handed_over_meanwhile_is_followed(heads: Heads, journal: Journal) -> None:
-    heads.accept(str(head_of(SECOND, 13)), new_key=fingerprint(SECOND.public_key))
-    heads.take(head_of(THIRD, 33, succession=(TO_THIRD,)))
-    assert Heads(journal).key == THIRD.public_key
+def test_an_accepted_key_that_has_handed_over_meanwhile_is_followed(
+    witness: AuditWitness, journal: Journal
+) -> None:
+    witness.accept(str(head_of(SECOND, 13)), new_key=fingerprint(SECOND.public_key))
+    witness.take(head_of(THIRD, 33, succession=(TO_THIRD,)))
+    assert AuditWitness(journal).key == THIRD.public_key
 
 
 @pytest.mark.parametrize("admin", [FIRST, THIEF], ids=["the old key", "a third key"])
-def test_another_key_than_the_accepted_one_is_an_alarm(heads: Heads, admin: Identity) -> None:
-    heads.accept(str(head_of(SECOND, 12)), new_key=fingerprint(SECOND.public_key))
+def test_another_key_than_the_accepted_one_is_an_alarm(witness: AuditWitness, admin: Identity) -> None:
+    witness.accept(str(head_of(SECOND, 12)), new_key=fingerprint(SECOND.public_key))
     with pytest.raises(AuditKeyChanged, match=fingerprint(SECOND.public_key)):
-        heads.take(head_of(admin, 13))
+        witness.take(head_of(admin, 13))
 
 
 def test_after_a_wrong_alarm_the_operator_may_stay_with_the_pinned_key(
-    heads: Heads, journal: Journal
+    witness: AuditWitness, journal: Journal
 ) -> None:
     """Another machine answered for a while; nothing is wrong with the key."""
     with pytest.raises(AuditKeyChanged):
-        heads.take(head_of(THIEF, 40))
-    heads.accept(str(head_of(FIRST, 9)), new_key=fingerprint(FIRST.public_key))
-    heads.take(head_of(FIRST, 10))
-    assert Heads(journal).key == FIRST.public_key
+        witness.take(head_of(THIEF, 40))
+    witness.accept(str(head_of(FIRST, 9)), new_key=fingerprint(FIRST.public_key))
+    witness.take(head_of(FIRST, 10))
+    assert AuditWitness(journal).key == FIRST.public_key
 
 
 @pytest.mark.parametrize(
     "wrong", ["x", "1234", "12345678ABCDEF00", "GGGG-1234-1234-1234", "1234-5678-ABCD-EF00"]
 )
-def test_what_is_no_fingerprint_is_not_accepted(heads: Heads, wrong: str) -> None:
+def test_what_is_no_fingerprint_is_not_accepted(witness: AuditWitness, wrong: str) -> None:
     with pytest.raises(NotAccepted, match="form"):
-        heads.accept(str(head_of(SECOND, 12)), new_key=wrong)
+        witness.accept(str(head_of(SECOND, 12)), new_key=wrong)
 
 
-def test_a_head_accepted_after_a_restore_may_lie_behind_a_hand_over(heads: Heads, journal: Journal) -> None:
+def test_a_head_accepted_after_a_restore_may_lie_behind_a_hand_over(
+    witness: AuditWitness, journal: Journal
+) -> None:
     """Restored, then a new key, then the telephone: the head that is read out is signed by the new key."""
     with pytest.raises(AuditRolledBack):
-        heads.take(head_of(FIRST, 4, "restored"))
+        witness.take(head_of(FIRST, 4, "restored"))
     step = hand_over(FIRST, SECOND, 6, "restored")
     newest = head_of(SECOND, 8, "restored", (step,))
-    heads.accept(str(newest))
-    heads.take(newest)
-    assert Heads(journal).key == SECOND.public_key
+    witness.accept(str(newest))
+    witness.take(newest)
+    assert AuditWitness(journal).key == SECOND.public_key
     with pytest.raises(AuditRolledBack):
-        heads.take(head_of(SECOND, 7, "restored", (step,)))
+        witness.take(head_of(SECOND, 7, "restored", (step,)))
 
 
 # ---- a whole study, with the real coordinator and the real agent
@@ -382,8 +397,8 @@ def test_a_running_plan_goes_on_through_two_hand_overs_and_no_operator_does_anyt
     agent, journal = make_agent(world, line)
     assert follow(agent)
     assert [a["outcome"] for a in world.status["attempts"]] == ["done"] * 3  # no attempt was lost
-    assert journal.head_alarm() is None
-    assert Heads(journal).key == world.admin.public_key
+    assert journal.heads.alarm() is None
+    assert AuditWitness(journal).key == world.admin.public_key
     assert len(steps(journal)) == 2
     world.store.verify_log()
     journal.close()
@@ -405,8 +420,8 @@ def test_a_replaced_key_stops_a_node_until_its_operator_has_typed_one_line(
             return world.coordinator.work(world.plan.id, "hospital-1")
         if work.round == 3:
             said = Journal(make_node(world, 1).journal)
-            if said.head_alarm() is not None:
-                Heads(said).accept(str(world.store.head), new_key=fingerprint(world.admin.public_key))
+            if said.heads.alarm() is not None:
+                AuditWitness(said).accept(str(world.store.head), new_key=fingerprint(world.admin.public_key))
             said.close()
         return work
 
@@ -414,8 +429,8 @@ def test_a_replaced_key_stops_a_node_until_its_operator_has_typed_one_line(
     agent, journal = make_agent(world, line)
     assert follow(agent)
     assert {number for number, _, kind, _ in line.sent if kind == "upload"} == {3}  # after the word, again
-    assert journal.head_alarm() is None
-    assert Heads(journal).key == world.admin.public_key
+    assert journal.heads.alarm() is None
+    assert AuditWitness(journal).key == world.admin.public_key
     journal.close()
 
 
@@ -442,21 +457,21 @@ def test_an_approved_plan_is_offered_again_under_the_new_key_and_needs_no_new_ap
     with closing(Records.open(node, identity, journal)) as records:
 
         def chosen() -> Plan | None:
-            transport: Any = Offers(world.coordinator.offers("hospital-1"))
-            office = Office(node, identity, journal, records, transport, transport.read)
-            return asyncio.run(office.next_plan())[0]
+            line: Any = Offers(world.coordinator.offers("hospital-1"))
+            queue = PlanQueue(node, identity, journal, records, line, line.read)
+            return asyncio.run(queue.next_plan())[0]
 
         assert chosen() == world.plan
         rotate(world)
         assert chosen() == world.plan
-    assert Heads(journal).key == world.admin.public_key
+    assert AuditWitness(journal).key == world.admin.public_key
     journal.close()
 
 
 def test_a_key_that_was_accepted_by_sixteen_digits_in_an_earlier_version_is_still_known(
-    heads: Heads, journal: Journal
+    witness: AuditWitness, journal: Journal
 ) -> None:
     short = fingerprint(SECOND.public_key)[:19]
-    journal.keep_head(Seen("accepted", 12, head_of(SECOND, 12).hash, b"", b"", 0.0, short))
-    heads.take(head_of(SECOND, 13))
-    assert heads.key == SECOND.public_key
+    journal.heads.keep(SeenHead("accepted", 12, head_of(SECOND, 12).hash, b"", b"", 0.0, short))
+    witness.take(head_of(SECOND, 13))
+    assert witness.key == SECOND.public_key

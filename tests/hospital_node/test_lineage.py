@@ -15,8 +15,8 @@ import pytest
 
 from chain import Chain, Sum
 from hospital_node.journal import Journal
-from hospital_node.lineage import Head, Lineage, WrongModel, head_path, keep_head, load_head
-from hospital_node.transport import AggregatorProblem
+from hospital_node.line import AggregatorProblem
+from hospital_node.lineage import Lineage, OwnVersion, WrongModel, keep_version, load_version, version_path
 from medveil.errors import Error
 from medveil.rounds import RoundKind
 from medveil.tensors import Float32, model_hash, to_safetensors
@@ -41,7 +41,7 @@ class Hospital:
 
     @property
     def path(self) -> Path:
-        return head_path(self.folder, self.chain.plan)
+        return version_path(self.folder, self.chain.plan)
 
     def restart(self) -> None:
         """A new process: keys that were in memory are gone."""
@@ -49,21 +49,21 @@ class Hospital:
 
     def join(self, made: Sum) -> None:
         """What the agent does in an attempt: follow to its model, upload, sign the survivors."""
-        context = made.witnesses[self.index].context
+        context = made.checks[self.index].context
         asyncio.run(self.lineage.reach(context.model, number=context.round, attempt=context.attempt))
-        self.lineage.witness(made.witnesses[self.index])
+        self.lineage.remember(made.checks[self.index])
         signed = made.agreements.get(self.index)
         if signed is not None:
             detail, where = signed.to_bytes().hex(), (self.chain.plan.id, context.round, context.attempt)
             for start in self.journal.in_use(context.model, where[0], self.lineage.came_from):
                 self.journal.settle(start, b"a checked certificate")
             self.journal.join(*where, model=context.model, came_from=self.lineage.came_from)
-            self.journal.upload(*where, advertised=tuple(made.witnesses))
+            self.journal.upload(*where, advertised=tuple(made.checks))
             self.journal.note(self.chain.plan.id, context.round, context.attempt, "agree", detail)
 
     def reach(self, number: int, model: bytes | None = None) -> Float32:
         """Follow to the model that a round names: the last honest one unless a test says otherwise."""
-        named = self.chain.head.model if model is None else model
+        named = self.chain.newest.model if model is None else model
         return asyncio.run(self.lineage.reach(named, number=number, attempt=1))
 
     def refuses(self, code: str, number: int, model: bytes | None = None) -> str:
@@ -74,7 +74,7 @@ class Hospital:
         alarm = self.journal.alarm(self.chain.plan.id)
         assert alarm is not None
         assert alarm.code == code
-        assert alarm.claimed == (self.chain.head.model if model is None else model).hex()
+        assert alarm.claimed == (self.chain.newest.model if model is None else model).hex()
         self.restart()
         for later in (number, number + 1):
             with pytest.raises(Error, match="nobody has looked") as again:
@@ -119,7 +119,7 @@ def test_a_member_makes_every_version_itself_bit_for_bit(at: At, strategy: dict[
     assert np.array_equal(hospital.reach(1), START)
     for number in range(1, 6):
         hospital.join(chain.grow(number))
-        assert hospital.reach(number + 1).tobytes() == chain.head.vector.tobytes()
+        assert hospital.reach(number + 1).tobytes() == chain.newest.vector.tobytes()
     assert chain.asked == ["model", *(f"{kind} {v}" for v in range(1, 6) for kind in ("proof", "sum"))]
 
 
@@ -136,8 +136,8 @@ def test_a_member_makes_the_version_of_a_private_mean_itself(at: At) -> None:
     hospital = at(chain)
     for number in range(1, 6):
         hospital.join(chain.grow(number))
-        assert hospital.reach(number + 1).tobytes() == chain.head.vector.tobytes()
-        assert set(chain.head.state) == ({"velocity", "average"} if number > 1 else set())
+        assert hospital.reach(number + 1).tobytes() == chain.newest.vector.tobytes()
+        assert set(chain.newest.state) == ({"velocity", "average"} if number > 1 else set())
         hospital.restart()
 
 
@@ -151,7 +151,7 @@ def test_a_node_that_comes_back_goes_on_from_its_own_disk(at: At) -> None:
     hospital.reach(2)
     assert chain.asked == []
     hospital.join(chain.grow(2))
-    assert hospital.reach(3).tobytes() == chain.head.vector.tobytes()  # the optimiser's state came back too
+    assert hospital.reach(3).tobytes() == chain.newest.vector.tobytes()  # the optimiser's state came back too
     assert chain.asked == ["proof 2", "sum 2"]
 
 
@@ -161,7 +161,7 @@ def test_a_node_that_was_away_catches_up_version_by_version(at: At) -> None:
     chain.grow(3, members=(1, 2, 3))  # round 2 failed
     chain.grow(4, attempt=2, survivors=(1, 3, 4))
     hospital = at(chain, index=2)
-    assert hospital.reach(5).tobytes() == chain.head.vector.tobytes()
+    assert hospital.reach(5).tobytes() == chain.newest.vector.tobytes()
     assert chain.asked[-1] == "sum 3"
 
 
@@ -177,7 +177,7 @@ def test_a_crash_while_catching_up_loses_at_most_the_last_version(at: At) -> Non
     chain.sums[3] = last
     chain.asked.clear()
     hospital.restart()
-    assert hospital.reach(4).tobytes() == chain.head.vector.tobytes()
+    assert hospital.reach(4).tobytes() == chain.newest.vector.tobytes()
     assert chain.asked == ["proof 2", "sum 2", "proof 3", "sum 3"]
 
 
@@ -189,7 +189,7 @@ def test_a_member_goes_on_although_others_dropped_out(at: At) -> None:
     late.join(made)
     chain.publish(made)
     for hospital in (survivor, late):
-        assert hospital.reach(2).tobytes() == chain.head.vector.tobytes()
+        assert hospital.reach(2).tobytes() == chain.newest.vector.tobytes()
 
 
 def test_an_attempt_without_this_hospital_is_no_contradiction(at: At) -> None:
@@ -197,7 +197,7 @@ def test_an_attempt_without_this_hospital_is_no_contradiction(at: At) -> None:
     hospital = at(chain)
     hospital.join(chain.attempt(1))  # it failed afterwards, as attempts do
     chain.grow(1, attempt=2, members=(2, 3, 4))
-    assert hospital.reach(2).tobytes() == chain.head.vector.tobytes()
+    assert hospital.reach(2).tobytes() == chain.newest.vector.tobytes()
 
 
 # ---- a lying one -------------------------------------------------------------------------------------
@@ -207,13 +207,13 @@ def test_a_model_that_does_not_follow_from_the_sum_is_refused_until_the_operator
     chain = Chain()
     hospital = at(chain)
     hospital.join(chain.grow(1))
-    other = model_hash(chain.head.vector + np.float32(2**-20), SPEC)
+    other = model_hash(chain.newest.vector + np.float32(2**-20), SPEC)
     assert "nothing leads" in hospital.refuses("broken-lineage", 2, other)
     alarm = hospital.journal.alarm(chain.plan.id)
     assert alarm is not None
-    assert (alarm.version, alarm.claimed, alarm.computed) == (1, other.hex(), chain.head.model.hex())
+    assert (alarm.version, alarm.claimed, alarm.computed) == (1, other.hex(), chain.newest.model.hex())
     hospital.journal.clear_alarm(chain.plan.id)
-    assert hospital.reach(2).tobytes() == chain.head.vector.tobytes()
+    assert hospital.reach(2).tobytes() == chain.newest.vector.tobytes()
 
 
 def altered(made: Sum, lane: int = 0) -> bytes:
@@ -254,12 +254,12 @@ def test_a_hospital_outside_the_sum_does_not_see_it_but_no_other_hospital_works_
     deceived, member = at(chain, index=4), at(honest, index=1)
     member.join(made)
     # Not caught: it has no key for the check word of a sum that it is not in.
-    assert deceived.reach(2).tobytes() == chain.head.vector.tobytes()
-    assert chain.head.model != honest.head.model
+    assert deceived.reach(2).tobytes() == chain.newest.vector.tobytes()
+    assert chain.newest.model != honest.newest.model
     # But it signs its next keys for the altered model, the members for the true one; nobody takes both.
     parties = {}
     for index, one in ((4, deceived), (1, member), (2, member), (3, member)):
-        named = one.chain.head.model
+        named = one.chain.newest.model
         if index in (1, 4):
             one.reach(2)
         setting = setting_for(chain.plan, number=2, attempt=1, kind=RoundKind.TRAIN, model=named)
@@ -272,7 +272,7 @@ def test_a_hospital_outside_the_sum_does_not_see_it_but_no_other_hospital_works_
     # And told the truth again, it finds that nothing leads there from the altered model.
     honest.grow(2)
     chain.sums[2] = honest.sums[2]
-    assert "these hospitals, round and parent" in deceived.refuses("broken-lineage", 3, honest.head.model)
+    assert "these hospitals, round and parent" in deceived.refuses("broken-lineage", 3, honest.newest.model)
 
 
 def test_an_altered_sum_under_the_true_model_is_seen_by_everybody(at: At) -> None:
@@ -292,11 +292,11 @@ def one_of_them_for_everybody(chain: Chain) -> None:
 
 
 def of_another_attempt(chain: Chain) -> None:
-    chain.lie(1, signatures=chain.attempt(1, 2, parent=chain.heads[0].model).published.signatures)
+    chain.lie(1, signatures=chain.attempt(1, 2, parent=chain.versions[0].model).published.signatures)
 
 
 def of_another_round(chain: Chain) -> None:
-    chain.lie(1, signatures=chain.attempt(2, parent=chain.heads[0].model).published.signatures)
+    chain.lie(1, signatures=chain.attempt(2, parent=chain.versions[0].model).published.signatures)
 
 
 def of_another_parent(chain: Chain) -> None:
@@ -324,7 +324,7 @@ def forged(chain: Chain) -> None:
 
 
 def of_a_hospital_outside_the_sum(chain: Chain) -> None:
-    made = chain.attempt(1, parent=chain.heads[0].model, survivors=(1, 2, 3))
+    made = chain.attempt(1, parent=chain.versions[0].model, survivors=(1, 2, 3))
     signatures = {4: made.published.signatures[1], **made.published.signatures}
     chain.lie(1, **dict(made.published.model_copy(update={"signatures": signatures})))
 
@@ -375,7 +375,7 @@ def with_a_sum_out_of_range(chain: Chain) -> None:
 
 def with_the_sum_of_another_attempt(chain: Chain) -> None:
     updates = {i: unit(5) for i in range(1, 5)}
-    chain.lie(1, data=chain.attempt(1, 2, parent=chain.heads[0].model, updates=updates).data)
+    chain.lie(1, data=chain.attempt(1, 2, parent=chain.versions[0].model, updates=updates).data)
 
 
 def with_a_sum_of_broken_words(chain: Chain) -> None:
@@ -450,7 +450,7 @@ def test_a_rolled_back_version_is_refused(at: At) -> None:
     for number in (1, 2):
         hospital.join(chain.grow(number))
         hospital.reach(number + 1)
-    hospital.refuses("broken-lineage", 3, chain.heads[1].model)
+    hospital.refuses("broken-lineage", 3, chain.versions[1].model)
 
 
 def test_a_rolled_back_version_with_another_future_is_refused(at: At) -> None:
@@ -459,7 +459,7 @@ def test_a_rolled_back_version_with_another_future_is_refused(at: At) -> None:
     for number in (1, 2):
         hospital.join(chain.grow(number))
         hospital.reach(number + 1)
-    chain.sums[3] = chain.attempt(3, parent=chain.heads[1].model)
+    chain.sums[3] = chain.attempt(3, parent=chain.versions[1].model)
     hospital.refuses("broken-lineage", 4, b"m" * 32)
 
 
@@ -495,7 +495,7 @@ def test_a_step_with_other_options_than_the_plans_is_refused(at: At) -> None:
         hospital.join(made)
         if number == 1:
             hospital.reach(2)  # without a past the momentum does nothing
-    assert "nothing leads" in hospital.refuses("broken-lineage", 3, other.head.model)
+    assert "nothing leads" in hospital.refuses("broken-lineage", 3, other.newest.model)
 
 
 def test_a_node_whose_upload_came_too_late_knows_who_was_committed(at: At) -> None:
@@ -536,12 +536,12 @@ def test_starting_again_makes_good_for_an_altered_version_without_a_restart(at: 
     chain.lie(1, data=altered(made))
     hospital = at(chain, index=4)
     hospital.reach(2)
-    chain.sums, chain.heads = honest.sums, honest.heads
+    chain.sums, chain.versions = honest.sums, honest.versions
     with pytest.raises(Error, match="round and parent"):
         hospital.reach(3)
     hospital.path.unlink()  # what 'medveil node lineage --start-again' does
     hospital.journal.clear_alarm(chain.plan.id)
-    assert hospital.reach(3).tobytes() == honest.head.vector.tobytes()
+    assert hospital.reach(3).tobytes() == honest.newest.vector.tobytes()
 
 
 def test_an_initial_model_of_another_hash_is_not_taken(at: At) -> None:
@@ -573,11 +573,11 @@ def test_an_aggregator_in_trouble_is_no_alarm(at: At, status: int, monkeypatch: 
     hospital.refuses("altered-sum", 2)  # the key was still there
 
 
-# ---- the head on disk --------------------------------------------------------------------------------
+# ---- the own version on disk -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace", "open"])
-def test_a_crash_between_sum_and_head_leaves_the_old_head(
+def test_a_crash_between_sum_and_version_leaves_the_old_one(
     at: At, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chain = Chain(options={"strategy": {"name": "fedavgm"}})
@@ -596,17 +596,17 @@ def test_a_crash_between_sum_and_head_leaves_the_old_head(
     with monkeypatch.context() as patch:
         patch.setattr(f"medveil.files.os.{call}" if call != "open" else "builtins.open", crash)
         with pytest.raises(Crash):
-            keep_head(hospital.path, chain.heads[2])
+            keep_version(hospital.path, chain.versions[2])
     assert hospital.path.read_bytes() == before
     hospital.restart()
-    assert hospital.reach(3).tobytes() == chain.head.vector.tobytes()
+    assert hospital.reach(3).tobytes() == chain.newest.vector.tobytes()
     assert kept_version(hospital) == 2
 
 
 def kept_version(hospital: Hospital) -> int:
-    head = load_head(hospital.path, hospital.chain.plan.study)
-    assert head is not None
-    return head.version
+    found = load_version(hospital.path, hospital.chain.plan.study)
+    assert found is not None
+    return found.version
 
 
 def test_a_full_disk_stops_nobody_and_is_made_good_later(at: At, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -619,13 +619,13 @@ def test_a_full_disk_stops_nobody_and_is_made_good_later(at: At, monkeypatch: py
             raise OSError(28, "No space left on device")
 
         patch.setattr(os, "fsync", full)
-        assert hospital.reach(2).tobytes() == chain.head.vector.tobytes()
+        assert hospital.reach(2).tobytes() == chain.newest.vector.tobytes()
     assert kept_version(hospital) == 0
     hospital.reach(2)
     assert kept_version(hospital) == 1
 
 
-def test_a_head_that_is_on_disk_already_is_not_written_again(at: At) -> None:
+def test_a_version_that_is_on_disk_already_is_not_written_again(at: At) -> None:
     chain = Chain()
     hospital = at(chain)
     hospital.join(chain.grow(1))
@@ -638,14 +638,14 @@ def test_a_head_that_is_on_disk_already_is_not_written_again(at: At) -> None:
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
-def test_a_whole_head_of_another_size_is_not_taken(at: At) -> None:
+def test_a_whole_version_of_another_size_is_not_taken(at: At) -> None:
     chain = Chain()
     hospital = at(chain)
-    keep_head(hospital.path, Head(1, 1, START[:-1], {}, b""))
-    assert load_head(hospital.path, chain.plan.study) is None
+    keep_version(hospital.path, OwnVersion(1, 1, START[:-1], {}, b""))
+    assert load_version(hospital.path, chain.plan.study) is None
 
 
-def test_a_damaged_head_is_thrown_away_and_made_again(at: At) -> None:
+def test_a_damaged_version_is_thrown_away_and_made_again(at: At) -> None:
     chain = Chain(options={"strategy": {"name": "fedadam"}})
     hospital = at(chain)
     for number in (1, 2):
@@ -656,10 +656,10 @@ def test_a_damaged_head_is_thrown_away_and_made_again(at: At) -> None:
     damages += [whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :] for i in range(0, len(whole), 7)]
     for damaged in damages:
         hospital.path.write_bytes(damaged)
-        assert load_head(hospital.path, chain.plan.study) is None
+        assert load_version(hospital.path, chain.plan.study) is None
     chain.asked.clear()
     hospital.restart()
-    assert hospital.reach(3).tobytes() == chain.head.vector.tobytes()
+    assert hospital.reach(3).tobytes() == chain.newest.vector.tobytes()
     assert chain.asked == ["model", "proof 1", "sum 1", "proof 2", "sum 2"]
     assert hospital.path.read_bytes() == whole
 
@@ -669,16 +669,16 @@ def test_no_check_key_is_ever_on_disk_or_kept_longer_than_needed(at: At) -> None
     hospital = at(chain)
     made = chain.grow(1)
     hospital.join(made)
-    key = made.witnesses[1].check_key.reveal()
+    key = made.checks[1].check_key.reveal()
     hospital.reach(2)
     hospital.journal.close()
-    assert hospital.lineage._witness is None
+    assert hospital.lineage._check is None
     for path in hospital.folder.rglob("*"):
         content = path.read_bytes() if path.is_file() else b""
         assert key not in content
         assert key.hex().encode() not in content
-    assert key.hex() not in repr(made.witnesses[1])
-    assert repr(key)[2:-1] not in repr(made.witnesses[1])
+    assert key.hex() not in repr(made.checks[1])
+    assert repr(key)[2:-1] not in repr(made.checks[1])
 
 
 def test_a_sum_is_smaller_than_the_model_it_replaces() -> None:

@@ -43,20 +43,20 @@ def test_the_command_shows_progress_and_alarm_and_starts_again(node: Node) -> No
     assert shown(node)[0] == 0
     assert "own model none yet" in shown(node)[1]
     chain.grow(1)
-    asyncio.run(lineage.reach(chain.head.model, number=2, attempt=1))
+    asyncio.run(lineage.reach(chain.newest.model, number=2, attempt=1))
     code, text = shown(node)
     assert (code, f"words {plan} " in text) == (0, True)
-    assert f"own model version 1, {chain.head.model.hex()}" in text
+    assert f"own model version 1, {chain.newest.model.hex()}" in text
     with pytest.raises(BrokenLineage):
         asyncio.run(lineage.reach(b"m" * 32, number=2, attempt=1))
     code, text = shown(node)
     assert code == 1
-    assert all(part in text for part in ("ALARM", "broken-lineage", chain.head.model.hex(), "6d" * 32))
+    assert all(part in text for part in ("ALARM", "broken-lineage", chain.newest.model.hex(), "6d" * 32))
     with pytest.raises(NoSuchModel):
         shown(node, "--start-again", "0" * 64)
     assert shown(node)[0] == 1
     code, text = shown(node, "--start-again", plan)
     assert (code, "none yet" in text) == (0, True)
-    asyncio.run(lineage.reach(chain.head.model, number=2, attempt=1))
+    asyncio.run(lineage.reach(chain.newest.model, number=2, attempt=1))
     assert chain.asked.count("sum 1") == 2
     journal.close()

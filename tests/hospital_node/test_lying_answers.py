@@ -20,8 +20,9 @@ from cryptography.x509.oid import NameOID
 from aggregator.access.tls import make_certificates, make_nodes_authority, sign_node_certificate
 from hospital_node import transport as module
 from hospital_node.certificate import get_certificate
+from hospital_node.line import AggregatorProblem, Unreachable
 from hospital_node.settings import Node, NodeSettings
-from hospital_node.transport import CLIENT_PAIR, AggregatorProblem, Transport, Unreachable
+from hospital_node.transport import CLIENT_PAIR, Transport
 from liar import HEAD, Answer, Liar, endless, liar, whole
 from medveil.answers import BYTES_PER_S, PATIENCE_S, PROBLEM_BYTES, AnswerTooLarge, Collected, EncodedAnswer
 from medveil.errors import Error

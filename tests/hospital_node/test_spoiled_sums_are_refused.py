@@ -11,7 +11,7 @@ import pytest
 
 from chain import Chain
 from hospital_node.journal import Journal
-from hospital_node.lineage import BrokenLineage, Head, Lineage
+from hospital_node.lineage import BrokenLineage, Lineage, OwnVersion
 from medveil.rounds import RoundKind
 from medveil.tensors import model_hash
 from privacy.encoding import EncodingParams, SpoiledSum, Words, params_for
@@ -57,15 +57,15 @@ def test_a_node_refuses_a_spoiled_sum_and_raises_an_alarm(
     )  # fits the lane
     vector = START + np.float32(1)
     chain.sums[1] = made  # a lying aggregator, or one of an earlier version, goes on with it
-    chain.heads.append(Head(1, 1, vector, {}, model_hash(vector, SPEC)))
+    chain.versions.append(OwnVersion(1, 1, vector, {}, model_hash(vector, SPEC)))
     journal = Journal(tmp_path / "journal.db")
     lineage = Lineage(chain.plan, tmp_path, journal, chain)
     if 1 in members:
-        context = made.witnesses[1].context
+        context = made.checks[1].context
         asyncio.run(lineage.reach(context.model, number=1, attempt=1))
-        lineage.witness(made.witnesses[1])
+        lineage.remember(made.checks[1])
     with pytest.raises(BrokenLineage, match="no honest hospitals can add up") as refused:
-        asyncio.run(lineage.reach(chain.head.model, number=2, attempt=1))
+        asyncio.run(lineage.reach(chain.newest.model, number=2, attempt=1))
     assert isinstance(refused.value.__cause__, SpoiledSum)
     alarm = journal.alarm(chain.plan.id)
     assert alarm is not None

@@ -176,10 +176,10 @@ def test_a_plan_in_an_edited_journal_is_not_signed(node: Node, aggregator: Aggre
     shown(node)
     journal = Journal(node.journal)
     (kept,) = journal.shown()
-    swapped = operator.Shown(
+    swapped = operator.ShownPlan(
         plan.id, other.model_dump_json(), ADMIN.public_key, ADMIN.sign("create-plan", other.hash)
     )
-    journal.show(swapped)
+    journal.keep_shown(swapped)
     journal.close()
     with pytest.raises(NoSuchPlan):
         shown(node, plan.id, "--yes")
@@ -195,7 +195,7 @@ def test_a_plan_that_a_retired_admin_key_signed_is_shown_anew_before_it_is_appro
     shown(node)
     journal = Journal(node.journal)
     for number, key in ((1, ADMIN.public_key), (2, later.public_key)):
-        journal.keep_head(operator_word(number, key))
+        journal.heads.keep(operator_word(number, key))
     journal.close()
     with pytest.raises(PlanRefused, match="another admin key"):
         shown(node, plan.id, "--yes")
@@ -208,9 +208,9 @@ def test_a_plan_that_a_retired_admin_key_signed_is_shown_anew_before_it_is_appro
 
 
 def operator_word(number: int, key: bytes) -> Any:
-    from hospital_node.journal import Seen
+    from hospital_node.seen_heads import SeenHead
 
-    return Seen("accepted", number, bytes(32), b"", key, 0.0, "")
+    return SeenHead("accepted", number, bytes(32), b"", key, 0.0, "")
 
 
 def test_one_bad_offer_hides_no_other_and_is_listed_with_its_reason(

@@ -41,7 +41,7 @@ from secagg_vectors import PARAMS, VIEWS, fixed_consortium
 GIVE_UP = "give up"
 PLAN, ROUND = "p" * 64, 7
 NOTED = {Phase.AGREE: "agree", Phase.UNMASK: "unmask"}
-"""What a node writes down before it sends its message (``hospital_node.agent``)."""
+"""What a node writes down before it sends its message (``hospital_node.attempt``)."""
 HOSPITALS = st.integers(1, 4)
 KINDS = {kind: name for name, kind in MESSAGES.items()}
 

@@ -139,7 +139,7 @@ def test_only_the_one_pass_holds_unmasked_words_and_only_it_makes_what_may_leave
     top = Path(importlib.util.find_spec("privacy").origin).parents[1]  # type: ignore[union-attr, arg-type]
     rooms = ("aggregator", "hospital_node", "platform", "privacy")
     files = [f for room in rooms for f in (top / room).rglob("*.py")]
-    assert top / "hospital_node" / "agent.py" in files
+    assert top / "hospital_node" / "attempt.py" in files
     users = {name: set[str]() for name in ("Encoder", "MaskedUpdate", "masked_update")}
     for file in files:
         for part in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -148,5 +148,5 @@ def test_only_the_one_pass_holds_unmasked_words_and_only_it_makes_what_may_leave
             )
             if name in users:
                 users[name].add(str(file.relative_to(top)))
-    vector, agent = "privacy/secagg/vector.py", "hospital_node/agent.py"
-    assert users == {"Encoder": {vector}, "MaskedUpdate": {vector}, "masked_update": {agent}}
+    vector, attempt = "privacy/secagg/vector.py", "hospital_node/attempt.py"
+    assert users == {"Encoder": {vector}, "MaskedUpdate": {vector}, "masked_update": {attempt}}

@@ -37,7 +37,7 @@ from aggregator.settings import Settings
 from aggregator.storage.blobs import StorageFailed
 from aggregator.storage.store import Store
 from aggregator.witnesses import Witness, binding_heads
-from hospital_node.audit_witness import Heads
+from hospital_node.audit_witness import AuditWitness
 from hospital_node.journal import Journal
 from hospital_node.ledger import Ledger
 from hospital_node.operator import approve_plan, set_up_node
@@ -382,8 +382,8 @@ class Soak:
         """I7, and every head that a hospital has kept."""
         witnesses = []
         for name, journal in journals.items():
-            assert journal.head_alarm() is None, f"{name} doubts the log: {journal.head_alarm()}"
-            witnesses.append(Witness.model_validate_json(Heads(journal).export(name)))
+            assert journal.heads.alarm() is None, f"{name} doubts the log: {journal.heads.alarm()}"
+            witnesses.append(Witness.model_validate_json(AuditWitness(journal).export(name)))
         heads, _ = binding_heads(witnesses, [], store.admin_key)
         store.verify_log(heads)
         self.heads = len(heads)

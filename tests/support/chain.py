@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from hospital_node.lineage import Head, Witness
-from hospital_node.transport import AggregatorProblem
+from hospital_node.line import AggregatorProblem
+from hospital_node.lineage import CommittedCheck, OwnVersion
 from medveil.identity import Identity
 from medveil.plan import Plan
 from medveil.rounds import Phase, RoundKind
@@ -43,7 +43,7 @@ class Sum:
 
     published: Published
     data: bytes
-    witnesses: dict[int, Witness]
+    checks: dict[int, CommittedCheck]
     """Of every committed hospital."""
     agreements: dict[int, Agree]
     """What each survivor has signed."""
@@ -62,11 +62,11 @@ class Chain:
     def __post_init__(self) -> None:
         training = {"rounds": 5, "local_steps": 1, "learning_rate": 1.0}
         self.plan: Plan = make_plan(self.identities, make_study(**{"training": training} | self.options))
-        self.heads = [Head(0, 0, START, {}, model_hash(START, SPEC))]
+        self.versions = [OwnVersion(0, 0, START, {}, model_hash(START, SPEC))]
 
     @property
-    def head(self) -> Head:
-        return self.heads[-1]
+    def newest(self) -> OwnVersion:
+        return self.versions[-1]
 
     def attempt(
         self,
@@ -92,7 +92,7 @@ class Chain:
             number=number,
             attempt=attempt,
             kind=RoundKind.TRAIN,
-            model=self.head.model if parent is None else parent,
+            model=self.newest.model if parent is None else parent,
         )
         begun = {i: node.advertise(self._party(setting, i), secrets.token_bytes) for i in everybody}
         advertised = Advertised(messages=tuple(message for _, message in begun.values()))
@@ -107,12 +107,12 @@ class Chain:
             committed=members,
         )
         params = params_for(study, RoundKind.TRAIN, len(everybody))
-        total, agreements, witnesses = np.zeros(params.words, np.uint64), {}, {}
+        total, agreements, checks = np.zeros(params.words, np.uint64), {}, {}
         for i in members:
             seen = server.view(shown, i)
             assert isinstance(seen, Committed)
             state = node.commit(dealt[i][0], seen)
-            witnesses[i] = Witness(setting.context, state.committed_hash, state.check_key)
+            checks[i] = CommittedCheck(setting.context, state.committed_hash, state.check_key)
             if i not in survivors:
                 continue
             agreements[i] = node.agree(state, Survivors(members=survivors))[1]
@@ -136,7 +136,7 @@ class Chain:
             signatures={i: message.signature for i, message in agreements.items()},
             sum_hash=hashlib.sha256(data).digest(),
         )
-        return Sum(published, data, witnesses, agreements)
+        return Sum(published, data, checks, agreements)
 
     def grow(self, number: int, attempt: int = 1, **options: Any) -> Sum:
         """One more version, as an honest aggregator makes it."""
@@ -150,10 +150,10 @@ class Chain:
         params = params_for(study, RoundKind.TRAIN, len(self.identities))
         total = np.frombuffer(made.data, "<u8")
         mean = decode(total, params, hospitals=len(published.survivors), study=study).mean
-        vector, state = advance(study, self.head.vector, mean, self.head.state, number=published.round)
-        version = self.head.version + 1
+        vector, state = advance(study, self.newest.vector, mean, self.newest.state, number=published.round)
+        version = self.newest.version + 1
         self.sums[version] = made
-        self.heads.append(Head(version, published.round, vector, state, model_hash(vector, SPEC)))
+        self.versions.append(OwnVersion(version, published.round, vector, state, model_hash(vector, SPEC)))
 
     def lie(self, version: int, *, data: bytes | None = None, **changes: Any) -> None:
         """Serve something else for a version; a changed sum gets its right hash."""
@@ -174,7 +174,7 @@ class Chain:
             number=proof.round,
             attempt=proof.attempt,
             kind=RoundKind.TRAIN,
-            model=self.heads[version - 1].model,
+            model=self.versions[version - 1].model,
         )
         u2_hash = committed_hash(setting.context, proof.transcript, proof.members)
         signatures = {}

@@ -21,7 +21,7 @@ import structlog
 
 from door import Door
 from hospital_node.governance import PlanRefused, read_offer
-from hospital_node.transport import AggregatorProblem
+from hospital_node.line import AggregatorProblem
 from medveil.answers import AnswerTooLarge, Collected, EncodedAnswer, problem_in
 from medveil.errors import Error, RemoteProtocolError
 from medveil.identity import Identity, RequestProof, sign_request

@@ -11,10 +11,11 @@ import numpy as np
 
 from aggregator.web.problems import NotFound
 from hospital_node.agent import PlanAgent
-from hospital_node.computation import Contribution
+from hospital_node.contribution import Contribution
 from hospital_node.journal import Journal
+from hospital_node.line import AggregatorProblem
+from hospital_node.line import Line as AnyLine
 from hospital_node.settings import Node, NodeSettings, Policy
-from hospital_node.transport import AggregatorProblem
 from medveil.messages import Work
 from medveil.rounds import RoundKind
 from medveil.tensors import Update
@@ -96,8 +97,8 @@ class Line:
             return self.sum_lie(version, file.read())
 
 
-class ReadyDesk:
-    """A desk whose computation has always ended: this hospital's unit vector, or the given failure."""
+class ReadyComputation:
+    """One that has always ended: this hospital's unit vector, or the given failure."""
 
     def __init__(self, world: World, index: int) -> None:
         self._world, self._index = world, index
@@ -135,14 +136,12 @@ def make_node(world: World, index: int, *, allow_no_privacy: bool = True) -> Nod
     return node
 
 
-def make_agent(world: World, line: Line, *, index: int = 1) -> tuple[PlanAgent, Journal]:
+def make_agent(world: World, line: AnyLine, *, index: int = 1) -> tuple[PlanAgent, Journal]:
     """The real agent of hospital ``index`` with the journal in its folder."""
     node = make_node(world, index)
     journal = Journal(node.journal)
-    desk: Any = ReadyDesk(world, index)
-    transport: Any = line
     identity = world.identities[index - 1]
-    return PlanAgent(world.plan, node, identity, journal, desk, transport), journal
+    return PlanAgent(world.plan, node, identity, journal, ReadyComputation(world, index), line), journal
 
 
 def follow(agent: PlanAgent) -> bool:

@@ -12,12 +12,11 @@ import secrets
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from hospital_node.agent import PlanAgent
 from hospital_node.journal import Journal
-from hospital_node.transport import AggregatorProblem
-from lines import ReadyDesk, make_node
+from hospital_node.line import AggregatorProblem
+from lines import ReadyComputation, make_node
 from medveil.errors import Error
 from medveil.identity import Identity
 from medveil.messages import AuditHead, Work
@@ -38,20 +37,28 @@ class Line:
     liar: Liar
     sent: list[tuple[str, bytes]] = field(default_factory=list)
 
+    async def work(self, plan: str, *, seen: str, wait_s: float, sitting_out: str = "") -> Work:
+        raise AssertionError("the liar tells agents what to do; none of them polls")
+
     async def message(
         self, plan: str, number: int, attempt: int, kind: str, body: bytes, *, wait_s: float
     ) -> Work:
         self.sent.append((kind, body))
         return Work(token=secrets.token_hex(4), status="waiting", head=self.liar.head())
 
-    async def segment(self, *where: Any, digest: bytes) -> None:
+    async def segment(
+        self, plan: str, number: int, attempt: int, segment: int, data: bytes, *, digest: bytes
+    ) -> None:
         pass
 
-    async def model(self, plan: str, model: str, **_: Any) -> bytes:
+    async def model(self, plan: str, model: str, *, limit: int) -> bytes:
         return to_safetensors(START, SPEC)
 
     async def proof(self, plan: str, version: int) -> Published:
         raise AggregatorProblem(status=404, code="not-found", title="", detail="")
+
+    async def sum(self, plan: str, version: int, *, limit: int) -> bytes:
+        raise AssertionError("no proof leads to a sum")
 
     async def certificates(self, plan: str, number: int) -> Certificates:
         return Certificates(certificates=tuple(self.liar.certificates.get((plan, number), ())))
@@ -96,10 +103,8 @@ class Liar:
 
     def _agent(self, world: World, index: int) -> tuple[PlanAgent, Line]:
         line, one = Line(self), world.identities[index - 1]
-        desk: Any = ReadyDesk(world, index)
-        journal, transport = self.journals[one.name], line
-        node = make_node(world, index)
-        return PlanAgent(world.plan, node, one, journal, desk, transport), line  # type: ignore[arg-type]
+        node, computation = make_node(world, index), ReadyComputation(world, index)
+        return PlanAgent(world.plan, node, one, self.journals[one.name], computation, line), line
 
     def close(self) -> None:
         for journal in self.journals.values():

@@ -24,7 +24,7 @@ from aggregator.app import create_app
 from aggregator.settings import Limits, Settings
 from aggregator.web.service import Desk
 from aggregator.work.workers import Inline
-from hospital_node.transport import AggregatorProblem
+from hospital_node.line import AggregatorProblem
 from medveil.identity import Identity, StaleRequest, sign_request
 from medveil.messages import Work
 from world import World

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from hospital_node.transport import AggregatorProblem
+from hospital_node.line import AggregatorProblem
 from medveil.errors import RemoteProtocolError
 from medveil.identity import FRESHNESS_S, Identity
 from medveil.messages import Work

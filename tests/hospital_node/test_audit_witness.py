@@ -17,7 +17,7 @@ from hospital_node.audit_witness import (
     AuditKeyChanged,
     AuditRolledBack,
     AuditWithheld,
-    Heads,
+    AuditWitness,
     NotAccepted,
 )
 from hospital_node.cli import app
@@ -36,9 +36,9 @@ Build = Callable[..., World]
 
 
 @pytest.fixture
-def heads(journal: Journal) -> Heads:
+def witness(journal: Journal) -> AuditWitness:
     """Has taken heads 5 to 9; two attempts came with 6 and 8."""
-    made = Heads(journal, lambda: 1_700_000_000.0)
+    made = AuditWitness(journal, lambda: 1_700_000_000.0)
     made.take(head_of(ADMIN, 5))
     made.take(head_of(ADMIN, 6), plan=PLAN, attempt=(1, 1))
     made.take(head_of(ADMIN, 7), plan=PLAN, attempt=(1, 1))
@@ -49,17 +49,19 @@ def heads(journal: Journal) -> Heads:
 
 
 def kept(journal: Journal) -> list[tuple[str, int]]:
-    return [(row.kind, row.number) for row in journal.heads()]
+    return [(row.kind, row.number) for row in journal.heads.all()]
 
 
-def test_the_first_the_newest_and_one_head_an_attempt_are_kept(heads: Heads, journal: Journal) -> None:
+def test_the_first_the_newest_and_one_head_an_attempt_are_kept(
+    witness: AuditWitness, journal: Journal
+) -> None:
     assert kept(journal) == [("first", 5), ("attempt", 6), ("attempt", 8), ("newest", 9)]
-    heads.take(head_of(ADMIN, 9))
-    heads.take(head_of(ADMIN, 12))
-    heads.settle()
+    witness.take(head_of(ADMIN, 9))
+    witness.take(head_of(ADMIN, 12))
+    witness.settle()
     assert kept(journal)[2:] == [("attempt", 8), ("newest", 12)]
-    assert heads.key == ADMIN.public_key
-    heads.check_alarm()
+    assert witness.key == ADMIN.public_key
+    witness.check_alarm()
 
 
 def altered(head: AuditHead) -> AuditHead:
@@ -83,64 +85,68 @@ LIES: dict[str, tuple[Callable[[], AuditHead | None], type[RemoteProtocolError]]
 
 @pytest.mark.parametrize("lie", LIES)
 def test_a_contradiction_raises_a_named_alarm_that_outlasts_a_restart(
-    heads: Heads, journal: Journal, node: Node, lie: str
+    witness: AuditWitness, journal: Journal, node: Node, lie: str
 ) -> None:
     make, kind = LIES[lie]
     before, shown = kept(journal), make()
     with pytest.raises(kind) as caught:
-        heads.take(shown)
+        witness.take(shown)
     assert kept(journal) == [*before, ("refused", 0 if shown is None else shown.number)]
-    heads.take(head_of(ADMIN, 30))  # whatever comes now, the alarm stands and nothing is taken
+    witness.take(head_of(ADMIN, 30))  # whatever comes now, the alarm stands and nothing is taken
     again = Journal(node.journal)
     with pytest.raises(AuditAlarm, match=caught.value.code):
-        Heads(again).check_alarm()
+        AuditWitness(again).check_alarm()
     assert kept(again) == kept(journal)
     again.close()
 
 
 @pytest.mark.parametrize("lie", LIES)
 def test_a_head_that_is_in_memory_only_binds_as_well_and_is_kept_as_evidence(
-    heads: Heads, journal: Journal, lie: str
+    witness: AuditWitness, journal: Journal, lie: str
 ) -> None:
-    heads.take(head_of(ADMIN, 9), plan=PLAN, attempt=(2, 1))
+    witness.take(head_of(ADMIN, 9), plan=PLAN, attempt=(2, 1))
     for number in (11, 12):
-        heads.take(head_of(ADMIN, number), plan=PLAN, attempt=(2, 1))
+        witness.take(head_of(ADMIN, number), plan=PLAN, attempt=(2, 1))
     assert kept(journal)[-1] == ("newest", 9)
     shown = {"a shorter log": head_of(ADMIN, 10), "another newest entry": head_of(ADMIN, 12, "fork")}
     with pytest.raises(LIES[lie][1]):
-        heads.take(shown.get(lie, LIES[lie][0]()), plan=PLAN, attempt=(2, 1))
+        witness.take(shown.get(lie, LIES[lie][0]()), plan=PLAN, attempt=(2, 1))
     assert kept(journal)[-2] == ("newest", 12)
     assert kept(journal)[-1][0] == "refused"
 
 
 def test_what_the_operator_accepts_takes_the_place_of_a_head_in_memory(
-    heads: Heads, journal: Journal
+    witness: AuditWitness, journal: Journal
 ) -> None:
-    heads.take(head_of(ADMIN, 9), plan=PLAN, attempt=(2, 1))
-    heads.take(head_of(ADMIN, 12), plan=PLAN, attempt=(2, 1))
+    witness.take(head_of(ADMIN, 9), plan=PLAN, attempt=(2, 1))
+    witness.take(head_of(ADMIN, 12), plan=PLAN, attempt=(2, 1))
     restored = head_of(ADMIN, 4, "restored")
-    Heads(journal).accept(f"{restored.number}:{restored.hash.hex()}")  # in another process, before a poll
-    heads.take(head_of(ADMIN, 6, "restored"), plan=PLAN, attempt=(2, 1))
-    heads.settle()
-    heads.check_alarm()
+    AuditWitness(journal).accept(
+        f"{restored.number}:{restored.hash.hex()}"
+    )  # in another process, before a poll
+    witness.take(head_of(ADMIN, 6, "restored"), plan=PLAN, attempt=(2, 1))
+    witness.settle()
+    witness.check_alarm()
     assert kept(journal)[-2:] == [("accepted", 4), ("attempt", 6)]
 
 
-def test_a_new_attempt_without_a_new_entry_is_a_head_withheld(heads: Heads) -> None:
-    heads.take(head_of(ADMIN, 10), plan=PLAN, attempt=(3, 1))
-    heads.take(head_of(ADMIN, 10), plan="cd" * 32, attempt=(1, 1))  # of another plan: nothing is known of it
+def test_a_new_attempt_without_a_new_entry_is_a_head_withheld(witness: AuditWitness) -> None:
+    witness.take(head_of(ADMIN, 10), plan=PLAN, attempt=(3, 1))
+    witness.take(
+        head_of(ADMIN, 10), plan="cd" * 32, attempt=(1, 1)
+    )  # of another plan: nothing is known of it
     with pytest.raises(AuditWithheld, match="still 10"):
-        heads.take(head_of(ADMIN, 10), plan=PLAN, attempt=(3, 2))
+        witness.take(head_of(ADMIN, 10), plan=PLAN, attempt=(3, 2))
 
 
 def test_without_a_signed_head_nothing_is_pinned_and_nothing_goes_on(journal: Journal) -> None:
     for _ in range(2):
         with pytest.raises(AuditKeyChanged):
-            Heads(journal).take(altered(head_of(ADMIN, 5)))
+            AuditWitness(journal).take(altered(head_of(ADMIN, 5)))
         with pytest.raises(AuditWithheld):
-            Heads(journal).take(None)
-    assert Heads(journal).key is None
-    Heads(journal).check_alarm()
+            AuditWitness(journal).take(None)
+    assert AuditWitness(journal).key is None
+    AuditWitness(journal).check_alarm()
 
 
 def told(head: AuditHead) -> str:
@@ -148,40 +154,40 @@ def told(head: AuditHead) -> str:
 
 
 def test_the_operator_ends_an_alarm_with_the_head_that_the_admin_reads_out(
-    heads: Heads, journal: Journal
+    witness: AuditWitness, journal: Journal
 ) -> None:
     restored = head_of(ADMIN, 4, "restored")
     with pytest.raises(AuditRolledBack):
-        heads.take(restored)
+        witness.take(restored)
     for wrong in ("", "4", f"x:{restored.hash.hex()}", f"4:{restored.hash.hex()[:-2]}"):
         with pytest.raises(NotAccepted):
-            heads.accept(wrong)
-    heads.accept(told(restored))
-    heads.check_alarm()
-    heads.take(restored)
-    heads.take(head_of(ADMIN, 6, "restored"), plan=PLAN, attempt=(2, 2))
+            witness.accept(wrong)
+    witness.accept(told(restored))
+    witness.check_alarm()
+    witness.take(restored)
+    witness.take(head_of(ADMIN, 6, "restored"), plan=PLAN, attempt=(2, 2))
     assert ("attempt", 8) in kept(journal)  # the evidence stays
     with pytest.raises(AuditRolledBack):
-        heads.take(head_of(ADMIN, 3, "restored"))
+        witness.take(head_of(ADMIN, 3, "restored"))
 
 
-def test_the_accepted_head_itself_binds(heads: Heads) -> None:
-    heads.accept(told(head_of(ADMIN, 9, "restored")))
+def test_the_accepted_head_itself_binds(witness: AuditWitness) -> None:
+    witness.accept(told(head_of(ADMIN, 9, "restored")))
     with pytest.raises(AuditForked):
-        heads.take(head_of(ADMIN, 9))
+        witness.take(head_of(ADMIN, 9))
 
 
-def test_a_new_key_is_pinned_only_by_its_fingerprint(heads: Heads) -> None:
+def test_a_new_key_is_pinned_only_by_its_fingerprint(witness: AuditWitness) -> None:
     new = head_of(OTHER, 12)
     with pytest.raises(AuditKeyChanged):
-        heads.take(new)
+        witness.take(new)
     with pytest.raises(NotAccepted, match="--new-key"):
-        heads.accept(told(new))
-    heads.accept(told(new), new_key=fingerprint(OTHER.public_key))
-    heads.take(new)
-    assert heads.key == OTHER.public_key
+        witness.accept(told(new))
+    witness.accept(told(new), new_key=fingerprint(OTHER.public_key))
+    witness.take(new)
+    assert witness.key == OTHER.public_key
     with pytest.raises(AuditKeyChanged):
-        heads.take(head_of(ADMIN, 13))
+        witness.take(head_of(ADMIN, 13))
 
 
 def command(node: Node, *options: str) -> tuple[int, str]:
@@ -195,12 +201,12 @@ def test_the_command_shows_exports_and_accepts(node: Node, journal: Journal, tmp
     assert "No head" in command(node)[1]
     with pytest.raises(NotAccepted):
         command(node, "--accept", told(head_of(ADMIN, 1)))
-    heads = Heads(journal)
-    heads.take(head_of(ADMIN, 5))
+    witness = AuditWitness(journal)
+    witness.take(head_of(ADMIN, 5))
     code, text = command(node)
     assert (code, fingerprint(ADMIN.public_key) in text) == (0, True)
     with pytest.raises(AuditRolledBack):
-        heads.take(head_of(ADMIN, 4))
+        witness.take(head_of(ADMIN, 4))
     code, text = command(node, "--export", str(tmp_path / "heads.json"))
     assert code == 1
     assert all(part in text for part in ("ALARM", "audit-rolled-back", told(head_of(ADMIN, 4))))
@@ -240,7 +246,7 @@ def test_a_node_with_a_doubted_log_joins_no_further_attempt(
     seen: list[AuditHead] = []
 
     def lie(head: AuditHead) -> AuditHead | None:
-        newest = agent._heads._known()
+        newest = agent._audit._known()
         assert newest is not None
         if code == "audit-rolled-back":
             return head_of(world.admin, newest.number - 1)
@@ -277,7 +283,7 @@ def test_a_head_that_comes_with_the_answer_to_a_message_is_checked_as_well(build
         assert not follow(agent)
     assert [e["code"] for e in logs if e["event"] == "audit.refused"] == ["audit-rolled-back"]
     assert [kind for _, _, kind, _ in line.sent] == ["advertise"]
-    alarm = journal.head_alarm()
+    alarm = journal.heads.alarm()
     assert alarm is not None
     assert alarm.about == "audit-rolled-back"
     journal.close()
@@ -297,6 +303,6 @@ def test_an_honest_aggregator_restarted_and_repeated_raises_no_alarm(build: Buil
     line.lie = shake
     agent, journal = make_agent(world, line)
     assert follow(agent)
-    assert journal.head_alarm() is None
-    assert [row.kind for row in journal.heads()].count("attempt") == 3
+    assert journal.heads.alarm() is None
+    assert [row.kind for row in journal.heads.all()].count("attempt") == 3
     journal.close()

@@ -1,4 +1,4 @@
-"""The desk: a crash at any point costs no charge, and nothing leaves the hospital uncharged."""
+"""A computation: a crash at any point costs no charge, and nothing leaves the hospital uncharged."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ import pytest
 import torch
 
 from folders import write_folder
-from hospital_node import computation as desk_module
+from hospital_node import computation as module
 from hospital_node.cohort import CohortChanged
-from hospital_node.computation import Contribution, Desk
+from hospital_node.computation import Computation
+from hospital_node.contribution import Contribution
 from hospital_node.ledger import Charge, ChargeUsed, Ledger
 from hospital_node.operator import opened
 from hospital_node.records import Records
 from hospital_node.settings import Node, NodeSettings, Policy
 from hospital_node.training import NoCharge, NoiseCut
-from hospital_node.unsent import LABEL, Kept
+from hospital_node.unsent import LABEL, Unsent
 from hospitals import PEOPLE, make_hospital
 from medveil.identity import Identity, Secret
 from medveil.plan import Plan
@@ -61,7 +62,7 @@ def plan_of(*, centred: bool = False, **changes: Any) -> tuple[Plan, Float32]:
     options |= {"centred": True} if centred else {}
     spec, vector = initial_vector("wavelet_head", shape, options, seed=1)
     content: dict[str, Any] = {
-        "name": "desk",
+        "name": "computed",
         "task": "classification",
         "classes": ("a", "b"),
         "model": {
@@ -111,10 +112,10 @@ def worked_on(folder: Path) -> Iterator[Records]:
         yield records
 
 
-def desk_of(records: Records, plan: Plan, folder: Path, *, take: bool = True) -> Desk:
+def computation_of(records: Records, plan: Plan, folder: Path, *, take: bool = True) -> Computation:
     if take:
         records.take(plan, records.frozen(records.reading(plan.study)), 10)
-    return Desk(plan, read, records, kept=Kept(folder / "unsent.sealed", KEY))
+    return Computation(plan, read, records, unsent=Unsent(folder / "unsent.sealed", KEY))
 
 
 def work(
@@ -122,16 +123,16 @@ def work(
 ) -> tuple[Contribution, dict[Split, list[State]]]:
     """One round in a process of its own; what would leave, and the states of the round's charges by then."""
     with worked_on(folder) as records:
-        desk = desk_of(records, plan, folder)
+        computation = computation_of(records, plan, folder)
         records.register(plan)
 
         async def prepared() -> Contribution:
-            return await desk.prepare(number, 1, kind, b"model", vector)
+            return await computation.prepare(number, 1, kind, b"model", vector)
 
         try:
             found = asyncio.run(prepared())
         finally:
-            desk.close()
+            computation.close()
         states: dict[Split, list[State]] = {}
         for entry in charges(records.ledger.rows(), plan=plan.id):
             if entry.round == number:
@@ -178,7 +179,7 @@ def test_wherever_the_node_is_killed_the_round_is_paid_once_and_sent_once(
     (tmp_path / "node").mkdir()
     with monkeypatch.context():
         watched(Ledger, "_append")
-        watched(Kept, "store")
+        watched(Unsent, "store")
         watched(Charge, "end")
         first, states = work(tmp_path / "node", plan, vector, kind, number)
     monkeypatch.undo()
@@ -212,14 +213,14 @@ def test_what_is_kept_is_sealed_for_this_node(tmp_path: Path) -> None:
     own, other = Identity.generate("hospital-a"), Identity.generate("hospital-b")
     values = np.arange(64, dtype=np.float32) / 7
     path, made = tmp_path / "unsent.sealed", (Update(values), {"cases": np.array([3.0])})
-    Kept(path, own.secret_for(LABEL)).store("plan 1", made)
-    found = Kept(path, own.secret_for(LABEL)).find("plan 1")
+    Unsent(path, own.secret_for(LABEL)).store("plan 1", made)
+    found = Unsent(path, own.secret_for(LABEL)).find("plan 1")
     assert found is not None
     assert np.array_equal(found[0].values, values)
     assert found[1] is not None
     assert found[1]["cases"].tolist() == [3.0]
-    assert Kept(path, other.secret_for(LABEL)).find("plan 1") is None
-    assert Kept(path, own.secret_for("another-use")).find("plan 1") is None
+    assert Unsent(path, other.secret_for(LABEL)).find("plan 1") is None
+    assert Unsent(path, own.secret_for("another-use")).find("plan 1") is None
     assert values[8:16].tobytes() not in path.read_bytes()
     assert path.stat().st_mode & 0o077 == 0
 
@@ -242,7 +243,7 @@ def test_a_run_that_failed_counts_as_released(tmp_path: Path) -> None:
 def test_without_privacy_nothing_is_kept_or_charged(tmp_path: Path) -> None:
     plan, vector = plan_of(privacy={"kind": "none"})
     with worked_on(tmp_path) as records:
-        made = desk_of(records, plan, tmp_path, take=False)
+        made = computation_of(records, plan, tmp_path, take=False)
 
         async def prepared() -> Contribution:
             return await made.prepare(1, 1, RoundKind.TRAIN, b"model", vector)
@@ -257,16 +258,16 @@ def test_a_finished_plan_that_a_restarted_node_passes_takes_nothing_from_the_pla
     tmp_path: Path,
 ) -> None:
     """Else its next round would be computed and charged a second time, and the schedule be used up."""
-    kept = Kept(tmp_path / "unsent.sealed", KEY)
+    unsent = Unsent(tmp_path / "unsent.sealed", KEY)
     old, vector = plan_of(name="old")
     current, _ = plan_of()
-    kept.store(f"{current.id} 1 00", (Update(vector), None))
+    unsent.store(f"{current.id} 1 00", (Update(vector), None))
     with worked_on(tmp_path) as records:
         for plan, left in ((old, True), (current, False)):
-            desk = Desk(plan, read, records, kept=kept)
-            desk.finished()
-            desk.close()
-            assert (kept.find(f"{current.id} 1 00") is not None) == left
+            computation = Computation(plan, read, records, unsent=unsent)
+            computation.finished()
+            computation.close()
+            assert (unsent.find(f"{current.id} 1 00") is not None) == left
     assert not (tmp_path / "unsent.sealed").exists()
 
 
@@ -280,9 +281,9 @@ def test_a_running_plan_goes_on_with_the_cohort_that_was_taken_and_keeps_its_num
     hospital.approve(plan, patients=20)
     with hospital.works() as records:
 
-        def desk_of_the_day() -> Desk:
-            kept = Kept(tmp_path / "unsent.sealed", KEY)
-            return Desk(plan, lambda p: read_site(folder, p.study), records, kept=kept)
+        def computation_of_the_day() -> Computation:
+            unsent = Unsent(tmp_path / "unsent.sealed", KEY)
+            return Computation(plan, lambda p: read_site(folder, p.study), records, unsent=unsent)
 
         trained: list[int] = []
 
@@ -292,10 +293,10 @@ def test_a_running_plan_goes_on_with_the_cohort_that_was_taken_and_keeps_its_num
             named["charge"].begin()
             return Update(np.zeros_like(vector))
 
-        async def prepared(desk: Desk, number: int) -> Contribution:
-            return await desk.prepare(number, 1, RoundKind.TRAIN, b"model", vector)
+        async def prepared(computation: Computation, number: int) -> Contribution:
+            return await computation.prepare(number, 1, RoundKind.TRAIN, b"model", vector)
 
-        first, second = desk_of_the_day(), desk_of_the_day()
+        first, second = computation_of_the_day(), computation_of_the_day()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("hospital_node.computation.train", train)
             assert asyncio.run(prepared(first, 1)).weight == 20
@@ -321,7 +322,7 @@ def _hold(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return call
 
     for name in ("train", "release"):
-        monkeypatch.setattr(desk_module, name, watched(name, getattr(desk_module, name)))
+        monkeypatch.setattr(module, name, watched(name, getattr(module, name)))
     made: list[NoiseSource] = []
 
     class Watched(NoiseSource):
@@ -330,7 +331,7 @@ def _hold(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             made.append(NoiseSource.fresh())
             return made[-1]
 
-    monkeypatch.setattr(desk_module, "NoiseSource", Watched)
+    monkeypatch.setattr(module, "NoiseSource", Watched)
     plan, vector = plan_of(evaluation={"every_round": True})
     first, states = work(folder, plan, vector, RoundKind.TRAIN, 1)
     again, after = work(folder, plan, vector, RoundKind.TRAIN, 1)
@@ -353,8 +354,12 @@ def test_a_node_pays_declares_and_draws_as_it_should(tmp_path: Path, monkeypatch
 
 
 COMPUTED: dict[str, tuple[str, str, str]] = {
-    "a kept result is not looked up": ("_contribution", "self._kept.find(key) if self._private", "None if 1"),
-    "a result is not kept": ("_computed", "self._kept.store(key, (update, sums))", "pass"),
+    "an unsent result is not looked up": (
+        "_contribution",
+        "self._unsent.find(key) if self._private",
+        "None if 1",
+    ),
+    "a result is not stored": ("_computed", "self._unsent.store(key, (update, sums))", "pass"),
     "the weight is the real number": ("_contribution", "weight_of(weight)", "weight_of(len(site.train))"),
     "the divisor is the real number": (
         "_computed",
@@ -376,6 +381,6 @@ def test_a_fault_planted_in_the_node_is_seen(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     function, old, new = COMPUTED[name]
-    plant(monkeypatch, Desk, function, old, new)
+    plant(monkeypatch, Computation, function, old, new)
     with pytest.raises((AssertionError, NoCharge, ChargeUsed)):
         _hold(tmp_path, monkeypatch)

@@ -1,0 +1,35 @@
+"""What this hospital adds to a sum, and whoever computes it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Protocol
+
+from medveil.metrics import Sums
+from medveil.rounds import RoundKind
+from medveil.tensors import Float32, Update
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What this hospital adds to a sum; in a study with noise it is noised, charged and marked as such."""
+
+    update: Update
+    sums: Sums | None
+    """None where the study evaluates at its end only."""
+    weight: int
+
+
+class ContributionSource(Protocol):
+    """One plan's contributions: :class:`hospital_node.computation.Computation`, or a simulation's."""
+
+    def read_ahead(self) -> object:
+        """Begin to read the images before the first round wants them."""
+        ...
+
+    def prepare(
+        self, number: int, attempt: int, kind: RoundKind, model: bytes, vector: Float32
+    ) -> asyncio.Future[Contribution]:
+        """Start the round's computation, or hand out the one that an earlier attempt started."""
+        ...

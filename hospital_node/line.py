@@ -1,0 +1,113 @@
+"""What a node needs of its aggregator, and how that fails.
+
+:class:`hospital_node.transport.Transport` is one such line; another one leads to a coordinator in the same
+process, so that many hospitals can be simulated without a network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Protocol, TypeVar
+
+from medveil.errors import RemoteProtocolError
+from medveil.messages import PlanOffers, Wire, Work
+from medveil.shown import plain
+from privacy.secagg.messages import Certificates, Published
+
+INLINE_BYTES = 16_384
+"""A message up to this size is decoded at once: its items, at most as many, take some 20 ms."""
+CODE = re.compile(r"[a-z][a-z0-9-]{0,59}")
+Message = TypeVar("Message", bound=Wire)
+
+
+class AggregatorProblem(RemoteProtocolError):
+    """The aggregator answered with a problem document; ``code`` is the aggregator's."""
+
+    def __init__(self, *, status: int, code: str, title: str, detail: str) -> None:
+        super().__init__(
+            what=plain(title), meaning=plain(detail, 600), remedy=f"(The aggregator answered {status}.)"
+        )
+        self.status = status
+        self.code = code if CODE.fullmatch(code) else "aggregator-error"
+
+
+class Unreachable(RemoteProtocolError):
+    """No answer from the aggregator."""
+
+    code = "aggregator-unreachable"
+
+    def __init__(self, *, reason: str) -> None:
+        super().__init__(
+            what=f"The aggregator does not answer: {reason}.",
+            meaning="Nothing was changed. A running node waits and tries again.",
+            remedy="Check the address, the network and the proxy, then: medveil node check --connection.",
+        )
+
+
+class VersionSource(Protocol):
+    """Where models, their proofs and the sums behind them come from."""
+
+    async def model(self, plan: str, model: str, *, limit: int) -> bytes:
+        """A global model as safetensors, of at most ``limit`` bytes."""
+        ...
+
+    async def proof(self, plan: str, version: int) -> Published:
+        """Where a model version comes from."""
+        ...
+
+    async def sum(self, plan: str, version: int, *, limit: int) -> bytes:
+        """The sum a version was made of: 64-bit words, little-endian, at most ``limit`` bytes."""
+        ...
+
+
+class CertificateSource(Protocol):
+    """Where abort certificates come from."""
+
+    async def certificates(self, plan: str, number: int) -> Certificates:
+        """Every abort certificate of a round."""
+        ...
+
+
+class Line(VersionSource, CertificateSource, Protocol):
+    """What following one plan takes. Every call raises AggregatorProblem, BadMessage or Unreachable."""
+
+    async def work(self, plan: str, *, seen: str, wait_s: float, sitting_out: str = "") -> Work:
+        """What to do next; waits for news at the aggregator.
+
+        Args:
+            seen: the mark of the work that this node was told last.
+            sitting_out: "round.attempt" of an attempt that this node has left, so that nobody waits for it.
+        """
+        ...
+
+    async def message(
+        self, plan: str, number: int, attempt: int, kind: str, body: bytes, *, wait_s: float
+    ) -> Work:
+        """Hand in a protocol message; what to do next, as :meth:`work` would tell it to its sender."""
+        ...
+
+    async def segment(
+        self, plan: str, number: int, attempt: int, segment: int, data: bytes, *, digest: bytes
+    ) -> None:
+        """One segment of a masked vector, and its SHA-256."""
+        ...
+
+
+class QueueLine(Line, Protocol):
+    """What going from plan to plan takes besides."""
+
+    async def offers(self) -> PlanOffers:
+        """The plans whose roster names this hospital."""
+        ...
+
+    async def approve(self, plan: str, signature: bytes) -> None:
+        """Hand in this hospital's approval."""
+        ...
+
+
+async def decoded(kind: type[Message], data: bytes) -> Message:
+    """A message; a large one is read on another thread. Raises: BadMessage."""
+    if len(data) <= INLINE_BYTES:
+        return kind.from_bytes(data)
+    return await asyncio.get_running_loop().run_in_executor(None, kind.from_bytes, data)

@@ -1,0 +1,108 @@
+"""The heads of the aggregator's audit log that this node has seen, in its journal."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+META = sa.MetaData()
+HEADS = sa.Table(
+    "heads",
+    META,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("kind", sa.String, nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("hash", sa.LargeBinary, nullable=False),
+    sa.Column("signature", sa.LargeBinary, nullable=False),
+    sa.Column("key", sa.LargeBinary, nullable=False),
+    sa.Column("seen", sa.Float, nullable=False),
+    sa.Column("about", sa.String, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+
+@dataclass(frozen=True)
+class SeenHead:
+    """A head of the aggregator's audit log, and how this node came by it."""
+
+    kind: str
+    """``first``, ``attempt``, ``newest`` and ``handed-over`` were taken, ``refused`` is an alarm, and
+    ``accepted`` ends one."""
+    number: int
+    hash: bytes
+    signature: bytes
+    key: bytes
+    """Of the newest row that is not refused it is the pinned one; empty if it was accepted unseen."""
+    seen: float
+    """Unix seconds, by this node's clock."""
+    about: str
+    """The attempt it came with (plan, space, round.attempt), the alarm's code, the whole hand-over in
+    hexadecimal digits, or the fingerprint of the key that the operator has accepted unseen."""
+
+
+class SeenHeads:
+    """The heads in one journal; rows are added, and only a mere newest one is replaced by the next."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        META.create_all(engine)
+
+    def keep(self, head: SeenHead) -> None:
+        """Add a head of the audit log. Only a row of the kind ``newest`` is ever replaced, by the next."""
+        with self._engine.begin() as tx:
+            if head.kind not in ("refused", "accepted", "handed-over"):
+                tx.execute(HEADS.delete().where(HEADS.c.kind == "newest", HEADS.c.id > self._epoch(tx)))
+            tx.execute(HEADS.insert().values(**asdict(head)))
+
+    def all(self) -> list[SeenHead]:
+        """Every head that is kept, in the order they came."""
+        with self._engine.connect() as tx:
+            return [_seen_head(row) for row in tx.execute(sa.select(HEADS).order_by(HEADS.c.id))]
+
+    def newest(self) -> SeenHead | None:
+        """The newest head that was taken or accepted."""
+        wanted = sa.select(HEADS).where(HEADS.c.kind != "refused").order_by(HEADS.c.id.desc()).limit(1)
+        with self._engine.connect() as tx:
+            row = tx.execute(wanted).first()
+        return None if row is None else _seen_head(row)
+
+    def alarm(self) -> SeenHead | None:
+        """The refused head that nobody has looked into yet, if any."""
+        with self._engine.connect() as tx:
+            row = tx.execute(sa.select(HEADS).order_by(HEADS.c.id.desc()).limit(1)).first()
+        return _seen_head(row) if row is not None and row.kind == "refused" else None
+
+    def hashes(self, number: int) -> list[bytes]:
+        """The hashes under which a number is known, since the operator last accepted a head."""
+        with self._engine.connect() as tx:
+            after = HEADS.c.id >= self._epoch(tx)
+            return list(tx.scalars(sa.select(HEADS.c.hash).where(after, HEADS.c.number == number)))
+
+    def keys(self) -> set[bytes]:
+        """Every admin key that was ever pinned."""
+        with self._engine.connect() as tx:
+            return set(tx.scalars(sa.select(HEADS.c.key).where(HEADS.c.kind != "refused").distinct()))
+
+    def of_attempt(self, plan: str) -> SeenHead | None:
+        """The head that a plan's last attempt came with, since the operator last accepted one."""
+        of_plan = HEADS.c.about.startswith(f"{plan} ", autoescape=True)
+        with self._engine.connect() as tx:
+            mine = sa.select(HEADS).where(HEADS.c.id >= self._epoch(tx), of_plan)
+            row = tx.execute(mine.order_by(HEADS.c.id.desc()).limit(1)).first()
+        return None if row is None else _seen_head(row)
+
+    def epoch(self) -> int:
+        """Changes when the operator accepts a head."""
+        with self._engine.connect() as tx:
+            return self._epoch(tx)
+
+    def _epoch(self, tx: sa.Connection) -> int:
+        """Where the heads begin that are compared: at the last one that the operator accepted."""
+        found = tx.scalar(sa.select(sa.func.max(HEADS.c.id)).where(HEADS.c.kind == "accepted"))
+        return found or 0
+
+
+def _seen_head(row: sa.Row[Any]) -> SeenHead:
+    return SeenHead(**{k: v for k, v in row._mapping.items() if k != "id"})
