@@ -9,7 +9,7 @@ from hospital_node.settings import NodeSettings, Policy
 from medveil.bounds import too_much
 from medveil.errors import Error, UnknownName
 from medveil.identity import BadSignature, Identity, verify
-from medveil.messages import MAX_MESSAGE_BYTES, PlanOffer
+from medveil.messages import MAX_MESSAGE_BYTES, BadMessage, PlanOffer
 from medveil.outside import NotPlain, decode_json
 from medveil.plan import BadPlan, Plan, check_approvals, parse_plan
 from medveil.strategies import BadStrategy, strategy_of
@@ -31,6 +31,13 @@ class PlanRefused(Error):
             meaning="Nothing was approved, and nothing will be trained or sent for it.",
             remedy=remedy,
         )
+
+
+def well_formed(offer: object) -> PlanOffer:
+    """One of the offers of an answer, each of which is judged alone. Raises: BadMessage."""
+    if not isinstance(offer, PlanOffer):
+        raise BadMessage()
+    return offer
 
 
 def read_offer(offer: PlanOffer, admin_key: bytes | None = None) -> Plan:

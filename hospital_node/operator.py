@@ -21,7 +21,7 @@ from hospital_node.audit_witness import AuditWitness
 from hospital_node.clearance import check_start
 from hospital_node.cohort import Changes, Cohort, CohortDamaged, Reading
 from hospital_node.frozen import Part
-from hospital_node.governance import PlanRefused, check_plan, declared_patients, read_offer
+from hospital_node.governance import PlanRefused, check_plan, declared_patients, read_offer, well_formed
 from hospital_node.journal import Journal, ShownPlan
 from hospital_node.records import Records
 from hospital_node.settings import Node, NodeSettings
@@ -127,8 +127,8 @@ def opened(node: Node) -> Iterator[Journal]:
         journal.close()
 
 
-async def offers(node: Node) -> tuple[tuple[PlanOffer, ...], bytes | None]:
-    """What the aggregator offers, and the admin key that must have signed it.
+async def offers(node: Node) -> tuple[tuple[object, ...], bytes | None]:
+    """What the aggregator offers, each still to be judged, and the admin key that must have signed it.
 
     Raises: AggregatorProblem, Unreachable, AuditKeyChanged, AuditForked.
     """
@@ -155,8 +155,9 @@ async def on_offer(node: Node) -> list[Standing | Unreadable]:
     return [_taken(node, offer, pinned, number) for number, offer in enumerate(found, 1)]
 
 
-def _taken(node: Node, offer: PlanOffer, pinned: bytes | None, number: int) -> Standing | Unreadable:
+def _taken(node: Node, sent: object, pinned: bytes | None, number: int) -> Standing | Unreadable:
     try:
+        offer = well_formed(sent)
         plan = read_offer(offer, pinned)
     except Error as error:
         return Unreadable(number, error)
@@ -380,8 +381,9 @@ def what_is_lost(node: Node, *, ask: bool = True) -> tuple[Lost, LedgerEnd | Non
     with opened(node) as journal:
         plans = {plan.id: plan for plan, _ in journal.approved()}
         pinned = AuditWitness(journal).key
-    for offer in answer.offers:
+    for sent in answer.offers:
         with suppress(Error):
+            offer = well_formed(sent)
             plan = read_offer(offer, pinned)
             signature = offer.approvals.get(node.settings.name, b"")
             verify(identity.public_key, signature, "approve-plan", plan.hash)

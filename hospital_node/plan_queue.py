@@ -13,7 +13,7 @@ from hospital_node.audit_witness import AuditWitness
 from hospital_node.clearance import check_start
 from hospital_node.cohort import CohortDamaged, CohortMissing
 from hospital_node.computation import Computation
-from hospital_node.governance import PlanRefused, binding, check_plan, read_offer
+from hospital_node.governance import PlanRefused, binding, check_plan, read_offer, well_formed
 from hospital_node.journal import Journal
 from hospital_node.ledger import LedgerSetBack
 from hospital_node.line import QueueLine
@@ -24,7 +24,7 @@ from hospital_node.unsent import LABEL, Unsent
 from medveil.errors import Error, RemoteProtocolError
 from medveil.identity import Identity
 from medveil.log import get_logger
-from medveil.messages import PlanOffer
+from medveil.messages import BadMessage, PlanOffer
 from medveil.plan import BadPlan, NotApproved, Plan
 from medveil_imaging.sources.manifest import SiteData
 from privacy.dp.ledger import BudgetExceeded
@@ -140,10 +140,11 @@ class PlanQueue:
         audit.take(answer.head)
         self._records.meet(answer.ledger)
         found, pinned = {}, audit.key
-        for offer in answer.offers:
+        for sent in answer.offers:
             try:
+                offer = well_formed(sent)
                 found[read_offer(offer, pinned).id] = offer
-            except (BadPlan, PlanRefused) as error:
+            except (BadMessage, BadPlan, PlanRefused) as error:
                 log.warning("offer.refused", code=error.code)
         return found
 

@@ -221,7 +221,8 @@ class PlanOffer(Wire):
 class PlanOffers(Wire):
     """Every plan whose roster names the asking hospital."""
 
-    offers: tuple[PlanOffer, ...]
+    offers: tuple[Annotated[PlanOffer | object, Field(union_mode="left_to_right")], ...]
+    """One that is no :class:`PlanOffer` stays as it came, for it says nothing about the others."""
     head: AuditHead | None = None
     """An answer without it is refused."""
     ledger: LedgerEnd | None = None

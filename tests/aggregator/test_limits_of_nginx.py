@@ -20,6 +20,7 @@ from aggregator.settings import Limits
 from hospital_node.line import AggregatorProblem
 from hospital_node.transport import Transport
 from medveil.identity import Identity
+from medveil.messages import PlanOffer
 from nginx import INSTALL, NGINX, PRETENDED, front_of
 from served import received, served
 from world import World, make_world
@@ -75,6 +76,7 @@ def test_a_signed_request_with_a_query_and_one_with_a_large_body_pass_unchanged(
     async def scene() -> None:
         async with transport(front, world.identities[0]) as line:
             (offer,) = (await line.offers()).offers
+            assert isinstance(offer, PlanOffer)
             assert json.loads(offer.plan)["study"]["name"] == "tiny"
             work = await line.work(world.plan.id, seen="a b/c", wait_s=0.0)
             assert work.status in ("waiting", "running")

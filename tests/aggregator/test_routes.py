@@ -26,7 +26,7 @@ from door import Door
 from medveil.errors import utc
 from medveil.identity import FRESHNESS_S, Identity, sign_request
 from medveil.ids import canonical
-from medveil.messages import Approval, Enrol, PlanOffers, Work, enrolment_path
+from medveil.messages import Approval, Enrol, PlanOffer, PlanOffers, Work, enrolment_path
 from medveil.plan import sign_approval
 from privacy.secagg import node
 from privacy.secagg.messages import Agree, Shares, Unmask, Upload
@@ -406,6 +406,7 @@ def test_an_approval_is_taken_once_checked_and_may_be_repeated(build: Build) -> 
         assert door.ask(one, "POST", f"{door.at}/approval", good).status_code == 204
     assert world.status["approved"] == [one.name]
     (offer,) = PlanOffers.from_bytes(door.ask(one, "GET", "/v1/plans").content).offers
+    assert isinstance(offer, PlanOffer)
     assert (offer.plan, set(offer.approvals)) == (world.plan.model_dump_json(), {one.name})
     door.office.close()
 

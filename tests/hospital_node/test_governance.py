@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from audit_heads import head_of
@@ -210,7 +211,7 @@ def test_no_two_neighbouring_numbers_can_be_told_apart_except_at_a_boundary() ->
 class Offers:
     """An aggregator that offers what the test says."""
 
-    def __init__(self, *offers: PlanOffer) -> None:
+    def __init__(self, *offers: object) -> None:
         self._offers = PlanOffers(offers=offers, head=head_of(ADMIN, 1))
         self.approved: list[str] = []
         self.waits_for: Plan | None = None
@@ -306,7 +307,12 @@ def test_an_offer_that_cannot_be_read_does_not_stop_the_others(tmp_path: Path) -
     plan = plan_of()
     unreadable = offer_of(plan, PEOPLE, plan='{"from": "a later version"}')
     unsigned = offer_of(plan_of(name="other"), PEOPLE, admin_signature=bytes(64))
-    assert chosen(tmp_path / "a", Offers(unreadable, unsigned, offer_of(plan, PEOPLE)), [plan]) == plan
+    malformed = offer_of(plan_of(name="third"), PEOPLE).model_dump() | {"admin_key": bytes(31)}
+    offers = Offers(malformed, unreadable, unsigned, offer_of(plan, PEOPLE))
+    with capture_logs() as logs:
+        assert chosen(tmp_path / "a", offers, [plan]) == plan
+    refused = [e["code"] for e in logs if e["event"] == "offer.refused"]
+    assert refused == ["bad-message", "bad-plan", "plan-refused"]
 
 
 def test_an_approved_plan_is_held_against_todays_policy(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from hospital_node.journal import Journal
 from hospital_node.operator import NoSuchPlan
 from hospital_node.settings import Node, NodeSettings, Policy
 from medveil.identity import Identity, verify
-from medveil.messages import PlanOffer
+from medveil.ids import canonical
+from medveil.messages import PlanOffer, PlanOffers
 from medveil.plan import Plan, sign_approval
 from medveil.shown import NotConfirmed
 from medveil.spoken import NotAFingerprint, spoken
@@ -62,8 +63,8 @@ def node(tmp_path: Path) -> Node:
 def aggregator(monkeypatch: pytest.MonkeyPatch) -> Aggregator:
     """What the aggregator offers from now on."""
 
-    def says(*offers: PlanOffer) -> None:
-        async def offered(_: Node) -> tuple[tuple[PlanOffer, ...], bytes | None]:
+    def says(*offers: object) -> None:
+        async def offered(_: Node) -> tuple[tuple[object, ...], bytes | None]:
             return offers, None
 
         monkeypatch.setattr(operator, "offers", offered)
@@ -231,6 +232,33 @@ def test_one_bad_offer_hides_no_other_and_is_listed_with_its_reason(
     assert all(f"Offer {number}" in text for number in (2, 3, 4, 5))
     assert text.count("bad-plan") == 3
     assert text.count("(code plan-refused)") == 1
+
+
+MALFORMED: dict[str, Any] = {
+    "a key that is too short": {"admin_key": bytes(31)},
+    "a signature that is text": {"admin_signature": "a" * 64},
+    "a hospital that is none": {"approvals": {"Hospital 1!": bytes(64)}},
+    "a field too many": {"epoch": 2},
+    "no offer at all": None,
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_an_offer_that_is_none_is_listed_with_its_place_and_the_others_are_shown(
+    node: Node, aggregator: Aggregator, name: str
+) -> None:
+    """As the answer comes over the line: it is decoded although one of its offers is malformed."""
+    good, late = plan_of(), plan_of(name="last")
+    one, changes = offer_of(good).model_dump(), MALFORMED[name]
+    bad = 7 if changes is None else one | changes
+    answer = {"offers": [one, bad, offer_of(late).model_dump()], "head": None, "ledger": None}
+    aggregator(*PlanOffers.from_bytes(canonical(answer)).offers)
+    text = shown(node)
+    assert text.count("allowed") == 2
+    assert "Offer 2" in text
+    assert text.count("(code bad-message)") == 1
+    shown(node, late.id, "--yes")
+    assert signed(node) == [late.id]
 
 
 @pytest.mark.parametrize("typed", ["8774-BAE5-8C02-9CA5", "one", "zoo " * 11])

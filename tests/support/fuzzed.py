@@ -20,7 +20,7 @@ from typing import Any
 import structlog
 
 from door import Door
-from hospital_node.governance import PlanRefused, read_offer
+from hospital_node.governance import PlanRefused, read_offer, well_formed
 from hospital_node.line import AggregatorProblem
 from medveil.answers import AnswerTooLarge, Collected, EncodedAnswer, problem_in
 from medveil.errors import Error, RemoteProtocolError
@@ -131,9 +131,9 @@ def plan_text(data: bytes) -> None:
     )
 
 
-def _read(offer: PlanOffer) -> None:
+def _read(offer: object) -> None:
     with suppress(RemoteProtocolError, PlanRefused):
-        read_offer(offer)
+        read_offer(well_formed(offer))
 
 
 def work(data: bytes) -> None:
