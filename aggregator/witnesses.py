@@ -12,7 +12,7 @@ from aggregator.auditlog import BadEntry, Entry, Head, KeyChange, Keys
 from medveil.handed import read_json
 from medveil.identity import BadSignature
 from medveil.ids import is_fingerprint
-from medveil.study import Name
+from medveil.values import Name
 
 RESTORED = "database.restored"
 MOST_HEADS = 200_000

@@ -8,10 +8,17 @@ from typing import Annotated
 
 from pydantic import Field
 
-from medveil.bounds import LARGEST_DELTA, MOST_HOSPITALS, MOST_PARAMETERS, MOST_STEPS, MOST_VOXELS
+from medveil.bounds import (
+    LARGEST_DELTA,
+    MOST_HOSPITALS,
+    MOST_PARAMETERS,
+    MOST_STEPS,
+    MOST_VOXELS,
+    default_delta,
+)
 from medveil.errors import Error
 from medveil.handed import parsed
-from medveil.study import Frozen, Name, default_delta
+from medveil.values import Frozen, Name
 
 FILE = "node.json"
 

@@ -37,6 +37,13 @@ CLASS_NAME = 60
 SHORT = 200
 
 
+def default_delta(patients: int) -> float:
+    """min(1e-5, 1 / (10 n)): far below one in n, where publishing a random patient would count as private."""
+    if patients < 1:
+        raise ValueError("a data set has at least one patient")
+    return min(1e-5, 1 / (10 * patients))
+
+
 def too_much(study: Study) -> str | None:
     """The first place where a study goes beyond the bounds, and how; None if nowhere."""
     return next(_beyond(study), None)

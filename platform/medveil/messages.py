@@ -14,7 +14,7 @@ from medveil.errors import RemoteProtocolError
 from medveil.identity import Identity, verify
 from medveil.ids import canonical, digest
 from medveil.outside import decode_cbor
-from medveil.study import Name
+from medveil.values import Name
 
 Hash = Annotated[bytes, Field(min_length=32, max_length=32)]
 Signature = Annotated[bytes, Field(min_length=64, max_length=64)]

@@ -12,7 +12,8 @@ from medveil.errors import Error, RemoteProtocolError
 from medveil.handed import problem_of
 from medveil.identity import BadSignature, Identity, verify
 from medveil.ids import canonical, digest
-from medveil.study import Frozen, Name, Study
+from medveil.study import Study
+from medveil.values import Frozen, Name
 
 PublicKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 P = TypeVar("P", bound="Plan")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from medveil.study import Frozen, Name, Sha256, Study
+from medveil.study import Study
+from medveil.values import Frozen, Name, Sha256
 
 MAX_EARLY_FAILURES = 1000
 """Attempts at one round that may fail before anything masked was sent; then the plan ends."""

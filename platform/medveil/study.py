@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -20,12 +18,11 @@ from pydantic import (
 from medveil.bounds import STORED, too_much
 from medveil.errors import BadFile
 from medveil.handed import problem_of, read_toml
-from medveil.ids import NAME, canonical, digest
+from medveil.ids import canonical, digest
 from medveil.shown import plain
 from medveil.tensors import ModelSpec
+from medveil.values import Frozen, Name, Sha256
 
-Name = Annotated[str, Field(pattern=rf"^{NAME.pattern}$")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
 
@@ -36,24 +33,11 @@ CENTRE = "head.centre"
 """Tensor of a centred model that holds the released mean; it travels with the weights and is not trained."""
 
 
-def default_delta(patients: int) -> float:
-    """min(1e-5, 1 / (10 n)): far below one in n, where publishing a random patient would count as private."""
-    if patients < 1:
-        raise ValueError("a data set has at least one patient")
-    return min(1e-5, 1 / (10 * patients))
-
-
-class Frozen(BaseModel):
-    """Immutable, and strict about unknown keys: a misspelt option is an error, not a default."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 class ModelChoice(Frozen):
     """A registered model, its options, the exact tensors that are trained, and where training starts."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,48}$")]
-    options: dict[str, int | float | str | bool] = {}
+    options: dict[str, int | float | str | bool] = Field(default_factory=dict)
     tensors: ModelSpec
     initial_model: Sha256
 
@@ -229,7 +213,7 @@ class Strategy(Frozen):
     """How the mean update becomes the next global model; every hospital computes it again."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,48}$")] = "fedavg"
-    options: dict[str, float] = {}
+    options: dict[str, float] = Field(default_factory=dict)
     average: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the past in the running average of the models; the last round publishes that average."""
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from medveil.bounds import LARGEST_DELTA
+from medveil.bounds import LARGEST_DELTA, default_delta
 from medveil.errors import BadFile
-from medveil.study import default_delta
 from medveil_imaging.models import ModelShape, initial_vector, outputs_for
 from medveil_imaging.recipes import recipe
 from medveil_research.joint import default_honest, joint_lines

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from medveil.errors import BadFile
 from medveil.handed import problem_of, read_json
 from medveil.shown import is_plain
-from medveil.study import Frozen, Name, Sha256
+from medveil.values import Frozen, Name, Sha256
 
 LARGEST = 1e18
 Finite = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]

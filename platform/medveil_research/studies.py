@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from medveil.bounds import LARGEST_DELTA
+from medveil.bounds import LARGEST_DELTA, default_delta
 from medveil.errors import BadFile, Error
 from medveil.study import (
     LEAST_DECLARED,
@@ -24,7 +24,6 @@ from medveil.study import (
     Study,
     Transforms,
     Weights,
-    default_delta,
 )
 from medveil.tensors import model_hash, to_safetensors
 from medveil_imaging.models import ModelShape, Option, initial_vector, outputs_for

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from opacus.accountants import GaussianAccountant, PRVAccountant, RDPAccountant
 from opacus.accountants.analysis.rdp import compute_rdp
 
-from medveil.study import default_delta
+from medveil.bounds import default_delta
 from privacy.dp import accounting
 from privacy.dp.accounting import (
     COARSE,

@@ -1,0 +1,18 @@
+"""What every value that is written down has in common: it does not change, and its names look alike."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from medveil.ids import NAME
+
+Name = Annotated[str, Field(pattern=rf"^{NAME.pattern}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Frozen(BaseModel):
+    """Immutable, and strict about unknown keys: a misspelt option is an error, not a default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
