@@ -34,6 +34,7 @@ from medveil.ids import fingerprint
 from medveil.log import get_logger, set_up
 from medveil.plan import Member, Plan
 from medveil.private_files import keep_private
+from medveil.reports import AttemptReport
 from medveil.shown import NotConfirmed, Screen, can_ask, plain, strong
 from medveil.spoken import words_of
 from medveil.study import read_study
@@ -439,8 +440,9 @@ def create_plan(
             data = read_whole(initial, largest_file(parsed.model.tensors))
         except ValidationError as error:
             raise BadFile(name=plain(file.name), problem=problem_of(error)) from error
-        first = first_version(plan, data, open_blobs(settings.folder, settings.blobs))
-        store.add_plan(plan, store.signer.sign("create-plan", plan.hash), first, time.time())
+        now = time.time()
+        first = first_version(plan, data, open_blobs(settings.folder, settings.blobs), now=now)
+        store.add_plan(plan, store.signer.sign("create-plan", plan.hash), first, now)
         for name in known if readers is None else readers:
             register.grant(plan.id, name)
         return plan
@@ -458,25 +460,26 @@ def study_status(folder: Folder = DEFAULT) -> None:
         screen.say(strong(plan.study.name), f" {state}")
         _show_fingerprint(plan)
         screen.say(f"  approved by {', '.join(sorted(approved)) or 'nobody yet'}")
-        rows = []
-        for row in store.attempts(plan.id):
-            report = row["report"] or {}
-            metric, survivors = report.get("metric"), report.get("survivors", [])
-            everybody = len(survivors) == len(plan.roster)
-            rows.append(
-                (
-                    str(row["round"]),
-                    str(row["attempt"]),
-                    row["kind"],
-                    plain(report.get("reason") or row["outcome"] or "open", 60),
-                    "all" if everybody else ", ".join(survivors),
-                    f"{report.get('seconds', 0):.1f}",
-                    "" if metric is None else f"{metric:.3f}",
-                    (report.get("model") or "")[:8],
-                )
-            )
+        rows = [_attempt_row(report, plan) for report in store.attempts(plan.id)]
+        if (opened := store.progress(plan.id).opened) is not None:
+            at = str(opened.key.round), str(opened.key.attempt), opened.kind.value
+            rows.append((*at, "open", "", "0.0", "", ""))
         if rows:
             screen.table(
                 ("round", "attempt", "kind", "outcome", "in the sum", "seconds", "metric", "model"), rows
             )
     store.close()
+
+
+def _attempt_row(report: AttemptReport, plan: Plan) -> tuple[str, ...]:
+    everybody = len(report.survivors) == len(plan.roster)
+    return (
+        str(report.round),
+        str(report.attempt),
+        report.kind.value,
+        plain(report.reason or report.outcome, 60),
+        "all" if everybody else ", ".join(report.survivors),
+        f"{report.seconds:.1f}",
+        "" if report.metric is None else f"{report.metric:.3f}",
+        (report.model or "")[:8],
+    )

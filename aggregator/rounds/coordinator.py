@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, BinaryIO, Literal, ParamSpec, TypeVar
+from typing import BinaryIO, Literal, ParamSpec, TypedDict, TypeVar
 
 from aggregator.auditlog import Head
 from aggregator.rounds import endings
@@ -32,10 +32,10 @@ from aggregator.rounds.runs import (
 )
 from aggregator.storage.blobs import Blobs, StorageFailed
 from aggregator.storage.ledgerends import LedgerEnds
-from aggregator.storage.store import CLOSE, GIVE_UP, AttemptKey, Store
+from aggregator.storage.store import CLOSE, GIVE_UP, Store
 from aggregator.web.problems import NotFound
 from aggregator.work.unmasking import Summing, WrongLength, segment_lengths, sum_segment
-from aggregator.work.versions import Made, Making, Step, make, now, stand_by, sum_and_make
+from aggregator.work.versions import Made, Making, Step, make, stand_by, sum_and_make, utc
 from aggregator.work.workers import Failure, Inline
 from aggregator.work.workers import attempt as attempt_job
 from medveil.errors import Error
@@ -44,7 +44,8 @@ from medveil.log import get_logger
 from medveil.messages import AuditHead, PlanOffer, PlanOffers, Work
 from medveil.metrics import headline, noise_in_sum, summarise
 from medveil.plan import NotApproved, check_approvals
-from medveil.rounds import EARLY, ModelVersion, Phase, RoundKind
+from medveil.reports import AttemptReport, Damaged, OpenAttempt, PlanLine, PlanStatus, Waiting
+from medveil.rounds import EARLY, AttemptKey, ModelVersion, Phase, RoundKind
 from medveil.study import Deadlines
 from privacy.secagg import server
 from privacy.secagg.keys import PROTOCOL
@@ -62,6 +63,22 @@ WORK_LIMIT_S = 1800.0
 
 
 _PHASE_OF = {message: phase for phase, message in server.EXPECTS.items()}
+
+
+class _Measured(TypedDict):
+    """What every report tells, however the attempt ended."""
+
+    round: int
+    attempt: int
+    kind: RoundKind
+    seconds: float
+    phases: dict[str, float]
+    advertised: tuple[str, ...]
+    committed: tuple[str, ...]
+    survivors: tuple[str, ...]
+    bytes_up: dict[str, int]
+    bytes_down: dict[str, int]
+    wrong_shares: tuple[str, ...]
 
 
 class _JobFailed(Exception):
@@ -106,10 +123,10 @@ class Coordinator:
         """This hospital has just been heard from."""
         self._seen[name] = self._clock()
 
-    def sits_out(self, plan_id: str, name: str, attempt: str) -> None:
-        """This hospital has left the attempt "round.attempt": nobody waits for it. Raises: NotFound."""
-        current = self._run(plan_id, name).attempt
-        if current is not None and attempt == f"{current.key.round}.{current.key.attempt}":
+    def sits_out(self, key: AttemptKey, name: str) -> None:
+        """This hospital has left this attempt: nobody waits for it. Raises: NotFound."""
+        current = self._run(key.plan, name).attempt
+        if current is not None and current.key == key:
             current.sitting_out.add(name)
 
     def count_bytes(self, plan: str, name: str, *, up: int, down: int) -> None:
@@ -215,7 +232,7 @@ class Coordinator:
             return None
         return Work(token=token, status="finished" if run.finished else "waiting", head=self._told(head))
 
-    def receive(self, plan_id: str, name: str, number: int, attempt: int, kind: str, body: bytes) -> str:
+    def receive(self, key: AttemptKey, name: str, kind: str, body: bytes) -> str:
         """Take a protocol message: check, change the state, store it; or raise and change nothing.
 
         A hospital may repeat its last message even when the attempt has ended since: it has lost the answer.
@@ -223,14 +240,14 @@ class Coordinator:
         Returns: the token of the phase that was answered; any other is news to the sender.
         Raises: NotFound, WrongRound, BadMessage, WrongLength and what ``privacy.secagg.server`` raises.
         """
-        run = self._run(plan_id, name)
+        run = self._run(key.plan, name)
         if kind not in MESSAGES:
             raise NotFound()
-        answered = token_of(number, attempt, _PHASE_OF[MESSAGES[kind]])
+        answered = token_of(key, _PHASE_OF[MESSAGES[kind]])
         received = answered, hashlib.sha256(body).digest()
         if run.received.get(name) == received:
             return answered
-        current = self._current(run, number, attempt)
+        current = self._current(run, key)
         message = MESSAGES[kind].from_bytes(body)
         member = run.plan.member(name)
         if member is None or message.sender != member.index:
@@ -243,35 +260,22 @@ class Coordinator:
             run.received[name] = received
         return answered
 
-    def take_segment(
-        self, plan_id: str, name: str, number: int, attempt: int, segment: int, data: bytes
-    ) -> None:
-        """All three steps of a segment, for whoever has one thread only. Raises: what they raise."""
-        claim = self.claim_segment(plan_id, name, number, attempt, segment, size=len(data))
-        if claim is not None:
-            self.keep_segment(claim, data)
-            self.settle_segment(claim)
-
-    def claim_segment(
-        self, plan_id: str, name: str, number: int, attempt: int, segment: int, *, size: int
-    ) -> SegmentClaim | None:
+    def claim_segment(self, key: AttemptKey, name: str, segment: int, *, size: int) -> SegmentClaim | None:
         """The right to write a segment of a masked vector; None if the upload is signed and stays as it is.
 
         Until it is kept, nobody else may write this segment and its hospital's upload is not taken.
         Raises: NotFound, WrongRound, WrongLength, OutOfPhase, StillWriting.
         """
-        claim = self.look_at_segment(plan_id, name, number, attempt, segment, size=size)
+        claim = self.look_at_segment(key, name, segment, size=size)
         if claim is not None:
-            self._current(self._run(plan_id, name), number, attempt).claims[claim.hospital] += 1
+            self._current(self._run(key.plan, name), key).claims[claim.hospital] += 1
             self._claims.add(claim)
         return claim
 
-    def look_at_segment(
-        self, plan_id: str, name: str, number: int, attempt: int, segment: int, *, size: int
-    ) -> SegmentClaim | None:
+    def look_at_segment(self, key: AttemptKey, name: str, segment: int, *, size: int) -> SegmentClaim | None:
         """What :meth:`claim_segment` would say; it changes nothing and is asked before a body is read."""
-        run = self._run(plan_id, name)
-        current, member = self._current(run, number, attempt), run.plan.member(name)
+        run = self._run(key.plan, name)
+        current, member = self._current(run, key), run.plan.member(name)
         state = current.state
         if member is None or state.phase is not Phase.UPLOAD or member.index not in state.invited:
             raise server.OutOfPhase(phase=state.phase)
@@ -325,26 +329,27 @@ class Coordinator:
 
     def proof(self, plan_id: str, number: int) -> bytes:
         """What proves version ``number``, from 1: a ``Published`` message. Raises: NotFound, DamagedBlob."""
-        with self._blobs.open_sum(self._behind(plan_id, number, "proof")) as file:
+        _, proof = self._behind(plan_id, number)
+        with self._blobs.open_sum(proof) as file:
             return file.read()
 
     def open_sum(self, plan_id: str, number: int) -> BinaryIO:
         """The sum behind version ``number``: little-endian words. Raises: NotFound, DamagedBlob."""
-        return self._blobs.open_sum(self._behind(plan_id, number, "sum"))
+        return self._blobs.open_sum(self._behind(plan_id, number)[0])
 
     def certificates(self, plan_id: str, number: int) -> bytes:
         """A round's abort certificates: a ``Certificates`` message. Raises: NotFound, DamagedBlob."""
         self._find(plan_id)
         return endings.certificates(self._store, self._blobs, plan_id, number).to_bytes()
 
-    def _behind(self, plan_id: str, number: int, file: str) -> str:
-        """Name of a file that belongs to a version; it is in the report of the attempt that made it."""
+    def _behind(self, plan_id: str, number: int) -> tuple[str, str]:
+        """The names of a version's sum and of what proves it; the attempt that made it tells them."""
         self._find(plan_id)
         version = self._store.version(plan_id, number)
         if version is not None:
-            for row in self._store.attempts(plan_id, round_number=version.round):
-                if row["report"] and row["report"].get(file):
-                    return str(row["report"][file])
+            for report in self._store.attempts(plan_id, round_number=version.round):
+                if report.sum is not None and report.proof is not None:
+                    return report.sum, report.proof
         raise NotFound()
 
     def probe_blobs(self) -> None:
@@ -356,11 +361,7 @@ class Coordinator:
         if role == "hospital" and self._find(plan_id).plan.member(name) is None:
             raise NotFound()
 
-    def status(self, plan_id: str) -> dict[str, Any]:
-        """A plan's progress as plain values. Raises: NotFound."""
-        return self.present(plan_id) | self.past(plan_id)
-
-    def glance(self, plan_id: str) -> tuple[dict[str, Any], int] | None:
+    def glance(self, plan_id: str) -> tuple[PlanStatus, int] | None:
         """What :meth:`present` tells and how many attempts have ended; None for a plan unknown to memory.
 
         Any thread may ask: whoever looks on need not wait for the coordinator's.
@@ -368,44 +369,42 @@ class Coordinator:
         run = self._runs.get(plan_id)
         return None if run is None else (self._present(run), run.ended)
 
-    def past(self, plan_id: str) -> dict[str, Any]:
+    def past(self, plan_id: str) -> tuple[list[AttemptReport], list[ModelVersion]]:
         """A plan's history as the store has it; any thread may ask. It changes when an attempt ends."""
-        ended = [_flat(row) for row in self._store.attempts(plan_id) if row["outcome"] is not None]
-        versions = [version.model_dump(mode="json") for version, _ in self._store.versions(plan_id)]
-        return {"attempts": ended, "versions": versions}
+        return self._store.attempts(plan_id), [version for version, _ in self._store.versions(plan_id)]
 
-    def present(self, plan_id: str) -> dict[str, Any]:
-        """What a plan is doing. Raises: NotFound."""
+    def present(self, plan_id: str) -> PlanStatus:
+        """What a plan is doing, without its history. Raises: NotFound."""
         return self._present(self._find(plan_id))
 
-    def _present(self, run: Run) -> dict[str, Any]:
+    def _present(self, run: Run) -> PlanStatus:
         open_attempt, attempt = None, run.attempt
         if attempt is not None:
             state = attempt.state
-            open_attempt = {
-                "round": attempt.key.round,
-                "attempt": attempt.key.attempt,
-                "kind": attempt.kind.value,
-                "phase": state.phase.value,
-                "answered": self._names(run, state.answers),
-                "invited": self._names(run, state.invited),
-            }
-        return {
-            "plan": run.plan.id,
-            "name": run.plan.study.name,
-            "finished": run.finished,
-            "hospitals": run.plan.names,
-            "approved": sorted(run.approvals),
-            "in_reach": [n for n in run.plan.names if self._in_reach(run, n)],
-            "open": open_attempt,
-            "waiting_for": endings.waiting_for(run, len(self._reachable(run))),
-        }
+            open_attempt = OpenAttempt(
+                round=attempt.key.round,
+                attempt=attempt.key.attempt,
+                kind=attempt.kind,
+                phase=state.phase,
+                answered=self._names(run, state.answers),
+                invited=self._names(run, state.invited),
+            )
+        return PlanStatus(
+            plan=run.plan.id,
+            name=run.plan.study.name,
+            finished=run.finished,
+            hospitals=tuple(run.plan.names),
+            approved=tuple(sorted(run.approvals)),
+            in_reach=tuple(n for n in run.plan.names if self._in_reach(run, n)),
+            open=open_attempt,
+            waiting_for=endings.waiting_for(run, len(self._reachable(run))),
+        )
 
-    def plans(self) -> list[dict[str, Any]]:
+    def plans(self) -> list[PlanLine]:
         """One line per plan."""
         return [
-            {"plan": k, "name": r.plan.study.name, "finished": r.finished, "rounds": r.ended}
-            for k, r in self._runs.items()
+            PlanLine(plan=name, name=run.plan.study.name, finished=run.finished, rounds=run.ended)
+            for name, run in self._runs.items()
         ]
 
     # ---- the clock ----------------------------------------------------------------------------------------
@@ -416,14 +415,12 @@ class Coordinator:
             name = plan.id
             progress = self._store.progress(name)
             run = Run(plan, signature, self._store.approvals(name), finished, progress.newest)
-            for row in progress.recent:
-                if row["outcome"] is None:
-                    key = AttemptKey(name, row["round"], row["attempt"])
-                    fresh = new_attempt(run, key, RoundKind(row["kind"]), row["model"], now=self._clock())
-                    run.attempt = replayed(fresh, run, self._store.events(key))
-                else:
-                    run.end(_flat(row))
-            run.ended = progress.attempts - (run.attempt is not None)
+            for report in progress.recent:
+                run.end(report)
+            run.ended = progress.ended
+            if (row := progress.opened) is not None:
+                fresh = new_attempt(run, row.key, row.kind, row.model, now=self._clock())
+                run.attempt = replayed(fresh, run, self._store.events(row.key))
             self._runs[name] = run
 
     def start_over(self) -> None:
@@ -513,7 +510,7 @@ class Coordinator:
             closed = server.close_phase(state)
         except server.BelowThreshold as error:
             if state.phase in EARLY:
-                self._end(run, attempt, "failed", {"reason": error.code, "failed_in": state.phase.value})
+                self._fail(run, attempt, error.code, failed_in=state.phase)
             else:
                 self._give_up(run, attempt, error.code)
             return
@@ -524,7 +521,7 @@ class Coordinator:
         state, key = attempt.state, attempt.key
         log.warning("attempt.failed", plan=key.plan, round=key.round, phase=state.phase.value, code=reason)
         if state.setting.context.protocol != PROTOCOL:  # nobody can give it up now
-            self._end(run, attempt, "failed", self._blame(run, Failure("older-protocol")))
+            self._fail(run, attempt, "older-protocol")
             return
         attempt.reason, attempt.publication = reason, None
         self._record(attempt, GIVE_UP, reason.encode(), server.give_up(state))
@@ -535,15 +532,18 @@ class Coordinator:
             closed = server.close_phase(attempt.state)
         except server.BelowThreshold:
             if server.hopeless(attempt.state):
-                self._end(run, attempt, "failed", self._blame(run, Failure(attempt.reason)))
+                self._fail(run, attempt, attempt.reason)
             return  # whoever comes back is asked, however late
         if closed.phase is Phase.DONE:
             self._record(attempt, CLOSE, b"", closed)
             return
         failed_in, name = closed.failed_in, endings.keep_certificate(self._blobs, closed)
         assert failed_in is not None
-        told = {"reason": attempt.reason, "failed_in": failed_in.value, "certificate": name}
-        self._end(run, attempt, "failed", told)
+        measured, reason = self._measured(run, attempt), attempt.reason
+        told = AttemptReport(
+            **measured, outcome="failed", reason=reason, failed_in=failed_in, certificate=name
+        )
+        self._end(run, attempt, told)
 
     def _open_next(self, run: Run) -> None:
         try:
@@ -560,7 +560,7 @@ class Coordinator:
             return
         key, kind = following
         model = run.newest[0].model
-        self._store.open_attempt(key, kind=kind.value, model=model, now=self._wall_clock())
+        self._store.open_attempt(key, kind=kind, model=model, now=self._wall_clock())
         run.attempt = new_attempt(run, key, kind, model, now=self._clock())
         log.info("round.opened", plan=key.plan, round=key.round, attempt=key.attempt, kind=kind.value)
 
@@ -600,14 +600,17 @@ class Coordinator:
             raise
         except _JobFailed as failed:
             if failed.failure.code in endings.OPENED_IN_VAIN:
-                self._end(run, attempt, "failed", self._blame(run, failed.failure))
+                self._fail(run, attempt, failed.failure.code)
             else:
                 self._try_later(run, attempt, failed.failure)
         except server.WrongShares as error:
             self._give_up(run, attempt, error.code)  # more right ones may still come
         except server.Spoiled as error:
-            report = self._blame(run, Failure(error.code)) | {"spoiled_by": self._names(run, [error.index])}
-            self._end(run, attempt, "failed", report)
+            measured, names = self._measured(run, attempt), self._names(run, [error.index])
+            told = AttemptReport(
+                **measured, outcome="failed", reason=error.code, failed_in=Phase.UNMASK, spoiled_by=names
+            )
+            self._end(run, attempt, told)
         except Error as error:
             self._try_later(run, attempt, Failure(error.code))
         except Exception as error:  # a worker was killed or hangs, or a fault in our own code
@@ -625,7 +628,7 @@ class Coordinator:
     def _try_later(self, run: Run, attempt: Attempt, failure: Failure) -> None:
         """The sum can be opened and was not: whatever is broken may be mended."""
         attempt.publication, attempt.retry_at = None, self._clock() + endings.RETRY_S
-        attempt.trouble = self._blame(run, failure)
+        attempt.trouble = self._trouble(run, failure)
         key = attempt.key
         log.error("sum.waits", plan=key.plan, round=key.round, attempt=key.attempt, code=failure.code)
 
@@ -687,14 +690,11 @@ class Coordinator:
             raise StorageFailed()
         raise _JobFailed(result)
 
-    def _blame(self, run: Run, failure: Failure) -> dict[str, Any]:
-        report: dict[str, Any] = {"reason": failure.code, "failed_in": Phase.UNMASK.value}
-        if failure.hospital is not None:
-            report["damaged"] = {
-                "hospital": self._name(run, failure.hospital),
-                "segment": failure.segment,
-            }
-        return report
+    def _trouble(self, run: Run, failure: Failure) -> Waiting:
+        if failure.hospital is None:
+            return Waiting(reason=failure.code, failed_in=Phase.UNMASK)
+        damaged = Damaged(hospital=self._name(run, failure.hospital), segment=failure.segment)
+        return Waiting(reason=failure.code, failed_in=Phase.UNMASK, damaged=damaged)
 
     def _store_result(self, run: Run, attempt: Attempt, made: Made) -> None:
         study, version = run.plan.study, None
@@ -706,35 +706,38 @@ class Coordinator:
                 model=made.model,
                 parent=parent.model,
                 round=attempt.key.round,
-                survivors=tuple(self._names(run, attempt.state.survivors)),
+                survivors=self._names(run, attempt.state.survivors),
                 epsilon=made.epsilon,
-                created=now(),
+                created=utc(self._wall_clock()),
             )
         rounds = 1 if attempt.kind is RoundKind.EVALUATE else study.training.rounds
         noise = noise_in_sum(study, hospitals=len(attempt.state.survivors), rounds=rounds)
         figures = summarise(study, made.metrics, noise=noise) if made.metrics else {}
-        result: dict[str, Any] = {
-            "figures": figures,
-            "metric": figures.get(headline(study)),
-            "sums": {k: v.tolist() for k, v in made.metrics.items()},
-            "model": made.model,
-            "epsilon": made.epsilon,
-            "sum": made.sum,
-            "proof": made.proof,
-        }
-        self._end(run, attempt, "done", result, version, made.state)
+        report = AttemptReport(
+            **self._measured(run, attempt),
+            outcome="done",
+            figures=figures,
+            metric=figures.get(headline(study)),
+            sums={k: tuple(v.tolist()) for k, v in made.metrics.items()},
+            model=made.model,
+            epsilon=made.epsilon,
+            sum=made.sum,
+            proof=made.proof,
+        )
+        self._end(run, attempt, report, version, made.state)
 
-    def _end(
-        self,
-        run: Run,
-        attempt: Attempt,
-        outcome: str,
-        result: Mapping[str, Any],
-        version: ModelVersion | None = None,
-        kept: Mapping[str, str] | None = None,
-    ) -> None:
+    def _fail(self, run: Run, attempt: Attempt, reason: str, *, failed_in: Phase = Phase.UNMASK) -> None:
+        measured = self._measured(run, attempt)
+        self._end(
+            run, attempt, AttemptReport(**measured, outcome="failed", reason=reason, failed_in=failed_in)
+        )
+
+    def _measured(self, run: Run, attempt: Attempt) -> _Measured:
         state = attempt.state
-        report = {
+        return {
+            "round": attempt.key.round,
+            "attempt": attempt.key.attempt,
+            "kind": attempt.kind,
             "seconds": self._clock() - attempt.opened,
             "phases": attempt.phases,
             "advertised": self._names(run, state.advertised),
@@ -743,22 +746,29 @@ class Coordinator:
             "bytes_up": dict(attempt.bytes_up),
             "bytes_down": dict(attempt.bytes_down),
             "wrong_shares": attempt.wrong_shares,
-            **result,
         }
-        self._store.end_attempt(attempt.key, outcome=outcome, report=report, version=version, state=kept)
+
+    def _end(
+        self,
+        run: Run,
+        attempt: Attempt,
+        report: AttemptReport,
+        version: ModelVersion | None = None,
+        kept: Mapping[str, str] | None = None,
+    ) -> None:
+        self._store.end_attempt(run.plan.id, report, version=version, state=kept)
         if version is not None:
             run.newest = version, dict(kept or {})
-        where = {"round": attempt.key.round, "attempt": attempt.key.attempt, "kind": attempt.kind.value}
-        run.end({**where, "outcome": outcome, **report})
+        run.end(report)
         run.attempt = None
         self._blobs.forget_uploads(attempt.key.folder)
         log.info(
-            f"round.{outcome}",
+            f"round.{report.outcome}",
             plan=attempt.key.plan,
             round=attempt.key.round,
             attempt=attempt.key.attempt,
-            survivors=len(state.survivors),
-            reason=result.get("reason"),
+            survivors=len(attempt.state.survivors),
+            reason=report.reason,
         )
 
     # ---- small things -------------------------------------------------------------------------------------
@@ -776,8 +786,8 @@ class Coordinator:
             raise NotFound()
         return run
 
-    def _current(self, run: Run, number: int, attempt: int) -> Attempt:
-        if run.attempt is None or (run.attempt.key.round, run.attempt.key.attempt) != (number, attempt):
+    def _current(self, run: Run, key: AttemptKey) -> Attempt:
+        if run.attempt is None or run.attempt.key != key:
             raise WrongRound()
         return run.attempt
 
@@ -816,13 +826,8 @@ class Coordinator:
     def _name(self, run: Run, index: int) -> str:
         return next(m.name for m in run.plan.roster if m.index == index)
 
-    def _names(self, run: Run, indices: Any) -> list[str]:
-        return [m.name for m in run.plan.roster if m.index in indices]
-
-
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    wanted = {k: row[k] for k in ("round", "attempt", "kind", "outcome")}
-    return {**wanted, **(row["report"] or {})}
+    def _names(self, run: Run, indices: Container[int]) -> tuple[str, ...]:
+        return tuple(m.name for m in run.plan.roster if m.index in indices)
 
 
 def _limit(deadlines: Deadlines, phase: Phase) -> float:

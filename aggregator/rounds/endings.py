@@ -7,14 +7,14 @@ no hospital starts anything from its model again (docs/decisions/0021-one-sum-pe
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 from aggregator.rounds.runs import Run
 from aggregator.storage.blobs import Blobs
-from aggregator.storage.store import AttemptKey, Store
+from aggregator.storage.store import Store
 from medveil.errors import Error
 from medveil.plan import Plan
-from medveil.rounds import EARLY, MAX_EARLY_FAILURES, Phase, RoundKind, kind_of
+from medveil.reports import AttemptReport, Waiting
+from medveil.rounds import MAX_EARLY_FAILURES, AttemptKey, Phase, RoundKind, kind_of
 from medveil.strategies import Diverged
 from privacy.encoding import SpoiledSum
 from privacy.secagg import closing, server
@@ -55,33 +55,33 @@ def following(run: Run) -> tuple[AttemptKey, RoundKind] | None:
     study, number, attempt = run.plan.study, 1, 1
     if run.last:
         last = run.last[-1]
-        number, attempt = last["round"] + 1, 1
+        number, attempt = last.round + 1, 1
         newest, _ = run.newest
-        if last["outcome"] == "done":
+        if last.done:
             if newest.parent == newest.model:  # both rounds would start from one model
                 raise PlanStuck(reason="the last round did not change the model")
         else:
             _check_closed(last)
-            early = sum(r.get("failed_in") in EARLY for r in run.last)
+            early = sum(r.failed_early for r in run.last)
             if early >= MAX_EARLY_FAILURES:
-                raise PlanStuck(reason=f"{early} attempts at round {last['round']} failed at their beginning")
+                raise PlanStuck(reason=f"{early} attempts at round {last.round} failed at their beginning")
             if len(run.last) - early < study.attempts:
-                number, attempt = last["round"], last["attempt"] + 1
+                number, attempt = last.round, last.attempt + 1
     if number > study.training.rounds + 1:
         return None
     return AttemptKey(run.plan.id, number, attempt), kind_of(study, number)
 
 
-def _check_closed(last: dict[str, Any]) -> None:
+def _check_closed(last: AttemptReport) -> None:
     """Raises: PlanStuck if masked vectors were sent, and nothing shows that their sum stays shut."""
-    if last.get("failed_in") not in EARLY and not last.get("certificate"):
+    if not last.failed_early and last.certificate is None:
         raise PlanStuck(
-            reason=f"attempt {last['round']}.{last['attempt']} has neither a sum that makes a model nor an "
-            f"abort certificate ({last.get('reason')})"
+            reason=f"attempt {last.round}.{last.attempt} has neither a sum that makes a model nor an "
+            f"abort certificate ({last.reason})"
         )
 
 
-def waiting_for(run: Run, reachable: int) -> dict[str, Any] | None:
+def waiting_for(run: Run, reachable: int) -> Waiting | None:
     """Why a plan does not move, for people; None if it does.
 
     Args:
@@ -92,10 +92,12 @@ def waiting_for(run: Run, reachable: int) -> dict[str, Any] | None:
         return attempt.trouble
     if attempt is not None and attempt.state.phase is Phase.ABORT:
         state = attempt.state
-        have = {"given_up": len(state.aborted), "need": state.needed}
-        return {"reason": "abort-certificate", "failed_by": attempt.reason, **have}
+        given_up = len(state.aborted)
+        return Waiting(
+            reason="abort-certificate", failed_by=attempt.reason, given_up=given_up, need=state.needed
+        )
     if attempt is None and not run.finished and run.approved_at is not None and reachable < fewest(run.plan):
-        return {"reason": "too-few-hospitals", "in_reach": reachable, "need": fewest(run.plan)}
+        return Waiting(reason="too-few-hospitals", in_reach=reachable, need=fewest(run.plan))
     return None
 
 
@@ -110,9 +112,8 @@ def keep_certificate(blobs: Blobs, state: server.ServerState) -> str:
 def certificates(store: Store, blobs: Blobs, plan: str, number: int) -> Certificates:
     """Every abort certificate of a round. Raises: DamagedBlob."""
     found = []
-    for row in store.attempts(plan, round_number=number):
-        name = (row["report"] or {}).get("certificate")
-        if name:
-            with blobs.open_sum(name) as file:
+    for report in store.attempts(plan, round_number=number):
+        if report.certificate is not None:
+            with blobs.open_sum(report.certificate) as file:
                 found.append(Certificate.from_bytes(file.read()))
     return Certificates(certificates=tuple(found))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from aggregator.rounds.runs import Attempt, Run
-from aggregator.storage.store import CLOSE, GIVE_UP, RESTORED, AttemptKey
+from aggregator.storage.store import CLOSE, GIVE_UP, RESTORED
 from medveil.identity import BadSignature
-from medveil.rounds import RoundKind
+from medveil.rounds import AttemptKey, RoundKind
 from privacy.encoding import params_for
 from privacy.secagg import server
 from privacy.secagg.keys import PROTOCOL, PROTOCOL_1, setting_for

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
 
-from aggregator.storage.store import AttemptKey
 from aggregator.work.versions import Made
 from aggregator.work.workers import Failure
 from medveil.errors import RemoteProtocolError
 from medveil.plan import Plan
-from medveil.rounds import ModelVersion, Phase, RoundKind
+from medveil.reports import AttemptReport, Waiting
+from medveil.rounds import AttemptKey, ModelVersion, Phase, RoundKind
 from privacy.encoding import EncodingParams
 from privacy.secagg import server
 
@@ -114,11 +113,11 @@ class Attempt:
     """Hospital's index → the segments that were found stored as it signed them, and its claims by then."""
     sitting_out: set[str] = field(default_factory=set)
     """Hospitals that said they have left this attempt; they say so with every poll."""
-    wrong_shares: list[str] = field(default_factory=list)
+    wrong_shares: tuple[str, ...] = ()
     """Who returned other shares than it was dealt."""
     reason: str = ""
     """Why it has failed, once hospitals are asked to give it up."""
-    trouble: dict[str, Any] = field(default_factory=dict)
+    trouble: Waiting | None = None
     """Why its sum, which can be opened, is not published yet."""
     retry_at: float = 0.0
     """When that is tried again (monotonic clock)."""
@@ -140,7 +139,7 @@ class Run:
     """The last version of the model, and the hashes of the optimiser's state."""
     ended: int = 0
     """Attempts behind it; what they were is in the store."""
-    last: list[dict[str, Any]] = field(default_factory=list)
+    last: tuple[AttemptReport, ...] = ()
     """Those of the newest round that has any, in order."""
     attempt: Attempt | None = None
     approved_at: float | None = None
@@ -157,10 +156,10 @@ class Run:
         words = self.plan.study.model.tensors.size
         return 1024 + 200 * len(self.plan.roster) + 40 * (words // WORDS_OF_A_SEGMENT + 8)
 
-    def end(self, attempt: dict[str, Any]) -> None:
+    def end(self, report: AttemptReport) -> None:
         """Remember an attempt that has ended."""
         self.ended += 1
-        self.last = [a for a in self.last if a["round"] == attempt["round"]] + [attempt]
+        self.last = (*(a for a in self.last if a.round == report.round), report)
 
     @property
     def token(self) -> str:
@@ -168,9 +167,9 @@ class Run:
         attempt = self.attempt  # read once: the coordinator may be at work on another thread
         if attempt is None:
             return f"finished {self.finished} {self.ended}"
-        return token_of(attempt.key.round, attempt.key.attempt, attempt.state.phase)
+        return token_of(attempt.key, attempt.state.phase)
 
 
-def token_of(number: int, attempt: int, phase: Phase) -> str:
+def token_of(key: AttemptKey, phase: Phase) -> str:
     """Names what a hospital is told of an open attempt; a node only compares it."""
-    return f"{number} {attempt} {phase}"
+    return f"{key.round} {key.attempt} {phase}"

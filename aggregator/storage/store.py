@@ -57,7 +57,8 @@ from medveil.messages import (
     sign_hand_over,
 )
 from medveil.plan import Plan, stored_plan
-from medveil.rounds import EARLY, ModelVersion
+from medveil.reports import AttemptReport
+from medveil.rounds import EARLY, AttemptKey, ModelVersion, RoundKind
 from medveil.spoken import named
 
 CLOSE, GIVE_UP = "close", "give-up"
@@ -117,32 +118,25 @@ class Party:
 
 
 @dataclass(frozen=True)
-class AttemptKey:
-    """Which attempt: plan (hexadecimal), round, attempt."""
+class OpenedAttempt:
+    """The row of an attempt that has not ended."""
 
-    plan: str
-    round: int
-    attempt: int
-
-    @property
-    def where(self) -> dict[str, Any]:
-        """As column values."""
-        return {"plan": self.plan, "round": self.round, "attempt": self.attempt}
-
-    @property
-    def folder(self) -> str:
-        """Name of the attempt's upload folder."""
-        return f"{self.plan[:16]}-{self.round}-{self.attempt}"
+    key: AttemptKey
+    kind: RoundKind
+    model: str
+    """That it starts from, in hexadecimal."""
 
 
 @dataclass(frozen=True)
 class Progress:
     """How far a plan has come."""
 
-    attempts: int
-    """How many there are, with the open one."""
-    recent: list[dict[str, Any]]
-    """Those of the last two rounds, in order."""
+    ended: int
+    """How many attempts have."""
+    recent: tuple[AttemptReport, ...]
+    """Those of them in the last two rounds that have any attempt, in order."""
+    opened: OpenedAttempt | None
+    """The one that has not."""
     newest: tuple[ModelVersion, dict[str, str]]
     """The last version of the model, and the hashes of the optimiser's state."""
 
@@ -481,11 +475,18 @@ class Store:
         with self._database.read() as tx:
             return {row[0]: row[1] for row in tx.execute(wanted)}
 
-    def open_attempt(self, key: AttemptKey, *, kind: str, model: str, now: float) -> None:
+    def open_attempt(self, key: AttemptKey, *, kind: RoundKind, model: str, now: float) -> None:
         """A new attempt at a round."""
-        values = {**key.where, "kind": kind, "model": model, "opened": now, "outcome": None, "report": None}
+        values = {
+            **key.where,
+            "kind": kind.value,
+            "model": model,
+            "opened": now,
+            "outcome": None,
+            "report": None,
+        }
         with self._change("open_attempt", "aggregator") as change:
-            change.insert(ATTEMPTS, values, "attempt.opened", kind=kind, model=model)
+            change.insert(ATTEMPTS, values, "attempt.opened", kind=kind.value, model=model)
 
     def add_event(
         self, key: AttemptKey, number: int, kind: str, body: bytes, *, actor: str = "aggregator"
@@ -505,10 +506,9 @@ class Store:
 
     def end_attempt(
         self,
-        key: AttemptKey,
+        plan: str,
+        report: AttemptReport,
         *,
-        outcome: str,
-        report: Mapping[str, Any],
         version: ModelVersion | None = None,
         state: Mapping[str, str] | None = None,
     ) -> None:
@@ -516,24 +516,23 @@ class Store:
 
         The events are dropped with it: they hold the shares of the last step.
         """
-        values = {"outcome": outcome, "report": dict(report)}
+        key, outcome = AttemptKey(plan, report.round, report.attempt), report.outcome
+        values = {"outcome": outcome, "report": report.stored()}
         with self._change("end_attempt", "aggregator") as change:
             change.forget_events(key)
-            reason = report.get("reason")
+            reason = report.reason
             change.update(ATTEMPTS, key.where, values, "attempt.ended", outcome=outcome, reason=reason)
             if version is not None:
                 _publish(change, version, state or {})
 
-    def attempts(self, plan: str, *, round_number: int | None = None) -> list[dict[str, Any]]:
-        """Every attempt of a plan (or of one round of it) in order, as plain values."""
-        which = ATTEMPTS.c.plan == plan
+    def attempts(self, plan: str, *, round_number: int | None = None) -> list[AttemptReport]:
+        """Every attempt of a plan (or of one round of it) that has ended, in order."""
+        wanted = sa.select(ATTEMPTS).where(ATTEMPTS.c.plan == plan, ATTEMPTS.c.outcome.is_not(None))
         if round_number is not None:
-            which &= ATTEMPTS.c.round == round_number
+            wanted = wanted.where(ATTEMPTS.c.round == round_number)
         with self._database.read() as tx:
-            rows = tx.execute(
-                sa.select(ATTEMPTS).where(which).order_by(ATTEMPTS.c.round, ATTEMPTS.c.attempt)
-            ).all()
-        return [dict(r._mapping) for r in rows]
+            rows = tx.execute(wanted.order_by(ATTEMPTS.c.round, ATTEMPTS.c.attempt)).all()
+        return [_report(row, row.outcome, row.report) for row in rows]
 
     def progress(self, plan: str) -> Progress:
         """How far a plan has come; the long history behind it is counted and not read."""
@@ -547,7 +546,9 @@ class Store:
             ).all()
             newest = sa.select(VERSIONS).where(VERSIONS.c.plan == plan).order_by(VERSIONS.c.number.desc())
             version = _version(tx.execute(newest.limit(1)).one())
-        return Progress(attempts, [dict(r._mapping) for r in rows], version)
+        ended = tuple(_report(row, row.outcome, row.report) for row in rows if row.outcome is not None)
+        opened = next((_opened(row) for row in rows if row.outcome is None), None)
+        return Progress(attempts - (opened is not None), ended, opened, version)
 
     def versions(self, plan: str) -> list[tuple[ModelVersion, dict[str, str]]]:
         """The lineage of a plan's model, oldest first, with the hashes of the optimiser's state."""
@@ -586,7 +587,7 @@ class Store:
             change.add("database.restored", "audit", head=head.hash.hex())
             lead = change.raise_lead()
             for row in change.select(wanted).all():
-                key = AttemptKey(row.plan, row.round, row.attempt)
+                key = _opened(row).key
                 kinds = change.kinds(key)
                 if GIVE_UP in kinds:
                     continue
@@ -594,8 +595,8 @@ class Store:
                     given_up = {**key.where, "number": len(kinds), "kind": GIVE_UP, "body": RESTORED.encode()}
                     change.insert(EVENTS, given_up, "attempt.message", kind=GIVE_UP, bytes=len(RESTORED))
                     continue
-                report = {"reason": RESTORED, "failed_in": EARLY[kinds.count(CLOSE)].value}
-                values = {"outcome": "failed", "report": report}
+                report = {"reason": RESTORED, "failed_in": EARLY[kinds.count(CLOSE)]}
+                values = {"outcome": "failed", "report": _report(row, "failed", report).stored()}
                 change.forget_events(key)
                 change.update(ATTEMPTS, key.where, values, "attempt.ended", outcome="failed", reason=RESTORED)
         self._go_on_leading(lead)
@@ -713,6 +714,15 @@ class Store:
 
 def _version(row: sa.Row[Any]) -> tuple[ModelVersion, dict[str, str]]:
     return ModelVersion.model_validate(row.version), dict(row.state)
+
+
+def _opened(row: sa.Row[Any]) -> OpenedAttempt:
+    return OpenedAttempt(AttemptKey(row.plan, row.round, row.attempt), RoundKind(row.kind), row.model)
+
+
+def _report(row: sa.Row[Any], outcome: str, told: Mapping[str, object] | None) -> AttemptReport:
+    where = {"round": row.round, "attempt": row.attempt, "kind": row.kind, "outcome": outcome}
+    return AttemptReport.model_validate({**where, **(told or {})})
 
 
 def _publish(change: _Change, version: ModelVersion, state: Mapping[str, str]) -> None:

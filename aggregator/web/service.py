@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar
 
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
@@ -29,6 +28,8 @@ from aggregator.web.problems import NotAllowed, NotFound
 from aggregator.web.readiness import Readiness
 from aggregator.work.threads import Pulse, breaking_off, in_thread
 from medveil.identity import RequestProof
+from medveil.reports import AttemptReport, PlanStatus
+from medveil.rounds import ModelVersion
 
 T = TypeVar("T")
 CERTIFICATE = "medveil.certificate"
@@ -263,14 +264,14 @@ class Desk:
         """A plan's history as JSON, kept until another attempt has ended."""
         known = self._pasts.get(plan)
         if known is None or known[0] != ended:
-            known = ended, await self.look_up(lambda: json_object(self.coordinator.past(plan)))
+            known = ended, await self.look_up(lambda: _as_json(*self.coordinator.past(plan)))
             self._pasts[plan] = known
         return known[1]
 
     def gauges(self) -> dict[str, dict[str, float]]:
         """The present state in numbers, for the metrics; no hospital has a line of its own."""
         plans = self.coordinator.plans()
-        finished = sum(bool(p["finished"]) for p in plans)
+        finished = sum(p.finished for p in plans)
         return {
             "plans": {"finished": finished, "open": len(plans) - finished},
             "requests_in_hand": {"now": self.quotas.in_hand},
@@ -331,14 +332,19 @@ def _pieces(file: BinaryIO) -> Iterator[bytes]:
             yield piece
 
 
-def json_object(values: dict[str, Any]) -> bytes:
-    """As JSON, list items one by one: ten thousand rounds at once would stop every other thread."""
-    parts = []
-    for key, value in values.items():
-        items = [json.dumps(v, allow_nan=False) for v in value] if isinstance(value, list) else None
-        text = json.dumps(value, allow_nan=False) if items is None else f"[{','.join(items)}]"
-        parts.append(f"{json.dumps(key)}:{text}")
-    return f"{{{','.join(parts)}}}".encode()
+def _as_json(attempts: Iterable[AttemptReport], versions: Iterable[ModelVersion]) -> bytes:
+    """As JSON, item by item: ten thousand rounds at once would stop every other thread."""
+    told = b",".join(report.model_dump_json().encode() for report in attempts)
+    return b'"attempts":[%b],"versions":[%b]}' % (
+        told,
+        b",".join(version.model_dump_json().encode() for version in versions),
+    )
+
+
+def with_history(present: PlanStatus, history: bytes) -> bytes:
+    """A whole :class:`PlanStatus` as JSON, out of what the plan does now and :meth:`Desk.past`."""
+    now = present.model_dump_json(exclude={"attempts", "versions"}).encode()
+    return now[:-1] + b"," + history
 
 
 def plain_number(text: object) -> object:

@@ -52,8 +52,13 @@ class WrongInitialModel(RemoteProtocolError):
         )
 
 
-def first_version(plan: Plan, initial: bytes, blobs: Blobs) -> ModelVersion:
-    """Check and keep the initial model. Raises: BadModelFile, WrongInitialModel."""
+def first_version(plan: Plan, initial: bytes, blobs: Blobs, *, now: float) -> ModelVersion:
+    """Check and keep the initial model.
+
+    Args:
+        now: Unix seconds.
+    Raises: BadModelFile, WrongInitialModel.
+    """
     study = plan.study
     vector = from_safetensors(initial, study.model.tensors)
     name = model_hash(vector, study.model.tensors).hex()
@@ -68,7 +73,7 @@ def first_version(plan: Plan, initial: bytes, blobs: Blobs) -> ModelVersion:
         round=0,
         survivors=(),
         epsilon=None,
-        created=now(),
+        created=utc(now),
     )
 
 
@@ -269,6 +274,6 @@ def _epsilon(study: Study, rounds: int) -> float | None:
     return cost(study, rounds=rounds).epsilon_joint
 
 
-def now() -> str:
-    """UTC time, ISO 8601."""
-    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+def utc(seconds: float) -> str:
+    """Unix seconds as UTC time, ISO 8601."""
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).isoformat(timespec="seconds")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 from medveil.study import Study
@@ -39,6 +40,25 @@ class Phase(StrEnum):
 
 EARLY = (Phase.ADVERTISE, Phase.SHARE, Phase.COMMIT)
 """Phases in which nothing masked has been sent: failing here costs nobody anything."""
+
+
+@dataclass(frozen=True)
+class AttemptKey:
+    """Which attempt: plan (hexadecimal), round, attempt."""
+
+    plan: str
+    round: int
+    attempt: int
+
+    @property
+    def where(self) -> dict[str, str | int]:
+        """As column values."""
+        return {"plan": self.plan, "round": self.round, "attempt": self.attempt}
+
+    @property
+    def folder(self) -> str:
+        """Name of the attempt's upload folder."""
+        return f"{self.plan[:16]}-{self.round}-{self.attempt}"
 
 
 class ModelVersion(Frozen):

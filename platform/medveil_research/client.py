@@ -6,9 +6,10 @@ import ssl
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self, TypeVar
 
 import httpx2 as httpx
+from pydantic import TypeAdapter, ValidationError
 
 from medveil.answers import (
     ASK_PLAINLY,
@@ -24,8 +25,10 @@ from medveil.identity import Identity, sign_request
 from medveil.messages import Enrol, enrolment_path, seconds_to_wait
 from medveil.outside import NotPlain, decode_json
 from medveil.reachability import check_certificate, why
+from medveil.reports import PlanLine, PlanStatus
 from medveil.shown import plain
 
+T = TypeVar("T")
 PATIENCE_S = 30.0
 """How long a request goes on asking an aggregator that says it has no time."""
 BUSY = (429, 502, 503, 504)
@@ -87,19 +90,13 @@ class Client:
         """Use a one-time token for researchers."""
         self._send("POST", enrolment_path(self._identity.public_key), Enrol(token=token).to_bytes())
 
-    def plans(self) -> list[dict[str, Any]]:
-        """One line per plan."""
-        found = self._json("/v1/status")
-        if not isinstance(found, list) or not all(isinstance(line, dict) for line in found):
-            raise NoAnswer(reason=NO_STATUS)
-        return found
+    def plans(self) -> list[PlanLine]:
+        """One line per plan. Raises: NoAnswer, also if it is no list of plans."""
+        return self._told("/v1/status", TypeAdapter(list[PlanLine]))
 
-    def status(self, plan: str) -> dict[str, Any]:
-        """A plan's attempts, model versions and open phase."""
-        found = self._json(f"/v1/plans/{plan}/status")
-        if not isinstance(found, dict):
-            raise NoAnswer(reason=NO_STATUS)
-        return found
+    def status(self, plan: str) -> PlanStatus:
+        """A plan's attempts, model versions and open phase. Raises: NoAnswer, also if it is no status."""
+        return self._told(f"/v1/plans/{plan}/status", TypeAdapter(PlanStatus))
 
     def model(self, plan: str, model: str, *, limit: int = MODEL_BYTES) -> bytes:
         """A model version as safetensors.
@@ -109,11 +106,11 @@ class Client:
         """
         return self._send("GET", f"/v1/plans/{plan}/models/{model}", limit=limit)
 
-    def _json(self, path: str) -> Any:
+    def _told(self, path: str, kind: TypeAdapter[T]) -> T:
         data = self._send("GET", path, limit=STATUS_BYTES)
         try:
-            return decode_json(data, max_bytes=STATUS_BYTES, max_items=STATUS_ITEMS)
-        except NotPlain as error:
+            return kind.validate_python(decode_json(data, max_bytes=STATUS_BYTES, max_items=STATUS_ITEMS))
+        except (NotPlain, ValidationError) as error:
             raise NoAnswer(reason=NO_STATUS) from error
 
     def _send(self, method: str, path: str, body: bytes = b"", *, limit: int = PROBLEM_BYTES) -> bytes:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from aggregator.cli import create_plan, new_token, set_up_aggregator
 from aggregator.settings import Settings
@@ -27,6 +27,7 @@ from hospital_node.transport import Transport
 from medveil.errors import Error
 from medveil.identity import Identity
 from medveil.plan import Plan
+from medveil.reports import AttemptReport, PlanStatus
 from medveil.study import Study
 from medveil_research.client import Client, NoAnswer
 from medveil_research.processes import Event, Process
@@ -240,11 +241,10 @@ def _free_port() -> int:
         return port
 
 
-def rounds_of(status: dict[str, Any]) -> list[dict[str, Any]]:
-    """One entry per round out of a plan's attempts: the last attempt, and how many there were."""
-    rounds: dict[int, dict[str, Any]] = {}
-    for attempt in status["attempts"]:
-        number = attempt["round"]
-        tried = rounds[number]["attempts"] + 1 if number in rounds else 1
-        rounds[number] = {**attempt, "attempts": tried}
+def rounds_of(status: PlanStatus) -> list[tuple[AttemptReport, int]]:
+    """For each round its last attempt, and how many there were."""
+    rounds: dict[int, tuple[AttemptReport, int]] = {}
+    for attempt in status.attempts:
+        _, before = rounds.get(attempt.round, (None, 0))
+        rounds[attempt.round] = attempt, before + 1
     return [rounds[n] for n in sorted(rounds)]

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from medveil.errors import Error
 from medveil.plan import Plan
 from medveil.private_files import private_folder
+from medveil.reports import PlanStatus
 from medveil.shown import Screen
 from medveil.spoken import spoken
 from medveil.study import Deadlines, Study
@@ -197,7 +198,7 @@ def _run(
     kills: dict[tuple[str, int], bool],
     screen: Screen,
     seconds: dict[str, float],
-) -> tuple[dict[str, Any], Plan, bytes, Scene, dict[str, Spent]]:
+) -> tuple[PlanStatus, Plan, bytes, Scene, dict[str, Spent]]:
     """The federated study itself, by real processes over HTTPS."""
     mark = time.monotonic()
     scene = Scene("", {s.name: "starting" for s in sites}, study.training.rounds, kills=kills)
@@ -213,7 +214,7 @@ def _run(
         screen.say(f"         signed by {len(sites)} hospitals; logs in {folder / 'logs'}")
         status = _watch(consortium, scene, screen)
         limit = largest_file(study.model.tensors)
-        model = consortium.client.model(plan.id, status["versions"][-1]["model"], limit=limit)
+        model = consortium.client.model(plan.id, status.versions[-1].model, limit=limit)
         (folder / "model.safetensors").write_bytes(model)
         consortium.stop()
         seconds["study"] = time.monotonic() - mark
@@ -246,7 +247,7 @@ def _notice(scene: Scene, consortium: Consortium, who: str, event: Event) -> Non
         consortium.kill(who)
 
 
-def _watch(consortium: Consortium, scene: Scene, screen: Screen) -> dict[str, Any]:
+def _watch(consortium: Consortium, scene: Scene, screen: Screen) -> PlanStatus:
     """Follow the plan to its end; restart killed hospitals once their round is over."""
     restarted: set[tuple[str, int]] = set()
     shown: dict[str, str] = {}
@@ -254,11 +255,11 @@ def _watch(consortium: Consortium, scene: Scene, screen: Screen) -> dict[str, An
         while True:
             consortium.check()
             status = consortium.client.status(scene.plan)
-            current = status["open"]
-            number = current["round"] if current else len(rounds_of(status))
+            current = status.open
+            number = current.round if current else len(rounds_of(status))
             with scene.lock:
                 name = "evaluation" if number > scene.rounds else f"round {number} of {scene.rounds}"
-                scene.phase = f"{name}: {current['phase']}" if current else name
+                scene.phase = f"{name}: {current.phase}" if current else name
                 doing = dict(scene.doing)
                 dead = [k for k, done in scene.kills.items() if done and k not in restarted and number > k[1]]
             if screen.is_terminal:
@@ -268,7 +269,7 @@ def _watch(consortium: Consortium, scene: Scene, screen: Screen) -> dict[str, An
                     if shown.get(who) != what:
                         screen.say(f"  {who:<16} {what}")
                 shown = doing
-            if status["finished"]:
+            if status.finished:
                 return status
             for who, killed_in in dead:
                 restarted.add((who, killed_in))
@@ -301,7 +302,7 @@ def _result(
     options: DemoOptions,
     study: Study,
     plan: Plan,
-    status: dict[str, Any],
+    status: PlanStatus,
     comparison: Comparison,
     scene: Scene,
     spent: dict[str, Spent],
@@ -309,7 +310,7 @@ def _result(
     sites: list[Site],
 ) -> dict[str, Any]:
     """The document that the report is made from (:class:`medveil_research.results.Result`)."""
-    rounds = rounds_of(status)
+    rounds = [{**r.model_dump(mode="json"), "attempts": tried} for r, tried in rounds_of(status)]
     final = next((r for r in rounds if r["kind"] == "evaluate" and r["outcome"] == "done"), {})
     kept = (
         "round kind attempts outcome reason seconds phases advertised committed survivors bytes_up bytes_down"
@@ -333,7 +334,7 @@ def _result(
         "plan": plan.id,
         "rounds": [{k: r[k] for k in wanted if k in r} for r in rounds],
         "federated": {
-            "model": status["versions"][-1]["model"],
+            "model": status.versions[-1].model,
             "figures": final.get("figures", {}),
             "sums": final.get("sums", {}),
             "metric": final.get("metric"),

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from medveil.metrics import auroc, calibration_curve, roc_curve
+from medveil.reports import Figures
 from medveil_research.drawing import ACCENT, INK, LINE, MUTED, PAPER, SECOND, Drawing, canvas, to_svg
-from medveil_research.results import Figures, Interval, Result, RoundFacts
+from medveil_research.results import Interval, Result, RoundFacts
 
 MOST_ROWS = 14
 """More hospitals than this are shown as a count per round instead of a row each."""

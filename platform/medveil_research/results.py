@@ -8,29 +8,13 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from medveil.errors import BadFile
 from medveil.handed import problem_of, read_json
-from medveil.shown import is_plain
+from medveil.reports import Amount, Count, Figures, Finite, Label, Text
 from medveil.values import Frozen, Name, Sha256
 
-LARGEST = 1e18
-Finite = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
-Amount = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=0, le=10**18)]
-
-
-def _plain(text: str) -> str:
-    if not is_plain(text):
-        raise ValueError("it holds characters that cannot be shown")
-    return text
-
-
-Text = Annotated[str, Field(max_length=1000), AfterValidator(_plain)]
-Label = Annotated[Text, Field(min_length=1, max_length=200)]
-Figures = dict[Label, Finite]
-"""Named figures as :func:`medveil.metrics.summarise` gives them; a figure that does not exist is absent."""
 Interval = tuple[Finite, Finite]
 
 

@@ -15,18 +15,20 @@ from aggregator.cli import app, set_up_aggregator
 from aggregator.settings import Settings
 from aggregator.storage.blobs import StorageFailed
 from aggregator.storage.database import Database
-from aggregator.storage.store import ApiToken, AttemptKey, Register, Store, WrongAdminKey
+from aggregator.storage.store import ApiToken, Register, Store, WrongAdminKey
 from databases import run
 from door import Door
 from medveil.identity import BadSignature, Identity
 from medveil.messages import PlanOffers, Work
 from medveil.plan import Plan
-from medveil.rounds import ModelVersion
+from medveil.reports import AttemptReport
+from medveil.rounds import AttemptKey, ModelVersion, RoundKind
 from world import World, finish, make_plan, make_sites, make_study, tables_of
 
 ADMIN = Identity.generate("admin")
 PLAN: Plan = make_plan([Identity.generate(f"hospital-{i}") for i in (1, 2, 3)], make_study())
 KEY = AttemptKey(PLAN.id, 1, 1)
+FAILED = AttemptReport(round=1, attempt=1, kind=RoundKind.TRAIN, outcome="failed", reason="below-threshold")
 SECRETS = ("the-token-itself", "the-share-itself")
 
 
@@ -52,11 +54,9 @@ CHANGES: dict[str, Callable[[Store], object]] = {
     "enrol": lambda s: s.enrol(SECRETS[0], name="st-marys", public_key=b"k" * 32, now=1.0),
     "add_plan": lambda s: s.add_plan(PLAN, b"s" * 64, version(0), 1.0),
     "add_approval": lambda s: s.add_approval(PLAN.id, "hospital-1", b"s" * 64),
-    "open_attempt": lambda s: s.open_attempt(KEY, kind="train", model="00" * 32, now=1.0),
+    "open_attempt": lambda s: s.open_attempt(KEY, kind=RoundKind.TRAIN, model="00" * 32, now=1.0),
     "add_event": lambda s: s.add_event(KEY, 0, "unmask", SECRETS[1].encode(), actor="hospital-1"),
-    "end_attempt": lambda s: s.end_attempt(
-        KEY, outcome="failed", report={"reason": "below-threshold"}, version=version(1)
-    ),
+    "end_attempt": lambda s: s.end_attempt(PLAN.id, FAILED, version=version(1)),
     "restored": lambda s: s.restored(s.head),
     "change_admin_key": lambda s: s.change_admin_key(Identity.generate("admin")),
     "finish_plan": lambda s: s.finish_plan(PLAN.id),

@@ -13,7 +13,7 @@ from aggregator.rounds.coordinator import WrongRound
 from aggregator.storage.blobs import DamagedBlob
 from medveil.identity import BadSignature
 from medveil.plan import sign_approval
-from medveil.rounds import Phase, RoundKind
+from medveil.rounds import AttemptKey, Phase, RoundKind
 from medveil.tensors import from_safetensors, model_hash
 from privacy.encoding import params_for
 from privacy.secagg.messages import Ready
@@ -109,17 +109,17 @@ def test_a_hospital_that_says_it_has_left_is_not_waited_for_and_is_back_in_the_n
     world = build(hospitals=4)
     sites = make_sites(world)
     until_phase(world, sites, "commit")
-    for name, attempt in (("hospital-4", "9.1"), ("hospital-4", "1.2")):  # not the open attempt
-        world.coordinator.sits_out(world.plan.id, name, attempt)
+    for other in (AttemptKey(world.plan.id, 9, 1), AttemptKey(world.plan.id, 1, 2)):
+        world.coordinator.sits_out(other, "hospital-4")
     for site in sites[:3]:
         site.act()
     world.coordinator.tick()
-    assert world.coordinator.status(world.plan.id)["open"]["phase"] == "commit"
-    world.coordinator.sits_out(world.plan.id, "hospital-4", "1.1")
+    assert world.status["open"]["phase"] == "commit"
+    world.coordinator.sits_out(AttemptKey(world.plan.id, 1, 1), "hospital-4")
     world.coordinator.tick()
-    assert world.coordinator.status(world.plan.id)["open"]["phase"] == "upload"
+    assert world.status["open"]["phase"] == "upload"
     finish(world, sites)
-    survivors = [a["survivors"] for a in world.coordinator.status(world.plan.id)["attempts"]]
+    survivors = [a["survivors"] for a in world.status["attempts"]]
     assert survivors[0] == ["hospital-1", "hospital-2", "hospital-3"]
     assert "hospital-4" in survivors[1]
 
@@ -230,13 +230,13 @@ def test_an_exact_repeat_changes_nothing_even_when_the_phase_has_moved_on(build:
     sites[0].act()
     number, attempt, kind, body = sites[0].sent[-1]
     before = world.dump()
-    world.coordinator.receive(world.plan.id, "hospital-1", number, attempt, kind, body)
+    world.receive("hospital-1", number, attempt, kind, body)
     assert world.dump() == before
     if phase is Phase.UNMASK:
         return
     until_phase(world, sites, STEPS[STEPS.index(phase) + 1].value)
     before = world.dump()
-    world.coordinator.receive(world.plan.id, "hospital-1", number, attempt, kind, body)
+    world.receive("hospital-1", number, attempt, kind, body)
     assert world.dump() == before
 
 
@@ -256,18 +256,18 @@ def test_messages_of_other_rounds_phases_and_senders_are_refused(build: Build) -
     world = build(hospitals=4)
     sites = make_sites(world)
     until_phase(world, sites, "share")
-    before, plan = world.dump(), world.plan.id
+    before = world.dump()
     _, _, kind, body = sites[0].sent[0]
     with pytest.raises(WrongRound):
-        world.coordinator.receive(plan, "hospital-1", 2, 1, kind, body)
+        world.receive("hospital-1", 2, 1, kind, body)
     with pytest.raises(WrongRound):
-        world.coordinator.receive(plan, "hospital-1", 1, 2, kind, body)
+        world.receive("hospital-1", 1, 2, kind, body)
     with pytest.raises(NotAMember):
-        world.coordinator.receive(plan, "hospital-2", 1, 1, kind, body)
+        world.receive("hospital-2", 1, 1, kind, body)
     with pytest.raises(OutOfPhase):
         sites[0].send("ready", Ready(sender=1).to_bytes())
     with pytest.raises(OutOfPhase):
-        world.coordinator.take_segment(plan, "hospital-1", 1, 1, 0, bytes(8))
+        world.take_segment("hospital-1", 1, 1, 0, bytes(8))
     assert world.dump() == before
 
 
@@ -281,9 +281,9 @@ def test_an_old_rounds_messages_cannot_be_used_in_the_next(build: Build) -> None
             kind != "unmask"
         ):  # its answer may have been lost: it is answered once more, and nothing is changed
             with pytest.raises(WrongRound):
-                world.coordinator.receive(world.plan.id, "hospital-1", number, attempt, kind, body)
+                world.receive("hospital-1", number, attempt, kind, body)
         with pytest.raises((BadSignature, OutOfPhase)):
-            world.coordinator.receive(world.plan.id, "hospital-1", 2, 1, kind, body)
+            world.receive("hospital-1", 2, 1, kind, body)
     assert world.dump() == before
 
 
@@ -328,9 +328,9 @@ def test_an_upload_is_not_acknowledged_unless_its_segments_are_stored(build: Bui
     with pytest.raises(DamagedBlob):
         sites[0].send("upload", body)
     assert world.dump() == before
-    world.coordinator.take_segment(world.plan.id, "hospital-1", 1, 1, 0, sites[0].segments[0])
+    world.take_segment("hospital-1", 1, 1, 0, sites[0].segments[0])
     sites[0].send("upload", body)
-    world.coordinator.take_segment(world.plan.id, "hospital-1", 1, 1, 0, bytes(len(sites[0].segments[0])))
+    world.take_segment("hospital-1", 1, 1, 0, bytes(len(sites[0].segments[0])))
     assert path.read_bytes() == sites[0].segments[0]  # signed and complete: it stays
 
 

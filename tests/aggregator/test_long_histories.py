@@ -12,12 +12,14 @@ from urllib.parse import quote
 import h11
 import sqlalchemy as sa
 
-from aggregator.storage.store import AttemptKey, Store
+from aggregator.storage.store import Store
 from aggregator.web.connections import _WholeAnswers
 from door import Door
 from medveil.identity import sign_request
 from medveil.messages import Work
 from medveil.plan import sign_approval
+from medveil.reports import AttemptReport
+from medveil.rounds import AttemptKey, Phase, RoundKind
 from world import World, finish, make_sites, play
 
 Build = Callable[..., World]
@@ -42,16 +44,27 @@ def last_written_long_ago(world: World) -> None:
     os.utime(world.database, (1.0, 1.0))
 
 
+def given_up(number: int) -> AttemptReport:
+    """A report of an attempt that the hospitals have given up."""
+    return AttemptReport(
+        round=number,
+        attempt=1,
+        kind=RoundKind.TRAIN,
+        outcome="failed",
+        reason="x",
+        failed_in=Phase.UPLOAD,
+        certificate="c" * 64,
+    )
+
+
 def test_a_start_reads_the_last_rounds_and_only_counts_the_others(build: Build) -> None:
     world = build(attempts=1, training={"rounds": 20, "local_steps": 1, "learning_rate": 1.0})
     for number in range(1, 11):
         key = AttemptKey(world.plan.id, number, 1)
-        world.store.open_attempt(key, kind="train", model="00", now=1.0)
-        world.store.end_attempt(
-            key, outcome="failed", report={"reason": "x", "failed_in": "upload", "certificate": "c"}
-        )
+        world.store.open_attempt(key, kind=RoundKind.TRAIN, model="00", now=1.0)
+        world.store.end_attempt(world.plan.id, given_up(number))
     progress = world.store.progress(world.plan.id)
-    assert (progress.attempts, [a["round"] for a in progress.recent]) == (10, [9, 10])
+    assert (progress.ended, [a.round for a in progress.recent]) == (10, [9, 10])
     world.restart()
     play(world, make_sites(world), until=lambda: world.phase != "")
     assert world.status["open"]["round"] == 11
@@ -113,7 +126,7 @@ def test_the_clock_reads_the_database_only_when_somebody_has_written_to_it(build
 
 def test_what_was_read_just_after_a_write_is_read_again(build: Build) -> None:
     world = build()
-    world.store.open_attempt(AttemptKey(world.plan.id, 1, 1), kind="train", model="00", now=1.0)
+    world.store.open_attempt(AttemptKey(world.plan.id, 1, 1), kind=RoundKind.TRAIN, model="00", now=1.0)
     world.coordinator.tick()
     with statements(world.store) as asked:
         world.coordinator.tick()

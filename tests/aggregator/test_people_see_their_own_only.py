@@ -52,7 +52,7 @@ def second_plan(world: World) -> tuple[Plan, list[Identity]]:
         world.store.enrol(token, name=one.name, public_key=one.public_key, now=1.0)
     model = make_study().model.model_copy(update={"initial_model": model_hash(other_start(1), SPEC).hex()})
     plan = make_plan(others, make_study(name="southern", model=model))
-    first = first_version(plan, to_safetensors(other_start(1), SPEC), world.blobs)
+    first = first_version(plan, to_safetensors(other_start(1), SPEC), world.blobs, now=1.0)
     world.store.add_plan(plan, world.admin.sign("create-plan", plan.hash), first, 1.0)
     for one in others:
         world.store.add_approval(plan.id, one.name, sign_approval(plan, one))

@@ -104,7 +104,7 @@ def test_everything_is_served_while_a_sum_is_being_unmasked(build: Build) -> Non
             assert not site.act()
             assert world.coordinator.work(world.plan.id, site.name).status == "waiting"
             last = site.sent[-1]
-            world.coordinator.receive(world.plan.id, site.name, *last)  # a lost answer, repeated
+            world.receive(site.name, *last)  # a lost answer, repeated
         world.clock.now += 800.0  # no deadline ends it
         world.coordinator.tick()
         assert world.status["attempts"] == []
@@ -204,7 +204,7 @@ def other_plan(world: World) -> World:
     other = copy.copy(world)
     model = make_study().model.model_copy(update={"initial_model": model_hash(other_start(1), SPEC).hex()})
     other.plan = make_plan(world.identities, make_study(name="other", model=model))
-    start = first_version(other.plan, to_safetensors(other_start(1), SPEC), world.blobs)
+    start = first_version(other.plan, to_safetensors(other_start(1), SPEC), world.blobs, now=1.0)
     world.store.add_plan(other.plan, bytes(64), start, 2.0)
     for one in world.identities:
         world.store.add_approval(other.plan.id, one.name, sign_approval(other.plan, one))

@@ -68,7 +68,7 @@ def test_a_lost_answer_is_repaired_by_a_repeat_whenever_it_comes(build: Build) -
         for site in sites:
             opened = world.status["open"]
             if site.sent and opened and site.sent[-1][:2] == (opened["round"], opened["attempt"]):
-                world.coordinator.receive(world.plan.id, site.name, *site.sent[-1])
+                world.receive(site.name, *site.sent[-1])
     assert [a["outcome"] for a in world.status["attempts"]] == ["done"] * 3
     assert world.status["attempts"][0]["sums"]["patients"] == [3.0]
 

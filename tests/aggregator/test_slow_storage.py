@@ -155,12 +155,12 @@ def test_others_are_answered_while_an_upload_is_read_back_and_it_is_read_once(st
 
 def test_a_segment_written_after_the_reading_back_makes_it_be_read_anew(stage: Stage) -> None:
     coordinator, plan = stage.world.coordinator, stage.world.plan.id
-    coordinator.take_segment(plan, "hospital-1", 1, 1, 0, stage.data)
+    stage.world.take_segment("hospital-1", 1, 1, 0, stage.data)
     coordinator.read_back(plan, "hospital-1", stage.upload)
-    coordinator.take_segment(plan, "hospital-1", 1, 1, 0, bytes(len(stage.data)))
+    stage.world.take_segment("hospital-1", 1, 1, 0, bytes(len(stage.data)))
     answer = stage.door.ask(stage.site.identity, "POST", f"{stage.at}/upload", stage.upload)
     stage.door.refused(answer, 422, "damaged-blob")
-    coordinator.take_segment(plan, "hospital-1", 1, 1, 0, stage.data)
+    stage.world.take_segment("hospital-1", 1, 1, 0, stage.data)
     coordinator.read_back(plan, "hospital-2", stage.upload)  # somebody else's, left to receive()
     stage.site.send("upload", stage.upload)
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from aggregator.storage.blobs import StorageFailed
 from aggregator.storage.store import (
     AlreadyThere,
-    AttemptKey,
+    OpenedAttempt,
     Party,
     Progress,
     StartTaken,
@@ -20,13 +20,17 @@ from aggregator.storage.store import (
     TokenRefused,
 )
 from medveil.identity import Identity
-from medveil.rounds import ModelVersion
+from medveil.reports import AttemptReport
+from medveil.rounds import AttemptKey, ModelVersion, RoundKind
 from medveil.spoken import spoken
 from world import World, finish, make_plan, make_sites, make_study
 
 ADMIN = Identity.generate("admin")
 PLAN = make_plan([Identity.generate(f"hospital-{i}") for i in (1, 2, 3)], make_study())
 FIRST = AttemptKey(PLAN.id, 1, 1)
+DONE = AttemptReport(
+    round=1, attempt=1, kind=RoundKind.TRAIN, outcome="done", seconds=0.1, sums={"patients": (3.0,)}
+)
 
 
 def version(number: int) -> ModelVersion:
@@ -99,15 +103,13 @@ def test_plans_approvals_and_versions_come_back_as_they_went_in(planned: Store) 
 
 
 def test_events_keep_their_order_and_go_with_their_attempt(planned: Store) -> None:
-    planned.open_attempt(FIRST, kind="train", model="00" * 32, now=1.0)
+    planned.open_attempt(FIRST, kind=RoundKind.TRAIN, model="00" * 32, now=1.0)
     for number in range(12):
         planned.add_event(FIRST, number, "advertise", bytes([number]))
     assert planned.events(FIRST) == [("advertise", bytes([n])) for n in range(12)]
-    report = {"seconds": 0.1, "sums": {"patients": [3.0]}, "reason": None}
-    planned.end_attempt(FIRST, outcome="done", report=report, version=version(1), state={"m": "a"})
+    planned.end_attempt(PLAN.id, DONE, version=version(1), state={"m": "a"})
     assert planned.events(FIRST) == []
-    (row,) = planned.attempts(PLAN.id)
-    assert (row["outcome"], row["report"]) == ("done", report)
+    assert planned.attempts(PLAN.id) == [DONE]
     assert planned.versions(PLAN.id) == [(version(0), {}), (version(1), {"m": "a"})]
     assert planned.version(PLAN.id, 0) == version(0)
     assert planned.version(PLAN.id, 2) is None
@@ -115,20 +117,21 @@ def test_events_keep_their_order_and_go_with_their_attempt(planned: Store) -> No
     assert not planned.has_model(PLAN.id, "ff" * 32)
     assert not planned.has_model("ff" * 32, version(0).model)
     assert planned.attempts(PLAN.id, round_number=2) == []
-    assert planned.progress(PLAN.id) == Progress(1, [row], (version(1), {"m": "a"}))
+    assert planned.progress(PLAN.id) == Progress(1, (DONE,), None, (version(1), {"m": "a"}))
 
 
 def test_an_attempt_ends_with_its_version_or_not_at_all(planned: Store) -> None:
-    planned.open_attempt(FIRST, kind="train", model="00" * 32, now=1.0)
+    planned.open_attempt(FIRST, kind=RoundKind.TRAIN, model="00" * 32, now=1.0)
     planned.add_event(FIRST, 0, "advertise", b"a")
     with pytest.raises(StorageFailed):  # version 0 is there already
-        planned.end_attempt(FIRST, outcome="done", report={}, version=version(0))
+        planned.end_attempt(PLAN.id, DONE, version=version(0))
     assert planned.events(FIRST) == [("advertise", b"a")]
-    assert planned.attempts(PLAN.id)[0]["outcome"] is None
+    assert planned.attempts(PLAN.id) == []
+    assert planned.progress(PLAN.id).opened == OpenedAttempt(FIRST, RoundKind.TRAIN, "00" * 32)
 
 
 def test_a_row_that_is_there_against_our_knowledge_puts_memory_in_doubt(planned: Store) -> None:
-    planned.open_attempt(FIRST, kind="train", model="00" * 32, now=1.0)
+    planned.open_attempt(FIRST, kind=RoundKind.TRAIN, model="00" * 32, now=1.0)
     assert not planned.in_doubt
     planned.add_event(FIRST, 0, "advertise", b"a")
     with pytest.raises(StorageFailed):

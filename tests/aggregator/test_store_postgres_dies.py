@@ -13,9 +13,8 @@ import pytest
 
 from aggregator.storage.blobs import StorageFailed
 from aggregator.storage.database import Database, UnusableDatabase
-from aggregator.storage.store import AttemptKey
 from door import Door
-from medveil.rounds import Phase
+from medveil.rounds import AttemptKey, Phase, RoundKind
 from postgres import Cluster
 from world import KINDS, STEPS, World, finish, make_sites
 
@@ -59,7 +58,7 @@ def test_no_acknowledged_event_is_lost_when_the_server_dies(
 ) -> None:
     world = build(database=cluster.url(cluster.database()), approvals=0)
     key = AttemptKey(world.plan.id, 1, 1)
-    world.store.open_attempt(key, kind="train", model="00" * 32, now=1.0)
+    world.store.open_attempt(key, kind=RoundKind.TRAIN, model="00" * 32, now=1.0)
     door, writer = Door(world), Writer(world, key)
     writer.start()
     try:
@@ -114,7 +113,7 @@ def again(world: World, site: Any) -> None:
     if opened and site.sent:
         phase = KINDS[STEPS.index(Phase(opened["phase"]))]
         if site.sent[-1][:3] == (opened["round"], opened["attempt"], phase):
-            world.coordinator.receive(world.plan.id, site.name, *site.sent[-1])
+            world.receive(site.name, *site.sent[-1])
             site.answered = opened["phase"]
 
 

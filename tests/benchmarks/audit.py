@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-from aggregator.storage.store import AttemptKey
+from medveil.reports import AttemptReport
+from medveil.rounds import AttemptKey, RoundKind
 from rows import Row, arguments, publish
 from world import make_world
 
@@ -24,10 +25,17 @@ def main() -> None:
         before, size, started = store.head.number, file.stat().st_size, time.perf_counter()
         for number in range(1, ROUNDS + 1):
             key = AttemptKey(world.plan.id, number, 1)
-            store.open_attempt(key, kind="train", model="00" * 32, now=1.0)
+            store.open_attempt(key, kind=RoundKind.TRAIN, model="00" * 32, now=1.0)
             for message in range(MESSAGES):
                 store.add_event(key, message, "shares", bytes(500), actor="hospital-1")
-            store.end_attempt(key, outcome="failed", report={"reason": "below-threshold"})
+            report = AttemptReport(
+                round=number,
+                attempt=1,
+                kind=RoundKind.TRAIN,
+                outcome="failed",
+                reason="below-threshold",
+            )
+            store.end_attempt(world.plan.id, report)
         spent, entries = time.perf_counter() - started, store.head.number - before
         bytes_each = (file.stat().st_size - size) / entries
         started = time.perf_counter()

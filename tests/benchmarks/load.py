@@ -40,7 +40,7 @@ from medveil.identity import Identity, sign_request
 from medveil.log import set_up
 from medveil.messages import Work
 from medveil.plan import Plan, sign_approval
-from medveil.rounds import ModelVersion, RoundKind
+from medveil.rounds import AttemptKey, ModelVersion, RoundKind
 from medveil.tensors import ModelSpec, TensorSpec, model_hash, to_safetensors
 from medveil_research.processes import Process
 from privacy.encoding import params_for
@@ -118,7 +118,7 @@ def planned(
     cohort = {"max_hospitals": max(3, len(identities))}
     plan = make_plan(identities, make_study(model=model, cohort=cohort, deadlines=LONG, **changes))
     admin = Identity.load("admin", settings.folder / "admin.key")
-    first = first_version(plan, to_safetensors(start, spec), Blobs(settings.folder))
+    first = first_version(plan, to_safetensors(start, spec), Blobs(settings.folder), now=time.time())
     store.add_plan(plan, admin.sign("create-plan", plan.hash), first, time.time())
     for one in identities if approved else ():
         store.add_approval(plan.id, one.name, sign_approval(plan, one))
@@ -144,16 +144,13 @@ class Remote:
         """See the coordinator."""
         return Work.from_bytes(self.send(name, "GET", f"/v1/plans/{plan}/work"))
 
-    def receive(self, plan: str, name: str, number: int, attempt: int, kind: str, body: bytes) -> None:
+    def receive(self, key: AttemptKey, name: str, kind: str, body: bytes) -> None:
         """See the coordinator."""
-        self.send(name, "POST", f"/v1/plans/{plan}/rounds/{number}/attempts/{attempt}/{kind}", body)
+        self.send(name, "POST", f"{_path(key)}/{kind}", body)
 
-    def take_segment(
-        self, plan: str, name: str, number: int, attempt: int, segment: int, data: bytes
-    ) -> None:
-        """See the coordinator."""
-        path = f"/v1/plans/{plan}/rounds/{number}/attempts/{attempt}/segments/{segment}"
-        self.send(name, "PUT", path, data)
+    def segment(self, key: AttemptKey, name: str, segment: int, data: bytes) -> None:
+        """One segment of a masked vector."""
+        self.send(name, "PUT", f"{_path(key)}/segments/{segment}", data)
 
     def send(self, name: str, method: str, path: str, body: bytes = b"") -> bytes:
         """One signed request, repeated while the aggregator is busy."""
@@ -166,6 +163,10 @@ class Remote:
                 answer.raise_for_status()
                 return bytes(answer.content)
             time.sleep(0.5)
+
+
+def _path(key: AttemptKey) -> str:
+    return f"/v1/plans/{key.plan}/rounds/{key.round}/attempts/{key.attempt}"
 
 
 @dataclass
@@ -181,6 +182,11 @@ class RandomSite(Site):
     """A hospital whose masked vector is a piece of noise that all of them share."""
 
     noise: list[bytes]
+
+    def send_segment(self, number: int, data: bytes) -> None:
+        """See :class:`world.Site`."""
+        remote: Any = self.world.coordinator
+        remote.segment(self.whole_key, self.name, number, data)
 
     def masked(self, number: int, kind: RoundKind) -> list[bytes]:
         """See :class:`world.Site`."""

@@ -48,6 +48,7 @@ from medveil.identity import Identity
 from medveil.log import set_up
 from medveil.metrics import empty
 from medveil.plan import Plan
+from medveil.reports import AttemptReport, PlanStatus
 from medveil.rounds import RoundKind
 from medveil.study import Study
 from medveil.tensors import ModelSpec, TensorSpec, Update, model_hash, to_safetensors
@@ -227,7 +228,7 @@ def play(node: Node, plan: Plan) -> None:
     asyncio.run(take_part(node, plan))
 
 
-def measure(size: int, folder: Path) -> tuple[list[dict[str, Any]], float]:
+def measure(size: int, folder: Path) -> tuple[list[AttemptReport], float]:
     """Run one study; its rounds as the aggregator reports them, and how many train rounds end in a second."""
     marks = Marks(ROUNDS)
     ground = Ground(folder, marks.heard)
@@ -240,7 +241,7 @@ def measure(size: int, folder: Path) -> tuple[list[dict[str, Any]], float]:
             hospital.start()
         for hospital in hospitals:
             hospital.join()
-        return rounds_of(client.status(plan.id)), ROUNDS / (marks.closed[-1] - marks.opened)
+        return [r for r, _ in rounds_of(client.status(plan.id))], ROUNDS / (marks.closed[-1] - marks.opened)
 
 
 def training_study(padding: int, rounds: int) -> tuple[Study, bytes]:
@@ -277,9 +278,7 @@ def training_study(padding: int, rounds: int) -> tuple[Study, bytes]:
     return study, to_safetensors(start, spec)
 
 
-def train(
-    padding: int, rounds: int, data: Path, folder: Path
-) -> tuple[Marks, dict[str, Peak], dict[str, Any]]:
+def train(padding: int, rounds: int, data: Path, folder: Path) -> tuple[Marks, dict[str, Peak], PlanStatus]:
     """One study with training in real processes; what was seen from outside, and its status at the end."""
     sites = write_hospitals(data, folder / "films")
     marks = Marks(rounds)
@@ -297,7 +296,7 @@ def train(
         pids |= {site.name: one.pid for site, one in zip(sites, running, strict=True)}
         watch = stack.enter_context(MemoryWatch(pids))
         status = client.status(plan.id)
-        while not status["finished"]:
+        while not status.finished:
             time.sleep(1.0)
             if any(one.poll() is not None for one in running):
                 raise RuntimeError(f"a node has ended; see {folder}")
@@ -324,7 +323,7 @@ def training_rows(name: str, padding: int, rounds: int, data: Path) -> list[Row]
     """The rows of one size."""
     with tempfile.TemporaryDirectory(prefix="medveil-rounds-") as folder:
         marks, peaks, status = train(padding, rounds, data, Path(folder))
-    trained = [r for r in rounds_of(status) if r["kind"] == "train"]
+    trained = [r for r, _ in rounds_of(status) if r.kind is RoundKind.TRAIN]
     seconds, up, down, memory = TARGETS[name]
     each = (marks.closed[-1] - marks.opened) / rounds
     steady = [b - a for a, b in pairwise(marks.closed)]
@@ -336,7 +335,7 @@ def training_rows(name: str, padding: int, rounds: int, data: Path) -> list[Row]
     )
     hospitals = [peak for who, peak in peaks.items() if who != "aggregator"]
     aggregator = peaks["aggregator"]
-    whole = all(len(r["survivors"]) == HOSPITALS for r in trained) and len(trained) == rounds
+    whole = all(len(r.survivors) == HOSPITALS for r in trained) and len(trained) == rounds
     rows = [
         Row(f"{name}: seconds per round of {rounds}, with training", each, "s", f"<= {seconds}"),
         *(
@@ -354,12 +353,10 @@ def training_rows(name: str, padding: int, rounds: int, data: Path) -> list[Row]
         Row(f"{name}: one node, proportional", max(p.proportional for p in hospitals), "MiB"),
         Row(f"{name}: aggregator and its workers, resident", aggregator.resident, "MiB", memory[1]),
         Row(f"{name}: aggregator and its workers, proportional", aggregator.proportional, "MiB"),
-        Row(f"{name}: AUROC on all test films", rounds_of(status)[-1].get("metric") or 0.0, ""),
+        Row(f"{name}: AUROC on all test films", rounds_of(status)[-1][0].metric or 0.0, ""),
     ]
     for phase in PHASES:
-        rows.append(
-            Row(f"{name}: phase {phase}", statistics.median(r["phases"][phase] for r in trained), "s")
-        )
+        rows.append(Row(f"{name}: phase {phase}", statistics.median(r.phases[phase] for r in trained), "s"))
     return rows
 
 
@@ -393,14 +390,14 @@ def protocol_rows() -> list[Row]:
     for name, size in SIZES.items():
         with tempfile.TemporaryDirectory(prefix="medveil-rounds-") as folder:
             rounds, rate = measure(size, Path(folder))
-        steady = [r for r in rounds[1:ROUNDS] if len(r["survivors"]) == HOSPITALS]
-        up = statistics.median(v for r in steady for v in r["bytes_up"].values())
+        steady = [r for r in rounds[1:ROUNDS] if len(r.survivors) == HOSPITALS]
+        up = statistics.median(v for r in steady for v in r.bytes_up.values())
         target = ">= 2" if size == 1_000_000 else ""
         rows.append(Row(f"{name}: rounds per second, {HOSPITALS} hospitals", rate, "1/s", target))
         limit = {"55 k": "<= 0.16", "1 M": "<= 2.7", "7 M": "<= 18.8"}[name]
         rows.append(Row(f"{name}: upload per hospital and round", up / 1e6, "MB", limit))
         for phase in PHASES:
-            rows.append(Row(f"{name}: {phase}", statistics.median(r["phases"][phase] for r in steady), "s"))
+            rows.append(Row(f"{name}: {phase}", statistics.median(r.phases[phase] for r in steady), "s"))
     return rows
 
 

@@ -40,7 +40,7 @@ from aggregator.settings import Settings
 from aggregator.storage.blobs import Blobs
 from aggregator.storage.store import Store
 from aggregator.work.unmasking import Summing, sum_segment
-from aggregator.work.versions import first_version, now
+from aggregator.work.versions import first_version, stand_by
 from aggregator.work.workers import Inline, Workers
 from medveil.identity import Identity, Secret
 from medveil.log import set_up
@@ -158,7 +158,7 @@ def _prepare(folder: Path, size: int, bits: int, *, hospitals: int, dropped: int
     folder.mkdir(parents=True)
     admin.save(folder / "admin.key")
     store, blobs = Store(folder / "aggregator.db", admin), Blobs(folder)
-    first = first_version(plan, to_safetensors(start, spec), blobs)
+    first = first_version(plan, to_safetensors(start, spec), blobs, now=1.0)
     store.add_plan(plan, admin.sign("create-plan", plan.hash), first, 1.0)
     for one in identities:
         store.add_approval(plan.id, one.name, sign_approval(plan, one))
@@ -284,7 +284,7 @@ async def _serve(folder: Path, count: int) -> dict[str, Any]:
     from aggregator.app import create_app
 
     probe = Workers(1)
-    probe.submit(now).result()  # a worker with everything loaded
+    probe.submit(stand_by).result()  # a worker with everything loaded
     bare_worker = _status_mb("VmRSS", probe.pids[0])
     probe.shutdown()
     app = create_app(Settings(folder, workers=count))
@@ -295,14 +295,14 @@ async def _serve(folder: Path, count: int) -> dict[str, Any]:
     async with app.router.lifespan_context(app):
         before = _status_mb("VmRSS")
         coordinator = app.state.desk.coordinator
-        (plan,) = (line["plan"] for line in coordinator.plans())
-        await _watch(late, own, until=lambda: coordinator.plans()[0]["rounds"] > 0)
-        (attempt,) = coordinator.status(plan)["attempts"]
-        assert attempt["outcome"] == "done", attempt
+        (plan,) = (line.plan for line in coordinator.plans())
+        await _watch(late, own, until=lambda: coordinator.plans()[0].rounds > 0)
+        ((attempt,), _) = coordinator.past(plan)
+        assert attempt.done, attempt
         workers = [_status_mb("VmHWM", pid) for pid in coordinator._workers.pids]
         server = _status_mb("VmHWM")
     return {
-        "seconds": attempt["phases"]["aggregate"],
+        "seconds": attempt.phases["aggregate"],
         "late_ms": late,
         "own_ms": own,
         "idle_ms": idle,

@@ -76,8 +76,8 @@ def watch(consortium: Consortium, plan: str, power_cut: threading.Event, killed:
             status = consortium.client.status(plan)
         except NoAnswer:
             continue  # it is starting again
-        if status["finished"]:
-            return status
+        if status.finished:
+            return status.model_dump(mode="json")
     raise AssertionError("the study did not finish in time")
 
 

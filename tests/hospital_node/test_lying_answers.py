@@ -279,6 +279,11 @@ RESEARCH: dict[str, tuple[Answer, type[Error], str]] = {
     "a status of long numbers": (whole(b"[" + b"1" * 5_000 + b"]"), NoAnswer, "no-answer"),
     "a status of another kind": (whole(b'{"plans": []}'), NoAnswer, "no-answer"),
     "a status of numbers": (whole(b"[1, 2]"), NoAnswer, "no-answer"),
+    "a plan whose name draws": (
+        whole(json.dumps([{"plan": "0" * 64, "name": "\x1b[2J", "finished": False, "rounds": 1}]).encode()),
+        NoAnswer,
+        "no-answer",
+    ),
     "a redirect": (whole(b"[]", b"location: https://x/", status=b"307 No"), NoAnswer, "no-answer"),
     "a refusal without end": (endless(b"HTTP/1.1 403 No\r\n" + CHUNKED), NoAnswer, "no-answer"),
     "a refusal that draws": (

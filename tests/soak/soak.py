@@ -360,10 +360,12 @@ class Soak:
     def _check_studies(self, store: Store, journals: dict[str, Journal]) -> None:
         for plan in self.studies:
             attempts, versions = store.attempts(plan.id), [v for v, _ in store.versions(plan.id)]
-            assert all(a["outcome"] for a in attempts), "an attempt is open after the end of its study"  # I10
-            done = [a for a in attempts if a["outcome"] == "done"]
-            assert len({a["round"] for a in done}) == len(done), "a round has two results"  # I1
-            assert all(len(a["report"]["survivors"]) >= 3 for a in done), "a sum of fewer than three"  # I3
+            assert store.progress(plan.id).opened is None, (
+                "an attempt is open after the end of its study"
+            )  # I10
+            done = [a for a in attempts if a.done]
+            assert len({a.round for a in done}) == len(done), "a round has two results"  # I1
+            assert all(len(a.survivors) >= 3 for a in done), "a sum of fewer than three"  # I3
             assert [v.number for v in versions] == list(range(len(versions)))  # I6
             assert all(v.parent == before.model for before, v in pairwise(versions))
             for name, journal in journals.items():

@@ -28,7 +28,7 @@ from medveil.identity import Identity, sign_request
 from medveil.messages import sign_ledger_end
 from medveil.plan import Plan, sign_approval
 from medveil.tensors import to_safetensors
-from world import SPEC, START, make_plan, make_study
+from world import SPEC, START, make_plan, make_study, status_of
 
 SERVERS = multiprocessing.get_context("forkserver")
 
@@ -163,8 +163,7 @@ class Consortium:
 
     @property
     def status(self) -> dict[str, Any]:
-        status: dict[str, Any] = self.coordinator.status(self.plan.id)
-        return status
+        return status_of(self.coordinator, self.plan.id)
 
 
 def consortium(folder: Path, where: Path | str, crashes: list[str]) -> Consortium:
@@ -195,7 +194,7 @@ def consortium(folder: Path, where: Path | str, crashes: list[str]) -> Consortiu
                 aggregator.ask("store", "add_token", token, name=one.name, role="hospital", expires=2.0)
                 break
         repeat("enrol", token, name=one.name, public_key=one.public_key, now=1.0)
-    first = first_version(plan, to_safetensors(START, SPEC), Blobs(folder))
+    first = first_version(plan, to_safetensors(START, SPEC), Blobs(folder), now=1.0)
     repeat("add_plan", plan, admin.sign("create-plan", plan.hash), first, 1.0, done="already-there")
     for one in identities:
         repeat("add_approval", plan.id, one.name, sign_approval(plan, one))

@@ -17,10 +17,10 @@ from hospital_node.line import AggregatorProblem
 from hospital_node.line import Line as AnyLine
 from hospital_node.settings import Node, NodeSettings, Policy
 from medveil.messages import Work
-from medveil.rounds import RoundKind
+from medveil.rounds import AttemptKey, RoundKind
 from medveil.tensors import Update
 from privacy.secagg.messages import Certificates, Published
-from world import Site, World, counts, unit
+from world import Site, World, counts, take_segment, unit
 
 Lie = Callable[[Work], Work]
 
@@ -48,7 +48,8 @@ class Line:
         await asyncio.sleep(0)
         self.left.append(sitting_out)
         if sitting_out and self.waits_for_nobody:
-            self.world.coordinator.sits_out(plan, self.name, sitting_out)
+            left = AttemptKey(plan, *map(int, sitting_out.split(".")))
+            self.world.coordinator.sits_out(left, self.name)
         return self._news(plan, seen)
 
     def _news(self, plan: str, seen: str) -> Work:
@@ -66,13 +67,15 @@ class Line:
         self, plan: str, number: int, attempt: int, kind: str, body: bytes, *, wait_s: float
     ) -> Work:
         self.sent.append((number, attempt, kind, body))
-        return self._news(plan, self.world.coordinator.receive(plan, self.name, number, attempt, kind, body))
+        key = AttemptKey(plan, number, attempt)
+        return self._news(plan, self.world.coordinator.receive(key, self.name, kind, body))
 
     async def segment(
         self, plan: str, number: int, attempt: int, segment: int, data: bytes, *, digest: bytes
     ) -> None:
         self.segments.append(data)
-        self.world.coordinator.take_segment(plan, self.name, number, attempt, segment, data)
+        key = AttemptKey(plan, number, attempt)
+        take_segment(self.world.coordinator, key, self.name, segment, data)
 
     async def model(self, plan: str, model: str, *, limit: int) -> bytes:
         self.fetched.append("model")

@@ -27,6 +27,7 @@ from aggregator.work.workers import Inline
 from hospital_node.line import AggregatorProblem
 from medveil.identity import Identity, StaleRequest, sign_request
 from medveil.messages import Work
+from medveil.rounds import AttemptKey
 from world import World
 
 EPOCH = 1_700_000_000.0
@@ -53,16 +54,17 @@ class Straight:
         """A poll. Raises: RemoteProtocolError, as everything here does that a hospital asks."""
         self.world.coordinator.touch(sender.name)
         if sitting_out:
-            self.world.coordinator.sits_out(self._plan, sender.name, sitting_out)
+            left = AttemptKey(self._plan, *map(int, sitting_out.split(".")))
+            self.world.coordinator.sits_out(left, sender.name)
         return self.world.coordinator.work(self._plan, sender.name)
 
     def message(self, sender: Identity, number: int, attempt: int, kind: str, body: bytes) -> None:
         """A protocol message; returns when it is acknowledged."""
-        self.world.coordinator.receive(self._plan, sender.name, number, attempt, kind, body)
+        self.world.receive(sender.name, number, attempt, kind, body)
 
     def segment(self, sender: Identity, number: int, attempt: int, segment: int, data: bytes) -> None:
         """A segment of a masked vector."""
-        self.world.coordinator.take_segment(self._plan, sender.name, number, attempt, segment, data)
+        self.world.take_segment(sender.name, number, attempt, segment, data)
 
     def tick(self) -> bool:
         """The aggregator's clock."""

@@ -207,7 +207,7 @@ class Simulation:
 
     def opened(self) -> Any:
         """The open attempt as everybody sees it."""
-        return self.world.coordinator.present(self.world.plan.id)["open"]
+        return self.world.coordinator.present(self.world.plan.id).open
 
     def restart(self) -> None:
         """Whatever was acknowledged is there afterwards, and the audit log has lost nothing."""
@@ -347,7 +347,7 @@ def _garbled(body: bytes, which: int) -> bytes:
 
 def done(run: Any) -> bool:
     """Whether the newest attempt has a result."""
-    return bool(run.last) and run.last[-1]["outcome"] == "done"
+    return bool(run.last) and run.last[-1].done
 
 
 def simulate(seed: int, *, thorough: bool = True, app: bool = False) -> None:

@@ -28,7 +28,7 @@ from medveil.identity import Identity
 from medveil.messages import Work
 from medveil.metrics import Sums, empty
 from medveil.plan import Member, Plan, sign_approval
-from medveil.rounds import Phase, RoundKind
+from medveil.rounds import AttemptKey, Phase, RoundKind
 from medveil.study import Study
 from medveil.tensors import Float32, ModelSpec, TensorSpec, Update, model_hash, to_safetensors
 from privacy.encoding import encode_metrics, params_for
@@ -135,13 +135,36 @@ class World:
 
     @property
     def status(self) -> dict[str, Any]:
-        return self.coordinator.status(self.plan.id)
+        return status_of(self.coordinator, self.plan.id)
+
+    def receive(self, name: str, number: int, attempt: int, kind: str, body: bytes) -> str:
+        """A hospital's message for an attempt."""
+        return self.coordinator.receive(AttemptKey(self.plan.id, number, attempt), name, kind, body)
+
+    def take_segment(self, name: str, number: int, attempt: int, segment: int, data: bytes) -> None:
+        """A segment of a hospital's masked vector."""
+        take_segment(self.coordinator, AttemptKey(self.plan.id, number, attempt), name, segment, data)
 
     @property
     def phase(self) -> str:
         """Phase of the open attempt; empty without one."""
-        opened = self.status["open"]
-        return "" if opened is None else str(opened["phase"])
+        opened = self.coordinator.present(self.plan.id).open
+        return "" if opened is None else opened.phase.value
+
+
+def status_of(coordinator: Coordinator, plan: str) -> dict[str, Any]:
+    """A plan's status as its JSON tells it."""
+    attempts, versions = coordinator.past(plan)
+    history = {"attempts": tuple(attempts), "versions": tuple(versions)}
+    return coordinator.present(plan).model_copy(update=history).model_dump(mode="json")
+
+
+def take_segment(coordinator: Coordinator, key: AttemptKey, name: str, segment: int, data: bytes) -> None:
+    """All three steps of a segment, one after the other."""
+    claim = coordinator.claim_segment(key, name, segment, size=len(data))
+    if claim is not None:
+        coordinator.keep_segment(claim, data)
+        coordinator.settle_segment(claim)
 
 
 @functools.cache
@@ -193,7 +216,7 @@ def make_world(
         token = secrets.token_urlsafe(24)
         store.add_token(token, name=one.name, role="hospital", expires=2.0)
         store.enrol(token, name=one.name, public_key=one.public_key, now=1.0)
-    first = first_version(plan, to_safetensors(START, SPEC), blobs)
+    first = first_version(plan, to_safetensors(START, SPEC), blobs, now=1.0)
     store.add_plan(plan, admin.sign("create-plan", plan.hash), first, 1.0)
     for one in identities[:approvals]:
         store.add_approval(plan.id, one.name, sign_approval(plan, one))
@@ -247,11 +270,14 @@ class Site:
     def name(self) -> str:
         return self.identity.name
 
+    @property
+    def whole_key(self) -> AttemptKey:
+        return AttemptKey(self.world.plan.id, *self.key)
+
     def act(self) -> bool:
         """One poll and, if there is something new, one answer; whether there was."""
         if self.crashed:
-            attempt = f"{self.key[0]}.{self.key[1]}"
-            self.world.coordinator.sits_out(self.world.plan.id, self.name, attempt)
+            self.world.coordinator.sits_out(self.whole_key, self.name)
         work = self.poll()
         if work.status != "running":
             return False
@@ -304,11 +330,11 @@ class Site:
     def send(self, kind: str, body: bytes) -> None:
         """Hand in a message for the attempt this hospital is in."""
         self.sent.append((*self.key, kind, body))
-        self.world.coordinator.receive(self.world.plan.id, self.name, *self.key, kind, body)
+        self.world.coordinator.receive(self.whole_key, self.name, kind, body)
 
     def send_segment(self, number: int, data: bytes) -> None:
         """Hand in one segment of the masked vector."""
-        self.world.coordinator.take_segment(self.world.plan.id, self.name, *self.key, number, data)
+        take_segment(self.world.coordinator, self.whole_key, self.name, number, data)
 
     def answer(self, work: Work) -> bytes:
         """The message for this phase; in the upload phase the segments are handed in as well."""

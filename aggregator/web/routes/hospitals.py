@@ -28,7 +28,7 @@ from aggregator.web.service import (
 from medveil.identity import RequestProof
 from medveil.log import get_logger
 from medveil.messages import Approval, Enrol
-from medveil.rounds import Phase
+from medveil.rounds import AttemptKey, Phase
 
 log = get_logger()
 router = APIRouter(prefix="/v1")
@@ -134,7 +134,8 @@ async def work(
     if ledger:
         await office.run(lambda: office.coordinator.ledger_ends.note(party, ledger))
     if sitting_out:
-        await office.run(lambda: office.coordinator.sits_out(plan, party.name, sitting_out))
+        left = AttemptKey(plan, *map(int, sitting_out.split(".")))
+        await office.run(lambda: office.coordinator.sits_out(left, party.name))
     office.coordinator.count_bytes(plan, party.name, up=len(body), down=0)
     return await _next_work(office, plan, party, seen=seen, wait_s=wait_s)
 
@@ -178,7 +179,7 @@ async def message(
     The answer tells what the hospital is to do next, as a poll would. It waits up to ``wait_s`` for news; by
     then the message is on the disk.
     """
-    office = desk(request)
+    office, key = desk(request), AttemptKey(plan, number, attempt)
     longest = min(office.coordinator.longest_message(plan) or SMALL_LIMIT, MESSAGE_LIMIT)
     party, body = await office.authenticate(request, roles=HOSPITAL, limit=longest)
     if kind == Phase.UPLOAD:
@@ -187,7 +188,7 @@ async def message(
     def take() -> tuple[str, bool]:
         if ledger:
             office.coordinator.ledger_ends.note(party, ledger)
-        answered = office.coordinator.receive(plan, party.name, number, attempt, kind, body)
+        answered = office.coordinator.receive(key, party.name, kind, body)
         office.coordinator.count_bytes(plan, party.name, up=len(body), down=0)
         return answered, office.coordinator.go_on()
 
@@ -214,7 +215,7 @@ async def segment(
     office = desk(request)
     sender = await office.admit(request, roles=HOSPITAL)
     party, size = sender.party, declared_length(request, SEGMENT_LIMIT) or 0
-    which = plan, party.name, number, attempt, segment
+    which = AttemptKey(plan, number, attempt), party.name, segment
     await office.run(partial(office.coordinator.look_at_segment, *which, size=size))
     body = await office.body(request, sender, limit=SEGMENT_LIMIT)
     claim = await office.run(partial(office.coordinator.claim_segment, *which, size=len(body)))

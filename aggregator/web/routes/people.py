@@ -11,7 +11,8 @@ from pydantic import BeforeValidator
 from aggregator.storage.store import Role
 from aggregator.web.problems import CONFLICT, SIGNED, NotFound, refusals
 from aggregator.web.routes.hospitals import PlanId
-from aggregator.web.service import SMALL_LIMIT, desk, json_object, plain_number
+from aggregator.web.service import SMALL_LIMIT, desk, plain_number, with_history
+from medveil.reports import PlanLine, PlanStatus
 
 TAG = "reading"
 """Marks what people may ask for with a token."""
@@ -65,14 +66,14 @@ async def metrics(request: Request) -> Response:
 
 
 @router.get("/v1/status", responses=refusals(*SIGNED, *CONFLICT))
-async def overview(request: Request) -> list[dict[str, Any]]:
+async def overview(request: Request) -> list[PlanLine]:
     """One line per plan that the asking person may read."""
     office = desk(request)
     party, _ = await office.authenticate(request, roles=OVERVIEW, limit=SMALL_LIMIT)
     lines = await office.run(office.coordinator.plans)
     if party.role == Role.RESEARCHER:
         readable = await office.readable(party)
-        return [line for line in lines if line["plan"] in readable]
+        return [line for line in lines if line.plan in readable]
     return lines
 
 
@@ -100,7 +101,7 @@ async def audit(
     ]
 
 
-@router.get("/v1/plans/{plan}/status", response_model=dict[str, Any], responses=refusals(*SIGNED, *CONFLICT))
+@router.get("/v1/plans/{plan}/status", response_model=PlanStatus, responses=refusals(*SIGNED, *CONFLICT))
 async def status(request: Request, plan: PlanId) -> Response:
     """A plan's attempts, model versions, approvals and open phase."""
     office = desk(request)
@@ -112,5 +113,5 @@ async def status(request: Request, plan: PlanId) -> Response:
     if found is None:
         raise NotFound()
     present, ended = found
-    past = await office.past(plan, ended)
-    return Response(json_object(present)[:-1] + b"," + past[1:], media_type="application/json")
+    history = await office.past(plan, ended)
+    return Response(with_history(present, history), media_type="application/json")
