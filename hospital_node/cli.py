@@ -29,7 +29,7 @@ from medveil.spoken import means
 
 if TYPE_CHECKING:
     from medveil.plan import Plan
-    from medveil_imaging.sources.manifest import SiteData
+    from medveil_imaging.sources.site import SiteData
 
 app = typer.Typer(
     help="For a hospital's operator: connect this hospital, check its images, approve, run.",
@@ -245,7 +245,7 @@ def run(folder: Folder = DEFAULT) -> None:
     from hospital_node.certificate import keep_certificate
     from hospital_node.plan_queue import run as work
     from medveil.log import get_logger
-    from medveil_imaging.sources.manifest import read_site
+    from medveil_imaging.sources.site import read_site
 
     node, log = Node.load(folder), get_logger()
     for plan_id in operator.outdated(node):

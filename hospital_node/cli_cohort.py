@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hospital_node.operator import Frozen
     from medveil.plan import Plan
     from medveil.study import Study
-    from medveil_imaging.sources.manifest import SiteData
+    from medveil_imaging.sources.site import SiteData
 
 screen = Screen()
 MOST = 200
@@ -30,7 +30,7 @@ def check_images(node: Node, study: Study, plan: Plan | None = None) -> int:
     Returns: the exit status: 0 fine, 1 something refused or changed, 4 nobody to train on.
     """
     from hospital_node.operator import frozen, viewed
-    from medveil_imaging.sources.manifest import read_site
+    from medveil_imaging.sources.site import read_site
 
     site, moved, changed = read_site(node.settings.data, study), 0, False
     with viewed(node) as records:

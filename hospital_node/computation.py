@@ -20,7 +20,7 @@ from medveil.log import get_logger
 from medveil.plan import Plan
 from medveil.rounds import RoundKind
 from medveil.tensors import Float32, Update
-from medveil_imaging.sources.manifest import SiteData
+from medveil_imaging.sources.site import SiteData
 from privacy.dp.noise import NoiseSource
 from privacy.dp.policy import Split
 

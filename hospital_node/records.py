@@ -41,7 +41,8 @@ from medveil.messages import LedgerEnd, sign_ledger_end
 from medveil.plan import Plan
 from medveil.study import Study
 from medveil_imaging.patients import PatientImages
-from medveil_imaging.sources.manifest import MANIFEST, SiteData
+from medveil_imaging.sources.manifest import MANIFEST
+from medveil_imaging.sources.site import SiteData
 from privacy.dp.ledger import MARKS, OPEN, PROMISED, Row, State, restorations
 
 log = get_logger()

@@ -23,7 +23,7 @@ from medveil.metrics import headline, summarise
 from medveil.strategies import State, advance
 from medveil.study import JointNoise, LocalNoise, Study
 from medveil.tensors import Float32
-from medveil_imaging.sources.manifest import SiteData
+from medveil_imaging.sources.site import SiteData
 from medveil_research.evaluate import add, bootstrap_interval, patient_sums
 from privacy.dp.noise import NoiseSource
 
@@ -159,7 +159,7 @@ def compare(
     """Train at every site alone, and judge all models on the test patients of all sites.
 
     Args:
-        sites: read with :func:`medveil_imaging.sources.manifest.read_site`; a site without training patients
+        sites: read with :func:`medveil_imaging.sources.site.read_site`; a site without training patients
             is judged but trains no model.
         federated: the shared model, float32 (d,).
         run: how the trainings are spread: ``map`` does one after the other, the ``map`` of a process pool

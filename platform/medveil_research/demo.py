@@ -26,8 +26,8 @@ from medveil.shown import Screen
 from medveil.spoken import spoken
 from medveil.study import Deadlines, Study
 from medveil.tensors import from_safetensors, largest_file
-from medveil_imaging.sources.manifest import SiteData, read_site
 from medveil_imaging.sources.phantom import write_phantom_sites
+from medveil_imaging.sources.site import SiteData, read_site
 from medveil_research.compare import Comparison, compare
 from medveil_research.consortium import DEADLINES, Consortium, Site, find_sites, rounds_of
 from medveil_research.processes import Event

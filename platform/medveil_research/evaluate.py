@@ -16,7 +16,7 @@ from medveil.metrics import Sums, empty, headline, summarise
 from medveil.study import Study
 from medveil.tensors import Float32
 from medveil_imaging.patients import PatientImages
-from medveil_imaging.sources.manifest import SiteData, read_site
+from medveil_imaging.sources.site import SiteData, read_site
 
 Split = Literal["train", "val", "test"]
 RESAMPLES = 200

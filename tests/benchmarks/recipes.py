@@ -23,7 +23,7 @@ from utility import federate, films, study_of
 
 from hospital_node.training import FeatureCache
 from medveil.study import Study
-from medveil_imaging.sources.manifest import SiteData
+from medveil_imaging.sources.site import SiteData
 from results_page import put_section
 from rows import Row, arguments, publish
 

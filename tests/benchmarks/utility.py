@@ -38,7 +38,7 @@ from medveil.strategies import State, advance
 from medveil.study import Study
 from medveil.tensors import Float32, from_safetensors
 from medveil_imaging.patients import PatientImages
-from medveil_imaging.sources.manifest import SiteData, read_site
+from medveil_imaging.sources.site import SiteData, read_site
 from medveil_imaging.transforms import z_score
 from medveil_research.evaluate import add
 from medveil_research.studies import new_study

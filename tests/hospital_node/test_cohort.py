@@ -29,7 +29,7 @@ from hospital_node.records import Read
 from hospitals import PEOPLE, Hospital, make_hospital, plan_of
 from medveil.identity import Identity
 from medveil.plan import Plan, sign_approval
-from medveil_imaging.sources.manifest import read_site
+from medveil_imaging.sources.site import read_site
 from privacy.dp.ledger import BudgetExceeded
 from privacy.dp.policy import Split, cost
 

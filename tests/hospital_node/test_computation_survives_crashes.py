@@ -34,7 +34,7 @@ from medveil.study import Study
 from medveil.tensors import Float32, Update
 from medveil_imaging.models import ModelShape, initial_vector, outputs_for
 from medveil_imaging.patients import PatientImages
-from medveil_imaging.sources.manifest import SiteData, read_site
+from medveil_imaging.sources.site import SiteData, read_site
 from planting import plant
 from privacy.dp.ledger import State, charges
 from privacy.dp.noise import NoiseSource

@@ -27,7 +27,7 @@ from medveil.study import Study
 from medveil.tensors import Float32
 from medveil_imaging.models import ModelShape, initial_vector, outputs_for
 from medveil_imaging.patients import PatientImages
-from medveil_imaging.sources.manifest import SiteData
+from medveil_imaging.sources.site import SiteData
 from privacy.dp.noise import NoiseSource
 from world import make_plan, make_study
 

@@ -43,7 +43,7 @@ from medveil.messages import PlanOffer, PlanOffers
 from medveil.plan import BadPlan, NotApproved, Plan, parse_plan, sign_approval
 from medveil.shown import Screen
 from medveil.tensors import to_safetensors
-from medveil_imaging.sources.manifest import read_site
+from medveil_imaging.sources.site import read_site
 from privacy.dp.accounting import calibrate
 from privacy.dp.ledger import BudgetExceeded, LedgerDamaged
 from privacy.dp.policy import UnderstatedEpsilon, cost

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from medveil.study import Study
-from medveil_imaging.sources.manifest import SiteData, read_site
+from medveil_imaging.sources.site import SiteData, read_site
 
 MakeStudy = Callable[..., Study]
 WriteManifest = Callable[..., Path]

@@ -14,7 +14,8 @@ from PIL import Image
 
 from medveil.study import Study
 from medveil_imaging.patients import PatientImages
-from medveil_imaging.sources.manifest import MAX_PROBLEMS, SiteData, read_site
+from medveil_imaging.sources.findings import MAX_PROBLEMS
+from medveil_imaging.sources.site import SiteData, read_site
 
 MakeStudy = Callable[..., Study]
 HEADER = b"image,patient_id,split,label,note"

@@ -15,8 +15,8 @@ from medveil.metrics import empty, summarise
 from medveil.study import Study
 from medveil_imaging.models import ModelShape, build
 from medveil_imaging.patients import PatientImages
-from medveil_imaging.sources.manifest import SiteData, read_site
 from medveil_imaging.sources.phantom import write_phantom_sites
+from medveil_imaging.sources.site import SiteData, read_site
 from medveil_imaging.tasks import TASKS
 
 MakeStudy = Callable[..., Study]

@@ -17,8 +17,8 @@ from medveil.metrics import empty, summarise
 from medveil.study import Study, Training
 from medveil.tensors import Float32, from_safetensors
 from medveil_imaging.patients import PatientImages
-from medveil_imaging.sources.manifest import SiteData
 from medveil_imaging.sources.phantom import write_phantom_sites
+from medveil_imaging.sources.site import SiteData
 from medveil_research.compare import compare, train_alone
 from medveil_research.evaluate import (
     bootstrap_interval,
