@@ -14,6 +14,7 @@ from hospital_node.ledger import Charge
 from hospital_node.training.checks import require_safe
 from hospital_node.training.features import FeatureCache, features, has_features, with_features
 from hospital_node.training.gradients import Drawn, Loss, draw, patient_gradients, runs_in_bfloat16
+from hospital_node.training.local_rules import obey_local_rule
 from hospital_node.training.mean import noisy_mean
 from hospital_node.training.memory import keep_freed_memory
 from hospital_node.training.optimizer import PatientOptimizer
@@ -195,9 +196,13 @@ def _prepared(
 def _base_optimizer(study: Study, module: nn.Module) -> torch.optim.Optimizer:
     training = study.training
     weights = [p for p in module.parameters() if p.requires_grad]
-    if training.optimizer == "adam":
-        return torch.optim.Adam(weights, lr=training.learning_rate)
-    return torch.optim.SGD(weights, lr=training.learning_rate, momentum=training.momentum)
+    optimizer: torch.optim.Optimizer = (
+        torch.optim.Adam(weights, lr=training.learning_rate)
+        if training.optimizer == "adam"
+        else torch.optim.SGD(weights, lr=training.learning_rate, momentum=training.momentum)
+    )
+    obey_local_rule(study, optimizer)
+    return optimizer
 
 
 def _set_rate(study: Study, optimizer: torch.optim.Optimizer, round_number: int, done: float) -> None:

@@ -12,13 +12,13 @@ exponentials differ from library to library.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 
 from medveil.errors import Error, LocalProtocolError, RemoteProtocolError
 from medveil.registry import Registry
-from medveil.study import Study
+from medveil.study import JointNoise, Study
 from medveil.tensors import Float32
 
 State = dict[str, Float32]
@@ -81,6 +81,38 @@ class ServerStrategy(Protocol):
         ...
 
 
+class Arithmetic(Protocol):
+    """float32 entries, in an array or a tensor: nothing is known of them but these four operations."""
+
+    def __add__(self, other: Any, /) -> Self: ...
+    def __sub__(self, other: Any, /) -> Self: ...
+    def __mul__(self, other: Any, /) -> Self: ...
+    def __truediv__(self, other: Any, /) -> Self: ...
+
+
+Entries = TypeVar("Entries", bound=Arithmetic)
+
+
+@runtime_checkable
+class LocalHalf(Protocol):
+    """What a strategy may have besides its step: a word in every optimiser step at a hospital.
+
+    Under differential privacy such a step has already been clipped and noised, so what a rule makes of it is
+    post-processing and costs nothing: a rule gets nothing else of the patients, neither a gradient nor an
+    image (:mod:`hospital_node.training.local_rules` obeys it, the self-check before training looks on).
+    """
+
+    def local(self, weights: Entries, start: Entries, rate: float) -> Entries:
+        """Where the weights go after an optimiser step.
+
+        Args:
+            weights: of one tensor after the step. start: the same in the global model of this round.
+            rate: the step's learning rate.
+        Guarantees: pure, entry by entry, with ``+ - * /`` only, so that it needs no library.
+        """
+        ...
+
+
 STRATEGIES: Registry[Callable[[Mapping[str, float]], ServerStrategy]] = Registry(
     "strategy", "medveil.strategies"
 )
@@ -89,9 +121,13 @@ STRATEGIES: Registry[Callable[[Mapping[str, float]], ServerStrategy]] = Registry
 def strategy_of(study: Study) -> ServerStrategy:
     """The study's strategy with its options. Raises: UnknownName, BadStrategy."""
     try:
-        return STRATEGIES[study.strategy.name](study.strategy.options)
+        strategy = STRATEGIES[study.strategy.name](study.strategy.options)
     except ValueError as error:
         raise BadStrategy(problem=str(error)) from error
+    if isinstance(strategy, LocalHalf) and isinstance(study.privacy, JointNoise):
+        # A sum of what a rule makes of noisy steps is not what it makes of their sum.
+        raise BadStrategy(problem=f"{study.strategy.name} changes local steps, which joint noise cannot bear")
+    return strategy
 
 
 def advance(
