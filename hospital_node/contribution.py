@@ -6,8 +6,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import Protocol
 
-from medveil.metrics import Sums
 from medveil.rounds import RoundKind
+from medveil.tasks import Sums
 from medveil.tensors import Float32, Update
 
 

@@ -12,6 +12,7 @@ from hospital_node.settings import NodeSettings, Policy
 from medveil.plan import Plan
 from medveil.rounds import RoundKind
 from medveil.study import Study
+from medveil.tasks import TASKS
 from privacy.encoding import params_for
 
 PROGRAM_BYTES = 500 * 10**6
@@ -72,7 +73,7 @@ def _steps(study: Study, images: int) -> int:
 
 def _memory(study: Study, images: int) -> int:
     voxels, privacy = math.prod(study.transforms.size), study.privacy
-    label = 8 * voxels if study.task == "segmentation" else 8
+    label = 8 * voxels if TASKS[study.task].outlines else 8
     gradients = 12 if privacy.kind != "none" else 0
     model = (BYTES_PER_PARAMETER + gradients) * study.model.tensors.size
     return PROGRAM_BYTES + images * (4 * voxels + label) + _batch(study, images) + model

@@ -26,7 +26,7 @@ from medveil.identity import Identity
 from medveil.log import get_logger
 from medveil.messages import BadMessage, PlanOffer
 from medveil.plan import BadPlan, NotApproved, Plan
-from medveil_imaging.sources.manifest import SiteData
+from medveil_imaging.sources.site import SiteData
 from privacy.dp.ledger import BudgetExceeded
 from privacy.dp.policy import UnderstatedEpsilon
 

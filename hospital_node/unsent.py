@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from medveil.files import replace_durably
 from medveil.identity import Secret
-from medveil.metrics import Sums
+from medveil.tasks import Sums
 from medveil.tensors import Update
 
 Computed = tuple[Update, Sums | None]

@@ -22,9 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medveil.errors import LocalProtocolError, RemoteProtocolError
-from medveil.metrics import Sums, released
+from medveil.metrics import released
 from medveil.rounds import RoundKind
 from medveil.study import Study
+from medveil.tasks import Sums
 from medveil.tensors import Float32, Update
 from privacy.metric_limits import can_add_up
 from privacy.secagg.keystream import stream

@@ -15,11 +15,11 @@ import numpy as np
 from aggregator.storage.blobs import Blobs, DamagedBlob, StorageFailed
 from aggregator.work.unmasking import SUM, Summing, segment_lengths, sum_segment
 from medveil.errors import RemoteProtocolError
-from medveil.metrics import Sums
 from medveil.plan import Plan
 from medveil.rounds import ModelVersion
 from medveil.strategies import advance
 from medveil.study import Study
+from medveil.tasks import Sums
 from medveil.tensors import (
     Float32,
     from_safetensors,

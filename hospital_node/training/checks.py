@@ -23,8 +23,8 @@ from hospital_node.training.mean import Mean, mean_loss
 from hospital_node.training.optimizer import PatientOptimizer
 from medveil.errors import Error
 from medveil.study import GaussianNoise, Study
+from medveil.tasks import TASKS
 from medveil_imaging.models import build_model
-from medveil_imaging.tasks import TASKS
 from privacy.dp.noise import NoiseSource
 from privacy.dp.policy import mean_policy
 
@@ -205,7 +205,7 @@ def _check_size(model: nn.Module, size: tuple[int, ...], device: torch.device) -
 def _random_patients(study: Study, size: tuple[int, ...]) -> list[Drawn]:
     generator = torch.Generator().manual_seed(0)
     classes = len(study.classes)
-    shape = size if study.task == "segmentation" else ()
+    shape = size if TASKS[study.task].outlines else ()
     return [
         Drawn(
             torch.randn(count, 1, *size, generator=generator, dtype=torch.float64),

@@ -11,12 +11,12 @@ from hospital_node.ledger import Charge
 from hospital_node.training.features import FeatureCache, has_features
 from hospital_node.training.run import NoCharge
 from hospital_node.training.stopping import check_stopped
-from medveil.metrics import Sums, bounded, empty, noise_scales, released
+from medveil.metrics import bounded, empty, noise_scales, released
 from medveil.study import Study
+from medveil.tasks import TASKS, Sums
 from medveil.tensors import Float32
 from medveil_imaging.models import build_model, load_vector
 from medveil_imaging.patients import PatientImages
-from medveil_imaging.tasks import TASKS
 from privacy.dp.noise import NoiseSource
 from privacy.dp.policy import round_event
 

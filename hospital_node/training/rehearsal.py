@@ -37,12 +37,11 @@ from hospital_node.training.checks import NotSafe
 from hospital_node.training.features import FeatureCache
 from hospital_node.training.optimizer import GRID_BITS
 from hospital_node.training.unbooked import unbooked_charge
-from medveil.metrics import Sums
 from medveil.study import CENTRE, GaussianNoise, Study
+from medveil.tasks import TASKS, Sums
 from medveil.tensors import Float32
 from medveil_imaging.models import vector_of
 from medveil_imaging.patients import PatientImages
-from medveil_imaging.tasks import TASKS
 from privacy.dp.ledger import State
 from privacy.dp.noise import KEY_BYTES, NoiseSource
 from privacy.dp.policy import Split, study_events
@@ -210,7 +209,7 @@ def _mean_stage(stage: _Stage) -> _Stage:
 def _made_up(study: Study, size: tuple[int, ...]) -> tuple[PatientImages, list[PatientImages]]:
     """The canary, whose images are equal, and the others."""
     generator = torch.Generator().manual_seed(1)
-    shape = size if study.task == "segmentation" else ()
+    shape = size if TASKS[study.task].outlines else ()
 
     def patient(name: str, count: int) -> PatientImages:
         images = torch.randn(count, 1, *size, generator=generator)
@@ -458,7 +457,7 @@ def _released(stage: _Stage, split: Split, patients: list[PatientImages]) -> tup
 def _canaries(stage: _Stage) -> list[PatientImages]:
     """Patients whose share is as large as can be: of every label, or outlined where the model is wrong."""
     classes, images = len(stage.study.classes), stage.canary.images
-    if stage.study.task == "classification":
+    if not TASKS[stage.study.task].outlines:
         labels = [torch.full((CANARY_IMAGES,), label) for label in range(min(classes, LABELS))]
         canaries = [PatientImages("canary", images, label) for label in labels]
         return [*canaries, _wild(stage).canary]

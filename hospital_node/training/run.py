@@ -21,10 +21,10 @@ from hospital_node.training.optimizer import PatientOptimizer
 from hospital_node.training.stopping import check_stopped
 from medveil.errors import Error
 from medveil.study import CENTRE, GaussianNoise, JointNoise, Study
+from medveil.tasks import TASKS
 from medveil.tensors import Float32, Update
 from medveil_imaging.models import build_model, load_vector, vector_of
 from medveil_imaging.patients import PatientImages
-from medveil_imaging.tasks import TASKS
 from medveil_imaging.transforms import random_shift, random_shift_pair
 from privacy.dp.noise import NoiseSource
 from privacy.dp.policy import Split, round_event

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
@@ -10,6 +11,13 @@ from typing import Generic, TypeVar
 from medveil.errors import UnknownName
 
 T = TypeVar("T")
+
+
+def names_in(package: str) -> tuple[str, ...]:
+    """What a folder registers, without importing any of it: an entry is called as its file is."""
+    found = importlib.util.find_spec(package)
+    folders = found.submodule_search_locations if found else None
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(folders or ())))
 
 
 class Registry(Generic[T]):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -19,7 +20,10 @@ from medveil.bounds import STORED, too_much
 from medveil.errors import BadFile
 from medveil.handed import problem_of, read_toml
 from medveil.ids import canonical, digest
+from medveil.profiles import PROFILES
+from medveil.registry import Registry
 from medveil.shown import plain
+from medveil.tasks import TASKS
 from medveil.tensors import ModelSpec
 from medveil.values import Frozen, Name, Sha256
 
@@ -33,6 +37,21 @@ CENTRE = "head.centre"
 """Tensor of a centred model that holds the released mean; it travels with the weights and is not trained."""
 
 
+def _one_of(registry: Registry[Any]) -> AfterValidator:
+    """A name that a module of this version has registered."""
+
+    def known(name: str) -> str:
+        if name not in registry:
+            raise ValueError(f"it must be one of {', '.join(registry)}")
+        return name
+
+    return AfterValidator(known)
+
+
+TaskName = Annotated[str, _one_of(TASKS)]
+ProfileName = Annotated[str, _one_of(PROFILES)]
+
+
 class ModelChoice(Frozen):
     """A registered model, its options, the exact tensors that are trained, and where training starts."""
 
@@ -43,17 +62,17 @@ class ModelChoice(Frozen):
 
 
 class Transforms(Frozen):
-    """How an image becomes a tensor; ``medveil_imaging.transforms`` explains each profile's constants."""
+    """How an image becomes a tensor; :mod:`medveil.profiles` has what differs between kinds of image."""
 
-    profile: Literal["xray", "mri"]
+    profile: ProfileName
     size: Annotated[tuple[int, ...], Field(min_length=2, max_length=3)]
-    """Height and width in pixels (xray), or the three edges in voxels after resampling, RAS order (mri)."""
+    """Height and width in pixels, or the three edges in voxels after resampling, RAS order."""
     spacing_mm: tuple[PositiveFloat, ...] = ()
-    """Voxel edges after resampling, in mm; for ``mri`` only."""
+    """Voxel edges after resampling, in mm; of volumes only."""
 
     @model_validator(mode="after")
     def _fits_profile(self) -> Self:
-        dims = 2 if self.profile == "xray" else 3
+        dims = PROFILES[self.profile].dims
         spacings = 0 if dims == 2 else 3
         if len(self.size) != dims or len(self.spacing_mm) != spacings:
             raise ValueError(f"profile '{self.profile}' wants {dims} sizes and {spacings} spacings")
@@ -157,6 +176,7 @@ class JointNoise(GaussianNoise):
         return self.honest_hospitals
 
 
+PrivacyKind = Literal["none", "local", "joint"]
 Privacy = Annotated[NoPrivacy | LocalNoise | JointNoise, Field(discriminator="kind")]
 
 
@@ -222,7 +242,7 @@ class Evaluation(Frozen):
     """What is counted, bounded per patient, inside the masked vector."""
 
     bins: Annotated[int, Field(ge=16, le=4096)] = 256
-    """Bins of a score histogram; a study with noise releases :data:`medveil.metrics.NOISED_BINS` of them."""
+    """Bins of a score histogram; a study with noise releases fewer."""
     images_per_patient: Annotated[int, Field(ge=1, le=1024)] = 64
     every_round: bool = True
     """Whether each update carries the validation figures of the model it started from."""
@@ -246,9 +266,9 @@ class Study(Frozen):
 
     name: Name
     description: Annotated[str, Field(max_length=2000)] = ""
-    task: Literal["classification", "segmentation"]
+    task: TaskName
     classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=64)]
-    """Meaning of the labels 0, 1, 2 …; for segmentation 0 is the background."""
+    """Meaning of the labels 0, 1, 2 …; in a label map 0 is the background."""
     model: ModelChoice
     transforms: Transforms
     training: Training
@@ -278,8 +298,8 @@ class Study(Frozen):
             raise ValueError("a centred model wants noise, and every patient in each step (sample_rate = 1)")
         if self.centred and self.training.rounds < 2:
             raise ValueError("a centred model wants a round for the mean and at least one to train")
-        if self.task == "segmentation" and self.transforms.profile != "mri":
-            raise ValueError("segmentation is for profile 'mri'")
+        if TASKS[self.task].outlines and PROFILES[self.transforms.profile].dims != 3:
+            raise ValueError(f"{self.task} wants volumes, and profile '{self.transforms.profile}' has none")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("two classes have the same name")
         return self

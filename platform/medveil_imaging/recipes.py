@@ -12,7 +12,9 @@ from functools import partial
 from typing import Literal
 
 from medveil.errors import Error
+from medveil.profiles import PROFILES
 from medveil.study import Strategy, Training
+from medveil.tasks import TASKS
 
 PrivacyKind = Literal["none", "local", "joint"]
 Clipping = Literal["flat", "unit"]
@@ -187,21 +189,22 @@ def recipe(
     """The shipped settings.
 
     Args:
-        model, task, profile: as in the study; ``profile`` is "xray" or "mri".
+        model, task, profile: as in the study.
         hospitals: how many share a lane. With 21 bits each has (2^21 - 1) / (2 hospitals) steps for
             ``update_clip`` on either side of zero; from 64 hospitals on the lanes become 32 bits wide.
         rounds: instead of the recipe's own number. The learning rate falls to zero over that many.
 
     Raises:
-        NoRecipe: nothing is shipped for the combination.
+        NoRecipe: nothing is shipped for the combination. UnknownName: there is no such task or profile.
     """
     if hospitals < 1:
         raise ValueError("at least one hospital is needed")
     found = RECIPES.get((model, privacy))
-    if found is None or found[0] not in ((profile, task), ("any", task)):
+    kind, what = PROFILES[profile], TASKS[task].recipes_of
+    if found is None or found[0] not in ((kind.recipes_of, what), ("any", what)):
         raise NoRecipe(model=model, task=task, privacy=privacy)
     _, usual, make = found
     chosen = make(rounds or usual)
-    if profile == "xray" and chosen.training.local_epochs:  # films bear a small shift; volumes are aligned
+    if kind.shifts and chosen.training.local_epochs:  # films bear a small shift; volumes are aligned
         chosen = replace(chosen, training=chosen.training.model_copy(update={"augment": True}))
     return replace(chosen, lane_bits=32) if hospitals >= 64 else chosen

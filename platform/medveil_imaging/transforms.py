@@ -1,15 +1,14 @@
-"""Image → tensor, one recipe per profile. Every image is normalised by itself.
+"""Image → tensor, each by itself, in the way of its dimensions; :mod:`medveil.profiles` says the rest.
 
-xray: clip to the 0.5th and 99.5th percentile (lead markers, wires and empty corners must not set the scale),
-resize to ``size`` with antialiasing, z-score over the picture.
-mri: turn to RAS, resample to ``spacing_mm``, z-score over the volume (MR intensity has no unit and differs a
-thousandfold between scanners), crop or pad around the centre to ``size`` with 0, the volume's mean. A label
-map takes the same way with nearest neighbours.
+A film: its profile's grey scale, resized to ``size`` with antialiasing, z-scored.
+A volume: its profile's grey scale, turned to RAS, resampled to ``spacing_mm``, z-scored, cropped or padded
+around the centre to ``size``. A label map takes the same way with nearest neighbours.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,13 +17,10 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Orientation, ResizeWithPadOrCrop, Spacing
 from torch.nn import functional
 
+from medveil.profiles import PROFILES, Profile
 from medveil.study import Transforms
-from medveil_imaging.sources.raw import Film, Unusable, Volume
+from medveil_imaging.sources.raw import Film, Float32, Unusable, Volume
 
-CLIP_PERCENTILES = (0.5, 99.5)
-"""Per cent of the pixels below and above which the grey scale is cut."""
-SAMPLE = 2**17
-"""Pixels that the percentiles are read from: every n-th of a large film, which changes them by < 0.3 %."""
 FLAT = 1e-6
 """A standard deviation below this share of the largest value is rounding, not an image."""
 SAME_SPACING_MM = 1e-3
@@ -40,11 +36,16 @@ def film_transform(transforms: Transforms) -> Callable[[Film], torch.Tensor]:
     Raises:
         Unusable: nothing is left to see after clipping ("constant-image").
     """
+    profile = PROFILES[transforms.profile]
+
+    def pixels_of(film: Film) -> torch.Tensor:
+        return torch.from_numpy(_grey(profile, film.pixels))[None]
+
     # log_stats off: MONAI would log the range of the pixels when a step fails.
-    prepare = Compose([_clip, _Resize(transforms.size)], log_stats=False)
+    prepare = Compose([pixels_of, _Resize(transforms.size)], log_stats=False)
 
     def apply(film: Film) -> torch.Tensor:
-        return z_score(prepare(film))
+        return _scaled(profile, prepare(film))
 
     return apply
 
@@ -55,11 +56,12 @@ def volume_transform(transforms: Transforms) -> Callable[[Volume], torch.Tensor]
     Raises:
         Unusable: all voxels equal ("constant-image").
     """
-    place = _geometry(transforms, "bilinear")
-    crop = ResizeWithPadOrCrop(transforms.size)
+    profile, place = PROFILES[transforms.profile], _geometry(transforms, "bilinear")
+    crop = ResizeWithPadOrCrop(transforms.size, value=profile.outside)
 
     def apply(volume: Volume) -> torch.Tensor:
-        return _plain(crop(z_score(place(volume))))
+        seen = replace(volume, voxels=_grey(profile, volume.voxels))
+        return _plain(crop(_scaled(profile, place(seen))))
 
     return apply
 
@@ -75,6 +77,21 @@ def label_transform(transforms: Transforms) -> Callable[[Volume], tuple[torch.Te
         return kept[0].round().long(), int((kept > 0).sum()) < int((placed > 0).sum())
 
     return apply
+
+
+def _grey(profile: Profile, pixels: Float32) -> Float32:
+    return np.require(profile.grey(pixels), np.float32, ["C", "W"])
+
+
+def _scaled(profile: Profile, image: torch.Tensor) -> torch.Tensor:
+    return z_score(image) if profile.z_score else _not_flat(image)
+
+
+def _not_flat(image: torch.Tensor) -> torch.Tensor:
+    """The image. Raises: Unusable: it is constant."""
+    if bool(image.min() == image.max()):
+        raise Unusable("constant-image", "Nothing is left to see.", "Check that the export was not blank.")
+    return image
 
 
 def z_score(image: torch.Tensor) -> torch.Tensor:
@@ -122,13 +139,6 @@ def _shift(images: torch.Tensor, offsets: list[torch.Tensor]) -> torch.Tensor:
         layout = [len(images), *(edge if a == axis else 1 for a in range(1, images.ndim))]
         images = images.gather(axis, index.view(layout).expand(images.shape))
     return images
-
-
-def _clip(film: Film) -> torch.Tensor:
-    pixels = film.pixels
-    sample = pixels.ravel()[:: 1 + pixels.size // SAMPLE]
-    low, high = np.percentile(sample, CLIP_PERCENTILES)
-    return torch.from_numpy(np.clip(pixels, np.float32(low), np.float32(high)))[None]
 
 
 class _Resize:

@@ -34,10 +34,10 @@ from hospital_node.training.features import FeatureCache
 from hospital_node.training.unbooked import unbooked_charge
 from medveil.metrics import bounded, noise_scales
 from medveil.study import CENTRE, Study
+from medveil.tasks import TASKS
 from medveil.tensors import Float32, unflatten
 from medveil_imaging.models import outputs_for, spec_of, vector_of
 from medveil_imaging.patients import PatientImages
-from medveil_imaging.tasks import TASKS
 from medveil_research.audit_bounds import Finding, Inside, Scores, examine
 from privacy.dp.noise import NoiseSource
 from privacy.dp.policy import Split, policy_of
@@ -124,7 +124,7 @@ class _StandIn(nn.Module):
         if study.centred:
             self.head.centre = nn.Parameter(torch.zeros(weights), requires_grad=False)
         self.outputs = outputs_for(study.task, study.classes)
-        self.edges = (1,) * len(study.transforms.size) if study.task == "segmentation" else ()
+        self.edges = (1,) * len(study.transforms.size) if TASKS[study.task].outlines else ()
         self.size = 1.0
 
     def features(self, images: torch.Tensor) -> torch.Tensor:

@@ -12,8 +12,9 @@ import torch
 
 from hospital_node.training import choose_device
 from hospital_node.training import evaluate as contribution
-from medveil.metrics import Sums, empty, headline, summarise
+from medveil.metrics import empty, headline, summarise
 from medveil.study import Study
+from medveil.tasks import Sums
 from medveil.tensors import Float32
 from medveil_imaging.patients import PatientImages
 from medveil_imaging.sources.site import SiteData, read_site

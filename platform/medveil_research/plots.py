@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from medveil.metrics import auroc, calibration_curve, roc_curve
+from medveil.histograms import auroc, calibration_curve, roc_curve
 from medveil.reports import Figures
 from medveil_research.drawing import ACCENT, INK, LINE, MUTED, PAPER, SECOND, Drawing, canvas, to_svg
 from medveil_research.results import Interval, Result, RoundFacts
@@ -19,7 +19,9 @@ def draw_all(result: Result) -> list[Drawing]:
     makers: Sequence[Callable[[Result], Drawing | None]] = (
         learning_curve,
         together_against_alone,
-        *((structures,) if result.task == "segmentation" else (roc, calibration)),
+        structures,
+        roc,
+        calibration,
         forest,
     )
     return [drawing for make in makers if (drawing := make(result)) is not None]

@@ -12,7 +12,10 @@ from pydantic import Field, ValidationError, model_validator
 
 from medveil.errors import BadFile
 from medveil.handed import problem_of, read_json
+from medveil.profiles import PROFILES
 from medveil.reports import Amount, Count, Figures, Finite, Label, Text
+from medveil.study import PrivacyKind, TaskName
+from medveil.tasks import TASKS
 from medveil.values import Frozen, Name, Sha256
 
 Interval = tuple[Finite, Finite]
@@ -21,7 +24,7 @@ Interval = tuple[Finite, Finite]
 class PrivacyFacts(Frozen):
     """The study's privacy policy and the price it bought; every field but ``kind`` is None for ``none``."""
 
-    kind: Literal["none", "local", "joint"]
+    kind: PrivacyKind
     epsilon: Amount | None = None
     delta: Amount | None = None
     noise_multiplier: Amount | None = None
@@ -114,7 +117,7 @@ class Result(Frozen):
 
     medveil: Text
     study: Name
-    task: Literal["classification", "segmentation"]
+    task: TaskName
     profile: Text
     model: Text
     parameters: Count
@@ -138,8 +141,8 @@ class Result(Frozen):
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
-        bins = {len(self.federated.sums[name]) for name in self.federated.sums if "/" in name}
-        if self.task == "classification" and len(bins) > 1:
+        sides = ("positives/", "negatives/")
+        if len({len(values) for name, values in self.federated.sums.items() if name.startswith(sides)}) > 1:
             raise ValueError("the histograms in federated.sums differ in length")
         local = (self.privacy.epsilon, self.privacy.delta)
         if self.privacy.kind != "none" and None in local:
@@ -149,12 +152,23 @@ class Result(Frozen):
     @property
     def headline(self) -> str:
         """The one figure the study is judged by."""
-        return "dice" if self.task == "segmentation" else "auroc"
+        return TASKS[self.task].headline
 
     @property
     def headline_name(self) -> str:
         """The same, as people write it."""
-        return {"dice": "Dice", "auroc": "AUROC"}[self.headline]
+        return TASKS[self.task].headline_name
+
+    @property
+    def headline_meaning(self) -> str:
+        """A sentence about it."""
+        return TASKS[self.task].headline_meaning
+
+    @property
+    def aim(self) -> str:
+        """What the model learned to do, after "to"."""
+        images = PROFILES[self.profile].images if self.profile in PROFILES else "images"
+        return f"{TASKS[self.task].aim(self.classes)} in {images}"
 
     @property
     def scored_classes(self) -> tuple[str, ...]:

@@ -34,8 +34,8 @@ from hospital_node.training.gradients import Drawn, Loss, Way, patient_gradients
 from hospital_node.training.memory import keep_freed_memory
 from hospital_node.training.optimizer import PatientOptimizer
 from medveil.study import LocalNoise
+from medveil.tasks import TASKS
 from medveil_imaging.models import ModelShape, build
-from medveil_imaging.tasks import TASKS
 from privacy.dp.noise import NoiseSource
 from rows import Row, arguments, cpu, publish
 

@@ -13,9 +13,9 @@ import torch
 
 from error_pages import ROOT
 from medveil.strategies import STRATEGIES
+from medveil.tasks import TASKS
 from medveil_imaging.models import MODELS, ModelShape, build
 from medveil_imaging.sources.raw import Unusable
-from medveil_imaging.tasks import TASKS
 
 
 def blocks(page: str) -> list[str]:

@@ -20,8 +20,8 @@ from hospital_node.ledger import Ledger
 from hospital_node.lineage import load_version
 from hospital_node.settings import Node
 from medveil.messages import LedgerEnd
-from medveil.metrics import NOISED_BINS
 from medveil.study import Deadlines, Study
+from medveil.tasks.classification import NOISED_BINS
 from medveil.tensors import from_safetensors, model_hash
 from medveil_imaging.sources.phantom import write_phantom_sites
 from medveil_research.client import NoAnswer

@@ -12,8 +12,10 @@ import pytest
 
 from hospital_node.ledger import Charge
 from hospital_node.training import NotSafe, evaluation, gradients, mean, optimizer, run, self_check
-from medveil import metrics, study
+from medveil import study
 from medveil.study import Study
+from medveil.tasks.classification import Classification
+from medveil.tasks.segmentation import Segmentation
 from medveil_imaging.models import ModelShape, build_model, initial_vector, outputs_for
 from planting import plant
 from privacy.dp import noise, policy
@@ -164,7 +166,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "evaluation counts images": (
         "head",
-        metrics,
+        Classification,
         "bounded",
         'max(float(patient["images"][0]), 1.0)',
         "1.0",
@@ -394,15 +396,15 @@ FAULTS: dict[str, Fault] = {
     ),
     "evaluation noise of one class": (
         "head",
-        metrics,
+        Classification,
         "noise_scales",
-        "dict.fromkeys(released(study), float(np.sqrt(len(scored_classes(study)))))",
-        "{n: 1.0 if n.startswith('positives') else 0.5 for n in released(study)}",
+        "dict.fromkeys(self.released(study), float(np.sqrt(len(scored_classes(study)))))",
+        "{n: 1.0 if n.startswith('positives') else 0.5 for n in self.released(study)}",
         "evaluation",
     ),
     "structures share one bound": (
         "volumes",
-        metrics,
+        Segmentation,
         "noise_scales",
         "(len(study.classes) - 1) * ",
         "",
@@ -410,7 +412,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "a dice is not centred": (
         "volumes",
-        metrics,
+        Segmentation,
         "bounded",
         "- CENTRE * seen",
         "- 2 * CENTRE * seen",

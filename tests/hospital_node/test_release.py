@@ -14,23 +14,14 @@ from hypothesis import strategies as st
 
 from hospital_node.ledger import Charge, ChargeUsed, Ledger
 from hospital_node.training import NoCharge, evaluate, release
-from medveil.metrics import (
-    NOISED_BINS,
-    bounded,
-    empty,
-    headline,
-    layout,
-    noise_in_sum,
-    noise_scales,
-    released,
-    score_bins,
-    summarise,
-)
+from medveil.histograms import score_bins
+from medveil.metrics import bounded, empty, headline, layout, noise_in_sum, noise_scales, released, summarise
 from medveil.study import Study
+from medveil.tasks import TASKS
+from medveil.tasks.classification import NOISED_BINS
 from medveil.tensors import Float32
 from medveil_imaging.models import ModelShape, initial_vector, outputs_for
 from medveil_imaging.patients import PatientImages
-from medveil_imaging.tasks import TASKS
 from privacy.dp.noise import NoiseSource
 from privacy.dp.policy import Split
 from privacy.encoding import METRIC_STEPS, decode_metrics, encode_metrics

@@ -18,8 +18,8 @@ from hospital_node.training import NotSafe, checks, self_check
 from hospital_node.training import optimizer as optimizer_module
 from hospital_node.training.optimizer import PatientOptimizer
 from medveil.study import LocalNoise, NoPrivacy, Study
+from medveil.tasks import TASKS
 from medveil_imaging.models import MODELS, ModelShape, build, outputs_for, spec_of
-from medveil_imaging.tasks import TASKS
 from privacy.dp.noise import NoiseSource
 
 FILMS = {"small_cnn": (16, 16), "wavelet_head": (32, 32), "densenet121": (32, 32)}

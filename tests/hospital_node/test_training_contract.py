@@ -16,8 +16,8 @@ from hospital_node.training import self_check
 from hospital_node.training.features import features, has_features
 from hospital_node.training.gradients import Drawn, Way, patient_gradients
 from medveil.study import Study
+from medveil.tasks import TASKS
 from medveil_imaging.models import MODELS, ModelShape, UnsafeModel, build, make_safe, spec_of
-from medveil_imaging.tasks import TASKS
 
 CPU = torch.device("cpu")
 

@@ -15,10 +15,10 @@ from hospital_node.training import FeatureCache, evaluate, self_check, train
 from hospital_node.training.gradients import Drawn, Way, patient_gradients, runs_in_bfloat16
 from hospital_node.training.optimizer import PatientOptimizer, row_norms
 from medveil.study import LocalNoise, Study
+from medveil.tasks import TASKS
 from medveil.tensors import Float32
 from medveil_imaging.models import ModelShape, build, build_model, initial_vector, outputs_for
 from medveil_imaging.patients import PatientImages
-from medveil_imaging.tasks import TASKS
 from privacy.dp.noise import NoiseSource
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="not measured: no CUDA device")

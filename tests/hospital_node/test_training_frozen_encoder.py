@@ -19,6 +19,7 @@ from hospital_node.training.features import features, with_features
 from hospital_node.training.gradients import Drawn, patient_gradients
 from medveil.metrics import summarise
 from medveil.study import Study
+from medveil.tasks import TASKS
 from medveil.tensors import Float32
 from medveil_imaging.models import (
     BadModel,
@@ -32,7 +33,6 @@ from medveil_imaging.models import (
 )
 from medveil_imaging.models.frozen_encoder import FOLDER, BadEncoder, NoEncoder
 from medveil_imaging.patients import PatientImages
-from medveil_imaging.tasks import TASKS
 from privacy.dp.noise import NoiseSource
 
 CPU = torch.device("cpu")

@@ -13,11 +13,11 @@ from torch import nn
 
 from medveil.metrics import empty, summarise
 from medveil.study import Study
+from medveil.tasks import TASKS
 from medveil_imaging.models import ModelShape, build
 from medveil_imaging.patients import PatientImages
 from medveil_imaging.sources.phantom import write_phantom_sites
 from medveil_imaging.sources.site import SiteData, read_site
-from medveil_imaging.tasks import TASKS
 
 MakeStudy = Callable[..., Study]
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from medveil.tasks import TASKS
 from medveil_imaging.models import (
     BadModel,
     ModelShape,
@@ -15,7 +16,6 @@ from medveil_imaging.models import (
     spec_of,
 )
 from medveil_imaging.models.position_head import contrasts, hats, slope, smoothing
-from medveil_imaging.tasks import TASKS
 
 SIZE = (16, 20, 18)
 USUAL = (48, 64, 48)

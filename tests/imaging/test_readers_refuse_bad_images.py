@@ -164,7 +164,7 @@ def test_printed_text_is_noticed_even_if_the_header_denies_it(tmp_path: Path) ->
 def test_a_deflate_bomb_is_refused_before_it_is_inflated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("medveil_imaging.sources.dicom.MAX_FILE_BYTES", 500)
+    monkeypatch.setattr("medveil_imaging.sources.formats.dicom.MAX_FILE_BYTES", 500)
     path = dicom(tmp_path / "a.dcm", syntax=DeflatedExplicitVRLittleEndian)
     assert refusal(read_film, path) == "too-large"
 

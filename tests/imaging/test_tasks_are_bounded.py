@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from medveil.metrics import MAX_LOSS, layout, summarise
+from medveil.metrics import layout, summarise
 from medveil.study import Evaluation, ModelChoice, NoPrivacy, SecureAggregation, Study, Training, Transforms
+from medveil.tasks import MAX_LOSS, TASKS
 from medveil.tensors import ModelSpec, TensorSpec
-from medveil_imaging.tasks import TASKS
 
 
 def study(task: str, classes: tuple[str, ...], images: int = 64) -> Study:

@@ -7,18 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medveil.metrics import (
-    auroc,
-    calibration_curve,
-    calibration_error,
-    empty,
-    headline,
-    layout,
-    middles,
-    roc_curve,
-    score_bins,
-    summarise,
-)
+from medveil.histograms import auroc, calibration_curve, calibration_error, middles, roc_curve, score_bins
+from medveil.metrics import empty, headline, layout, summarise
 from medveil.study import Study
 from world import make_study
 

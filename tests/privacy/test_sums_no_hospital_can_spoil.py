@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medveil.metrics import CENTRE, empty, noise_scales, released, scored_classes
+from medveil.metrics import empty, noise_scales, released
 from medveil.rounds import RoundKind
 from medveil.study import Study
+from medveil.tasks.classification import scored_classes
+from medveil.tasks.segmentation import CENTRE
 from medveil.tensors import Update
 from privacy.dp.noise import normal
 from privacy.encoding import (

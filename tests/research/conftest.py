@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medveil.metrics import auroc, calibration_error
+from medveil.histograms import auroc, calibration_error
 
 BINS = 64
 HOSPITALS = ("hospital-1", "hospital-2", "hospital-3", "hospital-4")

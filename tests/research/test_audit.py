@@ -16,8 +16,9 @@ import typer
 from typer.testing import CliRunner
 
 from hospital_node.training import NotSafe, evaluation, optimizer, run
-from medveil import metrics, study
+from medveil import study
 from medveil.study import Study
+from medveil.tasks.classification import Classification
 from medveil_research import audit, audit_bounds, audit_report
 from medveil_research.audit_bounds import Finding, examine, fit, one_run_bound, threshold_bound
 from medveil_research.cli import register
@@ -160,7 +161,7 @@ FAULTS: dict[str, tuple[Callable[[], Study], Any, str, str, str, str]] = {
         films, evaluation, "release", NOISE, f"{NOISE} / 2**0.5", "test",
     ),
     "evaluation counts images": (
-        films, metrics, "bounded", 'max(float(patient["images"][0]), 1.0)', "1.0", "test",
+        films, Classification, "bounded", 'max(float(patient["images"][0]), 1.0)', "1.0", "test",
     ),
 }  # fmt: skip
 

@@ -26,10 +26,11 @@ from aggregator.work.versions import first_version
 from medveil.errors import RemoteProtocolError
 from medveil.identity import Identity
 from medveil.messages import Work
-from medveil.metrics import Sums, empty
+from medveil.metrics import empty
 from medveil.plan import Member, Plan, sign_approval
 from medveil.rounds import AttemptKey, Phase, RoundKind
 from medveil.study import Study
+from medveil.tasks import Sums
 from medveil.tensors import Float32, ModelSpec, TensorSpec, Update, model_hash, to_safetensors
 from privacy.encoding import encode_metrics, params_for
 from privacy.secagg import node

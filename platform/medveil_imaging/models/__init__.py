@@ -11,6 +11,7 @@ from torch import nn
 from medveil.errors import Error
 from medveil.registry import Registry
 from medveil.study import CENTRE, Study
+from medveil.tasks import TASKS
 from medveil.tensors import Float32, ModelSpec, TensorSpec, flatten, unflatten
 
 Option = int | float | str | bool
@@ -74,8 +75,8 @@ class ModelMismatch(Error):
 
 
 def outputs_for(task: str, classes: Sequence[str]) -> int:
-    """Logits a model gives: one for two-class classification, else one per class (with the background)."""
-    return 1 if task == "classification" and len(classes) == 2 else len(classes)
+    """Logits a model gives for a task with these classes. Raises: UnknownName."""
+    return TASKS[task].outputs(classes)
 
 
 def shape_of(study: Study) -> ModelShape:

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from medveil.pseudonyms import BadPseudonym, one_spelling
 from medveil.study import Study
+from medveil.tasks import TASKS
 from medveil_imaging.sources.findings import Findings
 from medveil_imaging.sources.lines import Cells, manifest_lines
 from medveil_imaging.sources.raw import Unusable
@@ -41,7 +42,7 @@ class Row:
 
 def manifest_rows(folder: Path, study: Study, findings: Findings) -> list[Row]:
     """The lines that name a patient, a split, an image and its label, as far as one line can tell."""
-    wanted = ["image", "patient_id", "split", "label" if study.task == "classification" else "label_map"]
+    wanted = ["image", "patient_id", "split", "label_map" if TASKS[study.task].outlines else "label"]
     rows: list[Row] = []
     lines_of: Counter[str] = Counter()
     inside = folder.resolve()
@@ -81,7 +82,9 @@ def _row(number: int, cell: Cells, inside: Path, study: Study) -> Row:
     if split not in SPLITS:
         raise Unusable("bad-split", "The split is not train, val or test.", "Correct the line.")
     label, label_map = None, None
-    if study.task == "classification":
+    if TASKS[study.task].outlines:
+        label_map = _inside(inside, cell["label_map"], "label map")
+    else:
         text = cell["label"].strip()
         if not re.fullmatch(r"[0-9]{1,4}", text) or int(text) >= len(study.classes):
             raise Unusable(
@@ -90,8 +93,6 @@ def _row(number: int, cell: Cells, inside: Path, study: Study) -> Row:
                 f"Write a whole number from 0 to {len(study.classes) - 1}.",
             )
         label = int(text)
-    else:
-        label_map = _inside(inside, cell["label_map"], "label map")
     image = _inside(inside, cell["image"], "image")
     return Row(number, cell["image"], image, patient, written, split, label, label_map)
 

@@ -9,9 +9,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from medveil_imaging.sources.dicom import read_dicom_film, read_dicom_series, read_dicom_volume
-from medveil_imaging.sources.nifti import read_nifti
-from medveil_imaging.sources.pictures import read_picture
+from medveil_imaging.sources.formats import Format, format_of
+from medveil_imaging.sources.formats.dicom import read_dicom_series
 from medveil_imaging.sources.raw import Film, Float32, Note, Unusable, Volume, quiet, read_bytes
 
 Image = TypeVar("Image", Film, Volume)
@@ -90,61 +89,38 @@ def _read_film(path: Path) -> Film:
     if path.is_dir():
         raise Unusable("folder", "This is a folder; a film is one file.", "List the films one by one.")
     data = read_bytes(path)
-    kind = sniff(data)
-    if kind == "dicom":
-        return read_dicom_film(data)
-    if kind == "picture":
-        return read_picture(data)
-    if kind == "nifti":
-        raise Unusable("wrong-format", "This is a NIfTI volume, not a film.", "List films for this study.")
-    raise _refusal(kind)
+    known = _known(data)
+    if known.film is None:
+        raise Unusable("wrong-format", f"This is {known.what}, not a film.", "List films for this study.")
+    return known.film(data)
 
 
 def _read_volume(path: Path) -> Volume:
     if path.is_dir():
         return read_dicom_series(path)
     data = read_bytes(path)
-    kind = sniff(data)
-    if kind == "nifti":
-        return read_nifti(data)
-    if kind == "dicom":
-        return read_dicom_volume(data)
-    if kind == "picture":
-        raise Unusable(
-            "wrong-format", "This is a flat picture, not a volume.", "List volumes for this study."
-        )
-    raise _refusal(kind)
+    known = _known(data)
+    if known.volume is None:
+        raise Unusable("wrong-format", f"This is {known.what}, not a volume.", "List volumes for this study.")
+    return known.volume(data)
 
 
-def sniff(data: bytes) -> str:
-    """The format by its first bytes: dicom, picture, nifti, or the reason why it is none of them."""
-    if data[128:132] == b"DICM":
-        return "dicom"
-    if data[:8] == b"\x89PNG\r\n\x1a\n" or data[:3] == b"\xff\xd8\xff":
-        return "picture"
-    if data[344:348] == b"n+1\0" or data[4:8] == b"n+2\0":
-        return "nifti"
+def _known(data: bytes) -> Format:
+    """The format of a file's bytes. Raises: Unusable: no format that is read here, with what to do."""
+    known = format_of(data)
+    if known is not None:
+        return known
     if data[344:348] == b"ni1\0" or data[4:8] == b"ni2\0":
-        return "pair"
+        raise Unusable("nifti-pair", "This is half of a .hdr/.img pair.", "Convert it to one .nii.gz file.")
     if data[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c"):
-        return "analyze"
-    if data[:4] == b"\0\0\0\x01":
-        return "freesurfer"
-    return "unknown"
-
-
-def _refusal(kind: str) -> Unusable:
-    if kind == "pair":
-        return Unusable("nifti-pair", "This is half of a .hdr/.img pair.", "Convert it to one .nii.gz file.")
-    if kind == "analyze":
-        return Unusable(
+        raise Unusable(
             "analyze-format",
             "This is Analyze 7.5, which does not tell left from right.",
             "Convert the original DICOM to NIfTI.",
         )
-    if kind == "freesurfer":
-        return Unusable("freesurfer-format", "This is a FreeSurfer volume.", "Convert it to .nii.gz.")
-    return Unusable(
+    if data[:4] == b"\0\0\0\x01":
+        raise Unusable("freesurfer-format", "This is a FreeSurfer volume.", "Convert it to .nii.gz.")
+    raise Unusable(
         "unknown-format",
         "This is no DICOM file with a preamble, no NIfTI, no PNG and no JPEG.",
         "Export the image as DICOM, NIfTI (volumes), PNG or JPEG (films).",

@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from medveil.profiles import PROFILES
 from medveil.pseudonyms import look_alike
 from medveil.study import Study
+from medveil.tasks import TASKS
 from medveil_imaging.patients import PatientImages
 from medveil_imaging.sources.findings import Findings
 from medveil_imaging.sources.manifest import MANIFEST, SPLITS, Row, manifest_rows
@@ -153,7 +155,7 @@ def _compare_people(rows: list[Row], findings: Findings) -> None:
 
 
 def _reader(study: Study) -> Read:
-    if study.transforms.profile == "xray":
+    if PROFILES[study.transforms.profile].dims == 2:
         film = film_transform(study.transforms)
 
         def read_one(row: Row) -> tuple[torch.Tensor, torch.Tensor, tuple[Note, ...]]:
@@ -226,7 +228,7 @@ def _whole_site(study: Study, train: dict[str, list[Labelled]]) -> list[Problem]
                 "Repair the lines above, or take part with another folder.",
             )
         ]
-    if study.task == "classification":
+    if not TASKS[study.task].outlines:
         seen = Counter(int(label) for images in train.values() for _, label in images)
         if len(seen) == 1:
             return [

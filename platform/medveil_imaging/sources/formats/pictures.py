@@ -7,6 +7,7 @@ import io
 import numpy as np
 from PIL import Image
 
+from medveil_imaging.sources.formats import FORMATS, Format
 from medveil_imaging.sources.raw import MAX_PIXELS, Film, Unusable, check_pixel_count
 
 GREY = frozenset({"1", "L", "LA", "I", "I;16", "I;16B", "F"})
@@ -42,3 +43,12 @@ def read_picture(data: bytes) -> Film:
 
 def _coloured() -> Unusable:
     return Unusable("colour-image", "The image is in colour, so it is no X-ray.", "Export the grey original.")
+
+
+FORMATS.register("picture")(
+    Format(
+        what="a flat picture",
+        begins=lambda data: data[:8] == b"\x89PNG\r\n\x1a\n" or data[:3] == b"\xff\xd8\xff",
+        film=read_picture,
+    )
+)

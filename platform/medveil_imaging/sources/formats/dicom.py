@@ -20,6 +20,7 @@ from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.pixels import apply_modality_lut, apply_voi_lut, get_decoder
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+from medveil_imaging.sources.formats import FORMATS, Format
 from medveil_imaging.sources.raw import (
     MAX_FILE_BYTES,
     MAX_PIXELS,
@@ -321,3 +322,14 @@ def _no_geometry() -> Unusable:
         "The header does not say where the slices lie in the patient.",
         "Export the original series.",
     )
+
+
+FORMATS.register("dicom")(
+    Format(
+        what="a DICOM file",
+        begins=lambda data: data[128:132] == b"DICM",
+        film=read_dicom_film,
+        volume=read_dicom_volume,
+        before_others=True,
+    )
+)

@@ -8,6 +8,7 @@ import itertools
 import nibabel
 import numpy as np
 
+from medveil_imaging.sources.formats import FORMATS, Format
 from medveil_imaging.sources.raw import (
     MAX_FILE_BYTES,
     MAX_VOXELS,
@@ -85,3 +86,12 @@ def _apart(first: Float64, second: Float64, shape: tuple[int, ...]) -> float:
     """Largest distance in mm between the places that two affines give to a corner of the volume."""
     corners = np.array([(*corner, 1) for corner in itertools.product(*((0, edge - 1) for edge in shape))])
     return float(np.linalg.norm(corners @ (first - second).T, axis=1).max())
+
+
+FORMATS.register("nifti")(
+    Format(
+        what="a NIfTI volume",
+        begins=lambda data: data[344:348] == b"n+1\0" or data[4:8] == b"n+2\0",
+        volume=read_nifti,
+    )
+)

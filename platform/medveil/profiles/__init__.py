@@ -1,0 +1,52 @@
+"""Kinds of image, by name: one file each, found through :data:`PROFILES`.
+
+What a profile says is all that differs between kinds: edges, grey scale, what a new study begins with. It
+needs numpy only; :mod:`medveil_imaging.transforms` does the rest, the same for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from medveil.registry import Registry
+from medveil.tensors import Float32
+
+
+def as_it_is(pixels: Float32) -> Float32:
+    """The grey scale unchanged."""
+    return pixels
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How an image of this kind becomes a tensor.
+
+    With two edges it is a film and resized; with three it is a volume, turned to RAS, resampled to voxels of
+    ``spacing_mm``, then cropped or padded around its centre.
+    """
+
+    images: str
+    """As a sentence names them."""
+    size: tuple[int, ...]
+    """Edges of a new study that names none, in pixels or voxels."""
+    recipes_of: str
+    """Profile whose shipped settings and usual models suit it, mostly itself."""
+    spacing_mm: tuple[float, ...] = ()
+    """Edges of a voxel in a new study; films have none."""
+    grey: Callable[[Float32], Float32] = as_it_is
+    """What is done to the pixels of one image before they are resized or resampled, whatever their shape."""
+    z_score: bool = True
+    """Whether each image then gets mean 0 and deviation 1; else the grey scale means the same everywhere."""
+    outside: float = 0.0
+    """What a volume is padded with, in the finished tensor; 0 is the mean of a z-scored one."""
+    shifts: bool = False
+    """Whether a small random shift is harmless enough to be in the shipped settings."""
+
+    @property
+    def dims(self) -> int:
+        """2 for films, 3 for volumes."""
+        return len(self.size)
+
+
+PROFILES: Registry[Profile] = Registry("profile", __name__)

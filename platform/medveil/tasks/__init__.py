@@ -1,0 +1,135 @@
+"""What a study learns, by name: one file each, found through :data:`TASKS`.
+
+A task says which bounded sums leave a hospital, which figures follow from their total, and what one image's
+loss is. Node and researcher train and evaluate with it, the aggregator lays out and reads the sums. It must
+start without torch; so a task imports torch inside ``loss`` and ``sums`` only, which the aggregator never
+calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medveil.registry import Registry
+
+if TYPE_CHECKING:
+    import torch
+
+    from medveil.study import Study
+
+Sums = dict[str, NDArray[np.float64]]
+"""Named counts of one patient, one hospital or all."""
+Given = Mapping[str, NDArray[Any]]
+MAX_LOSS = 20.0
+"""An image's loss counts for at most this much, so that one image cannot dominate the sum."""
+
+
+class Task(Protocol):
+    """A kind of learning."""
+
+    headline: str
+    """The one figure a study is judged by; among :meth:`figures` where there are cases enough."""
+    headline_name: str
+    """The same, as people write it."""
+    headline_meaning: str
+    """A sentence for the report."""
+    classes: tuple[str, ...]
+    """Of a new study that names none."""
+    profile: str
+    """Kind of image of a new study that names none."""
+    outlines: bool
+    """Whether a label is a map, one class for every voxel of a volume; else it is one class for the image."""
+    recipes_of: str
+    """Task whose shipped settings and usual models suit it, mostly itself."""
+
+    def aim(self, classes: Sequence[str]) -> str:
+        """What the model learns to do, after "to"."""
+        ...
+
+    def outputs(self, classes: Sequence[str]) -> int:
+        """Logits that a model gives for an image or voxel."""
+        ...
+
+    # ---- the sums, and what follows from them; numpy only ----
+
+    def layout(self, study: Study) -> dict[str, int]:
+        """Names and lengths of the exact sums, in wire order; ``patients`` is one of them, of length 1."""
+        ...
+
+    def released(self, study: Study) -> dict[str, int]:
+        """The same of what gets noise. Few numbers: each has noise of its own. No ``patients``."""
+        ...
+
+    def bounded(self, study: Study, patient: Given) -> Sums:
+        """One patient's exact sums as they enter a noised total.
+
+        Guarantees: divided by :meth:`noise_scales`, the whole has length 1 at most, whatever the images show
+            and however many there are. The self-check before training holds it against this.
+        """
+        ...
+
+    def noise_scales(self, study: Study) -> dict[str, float]:
+        """Standard deviation of each released sum's noise at a multiplier of 1."""
+        ...
+
+    def figures(self, study: Study, sums: Given) -> dict[str, float]:
+        """From exact totals; a figure without the cases it needs is left out, never guessed."""
+        ...
+
+    def noised_figures(self, study: Study, sums: Given) -> dict[str, float]:
+        """From noised totals, as they follow from them: a share may lie outside 0 to 1."""
+        ...
+
+    def can_add_up(self, study: Study, sums: Given, slack: float) -> bool:
+        """Whether honest patients can have added up to these exact totals, none of which is negative.
+
+        Args:
+            slack: rounding error of a total.
+        """
+        ...
+
+    def noised_can_add_up(self, study: Study, sums: Given, noise: Mapping[str, float]) -> bool:
+        """The same of noised totals.
+
+        Args:
+            noise: the most that noise can be in an entry of each.
+        """
+        ...
+
+    # ---- one patient's images and nothing else; torch, imported inside ----
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """One loss an image, shape (k,); entry i depends on image i only. Safe under ``torch.func.vmap``."""
+        ...
+
+    def sums(self, study: Study, logits: torch.Tensor, labels: torch.Tensor) -> Sums:
+        """One patient's contribution to :meth:`layout`, from at most ``study.evaluation.images_per_patient``
+        images (the first ones); every entry finite and bounded."""
+        ...
+
+
+TASKS: Registry[Task] = Registry("task", __name__)
+
+
+def zeros(lengths: Mapping[str, int]) -> Sums:
+    """All sums at zero."""
+    return {name: np.zeros(length) for name, length in lengths.items()}
+
+
+def with_mean(parts: Mapping[str, float], name: str) -> dict[str, float]:
+    """The parts and, before them, their mean under ``name``; nothing without parts."""
+    return {name: float(np.mean(list(parts.values()))), **parts} if parts else {}
+
+
+def at_most(values: NDArray[Any], limit: float | NDArray[Any], slack: float) -> bool:
+    """Whether no entry exceeds its limit by more than rounding may."""
+    return bool((values <= limit * (1 + 1e-9) + slack).all())
+
+
+def whole(values: NDArray[Any]) -> bool:
+    """Whether all entries are whole numbers."""
+    return bool((values == np.rint(values)).all())

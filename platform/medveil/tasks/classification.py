@@ -1,0 +1,177 @@
+"""Classification of whole images, judged by histograms of the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medveil.histograms import auroc, calibration_error, middles, score_bins
+from medveil.tasks import MAX_LOSS, TASKS, Given, Sums, at_most, whole, with_mean, zeros
+
+if TYPE_CHECKING:
+    import torch
+
+    from medveil.study import Study
+
+NOISED_BINS = 20
+"""Bins of a histogram that gets noise: many bins cost accuracy by their noise, few by their ties."""
+NOISED_EDGES = np.linspace(-7.2, 7.2, NOISED_BINS - 1)
+"""Log odds between these bins, evenly, for there the scores differ; some models are surer than others."""
+
+
+class Classification:
+    """Logits (k, 1) for two classes or (k, classes) for more; labels int64 (k,)."""
+
+    headline = "auroc"
+    headline_name = "AUROC"
+    headline_meaning = (
+        "AUROC is the chance that the model gives a case with the finding a higher score than one without: "
+        "1 is perfect, 0.5 is guessing."
+    )
+    classes: tuple[str, ...] = ("negative", "positive")
+    profile = "xray"
+    outlines = False
+    recipes_of = "classification"
+
+    def aim(self, classes: Sequence[str]) -> str:
+        """See :class:`medveil.tasks.Task`."""
+        return f"tell {' from '.join(classes)}" if len(classes) == 2 else f"tell apart {', '.join(classes)}"
+
+    def outputs(self, classes: Sequence[str]) -> int:
+        """One for two classes, else one per class."""
+        return 1 if len(classes) == 2 else len(classes)
+
+    def layout(self, study: Study) -> dict[str, int]:
+        """Two histograms of the scores for each scored class, hits, loss and counts."""
+        histograms: dict[str, int] = {}
+        for name in scored_classes(study):
+            bins = study.evaluation.bins
+            histograms |= {f"positives/{name}": bins, f"negatives/{name}": bins}
+        return histograms | {"correct": 1, "loss": 1, "images": 1, "patients": 1}
+
+    def released(self, study: Study) -> dict[str, int]:
+        """The histograms, in few bins. Every patient counts once, and what follows from them is not sent."""
+        sides = (f"{side}/{name}" for name in scored_classes(study) for side in ("positives", "negatives"))
+        return dict.fromkeys(sides, NOISED_BINS)
+
+    def bounded(self, study: Study, patient: Given) -> Sums:
+        """See :class:`medveil.tasks.Task`.
+
+        Proof: a patient with k images puts 1/k into one bin each, so the two histograms of a class are not
+        negative and sum to 1, and are no longer than 1; with C classes, sqrt(C).
+        """
+        images = max(float(patient["images"][0]), 1.0)
+        place = _places(study.evaluation.bins)
+        released = self.released(study)
+        return {name: np.bincount(place, patient[name], NOISED_BINS) / images for name in released}
+
+    def noise_scales(self, study: Study) -> dict[str, float]:
+        """The root of the number of scored classes; see :meth:`bounded`."""
+        return dict.fromkeys(self.released(study), float(np.sqrt(len(scored_classes(study)))))
+
+    def figures(self, study: Study, sums: Given) -> dict[str, float]:
+        """``auroc`` (mean over scored classes, from histograms, ties count half), ``accuracy``, ``ece``
+        (expected calibration error, 16 equal bins, two classes only), ``loss``, ``images``, ``patients``.
+        """
+        images, figures = float(sums["images"][0]), _areas(study, sums)
+        if images > 0:
+            figures["accuracy"] = float(sums["correct"][0]) / images
+            if len(study.classes) == 2:
+                name = study.classes[1]
+                figures["ece"] = calibration_error(sums[f"positives/{name}"], sums[f"negatives/{name}"])
+            figures["loss"] = float(sums["loss"][0]) / images
+        return figures | {"images": images, "patients": float(sums["patients"][0])}
+
+    def noised_figures(self, study: Study, sums: Given) -> dict[str, float]:
+        """``auroc``, ``accuracy`` of two classes, ``patients``: every patient counts once."""
+        names = scored_classes(study)
+        figures = _areas(study, sums)
+        total = sum(float(values.sum()) for values in sums.values()) / len(names)
+        if len(names) == 1 and total > 0:
+            half = NOISED_BINS // 2
+            hits = sums[f"negatives/{names[0]}"][:half].sum() + sums[f"positives/{names[0]}"][half:].sum()
+            figures["accuracy"] = float(hits) / total
+        return figures | {"patients": float(max(0, round(total)))}
+
+    def can_add_up(self, study: Study, sums: Given, slack: float) -> bool:
+        """A class's histograms hold each image once; no more hits than images, no loss above its bound."""
+        images, patients = float(sums["images"][0]), float(sums["patients"][0])
+        positives = [float(sums[f"positives/{name}"].sum()) for name in scored_classes(study)]
+        negatives = [float(sums[f"negatives/{name}"].sum()) for name in scored_classes(study)]
+        return (
+            all(whole(values) for name, values in sums.items() if name != "loss")
+            and all(p + n == images for p, n in zip(positives, negatives, strict=True))
+            and (len(positives) == 1 or sum(positives) == images)
+            and float(sums["correct"][0]) <= images
+            and patients <= images <= patients * study.evaluation.images_per_patient
+            and at_most(sums["loss"], MAX_LOSS * images, slack)
+        )
+
+    def noised_can_add_up(self, study: Study, sums: Given, noise: Mapping[str, float]) -> bool:
+        """No bin is further below zero than noise can carry it."""
+        return all((values >= -noise[name]).all() for name, values in sums.items())
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of each image, shape (k,)."""
+        from torch.nn import functional
+
+        if logits.shape[1] == 1:
+            return functional.binary_cross_entropy_with_logits(
+                logits[:, 0], labels.to(logits.dtype), reduction="none"
+            )
+        return functional.cross_entropy(logits, labels, reduction="none")
+
+    def sums(self, study: Study, logits: torch.Tensor, labels: torch.Tensor) -> Sums:
+        """Histograms of the predicted log odds per true class, hits, losses and counts of one patient.
+
+        A model that has diverged (logits not finite) counts as probability 0 and the largest loss.
+        """
+        import torch
+
+        limit = study.evaluation.images_per_patient
+        scores, truth = logits[:limit].detach().double().cpu(), labels[:limit].cpu()
+        losses = self.loss(scores, truth).nan_to_num(nan=MAX_LOSS).clamp(0.0, MAX_LOSS)
+        if scores.shape[1] == 1:
+            probabilities = torch.sigmoid(scores)
+            hits = (probabilities[:, 0] > 0.5).long() == truth
+        else:
+            probabilities = scores.softmax(1)
+            hits = probabilities.argmax(1) == truth
+        sums = zeros(self.layout(study))
+        bins = study.evaluation.bins
+        place = score_bins(torch.logit(probabilities.nan_to_num(nan=0.0), eps=1e-15).numpy(), bins)
+        for name, column in zip(scored_classes(study), place.T, strict=True):
+            positive = truth.numpy() == study.classes.index(name)
+            sums[f"positives/{name}"] += np.bincount(column[positive], minlength=bins)
+            sums[f"negatives/{name}"] += np.bincount(column[~positive], minlength=bins)
+        sums["correct"][0] = float(hits.sum())
+        sums["loss"][0] = float(losses.sum())
+        sums["images"][0] = float(len(truth))
+        sums["patients"][0] = 1.0
+        return sums
+
+
+TASKS.register("classification")(Classification())
+
+
+def scored_classes(study: Study) -> tuple[str, ...]:
+    """Classes that have a score histogram: the second of two, or each of several."""
+    return study.classes[1:] if len(study.classes) == 2 else study.classes
+
+
+def _places(bins: int) -> NDArray[np.intp]:
+    """The noised bin of each of ``bins`` bins of the exact histogram."""
+    return np.searchsorted(NOISED_EDGES, middles(bins))
+
+
+def _areas(study: Study, sums: Given) -> dict[str, float]:
+    areas = {}
+    for name in scored_classes(study):
+        area = auroc(sums[f"positives/{name}"], sums[f"negatives/{name}"])
+        if area is not None:
+            areas[f"auroc/{name}"] = area
+    figures = with_mean(areas, "auroc")
+    return figures if len(areas) > 1 else {k: v for k, v in figures.items() if k == "auroc"}

@@ -1,0 +1,156 @@
+"""Segmentation: a class for every voxel, judged by the overlap with an expert's outline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medveil.tasks import MAX_LOSS, TASKS, Given, Sums, at_most, whole, with_mean, zeros
+
+if TYPE_CHECKING:
+    import torch
+
+    from medveil.study import Study
+
+CENTRE = 0.5
+"""Taken off a Dice before it is summed with noise: half the range, half the noise."""
+CASE_SHARE = 0.35
+"""How much of a patient's bound the count of a structure takes beside its Dice; near the optimum for a Dice
+of .75, which the count enters with a quarter of its error."""
+SMOOTH = 1.0
+"""Voxels added above and below the fraction: a structure absent from truth and prediction costs nothing."""
+
+
+class Segmentation:
+    """Logits (k, classes, \\*size), class 0 the background; labels int64 (k, \\*size)."""
+
+    headline = "dice"
+    headline_name = "Dice"
+    headline_meaning = "Dice measures the overlap with the expert's outline: 1 is perfect, 0 is none."
+    classes: tuple[str, ...] = ("background", "structure")
+    profile = "mri"
+    outlines = True
+    recipes_of = "segmentation"
+
+    def aim(self, classes: Sequence[str]) -> str:
+        """See :class:`medveil.tasks.Task`."""
+        return f"outline {', '.join(classes[1:])}"
+
+    def outputs(self, classes: Sequence[str]) -> int:
+        """One per class, the background included."""
+        return len(classes)
+
+    def layout(self, study: Study) -> dict[str, int]:
+        """Dice and number of cases of each structure, loss and count."""
+        return self.released(study) | {"loss": 1, "patients": 1}
+
+    def released(self, study: Study) -> dict[str, int]:
+        """Dice and number of cases of each structure."""
+        structures = study.classes[1:]
+        return {f"dice/{c}": 1 for c in structures} | {f"cases/{c}": 1 for c in structures}
+
+    def bounded(self, study: Study, patient: Given) -> Sums:
+        """See :class:`medveil.tasks.Task`.
+
+        Proof: a Dice less its centre lies within 1/2, a count is 0 or 1: with S structures the squares sum to
+        S (1/4 + CASE_SHARE^2) at most, the count weighed by CASE_SHARE.
+        """
+        sums: Sums = {}
+        for name in study.classes[1:]:
+            seen = patient[f"cases/{name}"]
+            sums |= {f"dice/{name}": patient[f"dice/{name}"] - CENTRE * seen, f"cases/{name}": seen}
+        return sums
+
+    def noise_scales(self, study: Study) -> dict[str, float]:
+        """See :meth:`bounded`."""
+        length = float(np.sqrt((len(study.classes) - 1) * (CENTRE**2 + CASE_SHARE**2)))
+        released = self.released(study)
+        return {name: length / (CASE_SHARE if name.startswith("cases/") else 1) for name in released}
+
+    def figures(self, study: Study, sums: Given) -> dict[str, float]:
+        """``dice`` (mean over structures), ``dice/<structure>`` (mean over patients in whom it was outlined),
+        ``loss``, ``patients``.
+        """
+        found = {}
+        for name in study.classes[1:]:
+            cases = float(sums[f"cases/{name}"][0])
+            if cases > 0:
+                found[f"dice/{name}"] = float(sums[f"dice/{name}"][0]) / cases
+        figures, patients = with_mean(found, "dice"), float(sums["patients"][0])
+        if patients > 0:
+            figures["loss"] = float(sums["loss"][0]) / patients
+        return figures | {"patients": patients}
+
+    def noised_figures(self, study: Study, sums: Given) -> dict[str, float]:
+        """The same without a loss; ``patients`` are those of the structure that was outlined most often."""
+        found = {}
+        for name in study.classes[1:]:
+            cases = float(sums[f"cases/{name}"][0])
+            if cases > 0.5:
+                found[f"dice/{name}"] = CENTRE + float(sums[f"dice/{name}"][0]) / cases
+        counts = [float(sums[f"cases/{name}"][0]) for name in study.classes[1:]]
+        return with_mean(found, "dice") | {"patients": float(max(0, round(max(counts))))}
+
+    def can_add_up(self, study: Study, sums: Given, slack: float) -> bool:
+        """No more cases than patients, no Dice above its cases, no loss above its bound."""
+        patients = sums["patients"]
+        cases = [sums[f"cases/{name}"] for name in study.classes[1:]]
+        return (
+            all(whole(values) for values in (patients, *cases))
+            and all((values <= patients).all() for values in cases)
+            and all(at_most(sums[f"dice/{c}"], sums[f"cases/{c}"], slack) for c in study.classes[1:])
+            and at_most(sums["loss"], MAX_LOSS * patients, slack)
+        )
+
+    def noised_can_add_up(self, study: Study, sums: Given, noise: Mapping[str, float]) -> bool:
+        """No count below zero and no centred Dice beyond half its cases, but for the noise."""
+        for name in study.classes[1:]:
+            dice, cases = sums[f"dice/{name}"], sums[f"cases/{name}"] + noise[f"cases/{name}"]
+            if (cases < 0).any() or (np.abs(dice) > CENTRE * cases + noise[f"dice/{name}"]).any():
+                return False
+        return True
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Mean voxel cross-entropy plus one minus mean soft Dice of the structures, shape (k,).
+
+        Sums run over one image's own voxels (never over the batch), so a patient's gradient is its own.
+        """
+        import torch
+
+        classes = torch.arange(logits.shape[1], device=logits.device)
+        truth = (labels.unsqueeze(-1) == classes).movedim(-1, 1).to(logits.dtype).flatten(2)
+        log_probabilities = logits.flatten(2).log_softmax(1)
+        cross_entropy = -(truth * log_probabilities).sum(1).mean(1)
+        probabilities, structures = log_probabilities[:, 1:].exp(), truth[:, 1:]
+        overlap = (probabilities * structures).sum(2)
+        dice = (2 * overlap + SMOOTH) / (probabilities.sum(2) + structures.sum(2) + SMOOTH)
+        return cross_entropy + 1 - dice.mean(1)
+
+    def sums(self, study: Study, logits: torch.Tensor, labels: torch.Tensor) -> Sums:
+        """Dice per structure, mean over this patient's volumes in which it was outlined, and mean loss.
+
+        A structure outlined in none of the volumes is not counted, so an empty label map never scores 1.
+        """
+        limit = study.evaluation.images_per_patient
+        scores, truth = logits[:limit].detach().cpu(), labels[:limit].cpu()
+        sums = zeros(self.layout(study))
+        if not len(truth):
+            return sums
+        predicted = scores.argmax(1)
+        for index, name in enumerate(study.classes[1:], start=1):
+            outlined, found = (truth == index).flatten(1), (predicted == index).flatten(1)
+            present = outlined.any(1)
+            if present.any():
+                total = outlined.sum(1) + found.sum(1)
+                dice = 2 * (outlined & found).sum(1)[present].double() / total[present]
+                sums[f"dice/{name}"][0] = float(dice.mean())
+                sums[f"cases/{name}"][0] = 1.0
+        loss = self.loss(scores, truth).double().nan_to_num(nan=MAX_LOSS).mean()
+        sums["loss"][0] = float(loss.clamp(0.0, MAX_LOSS))
+        sums["patients"][0] = 1.0
+        return sums
+
+
+TASKS.register("segmentation")(Segmentation())
