@@ -22,8 +22,11 @@ from aggregator.web import service as desk
 from hospital_node.settings import NodeSettings, Policy
 from medveil import log, study
 from medveil.errors import Error
+from medveil.profiles import PROFILES
 from medveil.strategies import STRATEGIES
+from medveil.tasks import TASKS
 from medveil_imaging.models import MODELS
+from medveil_research.export import EXPORTS
 
 ROOT = error_pages.ROOT
 GENERATED = {"docs/protocol.md", "docs/results.md", "CHANGELOG.md"}
@@ -173,9 +176,10 @@ def _is_section(kind: object) -> bool:
     return (isinstance(kind, type) and issubclass(kind, BaseModel)) or "Noise" in str(kind)
 
 
-def test_every_model_and_strategy_is_in_the_researchers_page() -> None:
+def test_everything_that_a_researcher_can_name_is_in_the_researchers_page() -> None:
     page = text_of("docs/researcher.md")
-    assert [name for name in (*MODELS, *STRATEGIES) if f"`{name}`" not in page] == []
+    named = (*MODELS, *STRATEGIES, *TASKS, *PROFILES, *EXPORTS)
+    assert [name for name in named if f"`{name}`" not in page] == []
 
 
 def test_every_setting_of_a_node_is_in_the_operators_page() -> None:

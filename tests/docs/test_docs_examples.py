@@ -1,83 +1,249 @@
-"""The code in the pages runs as it is printed."""
+"""The code in the pages runs as it is printed: each file of docs/extending.md is all that its addition needs.
+
+An example is put into its folder (a second one of the same package), found there as everything else is, and
+used in a small study: it is not merely imported.
+"""
 
 from __future__ import annotations
 
-import io
+import importlib
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import torch
 
 from error_pages import ROOT
-from medveil.strategies import STRATEGIES
+from hospital_node.training import evaluate, release, self_check, train
+from hospital_node.training.unbooked import unbooked_charge
+from medveil.metrics import headline, layout, noise_in_sum, released, summarise
+from medveil.profiles import PROFILES
+from medveil.registry import Registry
+from medveil.strategies import STRATEGIES, LocalHalf, advance
+from medveil.study import Study
 from medveil.tasks import TASKS
-from medveil_imaging.models import MODELS, ModelShape, build
-from medveil_imaging.sources.raw import Unusable
+from medveil.tensors import Float32
+from medveil_imaging.models import MODELS, ModelShape, build, build_model, initial_vector, outputs_for
+from medveil_imaging.patients import PatientImages
+from medveil_imaging.sources.formats import FORMATS
+from medveil_imaging.sources.site import read_site
+from medveil_research.export import EXPORTS, Finished, export
+from privacy.dp.noise import NoiseSource
+from privacy.dp.policy import Split
+from privacy.metric_limits import can_add_up
+
+CPU = torch.device("cpu")
+FILM = (16, 16)
+LOCAL = {
+    "kind": "local",
+    "clip_norm": 0.5,
+    "noise_multiplier": 2.0,
+    "evaluation_multiplier": 2.0,
+    "epsilon": 50.0,
+}
+Add = Callable[[Registry[Any], str], None]
 
 
 def blocks(page: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.S)
 
 
+def files(page: str) -> dict[str, str]:
+    """The blocks that follow a file's name."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return dict(re.findall(r"\b`?(\w+\.py)`:\n\n```python\n(.*?)```", text, re.S))
+
+
 @pytest.fixture
-def example() -> Iterator[Any]:
-    """Runs the block of docs/extending.md that holds a word; what it registers is forgotten afterwards."""
-    for registry in (MODELS, TASKS, STRATEGIES):
-        assert list(registry)  # the shipped entries are found before, so that they stay
-    before = [(r, dict(r._entries)) for r in (MODELS, TASKS, STRATEGIES)]
+def add(tmp_path: Path) -> Iterator[Add]:
+    """Puts a file of docs/extending.md where its registry looks; the registry forgets it afterwards."""
+    undone: list[Callable[[], object]] = []
 
-    def run(word: str) -> dict[str, Any]:
-        (source,) = [block for block in blocks("docs/extending.md") if word in block]
-        names: dict[str, Any] = {"__name__": "example_of_the_docs"}
-        exec(compile(source, "docs/extending.md", "exec"), names)
-        return names
+    def put(registry: Registry[Any], name: str) -> None:
+        entries, package = dict(registry._entries), importlib.import_module(registry._package)
+        assert list(registry)  # what ships is found before, and stays
+        entries = dict(registry._entries)
+        folder = tmp_path / "added" / registry._package
+        folder.mkdir(parents=True)
+        (folder / name).write_text(files("docs/extending.md")[name], encoding="utf-8")
+        package.__path__.append(str(folder))
+        registry._loaded = False
+        stem = name.removesuffix(".py")
+        assert stem in registry
+        assert set(registry) == {*entries, stem}
 
-    yield run
-    for registry, entries in before:
-        registry._entries.clear()
-        registry._entries.update(entries)
+        def forget() -> None:
+            package.__path__.remove(str(folder))
+            registry._entries.clear()
+            registry._entries.update(entries)
+            sys.modules.pop(f"{registry._package}.{stem}")
+            delattr(package, stem)
+
+        undone.append(forget)
+
+    yield put
+    for forget in undone:
+        forget()
 
 
-@pytest.mark.parametrize("size", [(64, 64), (16, 24, 16)])
-def test_the_example_model_is_accepted_and_gives_logits(example: Any, size: tuple[int, ...]) -> None:
-    example("grid_head")
-    model = build("grid_head", ModelShape(size=size, outputs=3), {"grid": 4})
-    assert model(torch.zeros(2, 1, *size)).shape == (2, 3)
+def a_study(**changes: Any) -> tuple[Study, Float32]:
+    """Two films' classes, a small network, two steps; with noise unless said otherwise."""
+    content: dict[str, Any] = {
+        "name": "added",
+        "task": "classification",
+        "classes": ("absent", "present"),
+        "model": "small_cnn",
+        "transforms": {"profile": "xray", "size": FILM},
+        "training": {"rounds": 2, "local_steps": 2, "learning_rate": 0.5},
+        "privacy": LOCAL,
+        "secure_aggregation": {"update_clip": 100.0, "max_weight": 100},
+        "evaluation": {"bins": 16, "every_round": False},
+    } | changes
+    outputs = outputs_for(content["task"], content["classes"])
+    model, options = content["model"], content.pop("options", {})
+    spec, vector = initial_vector(
+        model, ModelShape(tuple(content["transforms"]["size"]), outputs), options, seed=1
+    )
+    content["model"] = {"name": model, "options": options, "tensors": spec, "initial_model": "0" * 64}
+    study = Study.model_validate(content)
+    assert Study.model_validate_json(study.model_dump_json()).hash == study.hash
+    return study, vector
 
 
-def test_the_example_strategy_moves_half_the_way(example: Any) -> None:
-    example("damped")
-    model, state = STRATEGIES["damped"]({}).step(np.ones(3, np.float32), np.full(3, 2, np.float32), {})
-    assert model.tolist() == [2, 2, 2]
+def films(count: int = 12) -> tuple[PatientImages, ...]:
+    g = torch.Generator().manual_seed(0)
+    return tuple(
+        PatientImages(f"p{i}", torch.randn(1, 1, *FILM, generator=g) + 2 * (i % 2), torch.tensor([i % 2]))
+        for i in range(count)
+    )
+
+
+def trained(study: Study, vector: Float32, patients: Any) -> Float32:
+    """One round at one hospital, self-check and noise included where the study has noise."""
+    private = study.privacy.kind != "none"
+    if private:
+        self_check(study, build_model(study))
+    given: dict[str, Any] = {"round_number": 1, "declared_patients": 10, "device": CPU}
+    charge = unbooked_charge(study, round_number=1, split=Split.TRAIN) if private else None
+    noise = NoiseSource(bytes(32)) if private else None
+    return train(study, vector, patients, noise=noise, charge=charge, **given).values
+
+
+def test_the_example_model_is_trained_with_noise_and_a_federated_step_is_made(add: Add) -> None:
+    add(MODELS, "grid_head.py")
+    study, vector = a_study(model="grid_head", options={"grid": 4})
+    update = trained(study, vector, films())
+    assert update.shape == (17,)
+    assert update.any()
+    model, _ = advance(study, vector, update, {}, number=1)
+    assert np.isfinite(model).all()
+    volume = build("grid_head", ModelShape(size=(16, 24, 16), outputs=3), {"grid": 4})
+    assert volume(torch.zeros(2, 1, 16, 24, 16)).shape == (2, 3)
+
+
+def test_the_example_task_is_laid_out_trained_summed_and_summarised(add: Add) -> None:
+    add(TASKS, "soft_classification.py")
+    study, vector = a_study(task="soft_classification")
+    model = vector + trained(study, vector, films())
+    exact = evaluate(study, model, films(), device=CPU)
+    assert {name: len(v) for name, v in exact.items()} == layout(study)
+    assert 0 <= summarise(study, exact)[headline(study)] <= 1
+    assert headline(study) == "accuracy"
+    charge = unbooked_charge(study, round_number=3, split=Split.TEST)
+    sums = release(study, model, films(), noise=NoiseSource(bytes(32)), charge=charge, device=CPU)
+    assert {name: len(v) for name, v in sums.items()} == released(study)
+    assert can_add_up(study, sums, hospitals=1)
+    figures = summarise(study, sums, noise=noise_in_sum(study, hospitals=1))
+    assert {"accuracy", "noise", "patients"} <= set(figures)
+    # A label counts as 5 % or 95 %, image by image.
+    task, logits, labels = TASKS["soft_classification"], torch.tensor([[2.0], [-1.0]]), torch.tensor([1, 0])
+    together = task.loss(logits, labels)
+    assert torch.allclose(together, torch.cat([task.loss(logits[i:][:1], labels[i:][:1]) for i in (0, 1)]))
+    assert (together > TASKS["classification"].loss(logits, labels)).all()
+
+
+def test_the_example_profile_reads_a_site_and_a_study_is_trained_on_it(add: Add, tmp_path: Path) -> None:
+    add(PROFILES, "ct.py")
+    transforms = {"profile": "ct", "size": (16, 16, 16), "spacing_mm": (2.0, 2.0, 2.0)}
+    study, vector = a_study(transforms=transforms, privacy={"kind": "none"})
+    random, lines = np.random.default_rng(0), ["image,patient_id,split,label"]
+    for i in range(4):
+        voxels = random.uniform(-1000, 1000, (12, 12, 12)).astype(np.float32)
+        nibabel.save(nibabel.Nifti1Image(voxels, np.diag([2.0, 2.0, 2.0, 1.0])), tmp_path / f"{i}.nii")
+        lines.append(f"{i}.nii,p{i},train,{i % 2}")
+    (tmp_path / "manifest.csv").write_text("\n".join(lines), encoding="utf-8")
+    site = read_site(tmp_path, study)
+    assert not site.problems
+    image = site.train[0].images[0, 0]
+    assert (image.min(), image.max()) == (-1, 1)
+    assert (image[0] == -1).all()  # padded with what is no tissue
+    assert trained(study, vector, site.train).any()
+
+
+def test_the_example_strategy_moves_half_the_way(add: Add) -> None:
+    add(STRATEGIES, "damped.py")
+    study, vector = a_study(strategy={"name": "damped"})
+    update = trained(study, vector, films())
+    model, state = advance(study, vector, update, {}, number=1)
+    assert np.array_equal(model, vector + np.float32(0.5) * update)
     assert not state
     with pytest.raises(ValueError, match="factor"):
         STRATEGIES["damped"]({"factor": 0.0})
 
 
-def test_the_example_task_has_one_loss_per_image_from_that_image_alone(example: Any) -> None:
-    example("soft_classification")
-    logits, labels = torch.tensor([[2.0], [-1.0], [0.5]]), torch.tensor([1, 0, 1])
-    together = TASKS["soft_classification"].loss(logits, labels)
-    assert together.shape == (3,)
+def test_the_example_local_half_is_obeyed_in_every_step_with_noise_and_without(add: Add) -> None:
+    add(STRATEGIES, "decay.py")
+    assert isinstance(STRATEGIES["decay"]({}), LocalHalf)
+    for privacy in ({"kind": "none"}, LOCAL):
+        training = {"rounds": 2, "local_steps": 2, "learning_rate": 1e-6}
+        strategy = {"name": "decay", "options": {"decay": 1e6}}
+        study, vector = a_study(privacy=privacy, training=training, strategy=strategy)
+        update = trained(study, vector, films())
+        # Two steps so short that the rule alone is seen: each halves the weights.
+        assert np.allclose(vector + update, vector / 4, atol=1e-3)
+        assert np.array_equal(advance(study, vector, update, {}, number=1)[0], vector + update)
+
+
+def test_the_example_image_format_is_found_by_its_content_and_read_from_a_site(
+    add: Add, tmp_path: Path
+) -> None:
+    add(FORMATS, "arrays.py")
+    study, vector = a_study(privacy={"kind": "none"})
+    random, lines = np.random.default_rng(0), ["image,patient_id,split,label"]
     for i in range(3):
-        alone = TASKS["soft_classification"].loss(logits[i : i + 1], labels[i : i + 1])
-        assert torch.allclose(alone, together[i : i + 1])
+        pixels = random.normal(size=(40, 40) if i else (4, 4, 4))
+        with (tmp_path / f"{i}.film").open("wb") as file:
+            np.save(file, pixels)
+        lines.append(f"{i}.film,p{i},train,{i % 2}")
+    (tmp_path / "manifest.csv").write_text("\n".join(lines), encoding="utf-8")
+    site = read_site(tmp_path, study)
+    assert [p.code for p in site.problems if p.row] == ["wrong-dimensions"]
+    assert [one.patient for one in site.train] == ["p1", "p2"]
+    assert trained(study, vector, site.train).any()
 
 
-def test_the_example_reader_gives_a_film_or_refuses(example: Any) -> None:
-    read = example("read_array_film")["read_array_film"]
+def test_the_example_export_holds_the_weights_by_their_names(add: Add, tmp_path: Path) -> None:
+    add(EXPORTS, "npz.py")
+    study, vector = a_study(privacy={"kind": "none"})
+    model = vector + trained(study, vector, films())
+    (path,) = export("npz", Finished(study, "ab" * 32, model, epsilon=None), tmp_path)
+    network = build_model(study)
+    network.load_state_dict({name: torch.from_numpy(v) for name, v in np.load(path).items()})
+    spec = study.model.tensors
+    assert {t.name for t in spec.root} == set(np.load(path))
+    assert np.array_equal(np.load(path)[spec.root[0].name].ravel(), model[: spec.root[0].size])
 
-    def saved(values: Any) -> bytes:
-        stream = io.BytesIO()
-        np.save(stream, values)
-        return stream.getvalue()
 
-    assert read(saved(np.eye(4))).pixels.dtype == np.float32
-    with pytest.raises(Unusable):
-        read(saved(np.zeros((2, 2, 2))))
+def test_every_file_of_the_page_is_tried_here() -> None:
+    assert set(files("docs/extending.md")) == {
+        "grid_head.py", "soft_classification.py", "ct.py", "damped.py", "decay.py", "arrays.py", "npz.py",
+    }  # fmt: skip
+    assert len(blocks("docs/extending.md")) == len(files("docs/extending.md"))
 
 
 def test_the_researchers_script_uses_what_the_client_has() -> None:
