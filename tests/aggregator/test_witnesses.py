@@ -122,7 +122,7 @@ def test_a_node_that_was_away_meanwhile_sees_a_longer_log_and_raises_no_alarm(sc
     scene.put_back(copy)
     scene.change(5)
     scene.poll("st-marys")
-    assert scene.heads("st-marys")._journal.head_alarm() is None
+    assert scene.heads("st-marys")._heads.alarm() is None
 
 
 def test_a_rollback_is_named_by_whoever_saw_what_is_gone(scene: Scene) -> None:

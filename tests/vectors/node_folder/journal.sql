@@ -1,0 +1,87 @@
+BEGIN TRANSACTION;
+CREATE TABLE alarms (
+	"plan" VARCHAR NOT NULL,
+	code VARCHAR NOT NULL,
+	reason VARCHAR NOT NULL,
+	version INTEGER NOT NULL,
+	claimed VARCHAR NOT NULL,
+	computed VARCHAR NOT NULL,
+	PRIMARY KEY ("plan")
+);
+INSERT INTO "alarms" VALUES('abababababababababababababababababababababababababababababababab','broken-lineage','why',1,'cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc','dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd');
+CREATE TABLE approvals (
+	"plan" VARCHAR NOT NULL,
+	text VARCHAR NOT NULL,
+	signature BLOB NOT NULL,
+	PRIMARY KEY ("plan")
+);
+CREATE TABLE finished (
+	"plan" VARCHAR NOT NULL,
+	PRIMARY KEY ("plan")
+);
+INSERT INTO "finished" VALUES('cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd');
+CREATE TABLE heads (
+	id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+	kind VARCHAR NOT NULL,
+	number INTEGER NOT NULL,
+	hash BLOB NOT NULL,
+	signature BLOB NOT NULL,
+	"key" BLOB NOT NULL,
+	seen FLOAT NOT NULL,
+	about VARCHAR NOT NULL
+);
+INSERT INTO "heads" VALUES(1,'first',5,X'6868686868686868686868686868686868686868686868686868686868686868',X'73737373737373737373737373737373737373737373737373737373737373737373737373737373737373737373737373737373737373737373737373737373',X'6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B',1.5,'');
+INSERT INTO "heads" VALUES(2,'attempt',6,X'6969696969696969696969696969696969696969696969696969696969696969',X'73737373737373737373737373737373737373737373737373737373737373737373737373737373737373737373737373737373737373737373737373737373',X'6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B',2.5,'abababababababababababababababababababababababababababababababab 1.1');
+INSERT INTO "heads" VALUES(3,'refused',4,X'6A6A6A6A6A6A6A6A6A6A6A6A6A6A6A6A6A6A6A6A6A6A6A6A6A6A6A6A6A6A6A6A',X'73737373737373737373737373737373737373737373737373737373737373737373737373737373737373737373737373737373737373737373737373737373',X'6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B',3.5,'audit-rolled-back');
+CREATE TABLE ledger_ends (
+	whose VARCHAR NOT NULL,
+	count INTEGER NOT NULL,
+	number INTEGER NOT NULL,
+	hash VARCHAR NOT NULL,
+	PRIMARY KEY (whose)
+);
+INSERT INTO "ledger_ends" VALUES('own',0,3,'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff');
+CREATE TABLE parts (
+	id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+	"plan" VARCHAR NOT NULL,
+	cohort VARCHAR NOT NULL,
+	declared INTEGER NOT NULL,
+	taken FLOAT NOT NULL
+);
+INSERT INTO "parts" VALUES(1,'abababababababababababababababababababababababababababababababab','cohort:eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee',20,1.79598576678009295461e+09);
+CREATE TABLE shown (
+	"plan" VARCHAR NOT NULL,
+	text VARCHAR NOT NULL,
+	admin_key BLOB NOT NULL,
+	admin_signature BLOB NOT NULL,
+	"order" INTEGER NOT NULL,
+	PRIMARY KEY ("plan")
+);
+INSERT INTO "shown" VALUES('abababababababababababababababababababababababababababababababab','{}',X'6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B6B',X'73737373737373737373737373737373737373737373737373737373737373737373737373737373737373737373737373737373737373737373737373737373',1);
+CREATE TABLE starts (
+	id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+	"plan" VARCHAR NOT NULL,
+	round INTEGER NOT NULL,
+	attempt INTEGER NOT NULL,
+	model BLOB NOT NULL,
+	advertised VARCHAR NOT NULL,
+	certificate BLOB NOT NULL,
+	UNIQUE ("plan", round, attempt)
+);
+INSERT INTO "starts" VALUES(1,'abababababababababababababababababababababababababababababababab',1,1,X'6D6D6D6D6D6D6D6D6D6D6D6D6D6D6D6D6D6D6D6D6D6D6D6D6D6D6D6D6D6D6D6D','[1, 2, 3]',X'');
+CREATE TABLE steps (
+	"plan" VARCHAR NOT NULL,
+	round INTEGER NOT NULL,
+	attempt INTEGER NOT NULL,
+	step VARCHAR NOT NULL,
+	detail VARCHAR NOT NULL,
+	PRIMARY KEY ("plan", round, attempt, step)
+);
+INSERT INTO "steps" VALUES('abababababababababababababababababababababababababababababababab',1,1,'join','');
+INSERT INTO "steps" VALUES('abababababababababababababababababababababababababababababababab',1,1,'upload','');
+INSERT INTO "steps" VALUES('abababababababababababababababababababababababababababababababab',1,1,'agree','00ff');
+DELETE FROM "sqlite_sequence";
+INSERT INTO "sqlite_sequence" VALUES('starts',1);
+INSERT INTO "sqlite_sequence" VALUES('heads',3);
+INSERT INTO "sqlite_sequence" VALUES('parts',1);
+COMMIT;
