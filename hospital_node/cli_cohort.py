@@ -125,9 +125,9 @@ def cohort(
     folder: Folder = DEFAULT,
 ) -> None:
     """Show how the images folder differs from what was frozen for the approved plans; take it as it is."""
+    node = Node.load(folder)
     from hospital_node import operator, views
 
-    node = Node.load(folder)
     found = operator.frozen_plans(node, plan)
     if not found:
         screen.say("No plan is approved here that is not over.")

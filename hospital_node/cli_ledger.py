@@ -30,9 +30,9 @@ def show_ledger(
     context.obj = folder
     if context.invoked_subcommand is not None:
         return
+    node = Node.load(folder)
     from hospital_node.operator import viewed
 
-    node = Node.load(folder)
     with viewed(node) as records:
         if rows:
             _show_rows(records.ledger)
@@ -132,9 +132,10 @@ def verify(
     context: typer.Context, folder: Annotated[Path | None, typer.Option("--folder", "-f")] = None
 ) -> None:
     """Check the hash chain of the ledger; names the first bad row, and prints the last row's hash to note."""
+    node = Node.load(folder or context.obj)
     from hospital_node.operator import viewed
 
-    with viewed(Node.load(folder or context.obj)) as records:
+    with viewed(node) as records:
         book = records.ledger
         count = len(book.rows())
         screen.say(good("PASSED"), f"  {count} rows, the chain is whole.")
@@ -155,9 +156,9 @@ def go_on(
     folder: Annotated[Path | None, typer.Option("--folder", "-f")] = None,
 ) -> None:
     """Go on from an older copy of the node's files, the newer being lost: all that was promised is spent."""
+    node = Node.load(folder or context.obj)
     from hospital_node import operator
 
-    node = Node.load(folder or context.obj)
     lost, seen = operator.what_is_lost(node, ask=ask)
     seen_there = f"has seen {lost.seen or 'none'}" if ask else "was not asked"
     screen.say(f"The ledger has {lost.rows} rows; the aggregator {seen_there}.")

@@ -12,32 +12,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from pathlib import Path
-
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from hospital_node.audit_witness import AuditWitness
 from hospital_node.clearance import check_start
 from hospital_node.cohort import Changes, Cohort, CohortDamaged, Reading
+from hospital_node.enrolment import line_to_aggregator
 from hospital_node.frozen import Part
 from hospital_node.governance import PlanRefused, check_plan, declared_patients, read_offer, well_formed
 from hospital_node.journal import Journal, ShownPlan
 from hospital_node.records import Records
-from hospital_node.settings import Node, NodeSettings
-from hospital_node.transport import Transport
-from medveil.errors import BadFile, Error
-from medveil.handed import read_whole
+from hospital_node.settings import Node
+from medveil.errors import Error
 from medveil.identity import Identity, verify
 from medveil.messages import LedgerEnd, PlanOffer, PlanOffers
 from medveil.plan import Plan, sign_approval, valid_approvals
-from medveil.shown import plain
 from medveil.spoken import means
 from privacy.dp.policy import Split
-
-AUTHORITY_BYTES = 2**20
-PATIENCE_S = 5.0
-"""How long a command that a person waits for tries to reach the aggregator."""
 
 
 class NoSuchPlan(Error):
@@ -90,27 +80,6 @@ class Unreadable:
     refusal: Error
 
 
-def set_up_node(folder: Path, settings: NodeSettings, authority: Path) -> Node:
-    """What ``init`` does. Raises: BadFile, KeyFileExists."""
-    node = Node(folder, settings)
-    certificate = read_whole(authority, AUTHORITY_BYTES)
-    try:
-        certificates_in(certificate)
-    except ValueError as error:
-        raise BadFile(name=plain(authority.name), problem="it holds no certificate (PEM)") from error
-    if not settings.data.is_dir():
-        raise BadFile(name="--data", problem=f"there is no folder '{plain(settings.data)}'")
-    Identity.generate(settings.name).save(node.key)
-    node.authority.write_bytes(certificate)
-    node.save()
-    return node
-
-
-def certificates_in(pem: bytes) -> list[bytes]:
-    """The certificates of a PEM file, each as DER. Raises: ValueError if there is none."""
-    return [one.public_bytes(Encoding.DER) for one in x509.load_pem_x509_certificates(pem)]
-
-
 def outdated(node: Node) -> dict[str, str]:
     """Approved plan → why this version refuses it: an earlier one took it."""
     with opened(node) as journal:
@@ -140,9 +109,7 @@ async def offers(node: Node) -> tuple[tuple[object, ...], bytes | None]:
 
 
 async def _answer(node: Node) -> PlanOffers:
-    identity = Identity.load(node.settings.name, node.key)
-    line = Transport(node.settings.aggregator, node.authority, identity, patience_s=PATIENCE_S)
-    async with line as transport:
+    async with line_to_aggregator(node) as transport:
         return await transport.offers()
 
 

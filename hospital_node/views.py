@@ -1,19 +1,23 @@
-"""What the operator's commands show: values of :mod:`hospital_node.operator` in plain words."""
+"""What the operator's commands show: values of :mod:`hospital_node.operator` and its like in plain words."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from hospital_node.cohort import Cohort
-from hospital_node.demand import Demand, demand_of, memory_limit
-from hospital_node.operator import Frozen, Patients, Standing, State, Unreadable
 from hospital_node.settings import NodeSettings
 from medveil.ids import fingerprint
 from medveil.plan import Plan
 from medveil.shown import Screen, Words, fault, good, plain, strong, warn
 from medveil.spoken import spoken, words_of
 from medveil.study import JointNoise, NoPrivacy, Study
-from privacy.dp.policy import Split, cost, study_events
+
+if TYPE_CHECKING:
+    from hospital_node.cohort import Cohort
+    from hospital_node.demand import Demand
+    from hospital_node.evidence import OwnModel, SeenLog
+    from hospital_node.operator import Frozen, Patients, Standing, Unreadable
 
 Row = tuple[Words, Words]
 WIDTH = 10
@@ -64,6 +68,8 @@ def show_outdated(screen: Screen, found: dict[str, str]) -> None:
 
 def plan_rows(plan: Plan, settings: NodeSettings) -> Iterator[Row]:
     """Everything that an approval binds this hospital to, a label and a text a row."""
+    from hospital_node.demand import demand_of
+
     study = plan.study
     yield from fingerprint_rows(plan)
     if study.description:
@@ -116,6 +122,8 @@ def _leaving(study: Study, asked: Demand) -> str:
 
 
 def _privacy(study: Study, settings: NodeSettings) -> Iterator[Row]:
+    from privacy.dp.policy import cost, study_events
+
     privacy = study.privacy
     if isinstance(privacy, NoPrivacy):
         yield "privacy", strong("none: the sum of all hospitals is not noised")
@@ -194,6 +202,8 @@ def _who_could_see(plan: Plan) -> Iterator[Row]:
 
 
 def _asking(study: Study, asked: Demand, settings: NodeSettings) -> Iterator[Row]:
+    from hospital_node.demand import memory_limit
+
     times, limit = study.deadlines, memory_limit(settings.policy)
     yield (
         "memory",
@@ -230,6 +240,8 @@ def _patients_rows(found: Patients, study: Study) -> Iterator[Row]:
 
 
 def _by_split(cohort: Cohort) -> str:
+    from privacy.dp.policy import Split
+
     return ", ".join(f"{cohort.count(split)} {split.value}" for split in Split)
 
 
@@ -248,6 +260,8 @@ def cohort_rows(one: Frozen) -> Iterator[Row]:
 
 
 def _state_row(one: Standing) -> Row:
+    from hospital_node.operator import State
+
     plan, missing = one.plan, max(0, one.plan.approvals_needed - one.approvals)
     rounds = plan.study.training.rounds + 1
     if one.refusal is not None:
@@ -263,6 +277,40 @@ def _state_row(one: Standing) -> Row:
         "approved",
         f"by this hospital; {waits}. A running node ('medveil node run') hands it in and works on it",
     )
+
+
+def show_own_model(screen: Screen, one: OwnModel) -> None:
+    """How far this node's own copy of a plan's model has come, and what it has refused."""
+    own = "none yet" if one.version is None else f"version {one.version}, {one.model}"
+    rows = [*fingerprint_rows(one.plan), ("own model", own)]
+    if one.alarm is not None:
+        rows += [
+            (fault("ALARM"), f"{plain(one.alarm.reason)} (code {one.alarm.code})"),
+            ("", f"own version {one.alarm.version}  {one.alarm.computed}"),
+            ("", f"named model    {one.alarm.claimed}"),
+        ]
+    told = "its masked vector is out, and its sum neither published nor given up"
+    rows += [("waits for", f"attempt {attempt}: {told}") for attempt in one.waits_for]
+    screen.say(strong(one.plan.study.name))
+    screen.fields(rows, width=WIDTH, indent=2)
+
+
+def show_seen_log(screen: Screen, seen: SeenLog) -> None:
+    """What this node has seen of the aggregator's audit log, and whether it was ever contradicted."""
+    newest, alarm = seen.newest, seen.alarm
+    if newest is None:
+        screen.say("No head of the aggregator's audit log has been seen yet.")
+    else:
+        screen.say(f"newest head  {newest.number}:{newest.hash.hex()}   ({seen.kept} kept)")
+        pinned = fingerprint(newest.key) if newest.key else f"{newest.about}   (accepted, not seen yet)"
+        screen.say(f"admin key    fingerprint {pinned}")
+    for when, words in seen.key_history:
+        screen.say(f"             {time.strftime('%Y-%m-%d', time.localtime(when))}  {words}")
+    if alarm is not None:
+        screen.say(fault("ALARM"), f"       {alarm.about}")
+        if alarm.hash:
+            screen.say(f"             shown  {alarm.number}:{alarm.hash.hex()}")
+            screen.say(f"             signed with a key of fingerprint {fingerprint(alarm.key)}")
 
 
 def _counted(number: int, thing: str) -> str:

@@ -20,8 +20,9 @@ from typing import Self
 
 from aggregator.cli import create_plan, new_token, set_up_aggregator
 from aggregator.settings import Settings
+from hospital_node.enrolment import set_up_node
 from hospital_node.ledger import Ledger
-from hospital_node.operator import approve_plan, set_up_node
+from hospital_node.operator import approve_plan
 from hospital_node.settings import Node, NodeSettings, Policy
 from hospital_node.transport import Transport
 from medveil.errors import Error

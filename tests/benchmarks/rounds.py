@@ -40,8 +40,9 @@ from aggregator.cli import create_plan, new_token, set_up_aggregator
 from aggregator.settings import Settings
 from hospital_node.agent import PlanAgent
 from hospital_node.contribution import Contribution
+from hospital_node.enrolment import set_up_node
 from hospital_node.journal import Journal
-from hospital_node.operator import approve_plan, set_up_node
+from hospital_node.operator import approve_plan
 from hospital_node.settings import Node, NodeSettings, Policy
 from hospital_node.transport import Transport
 from medveil.identity import Identity

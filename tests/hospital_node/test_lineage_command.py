@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from chain import Chain
-from hospital_node.cli import NoSuchModel, app
+from hospital_node.cli import app
+from hospital_node.evidence import NoSuchModel
 from hospital_node.journal import Journal
 from hospital_node.lineage import BrokenLineage, Lineage
 from hospital_node.settings import Node, NodeSettings

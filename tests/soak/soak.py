@@ -38,9 +38,10 @@ from aggregator.storage.blobs import StorageFailed
 from aggregator.storage.store import Store
 from aggregator.witnesses import Witness, binding_heads
 from hospital_node.audit_witness import AuditWitness
+from hospital_node.enrolment import set_up_node
 from hospital_node.journal import Journal
 from hospital_node.ledger import Ledger
-from hospital_node.operator import approve_plan, set_up_node
+from hospital_node.operator import approve_plan
 from hospital_node.records import copied_ledger
 from hospital_node.settings import Node, NodeSettings, Policy
 from hospital_node.steps import STEPS

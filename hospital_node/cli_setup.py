@@ -1,0 +1,118 @@
+"""``medveil node init``, ``enroll`` and ``certificate``: what an operator types first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+from typing import Annotated
+
+import typer
+
+from hospital_node.cli_ledger import DEFAULT, Folder
+from hospital_node.settings import Node, NodeSettings, Policy
+from medveil.bounds import MOST_PARAMETERS, MOST_STEPS, MOST_VOXELS
+from medveil.errors import BadOption
+from medveil.handed import problem_of
+from medveil.shown import Screen
+
+screen = Screen()
+
+
+@dataclass(frozen=True)
+class NodeOptions:
+    """Options of ``medveil node init``."""
+
+    name: Annotated[str, typer.Option(help="This hospital's name, e.g. st-marys.")]
+    aggregator: Annotated[
+        str, typer.Option(help="Address of the aggregator, e.g. https://fl.example.org:8443")
+    ]
+    authority: Annotated[Path, typer.Option(help="The aggregator's ca.pem, as its admin handed it out.")]
+    data: Annotated[Path, typer.Option(help="Folder with manifest.csv and the images. Only read.")]
+    dataset: Annotated[
+        str | None, typer.Option(help="A name of this set of patients; the hospital's without.")
+    ] = None
+    epsilon_cap: Annotated[
+        float, typer.Option(help="Most that any patient here may ever spend, over all studies.")
+    ] = 10.0
+    delta_cap: Annotated[
+        float | None,
+        typer.Option(help="Largest delta at which epsilon is counted here; min(1e-5, 1/(10 n)) without it."),
+    ] = None
+    allow_no_privacy: Annotated[
+        bool, typer.Option(help="Also take part in studies without differential privacy.")
+    ] = False
+    count_joint_noise: Annotated[
+        bool, typer.Option(help="Count the other hospitals' share of a joint noise towards the cap.")
+    ] = False
+    min_hospitals: Annotated[
+        int, typer.Option(help="Fewest hospitals in a sum that this one takes part in.")
+    ] = 3
+    min_colluders: Annotated[
+        int, typer.Option(help="Fewest dishonest hospitals, beside the aggregator, that a plan must resist.")
+    ] = 0
+    max_parameters: Annotated[int, typer.Option(help="Most parameters of a model.")] = MOST_PARAMETERS
+    max_steps: Annotated[int, typer.Option(help="Most training steps of a whole study here.")] = MOST_STEPS
+    max_voxels: Annotated[int, typer.Option(help="Most pixels or voxels of an image.")] = MOST_VOXELS
+    memory_gb: Annotated[
+        float | None, typer.Option(help="Most memory a plan may take, in GB; 90 % of the machine without it.")
+    ] = None
+    folder: Folder = DEFAULT
+
+    def settings(self) -> NodeSettings:
+        """What is kept of them. Raises: BadOption."""
+        from pydantic import ValidationError
+
+        try:
+            return NodeSettings(
+                name=self.name,
+                aggregator=self.aggregator.rstrip("/"),
+                data=self.data.absolute(),
+                dataset=self.dataset or self.name,
+                policy=Policy(**{limit: getattr(self, limit) for limit in Policy.model_fields}),
+            )
+        except ValidationError as error:
+            raise BadOption(problem=problem_of(error)) from error
+
+
+def init(options: NodeOptions) -> None:
+    """Make this node's folder: identity key, settings, pinned authority."""
+    from hospital_node.enrolment import certificates_in, set_up_node
+    from medveil.identity import Identity
+    from medveil.ids import fingerprint
+
+    node = set_up_node(options.folder, options.settings(), options.authority)
+    identity = Identity.load(options.name, node.key)
+    screen.say(f"The node of {options.name} is ready in {options.folder}.")
+    screen.say("Compare both by telephone:")
+    screen.say(f"  Its key's fingerprint:  {fingerprint(identity.public_key)}")
+    for one in certificates_in(node.authority.read_bytes()):
+        screen.say(f"  The aggregator's ca:    {fingerprint(one)}")
+    screen.say(f"Next: medveil node enroll TOKEN --folder {quote(str(options.folder))}")
+
+
+def enroll(
+    token: Annotated[str, typer.Argument(help="The one-time token that the admin gave you.")],
+    folder: Folder = DEFAULT,
+) -> None:
+    """Make this hospital known to the aggregator."""
+    node = Node.load(folder)
+    import asyncio
+
+    from hospital_node.enrolment import enrol
+
+    asyncio.run(enrol(node, token))
+    screen.say(f"{node.settings.name} is enrolled. Next:")
+    screen.say(f"  medveil node check --folder {quote(str(folder))}     then")
+    screen.say(f"  medveil node approve --folder {quote(str(folder))}")
+
+
+def certificate(folder: Folder = DEFAULT) -> None:
+    """Get a TLS client certificate, where the aggregator asks for them; a running node renews it."""
+    node = Node.load(folder)
+    import asyncio
+
+    from hospital_node.enrolment import get_certificate
+
+    asyncio.run(get_certificate(node))
+    screen.say(f"The certificate is in {folder / 'client.pem'}.")

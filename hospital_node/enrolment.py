@@ -1,0 +1,70 @@
+"""What an operator does first: make the node's folder, make the hospital known, get a TLS certificate.
+
+As :mod:`hospital_node.operator`, and apart from it, since nothing here looks at patients or budgets.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hospital_node.settings import Node, NodeSettings
+from medveil.errors import BadFile
+from medveil.handed import read_whole
+from medveil.shown import plain
+
+if TYPE_CHECKING:
+    from hospital_node.transport import Transport
+
+AUTHORITY_BYTES = 2**20
+PATIENCE_S = 5.0
+"""How long a command that a person waits for tries to reach the aggregator."""
+
+
+def set_up_node(folder: Path, settings: NodeSettings, authority: Path) -> Node:
+    """Make the node's folder: identity key, settings, pinned authority. Raises: BadFile, KeyFileExists."""
+    from medveil.identity import Identity
+
+    node = Node(folder, settings)
+    certificate = read_whole(authority, AUTHORITY_BYTES)
+    try:
+        certificates_in(certificate)
+    except ValueError as error:
+        raise BadFile(name=plain(authority.name), problem="it holds no certificate (PEM)") from error
+    if not settings.data.is_dir():
+        raise BadFile(name="--data", problem=f"there is no folder '{plain(settings.data)}'")
+    Identity.generate(settings.name).save(node.key)
+    node.authority.write_bytes(certificate)
+    node.save()
+    return node
+
+
+def certificates_in(pem: bytes) -> list[bytes]:
+    """The certificates of a PEM file, each as DER. Raises: ValueError if there is none."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    return [one.public_bytes(Encoding.DER) for one in x509.load_pem_x509_certificates(pem)]
+
+
+def line_to_aggregator(node: Node) -> Transport:
+    """For a command that a person waits for."""
+    from hospital_node.transport import Transport
+    from medveil.identity import Identity
+
+    identity = Identity.load(node.settings.name, node.key)
+    return Transport(node.settings.aggregator, node.authority, identity, patience_s=PATIENCE_S)
+
+
+async def enrol(node: Node, token: str) -> None:
+    """Make this hospital known to the aggregator. Raises: AggregatorProblem, Unreachable."""
+    async with line_to_aggregator(node) as transport:
+        await transport.enrol(token)
+
+
+async def get_certificate(node: Node) -> None:
+    """Get a TLS client certificate. Raises: AggregatorProblem, Unreachable."""
+    from hospital_node import certificate
+
+    async with line_to_aggregator(node) as transport:
+        await certificate.get_certificate(node, transport)
