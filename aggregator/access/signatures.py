@@ -16,9 +16,9 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from aggregator.access.nonces import EarlyNonces, Used
+from aggregator.errors import TooLarge
 from aggregator.storage.store import Party
 from aggregator.web.limits import BodyMemory, Displaced
-from aggregator.web.problems import TooLarge
 from medveil.errors import RemoteProtocolError
 from medveil.identity import FRESHNESS_S, BadSignature, Identity, RequestProof, verify_head
 

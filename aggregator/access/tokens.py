@@ -17,8 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import argon2
 
+from aggregator.errors import Overloaded, TooManyRequests
 from aggregator.storage.store import ApiToken, Role
-from aggregator.web.problems import Overloaded, TooManyRequests
 from aggregator.work.threads import in_thread
 from medveil.errors import RemoteProtocolError
 

@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import BinaryIO, Literal, ParamSpec, TypedDict, TypeVar
 
 from aggregator.auditlog import Head
+from aggregator.errors import NotFound
 from aggregator.rounds import endings
 from aggregator.rounds.replay import new_attempt, replayed
 from aggregator.rounds.runs import (
@@ -33,7 +34,6 @@ from aggregator.rounds.runs import (
 from aggregator.storage.blobs import Blobs, StorageFailed
 from aggregator.storage.ledgerends import LedgerEnds
 from aggregator.storage.store import CLOSE, GIVE_UP, Store
-from aggregator.web.problems import NotFound
 from aggregator.work.unmasking import Summing, WrongLength, segment_lengths, sum_segment
 from aggregator.work.versions import Made, Making, Step, make, stand_by, sum_and_make, utc
 from aggregator.work.workers import Failure, Inline

@@ -22,8 +22,9 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
 from aggregator.access.tls import ask_for_certificates, make_nodes_authority, names_in
+from aggregator.errors import Overloaded
 from aggregator.settings import Limits, Settings
-from aggregator.web.problems import HeadTooLarge, MalformedRequest, Overloaded, TooSlow, problem
+from aggregator.web.problems import HeadTooLarge, MalformedRequest, TooSlow, problem
 from aggregator.web.service import CERTIFICATE
 from medveil.errors import Error
 from medveil.log import get_logger

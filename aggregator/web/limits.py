@@ -20,14 +20,13 @@ from typing import Any
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from aggregator.errors import Overloaded, TooManyRequests
 from aggregator.settings import Limits
 from aggregator.web.problems import (
     AmbiguousLength,
     EncodedBody,
     HeadTooLarge,
-    Overloaded,
     TargetTooLong,
-    TooManyRequests,
     known_method,
     problem,
 )

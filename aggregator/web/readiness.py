@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from aggregator.web.problems import NotReady
+from aggregator.errors import NotReady
 from medveil.log import get_logger
 
 REMEMBER_S, PATIENCE_S = 5.0, 4.0

@@ -18,13 +18,13 @@ from fastapi.responses import StreamingResponse
 from aggregator.access.signatures import Gatekeeper, Revoked, UnknownSender, read_body, signed_target
 from aggregator.access.tls import WrongCertificate
 from aggregator.access.tokens import BadToken, TokenCheck
+from aggregator.errors import NotAllowed, NotFound
 from aggregator.rounds.coordinator import Coordinator
 from aggregator.rounds.runs import SegmentClaim
 from aggregator.settings import Settings
 from aggregator.storage.store import NotLeading, Party, Register, Role, Store, TokenRefused
 from aggregator.web.limits import BodyMemory, Newcomers, Quotas, leases_of
 from aggregator.web.longpolls import LongPolls
-from aggregator.web.problems import NotAllowed, NotFound
 from aggregator.web.readiness import Readiness
 from aggregator.work.threads import Pulse, breaking_off, in_thread
 from medveil.identity import RequestProof

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import TypeVar
 
+from aggregator.errors import NotReady
 from aggregator.storage.store import NotLeading
-from aggregator.web.problems import NotReady
 
 T = TypeVar("T")
 SILENT_S = 5.0

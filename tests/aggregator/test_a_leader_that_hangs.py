@@ -16,9 +16,9 @@ from contextlib import closing, suppress
 import psycopg
 import pytest
 
+from aggregator.errors import NotReady
 from aggregator.storage.database import WRITERS
 from aggregator.storage.store import NotLeading, Store
-from aggregator.web.problems import NotReady
 from aggregator.web.readiness import Readiness
 from aggregator.work.threads import Pulse, breaking_off
 from door import Door

@@ -13,9 +13,9 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
+from aggregator.errors import Overloaded, TooManyRequests
 from aggregator.settings import Limits, Settings, load
 from aggregator.web.limits import MOST_ADDRESSES, BodyMemory, Bucket, Displaced, Newcomers, Quotas
-from aggregator.web.problems import Overloaded, TooManyRequests
 from aggregator.web.service import SEGMENT_LIMIT
 from door import Door
 from medveil.errors import BadFile

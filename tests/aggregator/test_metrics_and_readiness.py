@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from aggregator.access.tls import make_certificates
+from aggregator.errors import NotReady
 from aggregator.storage.blobs import Blobs, StorageFailed
 from aggregator.storage.store import Role
 from aggregator.web.metrics import ALLOWED_LABELS, Metrics
-from aggregator.web.problems import NotReady
 from aggregator.web.readiness import Readiness
 from door import Door
 from world import Clock, World, make_sites, play

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from aggregator import cli
 from aggregator.access import tokens
 from aggregator.access.tokens import BadToken, TokenCheck, make_token
+from aggregator.errors import Overloaded, TooManyRequests
 from aggregator.settings import Settings
 from aggregator.storage.store import AlreadyThere, ApiToken, Register, Role, Store, UnknownPerson
-from aggregator.web.problems import Overloaded, TooManyRequests
 from door import Door
 from medveil.identity import sign_request
 from world import Clock, World

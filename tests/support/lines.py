@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from aggregator.web.problems import NotFound
+from aggregator.errors import NotFound
 from hospital_node.agent import PlanAgent
 from hospital_node.contribution import Contribution
 from hospital_node.journal import Journal

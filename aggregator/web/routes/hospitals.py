@@ -12,9 +12,10 @@ from pydantic import BeforeValidator
 
 from aggregator.access.signatures import declared_length, read_body, signed_target
 from aggregator.access.tls import sign_node_certificate
+from aggregator.errors import NotFound
 from aggregator.storage.store import Party, Role, TokenRefused
 from aggregator.web.limits import leases_of
-from aggregator.web.problems import CONFLICT, SIGNED, NotFound, refusals
+from aggregator.web.problems import CONFLICT, SIGNED, refusals
 from aggregator.web.service import (
     ENROLMENT_LIMIT,
     MESSAGE_LIMIT,

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BeforeValidator
 
+from aggregator.errors import NotFound
 from aggregator.storage.store import Role
-from aggregator.web.problems import CONFLICT, SIGNED, NotFound, refusals
+from aggregator.web.problems import CONFLICT, SIGNED, refusals
 from aggregator.web.routes.hospitals import PlanId
 from aggregator.web.service import SMALL_LIMIT, desk, plain_number, with_history
 from medveil.reports import PlanLine, PlanStatus
