@@ -130,7 +130,7 @@ def set_up_aggregator(settings: Settings) -> None:
 @app.command()
 def serve(folder: Folder = DEFAULT) -> None:
     """Run the aggregator until it is told to stop."""
-    from aggregator.app import create_app
+    from aggregator.web.app import create_app
     from aggregator.web.connections import run
 
     set_up()

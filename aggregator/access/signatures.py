@@ -6,19 +6,12 @@ aggregator read much. People may show an API token instead (:mod:`aggregator.acc
 
 from __future__ import annotations
 
-import re
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import ExitStack
-
-from fastapi import Request
-from starlette.requests import ClientDisconnect
 
 from aggregator.access.nonces import EarlyNonces, Used
-from aggregator.errors import TooLarge
 from aggregator.storage.store import Party
-from aggregator.web.limits import BodyMemory, Displaced
 from medveil.errors import RemoteProtocolError
 from medveil.identity import FRESHNESS_S, BadSignature, Identity, RequestProof, verify_head
 
@@ -78,19 +71,6 @@ class SignedBeforeStart(RemoteProtocolError):
             remedy="Nothing to do: it is signed and sent again. If that takes long, set the clocks by NTP.",
         )
         self.retry_after_s = retry_after_s
-
-
-class BrokenOff(RemoteProtocolError):
-    """The sender went away in the middle of a request."""
-
-    code = "broken-off"
-
-    def __init__(self) -> None:
-        super().__init__(
-            what="The request ended before its body was complete.",
-            meaning="The sender or the line to it went away; nothing of it was used.",
-            remedy="Nothing to do; the node sends it again.",
-        )
 
 
 class Gatekeeper:
@@ -160,46 +140,3 @@ class Gatekeeper:
             raise Replayed()
         self._seen.add(nonce)
         self._order.append((now, nonce))
-
-
-_LENGTH = re.compile("0|[1-9][0-9]{0,18}")
-
-
-def declared_length(request: Request, limit: int) -> int | None:
-    """How long the body says it is; None if it does not. Raises: TooLarge."""
-    declared = request.headers.get("content-length")
-    if declared is None:
-        return None if "transfer-encoding" in request.headers else 0
-    if not (_LENGTH.fullmatch(declared) and int(declared) <= limit):
-        raise TooLarge(limit=limit)
-    return int(declared)
-
-
-async def read_body(
-    request: Request, limit: int, memory: BodyMemory, leases: ExitStack, *, sender: str
-) -> bytes:
-    """The body, refused as soon as it is known to be too large; read only when there is room for it.
-
-    Args:
-        sender: whose share of the room it takes.
-    Raises: TooLarge, Overloaded; BrokenOff, also if a later body of the same sender took its place.
-    """
-    declared = declared_length(request, limit)
-    pieces, size = [], 0
-    try:
-        async with memory.room(limit if declared is None else declared, sender, leases):
-            async for piece in request.stream():
-                size += len(piece)
-                if size > limit:
-                    raise TooLarge(limit=limit)
-                pieces.append(piece)
-    except (ClientDisconnect, Displaced) as error:
-        raise BrokenOff() from error
-    return b"".join(pieces)
-
-
-def signed_target(request: Request) -> str:
-    """Path and query exactly as they were sent: what the sender signed."""
-    path: str = request.scope["raw_path"].decode("latin-1")
-    query: str = request.scope["query_string"].decode("latin-1")
-    return f"{path}?{query}" if query else path

@@ -24,8 +24,8 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 from aggregator.access.tls import ask_for_certificates, make_nodes_authority, names_in
 from aggregator.errors import Overloaded
 from aggregator.settings import Limits, Settings
+from aggregator.web.callers import CERTIFICATE
 from aggregator.web.problems import HeadTooLarge, MalformedRequest, TooSlow, problem
-from aggregator.web.service import CERTIFICATE
 from medveil.errors import Error
 from medveil.log import get_logger
 
@@ -250,8 +250,8 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: Any = None) -> None:
         """See uvicorn. Long polls are answered first; who is still sending after the grace is cut off."""
-        if self._app.state.desk is not None:
-            self._app.state.desk.stop_waiting()
+        if self._app.state.service is not None:
+            self._app.state.service.stop_waiting()
         end = asyncio.get_running_loop().call_later(self._grace_s, self._cut_off)
         await super().shutdown(sockets)
         end.cancel()

@@ -1,26 +1,25 @@
 """How much anybody may ask of the aggregator: size, number, speed. Nothing is buffered before it is allowed.
 
 Three rings. :mod:`aggregator.web.connections` cuts slow and malformed connections. :class:`Gate` refuses what
-its head already shows to be too much. :class:`Quotas` and :class:`BodyMemory` count per sender, once the
-sender's signature has been checked, so that nobody can use up somebody else's share. :class:`Newcomers`
-counts per address.
+its head already shows to be too much. :class:`Quotas` and :class:`aggregator.web.bodies.BodyMemory` count per
+sender, once the sender's signature has been checked, so that nobody can use up somebody else's share.
+:class:`Newcomers` counts per address.
 """
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, MutableMapping
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import Callable, MutableMapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from aggregator.errors import Overloaded, TooManyRequests
+from aggregator.errors import TooManyRequests
 from aggregator.settings import Limits
 from aggregator.web.problems import (
     AmbiguousLength,
@@ -41,7 +40,7 @@ LEASES = "medveil.leases"
 
 
 class Bucket:
-    """Tokens that drip in at a rate, up to ``burst``; each request takes one."""
+    """It fills drop by drop at a rate, up to ``burst``; each request takes one drop."""
 
     def __init__(self, rate: float, burst: float) -> None:
         self._rate, self._burst, self._level, self._time = rate, burst, burst, float("-inf")
@@ -123,96 +122,6 @@ def _network(address: str) -> str:
     if isinstance(found, ipaddress.IPv6Address):
         return str(found.ipv4_mapped or ipaddress.ip_network((int(found) >> 64 << 64, 64)))
     return str(found)
-
-
-class Displaced(Exception):
-    """A later body of the same sender took the place of this one while it was being read."""
-
-
-@dataclass(eq=False)
-class _Body:
-    size: int
-    reading: asyncio.Timeout | None
-    """Ends its reading; None once it has been read."""
-    leaving: bool = False
-    """Whether its reading was ended for another one."""
-
-
-class BodyMemory:
-    """How many bytes of bodies may be in memory at one time. Who finds no room waits, its socket unread.
-
-    Small bodies have a room of their own, in which ``parallel`` bounds each sender's part. Of the room for
-    large ones, the half that fills last is for senders who have nothing in it, and nobody has more than
-    ``bodies`` there: a further one takes the place of the sender's oldest that is still being read. That is
-    how a node behaves whose line was cut: it sends again, and nobody will ever finish the first.
-    """
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._large: dict[str, list[_Body]] = {}
-        self._used = {True: 0, False: 0}
-        self._freed = asyncio.Event()
-
-    @property
-    def used(self) -> int:
-        """Bytes that are reserved, of both rooms."""
-        return sum(self._used.values())
-
-    @asynccontextmanager
-    async def room(self, size: int, sender: str, leases: ExitStack) -> AsyncIterator[None]:
-        """Room for a body that is read inside the block; it is kept until the leases are given back.
-
-        Raises: Overloaded after waiting in vain; Displaced.
-        """
-        if not size:
-            yield
-            return
-        small = size <= self._limits.small_body
-        try:
-            async with asyncio.timeout(None) as reading:
-                body = _Body(size, reading)
-                await self._wait_for_room(body, sender, small=small)
-                leases.callback(self._give_back, body, sender, small=small)
-                try:
-                    yield
-                finally:
-                    body.reading = None
-        except TimeoutError as error:
-            raise Displaced() from error
-
-    async def _wait_for_room(self, body: _Body, sender: str, *, small: bool) -> None:
-        try:
-            async with asyncio.timeout(self._limits.body_wait_s):
-                while not self._fits(body, sender, small=small):
-                    await self._freed.wait()
-        except TimeoutError as error:
-            raise Overloaded() from error
-        self._used[small] += body.size
-        if not small:
-            self._large.setdefault(sender, []).append(body)
-
-    def _fits(self, body: _Body, sender: str, *, small: bool) -> bool:
-        """Whether there is room now; if the sender itself is in the way, its oldest body makes room soon."""
-        limits, used, mine = self._limits, self._used[small], self._large.get(sender, [])
-        if small:
-            return not used or used + body.size <= limits.small_memory
-        if len(mine) >= limits.bodies:
-            oldest = next((b for b in mine if b.reading is not None), None)
-            if oldest is not None and oldest.reading is not None and not any(b.leaving for b in mine):
-                oldest.reading.reschedule(asyncio.get_running_loop().time())
-                oldest.leaving = True
-            return False
-        share = limits.body_memory if not mine else limits.body_memory // 2
-        return not used or used + body.size <= share
-
-    def _give_back(self, body: _Body, sender: str, *, small: bool) -> None:
-        self._used[small] -= body.size
-        if not small:
-            self._large[sender].remove(body)
-            if not self._large[sender]:
-                del self._large[sender]
-        self._freed.set()
-        self._freed = asyncio.Event()
 
 
 def leases_of(request: Request) -> ExitStack:

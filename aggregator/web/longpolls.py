@@ -28,11 +28,11 @@ class LongPolls:
     """Everybody who waits, on one event loop.
 
     Args:
-        token: the present state of a plan in one word; None if there is no such plan.
+        mark: changes whenever there is news of a plan; None if there is no such plan.
     """
 
-    def __init__(self, token: Callable[[str], str | None]) -> None:
-        self._token = token
+    def __init__(self, mark: Callable[[str], str | None]) -> None:
+        self._mark = mark
         self._resting: dict[tuple[str, str, float], _Rest] = {}
 
     def end_of(self, wait_s: float) -> float:
@@ -49,7 +49,7 @@ class LongPolls:
 
     def announce(self) -> None:
         """Wake those whose plan is not where they saw it."""
-        for key in [key for key in self._resting if self._token(key[0]) != key[1]]:
+        for key in [key for key in self._resting if self._mark(key[0]) != key[1]]:
             self._wake(key)
 
     def stop(self) -> None:

@@ -1,7 +1,7 @@
 """Threads that others wait for: one that ends refuses, and one that hangs is noticed.
 
 A process can be stopped, a database can stop answering, and a thread that waits for it never says so itself.
-So the coordinator's thread leaves a mark whenever it comes back from a tick, and others look at the mark.
+So the coordinator's thread says so whenever it comes back from a tick, and others notice when it does not.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TypeVar
 
 from aggregator.errors import NotReady
@@ -59,3 +59,23 @@ async def breaking_off(work: asyncio.Future[T], break_off: Callable[[], None]) -
     if not done:
         break_off()
     return await work
+
+
+class Lookups:
+    """A few threads that read the database beside the coordinator's.
+
+    Args:
+        break_off: called when a question hangs; the question then ends with an error.
+    """
+
+    def __init__(self, count: int, name: str, break_off: Callable[[], None]) -> None:
+        self._threads: Executor = ThreadPoolExecutor(count, name)
+        self._break_off = break_off
+
+    async def ask(self, question: Callable[[], T]) -> T:
+        """Raises: NotLeading once they have ended; what the question raises."""
+        return await breaking_off(in_thread(self._threads, question), self._break_off)
+
+    def close(self) -> None:
+        """Finish the questions in hand and stop."""
+        self._threads.shutdown()

@@ -108,21 +108,21 @@ def test_the_session_of_the_lead_may_not_be_idle_for_long_once_it_leads(cluster:
 
 def test_a_coordinator_that_has_not_ticked_takes_no_request_and_is_not_ready(build: Build) -> None:
     door, clock = Door(build()), Clock()
-    door.office._pulse = Pulse(clock)
+    door.service._pulse = Pulse(clock)
 
     async def scene() -> None:
-        await door.office.tick()
-        await door.office.check_ready()
+        await door.service.tick()
+        await door.service.check_ready()
         clock.now += 6
         with pytest.raises(NotReady, match="coordinator"):
-            await door.office.check_ready()
+            await door.service.check_ready()
         with pytest.raises(NotReady, match="coordinator"):
-            await door.office.run(door.world.coordinator.plans)
-        await door.office.tick()
-        await door.office.run(door.world.coordinator.plans)
+            await door.service.run(door.world.coordinator.plans)
+        await door.service.tick()
+        await door.service.run(door.world.coordinator.plans)
 
     asyncio.run(scene())
-    door.office.close()
+    door.service.close()
 
 
 def test_what_hangs_is_broken_off_once_and_its_own_error_is_what_comes_back(
@@ -188,12 +188,12 @@ def test_a_part_that_hangs_is_not_tried_a_second_time(monkeypatch: pytest.Monkey
 def test_a_request_at_an_old_leader_while_it_closes_is_not_leading(build: Build) -> None:
     """It was a 500: its threads take no more work."""
     door = Door(build())
-    office = door.office
-    office.close()
+    service = door.service
+    service.close()
     door.refused(door.ask(door.hospital(), "GET", "/v1/plans"), 502, "not-leading")
 
     async def scene() -> None:
-        for late in (office.run(office.coordinator.plans), office.with_segments(dict), office.tick()):
+        for late in (service.run(service.coordinator.plans), service.with_segments(dict), service.tick()):
             with pytest.raises(NotLeading):
                 await late
 

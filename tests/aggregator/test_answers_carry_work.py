@@ -35,7 +35,7 @@ def door(build: Build) -> Iterator[Door]:
     assert world.coordinator.tick()
     opened = Door(world)
     yield opened
-    opened.office.close()
+    opened.service.close()
 
 
 def asked(site: Site) -> Work:
@@ -77,8 +77,8 @@ async def go_on(door: Door, others: list[Site]) -> None:
     """The other hospitals answer, and the phase closes."""
     moved = [site.act() for site in others]
     assert all(moved)
-    if await door.office.run(door.world.coordinator.tick):
-        door.office.announce()
+    if await door.service.run(door.world.coordinator.tick):
+        door.service.announce()
 
 
 def test_the_answer_comes_with_the_next_phase_and_with_the_head_of_the_audit_log(door: Door) -> None:
@@ -151,7 +151,7 @@ def test_a_hospital_that_is_revoked_while_it_waits_gets_no_work_and_its_message_
     target, body = request(door, first, wait_s=30)
 
     async def revoke_and_go_on() -> None:
-        door.office.register.revoke(first.name, now=time.time())
+        door.service.register.revoke(first.name, now=time.time())
         await go_on(door, others)
 
     early, answer = waiting(door, target, body, revoke_and_go_on)
@@ -167,7 +167,7 @@ def test_an_aggregator_that_is_about_to_end_answers_at_once(door: Door) -> None:
     target, body = request(door, first, wait_s=30)
 
     async def stop() -> None:
-        door.office.stop_waiting()
+        door.service.stop_waiting()
 
     early, answer = waiting(door, target, body, stop)
     assert not early
@@ -215,8 +215,8 @@ def test_a_round_takes_a_node_six_messages_one_segment_the_sum_and_no_poll(
     async def scene() -> None:
         nodes = asyncio.gather(*(take_part(i) for i in (1, 2, 3)))
         while world.status["open"] is None:  # the clock of the process, until the first round
-            if await door.office.run(world.coordinator.tick):
-                door.office.announce()
+            if await door.service.run(world.coordinator.tick):
+                door.service.announce()
             await asyncio.sleep(0)
         await nodes
 
@@ -226,4 +226,4 @@ def test_a_round_takes_a_node_six_messages_one_segment_the_sum_and_no_poll(
         for number in (2, 3):
             taken = {what: n for (*key, what), n in requests.items() if key == [name, number]}
             assert taken == dict.fromkeys([*EVERY_KIND, "get proof", "get sum", "put segments"], 1)
-    door.office.close()
+    door.service.close()

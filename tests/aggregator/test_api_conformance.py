@@ -41,9 +41,9 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     world = make_world(tmp_path_factory.mktemp("conformance"))
     play(world, make_sites(world), until=lambda: world.phase == "share")
     opened = Door(world)
-    opened.office.stopping = True  # nobody waits for news
+    opened.service.stopping = True  # nobody waits for news
     yield opened
-    opened.office.close()
+    opened.service.close()
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def senders(door: Door) -> dict[str, Sign]:
         return bear
 
     researcher = door.enrolled("reader", "researcher")
-    door.office.register.grant(door.world.plan.id, "reader")
+    door.service.register.grant(door.world.plan.id, "reader")
     return {
         "nobody": lambda request: request,
         "hospital": signing(door.hospital()),
@@ -112,8 +112,8 @@ def probe(door: Door, sign: Sign, examples: int) -> int:
             sent += 1
             if "plan" in case.path_parameters and sent % 2:
                 case.path_parameters["plan"] = door.world.plan.id
-            door.office.quotas._shares.clear()
-            door.office.newcomers._buckets.clear()
+            door.service.callers.quotas._shares.clear()
+            door.service.callers.newcomers._buckets.clear()
             case.call_and_validate(auth=sign, excluded_checks=UNFIT)
 
         one()

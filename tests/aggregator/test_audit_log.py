@@ -397,4 +397,4 @@ def test_hospitals_are_handed_the_head_with_their_plans_and_their_work(build: Bu
     world.store.verify_log(heads)
     with pytest.raises(BadEntry):
         world.store.verify_log([Head(heads[0].number, heads[1].hash)])
-    door.office.close()
+    door.service.close()

@@ -198,7 +198,7 @@ def test_a_store_that_is_away_refuses_whole_is_named_and_goes_on_later(
     world.coordinator._blobs = works
     finish(world, sites)
     assert [a["outcome"] for a in world.status["attempts"]] == ["done"] * 3
-    door.office.close()
+    door.service.close()
 
 
 class Full(BaseHTTPRequestHandler):

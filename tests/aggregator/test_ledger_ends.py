@@ -17,7 +17,7 @@ Build = Callable[..., World]
 def door(build: Build) -> Iterator[Door]:
     opened = Door(build())
     yield opened
-    opened.office.close()
+    opened.service.close()
 
 
 def end(door: Door, number: int, *, count: int = 0, mark: bytes = bytes(32), index: int = 1) -> LedgerEnd:
@@ -53,7 +53,7 @@ def test_a_repeat_changes_nothing(door: Door) -> None:
     door.world.restart()
     again = Door(door.world)
     assert poll(again, end(door, 2)) == 200
-    again.office.close()
+    again.service.close()
     assert len(before[0]) == len(door.world.dump()[0])
 
 

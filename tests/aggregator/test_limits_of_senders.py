@@ -15,8 +15,9 @@ import pytest
 
 from aggregator.errors import Overloaded, TooManyRequests
 from aggregator.settings import Limits, Settings, load
-from aggregator.web.limits import MOST_ADDRESSES, BodyMemory, Bucket, Displaced, Newcomers, Quotas
-from aggregator.web.service import SEGMENT_LIMIT
+from aggregator.web.bodies import BodyMemory, Displaced
+from aggregator.web.exchanges import SEGMENT_LIMIT
+from aggregator.web.limits import MOST_ADDRESSES, Bucket, Newcomers, Quotas
 from door import Door
 from medveil.errors import BadFile
 from medveil.identity import Identity, sign_request
@@ -30,7 +31,7 @@ Build = Callable[..., World]
 def door(build: Build) -> Iterator[Door]:
     opened = Door(build())
     yield opened
-    opened.office.close()
+    opened.service.close()
 
 
 def test_a_bucket_gives_a_burst_and_then_one_after_the_other() -> None:
@@ -229,10 +230,10 @@ def test_too_many_long_polls_of_one_hospital_are_told_when_to_come_back(door: Do
 
             path = target.format("finished%20False%200")
             polls = [poll(one, path) for _ in range(limit)]
-            while door.office.quotas.in_hand < limit:
+            while door.service.callers.quotas.in_hand < limit:
                 await asyncio.sleep(0.001)
             late, other = await poll(one, path), await poll(door.hospital(2), f"{door.at}/work")
-            door.office.stop_waiting()
+            door.service.stop_waiting()
             return list(await asyncio.gather(*polls)), late, other
 
     polls, late, other = asyncio.run(scene())
@@ -240,7 +241,7 @@ def test_too_many_long_polls_of_one_hospital_are_told_when_to_come_back(door: Do
     door.refused(late, 429, "too-many-requests")
     assert int(late.headers["retry-after"]) >= 1
     assert other.status_code == 200
-    assert door.office.quotas.in_hand == 0
+    assert door.service.callers.quotas.in_hand == 0
 
 
 TOKEN = "a-token-of-more-than-20-letters"
@@ -252,7 +253,7 @@ def enrol(door: Door, who: Identity, token: str, address: str = "127.0.0.1") -> 
 
 
 def test_refused_tokens_are_few_and_do_not_touch_those_who_are_enrolled(door: Door) -> None:
-    door.office.newcomers = Newcomers(Limits(), Clock())
+    door.service.callers.newcomers = Newcomers(Limits(), Clock())
     newcomer = Identity.generate("newcomer")
     answers = [enrol(door, newcomer, "wrong") for _ in range(30)]
     assert {a.status_code for a in answers[:20]} == {403}
@@ -263,7 +264,7 @@ def test_refused_tokens_are_few_and_do_not_touch_those_who_are_enrolled(door: Do
 @pytest.mark.parametrize("name", ["stranger", "newcomer"])
 def test_junk_never_uses_up_the_chance_of_who_has_a_token(door: Door, name: str) -> None:
     """From the same address (all behind one proxy have one), under the same name, with any keys."""
-    door.office.newcomers = Newcomers(Limits(), Clock())
+    door.service.callers.newcomers = Newcomers(Limits(), Clock())
     newcomer = Identity.generate("newcomer")
     door.world.store.add_token(TOKEN, name="newcomer", role="hospital", expires=time.time() + 60)
     codes = [enrol(door, Identity.generate(name), f"junk-{i}").json()["code"] for i in range(60)]
@@ -274,13 +275,13 @@ def test_junk_never_uses_up_the_chance_of_who_has_a_token(door: Door, name: str)
 
 
 def test_junk_that_is_no_enrolment_at_all_costs_nobody_anything(door: Door) -> None:
-    door.office.newcomers = Newcomers(Limits(), Clock())
+    door.service.callers.newcomers = Newcomers(Limits(), Clock())
     stranger = Identity.generate("stranger")
     for _ in range(60):
         path = enrolment_path(stranger.public_key)
         door.refused(door.ask(stranger, "POST", path, b"\xd8\x1c\x80"), 422, "bad-message")
     assert enrol(door, stranger, "wrong").status_code == 403
-    assert len(door.office.gatekeeper._seen) == 0  # strangers' nonces fill no memory
+    assert len(door.service.callers.gatekeeper._seen) == 0  # strangers' nonces fill no memory
 
 
 @pytest.mark.parametrize(
@@ -357,8 +358,8 @@ def test_a_segment_that_nobody_waits_for_is_refused_before_its_body_is_read(
         headers["content-length"] = str(length)
     opened.refused(opened.raw("PUT", target, body(), headers), status, code)
     assert read == []
-    assert opened.office.memory.used == 0
-    opened.office.close()
+    assert opened.service.callers.memory.used == 0
+    opened.service.close()
 
 
 def test_limits_are_read_from_the_settings_and_only_changed_ones_are_written(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_a_poll_that_finds_nothing_new_asks_the_database_nothing(build: Build) -
     first = door.ask(door.hospital(), "GET", f"{door.at}/work")
     seen = Work.from_bytes(first.content).token
     path = f"{door.at}/work?seen={quote(seen)}&wait_s=0.05"
-    asyncio.run(door.office.run(lambda: None))  # the lead is checked once a second, by whoever comes then
+    asyncio.run(door.service.run(lambda: None))  # the lead is checked once a second, by whoever comes then
     last_written_long_ago(world)
     assert door.ask(door.hospital(), "GET", f"{door.at}/work").status_code == 200
     headers = sign_request(door.hospital(), "GET", path, b"").headers()
@@ -97,7 +97,7 @@ def test_a_poll_that_finds_nothing_new_asks_the_database_nothing(build: Build) -
     assert told == Work.from_bytes(first.content)
     assert told.head is not None  # without one a hospital would suspect that it is being kept from it
     assert asked == []
-    door.office.close()
+    door.service.close()
 
 
 def test_going_on_without_anything_to_do_asks_the_database_nothing(build: Build) -> None:

@@ -28,9 +28,9 @@ def door(build: Build) -> Iterator[Door]:
     world = build()
     play(world, make_sites(world), until=lambda: world.phase == "share")
     opened = Door(world)
-    opened.app.state.metrics.show(opened.office.gauges)
+    opened.app.state.metrics.show(opened.service.gauges)
     yield opened
-    opened.office.close()
+    opened.service.close()
 
 
 def scrape(door: Door) -> str:
@@ -131,14 +131,14 @@ def test_a_part_that_hangs_is_not_ready_and_does_not_hold_the_answer(monkeypatch
 def test_the_parts_are_really_tried(build: Build, tmp_path: Path) -> None:
     world = build()
     door = Door(world)
-    asyncio.run(door.office.readiness.check())
+    asyncio.run(door.service.readiness.check())
     Blobs(tmp_path).probe()
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageFailed):
         Blobs(tmp_path / "file" / "below").probe()
-    door.office.close()
+    door.service.close()
     readiness = Readiness({"database": failing})
-    door.office.readiness = readiness
+    door.service.readiness = readiness
     answer = door.raw("GET", "/readyz", b"", {})
     door.refused(answer, 503, "not-ready")
     assert answer.headers["retry-after"] == "5"
@@ -156,4 +156,4 @@ def test_a_fault_of_the_aggregator_is_a_problem_document_without_its_cause(
     monkeypatch.setattr(door.world.coordinator, "work", broken)
     with pytest.raises(ValueError, match="a secret word"):  # the server's log has the cause
         door.ask(door.hospital(), "GET", f"{door.at}/work")
-    door.office.close()
+    door.service.close()

@@ -99,7 +99,7 @@ def test_a_nonce_of_another_form_is_refused_and_leaves_nothing_behind(
     world = build()
     door, path = Door(world), world.folder / "nonces"
     behind = Clock(time.time() - 100)
-    door.office.gatekeeper = Gatekeeper(behind, EarlyNonces(path))
+    door.service.callers.gatekeeper = Gatekeeper(behind, EarlyNonces(path))
     for nonce in ("é" * 32, "a b" + "0" * 29, "A" * 32, "0" * 33, "\n" * 32):
         proof = replace(sign_request(door.hospital(), "GET", "/v1/plans", b""), nonce=nonce)
         parts = signing._request_parts(
@@ -112,7 +112,7 @@ def test_a_nonce_of_another_form_is_refused_and_leaves_nothing_behind(
     for _ in range(8):
         assert door.ask(door.hospital(), "GET", "/v1/plans").status_code == 200
     assert len(list(EarlyNonces(path).used(0))) == 8
-    door.office.close()
+    door.service.close()
 
 
 def test_a_nonce_that_could_not_be_written_is_not_counted_as_written(
@@ -144,10 +144,10 @@ def test_the_application_keeps_what_a_restart_would_forget(build: Callable[..., 
     door = Door(world)
     path = world.folder / "nonces"
     behind = Clock(time.time() - 100)
-    door.office.gatekeeper = Gatekeeper(behind, EarlyNonces(path))
+    door.service.callers.gatekeeper = Gatekeeper(behind, EarlyNonces(path))
     signed = sign_request(door.hospital(), "GET", "/v1/plans", b"").headers()
     assert door.raw("GET", "/v1/plans", b"", signed).status_code == 200
     behind.now += 10
-    door.office.gatekeeper = Gatekeeper(behind, EarlyNonces(path))
+    door.service.callers.gatekeeper = Gatekeeper(behind, EarlyNonces(path))
     door.refused(door.raw("GET", "/v1/plans", b"", signed), 409, "replayed-request")
-    door.office.close()
+    door.service.close()

@@ -71,7 +71,7 @@ def door(build: Build) -> Iterator[Door]:
     )
     opened = Door(world)
     yield opened
-    opened.office.close()
+    opened.service.close()
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def tenants(door: Door) -> tuple[Tenant, Tenant]:
     def tenant(name: str, plan: Plan, hospital: Identity) -> Tenant:
         key, token = door.enrolled(f"{name}-key", "researcher"), door.token(f"{name}-token", Role.RESEARCHER)
         for reader in (f"{name}-key", f"{name}-token"):
-            door.office.register.grant(plan.id, reader)
+            door.service.register.grant(plan.id, reader)
         asks = {"hospital": signing(door, hospital), "key": signing(door, key), "token": bearing(door, token)}
         return Tenant(plan, plan.study.model.initial_model, asks)
 
@@ -181,7 +181,7 @@ def test_a_researcher_loses_a_study_that_is_withdrawn_and_everything_when_revoke
     door: Door, tenants: tuple[Tenant, Tenant]
 ) -> None:
     ours, _ = tenants
-    path, register = f"/v1/plans/{ours.plan.id}/status", door.office.register
+    path, register = f"/v1/plans/{ours.plan.id}/status", door.service.register
     assert ours.asks["key"]("GET", path, b"").status_code == 200
     register.withdraw(ours.plan.id, "north-key")
     door.refused(ours.asks["key"]("GET", path, b""), 404, "not-found")
@@ -193,7 +193,7 @@ def test_a_revoked_hospital_is_refused_at_every_address_with_a_named_error(
     door: Door, tenants: tuple[Tenant, Tenant]
 ) -> None:
     ours, _ = tenants
-    door.office.register.revoke(door.hospital().name, now=1.0)
+    door.service.register.revoke(door.hospital().name, now=1.0)
     before = door.world.dump()
     for method, path in routes(door):
         answer = ours.asks["hospital"](method, filled(path, ours.plan.id, ours.model), body_for(method, path))

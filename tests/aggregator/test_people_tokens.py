@@ -30,7 +30,7 @@ DAY = 86_400.0
 def door(build: Build) -> Iterator[Door]:
     opened = Door(build())
     yield opened
-    opened.office.close()
+    opened.service.close()
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_a_token_does_not_replace_a_signature_that_is_there_too(door: Door) -> N
 
 
 def test_a_revoked_or_expired_token_is_refused_even_while_it_is_remembered(door: Door) -> None:
-    text, register = door.token("anna", Role.AUDITOR), door.office.register
+    text, register = door.token("anna", Role.AUDITOR), door.service.register
     assert door.show(text, "GET", "/v1/status").status_code == 200
     elsewhere = Store(door.world.database, door.world.admin)  # as the admin's command does it
     Register(elsewhere).revoke("anna", now=time.time())
@@ -101,7 +101,7 @@ def test_a_revoked_or_expired_token_is_refused_even_while_it_is_remembered(door:
 
 
 def test_one_of_two_tokens_can_be_ended_and_a_name_keeps_its_role(door: Door) -> None:
-    register = door.office.register
+    register = door.service.register
     first, second = door.token("anna", Role.AUDITOR), door.token("anna", Role.AUDITOR)
     with pytest.raises(AlreadyThere):
         door.token("anna", Role.ADMIN)
@@ -232,8 +232,8 @@ def test_a_key_is_read_once_while_nothing_is_written_and_refused_at_the_next_req
 ) -> None:
     file, asked = door.world.database, []
     assert isinstance(file, Path)
-    real = door.office.register.party
-    monkeypatch.setattr(door.office.register, "party", lambda name: (asked.append(name), real(name))[1])
+    real = door.service.register.party
+    monkeypatch.setattr(door.service.register, "party", lambda name: (asked.append(name), real(name))[1])
     an_hour_ago = time.time() - 3600
     os.utime(file, (an_hour_ago, an_hour_ago))
     for _ in range(3):

@@ -286,15 +286,15 @@ def test_the_clock_hurries_when_a_job_has_ended_and_stops_even_in_that_moment(bu
     door = Door(build())
 
     async def scene() -> None:
-        pause = asyncio.ensure_future(door.office.pause(3600.0))
+        pause = asyncio.ensure_future(door.service.pause(3600.0))
         await asyncio.sleep(0)
-        door.office.hurry()
+        door.service.wake()
         await pause
-        await door.office.pause(0.0)  # once is enough
+        await door.service.pause(0.0)  # once is enough
         for turns in range(5):
-            pause = asyncio.ensure_future(door.office.pause(3600.0))
+            pause = asyncio.ensure_future(door.service.pause(3600.0))
             await asyncio.sleep(0)
-            door.office.hurry()
+            door.service.wake()
             for _ in range(turns):
                 await asyncio.sleep(0)
             if pause.cancel():  # it had not ended yet
@@ -302,7 +302,7 @@ def test_the_clock_hurries_when_a_job_has_ended_and_stops_even_in_that_moment(bu
                     await pause
 
     asyncio.run(scene())
-    door.office.close()
+    door.service.close()
 
 
 def test_a_version_shows_its_sum_and_its_proof_to_the_plans_hospitals_and_to_nobody_else(
@@ -340,7 +340,7 @@ def test_a_version_shows_its_sum_and_its_proof_to_the_plans_hospitals_and_to_nob
     for path in ("versions/3/proof", "versions/3/sum", "versions/99999/sum"):
         door.refused(door.ask(reader, "GET", f"{door.at}/{path}"), 404, "not-found")
     assert len(list((world.folder / "sums").iterdir())) == 4  # none of the evaluation
-    door.office.close()
+    door.service.close()
 
 
 def vector(world: World, model: str) -> Any:
@@ -354,7 +354,7 @@ def test_a_sum_or_proof_that_is_gone_is_a_named_problem(build: Build, file: str)
     (world.folder / "sums" / done[file]).unlink()
     door = Door(world)
     door.refused(door.ask(world.identities[0], "GET", f"{door.at}/versions/1/{file}"), 422, "damaged-blob")
-    door.office.close()
+    door.service.close()
 
 
 def test_a_hospital_that_dealt_wrong_shares_is_named(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,12 +16,12 @@ import httpx2 as httpx
 import pytest
 from fastapi import Request
 
-from aggregator import app as app_module
-from aggregator.access.signatures import BrokenOff, Gatekeeper, read_body
+from aggregator.access.signatures import Gatekeeper
 from aggregator.settings import Limits
 from aggregator.storage.blobs import StorageFailed
 from aggregator.storage.store import Role
-from aggregator.web.limits import BodyMemory
+from aggregator.web import app as app_module
+from aggregator.web.bodies import BodyMemory, BrokenOff, read_body
 from door import Door
 from medveil.errors import utc
 from medveil.identity import FRESHNESS_S, Identity, sign_request
@@ -43,9 +43,9 @@ def door(build: Build) -> Iterator[Door]:
     opened = Door(world)
     for name, role in (("outsider", "hospital"), ("researcher", "researcher"), ("nosy", "researcher")):
         opened.enrolled(name, role)
-    opened.office.register.grant(world.plan.id, "researcher")
+    opened.service.register.grant(world.plan.id, "researcher")
     yield opened
-    opened.office.close()
+    opened.service.close()
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_the_same_request_is_not_carried_out_twice(door: Door) -> None:
 @pytest.mark.parametrize("skew", [FRESHNESS_S + 5, -FRESHNESS_S - 5])
 def test_a_request_from_another_time_is_refused_and_both_clocks_are_named(door: Door, skew: int) -> None:
     now = int(time.time())
-    door.office.gatekeeper = Gatekeeper(lambda: now + skew)
+    door.service.callers.gatekeeper = Gatekeeper(lambda: now + skew)
     signed = sign_request(door.hospital(), "GET", "/v1/plans", b"", now=now).headers()
     answer = door.raw("GET", "/v1/plans", b"", signed)
     door.refused(answer, 401, "stale-request")
@@ -132,7 +132,7 @@ def test_a_request_from_another_time_is_refused_and_both_clocks_are_named(door: 
 def test_after_a_restart_no_request_signed_before_it_is_taken_and_the_sender_is_told_when(door: Door) -> None:
     now = int(time.time())
     signed = sign_request(door.hospital(), "GET", "/v1/plans", b"", now=now).headers()
-    door.office.gatekeeper = Gatekeeper(lambda: now + 20)
+    door.service.callers.gatekeeper = Gatekeeper(lambda: now + 20)
     answer = door.raw("GET", "/v1/plans", b"", signed)
     door.refused(answer, 503, "signed-before-start")
     assert answer.headers["retry-after"] == "20"
@@ -363,7 +363,7 @@ def test_the_door_lets_a_whole_round_through_and_counts_its_traffic(build: Build
     traffic = world.coordinator._runs[world.plan.id].attempt
     assert traffic is not None
     assert traffic.bytes_up[first.name] >= len(segment) + 2 * len(upload)
-    door.office.close()
+    door.service.close()
 
 
 def test_an_upload_of_the_wrong_number_of_segments_is_refused(build: Build) -> None:
@@ -378,7 +378,7 @@ def test_an_upload_of_the_wrong_number_of_segments_is_refused(build: Build) -> N
     target = f"{door.at}/rounds/1/attempts/1/upload"
     door.refused(door.ask(first.identity, "POST", target, body), 422, "wrong-length")
     assert world.dump() == before
-    door.office.close()
+    door.service.close()
 
 
 def test_fresh_keys_for_a_step_already_taken_are_a_conflict(build: Build) -> None:
@@ -392,7 +392,7 @@ def test_fresh_keys_for_a_step_already_taken_are_a_conflict(build: Build) -> Non
     target = f"{door.at}/rounds/1/attempts/1/advertise"
     door.refused(door.ask(first.identity, "POST", target, other), 409, "conflicting-message")
     assert world.dump() == before
-    door.office.close()
+    door.service.close()
 
 
 def test_an_approval_is_taken_once_checked_and_may_be_repeated(build: Build) -> None:
@@ -408,7 +408,7 @@ def test_an_approval_is_taken_once_checked_and_may_be_repeated(build: Build) -> 
     (offer,) = PlanOffers.from_bytes(door.ask(one, "GET", "/v1/plans").content).offers
     assert isinstance(offer, PlanOffer)
     assert (offer.plan, set(offer.approvals)) == (world.plan.model_dump_json(), {one.name})
-    door.office.close()
+    door.service.close()
 
 
 def test_a_storage_fault_asks_the_node_to_come_back(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -423,7 +423,7 @@ def test_a_storage_fault_asks_the_node_to_come_back(door: Door, monkeypatch: pyt
 def test_a_fault_in_one_tick_does_not_stop_the_clock() -> None:
     faults, announced = [ValueError(), OSError(), StorageFailed()], []
 
-    class FaultyDesk:
+    class FaultyService:
         async def pause(self, _: float) -> None:
             return
 
@@ -437,7 +437,7 @@ def test_a_fault_in_one_tick_does_not_stop_the_clock() -> None:
             raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
-        asyncio.run(app_module._keep_time(FaultyDesk()))  # type: ignore[arg-type]
+        asyncio.run(app_module._keep_time(FaultyService()))  # type: ignore[arg-type]
     assert announced == [True]
     assert faults == []
 
@@ -458,21 +458,21 @@ def test_a_long_poll_ends_as_soon_as_there_is_news_and_not_before(build: Build) 
             for identity in world.identities:
                 world.coordinator.approve(world.plan.id, identity.name, sign_approval(world.plan, identity))
                 world.coordinator.touch(identity.name)
-            if await door.office.run(world.coordinator.tick):
-                door.office.announce()
+            if await door.service.run(world.coordinator.tick):
+                door.service.announce()
             return early, Work.from_bytes((await poll).content)
 
     early, work = asyncio.run(scene())
     assert not early
     assert (work.status, work.round, work.phase) == ("running", 1, "advertise")
-    door.office.close()
+    door.service.close()
 
 
 @pytest.fixture
 def entrance(build: Build) -> Iterator[Door]:
     opened = Door(build())
     yield opened
-    opened.office.close()
+    opened.service.close()
 
 
 TOKEN = "a-token-of-more-than-20-letters"
@@ -580,8 +580,8 @@ def test_what_addresses_there_are_is_told_to_those_who_have_a_key_or_a_token(doo
 def test_a_refusal_does_not_tell_whether_somebody_of_that_name_is_enrolled(door: Door) -> None:
     """The same status, the same text and the same questions to the register, known for long or not."""
     asked: list[str] = []
-    party = door.office.register.party
-    door.office.register.party = lambda name: asked.append(name) or party(name)  # type: ignore[method-assign]
+    party = door.service.register.party
+    door.service.register.party = lambda name: asked.append(name) or party(name)  # type: ignore[method-assign]
 
     def try_name(name: str) -> tuple[int, dict[str, str], int]:
         asked.clear()

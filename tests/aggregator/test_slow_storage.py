@@ -97,7 +97,7 @@ class Stage:
 def stage(build: Build) -> Iterator[Stage]:
     made = Stage(build())
     yield made
-    made.door.office.close()
+    made.door.service.close()
 
 
 def test_others_are_answered_while_a_segment_is_being_written(stage: Stage) -> None:
@@ -172,10 +172,10 @@ def test_of_a_segment_that_outlives_its_attempt_nothing_is_left(stage: Stage) ->
             put = asyncio.ensure_future(send(stage.site, "PUT", f"{stage.at}/segments/0", stage.data))
             await stage.held_one()
             world.clock.now += 1_000.0
-            assert await stage.door.office.run(world.coordinator.tick)
+            assert await stage.door.service.run(world.coordinator.tick)
             for site in stage.sites:  # masked vectors may be out, so they sign that they give the attempt up
-                await stage.door.office.run(site.act)
-            await stage.door.office.run(world.coordinator.tick)
+                await stage.door.service.run(site.act)
+            await stage.door.service.run(world.coordinator.tick)
             assert world.status["attempts"][0]["outcome"] == "failed"
         stage.door.refused(await put, 409, "wrong-round")
         assert not stage.file.parent.exists()

@@ -17,9 +17,9 @@ from pathlib import Path
 import httpx2 as httpx
 import psycopg
 import pytest
-
-import aggregator.app as app_module
 from aggregator.app import create_app
+
+import aggregator.web.app as app_module
 from aggregator.cli import set_up_aggregator
 from aggregator.settings import Settings
 from aggregator.storage.database import LEADER

@@ -81,7 +81,7 @@ def test_no_acknowledged_event_is_lost_when_the_server_dies(
     assert writer.acknowledged <= set(stored)
     assert len(stored) - len(writer.acknowledged) <= 2  # at most one commit a stop whose answer was lost
     assert world.store.verify_log().number == world.store.head.number
-    door.office.close()
+    door.service.close()
 
 
 def test_a_study_ends_with_the_same_result_though_the_server_dies_in_between(

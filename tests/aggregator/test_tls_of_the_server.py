@@ -52,4 +52,4 @@ def test_no_answer_sends_anybody_to_the_host_that_the_asker_names(build: Callabl
         door.refused(answer, 404, "not-found")
         assert "location" not in answer.headers
         assert "evil" not in answer.text + str(answer.headers)
-    door.office.close()
+    door.service.close()

@@ -281,7 +281,7 @@ def _link(source: str, target: str) -> None:
 
 async def _serve(folder: Path, count: int) -> dict[str, Any]:
     """The application over a folder, until the attempt that lies there is published."""
-    from aggregator.app import create_app
+    from aggregator.web.app import create_app
 
     probe = Workers(1)
     probe.submit(stand_by).result()  # a worker with everything loaded
@@ -294,7 +294,7 @@ async def _serve(folder: Path, count: int) -> dict[str, Any]:
     await _watch(idle, [], until=lambda: len(idle) >= 500)
     async with app.router.lifespan_context(app):
         before = _status_mb("VmRSS")
-        coordinator = app.state.desk.coordinator
+        coordinator = app.state.service.coordinator
         (plan,) = (line.plan for line in coordinator.plans())
         await _watch(late, own, until=lambda: coordinator.plans()[0].rounds > 0)
         ((attempt,), _) = coordinator.past(plan)

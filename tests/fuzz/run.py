@@ -37,7 +37,13 @@ def main() -> None:
     import atheris
 
     with atheris.instrument_imports(
-        include=["medveil", "privacy", "aggregator.access.signatures", "aggregator.web.routes"]
+        include=[
+            "medveil",
+            "privacy",
+            "aggregator.access.signatures",
+            "aggregator.web.bodies",
+            "aggregator.web.routes",
+        ]
     ):
         from fuzzed import DOORS
     found = given.found or Path(tempfile.mkdtemp(prefix="medveil-fuzz-"))

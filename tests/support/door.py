@@ -12,10 +12,10 @@ import httpx2 as httpx
 
 from aggregator.access.signatures import Gatekeeper
 from aggregator.access.tokens import make_token
-from aggregator.app import create_app
 from aggregator.settings import Settings
 from aggregator.storage.store import Role
-from aggregator.web.service import Desk
+from aggregator.web.app import create_app
+from aggregator.web.service import Service
 from medveil.identity import Identity, sign_request
 from world import World
 
@@ -29,8 +29,8 @@ class Door:
         settings = Settings(world.folder, database=database)
         self.app = create_app(settings)
         self.gatekeeper = Gatekeeper(clock)
-        self.office = Desk(world.store, world.coordinator, self.gatekeeper, settings)
-        self.app.state.desk = self.office
+        self.service = Service(world.store, world.coordinator, self.gatekeeper, settings)
+        self.app.state.service = self.service
         self.stranger = Identity.generate("stranger")
         self.known: dict[str, Identity] = {}
 
@@ -46,7 +46,7 @@ class Door:
         """An API token of a person, good for an hour."""
         now = time.time()
         text, kept = make_token(name, role, now=now, expires=now + 3600)
-        self.office.register.add_api_token(kept)
+        self.service.register.add_api_token(kept)
         return text
 
     def show(self, token: str, method: str, path: str) -> httpx.Response:

@@ -101,8 +101,8 @@ def request(data: bytes) -> None:
         return
     sender = {"1": door.hospital(1), "2": door.hospital(2), "n": NEWCOMER}.get(who)
     signed = {} if sender is None else sign_request(sender, method, path, body).headers()
-    door.office.quotas._shares.clear()
-    door.office.newcomers._buckets.clear()
+    door.service.callers.quotas._shares.clear()
+    door.service.callers.newcomers._buckets.clear()
     status, kind, answer = loop.run_until_complete(_ask(door, method, path, body, signed))
     assert status not in (0, 500), (status, answer)
     if status >= 400:
@@ -208,7 +208,7 @@ def _door() -> tuple[Door, asyncio.AbstractEventLoop]:
     world = make_world(Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)))
     play(world, make_sites(world), until=lambda: world.phase == "share")
     door = Door(world, lambda: time.time())
-    door.office.stopping = True  # nobody waits for news
+    door.service.stopping = True  # nobody waits for news
     return door, asyncio.new_event_loop()
 
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import sys
 from pathlib import Path
-from aggregator.app import create_app
+from aggregator.web.app import create_app
 from aggregator.web.connections import run
 from aggregator.settings import load
 from medveil.log import set_up

@@ -20,9 +20,9 @@ from fastapi import FastAPI
 
 from aggregator.access.nonces import EarlyNonces
 from aggregator.access.signatures import Gatekeeper, Replayed, SignedBeforeStart
-from aggregator.app import create_app
 from aggregator.settings import Limits, Settings
-from aggregator.web.service import Desk
+from aggregator.web.app import create_app
+from aggregator.web.service import Service
 from aggregator.work.workers import Inline
 from hospital_node.line import AggregatorProblem
 from medveil.identity import Identity, StaleRequest, sign_request
@@ -122,12 +122,13 @@ class ThroughTheApp(Straight):
         world, app = self.world, _application()
         assert world.store.lead()
         early = EarlyNonces(world.folder / "nonces")
-        if early.existed:  # as open_desk() waits
+        if early.existed:  # as open_service() waits
             world.clock.now = math.floor(world.clock.now) + 1.0
         gatekeeper = Gatekeeper(self._now, early)
-        self._desk = Desk(world.store, world.coordinator, gatekeeper, Settings(world.folder, limits=ROOMY))
-        self._desk._thread = self._desk._lookups = Inline()  # type: ignore[assignment]
-        app.state.desk = self._desk
+        settings = Settings(world.folder, limits=ROOMY)
+        self._service = Service(world.store, world.coordinator, gatekeeper, settings)
+        self._service._thread = self._service.lookups._threads = Inline()  # type: ignore[assignment]
+        app.state.service = self._service
 
     def _now(self) -> float:
         return EPOCH + self.world.clock.now
@@ -143,7 +144,7 @@ class ThroughTheApp(Straight):
         self._ask(sender, "PUT", f"{self._at}/rounds/{number}/attempts/{attempt}/segments/{segment}", data)
 
     def tick(self) -> bool:
-        return self._runner.run(self._desk.run(self.world.coordinator.tick))
+        return self._runner.run(self._service.run(self.world.coordinator.tick))
 
     def settle(self, sender: Identity) -> None:
         with suppress(AggregatorProblem):  # its clock may be wrong
@@ -158,14 +159,14 @@ class ThroughTheApp(Straight):
         return self._read(f"{self._at}/models/{model}")
 
     def restart(self) -> None:
-        self._desk.close()
+        self._service.close()
         self.world.restart()
         self._open()
         for recent in range(min(RECENT, len(self.used))):
             self.replay(-1 - recent)  # what an earlier process took is not taken again
 
     def close(self) -> None:
-        self._desk.close()
+        self._service.close()
         self._runner.close()
 
     def replay(self, which: int) -> None:
@@ -233,7 +234,7 @@ class ThroughTheApp(Straight):
 
 @functools.cache
 def _application() -> FastAPI:
-    """One for all sequences: what it remembers is in its desk."""
+    """One for all sequences: what it remembers is in its service."""
     return create_app(Settings(Path("/nowhere"), limits=ROOMY))
 
 

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from itertools import islice
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query, Request, Response
-from pydantic import BeforeValidator
+from fastapi import APIRouter, Request, Response
 
-from aggregator.errors import NotFound
 from aggregator.storage.store import Role
 from aggregator.web.problems import CONFLICT, SIGNED, refusals
-from aggregator.web.routes.hospitals import PlanId
-from aggregator.web.service import SMALL_LIMIT, desk, plain_number, with_history
+from aggregator.web.routes.parameters import READING, After, PlanId, answers
+from aggregator.web.service import service_of
 from medveil.reports import PlanLine, PlanStatus
 
-TAG = "reading"
-"""Marks what people may ask for with a token."""
-router = APIRouter(tags=[TAG])
-TEXT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {}}}}
+router = APIRouter(tags=[READING])
 OVERVIEW = (Role.ADMIN, Role.RESEARCHER, Role.AUDITOR)
-After = Annotated[int, BeforeValidator(plain_number), Query(ge=0, le=2**53)]
 STATUS = ("hospital", *OVERVIEW)
 EVERYBODY = (*STATUS, Role.MONITOR)
 
@@ -28,7 +21,7 @@ EVERYBODY = (*STATUS, Role.MONITOR)
 @router.get("/openapi.json", include_in_schema=False)
 async def description(request: Request) -> dict[str, Any]:
     """The OpenAPI document, for everybody who has a key or a token."""
-    await desk(request).authenticate(request, roles=EVERYBODY)
+    await service_of(request).callers.authenticate(request, roles=EVERYBODY)
     document: dict[str, Any] = request.app.openapi()
     return document
 
@@ -42,50 +35,43 @@ async def health() -> dict[str, str]:
 @router.get("/leadz", status_code=204, responses=refusals())
 async def leads(request: Request) -> Response:
     """Whether this process leads: a proxy in front asks, before it lets a large body through to it."""
-    desk(request)
+    service_of(request)
     return Response(status_code=204)
 
 
 @router.get("/readyz", responses=refusals())
 async def ready(request: Request) -> dict[str, str]:
     """Whether database, blobs and the coordinator take work; 503 names those that do not."""
-    await desk(request).check_ready()
+    await service_of(request).check_ready()
     return {"status": "ready"}
 
 
 @router.get(
     "/metrics",
     response_class=Response,
-    responses=TEXT | refusals(*SIGNED, *CONFLICT),
+    responses=answers("text/plain") | refusals(*SIGNED, *CONFLICT),
 )
 async def metrics(request: Request) -> Response:
     """Counts for Prometheus; for the roles monitor and admin."""
-    office = desk(request)
-    await office.authenticate(request, roles=(Role.MONITOR, Role.ADMIN), limit=SMALL_LIMIT)
-    text, media_type = await office.run(request.app.state.metrics.page)
+    service = service_of(request)
+    await service.callers.authenticate(request, roles=(Role.MONITOR, Role.ADMIN))
+    text, media_type = await service.run(request.app.state.metrics.page)
     return Response(text, media_type=media_type)
 
 
 @router.get("/v1/status", responses=refusals(*SIGNED, *CONFLICT))
 async def overview(request: Request) -> list[PlanLine]:
     """One line per plan that the asking person may read."""
-    office = desk(request)
-    party, _ = await office.authenticate(request, roles=OVERVIEW, limit=SMALL_LIMIT)
-    lines = await office.run(office.coordinator.plans)
-    if party.role == Role.RESEARCHER:
-        readable = await office.readable(party)
-        return [line for line in lines if line.plan in readable]
-    return lines
+    service = service_of(request)
+    party, _ = await service.callers.authenticate(request, roles=OVERVIEW)
+    return await service.overview(party)
 
 
 @router.get("/v1/audit", responses=refusals(*SIGNED, *CONFLICT))
-async def audit(
-    request: Request, after: Annotated[int, BeforeValidator(plain_number), Query(ge=0, le=2**53)] = 0
-) -> list[dict[str, Any]]:
+async def audit(request: Request, after: After = 0) -> list[dict[str, Any]]:
     """The audit log from number ``after`` + 1 on, a hundred entries at a time; each can be checked."""
-    office = desk(request)
-    await office.authenticate(request, roles=(Role.AUDITOR, Role.ADMIN), limit=SMALL_LIMIT)
-    entries = await office.look_up(lambda: list(islice(office.store.entries(after), 100)))
+    service = service_of(request)
+    await service.callers.authenticate(request, roles=(Role.AUDITOR, Role.ADMIN))
     return [
         {
             "number": entry.number,
@@ -98,21 +84,13 @@ async def audit(
             "hash": entry.hash.hex(),
             "signature": entry.signature.hex(),
         }
-        for entry in entries
+        for entry in await service.audit_entries(after)
     ]
 
 
 @router.get("/v1/plans/{plan}/status", response_model=PlanStatus, responses=refusals(*SIGNED, *CONFLICT))
 async def status(request: Request, plan: PlanId) -> Response:
     """A plan's attempts, model versions, approvals and open phase."""
-    office = desk(request)
-    await office.admit_reader(request, plan, roles=STATUS)
-    found = office.coordinator.glance(plan)
-    if found is None:
-        await office.run(lambda: office.coordinator.present(plan))
-        found = office.coordinator.glance(plan)
-    if found is None:
-        raise NotFound()
-    present, ended = found
-    history = await office.past(plan, ended)
-    return Response(with_history(present, history), media_type="application/json")
+    service = service_of(request)
+    await service.callers.reader(request, plan, roles=STATUS)
+    return Response(await service.status(plan), media_type="application/json")

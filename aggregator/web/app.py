@@ -22,8 +22,9 @@ from aggregator.storage.store import NotLeading
 from aggregator.web.limits import Gate
 from aggregator.web.metrics import Metrics
 from aggregator.web.problems import on_bad_address, on_error, on_fault
-from aggregator.web.routes import hospitals, people
-from aggregator.web.service import Desk
+from aggregator.web.routes import hospitals, models, people
+from aggregator.web.routes.parameters import READING
+from aggregator.web.service import Service
 from aggregator.work.workers import Workers
 from medveil.errors import Error
 from medveil.log import get_logger
@@ -40,15 +41,15 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         workers = Workers(settings.workers)
-        app.state.desk = open_desk(settings, workers)
-        app.state.metrics.show(lambda: app.state.desk.gauges() if app.state.desk else {})
+        app.state.service = open_service(settings, workers)
+        app.state.metrics.show(lambda: app.state.service.gauges() if app.state.service else {})
         keeper = asyncio.create_task(_keep_going(app, settings, workers))
         yield
         keeper.cancel()
         with suppress(asyncio.CancelledError):
             await keeper
-        if app.state.desk is not None:
-            app.state.desk.close()
+        if app.state.service is not None:
+            app.state.service.close()
         workers.shutdown()  # what they had in hand is made again after the next start
 
     app = FastAPI(
@@ -69,6 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.metrics = Metrics(tls=settings.folder / "tls", disk=settings.folder)
     app.add_middleware(Gate, limits=settings.limits, observe=app.state.metrics.request)
     app.include_router(hospitals.router)
+    app.include_router(models.router)
     app.include_router(people.router)
     _describe_senders(app)
     return app
@@ -86,11 +88,11 @@ def _describe_senders(app: FastAPI) -> None:
     for methods in document["paths"].values():
         for operation in methods.values():
             if "401" in operation["responses"]:
-                reads = operation.get("tags") == [people.TAG]
+                reads = operation.get("tags") == [READING]
                 operation["security"] = [{"signature": []}, *([{"token": []}] if reads else [])]
 
 
-def open_desk(settings: Settings, workers: Workers) -> Desk | None:
+def open_service(settings: Settings, workers: Workers) -> Service | None:
     """Take the lead on the database and read everything from it; None while another process leads.
 
     Raises: what Store raises, NoAdminKey.
@@ -107,7 +109,7 @@ def open_desk(settings: Settings, workers: Workers) -> Desk | None:
         early = EarlyNonces(settings.folder / "nonces")
         if early.existed:  # what another process took in this very second is stale from the next one on
             time.sleep(1 - time.time() % 1)
-        return Desk(store, coordinator, Gatekeeper(early=early), settings)
+        return Service(store, coordinator, Gatekeeper(early=early), settings)
     except Exception:
         store.close()
         raise
@@ -117,31 +119,31 @@ async def _keep_going(app: FastAPI, settings: Settings, workers: Workers) -> Non
     """Lead as long as this process may, then stand by until it may again."""
     loop = asyncio.get_running_loop()
     while True:
-        desk: Desk | None = app.state.desk
-        if desk is None:
+        service: Service | None = app.state.service
+        if service is None:
             await asyncio.sleep(STANDBY_S)
             try:
-                app.state.desk = await asyncio.to_thread(open_desk, settings, workers)
+                app.state.service = await asyncio.to_thread(open_service, settings, workers)
             except Exception as error:  # the database may come back
                 log.error("standby.failed", reason=type(error).__name__)
             continue
         log.info("lead.taken")
-        desk.coordinator.on_result = partial(loop.call_soon_threadsafe, desk.hurry)
+        service.coordinator.on_result = partial(loop.call_soon_threadsafe, service.wake)
         try:
-            await _keep_time(desk)
+            await _keep_time(service)
         except NotLeading:
             log.error("lead.lost")
-        app.state.desk = None
-        await asyncio.to_thread(desk.close)
+        app.state.service = None
+        await asyncio.to_thread(service.close)
 
 
-async def _keep_time(desk: Desk) -> None:
+async def _keep_time(service: Service) -> None:
     while True:
         try:
-            if await desk.tick():
-                desk.announce()
+            if await service.tick():
+                service.announce()
         except NotLeading:
             raise
         except Exception as error:  # nothing may stop the clock of all plans; the tick is tried again
             log.error("tick.failed", reason=type(error).__name__)
-        await desk.pause(TICK_S)
+        await service.pause(TICK_S)

@@ -1,0 +1,205 @@
+"""Who asks, and may they: signatures, tokens, client certificates, roles and grants."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from aggregator.access.signatures import Gatekeeper, Revoked, UnknownSender
+from aggregator.access.tls import WrongCertificate
+from aggregator.access.tokens import BadToken, TokenCheck
+from aggregator.errors import NotAllowed, NotFound
+from aggregator.settings import Settings
+from aggregator.storage.store import Party, Register, Role
+from aggregator.web.bodies import BodyMemory, read_body
+from aggregator.web.limits import Newcomers, Quotas, leases_of
+from aggregator.work.threads import Lookups
+from medveil.identity import RequestProof
+
+CERTIFICATE = "medveil.certificate"
+"""Key of the ASGI state under which the connection keeps the names of its client certificate."""
+SMALL_LIMIT = 4096
+ENROLMENT_LIMIT = 256
+
+
+@dataclass(frozen=True)
+class Sender:
+    """Who has sent a request, and its signature if it did not show a token."""
+
+    party: Party
+    proof: RequestProof | None
+
+
+class Callers:
+    """Everybody who asks. Nothing of a body is read before its sender is known and allowed.
+
+    Args:
+        written: number of the last write to the database; None if that is not known.
+        heard_from: told the name of a hospital whose request was whole.
+        check_member: raises NotFound unless the hospital (named second) is on the roster of the plan.
+    """
+
+    def __init__(
+        self,
+        register: Register,
+        lookups: Lookups,
+        gatekeeper: Gatekeeper,
+        settings: Settings,
+        *,
+        written: Callable[[], int | None],
+        heard_from: Callable[[str], None],
+        check_member: Callable[[str, str], Awaitable[None]],
+    ) -> None:
+        self.register, self.gatekeeper = register, gatekeeper
+        self.tokens = TokenCheck(lambda token: lookups.ask(lambda: register.api_token(token)))
+        self.quotas, self.memory = Quotas(settings.limits), BodyMemory(settings.limits)
+        self.newcomers = Newcomers(settings.limits)
+        self._lookups, self._client_certificates = lookups, settings.client_certificates
+        self._written, self._heard_from, self._check_member = written, heard_from, check_member
+        self._known: dict[str, Party] = {}
+        self._known_at = 0
+
+    async def authenticate(
+        self,
+        request: Request,
+        *,
+        roles: tuple[str, ...],
+        limit: int = SMALL_LIMIT,
+        certificate: bool = True,
+    ) -> tuple[Party, bytes]:
+        """Who asks, and the body.
+
+        Raises: what :meth:`admit` and :meth:`body` raise.
+        """
+        sender = await self.admit(request, roles=roles, certificate=certificate)
+        return sender.party, await self.body(request, sender, limit=limit)
+
+    async def admit(self, request: Request, *, roles: tuple[str, ...], certificate: bool = True) -> Sender:
+        """Who asks, by the request's head alone.
+
+        Args:
+            certificate: whether a hospital must show its client certificate, where they are asked for.
+        Raises: BadSignature, StaleRequest, SignedBeforeStart, UnknownSender, Revoked, Replayed, BadToken,
+            NotAllowed, WrongCertificate, TooManyRequests, StorageFailed.
+        """
+        if "authorization" in request.headers:
+            party, proof = await self._by_token(request), None
+        else:
+            proof = RequestProof.from_headers(request.headers)
+            party = await self._by_signature(request, proof)
+        if party.role not in roles:
+            raise NotAllowed()
+        asked = certificate and self._client_certificates and party.role == "hospital"
+        if asked and party.name not in request.scope.get("state", {}).get(CERTIFICATE, ()):
+            raise WrongCertificate()
+        self.quotas.admit(party.name, leases_of(request))
+        if proof is not None and self.gatekeeper.outlives(proof):
+            lasting = proof
+            await self._lookups.ask(lambda: self.gatekeeper.keep(lasting))
+        return Sender(party, proof)
+
+    async def body(self, request: Request, sender: Sender, *, limit: int) -> bytes:
+        """The body of a sender who is known. Raises: TooLarge, Overloaded, BrokenOff, BadSignature."""
+        party, proof = sender.party, sender.proof
+        body = await read_body(request, limit, self.memory, leases_of(request), sender=party.name)
+        if proof is not None:
+            proof.check_body(body)
+        if party.role == "hospital":
+            self._heard_from(party.name)
+        return body
+
+    async def newcomer(self, request: Request, key: bytes) -> tuple[Party, bytes]:
+        """Somebody who is not enrolled yet and signs with the key to be enrolled; and the body.
+
+        Raises: BadSignature, StaleRequest, what :meth:`body` raises.
+        """
+        proof = RequestProof.from_headers(request.headers)
+        self.gatekeeper.admit_newcomer(key, proof, request.method, signed_target(request))
+        body = await read_body(request, ENROLMENT_LIMIT, self.memory, leases_of(request), sender="")
+        proof.check_body(body)
+        return Party(proof.sender, "newcomer", key), body
+
+    async def reader(
+        self,
+        request: Request,
+        plan: str,
+        *,
+        roles: tuple[str, ...] = ("hospital", Role.RESEARCHER, Role.ADMIN),
+    ) -> Party:
+        """Who asks, if they may read this plan.
+
+        Hospitals read plans that name them, researchers those granted to them, the others all.
+
+        Raises: NotFound, exactly as for a plan that does not exist; what :meth:`authenticate` raises.
+        """
+        party, _ = await self.authenticate(request, roles=roles)
+        if party.role == "hospital":
+            await self._check_member(plan, party.name)
+        elif party.role == "researcher" and plan not in await self.readable(party):
+            raise NotFound()
+        return party
+
+    async def readable(self, party: Party) -> set[str]:
+        """The plans granted to a researcher."""
+        return await self._lookups.ask(lambda: self.register.readable(party.name))
+
+    async def still_welcome(self, party: Party) -> None:
+        """Look again after a wait. Raises: Revoked."""
+        found = await self._enrolled(party.name)
+        if found is None or found.revoked:
+            raise Revoked()
+
+    async def _by_signature(self, request: Request, proof: RequestProof) -> Party:
+        """Whose signature it is. The time of a refusal does not tell whether there is somebody of that name.
+
+        Raises: what :meth:`Gatekeeper.admit` raises.
+        """
+        remembered = self._remembered(proof.sender)
+        known = remembered or await self._enrolled(proof.sender)
+        try:
+            return self.gatekeeper.admit(known, proof, request.method, signed_target(request))
+        except UnknownSender:
+            if remembered is not None:
+                await self._lookups.ask(lambda: self.register.party(proof.sender))
+            raise
+
+    async def _by_token(self, request: Request) -> Party:
+        if "medveil-signature" in request.headers:
+            raise BadToken()  # two answers to the question who asks
+        token = await self.tokens.check(request.headers["authorization"])
+        return Party(token.name, token.role, b"")
+
+    def _remembered(self, name: str) -> Party | None:
+        """Somebody whom the register was asked for since the database was written last."""
+        written = self._written()
+        return self._known.get(name) if written is not None and written == self._known_at else None
+
+    async def _enrolled(self, name: str) -> Party | None:
+        """Somebody with a key as the register has them at this moment.
+
+        What was read before is used again only if the database was not written since, by anybody.
+        """
+        remembered = self._remembered(name)
+        if remembered is not None:
+            return remembered
+        written = self._written()
+        found = await self._lookups.ask(lambda: self.register.party(name))
+        if written is not None and found is not None:
+            if written != self._known_at:
+                self._known, self._known_at = {}, written
+            self._known[name] = found
+        return found
+
+
+def signed_target(request: Request) -> str:
+    """Path and query exactly as they were sent: what the sender signed."""
+    path: str = request.scope["raw_path"].decode("latin-1")
+    query: str = request.scope["query_string"].decode("latin-1")
+    return f"{path}?{query}" if query else path
+
+
+def address_of(request: Request) -> str:
+    """The network address of whoever asks; empty if it is not known."""
+    return request.client.host if request.client else ""

@@ -1,0 +1,116 @@
+"""What passes between a hospital and the coordinator: polls, messages and segments, each on its thread."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+from aggregator.rounds.runs import SegmentClaim
+from aggregator.storage.store import Party
+from aggregator.web.callers import SMALL_LIMIT
+from aggregator.web.service import Service
+from medveil.rounds import AttemptKey, Phase
+
+MESSAGE_LIMIT = 4 * 2**20
+SEGMENT_LIMIT = 16 * 2**20
+
+
+def longest_message(service: Service, plan: str) -> int:
+    """Most bytes that are read of a hospital's message in this plan."""
+    return min(service.coordinator.longest_message(plan) or SMALL_LIMIT, MESSAGE_LIMIT)
+
+
+async def take_poll(
+    service: Service, plan: str, party: Party, *, ledger: str, sitting_out: str, size: int
+) -> None:
+    """Note what a poll tells by the way: where the hospital's ledger ends and which attempt it has left.
+
+    Raises: NotFound; for a ledger's end BadMessage, BadSignature, LedgerBehind.
+    """
+    coordinator = service.coordinator
+    if ledger:
+        await service.run(lambda: coordinator.ledger_ends.note(party, ledger))
+    if sitting_out:
+        left = AttemptKey(plan, *map(int, sitting_out.split(".")))
+        await service.run(lambda: coordinator.sits_out(left, party.name))
+    coordinator.count_bytes(plan, party.name, up=size, down=0)
+
+
+async def next_work(service: Service, plan: str, party: Party, *, seen: str, wait_s: float) -> bytes:
+    """What the hospital is to do, once that is not what it has seen, or when ``wait_s`` are over.
+
+    Raises: NotFound; Revoked if that has happened during the wait.
+    """
+    coordinator = service.coordinator
+    deadline, waited = service.polls.end_of(wait_s), False
+    while time.monotonic() < deadline and not service.stopping:
+        if coordinator.is_news(plan, party.name, seen):
+            break
+        await service.polls.rest(plan, seen, deadline)
+        waited = True
+    if waited:
+        await service.callers.still_welcome(party)
+    found = coordinator.still_idle(plan, party.name, seen) if waited and service.surely_leads else None
+    if found is None:
+        found = await service.run(lambda: coordinator.work(plan, party.name))
+    answer = found.to_bytes()
+    coordinator.touch(party.name)
+    coordinator.count_bytes(plan, party.name, up=0, down=len(answer))
+    return answer
+
+
+async def take_message(
+    service: Service, key: AttemptKey, party: Party, kind: str, body: bytes, *, ledger: str
+) -> str:
+    """Take a protocol message; it is on the disk afterwards.
+
+    Returns: the mark of the phase that it answers.
+    Raises: what :meth:`Coordinator.receive` raises, and LedgerBehind.
+    """
+    coordinator = service.coordinator
+    if kind == Phase.UPLOAD:
+        await service.with_segments(lambda: coordinator.read_back(key.plan, party.name, body))
+
+    def take() -> tuple[str, bool]:
+        if ledger:
+            coordinator.ledger_ends.note(party, ledger)
+        answered = coordinator.receive(key, party.name, kind, body)
+        coordinator.count_bytes(key.plan, party.name, up=len(body), down=0)
+        return answered, coordinator.go_on()
+
+    answered, changed = await service.run(take)
+    if changed:
+        service.announce()
+    return answered
+
+
+async def look_at_segment(
+    service: Service, key: AttemptKey, party: Party, segment: int, *, size: int
+) -> None:
+    """Whether a segment of this size is wanted, before its body is read.
+
+    Raises: what :meth:`Coordinator.look_at_segment` raises.
+    """
+    look = partial(service.coordinator.look_at_segment, key, party.name, segment, size=size)
+    await service.run(look)
+
+
+async def take_segment(service: Service, key: AttemptKey, party: Party, segment: int, body: bytes) -> None:
+    """Keep one segment of a masked vector, unless its upload is signed already.
+
+    Raises: what :meth:`Coordinator.claim_segment` raises; StorageFailed.
+    """
+    coordinator = service.coordinator
+    ask = partial(coordinator.claim_segment, key, party.name, segment, size=len(body))
+    claim = await service.run(ask)
+    if claim is not None:
+        await _keep(service, claim, body)
+    coordinator.count_bytes(key.plan, party.name, up=len(body), down=0)
+
+
+async def _keep(service: Service, claim: SegmentClaim, data: bytes) -> None:
+    """Write a claimed segment while the coordinator's thread does other things: storage may be slow."""
+    try:
+        await service.with_segments(lambda: service.coordinator.keep_segment(claim, data))
+    finally:
+        await service.run(lambda: service.coordinator.settle_segment(claim))
