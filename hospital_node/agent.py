@@ -108,7 +108,7 @@ class PlanAgent:
         """Work that came with an answer of any kind, its audit head held against those before."""
         attempt = (work.round, work.attempt) if work.status == "running" else None
         self._audit.take(work.head, plan=self._plan.id, attempt=attempt)
-        self._seen = work.token
+        self._seen = work.mark
         return work
 
     async def _answer(self, work: Work) -> Work | None:

@@ -161,7 +161,7 @@ class PlanQueue:
         """Wait a little, but no longer than until the first round of a plan is opened."""
         work = await self._line.work(plan.id, seen=self._seen, wait_s=POLL_S)
         AuditWitness(self._journal).take(work.head)
-        self._seen = work.token
+        self._seen = work.mark
         await asyncio.sleep(NEWS_PAUSE_S)
 
     async def _prepare(self, plan: Plan) -> None:

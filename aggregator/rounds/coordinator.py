@@ -172,14 +172,14 @@ class Coordinator:
         attempt, member = run.attempt, run.plan.member(name)
         if attempt is None or member is None:
             status: Literal["finished", "waiting"] = "finished" if run.finished else "waiting"
-            return Work(token=run.token, status=status, head=self._audit_head())
+            return Work(mark=run.token, status=status, head=self._audit_head())
         state = attempt.state
         away = {m.index for m in run.plan.roster if m.name in attempt.sitting_out}
         asked = server.asked(state, member.index, away=away)
         state = state if asked is state.phase else replace(state, phase=asked)
         view = server.view(state, member.index)
         return Work(
-            token=run.token,
+            mark=run.token,
             status="running" if member.index in state.invited else "waiting",
             round=attempt.key.round,
             attempt=attempt.key.attempt,
@@ -230,7 +230,7 @@ class Coordinator:
         run, head = self._runs.get(plan_id), self._store.remembered_head
         if run is None or run.attempt is not None or head is None or self.is_news(plan_id, name, token):
             return None
-        return Work(token=token, status="finished" if run.finished else "waiting", head=self._told(head))
+        return Work(mark=token, status="finished" if run.finished else "waiting", head=self._told(head))
 
     def receive(self, key: AttemptKey, name: str, kind: str, body: bytes) -> str:
         """Take a protocol message: check, change the state, store it; or raise and change nothing.

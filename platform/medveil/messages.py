@@ -42,7 +42,7 @@ class Wire(BaseModel):
 
     def to_bytes(self) -> bytes:
         """Deterministic CBOR."""
-        return canonical(self.model_dump())
+        return canonical(self.model_dump(by_alias=True))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -53,7 +53,7 @@ class Wire(BaseModel):
         if len(data) > MAX_MESSAGE_BYTES:
             raise BadMessage()
         try:
-            message = cls.model_validate(decode_cbor(data))
+            message = cls.model_validate(decode_cbor(data), by_alias=True, by_name=False)
         except (ValueError, TypeError) as error:  # NotPlain and pydantic's ValidationError are ValueErrors
             raise BadMessage() from error
         if message.to_bytes() != data:
@@ -238,7 +238,9 @@ class Approval(Wire):
 class Work(Wire):
     """What a hospital is to do next in one plan."""
 
-    token: str
+    model_config = ConfigDict(validate_by_name=True)
+
+    mark: str = Field(validation_alias="token", serialization_alias="token")
     """Changes whenever there is something new; the hospital sends it back with its next poll."""
     status: Literal["waiting", "running", "finished"]
     round: int = 0

@@ -96,7 +96,7 @@ def test_an_answer_without_news_comes_when_the_wait_is_over(door: Door) -> None:
     first = make_sites(door.world)[0]
     target, body = request(door, first, wait_s=0.05)
     work = Work.from_bytes(door.ask(first.identity, "POST", target, body).content)
-    assert (work.status, work.phase, work.token) == ("running", "advertise", asked(first).token)
+    assert (work.status, work.phase, work.mark) == ("running", "advertise", asked(first).mark)
 
 
 def test_a_repeat_after_a_lost_answer_gets_the_work_of_the_phase_that_came_meanwhile(door: Door) -> None:
@@ -139,10 +139,10 @@ def test_a_sum_that_is_being_unmasked_is_no_news(build: Build) -> None:
     world = build(workers=Busy())
     sites, coordinator = make_sites(world), world.coordinator
     play(world, sites, until=lambda: world.phase == "unmask")
-    seen = asked(sites[0]).token
+    seen = asked(sites[0]).mark
     assert not coordinator.is_news(world.plan.id, sites[0].name, seen)
     play(world, sites, until=lambda: world.phase == "done")
-    assert asked(sites[0]).token != seen
+    assert asked(sites[0]).mark != seen
     assert not coordinator.is_news(world.plan.id, sites[0].name, seen)
 
 

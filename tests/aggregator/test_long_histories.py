@@ -85,7 +85,7 @@ def test_a_poll_that_finds_nothing_new_asks_the_database_nothing(build: Build) -
     finish(world, make_sites(world))
     door = Door(world)
     first = door.ask(door.hospital(), "GET", f"{door.at}/work")
-    seen = Work.from_bytes(first.content).token
+    seen = Work.from_bytes(first.content).mark
     path = f"{door.at}/work?seen={quote(seen)}&wait_s=0.05"
     asyncio.run(door.service.run(lambda: None))  # the lead is checked once a second, by whoever comes then
     last_written_long_ago(world)

@@ -306,7 +306,7 @@ async def _poll_all(
                 path = f"/v1/plans/{plan}/work?seen={quote(seen)}&wait_s={POLL_S:g}"
                 headers = sign_request(one, "GET", path, b"").headers()
                 answer = (await client.get(path, headers=headers)).raise_for_status()
-                seen = Work.from_bytes(answer.content).token
+                seen = Work.from_bytes(answer.content).mark
                 count += 1
 
     tasks = [

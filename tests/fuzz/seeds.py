@@ -101,11 +101,11 @@ def node() -> list[bytes]:
     text = plan.model_dump_json()
     offer = PlanOffer(plan=text, admin_key=B32, admin_signature=B64, approvals={"h1": B64})
     running = Work(
-        token="1 1 share", status="running", round=1, attempt=1, payload=VIEWS[1].to_bytes(), head=HEAD
+        mark="1 1 share", status="running", round=1, attempt=1, payload=VIEWS[1].to_bytes(), head=HEAD
     )
     seeds = [b"\x00" + bomb for bomb in BOMBS.values()]
     seeds += [b"\x01" + bomb.encode() for bomb in JSON_BOMBS.values()]
-    seeds += [b"\x02" + running.to_bytes(), b"\x02" + Work(token="x", status="waiting").to_bytes()]
+    seeds += [b"\x02" + running.to_bytes(), b"\x02" + Work(mark="x", status="waiting").to_bytes()]
     seeds += [b"\x03" + PlanOffers(offers=(offer,), head=HEAD).to_bytes(), b"\x04" + text.encode()]
     seeds += [b'\x05{"code": "wrong-round", "title": "Too late.", "detail": "\\u001b[2J"}']
     seeds += [b"\x06" + to_safetensors(START, SPEC), b"\x07" + b"100\ngzip", b"\x07" + b"60"]

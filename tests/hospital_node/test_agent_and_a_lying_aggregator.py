@@ -198,7 +198,7 @@ def no_message(world: World, work: Work) -> dict[str, Any]:
 
 
 def shown_as(phase: str) -> Change:
-    return lambda world, work: {"phase": phase, "token": f"{work.token} as {phase}"}
+    return lambda world, work: {"phase": phase, "mark": f"{work.mark} as {phase}"}
 
 
 def told(**changes: Any) -> Change:
@@ -406,7 +406,7 @@ def test_no_second_survivor_set_is_ever_signed(build: Build, other: tuple[int, .
     def lie(work: Work) -> Work:
         if (work.round, work.phase) != (1, "agree"):
             return work
-        seen.append(work.token)
+        seen.append(work.mark)
         if len(seen) == 1:
             return work
         changed = {"payload": Survivors(members=other).to_bytes(), "token": f"again {len(seen)}"}

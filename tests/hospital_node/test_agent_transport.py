@@ -152,7 +152,7 @@ def test_after_a_while_the_node_gives_up_and_says_so(authority: Path) -> None:
 
 
 def test_a_poll_names_what_it_has_seen(authority: Path) -> None:
-    work = Work(token="1 1 share", status="waiting")
+    work = Work(mark="1 1 share", status="waiting")
 
     def action(transport: Transport) -> Any:
         return transport.work("p", seen="1 1 share&x=y", wait_s=5.0)
@@ -163,7 +163,7 @@ def test_a_poll_names_what_it_has_seen(authority: Path) -> None:
 
 
 def test_a_message_is_answered_with_work_and_never_acknowledged_without(authority: Path) -> None:
-    work = Work(token="1 1 share", status="waiting")
+    work = Work(mark="1 1 share", status="waiting")
 
     def action(transport: Transport) -> Any:
         return transport.message("p", 1, 2, "shares", b"signed", wait_s=5.0)

@@ -207,7 +207,7 @@ def test_an_answer_that_drips_is_given_up_and_an_honest_slow_one_is_not() -> Non
 
 
 def test_no_answer_makes_a_client_carry_a_cookie(tls: Path) -> None:
-    work = Work(token="x", status="waiting").to_bytes()
+    work = Work(mark="x", status="waiting").to_bytes()
 
     async def twice(transport: Transport) -> None:
         await poll(transport)
@@ -221,14 +221,14 @@ def test_no_answer_makes_a_client_carry_a_cookie(tls: Path) -> None:
 
 @pytest.mark.parametrize("kind", [b"text/html", b"application/json", b"image/svg+xml; charset=x", b""])
 def test_the_content_type_decides_nothing(tls: Path, kind: bytes) -> None:
-    work = Work(token="x", status="waiting")
+    work = Work(mark="x", status="waiting")
     assert talk(tls, whole(work.to_bytes(), b"content-type: " + kind), poll)[0] == work
     assert isinstance(talk(tls, whole(b"<html>", b"content-type: application/cbor"), poll)[0], BadMessage)
 
 
 def test_a_large_message_is_decoded_beside_the_event_loop(tls: Path) -> None:
     seen = []
-    large = Work(token="x", status="waiting", payload=bytes(100_000))
+    large = Work(mark="x", status="waiting", payload=bytes(100_000))
     original = Work.from_bytes.__func__  # type: ignore[attr-defined]
 
     def watched(cls: Any, data: bytes) -> Any:
@@ -238,7 +238,7 @@ def test_a_large_message_is_decoded_beside_the_event_loop(tls: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Work, "from_bytes", classmethod(watched))
         assert talk(tls, whole(large.to_bytes()), poll)[0] == large
-        small = Work(token="x", status="waiting")
+        small = Work(mark="x", status="waiting")
         assert talk(tls, whole(small.to_bytes()), poll)[0] == small
     assert seen == [False, True]
 

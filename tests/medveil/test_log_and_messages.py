@@ -77,10 +77,21 @@ def test_an_error_says_what_it_means_and_what_to_do() -> None:
 
 
 def test_a_message_survives_the_wire() -> None:
-    work = Work(token="t", status="running", round=2, attempt=1, kind="train", phase="share", model=b"m" * 32)
+    work = Work(mark="t", status="running", round=2, attempt=1, kind="train", phase="share", model=b"m" * 32)
     assert Work.from_bytes(work.to_bytes()) == work
     enrol = Enrol(token="t" * 24)
     assert Enrol.from_bytes(enrol.to_bytes()) == enrol
+
+
+def test_what_a_poll_has_seen_is_called_token_on_the_wire_and_nothing_else() -> None:
+    plain = {"token": "t", "status": "waiting", "round": 0, "attempt": 0, "kind": "", "phase": ""}
+    plain |= {"model": b"", "payload": b"", "head": None}
+    assert Work(mark="t", status="waiting").to_bytes() == canonical(plain)
+    assert Work.from_bytes(canonical(plain)).mark == "t"
+    renamed = {"mark" if key == "token" else key: value for key, value in plain.items()}
+    for wrong in (renamed, plain | {"mark": "t"}):
+        with pytest.raises(BadMessage):
+            Work.from_bytes(canonical(wrong))
 
 
 @pytest.mark.parametrize("kind", TYPES)

@@ -57,7 +57,7 @@ class Line:
         while True:
             self.world.coordinator.touch(self.name)
             work = self.lie(self.world.coordinator.work(plan, self.name))
-            if work.token != seen:
+            if work.mark != seen:
                 return work
             moved = [site.act() for site in self.others]
             if not self.world.coordinator.tick() and not any(moved):

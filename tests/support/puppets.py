@@ -44,7 +44,7 @@ class Line:
         self, plan: str, number: int, attempt: int, kind: str, body: bytes, *, wait_s: float
     ) -> Work:
         self.sent.append((kind, body))
-        return Work(token=secrets.token_hex(4), status="waiting", head=self.liar.head())
+        return Work(mark=secrets.token_hex(4), status="waiting", head=self.liar.head())
 
     async def segment(
         self, plan: str, number: int, attempt: int, segment: int, data: bytes, *, digest: bytes
@@ -182,7 +182,7 @@ class Liar:
         if state.phase is Phase.UNMASK:
             view = Quorum(signatures={i: a.signature for i, a in state.agreed.items()})
         work = Work(
-            token=secrets.token_hex(4),
+            mark=secrets.token_hex(4),
             status="running",
             round=context.round,
             attempt=context.attempt,
