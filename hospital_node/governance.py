@@ -6,14 +6,13 @@ import math
 
 from hospital_node.demand import demand_of, memory_limit
 from hospital_node.settings import NodeSettings, Policy
-from medveil.bounds import too_much
 from medveil.errors import Error, UnknownName
 from medveil.identity import BadSignature, Identity, verify
 from medveil.messages import MAX_MESSAGE_BYTES, BadMessage, PlanOffer
 from medveil.outside import NotPlain, decode_json
 from medveil.plan import BadPlan, Plan, check_approvals, parse_plan
 from medveil.strategies import BadStrategy, strategy_of
-from medveil.study import Study
+from medveil.study import Study, too_much
 from privacy.dp.policy import Cost, check_policy, cost, rounded_up
 from privacy.joint_steps import adds_up
 

@@ -16,9 +16,9 @@ import sqlalchemy as sa
 from hospital_node import steps
 from hospital_node.seen_heads import SeenHeads
 from hospital_node.steps import STEPS, Steps
-from medveil.bounds import too_much
 from medveil.errors import Error
 from medveil.plan import BadPlan, Plan, stored_plan
+from medveil.study import too_much
 
 META = sa.MetaData()
 APPROVALS = sa.Table(

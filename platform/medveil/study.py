@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -16,13 +17,27 @@ from pydantic import (
     model_validator,
 )
 
-from medveil.bounds import STORED, too_much
+from medveil.bounds import (
+    CLASS_NAME,
+    LARGEST,
+    LARGEST_DELTA,
+    MOST_EPOCHS,
+    MOST_HOSPITALS,
+    MOST_IMAGES,
+    MOST_OPTIONS,
+    MOST_PARAMETERS,
+    MOST_STEPS,
+    MOST_TENSORS,
+    MOST_VOXELS,
+    SHORT,
+    STORED,
+)
 from medveil.errors import BadFile
 from medveil.handed import problem_of, read_toml
 from medveil.ids import canonical, digest
 from medveil.profiles import PROFILES
 from medveil.registry import Registry
-from medveil.shown import plain
+from medveil.shown import is_plain, plain
 from medveil.tasks import TASKS
 from medveil.tensors import ModelSpec
 from medveil.values import Frozen, Name, Sha256
@@ -354,3 +369,60 @@ def read_study(path: Path) -> Study:
         return Study.model_validate(read_toml(path))
     except ValidationError as error:
         raise BadFile(name=plain(path.name), problem=problem_of(error)) from error
+
+
+def too_much(study: Study) -> str | None:
+    """The first place where a study goes beyond the bounds, and how; None if nowhere."""
+    return next(_beyond(study), None)
+
+
+def _beyond(study: Study) -> Iterator[str]:
+    yield from _numbers(study)
+    for name in study.classes:
+        if not name.strip() or len(name) > CLASS_NAME or not is_plain(name):
+            shown = plain(name, CLASS_NAME)
+            yield f"classes: a name has 1 to {CLASS_NAME} printable characters, not '{shown}'"
+    if not is_plain(study.description, lines=True):
+        yield "description: it holds characters that cannot be shown (control or formatting characters)"
+    for tensor in study.model.tensors.root:
+        if not is_plain(tensor.name):
+            yield "model.tensors: a name holds characters that cannot be shown"
+    for place, options in (("model", study.model.options), ("strategy", study.strategy.options)):
+        yield from _options(f"{place}.options", dict(options))
+
+
+def _numbers(study: Study) -> Iterator[str]:
+    training, rounds, image = study.training, study.training.rounds, math.prod(study.transforms.size)
+    shapes = [tensor.shape for tensor in study.model.tensors.root]
+    per_patient = 1 if study.privacy.kind == "none" else study.privacy.images_per_patient
+    for place, value, most in (
+        ("training.local_steps times rounds", (training.local_steps or 0) * rounds, MOST_STEPS),
+        ("training.local_epochs times rounds", (training.local_epochs or 0) * rounds, MOST_EPOCHS),
+        ("training.batch_images", training.batch_images, MOST_IMAGES),
+        ("privacy.images_per_patient", per_patient, MOST_IMAGES),
+        ("transforms.size, in pixels or voxels,", image, MOST_VOXELS),
+        ("model.tensors, in tensors,", len(shapes), MOST_TENSORS),
+        ("model.tensors, in dimensions,", max(len(shape) for shape in shapes), 8),
+        ("cohort.min_hospitals", study.cohort.min_hospitals, MOST_HOSPITALS),
+        ("secure_aggregation.colluders", study.secure_aggregation.colluders, MOST_HOSPITALS),
+    ):
+        if value > most:
+            yield f"{place} must not exceed {most:,}"
+    if study.privacy.kind != "none" and study.privacy.delta > LARGEST_DELTA:
+        yield f"privacy.delta must not exceed {LARGEST_DELTA:g}"
+    if any(edge > MOST_PARAMETERS for shape in shapes for edge in shape) or (
+        study.model.tensors.size > MOST_PARAMETERS
+    ):
+        yield f"model.tensors must not exceed {MOST_PARAMETERS:,} parameters"
+
+
+def _options(place: str, options: dict[str, Any]) -> Iterator[str]:
+    if len(options) > MOST_OPTIONS:
+        yield f"{place} must not exceed {MOST_OPTIONS} entries"
+    for name, value in options.items():
+        text = value if isinstance(value, str) else ""
+        if max(len(name), len(text)) > SHORT or not is_plain(name) or not is_plain(text):
+            yield f"{place}: names and texts have at most {SHORT} printable characters"
+        whole = isinstance(value, int) and abs(value) > LARGEST
+        if whole or (isinstance(value, float) and not math.isfinite(value)):
+            yield f"{place}: '{plain(name, 40)}' is no number of a usual size"

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregator.witnesses import Witness
-from medveil.bounds import STORED, too_much
+from medveil.bounds import STORED
 from medveil.errors import BadFile
 from medveil.handed import MOST_DEPTH, read_json, read_toml, read_whole
 from medveil.plan import BadPlan, Plan, parse_plan, stored_plan
-from medveil.study import Study, read_study
+from medveil.study import Study, read_study, too_much
 from medveil_research.results import Result, read_result
 from medveil_research.study_file import to_toml
 from world import make_plan, make_study
