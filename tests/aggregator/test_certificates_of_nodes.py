@@ -35,6 +35,7 @@ from hospital_node.line import AggregatorProblem
 from hospital_node.settings import Node, NodeSettings
 from hospital_node.transport import CLIENT_PAIR, Transport
 from medveil.identity import sign_request
+from nginx import INSTALL_STREAM, NGINX, STREAM, through
 from served import Served, received, served
 from world import World, make_world
 
@@ -106,7 +107,9 @@ class Place:
     pki: Pki
     folder: Path
 
-    def get(self, pair: bytes, path: str, index: int = 0, scratch: str = "pair.pem") -> tuple[int, bytes]:
+    def get(
+        self, pair: bytes, path: str, index: int = 0, scratch: str = "pair.pem", port: int = 0
+    ) -> tuple[int, bytes]:
         """One signed request over a connection that shows this pair; status 0 if it is refused."""
         context = ssl.create_default_context(cafile=str(self.world.folder / "tls" / "ca.pem"))
         if pair:
@@ -120,13 +123,13 @@ class Place:
             *(f"{k}: {v}" for k, v in proof.items()),
         ]
         request = "\r\n".join([*head, "", ""]).encode()
-        with contextlib.suppress(OSError), self.connect(context) as line:
+        with contextlib.suppress(OSError), self.connect(context, port) as line:
             line.sendall(request)
             return received(line)
         return 0, b""
 
-    def connect(self, context: ssl.SSLContext) -> ssl.SSLSocket:
-        plain = socket.create_connection(("127.0.0.1", self.server.port), 20)
+    def connect(self, context: ssl.SSLContext, port: int = 0) -> ssl.SSLSocket:
+        plain = socket.create_connection(("127.0.0.1", port or self.server.port), 20)
         return context.wrap_socket(plain, server_hostname="localhost")
 
     def reasons(self) -> list[str]:
@@ -164,6 +167,26 @@ def test_a_certificate_that_names_the_sender_opens_and_no_other(place: Place) ->
         status, answer = place.get(pair, "/v1/plans")
         assert status == 403
         assert b"urn:medveil:wrong-certificate" in answer
+
+
+@pytest.mark.skipif(NGINX is None or not STREAM.exists(), reason=INSTALL_STREAM)
+def test_behind_an_nginx_that_passes_tls_through_certificates_count_and_one_address_has_fifty_lines(
+    place: Place, tmp_path: Path
+) -> None:
+    with through(tmp_path, place.server.port) as port:
+        assert place.get(place.pki.pair("hospital-1"), "/v1/plans", port=port)[0] == 200
+        status, answer = place.get(b"", "/v1/plans", port=port)
+        assert status == 403
+        assert b"urn:medveil:wrong-certificate" in answer
+        anybody = ssl.create_default_context(cafile=str(place.world.folder / "tls" / "ca.pem"))
+        lines = [place.connect(anybody, port) for _ in range(50)]
+        try:
+            assert place.get(place.pki.pair("hospital-1"), "/v1/plans", port=port) == (0, b"")
+        finally:
+            for line in lines:
+                line.close()
+        while place.get(place.pki.pair("hospital-1"), "/v1/plans", port=port)[0] != 200:
+            time.sleep(0.05)  # until nginx has noticed that they are gone
 
 
 def test_a_certificate_without_the_signature_opens_nothing(place: Place) -> None:

@@ -17,13 +17,13 @@ from pathlib import Path
 import httpx2 as httpx
 import psycopg
 import pytest
-from aggregator.app import create_app
 
 import aggregator.web.app as app_module
 from aggregator.cli import set_up_aggregator
 from aggregator.settings import Settings
 from aggregator.storage.database import LEADER
 from aggregator.storage.store import NotLeading, Store
+from aggregator.web.app import create_app
 from databases import takes_the_lead
 from medveil.identity import Identity, sign_request
 from postgres import Cluster

@@ -18,7 +18,9 @@ from PIL import Image
 from pydantic import BaseModel
 
 import error_pages
-from aggregator.web import service as desk
+from aggregator.settings import Limits
+from aggregator.web.exchanges import MESSAGE_LIMIT, SEGMENT_LIMIT
+from aggregator.web.routes.parameters import POLL_LIMIT_S
 from hospital_node.settings import NodeSettings, Policy
 from medveil import log, study
 from medveil.errors import Error
@@ -244,9 +246,11 @@ def test_no_log_field_could_hold_what_the_pages_say_is_never_logged() -> None:
 def test_the_front_of_nginx_lets_segments_and_long_polls_through() -> None:
     text = text_of("deploy/nginx.conf")
     for_messages, for_segments = (int(m) * 2**20 for m in re.findall(r"client_max_body_size (\d+)m", text))
-    assert for_messages == desk.MESSAGE_LIMIT
-    assert for_segments > desk.SEGMENT_LIMIT
-    assert int(re.search(r"proxy_read_timeout (\d+)s", text)[1]) > desk.POLL_LIMIT_S  # type: ignore[index]
+    assert for_messages == MESSAGE_LIMIT
+    assert for_segments > SEGMENT_LIMIT
+    assert int(re.search(r"proxy_read_timeout (\d+)s", text)[1]) > POLL_LIMIT_S  # type: ignore[index]
+    through = re.search(r"proxy_timeout (\d+)s", text_of("deploy/nginx-stream.conf"))
+    assert int(through[1]) > max(POLL_LIMIT_S, Limits().idle_s)  # type: ignore[index]
 
 
 @pytest.mark.parametrize("unit", ["medveil-aggregator.service", "medveil-node.service"])

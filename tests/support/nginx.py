@@ -1,4 +1,4 @@
-"""deploy/nginx.conf in a real nginx before real servers, with this machine's ports and folders."""
+"""Our nginx files in a real nginx before real servers, with this machine's ports and folders."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from served import ROOT
 
 NGINX = shutil.which("nginx") or next((p for p in ("/usr/sbin/nginx",) if Path(p).exists()), None)
 INSTALL = "nginx is not installed: apt-get install nginx"
+STREAM = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
+INSTALL_STREAM = "nginx has no stream module: apt-get install libnginx-mod-stream"
 PRETENDED = "X-Pretended-Address"
 """Header by which a test says which address it would have: loopback has no IPv6 networks to come from."""
 MAIN = """
@@ -26,6 +28,13 @@ http {{
     set_real_ip_from 127.0.0.1; real_ip_header {header};
     {site}
 }}
+"""
+
+PASSING = """
+{user} daemon off; pid {here}/nginx.pid; error_log {here}/error.log; worker_processes 1;
+load_module {module};
+events {{ worker_connections 512; }}
+{site}
 """
 
 
@@ -52,6 +61,28 @@ def configuration(here: Path, front: int, backs: Sequence[int], authority: Path)
     return MAIN.format(here=here, site=site, user=user, header=PRETENDED)
 
 
+def passing(here: Path, front: int, back: int) -> str:
+    """The shipped file that passes TLS through unopened, and what stands around it."""
+    site = (ROOT / "deploy" / "nginx-stream.conf").read_text()
+    for old, new in (
+        ("listen 443;", f"listen 127.0.0.1:{front};"),
+        ("        listen [::]:443;\n", ""),
+        ("proxy_pass 127.0.0.1:8443", f"proxy_pass 127.0.0.1:{back}"),
+    ):
+        assert old in site, old
+        site = site.replace(old, new)
+    user = "user root;" if os.geteuid() == 0 else ""
+    return PASSING.format(here=here, site=site, user=user, module=STREAM)
+
+
+@contextlib.contextmanager
+def through(here: Path, back: int) -> Iterator[int]:
+    """nginx that passes TLS through to one server; its port."""
+    port = _free_port()
+    with _running(here, port, passing(here, port, back)):
+        yield port
+
+
 @contextlib.contextmanager
 def front_of(here: Path, backs: Sequence[int], authority: Path) -> Iterator[int]:
     """nginx over TLS with ``here/front``'s certificate; its port.
@@ -59,10 +90,20 @@ def front_of(here: Path, backs: Sequence[int], authority: Path) -> Iterator[int]
     Args:
         authority: of the servers behind.
     """
+    port = _free_port()
+    with _running(here, port, configuration(here, port, backs, authority)):
+        yield port
+
+
+def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        port = int(listener.getsockname()[1])
-    (here / "nginx.conf").write_text(configuration(here, port, backs, authority))
+        return int(listener.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _running(here: Path, port: int, configured: str) -> Iterator[None]:
+    (here / "nginx.conf").write_text(configured)
     command = [str(NGINX), "-p", str(here), "-e", f"{here}/error.log", "-c", str(here / "nginx.conf")]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     try:
@@ -75,7 +116,7 @@ def front_of(here: Path, backs: Sequence[int], authority: Path) -> Iterator[int]
                 assert process.poll() is None, (here / "error.log").read_text()
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
-        yield port
+        yield
     finally:
         process.terminate()
         process.wait(10)

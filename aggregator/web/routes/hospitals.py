@@ -18,7 +18,7 @@ from aggregator.web.routes.parameters import (
     Kind,
     Number,
     PlanId,
-    Seen,
+    SeenMark,
     Segment,
     SittingOut,
     WaitS,
@@ -88,7 +88,7 @@ async def approve(request: Request, plan: PlanId) -> Response:
 async def work(
     request: Request,
     plan: PlanId,
-    seen: Seen = "",
+    seen: SeenMark = "",
     wait_s: WaitS = 0.0,
     sitting_out: SittingOut = "",
     ledger: End = "",

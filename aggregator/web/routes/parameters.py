@@ -32,7 +32,7 @@ Number = Annotated[int, BeforeValidator(plain_number), Path(ge=1, le=100_000)]
 Segment = Annotated[int, BeforeValidator(plain_number), Path(ge=0, le=100_000)]
 Kind = Annotated[str, Path(max_length=20)]
 Key = Annotated[str, Query(pattern=r"^[0-9a-f]{64}$")]
-Seen = Annotated[str, Query(max_length=100)]
+SeenMark = Annotated[str, Query(max_length=100)]
 """The mark of a plan that the hospital has seen."""
 WaitS = Annotated[float, Query(ge=0, le=POLL_LIMIT_S)]
 SittingOut = Annotated[str, Query(pattern=r"^([0-9]{1,6}\.[0-9]{1,6})?$")]
