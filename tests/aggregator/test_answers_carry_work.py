@@ -63,7 +63,7 @@ def waiting(
             answer = asyncio.ensure_future(client.post(target, content=body, headers=headers))
             while "hospital-1" not in door.world.status["open"]["answered"]:
                 await asyncio.sleep(0)
-            for _ in range(200):
+            while not (answer.done() or door.service.polls._resting):
                 await asyncio.sleep(0)
             early = answer.done()
             await then()
