@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,59 +24,25 @@ from medveil.study import JointNoise, LocalNoise, Study
 from medveil.tensors import Float32
 from medveil_imaging.sources.site import SiteData
 from medveil_research.evaluate import add, bootstrap_interval, patient_sums
+from medveil_research.results import AloneFacts, ExactFacts
 from privacy.dp.noise import NoiseSource
 
-Figures = dict[str, float]
 Train = Callable[[SiteData], Float32]
 Run = Callable[[Train, Sequence[SiteData]], Iterable[Float32]]
-
-
-@dataclass(frozen=True)
-class Alone:
-    """A model that one hospital trained alone."""
-
-    hospital: str
-    pooled: Figures
-    """On the test patients of all sites."""
-    own: Figures
-    """On the hospital's own test patients."""
-    metric: float | None
-    """The headline figure out of ``pooled``."""
 
 
 @dataclass(frozen=True)
 class Comparison:
     """The shared model and the models trained alone, on the same test patients."""
 
-    pooled: Figures
-    interval: tuple[float, float] | None
-    sites: dict[str, Figures]
-    intervals: dict[str, tuple[float, float]]
-    groups: dict[str, Figures]
-    """Pooled over sites of one source: names that differ only in what follows the last hyphen."""
-    alone: tuple[Alone, ...]
+    exact: ExactFacts
+    alone: tuple[AloneFacts, ...]
 
     @property
     def alone_mean(self) -> float | None:
         """Mean headline figure of the models trained alone; None when none has one."""
         found = [a.metric for a in self.alone if a.metric is not None]
         return float(np.mean(found)) if found else None
-
-    def desk(self) -> dict[str, Any]:
-        """As ``federated.desk`` of :class:`medveil_research.results.Result`."""
-        return {
-            "pooled": self.pooled,
-            "interval": self.interval,
-            "sites": self.sites,
-            "intervals": self.intervals,
-            "groups": self.groups,
-        }
-
-    def local_only(self) -> list[dict[str, Any]]:
-        """As ``local_only`` of :class:`medveil_research.results.Result`."""
-        return [
-            {"hospital": a.hospital, "pooled": a.pooled, "own": a.own, "metric": a.metric} for a in self.alone
-        ]
 
 
 def alone(study: Study) -> Study:
@@ -168,16 +133,23 @@ def compare(
     learners = [site for site in sites if site.train]
     vectors = list(run(functools.partial(train_alone, study, initial), learners))
     device, cache = choose_device(), FeatureCache()
-    singles = []
+    alone = []
     for site, vector in zip(learners, vectors, strict=True):
         found = {s.name: contribution(study, vector, s.test, device=device, cache=cache) for s in sites}
-        pooled = summarise(study, add(study, list(found.values())))
-        own = summarise(study, found[site.name])
-        singles.append(Alone(site.name, pooled, own, pooled.get(headline(study))))
+        pooled, own = summarise(study, add(study, list(found.values()))), summarise(study, found[site.name])
+        metric = pooled.get(headline(study))
+        alone.append(AloneFacts(hospital=site.name, pooled=pooled, own=own, metric=metric))
+    return Comparison(_exact(study, sites, federated, device, resamples), tuple(alone))
+
+
+def _exact(
+    study: Study, sites: Sequence[SiteData], federated: Float32, device: torch.device, resamples: int
+) -> ExactFacts:
+    """The shared model on each site's test patients, and on all of them."""
     each = {site.name: patient_sums(study, federated, site.test, device=device) for site in sites}
     everybody = [one for patients in each.values() for one in patients]
     intervals = {name: bootstrap_interval(study, parts, resamples=resamples) for name, parts in each.items()}
-    return Comparison(
+    return ExactFacts(
         pooled=summarise(study, add(study, everybody)),
         interval=bootstrap_interval(study, everybody, resamples=resamples),
         sites={name: summarise(study, add(study, parts)) for name, parts in each.items()},
@@ -186,7 +158,6 @@ def compare(
             source: summarise(study, add(study, [one for name in names for one in each[name]]))
             for source, names in _sources(list(each)).items()
         },
-        alone=tuple(singles),
     )
 
 

@@ -12,11 +12,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from medveil.errors import Error
 from medveil.plan import Plan
@@ -30,35 +30,17 @@ from medveil_imaging.sources.phantom import write_phantom_sites
 from medveil_imaging.sources.site import SiteData, read_site
 from medveil_research.compare import Comparison, compare
 from medveil_research.consortium import DEADLINES, Consortium, Site, find_sites, rounds_of
+from medveil_research.options import DemoOptions, PrivacyKind
+from medveil_research.outlook import noise_to_signal, outlook
 from medveil_research.processes import Event
 from medveil_research.report import write_report
 from medveil_research.results import PrivacyFacts, Spent
-from medveil_research.studies import new_study, noise_to_signal, outlook
+from medveil_research.studies import StudyOptions, new_study
 
-Task = Literal["classification", "segmentation"]
-PrivacyKind = Literal["none", "local", "joint"]
 CLASSES = {"classification": ("normal", "abnormal"), "segmentation": ("background", "anterior", "posterior")}
 DEFAULT_PRIVACY: dict[str, PrivacyKind] = {"classification": "local", "segmentation": "none"}
 """A segmentation network has a hundred times more weights than so few patients can hide noise in."""
 WATCH_S = 0.5
-
-
-@dataclass(frozen=True)
-class DemoOptions:
-    """What ``medveil demo`` was asked for."""
-
-    task: Task = "classification"
-    data: Path | None = None
-    model: str | None = None
-    privacy: PrivacyKind | None = None
-    epsilon: float = 8.0
-    rounds: int | None = None
-    patients: int | None = None
-    hospitals: int = 4
-    kill: tuple[str, ...] = ()
-    json: Path | None = None
-    folder: Path | None = None
-    quiet: bool = False
 
 
 class BadKill(Error):
@@ -117,7 +99,7 @@ def demo(options: DemoOptions) -> None:
     with _stop_on_signals():
         sites = _sites(options, folder, screen)
         study, initial = _study(options, sites)
-        kills = _kills(options.kill, sites)
+        kills = _kills(options.kill or (), sites)
         for line in outlook(study, patients=_typical(sites), hospitals=len(sites)):
             screen.say(line)
         seconds = {"set up": time.monotonic() - started}
@@ -154,18 +136,20 @@ def _sites(options: DemoOptions, folder: Path, screen: Screen) -> list[Site]:
 def _study(options: DemoOptions, sites: list[Site]) -> tuple[Study, bytes]:
     volumes = options.task == "segmentation" or _holds_volumes(sites[0])
     return new_study(
-        name=f"demo-{options.task}",
-        task=options.task,
-        profile="mri" if volumes else "xray",
-        model=options.model,
-        privacy=options.privacy or DEFAULT_PRIVACY[options.task],
-        epsilon=options.epsilon,
-        hospitals=len(sites),
-        rounds=options.rounds,
-        classes=CLASSES[options.task],
-        patients_hint=max(s.train_patients for s in sites),
-        deadlines=Deadlines(**DEADLINES),
-        anyway=True,  # a demonstration spends nobody's privacy; its outlook is printed all the same
+        StudyOptions(
+            name=f"demo-{options.task}",
+            task=options.task,
+            profile="mri" if volumes else "xray",
+            model=options.model,
+            privacy=options.privacy or DEFAULT_PRIVACY[options.task],
+            epsilon=options.epsilon,
+            hospitals=len(sites),
+            rounds=options.rounds,
+            classes=CLASSES[options.task],
+            patients_hint=max(s.train_patients for s in sites),
+            deadlines=Deadlines(**DEADLINES),
+            anyway=True,  # a demonstration spends nobody's privacy; its outlook is printed all the same
+        )
     )
 
 
@@ -179,7 +163,7 @@ def _typical(sites: list[Site]) -> int:
     return max(1, counts[len(counts) // 2])
 
 
-def _kills(orders: tuple[str, ...], sites: list[Site]) -> dict[tuple[str, int], bool]:
+def _kills(orders: Sequence[str], sites: list[Site]) -> dict[tuple[str, int], bool]:
     names = [s.name for s in sites]
     kills = {}
     for order in orders:
@@ -338,9 +322,9 @@ def _result(
             "figures": final.get("figures", {}),
             "sums": final.get("sums", {}),
             "metric": final.get("metric"),
-            "desk": comparison.desk(),
+            "exact": comparison.exact.model_dump(mode="json"),
         },
-        "local_only": comparison.local_only(),
+        "local_only": [one.model_dump(mode="json") for one in comparison.alone],
         "local_only_mean": comparison.alone_mean,
         "epsilon": {name: both.model_dump() for name, both in spent.items()},
         "seconds": seconds,
@@ -369,8 +353,8 @@ def _show_result(screen: Screen, result: dict[str, Any], folder: Path) -> None:
     for one in result["local_only"]:
         screen.say(f"  {one['hospital']:<16} alone  {_figure(one['metric'])}")
     screen.say(f"  mean of those alone     {_figure(alone)}")
-    desk = result["federated"]["desk"]
-    for who, figures in [*desk["sites"].items(), *((f"all {k}", v) for k, v in desk["groups"].items())]:
+    exact = result["federated"]["exact"]
+    for who, figures in [*exact["sites"].items(), *((f"all {k}", v) for k, v in exact["groups"].items())]:
         screen.say(f"  together, at {who:<14} {_figure(figures.get(name.lower()))}")
     if result["privacy"]["kind"] == "none":
         screen.say("privacy  NONE: masks hide each update, nothing limits what the model tells of a patient")

@@ -50,23 +50,10 @@ class SiteReport:
         }
 
 
-def evaluate_model(
-    study: Study, vector: Float32, patients: Sequence[PatientImages], *, device: torch.device | None = None
-) -> tuple[dict[str, float], Sums]:
-    """Figures of the model on these patients, and the sums behind them.
-
-    Args:
-        vector: the model, float32 (d,).
-    Returns: as :func:`medveil.metrics.summarise` and :func:`medveil.metrics.layout` describe them.
-    """
-    sums = contribution(study, vector, patients, device=device or choose_device())
-    return summarise(study, sums), sums
-
-
 def patient_sums(
     study: Study, vector: Float32, patients: Sequence[PatientImages], *, device: torch.device | None = None
 ) -> list[Sums]:
-    """One contribution a patient, in order; they add up to those of :func:`evaluate_model`."""
+    """One contribution a patient, in order; they add up to that of all of them."""
     where = device or choose_device()
     return [contribution(study, vector, (patient,), device=where) for patient in patients]
 

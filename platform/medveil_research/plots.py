@@ -8,7 +8,7 @@ from typing import Any
 from medveil.histograms import auroc, calibration_curve, roc_curve
 from medveil.reports import Figures
 from medveil_research.drawing import ACCENT, INK, LINE, MUTED, PAPER, SECOND, Drawing, canvas, to_svg
-from medveil_research.results import Interval, Result, RoundFacts
+from medveil_research.results import ExactFacts, Interval, Result, RoundFacts
 
 MOST_ROWS = 14
 """More hospitals than this are shown as a count per round instead of a row each."""
@@ -37,34 +37,12 @@ def learning_curve(result: Result) -> Drawing | None:
     if not points:
         return None
     rows = len(result.hospitals) if len(result.hospitals) <= MOST_ROWS else 5
-    name, last = result.headline_name, max(r.round for r in rounds)
+    last = max(r.round for r in rounds)
     with canvas(2.5 + 0.24 * rows) as figure:
         top, below = figure.subplots(2, 1, sharex=True, height_ratios=[10, max(3, rows)])
-        top.plot(*zip(*points, strict=True), "o-", color=ACCENT)
-        if result.metric is not None:
-            top.plot([last + 1], [result.metric], "D", color=SECOND, clip_on=False)
-            top.annotate(
-                f"test {result.metric:.3f}",
-                (last + 1, result.metric),
-                xytext=(0, 7),
-                textcoords="offset points",
-                ha="center",
-                color=SECOND,
-                fontsize=9.5,
-            )
+        _curve(top, result, points, last + 1)
         for failed in (r for r in rounds if r.outcome == "failed"):
-            top.axvline(failed.round, color=SECOND, linestyle=":", linewidth=1.4)
-            top.annotate(
-                "failed",
-                (failed.round, 0),
-                xycoords=("data", "axes fraction"),
-                xytext=(4, 4),
-                textcoords="offset points",
-                color=SECOND,
-                fontsize=9,
-            )
-        top.set_ylabel(name)
-        top.margins(y=0.22)
+            _mark_failed(top, failed.round)
         _who_was_in(below, result, rounds)
         below.set_xlim(min(r.round for r in rounds) - 0.6, last + 1.6)
         below.set_xlabel("round")
@@ -75,8 +53,8 @@ def learning_curve(result: Result) -> Drawing | None:
             title="Round by round",
             how_to_read=(
                 "Upper part: how good the shared model was at the start of each round, on validation "
-                f"patients of all hospitals together ({name}: 1 is perfect); the diamond is the "
-                "finished model on test patients it never saw. Lower part: a filled dot means that the "
+                f"patients of all hospitals together ({result.headline_name}: 1 is perfect); the diamond is "
+                "the finished model on test patients it never saw. Lower part: a filled dot means that the "
                 "hospital's contribution is in that round's sum; an open dot means that the hospital "
                 "started the round but was not there at its end. A dotted line marks a round that "
                 "failed; it leaves the model as it was."
@@ -84,6 +62,37 @@ def learning_curve(result: Result) -> Drawing | None:
             description=text,
             svg=to_svg(figure, "rounds", "Round by round", text),
         )
+
+
+def _curve(axes: Any, result: Result, points: Sequence[tuple[int, float]], end: int) -> None:
+    """The validation figures, and at ``end`` that of the finished model on test patients."""
+    axes.plot(*zip(*points, strict=True), "o-", color=ACCENT)
+    if result.metric is not None:
+        axes.plot([end], [result.metric], "D", color=SECOND, clip_on=False)
+        axes.annotate(
+            f"test {result.metric:.3f}",
+            (end, result.metric),
+            xytext=(0, 7),
+            textcoords="offset points",
+            ha="center",
+            color=SECOND,
+            fontsize=9.5,
+        )
+    axes.set_ylabel(result.headline_name)
+    axes.margins(y=0.22)
+
+
+def _mark_failed(axes: Any, number: int) -> None:
+    axes.axvline(number, color=SECOND, linestyle=":", linewidth=1.4)
+    axes.annotate(
+        "failed",
+        (number, 0),
+        xycoords=("data", "axes fraction"),
+        xytext=(4, 4),
+        textcoords="offset points",
+        color=SECOND,
+        fontsize=9,
+    )
 
 
 def _who_was_in(axes: Any, result: Result, rounds: Sequence[RoundFacts]) -> None:
@@ -290,41 +299,30 @@ def structures(result: Result) -> Drawing | None:
 
 def forest(result: Result) -> Drawing | None:
     """The shared model at each hospital; only where one person owns all sites' images."""
-    desk = result.federated.desk
-    if desk is None:
+    exact, headline = result.federated.exact, result.headline
+    rows = _exact_rows(exact) if exact else []
+    missing = [label for label, figures, _ in rows if headline not in figures]
+    if exact is None or len(missing) == len(rows):
         return None
-    rows = [(name, figures, desk.intervals.get(name)) for name, figures in desk.sites.items()]
-    rows += [(f"all {source} sites", figures, None) for source, figures in desk.groups.items()]
-    known = [row for row in rows if result.headline in row[1]]
-    if not known:
-        return None
-    pooled = desk.pooled.get(result.headline)
-    missing = [name for name, figures, _ in rows if result.headline not in figures]
-    entries: list[tuple[str, float, Interval | None]] = [
-        (_with_patients(name, figures), figures[result.headline], interval)
-        for name, figures, interval in known
+    rows.append(("all together", exact.pooled, exact.interval))
+    entries = [
+        (_with_patients(name, f), f[headline], interval) for name, f, interval in rows if headline in f
     ]
-    if pooled is not None:
-        entries.append((_with_patients("all together", desk.pooled), pooled, desk.interval))
     with canvas(1.3 + 0.36 * len(entries)) as figure:
         axes = figure.subplots()
-        edges = [value for _, value, _ in entries]
         for row, (label, value, interval) in enumerate(entries):
             last = label.startswith("all together")
             colour = ACCENT if last else INK
             if interval:
                 axes.plot(interval, [row, row], color=colour, linewidth=1.6)
-                edges += interval
             axes.plot([value], [row], "D" if last else "s", color=colour, markersize=8 if last else 6)
             _write_value(axes, value, row, colour)
-        if pooled is not None:
-            axes.axvline(pooled, color=LINE, linewidth=1.4)
-        _rows(
-            axes, [e[0] for e in entries], min(edges), max(edges), f"{result.headline_name} on test patients"
-        )
-        text = (
-            "; ".join(f"{label}: {value:.3f}{_between(interval)}" for label, value, interval in entries) + "."
-        )
+        if headline in exact.pooled:
+            axes.axvline(exact.pooled[headline], color=LINE, linewidth=1.4)
+        edges = [edge for _, value, interval in entries for edge in (value, *(interval or ()))]
+        labels = [label for label, _, _ in entries]
+        _rows(axes, labels, min(edges), max(edges), f"{result.headline_name} on test patients")
+        text = "; ".join(f"{label}: {value:.3f}{_between(interval)}" for label, value, interval in entries)
         blank = f" No figure (too few cases of one kind): {', '.join(missing)}." if missing else ""
         return Drawing(
             title="The shared model at each hospital",
@@ -333,8 +331,8 @@ def forest(result: Result) -> Drawing | None:
                 "through it is the 95 % interval from drawing the patients again and again "
                 "(bootstrap). Where lines overlap widely, hospitals do not differ for certain."
             ),
-            description=text + blank,
-            svg=to_svg(figure, "forest", "The shared model at each hospital", text + blank),
+            description=f"{text}.{blank}",
+            svg=to_svg(figure, "forest", "The shared model at each hospital", f"{text}.{blank}"),
             note=(
                 "A real consortium cannot see these per-hospital figures: only sums leave a hospital. "
                 "They exist here because in this run one person owns every site's images"
@@ -343,6 +341,12 @@ def forest(result: Result) -> Drawing | None:
                 + blank
             ),
         )
+
+
+def _exact_rows(exact: ExactFacts) -> list[tuple[str, Figures, Interval | None]]:
+    """Each hospital, then each group."""
+    rows = [(name, figures, exact.intervals.get(name)) for name, figures in exact.sites.items()]
+    return rows + [(f"all {source} sites", figures, None) for source, figures in exact.groups.items()]
 
 
 def _with_patients(name: str, figures: Figures) -> str:

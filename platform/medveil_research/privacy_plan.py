@@ -10,14 +10,9 @@ from medveil.errors import BadFile
 from medveil_imaging.models import ModelShape, initial_vector, outputs_for
 from medveil_imaging.recipes import recipe
 from medveil_research.joint import default_honest, joint_lines
-from medveil_research.studies import (
-    DEFAULT_SIZES,
-    NoiseKind,
-    Profile,
-    Task,
-    default_model,
-    mean_is_clear,
-)
+from medveil_research.options import NoiseKind, Profile, Task
+from medveil_research.outlook import mean_is_clear
+from medveil_research.studies import DEFAULT_SIZES, default_model
 from medveil_research.words import budget_words, mean_words, plain
 from privacy.dp import accounting
 from privacy.dp.accounting import Event
@@ -131,81 +126,90 @@ class PrivacyPlan:
         ]
 
 
-def plan_privacy(
-    *,
-    epsilon: float | None,
-    noise_multiplier: float | None,
-    rounds: int,
-    steps: int,
-    patients: int,
-    hospitals: int,
-    parameters: int,
-    delta: float | None = None,
-    sample_rate: float = 1.0,
-    privacy: NoiseKind = "local",
-    honest: int | None = None,
-    centred: bool = False,
-) -> PrivacyPlan:
-    """Fit the noise to an epsilon, or compute the epsilon of a noise.
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """What is to be trained under noise, and for which price: exactly one of epsilon and noise multiplier."""
 
-    Args:
-        epsilon, noise_multiplier: exactly one of them, as a study states it: under joint noise those of the
-            honest hospitals' noise together.
-        rounds, steps: steps of one hospital in one round, and rounds.
-        patients: training patients of a typical hospital.
-        delta: by default min(1e-5, 1 / (10 patients)).
-        sample_rate: chance with which a patient enters a step.
-        honest: hospitals that joint noise counts on, by default as a new study does.
-        centred: the first round releases the mean of the features, for the price of any other.
+    epsilon: float | None = None
+    noise_multiplier: float | None = None
+    """As a study states it: under joint noise that of the honest hospitals' noise together."""
+    rounds: int
+    steps: int
+    """Of one hospital in one round."""
+    patients: int
+    """Training patients of a typical hospital."""
+    hospitals: int
+    parameters: int
+    delta: float | None = None
+    """None: min(1e-5, 1 / (10 patients))."""
+    sample_rate: float = 1.0
+    """Chance with which a patient enters a step."""
+    privacy: NoiseKind = "local"
+    honest: int | None = None
+    """Hospitals that joint noise counts on; None: as a new study does."""
+    centred: bool = False
+    """The first round releases the mean of the features, for the price of any other."""
+
+
+def plan_privacy(schedule: Schedule) -> PrivacyPlan:
+    """Fit the noise to an epsilon, or compute the epsilon of a noise.
 
     Guarantees: for a given epsilon the schedule costs at most that.
     Raises:
         BadFile: both or none of epsilon and noise, or a value out of range.
         EpsilonOutOfReach: no noise is enough.
     """
-    if (epsilon is None) == (noise_multiplier is None):
-        raise BadFile(name="The plan", problem="give either --epsilon or --noise-multiplier")
-    given = epsilon if noise_multiplier is None else noise_multiplier
-    if given is None or not (math.isfinite(given) and given > 0):
-        raise BadFile(name="The plan", problem="epsilon or noise must be a number above 0")
-    if centred and (rounds < 2 or sample_rate < 1):
-        raise BadFile(
-            name="The plan", problem="a centred model wants two rounds and every patient in each step"
-        )
-    if min(rounds, steps, patients, hospitals, parameters) < 1:
-        raise BadFile(name="The plan", problem="rounds, steps, patients and hospitals start at 1")
-    chosen = default_delta(patients) if delta is None else delta
-    if not (0 < chosen <= LARGEST_DELTA and 0 < sample_rate <= 1):
+    given, rate = _checked(schedule), schedule.sample_rate
+    delta = default_delta(schedule.patients) if schedule.delta is None else schedule.delta
+    if not (0 < delta <= LARGEST_DELTA and 0 < rate <= 1):
         raise BadFile(name="The plan", problem="delta must lie in (0, 0.001] and the sample rate in (0, 1]")
-    sharers = _sharers(privacy, honest, hospitals, steps)
-    total = rounds * steps
-    noise = noise_multiplier or accounting.calibrate(given, chosen, sample_rate=sample_rate, steps=total)
-    event = Event(noise / math.sqrt(sharers), sample_rate, total)
-    price = accounting.epsilon([Event(noise, sample_rate, total)], chosen)
+    sharers = _sharers(schedule)
+    total = schedule.rounds * schedule.steps
+    noise = schedule.noise_multiplier or accounting.calibrate(given, delta, sample_rate=rate, steps=total)
+    event = Event(noise / math.sqrt(sharers), rate, total)
+    price = accounting.epsilon([Event(noise, rate, total)], delta)
     return PrivacyPlan(
         event=event,
         sharers=sharers,
-        evaluation_multiplier=accounting.calibrate(price, chosen, sample_rate=1.0, steps=1),
-        delta=chosen,
-        parameters=parameters,
-        patients=patients,
-        hospitals=hospitals,
-        epsilon_local=price if sharers == 1 else accounting.epsilon([event], chosen),
+        evaluation_multiplier=accounting.calibrate(price, delta, sample_rate=1.0, steps=1),
+        delta=delta,
+        parameters=schedule.parameters,
+        patients=schedule.patients,
+        hospitals=schedule.hospitals,
+        epsilon_local=price if sharers == 1 else accounting.epsilon([event], delta),
         epsilon_joint=price,
-        mean_rounds=int(centred),
-        rounds=rounds,
+        mean_rounds=int(schedule.centred),
+        rounds=schedule.rounds,
     )
 
 
-def _sharers(privacy: NoiseKind, honest: int | None, hospitals: int, steps: int) -> int:
-    if privacy == "local":
-        if honest is not None:
+def _checked(schedule: Schedule) -> float:
+    """The epsilon or noise that was given. Raises: BadFile."""
+    epsilon, noise = schedule.epsilon, schedule.noise_multiplier
+    if (epsilon is None) == (noise is None):
+        raise BadFile(name="The plan", problem="give either --epsilon or --noise-multiplier")
+    given = epsilon if noise is None else noise
+    if given is None or not (math.isfinite(given) and given > 0):
+        raise BadFile(name="The plan", problem="epsilon or noise must be a number above 0")
+    if schedule.centred and (schedule.rounds < 2 or schedule.sample_rate < 1):
+        raise BadFile(
+            name="The plan", problem="a centred model wants two rounds and every patient in each step"
+        )
+    counts = schedule.rounds, schedule.steps, schedule.patients, schedule.hospitals, schedule.parameters
+    if min(counts) < 1:
+        raise BadFile(name="The plan", problem="rounds, steps, patients and hospitals start at 1")
+    return given
+
+
+def _sharers(schedule: Schedule) -> int:
+    if schedule.privacy == "local":
+        if schedule.honest is not None:
             raise BadFile(name="The plan", problem="--honest is for --privacy joint")
         return 1
-    if steps != 1:
+    if schedule.steps != 1:
         raise BadFile(name="The plan", problem="joint noise wants one step a round: --steps 1")
-    counted = default_honest(hospitals) if honest is None else honest
-    if not 2 <= counted <= hospitals:
+    counted = default_honest(schedule.hospitals) if schedule.honest is None else schedule.honest
+    if not 2 <= counted <= schedule.hospitals:
         raise BadFile(name="The plan", problem="--honest must lie between 2 and the number of hospitals")
     return counted
 

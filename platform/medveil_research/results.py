@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AliasChoices, Field, ValidationError, model_validator
 
 from medveil.errors import BadFile
 from medveil.handed import problem_of, read_json
@@ -67,8 +67,11 @@ class RoundFacts(Frozen):
     """Hash of the model this round made; None when it made none."""
 
 
-class DeskFacts(Frozen):
-    """What only somebody who owns every site's images can compute; a real consortium never has this."""
+class ExactFacts(Frozen):
+    """Without noise, for each site: what only somebody who owns every site's images can compute.
+
+    A real consortium never has this.
+    """
 
     pooled: Figures
     interval: Interval | None = None
@@ -88,7 +91,8 @@ class FederatedFacts(Frozen):
     sums: dict[Label, tuple[Finite, ...]] = Field(default_factory=dict)
     """The summed histograms and counts behind ``figures``; see :func:`medveil.metrics.layout`."""
     metric: Finite | None = None
-    desk: DeskFacts | None = None
+    exact: ExactFacts | None = Field(default=None, validation_alias=AliasChoices("exact", "desk"))
+    """Earlier versions wrote ``desk``."""
 
 
 class AloneFacts(Frozen):
@@ -195,11 +199,11 @@ class Result(Frozen):
         Where the released figure has noise: the exact one with the bootstrap over patients, if somebody who
         owns every site's images has computed it; else the released one with what the noise may have done.
         """
-        desk = self.federated.desk
+        exact = self.federated.exact
         if self.metric is None or self.margin is None:
-            return self.metric, desk.interval if desk else None
-        if desk and self.headline in desk.pooled:
-            return desk.pooled[self.headline], desk.interval
+            return self.metric, exact.interval if exact else None
+        if exact and self.headline in exact.pooled:
+            return exact.pooled[self.headline], exact.interval
         return self.metric, (self.metric - self.margin, min(1.0, self.metric + self.margin))
 
     def histogram(self, name: str) -> NDArray[np.float64]:

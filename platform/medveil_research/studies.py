@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -28,29 +29,14 @@ from medveil.study import (
 from medveil.tensors import model_hash, to_safetensors
 from medveil_imaging.models import ModelShape, Option, initial_vector, outputs_for
 from medveil_imaging.recipes import PrivacyKind, Recipe, recipe
-from medveil_research.joint import CURIOUS, joint_lines, least_in_sum
+from medveil_research.joint import CURIOUS, least_in_sum
+from medveil_research.options import Profile, Task
+from medveil_research.outlook import HOPELESS, check_hope, mean_is_clear, noise_to_signal
 from medveil_research.starts import fresh, fresh_seed
-from medveil_research.study_file import FolderTaken, to_toml, write_study
-from medveil_research.words import budget_words, mean_words, plain
 from privacy.dp import accounting
-from privacy.dp.policy import Split, study_events
 from privacy.joint_steps import COARSEST, FINE, step_in_noise
 
-__all__ = [
-    "FolderTaken",
-    "HopelessPlan",
-    "check_hope",
-    "default_model",
-    "new_study",
-    "noise_to_signal",
-    "outlook",
-    "to_toml",
-    "write_study",
-]
-
-Task = Literal["classification", "segmentation"]
-Profile = Literal["xray", "mri"]
-NoiseKind = Literal["local", "joint"]
+Policy = NoPrivacy | LocalNoise | JointNoise
 DEFAULT_MODELS = {
     ("classification", "xray"): "wavelet_head",
     ("classification", "mri"): "small_cnn",
@@ -66,55 +52,6 @@ DEFAULT_SIZES: dict[str, tuple[int, ...]] = {"xray": (64, 64), "mri": (48, 64, 4
 SPACING_MM = (1.0, 1.0, 1.0)
 MAX_WEIGHT = 4096
 """Largest weight of one hospital when nobody has said how many patients there are."""
-
-
-HOPELESS = 1.0
-"""Noise over signal from which a study is refused."""
-
-
-class HopelessPlan(Error):
-    """The noise of the whole run exceeds its signal."""
-
-    code = "hopeless-plan"
-
-    def __init__(self, *, ratio: float) -> None:
-        super().__init__(
-            what=f"The noise would be {ratio:.2f} times what the model can learn.",
-            meaning="Such a run spends the patients' budget and learns next to nothing, so it is refused.",
-            remedy="Take a smaller model, more patients, a larger epsilon or joint noise; --anyway goes on "
-            "regardless, and the study tells its hospitals so.",
-        )
-
-
-MOST_MEAN_NOISE = 0.5
-"""Longest noise of a released mean, in units of the features' length, with which subtracting it helps."""
-
-
-def mean_is_clear(
-    *, width: int, noise_multiplier: float, steps: int, patients: int | None, hospitals: int
-) -> bool:
-    """Whether a private mean is worth its round: its noise must be short beside the features, of length 1.
-
-    Args:
-        width: features of an image. noise_multiplier, steps: of one hospital's round.
-        patients: of a typical hospital; None: unknown, and so not clear.
-    """
-    if patients is None:
-        return False
-    own = accounting.noise_to_signal(
-        parameters=width, noise_multiplier=noise_multiplier, steps=steps, patients=patients
-    )
-    return own / math.sqrt(hospitals) <= MOST_MEAN_NOISE
-
-
-def check_hope(ratio: float | None, *, anyway: bool) -> None:
-    """Refuse what cannot be learned; an unknown ratio is not judged.
-
-    Raises:
-        HopelessPlan: more noise than signal, and nobody insists.
-    """
-    if ratio is not None and ratio > HOPELESS and not anyway:
-        raise HopelessPlan(ratio=ratio)
 
 
 class NoDefaultModel(Error):
@@ -142,118 +79,133 @@ def default_model(task: Task, profile: Profile, privacy: PrivacyKind) -> str:
     return usual[task, profile]
 
 
-def new_study(
-    *,
-    name: str,
-    task: Task,
-    profile: Profile,
-    model: str | None = None,
-    privacy: PrivacyKind = "local",
-    epsilon: float = 8.0,
-    delta: float | None = None,
-    hospitals: int,
-    rounds: int | None = None,
-    size: Sequence[int] | None = None,
-    classes: Sequence[str] | None = None,
-    patients_hint: int | None = None,
-    seed: int | None = None,
-    deadlines: Deadlines | None = None,
-    options: Mapping[str, Option] | None = None,
-    mask_graph: MaskGraph = "complete",
-    weights: Weights = "declared",
-    colluders: int | None = None,
-    anyway: bool = False,
-) -> tuple[Study, bytes]:
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """What a new study shall be; what is None follows from proven settings."""
+
+    name: str
+    task: Task
+    profile: Profile
+    hospitals: int
+    """How many take part; the study admits at least ten."""
+    model: str | None = None
+    """A registered model; None: the usual one for the task."""
+    privacy: PrivacyKind = "local"
+    epsilon: float = 8.0
+    """Price of the whole study, evaluation included, for each patient; ignored for privacy "none"."""
+    delta: float | None = None
+    """None: min(1e-5, 1 / (10 patients))."""
+    rounds: int | None = None
+    """Instead of the recipe's own number."""
+    size: Sequence[int] | None = None
+    """Edges of the tensor, in pixels (xray) or voxels of 1 mm (mri)."""
+    classes: Sequence[str] | None = None
+    patients_hint: int | None = None
+    """Training patients of a typical hospital: sets how finely weights are encoded, and decides whether a
+    private mean is worth its round."""
+    seed: int | None = None
+    """Decides the initial weights and nothing else; never noise. None: they are fresh, so that no other plan
+    has them; two plans with one seed start from one model, and the second is refused."""
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    options: Mapping[str, Option] = field(default_factory=dict)
+    """Of the model."""
+    mask_graph: MaskGraph = "complete"
+    """"hidden" is needed by more than 128 hospitals; see docs/protocol.md."""
+    weights: Weights = "declared"
+    """What a hospital counts in the mean: the patients it declares, or as much as any other."""
+    colluders: int | None = None
+    """Members assumed to pool what they know with the aggregator; joint noise does without theirs. None: one
+    in a joint study, else none."""
+    anyway: bool = False
+    """Make a study with more noise than signal; it carries a mark that hospitals see."""
+
+    @property
+    def chosen_model(self) -> str:
+        """The model's name. Raises: NoDefaultModel."""
+        return self.model or default_model(self.task, self.profile, self.privacy)
+
+    @property
+    def curious(self) -> int:
+        """How many members the study does without."""
+        return (CURIOUS if self.privacy == "joint" else 0) if self.colluders is None else self.colluders
+
+    @property
+    def least(self) -> int:
+        """Fewest hospitals in a sum. Raises: BadFile: too few take part for joint noise."""
+        if self.privacy == "joint":
+            return least_in_sum(self.hospitals, self.curious)
+        return max(3, self.curious + 2)
+
+    @property
+    def most(self) -> int:
+        """Most hospitals in a sum."""
+        return max(10, self.hospitals)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes in the order of their numbers."""
+        return tuple(self.classes or DEFAULT_CLASSES[self.task])
+
+    @property
+    def edges(self) -> tuple[int, ...]:
+        """Of the tensor."""
+        return tuple(self.size or DEFAULT_SIZES[self.profile])
+
+
+def new_study(options: StudyOptions) -> tuple[Study, bytes]:
     """A complete study and its initial model (safetensors).
 
-    Args:
-        model: a registered model; the usual one for the task without it.
-        epsilon, delta: price of the whole study, evaluation included, for each patient; ignored for privacy
-            "none". Delta is min(1e-5, 1 / (10 patients)) unless said otherwise.
-        hospitals: how many take part; the study admits at least ten.
-        rounds: instead of the recipe's own number.
-        size: edges of the tensor, in pixels (xray) or voxels of 1 mm (mri).
-        patients_hint: training patients of a typical hospital; it sets how finely weights are encoded, and
-            decides whether a private mean is worth its round.
-        seed: decides the initial weights and nothing else; never noise. Without it they are fresh, so that
-            no other plan has them; two plans with one seed start from one model, and the second is refused.
-        options: of the model.
-        mask_graph: "hidden" is needed by more than 128 hospitals; see docs/protocol.md.
-        weights: what a hospital counts in the mean: the patients it declares, or as much as any other.
-        colluders: members assumed to pool what they know with the aggregator; joint noise does without
-            theirs. One in a joint study and none otherwise, unless said.
-        anyway: make a study with more noise than signal; it carries a mark that hospitals see.
-
-    Guarantees: the whole schedule costs at most ``epsilon``; equal arguments with a seed give an equal study.
+    Guarantees: the whole schedule costs at most ``epsilon``; equal options with a seed give an equal study.
     Raises:
         NoDefaultModel, NoRecipe, UnknownName, BadModel: the combination does not exist.
         BadFile: a value is out of range. EpsilonOutOfReach: no noise is enough.
         HopelessPlan: more noise than signal, and nobody insists.
     """
-    chosen = model or default_model(task, profile, privacy)
-    labels = tuple(classes or DEFAULT_CLASSES[task])
-    edges = tuple(size or DEFAULT_SIZES[profile])
-    settings = recipe(
-        model=chosen, task=task, profile=profile, privacy=privacy, hospitals=hospitals, rounds=rounds
-    )
-    if privacy != "none":
-        settings = settings.for_epsilon(epsilon)
-    joint = privacy == "joint"
-    curious = (CURIOUS if joint else 0) if colluders is None else colluders
-    least = least_in_sum(hospitals, curious) if joint else max(3, curious + 2)
+    settings = _settings(options)
     try:
-        small = default_delta(patients_hint or 1) if delta is None else delta
-        policy = _policy(privacy, settings, epsilon, small, least - curious)
+        policy = _policy(options, settings)
         transforms = Transforms(
-            profile=profile, size=edges, spacing_mm=SPACING_MM if profile == "mri" else ()
+            profile=options.profile,
+            size=options.edges,
+            spacing_mm=SPACING_MM if options.profile == "mri" else (),
         )
-        shape = ModelShape(size=edges, outputs=outputs_for(task, labels))
-        choice, initial = _model(chosen, shape, dict(options or {}), seed)
-        if (
-            settings.centred
-            and policy.kind != "none"
-            and "centred" not in choice.options
-            and mean_is_clear(
-                width=choice.tensors.size,
-                noise_multiplier=policy.own_multiplier,
-                steps=settings.training.local_steps or 1,
-                patients=patients_hint,
-                hospitals=hospitals,
-            )
-        ):
-            choice, initial = _model(chosen, shape, {**choice.options, "centred": True}, seed)
+        choice, initial = _start(options, settings, policy)
         study = Study(
-            name=name,
-            task=task,
-            classes=labels,
+            name=options.name,
+            task=options.task,
+            classes=options.labels,
             model=choice,
             transforms=transforms,
             training=settings.training,
             privacy=policy,
             strategy=settings.strategy,
-            secure_aggregation=_masked_sum(
-                settings,
-                policy,
-                patients_hint,
-                hospitals=max(10, hospitals),
-                mask_graph=mask_graph,
-                weights=weights,
-                colluders=curious,
-            ),
-            cohort=Cohort(min_hospitals=least, max_hospitals=max(10, hospitals)),
-            evaluation=Evaluation(every_round=privacy == "none"),
-            deadlines=deadlines or Deadlines(),
+            secure_aggregation=_masked_sum(options, settings, policy),
+            cohort=Cohort(min_hospitals=options.least, max_hospitals=options.most),
+            evaluation=Evaluation(every_round=options.privacy == "none"),
+            deadlines=options.deadlines,
         )
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the whole"
         raise BadFile(name="The study", problem=f"{place}: {first['msg']}") from error
-    if patients_hint:
-        ratio = noise_to_signal(study, patients=patients_hint, hospitals=hospitals)
-        check_hope(ratio, anyway=anyway)
+    if options.patients_hint:
+        ratio = noise_to_signal(study, patients=options.patients_hint, hospitals=options.hospitals)
+        check_hope(ratio, anyway=options.anyway)
         if ratio is not None and ratio > HOPELESS:
             study = _marked(study)
     return study, initial
+
+
+def _settings(options: StudyOptions) -> Recipe:
+    found = recipe(
+        model=options.chosen_model,
+        task=options.task,
+        profile=options.profile,
+        privacy=options.privacy,
+        hospitals=options.hospitals,
+        rounds=options.rounds,
+    )
+    return found if options.privacy == "none" else found.for_epsilon(options.epsilon)
 
 
 def _marked(study: Study) -> Study:
@@ -263,24 +215,44 @@ def _marked(study: Study) -> Study:
     return Study.model_validate(content)
 
 
-def _model(
-    name: str, shape: ModelShape, options: dict[str, Option], seed: int | None
-) -> tuple[ModelChoice, bytes]:
-    spec, start = initial_vector(name, shape, options, seed=fresh_seed() if seed is None else seed)
+def _start(options: StudyOptions, settings: Recipe, policy: Policy) -> tuple[ModelChoice, bytes]:
+    """The model and where it starts; with a private mean where the recipe has one and it is clear enough."""
+    choice, initial = _model(options, options.options)
+    if (
+        settings.centred
+        and policy.kind != "none"
+        and "centred" not in choice.options
+        and mean_is_clear(
+            width=choice.tensors.size,
+            noise_multiplier=policy.own_multiplier,
+            steps=settings.training.local_steps or 1,
+            patients=options.patients_hint,
+            hospitals=options.hospitals,
+        )
+    ):
+        return _model(options, {**choice.options, "centred": True})
+    return choice, initial
+
+
+def _model(options: StudyOptions, own: Mapping[str, Option]) -> tuple[ModelChoice, bytes]:
+    """Args: own: the model's own options."""
+    name, seed = options.chosen_model, options.seed
+    shape = ModelShape(size=options.edges, outputs=outputs_for(options.task, options.labels))
+    spec, start = initial_vector(name, shape, own, seed=fresh_seed() if seed is None else seed)
     if seed is None:
         start = fresh(spec, start)
     choice = ModelChoice(
-        name=name, options=options, tensors=spec, initial_model=model_hash(start, spec).hex()
+        name=name, options=dict(own), tensors=spec, initial_model=model_hash(start, spec).hex()
     )
     return choice, to_safetensors(start, spec)
 
 
-def _policy(
-    kind: PrivacyKind, settings: Recipe, epsilon: float, delta: float, honest: int
-) -> NoPrivacy | LocalNoise | JointNoise:
+def _policy(options: StudyOptions, settings: Recipe) -> Policy:
     """Everybody in every step: no secret draw to protect, exact accounting, and the least noise."""
-    if kind == "none":
+    if options.privacy == "none":
         return NoPrivacy()
+    honest, epsilon = options.least - options.curious, options.epsilon
+    delta = default_delta(options.patients_hint or 1) if options.delta is None else options.delta
     steps = settings.training.rounds * (settings.training.local_steps or 0)
     if not (0 < delta <= LARGEST_DELTA and math.isfinite(epsilon) and epsilon > 0):
         raise BadFile(
@@ -295,24 +267,18 @@ def _policy(
         "evaluation_multiplier": accounting.calibrate(epsilon, delta, sample_rate=1.0, steps=1),
         "delta": delta,
     }
-    return LocalNoise(**noise) if kind == "local" else JointNoise(**noise, honest_hospitals=honest)
+    if options.privacy == "local":
+        return LocalNoise(**noise)
+    return JointNoise(**noise, honest_hospitals=honest)
 
 
-def _masked_sum(
-    settings: Recipe,
-    policy: NoPrivacy | LocalNoise | JointNoise,
-    patients: int | None,
-    *,
-    hospitals: int,
-    mask_graph: MaskGraph,
-    weights: Weights,
-    colluders: int,
-) -> SecureAggregation:
+def _masked_sum(options: StudyOptions, settings: Recipe, policy: Policy) -> SecureAggregation:
     """Room for a hospital with twice the usual patients: a lane's steps are shared out over the weight.
 
     Joint noise must never be cut: the clip leaves eight standard deviations at the smallest hospital. Nor may
     it be finer than the encoding's steps: where it would be, lanes are wider.
     """
+    patients = options.patients_hint
     room = MAX_WEIGHT if patients is None else max(64, 2 ** math.ceil(math.log2(2 * patients)))
     clip = settings.update_clip
     if isinstance(policy, JointNoise):
@@ -323,11 +289,11 @@ def _masked_sum(
         lane_bits=settings.lane_bits,
         update_clip=clip,
         max_weight=room,
-        mask_graph=mask_graph,
-        weights=weights,
-        colluders=colluders,
+        mask_graph=options.mask_graph,
+        weights=options.weights,
+        colluders=options.curious,
     )
-    return _fine_enough(masked, settings, policy, hospitals) if isinstance(policy, JointNoise) else masked
+    return _fine_enough(masked, settings, policy, options.most) if isinstance(policy, JointNoise) else masked
 
 
 def _fine_enough(
@@ -347,66 +313,3 @@ def _fine_enough(
             "the encoding; take fewer rounds, or privacy 'local'",
         )
     return chosen
-
-
-def noise_to_signal(study: Study, *, patients: int, hospitals: int) -> float | None:
-    """Noise over signal of the averaged model, sqrt(d) / (mu N sqrt(hospitals)); None without privacy.
-
-    Args:
-        patients: N, training patients of one hospital: its own noise hides them, whatever the others add.
-    """
-    training = study.training
-    if study.privacy.kind == "none" or training.local_steps is None:
-        return None
-    own = accounting.noise_to_signal(
-        parameters=study.trained_weights,
-        noise_multiplier=study.privacy.own_multiplier,
-        steps=training.local_steps * (training.rounds - study.centred),
-        patients=patients,
-        sample_rate=study.privacy.sample_rate,
-    )
-    return own / math.sqrt(hospitals)
-
-
-def _missing(least: int, hospitals: int) -> str:
-    if least == hospitals:
-        return f"each round needs all {hospitals}, so one that is missing stops the study meanwhile"
-    return "with fewer a round makes no model"
-
-
-def outlook(study: Study, *, patients: int | None, hospitals: int) -> list[str]:
-    """What to expect of a study, in a few lines for its author."""
-    lines = [f"model    {study.model.name}, {study.trained_weights:,} trained parameters"]
-    if study.privacy.kind == "none":
-        return [
-            *lines,
-            "privacy  NONE: the masks hide each hospital's update, but nothing limits what the finished",
-            "         model can reveal about one patient. Hospitals must allow this in their own policy.",
-        ]
-    lines.append(
-        f"privacy  epsilon {study.privacy.epsilon:g} at delta {plain(study.privacy.delta)} per patient "
-        f"for all {study.training.rounds} rounds; noise multiplier {study.privacy.noise_multiplier:g}"
-    )
-    if study.centred:
-        lines.append(f"         {mean_words(study.training.rounds)}")
-    if study.privacy.kind == "joint":
-        least = study.cohort.min_hospitals
-        lines += [
-            f"         counts on the noise of {study.privacy.honest_hospitals} hospitals in every sum of "
-            f"{least} or more; " + _missing(least, hospitals),
-            *(
-                f"         {line}"
-                for line in joint_lines(
-                    study_events(study)[Split.TRAIN], study.privacy.delta, least=least, hospitals=hospitals
-                )
-            ),
-        ]
-    if patients is None:
-        return [
-            *lines,
-            "noise    unknown: say --patients (of a typical hospital) to learn what the noise will cost",
-        ]
-    ratio = noise_to_signal(study, patients=patients, hospitals=hospitals)
-    if ratio is None:
-        return lines
-    return [*lines, f"noise    {ratio:.2f} of the signal: {budget_words(ratio)}"]

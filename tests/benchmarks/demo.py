@@ -14,7 +14,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
-from medveil_research.demo import DemoOptions, demo
+from medveil_research.demo import demo
+from medveil_research.options import DemoOptions
 from medveil_research.results import Result, read_result
 from results_page import put_section
 from rows import Row, arguments, cpu, publish
@@ -22,7 +23,7 @@ from rows import Row, arguments, cpu, publish
 PHASES = ("advertise", "share", "commit", "upload", "agree", "unmask", "aggregate")
 RUNS: dict[str, dict[str, Any]] = {
     "phantom X-rays, eps 8": {},
-    "phantom X-rays, eps 8, one killed": {"kill": ("hospital-3@2",)},
+    "phantom X-rays, eps 8, one killed": {"kill": ["hospital-3@2"]},
     "phantom MRI, no privacy": {"task": "segmentation"},
 }
 REAL: dict[str, tuple[str, dict[str, Any]]] = {
@@ -53,8 +54,8 @@ def run(options: dict[str, Any]) -> Result:
 
 def judged(result: Result) -> float:
     """The headline figure; where sites of one source stand out (guangzhou), theirs."""
-    desk = result.federated.desk
-    groups = desk.groups if desk else {}
+    exact = result.federated.exact
+    groups = exact.groups if exact else {}
     found = next(iter(groups.values())).get(result.headline) if groups else result.metric
     return float("nan") if found is None else found
 
@@ -114,8 +115,8 @@ def page(results: dict[str, Result]) -> str:
         "",
     ]
     for name, r in results.items():
-        desk = r.federated.desk
-        if desk is None:
+        exact = r.federated.exact
+        if exact is None:
             continue
         lines += [
             f"## {name}",
@@ -124,7 +125,7 @@ def page(results: dict[str, Result]) -> str:
             "|---|---|---|",
         ]
         alone = {a.hospital: a.metric for a in r.local_only}
-        for who, figures in [*desk.sites.items(), *((f"all {k} sites", v) for k, v in desk.groups.items())]:
+        for who, figures in [*exact.sites.items(), *((f"all {k} sites", v) for k, v in exact.groups.items())]:
             here, other = figures.get(r.headline), alone.get(who)
             lines.append(f"| {who} | {_cell(here)} | {_cell(other)} |")
         lines.append("")

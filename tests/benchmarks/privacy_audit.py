@@ -23,7 +23,7 @@ from medveil.study import Study
 from medveil_imaging.models import build_model
 from medveil_research import audit
 from medveil_research.audit_bounds import Finding
-from medveil_research.studies import new_study
+from medveil_research.studies import StudyOptions, new_study
 from planting import plant
 from privacy.dp.noise import NoiseSource
 from rows import Row, arguments, publish
@@ -71,7 +71,7 @@ class Measured:
 
 def study_of(name: str) -> Study:
     """The recipe's whole schedule."""
-    return new_study(name="audited", anyway=True, **RECIPES[name])[0]
+    return new_study(StudyOptions(name="audited", anyway=True, **RECIPES[name]))[0]
 
 
 def measured(name: str, study: Study, canaries: int | None = None, checked: str = "") -> Measured:
@@ -107,7 +107,9 @@ def check_seconds() -> dict[str, float]:
         "segresnet3d 48x64x48": {**VOLUMES, "model": "segresnet3d"},
     }
     for name, wanted in options.items():
-        study, _ = new_study(name="checked", privacy="local", hospitals=5, anyway=True, **wanted)
+        study, _ = new_study(
+            StudyOptions(name="checked", privacy="local", hospitals=5, anyway=True, **wanted)
+        )
         module, begun = build_model(study), time.perf_counter()
         checks.self_check(study, module)
         found[name] = time.perf_counter() - begun

@@ -41,7 +41,7 @@ from medveil_imaging.patients import PatientImages
 from medveil_imaging.sources.site import SiteData, read_site
 from medveil_imaging.transforms import z_score
 from medveil_research.evaluate import add
-from medveil_research.studies import new_study
+from medveil_research.studies import StudyOptions, new_study
 from privacy.dp.noise import NoiseSource
 from privacy.dp.policy import Split as Patients
 from results_page import put_section
@@ -191,7 +191,9 @@ JOBS = {
 def study_of(name: str, kind: Kind, epsilon: float | None, **changes: Any) -> tuple[Study, bytes]:
     """The shipped study of a job, with other arguments of ``new_study`` if wanted."""
     settings = JOBS[name].settings | changes | ({} if epsilon is None else {"epsilon": epsilon})
-    return new_study(name=f"utility-{name}", patients_hint=600, privacy=kind, seed=0, **settings)
+    return new_study(
+        StudyOptions(name=f"utility-{name}", patients_hint=600, privacy=kind, seed=0, **settings)
+    )
 
 
 def federate(

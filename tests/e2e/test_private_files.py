@@ -13,7 +13,8 @@ import pytest
 
 from medveil.private_files import OpenFolder
 from medveil_imaging.sources.phantom import write_phantom_sites
-from medveil_research.demo import DemoOptions, demo
+from medveil_research.demo import demo
+from medveil_research.options import DemoOptions
 from tests.support.folders import write_folder
 
 AS_TYPED = """

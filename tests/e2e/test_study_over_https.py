@@ -27,7 +27,7 @@ from medveil_imaging.sources.phantom import write_phantom_sites
 from medveil_research.client import NoAnswer
 from medveil_research.consortium import DEADLINES, Consortium, find_sites
 from medveil_research.processes import Event
-from medveil_research.studies import new_study
+from medveil_research.studies import StudyOptions, new_study
 from privacy.dp.ledger import State
 from privacy.dp.policy import Split
 
@@ -86,13 +86,15 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
     folder = tmp_path_factory.mktemp("consortium")
     write_phantom_sites(folder / "sites", profile="xray", hospitals=4, patients=PATIENTS)
     study, initial = new_study(
-        name="end-to-end",
-        task="classification",
-        profile="xray",
-        hospitals=4,
-        rounds=ROUNDS,
-        patients_hint=PATIENTS,
-        deadlines=Deadlines(**(DEADLINES | {"silence_s": 9.0})),
+        StudyOptions(
+            name="end-to-end",
+            task="classification",
+            profile="xray",
+            hospitals=4,
+            rounds=ROUNDS,
+            patients_hint=PATIENTS,
+            deadlines=Deadlines(**(DEADLINES | {"silence_s": 9.0})),
+        )
     )
     heard: list[tuple[str, Event]] = []
     killed: list[str] = []

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from medveil.study import JointNoise
-from medveil_research.studies import new_study
+from medveil_research.studies import StudyOptions, new_study
 from privacy.dp.noise import normal
 from privacy.joint_steps import COARSEST, FINE, adds_up, step_in_noise
 
@@ -92,14 +92,16 @@ def test_new_joint_studies_have_steps_as_fine_as_lanes_can_be(
     hospitals: int, epsilon: float, patients: int | None
 ) -> None:
     study, _ = new_study(
-        name="films",
-        task="classification",
-        profile="xray",
-        privacy="joint",
-        hospitals=hospitals,
-        epsilon=epsilon,
-        patients_hint=patients,
-        anyway=True,
+        StudyOptions(
+            name="films",
+            task="classification",
+            profile="xray",
+            privacy="joint",
+            hospitals=hospitals,
+            epsilon=epsilon,
+            patients_hint=patients,
+            anyway=True,
+        )
     )
     assert isinstance(study.privacy, JointNoise)
     step = step_in_noise(

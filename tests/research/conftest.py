@@ -82,7 +82,7 @@ def _result(
             "figures": figures,
             "sums": parts.pop("sums"),
             "metric": metric,
-            "desk": {
+            "exact": {
                 "pooled": figures,
                 "interval": [metric - 0.015, metric + 0.012],
                 "sites": sites,

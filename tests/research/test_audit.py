@@ -22,7 +22,8 @@ from medveil.tasks.classification import Classification
 from medveil_research import audit, audit_bounds, audit_report
 from medveil_research.audit_bounds import Finding, examine, fit, one_run_bound, threshold_bound
 from medveil_research.cli import register
-from medveil_research.studies import new_study, write_study
+from medveil_research.studies import StudyOptions, new_study
+from medveil_research.study_file import write_study
 from planting import plant
 from privacy.dp import accounting
 from privacy.dp.accounting import Event, epsilon
@@ -37,14 +38,14 @@ def films(eps: float = 8.0, *, rounds: int | None = 2, **changes: Any) -> Study:
     """The shipped recipe of films, with fewer rounds (and noise to match) where a test has no use for all."""
     options: dict[str, Any] = {"privacy": "local", "hospitals": 5, "patients_hint": 200} | changes
     kind = {"name": "films", "task": "classification", "profile": "xray"}
-    return new_study(**kind, epsilon=eps, rounds=rounds, anyway=True, **options)[0]
+    return new_study(StudyOptions(**kind, epsilon=eps, rounds=rounds, anyway=True, **options))[0]
 
 
 def volumes() -> Study:
     kind = {"name": "volumes", "task": "segmentation", "profile": "mri", "privacy": "local"}
-    return new_study(
+    return new_study(StudyOptions(
         **kind, epsilon=8.0, rounds=2, hospitals=4, patients_hint=200, classes=("none", "a", "b"), anyway=True
-    )[0]  # fmt: skip
+    ))[0]  # fmt: skip
 
 
 @pytest.fixture
@@ -202,10 +203,10 @@ def test_smaller_epsilons_want_more_canaries() -> None:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    made, initial = new_study(
+    made, initial = new_study(StudyOptions(
         name="films", task="classification", profile="xray", epsilon=8.0, hospitals=4, rounds=1,
         size=(16, 16), options={"scales": 1, "grid": 4}, patients_hint=900, anyway=True,
-    )  # fmt: skip
+    ))  # fmt: skip
     write_study(tmp_path / "study", made, initial)
     return tmp_path / "study" / "study.toml"
 

@@ -10,8 +10,9 @@ import pytest
 from medveil.errors import BadFile
 from medveil.study import JointNoise, Study
 from medveil_research.joint import default_honest, joint_lines, joint_prices, least_in_sum
-from medveil_research.privacy_plan import plan_privacy
-from medveil_research.studies import new_study, outlook
+from medveil_research.outlook import outlook
+from medveil_research.privacy_plan import Schedule, plan_privacy
+from medveil_research.studies import StudyOptions, new_study
 from privacy.dp.accounting import Event
 from privacy.dp.policy import Split, check_policy, cost, study_events
 from privacy_tables import PAGE, page_with_tables
@@ -19,14 +20,16 @@ from privacy_tables import PAGE, page_with_tables
 
 def joint_study(hospitals: int, epsilon: float = 8.0, **options: Any) -> tuple[Study, JointNoise]:
     study, _ = new_study(
-        name="films",
-        task="classification",
-        profile="xray",
-        privacy="joint",
-        hospitals=hospitals,
-        epsilon=epsilon,
-        patients_hint=300,
-        **options,
+        StudyOptions(
+            name="films",
+            task="classification",
+            profile="xray",
+            privacy="joint",
+            hospitals=hospitals,
+            epsilon=epsilon,
+            patients_hint=300,
+            **options,
+        )
     )
     assert isinstance(study.privacy, JointNoise)
     return study, study.privacy
@@ -68,7 +71,9 @@ def test_more_curious_members_can_be_asked_for_and_too_many_are_refused_in_words
     for hospitals, colluders in ((3, 2), (4, 3)):
         with pytest.raises(BadFile, match="take privacy 'local'"):
             joint_study(hospitals, colluders=colluders)
-    plain, _ = new_study(name="films", task="classification", profile="xray", hospitals=5, colluders=2)
+    plain, _ = new_study(
+        StudyOptions(name="films", task="classification", profile="xray", hospitals=5, colluders=2)
+    )
     assert (plain.cohort.min_hospitals, plain.secure_aggregation.colluders) == (4, 2)
 
 
@@ -97,14 +102,16 @@ def test_the_table_has_the_smallest_and_the_largest_sum_and_falls_with_more_hosp
 def test_plan_and_study_count_on_the_same_hospitals() -> None:
     for hospitals in (3, 4, 5, 12):
         plan = plan_privacy(
-            epsilon=8.0,
-            noise_multiplier=None,
-            rounds=60,
-            steps=1,
-            patients=300,
-            hospitals=hospitals,
-            parameters=1217,
-            privacy="joint",
+            Schedule(
+                epsilon=8.0,
+                noise_multiplier=None,
+                rounds=60,
+                steps=1,
+                patients=300,
+                hospitals=hospitals,
+                parameters=1217,
+                privacy="joint",
+            )
         )
         assert plan.sharers == joint_study(hospitals)[1].honest_hospitals == default_honest(hospitals)
         assert any("all others" in line for line in plan.lines())

@@ -10,15 +10,16 @@ from typer.testing import CliRunner
 
 from medveil.errors import BadFile
 from medveil_research.cli import register
-from medveil_research.privacy_plan import PrivacyPlan, plan_privacy, shipped
-from medveil_research.studies import HopelessPlan, check_hope, new_study, noise_to_signal
+from medveil_research.outlook import HopelessPlan, check_hope, noise_to_signal
+from medveil_research.privacy_plan import PrivacyPlan, Schedule, plan_privacy, shipped
+from medveil_research.studies import StudyOptions, new_study
 from privacy.dp.accounting import EpsilonOutOfReach, Event, epsilon
 
 USUAL: dict[str, Any] = {"rounds": 10, "steps": 20, "patients": 300, "hospitals": 5, "parameters": 1217}
 
 
 def _plan(**changes: Any) -> PrivacyPlan:
-    return plan_privacy(**({"epsilon": None, "noise_multiplier": None} | USUAL | changes))
+    return plan_privacy(Schedule(**({"epsilon": None, "noise_multiplier": None} | USUAL | changes)))
 
 
 def _run(*arguments: str) -> Any:
@@ -86,12 +87,14 @@ def test_a_plan_that_cannot_be_is_refused_in_words(bad: dict[str, Any]) -> None:
 def test_weights_and_schedule_are_those_of_the_study_that_would_be_written() -> None:
     size = (16, 16, 16)
     study, _ = new_study(
-        name="brains",
-        task="segmentation",
-        profile="mri",
-        hospitals=4,
-        size=size,
-        classes=("background", "front", "back"),
+        StudyOptions(
+            name="brains",
+            task="segmentation",
+            profile="mri",
+            hospitals=4,
+            size=size,
+            classes=("background", "front", "back"),
+        )
     )
     found = shipped(task="segmentation", profile="mri", model=None, classes=3, size=size)
     assert found.model == study.model.name == "position_head"
@@ -163,19 +166,28 @@ def test_an_epsilon_that_no_noise_reaches_is_refused_with_a_remedy() -> None:
 
 def test_the_joint_plan_is_that_of_the_study_that_would_be_written() -> None:
     study, _ = new_study(
-        name="films", task="classification", profile="xray", privacy="joint", hospitals=5, patients_hint=300
+        StudyOptions(
+            name="films",
+            task="classification",
+            profile="xray",
+            privacy="joint",
+            hospitals=5,
+            patients_hint=300,
+        )
     )
     usual = shipped(task="classification", profile="xray", model=None, classes=2, size=None, privacy="joint")
     found = plan_privacy(
-        epsilon=8.0,
-        noise_multiplier=None,
-        rounds=usual.rounds,
-        steps=usual.steps,
-        patients=300,
-        hospitals=5,
-        parameters=usual.parameters,
-        privacy="joint",
-        centred=study.centred,
+        Schedule(
+            epsilon=8.0,
+            noise_multiplier=None,
+            rounds=usual.rounds,
+            steps=usual.steps,
+            patients=300,
+            hospitals=5,
+            parameters=usual.parameters,
+            privacy="joint",
+            centred=study.centred,
+        )
     )
     assert found.mean_is_clear == study.centred
     assert study.privacy.kind == "joint"
@@ -219,20 +231,20 @@ HOPELESS: dict[str, Any] = {
 
 def test_a_study_without_hope_is_not_written_unless_its_author_insists_and_hospitals_see_that() -> None:
     with pytest.raises(HopelessPlan) as caught:
-        new_study(**HOPELESS)
+        new_study(StudyOptions(**HOPELESS))
     assert "smaller model" in caught.value.remedy
-    insisted, _ = new_study(**HOPELESS, anyway=True)
+    insisted, _ = new_study(StudyOptions(**HOPELESS, anyway=True))
     assert insisted.privacy.kind == "local"
     assert insisted.privacy.despite_noise
-    usual, _ = new_study(**HOPELESS | {"model": None, "patients_hint": 2000}, anyway=True)
+    usual, _ = new_study(StudyOptions(**HOPELESS | {"model": None, "patients_hint": 2000}, anyway=True))
     assert usual.privacy.kind == "local"
     assert not usual.privacy.despite_noise
-    assert new_study(**HOPELESS, privacy="none")[0].privacy.kind == "none"
+    assert new_study(StudyOptions(**HOPELESS, privacy="none"))[0].privacy.kind == "none"
 
 
 def test_the_smallest_delta_that_is_usual_follows_the_patients() -> None:
     study, _ = new_study(
-        name="many", task="classification", profile="xray", hospitals=3, patients_hint=1_000_000
+        StudyOptions(name="many", task="classification", profile="xray", hospitals=3, patients_hint=1_000_000)
     )
     assert study.privacy.kind == "local"
     assert study.privacy.delta == 1e-7
@@ -243,7 +255,7 @@ def test_a_private_mean_costs_nothing_more_and_leaves_one_round_less_to_learn() 
     assert (centred.event, centred.epsilon_local) == (plain.event, plain.epsilon_local)
     assert centred.noise_to_signal == pytest.approx(plain.noise_to_signal * (10 / 9) ** 0.5)
     options = {"name": "films", "task": "classification", "profile": "xray", "hospitals": 5}
-    study, _ = new_study(**options, patients_hint=300, options={"centred": True})
+    study, _ = new_study(StudyOptions(**options, patients_hint=300, options={"centred": True}))
     assert centred.noise_to_signal == pytest.approx(noise_to_signal(study, patients=300, hospitals=5))
     for bad in ({"rounds": 1}, {"sample_rate": 0.5}):
         with pytest.raises(BadFile):
@@ -272,5 +284,5 @@ def test_the_command_says_that_the_first_round_releases_the_mean() -> None:
 )
 def test_a_new_study_releases_a_mean_where_its_noise_is_short(change: dict[str, Any], centred: bool) -> None:
     usual: dict[str, Any] = {"task": "classification", "profile": "xray", "hospitals": 3}
-    study, _ = new_study(name="films", **(usual | change))
+    study, _ = new_study(StudyOptions(name="films", **(usual | change)))
     assert study.centred == centred

@@ -1,8 +1,9 @@
-"""Figures at the researcher's desk are those a hospital would have computed, and know how sure they are."""
+"""Figures of the researcher are those a hospital would have computed, and know how sure they are."""
 
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,37 +14,35 @@ import pytest
 import torch
 
 from hospital_node.training import evaluate as contribution
-from medveil.metrics import empty, summarise
+from medveil.metrics import summarise
 from medveil.study import Study, Training
 from medveil.tensors import Float32, from_safetensors
 from medveil_imaging.patients import PatientImages
 from medveil_imaging.sources.phantom import write_phantom_sites
 from medveil_imaging.sources.site import SiteData
 from medveil_research.compare import compare, train_alone
-from medveil_research.evaluate import (
-    bootstrap_interval,
-    evaluate_model,
-    evaluate_site,
-    patient_sums,
-)
+from medveil_research.evaluate import add, bootstrap_interval, evaluate_site, patient_sums
 from medveil_research.results import parse_result
-from medveil_research.studies import new_study
+from medveil_research.studies import StudyOptions, new_study
 from privacy.dp.policy import UnderstatedEpsilon
 
 EDGE = 16
+CPU = torch.device("cpu")
 
 
 def _study(privacy: Any = "none", rounds: int = 4, **settings: Any) -> tuple[Study, Float32]:
     study, initial = new_study(
-        name="blobs",
-        task="classification",
-        profile="xray",
-        model="small_cnn",
-        privacy=privacy,
-        hospitals=3,
-        rounds=rounds,
-        size=(EDGE, EDGE),
-        **settings,
+        StudyOptions(
+            name="blobs",
+            task="classification",
+            profile="xray",
+            model="small_cnn",
+            privacy=privacy,
+            hospitals=3,
+            rounds=rounds,
+            size=(EDGE, EDGE),
+            **settings,
+        )
     )
     return study, from_safetensors(initial, study.model.tensors)
 
@@ -67,16 +66,18 @@ def _site(name: str, seed: int, train: int = 24) -> SiteData:
     )
 
 
+def _figures(study: Study, vector: Float32, patients: Sequence[PatientImages]) -> dict[str, float]:
+    """As the hospital that has all of these patients computes them."""
+    return summarise(study, contribution(study, vector, patients, device=CPU))
+
+
 def test_patient_sums_add_up_to_what_the_hospital_computes() -> None:
     study, vector = _study()
     patients = _patients(9, 1)
-    figures, sums = evaluate_model(study, vector, patients)
-    node = contribution(study, vector, patients, device=torch.device("cpu"))
+    node = contribution(study, vector, patients, device=CPU)
     each = patient_sums(study, vector, patients)
     for name, values in node.items():
         assert np.allclose(sum(one[name] for one in each), values)
-        assert np.array_equal(sums[name], values)
-    assert figures == summarise(study, node)
 
 
 def test_the_interval_is_reproducible_and_holds_the_figure() -> None:
@@ -103,8 +104,7 @@ def test_no_interval_is_invented_for_one_patient_or_one_class() -> None:
     healthy = patient_sums(study, vector, _patients(9, 4)[::2])
     assert bootstrap_interval(study, healthy[:1]) is None
     assert bootstrap_interval(study, healthy) is None
-    assert "auroc" not in evaluate_model(study, vector, _patients(9, 4)[::2])[0]
-    assert evaluate_model(study, vector, ())[1].keys() == empty(study).keys()
+    assert "auroc" not in summarise(study, add(study, healthy))
 
 
 def test_a_hospitals_folder_is_judged_and_its_unusable_files_are_counted(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_hospital_alone_learns_what_its_patients_show(strategy: str) -> None:
     value = study.model_dump() | {"strategy": {"name": strategy}}
     study = Study.model_validate(value)
     vector = train_alone(study, initial, _site("hospital-1", 5))
-    assert evaluate_model(study, vector, _patients(40, 99))[0]["auroc"] > 0.95
+    assert _figures(study, vector, _patients(40, 99))["auroc"] > 0.95
 
 
 def test_training_alone_runs_every_round_of_the_study(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,17 +162,17 @@ def test_every_model_is_judged_on_the_same_patients_and_the_result_takes_it_as_i
     sites = [_site("hospital-1", 10), _site("hospital-2", 11), _site("hospital-3", 12, train=0)]
     found = compare(study, initial, sites, initial, resamples=20)
     assert [a.hospital for a in found.alone] == ["hospital-1", "hospital-2"]
-    assert {a.pooled["patients"] for a in found.alone} == {found.pooled["patients"]} == {36.0}
+    assert {a.pooled["patients"] for a in found.alone} == {found.exact.pooled["patients"]} == {36.0}
     assert {a.own["patients"] for a in found.alone} == {12.0}
-    assert set(found.sites) == {"hospital-1", "hospital-2", "hospital-3"}
+    assert set(found.exact.sites) == {"hospital-1", "hospital-2", "hospital-3"}
     everybody = [p for site in sites for p in site.test]
-    assert found.pooled == pytest.approx(evaluate_model(study, initial, everybody)[0])
+    assert found.exact.pooled == pytest.approx(_figures(study, initial, everybody))
     assert found.alone_mean == pytest.approx(np.mean([a.pooled["auroc"] for a in found.alone]))
-    classification_result["federated"]["desk"] = found.desk()
-    classification_result |= {"local_only": found.local_only(), "local_only_mean": found.alone_mean}
+    classification_result["federated"]["exact"] = found.exact
+    classification_result |= {"local_only": found.alone, "local_only_mean": found.alone_mean}
     result = parse_result(classification_result)
-    assert result.federated.desk is not None
-    assert result.federated.desk.pooled == found.pooled
+    assert result.federated.exact == found.exact
+    assert result.local_only == found.alone
 
 
 def test_training_alone_can_be_sent_to_another_process() -> None:
@@ -188,7 +188,6 @@ def test_a_hospital_without_training_patients_is_judged_but_trains_nothing() -> 
     found = compare(study, initial, [site], initial, resamples=20)
     assert found.alone == ()
     assert found.alone_mean is None
-    assert found.local_only() == []
 
 
 def test_the_recipe_of_the_study_decides_how_a_hospital_alone_learns() -> None:

@@ -1,4 +1,4 @@
-"""A study written by the researcher's desk is the study that hospitals read, and costs what it says."""
+"""A study as the researcher writes it is the study that hospitals read, and costs what it says."""
 
 from __future__ import annotations
 
@@ -16,15 +16,9 @@ from medveil.shown import is_plain
 from medveil.study import CENTRE, Study, read_study
 from medveil.tensors import ModelSpec, TensorSpec, from_safetensors, model_hash
 from medveil_research import starts
-from medveil_research.studies import (
-    FolderTaken,
-    NoDefaultModel,
-    new_study,
-    noise_to_signal,
-    outlook,
-    to_toml,
-    write_study,
-)
+from medveil_research.outlook import noise_to_signal, outlook
+from medveil_research.studies import NoDefaultModel, StudyOptions, new_study
+from medveil_research.study_file import FolderTaken, to_toml, write_study
 from privacy.dp.policy import check_policy
 
 CNN: dict[str, Any] = {
@@ -51,7 +45,7 @@ UNET: dict[str, Any] = {
 def test_a_written_study_reads_back_with_the_same_hash(
     settings: dict[str, Any], privacy: Any, tmp_path: Path
 ) -> None:
-    study, initial = new_study(**settings, privacy=privacy)
+    study, initial = new_study(StudyOptions(**settings, privacy=privacy))
     write_study(tmp_path / "new", study, initial)
     again = read_study(tmp_path / "new" / "study.toml")
     assert again.hash == study.hash
@@ -93,16 +87,16 @@ def test_every_section_of_the_file_is_explained_and_every_tensor_has_its_line() 
 
 @pytest.mark.parametrize("epsilon", [0.5, 8.0])
 def test_the_whole_schedule_costs_at_most_the_epsilon_asked_for_and_not_much_less(epsilon: float) -> None:
-    study, _ = new_study(**CNN, privacy="local", epsilon=epsilon)
+    study, _ = new_study(StudyOptions(**CNN, privacy="local", epsilon=epsilon))
     cost = check_policy(study)
     assert cost is not None
     assert 0.98 * epsilon < cost.epsilon_local <= epsilon
 
 
 def test_equal_arguments_and_a_seed_give_an_equal_study_and_another_seed_another_start() -> None:
-    first, start = new_study(**CNN, seed=0)
-    second, same = new_study(**CNN, seed=0)
-    third, other = new_study(**CNN, seed=1)
+    first, start = new_study(StudyOptions(**CNN, seed=0))
+    second, same = new_study(StudyOptions(**CNN, seed=0))
+    third, other = new_study(StudyOptions(**CNN, seed=1))
     assert (first.hash, start) == (second.hash, same)
     assert first.model.initial_model != third.model.initial_model
     assert start != other
@@ -113,9 +107,9 @@ def test_without_a_seed_every_study_has_a_start_of_its_own_also_where_weights_be
     model: str,
 ) -> None:
     settings = {**CNN, "model": model, "privacy": "local", "patients_hint": 5000}
-    hashes = {new_study(**settings)[0].model.initial_model for _ in range(3)}
+    hashes = {new_study(StudyOptions(**settings))[0].model.initial_model for _ in range(3)}
     assert len(hashes) == 3
-    spec = new_study(**settings)[0].model.tensors
+    spec = new_study(StudyOptions(**settings))[0].model.tensors
     start = np.zeros(spec.size, np.float32)
     moved = starts.fresh(spec, start)
     assert 0 < np.abs(moved).max() <= starts.FRESH
@@ -128,18 +122,18 @@ def test_the_place_of_a_released_mean_begins_at_zero() -> None:
 
 
 def test_a_study_is_never_overwritten(tmp_path: Path) -> None:
-    study, initial = new_study(**CNN)
+    study, initial = new_study(StudyOptions(**CNN))
     write_study(tmp_path, study, initial)
     before = (tmp_path / "study.toml").read_bytes()
-    other, start = new_study(**CNN, rounds=3)
+    other, start = new_study(StudyOptions(**CNN, rounds=3))
     with pytest.raises(FolderTaken):
         write_study(tmp_path, other, start)
     assert (tmp_path / "study.toml").read_bytes() == before
 
 
 def test_an_initial_model_that_the_study_does_not_name_is_refused(tmp_path: Path) -> None:
-    study, _ = new_study(**CNN)
-    _, other = new_study(**CNN, seed=1)
+    study, _ = new_study(StudyOptions(**CNN))
+    _, other = new_study(StudyOptions(**CNN, seed=1))
     with pytest.raises(ValueError, match="initial model"):
         write_study(tmp_path, study, other)
     assert not list(tmp_path.iterdir())
@@ -160,12 +154,12 @@ def test_an_initial_model_that_the_study_does_not_name_is_refused(tmp_path: Path
 )
 def test_a_study_that_cannot_be_is_refused_in_words(change: dict[str, Any], error: type[Error]) -> None:
     with pytest.raises(error) as caught:
-        new_study(**(CNN | {"privacy": "local"} | change))
+        new_study(StudyOptions(**(CNN | {"privacy": "local"} | change)))
     assert caught.value.remedy
 
 
 def test_noise_shrinks_with_patients_and_with_the_square_root_of_hospitals() -> None:
-    study, _ = new_study(**CNN, privacy="local")
+    study, _ = new_study(StudyOptions(**CNN, privacy="local"))
     one = noise_to_signal(study, patients=100, hospitals=1)
     assert one is not None
     assert noise_to_signal(study, patients=200, hospitals=1) == pytest.approx(one / 2)
@@ -174,7 +168,7 @@ def test_noise_shrinks_with_patients_and_with_the_square_root_of_hospitals() -> 
 
 
 def test_a_network_too_large_for_its_patients_is_called_hopeless_before_any_run() -> None:
-    study, _ = new_study(**UNET, privacy="local")
+    study, _ = new_study(StudyOptions(**UNET, privacy="local"))
     assert "hopeless" in " ".join(outlook(study, patients=20, hospitals=3))
     assert "fine" in " ".join(outlook(study, patients=100_000, hospitals=3))
 
@@ -184,9 +178,9 @@ def test_a_study_without_privacy_says_so_to_its_author() -> None:
 
 
 def test_more_hospitals_than_usual_fit_into_the_cohort() -> None:
-    study, _ = new_study(**(CNN | {"hospitals": 25}))
+    study, _ = new_study(StudyOptions(**(CNN | {"hospitals": 25})))
     assert study.cohort.max_hospitals == 25
 
 
 def _plain() -> Study:
-    return new_study(**CNN, privacy="none")[0]
+    return new_study(StudyOptions(**CNN, privacy="none"))[0]

@@ -14,7 +14,8 @@ from aggregator.cli import create_plan, set_up_aggregator
 from aggregator.settings import Settings
 from aggregator.storage.store import Register, UnknownPerson
 from medveil.identity import Identity
-from medveil_research.studies import new_study, write_study
+from medveil_research.studies import StudyOptions, new_study
+from medveil_research.study_file import write_study
 
 
 @pytest.fixture
@@ -30,13 +31,15 @@ def settings(tmp_path: Path) -> Settings:
         store.enrol(token, name=name, public_key=Identity.generate(name).public_key, now=time.time())
     store.close()
     study, initial = new_study(
-        name="films",
-        task="classification",
-        profile="xray",
-        model="small_cnn",
-        size=(32, 32),
-        hospitals=3,
-        privacy="none",
+        StudyOptions(
+            name="films",
+            task="classification",
+            profile="xray",
+            model="small_cnn",
+            size=(32, 32),
+            hospitals=3,
+            privacy="none",
+        )
     )
     write_study(tmp_path / "study", study, initial)
     return made

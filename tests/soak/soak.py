@@ -50,7 +50,7 @@ from medveil.plan import Plan
 from medveil.study import Deadlines
 from medveil_imaging.sources.phantom import write_phantom_sites
 from medveil_research.processes import Event, Process
-from medveil_research.studies import new_study
+from medveil_research.studies import StudyOptions, new_study
 from medveil_research.study_file import write_study
 from postgres import INSTALL, Cluster, programs
 from processes_watched import MIB, family, resident
@@ -248,19 +248,21 @@ class Soak:
         """The next study; every third one is private and is charged."""
         number = len(self.studies) + 1
         study, initial = new_study(
-            name=f"soak-{number}",
-            task="classification",
-            profile="xray",
-            model="small_cnn",
-            privacy="local" if number % 3 == 0 else "none",
-            epsilon=50.0,
-            hospitals=HOSPITALS,
-            rounds=ROUNDS,
-            size=(32, 32),
-            patients_hint=PATIENTS,
-            seed=number,
-            deadlines=DEADLINES,
-            anyway=True,
+            StudyOptions(
+                name=f"soak-{number}",
+                task="classification",
+                profile="xray",
+                model="small_cnn",
+                privacy="local" if number % 3 == 0 else "none",
+                epsilon=50.0,
+                hospitals=HOSPITALS,
+                rounds=ROUNDS,
+                size=(32, 32),
+                patients_hint=PATIENTS,
+                seed=number,
+                deadlines=DEADLINES,
+                anyway=True,
+            )
         )
         files = self.folder / "studies" / study.name
         write_study(files, study, initial)

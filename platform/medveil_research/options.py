@@ -1,0 +1,174 @@
+"""What the researcher's commands with many options take, as it stands on the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Task = Literal["classification", "segmentation"]
+Profile = Literal["xray", "mri"]
+PrivacyKind = Literal["none", "local", "joint"]
+NoiseKind = Literal["local", "joint"]
+MaskGraph = Literal["complete", "hidden"]
+Weights = Literal["declared", "equal"]
+OwnModel = Annotated[str | None, typer.Option(help="A model of MedVeil; the task's default without it.")]
+Epsilon = Annotated[
+    float,
+    typer.Option(min=0.01, help="Privacy price of the whole study for each patient; smaller is stricter."),
+]
+Rounds = Annotated[int | None, typer.Option(min=1, help="Training rounds; the recipe's number without it.")]
+Delta = Annotated[
+    float | None, typer.Option(help="Chance left out of the promise; min(1e-5, 1/(10 n)) without it.")
+]
+Size = Annotated[str | None, typer.Option(help="Edges of the tensor, e.g. 64x64 or 40x48x40.")]
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """Of ``medveil demo``."""
+
+    task: Annotated[Task, typer.Option(help="What the demo's model learns.")] = "classification"
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, file_okay=False, help="Folder with one folder a hospital. Made-up images without it."
+        ),
+    ] = None
+    model: OwnModel = None
+    privacy: Annotated[
+        PrivacyKind | None,
+        typer.Option(help="'local': noise protects each patient. 'none': masks only, no patient guarantee."),
+    ] = None
+    epsilon: Epsilon = 8.0
+    rounds: Rounds = None
+    patients: Annotated[
+        int | None, typer.Option(min=10, help="Made-up patients per hospital (made-up images only).")
+    ] = None
+    hospitals: Annotated[
+        int, typer.Option(min=3, max=128, help="Number of hospitals (made-up images only).")
+    ] = 4
+    kill: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Stop a hospital in a round, e.g. hospital-3@2, to see the study go on. Repeatable."
+        ),
+    ] = None
+    json: Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON.")] = None
+    folder: Annotated[
+        Path | None, typer.Option("--keep", help="Keep everything (report, models, logs) in this folder.")
+    ] = None
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")] = False
+
+
+@dataclass(frozen=True)
+class NewStudyOptions:
+    """Of ``medveil study new``."""
+
+    name: Annotated[str, typer.Option(help="Lower case letters, digits and hyphens, e.g. chest-films.")]
+    task: Annotated[Task, typer.Option(help="Classify whole images, or outline structures (mri only).")]
+    profile: Annotated[Profile, typer.Option(help="Kind of image; decides how it becomes a tensor.")]
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder for study.toml and initial.safetensors.")
+    ]
+    hospitals: Annotated[int, typer.Option(min=3, max=2000, help="How many hospitals take part.")]
+    model: Annotated[str | None, typer.Option(help="A model of MedVeil; the recipe's without it.")] = None
+    privacy: Annotated[
+        PrivacyKind,
+        typer.Option(
+            help="'local': each hospital's noise protects its patients. 'joint': the noise of several adds "
+            "up; more accurate, and rests on them. 'none': masks only, no patient guarantee."
+        ),
+    ] = "local"
+    epsilon: Epsilon = 8.0
+    delta: Delta = None
+    rounds: Rounds = None
+    size: Size = None
+    classes: Annotated[
+        str | None, typer.Option(help="Meaning of the labels 0, 1, 2 …, separated by commas.")
+    ] = None
+    patients: Annotated[
+        int | None, typer.Option(min=1, help="Training patients a typical hospital has; to judge the noise.")
+    ] = None
+    option: Annotated[
+        list[str] | None, typer.Option(help="An option of the model, e.g. width=16. Repeatable.")
+    ] = None
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Decides the model's initial weights, nothing else. Fresh ones without it: two plans never "
+            "start from one model.",
+        ),
+    ] = None
+    mask_graph: Annotated[
+        MaskGraph, typer.Option(help="Who masks with whom; more than 128 hospitals need 'hidden'.")
+    ] = "complete"
+    weights: Annotated[
+        Weights,
+        typer.Option(help="What a hospital counts: the patients it declares, or as much as any other."),
+    ] = "declared"
+    colluders: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=2000,
+            help="Hospitals assumed to pool what they know with the aggregator; joint noise does without "
+            "theirs. 1 for joint without it, else 0.",
+        ),
+    ] = None
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Do not refuse more noise than signal; hospitals are told.")
+    ] = False
+
+
+@dataclass(frozen=True)
+class PrivacyPlanOptions:
+    """Of ``medveil privacy plan``."""
+
+    patients: Annotated[int, typer.Option(min=1, help="Training patients a typical hospital has.")]
+    hospitals: Annotated[int, typer.Option(min=1, help="How many hospitals take part.")]
+    epsilon: Annotated[
+        float | None, typer.Option(help="Privacy price of the whole study for each patient.")
+    ] = None
+    noise_multiplier: Annotated[
+        float | None, typer.Option(help="Instead of --epsilon: noise in units of the clipping norm.")
+    ] = None
+    privacy: Annotated[
+        NoiseKind,
+        typer.Option(help="'local': own noise only. 'joint': the noise of several hospitals adds up."),
+    ] = "local"
+    honest: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Hospitals that joint noise counts on; without it four of five, less one that is curious.",
+        ),
+    ] = None
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds; the recipe's number without it.")] = None
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps in a round; the recipe's number without it.")
+    ] = None
+    sample_rate: Annotated[
+        float, typer.Option(help="Chance with which a patient enters a step; 1 is everybody.")
+    ] = 1.0
+    delta: Delta = None
+    model: OwnModel = None
+    task: Annotated[Task, typer.Option(help="What the model learns.")] = "classification"
+    profile: Annotated[
+        Profile | None, typer.Option(help="Kind of image; the task's usual one without it.")
+    ] = None
+    classes: Annotated[int, typer.Option(min=2, help="Classes, the background included.")] = 2
+    size: Size = None
+    centred: Annotated[
+        bool | None,
+        typer.Option(
+            "--centred/--not-centred",
+            help="Whether round 1 releases the mean of the features; as a new study would without it.",
+        ),
+    ] = None
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Do not refuse a plan with more noise than signal.")
+    ] = False

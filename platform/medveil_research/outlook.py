@@ -1,0 +1,123 @@
+"""What to expect of a study before anybody trains: its price, and how much its noise leaves to learn."""
+
+from __future__ import annotations
+
+import math
+
+from medveil.errors import Error
+from medveil.study import Study
+from medveil_research.joint import joint_lines
+from medveil_research.words import budget_words, mean_words, plain
+from privacy.dp import accounting
+from privacy.dp.policy import Split, study_events
+
+HOPELESS = 1.0
+"""Noise over signal from which a study is refused."""
+
+
+class HopelessPlan(Error):
+    """The noise of the whole run exceeds its signal."""
+
+    code = "hopeless-plan"
+
+    def __init__(self, *, ratio: float) -> None:
+        super().__init__(
+            what=f"The noise would be {ratio:.2f} times what the model can learn.",
+            meaning="Such a run spends the patients' budget and learns next to nothing, so it is refused.",
+            remedy="Take a smaller model, more patients, a larger epsilon or joint noise; --anyway goes on "
+            "regardless, and the study tells its hospitals so.",
+        )
+
+
+MOST_MEAN_NOISE = 0.5
+"""Longest noise of a released mean, in units of the features' length, with which subtracting it helps."""
+
+
+def mean_is_clear(
+    *, width: int, noise_multiplier: float, steps: int, patients: int | None, hospitals: int
+) -> bool:
+    """Whether a private mean is worth its round: its noise must be short beside the features, of length 1.
+
+    Args:
+        width: features of an image. noise_multiplier, steps: of one hospital's round.
+        patients: of a typical hospital; None: unknown, and so not clear.
+    """
+    if patients is None:
+        return False
+    own = accounting.noise_to_signal(
+        parameters=width, noise_multiplier=noise_multiplier, steps=steps, patients=patients
+    )
+    return own / math.sqrt(hospitals) <= MOST_MEAN_NOISE
+
+
+def check_hope(ratio: float | None, *, anyway: bool) -> None:
+    """Refuse what cannot be learned; an unknown ratio is not judged.
+
+    Raises:
+        HopelessPlan: more noise than signal, and nobody insists.
+    """
+    if ratio is not None and ratio > HOPELESS and not anyway:
+        raise HopelessPlan(ratio=ratio)
+
+
+def noise_to_signal(study: Study, *, patients: int, hospitals: int) -> float | None:
+    """Noise over signal of the averaged model, sqrt(d) / (mu N sqrt(hospitals)); None without privacy.
+
+    Args:
+        patients: N, training patients of one hospital: its own noise hides them, whatever the others add.
+    """
+    training = study.training
+    if study.privacy.kind == "none" or training.local_steps is None:
+        return None
+    own = accounting.noise_to_signal(
+        parameters=study.trained_weights,
+        noise_multiplier=study.privacy.own_multiplier,
+        steps=training.local_steps * (training.rounds - study.centred),
+        patients=patients,
+        sample_rate=study.privacy.sample_rate,
+    )
+    return own / math.sqrt(hospitals)
+
+
+def _missing(least: int, hospitals: int) -> str:
+    if least == hospitals:
+        return f"each round needs all {hospitals}, so one that is missing stops the study meanwhile"
+    return "with fewer a round makes no model"
+
+
+def outlook(study: Study, *, patients: int | None, hospitals: int) -> list[str]:
+    """What to expect of a study, in a few lines for its author."""
+    lines = [f"model    {study.model.name}, {study.trained_weights:,} trained parameters"]
+    if study.privacy.kind == "none":
+        return [
+            *lines,
+            "privacy  NONE: the masks hide each hospital's update, but nothing limits what the finished",
+            "         model can reveal about one patient. Hospitals must allow this in their own policy.",
+        ]
+    lines.append(
+        f"privacy  epsilon {study.privacy.epsilon:g} at delta {plain(study.privacy.delta)} per patient "
+        f"for all {study.training.rounds} rounds; noise multiplier {study.privacy.noise_multiplier:g}"
+    )
+    if study.centred:
+        lines.append(f"         {mean_words(study.training.rounds)}")
+    if study.privacy.kind == "joint":
+        least = study.cohort.min_hospitals
+        lines += [
+            f"         counts on the noise of {study.privacy.honest_hospitals} hospitals in every sum of "
+            f"{least} or more; " + _missing(least, hospitals),
+            *(
+                f"         {line}"
+                for line in joint_lines(
+                    study_events(study)[Split.TRAIN], study.privacy.delta, least=least, hospitals=hospitals
+                )
+            ),
+        ]
+    if patients is None:
+        return [
+            *lines,
+            "noise    unknown: say --patients (of a typical hospital) to learn what the noise will cost",
+        ]
+    ratio = noise_to_signal(study, patients=patients, hospitals=hospitals)
+    if ratio is None:
+        return lines
+    return [*lines, f"noise    {ratio:.2f} of the signal: {budget_words(ratio)}"]
