@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ from medveil.files import replace_durably
 from medveil.shown import Screen, Words, fault, good, strong
 from medveil.study import Study
 from medveil_research.audit_bounds import CONFIDENCE, DEVIATIONS, Finding
-from medveil_research.drawing import ACCENT, INK, MUTED, SECOND, Drawing, canvas, to_svg
 from medveil_research.words import number, plain
 from privacy.dp.policy import policy_of
 
 NAMES = {"train": "training", "test": "evaluation"}
+PATIENTS = {"train": "Training patients", "test": "Test patients"}
 
 
 class AuditViolated(Error):
@@ -101,52 +101,52 @@ def render(study: Study, findings: Sequence[Finding]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "plain": plain}
+    environment.filters |= {"figure": in_figures, "plain": plain}
     return environment.get_template("audit.html.j2").render(
         study=study,
         policy=policy_of(study),
         findings=findings,
-        names=NAMES,
+        patients=PATIENTS,
         kept=not any(one.violated for one in findings),
-        drawing=draw(findings),
+        bars=[bar_of(one, scale=_scale(findings)) for one in findings],
         confidence=CONFIDENCE,
         deviations=DEVIATIONS,
         version=importlib.metadata.version("medveil"),
     )
 
 
-def draw(findings: Sequence[Finding]) -> Drawing:
-    """Claim, fit and lower bounds of each finding on one line."""
-    title = "Stated and measured"
-    text = "; ".join(
-        f"{one.split}: stated {one.claim:g}, fitted {one.fit.epsilon:.2f} ({one.fit.low:.2f} to "
-        f"{one.fit.high:.2f}), at least {one.bound:.2f}"
-        for one in findings
+def in_figures(value: float, digits: int = 2) -> str:
+    """A figure with a fixed number of digits; one that nothing limits as infinity."""
+    return number(value, digits) if math.isfinite(value) else "∞"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A finding on one line; all places in per cent of its width, from epsilon 0."""
+
+    claim: float
+    low: float
+    best: float
+    high: float
+    bound: float
+
+
+def bar_of(one: Finding, *, scale: float) -> Bar:
+    """Args: scale: epsilon at the end of the line; what lies beyond it ends there."""
+
+    def place(value: float) -> float:
+        return round(100 * min(value / scale, 1.0), 2)
+
+    return Bar(
+        claim=place(one.claim),
+        low=place(one.fit.low),
+        best=place(one.fit.epsilon),
+        high=place(one.fit.high),
+        bound=place(one.bound),
     )
-    with canvas(1.1 + 0.75 * len(findings)) as figure:
-        axes = figure.subplots()
-        for row, one in enumerate(findings):
-            seen = [v for v in (one.fit.low, one.fit.high) if math.isfinite(v)]
-            axes.plot([0, one.bound], [row, row], "-", color=MUTED, linewidth=5, alpha=0.5)
-            axes.plot([one.bound], [row], "|", color=INK, markersize=14)
-            axes.plot(seen, [row] * len(seen), "-", color=SECOND if one.violated else ACCENT, linewidth=2.5)
-            axes.plot([one.fit.epsilon], [row], "o", color=SECOND if one.violated else ACCENT)
-            axes.plot([one.claim, one.claim], [row - 0.35, row + 0.35], "--", color=INK, linewidth=1.6)
-            axes.annotate(
-                f"stated {one.claim:g}", (one.claim, row - 0.38), ha="center", va="bottom", fontsize=9
-            )
-        axes.set_yticks(range(len(findings)), [one.split for one in findings])
-        axes.set_ylim(len(findings) - 0.5, -0.8)
-        axes.set_xlim(left=0)
-        axes.set_xlabel("epsilon")
-        axes.grid(axis="y", visible=False)
-        return Drawing(
-            title=title,
-            how_to_read=(
-                "The dashed line is what the study states. The dot is the estimate from the canaries, the "
-                "line through it where the truth likely lies. The grey bar ends at what an attacker reached "
-                "for certain: it may lie far below, never above the dashed line."
-            ),
-            description=text,
-            svg=to_svg(figure, "audit", title, text),
-        )
+
+
+def _scale(findings: Sequence[Finding]) -> float:
+    """A little more than everything that is finite, the same for all findings."""
+    values = [v for one in findings for v in (one.claim, one.fit.epsilon, one.fit.high, one.bound)]
+    return 1.1 * max(v for v in values if math.isfinite(v))
