@@ -37,6 +37,7 @@ STATUS_BYTES, STATUS_ITEMS = 64 * 2**20, 5_000_000
 MODEL_BYTES = 512 * 2**20
 """Most bytes of a model whose tensors the caller does not know."""
 NO_STATUS = "what it sent is no status"
+PLAN_LINES, PLAN_STATUS = TypeAdapter(tuple[PlanLine, ...]), TypeAdapter(PlanStatus)
 
 
 class NoAnswer(RemoteProtocolError):
@@ -90,13 +91,13 @@ class Client:
         """Use a one-time token for researchers."""
         self._send("POST", enrolment_path(self._identity.public_key), Enrol(token=token).to_bytes())
 
-    def plans(self) -> list[PlanLine]:
-        """One line per plan. Raises: NoAnswer, also if it is no list of plans."""
-        return self._told("/v1/status", TypeAdapter(list[PlanLine]))
+    def plans(self) -> tuple[PlanLine, ...]:
+        """One line per plan that this researcher may read."""
+        return self._checked("/v1/status", PLAN_LINES)
 
     def status(self, plan: str) -> PlanStatus:
-        """A plan's attempts, model versions and open phase. Raises: NoAnswer, also if it is no status."""
-        return self._told(f"/v1/plans/{plan}/status", TypeAdapter(PlanStatus))
+        """A plan's attempts, model versions and open phase."""
+        return self._checked(f"/v1/plans/{plan}/status", PLAN_STATUS)
 
     def model(self, plan: str, model: str, *, limit: int = MODEL_BYTES) -> bytes:
         """A model version as safetensors.
@@ -106,7 +107,8 @@ class Client:
         """
         return self._send("GET", f"/v1/plans/{plan}/models/{model}", limit=limit)
 
-    def _told(self, path: str, kind: TypeAdapter[T]) -> T:
+    def _checked(self, path: str, kind: TypeAdapter[T]) -> T:
+        """An answer of this kind. Raises: NoAnswer, and what :meth:`_send` raises."""
         data = self._send("GET", path, limit=STATUS_BYTES)
         try:
             return kind.validate_python(decode_json(data, max_bytes=STATUS_BYTES, max_items=STATUS_ITEMS))

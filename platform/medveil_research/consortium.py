@@ -28,7 +28,6 @@ from hospital_node.transport import Transport
 from medveil.errors import Error
 from medveil.identity import Identity
 from medveil.plan import Plan
-from medveil.reports import AttemptReport, PlanStatus
 from medveil.study import Study
 from medveil_research.client import Client, NoAnswer
 from medveil_research.processes import Event, Process
@@ -177,7 +176,7 @@ class Consortium:
     def spent(self, study: Study) -> dict[str, Spent]:
         """Both epsilons of each hospital, from its own ledger. The nodes must have been stopped."""
         if study.privacy.kind == "none":
-            return dict.fromkeys(self._nodes, Spent())
+            return dict.fromkeys(self._nodes, Spent(local=None, joint=None))
         found = {}
         for name, node in self._nodes.items():
             with Ledger.open(node.ledger) as ledger:
@@ -240,12 +239,3 @@ def _free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
-
-
-def rounds_of(status: PlanStatus) -> list[tuple[AttemptReport, int]]:
-    """For each round its last attempt, and how many there were."""
-    rounds: dict[int, tuple[AttemptReport, int]] = {}
-    for attempt in status.attempts:
-        _, before = rounds.get(attempt.round, (None, 0))
-        rounds[attempt.round] = attempt, before + 1
-    return [rounds[n] for n in sorted(rounds)]

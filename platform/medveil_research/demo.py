@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import importlib.metadata
-import json
 import multiprocessing
 import os
 import re
@@ -16,12 +14,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from medveil.errors import Error
-from medveil.plan import Plan
 from medveil.private_files import private_folder
 from medveil.reports import PlanStatus
+from medveil.rounds import RoundKind
 from medveil.shown import Screen
 from medveil.spoken import spoken
 from medveil.study import Deadlines, Study
@@ -29,12 +26,12 @@ from medveil.tensors import from_safetensors, largest_file
 from medveil_imaging.sources.phantom import write_phantom_sites
 from medveil_imaging.sources.site import SiteData, read_site
 from medveil_research.compare import Comparison, compare
-from medveil_research.consortium import DEADLINES, Consortium, Site, find_sites, rounds_of
+from medveil_research.consortium import DEADLINES, Consortium, Site, find_sites
 from medveil_research.options import DemoOptions, PrivacyKind
-from medveil_research.outlook import noise_to_signal, outlook
+from medveil_research.outlook import outlook
 from medveil_research.processes import Event
 from medveil_research.report import write_report
-from medveil_research.results import PrivacyFacts, Spent
+from medveil_research.results import Result, Spent, from_status, write_result
 from medveil_research.studies import StudyOptions, new_study
 
 CLASSES = {"classification": ("normal", "abnormal"), "segmentation": ("background", "anterior", "posterior")}
@@ -82,6 +79,17 @@ class Scene:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
+@dataclass(frozen=True)
+class Ran:
+    """What the federated study itself has left."""
+
+    status: PlanStatus
+    model: bytes
+    """The last version, as safetensors."""
+    killed: tuple[str, ...]
+    spent: dict[str, Spent]
+
+
 def demo(options: DemoOptions) -> None:
     """Run the study, print what happened, write report and JSON.
 
@@ -103,19 +111,24 @@ def demo(options: DemoOptions) -> None:
         for line in outlook(study, patients=_typical(sites), hospitals=len(sites)):
             screen.say(line)
         seconds = {"set up": time.monotonic() - started}
-        status, plan, model, scene, spent = _run(study, initial, sites, folder, kills, screen, seconds)
+        begun = time.monotonic()
+        ran = _run(study, initial, sites, folder, kills, screen)
+        seconds["study"] = time.monotonic() - begun
         screen.say("Training at each hospital alone, for comparison …")
-        mark = time.monotonic()
-        comparison = _compare(study, initial, sites, model)
-        seconds["comparison"] = time.monotonic() - mark
+        begun = time.monotonic()
+        comparison = _compare(study, initial, sites, ran.model)
+        seconds["comparison"] = time.monotonic() - begun
     seconds["total"] = time.monotonic() - started
-    result = _result(options, study, plan, status, comparison, scene, spent, seconds, sites)
-    report = write_report(result, folder / "report.html")
-    result["report"] = str(report)
+    known = from_status(
+        study, ran.status, patients=_typical(sites), data="phantom" if options.data is None else "real"
+    )
+    report = folder / "report.html"
+    result = _completed(known, ran, comparison, seconds, report)
+    write_report(result, report)
     for path in filter(None, (folder / "result.json", options.json)):
-        path.write_text(json.dumps(result, indent=1) + "\n")
+        write_result(result, path)
     _show_result(Screen(), result, folder)
-    failed = [r["round"] for r in result["rounds"] if r["outcome"] != "done"]
+    failed = [r.round for r in result.rounds if r.outcome != "done"]
     if failed:
         raise RoundFailed(rounds=failed)
 
@@ -181,10 +194,8 @@ def _run(
     folder: Path,
     kills: dict[tuple[str, int], bool],
     screen: Screen,
-    seconds: dict[str, float],
-) -> tuple[PlanStatus, Plan, bytes, Scene, dict[str, Spent]]:
+) -> Ran:
     """The federated study itself, by real processes over HTTPS."""
-    mark = time.monotonic()
     scene = Scene("", {s.name: "starting" for s in sites}, study.training.rounds, kills=kills)
     consortium: Consortium
 
@@ -201,8 +212,7 @@ def _run(
         model = consortium.client.model(plan.id, status.versions[-1].model, limit=limit)
         (folder / "model.safetensors").write_bytes(model)
         consortium.stop()
-        seconds["study"] = time.monotonic() - mark
-        return status, plan, model, scene, consortium.spent(study)
+        return Ran(status, model, tuple(sorted(set(scene.killed))), consortium.spent(study))
 
 
 def _notice(scene: Scene, consortium: Consortium, who: str, event: Event) -> None:
@@ -240,7 +250,7 @@ def _watch(consortium: Consortium, scene: Scene, screen: Screen) -> PlanStatus:
             consortium.check()
             status = consortium.client.status(scene.plan)
             current = status.open
-            number = current.round if current else len(rounds_of(status))
+            number = current.round if current else len({a.round for a in status.attempts})
             with scene.lock:
                 name = "evaluation" if number > scene.rounds else f"round {number} of {scene.rounds}"
                 scene.phase = f"{name}: {current.phase}" if current else name
@@ -282,91 +292,56 @@ def _named(site: SiteData, name: str) -> SiteData:
     return SiteData(name, site.train, site.val, site.test, site.problems)
 
 
-def _result(
-    options: DemoOptions,
-    study: Study,
-    plan: Plan,
-    status: PlanStatus,
-    comparison: Comparison,
-    scene: Scene,
-    spent: dict[str, Spent],
-    seconds: dict[str, float],
-    sites: list[Site],
-) -> dict[str, Any]:
-    """The document that the report is made from (:class:`medveil_research.results.Result`)."""
-    rounds = [{**r.model_dump(mode="json"), "attempts": tried} for r, tried in rounds_of(status)]
-    final = next((r for r in rounds if r["kind"] == "evaluate" and r["outcome"] == "done"), {})
-    kept = (
-        "round kind attempts outcome reason seconds phases advertised committed survivors bytes_up bytes_down"
+def _completed(
+    known: Result, ran: Ran, comparison: Comparison, seconds: dict[str, float], report: Path
+) -> Result:
+    """The result with what nobody but the owner of all sites and processes can know."""
+    return known.model_copy(
+        update={
+            "federated": known.federated.model_copy(update={"exact": comparison.exact}),
+            "local_only": comparison.alone,
+            "local_only_mean": comparison.alone_mean,
+            "epsilon": ran.spent,
+            "seconds": seconds,
+            "killed": ran.killed,
+            "report": str(report),
+        }
     )
-    wanted = [*kept.split(), "figures", "metric", "epsilon", "model"]
-    private = study.privacy.kind != "none"
-    return {
-        "medveil": importlib.metadata.version("medveil"),
-        "study": study.name,
-        "task": study.task,
-        "profile": study.transforms.profile,
-        "model": study.model.name,
-        "parameters": study.trained_weights,
-        "classes": list(study.classes),
-        "hospitals": plan.names,
-        "privacy": {
-            **study.privacy.model_dump(include=set(PrivacyFacts.model_fields)),
-            "steps": study.train_steps if private else None,
-            "noise_to_signal": noise_to_signal(study, patients=_typical(sites), hospitals=len(sites)),
-        },
-        "plan": plan.id,
-        "rounds": [{k: r[k] for k in wanted if k in r} for r in rounds],
-        "federated": {
-            "model": status.versions[-1].model,
-            "figures": final.get("figures", {}),
-            "sums": final.get("sums", {}),
-            "metric": final.get("metric"),
-            "exact": comparison.exact.model_dump(mode="json"),
-        },
-        "local_only": [one.model_dump(mode="json") for one in comparison.alone],
-        "local_only_mean": comparison.alone_mean,
-        "epsilon": {name: both.model_dump() for name, both in spent.items()},
-        "seconds": seconds,
-        "data": "phantom" if options.data is None else "real",
-        "killed": sorted(set(scene.killed)),
-        "report": None,
-    }
 
 
-def _show_result(screen: Screen, result: dict[str, Any], folder: Path) -> None:
-    rows = []
-    for r in result["rounds"]:
-        up, down = sum(r["bytes_up"].values()) / 1000, sum(r["bytes_down"].values()) / 1000
-        name = "test" if r["kind"] == "evaluate" else str(r["round"])
-        epsilon = "" if r.get("epsilon") is None else f"{r['epsilon']:.2f}"
-        metric = "" if r.get("metric") is None else f"{r['metric']:.3f}"
-        who = f"{len(r['survivors'])} of {len(result['hospitals'])}" if r["outcome"] == "done" else "failed"
-        rows.append((name, who, f"{r['seconds']:.1f}", f"{up:.0f}", f"{down:.0f}", metric, epsilon))
-    screen.table(("round", "survivors", "seconds", "kB up", "kB down", "metric", "epsilon"), rows)
-    name = "AUROC" if result["task"] == "classification" else "Dice"
-    together, alone = result["federated"]["metric"], result["local_only_mean"]
-    screen.say(f"{name} on all hospitals' test patients")
-    noise = result["federated"]["figures"].get("noise")
-    error = "" if noise is None else f" ± {1.96 * noise:.3f} by the noise on it"
-    screen.say(f"  trained together        {_figure(together)}{error}")
-    for one in result["local_only"]:
-        screen.say(f"  {one['hospital']:<16} alone  {_figure(one['metric'])}")
-    screen.say(f"  mean of those alone     {_figure(alone)}")
-    exact = result["federated"]["exact"]
-    for who, figures in [*exact["sites"].items(), *((f"all {k}", v) for k, v in exact["groups"].items())]:
-        screen.say(f"  together, at {who:<14} {_figure(figures.get(name.lower()))}")
-    if result["privacy"]["kind"] == "none":
+def _show_result(screen: Screen, result: Result, folder: Path) -> None:
+    _show_rounds(screen, result)
+    screen.say(f"{result.headline_name} on all hospitals' test patients")
+    error = "" if result.margin is None else f" ± {result.margin:.3f} by the noise on it"
+    screen.say(f"  trained together        {_figure(result.federated.metric)}{error}")
+    for one in result.local_only:
+        screen.say(f"  {one.hospital:<16} alone  {_figure(one.metric)}")
+    screen.say(f"  mean of those alone     {_figure(result.local_only_mean)}")
+    exact = result.federated.exact
+    assert exact is not None  # the demo owns every site
+    for who, figures in [*exact.sites.items(), *((f"all {k}", v) for k, v in exact.groups.items())]:
+        screen.say(f"  together, at {who:<14} {_figure(figures.get(result.headline))}")
+    if result.privacy.kind == "none":
         screen.say("privacy  NONE: masks hide each update, nothing limits what the model tells of a patient")
-    for who, cost in result["epsilon"].items():
-        if cost["local"] is not None:
-            screen.say(
-                f"  {who:<16} epsilon {cost['local']:.2f} against everybody, {cost['joint']:.2f} jointly"
-            )
-    if result["killed"]:
-        screen.say(f"killed on purpose: {', '.join(result['killed'])}")
-    screen.say(f"{result['seconds']['total']:.0f} s in all; everything is in {folder}")
-    screen.say(f"report   {Path(result['report']).resolve()}")
+    for who, cost in result.epsilon.items():
+        if cost.local is not None and cost.joint is not None:
+            screen.say(f"  {who:<16} epsilon {cost.local:.2f} against everybody, {cost.joint:.2f} jointly")
+    if result.killed:
+        screen.say(f"killed on purpose: {', '.join(result.killed)}")
+    screen.say(f"{result.seconds['total']:.0f} s in all; everything is in {folder}")
+    screen.say(f"report   {Path(result.report or '').resolve()}")
+
+
+def _show_rounds(screen: Screen, result: Result) -> None:
+    rows = []
+    for r in result.rounds:
+        up, down = sum(r.bytes_up.values()) / 1000, sum(r.bytes_down.values()) / 1000
+        name = "test" if r.kind is RoundKind.EVALUATE else str(r.round)
+        epsilon = "" if r.epsilon is None else f"{r.epsilon:.2f}"
+        metric = "" if r.metric is None else f"{r.metric:.3f}"
+        who = f"{len(r.survivors)} of {len(result.hospitals)}" if r.outcome == "done" else "failed"
+        rows.append((name, who, f"{r.seconds:.1f}", f"{up:.0f}", f"{down:.0f}", metric, epsilon))
+    screen.table(("round", "survivors", "seconds", "kB up", "kB down", "metric", "epsilon"), rows)
 
 
 def _figure(value: float | None) -> str:

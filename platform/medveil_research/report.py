@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medveil.files import replace_durably
 from medveil.spoken import spoken
 from medveil_research.plots import draw_all
-from medveil_research.results import PrivacyFacts, Result, parse_result
+from medveil_research.results import PrivacyFacts, Result
 from medveil_research.words import budget_words, in_bytes, in_seconds, number, plain, short_hash
 
 PHASES = ("advertise", "share", "commit", "upload", "agree", "unmask")
@@ -23,20 +21,15 @@ WRONG_ACCUSATIONS = 0.01
 """False-alarm rate at which the report translates epsilon into an attacker's chance."""
 
 
-def write_report(result: Mapping[str, Any] | Result, path: Path) -> Path:
+def write_report(result: Result, path: Path) -> Path:
     """Write the report of one study.
 
     The file is self-contained: no script, no request to any host (its content-security policy forbids both).
     What the result does not hold is shown as an empty place, never filled in.
 
-    Args:
-        result: a :class:`Result` or the dictionary of one.
     Returns: ``path``.
-    Raises:
-        BadFile: the dictionary is not a result.
     """
-    checked = result if isinstance(result, Result) else parse_result(result)
-    page = render(checked)
+    page = render(result)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_durably(path, page.encode())
     return path

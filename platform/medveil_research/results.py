@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib.metadata
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AliasChoices, Field, ValidationError, model_validator
+from pydantic import AliasChoices, Field, model_validator
 
-from medveil.errors import BadFile
-from medveil.handed import problem_of, read_json
+from medveil.errors import Error
+from medveil.handed import read_json
 from medveil.profiles import PROFILES
-from medveil.reports import Amount, Count, Figures, Finite, Label, Text
-from medveil.study import PrivacyKind, TaskName
+from medveil.reports import Amount, AttemptReport, Count, Figures, Finite, Label, PlanStatus, Text
+from medveil.rounds import RoundKind
+from medveil.study import PrivacyKind, Study, TaskName
 from medveil.tasks import TASKS
 from medveil.values import Frozen, Name, Sha256
+from medveil_research.outlook import noise_to_signal
 
 Interval = tuple[Finite, Finite]
+Images = Literal["phantom", "real"]
 
 
 class PrivacyFacts(Frozen):
@@ -41,30 +44,28 @@ class PrivacyFacts(Frozen):
 
 
 class RoundFacts(Frozen):
-    """One round. In a train round ``figures`` belong to the model the round started from."""
+    """One round: what its last attempt reports, and how many attempts it took.
+
+    In a train round ``figures`` belong to the model that the round started from. Each field but ``attempts``
+    is one of :class:`medveil.reports.AttemptReport`.
+    """
 
     round: Count
-    kind: Literal["train", "evaluate"]
+    kind: RoundKind
     attempts: Count
     outcome: Literal["done", "failed"]
     reason: Text | None = None
     seconds: Amount
     phases: dict[Label, Amount] = Field(default_factory=dict)
-    """Seconds by phase."""
     advertised: tuple[Name, ...] = ()
     committed: tuple[Name, ...] = ()
     survivors: tuple[Name, ...] = ()
-    """Hospitals whose contribution is in the sum."""
     bytes_up: dict[Name, Count] = Field(default_factory=dict)
     bytes_down: dict[Name, Count] = Field(default_factory=dict)
     figures: Figures = Field(default_factory=dict)
-    """Of validation patients (train) or test patients (evaluate), pooled over all hospitals."""
     metric: Finite | None = None
-    """The headline figure out of ``figures``."""
     epsilon: Amount | None = None
-    """Spent by a patient of a hospital that took part in every round so far."""
     model: Sha256 | None = None
-    """Hash of the model this round made; None when it made none."""
 
 
 class ExactFacts(Frozen):
@@ -138,7 +139,7 @@ class Result(Frozen):
     epsilon: dict[Name, Spent] = Field(default_factory=dict)
     seconds: dict[Label, Amount] = Field(default_factory=dict)
     """Wall-clock seconds by part of the work."""
-    data: Literal["phantom", "real"]
+    data: Images
     killed: tuple[Name, ...] = ()
     """Hospitals stopped on purpose, to show that the study goes on."""
     report: Text | None = None
@@ -211,22 +212,87 @@ class Result(Frozen):
         return np.asarray(self.federated.sums[name], np.float64)
 
 
-def parse_result(value: Mapping[str, Any]) -> Result:
-    """Check a result dictionary.
+class OtherStudy(Error):
+    """A status that belongs to another study than the one it is held against."""
 
-    Raises:
-        BadFile: a field is missing, unknown, not finite or out of range.
+    code = "other-study"
+
+    def __init__(self, *, name: str) -> None:
+        super().__init__(
+            what=f"This is not the status of the study '{name}': name or initial model differ.",
+            meaning="A report of the two together would state what never happened, so none was made.",
+            remedy="Take the study.toml that the plan was created from.",
+        )
+
+
+def from_status(
+    study: Study, status: PlanStatus, *, patients: int | None = None, data: Images = "real"
+) -> Result:
+    """The result of a study as its aggregator tells it: all that anybody outside of a hospital can know.
+
+    Args:
+        status: as :meth:`medveil_research.client.Client.status` has it, of a plan of this study.
+        patients: training patients of a typical hospital, to tell what the noise cost; None: unknown.
+    Raises: OtherStudy.
     """
-    try:
-        return Result.model_validate(value)
-    except ValidationError as error:
-        raise BadFile(name="The result", problem=problem_of(error)) from error
+    first = status.versions[0].model if status.versions else None
+    if (status.name, first) != (study.name, study.model.initial_model):
+        raise OtherStudy(name=study.name)
+    final = next((a for a in status.attempts if a.kind is RoundKind.EVALUATE and a.done), None)
+    return Result(
+        medveil=importlib.metadata.version("medveil"),
+        study=study.name,
+        task=study.task,
+        profile=study.transforms.profile,
+        model=study.model.name,
+        parameters=study.trained_weights,
+        classes=study.classes,
+        hospitals=status.hospitals,
+        privacy=_privacy(study, patients, len(status.hospitals)),
+        plan=status.plan,
+        rounds=rounds_of(status),
+        federated=FederatedFacts(
+            model=status.versions[-1].model,
+            figures=final.figures if final else {},
+            sums=final.sums if final else {},
+            metric=final.metric if final else None,
+        ),
+        data=data,
+    )
+
+
+def _privacy(study: Study, patients: int | None, hospitals: int) -> PrivacyFacts:
+    policy = study.privacy
+    ratio = None if patients is None else noise_to_signal(study, patients=patients, hospitals=hospitals)
+    return PrivacyFacts(
+        **policy.model_dump(include=set(PrivacyFacts.model_fields)),
+        steps=None if policy.kind == "none" else study.train_steps,
+        noise_to_signal=ratio,
+    )
+
+
+def rounds_of(status: PlanStatus) -> tuple[RoundFacts, ...]:
+    """The rounds of a plan, in order."""
+    tries: dict[int, list[AttemptReport]] = {}
+    for attempt in status.attempts:
+        tries.setdefault(attempt.round, []).append(attempt)
+    return tuple(_round(tries[number]) for number in sorted(tries))
+
+
+def _round(tries: list[AttemptReport]) -> RoundFacts:
+    kept = set(RoundFacts.model_fields)
+    return RoundFacts(attempts=len(tries), **tries[-1].model_dump(include=kept))
 
 
 def read_result(path: Path) -> Result:
-    """Read a result written by ``medveil demo --json``.
+    """Read a result that :func:`write_result` has written.
 
     Raises:
         BadFile: unreadable, not JSON, or not a result.
     """
     return read_json(path, Result)
+
+
+def write_result(result: Result, path: Path) -> None:
+    """Write what is known as JSON; :func:`read_result` reads it as it was."""
+    path.write_text(result.model_dump_json(indent=1, exclude_unset=True) + "\n", encoding="utf-8")

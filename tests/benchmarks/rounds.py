@@ -49,14 +49,15 @@ from medveil.identity import Identity
 from medveil.log import set_up
 from medveil.metrics import empty
 from medveil.plan import Plan
-from medveil.reports import AttemptReport, PlanStatus
+from medveil.reports import PlanStatus
 from medveil.rounds import RoundKind
 from medveil.study import Study
 from medveil.tensors import ModelSpec, TensorSpec, Update, model_hash, to_safetensors
 from medveil_imaging.models import ModelShape, initial_vector
 from medveil_research.client import Client
-from medveil_research.consortium import DEADLINES, rounds_of
+from medveil_research.consortium import DEADLINES
 from medveil_research.processes import Process
+from medveil_research.results import RoundFacts, rounds_of
 from medveil_research.study_file import write_study
 from peers_network import NAME, WEIGHTS
 from pneumonia import write_hospitals
@@ -229,7 +230,7 @@ def play(node: Node, plan: Plan) -> None:
     asyncio.run(take_part(node, plan))
 
 
-def measure(size: int, folder: Path) -> tuple[list[AttemptReport], float]:
+def measure(size: int, folder: Path) -> tuple[tuple[RoundFacts, ...], float]:
     """Run one study; its rounds as the aggregator reports them, and how many train rounds end in a second."""
     marks = Marks(ROUNDS)
     ground = Ground(folder, marks.heard)
@@ -324,7 +325,7 @@ def training_rows(name: str, padding: int, rounds: int, data: Path) -> list[Row]
     """The rows of one size."""
     with tempfile.TemporaryDirectory(prefix="medveil-rounds-") as folder:
         marks, peaks, status = train(padding, rounds, data, Path(folder))
-    trained = [r for r, _ in rounds_of(status) if r.kind is RoundKind.TRAIN]
+    trained = [r for r in rounds_of(status) if r.kind is RoundKind.TRAIN]
     seconds, up, down, memory = TARGETS[name]
     each = (marks.closed[-1] - marks.opened) / rounds
     steady = [b - a for a, b in pairwise(marks.closed)]
@@ -354,7 +355,7 @@ def training_rows(name: str, padding: int, rounds: int, data: Path) -> list[Row]
         Row(f"{name}: one node, proportional", max(p.proportional for p in hospitals), "MiB"),
         Row(f"{name}: aggregator and its workers, resident", aggregator.resident, "MiB", memory[1]),
         Row(f"{name}: aggregator and its workers, proportional", aggregator.proportional, "MiB"),
-        Row(f"{name}: AUROC on all test films", rounds_of(status)[-1][0].metric or 0.0, ""),
+        Row(f"{name}: AUROC on all test films", rounds_of(status)[-1].metric or 0.0, ""),
     ]
     for phase in PHASES:
         rows.append(Row(f"{name}: phase {phase}", statistics.median(r.phases[phase] for r in trained), "s"))

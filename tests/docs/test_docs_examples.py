@@ -247,10 +247,10 @@ def test_every_file_of_the_page_is_tried_here() -> None:
 
 
 def test_the_researchers_script_uses_what_the_client_has() -> None:
-    (script,) = blocks("docs/researcher.md")
+    script, reporting = blocks("docs/researcher.md")
     from medveil_research.client import Client
 
-    compile(script, "docs/researcher.md", "exec")
-    used = set(re.findall(r"client\.(\w+)\(", script))
+    compile(script + reporting, "docs/researcher.md", "exec")
+    used = set(re.findall(r"client\.(\w+)\(", script + reporting))
     assert used == {"enrol", "plans", "status", "model"}
     assert all(callable(getattr(Client, name)) for name in used)

@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +19,8 @@ from hospital_node.ledger import Ledger
 from hospital_node.lineage import load_version
 from hospital_node.settings import Node
 from medveil.messages import LedgerEnd
+from medveil.reports import PlanStatus
+from medveil.rounds import RoundKind
 from medveil.study import Deadlines, Study
 from medveil.tasks.classification import NOISED_BINS
 from medveil.tensors import from_safetensors, model_hash
@@ -27,6 +28,8 @@ from medveil_imaging.sources.phantom import write_phantom_sites
 from medveil_research.client import NoAnswer
 from medveil_research.consortium import DEADLINES, Consortium, find_sites
 from medveil_research.processes import Event
+from medveil_research.report import write_report
+from medveil_research.results import from_status, read_result, write_result
 from medveil_research.studies import StudyOptions, new_study
 from privacy.dp.ledger import State
 from privacy.dp.policy import Split
@@ -44,7 +47,7 @@ class Played:
     folder: Path
     study: Study
     plan: str
-    status: dict[str, Any]
+    status: PlanStatus
     models: dict[str, bytes]
     heard: list[tuple[str, Event]]
     killed: list[str] = field(default_factory=list)
@@ -62,7 +65,7 @@ def ledger_end(played: Played, name: str) -> LedgerEnd | None:
         store.close()
 
 
-def watch(consortium: Consortium, plan: str, power_cut: threading.Event, killed: list[str]) -> dict[str, Any]:
+def watch(consortium: Consortium, plan: str, power_cut: threading.Event, killed: list[str]) -> PlanStatus:
     """Follow the study to its end; when the word comes, cut the aggregator's power and start it again."""
     deadline = time.monotonic() + LIMIT_S
     while time.monotonic() < deadline:
@@ -77,7 +80,7 @@ def watch(consortium: Consortium, plan: str, power_cut: threading.Event, killed:
         except NoAnswer:
             continue  # it is starting again
         if status.finished:
-            return status.model_dump(mode="json")
+            return status
     raise AssertionError("the study did not finish in time")
 
 
@@ -113,31 +116,31 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
     with Consortium(folder, find_sites(folder / "sites"), listen) as consortium:
         plan = consortium.open(study, initial)
         status = watch(consortium, plan.id, power_cut, killed)
-        models = {v["model"]: consortium.client.model(plan.id, v["model"]) for v in status["versions"]}
+        models = {v.model: consortium.client.model(plan.id, v.model) for v in status.versions}
     return Played(folder, study, plan.id, status, models, heard, killed)
 
 
 @pytest.mark.timeout(240)
 def test_the_study_finishes_every_round_and_has_final_figures(played: Played) -> None:
     assert sorted(played.killed) == ["aggregator", LOST]
-    done = [a for a in played.status["attempts"] if a["outcome"] == "done"]
-    assert [(a["round"], a["kind"]) for a in done] == [
+    done = [a for a in played.status.attempts if a.done]
+    assert [(a.round, a.kind) for a in done] == [
         *((n, "train") for n in range(1, ROUNDS + 1)),
         (ROUNDS + 1, "evaluate"),
     ]
-    figures = done[-1]["figures"]
+    figures = done[-1].figures
     assert {"patients"} <= set(figures) <= {"auroc", "noise", "accuracy", "patients"}
-    hospitals, deviation = len(done[-1]["survivors"]), played.study.privacy.evaluation_multiplier
+    hospitals, deviation = len(done[-1].survivors), played.study.privacy.evaluation_multiplier
     expected = hospitals * patients_in_the_test_split(played)
     noise = deviation * (hospitals * 2 * NOISED_BINS) ** 0.5
     assert figures["patients"] == pytest.approx(expected, abs=6 * noise)
-    assert done[-1]["metric"] == figures.get("auroc")
+    assert done[-1].metric == figures.get("auroc")
 
 
 def test_the_final_counts_carry_noise(played: Played) -> None:
     """Whole films of whole patients would make twelfths; noise makes anything, below zero too."""
-    final = next(a for a in played.status["attempts"] if a["kind"] == "evaluate" and a["outcome"] == "done")
-    counts = np.concatenate([np.array(values) * 12 for values in final["sums"].values()])
+    final = next(a for a in played.status.attempts if a.kind is RoundKind.EVALUATE and a.done)
+    counts = np.concatenate([np.array(values) * 12 for values in final.sums.values()])
     assert len(counts) == 2 * NOISED_BINS
     assert np.abs(counts - np.rint(counts)).max() > 0.01
     assert counts.min() < 0
@@ -149,7 +152,7 @@ def patients_in_the_test_split(played: Played) -> int:
 
 
 def test_a_round_survives_the_death_of_a_hospital(played: Played) -> None:
-    survivors = {a["round"]: a["survivors"] for a in played.status["attempts"] if a["outcome"] == "done"}
+    survivors = {a.round: list(a.survivors) for a in played.status.attempts if a.done}
     everybody = [f"hospital-{i}" for i in range(1, 5)]
     assert survivors[1] == everybody
     for number in range(LOST_IN, ROUNDS + 2):
@@ -157,17 +160,17 @@ def test_a_round_survives_the_death_of_a_hospital(played: Played) -> None:
 
 
 def test_a_round_survives_the_death_of_the_aggregator(played: Played) -> None:
-    attempts = [a for a in played.status["attempts"] if a["round"] == POWER_CUT_IN]
-    assert [(a["attempt"], a["outcome"]) for a in attempts] == [(1, "done")]
+    attempts = [a for a in played.status.attempts if a.round == POWER_CUT_IN]
+    assert [(a.attempt, a.outcome) for a in attempts] == [(1, "done")]
 
 
 def test_the_models_form_a_chain_and_each_has_the_hash_it_is_named_by(played: Played) -> None:
-    versions, spec = played.status["versions"], played.study.model.tensors
-    assert [v["number"] for v in versions] == list(range(ROUNDS + 1))
-    assert versions[0]["model"] == played.study.model.initial_model
-    assert [v["parent"] for v in versions[1:]] == [v["model"] for v in versions[:-1]]
-    vectors = [from_safetensors(played.models[v["model"]], spec) for v in versions]
-    assert [model_hash(x, spec).hex() for x in vectors] == [v["model"] for v in versions]
+    versions, spec = played.status.versions, played.study.model.tensors
+    assert [v.number for v in versions] == list(range(ROUNDS + 1))
+    assert versions[0].model == played.study.model.initial_model
+    assert [v.parent for v in versions[1:]] == [v.model for v in versions[:-1]]
+    vectors = [from_safetensors(played.models[v.model], spec) for v in versions]
+    assert [model_hash(x, spec).hex() for x in vectors] == [v.model for v in versions]
     assert all(not np.array_equal(a, b) for a, b in pairwise(vectors))
 
 
@@ -179,7 +182,7 @@ def test_every_hospital_has_made_the_last_model_itself(played: Played) -> None:
         assert own is not None
         version = LOST_IN - 1 if f"hospital-{index}" == LOST else ROUNDS
         assert (own.version, own.round) == (version, version)
-        assert own.model.hex() == played.status["versions"][version]["model"]
+        assert own.model.hex() == played.status.versions[version].model
     assert not [e for _, e in played.heard if str(e.get("event")).startswith("lineage.")]
 
 
@@ -211,7 +214,25 @@ def test_each_ledger_is_whole_and_has_paid_for_its_hospitals_rounds(played: Play
             assert {last[r] for r in rounds} == {State.RELEASED}
             assert spent <= played.study.privacy.epsilon
         assert spent > 0
-    assert played.status["versions"][-1]["epsilon"] <= played.study.privacy.epsilon
+    last_version = played.status.versions[-1]
+    assert last_version.epsilon is not None
+    assert last_version.epsilon <= played.study.privacy.epsilon
+
+
+def test_a_report_is_made_from_what_the_researcher_is_told(played: Played, tmp_path: Path) -> None:
+    result = from_status(played.study, played.status, patients=PATIENTS)
+    assert [r.round for r in result.rounds] == list(range(1, ROUNDS + 2))
+    assert [len(r.survivors) for r in result.rounds] == [4, 3, 3]
+    assert result.federated.model == played.status.versions[-1].model
+    assert result.federated.figures == played.status.attempts[-1].figures
+    assert result.plan == played.plan
+    assert (result.federated.exact, result.local_only, result.data) == (None, (), "real")
+    write_result(result, tmp_path / "result.json")
+    again = read_result(tmp_path / "result.json")
+    assert again == result
+    page = write_report(again, tmp_path / "report.html").read_text(encoding="utf-8")
+    for told in (result.study, result.plan, result.federated.model, LOST):
+        assert told in page
 
 
 def test_no_patient_and_no_file_name_is_in_any_log_or_at_the_aggregator(played: Played) -> None:

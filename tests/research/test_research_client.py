@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import httpx2 as httpx
@@ -9,6 +10,7 @@ import pytest
 
 from aggregator.access.tls import make_certificates
 from medveil.identity import Identity, RequestProof
+from medveil.reports import PlanStatus
 from medveil_research import client as module
 from medveil_research.client import Client, NoAnswer
 
@@ -62,3 +64,39 @@ def test_a_refusal_is_not_repeated(tmp_path: Path, clock: list[float], status: i
     assert isinstance(answer, NoAnswer)
     assert len(requests) == 1
     assert clock[0] == 100
+
+
+STATUS = {
+    "plan": "0" * 64, "name": "films", "finished": False, "hospitals": ["h1", "h2", "h3"],
+    "approved": ["h1"], "in_reach": [], "open": None, "waiting_for": None, "attempts": [], "versions": [],
+}  # fmt: skip
+
+
+def told(folder: Path, value: object) -> PlanStatus | NoAnswer:
+    """What the client makes of a status."""
+    content = json.dumps(value).encode()
+    make_certificates(folder, ("127.0.0.1",))
+    with Client("https://here:1", folder / "ca.pem", Identity.generate("researcher-1")) as client:
+        transport = httpx.MockTransport(lambda _: httpx.Response(200, content=iter([content])))
+        client._client = httpx.Client(base_url="https://here:1", transport=transport)
+        try:
+            return client.status("0" * 64)
+        except NoAnswer as error:
+            return error
+
+
+def test_a_status_is_read_as_what_it_is_and_a_newer_aggregators_too(tmp_path: Path) -> None:
+    found = told(tmp_path, STATUS | {"a key of next year": 1})
+    assert isinstance(found, PlanStatus)
+    assert (found.name, found.hospitals, found.attempts) == ("films", ("h1", "h2", "h3"), ())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"name": "\x1b[2J"}, {"hospitals": "h1"}, {"attempts": [{"round": -1}]}, {"plan": "x"}, {"versions": 7}],
+    ids=["name", "hospitals", "attempts", "plan", "versions"],
+)
+def test_what_is_no_status_is_refused_in_words(tmp_path: Path, change: dict[str, object]) -> None:
+    found = told(tmp_path, STATUS | change)
+    assert isinstance(found, NoAnswer)
+    assert "what it sent is no status" in found.what

@@ -22,7 +22,7 @@ from medveil_imaging.sources.phantom import write_phantom_sites
 from medveil_imaging.sources.site import SiteData
 from medveil_research.compare import compare, train_alone
 from medveil_research.evaluate import add, bootstrap_interval, evaluate_site, patient_sums
-from medveil_research.results import parse_result
+from medveil_research.results import Result
 from medveil_research.studies import StudyOptions, new_study
 from privacy.dp.policy import UnderstatedEpsilon
 
@@ -170,7 +170,7 @@ def test_every_model_is_judged_on_the_same_patients_and_the_result_takes_it_as_i
     assert found.alone_mean == pytest.approx(np.mean([a.pooled["auroc"] for a in found.alone]))
     classification_result["federated"]["exact"] = found.exact
     classification_result |= {"local_only": found.alone, "local_only_mean": found.alone_mean}
-    result = parse_result(classification_result)
+    result = Result.model_validate(classification_result)
     assert result.federated.exact == found.exact
     assert result.local_only == found.alone
 
