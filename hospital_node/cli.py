@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hospital_node.cli_cohort import check_images, cohort
-from hospital_node.cli_ledger import DEFAULT, Folder, ledger
+from hospital_node.cli_ledger import DEFAULT, Folder, ledger, node_in
 from hospital_node.cli_setup import certificate, enroll, init
-from hospital_node.settings import Node
 from medveil.log import set_up
 from medveil.options import from_options
 from medveil.private_files import keep_private
 from medveil.shown import NotConfirmed, Screen, can_ask
 
 if TYPE_CHECKING:
+    from hospital_node.settings import Node
     from medveil.plan import Plan
     from medveil_imaging.sources.site import SiteData
 
@@ -48,7 +48,7 @@ def check(
     folder: Folder = DEFAULT,
 ) -> None:
     """Read every image as a study would and list what cannot be used, why, and what to do."""
-    node = Node.load(folder)
+    node = node_in(folder)
     import asyncio
 
     from hospital_node import operator
@@ -80,7 +80,7 @@ def approve(
     folder: Folder = DEFAULT,
 ) -> None:
     """Show the plans on offer in plain words; with a fingerprint, sign the one that was shown under it."""
-    node = Node.load(folder)
+    node = node_in(folder)
     import asyncio
 
     from hospital_node import operator, views
@@ -126,7 +126,7 @@ def _approve_shown(node: Node, typed: list[str], patients: int | None, *, yes: b
 @app.command()
 def run(folder: Folder = DEFAULT) -> None:
     """Work on the approved plans until stopped (Ctrl-C, SIGTERM)."""
-    node = Node.load(folder)
+    node = node_in(folder)
     set_up()
     import asyncio
     import signal
@@ -177,7 +177,7 @@ def lineage(
     folder: Folder = DEFAULT,
 ) -> None:
     """Show how far this node's own copy of each plan's model has come, and what it has refused."""
-    node = Node.load(folder)
+    node = node_in(folder)
     from hospital_node import evidence, views
 
     if start_again is not None:
@@ -203,7 +203,7 @@ def heads(
     folder: Folder = DEFAULT,
 ) -> None:
     """Show what this node has seen of the aggregator's audit log, and whether it was ever contradicted."""
-    node = Node.load(folder)
+    node = node_in(folder)
     from hospital_node import evidence, views
 
     if accept is not None:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hospital_node.cli_ledger import DEFAULT, Folder
-from hospital_node.settings import Node
+from hospital_node.cli_ledger import DEFAULT, Folder, node_in
 from medveil.shown import NotConfirmed, Screen, can_ask, fault, good, plain, strong, warn
 
 if TYPE_CHECKING:
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
 
     from hospital_node.cohort import Changes, Cohort, Reading
     from hospital_node.operator import Frozen
+    from hospital_node.settings import Node
     from medveil.plan import Plan
     from medveil.study import Study
     from medveil_imaging.sources.site import SiteData
@@ -125,7 +125,7 @@ def cohort(
     folder: Folder = DEFAULT,
 ) -> None:
     """Show how the images folder differs from what was frozen for the approved plans; take it as it is."""
-    node = Node.load(folder)
+    node = node_in(folder)
     from hospital_node import operator, views
 
     found = operator.frozen_plans(node, plan)

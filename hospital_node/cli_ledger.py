@@ -7,17 +7,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hospital_node.settings import Node
 from medveil.shown import NotConfirmed, Screen, can_ask, good, plain
 from medveil.spoken import spoken
 
 if TYPE_CHECKING:
     from hospital_node.ledger import Ledger
+    from hospital_node.settings import Node
 
 ledger = typer.Typer(help="What this hospital's patients have spent of their privacy budget.")
 screen = Screen()
 Folder = Annotated[Path, typer.Option("--folder", "-f", help="This node's folder.")]
 DEFAULT = Path("node-data")
+
+
+def node_in(folder: Path) -> Node:
+    """The node of this folder. Raises: NoNode, BadFile."""
+    from hospital_node.settings import Node
+
+    return Node.load(folder)
 
 
 @ledger.callback(invoke_without_command=True)
@@ -30,7 +37,7 @@ def show_ledger(
     context.obj = folder
     if context.invoked_subcommand is not None:
         return
-    node = Node.load(folder)
+    node = node_in(folder)
     from hospital_node.operator import viewed
 
     with viewed(node) as records:
@@ -132,7 +139,7 @@ def verify(
     context: typer.Context, folder: Annotated[Path | None, typer.Option("--folder", "-f")] = None
 ) -> None:
     """Check the hash chain of the ledger; names the first bad row, and prints the last row's hash to note."""
-    node = Node.load(folder or context.obj)
+    node = node_in(folder or context.obj)
     from hospital_node.operator import viewed
 
     with viewed(node) as records:
@@ -156,7 +163,7 @@ def go_on(
     folder: Annotated[Path | None, typer.Option("--folder", "-f")] = None,
 ) -> None:
     """Go on from an older copy of the node's files, the newer being lost: all that was promised is spent."""
-    node = Node.load(folder or context.obj)
+    node = node_in(folder or context.obj)
     from hospital_node import operator
 
     lost, seen = operator.what_is_lost(node, ask=ask)

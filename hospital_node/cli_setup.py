@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hospital_node.cli_ledger import DEFAULT, Folder
-from hospital_node.settings import Node, NodeSettings, Policy
+from hospital_node.cli_ledger import DEFAULT, Folder, node_in
 from medveil.bounds import MOST_PARAMETERS, MOST_STEPS, MOST_VOXELS
 from medveil.errors import BadOption
-from medveil.handed import problem_of
 from medveil.shown import Screen
+
+if TYPE_CHECKING:
+    from hospital_node.settings import NodeSettings
 
 screen = Screen()
 
@@ -63,6 +64,9 @@ class NodeOptions:
         """What is kept of them. Raises: BadOption."""
         from pydantic import ValidationError
 
+        from hospital_node.settings import NodeSettings, Policy
+        from medveil.handed import problem_of
+
         try:
             return NodeSettings(
                 name=self.name,
@@ -78,10 +82,11 @@ class NodeOptions:
 def init(options: NodeOptions) -> None:
     """Make this node's folder: identity key, settings, pinned authority."""
     from hospital_node.enrolment import certificates_in, set_up_node
+
+    node = set_up_node(options.folder, options.settings(), options.authority)
     from medveil.identity import Identity
     from medveil.ids import fingerprint
 
-    node = set_up_node(options.folder, options.settings(), options.authority)
     identity = Identity.load(options.name, node.key)
     screen.say(f"The node of {options.name} is ready in {options.folder}.")
     screen.say("Compare both by telephone:")
@@ -96,7 +101,7 @@ def enroll(
     folder: Folder = DEFAULT,
 ) -> None:
     """Make this hospital known to the aggregator."""
-    node = Node.load(folder)
+    node = node_in(folder)
     import asyncio
 
     from hospital_node.enrolment import enrol
@@ -109,7 +114,7 @@ def enroll(
 
 def certificate(folder: Folder = DEFAULT) -> None:
     """Get a TLS client certificate, where the aggregator asks for them; a running node renews it."""
-    node = Node.load(folder)
+    node = node_in(folder)
     import asyncio
 
     from hospital_node.enrolment import get_certificate

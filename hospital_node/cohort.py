@@ -24,8 +24,7 @@ from medveil.identity import Identity
 from medveil.ids import join
 from medveil.pseudonyms import look_alike, one_spelling
 from medveil.study import Study
-from medveil_imaging.sources.manifest import Row
-from medveil_imaging.sources.site import usable_rows
+from medveil_imaging.sources.manifest import Row, usable_rows
 from privacy.dp.accounts import Account
 from privacy.dp.policy import Split
 

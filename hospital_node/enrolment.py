@@ -23,8 +23,6 @@ PATIENCE_S = 5.0
 
 def set_up_node(folder: Path, settings: NodeSettings, authority: Path) -> Node:
     """Make the node's folder: identity key, settings, pinned authority. Raises: BadFile, KeyFileExists."""
-    from medveil.identity import Identity
-
     node = Node(folder, settings)
     certificate = read_whole(authority, AUTHORITY_BYTES)
     try:
@@ -33,6 +31,8 @@ def set_up_node(folder: Path, settings: NodeSettings, authority: Path) -> Node:
         raise BadFile(name=plain(authority.name), problem="it holds no certificate (PEM)") from error
     if not settings.data.is_dir():
         raise BadFile(name="--data", problem=f"there is no folder '{plain(settings.data)}'")
+    from medveil.identity import Identity
+
     Identity.generate(settings.name).save(node.key)
     node.authority.write_bytes(certificate)
     node.save()

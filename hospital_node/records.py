@@ -13,9 +13,9 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from hospital_node.cohort import (
     Cohort,
@@ -40,10 +40,12 @@ from medveil.log import get_logger
 from medveil.messages import LedgerEnd, sign_ledger_end
 from medveil.plan import Plan
 from medveil.study import Study
-from medveil_imaging.patients import PatientImages
 from medveil_imaging.sources.manifest import MANIFEST
-from medveil_imaging.sources.site import SiteData
 from privacy.dp.ledger import MARKS, OPEN, PROMISED, Row, State, restorations
+
+if TYPE_CHECKING:  # an operator looks at records without what reads images
+    from medveil_imaging.patients import PatientImages
+    from medveil_imaging.sources.site import SiteData
 
 log = get_logger()
 
@@ -326,8 +328,11 @@ class Records:
         moved = self.ledger.usable(plan.study, cohort)[1]
         if moved:
             log.warning("patients.moved", plan=plan.id, count=moved)
-        kept = {s: self._only(getattr(site, s), use.cohort, s) for s in ("train", "val", "test")}
-        return SiteData(site.name, **kept, problems=site.problems)
+        train, val, test = (
+            self._only(patients, use.cohort, split)
+            for split, patients in (("train", site.train), ("val", site.val), ("test", site.test))
+        )
+        return replace(site, train=train, val=val, test=test)
 
     def _only(
         self, patients: tuple[PatientImages, ...], cohort: Cohort, split: str

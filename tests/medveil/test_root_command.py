@@ -80,3 +80,64 @@ def test_who_starts_a_command_with_ctrl_c_turned_off_keeps_it_off(tmp_path: Path
     ignoring = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + INTERRUPTED_IN
     code, _, said = node_check(tmp_path, ignoring, "typer")
     assert (code, "no-node" in said) == (1, True)
+
+
+LOADED = """
+import sys
+from medveil.cli import main
+try:
+    main()
+except SystemExit:
+    names = {name.split(".")[0] for name, module in sys.modules.items() if module is not None}
+    names -= {name for name in names if name.startswith("_")} | set(sys.stdlib_module_names)
+    print(" ".join(sorted(names)), file=sys.stderr)
+"""
+"""Prints the packages that a command has loaded by its end, ours and those of others."""
+HELP = {
+    "annotated_doc",
+    "attr",
+    "markdown_it",
+    "mdurl",
+    "medveil",
+    "pygments",
+    "rich",
+    "shellingham",
+    "typer",
+}
+"""Typer, and what it draws its help with."""
+VALUES = {"annotated_types", "cbor2", "pydantic", "pydantic_core", "typing_extensions", "typing_inspection"}
+
+
+@pytest.mark.parametrize(
+    ("words", "allowed"),
+    [
+        ("--help", HELP),
+        ("node --help", HELP | VALUES | {"hospital_node"}),
+        *(
+            (f"node {command}", HELP | VALUES | {"hospital_node"})
+            for command in (
+                "init --name a --aggregator https://here --authority ca.pem --data .",
+                "enroll token",
+                "certificate",
+                "check",
+                "approve",
+                "run",
+                "cohort",
+                "lineage",
+                "heads",
+                "ledger",
+                "ledger verify",
+                "ledger go-on",
+            )
+        ),
+        ("study --help", HELP | VALUES | {"medveil_research"}),
+    ],
+)
+def test_a_command_starts_without_what_others_need(words: str, allowed: set[str], tmp_path: Path) -> None:
+    """In an empty folder, up to its first error: nothing that reckons, reads images, stores or connects."""
+    command = [sys.executable, "-c", LOADED, *words.split()]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False)
+    assert ended.returncode == 0
+    loaded = set(ended.stderr.splitlines()[-1].split())
+    assert "medveil" in loaded
+    assert loaded <= allowed

@@ -1,4 +1,4 @@
-"""The file ``manifest.csv`` → the rows that can be used, each judged by itself.
+"""The file ``manifest.csv`` → the rows that can be used: each judged by itself, then beside its patient's.
 
 It names every image: ``image`` (a file, or a folder with one DICOM series), ``patient_id``, ``split`` (train,
 val or test) and ``label`` (a class number) or ``label_map`` (a file). Other columns are ignored.
@@ -7,7 +7,7 @@ val or test) and ``label`` (a class number) or ``label_map`` (a file). Other col
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -40,7 +40,51 @@ class Row:
     label_map: Path | None
 
 
-def manifest_rows(folder: Path, study: Study, findings: Findings) -> list[Row]:
+def usable_rows(folder: Path, study: Study) -> list[Row]:
+    """The lines of which ``sources.site.read_site`` reads the images; no image is opened."""
+    return settled_rows(folder, study, Findings())
+
+
+def settled_rows(folder: Path, study: Study, findings: Findings) -> list[Row]:
+    """The lines that can be used, held against each other patient by patient; what is found is noted."""
+    return _settled(_judged(folder, study, findings), findings)
+
+
+def _settled(rows: list[Row], findings: Findings) -> list[Row]:
+    """The lines without a patient's contradictions; what one patient's lines say concerns no other's.
+
+    Dropped: patients of several splits (they would be tested on what they taught), and images that a
+    patient's lines give two labels, or list again.
+    """
+    splits, listed = defaultdict(set), defaultdict(list)
+    for row in rows:
+        splits[row.patient].add(row.split)
+        listed[row.patient, row.path].append(row)
+    kept = []
+    for row in rows:
+        same = listed[row.patient, row.path]
+        if len(splits[row.patient]) > 1:
+            fault = Unusable(
+                "patient-in-two-splits",
+                "This patient's images lie in several splits; none of them is used.",
+                "Give all lines of a patient one split.",
+            )
+        elif len({(r.label, r.label_map) for r in same}) > 1:
+            fault = Unusable(
+                "contradicting-lines",
+                "Several lines give this patient's image different labels; none of them is used.",
+                "Keep the right line.",
+            )
+        elif row is not same[0]:
+            fault = Unusable("listed-twice", "An earlier line names this image.", "Remove this line.")
+        else:
+            kept.append(row)
+            continue
+        findings.refuse(fault, row.image, row.number)
+    return kept
+
+
+def _judged(folder: Path, study: Study, findings: Findings) -> list[Row]:
     """The lines that name a patient, a split, an image and its label, as far as one line can tell."""
     wanted = ["image", "patient_id", "split", "label_map" if TASKS[study.task].outlines else "label"]
     rows: list[Row] = []

@@ -1,7 +1,7 @@
 """A hospital's folder → patients' tensors and a list of what could not be used, and why.
 
-The lines of :mod:`medveil_imaging.sources.manifest` are held against each other, patient by patient; what
-stands is read, brought into the study's shape and grouped by patient.
+What stands of the lines of :mod:`medveil_imaging.sources.manifest` is read, brought into the study's shape
+and grouped by patient.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from medveil.study import Study
 from medveil.tasks import TASKS
 from medveil_imaging.patients import PatientImages
 from medveil_imaging.sources.findings import Findings
-from medveil_imaging.sources.manifest import MANIFEST, SPLITS, Row, manifest_rows
+from medveil_imaging.sources.manifest import MANIFEST, SPLITS, Row, settled_rows
 from medveil_imaging.sources.raw import Note, Problem, Unusable, Volume, quiet
 from medveil_imaging.sources.read import read_film, read_label_map, read_volume
 from medveil_imaging.transforms import film_transform, label_transform, volume_transform
@@ -54,7 +54,7 @@ def read_site(folder: Path, study: Study) -> SiteData:
         patient's split, images or labels: each line is read alone, conflicts are settled inside one patient.
     """
     name, findings = folder.resolve().name, Findings()
-    rows = _settled(manifest_rows(folder, study, findings), findings)
+    rows = settled_rows(folder, study, findings)
     _compare_people(rows, findings)
     reader = _reader(study)
     patients: dict[str, dict[str, list[Labelled]]] = {s: {} for s in SPLITS}
@@ -77,46 +77,6 @@ def read_site(folder: Path, study: Study) -> SiteData:
         findings.add(problem)
     train, val, test = (_gather(patients[split]) for split in SPLITS)
     return SiteData(name=name, train=train, val=val, test=test, problems=findings.sorted(MANIFEST))
-
-
-def usable_rows(folder: Path, study: Study) -> list[Row]:
-    """The lines of which :func:`read_site` reads the images; no image is opened."""
-    findings = Findings()
-    return _settled(manifest_rows(folder, study, findings), findings)
-
-
-def _settled(rows: list[Row], findings: Findings) -> list[Row]:
-    """The lines without a patient's contradictions; what one patient's lines say concerns no other's.
-
-    Dropped: patients of several splits (they would be tested on what they taught), and images that a
-    patient's lines give two labels, or list again.
-    """
-    splits, listed = defaultdict(set), defaultdict(list)
-    for row in rows:
-        splits[row.patient].add(row.split)
-        listed[row.patient, row.path].append(row)
-    kept = []
-    for row in rows:
-        same = listed[row.patient, row.path]
-        if len(splits[row.patient]) > 1:
-            fault = Unusable(
-                "patient-in-two-splits",
-                "This patient's images lie in several splits; none of them is used.",
-                "Give all lines of a patient one split.",
-            )
-        elif len({(r.label, r.label_map) for r in same}) > 1:
-            fault = Unusable(
-                "contradicting-lines",
-                "Several lines give this patient's image different labels; none of them is used.",
-                "Keep the right line.",
-            )
-        elif row is not same[0]:
-            fault = Unusable("listed-twice", "An earlier line names this image.", "Remove this line.")
-        else:
-            kept.append(row)
-            continue
-        findings.refuse(fault, row.image, row.number)
-    return kept
 
 
 def _compare_people(rows: list[Row], findings: Findings) -> None:
