@@ -24,7 +24,7 @@ from medveil.identity import Identity
 from medveil.log import get_logger
 from medveil.messages import BadMessage, Work
 from medveil.plan import Plan
-from medveil.rounds import Phase, RoundKind, kind_of, most_attempts
+from medveil.rounds import AttemptKey, Phase, RoundKind, kind_of, most_attempts
 from privacy.secagg.closing import vow
 from privacy.secagg.keys import setting_for
 from privacy.secagg.node import Party
@@ -52,9 +52,9 @@ class PlanAgent:
         self._plan, self._index, self._identity = plan, member.index, identity
         self._journal, self._computation, self._line = journal, computation, line
         self._attempt: Attempt | None = None
-        self._sat_out: tuple[int, int] | None = None
+        self._sat_out: AttemptKey | None = None
         """The attempt that this node has left, or comes too late for."""
-        self._given_up: tuple[int, int] | None = None
+        self._given_up: AttemptKey | None = None
         """The last attempt that this node has told the aggregator to give up."""
         self._seen = ""
         """The mark of the work that this node was told last."""
@@ -92,9 +92,8 @@ class PlanAgent:
 
     async def _poll(self) -> Work:
         """Ask for work; waits at the aggregator for news, unless this hospital itself is waited for."""
-        attempt, left = self._attempt, ""
-        if attempt is None and self._sat_out is not None:
-            left = "{}.{}".format(*self._sat_out)
+        attempt = self._attempt
+        left = self._sat_out if attempt is None else None
         wait_s = 0.0 if attempt is not None and attempt.computing else POLL_S
         try:
             return self._heard(
@@ -106,14 +105,13 @@ class PlanAgent:
 
     def _heard(self, work: Work) -> Work:
         """Work that came with an answer of any kind, its audit head held against those before."""
-        attempt = (work.round, work.attempt) if work.status == "running" else None
-        self._audit.take(work.head, plan=self._plan.id, attempt=attempt)
+        self._audit.take(work.head, self._key(work) if work.status == "running" else None)
         self._seen = work.mark
         return work
 
     async def _answer(self, work: Work) -> Work | None:
         """Do what is asked; the work that came with the answer to it, None if nothing was to be sent."""
-        key = (work.round, work.attempt)
+        key = self._key(work)
         if self._attempt is not None and (work.status != "running" or self._attempt.key != key):
             self._attempt = None
         if work.status != "running":
@@ -126,29 +124,27 @@ class PlanAgent:
         if self._attempt is not None:
             told = await self._attempt.answer(phase, work.payload)
             return None if told is None else self._heard(told)
+        self._sat_out = key  # of one that it joins, until its keys are out: a failed start is not repeated
         if phase is Phase.ADVERTISE:
             return await self._join(work)
         # Its keys went with the process that joined; without a word the others would wait for it.
-        self._sat_out = key
-        log.info("attempt.sat-out", plan=self._plan.id, round=work.round, attempt=work.attempt)
+        log.info("attempt.sat-out", **key.where)
         return None
 
     async def _join(self, work: Work) -> Work:
         """Take part in an attempt, if the model and all before it are what this node has approved."""
-        self._sat_out = (work.round, work.attempt)  # until the keys are out: a failed start is not repeated
-        kind = _parsed(RoundKind, work.kind)
+        key, kind = self._key(work), _parsed(RoundKind, work.kind)
         self._check_round(work, kind)
         self._audit.check_alarm()
         self._lineage.check_alarm()
         vector = await self._lineage.reach(work.model, number=work.round, attempt=work.attempt)
         came_from = self._lineage.came_from
         await self._clearance.check(work.model, number=work.round, came_from=came_from)
-        self._journal.join(self._plan.id, work.round, work.attempt, model=work.model, came_from=came_from)
-        contribution = self._computation.prepare(work.round, work.attempt, kind, work.model, vector)
+        self._journal.join(key, model=work.model, came_from=came_from)
         self._attempt = Attempt(
             self._plan,
-            self._party(work.round, work.attempt, work.model),
-            contribution,
+            self._party(key, work.model),
+            self._computation.prepare(key, kind, work.model, vector),
             journal=self._journal,
             line=self._line,
             remember=self._lineage.remember,
@@ -167,7 +163,7 @@ class PlanAgent:
         if work.round == 1 and work.model.hex() != study.model.initial_model:
             raise WrongModel()
 
-    async def _give_up(self, key: tuple[int, int]) -> Work | None:
+    async def _give_up(self, key: AttemptKey) -> Work | None:
         """The attempt has failed: promise, on disk first, that this node never unmasks in it.
 
         Its keys are forgotten, so that it cannot. Once it has unmasked it does not promise; the others' word,
@@ -176,31 +172,33 @@ class PlanAgent:
         self._attempt, self._sat_out = None, key
         if self._given_up == key:
             return None
-        number, attempt = key
         try:
-            model = self._journal.give_up(self._plan.id, number, attempt)
+            model = self._journal.give_up(key)
         except AlreadyDone as error:
-            log.info("attempt.kept", plan=self._plan.id, round=number, attempt=attempt, code=error.code)
+            log.info("attempt.kept", **key.where, code=error.code)
             self._given_up = key
             return None
-        body = vow(self._party(number, attempt, model)).to_bytes()
-        work = await self._line.message(self._plan.id, number, attempt, "abort", body, wait_s=POLL_S)
+        body = vow(self._party(key, model)).to_bytes()
+        work = await self._line.message(key, "abort", body, wait_s=POLL_S)
         self._given_up = key
-        log.warning("attempt.aborted", plan=self._plan.id, round=number, attempt=attempt)
+        log.warning("attempt.aborted", **key.where)
         return self._heard(work)
 
     def _leave(self, error: Error) -> None:
         """End this node's part in the attempt; it is never tried again with other input."""
-        number, attempt = self._attempt.key if self._attempt else self._sat_out or (0, 0)
-        self._attempt, self._sat_out = None, (number, attempt)
+        key = self._attempt.key if self._attempt else self._sat_out or AttemptKey(self._plan.id, 0, 0)
+        self._attempt, self._sat_out = None, key
         late = isinstance(error, AggregatorProblem) and error.status == 409
         refused = isinstance(error, RemoteProtocolError) and not late
         event = "attempt.refused" if refused else "attempt.missed"
-        log.warning(event, plan=self._plan.id, round=number, attempt=attempt, code=error.code)
+        log.warning(event, **key.where, code=error.code)
 
-    def _party(self, number: int, attempt: int, model: bytes) -> Party:
-        kind = kind_of(self._plan.study, number)
-        setting = setting_for(self._plan, number=number, attempt=attempt, kind=kind, model=model)
+    def _key(self, work: Work) -> AttemptKey:
+        return AttemptKey(self._plan.id, work.round, work.attempt)
+
+    def _party(self, key: AttemptKey, model: bytes) -> Party:
+        kind = kind_of(self._plan.study, key.round)
+        setting = setting_for(self._plan, number=key.round, attempt=key.attempt, kind=kind, model=model)
         return Party(setting, self._index, self._identity)
 
 

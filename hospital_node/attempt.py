@@ -21,7 +21,7 @@ from medveil.errors import RemoteProtocolError
 from medveil.log import get_logger
 from medveil.messages import Work
 from medveil.plan import Plan
-from medveil.rounds import Phase, RoundKind
+from medveil.rounds import AttemptKey, Phase, RoundKind
 from privacy.encoding import encode_metrics, params_for
 from privacy.secagg import node as secagg
 from privacy.secagg.messages import Advertised, Committed, Quorum, Signed, Survivors, Upload
@@ -64,17 +64,13 @@ class Attempt:
         line: Line,
         remember: Callable[[CommittedCheck], None],
     ) -> None:
-        self._plan, self._party, self._contribution = plan, party, contribution
+        context = party.setting.context
+        self.key = AttemptKey(plan.id, context.round, context.attempt)
+        self._plan, self._contribution = plan, contribution
         self._journal, self._line, self._remember = journal, line, remember
         self._state: State
         self._state, self._keys = secagg.advertise(party, secrets.token_bytes)
         self._phase = self._answered = Phase.ADVERTISE
-
-    @property
-    def key(self) -> tuple[int, int]:
-        """Round and attempt."""
-        context = self._party.setting.context
-        return context.round, context.attempt
 
     @property
     def computing(self) -> bool:
@@ -116,15 +112,15 @@ class Attempt:
                 committed = secagg.commit(state, await decoded(Committed, payload))
                 self._state = committed
                 work = await self._send("upload", await self._upload(committed))
-                log.info("update.sent", plan=self._plan.id, round=self.key[0], attempt=self.key[1])
+                log.info("update.sent", **self.key.where)
                 return work
             case Phase.AGREE, secagg.CommittedState() as state:
                 self._state, agreement = secagg.agree(state, await decoded(Survivors, payload))
-                self._journal.note(self._plan.id, *self.key, "agree", agreement.to_bytes().hex())
+                self._journal.note(self.key, "agree", agreement.to_bytes().hex())
                 return await self._send("agree", agreement)
             case Phase.UNMASK, secagg.AgreedState() as state:
                 opening = secagg.unmask(state, await decoded(Quorum, payload))
-                self._journal.note(self._plan.id, *self.key, "unmask")
+                self._journal.note(self.key, "unmask")
                 return await self._send("unmask", opening)
             case _:
                 raise OutOfOrder(reason="a phase that does not follow the last one")
@@ -144,7 +140,7 @@ class Attempt:
         masked = await loop.run_in_executor(None, self._masked, state, contribution)
         if context.kind is RoundKind.TRAIN:
             self._remember(CommittedCheck(context, state.committed_hash, state.check_key))
-        self._journal.upload(self._plan.id, *self.key, advertised=tuple(state.peers))
+        self._journal.upload(self.key, advertised=tuple(state.peers))
         return secagg.upload(state, await self._send_segments(masked))
 
     def _masked(self, state: secagg.CommittedState, contribution: Contribution) -> MaskedUpdate:
@@ -166,9 +162,9 @@ class Attempt:
         for number, segment in enumerate(masked.segments()):
             data = bytes(segment)
             hashes.append(hashlib.sha256(data).digest())
-            await self._line.segment(self._plan.id, *self.key, number, data, digest=hashes[-1])
+            await self._line.segment(self.key, number, data, digest=hashes[-1])
         return hashes
 
     async def _send(self, kind: str, message: Signed) -> Work:
         """Hand in a message; its answer waits for news as a poll does, and tells what is next."""
-        return await self._line.message(self._plan.id, *self.key, kind, message.to_bytes(), wait_s=POLL_S)
+        return await self._line.message(self.key, kind, message.to_bytes(), wait_s=POLL_S)

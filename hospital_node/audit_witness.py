@@ -22,6 +22,7 @@ from medveil.identity import BadSignature
 from medveil.ids import fingerprint, is_fingerprint
 from medveil.log import get_logger
 from medveil.messages import AuditHead, HandOver
+from medveil.rounds import AttemptKey
 
 FORMAT = "medveil audit heads 1"
 FINGERPRINT = re.compile(r"[0-9A-F]{4}(-[0-9A-F]{4}){7}")
@@ -121,7 +122,7 @@ class AuditWitness:
         self._newest: SeenHead | None = None
         self._epoch, self._about = 0, ""
 
-    def take(self, head: AuditHead | None, *, plan: str = "", attempt: tuple[int, int] | None = None) -> None:
+    def take(self, head: AuditHead | None, attempt: AttemptKey | None = None) -> None:
         """Hold a head against those seen before, then keep it.
 
         A node asks one thing after the other, so an honest aggregator's heads never go backwards. The first
@@ -129,20 +130,20 @@ class AuditWitness:
         :meth:`settle`, for every one of them is bound by the next attempt's head.
 
         Args:
-            plan, attempt: the attempt that this node is asked to in the same answer. Its opening is an entry,
-                so the head must be newer than any that an earlier attempt came with.
+            attempt: that this node is asked to in the same answer. Its opening is an entry, so the head must
+                be newer than any that an earlier attempt of the plan came with.
         Raises: AuditKeyChanged, AuditRolledBack, AuditForked, AuditWithheld: then an alarm stands, unless no
             head was known before. While an alarm stands, heads are not looked at.
         """
-        about = "" if attempt is None else f"{plan} {attempt[0]}.{attempt[1]}"
+        about = "" if attempt is None else f"{attempt.plan} {attempt.round}.{attempt.attempt}"
         if head is not None and about == self._about and self._plainly_follows(head):
             self._newest = self._seen("newest", head, "")
             return
         if self._heads.alarm() is not None:
             return
         known = self._known()
-        last = self._heads.of_attempt(plan) if about else None
-        opened = about != "" and (last is None or last.about != about)
+        last = None if attempt is None else self._heads.of_attempt(attempt.plan)
+        opened = attempt is not None and (last is None or last.about != about)
         try:
             if head is None:
                 raise AuditWithheld(reason="an answer came without it")

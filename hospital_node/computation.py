@@ -18,7 +18,7 @@ from hospital_node.unsent import Computed, Unsent
 from medveil.errors import Error
 from medveil.log import get_logger
 from medveil.plan import Plan
-from medveil.rounds import RoundKind
+from medveil.rounds import AttemptKey, RoundKind
 from medveil.tensors import Float32, Update
 from medveil_imaging.sources.site import SiteData
 from privacy.dp.noise import NoiseSource
@@ -73,22 +73,22 @@ class Computation:
         self._stop = Event()
 
     def prepare(
-        self, number: int, attempt: int, kind: RoundKind, model: bytes, vector: Float32
+        self, key: AttemptKey, kind: RoundKind, model: bytes, vector: Float32
     ) -> asyncio.Future[Contribution]:
         """Start the round's computation, or hand out the one that an earlier attempt started."""
-        key = (number, model)
-        if self._in_hand is None or self._in_hand[0] != key:
+        wanted = (key.round, model)
+        if self._in_hand is None or self._in_hand[0] != wanted:
             self._stop.set()  # another round's computation: nobody waits for it any more
             stop = self._stop = Event()
 
             def work() -> Contribution:
                 with stoppable(stop):
                     check_stopped()
-                    return self._contribution(number, attempt, kind, model, vector)
+                    return self._contribution(key, kind, model, vector)
 
             future = asyncio.get_running_loop().run_in_executor(self._thread, work)
             future.add_done_callback(_looked_at)
-            self._in_hand = (key, future)
+            self._in_hand = (wanted, future)
         return self._in_hand[1]
 
     def read_ahead(self) -> Future[None]:
@@ -131,29 +131,27 @@ class Computation:
                 raise
         return self._images, use
 
-    def _contribution(
-        self, number: int, attempt: int, kind: RoundKind, model: bytes, vector: Float32
-    ) -> Contribution:
+    def _contribution(self, key: AttemptKey, kind: RoundKind, model: bytes, vector: Float32) -> Contribution:
         study, (site, use) = self._plan.study, self._site()
         largest = study.secure_aggregation.max_weight
         weight = declared_patients(len(site.train), largest) if use is None else use.declared
         turn = f" {use.turn}" if use is not None and use.turn > 1 else ""
-        key = f"{self._plan.id} {number} {model.hex()}{turn}"
-        found = self._unsent.find(key) if self._private else None
+        name = f"{key.plan} {key.round} {model.hex()}{turn}"
+        found = self._unsent.find(name) if self._private else None
         if found is None:
-            where = {"plan": self._plan.id, "round": number, "attempt": attempt, "kind": kind.value}
-            log.info("work.started", **where)
-            found = self._computed(number, attempt, kind, vector, weight, key)
-            log.info("work.finished", **where)
+            log.info("work.started", **key.where, kind=kind.value)
+            found = self._computed(key, kind, vector, weight, name)
+            log.info("work.finished", **key.where, kind=kind.value)
         else:
-            self._ledger.settle(plan_id=self._plan.id, round_number=number)
+            self._ledger.settle(plan_id=key.plan, round_number=key.round)
         update, sums = found
         return Contribution(update, sums, study.secure_aggregation.weight_of(weight))
 
     def _computed(
-        self, number: int, attempt: int, kind: RoundKind, vector: Float32, weight: int, key: str
+        self, key: AttemptKey, kind: RoundKind, vector: Float32, weight: int, name: str
     ) -> Computed:
-        study, site = self._plan.study, self._site()[0]
+        """What a round makes, charged before and stored under ``name`` after."""
+        study, site, number = self._plan.study, self._site()[0], key.round
         if kind is RoundKind.TRAIN and not site.train:
             raise NoPatients()
         splits = [Split.TEST]
@@ -164,7 +162,7 @@ class Computation:
             if self._private:
                 for split in splits:
                     charges[split] = self._ledger.charge(
-                        study, plan_id=self._plan.id, round_number=number, attempt=attempt, split=split
+                        study, plan_id=key.plan, round_number=number, attempt=key.attempt, split=split
                     )
             update, sums = Update(np.empty(0, np.float32)), None
             if kind is RoundKind.TRAIN:
@@ -190,7 +188,7 @@ class Computation:
                     cache=self._cache,
                 )
             if self._private:
-                self._unsent.store(key, (update, sums))
+                self._unsent.store(name, (update, sums))
         finally:
             for charge in charges.values():
                 charge.end()

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Protocol
 
-from medveil.rounds import RoundKind
+from medveil.rounds import AttemptKey, RoundKind
 from medveil.tasks import Sums
 from medveil.tensors import Float32, Update
 
@@ -29,7 +29,7 @@ class ContributionSource(Protocol):
         ...
 
     def prepare(
-        self, number: int, attempt: int, kind: RoundKind, model: bytes, vector: Float32
+        self, key: AttemptKey, kind: RoundKind, model: bytes, vector: Float32
     ) -> asyncio.Future[Contribution]:
         """Start the round's computation, or hand out the one that an earlier attempt started."""
         ...

@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 
 from medveil.errors import RemoteProtocolError
 from medveil.messages import PlanOffers, Wire, Work
+from medveil.rounds import AttemptKey
 from medveil.shown import plain
 from privacy.secagg.messages import Certificates, Published
 
@@ -72,24 +73,22 @@ class CertificateSource(Protocol):
 class Line(VersionSource, CertificateSource, Protocol):
     """What following one plan takes. Every call raises AggregatorProblem, BadMessage or Unreachable."""
 
-    async def work(self, plan: str, *, seen: str, wait_s: float, sitting_out: str = "") -> Work:
+    async def work(
+        self, plan: str, *, seen: str, wait_s: float, sitting_out: AttemptKey | None = None
+    ) -> Work:
         """What to do next; waits for news at the aggregator.
 
         Args:
             seen: the mark of the work that this node was told last.
-            sitting_out: "round.attempt" of an attempt that this node has left, so that nobody waits for it.
+            sitting_out: an attempt that this node has left, so that nobody waits for it.
         """
         ...
 
-    async def message(
-        self, plan: str, number: int, attempt: int, kind: str, body: bytes, *, wait_s: float
-    ) -> Work:
+    async def message(self, key: AttemptKey, kind: str, body: bytes, *, wait_s: float) -> Work:
         """Hand in a protocol message; what to do next, as :meth:`work` would tell it to its sender."""
         ...
 
-    async def segment(
-        self, plan: str, number: int, attempt: int, segment: int, data: bytes, *, digest: bytes
-    ) -> None:
+    async def segment(self, key: AttemptKey, segment: int, data: bytes, *, digest: bytes) -> None:
         """One segment of a masked vector, and its SHA-256."""
         ...
 

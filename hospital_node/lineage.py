@@ -26,7 +26,7 @@ from medveil.ids import canonical
 from medveil.log import get_logger
 from medveil.outside import decode_cbor
 from medveil.plan import Plan
-from medveil.rounds import RoundKind
+from medveil.rounds import AttemptKey, RoundKind
 from medveil.strategies import Diverged, State, advance
 from medveil.study import Study
 from medveil.tensors import Float32, from_safetensors, largest_file, model_hash
@@ -305,7 +305,7 @@ class Lineage:
         if self._invited is not None and self._invited[0] == context.model and key < self._invited[1]:
             raise BrokenLineage(reason="a version comes from an attempt that had been given up")
         u2_hash = committed_hash(context, published.transcript, published.members)
-        signed = self._journal.detail(self._plan.id, *key, "agree")
+        signed = self._journal.detail(AttemptKey(self._plan.id, *key), "agree")
         own = None if signed is None else Agree.from_bytes(bytes.fromhex(signed))
         if own is not None and (own.committed_hash, own.survivors) != (u2_hash, published.survivors):
             raise BrokenLineage(reason="a version sums other hospitals than this one agreed to")

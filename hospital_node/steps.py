@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 
 from medveil.errors import LocalProtocolError
+from medveil.rounds import AttemptKey
 from medveil.spoken import named
 
 META = sa.MetaData()
@@ -104,7 +104,7 @@ class Steps:
 
     _engine: sa.Engine
 
-    def join(self, plan: str, number: int, attempt: int, *, model: bytes, came_from: int = 0) -> None:
+    def join(self, key: AttemptKey, *, model: bytes, came_from: int = 0) -> None:
         """Note that this node sends keys for an attempt.
 
         Args:
@@ -114,21 +114,20 @@ class Steps:
             started from this model has left in any attempt, round or plan, unless its sum stays shut.
         """
         with self._engine.begin() as tx:
-            rows = tx.execute(sa.select(STEPS).where(STEPS.c.plan == plan, STEPS.c.round >= number)).all()
-            if any((r.round, r.attempt) >= (number, attempt) for r in rows):
+            since = sa.select(STEPS).where(STEPS.c.plan == key.plan, STEPS.c.round >= key.round)
+            if any((r.round, r.attempt) >= (key.round, key.attempt) for r in tx.execute(since)):
                 raise AlreadyDone(reason="it has joined this attempt or a later one before")
-            for start in _in_use(tx, model, plan, came_from):
+            for start in _in_use(tx, model, key.plan, came_from):
                 raise ModelInUse(start)
-            where = {"plan": plan, "round": number, "attempt": attempt}
-            tx.execute(STEPS.insert().values(**where, step="join", detail=""))
-            tx.execute(STARTS.insert().values(**where, model=model, advertised="", certificate=b""))
+            tx.execute(STEPS.insert().values(**key.where, step="join", detail=""))
+            tx.execute(STARTS.insert().values(**key.where, model=model, advertised="", certificate=b""))
 
     def in_use(self, model: bytes, plan: str, came_from: int) -> list[Start]:
         """The attempts for which :meth:`join` would refuse to start from a model."""
         with self._engine.connect() as tx:
             return _in_use(tx, model, plan, came_from)
 
-    def upload(self, plan: str, number: int, attempt: int, *, advertised: tuple[int, ...]) -> None:
+    def upload(self, key: AttemptKey, *, advertised: tuple[int, ...]) -> None:
         """Note that this node's masked vector leaves: the point of no return.
 
         Args:
@@ -136,53 +135,50 @@ class Steps:
         Raises: AlreadyDone if it is noted already, or given up, or if another attempt that starts from the
             same model was joined since.
         """
-        where = {"plan": plan, "round": number, "attempt": attempt}
         with self._engine.begin() as tx:
-            _add(tx, where, "upload", "", unless=("abort",))
-            mine = tx.execute(sa.select(STARTS).where(*_at(STARTS, where))).one_or_none()
+            _add(tx, key, "upload", "", unless=("abort",))
+            mine = tx.execute(sa.select(STARTS).where(*_at(STARTS, key))).one_or_none()
             if mine is None or tx.scalar(sa.select(_LAST).where(STARTS.c.model == mine.model)) != mine.id:
                 raise AlreadyDone(reason="it has not joined it, or another one from the same model since")
             told = json.dumps(sorted(advertised))
             tx.execute(STARTS.update().where(STARTS.c.id == mine.id).values(advertised=told))
 
-    def note(self, plan: str, number: int, attempt: int, step: str, detail: str = "") -> None:
+    def note(self, key: AttemptKey, step: str, detail: str = "") -> None:
         """Note a step of an attempt before its message is sent.
 
         Raises: AlreadyDone if that step is noted already, the attempt is given up, or no vector has left.
         """
-        where = {"plan": plan, "round": number, "attempt": attempt}
         with self._engine.begin() as tx:
-            if not _left(tx, sa.and_(*_at(STARTS, where))):
+            if not _left(tx, sa.and_(*_at(STARTS, key))):
                 raise AlreadyDone(reason="its masked vector has not left")
-            _add(tx, where, step, detail, unless=("abort",))
+            _add(tx, key, step, detail, unless=("abort",))
 
-    def give_up(self, plan: str, number: int, attempt: int) -> bytes:
+    def give_up(self, key: AttemptKey) -> bytes:
         """Note, once and for ever, that this node does not unmask in an attempt that it has joined.
 
         Returns: the model that the attempt started from.
         Raises: AlreadyDone if it has unmasked in it, or has not joined it.
         """
-        where = {"plan": plan, "round": number, "attempt": attempt}
         with self._engine.begin() as tx:
-            mine = tx.execute(sa.select(STARTS).where(*_at(STARTS, where))).one_or_none()
+            mine = tx.execute(sa.select(STARTS).where(*_at(STARTS, key))).one_or_none()
             if mine is None or mine.model == UNKNOWN:
                 raise AlreadyDone(reason="there is no attempt that it could give up")
-            noted = sa.select(STEPS.c.step).where(*_at(STEPS, where | {"step": "abort"}))
+            noted = sa.select(STEPS.c.step).where(*_at(STEPS, key), STEPS.c.step == "abort")
             if tx.execute(noted).first() is None:
-                _add(tx, where, "abort", "", unless=("unmask",))
+                _add(tx, key, "abort", "", unless=("unmask",))
             return bytes(mine.model)
 
     def settle(self, start: Start, certificate: bytes) -> None:
         """Note that the sum of an attempt stays shut: its abort certificate has been checked."""
-        where = {"plan": start.plan, "round": start.round, "attempt": start.attempt}
+        key = AttemptKey(start.plan, start.round, start.attempt)
         with self._engine.begin() as tx:
-            tx.execute(STARTS.update().where(*_at(STARTS, where)).values(certificate=certificate))
+            tx.execute(STARTS.update().where(*_at(STARTS, key)).values(certificate=certificate))
 
-    def detail(self, plan: str, number: int, attempt: int, step: str) -> str | None:
+    def detail(self, key: AttemptKey, step: str) -> str | None:
         """What was noted with a step; None if the step was not taken."""
-        row = {"plan": plan, "round": number, "attempt": attempt, "step": step}
+        wanted = sa.select(STEPS.c.detail).where(*_at(STEPS, key), STEPS.c.step == step)
         with self._engine.connect() as tx:
-            found = tx.execute(sa.select(STEPS.c.detail).where(*_at(STEPS, row))).first()
+            found = tx.execute(wanted).first()
         return None if found is None else str(found.detail)
 
     def uploads(self, plan: str, number: int) -> int:
@@ -221,18 +217,18 @@ class Steps:
         """
         with self._engine.begin() as tx:
             known = sa.select(STARTS.c.plan, STARTS.c.round, STARTS.c.attempt)
-            have = {tuple(row) for row in tx.execute(known)}
+            have = {AttemptKey(*row) for row in tx.execute(known)}
             rows = tx.execute(sa.select(STEPS).order_by(STEPS.c.round, STEPS.c.attempt)).all()
-            old: dict[tuple[str, int, int], set[str]] = {}
+            old: dict[AttemptKey, set[str]] = {}
             for row in rows:
-                if (row.plan, row.round, row.attempt) not in have:
-                    old.setdefault((row.plan, row.round, row.attempt), set()).add(row.step)
+                key = AttemptKey(row.plan, row.round, row.attempt)
+                if key not in have:
+                    old.setdefault(key, set()).add(row.step)
             models = first_models() if old else {}
-            for (plan, number, attempt), taken in old.items():
-                model = models.get(plan, UNKNOWN) if number == 1 else UNKNOWN
+            for key, taken in old.items():
+                model = models.get(key.plan, UNKNOWN) if key.round == 1 else UNKNOWN
                 left = "[]" if taken & set(LEFT) else ""
-                where = {"plan": plan, "round": number, "attempt": attempt}
-                tx.execute(STARTS.insert().values(**where, model=model, advertised=left, certificate=b""))
+                tx.execute(STARTS.insert().values(**key.where, model=model, advertised=left, certificate=b""))
 
 
 def _in_use(tx: sa.Connection, model: bytes, plan: str, came_from: int) -> list[Start]:
@@ -250,17 +246,15 @@ def _left(tx: sa.Connection, which: sa.ColumnElement[bool]) -> list[Start]:
     ]
 
 
-def _add(
-    tx: sa.Connection, where: dict[str, Any], step: str, detail: str, *, unless: tuple[str, ...]
-) -> None:
-    taken = set(tx.scalars(sa.select(STEPS.c.step).where(*_at(STEPS, where))))
+def _add(tx: sa.Connection, key: AttemptKey, step: str, detail: str, *, unless: tuple[str, ...]) -> None:
+    taken = set(tx.scalars(sa.select(STEPS.c.step).where(*_at(STEPS, key))))
     if step in taken:
         raise AlreadyDone(reason=f"the step '{step}' is done")
     for other in unless:
         if other in taken:
             raise AlreadyDone(reason=f"the step '{other}' is done, and '{step}' cannot follow it")
-    tx.execute(STEPS.insert().values(**where, step=step, detail=detail))
+    tx.execute(STEPS.insert().values(**key.where, step=step, detail=detail))
 
 
-def _at(table: sa.Table, key: dict[str, Any]) -> list[sa.ColumnElement[bool]]:
-    return [table.c[name] == value for name, value in key.items()]
+def _at(table: sa.Table, key: AttemptKey) -> list[sa.ColumnElement[bool]]:
+    return [table.c[name] == value for name, value in key.where.items()]

@@ -38,6 +38,7 @@ from medveil.messages import (
     seconds_to_wait,
 )
 from medveil.reachability import check_certificate, why
+from medveil.rounds import AttemptKey
 from privacy.secagg.messages import Certificates, Published
 
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
@@ -97,15 +98,13 @@ class Transport:
         body = Approval(signature=signature).to_bytes()
         await self._send("POST", f"/v1/plans/{plan}/approval", body, limit=PROBLEM_BYTES)
 
-    async def work(self, plan: str, *, seen: str, wait_s: float, sitting_out: str = "") -> Work:
-        """What to do next; waits for news at the aggregator.
-
-        Args:
-            sitting_out: "round.attempt" of an attempt that this node has left, so that nobody waits for it.
-        """
+    async def work(
+        self, plan: str, *, seen: str, wait_s: float, sitting_out: AttemptKey | None = None
+    ) -> Work:
+        """What to do next; waits for news at the aggregator."""
         path = f"/v1/plans/{plan}/work?seen={quote(seen, safe='')}&wait_s={wait_s:g}"
-        if sitting_out:
-            path += f"&sitting_out={sitting_out}"
+        if sitting_out is not None:
+            path += f"&sitting_out={sitting_out.round}.{sitting_out.attempt}"
         return await self._work("GET", path)
 
     async def _work(self, method: str, path: str, body: bytes = b"") -> Work:
@@ -133,19 +132,13 @@ class Transport:
         """The sum a model version was made of: 64-bit words, little-endian, at most ``limit`` bytes."""
         return await self._send("GET", f"/v1/plans/{plan}/versions/{version}/sum", limit=limit)
 
-    async def message(
-        self, plan: str, number: int, attempt: int, kind: str, body: bytes, *, wait_s: float
-    ) -> Work:
+    async def message(self, key: AttemptKey, kind: str, body: bytes, *, wait_s: float) -> Work:
         """Hand in a protocol message; what to do next, as :meth:`work` would tell it to its sender."""
-        path = f"/v1/plans/{plan}/rounds/{number}/attempts/{attempt}/{kind}?wait_s={wait_s:g}"
-        return await self._work("POST", path, body)
+        return await self._work("POST", f"{_path(key)}/{kind}?wait_s={wait_s:g}", body)
 
-    async def segment(
-        self, plan: str, number: int, attempt: int, segment: int, data: bytes, *, digest: bytes
-    ) -> None:
+    async def segment(self, key: AttemptKey, segment: int, data: bytes, *, digest: bytes) -> None:
         """One segment of a masked vector, and its SHA-256."""
-        path = f"/v1/plans/{plan}/rounds/{number}/attempts/{attempt}/segments/{segment}"
-        await self._send("PUT", path, data, limit=PROBLEM_BYTES, digest=digest)
+        await self._send("PUT", f"{_path(key)}/segments/{segment}", data, limit=PROBLEM_BYTES, digest=digest)
 
     async def _message(self, kind: type[Message], method: str, path: str, body: bytes = b"") -> Message:
         """An answer that is a message. Raises: BadMessage, what :meth:`_send` raises."""
@@ -221,6 +214,10 @@ async def _collected(response: httpx.Response, limit: int) -> bytes:
     async for piece in response.aiter_raw():
         answer.add(piece)
     return answer.data
+
+
+def _path(key: AttemptKey) -> str:
+    return f"/v1/plans/{key.plan}/rounds/{key.round}/attempts/{key.attempt}"
 
 
 def _refusal(response: httpx.Response, told: dict[str, str]) -> Exception:

@@ -21,6 +21,7 @@ from hospital_node.line import AggregatorProblem
 from hospital_node.transport import Transport
 from medveil.identity import Identity
 from medveil.messages import PlanOffer
+from medveil.rounds import AttemptKey
 from nginx import INSTALL, NGINX, PRETENDED, front_of
 from served import received, served
 from world import World, make_world
@@ -83,11 +84,11 @@ def test_a_signed_request_with_a_query_and_one_with_a_large_body_pass_unchanged(
             large = bytes(16 * 2**20)
             digest = hashlib.sha256(large).digest()
             with pytest.raises(AggregatorProblem) as refused:
-                await line.segment(world.plan.id, 1, 1, 0, large, digest=digest)
+                await line.segment(AttemptKey(world.plan.id, 1, 1), 0, large, digest=digest)
             # signed and judged, by the aggregator and not by nginx, before it was read
             assert refused.value.code in ("wrong-round", "out-of-phase", "wrong-length")
             with pytest.raises(AggregatorProblem) as judged:
-                await line.message(world.plan.id, 1, 1, "advertise", bytes(3 * 2**20), wait_s=0.0)
+                await line.message(AttemptKey(world.plan.id, 1, 1), "advertise", bytes(3 * 2**20), wait_s=0.0)
             assert judged.value.code == "too-large"  # no message of this plan is so long
         async with transport(front, Identity.generate("stranger")) as line:
             with pytest.raises(AggregatorProblem) as unknown:

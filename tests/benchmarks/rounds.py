@@ -50,7 +50,7 @@ from medveil.log import set_up
 from medveil.metrics import empty
 from medveil.plan import Plan
 from medveil.reports import PlanStatus
-from medveil.rounds import RoundKind
+from medveil.rounds import AttemptKey, RoundKind
 from medveil.study import Study
 from medveil.tensors import ModelSpec, TensorSpec, Update, model_hash, to_safetensors
 from medveil_imaging.models import ModelShape, initial_vector
@@ -96,7 +96,7 @@ class InstantComputation:
         """There are no images."""
 
     def prepare(
-        self, number: int, attempt: int, kind: RoundKind, model: bytes, vector: Any
+        self, key: AttemptKey, kind: RoundKind, model: bytes, vector: Any
     ) -> asyncio.Future[Contribution]:
         """See :class:`hospital_node.contribution.ContributionSource`."""
         done: asyncio.Future[Contribution] = asyncio.get_running_loop().create_future()

@@ -17,6 +17,7 @@ from hospital_node.line import AggregatorProblem, Unreachable
 from hospital_node.transport import Transport
 from medveil.identity import Identity, RequestProof, verify_request
 from medveil.messages import BadMessage, PlanOffers, Work
+from medveil.rounds import AttemptKey
 from privacy.secagg.messages import Published
 
 ME = Identity.generate("hospital-1")
@@ -80,7 +81,7 @@ def talk(
 
 def send(transport: Transport) -> Any:
     data = b"the masked bytes"
-    return transport.segment("p", 1, 2, 0, data, digest=hashlib.sha256(data).digest())
+    return transport.segment(AttemptKey("p", 1, 2), 0, data, digest=hashlib.sha256(data).digest())
 
 
 def test_a_lost_answer_is_repeated_with_identical_bytes_and_a_new_signature(
@@ -166,7 +167,7 @@ def test_a_message_is_answered_with_work_and_never_acknowledged_without(authorit
     work = Work(mark="1 1 share", status="waiting")
 
     def action(transport: Transport) -> Any:
-        return transport.message("p", 1, 2, "shares", b"signed", wait_s=5.0)
+        return transport.message(AttemptKey("p", 1, 2), "shares", b"signed", wait_s=5.0)
 
     answer, requests = talk(authority, [httpx.Response(200, content=work.to_bytes())], action)
     assert answer == work

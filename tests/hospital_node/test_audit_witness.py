@@ -28,6 +28,7 @@ from medveil.errors import RemoteProtocolError
 from medveil.identity import Identity
 from medveil.ids import fingerprint
 from medveil.messages import AuditHead, Work
+from medveil.rounds import AttemptKey
 from world import World, make_sites
 
 ADMIN, OTHER = Identity.generate("admin"), Identity.generate("admin")
@@ -40,10 +41,10 @@ def witness(journal: Journal) -> AuditWitness:
     """Has taken heads 5 to 9; two attempts came with 6 and 8."""
     made = AuditWitness(journal, lambda: 1_700_000_000.0)
     made.take(head_of(ADMIN, 5))
-    made.take(head_of(ADMIN, 6), plan=PLAN, attempt=(1, 1))
-    made.take(head_of(ADMIN, 7), plan=PLAN, attempt=(1, 1))
-    made.take(head_of(ADMIN, 8), plan=PLAN, attempt=(2, 1))
-    made.take(head_of(ADMIN, 9), plan=PLAN, attempt=(2, 1))
+    made.take(head_of(ADMIN, 6), AttemptKey(PLAN, 1, 1))
+    made.take(head_of(ADMIN, 7), AttemptKey(PLAN, 1, 1))
+    made.take(head_of(ADMIN, 8), AttemptKey(PLAN, 2, 1))
+    made.take(head_of(ADMIN, 9), AttemptKey(PLAN, 2, 1))
     made.settle()
     return made
 
@@ -104,13 +105,13 @@ def test_a_contradiction_raises_a_named_alarm_that_outlasts_a_restart(
 def test_a_head_that_is_in_memory_only_binds_as_well_and_is_kept_as_evidence(
     witness: AuditWitness, journal: Journal, lie: str
 ) -> None:
-    witness.take(head_of(ADMIN, 9), plan=PLAN, attempt=(2, 1))
+    witness.take(head_of(ADMIN, 9), AttemptKey(PLAN, 2, 1))
     for number in (11, 12):
-        witness.take(head_of(ADMIN, number), plan=PLAN, attempt=(2, 1))
+        witness.take(head_of(ADMIN, number), AttemptKey(PLAN, 2, 1))
     assert kept(journal)[-1] == ("newest", 9)
     shown = {"a shorter log": head_of(ADMIN, 10), "another newest entry": head_of(ADMIN, 12, "fork")}
     with pytest.raises(LIES[lie][1]):
-        witness.take(shown.get(lie, LIES[lie][0]()), plan=PLAN, attempt=(2, 1))
+        witness.take(shown.get(lie, LIES[lie][0]()), AttemptKey(PLAN, 2, 1))
     assert kept(journal)[-2] == ("newest", 12)
     assert kept(journal)[-1][0] == "refused"
 
@@ -118,25 +119,23 @@ def test_a_head_that_is_in_memory_only_binds_as_well_and_is_kept_as_evidence(
 def test_what_the_operator_accepts_takes_the_place_of_a_head_in_memory(
     witness: AuditWitness, journal: Journal
 ) -> None:
-    witness.take(head_of(ADMIN, 9), plan=PLAN, attempt=(2, 1))
-    witness.take(head_of(ADMIN, 12), plan=PLAN, attempt=(2, 1))
+    witness.take(head_of(ADMIN, 9), AttemptKey(PLAN, 2, 1))
+    witness.take(head_of(ADMIN, 12), AttemptKey(PLAN, 2, 1))
     restored = head_of(ADMIN, 4, "restored")
     AuditWitness(journal).accept(
         f"{restored.number}:{restored.hash.hex()}"
     )  # in another process, before a poll
-    witness.take(head_of(ADMIN, 6, "restored"), plan=PLAN, attempt=(2, 1))
+    witness.take(head_of(ADMIN, 6, "restored"), AttemptKey(PLAN, 2, 1))
     witness.settle()
     witness.check_alarm()
     assert kept(journal)[-2:] == [("accepted", 4), ("attempt", 6)]
 
 
 def test_a_new_attempt_without_a_new_entry_is_a_head_withheld(witness: AuditWitness) -> None:
-    witness.take(head_of(ADMIN, 10), plan=PLAN, attempt=(3, 1))
-    witness.take(
-        head_of(ADMIN, 10), plan="cd" * 32, attempt=(1, 1)
-    )  # of another plan: nothing is known of it
+    witness.take(head_of(ADMIN, 10), AttemptKey(PLAN, 3, 1))
+    witness.take(head_of(ADMIN, 10), AttemptKey("cd" * 32, 1, 1))  # of another plan: nothing is known of it
     with pytest.raises(AuditWithheld, match="still 10"):
-        witness.take(head_of(ADMIN, 10), plan=PLAN, attempt=(3, 2))
+        witness.take(head_of(ADMIN, 10), AttemptKey(PLAN, 3, 2))
 
 
 def test_without_a_signed_head_nothing_is_pinned_and_nothing_goes_on(journal: Journal) -> None:
@@ -165,7 +164,7 @@ def test_the_operator_ends_an_alarm_with_the_head_that_the_admin_reads_out(
     witness.accept(told(restored))
     witness.check_alarm()
     witness.take(restored)
-    witness.take(head_of(ADMIN, 6, "restored"), plan=PLAN, attempt=(2, 2))
+    witness.take(head_of(ADMIN, 6, "restored"), AttemptKey(PLAN, 2, 2))
     assert ("attempt", 8) in kept(journal)  # the evidence stays
     with pytest.raises(AuditRolledBack):
         witness.take(head_of(ADMIN, 3, "restored"))

@@ -29,7 +29,7 @@ from hospital_node.unsent import LABEL, Unsent
 from hospitals import PEOPLE, make_hospital
 from medveil.identity import Identity, Secret
 from medveil.plan import Plan
-from medveil.rounds import RoundKind
+from medveil.rounds import AttemptKey, RoundKind
 from medveil.study import Study
 from medveil.tensors import Float32, Update
 from medveil_imaging.models import ModelShape, initial_vector, outputs_for
@@ -127,7 +127,7 @@ def work(
         records.register(plan)
 
         async def prepared() -> Contribution:
-            return await computation.prepare(number, 1, kind, b"model", vector)
+            return await computation.prepare(AttemptKey(plan.id, number, 1), kind, b"model", vector)
 
         try:
             found = asyncio.run(prepared())
@@ -246,7 +246,7 @@ def test_without_privacy_nothing_is_kept_or_charged(tmp_path: Path) -> None:
         made = computation_of(records, plan, tmp_path, take=False)
 
         async def prepared() -> Contribution:
-            return await made.prepare(1, 1, RoundKind.TRAIN, b"model", vector)
+            return await made.prepare(AttemptKey(plan.id, 1, 1), RoundKind.TRAIN, b"model", vector)
 
         assert asyncio.run(prepared()).sums is not None
         made.close()
@@ -294,7 +294,9 @@ def test_a_running_plan_goes_on_with_the_cohort_that_was_taken_and_keeps_its_num
             return Update(np.zeros_like(vector))
 
         async def prepared(computation: Computation, number: int) -> Contribution:
-            return await computation.prepare(number, 1, RoundKind.TRAIN, b"model", vector)
+            return await computation.prepare(
+                AttemptKey(plan.id, number, 1), RoundKind.TRAIN, b"model", vector
+            )
 
         first, second = computation_of_the_day(), computation_of_the_day()
         with pytest.MonkeyPatch.context() as patch:
@@ -356,10 +358,10 @@ def test_a_node_pays_declares_and_draws_as_it_should(tmp_path: Path, monkeypatch
 COMPUTED: dict[str, tuple[str, str, str]] = {
     "an unsent result is not looked up": (
         "_contribution",
-        "self._unsent.find(key) if self._private",
+        "self._unsent.find(name) if self._private",
         "None if 1",
     ),
-    "a result is not stored": ("_computed", "self._unsent.store(key, (update, sums))", "pass"),
+    "a result is not stored": ("_computed", "self._unsent.store(name, (update, sums))", "pass"),
     "the weight is the real number": ("_contribution", "weight_of(weight)", "weight_of(len(site.train))"),
     "the divisor is the real number": (
         "_computed",

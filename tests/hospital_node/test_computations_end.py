@@ -22,7 +22,7 @@ from hospital_node.training import Stopped, check_stopped, evaluate, stoppable, 
 from hospital_node.unsent import Unsent
 from medveil.identity import Identity, Secret
 from medveil.plan import Plan
-from medveil.rounds import RoundKind
+from medveil.rounds import AttemptKey, RoundKind
 from medveil.study import Study
 from medveil.tensors import Float32
 from medveil_imaging.models import ModelShape, initial_vector, outputs_for
@@ -153,10 +153,12 @@ def test_a_desk_ends_the_computation_that_nobody_waits_for(tmp_path: Path, ended
     started = Event()
 
     async def play(computation: Computation) -> None:
-        running = computation.prepare(1, 1, RoundKind.TRAIN, bytes(32), vector)
+        running = computation.prepare(AttemptKey(plan.id, 1, 1), RoundKind.TRAIN, bytes(32), vector)
         assert await asyncio.to_thread(started.wait, 200)
         if ended_by == "another round":
-            scored = await computation.prepare(2, 1, RoundKind.EVALUATE, bytes(32), vector)
+            scored = await computation.prepare(
+                AttemptKey(plan.id, 2, 1), RoundKind.EVALUATE, bytes(32), vector
+            )
             assert scored.sums is not None
         else:
             await asyncio.to_thread(computation.close)

@@ -32,6 +32,7 @@ from medveil.identity import Identity
 from medveil.ids import fingerprint
 from medveil.messages import AuditHead, HandOver, PlanOffer, PlanOffers, Work
 from medveil.plan import Plan, sign_approval
+from medveil.rounds import AttemptKey
 from world import World, make_plan, make_sites, make_study
 
 FIRST, SECOND, THIRD, THIEF = (Identity.generate("admin") for _ in range(4))
@@ -47,8 +48,8 @@ def witness(journal: Journal) -> AuditWitness:
     """Has taken heads 5 to 9 of the first key, 9 in memory only."""
     made = AuditWitness(journal, lambda: 1_700_000_000.0)
     made.take(head_of(FIRST, 5))
-    made.take(head_of(FIRST, 8), plan=PLAN, attempt=(1, 1))
-    made.take(head_of(FIRST, 9), plan=PLAN, attempt=(1, 1))
+    made.take(head_of(FIRST, 8), AttemptKey(PLAN, 1, 1))
+    made.take(head_of(FIRST, 9), AttemptKey(PLAN, 1, 1))
     return made
 
 
@@ -73,7 +74,7 @@ def test_a_node_follows_a_hand_over_by_itself_keeps_it_logs_it_and_shows_it(
     witness: AuditWitness, journal: Journal, node: Node
 ) -> None:
     with capture_logs() as logs:
-        witness.take(head_of(SECOND, 13, succession=(TO_SECOND,)), plan=PLAN, attempt=(1, 1))
+        witness.take(head_of(SECOND, 13, succession=(TO_SECOND,)), AttemptKey(PLAN, 1, 1))
     old, new = fingerprint(FIRST.public_key), fingerprint(SECOND.public_key)
     assert [(e["event"], e["reason"]) for e in logs] == [
         ("admin-key.followed", f"entry 12: {old} handed over to {new}")
@@ -86,7 +87,7 @@ def test_a_node_follows_a_hand_over_by_itself_keeps_it_logs_it_and_shows_it(
     assert f"{old} handed over to {new} at entry 12" in text
     assert f"admin key    fingerprint {new}" in text
     assert '"handed-over"' in (node.folder / "heads.json").read_text()
-    witness.take(head_of(SECOND, 14, succession=(TO_SECOND,)), plan=PLAN, attempt=(2, 1))
+    witness.take(head_of(SECOND, 14, succession=(TO_SECOND,)), AttemptKey(PLAN, 2, 1))
     witness.check_alarm()
 
 
@@ -309,7 +310,7 @@ def test_the_operator_may_pin_the_new_key_before_this_node_has_seen_it(
             read_offer(offer_by(admin, plan), AuditWitness(journal).key)
         assert AuditWitness(journal).key_after(head_of(admin, 13)) == b""
     assert AuditWitness(journal).key_after(head_of(SECOND, 13)) == SECOND.public_key
-    witness.take(head_of(SECOND, 13), plan=PLAN, attempt=(1, 1))
+    witness.take(head_of(SECOND, 13), AttemptKey(PLAN, 1, 1))
     assert AuditWitness(journal).key == SECOND.public_key
     assert "not seen yet" not in shown(node)[1]
 

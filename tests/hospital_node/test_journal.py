@@ -16,6 +16,7 @@ from hospital_node.steps import AlreadyDone, ModelInUse
 from medveil.errors import LocalProtocolError
 from medveil.identity import Identity
 from medveil.plan import Plan, sign_approval
+from medveil.rounds import AttemptKey
 from world import make_plan, make_study
 
 MODEL = b"m" * 32
@@ -35,13 +36,13 @@ def journal(path: Path) -> Iterator[Journal]:
 
 
 def join(journal: Journal, plan: str, number: int, attempt: int, model: bytes = MODEL, **more: int) -> None:
-    journal.join(plan, number, attempt, model=model, **more)
+    journal.join(AttemptKey(plan, number, attempt), model=model, **more)
 
 
 def send(journal: Journal, plan: str, number: int, attempt: int, model: bytes = MODEL, **more: int) -> None:
     """Join, and let the masked vector go."""
     join(journal, plan, number, attempt, model, **more)
-    journal.upload(plan, number, attempt, advertised=(1, 2, 3))
+    journal.upload(AttemptKey(plan, number, attempt), advertised=(1, 2, 3))
 
 
 def settle(journal: Journal, plan: str, model: bytes = MODEL) -> None:
@@ -78,7 +79,7 @@ def test_once_a_vector_has_left_nothing_starts_from_its_model_in_any_attempt_rou
 ) -> None:
     send(journal, "plan", 1, 1)
     if step != "upload":
-        journal.note("plan", 1, 1, step)
+        journal.note(AttemptKey("plan", 1, 1), step)
     for opened in (journal, Journal(path)):
         with pytest.raises(ModelInUse) as caught:
             join(opened, *where)
@@ -119,8 +120,8 @@ def test_giving_up_and_unmasking_exclude_each_other_even_after_a_restart(path: P
             journal = Journal(path)
             send(journal, "plan", 1, 1)
             steps_of = {
-                "unmask": lambda j: j.note("plan", 1, 1, "unmask"),
-                "abort": lambda j: j.give_up("plan", 1, 1),
+                "unmask": lambda j: j.note(AttemptKey("plan", 1, 1), "unmask"),
+                "abort": lambda j: j.give_up(AttemptKey("plan", 1, 1)),
             }
             steps_of[first](journal)
             if restart:
@@ -133,17 +134,17 @@ def test_giving_up_and_unmasking_exclude_each_other_even_after_a_restart(path: P
 
 def test_giving_up_is_repeated_and_stops_every_later_step(journal: Journal, path: Path) -> None:
     join(journal, "plan", 1, 1)
-    assert journal.give_up("plan", 1, 1) == MODEL
+    assert journal.give_up(AttemptKey("plan", 1, 1)) == MODEL
     before = path.read_bytes()
-    assert journal.give_up("plan", 1, 1) == MODEL
+    assert journal.give_up(AttemptKey("plan", 1, 1)) == MODEL
     assert path.read_bytes() == before
     with pytest.raises(AlreadyDone, match="abort"):
-        journal.upload("plan", 1, 1, advertised=(1, 2, 3))
+        journal.upload(AttemptKey("plan", 1, 1), advertised=(1, 2, 3))
     send(journal, "plan", 2, 1)
-    journal.give_up("plan", 2, 1)
+    journal.give_up(AttemptKey("plan", 2, 1))
     for step in ("agree", "unmask"):
         with pytest.raises(AlreadyDone, match="abort"):
-            journal.note("plan", 2, 1, step)
+            journal.note(AttemptKey("plan", 2, 1), step)
 
 
 def test_what_was_never_joined_cannot_be_given_up(journal: Journal, path: Path) -> None:
@@ -151,7 +152,7 @@ def test_what_was_never_joined_cannot_be_given_up(journal: Journal, path: Path) 
     before = path.read_bytes()
     for where in (("plan", 1, 2), ("plan", 5, 1), ("other", 1, 1)):
         with pytest.raises(AlreadyDone):
-            journal.give_up(*where)
+            journal.give_up(AttemptKey(*where))
     assert path.read_bytes() == before
 
 
@@ -159,10 +160,10 @@ def test_of_two_attempts_from_one_model_only_the_later_one_sends_its_vector(jour
     join(journal, "plan", 1, 1)
     join(journal, "other", 1, 1)
     with pytest.raises(AlreadyDone):
-        journal.upload("plan", 1, 1, advertised=(1, 2, 3))
-    journal.upload("other", 1, 1, advertised=(1, 2, 3))
+        journal.upload(AttemptKey("plan", 1, 1), advertised=(1, 2, 3))
+    journal.upload(AttemptKey("other", 1, 1), advertised=(1, 2, 3))
     with pytest.raises(AlreadyDone):
-        journal.upload("third", 1, 1, advertised=(1, 2, 3))  # never joined
+        journal.upload(AttemptKey("third", 1, 1), advertised=(1, 2, 3))  # never joined
 
 
 def test_unsettled_attempts_are_told_until_their_version_is_there(journal: Journal) -> None:
@@ -179,15 +180,15 @@ def test_unsettled_attempts_are_told_until_their_version_is_there(journal: Journ
 def test_a_step_is_noted_once_even_after_a_restart(journal: Journal, path: Path, step: str) -> None:
     def note(opened: Journal, attempt: int) -> None:
         if step == "upload":
-            opened.upload("plan", 1, attempt, advertised=(1, 2, 3))
+            opened.upload(AttemptKey("plan", 1, attempt), advertised=(1, 2, 3))
         else:
-            opened.note("plan", 1, attempt, step, "told")
+            opened.note(AttemptKey("plan", 1, attempt), step, "told")
 
     join(journal, "plan", 1, 1)
     if step != "upload":
         with pytest.raises(AlreadyDone, match="has not left"):
             note(journal, 1)
-        journal.upload("plan", 1, 1, advertised=(1, 2, 3))
+        journal.upload(AttemptKey("plan", 1, 1), advertised=(1, 2, 3))
     note(journal, 1)
     with pytest.raises(AlreadyDone, match=step):
         note(journal, 1)
@@ -228,7 +229,7 @@ def test_what_an_older_version_noted_binds_as_far_as_it_is_known(path: Path, lef
     plan = make_plan(PEOPLE, make_study())
     first = bytes.fromhex(plan.study.model.initial_model)
     journal = old_journal(path, plan, (1, 1, "join"), (1, 1, left))
-    assert journal.detail(plan.id, 1, 1, left) == ""  # nothing is lost
+    assert journal.detail(AttemptKey(plan.id, 1, 1), left) == ""  # nothing is lost
     for where in ((plan.id, 1, 2), (plan.id, 2, 1), ("other", 1, 1)):
         with pytest.raises(ModelInUse):
             join(journal, *where, first)
@@ -238,7 +239,7 @@ def test_what_an_older_version_noted_binds_as_far_as_it_is_known(path: Path, lef
     with pytest.raises(ModelInUse, match="older version"):
         join(journal, plan.id, 5, 1, came_from=3)  # whatever model it is
     with pytest.raises(AlreadyDone):
-        journal.give_up(plan.id, 4, 1)
+        journal.give_up(AttemptKey(plan.id, 4, 1))
     join(journal, plan.id, 5, 1, came_from=4)
     journal.close()
     again = Journal(path)
@@ -296,14 +297,14 @@ def test_no_two_vectors_from_one_model_are_out_unless_all_but_the_last_are_settl
                 assert not out.get(model)
                 models[key] = model
             elif action == "upload":
-                journal.upload(*key, advertised=(1, 2, 3))
+                journal.upload(AttemptKey(*key), advertised=(1, 2, 3))
                 out.setdefault(models[key], set()).add(key)
                 assert len(out[models[key]]) == 1
             elif action == "unmask":
-                journal.note(*key, "unmask")
+                journal.note(AttemptKey(*key), "unmask")
                 unmasked.add(key)
             elif action == "give up":
-                journal.give_up(*key)
+                journal.give_up(AttemptKey(*key))
                 vowed.add(key)
             else:
                 settle(journal, plan, model)

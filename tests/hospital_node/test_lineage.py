@@ -18,7 +18,7 @@ from hospital_node.journal import Journal
 from hospital_node.line import AggregatorProblem
 from hospital_node.lineage import Lineage, OwnVersion, WrongModel, keep_version, load_version, version_path
 from medveil.errors import Error
-from medveil.rounds import RoundKind
+from medveil.rounds import AttemptKey, RoundKind
 from medveil.tensors import Float32, model_hash, to_safetensors
 from privacy.encoding import params_for
 from privacy.secagg import node
@@ -54,12 +54,12 @@ class Hospital:
         self.lineage.remember(made.checks[self.index])
         signed = made.agreements.get(self.index)
         if signed is not None:
-            detail, where = signed.to_bytes().hex(), (self.chain.plan.id, context.round, context.attempt)
-            for start in self.journal.in_use(context.model, where[0], self.lineage.came_from):
+            key = AttemptKey(self.chain.plan.id, context.round, context.attempt)
+            for start in self.journal.in_use(context.model, key.plan, self.lineage.came_from):
                 self.journal.settle(start, b"a checked certificate")
-            self.journal.join(*where, model=context.model, came_from=self.lineage.came_from)
-            self.journal.upload(*where, advertised=tuple(made.checks))
-            self.journal.note(self.chain.plan.id, context.round, context.attempt, "agree", detail)
+            self.journal.join(key, model=context.model, came_from=self.lineage.came_from)
+            self.journal.upload(key, advertised=tuple(made.checks))
+            self.journal.note(key, "agree", signed.to_bytes().hex())
 
     def reach(self, number: int, model: bytes | None = None) -> Float32:
         """Follow to the model that a round names: the last honest one unless a test says otherwise."""

@@ -28,6 +28,7 @@ from medveil.answers import BYTES_PER_S, PATIENCE_S, PROBLEM_BYTES, AnswerTooLar
 from medveil.errors import Error
 from medveil.identity import Identity
 from medveil.messages import MAX_MESSAGE_BYTES, BadMessage, Work
+from medveil.rounds import AttemptKey
 from medveil_research.client import Client, NoAnswer
 
 ME = Identity.generate("hospital-1")
@@ -69,8 +70,8 @@ ASKED: dict[str, tuple[Ask, int]] = {
     "model": (lambda t: t.model("p", "m", limit=100_000), 100_000),
     "proof": (lambda t: t.proof("p", 1), MAX_MESSAGE_BYTES),
     "sum": (lambda t: t.sum("p", 1, limit=80_000), 80_000),
-    "message": (lambda t: t.message("p", 1, 1, "ready", b"x", wait_s=0.0), MAX_MESSAGE_BYTES),
-    "segment": (lambda t: t.segment("p", 1, 1, 0, b"x", digest=bytes(32)), PROBLEM_BYTES),
+    "message": (lambda t: t.message(AttemptKey("p", 1, 1), "ready", b"x", wait_s=0.0), MAX_MESSAGE_BYTES),
+    "segment": (lambda t: t.segment(AttemptKey("p", 1, 1), 0, b"x", digest=bytes(32)), PROBLEM_BYTES),
 }
 everything = pytest.mark.parametrize("question", ASKED)
 ON_THE_LINE = 8 * 2**20

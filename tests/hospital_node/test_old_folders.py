@@ -22,6 +22,7 @@ from hospital_node.settings import Node, NodeSettings
 from hospital_node.steps import ModelInUse
 from hospital_node.unsent import Unsent
 from medveil.identity import Secret
+from medveil.rounds import AttemptKey
 from medveil.tensors import model_hash
 from world import SPEC, START, make_study
 
@@ -57,7 +58,7 @@ def test_the_steps_that_were_taken_still_bind(journal: Journal) -> None:
     assert journal.progress(PLAN) == 1
     assert journal.progress("cd" * 32) is None  # a plan that is over
     with pytest.raises(ModelInUse):
-        journal.join("ef" * 32, 1, 1, model=b"m" * 32)
+        journal.join(AttemptKey("ef" * 32, 1, 1), model=b"m" * 32)
 
 
 def test_what_was_shown_frozen_and_refused_is_still_there(journal: Journal) -> None:

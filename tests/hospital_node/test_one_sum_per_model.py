@@ -19,7 +19,7 @@ from hospital_node.clearance import Clearance, check_start
 from hospital_node.governance import PlanRefused
 from hospital_node.steps import AlreadyDone, Steps
 from medveil.plan import sign_approval
-from medveil.rounds import Phase
+from medveil.rounds import AttemptKey, Phase
 from oracle import violations
 from privacy.secagg.keys import Setting
 from puppets import Liar
@@ -33,11 +33,11 @@ def old_rule(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         return False
     join = Steps.join
 
-    def before(self: Steps, plan: str, number: int, attempt: int, **more: Any) -> None:
-        for earlier in range(1, attempt):
-            if self.detail(plan, number, earlier, "unmask") is not None:
+    def before(self: Steps, key: AttemptKey, **more: Any) -> None:
+        for earlier in range(1, key.attempt):
+            if self.detail(replace(key, attempt=earlier), "unmask") is not None:
                 raise AlreadyDone(reason="it has helped to unmask this round before")
-        join(self, plan, number, attempt, **more)
+        join(self, key, **more)
 
     async def unchecked(self: Clearance, model: bytes, **_: Any) -> None:
         pass

@@ -21,6 +21,7 @@ from medveil.identity import Identity, verify
 from medveil.ids import canonical
 from medveil.messages import PlanOffer, PlanOffers
 from medveil.plan import Plan, sign_approval
+from medveil.rounds import AttemptKey
 from medveil.shown import NotConfirmed
 from medveil.spoken import NotAFingerprint, spoken
 from world import make_plan, make_study
@@ -282,7 +283,7 @@ def test_approved_running_and_finished_plans_are_told_apart_and_not_offered_agai
     assert "approve with" not in waiting
     assert "waits for 1 more" in " ".join(waiting.split())
     journal = Journal(node.journal)
-    journal.join(plan.id, 2, 1, model=b"m" * 32)
+    journal.join(AttemptKey(plan.id, 2, 1), model=b"m" * 32)
     assert "come to round 2 of 3" in " ".join(shown(node).split())
     journal.finish(plan.id)
     journal.close()

@@ -31,7 +31,7 @@ from hospital_node.steps import AlreadyDone, ModelInUse
 from linked import STEPS, Consortium
 from medveil.errors import RemoteProtocolError
 from medveil.messages import BadMessage
-from medveil.rounds import Phase
+from medveil.rounds import AttemptKey, Phase
 from privacy.secagg import closing, server
 from privacy.secagg.checkword import verify_sum
 from privacy.secagg.messages import MESSAGES, Abort, Agree, HospitalMessage, Unmask, Upload
@@ -81,6 +81,10 @@ class Network(RuleBasedStateMachine):
         self.log: list[HospitalMessage | str | None] = []
         """What the aggregator took, in order; None is the end of a phase."""
 
+    @property
+    def key(self) -> AttemptKey:
+        return AttemptKey(PLAN, ROUND, self.attempt)
+
     def _hand(self, index: int, phase: Phase, data: bytes | None) -> None:
         """A hospital is handed bytes as the view of ``phase``; what it answers goes on the wire."""
         hospital, journal = self.world.hospitals[index], self.journals[index]
@@ -90,12 +94,12 @@ class Network(RuleBasedStateMachine):
             if phase in VIEWS and view is None:
                 return
             if phase is Phase.ADVERTISE:
-                journal.join(PLAN, ROUND, self.attempt, model=self.world.server.setting.context.model)
+                journal.join(self.key, model=self.world.server.setting.context.model)
             answer = hospital.answer(phase, view)
             if phase is Phase.UPLOAD:
-                journal.upload(PLAN, ROUND, self.attempt, advertised=tuple(hospital.state.peers))
+                journal.upload(self.key, advertised=tuple(hospital.state.peers))
             elif phase in NOTED:
-                journal.note(PLAN, ROUND, self.attempt, NOTED[phase])
+                journal.note(self.key, NOTED[phase])
         except (BadMessage, Refused, AlreadyDone, ModelInUse):
             assert hospital.state is before
             self.gone.add(index)
@@ -207,7 +211,7 @@ class Network(RuleBasedStateMachine):
         """One that has unmasked does not, and one that does has no keys any more."""
         hospital = self.world.hospitals[index]
         try:
-            self.journals[index].give_up(PLAN, ROUND, self.attempt)
+            self.journals[index].give_up(self.key)
         except AlreadyDone:
             return
         hospital.state = None
@@ -235,7 +239,7 @@ class Network(RuleBasedStateMachine):
     def an_attempt_that_it_has_joined_is_offered_again(self, index: int, attempt: int) -> None:
         if any(self.spoken.get((a, index)) for a in range(attempt, self.attempt + 1)):
             with pytest.raises(AlreadyDone):
-                self.journals[index].join(PLAN, ROUND, attempt, model=b"m")
+                self.journals[index].join(AttemptKey(PLAN, ROUND, attempt), model=b"m")
 
     @rule()
     def a_phase_goes_well(self) -> None:

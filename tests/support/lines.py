@@ -44,12 +44,13 @@ class Line:
         self.waits_for_nobody = False
         """Whether a hospital that has left an attempt is not waited for; a lying aggregator may ignore it."""
 
-    async def work(self, plan: str, *, seen: str, wait_s: float, sitting_out: str = "") -> Work:
+    async def work(
+        self, plan: str, *, seen: str, wait_s: float, sitting_out: AttemptKey | None = None
+    ) -> Work:
         await asyncio.sleep(0)
-        self.left.append(sitting_out)
-        if sitting_out and self.waits_for_nobody:
-            left = AttemptKey(plan, *map(int, sitting_out.split(".")))
-            self.world.coordinator.sits_out(left, self.name)
+        self.left.append("" if sitting_out is None else f"{sitting_out.round}.{sitting_out.attempt}")
+        if sitting_out is not None and self.waits_for_nobody:
+            self.world.coordinator.sits_out(sitting_out, self.name)
         return self._news(plan, seen)
 
     def _news(self, plan: str, seen: str) -> Work:
@@ -63,18 +64,12 @@ class Line:
             if not self.world.coordinator.tick() and not any(moved):
                 raise Stuck
 
-    async def message(
-        self, plan: str, number: int, attempt: int, kind: str, body: bytes, *, wait_s: float
-    ) -> Work:
-        self.sent.append((number, attempt, kind, body))
-        key = AttemptKey(plan, number, attempt)
-        return self._news(plan, self.world.coordinator.receive(key, self.name, kind, body))
+    async def message(self, key: AttemptKey, kind: str, body: bytes, *, wait_s: float) -> Work:
+        self.sent.append((key.round, key.attempt, kind, body))
+        return self._news(key.plan, self.world.coordinator.receive(key, self.name, kind, body))
 
-    async def segment(
-        self, plan: str, number: int, attempt: int, segment: int, data: bytes, *, digest: bytes
-    ) -> None:
+    async def segment(self, key: AttemptKey, segment: int, data: bytes, *, digest: bytes) -> None:
         self.segments.append(data)
-        key = AttemptKey(plan, number, attempt)
         take_segment(self.world.coordinator, key, self.name, segment, data)
 
     async def model(self, plan: str, model: str, *, limit: int) -> bytes:
@@ -112,9 +107,9 @@ class ReadyComputation:
         self.reads += 1
 
     def prepare(
-        self, number: int, attempt: int, kind: RoundKind, model: bytes, vector: Any
+        self, key: AttemptKey, kind: RoundKind, model: bytes, vector: Any
     ) -> asyncio.Future[Contribution]:
-        self.prepared.append((number, attempt, kind))
+        self.prepared.append((key.round, key.attempt, kind))
         done: asyncio.Future[Contribution] = asyncio.get_running_loop().create_future()
         study, train = self._world.plan.study, kind is RoundKind.TRAIN
         update = unit(self._index) if train else np.empty(0, np.float32)

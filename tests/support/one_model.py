@@ -17,7 +17,7 @@ from random import Random
 from hospital_node.journal import Journal
 from hospital_node.steps import AlreadyDone, Start
 from medveil.errors import LocalProtocolError
-from medveil.rounds import RoundKind
+from medveil.rounds import AttemptKey, RoundKind
 from oracle import OpenedSum, violations
 from privacy.secagg.keys import Context, Setting
 
@@ -67,16 +67,17 @@ def journal_lets(history: History, note: Note) -> bool:
 
 def _note(journal: Journal, note: Note) -> None:
     kind, where, members = note
+    key = AttemptKey(*where)
     if kind == "join":
-        journal.join(*where, model=MODEL)
+        journal.join(key, model=MODEL)
     elif kind == "upload":
-        journal.upload(*where, advertised=members)
+        journal.upload(key, advertised=members)
     elif kind == "unmask":
-        journal.note(*where, "unmask")
+        journal.note(key, "unmask")
     elif kind == "abort":
-        if journal.detail(*where, "abort") is not None:
+        if journal.detail(key, "abort") is not None:
             raise AlreadyDone(reason="it has given it up")
-        journal.give_up(*where)
+        journal.give_up(key)
     else:
         journal.settle(Start(*where, MODEL, members, closed=False), b"certificate")
 

@@ -21,7 +21,7 @@ from medveil.errors import Error
 from medveil.identity import Identity
 from medveil.messages import AuditHead, Work
 from medveil.plan import Plan
-from medveil.rounds import Phase, kind_of
+from medveil.rounds import AttemptKey, Phase, kind_of
 from medveil.tensors import to_safetensors
 from oracle import OpenedSum
 from privacy.secagg import closing, server
@@ -37,18 +37,16 @@ class Line:
     liar: Liar
     sent: list[tuple[str, bytes]] = field(default_factory=list)
 
-    async def work(self, plan: str, *, seen: str, wait_s: float, sitting_out: str = "") -> Work:
+    async def work(
+        self, plan: str, *, seen: str, wait_s: float, sitting_out: AttemptKey | None = None
+    ) -> Work:
         raise AssertionError("the liar tells agents what to do; none of them polls")
 
-    async def message(
-        self, plan: str, number: int, attempt: int, kind: str, body: bytes, *, wait_s: float
-    ) -> Work:
+    async def message(self, key: AttemptKey, kind: str, body: bytes, *, wait_s: float) -> Work:
         self.sent.append((kind, body))
         return Work(mark=secrets.token_hex(4), status="waiting", head=self.liar.head())
 
-    async def segment(
-        self, plan: str, number: int, attempt: int, segment: int, data: bytes, *, digest: bytes
-    ) -> None:
+    async def segment(self, key: AttemptKey, segment: int, data: bytes, *, digest: bytes) -> None:
         pass
 
     async def model(self, plan: str, model: str, *, limit: int) -> bytes:
