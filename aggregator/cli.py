@@ -34,7 +34,7 @@ from medveil.ids import fingerprint
 from medveil.log import get_logger, set_up
 from medveil.plan import Member, Plan
 from medveil.private_files import keep_private
-from medveil.reports import AttemptReport
+from medveil.reports import AttemptReport, PlanStatus
 from medveil.shown import NotConfirmed, Screen, can_ask, plain, strong
 from medveil.spoken import words_of
 from medveil.study import read_study
@@ -453,22 +453,29 @@ def create_plan(
 @study.command("status")
 def study_status(folder: Folder = DEFAULT) -> None:
     """Print every plan with its rounds, survivors and failures."""
+    from aggregator.rounds.status import PlanReader
+
     store = open_store(configuration.load(folder))
-    for plan, _, finished in store.plans():
-        approved = store.approvals(plan.id)
-        state = "finished" if finished else "running" if len(approved) >= plan.approvals_needed else "waiting"
-        screen.say(strong(plan.study.name), f" {state}")
-        _show_fingerprint(plan)
-        screen.say(f"  approved by {', '.join(sorted(approved)) or 'nobody yet'}")
-        rows = [_attempt_row(report, plan) for report in store.attempts(plan.id)]
-        if (opened := store.progress(plan.id).opened) is not None:
-            at = str(opened.key.round), str(opened.key.attempt), opened.kind.value
-            rows.append((*at, "open", "", "0.0", "", ""))
-        if rows:
-            screen.table(
-                ("round", "attempt", "kind", "outcome", "in the sum", "seconds", "metric", "model"), rows
-            )
+    reader = PlanReader(store)
+    for line in reader.lines():
+        _show_status(reader.plan(line.plan), reader.status(line.plan))
     store.close()
+
+
+def _show_status(plan: Plan, status: PlanStatus) -> None:
+    begun = len(status.approved) >= plan.approvals_needed
+    state = "finished" if status.finished else "running" if begun else "waiting"
+    screen.say(strong(status.name), f" {state}")
+    _show_fingerprint(plan)
+    screen.say(f"  approved by {', '.join(status.approved) or 'nobody yet'}")
+    rows = [_attempt_row(report, plan) for report in status.attempts]
+    if status.open is not None:
+        at = str(status.open.round), str(status.open.attempt), status.open.kind.value
+        rows.append((*at, "open", "", "0.0", "", ""))
+    if rows:
+        screen.table(
+            ("round", "attempt", "kind", "outcome", "in the sum", "seconds", "metric", "model"), rows
+        )
 
 
 def _attempt_row(report: AttemptReport, plan: Plan) -> tuple[str, ...]:

@@ -1,21 +1,29 @@
-"""What the coordinator remembers of each plan: its last round, its newest model and the open attempt."""
+"""What is remembered of each plan, and the ways to change it: each is one transaction of the store first.
+
+So what is in memory is what the store holds, and a restart is a reload. The methods run on the coordinator's
+thread, unless one says that any thread may call it.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from concurrent.futures import Future
+import time
+from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import dataclass, field
+from typing import TypedDict
 
-from aggregator.work.versions import Made
-from aggregator.work.workers import Failure
+from aggregator.errors import NotFound
+from aggregator.rounds.attempt import Attempt, go_on, new_attempt, replayed
+from aggregator.storage.blobs import Blobs
+from aggregator.storage.store import Store
 from medveil.errors import RemoteProtocolError
+from medveil.log import get_logger
 from medveil.plan import Plan
-from medveil.reports import AttemptReport, Waiting
+from medveil.reports import AttemptReport
 from medveil.rounds import AttemptKey, ModelVersion, Phase, RoundKind
-from privacy.encoding import EncodingParams
 from privacy.secagg import server
 
 WORDS_OF_A_SEGMENT = 2**21
+log = get_logger()
 
 
 class WrongRound(RemoteProtocolError):
@@ -29,101 +37,6 @@ class WrongRound(RemoteProtocolError):
             meaning="It came too late, or it is an old message repeated; nothing was changed.",
             remedy="The node goes on with the round it is told.",
         )
-
-
-class StillWriting(RemoteProtocolError):
-    """A segment that an earlier request of the same hospital is still writing."""
-
-    code = "still-writing"
-    retry_after_s = 1.0
-
-    def __init__(self) -> None:
-        super().__init__(
-            what="An earlier request of this hospital is still writing a segment of its upload.",
-            meaning="Nothing was changed by this one.",
-            remedy="Nothing to do; the node sends it again. If it lasts, the aggregator's storage is slow.",
-        )
-
-
-class UnmaskingLost(RemoteProtocolError):
-    """The processes that unmask a sum ended again and again without a result."""
-
-    code = "unmasking-lost"
-
-    def __init__(self) -> None:
-        super().__init__(
-            what="The worker processes that were to unmask a sum ended without a result, several times.",
-            meaning="The sum can be opened, so it is tried again every minute; its plan waits for it.",
-            remedy="Check the aggregator's memory (was a process killed for it?) and its log.",
-        )
-
-
-class UnmaskingStuck(RemoteProtocolError):
-    """A process that unmasks a sum did not come to an end."""
-
-    code = "unmasking-stuck"
-
-    def __init__(self) -> None:
-        super().__init__(
-            what="The worker processes did not unmask a sum in time, several times.",
-            meaning="They are replaced each time and it is tried again every minute; its plan waits for it.",
-            remedy="Does the disk with the aggregator's folder answer? Has the machine enough memory?",
-        )
-
-
-@dataclass(frozen=True)
-class SegmentClaim:
-    """The right of one request to write one segment of a masked vector."""
-
-    key: AttemptKey
-    hospital: int
-    segment: int
-
-
-@dataclass
-class Publication:
-    """A finished attempt on its way to a result: jobs in the hands of the workers."""
-
-    started: float
-    token: str
-    """Of this try: its drafts bear it."""
-    parts: list[Future[Failure | None]]
-    """The segments of the sum."""
-    made: Future[Failure | Made] | None = None
-    """What is made of the sum; handed in when all its segments are there."""
-
-
-@dataclass
-class Attempt:
-    """One attempt at a secure sum, in memory."""
-
-    key: AttemptKey
-    kind: RoundKind
-    params: EncodingParams
-    state: server.ServerState
-    opened: float
-    phase_opened: float
-    events: int = 0
-    phases: dict[str, float] = field(default_factory=dict)
-    bytes_up: Counter[str] = field(default_factory=Counter)
-    bytes_down: Counter[str] = field(default_factory=Counter)
-    claims: Counter[int] = field(default_factory=Counter)
-    """Hospital's index → how often it was allowed to write a segment."""
-    read_back: dict[int, tuple[int, tuple[bytes, ...]]] = field(default_factory=dict)
-    """Hospital's index → the segments that were found stored as it signed them, and its claims by then."""
-    sitting_out: set[str] = field(default_factory=set)
-    """Hospitals that said they have left this attempt; they say so with every poll."""
-    wrong_shares: tuple[str, ...] = ()
-    """Who returned other shares than it was dealt."""
-    reason: str = ""
-    """Why it has failed, once hospitals are asked to give it up."""
-    trouble: Waiting | None = None
-    """Why its sum, which can be opened, is not published yet."""
-    retry_at: float = 0.0
-    """When that is tried again (monotonic clock)."""
-    publication: Publication | None = None
-    lost: int = 0
-    """How often a worker ended without the result of its job, or did not end."""
 
 
 @dataclass
@@ -161,15 +74,222 @@ class Run:
         self.ended += 1
         self.last = (*(a for a in self.last if a.round == report.round), report)
 
+    def names(self, indices: Container[int]) -> tuple[str, ...]:
+        """The hospitals with these indices."""
+        return tuple(m.name for m in self.plan.roster if m.index in indices)
+
     @property
-    def token(self) -> str:
+    def mark(self) -> str:
         """Changes whenever a hospital might have something new to do."""
         attempt = self.attempt  # read once: the coordinator may be at work on another thread
         if attempt is None:
             return f"finished {self.finished} {self.ended}"
-        return token_of(attempt.key, attempt.state.phase)
+        return mark_of(attempt.key, attempt.state.phase)
 
 
-def token_of(key: AttemptKey, phase: Phase) -> str:
+def mark_of(key: AttemptKey, phase: Phase) -> str:
     """Names what a hospital is told of an open attempt; a node only compares it."""
     return f"{key.round} {key.attempt} {phase}"
+
+
+def read_run(
+    store: Store,
+    plan: Plan,
+    signature: bytes,
+    finished: bool,
+    *,
+    now: float,
+    known: Attempt | None = None,
+) -> Run:
+    """A plan as the store has it.
+
+    Args:
+        known: an attempt that was read before; if it is still open, it goes on with the events since.
+    """
+    progress = store.progress(plan.id)
+    run = Run(plan, signature, store.approvals(plan.id), finished, progress.newest)
+    for report in progress.recent:
+        run.end(report)
+    run.ended = progress.ended
+    if (row := progress.opened) is None:
+        return run
+    if known is not None and known.key == row.key:
+        run.attempt = go_on(known, store.events(row.key, after=known.events))
+    else:
+        fresh = new_attempt(plan, row.key, row.kind, row.model, now=now)
+        run.attempt = replayed(fresh, plan, store.events(row.key))
+    return run
+
+
+class Measured(TypedDict):
+    """What every report tells, however the attempt ended."""
+
+    round: int
+    attempt: int
+    kind: RoundKind
+    seconds: float
+    phases: dict[str, float]
+    advertised: tuple[str, ...]
+    committed: tuple[str, ...]
+    survivors: tuple[str, ...]
+    bytes_up: dict[str, int]
+    bytes_down: dict[str, int]
+    wrong_shares: tuple[str, ...]
+
+
+class Runs:
+    """The plans of this aggregator in memory, beside the store and the blobs behind them.
+
+    Args:
+        now: monotonic seconds, for deadlines. wall_clock: Unix seconds, for records.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        blobs: Blobs,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.store, self.blobs, self.now, self.wall_clock = store, blobs, now, wall_clock
+        self._runs: dict[str, Run] = {}
+        self._heard: dict[str, float] = {}
+
+    # ---- which plan, and who is there
+
+    def get(self, plan_id: str) -> Run | None:
+        """A plan, if it is in memory; any thread may ask."""
+        return self._runs.get(plan_id)
+
+    def all(self) -> Collection[Run]:
+        """Every plan in memory, oldest first."""
+        return self._runs.values()
+
+    def of(self, plan_id: str, name: str) -> Run:
+        """A plan whose roster names this hospital. Raises: NotFound, for any other as well."""
+        if plan_id not in self._runs:
+            self.reload()  # it may have been created a moment ago, by another process
+        run = self._runs.get(plan_id)
+        if run is None or run.plan.member(name) is None:
+            raise NotFound()
+        return run
+
+    def touch(self, name: str) -> None:
+        """This hospital has just been heard from; any thread may say so."""
+        self._heard[name] = self.now()
+
+    def count_bytes(self, plan_id: str, name: str, *, up: int, down: int) -> None:
+        """Traffic of a hospital, booked on the attempt that is open; any thread may tell."""
+        run = self._runs.get(plan_id)
+        attempt = None if run is None else run.attempt
+        if attempt is not None:
+            attempt.bytes_up[name] += up
+            attempt.bytes_down[name] += down
+
+    def is_in_reach(self, run: Run, name: str) -> bool:
+        """Whether a hospital was heard from lately; any thread may ask."""
+        last = max(self._heard.get(name, float("-inf")), run.approved_at or 0.0)
+        return self.now() - last <= run.plan.study.deadlines.silence_s
+
+    def reachable(self, run: Run) -> list[str]:
+        """Hospitals that have approved (the others take no part) and were heard from lately."""
+        ready = self._heard.keys() & run.approvals
+        return [n for n in run.plan.names if n in ready and self.is_in_reach(run, n)]
+
+    # ---- what is in the store
+
+    def reload(self) -> None:
+        """Take up plans that are new in the store, and after a restart the attempts that were open."""
+        for plan, signature, finished in self.store.plans(besides=self._runs):
+            self._runs[plan.id] = read_run(self.store, plan, signature, finished, now=self.now())
+
+    def start_over(self) -> None:
+        """Forget everything and go on with what the store has open, as a new process does.
+
+        Masked vectors of anything else are what a crash has left. They are looked for before the store is
+        read: an attempt has a row before it has masked vectors, so those of a leader that has come in between
+        are known to be its own.
+
+        Raises: NotLeading if there is one; StorageFailed: then it is still needed.
+        """
+        self._runs.clear()
+        found = self.blobs.uploads()
+        self.reload()
+        open_ones = {run.attempt.key.folder for run in self.all() if run.attempt is not None}
+        self.store.check_lead()
+        for folder in found - open_ones:
+            self.blobs.forget_uploads(folder)
+
+    def open(self, run: Run, key: AttemptKey, kind: RoundKind) -> None:
+        """Begin an attempt from the newest model."""
+        model = run.newest[0].model
+        self.store.open_attempt(key, kind=kind, model=model, now=self.wall_clock())
+        run.attempt = new_attempt(run.plan, key, kind, model, now=self.now())
+        log.info("round.opened", plan=key.plan, round=key.round, attempt=key.attempt, kind=kind.value)
+
+    def record(
+        self,
+        attempt: Attempt,
+        kind: str,
+        body: bytes,
+        state: server.ServerState,
+        *,
+        actor: str = "aggregator",
+    ) -> None:
+        """Keep a message or closing, and go on to the state after it."""
+        self.store.add_event(attempt.key, attempt.events, kind, body, actor=actor)
+        attempt.events += 1
+        if state.phase is not attempt.state.phase:
+            now = self.now()
+            attempt.phases[attempt.state.phase.value] = now - attempt.phase_opened
+            attempt.phase_opened = now
+        attempt.state = state
+
+    def measured(self, run: Run, attempt: Attempt) -> Measured:
+        """What the report of this attempt tells, were it to end now."""
+        state = attempt.state
+        return {
+            "round": attempt.key.round,
+            "attempt": attempt.key.attempt,
+            "kind": attempt.kind,
+            "seconds": self.now() - attempt.opened,
+            "phases": attempt.phases,
+            "advertised": run.names(state.advertised),
+            "committed": run.names(state.committed),
+            "survivors": run.names(state.survivors),
+            "bytes_up": dict(attempt.bytes_up),
+            "bytes_down": dict(attempt.bytes_down),
+            "wrong_shares": attempt.wrong_shares,
+        }
+
+    def end(
+        self,
+        run: Run,
+        attempt: Attempt,
+        report: AttemptReport,
+        version: ModelVersion | None = None,
+        state: Mapping[str, str] | None = None,
+    ) -> None:
+        """End an attempt and publish its version, if it made one, with the optimiser's state (hashes)."""
+        key = attempt.key
+        self.store.end_attempt(key.plan, report, version=version, state=state)
+        if version is not None:
+            run.newest = version, dict(state or {})
+        run.end(report)
+        run.attempt = None
+        self.blobs.forget_uploads(key.folder)
+        log.info(
+            f"round.{report.outcome}",
+            plan=key.plan,
+            round=key.round,
+            attempt=key.attempt,
+            survivors=len(attempt.state.survivors),
+            reason=report.reason,
+        )
+
+    def finish(self, run: Run) -> None:
+        """No more rounds."""
+        self.store.finish_plan(run.plan.id)
+        run.finished = True
+        log.info("plan.finished", plan=run.plan.id)

@@ -136,13 +136,13 @@ class Blobs:
         """The sum behind a version, or its proof. Raises: DamagedBlob if it is not there."""
         return _open(self._sums / name)
 
-    def draft(self, attempt: str, name: str, token: str) -> Path:
+    def draft(self, attempt: str, name: str, draft_id: str) -> Path:
         """Where a file of an attempt may grow on this machine; it goes with the attempt's uploads.
 
         Args:
-            token: one for each try, so that a job of an earlier one, still running, writes elsewhere.
+            draft_id: one for each try, so that a job of an earlier one, still running, writes elsewhere.
         """
-        return self._uploads / attempt / f"{name}-{token}{DRAFT}"
+        return self._uploads / attempt / f"{name}-{draft_id}{DRAFT}"
 
     def forget_drafts(self, attempt: str) -> None:
         """Remove what earlier tries have left."""

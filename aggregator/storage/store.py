@@ -128,6 +128,15 @@ class OpenedAttempt:
 
 
 @dataclass(frozen=True)
+class PlanRow:
+    """What changes of a plan's row, and how many of its attempts have ended."""
+
+    plan: str
+    finished: bool
+    ended: int
+
+
+@dataclass(frozen=True)
 class Progress:
     """How far a plan has come."""
 
@@ -450,6 +459,16 @@ class Store:
             rows = [] if wanted is None else tx.execute(wanted).all()
         return [(stored_plan(r.plan), r.admin_signature, r.finished) for r in rows]
 
+    def plan_rows(self, plan: str | None = None) -> list[PlanRow]:
+        """How far every plan is (or one of them), oldest first."""
+        ended = ATTEMPTS.c.outcome.is_not(None)
+        count = sa.select(sa.func.count()).where(ATTEMPTS.c.plan == PLANS.c.id, ended).scalar_subquery()
+        wanted = sa.select(PLANS.c.id, PLANS.c.finished, count).order_by(PLANS.c.created)
+        if plan is not None:
+            wanted = wanted.where(PLANS.c.id == plan)
+        with self._database.read() as tx:
+            return [PlanRow(*row) for row in tx.execute(wanted)]
+
     def finish_plan(self, plan: str) -> None:
         """No more rounds."""
         with self._change("finish_plan", "aggregator") as change:
@@ -496,12 +515,11 @@ class Store:
         with self._change("add_event", actor) as change:
             change.insert(EVENTS, values, "attempt.message", kind=kind, bytes=len(body))
 
-    def events(self, key: AttemptKey) -> list[tuple[str, bytes]]:
-        """The messages and closings of an attempt, in order."""
+    def events(self, key: AttemptKey, *, after: int = 0) -> list[tuple[str, bytes]]:
+        """The messages and closings of an attempt, in order, without the first ``after``."""
+        wanted = sa.select(EVENTS).where(*_at(EVENTS, key.where), EVENTS.c.number >= after)
         with self._database.read() as tx:
-            rows = tx.execute(
-                sa.select(EVENTS).where(*_at(EVENTS, key.where)).order_by(EVENTS.c.number)
-            ).all()
+            rows = tx.execute(wanted.order_by(EVENTS.c.number)).all()
         return [(r.kind, r.body) for r in rows]
 
     def end_attempt(
@@ -525,14 +543,25 @@ class Store:
             if version is not None:
                 _publish(change, version, state or {})
 
-    def attempts(self, plan: str, *, round_number: int | None = None) -> list[AttemptReport]:
-        """Every attempt of a plan (or of one round of it) that has ended, in order."""
+    def attempts(
+        self, plan: str, *, round_number: int | None = None, after: AttemptKey | None = None
+    ) -> list[AttemptReport]:
+        """Every attempt of a plan (or of one round of it, or later than one) that has ended, in order."""
         wanted = sa.select(ATTEMPTS).where(ATTEMPTS.c.plan == plan, ATTEMPTS.c.outcome.is_not(None))
         if round_number is not None:
             wanted = wanted.where(ATTEMPTS.c.round == round_number)
+        if after is not None:
+            same = (ATTEMPTS.c.round == after.round) & (ATTEMPTS.c.attempt > after.attempt)
+            wanted = wanted.where((ATTEMPTS.c.round > after.round) | same)
         with self._database.read() as tx:
             rows = tx.execute(wanted.order_by(ATTEMPTS.c.round, ATTEMPTS.c.attempt)).all()
         return [_report(row, row.outcome, row.report) for row in rows]
+
+    def is_open(self, key: AttemptKey) -> bool:
+        """Whether there is such an attempt that has not ended."""
+        wanted = sa.select(ATTEMPTS.c.round).where(*_at(ATTEMPTS, key.where), ATTEMPTS.c.outcome.is_(None))
+        with self._database.read() as tx:
+            return tx.execute(wanted).first() is not None
 
     def progress(self, plan: str) -> Progress:
         """How far a plan has come; the long history behind it is counted and not read."""
@@ -550,13 +579,19 @@ class Store:
         opened = next((_opened(row) for row in rows if row.outcome is None), None)
         return Progress(attempts - (opened is not None), ended, opened, version)
 
-    def versions(self, plan: str) -> list[tuple[ModelVersion, dict[str, str]]]:
-        """The lineage of a plan's model, oldest first, with the hashes of the optimiser's state."""
+    def versions(self, plan: str, *, first: int = 0) -> list[tuple[ModelVersion, dict[str, str]]]:
+        """The lineage of a plan's model from a number on, with the hashes of the optimiser's state."""
+        wanted = sa.select(VERSIONS).where(VERSIONS.c.plan == plan, VERSIONS.c.number >= first)
         with self._database.read() as tx:
-            rows = tx.execute(
-                sa.select(VERSIONS).where(VERSIONS.c.plan == plan).order_by(VERSIONS.c.number)
-            ).all()
+            rows = tx.execute(wanted.order_by(VERSIONS.c.number)).all()
         return [_version(r) for r in rows]
+
+    def newest_version(self, plan: str) -> ModelVersion | None:
+        """The last version of a plan's model; None if there is no such plan."""
+        wanted = sa.select(VERSIONS).where(VERSIONS.c.plan == plan).order_by(VERSIONS.c.number.desc())
+        with self._database.read() as tx:
+            row = tx.execute(wanted.limit(1)).one_or_none()
+        return None if row is None else _version(row)[0]
 
     def version(self, plan: str, number: int) -> ModelVersion | None:
         """One version of a plan's model."""

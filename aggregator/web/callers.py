@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -11,6 +11,7 @@ from aggregator.access.signatures import Gatekeeper, Revoked, UnknownSender
 from aggregator.access.tls import WrongCertificate
 from aggregator.access.tokens import BadToken, TokenCheck
 from aggregator.errors import NotAllowed, NotFound
+from aggregator.rounds.status import PlanReader
 from aggregator.settings import Settings
 from aggregator.storage.store import Party, Register, Role
 from aggregator.web.bodies import BodyMemory, read_body
@@ -38,7 +39,6 @@ class Callers:
     Args:
         written: number of the last write to the database; None if that is not known.
         heard_from: told the name of a hospital whose request was whole.
-        check_member: raises NotFound unless the hospital (named second) is on the roster of the plan.
     """
 
     def __init__(
@@ -47,17 +47,17 @@ class Callers:
         lookups: Lookups,
         gatekeeper: Gatekeeper,
         settings: Settings,
+        plans: PlanReader,
         *,
         written: Callable[[], int | None],
         heard_from: Callable[[str], None],
-        check_member: Callable[[str, str], Awaitable[None]],
     ) -> None:
         self.register, self.gatekeeper = register, gatekeeper
         self.tokens = TokenCheck(lambda token: lookups.ask(lambda: register.api_token(token)))
         self.quotas, self.memory = Quotas(settings.limits), BodyMemory(settings.limits)
         self.newcomers = Newcomers(settings.limits)
         self._lookups, self._client_certificates = lookups, settings.client_certificates
-        self._written, self._heard_from, self._check_member = written, heard_from, check_member
+        self._plans, self._written, self._heard_from = plans, written, heard_from
         self._known: dict[str, Party] = {}
         self._known_at = 0
 
@@ -136,7 +136,9 @@ class Callers:
         """
         party, _ = await self.authenticate(request, roles=roles)
         if party.role == "hospital":
-            await self._check_member(plan, party.name)
+            asked = await self._lookups.ask(lambda: self._plans.plan(plan))
+            if asked.member(party.name) is None:
+                raise NotFound()
         elif party.role == "researcher" and plan not in await self.readable(party):
             raise NotFound()
         return party

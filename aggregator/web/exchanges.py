@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from functools import partial
 
-from aggregator.rounds.runs import SegmentClaim
+from aggregator.rounds.intake import SegmentClaim
 from aggregator.storage.store import Party
 from aggregator.web.callers import SMALL_LIMIT
 from aggregator.web.service import Service
@@ -17,7 +17,7 @@ SEGMENT_LIMIT = 16 * 2**20
 
 def longest_message(service: Service, plan: str) -> int:
     """Most bytes that are read of a hospital's message in this plan."""
-    return min(service.coordinator.longest_message(plan) or SMALL_LIMIT, MESSAGE_LIMIT)
+    return min(service.coordinator.intake.longest_message(plan) or SMALL_LIMIT, MESSAGE_LIMIT)
 
 
 async def take_poll(
@@ -32,8 +32,8 @@ async def take_poll(
         await service.run(lambda: coordinator.ledger_ends.note(party, ledger))
     if sitting_out:
         left = AttemptKey(plan, *map(int, sitting_out.split(".")))
-        await service.run(lambda: coordinator.sits_out(left, party.name))
-    coordinator.count_bytes(plan, party.name, up=size, down=0)
+        await service.run(lambda: coordinator.intake.sits_out(left, party.name))
+    coordinator.runs.count_bytes(plan, party.name, up=size, down=0)
 
 
 async def next_work(service: Service, plan: str, party: Party, *, seen: str, wait_s: float) -> bytes:
@@ -41,21 +41,21 @@ async def next_work(service: Service, plan: str, party: Party, *, seen: str, wai
 
     Raises: NotFound; Revoked if that has happened during the wait.
     """
-    coordinator = service.coordinator
+    runs, instructions = service.coordinator.runs, service.coordinator.instructions
     deadline, waited = service.polls.end_of(wait_s), False
     while time.monotonic() < deadline and not service.stopping:
-        if coordinator.is_news(plan, party.name, seen):
+        if instructions.is_news(plan, party.name, seen):
             break
         await service.polls.rest(plan, seen, deadline)
         waited = True
     if waited:
         await service.callers.still_welcome(party)
-    found = coordinator.still_idle(plan, party.name, seen) if waited and service.surely_leads else None
+    found = instructions.still_idle(plan, party.name, seen) if waited and service.surely_leads else None
     if found is None:
-        found = await service.run(lambda: coordinator.work(plan, party.name))
+        found = await service.run(lambda: instructions.work(plan, party.name))
     answer = found.to_bytes()
-    coordinator.touch(party.name)
-    coordinator.count_bytes(plan, party.name, up=0, down=len(answer))
+    runs.touch(party.name)
+    runs.count_bytes(plan, party.name, up=0, down=len(answer))
     return answer
 
 
@@ -65,17 +65,17 @@ async def take_message(
     """Take a protocol message; it is on the disk afterwards.
 
     Returns: the mark of the phase that it answers.
-    Raises: what :meth:`Coordinator.receive` raises, and LedgerBehind.
+    Raises: what :meth:`Intake.receive` raises, and LedgerBehind.
     """
     coordinator = service.coordinator
     if kind == Phase.UPLOAD:
-        await service.with_segments(lambda: coordinator.read_back(key.plan, party.name, body))
+        await service.with_segments(lambda: coordinator.intake.read_back(key.plan, party.name, body))
 
     def take() -> tuple[str, bool]:
         if ledger:
             coordinator.ledger_ends.note(party, ledger)
-        answered = coordinator.receive(key, party.name, kind, body)
-        coordinator.count_bytes(key.plan, party.name, up=len(body), down=0)
+        answered = coordinator.intake.receive(key, party.name, kind, body)
+        coordinator.runs.count_bytes(key.plan, party.name, up=len(body), down=0)
         return answered, coordinator.go_on()
 
     answered, changed = await service.run(take)
@@ -89,28 +89,28 @@ async def look_at_segment(
 ) -> None:
     """Whether a segment of this size is wanted, before its body is read.
 
-    Raises: what :meth:`Coordinator.look_at_segment` raises.
+    Raises: what :meth:`Intake.look_at_segment` raises.
     """
-    look = partial(service.coordinator.look_at_segment, key, party.name, segment, size=size)
+    look = partial(service.coordinator.intake.look_at_segment, key, party.name, segment, size=size)
     await service.run(look)
 
 
 async def take_segment(service: Service, key: AttemptKey, party: Party, segment: int, body: bytes) -> None:
     """Keep one segment of a masked vector, unless its upload is signed already.
 
-    Raises: what :meth:`Coordinator.claim_segment` raises; StorageFailed.
+    Raises: what :meth:`Intake.claim_segment` raises; StorageFailed.
     """
     coordinator = service.coordinator
-    ask = partial(coordinator.claim_segment, key, party.name, segment, size=len(body))
+    ask = partial(coordinator.intake.claim_segment, key, party.name, segment, size=len(body))
     claim = await service.run(ask)
     if claim is not None:
         await _keep(service, claim, body)
-    coordinator.count_bytes(key.plan, party.name, up=len(body), down=0)
+    coordinator.runs.count_bytes(key.plan, party.name, up=len(body), down=0)
 
 
 async def _keep(service: Service, claim: SegmentClaim, data: bytes) -> None:
     """Write a claimed segment while the coordinator's thread does other things: storage may be slow."""
     try:
-        await service.with_segments(lambda: service.coordinator.keep_segment(claim, data))
+        await service.with_segments(lambda: service.coordinator.intake.keep_segment(claim, data))
     finally:
-        await service.run(lambda: service.coordinator.settle_segment(claim))
+        await service.run(lambda: service.coordinator.intake.settle_segment(claim))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
@@ -17,15 +17,16 @@ from aggregator.access.tls import sign_node_certificate
 from aggregator.auditlog import Entry
 from aggregator.errors import NotFound
 from aggregator.rounds.coordinator import Coordinator
+from aggregator.rounds.status import PlanReader, live_status
 from aggregator.settings import Settings
-from aggregator.storage.store import NotLeading, Party, Register, Role, Store, TokenRefused
+from aggregator.storage.store import NotLeading, Party, Register, Store, TokenRefused
 from aggregator.web.callers import Callers
 from aggregator.web.longpolls import LongPolls
 from aggregator.web.readiness import Readiness
+from aggregator.web.reading import Reading
 from aggregator.work.threads import Lookups, Pulse, breaking_off, in_thread
 from medveil.log import get_logger
-from medveil.reports import AttemptReport, PlanLine
-from medveil.rounds import ModelVersion
+from medveil.reports import PlanStatus
 
 T = TypeVar("T")
 LEAD_CHECK_S = 1.0
@@ -42,24 +43,33 @@ class Service:
     ) -> None:
         self.store, self.coordinator = store, coordinator
         self.register = Register(store)
+        reader = PlanReader(store)
         self.lookups = Lookups(2, "register", store.break_off)
         self.callers = Callers(
             self.register,
             self.lookups,
             gatekeeper,
             settings,
+            reader,
             written=lambda: store.last_write,
-            heard_from=coordinator.touch,
-            check_member=self._check_member,
+            heard_from=coordinator.runs.touch,
         )
         self.readiness = Readiness({"database": store.probe, "blobs": coordinator.probe_blobs})
-        self.polls = LongPolls(coordinator.token)
+        self.polls = LongPolls(coordinator.instructions.mark)
         self.stopping = False
         self._tls = settings.folder / "tls" if settings.client_certificates else None
-        self._histories: dict[str, tuple[int, bytes]] = {}
         self._thread = ThreadPoolExecutor(1, "coordinator")
         self._strangers = Lookups(1, "newcomers", store.break_off)
         self._segments = ThreadPoolExecutor(4, "segments")
+        self.reading = Reading(
+            self.callers,
+            reader,
+            lambda: coordinator.runs.blobs,
+            lookups=self.lookups,
+            slowly=self._segments,
+            live=self._live,
+            count=lambda plan, name, size: coordinator.runs.count_bytes(plan, name, up=0, down=size),
+        )
         self._woken = asyncio.Event()
         self._lead_seen = time.monotonic()
         self._pulse = Pulse()
@@ -154,39 +164,13 @@ class Service:
         log.info("certificate.issued", node=party.name)
         return signed
 
-    async def _check_member(self, plan: str, hospital: str) -> None:
-        await self.run(lambda: self.coordinator.may_see(plan, hospital, "hospital"))
-
     # ---- what people read ----------------------------------------------------------------------------------
 
-    async def overview(self, party: Party) -> list[PlanLine]:
-        """One line per plan that this person may read."""
-        lines = await self.run(self.coordinator.plans)
-        if party.role == Role.RESEARCHER:
-            readable = await self.callers.readable(party)
-            return [line for line in lines if line.plan in readable]
-        return lines
-
-    async def status(self, plan: str) -> bytes:
-        """A plan's attempts, model versions, approvals and open phase as JSON. Raises: NotFound."""
-        found = self.coordinator.glance(plan)
-        if found is None:
-            await self.run(lambda: self.coordinator.present(plan))
-            found = self.coordinator.glance(plan)
-        if found is None:
-            raise NotFound()
-        present, ended = found
-        history = await self._history(plan, ended)
-        now = present.model_dump_json(exclude={"attempts", "versions"}).encode()
-        return now[:-1] + b"," + history
-
-    async def _history(self, plan: str, ended: int) -> bytes:
-        """The end of a plan's status as JSON, its history; kept until another attempt has ended."""
-        known = self._histories.get(plan)
-        if known is None or known[0] != ended:
-            known = ended, await self.lookups.ask(lambda: _as_json(*self.coordinator.past(plan)))
-            self._histories[plan] = known
-        return known[1]
+    async def _live(self, plan: str) -> tuple[PlanStatus, int] | None:
+        runs = self.coordinator.runs
+        if runs.get(plan) is None:
+            await self.run(runs.reload)  # it may have been created a moment ago, by another process
+        return live_status(runs, plan)
 
     async def audit_entries(self, after: int) -> list[Entry]:
         """The audit log from number ``after`` + 1 on, at most ``MOST_ENTRIES``."""
@@ -194,8 +178,8 @@ class Service:
 
     def gauges(self) -> dict[str, dict[str, float]]:
         """The present state in numbers, for the metrics; no hospital has a line of its own."""
-        plans = self.coordinator.plans()
-        finished = sum(p.finished for p in plans)
+        plans = self.coordinator.runs.all()
+        finished = sum(run.finished for run in plans)
         return {
             "plans": {"finished": finished, "open": len(plans) - finished},
             "requests_in_hand": {"now": self.callers.quotas.in_hand},
@@ -213,15 +197,6 @@ class Service:
         self._segments.shutdown()
         self._thread.shutdown()
         self.store.close()
-
-
-def _as_json(attempts: Iterable[AttemptReport], versions: Iterable[ModelVersion]) -> bytes:
-    """As JSON, item by item: ten thousand rounds at once would stop every other thread."""
-    told = b",".join(report.model_dump_json().encode() for report in attempts)
-    return b'"attempts":[%b],"versions":[%b]}' % (
-        told,
-        b",".join(version.model_dump_json().encode() for version in versions),
-    )
 
 
 def service_of(request: Request) -> Service:

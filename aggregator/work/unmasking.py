@@ -54,7 +54,7 @@ class Summing:
 
     Args:
         folder: the attempt's folder among the uploads.
-        token: of this try; its drafts bear it, so that no other try can write into them.
+        draft_id: of this try; its drafts bear it, so that no other try can write into them.
         words: length of the vector.
         uploads: survivor's index → SHA-256 of each of its segments.
         removal: the masks that are still in the survivors' sum, with their signs reversed.
@@ -62,7 +62,7 @@ class Summing:
 
     blobs: Blobs
     folder: str
-    token: str
+    draft_id: str
     words: int
     uploads: Mapping[int, tuple[bytes, ...]]
     removal: tuple[Mask, ...] = field(repr=False)
@@ -70,7 +70,7 @@ class Summing:
     @property
     def draft(self) -> Path:
         """The file in which the sum grows: little-endian 64-bit words."""
-        return self.blobs.draft(self.folder, SUM, self.token)
+        return self.blobs.draft(self.folder, SUM, self.draft_id)
 
 
 def segment_lengths(words: int) -> list[int]:

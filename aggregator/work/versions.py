@@ -82,14 +82,14 @@ class Making:
     """What is made of a finished sum. The same values give the same files in any process.
 
     Args:
-        folder, token: as in :class:`Summing`; the finished sum is a draft there.
+        folder, draft_id: as in :class:`Summing`; the finished sum is a draft there.
         params: of the whole vector. hospitals: how many are in the sum.
         step: what the next model follows from; None for an evaluation, which makes no model.
     """
 
     blobs: Blobs
     folder: str
-    token: str
+    draft_id: str
     study: Study
     params: EncodingParams
     hospitals: int
@@ -108,7 +108,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Made:
+class NextVersion:
     """What a round reveals, and the names of the files that are now kept."""
 
     metrics: Sums
@@ -119,20 +119,20 @@ class Made:
     proof: str | None = None
 
 
-def make(job: Making) -> Made:
+def make(job: Making) -> NextVersion:
     """Decode the sum; for a train round step the strategy and keep sum, proof, model and optimiser state.
 
     Guarantees: memory stays at a few blocks, however long the vector. Everything kept is on the disk.
     Raises: SpoiledSum, Diverged, DamagedBlob if the model before or its state is not what it was,
         StorageFailed.
     """
-    draft = job.blobs.draft(job.folder, SUM, job.token)
+    draft = job.blobs.draft(job.folder, SUM, job.draft_id)
     try:
         with open(draft, "rb") as total:
             tail = _words(total, job.params.packed_words, job.params.words)
             rest = decode(tail, replace(job.params, parameters=0), hospitals=job.hospitals, study=job.study)
             if job.step is None:
-                return Made(rest.metrics)
+                return NextVersion(rest.metrics)
             model, state = _next_model(job, job.step, total, tail)
             digest = _hash(total, hashlib.sha256())
         proof = job.step.proof.model_copy(update={"sum_hash": digest}).to_bytes()
@@ -141,12 +141,12 @@ def make(job: Making) -> Made:
     name = hashlib.sha256(proof).hexdigest()
     job.blobs.put_sum(name, proof)
     job.blobs.keep_sum(digest.hex(), draft)
-    return Made(
+    return NextVersion(
         rest.metrics, model, _epsilon(job.study, job.step.number), state, sum=digest.hex(), proof=name
     )
 
 
-def sum_and_make(summing: Summing, making: Making) -> Made:
+def sum_and_make(summing: Summing, making: Making) -> NextVersion:
     """The sum of a short vector and what is made of it, in one job. Raises: what the two raise."""
     for number in range(len(segment_lengths(summing.words))):
         sum_segment(summing, number)
@@ -185,11 +185,11 @@ def _next_model(job: Making, step: Step, total: BinaryIO, tail: Words) -> tuple[
                 whole = values.size != stepped.size  # the same in each block: a count or a bias
                 _write(after.file(_STATE + name), [(0, values.size)] if whole else spans, values)
         model = _hash(after.file(MODEL), model_hasher(spec), start=len(header)).hex()
-        kept = {name: _hash(after.file(_STATE + name), hashlib.sha256()).hex() for name in state}
-    for name, digest in kept.items():
+        digests = {name: _hash(after.file(_STATE + name), hashlib.sha256()).hex() for name in state}
+    for name, digest in digests.items():
         job.blobs.keep_model(digest, after.path(_STATE + name))
     job.blobs.keep_model(model, after.path(MODEL))
-    return model, kept
+    return model, digests
 
 
 class _Drafts:
@@ -200,7 +200,7 @@ class _Drafts:
         self._open: dict[str, BinaryIO] = {}
 
     def path(self, name: str) -> Path:
-        return self._job.blobs.draft(self._job.folder, f"next-{name}", self._job.token)
+        return self._job.blobs.draft(self._job.folder, f"next-{name}", self._job.draft_id)
 
     def file(self, name: str) -> BinaryIO:
         if name not in self._open:

@@ -145,11 +145,11 @@ class PlanStatus(Frozen, extra="ignore"):
     finished: bool
     hospitals: tuple[Name, ...]
     approved: tuple[Name, ...]
-    in_reach: tuple[Name, ...]
-    """Who was heard from lately."""
+    in_reach: tuple[Name, ...] | None
+    """Who was heard from lately. Only the process that leads knows; None says that another one answered."""
     open: OpenAttempt | None
     waiting_for: Waiting | None
-    """None if it moves."""
+    """None if it moves. Only the process that leads knows of hospitals out of reach, and of a failed sum."""
     attempts: tuple[AttemptReport, ...] = ()
     versions: tuple[ModelVersion, ...] = ()
 

@@ -117,9 +117,9 @@ def test_a_coordinator_that_has_not_ticked_takes_no_request_and_is_not_ready(bui
         with pytest.raises(NotReady, match="coordinator"):
             await door.service.check_ready()
         with pytest.raises(NotReady, match="coordinator"):
-            await door.service.run(door.world.coordinator.plans)
+            await door.service.run(door.world.coordinator.runs.all)
         await door.service.tick()
-        await door.service.run(door.world.coordinator.plans)
+        await door.service.run(door.world.coordinator.runs.all)
 
     asyncio.run(scene())
     door.service.close()
@@ -193,7 +193,7 @@ def test_a_request_at_an_old_leader_while_it_closes_is_not_leading(build: Build)
     door.refused(door.ask(door.hospital(), "GET", "/v1/plans"), 502, "not-leading")
 
     async def scene() -> None:
-        for late in (service.run(service.coordinator.plans), service.with_segments(dict), service.tick()):
+        for late in (service.run(service.coordinator.runs.all), service.with_segments(dict), service.tick()):
             with pytest.raises(NotLeading):
                 await late
 

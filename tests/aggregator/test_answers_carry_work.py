@@ -31,7 +31,7 @@ def door(build: Build) -> Iterator[Door]:
     """Four hospitals, all of them asked for their keys; nobody has answered."""
     world = build(hospitals=4)
     for name in world.plan.names:
-        world.coordinator.touch(name)
+        world.coordinator.runs.touch(name)
     assert world.coordinator.tick()
     opened = Door(world)
     yield opened
@@ -39,7 +39,7 @@ def door(build: Build) -> Iterator[Door]:
 
 
 def asked(site: Site) -> Work:
-    return site.world.coordinator.work(site.world.plan.id, site.name)
+    return site.world.coordinator.instructions.work(site.world.plan.id, site.name)
 
 
 def request(door: Door, site: Site, *, wait_s: float = 0.0) -> tuple[str, bytes]:
@@ -109,8 +109,8 @@ def test_a_repeat_after_a_lost_answer_gets_the_work_of_the_phase_that_came_meanw
         answer = door.ask(sites[0].identity, "POST", *requests[0])
         assert (process, Work.from_bytes(answer.content).phase) == (process, "share")
         assert door.world.dump() == before
-        door.world.coordinator._runs.clear()
-        door.world.coordinator.reload()
+        door.world.coordinator.runs._runs.clear()
+        door.world.coordinator.runs.reload()
 
 
 def test_the_last_message_of_an_attempt_may_be_repeated_when_the_next_round_is_open(door: Door) -> None:
@@ -140,10 +140,10 @@ def test_a_sum_that_is_being_unmasked_is_no_news(build: Build) -> None:
     sites, coordinator = make_sites(world), world.coordinator
     play(world, sites, until=lambda: world.phase == "unmask")
     seen = asked(sites[0]).mark
-    assert not coordinator.is_news(world.plan.id, sites[0].name, seen)
+    assert not coordinator.instructions.is_news(world.plan.id, sites[0].name, seen)
     play(world, sites, until=lambda: world.phase == "done")
     assert asked(sites[0]).mark != seen
-    assert not coordinator.is_news(world.plan.id, sites[0].name, seen)
+    assert not coordinator.instructions.is_news(world.plan.id, sites[0].name, seen)
 
 
 def test_a_hospital_that_is_revoked_while_it_waits_gets_no_work_and_its_message_stays(door: Door) -> None:
@@ -157,7 +157,7 @@ def test_a_hospital_that_is_revoked_while_it_waits_gets_no_work_and_its_message_
     early, answer = waiting(door, target, body, revoke_and_go_on)
     assert not early
     door.refused(answer, 403, "revoked")
-    attempt = door.world.coordinator._runs[door.world.plan.id].attempt
+    attempt = door.world.coordinator.runs._runs[door.world.plan.id].attempt
     assert attempt is not None
     assert first.index in attempt.state.advertised
 

@@ -181,12 +181,12 @@ def test_a_store_that_is_away_refuses_whole_is_named_and_goes_on_later(
     works.put_model(
         world.plan.study.model.initial_model, world.blobs.model(world.plan.study.model.initial_model)
     )
-    world.coordinator._blobs = works
+    world.coordinator.runs.blobs = works
     sites = make_sites(world)
     play(world, sites, until=lambda: world.phase == "upload")
     door, before = Door(world), world.dump()
-    world.coordinator._blobs = away
-    attempt = world.coordinator._runs[world.plan.id].attempt
+    world.coordinator.runs.blobs = away
+    attempt = world.coordinator.runs._runs[world.plan.id].attempt
     assert attempt is not None
     (length,) = segment_lengths(attempt.params.words)
     refused = door.ask(door.hospital(), "PUT", f"{door.at}/rounds/1/attempts/1/segments/0", bytes(length))
@@ -195,7 +195,7 @@ def test_a_store_that_is_away_refuses_whole_is_named_and_goes_on_later(
     not_ready = door.raw("GET", "/readyz", b"", {})
     assert (not_ready.status_code, "blobs" in not_ready.text) == (503, True)
     assert world.dump() == before
-    world.coordinator._blobs = works
+    world.coordinator.runs.blobs = works
     finish(world, sites)
     assert [a["outcome"] for a in world.status["attempts"]] == ["done"] * 3
     door.service.close()

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aggregator.rounds import endings
-from aggregator.rounds.coordinator import WrongRound
+from aggregator.rounds import schedule
+from aggregator.rounds.runs import WrongRound
 from aggregator.storage.blobs import DamagedBlob
 from medveil.identity import BadSignature
 from medveil.plan import sign_approval
@@ -24,7 +24,7 @@ Build = Callable[..., World]
 
 
 def vector_of(world: World, model: str) -> Any:
-    with world.coordinator.open_model(world.plan.id, model) as file:
+    with world.open_model(model) as file:
         return from_safetensors(file.read(), SPEC)
 
 
@@ -110,12 +110,12 @@ def test_a_hospital_that_says_it_has_left_is_not_waited_for_and_is_back_in_the_n
     sites = make_sites(world)
     until_phase(world, sites, "commit")
     for other in (AttemptKey(world.plan.id, 9, 1), AttemptKey(world.plan.id, 1, 2)):
-        world.coordinator.sits_out(other, "hospital-4")
+        world.coordinator.intake.sits_out(other, "hospital-4")
     for site in sites[:3]:
         site.act()
     world.coordinator.tick()
     assert world.status["open"]["phase"] == "commit"
-    world.coordinator.sits_out(AttemptKey(world.plan.id, 1, 1), "hospital-4")
+    world.coordinator.intake.sits_out(AttemptKey(world.plan.id, 1, 1), "hospital-4")
     world.coordinator.tick()
     assert world.status["open"]["phase"] == "upload"
     finish(world, sites)
@@ -142,12 +142,12 @@ def test_a_hospital_in_reach_is_waited_for_until_the_deadline(build: Build) -> N
     while world.phase == "commit":
         for site in sites[:3]:
             site.act()
-        world.coordinator.touch("hospital-4")  # it polls, but its training does not end
+        world.coordinator.runs.touch("hospital-4")  # it polls, but its training does not end
         if not world.coordinator.tick():
             world.clock.now += 5.0
     assert 600 < world.clock.now - started <= 610
     assert world.phase == "upload"
-    assert world.coordinator.work(world.plan.id, "hospital-4").status == "waiting"
+    assert world.coordinator.instructions.work(world.plan.id, "hospital-4").status == "waiting"
 
 
 @pytest.mark.parametrize("phase", ["advertise", "share", "commit"])
@@ -169,7 +169,7 @@ def test_a_failure_before_any_upload_costs_nothing_and_is_tried_again(build: Bui
 def test_early_failures_use_up_no_round_and_do_not_go_on_for_ever(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(endings, "MAX_EARLY_FAILURES", 4)
+    monkeypatch.setattr(schedule, "MAX_EARLY_FAILURES", 4)
     world = build(attempts=1)
     sites = make_sites(world)
     for attempt in range(1, 5):
@@ -246,7 +246,7 @@ def test_another_message_for_a_step_already_taken_is_a_conflict(build: Build) ->
     until_phase(world, sites, "advertise")
     sites[0].act()
     before = world.dump()
-    work = world.coordinator.work(world.plan.id, "hospital-1")
+    work = world.coordinator.instructions.work(world.plan.id, "hospital-1")
     with pytest.raises(Conflict):
         sites[0].send("advertise", sites[0].answer(work))  # fresh keys: other bytes
     assert world.dump() == before
@@ -320,7 +320,7 @@ def test_an_upload_is_not_acknowledged_unless_its_segments_are_stored(build: Bui
     world = build()
     sites = make_sites(world)
     until_phase(world, sites, "upload")
-    work = world.coordinator.work(world.plan.id, "hospital-1")
+    work = world.coordinator.instructions.work(world.plan.id, "hospital-1")
     body = sites[0].answer(work)
     (path,) = sorted((world.folder / "uploads").rglob("1-*"))
     path.write_bytes(path.read_bytes()[:-1] + b"?")

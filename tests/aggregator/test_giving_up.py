@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.rounds import endings
+from aggregator.rounds import schedule
 from medveil.rounds import RoundKind
 from medveil.tensors import model_hash
 from privacy.secagg.closing import check_certificate
 from privacy.secagg.keys import setting_for
-from privacy.secagg.messages import Certificates
 from world import SPEC, START, Site, World, finish, make_sites, make_world, play
 
 Build = Callable[..., World]
@@ -110,12 +109,12 @@ def test_the_certificate_is_served_for_ever_and_holds(build: Build) -> None:
     crash(*sites[1:])
     finish(world, sites)
     world.restart()
-    (found,) = Certificates.from_bytes(world.coordinator.certificates(world.plan.id, 1)).certificates
+    (found,) = world.certificates(1).certificates
     setting = setting_for(
         world.plan, number=1, attempt=1, kind=RoundKind.TRAIN, model=model_hash(START, SPEC)
     )
     check_certificate(found, setting, (1, 2, 3))
-    assert Certificates.from_bytes(world.coordinator.certificates(world.plan.id, 2)).certificates == ()
+    assert world.certificates(2).certificates == ()
 
 
 def test_a_roster_of_ten_with_five_in_reach_opens_nothing_and_says_why(build: Build) -> None:
@@ -128,7 +127,7 @@ def test_a_roster_of_ten_with_five_in_reach_opens_nothing_and_says_why(build: Bu
         world.clock.now += 1.0
     assert (world.status["open"], outcomes(world)) == (None, [])
     assert world.status["waiting_for"] == {"reason": "too-few-hospitals", "in_reach": 5, "need": 6}
-    assert endings.fewest(world.plan) == 6
+    assert schedule.fewest(world.plan) == 6
     finish(world, sites[:6])
     assert [a[2] for a in outcomes(world)] == ["done"] * 3
 

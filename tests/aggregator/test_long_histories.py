@@ -118,7 +118,7 @@ def test_the_clock_reads_the_database_only_when_somebody_has_written_to_it(build
     other = Store(world.database, world.admin)  # a command of the admin, or a hospital's approval elsewhere
     for one in world.identities:
         other.add_approval(world.plan.id, one.name, sign_approval(world.plan, one))
-        world.coordinator.touch(one.name)
+        world.coordinator.runs.touch(one.name)
     other.close()
     assert world.coordinator.tick()
     assert world.phase == "advertise"
@@ -136,11 +136,10 @@ def test_what_was_read_just_after_a_write_is_read_again(build: Build) -> None:
 def test_a_poll_by_somebody_else_does_not_wait_for_a_plan_that_is_none_of_its_business(build: Build) -> None:
     world = build()
     finish(world, make_sites(world))
-    assert not world.coordinator.is_news(
-        world.plan.id, "hospital-1", world.coordinator._runs[world.plan.id].token
-    )
-    assert world.coordinator.is_news(world.plan.id, "nosy", world.coordinator._runs[world.plan.id].token)
-    assert world.coordinator.still_idle(world.plan.id, "nosy", "") is None
+    mark = world.coordinator.instructions.mark(world.plan.id) or ""
+    assert not world.coordinator.instructions.is_news(world.plan.id, "hospital-1", mark)
+    assert world.coordinator.instructions.is_news(world.plan.id, "nosy", mark)
+    assert world.coordinator.instructions.still_idle(world.plan.id, "nosy", "") is None
 
 
 def test_a_small_answer_leaves_in_one_write() -> None:

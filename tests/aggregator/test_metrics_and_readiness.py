@@ -153,7 +153,7 @@ def test_a_fault_of_the_aggregator_is_a_problem_document_without_its_cause(
     def broken(*_: object) -> None:
         raise ValueError("a secret word")
 
-    monkeypatch.setattr(door.world.coordinator, "work", broken)
+    monkeypatch.setattr(door.world.coordinator.instructions, "work", broken)
     with pytest.raises(ValueError, match="a secret word"):  # the server's log has the cause
         door.ask(door.hospital(), "GET", f"{door.at}/work")
     door.service.close()

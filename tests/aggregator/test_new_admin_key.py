@@ -258,7 +258,7 @@ class Scene:
         """What hospitals are shown, by an aggregator that has just started."""
         store = self.store()
         coordinator = Coordinator(store, self.world.blobs)
-        told = coordinator.work(self.world.plan.id, "hospital-1").head
+        told = coordinator.instructions.work(self.world.plan.id, "hospital-1").head
         store.close()
         assert told is not None
         return told

@@ -56,7 +56,7 @@ def second_plan(world: World) -> tuple[Plan, list[Identity]]:
     world.store.add_plan(plan, world.admin.sign("create-plan", plan.hash), first, 1.0)
     for one in others:
         world.store.add_approval(plan.id, one.name, sign_approval(plan, one))
-    world.coordinator.reload()
+    world.coordinator.runs.reload()
     return plan, others
 
 

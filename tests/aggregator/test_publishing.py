@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aggregator.rounds import coordinator
-from aggregator.rounds.coordinator import MAX_LOST, WORK_LIMIT_S
+from aggregator.rounds import publishing
+from aggregator.rounds.publishing import MAX_LOST, WORK_LIMIT_S
 from aggregator.work.versions import first_version
 from aggregator.work.workers import Failure, Workers
 from door import Door
@@ -36,7 +36,7 @@ Build = Callable[..., World]
 @pytest.fixture
 def in_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """As for a long vector: first the segments of the sum, then the model."""
-    monkeypatch.setattr(coordinator, "TOGETHER", 0)
+    monkeypatch.setattr(publishing, "TOGETHER", 0)
 
 
 two_steps = pytest.mark.usefixtures("in_two_steps")
@@ -102,7 +102,7 @@ def test_everything_is_served_while_a_sum_is_being_unmasked(build: Build) -> Non
         assert world.phase == "done"
         for site in sites:
             assert not site.act()
-            assert world.coordinator.work(world.plan.id, site.name).status == "waiting"
+            assert world.coordinator.instructions.work(world.plan.id, site.name).status == "waiting"
             last = site.sent[-1]
             world.receive(site.name, *last)  # a lost answer, repeated
         world.clock.now += 800.0  # no deadline ends it
@@ -266,7 +266,7 @@ def test_real_workers_make_the_same_and_a_killed_one_is_replaced(build: Build) -
         (process,) = workers._context.started
         process.kill()
         for _ in range(200):
-            attempt = world.coordinator._runs[world.plan.id].attempt
+            attempt = world.coordinator.runs._runs[world.plan.id].attempt
             if attempt is not None and attempt.publication is not None:
                 jobs = attempt.publication
                 wait(jobs.parts if jobs.made is None else [jobs.made])

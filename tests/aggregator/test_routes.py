@@ -260,7 +260,7 @@ def test_a_message_in_the_wrong_phase_or_in_anothers_name_is_refused(door: Door)
 @pytest.mark.usefixtures("unchanged")
 def test_a_message_longer_than_any_of_this_plan_is_refused_before_it_is_read(door: Door) -> None:
     path = f"{door.at}/rounds/1/attempts/1/shares"
-    longest = door.world.coordinator.longest_message(door.world.plan.id)
+    longest = door.world.coordinator.intake.longest_message(door.world.plan.id)
     assert longest < 4_000
     door.refused(door.ask(door.hospital(), "POST", path, bytes(longest + 1)), 413, "too-large")
 
@@ -268,7 +268,7 @@ def test_a_message_longer_than_any_of_this_plan_is_refused_before_it_is_read(doo
 def test_the_longest_messages_of_any_plan_have_room(build: Build) -> None:
     """With the largest numbers that a message can hold, for a small plan and for a large one."""
     world = build(hospitals=4)
-    run = world.coordinator._runs[world.plan.id]
+    run = world.coordinator.runs._runs[world.plan.id]
     for size in (4, 2_000):
         hospitals = range(10_001 - size, 10_001)
         member = run.plan.roster[0]
@@ -360,7 +360,7 @@ def test_the_door_lets_a_whole_round_through_and_counts_its_traffic(build: Build
     before = world.dump()
     assert door.ask(first.identity, "POST", f"{at}/upload", upload).status_code == 200  # a lost answer
     assert world.dump() == before
-    traffic = world.coordinator._runs[world.plan.id].attempt
+    traffic = world.coordinator.runs._runs[world.plan.id].attempt
     assert traffic is not None
     assert traffic.bytes_up[first.name] >= len(segment) + 2 * len(upload)
     door.service.close()
@@ -371,7 +371,7 @@ def test_an_upload_of_the_wrong_number_of_segments_is_refused(build: Build) -> N
     sites = make_sites(world)
     play(world, sites, until=lambda: world.phase == "upload")
     door, first = Door(world), sites[0]
-    first.answer(world.coordinator.work(world.plan.id, first.name))
+    first.answer(world.coordinator.instructions.work(world.plan.id, first.name))
     hashes = [hashlib.sha256(first.segments[0]).digest()] * 2
     body = node.upload(first.state, hashes).to_bytes()
     before = world.dump()
@@ -387,7 +387,7 @@ def test_fresh_keys_for_a_step_already_taken_are_a_conflict(build: Build) -> Non
     play(world, sites, until=lambda: world.phase == "advertise")
     door, first = Door(world), sites[0]
     first.act()
-    other = first.answer(world.coordinator.work(world.plan.id, first.name))
+    other = first.answer(world.coordinator.instructions.work(world.plan.id, first.name))
     before = world.dump()
     target = f"{door.at}/rounds/1/attempts/1/advertise"
     door.refused(door.ask(first.identity, "POST", target, other), 409, "conflicting-message")
@@ -415,7 +415,7 @@ def test_a_storage_fault_asks_the_node_to_come_back(door: Door, monkeypatch: pyt
     def fails(*_: object) -> None:
         raise StorageFailed()
 
-    monkeypatch.setattr(door.world.coordinator, "receive", fails)
+    monkeypatch.setattr(door.world.coordinator.intake, "receive", fails)
     target = f"{door.at}/rounds/1/attempts/1/shares"
     door.refused(door.ask(door.hospital(), "POST", target, b"\xa0"), 503, "storage-failed")
 
@@ -457,7 +457,7 @@ def test_a_long_poll_ends_as_soon_as_there_is_news_and_not_before(build: Build) 
             early = poll.done()
             for identity in world.identities:
                 world.coordinator.approve(world.plan.id, identity.name, sign_approval(world.plan, identity))
-                world.coordinator.touch(identity.name)
+                world.coordinator.runs.touch(identity.name)
             if await door.service.run(world.coordinator.tick):
                 door.service.announce()
             return early, Work.from_bytes((await poll).content)

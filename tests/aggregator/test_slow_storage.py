@@ -54,9 +54,9 @@ class Stage:
         self.sites = make_sites(world)
         play(world, self.sites, until=lambda: world.phase == "upload")
         self.held = HeldBlobs(world.folder)
-        world.coordinator._blobs = self.held
+        world.coordinator.runs.blobs = self.held
         self.door, self.site = Door(world), self.sites[0]
-        self.upload = self.site.answer(world.coordinator.work(world.plan.id, "hospital-1"))
+        self.upload = self.site.answer(world.coordinator.instructions.work(world.plan.id, "hospital-1"))
         (self.data,) = self.site.segments
         (self.file,) = (world.folder / "uploads").rglob("1-0")
         self.file.unlink()
@@ -156,12 +156,12 @@ def test_others_are_answered_while_an_upload_is_read_back_and_it_is_read_once(st
 def test_a_segment_written_after_the_reading_back_makes_it_be_read_anew(stage: Stage) -> None:
     coordinator, plan = stage.world.coordinator, stage.world.plan.id
     stage.world.take_segment("hospital-1", 1, 1, 0, stage.data)
-    coordinator.read_back(plan, "hospital-1", stage.upload)
+    coordinator.intake.read_back(plan, "hospital-1", stage.upload)
     stage.world.take_segment("hospital-1", 1, 1, 0, bytes(len(stage.data)))
     answer = stage.door.ask(stage.site.identity, "POST", f"{stage.at}/upload", stage.upload)
     stage.door.refused(answer, 422, "damaged-blob")
     stage.world.take_segment("hospital-1", 1, 1, 0, stage.data)
-    coordinator.read_back(plan, "hospital-2", stage.upload)  # somebody else's, left to receive()
+    coordinator.intake.read_back(plan, "hospital-2", stage.upload)  # somebody else's, left to receive()
     stage.site.send("upload", stage.upload)
 
 

@@ -177,10 +177,10 @@ def test_a_commit_whose_answer_was_lost_is_found_again(
     world = build(database=where)
     sites = make_sites(world)
     for site in sites:
-        world.coordinator.touch(site.name)
+        world.coordinator.runs.touch(site.name)
     world.coordinator.tick()
     sites[0].act()
-    behind = world.coordinator._runs[world.plan.id].attempt
+    behind = world.coordinator.runs._runs[world.plan.id].attempt
     assert behind is not None
     other = World(world.folder, world.plan, world.identities, world.admin, world.clock, world.database)
     sites[1].world = other  # what this one says reaches the database only

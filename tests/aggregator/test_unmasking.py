@@ -14,7 +14,7 @@ import pytest
 from aggregator.storage.blobs import Blobs, DamagedBlob, StorageFailed
 from aggregator.work import versions
 from aggregator.work.unmasking import DamagedSegment, Summing, segment_lengths, sum_segment
-from aggregator.work.versions import Made, Making, Step, make
+from aggregator.work.versions import Making, NextVersion, Step, make
 from medveil.identity import Secret
 from medveil.rounds import RoundKind
 from medveil.strategies import STRATEGIES, advance
@@ -156,7 +156,7 @@ def test_a_model_made_in_blocks_is_the_model_made_in_one_piece(
         parent, names = made.model, dict(made.state)
 
 
-def check_published(blobs: Blobs, made: Made, total: Words, number: int) -> None:
+def check_published(blobs: Blobs, made: NextVersion, total: Words, number: int) -> None:
     assert made.sum is not None
     assert made.proof is not None
     with blobs.open_sum(made.sum) as file:
@@ -182,7 +182,7 @@ def test_an_evaluation_reveals_its_figures_and_keeps_no_sum(folder: Path) -> Non
     blobs = Blobs(folder)
     job, _ = making(blobs, study_of(40, 21, "fedavg"), None)
     made = make(job)
-    assert made == Made(made.metrics)
+    assert made == NextVersion(made.metrics)
     assert made.metrics["patients"] == [2.0]
     assert list(folder.glob("[ms]*/*")) == []
 
@@ -237,8 +237,8 @@ def test_a_try_is_not_disturbed_by_another_one_that_is_still_running(
 
     def interrupted(job: Making, *rest: Any) -> Iterator[Any]:
         for block in real(job, *rest):
-            if job.token == TRY and not second:
-                second.append(make(replace(job, token="2")))
+            if job.draft_id == TRY and not second:
+                second.append(make(replace(job, draft_id="2")))
             yield block
 
     monkeypatch.setattr(versions, "_blocks", interrupted)

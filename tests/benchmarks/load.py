@@ -132,6 +132,7 @@ class Remote:
     """What a :class:`world.Site` asks of its coordinator, over HTTPS; one connection for each thread."""
 
     def __init__(self, settings: Settings, identities: list[Identity]) -> None:
+        self.runs = self.intake = self.instructions = self
         self._settings = settings
         self._identities = {one.name: one for one in identities}
         self._local = threading.local()

@@ -173,7 +173,7 @@ def _prepare(folder: Path, size: int, bits: int, *, hospitals: int, dropped: int
         site.segments.clear()
     world.clock.now += study.deadlines.silence_s + 1
     for site in staying:
-        world.coordinator.touch(site.name)
+        world.coordinator.runs.touch(site.name)
     world.coordinator.tick()
     play(world, staying, until=lambda: world.phase == "unmask")
     for site in staying:
@@ -295,11 +295,11 @@ async def _serve(folder: Path, count: int) -> dict[str, Any]:
     async with app.router.lifespan_context(app):
         before = _status_mb("VmRSS")
         coordinator = app.state.service.coordinator
-        (plan,) = (line.plan for line in coordinator.plans())
-        await _watch(late, own, until=lambda: coordinator.plans()[0].rounds > 0)
-        ((attempt,), _) = coordinator.past(plan)
+        (run,) = coordinator.runs.all()
+        await _watch(late, own, until=lambda: run.ended > 0)
+        (attempt,) = coordinator.runs.store.attempts(run.plan.id)
         assert attempt.done, attempt
-        workers = [_status_mb("VmHWM", pid) for pid in coordinator._workers.pids]
+        workers = [_status_mb("VmHWM", pid) for pid in coordinator._publishing._workers.pids]
         server = _status_mb("VmHWM")
     return {
         "seconds": attempt.phases["aggregate"],

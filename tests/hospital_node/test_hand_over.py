@@ -391,7 +391,7 @@ def test_a_running_plan_goes_on_through_two_hand_overs_and_no_operator_does_anyt
         if polls[0] in (3, 11):  # in the middle of an attempt, and of a later one
             assert work.status == "running"
             rotate(world)
-            return world.coordinator.work(world.plan.id, "hospital-1")
+            return world.coordinator.instructions.work(world.plan.id, "hospital-1")
         return work
 
     line.lie = change
@@ -418,7 +418,7 @@ def test_a_replaced_key_stops_a_node_until_its_operator_has_typed_one_line(
         polls[0] += 1
         if polls[0] == 3:
             rotate(world, hand_over=False)
-            return world.coordinator.work(world.plan.id, "hospital-1")
+            return world.coordinator.instructions.work(world.plan.id, "hospital-1")
         if work.round == 3:
             said = Journal(make_node(world, 1).journal)
             if said.heads.alarm() is not None:
@@ -458,7 +458,7 @@ def test_an_approved_plan_is_offered_again_under_the_new_key_and_needs_no_new_ap
     with closing(Records.open(node, identity, journal)) as records:
 
         def chosen() -> Plan | None:
-            line: Any = Offers(world.coordinator.offers("hospital-1"))
+            line: Any = Offers(world.coordinator.instructions.offers("hospital-1"))
             queue = PlanQueue(node, identity, journal, records, line, line.read)
             return asyncio.run(queue.next_plan())[0]
 

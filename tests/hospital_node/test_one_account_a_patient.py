@@ -327,7 +327,7 @@ def test_a_folder_that_was_set_back_as_a_whole_learns_it_from_the_aggregator(
     entries = [e for e in world.store.entries() if e.action == "ledger.noted"]
     assert [e.subject for e in entries] == ["settings/ledger/hospital-1"]
     world.restart()
-    seen = world.coordinator.offers("hospital-1").ledger
+    seen = world.coordinator.instructions.offers("hospital-1").ledger
     assert seen == told(hospital)
     with hospital.works() as records:
         records.meet(seen)

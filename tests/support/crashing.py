@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import secrets
@@ -18,6 +19,7 @@ from aggregator.access.tokens import make_token
 from aggregator.adminkey import change_key, open_store, settle_key
 from aggregator.auditlog import Head
 from aggregator.rounds.coordinator import Coordinator
+from aggregator.rounds.status import PlanReader
 from aggregator.storage import crashpoints
 from aggregator.storage.blobs import Blobs
 from aggregator.storage.store import Party, Register, Role, Store
@@ -67,6 +69,8 @@ def serve(link: Connection, folder: Path, where: Path | str, crash: str) -> None
     blobs.sweep()
     coordinator = Coordinator(store, blobs)
     things: dict[str, Any] = {"store": store, "coordinator": coordinator, "register": Register(store)}
+    things |= {name: getattr(coordinator, name) for name in ("runs", "intake", "instructions")}
+    things["status"] = _Status(coordinator)
     things["nonces"] = EarlyNonces(folder / "nonces")
     things["key"] = _Key(folder, store)
     things["ends"] = coordinator.ledger_ends
@@ -77,6 +81,11 @@ def serve(link: Connection, folder: Path, where: Path | str, crash: str) -> None
                 link.send((None, getattr(things[thing], name)(*arguments, **named)))
             except Error as error:
                 link.send((error.code, None))
+
+
+class _Status:
+    def __init__(self, coordinator: Coordinator) -> None:
+        self.of = functools.partial(status_of, coordinator, PlanReader(coordinator.runs.store))
 
 
 @dataclass
@@ -140,14 +149,17 @@ class Aggregator:
 class Line:
     """A hospital's view of the coordinator: a call that got no answer is made again, byte for byte."""
 
-    def __init__(self, aggregator: Aggregator) -> None:
-        self._aggregator = aggregator
+    def __init__(self, aggregator: Aggregator, thing: str = "coordinator") -> None:
+        self._aggregator, self._thing = aggregator, thing
 
     def __getattr__(self, name: str) -> Any:
+        if name in ("runs", "intake", "instructions", "status"):
+            return Line(self._aggregator, name)
+
         def call(*arguments: Any, **named: Any) -> Any:
             while True:
                 with suppress(Killed):
-                    return self._aggregator.ask("coordinator", name, *arguments, **named)
+                    return self._aggregator.ask(self._thing, name, *arguments, **named)
 
         return call
 
@@ -163,7 +175,8 @@ class Consortium:
 
     @property
     def status(self) -> dict[str, Any]:
-        return status_of(self.coordinator, self.plan.id)
+        status: dict[str, Any] = self.coordinator.status.of(self.plan.id)
+        return status
 
 
 def consortium(folder: Path, where: Path | str, crashes: list[str]) -> Consortium:

@@ -50,14 +50,14 @@ class Line:
         await asyncio.sleep(0)
         self.left.append("" if sitting_out is None else f"{sitting_out.round}.{sitting_out.attempt}")
         if sitting_out is not None and self.waits_for_nobody:
-            self.world.coordinator.sits_out(sitting_out, self.name)
+            self.world.coordinator.intake.sits_out(sitting_out, self.name)
         return self._news(plan, seen)
 
     def _news(self, plan: str, seen: str) -> Work:
         """Let the others move until there is something that this hospital has not seen."""
         while True:
-            self.world.coordinator.touch(self.name)
-            work = self.lie(self.world.coordinator.work(plan, self.name))
+            self.world.coordinator.runs.touch(self.name)
+            work = self.lie(self.world.coordinator.instructions.work(plan, self.name))
             if work.mark != seen:
                 return work
             moved = [site.act() for site in self.others]
@@ -66,7 +66,7 @@ class Line:
 
     async def message(self, key: AttemptKey, kind: str, body: bytes, *, wait_s: float) -> Work:
         self.sent.append((key.round, key.attempt, kind, body))
-        return self._news(key.plan, self.world.coordinator.receive(key, self.name, kind, body))
+        return self._news(key.plan, self.world.coordinator.intake.receive(key, self.name, kind, body))
 
     async def segment(self, key: AttemptKey, segment: int, data: bytes, *, digest: bytes) -> None:
         self.segments.append(data)
@@ -74,25 +74,24 @@ class Line:
 
     async def model(self, plan: str, model: str, *, limit: int) -> bytes:
         self.fetched.append("model")
-        with self.world.coordinator.open_model(plan, model) as file:
+        with self.world.open_model(model) as file:
             return self.file(file.read())
 
     async def proof(self, plan: str, version: int) -> Published:
         self.fetched.append(f"proof {version}")
         try:
-            data = self.world.coordinator.proof(plan, version)
+            published = self.world.proof(version)
         except NotFound as problem:
             raise AggregatorProblem(status=404, code=problem.code, title="", detail="") from problem
-        return self.proof_lie(version, Published.from_bytes(data))
+        return self.proof_lie(version, published)
 
     async def certificates(self, plan: str, number: int) -> Certificates:
         self.fetched.append(f"certificates {number}")
-        return Certificates.from_bytes(self.world.coordinator.certificates(plan, number))
+        return self.world.certificates(number)
 
     async def sum(self, plan: str, version: int, *, limit: int) -> bytes:
         self.fetched.append(f"sum {version}")
-        with self.world.coordinator.open_sum(plan, version) as file:
-            return self.sum_lie(version, file.read())
+        return self.sum_lie(version, self.world.sum(version))
 
 
 class ReadyComputation:

@@ -52,11 +52,11 @@ class Straight:
 
     def work(self, sender: Identity, *, sitting_out: str = "") -> Work:
         """A poll. Raises: RemoteProtocolError, as everything here does that a hospital asks."""
-        self.world.coordinator.touch(sender.name)
+        self.world.coordinator.runs.touch(sender.name)
         if sitting_out:
             left = AttemptKey(self._plan, *map(int, sitting_out.split(".")))
-            self.world.coordinator.sits_out(left, sender.name)
-        return self.world.coordinator.work(self._plan, sender.name)
+            self.world.coordinator.intake.sits_out(left, sender.name)
+        return self.world.coordinator.instructions.work(self._plan, sender.name)
 
     def message(self, sender: Identity, number: int, attempt: int, kind: str, body: bytes) -> None:
         """A protocol message; returns when it is acknowledged."""

@@ -93,7 +93,7 @@ class SimulatedSite(Site):
     @property
     def opened(self) -> tuple[int, int]:
         """The open attempt; zeros without one."""
-        attempt = self.world.coordinator._runs[self.world.plan.id].attempt
+        attempt = self.world.coordinator.runs._runs[self.world.plan.id].attempt
         return (0, 0) if attempt is None else (attempt.key.round, attempt.key.attempt)
 
     def act(self) -> bool:
@@ -207,7 +207,7 @@ class Simulation:
 
     def opened(self) -> Any:
         """The open attempt as everybody sees it."""
-        return self.world.coordinator.present(self.world.plan.id).open
+        return self.world.status["open"]
 
     def restart(self) -> None:
         """Whatever was acknowledged is there afterwards, and the audit log has lost nothing."""
@@ -267,7 +267,7 @@ class Simulation:
     def check(self) -> None:
         """What was published since the last look is the mean of at least three unit vectors, each once."""
         assert violations(self.openable(), honest=self.world.plan.names, least=3) == set()
-        run = self.world.coordinator._runs[self.world.plan.id]
+        run = self.world.coordinator.runs._runs[self.world.plan.id]
         if self.published < run.ended:
             new = self.line.status()["attempts"][self.published : run.ended]
             self.published = run.ended
@@ -324,10 +324,10 @@ class Simulation:
             site.awake, site.hung = True, (0, 0)
         if isinstance(self.line, ThroughTheApp):
             self.line.skews.clear()
-        run = world.coordinator._runs[world.plan.id]
+        run = world.coordinator.runs._runs[world.plan.id]
         began, at_first = world.clock.now, run.ended + (run.attempt is not None)
         for _ in range(5_000):
-            run = world.coordinator._runs[world.plan.id]
+            run = world.coordinator.runs._runs[world.plan.id]
             over = run.ended > at_first or (run.ended == at_first and done(run))
             if run.finished or (over and not to_the_end):
                 break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import secrets
 import sqlite3
 import tempfile
@@ -12,12 +13,13 @@ from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import sqlalchemy as sa
 
 from aggregator.rounds.coordinator import Coordinator
+from aggregator.rounds.status import PlanReader, certificates_of, live_status
 from aggregator.storage.blobs import Blobs, open_blobs
 from aggregator.storage.database import Database
 from aggregator.storage.store import Store
@@ -36,7 +38,7 @@ from privacy.encoding import encode_metrics, params_for
 from privacy.secagg import node
 from privacy.secagg.closing import vow
 from privacy.secagg.keys import Setting, setting_for
-from privacy.secagg.messages import Advertised, Committed, Quorum, Survivors
+from privacy.secagg.messages import Advertised, Certificates, Committed, Published, Quorum, Survivors
 from privacy.secagg.vector import masked_update
 
 SPEC = ModelSpec((TensorSpec(name="weight", shape=(2, 5)), TensorSpec(name="bias", shape=(2,))))
@@ -104,6 +106,7 @@ class World:
     """URL of the store of blobs; the folder if empty."""
     store: Store = field(init=False)
     blobs: Blobs = field(init=False)
+    reader: PlanReader = field(init=False)
     coordinator: Coordinator = field(init=False)
 
     def __post_init__(self) -> None:
@@ -111,6 +114,7 @@ class World:
 
     def _open(self) -> None:
         self.store, self.blobs = Store(self.database, self.admin), open_blobs(self.folder, self.bucket)
+        self.reader = PlanReader(self.store)
         self.coordinator = Coordinator(
             self.store,
             self.blobs,
@@ -136,11 +140,11 @@ class World:
 
     @property
     def status(self) -> dict[str, Any]:
-        return status_of(self.coordinator, self.plan.id)
+        return status_of(self.coordinator, self.reader, self.plan.id)
 
     def receive(self, name: str, number: int, attempt: int, kind: str, body: bytes) -> str:
         """A hospital's message for an attempt."""
-        return self.coordinator.receive(AttemptKey(self.plan.id, number, attempt), name, kind, body)
+        return self.coordinator.intake.receive(AttemptKey(self.plan.id, number, attempt), name, kind, body)
 
     def take_segment(self, name: str, number: int, attempt: int, segment: int, data: bytes) -> None:
         """A segment of a hospital's masked vector."""
@@ -149,23 +153,46 @@ class World:
     @property
     def phase(self) -> str:
         """Phase of the open attempt; empty without one."""
-        opened = self.coordinator.present(self.plan.id).open
-        return "" if opened is None else opened.phase.value
+        attempt = self.coordinator.runs.of(self.plan.id, self.plan.names[0]).attempt
+        return "" if attempt is None else attempt.state.phase.value
+
+    def open_model(self, model: str) -> BinaryIO:
+        """A model version's file."""
+        self.reader.check_model(self.plan.id, model)
+        return self.coordinator.runs.blobs.open_model(model)
+
+    def sum(self, version: int) -> bytes:
+        """The sum behind a version."""
+        name, _ = self.reader.behind(self.plan.id, version)
+        with self.coordinator.runs.blobs.open_sum(name) as file:
+            return file.read()
+
+    def proof(self, version: int) -> Published:
+        """What proves that sum."""
+        _, name = self.reader.behind(self.plan.id, version)
+        with self.coordinator.runs.blobs.open_sum(name) as file:
+            return Published.from_bytes(file.read())
+
+    def certificates(self, number: int) -> Certificates:
+        """A round's abort certificates."""
+        names = self.reader.certificates(self.plan.id, number)
+        return Certificates.from_bytes(certificates_of(self.coordinator.runs.blobs, names))
 
 
-def status_of(coordinator: Coordinator, plan: str) -> dict[str, Any]:
-    """A plan's status as its JSON tells it."""
-    attempts, versions = coordinator.past(plan)
-    history = {"attempts": tuple(attempts), "versions": tuple(versions)}
-    return coordinator.present(plan).model_copy(update=history).model_dump(mode="json")
+def status_of(coordinator: Coordinator, reader: PlanReader, plan: str) -> dict[str, Any]:
+    """A plan's status as the process that leads tells it."""
+    if coordinator.runs.get(plan) is None:
+        coordinator.runs.reload()
+    found: dict[str, Any] = json.loads(reader.json(plan, live_status(coordinator.runs, plan)))
+    return found
 
 
 def take_segment(coordinator: Coordinator, key: AttemptKey, name: str, segment: int, data: bytes) -> None:
     """All three steps of a segment, one after the other."""
-    claim = coordinator.claim_segment(key, name, segment, size=len(data))
+    claim = coordinator.intake.claim_segment(key, name, segment, size=len(data))
     if claim is not None:
-        coordinator.keep_segment(claim, data)
-        coordinator.settle_segment(claim)
+        coordinator.intake.keep_segment(claim, data)
+        coordinator.intake.settle_segment(claim)
 
 
 @functools.cache
@@ -278,7 +305,7 @@ class Site:
     def act(self) -> bool:
         """One poll and, if there is something new, one answer; whether there was."""
         if self.crashed:
-            self.world.coordinator.sits_out(self.whole_key, self.name)
+            self.world.coordinator.intake.sits_out(self.whole_key, self.name)
         work = self.poll()
         if work.status != "running":
             return False
@@ -325,13 +352,13 @@ class Site:
 
     def poll(self) -> Work:
         """What there is to do; the aggregator hears from this hospital."""
-        self.world.coordinator.touch(self.name)
-        return self.world.coordinator.work(self.world.plan.id, self.name)
+        self.world.coordinator.runs.touch(self.name)
+        return self.world.coordinator.instructions.work(self.world.plan.id, self.name)
 
     def send(self, kind: str, body: bytes) -> None:
         """Hand in a message for the attempt this hospital is in."""
         self.sent.append((*self.key, kind, body))
-        self.world.coordinator.receive(self.whole_key, self.name, kind, body)
+        self.world.coordinator.intake.receive(self.whole_key, self.name, kind, body)
 
     def send_segment(self, number: int, data: bytes) -> None:
         """Hand in one segment of the masked vector."""

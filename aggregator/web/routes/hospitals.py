@@ -63,7 +63,7 @@ async def plans(request: Request) -> Response:
     """The plans whose roster names the asking hospital, with signatures."""
     service = service_of(request)
     party, _ = await service.callers.authenticate(request, roles=HOSPITAL)
-    offers = await service.run(lambda: service.coordinator.offers(party.name))
+    offers = await service.run(lambda: service.coordinator.instructions.offers(party.name))
     return Response(offers.to_bytes(), media_type=CBOR)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import BinaryIO
 
 from fastapi import APIRouter, Request, Response
@@ -11,8 +11,9 @@ from fastapi.responses import StreamingResponse
 
 from aggregator.storage.store import Party, Role
 from aggregator.web.problems import CONFLICT, SIGNED, refusals
+from aggregator.web.reading import Reading
 from aggregator.web.routes.parameters import BYTES, CBOR, READING, ModelId, Number, PlanId, answers
-from aggregator.web.service import Service, service_of
+from aggregator.web.service import service_of
 
 PIECE = 2**20
 WITNESSES = ("hospital", Role.RESEARCHER, Role.ADMIN, Role.AUDITOR)
@@ -27,10 +28,9 @@ router = APIRouter(prefix="/v1", tags=[READING])
 )
 async def model(request: Request, plan: PlanId, model: ModelId) -> Response:
     """A model version as safetensors."""
-    service = service_of(request)
-    party = await service.callers.reader(request, plan)
-    file = await service.run(lambda: service.coordinator.open_model(plan, model))
-    return _stream(service, plan, party, file)
+    reading = service_of(request).reading
+    party = await reading.callers.reader(request, plan)
+    return _stream(reading, plan, party, await reading.model(plan, model))
 
 
 @router.get(
@@ -40,8 +40,9 @@ async def model(request: Request, plan: PlanId, model: ModelId) -> Response:
 )
 async def proof(request: Request, plan: PlanId, number: Number) -> Response:
     """Where a model version comes from: sets, signatures and the sum's hash."""
-    coordinator = service_of(request).coordinator
-    return await _evidence(request, plan, lambda: coordinator.proof(plan, number))
+    reading = service_of(request).reading
+    party = await reading.callers.reader(request, plan, roles=WITNESSES)
+    return _stream(reading, plan, party, await reading.proof(plan, number), CBOR)
 
 
 @router.get(
@@ -51,8 +52,11 @@ async def proof(request: Request, plan: PlanId, number: Number) -> Response:
 )
 async def certificates(request: Request, plan: PlanId, number: Number) -> Response:
     """The abort certificates of a round: which attempts at it the hospitals have given up."""
-    coordinator = service_of(request).coordinator
-    return await _evidence(request, plan, lambda: coordinator.certificates(plan, number))
+    reading = service_of(request).reading
+    party = await reading.callers.reader(request, plan, roles=WITNESSES)
+    data = await reading.certificates(plan, number)
+    reading.count(plan, party, len(data))
+    return Response(data, media_type=CBOR)
 
 
 @router.get(
@@ -62,28 +66,18 @@ async def certificates(request: Request, plan: PlanId, number: Number) -> Respon
 )
 async def version_sum(request: Request, plan: PlanId, number: Number) -> Response:
     """The sum of the survivors' encoded updates behind a model version: little-endian 64-bit words."""
-    service = service_of(request)
-    party = await service.callers.reader(request, plan)
-    file = await service.run(lambda: service.coordinator.open_sum(plan, number))
-    return _stream(service, plan, party, file)
+    reading = service_of(request).reading
+    party = await reading.callers.reader(request, plan)
+    return _stream(reading, plan, party, await reading.sum(plan, number))
 
 
-async def _evidence(request: Request, plan: str, question: Callable[[], bytes]) -> Response:
-    """What shows how a plan came to where it is, for its hospitals and for people who may look."""
-    service = service_of(request)
-    party = await service.callers.reader(request, plan, roles=WITNESSES)
-    data = await service.run(question)
-    service.coordinator.count_bytes(plan, party.name, up=0, down=len(data))
-    return Response(data, media_type=CBOR)
-
-
-def _stream(service: Service, plan: str, party: Party, file: BinaryIO) -> Response:
+def _stream(reading: Reading, plan: str, party: Party, file: BinaryIO, media_type: str = BYTES) -> Response:
     """A file piece by piece: many may fetch a large one at the same time."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    service.coordinator.count_bytes(plan, party.name, up=0, down=size)
+    reading.count(plan, party, size)
     headers = {"content-length": str(size)}
-    return StreamingResponse(_pieces(file), media_type=BYTES, headers=headers)
+    return StreamingResponse(_pieces(file), media_type=media_type, headers=headers)
 
 
 def _pieces(file: BinaryIO) -> Iterator[bytes]:

@@ -62,9 +62,9 @@ async def metrics(request: Request) -> Response:
 @router.get("/v1/status", responses=refusals(*SIGNED, *CONFLICT))
 async def overview(request: Request) -> list[PlanLine]:
     """One line per plan that the asking person may read."""
-    service = service_of(request)
-    party, _ = await service.callers.authenticate(request, roles=OVERVIEW)
-    return await service.overview(party)
+    reading = service_of(request).reading
+    party, _ = await reading.callers.authenticate(request, roles=OVERVIEW)
+    return await reading.overview(party)
 
 
 @router.get("/v1/audit", responses=refusals(*SIGNED, *CONFLICT))
@@ -91,6 +91,6 @@ async def audit(request: Request, after: After = 0) -> list[dict[str, Any]]:
 @router.get("/v1/plans/{plan}/status", response_model=PlanStatus, responses=refusals(*SIGNED, *CONFLICT))
 async def status(request: Request, plan: PlanId) -> Response:
     """A plan's attempts, model versions, approvals and open phase."""
-    service = service_of(request)
-    await service.callers.reader(request, plan, roles=STATUS)
-    return Response(await service.status(plan), media_type="application/json")
+    reading = service_of(request).reading
+    await reading.callers.reader(request, plan, roles=STATUS)
+    return Response(await reading.status(plan), media_type="application/json")

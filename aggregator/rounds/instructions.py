@@ -1,0 +1,100 @@
+"""What hospitals are told: the plans that name them, and what each of them is to do now."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from aggregator.auditlog import Head
+from aggregator.rounds.runs import Runs
+from aggregator.storage.ledgerends import LedgerEnds
+from medveil.messages import AuditHead, PlanOffer, PlanOffers, Work
+from medveil.rounds import Phase
+from privacy.secagg import server
+
+
+class Instructions:
+    """Answers polls, on the coordinator's thread but where a method says otherwise."""
+
+    def __init__(self, runs: Runs, ledger_ends: LedgerEnds) -> None:
+        self._runs, self._ledger_ends = runs, ledger_ends
+        self._succession = runs.store.succession()  # it changes only while nobody leads
+
+    def offers(self, name: str) -> PlanOffers:
+        """Every plan whose roster names this hospital."""
+        self._runs.reload()
+        store = self._runs.store
+        mine = [run for run in self._runs.all() if run.plan.member(name) is not None]
+        return PlanOffers(
+            offers=tuple(
+                PlanOffer(
+                    plan=run.plan.model_dump_json(),
+                    admin_key=store.admin_key,
+                    admin_signature=run.admin_signature,
+                    approvals=dict(run.approvals),
+                )
+                for run in mine
+            ),
+            head=self._as_told(store.witnessed()),
+            ledger=self._ledger_ends.newest(name),
+        )
+
+    def work(self, plan_id: str, name: str) -> Work:
+        """What this hospital is to do now. Raises: NotFound."""
+        run = self._runs.of(plan_id, name)
+        attempt, member = run.attempt, run.plan.member(name)
+        head = self._as_told(self._runs.store.witnessed())
+        if attempt is None or member is None:
+            status: Literal["finished", "waiting"] = "finished" if run.finished else "waiting"
+            return Work(mark=run.mark, status=status, head=head)
+        state = attempt.state
+        away = {m.index for m in run.plan.roster if m.name in attempt.sitting_out}
+        asked = server.asked(state, member.index, away=away)
+        state = state if asked is state.phase else replace(state, phase=asked)
+        view = server.view(state, member.index)
+        return Work(
+            mark=run.mark,
+            status="running" if member.index in state.invited else "waiting",
+            round=attempt.key.round,
+            attempt=attempt.key.attempt,
+            kind=attempt.kind.value,
+            phase=state.phase.value,
+            model=state.setting.context.model,
+            payload=b"" if view is None else view.to_bytes(),
+            head=head,
+        )
+
+    def mark(self, plan_id: str) -> str | None:
+        """A plan's present state in one word; None for a plan unknown to memory. Any thread may ask."""
+        run = self._runs.get(plan_id)
+        return None if run is None else run.mark
+
+    def is_news(self, plan_id: str, name: str, mark: str) -> bool:
+        """Whether :meth:`work` would tell something new to a hospital that has seen this mark.
+
+        While a sum is unmasked there is nothing to do. Any thread may ask.
+        """
+        run = self._runs.get(plan_id)
+        if run is None or run.plan.member(name) is None:
+            return True
+        attempt = run.attempt
+        unmasking = attempt is not None and attempt.state.phase is Phase.DONE
+        return run.mark != mark and not unmasking
+
+    def still_idle(self, plan_id: str, name: str, mark: str) -> Work | None:
+        """What :meth:`work` would say if no round is open and that is no news; any thread may ask."""
+        run, head = self._runs.get(plan_id), self._runs.store.remembered_head
+        if run is None or run.attempt is not None or head is None or self.is_news(plan_id, name, mark):
+            return None
+        status: Literal["finished", "waiting"] = "finished" if run.finished else "waiting"
+        return Work(mark=mark, status=status, head=self._as_told(head))
+
+    def _as_told(self, head: Head) -> AuditHead:
+        """The audit log's head, for the hospital to keep."""
+        return AuditHead(
+            number=head.number,
+            hash=head.hash,
+            key=self._runs.store.admin_key,
+            signature=head.signature,
+            succession=self._succession,
+        )

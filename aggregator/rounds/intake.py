@@ -1,0 +1,191 @@
+"""What hospitals send: approvals, protocol messages and the segments of their masked vectors.
+
+A message is checked, changes the state, and is stored; or it is refused and changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from aggregator.errors import NotFound
+from aggregator.rounds.attempt import Attempt
+from aggregator.rounds.runs import Run, Runs, WrongRound, mark_of
+from aggregator.work.unmasking import WrongLength, segment_lengths
+from medveil.errors import Error, RemoteProtocolError
+from medveil.identity import verify
+from medveil.log import get_logger
+from medveil.rounds import AttemptKey, Phase
+from privacy.secagg import server
+from privacy.secagg.messages import MESSAGES, HospitalMessage, Upload
+
+log = get_logger()
+_PHASE_OF = {message: phase for phase, message in server.EXPECTS.items()}
+
+
+class StillWriting(RemoteProtocolError):
+    """A segment that an earlier request of the same hospital is still writing."""
+
+    code = "still-writing"
+    retry_after_s = 1.0
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="An earlier request of this hospital is still writing a segment of its upload.",
+            meaning="Nothing was changed by this one.",
+            remedy="Nothing to do; the node sends it again. If it lasts, the aggregator's storage is slow.",
+        )
+
+
+@dataclass(frozen=True)
+class SegmentClaim:
+    """The right of one request to write one segment of a masked vector."""
+
+    key: AttemptKey
+    hospital: int
+    segment: int
+
+
+class Intake:
+    """Takes what hospitals send, on the coordinator's thread but where a method says otherwise."""
+
+    def __init__(self, runs: Runs) -> None:
+        self._runs = runs
+        self._claims: set[SegmentClaim] = set()
+
+    def approve(self, plan_id: str, name: str, signature: bytes) -> bool:
+        """Keep a hospital's approval; whether it is the plan's first. Raises: NotFound, BadSignature."""
+        run = self._runs.of(plan_id, name)
+        member = run.plan.member(name)
+        assert member is not None  # Runs.of has checked it
+        verify(member.key, signature, "approve-plan", run.plan.hash)
+        self._runs.store.add_approval(plan_id, name, signature)
+        run.approvals[name] = signature
+        log.info("plan.approved", plan=plan_id, node=name)
+        return len(run.approvals) == 1
+
+    def sits_out(self, key: AttemptKey, name: str) -> None:
+        """This hospital has left this attempt: nobody waits for it. Raises: NotFound."""
+        current = self._runs.of(key.plan, name).attempt
+        if current is not None and current.key == key:
+            current.sitting_out.add(name)
+
+    def longest_message(self, plan_id: str) -> int:
+        """Most bytes of a hospital's message in this plan. Any thread may ask."""
+        run = self._runs.get(plan_id)
+        return 0 if run is None else run.longest_message
+
+    def receive(self, key: AttemptKey, name: str, kind: str, body: bytes) -> str:
+        """Take a protocol message: check, change the state, store it; or raise and change nothing.
+
+        A hospital may repeat its last message even when the attempt has ended since: it has lost the answer.
+
+        Returns: the mark of the phase that was answered; any other is news to the sender.
+        Raises: NotFound, WrongRound, BadMessage, WrongLength and what ``privacy.secagg.server`` raises.
+        """
+        run = self._runs.of(key.plan, name)
+        if kind not in MESSAGES:
+            raise NotFound()
+        answered = mark_of(key, _PHASE_OF[MESSAGES[kind]])
+        received = answered, hashlib.sha256(body).digest()
+        if run.received.get(name) == received:
+            return answered
+        current = _current(run, key)
+        message = MESSAGES[kind].from_bytes(body)
+        member = run.plan.member(name)
+        if member is None or message.sender != member.index:
+            raise server.NotAMember()
+        if not _is_repeat(current.state, message):
+            state = server.receive(current.state, message)
+            if isinstance(message, Upload):
+                self._check_upload(current, message)
+            self._runs.record(current, kind, body, state, actor=name)
+            run.received[name] = received
+        return answered
+
+    def claim_segment(self, key: AttemptKey, name: str, segment: int, *, size: int) -> SegmentClaim | None:
+        """The right to write a segment of a masked vector; None if the upload is signed and stays as it is.
+
+        Until it is kept, nobody else may write this segment and its hospital's upload is not taken.
+        Raises: NotFound, WrongRound, WrongLength, OutOfPhase, StillWriting.
+        """
+        claim = self.look_at_segment(key, name, segment, size=size)
+        if claim is not None:
+            _current(self._runs.of(key.plan, name), key).claims[claim.hospital] += 1
+            self._claims.add(claim)
+        return claim
+
+    def look_at_segment(self, key: AttemptKey, name: str, segment: int, *, size: int) -> SegmentClaim | None:
+        """What :meth:`claim_segment` would say; it changes nothing and is asked before a body is read."""
+        run = self._runs.of(key.plan, name)
+        current, member = _current(run, key), run.plan.member(name)
+        state = current.state
+        if member is None or state.phase is not Phase.UPLOAD or member.index not in state.invited:
+            raise server.OutOfPhase(phase=state.phase)
+        if member.index in state.uploaded:
+            return None
+        lengths = segment_lengths(current.params.words)
+        if not 0 <= segment < len(lengths) or size != lengths[segment]:
+            raise WrongLength()
+        claim = SegmentClaim(current.key, member.index, segment)
+        if claim in self._claims:
+            raise StillWriting()
+        return claim
+
+    def keep_segment(self, claim: SegmentClaim, data: bytes) -> None:
+        """Write a claimed segment durably; once for each claim, on any thread. Raises: StorageFailed."""
+        try:
+            self._runs.blobs.put_segment(claim.key.folder, claim.hospital, claim.segment, data)
+        finally:
+            self._claims.discard(claim)
+
+    def settle_segment(self, claim: SegmentClaim) -> None:
+        """After the write, and after one that failed. Raises: WrongRound if the attempt has ended meanwhile.
+
+        Then nothing of it is left behind.
+        """
+        run = self._runs.get(claim.key.plan)
+        if run is None or run.attempt is None or run.attempt.key != claim.key:
+            self._runs.blobs.forget_uploads(claim.key.folder)
+            raise WrongRound()
+
+    def read_back(self, plan_id: str, name: str, body: bytes) -> None:
+        """Check on any thread, before :meth:`receive`, that what an upload names is stored: it may take long.
+
+        What is wrong with the upload is left to :meth:`receive`, which then looks at its segments itself.
+        """
+        run = self._runs.get(plan_id)
+        attempt, member = (run.attempt, run.plan.member(name)) if run is not None else (None, None)
+        if attempt is None or member is None or attempt.state.phase is not Phase.UPLOAD:
+            return
+        with suppress(Error):
+            message, claims = Upload.from_bytes(body), attempt.claims[member.index]
+            if message.sender == member.index:
+                self._check_upload(attempt, message)
+                attempt.read_back[member.index] = claims, message.segments
+
+    def _check_upload(self, attempt: Attempt, message: Upload) -> None:
+        sender, lengths = message.sender, segment_lengths(attempt.params.words)
+        if len(message.segments) != len(lengths):
+            raise WrongLength()
+        if any((c.key, c.hospital) == (attempt.key, sender) for c in self._claims.copy()):
+            raise StillWriting()
+        if attempt.read_back.get(sender) == (attempt.claims[sender], message.segments):
+            return
+        for number, digest in enumerate(message.segments):
+            self._runs.blobs.segment(attempt.key.folder, sender, number, digest)
+
+
+def _current(run: Run, key: AttemptKey) -> Attempt:
+    if run.attempt is None or run.attempt.key != key:
+        raise WrongRound()
+    return run.attempt
+
+
+def _is_repeat(state: server.ServerState, message: HospitalMessage) -> bool:
+    """Whether exactly this message was taken before, in any phase: the answer to it may have been lost."""
+    phase = next(p for p, kind in server.EXPECTS.items() if isinstance(message, kind))
+    taken: Mapping[int, HospitalMessage] = getattr(state, server.ANSWERS[phase])
+    return taken.get(message.sender) == message

@@ -1,0 +1,108 @@
+"""Which attempt is next, when a phase is over, and what a plan waits for: nothing here reads or changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aggregator.rounds.attempt import Attempt
+from aggregator.rounds.runs import Run
+from medveil.errors import Error
+from medveil.plan import Plan
+from medveil.reports import AttemptReport, Waiting
+from medveil.rounds import MAX_EARLY_FAILURES, AttemptKey, Phase, RoundKind, kind_of
+from medveil.study import Deadlines
+from privacy.secagg.keys import setting_for
+
+
+class PlanStuck(Error):
+    """A plan that ends before its last round."""
+
+    code = "plan-stuck"
+
+    def __init__(self, *, reason: str) -> None:
+        super().__init__(
+            what=f"The plan goes no further: {reason}.",
+            meaning="Its versions so far stay as they are; its hospitals go on with their other plans.",
+            remedy="See 'medveil aggregator study status', mend the cause, then create a plan with a fresh "
+            "initial model ('medveil study new').",
+        )
+        self.reason = reason
+
+
+def fewest(plan: Plan) -> int:
+    """Hospitals that an attempt needs: a quorum of the roster, and at least ``cohort.min_hospitals``."""
+    return setting_for(plan, number=1, attempt=1, kind=RoundKind.TRAIN, model=b"").smallest
+
+
+def following(run: Run) -> tuple[AttemptKey, RoundKind] | None:
+    """The attempt that comes next; None when the last round is over.
+
+    Raises: PlanStuck.
+    """
+    study, number, attempt = run.plan.study, 1, 1
+    if run.last:
+        last = run.last[-1]
+        number, attempt = last.round + 1, 1
+        newest, _ = run.newest
+        if last.done:
+            if newest.parent == newest.model:  # both rounds would start from one model
+                raise PlanStuck(reason="the last round did not change the model")
+        else:
+            _check_closed(last)
+            early = sum(r.failed_early for r in run.last)
+            if early >= MAX_EARLY_FAILURES:
+                raise PlanStuck(reason=f"{early} attempts at round {last.round} failed at their beginning")
+            if len(run.last) - early < study.attempts:
+                number, attempt = last.round, last.attempt + 1
+    if number > study.training.rounds + 1:
+        return None
+    return AttemptKey(run.plan.id, number, attempt), kind_of(study, number)
+
+
+def _check_closed(last: AttemptReport) -> None:
+    """Raises: PlanStuck if masked vectors were sent, and nothing shows that their sum stays shut."""
+    if not last.failed_early and last.certificate is None:
+        raise PlanStuck(
+            reason=f"attempt {last.round}.{last.attempt} has neither a sum that makes a model nor an "
+            f"abort certificate ({last.reason})"
+        )
+
+
+def is_over(run: Run, attempt: Attempt, is_in_reach: Callable[[str], bool], now: float) -> bool:
+    """Whether a phase may be closed: its time is up, or everybody who is waited for has answered.
+
+    Nobody waits for a hospital that has left the attempt, or was not heard from lately.
+    """
+    state = attempt.state
+    missing = run.names(state.invited - set(state.answers))
+    if any(is_in_reach(name) for name in missing if name not in attempt.sitting_out):
+        return now - attempt.phase_opened > _limit(run.plan.study.deadlines, state.phase)
+    return True
+
+
+def _limit(deadlines: Deadlines, phase: Phase) -> float:
+    name = "train_s" if phase is Phase.COMMIT else f"{phase.value}_s"
+    return float(getattr(deadlines, name))
+
+
+def waiting_for(run: Run, reachable: int | None) -> Waiting | None:
+    """Why a plan does not move, for people; None if it does.
+
+    Args:
+        reachable: hospitals that have approved and are in reach; None if nobody here knows.
+    """
+    attempt = run.attempt
+    if attempt is not None and attempt.trouble is not None:
+        return attempt.trouble
+    if attempt is not None and attempt.state.phase is Phase.ABORT:
+        return Waiting(
+            reason="abort-certificate",
+            failed_by=attempt.reason,
+            given_up=len(attempt.state.aborted),
+            need=attempt.state.needed,
+        )
+    if attempt is not None or run.finished or run.approved_at is None or reachable is None:
+        return None
+    if reachable < fewest(run.plan):
+        return Waiting(reason="too-few-hospitals", in_reach=reachable, need=fewest(run.plan))
+    return None

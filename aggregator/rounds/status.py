@@ -1,0 +1,191 @@
+"""What is told of plans, from the store alone: so any process of the consortium answers, and any thread.
+
+Only who was heard from lately is in no store. The process that leads knows it and says so in a
+:class:`~medveil.reports.PlanStatus`; any other leaves it out, and with it that a plan waits for hospitals.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from aggregator.errors import NotFound
+from aggregator.rounds import schedule
+from aggregator.rounds.attempt import Attempt
+from aggregator.rounds.runs import Run, Runs, read_run
+from aggregator.storage.blobs import Blobs
+from aggregator.storage.store import Store
+from medveil.plan import Plan
+from medveil.reports import OpenAttempt, PlanLine, PlanStatus
+from medveil.rounds import AttemptKey
+from privacy.secagg.messages import Certificate, Certificates
+
+
+def live_status(runs: Runs, plan_id: str) -> tuple[PlanStatus, int] | None:
+    """What a plan in memory is doing, and how many of its attempts have ended; None if it is not there.
+
+    Any thread may ask: whoever looks on need not wait for the coordinator's.
+    """
+    run = runs.get(plan_id)
+    if run is None:
+        return None
+    in_reach = tuple(name for name in run.plan.names if runs.is_in_reach(run, name))
+    return _told(run, in_reach=in_reach, reachable=len(runs.reachable(run))), run.ended
+
+
+def _told(run: Run, *, in_reach: tuple[str, ...] | None, reachable: int | None) -> PlanStatus:
+    """A plan's present, without its history."""
+    open_attempt, attempt = None, run.attempt
+    if attempt is not None:
+        state = attempt.state
+        open_attempt = OpenAttempt(
+            round=attempt.key.round,
+            attempt=attempt.key.attempt,
+            kind=attempt.kind,
+            phase=state.phase,
+            answered=run.names(state.answers),
+            invited=run.names(state.invited),
+        )
+    return PlanStatus(
+        plan=run.plan.id,
+        name=run.plan.study.name,
+        finished=run.finished,
+        hospitals=tuple(run.plan.names),
+        approved=tuple(sorted(run.approvals)),
+        in_reach=in_reach,
+        open=open_attempt,
+        waiting_for=schedule.waiting_for(run, reachable),
+    )
+
+
+@dataclass
+class _History:
+    """Attempts that ended and versions as JSON, piece by piece; both only grow."""
+
+    attempts: bytes = b""
+    ended: int = 0
+    last: AttemptKey | None = None
+    versions: bytes = b""
+    published: int = 0
+
+
+class PlanReader:
+    """Reads plans from the store; what was read once and cannot change is remembered.
+
+    Args:
+        now: monotonic seconds.
+    """
+
+    def __init__(self, store: Store, *, now: Callable[[], float] = time.monotonic) -> None:
+        self._store, self._now = store, now
+        self._plans: dict[str, tuple[Plan, bytes]] = {}
+        self._attempts: dict[str, Attempt] = {}
+        self._histories: dict[str, _History] = {}
+        self._one_at_a_time = threading.RLock()
+
+    def plan(self, plan_id: str) -> Plan:
+        """A plan. Raises: NotFound."""
+        return self._plan(plan_id)[0]
+
+    def lines(self) -> list[PlanLine]:
+        """One line per plan, oldest first."""
+        self._look_for_plans()
+        rows = [(row, self.plan(row.plan).study.name) for row in self._store.plan_rows()]
+        return [PlanLine(plan=r.plan, name=name, finished=r.finished, rounds=r.ended) for r, name in rows]
+
+    def json(self, plan_id: str, live: tuple[PlanStatus, int] | None = None) -> bytes:
+        """A whole :class:`PlanStatus` as JSON, with the history. Raises: NotFound.
+
+        Args:
+            live: what :func:`live_status` tells, where this process leads.
+        """
+        status, ended = live or self._present(plan_id)
+        now = status.model_dump_json(exclude={"attempts", "versions"}).encode()
+        with self._one_at_a_time:
+            history = self._history(plan_id, ended)
+            return b'%b,"attempts":[%b],"versions":[%b]}' % (now[:-1], history.attempts, history.versions)
+
+    def status(self, plan_id: str) -> PlanStatus:
+        """A plan's progress, as far as the store tells. Raises: NotFound."""
+        present, _ = self._present(plan_id)
+        attempts = tuple(self._store.attempts(plan_id))
+        versions = tuple(version for version, _ in self._store.versions(plan_id))
+        return present.model_copy(update={"attempts": attempts, "versions": versions})
+
+    def _present(self, plan_id: str) -> tuple[PlanStatus, int]:
+        """What a plan is doing, without its history, and how many attempts that has."""
+        plan, signature = self._plan(plan_id)
+        with self._one_at_a_time:
+            while True:
+                known, (row,) = self._attempts.pop(plan_id, None), self._store.plan_rows(plan_id)
+                run = read_run(self._store, plan, signature, row.finished, now=self._now(), known=known)
+                if run.attempt is None or self._store.is_open(run.attempt.key):
+                    break  # if it has ended meanwhile, its events may have gone with it
+            if run.attempt is not None:
+                self._attempts[plan_id] = run.attempt
+        return _told(run, in_reach=None, reachable=None), run.ended
+
+    def check_model(self, plan_id: str, model: str) -> None:
+        """Raises: NotFound unless a version of this plan has this model."""
+        newest = self._store.newest_version(plan_id)
+        if newest is None or (model != newest.model and not self._store.has_model(plan_id, model)):
+            raise NotFound()
+
+    def behind(self, plan_id: str, number: int) -> tuple[str, str]:
+        """The names of a version's sum and of what proves it: a ``Published`` message. Raises: NotFound.
+
+        The attempt that made the version tells them; version 0 is made by none.
+        """
+        version = self._store.version(plan_id, number)
+        if version is not None:
+            for report in self._store.attempts(plan_id, round_number=version.round):
+                if report.sum is not None and report.proof is not None:
+                    return report.sum, report.proof
+        raise NotFound()
+
+    def certificates(self, plan_id: str, number: int) -> list[str]:
+        """The names of a round's abort certificates. Raises: NotFound."""
+        self._plan(plan_id)
+        reports = self._store.attempts(plan_id, round_number=number)
+        return [report.certificate for report in reports if report.certificate is not None]
+
+    def _plan(self, plan_id: str) -> tuple[Plan, bytes]:
+        if plan_id not in self._plans:
+            self._look_for_plans()
+        if plan_id not in self._plans:
+            raise NotFound()
+        return self._plans[plan_id]
+
+    def _look_for_plans(self) -> None:
+        for plan, signature, _ in self._store.plans(besides=self._plans.copy()):
+            self._plans[plan.id] = plan, signature
+
+    def _history(self, plan_id: str, ended: int) -> _History:
+        """A plan's history with at least so many attempts; item by item, or others would stand still."""
+        known = self._histories.setdefault(plan_id, _History())
+        if known.published and known.ended >= ended:
+            return known
+        reports = self._store.attempts(plan_id, after=known.last)
+        if reports:
+            known.attempts = _joined(known.attempts, (r.model_dump_json().encode() for r in reports))
+            known.ended += len(reports)
+            known.last = AttemptKey(plan_id, reports[-1].round, reports[-1].attempt)
+        versions = [version for version, _ in self._store.versions(plan_id, first=known.published)]
+        known.versions = _joined(known.versions, (v.model_dump_json().encode() for v in versions))
+        known.published += len(versions)
+        return known
+
+
+def _joined(known: bytes, new: Iterable[bytes]) -> bytes:
+    return b",".join(filter(None, (known, *new)))
+
+
+def certificates_of(blobs: Blobs, names: Iterable[str]) -> bytes:
+    """Abort certificates as a ``Certificates`` message. Raises: DamagedBlob, StorageFailed."""
+    found = []
+    for name in names:
+        with blobs.open_sum(name) as file:
+            found.append(Certificate.from_bytes(file.read()))
+    return Certificates(certificates=tuple(found)).to_bytes()

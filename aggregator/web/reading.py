@@ -1,0 +1,83 @@
+"""What any process of the consortium tells, from the store alone: plans, versions, and how they were made."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from typing import BinaryIO, TypeVar
+
+from aggregator.rounds.status import PlanReader, certificates_of
+from aggregator.storage.blobs import Blobs
+from aggregator.storage.store import Party, Role
+from aggregator.web.callers import Callers
+from aggregator.work.threads import Lookups, in_thread
+from medveil.reports import PlanLine, PlanStatus
+
+T = TypeVar("T")
+Live = Callable[[str], Awaitable[tuple[PlanStatus, int] | None]]
+"""See :func:`aggregator.rounds.status.live_status`."""
+Count = Callable[[str, str, int], None]
+"""Told plan, name and bytes of what was handed out."""
+
+
+class Reading:
+    """Answers everybody who may read a plan.
+
+    Args:
+        lookups: where the store is asked. slowly: where files are opened, for storage may be slow.
+        live: what the process that leads knows of a plan.
+    """
+
+    def __init__(
+        self,
+        callers: Callers,
+        reader: PlanReader,
+        blobs: Callable[[], Blobs],
+        *,
+        lookups: Lookups,
+        slowly: Executor,
+        live: Live,
+        count: Count,
+    ) -> None:
+        self.callers, self._reader, self._blobs = callers, reader, blobs
+        self._lookups, self._slowly, self._live, self._count = lookups, slowly, live, count
+
+    async def overview(self, party: Party) -> list[PlanLine]:
+        """One line per plan that this person may read."""
+        lines = await self._lookups.ask(self._reader.lines)
+        if party.role == Role.RESEARCHER:
+            readable = await self.callers.readable(party)
+            return [line for line in lines if line.plan in readable]
+        return lines
+
+    async def status(self, plan: str) -> bytes:
+        """A plan's attempts, model versions, approvals and open phase as JSON. Raises: NotFound."""
+        live = await self._live(plan)
+        return await self._lookups.ask(lambda: self._reader.json(plan, live))
+
+    async def model(self, plan: str, model: str) -> BinaryIO:
+        """A model version's file. Raises: NotFound, DamagedBlob."""
+        await self._lookups.ask(lambda: self._reader.check_model(plan, model))
+        return await self._open(lambda blobs: blobs.open_model(model))
+
+    async def sum(self, plan: str, version: int) -> BinaryIO:
+        """The sum behind a version, from 1: little-endian words. Raises: NotFound, DamagedBlob."""
+        name, _ = await self._lookups.ask(lambda: self._reader.behind(plan, version))
+        return await self._open(lambda blobs: blobs.open_sum(name))
+
+    async def proof(self, plan: str, version: int) -> BinaryIO:
+        """What proves a version, from 1: a ``Published`` message. Raises: NotFound, DamagedBlob."""
+        _, name = await self._lookups.ask(lambda: self._reader.behind(plan, version))
+        return await self._open(lambda blobs: blobs.open_sum(name))
+
+    async def certificates(self, plan: str, number: int) -> bytes:
+        """A round's abort certificates: a ``Certificates`` message. Raises: NotFound, DamagedBlob."""
+        names = await self._lookups.ask(lambda: self._reader.certificates(plan, number))
+        return await self._open(lambda blobs: certificates_of(blobs, names))
+
+    def count(self, plan: str, party: Party, size: int) -> None:
+        """So many bytes were handed out."""
+        self._count(plan, party.name, size)
+
+    async def _open(self, action: Callable[[Blobs], T]) -> T:
+        return await in_thread(self._slowly, lambda: action(self._blobs()))
