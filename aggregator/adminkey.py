@@ -14,7 +14,8 @@ from aggregator.settings import Settings
 from aggregator.storage.blobs import StorageFailed
 from aggregator.storage.crashpoints import step, steps
 from aggregator.storage.database import alone
-from aggregator.storage.store import Store, WrongAdminKey
+from aggregator.storage.store import Store
+from aggregator.storage.transactions import WrongAdminKey
 from medveil.errors import Error
 from medveil.files import put_in_place, sync
 from medveil.identity import Identity
@@ -96,7 +97,7 @@ def settle_key(folder: Path, store: Store) -> None:
     if not file.exists() or not _signs(store):
         return
     try:
-        present = _load(file).public_key == store.admin_key
+        present = _load(file).public_key == store.transactions.admin_key
     except NoAdminKey:
         present = False
     if present:
@@ -129,13 +130,13 @@ def new_admin_key(settings: Settings, *, without_old: bool = False) -> Changed:
 
 def change_key(folder: Path, store: Store, new: Identity, *, without_old: bool = False) -> Changed:
     """What :func:`new_admin_key` does, for whoever keeps every other process away."""
-    old, replaced = store.admin_key, None
+    old, replaced = store.transactions.admin_key, None
     if not without_old:
-        store.check_admin_key()
+        store.transactions.check_admin_key()
     elif _signs(store):
         replaced = old
     else:
-        replaced = store.recorded_key()
+        replaced = store.log.recorded_key()
         if replaced is None:
             raise NoAdminKey(problem="the log, begun by an earlier version, does not name the lost key")
     settle_key(folder, store)
@@ -148,9 +149,10 @@ def change_key(folder: Path, store: Store, new: Identity, *, without_old: bool =
             sync(folder)
     except OSError as error:
         raise StorageFailed() from error
-    number = store.change_admin_key(new, replaced=replaced)
+    number = store.log.change_admin_key(new, replaced=replaced)
     _put_in_place(folder)
-    return Changed(replaced or old, new.public_key, number, str(store.head), len(store.plans()))
+    head, plans = str(store.transactions.head), len(store.plans.all())
+    return Changed(replaced or old, new.public_key, number, head, plans)
 
 
 def _put_in_place(folder: Path) -> None:
@@ -172,7 +174,7 @@ def _load(file: Path) -> Identity:
 
 def _signs(store: Store) -> bool:
     try:
-        store.check_admin_key()
+        store.transactions.check_admin_key()
     except WrongAdminKey:
         return False
     return True

@@ -16,21 +16,17 @@ import hashlib
 import json
 import os
 import shutil
-import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
 
 from aggregator.adminkey import KEY, NEXT, load_admin, open_store, settle_key
 from aggregator.auditlog import Head
 from aggregator.settings import Settings
-from aggregator.storage.blobs import SCRATCH, Blobs, StorageFailed, open_blobs, write_durably
-from aggregator.storage.database import alone
+from aggregator.storage.blobs import SCRATCH, Blobs, StorageFailed, write_durably
+from aggregator.storage.database import alone, copy_database, shown_address
+from aggregator.storage.open import open_blobs
 from aggregator.storage.store import Store
 from medveil.errors import Error
 from medveil.identity import BadSignature, Identity, verify
@@ -120,58 +116,77 @@ def back_up(settings: Settings, target: Path) -> Head | None:
     return head
 
 
-def restore(backup: Path, settings: Settings, *, admin_key: str | None) -> Head:
-    """Put a backup into an empty folder (with PostgreSQL: beside the database that pg_restore has filled).
+@dataclass(frozen=True)
+class Backup:
+    """A backup that was checked."""
+
+    folder: Path
+    head: str | None
+    """Of the audit log in it; None with PostgreSQL."""
+    files: Mapping[str, str]
+    """Name → SHA-256."""
+
+
+def restore(backup: Backup, settings: Settings) -> Head:
+    """Put a checked backup into an empty folder; with PostgreSQL beside the database that pg_restore filled.
 
     Open attempts are ended: their masked vectors are not in a backup, and the hospitals have gone on.
     Args:
         settings: the folder to fill; its ``where`` is the database.
-        admin_key: fingerprint that the backup's key must have, as a person typed it; None takes a backup
-            without a signature, and no other.
     Returns: the head of the audit log; hospitals that have seen a later one find out that it was rolled back.
-    Raises: NotThere, NotSigned, OtherKey, ForeignSchema, DamagedDatabase, StillRunning, StorageFailed,
-        BadEntry, UnusableBlobs.
+    Raises: NotThere, ForeignSchema, DamagedDatabase, StillRunning, StorageFailed, BadEntry, UnusableBlobs.
     """
-    content = check(backup, admin_key=admin_key)
     if settings.folder.exists() and any(settings.folder.iterdir()):
         raise NotThere(problem=f"{settings.folder.name} is not empty")
-    try:
-        for name, expected in content["files"].items():
-            if name == DATABASE and not isinstance(settings.where, Path):
-                continue
-            if _copy_file(backup / name, settings.folder / name) != expected:
-                raise NotThere(problem=f"{name} was changed while it was copied")
-    except OSError as error:
-        raise StorageFailed() from error
+    _fill(settings, backup)
     store = open_store(settings)
     try:
-        store.check_file()
-        head = store.verify_log()
+        store.transactions.check_file()
+        head = store.log.verify()
         _check_models(store, open_blobs(settings.folder, settings.blobs))
-        if content["head"] not in (None, str(head)):
+        if backup.head not in (None, str(head)):
             raise NotThere(problem="its database is not the one that was backed up")
         with alone(settings.where):
             settle_key(settings.folder, store)
-            store.restored(head)
-            return store.head
+            store.plans.restored(head)
+            return store.transactions.head
     finally:
         store.close()
+
+
+def _fill(settings: Settings, backup: Backup) -> None:
+    """Copy the files. Raises: NotThere for one that is not as it was checked; then nothing is left."""
+    try:
+        for name, expected in backup.files.items():
+            if name == DATABASE and not isinstance(settings.where, Path):
+                continue
+            if _copy_file(backup.folder / name, settings.folder / name) != expected:
+                _empty(settings.folder)
+                raise NotThere(problem=f"{name} was changed after it was checked")
+    except OSError as error:
+        raise StorageFailed() from error
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _check_models(store: Store, blobs: Blobs) -> None:
     """Whether every plan's newest model is there: in the folder just filled, or in the bucket it names."""
     there = blobs.names()
-    for plan, _, _ in store.plans():
-        version, state = store.progress(plan.id).newest
+    for plan, _, _ in store.plans.all():
+        version, state = store.plans.progress(plan.id).newest
         if not {version.model, *state.values()} <= there:
             raise NotThere(problem=f"the newest model of plan {plan.id[:16]} is not among the kept models")
 
 
-def check(backup: Path, *, admin_key: str | None) -> dict[str, Any]:
-    """Whether every file of a backup is what was copied, and the named key's holder says so; the manifest.
+def check(backup: Path, *, admin_key: str | None) -> Backup:
+    """Whether every file of a backup is what was copied, and the named key's holder says so.
 
     Args:
-        admin_key: as in :func:`restore`.
+        admin_key: fingerprint that the backup's key must have, as a person typed it; None takes a backup
+            without a signature, and no other.
     Raises: NotThere, NotSigned, OtherKey.
     """
     try:
@@ -184,7 +199,7 @@ def check(backup: Path, *, admin_key: str | None) -> dict[str, Any]:
     for name in sorted({*expected, *found}):
         if expected.get(name) != found.get(name):
             raise NotThere(problem=f"{name} is damaged, missing or was added")
-    return content
+    return Backup(backup, content["head"], expected)
 
 
 def _manifest(backup: Path) -> dict[str, Any]:
@@ -229,23 +244,11 @@ def _digits(typed: str) -> str:
     return "".join(typed.upper().replace("-", " ").split())
 
 
-def copy_database(source: Path, target: Path) -> None:
-    """SQLite's own online copy: a consistent state, whoever writes meanwhile."""
-    try:
-        with (
-            closing(sqlite3.connect(f"{source.resolve().as_uri()}?mode=rw", uri=True)) as live,
-            closing(sqlite3.connect(target)) as copy,
-        ):
-            live.backup(copy)
-    except sqlite3.Error as error:
-        raise StorageFailed() from error
-
-
 def _verified(copy: Settings) -> Head:
     store = open_store(copy)
     try:
-        store.check_file()
-        return store.verify_log()
+        store.transactions.check_file()
+        return store.log.verify()
     finally:
         store.close()
 
@@ -311,16 +314,11 @@ def opens(settings: Settings) -> list[tuple[str, str]]:
 
     An address may hold a password; it is shown without.
     """
-    database = settings.database
-    try:
-        database = make_url(database).render_as_string(hide_password=True) if database else ""
-    except ArgumentError:
-        database = "(no URL)"
     told = [
         ("listens", f"on {settings.host}, port {settings.port}"),
         ("names", ", ".join(settings.names)),
         ("client certificates", "asked for" if settings.client_certificates else "not asked for"),
-        ("database", database or "in the folder"),
+        ("database", shown_address(settings.database) if settings.database else "in the folder"),
         ("models", settings.blobs or "in the folder"),
     ]
     changed = [f"{name} = {value}" for name, value in settings.limits.changed.items()]

@@ -20,12 +20,13 @@ from aggregator import settings as configuration
 from aggregator.access.tls import make_certificates
 from aggregator.adminkey import KEY, load_admin, new_admin_key, open_store
 from aggregator.auditlog import Head, KeyChange
-from aggregator.backup import back_up, check, copy_database, opens, restore
+from aggregator.backup import back_up, check, opens, restore
 from aggregator.cli_people import DEFAULT, Folder, opened_register, people
 from aggregator.settings import Settings
-from aggregator.storage.blobs import open_blobs
-from aggregator.storage.database import REVISIONS, Database, alone, schema_of
-from aggregator.storage.store import AlreadyThere, Register, UnknownPerson
+from aggregator.storage.database import REVISIONS, Database, alone, copy_database, schema_of
+from aggregator.storage.open import open_blobs
+from aggregator.storage.register import UnknownPerson
+from aggregator.storage.transactions import AlreadyThere
 from aggregator.witnesses import Witness, binding_heads
 from medveil.errors import BadFile, Error
 from medveil.handed import problem_of, read_whole
@@ -138,7 +139,7 @@ def serve(folder: Folder = DEFAULT) -> None:
     if schema_of(settings.where) is None:
         raise NoDatabase()
     store = open_store(settings)
-    store.check_admin_key()  # what is wrong is said now
+    store.transactions.check_admin_key()  # what is wrong is said now
     store.close()
     open_blobs(folder, settings.blobs)
     get_logger().info("aggregator.starting", port=settings.port)
@@ -160,7 +161,7 @@ def new_token(settings: Settings, name: str, role: str) -> str:
     """Make a one-time token and keep its hash."""
     token = secrets.token_hex(24)
     store = open_store(settings)
-    store.add_token(token, name=name, role=role, expires=time.time() + TOKEN_HOURS * 3600)
+    store.register.add_token(token, name=name, role=role, expires=time.time() + TOKEN_HOURS * 3600)
     store.close()
     return token
 
@@ -233,14 +234,14 @@ def restore_command(
     if not admin_key and not accept_unsigned:
         admin_key = screen.answer("Fingerprint of the admin key:") if can_ask() else ""
     key = None if accept_unsigned else admin_key
-    check(backup, admin_key=key)
+    checked = check(backup, admin_key=key)
     settings = replace(configuration.load(backup), folder=folder)
     if not yes:
         screen.say("The settings in this backup:")
         screen.fields(opens(settings), width=20, indent=3)
         if not (can_ask() and screen.ask("Restore with these settings?")):
             raise NotConfirmed()
-    head = restore(backup, settings, admin_key=key)
+    head = restore(checked, settings)
     screen.say(f"Restored into {folder}. Rounds since the backup are lost; open attempts have ended.")
     screen.say(f"  Head of its audit log:  {head}")
 
@@ -316,15 +317,17 @@ def audit_verify(
     witnesses = [Witness.read(path) for path in heads]
     store = open_store(configuration.load(folder))
     try:
-        changes = store.key_changes()
-        store.check_file()
-        binding, given_up = binding_heads(witnesses, store.entries(), store.admin_key, changes)
-        newest = store.verify_log([*known, *binding])
+        changes = store.log.key_changes()
+        store.transactions.check_file()
+        binding, given_up = binding_heads(
+            witnesses, store.log.entries(), store.transactions.admin_key, changes
+        )
+        newest = store.log.verify([*known, *binding])
     finally:
         store.close()
     screen.say("The audit log is whole, and the database holds what it says. Its head:")
     screen.say(f"  {newest}")
-    screen.say(f"  signed with the key of fingerprint {fingerprint(store.admin_key)}")
+    screen.say(f"  signed with the key of fingerprint {fingerprint(store.transactions.admin_key)}")
     for change in changes:
         _tell_change(change, witnesses)
     for witness in witnesses:
@@ -358,7 +361,7 @@ def audit_show(
     """Print the newest audit entries as JSON lines (to be kept elsewhere, or to be searched)."""
     store = open_store(configuration.load(folder))
     try:
-        for entry in store.entries(max(0, store.head.number - last)):
+        for entry in store.log.entries(max(0, store.transactions.head.number - last)):
             told = {
                 "number": entry.number,
                 "time": dt.datetime.fromtimestamp(entry.time_ms / 1000, dt.UTC).isoformat(),
@@ -423,7 +426,7 @@ def create_plan(
     strategy_of(parsed)
     store = open_store(settings)
     try:
-        register = Register(store)
+        register = store.register
         enrolled = {p.name: p for p in register.enrolled_keys() if p.role == "hospital" and not p.revoked}
         known = register.researchers()
         for name in set(readers or ()) - set(known):
@@ -442,7 +445,7 @@ def create_plan(
             raise BadFile(name=plain(file.name), problem=problem_of(error)) from error
         now = time.time()
         first = first_version(plan, data, open_blobs(settings.folder, settings.blobs), now=now)
-        store.add_plan(plan, store.signer.sign("create-plan", plan.hash), first, now)
+        store.plans.add(plan, store.transactions.signer.sign("create-plan", plan.hash), first, now)
         for name in known if readers is None else readers:
             register.grant(plan.id, name)
         return plan

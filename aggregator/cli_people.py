@@ -13,7 +13,7 @@ import typer
 
 from aggregator import settings as configuration
 from aggregator.adminkey import open_store
-from aggregator.storage.store import Register, Role
+from aggregator.storage.register import Register, Role
 from medveil.errors import Error
 from medveil.ids import fingerprint
 from medveil.shown import Screen, plain
@@ -115,7 +115,7 @@ def opened_register(folder: Path) -> Iterator[Register]:
     """The register of the aggregator in a folder, closed at the end."""
     store = open_store(configuration.load(folder))
     try:
-        yield Register(store)
+        yield store.register
     finally:
         store.close()
 

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 
 from aggregator.access.nonces import EarlyNonces, Used
-from aggregator.storage.store import Party
+from aggregator.storage.register import Party
 from medveil.errors import RemoteProtocolError
 from medveil.identity import FRESHNESS_S, BadSignature, Identity, RequestProof, verify_head
 

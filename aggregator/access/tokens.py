@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import argon2
 
 from aggregator.errors import Overloaded, TooManyRequests
-from aggregator.storage.store import ApiToken, Role
+from aggregator.storage.register import ApiToken, Role
 from aggregator.work.threads import in_thread
 from medveil.errors import RemoteProtocolError
 

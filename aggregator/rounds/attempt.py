@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from aggregator.storage.store import CLOSE, GIVE_UP, RESTORED
+from aggregator.storage.plans import CLOSE, GIVE_UP, RESTORED
 from aggregator.work.versions import NextVersion
 from aggregator.work.workers import Failure
 from medveil.identity import BadSignature

@@ -19,8 +19,8 @@ from aggregator.rounds.intake import Intake
 from aggregator.rounds.publishing import Publishing
 from aggregator.rounds.runs import Run, Runs
 from aggregator.storage.blobs import Blobs
-from aggregator.storage.ledgerends import LedgerEnds
-from aggregator.storage.store import CLOSE, Store
+from aggregator.storage.plans import CLOSE
+from aggregator.storage.store import Store
 from aggregator.work.workers import Inline
 from medveil.log import get_logger
 from medveil.plan import NotApproved, check_approvals
@@ -50,7 +50,7 @@ class Coordinator:
         self.on_result: Callable[[], object] = lambda: None
         """Called, on any thread, when a job has ended: the next tick has something to do."""
         self.runs = Runs(store, blobs, now=clock, wall_clock=wall_clock)
-        self.ledger_ends = LedgerEnds(store)
+        self.ledger_ends = store.ledger_ends
         self.intake = Intake(self.runs)
         self.instructions = Instructions(self.runs, self.ledger_ends)
         self._publishing = Publishing(self.runs, workers or Inline(), lambda: self.on_result())
@@ -73,11 +73,11 @@ class Coordinator:
         Needed when a commit may or may not have happened. Raises: StorageFailed; then it is still needed.
         """
         self.runs.start_over()
-        self._store.settled()
+        self._store.transactions.settled()
 
     def tick(self) -> bool:
         """Take up what others wrote to the store and :meth:`go_on`; whether anything changed."""
-        known, written = len(self.runs.all()), self._store.last_write
+        known, written = len(self.runs.all()), self._store.transactions.last_write
         if written is None or written != self._looked_at:
             self.runs.reload()
             self._look_for_approvals()
@@ -94,10 +94,10 @@ class Coordinator:
 
     def _look_for_approvals(self) -> None:
         waiting = [run for run in self.runs.all() if run.approved_at is None and not run.finished]
-        counts = self._store.approval_counts() if waiting else {}
+        counts = self._store.plans.approval_counts() if waiting else {}
         for run in waiting:
             if counts.get(run.plan.id, 0) != len(run.approvals):
-                run.approvals = self._store.approvals(run.plan.id)
+                run.approvals = self._store.plans.approvals(run.plan.id)
 
     def _is_approved(self, run: Run) -> bool:
         if run.approved_at is None:

@@ -11,7 +11,7 @@ import hashlib
 from aggregator.rounds.attempt import Attempt
 from aggregator.rounds.runs import Run, Runs
 from aggregator.storage.blobs import Blobs
-from aggregator.storage.store import CLOSE, GIVE_UP
+from aggregator.storage.plans import CLOSE, GIVE_UP
 from medveil.log import get_logger
 from medveil.reports import AttemptReport
 from medveil.rounds import Phase

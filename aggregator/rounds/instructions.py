@@ -18,7 +18,7 @@ class Instructions:
 
     def __init__(self, runs: Runs, ledger_ends: LedgerEnds) -> None:
         self._runs, self._ledger_ends = runs, ledger_ends
-        self._succession = runs.store.succession()  # it changes only while nobody leads
+        self._succession = runs.store.log.succession()  # it changes only while nobody leads
 
     def offers(self, name: str) -> PlanOffers:
         """Every plan whose roster names this hospital."""
@@ -29,13 +29,13 @@ class Instructions:
             offers=tuple(
                 PlanOffer(
                     plan=run.plan.model_dump_json(),
-                    admin_key=store.admin_key,
+                    admin_key=store.transactions.admin_key,
                     admin_signature=run.admin_signature,
                     approvals=dict(run.approvals),
                 )
                 for run in mine
             ),
-            head=self._as_told(store.witnessed()),
+            head=self._as_told(store.transactions.witnessed()),
             ledger=self._ledger_ends.newest(name),
         )
 
@@ -43,7 +43,7 @@ class Instructions:
         """What this hospital is to do now. Raises: NotFound."""
         run = self._runs.of(plan_id, name)
         attempt, member = run.attempt, run.plan.member(name)
-        head = self._as_told(self._runs.store.witnessed())
+        head = self._as_told(self._runs.store.transactions.witnessed())
         if attempt is None or member is None:
             status: Literal["finished", "waiting"] = "finished" if run.finished else "waiting"
             return Work(mark=run.mark, status=status, head=head)
@@ -83,7 +83,7 @@ class Instructions:
 
     def still_idle(self, plan_id: str, name: str, mark: str) -> Work | None:
         """What :meth:`work` would say if no round is open and that is no news; any thread may ask."""
-        run, head = self._runs.get(plan_id), self._runs.store.remembered_head
+        run, head = self._runs.get(plan_id), self._runs.store.transactions.remembered_head
         if run is None or run.attempt is not None or head is None or self.is_news(plan_id, name, mark):
             return None
         status: Literal["finished", "waiting"] = "finished" if run.finished else "waiting"
@@ -94,7 +94,7 @@ class Instructions:
         return AuditHead(
             number=head.number,
             hash=head.hash,
-            key=self._runs.store.admin_key,
+            key=self._runs.store.transactions.admin_key,
             signature=head.signature,
             succession=self._succession,
         )

@@ -61,7 +61,7 @@ class Intake:
         member = run.plan.member(name)
         assert member is not None  # Runs.of has checked it
         verify(member.key, signature, "approve-plan", run.plan.hash)
-        self._runs.store.add_approval(plan_id, name, signature)
+        self._runs.store.plans.add_approval(plan_id, name, signature)
         run.approvals[name] = signature
         log.info("plan.approved", plan=plan_id, node=name)
         return len(run.approvals) == 1

@@ -106,18 +106,18 @@ def read_run(
     Args:
         known: an attempt that was read before; if it is still open, it goes on with the events since.
     """
-    progress = store.progress(plan.id)
-    run = Run(plan, signature, store.approvals(plan.id), finished, progress.newest)
+    progress = store.plans.progress(plan.id)
+    run = Run(plan, signature, store.plans.approvals(plan.id), finished, progress.newest)
     for report in progress.recent:
         run.end(report)
     run.ended = progress.ended
     if (row := progress.opened) is None:
         return run
     if known is not None and known.key == row.key:
-        run.attempt = go_on(known, store.events(row.key, after=known.events))
+        run.attempt = go_on(known, store.plans.events(row.key, after=known.events))
     else:
         fresh = new_attempt(plan, row.key, row.kind, row.model, now=now)
-        run.attempt = replayed(fresh, plan, store.events(row.key))
+        run.attempt = replayed(fresh, plan, store.plans.events(row.key))
     return run
 
 
@@ -201,7 +201,7 @@ class Runs:
 
     def reload(self) -> None:
         """Take up plans that are new in the store, and after a restart the attempts that were open."""
-        for plan, signature, finished in self.store.plans(besides=self._runs):
+        for plan, signature, finished in self.store.plans.all(besides=self._runs):
             self._runs[plan.id] = read_run(self.store, plan, signature, finished, now=self.now())
 
     def start_over(self) -> None:
@@ -217,14 +217,14 @@ class Runs:
         found = self.blobs.uploads()
         self.reload()
         open_ones = {run.attempt.key.folder for run in self.all() if run.attempt is not None}
-        self.store.check_lead()
+        self.store.transactions.check_lead()
         for folder in found - open_ones:
             self.blobs.forget_uploads(folder)
 
     def open(self, run: Run, key: AttemptKey, kind: RoundKind) -> None:
         """Begin an attempt from the newest model."""
         model = run.newest[0].model
-        self.store.open_attempt(key, kind=kind, model=model, now=self.wall_clock())
+        self.store.plans.open_attempt(key, kind=kind, model=model, now=self.wall_clock())
         run.attempt = new_attempt(run.plan, key, kind, model, now=self.now())
         log.info("round.opened", plan=key.plan, round=key.round, attempt=key.attempt, kind=kind.value)
 
@@ -238,7 +238,7 @@ class Runs:
         actor: str = "aggregator",
     ) -> None:
         """Keep a message or closing, and go on to the state after it."""
-        self.store.add_event(attempt.key, attempt.events, kind, body, actor=actor)
+        self.store.plans.add_event(attempt.key, attempt.events, kind, body, actor=actor)
         attempt.events += 1
         if state.phase is not attempt.state.phase:
             now = self.now()
@@ -273,7 +273,7 @@ class Runs:
     ) -> None:
         """End an attempt and publish its version, if it made one, with the optimiser's state (hashes)."""
         key = attempt.key
-        self.store.end_attempt(key.plan, report, version=version, state=state)
+        self.store.plans.end_attempt(key.plan, report, version=version, state=state)
         if version is not None:
             run.newest = version, dict(state or {})
         run.end(report)
@@ -290,6 +290,6 @@ class Runs:
 
     def finish(self, run: Run) -> None:
         """No more rounds."""
-        self.store.finish_plan(run.plan.id)
+        self.store.plans.finish(run.plan.id)
         run.finished = True
         log.info("plan.finished", plan=run.plan.id)

@@ -92,7 +92,7 @@ class PlanReader:
     def lines(self) -> list[PlanLine]:
         """One line per plan, oldest first."""
         self._look_for_plans()
-        rows = [(row, self.plan(row.plan).study.name) for row in self._store.plan_rows()]
+        rows = [(row, self.plan(row.plan).study.name) for row in self._store.plans.rows()]
         return [PlanLine(plan=r.plan, name=name, finished=r.finished, rounds=r.ended) for r, name in rows]
 
     def json(self, plan_id: str, live: tuple[PlanStatus, int] | None = None) -> bytes:
@@ -110,8 +110,8 @@ class PlanReader:
     def status(self, plan_id: str) -> PlanStatus:
         """A plan's progress, as far as the store tells. Raises: NotFound."""
         present, _ = self._present(plan_id)
-        attempts = tuple(self._store.attempts(plan_id))
-        versions = tuple(version for version, _ in self._store.versions(plan_id))
+        attempts = tuple(self._store.plans.attempts(plan_id))
+        versions = tuple(version for version, _ in self._store.plans.versions(plan_id))
         return present.model_copy(update={"attempts": attempts, "versions": versions})
 
     def _present(self, plan_id: str) -> tuple[PlanStatus, int]:
@@ -119,9 +119,9 @@ class PlanReader:
         plan, signature = self._plan(plan_id)
         with self._one_at_a_time:
             while True:
-                known, (row,) = self._attempts.pop(plan_id, None), self._store.plan_rows(plan_id)
+                known, (row,) = self._attempts.pop(plan_id, None), self._store.plans.rows(plan_id)
                 run = read_run(self._store, plan, signature, row.finished, now=self._now(), known=known)
-                if run.attempt is None or self._store.is_open(run.attempt.key):
+                if run.attempt is None or self._store.plans.is_open(run.attempt.key):
                     break  # if it has ended meanwhile, its events may have gone with it
             if run.attempt is not None:
                 self._attempts[plan_id] = run.attempt
@@ -129,8 +129,8 @@ class PlanReader:
 
     def check_model(self, plan_id: str, model: str) -> None:
         """Raises: NotFound unless a version of this plan has this model."""
-        newest = self._store.newest_version(plan_id)
-        if newest is None or (model != newest.model and not self._store.has_model(plan_id, model)):
+        newest = self._store.plans.newest_version(plan_id)
+        if newest is None or (model != newest.model and not self._store.plans.has_model(plan_id, model)):
             raise NotFound()
 
     def behind(self, plan_id: str, number: int) -> tuple[str, str]:
@@ -138,9 +138,9 @@ class PlanReader:
 
         The attempt that made the version tells them; version 0 is made by none.
         """
-        version = self._store.version(plan_id, number)
+        version = self._store.plans.version(plan_id, number)
         if version is not None:
-            for report in self._store.attempts(plan_id, round_number=version.round):
+            for report in self._store.plans.attempts(plan_id, round_number=version.round):
                 if report.sum is not None and report.proof is not None:
                     return report.sum, report.proof
         raise NotFound()
@@ -148,7 +148,7 @@ class PlanReader:
     def certificates(self, plan_id: str, number: int) -> list[str]:
         """The names of a round's abort certificates. Raises: NotFound."""
         self._plan(plan_id)
-        reports = self._store.attempts(plan_id, round_number=number)
+        reports = self._store.plans.attempts(plan_id, round_number=number)
         return [report.certificate for report in reports if report.certificate is not None]
 
     def _plan(self, plan_id: str) -> tuple[Plan, bytes]:
@@ -159,7 +159,7 @@ class PlanReader:
         return self._plans[plan_id]
 
     def _look_for_plans(self) -> None:
-        for plan, signature, _ in self._store.plans(besides=self._plans.copy()):
+        for plan, signature, _ in self._store.plans.all(besides=self._plans.copy()):
             self._plans[plan.id] = plan, signature
 
     def _history(self, plan_id: str, ended: int) -> _History:
@@ -167,12 +167,12 @@ class PlanReader:
         known = self._histories.setdefault(plan_id, _History())
         if known.published and known.ended >= ended:
             return known
-        reports = self._store.attempts(plan_id, after=known.last)
+        reports = self._store.plans.attempts(plan_id, after=known.last)
         if reports:
             known.attempts = _joined(known.attempts, (r.model_dump_json().encode() for r in reports))
             known.ended += len(reports)
             known.last = AttemptKey(plan_id, reports[-1].round, reports[-1].attempt)
-        versions = [version for version, _ in self._store.versions(plan_id, first=known.published)]
+        versions = [version for version, _ in self._store.plans.versions(plan_id, first=known.published)]
         known.versions = _joined(known.versions, (v.model_dump_json().encode() for v in versions))
         known.published += len(versions)
         return known

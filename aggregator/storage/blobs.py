@@ -62,21 +62,6 @@ class UnusableBlobs(Error):
         )
 
 
-def open_blobs(folder: Path, url: str) -> Blobs:
-    """The blobs of an aggregator: in its folder, or in a bucket (``s3://…``) if there is a URL.
-
-    Raises: UnusableBlobs.
-    """
-    if not url:
-        return Blobs(folder)
-    try:
-        from aggregator.storage.bucket import BucketBlobs, open_store
-    except ModuleNotFoundError as error:
-        problem = "obstore is missing; install it with: pip install 'medveil[s3]'"
-        raise UnusableBlobs(problem=problem) from error
-    return BucketBlobs(folder, open_store(url))
-
-
 def write_durably(path: Path, data: bytes | memoryview) -> None:
     """Write, fsync, rename, fsync the folder: after a crash the file is whole or not there.
 
@@ -116,13 +101,6 @@ class Blobs:
     def put_model(self, name: str, data: bytes) -> None:
         """Keep a model or an optimiser state under its own hash; keeping it again repairs a damaged one."""
         write_durably(self._models / name, data)
-
-    def model(self, name: str) -> bytes:
-        """Read one back. Raises: DamagedBlob if it is not there."""
-        try:
-            return (self._models / name).read_bytes()
-        except OSError as error:
-            raise DamagedBlob() from error
 
     def open_model(self, name: str) -> BinaryIO:
         """A model or an optimiser state, to be read in pieces. Raises: DamagedBlob if it is not there."""

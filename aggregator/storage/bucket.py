@@ -89,9 +89,6 @@ class BucketBlobs(Blobs):
     def put_model(self, name: str, data: bytes) -> None:
         self._put(f"models/{name}", data)
 
-    def model(self, name: str) -> bytes:
-        return bytes(self._get(f"models/{name}"))
-
     def open_model(self, name: str) -> BinaryIO:
         return self._open(f"models/{name}")
 

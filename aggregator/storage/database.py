@@ -7,14 +7,14 @@ sees everything that was written before it.
 
 from __future__ import annotations
 
-import fcntl
 import io
 import os
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -24,6 +24,7 @@ import sqlalchemy as sa
 from aggregator.storage import schema
 from aggregator.storage.blobs import StorageFailed
 from aggregator.storage.crashpoints import step
+from aggregator.storage.leadlock import LeadLock
 from aggregator.storage.tables import META
 from medveil.errors import Error
 from medveil.log import get_logger
@@ -31,8 +32,8 @@ from medveil.log import get_logger
 REVISIONS = ("0001", "0002", "0003")
 """Schema versions in order; the last is this program's. ``aggregator/migrations`` holds a file for each."""
 MIGRATIONS = Path(__file__).parents[1] / "migrations"
-WRITERS, LEADER = 0x4D656456, 0x4D656457
-"""PostgreSQL advisory locks: of a write transaction, and of the process that leads."""
+WRITERS = 0x4D656456
+"""PostgreSQL's advisory lock of a write transaction."""
 POSTGRES_OPTIONS = {
     "connect_timeout": 3,
     "options": "-c lock_timeout=10s -c statement_timeout=30s -c idle_in_transaction_session_timeout=60s",
@@ -42,19 +43,6 @@ POSTGRES_OPTIONS = {
     "tcp_user_timeout": 10_000,
     "application_name": "medveil-aggregator",
 }
-LEADER_OPTIONS = (
-    ("statement_timeout", "3s"),
-    ("tcp_keepalives_idle", "5"),
-    ("tcp_keepalives_interval", "2"),
-    ("tcp_keepalives_count", "3"),
-    ("tcp_user_timeout", "8s"),
-)
-"""So that the server notices soon when the machine of the process that leads has gone."""
-OPENING, TOUCHED = "60s", "8s"
-"""How long the session that holds the lead may be idle (from PostgreSQL 14 on): while everything is read at
-the start, and then. A leader touches it each second; one that hangs does not, and loses the lead."""
-_SET = sa.text("SELECT set_config(name, :value, false) FROM pg_settings WHERE name = :option")
-"""A server that does not know the option is not asked for it."""
 _TURN = sa.select(
     sa.func.set_config("idle_in_transaction_session_timeout", "5s", True),
     sa.func.pg_advisory_xact_lock(WRITERS),
@@ -131,7 +119,7 @@ class Database:
         self._counting = threading.Lock()
         if self.is_postgres:
             sa.event.listen(self._engine, "connect", self._count_session)
-        self._lead = _LeadLock(self._engine)
+        self._lead = LeadLock(self._engine)
         self.in_doubt = False
         """Whether a commit may have happened or not: what memory holds of the tables must be read again."""
         try:
@@ -268,67 +256,11 @@ class Database:
             raise UnusableDatabase(problem="its server runs with fsync=off, which loses data at a power cut")
 
 
-class _LeadLock:
-    """Held by the one process that coordinates.
-
-    The system lets it go when the process dies: the kernel for SQLite, the server for PostgreSQL, there at
-    the latest 11 s after the process's machine has gone, and 8 s after it has stopped taking the lead again.
-    """
-
-    def __init__(self, engine: sa.Engine, *, idle: str = OPENING) -> None:
-        self._engine, self._idle = engine, idle
-        self._held: sa.Connection | int | None = None
-        self._touched = False
-
-    def take(self) -> bool:
-        """Take or keep it; whether it is held now. Raises: DBAPIError."""
-        if self._engine.dialect.name == "postgresql":
-            return self._take_postgres()
-        if self._held is None:
-            handle = os.open(f"{self._engine.url.database}.lead", os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(handle)
-                return False
-            self._held = handle
-        return True
-
-    def _take_postgres(self) -> bool:
-        if isinstance(self._held, sa.Connection):
-            try:
-                if not self._touched:
-                    self._held.execute(_SET, {"option": "idle_session_timeout", "value": TOUCHED})
-                self._touched = True
-                self._held.execute(sa.text("SELECT 1"))
-                return True
-            except sa.exc.DBAPIError:
-                self.drop()
-        link = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        link.detach()  # of no use to anybody else
-        for option, value in (*LEADER_OPTIONS, ("idle_session_timeout", self._idle)):
-            link.execute(_SET, {"option": option, "value": value})
-        if not link.execute(sa.select(sa.func.pg_try_advisory_lock(LEADER))).scalar_one():
-            link.close()
-            return False
-        self._held, self._touched = link, False
-        return True
-
-    def drop(self) -> None:
-        """Let it go."""
-        if isinstance(self._held, sa.Connection):
-            with suppress(sa.exc.DBAPIError):
-                self._held.close()
-        elif self._held is not None:
-            os.close(self._held)
-        self._held = None
-
-
 @contextmanager
 def alone(where: Path | str) -> Iterator[None]:
     """Keep every aggregator away for the length of the block. Raises: StillRunning, StorageFailed."""
     engine = _engine(where)
-    lock = _LeadLock(engine, idle="0")
+    lock = LeadLock(engine, idle="0")
     try:
         if not lock.take():
             raise StillRunning()
@@ -352,6 +284,26 @@ def schema_of(where: Path | str) -> str | None:
         raise _failed(error) from error
     finally:
         engine.dispose()
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """SQLite's own online copy: a consistent state, whoever writes meanwhile. Raises: StorageFailed."""
+    try:
+        with (
+            closing(sqlite3.connect(f"{source.resolve().as_uri()}?mode=rw", uri=True)) as live,
+            closing(sqlite3.connect(target)) as copy,
+        ):
+            live.backup(copy)
+    except sqlite3.Error as error:
+        raise StorageFailed() from error
+
+
+def shown_address(url: str) -> str:
+    """The URL of a database as it may be shown: without a password."""
+    try:
+        return sa.make_url(url).render_as_string(hide_password=True)
+    except sa.exc.ArgumentError:
+        return "(no URL)"
 
 
 def _engine(where: Path | str) -> sa.Engine:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from aggregator.storage.store import Party, Store
+from aggregator.storage.register import Party
 from aggregator.storage.tables import SETTINGS
+from aggregator.storage.transactions import Transactions
 from medveil.errors import RemoteProtocolError
 from medveil.messages import LedgerEnd
 
@@ -31,15 +32,15 @@ class LedgerBehind(RemoteProtocolError):
 class LedgerEnds:
     """The newest end of each hospital."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, transactions: Transactions) -> None:
+        self._transactions = transactions
         self._known: dict[str, str] = {}
         """What this process has written or read, so that a repeat costs no look at the database."""
 
     def newest(self, name: str) -> LedgerEnd | None:
         """What a hospital told last."""
         wanted = sa.select(SETTINGS.c.value).where(SETTINGS.c.key == _key(name))
-        with self._store._database.read() as tx:
+        with self._transactions.read() as tx:
             text = tx.execute(wanted).scalar_one_or_none()
         return None if text is None else LedgerEnd.parse(text)
 
@@ -53,7 +54,7 @@ class LedgerEnds:
         end = LedgerEnd.parse(text)
         end.check(party.public_key)
         key = {"key": _key(party.name)}
-        with self._store._change("note_ledger", party.name) as change:
+        with self._transactions.change("note_ledger", party.name) as change:
             held = change.select(sa.select(SETTINGS.c.value).where(SETTINGS.c.key == key["key"])).scalar()
             head = f"{end.count}.{end.number}.{end.mark.hex()}"
             if held is None:

@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import sqlalchemy as sa
 
 META = sa.MetaData()
@@ -114,3 +117,13 @@ READERS = sa.Table(
     sa.Column("name", sa.String, primary_key=True),
     sa.Column("may", sa.Boolean, nullable=False),
 )
+
+
+def at(table: sa.Table, key: Mapping[str, Any]) -> list[sa.ColumnElement[bool]]:
+    """The condition for rows whose columns have these values."""
+    return [table.c[name] == value for name, value in key.items()]
+
+
+def subject(table: sa.Table, values: Mapping[Any, Any]) -> str:
+    """What the audit log calls a row: its table and its primary key."""
+    return "/".join([table.name, *(str(values[c.name]) for c in table.primary_key)])

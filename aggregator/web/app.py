@@ -17,8 +17,8 @@ from aggregator.access.signatures import Gatekeeper
 from aggregator.adminkey import open_store, settle_key
 from aggregator.rounds.coordinator import Coordinator
 from aggregator.settings import Settings
-from aggregator.storage.blobs import open_blobs
-from aggregator.storage.store import NotLeading
+from aggregator.storage.open import open_blobs
+from aggregator.storage.transactions import NotLeading
 from aggregator.web.limits import Gate
 from aggregator.web.metrics import Metrics
 from aggregator.web.problems import on_bad_address, on_error, on_fault
@@ -99,7 +99,7 @@ def open_service(settings: Settings, workers: Workers) -> Service | None:
     """
     store = open_store(settings)
     try:
-        if not store.lead():
+        if not store.transactions.lead():
             store.close()
             return None
         settle_key(settings.folder, store)

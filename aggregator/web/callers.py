@@ -13,7 +13,7 @@ from aggregator.access.tokens import BadToken, TokenCheck
 from aggregator.errors import NotAllowed, NotFound
 from aggregator.rounds.status import PlanReader
 from aggregator.settings import Settings
-from aggregator.storage.store import Party, Register, Role
+from aggregator.storage.register import Party, Register, Role
 from aggregator.web.bodies import BodyMemory, read_body
 from aggregator.web.limits import Newcomers, Quotas, leases_of
 from aggregator.work.threads import Lookups

@@ -6,7 +6,7 @@ import time
 from functools import partial
 
 from aggregator.rounds.intake import SegmentClaim
-from aggregator.storage.store import Party
+from aggregator.storage.register import Party
 from aggregator.web.callers import SMALL_LIMIT
 from aggregator.web.service import Service
 from medveil.rounds import AttemptKey, Phase

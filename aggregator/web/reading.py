@@ -8,7 +8,7 @@ from typing import BinaryIO, TypeVar
 
 from aggregator.rounds.status import PlanReader, certificates_of
 from aggregator.storage.blobs import Blobs
-from aggregator.storage.store import Party, Role
+from aggregator.storage.register import Party, Role
 from aggregator.web.callers import Callers
 from aggregator.work.threads import Lookups, in_thread
 from medveil.reports import PlanLine, PlanStatus

@@ -19,7 +19,9 @@ from aggregator.errors import NotFound
 from aggregator.rounds.coordinator import Coordinator
 from aggregator.rounds.status import PlanReader, live_status
 from aggregator.settings import Settings
-from aggregator.storage.store import NotLeading, Party, Register, Store, TokenRefused
+from aggregator.storage.register import Party, TokenRefused
+from aggregator.storage.store import Store
+from aggregator.storage.transactions import NotLeading
 from aggregator.web.callers import Callers
 from aggregator.web.longpolls import LongPolls
 from aggregator.web.readiness import Readiness
@@ -42,24 +44,24 @@ class Service:
         self, store: Store, coordinator: Coordinator, gatekeeper: Gatekeeper, settings: Settings
     ) -> None:
         self.store, self.coordinator = store, coordinator
-        self.register = Register(store)
+        self.register = store.register
         reader = PlanReader(store)
-        self.lookups = Lookups(2, "register", store.break_off)
+        self.lookups = Lookups(2, "register", store.transactions.break_off)
         self.callers = Callers(
             self.register,
             self.lookups,
             gatekeeper,
             settings,
             reader,
-            written=lambda: store.last_write,
+            written=lambda: store.transactions.last_write,
             heard_from=coordinator.runs.touch,
         )
-        self.readiness = Readiness({"database": store.probe, "blobs": coordinator.probe_blobs})
+        self.readiness = Readiness({"database": store.transactions.probe, "blobs": coordinator.probe_blobs})
         self.polls = LongPolls(coordinator.instructions.mark)
         self.stopping = False
         self._tls = settings.folder / "tls" if settings.client_certificates else None
         self._thread = ThreadPoolExecutor(1, "coordinator")
-        self._strangers = Lookups(1, "newcomers", store.break_off)
+        self._strangers = Lookups(1, "newcomers", store.transactions.break_off)
         self._segments = ThreadPoolExecutor(4, "segments")
         self.reading = Reading(
             self.callers,
@@ -88,9 +90,9 @@ class Service:
     def _on_thread(self, action: Callable[[], T]) -> asyncio.Future[T]:
         def safely() -> T:
             if time.monotonic() - self._lead_seen > LEAD_CHECK_S:
-                self.store.check_lead()
+                self.store.transactions.check_lead()
                 self._lead_seen = time.monotonic()
-            if self.store.in_doubt:
+            if self.store.transactions.in_doubt:
                 self.coordinator.start_over()
             return action()
 
@@ -110,7 +112,9 @@ class Service:
     async def tick(self) -> bool:
         """One tick of the clock; whether anything changed. Raises: what :meth:`Coordinator.tick` raises."""
         try:
-            return await breaking_off(self._on_thread(self.coordinator.tick), self.store.break_off)
+            return await breaking_off(
+                self._on_thread(self.coordinator.tick), self.store.transactions.break_off
+            )
         finally:
             self._pulse.beat()
 
@@ -151,7 +155,7 @@ class Service:
         try:
             if not await self._strangers.ask(lambda: self.register.opens(token, name)):
                 raise TokenRefused()
-            await self.run(lambda: self.store.enrol(token, name=name, public_key=key, now=time.time()))
+            await self.run(lambda: self.register.enrol(token, name=name, public_key=key, now=time.time()))
         except TokenRefused:
             self.callers.newcomers.charge(address)
             raise
@@ -174,7 +178,7 @@ class Service:
 
     async def audit_entries(self, after: int) -> list[Entry]:
         """The audit log from number ``after`` + 1 on, at most ``MOST_ENTRIES``."""
-        return await self.lookups.ask(lambda: list(islice(self.store.entries(after), MOST_ENTRIES)))
+        return await self.lookups.ask(lambda: list(islice(self.store.log.entries(after), MOST_ENTRIES)))
 
     def gauges(self) -> dict[str, dict[str, float]]:
         """The present state in numbers, for the metrics; no hospital has a line of its own."""
@@ -189,7 +193,7 @@ class Service:
     def close(self) -> None:
         """Finish the work in hand and stop; what hangs at the database is broken off."""
         if self._pulse.silent:
-            self.store.break_off()
+            self.store.transactions.break_off()
         self.readiness.close()
         self.callers.tokens.close()
         self.lookups.close()

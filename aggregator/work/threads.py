@@ -13,7 +13,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TypeVar
 
 from aggregator.errors import NotReady
-from aggregator.storage.store import NotLeading
+from aggregator.storage.transactions import NotLeading
 
 T = TypeVar("T")
 SILENT_S = 5.0

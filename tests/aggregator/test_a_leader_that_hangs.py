@@ -18,7 +18,8 @@ import pytest
 
 from aggregator.errors import NotReady
 from aggregator.storage.database import WRITERS
-from aggregator.storage.store import NotLeading, Store
+from aggregator.storage.store import Store
+from aggregator.storage.transactions import NotLeading
 from aggregator.web.readiness import Readiness
 from aggregator.work.threads import Pulse, breaking_off
 from door import Door
@@ -93,8 +94,8 @@ def test_a_leader_whose_database_stops_answering_says_so_and_goes_on_with_new_se
 def test_the_session_of_the_lead_may_not_be_idle_for_long_once_it_leads(cluster: Cluster) -> None:
     name = cluster.database()
     with closing(Store(cluster.url(name), Identity.generate("admin"))) as store:
-        assert store.lead()
-        held = store._database._lead._held
+        assert store.transactions.lead()
+        held = store.transactions._database._lead._held
 
         def allowed() -> object:
             assert held is not None
@@ -102,7 +103,7 @@ def test_the_session_of_the_lead_may_not_be_idle_for_long_once_it_leads(cluster:
             return held.exec_driver_sql("SHOW idle_session_timeout").scalar_one()
 
         assert allowed() == "1min"  # there may be much to read at the start
-        store.check_lead()
+        store.transactions.check_lead()
         assert allowed() == "8s"
 
 
@@ -153,13 +154,13 @@ def test_a_session_that_is_broken_off_ends_its_question_and_the_next_one_works(c
             psycopg.connect(host=str(cluster.folder), user="medveil", dbname=name, autocommit=True) as ours,
         ):
             ours.execute("SELECT pg_advisory_lock(%s)", [WRITERS])
-            writing = thread.submit(store.probe)
+            writing = thread.submit(store.transactions.probe)
             writer = "SELECT pid FROM pg_stat_activity WHERE datname = %s AND wait_event = 'advisory'"
             Pair.wait_until(lambda: ours.execute(writer, [name]).fetchall())
-            store.break_off()
+            store.transactions.break_off()
             assert type(writing.exception()).__name__ == "StorageFailed"
-        store.probe()
-        assert not store.in_doubt
+        store.transactions.probe()
+        assert not store.transactions.in_doubt
 
 
 def test_a_part_that_hangs_is_not_tried_a_second_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import cbor2
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from aggregator.storage.store import Role
+from aggregator.storage.register import Role
 from door import Door
 from medveil.identity import Identity, sign_request
 from world import make_sites, make_world, play

@@ -23,14 +23,15 @@ from obstore.store import LocalStore, MemoryStore
 import buckets
 from aggregator.backup import NotThere, back_up
 from aggregator.settings import Settings, load
-from aggregator.storage.blobs import Blobs, DamagedBlob, StorageFailed, UnusableBlobs, open_blobs
+from aggregator.storage.blobs import Blobs, DamagedBlob, StorageFailed, UnusableBlobs
 from aggregator.storage.bucket import BucketBlobs, open_store
+from aggregator.storage.open import open_blobs
 from aggregator.storage.store import Store
 from aggregator.work.unmasking import segment_lengths
 from aggregator.work.workers import Inline, Workers
 from door import Door
 from restoring import put_back
-from world import World, finish, make_sites, play
+from world import World, finish, make_sites, model_in, play
 
 Build = Callable[..., World]
 DATA = os.urandom(100_000)
@@ -86,9 +87,9 @@ def test_what_was_kept_is_read_back_whole_or_in_pieces(blobs: Blobs) -> None:
     blobs.put_sum("s", DATA[:10])
     blobs.keep_model("n", draft(blobs, DATA * 100))  # ten megabytes: in parts, where there are parts
     blobs.keep_sum("t", draft(blobs, DATA[10:]))
-    assert blobs.model("m") == DATA
+    assert model_in(blobs, "m") == DATA
     assert blobs.names() == {"m", "n"}
-    assert blobs.model("n") == DATA * 100
+    assert model_in(blobs, "n") == DATA * 100
     with blobs.open_model("n") as file:
         assert file.seek(0, os.SEEK_END) == 10_000_000
         file.seek(5_000_100)
@@ -104,7 +105,7 @@ def test_what_was_kept_is_read_back_whole_or_in_pieces(blobs: Blobs) -> None:
 
 
 def test_what_is_not_there_has_a_name_for_it(blobs: Blobs) -> None:
-    for ask in (blobs.model, blobs.open_model, blobs.open_sum):
+    for ask in (blobs.open_model, blobs.open_sum):
         with pytest.raises(DamagedBlob):
             ask("m")
     with pytest.raises(DamagedBlob), blobs.mapped_segment("a", 1, 0):
@@ -179,7 +180,7 @@ def test_a_store_that_is_away_refuses_whole_is_named_and_goes_on_later(
     world = build()
     works, away = BucketBlobs(folder, MemoryStore()), open_blobs(folder, nowhere)
     works.put_model(
-        world.plan.study.model.initial_model, world.blobs.model(world.plan.study.model.initial_model)
+        world.plan.study.model.initial_model, model_in(world.blobs, world.plan.study.model.initial_model)
     )
     world.coordinator.runs.blobs = works
     sites = make_sites(world)
@@ -244,7 +245,7 @@ def test_a_worker_killed_in_the_middle_of_a_large_model_leaves_nothing_that_coun
     blobs, held = open_blobs(folder, bucket), buckets.bucket_of_moto()
     path = draft(blobs, os.urandom(2**20) * 96)
     program = (
-        "import sys; from pathlib import Path; from aggregator.storage.blobs import open_blobs;"
+        "import sys; from pathlib import Path; from aggregator.storage.open import open_blobs;"
         "open_blobs(Path(sys.argv[1]), sys.argv[2]).keep_model('m', Path(sys.argv[3]))"
     )
     process = subprocess.Popen([sys.executable, "-c", program, str(folder), bucket, str(path)])
@@ -256,7 +257,7 @@ def test_a_worker_killed_in_the_middle_of_a_large_model_leaves_nothing_that_coun
     assert any(m.parts for m in held.multiparts.values())
     assert blobs.names() == set()
     with pytest.raises(DamagedBlob):
-        blobs.model("m")
+        model_in(blobs, "m")
     blobs.keep_model("m", path)
     assert blobs.names() == {"m"}
 
@@ -268,7 +269,7 @@ def test_memory_does_not_grow_with_a_model(folder: Path, bucket: str) -> None:
     with open(path, "r+b") as file:
         file.truncate(256 * 2**20)
     program = (
-        "import sys, resource; from pathlib import Path; from aggregator.storage.blobs import open_blobs\n"
+        "import sys, resource; from pathlib import Path; from aggregator.storage.open import open_blobs\n"
         "blobs = open_blobs(Path(sys.argv[1]), sys.argv[2])\n"
         "most = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before = most(); blobs.keep_model('m', Path(sys.argv[3]))\n"
@@ -293,7 +294,7 @@ def test_a_backup_names_the_bucket_and_is_restored_only_where_the_newest_models_
     assert restored.blobs == bucket
     put_back(folder / "backup", restored)
     again = Store(restored.where, world.admin)
-    assert [v.model for v, _ in again.versions(world.plan.id)] == [
+    assert [v.model for v, _ in again.plans.versions(world.plan.id)] == [
         v["model"] for v in world.status["versions"]
     ]
     again.close()

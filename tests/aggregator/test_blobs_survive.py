@@ -19,7 +19,7 @@ from aggregator.storage.blobs import Blobs, DamagedBlob, StorageFailed, write_du
 from aggregator.storage.store import Store
 from aggregator.work.unmasking import DamagedSegment, Summing, sum_segment
 from medveil.identity import Identity
-from world import World, fresh_file, make_sites
+from world import World, fresh_file, make_sites, model_in
 
 PAGE = 4096
 DATA = bytes(np.arange(3 * PAGE // 8, dtype="<u8").data)
@@ -65,7 +65,7 @@ def test_a_damaged_model_is_repaired_by_keeping_it_again(folder: Path) -> None:
     for _, found in damages():
         (folder / "models" / "m").write_bytes(found)
         blobs.put_model("m", DATA)
-        assert blobs.model("m") == DATA
+        assert model_in(blobs, "m") == DATA
 
 
 class Failing:
@@ -149,7 +149,7 @@ def test_a_file_that_does_not_fit_leaves_nothing_behind(folder: Path) -> None:
         blobs.put_model("m", DATA)
     assert files(folder) == set()
     blobs.put_model("m", DATA)
-    assert blobs.model("m") == DATA
+    assert model_in(blobs, "m") == DATA
 
 
 def test_a_database_that_cannot_grow_takes_nothing_by_half_and_goes_on_later(folder: Path) -> None:
@@ -157,12 +157,12 @@ def test_a_database_that_cannot_grow_takes_nothing_by_half_and_goes_on_later(fol
     store, taken = Store(file, ADMIN), 0
     with largest_file(file.stat().st_size + 4 * PAGE), suppress(StorageFailed):
         for taken in range(1000):
-            store.add_token(f"h{taken}", name=f"h{taken}", role="hospital", expires=1.0)
+            store.register.add_token(f"h{taken}", name=f"h{taken}", role="hospital", expires=1.0)
     assert 0 < taken < 999
-    assert sum(e.action == "token.added" for e in store.entries()) == taken
-    store.verify_log()
-    store.add_token("later", name="later", role="hospital", expires=1.0)
-    assert store.verify_log() == store.head
+    assert sum(e.action == "token.added" for e in store.log.entries()) == taken
+    store.log.verify()
+    store.register.add_token("later", name="later", role="hospital", expires=1.0)
+    assert store.log.verify() == store.transactions.head
     store.close()
 
 
@@ -202,7 +202,7 @@ def test_a_full_disk_refuses_and_recovers(build: Callable[..., World], small_dis
     assert refused == 3
     assert world.dump()[0] == before
     ballast.unlink()
-    if world.store.in_doubt:
+    if world.store.transactions.in_doubt:
         world.coordinator.start_over()
     assert world.status["open"]["answered"] == []
-    world.store.verify_log()
+    world.store.log.verify()

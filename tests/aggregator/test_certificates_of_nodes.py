@@ -29,7 +29,7 @@ from aggregator.access.tls import (
     sign_node_certificate,
 )
 from aggregator.settings import Limits
-from aggregator.storage.store import Register, Store
+from aggregator.storage.store import Store
 from hospital_node.certificate import due, get_certificate
 from hospital_node.line import AggregatorProblem
 from hospital_node.settings import Node, NodeSettings
@@ -285,7 +285,7 @@ def test_a_revoked_hospital_is_refused_whatever_certificate_it_has(place: Place)
     pair = place.pki.pair("hospital-3")
     assert place.get(pair, "/v1/plans", index=2)[0] == 200
     elsewhere = Store(place.world.database, place.world.admin)
-    Register(elsewhere).revoke("hospital-3", now=1.0)
+    elsewhere.register.revoke("hospital-3", now=1.0)
     elsewhere.close()
     status, answer = place.get(pair, "/v1/plans", index=2)
     assert status == 403

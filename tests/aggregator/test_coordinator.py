@@ -339,7 +339,7 @@ def test_a_damaged_model_or_optimiser_state_is_never_built_upon(build: Build, fi
     world = build(strategy={"name": "fedavgm", "options": {"momentum": 0.5}})
     sites = make_sites(world)
     until_phase(world, sites, "unmask", number=2)
-    version, kept = world.store.versions(world.plan.id)[-1]
+    version, kept = world.store.plans.versions(world.plan.id)[-1]
     path = world.folder / "models" / (version.model if file == "model" else kept["velocity"])
     data = bytearray(path.read_bytes())
     data[-1] ^= 1

@@ -18,7 +18,7 @@ from aggregator.storage.blobs import SCRATCH, Blobs
 from aggregator.storage.store import Store
 from medveil.identity import Identity, verify
 from medveil.tensors import from_safetensors
-from world import SPEC, START, Site, unit
+from world import SPEC, START, Site, model_in, unit
 
 AGGREGATOR = Path(crashpoints.__file__).parent
 ORDER = """
@@ -65,12 +65,12 @@ def run(folder: Path, where: Path | str, *crashes: str) -> None:
     assert ended == [(1, 1, "done", everybody), (2, 1, "done", everybody)]  # no attempt was lost
     assert status["attempts"][0]["sums"]["patients"] == [3.0]  # each counts once
     blobs = Blobs(folder)
-    moved = from_safetensors(blobs.model(seen[1]["model"]), SPEC) - START  # type: ignore[arg-type]
+    moved = from_safetensors(model_in(blobs, seen[1]["model"]), SPEC) - START  # type: ignore[arg-type]
     assert np.allclose(moved, sum(unit(i) for i in (1, 2, 3)) / 3, atol=1e-4)
     store = Store(where, Identity.load("admin", folder / "admin.key"))
-    store.verify_log()  # every change has its entry, every entry its change
-    ((plan, signature, _),) = store.plans()
-    verify(store.admin_key, signature, "create-plan", plan.hash)
+    store.log.verify()  # every change has its entry, every entry its change
+    ((plan, signature, _),) = store.plans.all()
+    verify(store.transactions.admin_key, signature, "create-plan", plan.hash)
     store.close()
     files = [p for p in folder.rglob("*") if p.is_file()]
     assert [p.name for p in files if "uploads" in p.parts or p.suffix == SCRATCH] == []
@@ -106,7 +106,7 @@ def lost_after_agreeing(folder: Path, where: Path | str, point: str) -> None:
     assert ended == [(1, 1, "failed"), (1, 2, "done"), (2, 1, "done")]
     assert status["attempts"][0]["certificate"]
     store = Store(where, Identity.load("admin", folder / "admin.key"))
-    store.verify_log()
+    store.log.verify()
     store.close()
 
 

@@ -33,7 +33,7 @@ def offered(door: Door, index: int = 1) -> LedgerEnd | None:
 
 
 def entries(door: Door) -> list[str]:
-    return [str(e.details["head"]) for e in door.world.store.entries() if e.action == "ledger.noted"]
+    return [str(e.details["head"]) for e in door.world.store.log.entries() if e.action == "ledger.noted"]
 
 
 def test_an_end_comes_with_a_poll_and_is_in_the_audit_log_and_in_the_offers(door: Door) -> None:
@@ -43,7 +43,7 @@ def test_an_end_comes_with_a_poll_and_is_in_the_audit_log_and_in_the_offers(door
         assert offered(door) == end(door, number)
     assert entries(door) == [f"0.2.{'00' * 32}", f"0.5.{'00' * 32}"]
     assert offered(door, 2) is None
-    door.world.store.verify_log()
+    door.world.store.log.verify()
 
 
 def test_a_repeat_changes_nothing(door: Door) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from aggregator.access.tokens import make_token
 from aggregator.settings import Limits
-from aggregator.storage.store import Register, Role
+from aggregator.storage.register import Role
 from medveil.identity import sign_request
 from served import Served, received, served
 from world import World, make_world
@@ -38,7 +38,7 @@ def test_the_process_ends_in_time_and_answers_its_long_polls(tmp_path: Path) -> 
     world = make_world(tmp_path, approvals=0)
     world.admin.save(world.folder / "admin.key")
     token, kept = make_token("monitor", Role.MONITOR, now=time.time(), expires=time.time() + 60)
-    Register(world.store).add_api_token(kept)
+    world.store.register.add_api_token(kept)
     world.store.close()
     scrape = (
         f"GET /metrics HTTP/1.1\r\nHost: here\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"

@@ -266,7 +266,7 @@ def test_junk_never_uses_up_the_chance_of_who_has_a_token(door: Door, name: str)
     """From the same address (all behind one proxy have one), under the same name, with any keys."""
     door.service.callers.newcomers = Newcomers(Limits(), Clock())
     newcomer = Identity.generate("newcomer")
-    door.world.store.add_token(TOKEN, name="newcomer", role="hospital", expires=time.time() + 60)
+    door.world.store.register.add_token(TOKEN, name="newcomer", role="hospital", expires=time.time() + 60)
     codes = [enrol(door, Identity.generate(name), f"junk-{i}").json()["code"] for i in range(60)]
     assert codes[-1] == "too-many-requests"
     assert enrol(door, newcomer, TOKEN).status_code == 204

@@ -33,9 +33,9 @@ def statements(store: Store) -> Iterator[list[str]]:
     def note(connection: object, cursor: object, statement: str, *_: object) -> None:
         asked.append(statement)
 
-    sa.event.listen(store._database._engine, "before_cursor_execute", note)
+    sa.event.listen(store.transactions._database._engine, "before_cursor_execute", note)
     yield asked
-    sa.event.remove(store._database._engine, "before_cursor_execute", note)
+    sa.event.remove(store.transactions._database._engine, "before_cursor_execute", note)
 
 
 def last_written_long_ago(world: World) -> None:
@@ -61,9 +61,9 @@ def test_a_start_reads_the_last_rounds_and_only_counts_the_others(build: Build) 
     world = build(attempts=1, training={"rounds": 20, "local_steps": 1, "learning_rate": 1.0})
     for number in range(1, 11):
         key = AttemptKey(world.plan.id, number, 1)
-        world.store.open_attempt(key, kind=RoundKind.TRAIN, model="00", now=1.0)
-        world.store.end_attempt(world.plan.id, given_up(number))
-    progress = world.store.progress(world.plan.id)
+        world.store.plans.open_attempt(key, kind=RoundKind.TRAIN, model="00", now=1.0)
+        world.store.plans.end_attempt(world.plan.id, given_up(number))
+    progress = world.store.plans.progress(world.plan.id)
     assert (progress.ended, [a.round for a in progress.recent]) == (10, [9, 10])
     world.restart()
     play(world, make_sites(world), until=lambda: world.phase != "")
@@ -117,7 +117,7 @@ def test_the_clock_reads_the_database_only_when_somebody_has_written_to_it(build
     assert asked == []
     other = Store(world.database, world.admin)  # a command of the admin, or a hospital's approval elsewhere
     for one in world.identities:
-        other.add_approval(world.plan.id, one.name, sign_approval(world.plan, one))
+        other.plans.add_approval(world.plan.id, one.name, sign_approval(world.plan, one))
         world.coordinator.runs.touch(one.name)
     other.close()
     assert world.coordinator.tick()
@@ -126,7 +126,7 @@ def test_the_clock_reads_the_database_only_when_somebody_has_written_to_it(build
 
 def test_what_was_read_just_after_a_write_is_read_again(build: Build) -> None:
     world = build()
-    world.store.open_attempt(AttemptKey(world.plan.id, 1, 1), kind=RoundKind.TRAIN, model="00", now=1.0)
+    world.store.plans.open_attempt(AttemptKey(world.plan.id, 1, 1), kind=RoundKind.TRAIN, model="00", now=1.0)
     world.coordinator.tick()
     with statements(world.store) as asked:
         world.coordinator.tick()

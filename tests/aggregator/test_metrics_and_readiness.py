@@ -14,7 +14,7 @@ import pytest
 from aggregator.access.tls import make_certificates
 from aggregator.errors import NotReady
 from aggregator.storage.blobs import Blobs, StorageFailed
-from aggregator.storage.store import Role
+from aggregator.storage.register import Role
 from aggregator.web.metrics import ALLOWED_LABELS, Metrics
 from aggregator.web.readiness import Readiness
 from door import Door

@@ -23,7 +23,8 @@ from aggregator.rounds.coordinator import Coordinator
 from aggregator.settings import Settings
 from aggregator.storage import crashpoints
 from aggregator.storage.database import StillRunning
-from aggregator.storage.store import NotLeading, Store, WrongAdminKey
+from aggregator.storage.store import Store
+from aggregator.storage.transactions import NotLeading, WrongAdminKey
 from databases import run
 from hospital_node.audit_witness import AuditKeyChanged, AuditWitness
 from hospital_node.journal import Journal
@@ -164,60 +165,60 @@ def test_a_hand_over_cannot_be_moved_to_another_place_of_its_log(begun: list[Ent
 
 def test_a_new_key_signs_from_one_entry_on_and_nothing_else_changes(where: Path | str) -> None:
     store = Store(where, OLD)
-    store.add_token("token", name="x", role="hospital", expires=1.0)
-    before = store.head
-    number = store.change_admin_key(NEW)
+    store.register.add_token("token", name="x", role="hospital", expires=1.0)
+    before = store.transactions.head
+    number = store.log.change_admin_key(NEW)
     assert number == before.number + 1
-    after = store.head
-    assert store.verify_log([before, after]) == after  # heads of either age
+    after = store.transactions.head
+    assert store.log.verify([before, after]) == after  # heads of either age
     store.close()
     again = Store(where, NEW)
-    assert again.lead()
-    again.change_admin_key(THIRD)
-    again.verify_log([before, after])
-    assert [(s.old_key, s.new_key) for s in again.succession()] == [
+    assert again.transactions.lead()
+    again.log.change_admin_key(THIRD)
+    again.log.verify([before, after])
+    assert [(s.old_key, s.new_key) for s in again.log.succession()] == [
         (OLD.public_key, NEW.public_key),
         (NEW.public_key, THIRD.public_key),
     ]
-    for step in again.succession():
+    for step in again.log.succession():
         step.check()
-        assert {e.number: e.hash for e in again.entries()}[step.number] == step.hash
-    again.add_token("another", name="x", role="hospital", expires=1.0)  # it still leads
+        assert {e.number: e.hash for e in again.log.entries()}[step.number] == step.hash
+    again.register.add_token("another", name="x", role="hospital", expires=1.0)  # it still leads
     again.close()
 
 
 def test_whoever_opened_the_database_before_cannot_write_with_the_old_key(where: Path | str) -> None:
     leader, beside, admin = Store(where, OLD), Store(where, OLD), Store(where, OLD)
-    assert leader.lead()
-    beside.add_token("token", name="x", role="hospital", expires=1.0)
-    admin.change_admin_key(NEW)
+    assert leader.transactions.lead()
+    beside.register.add_token("token", name="x", role="hospital", expires=1.0)
+    admin.log.change_admin_key(NEW)
     with pytest.raises(WrongAdminKey):
-        beside.add_token("late", name="x", role="hospital", expires=1.0)
+        beside.register.add_token("late", name="x", role="hospital", expires=1.0)
     with pytest.raises(NotLeading):
-        leader.add_token("late", name="x", role="hospital", expires=1.0)
+        leader.register.add_token("late", name="x", role="hospital", expires=1.0)
     with pytest.raises(WrongAdminKey):
-        beside.lead()
+        beside.transactions.lead()
     with pytest.raises(WrongAdminKey):
-        beside.change_admin_key(THIEF)
+        beside.log.change_admin_key(THIEF)
     with pytest.raises(WrongAdminKey):
-        admin.change_admin_key(THIRD, replaced=THIEF.public_key)
-    admin.verify_log()
+        admin.log.change_admin_key(THIRD, replaced=THIEF.public_key)
+    admin.log.verify()
     if not isinstance(where, Path):  # no head under a key that is not its own is handed out
         with pytest.raises(NotLeading):
-            leader.witnessed()
+            leader.transactions.witnessed()
     for one in (leader, beside, admin):
         one.close()
 
 
 def test_after_a_replacement_the_hospitals_are_shown_only_what_came_later(where: Path | str) -> None:
     store = Store(where, OLD)
-    store.change_admin_key(NEW)
-    store.change_admin_key(THIRD, replaced=NEW.public_key)
-    assert store.succession() == ()
-    store.change_admin_key(THIEF)
-    assert [s.old_key for s in store.succession()] == [THIRD.public_key]
-    assert [bool(c.word) for c in store.key_changes()] == [True, False, True]
-    store.verify_log()
+    store.log.change_admin_key(NEW)
+    store.log.change_admin_key(THIRD, replaced=NEW.public_key)
+    assert store.log.succession() == ()
+    store.log.change_admin_key(THIEF)
+    assert [s.old_key for s in store.log.succession()] == [THIRD.public_key]
+    assert [bool(c.word) for c in store.log.key_changes()] == [True, False, True]
+    store.log.verify()
     store.close()
 
 
@@ -226,16 +227,16 @@ def test_after_a_replacement_the_hospitals_are_shown_only_what_came_later(where:
 def test_an_edited_hand_over_is_the_entry_that_is_named(folder: Path, detail: str, link: str) -> None:
     file = folder / "aggregator.db"
     store = Store(file, OLD)
-    number = store.change_admin_key(NEW)
+    number = store.log.change_admin_key(NEW)
     if link == "second":
-        number = store.change_admin_key(THIRD)
+        number = store.log.change_admin_key(THIRD)
     for wrong in (THIEF.public_key.hex(), "zz"):
         run(
             file,
             f"UPDATE audit SET details = json_set(details, '$.{detail}', '{wrong}') WHERE number = {number}",
         )
         with pytest.raises(BadEntry, match="its content is not what its hash says") as caught:
-            store.verify_log()
+            store.log.verify()
         assert caught.value.number == number
     store.close()
 
@@ -283,7 +284,7 @@ class Scene:
         """As many further entries."""
         store = self.store()
         for _ in range(times):
-            store.add_token(str(store.head), name="x", role="hospital", expires=1.0)
+            store.register.add_token(str(store.transactions.head), name="x", role="hospital", expires=1.0)
         store.close()
 
 
@@ -326,21 +327,21 @@ def test_the_command_replaces_the_key_and_says_what_to_do(scene: Scene) -> None:
 
 def test_plans_are_signed_again_and_keep_their_approvals(scene: Scene) -> None:
     store = scene.store()
-    ((plan, signature, _),) = store.plans()
-    approvals = store.approvals(plan.id)
+    ((plan, signature, _),) = store.plans.all()
+    approvals = store.plans.approvals(plan.id)
     verify(scene.world.admin.public_key, signature, "create-plan", plan.hash)
     store.close()
     new_admin_key(scene.settings)
     store = scene.store()
-    ((again, signature, _),) = store.plans()
-    verify(store.admin_key, signature, "create-plan", plan.hash)
-    assert (again, store.approvals(plan.id)) == (plan, approvals)
+    ((again, signature, _),) = store.plans.all()
+    verify(store.transactions.admin_key, signature, "create-plan", plan.hash)
+    assert (again, store.plans.approvals(plan.id)) == (plan, approvals)
     store.close()
 
 
 def test_a_running_aggregator_keeps_its_key(scene: Scene) -> None:
     store = scene.store()
-    assert store.lead()
+    assert store.transactions.lead()
     for without_old in (False, True):
         with pytest.raises(StillRunning):
             new_admin_key(scene.settings, without_old=without_old)
@@ -358,16 +359,16 @@ def test_a_second_machine_with_the_old_key_writes_nothing_until_it_has_the_new_o
     shutil.copy(scene.settings.folder / "aggregator.db", there)  # stands for the database that both use
     store = open_store(other)
     with pytest.raises(WrongAdminKey):
-        store.lead()
+        store.transactions.lead()
     with pytest.raises(BadEntry, match="another key signs than the admin key in this folder"):
-        store.verify_log()
+        store.log.verify()
     store.close()
     with pytest.raises(WrongAdminKey):
         new_admin_key(other)
     shutil.copy(scene.settings.folder / KEY, there)
     store = open_store(other)
-    assert store.lead()
-    store.verify_log()
+    assert store.transactions.lead()
+    store.log.verify()
     store.close()
 
 
@@ -388,18 +389,18 @@ def test_two_machines_on_one_postgresql_need_the_same_key(folder: Path, cluster:
     there.folder.mkdir()
     shutil.copy(here.folder / KEY, there.folder)
     standing_by = open_store(there)
-    assert standing_by.lead()
+    assert standing_by.transactions.lead()
     with pytest.raises(StillRunning):
         new_admin_key(here)
     standing_by.close()
     once_free(lambda: new_admin_key(here))
     late = open_store(there)
     with pytest.raises(WrongAdminKey):
-        late.lead()
+        late.transactions.lead()
     late.close()
     leading = open_store(here)
-    once_free(leading.lead)  # whoever has the wrong key did not keep the lead from it
-    leading.verify_log()
+    once_free(leading.transactions.lead)  # whoever has the wrong key did not keep the lead from it
+    leading.log.verify()
     leading.close()
 
 
@@ -478,8 +479,8 @@ def test_a_crash_while_a_lost_key_is_replaced_is_harmless_too(
         cut.setattr("aggregator.adminkey._put_in_place", lambda folder: None)
         changed = new_admin_key(scene.settings, without_old=True)
     store = scene.store()
-    assert store.admin_key == changed.new
-    assert store.lead()
+    assert store.transactions.admin_key == changed.new
+    assert store.transactions.lead()
     settle_key(scene.settings.folder, store)
     store.close()
     assert Identity.load("admin", scene.settings.folder / KEY).public_key == changed.new
@@ -542,15 +543,15 @@ def test_a_crash_leaves_the_old_state_whole_or_the_new_one(scene: Scene, point: 
     process.join()
     assert process.exitcode == -9, "the point was not reached"
     store = scene.store()
-    assert (store.admin_key != before) == point.startswith(AFTER_COMMIT)
-    store.verify_log()
-    ((plan, signature, _),) = store.plans()
-    verify(store.admin_key, signature, "create-plan", plan.hash)
-    assert len(store.succession()) == (store.admin_key != before)
-    assert store.lead()
+    assert (store.transactions.admin_key != before) == point.startswith(AFTER_COMMIT)
+    store.log.verify()
+    ((plan, signature, _),) = store.plans.all()
+    verify(store.transactions.admin_key, signature, "create-plan", plan.hash)
+    assert len(store.log.succession()) == (store.transactions.admin_key != before)
+    assert store.transactions.lead()
     settle_key(scene.settings.folder, store)
     assert not (scene.settings.folder / NEXT).exists()
-    assert Identity.load("admin", scene.settings.folder / KEY).public_key == store.admin_key
+    assert Identity.load("admin", scene.settings.folder / KEY).public_key == store.transactions.admin_key
     store.close()
     new_admin_key(scene.settings)  # the command may be repeated
     scene.heads("st-marys").take(scene.head())
@@ -562,10 +563,10 @@ def test_a_repeated_command_clears_away_what_a_crash_has_left(scene: Scene) -> N
         (scene.settings.folder / NEXT).write_bytes(b"torn") if left is None else left.save(
             scene.settings.folder / NEXT
         )
-        assert scene.store().admin_key == scene.world.admin.public_key
+        assert scene.store().transactions.admin_key == scene.world.admin.public_key
     changed = new_admin_key(scene.settings)
     assert changed.new not in (THIEF.public_key, scene.world.admin.public_key)
-    assert scene.store().admin_key == changed.new
+    assert scene.store().transactions.admin_key == changed.new
 
 
 # ---- backups
@@ -627,5 +628,5 @@ def test_a_new_aggregator_names_its_first_key_in_its_log(folder: Path) -> None:
     settings = Settings(folder / "aggregator")
     set_up_aggregator(settings)
     store = open_store(settings)
-    assert store.recorded_key() == store.admin_key
+    assert store.log.recorded_key() == store.transactions.admin_key
     store.close()

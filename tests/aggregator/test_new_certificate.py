@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from aggregator.cli import app, set_up_aggregator
 from aggregator.settings import Settings
-from aggregator.storage.store import AlreadyThere
+from aggregator.storage.transactions import AlreadyThere
 
 
 def trusts(authorities: Path, tls: Path, name: str = "127.0.0.1") -> bool:

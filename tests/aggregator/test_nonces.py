@@ -13,7 +13,7 @@ from aggregator.access import nonces
 from aggregator.access.nonces import EarlyNonces
 from aggregator.access.signatures import Gatekeeper, Replayed, SignedBeforeStart
 from aggregator.storage.blobs import StorageFailed
-from aggregator.storage.store import Party
+from aggregator.storage.register import Party
 from door import Door
 from medveil import identity as signing
 from medveil.identity import FRESHNESS_S, Identity, RequestProof, StaleRequest, sign_request

@@ -10,7 +10,7 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from aggregator.storage.store import Role
+from aggregator.storage.register import Role
 from aggregator.work.versions import first_version
 from door import Door
 from medveil.identity import Identity
@@ -48,14 +48,14 @@ def second_plan(world: World) -> tuple[Plan, list[Identity]]:
     others = [Identity.generate(f"clinic-{i}") for i in range(1, 4)]
     for one in others:
         token = secrets.token_urlsafe(24)
-        world.store.add_token(token, name=one.name, role="hospital", expires=2.0)
-        world.store.enrol(token, name=one.name, public_key=one.public_key, now=1.0)
+        world.store.register.add_token(token, name=one.name, role="hospital", expires=2.0)
+        world.store.register.enrol(token, name=one.name, public_key=one.public_key, now=1.0)
     model = make_study().model.model_copy(update={"initial_model": model_hash(other_start(1), SPEC).hex()})
     plan = make_plan(others, make_study(name="southern", model=model))
     first = first_version(plan, to_safetensors(other_start(1), SPEC), world.blobs, now=1.0)
-    world.store.add_plan(plan, world.admin.sign("create-plan", plan.hash), first, 1.0)
+    world.store.plans.add(plan, world.admin.sign("create-plan", plan.hash), first, 1.0)
     for one in others:
-        world.store.add_approval(plan.id, one.name, sign_approval(plan, one))
+        world.store.plans.add_approval(plan.id, one.name, sign_approval(plan, one))
     world.coordinator.runs.reload()
     return plan, others
 

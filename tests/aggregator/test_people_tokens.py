@@ -17,7 +17,9 @@ from aggregator.access import tokens
 from aggregator.access.tokens import BadToken, TokenCheck, make_token
 from aggregator.errors import Overloaded, TooManyRequests
 from aggregator.settings import Settings
-from aggregator.storage.store import AlreadyThere, ApiToken, Register, Role, Store, UnknownPerson
+from aggregator.storage.register import ApiToken, Role, UnknownPerson
+from aggregator.storage.store import Store
+from aggregator.storage.transactions import AlreadyThere
 from door import Door
 from medveil.identity import sign_request
 from world import Clock, World
@@ -92,7 +94,7 @@ def test_a_revoked_or_expired_token_is_refused_even_while_it_is_remembered(door:
     text, register = door.token("anna", Role.AUDITOR), door.service.register
     assert door.show(text, "GET", "/v1/status").status_code == 200
     elsewhere = Store(door.world.database, door.world.admin)  # as the admin's command does it
-    Register(elsewhere).revoke("anna", now=time.time())
+    elsewhere.register.revoke("anna", now=time.time())
     elsewhere.close()
     door.refused(door.show(text, "GET", "/v1/status"), 401, "bad-token")
     old, kept = make_token("ben", Role.AUDITOR, now=0.0, expires=1.0)
@@ -195,7 +197,7 @@ def test_the_commands_add_list_grant_and_revoke_without_showing_a_token_twice(bu
         return result.output
 
     text = run("people", "add", "anna", "--role", "researcher", "--study", plan[:12]).strip()
-    register = Register(world.store)
+    register = world.store.register
     assert register.readable("anna") == {plan}
     token_id, secret = text.split("_")[1:]
     listed = run("people", "list")
@@ -221,7 +223,7 @@ def test_no_person_exists_before_the_admin_makes_one(tmp_path: Path) -> None:
     settings = Settings(tmp_path / "aggregator")
     cli.set_up_aggregator(settings)
     store = cli.open_store(settings)
-    register = Register(store)
+    register = store.register
     assert register.api_tokens() == []
     assert register.enrolled_keys() == []
     store.close()
@@ -240,7 +242,7 @@ def test_a_key_is_read_once_while_nothing_is_written_and_refused_at_the_next_req
         assert door.ask(door.hospital(), "GET", "/v1/plans").status_code == 200
     assert asked == ["hospital-1"]
     elsewhere = Store(file, door.world.admin)
-    Register(elsewhere).revoke("hospital-1", now=time.time())
+    elsewhere.register.revoke("hospital-1", now=time.time())
     elsewhere.close()
     door.refused(door.ask(door.hospital(), "GET", "/v1/plans"), 403, "revoked")
     assert len(asked) == 2

@@ -29,8 +29,10 @@ def folder(tmp_path: Path) -> Path:
     store = open_store(load(tmp_path / "aggregator"))
     for name in ("h1", "h2", "h3", "anna"):
         role = "researcher" if name == "anna" else "hospital"
-        store.add_token(f"token-{name}", name=name, role=role, expires=1e12)
-        store.enrol(f"token-{name}", name=name, public_key=Identity.generate(name).public_key, now=0.0)
+        store.register.add_token(f"token-{name}", name=name, role=role, expires=1e12)
+        store.register.enrol(
+            f"token-{name}", name=name, public_key=Identity.generate(name).public_key, now=0.0
+        )
     store.close()
     (tmp_path / "study [1].toml").write_text(to_toml(make_study(description=FULL)), encoding="utf-8")
     (tmp_path / "initial.safetensors").write_bytes(to_safetensors(START, SPEC))
@@ -49,7 +51,7 @@ def created(folder: Path) -> tuple[str, str]:
     initial = str(folder / "initial.safetensors")
     told = run(folder, "study", "create", str(folder / "study [1].toml"), "--initial", initial)
     store = open_store(load(folder / "aggregator"))
-    ((plan, _, _),) = store.plans()
+    ((plan, _, _),) = store.plans.all()
     store.close()
     return told, spoken(plan.hash)
 

@@ -180,7 +180,7 @@ def test_a_backup_of_another_key_or_with_a_changed_list_is_refused(
     set_up_aggregator(other)
     back_up(other, tmp_path / "of-another")
     with pytest.raises(OtherKey):  # whole and well signed, by somebody else
-        restore(tmp_path / "of-another", Settings(tmp_path / "new"), admin_key=noted(backup))
+        restore(check(tmp_path / "of-another", admin_key=noted(backup)), Settings(tmp_path / "new"))
     for typed in ("", noted(backup)[:-1], noted(backup)[:19]):
         with pytest.raises(OtherKey):
             check(backup, admin_key=typed)
@@ -203,7 +203,7 @@ def test_an_unsigned_backup_of_an_earlier_version_is_taken_on_purpose_only(
     plain = {k: v for k, v in content.items() if k not in ("admin_key", "signature")}
     (backup / MANIFEST).write_text(json.dumps(plain))
     with pytest.raises(NotSigned):
-        restore(backup, Settings(tmp_path / "new"), admin_key=key)
+        restore(check(backup, admin_key=key), Settings(tmp_path / "new"))
     at = ["--folder", str(tmp_path / "new"), "--yes"]
     refused = CliRunner().invoke(app, ["restore", str(backup), *at])
     assert isinstance(refused.exception, NotSigned)

@@ -28,7 +28,19 @@ from privacy.encoding import decode, params_for
 from privacy.secagg import node
 from privacy.secagg.keys import setting_for
 from privacy.secagg.messages import Agree, Published, committed_hash
-from world import SPEC, Site, World, finish, make_plan, make_sites, make_study, other_start, play, unit
+from world import (
+    SPEC,
+    Site,
+    World,
+    finish,
+    make_plan,
+    make_sites,
+    make_study,
+    model_in,
+    other_start,
+    play,
+    unit,
+)
 
 Build = Callable[..., World]
 
@@ -205,9 +217,9 @@ def other_plan(world: World) -> World:
     model = make_study().model.model_copy(update={"initial_model": model_hash(other_start(1), SPEC).hex()})
     other.plan = make_plan(world.identities, make_study(name="other", model=model))
     start = first_version(other.plan, to_safetensors(other_start(1), SPEC), world.blobs, now=1.0)
-    world.store.add_plan(other.plan, bytes(64), start, 2.0)
+    world.store.plans.add(other.plan, bytes(64), start, 2.0)
     for one in world.identities:
-        world.store.add_approval(other.plan.id, one.name, sign_approval(other.plan, one))
+        world.store.plans.add_approval(other.plan.id, one.name, sign_approval(other.plan, one))
     return other
 
 
@@ -228,7 +240,7 @@ def test_two_plans_that_finish_at_once_do_not_mix(build: Build, seed: int) -> No
     for world, share in ((one, 1 / 3), (two, 1 / 6)):
         versions = world.status["versions"]
         assert len(versions) == 3
-        vectors = [from_safetensors(world.blobs.model(v["model"]), SPEC) for v in versions]
+        vectors = [from_safetensors(model_in(world.blobs, v["model"]), SPEC) for v in versions]
         for before, after in pairwise(vectors):
             assert np.allclose(after - before, share * sum(unit(i) for i in (1, 2, 3)), atol=1e-4)
 
@@ -344,7 +356,7 @@ def test_a_version_shows_its_sum_and_its_proof_to_the_plans_hospitals_and_to_nob
 
 
 def vector(world: World, model: str) -> Any:
-    return from_safetensors(world.blobs.model(model), SPEC)
+    return from_safetensors(model_in(world.blobs, model), SPEC)
 
 
 @pytest.mark.parametrize("file", ["sum", "proof"])

@@ -19,7 +19,7 @@ from fastapi import Request
 from aggregator.access.signatures import Gatekeeper
 from aggregator.settings import Limits
 from aggregator.storage.blobs import StorageFailed
-from aggregator.storage.store import Role
+from aggregator.storage.register import Role
 from aggregator.web import app as app_module
 from aggregator.web.bodies import BodyMemory, BrokenOff, read_body
 from door import Door
@@ -486,7 +486,7 @@ def enrol(door: Door, who: Identity, *, token: str = TOKEN, name: str | None = N
 
 def test_a_token_enrols_one_newcomer_once_and_a_lost_answer_may_be_repeated(entrance: Door) -> None:
     newcomer, store = Identity.generate("newcomer"), entrance.world.store
-    store.add_token(TOKEN, name="newcomer", role="hospital", expires=time.time() + 60)
+    store.register.add_token(TOKEN, name="newcomer", role="hospital", expires=time.time() + 60)
     assert enrol(entrance, newcomer).status_code == 204
     before = entrance.world.dump()
     assert enrol(entrance, newcomer).status_code == 204
@@ -497,9 +497,9 @@ def test_a_token_enrols_one_newcomer_once_and_a_lost_answer_may_be_repeated(entr
 
 def test_expired_wrong_and_foreign_tokens_enrol_nobody(entrance: Door) -> None:
     newcomer, store = Identity.generate("newcomer"), entrance.world.store
-    store.add_token(TOKEN, name="newcomer", role="hospital", expires=time.time() - 1)
-    store.add_token(TOKEN + "2", name="somebody-else", role="hospital", expires=time.time() + 60)
-    store.add_token(TOKEN + "3", name="hospital-1", role="hospital", expires=time.time() + 60)
+    store.register.add_token(TOKEN, name="newcomer", role="hospital", expires=time.time() - 1)
+    store.register.add_token(TOKEN + "2", name="somebody-else", role="hospital", expires=time.time() + 60)
+    store.register.add_token(TOKEN + "3", name="hospital-1", role="hospital", expires=time.time() + 60)
     before = entrance.world.dump()
     for token in (TOKEN, TOKEN + "2", TOKEN + "?"):
         entrance.refused(enrol(entrance, newcomer, token=token), 403, "token-refused")
@@ -511,7 +511,7 @@ def test_expired_wrong_and_foreign_tokens_enrol_nobody(entrance: Door) -> None:
 
 def test_an_enrolment_must_be_signed_with_the_key_that_it_brings(entrance: Door) -> None:
     newcomer, other = Identity.generate("newcomer"), Identity.generate("newcomer")
-    entrance.world.store.add_token(TOKEN, name="newcomer", role="hospital", expires=time.time() + 60)
+    entrance.world.store.register.add_token(TOKEN, name="newcomer", role="hospital", expires=time.time() + 60)
     before = entrance.world.dump()
     body, path = Enrol(token=TOKEN).to_bytes(), enrolment_path(newcomer.public_key)
     entrance.refused(entrance.ask(other, "POST", path, body), 401, "bad-signature")

@@ -44,12 +44,13 @@ def test_a_backup_in_the_middle_of_a_round_is_restored_and_the_study_ends(build:
     settings = running(world)
     finish_round(world, sites)
     until(world, sites, "unmask")
-    assert world.store.lead()
+    assert world.store.transactions.lead()
     head = back_up(settings, folder / "backup")
-    assert head == world.store.head
+    assert head == world.store.transactions.head
     published = world.status["versions"]
-    world.store.add_token("t" * 48, name="newcomer", role="hospital", expires=1e12)  # and then it burned down
-    witness = world.store.head
+    world.store.register.add_token("t" * 48, name="newcomer", role="hospital", expires=1e12)
+    # and then it burned down
+    witness = world.store.transactions.head
     world.store.close()
     shutil.rmtree(world.folder)
     restored = put_back(folder / "backup", Settings(world.folder))
@@ -57,9 +58,9 @@ def test_a_backup_in_the_middle_of_a_round_is_restored_and_the_study_ends(build:
     assert world.status["open"]["phase"] == "abort"  # its masked vectors are in no backup
     assert [(a["round"], a["outcome"]) for a in world.status["attempts"]] == [(1, "done")]
     assert world.status["versions"] == published
-    assert world.store.verify_log() == restored
+    assert world.store.log.verify() == restored
     with pytest.raises(BadEntry):  # a hospital has seen more than this log holds
-        world.store.verify_log([witness])
+        world.store.log.verify([witness])
     status = finish(world, sites)
     ended = [(a["round"], a["attempt"], a["outcome"], a.get("reason")) for a in status["attempts"]]
     assert ended[1:3] == [(2, 1, "failed", "restored"), (2, 2, "done", None)]
@@ -85,12 +86,25 @@ def test_a_damaged_backup_is_refused_and_nothing_written(build: Build, folder: P
         for damaged in (whole[:-1], bytes([whole[0] ^ 1]) + whole[1:], None):
             (backup / name).unlink() if damaged is None else (backup / name).write_bytes(damaged)
             with pytest.raises(NotThere):
-                restore(backup, Settings(folder / "new"), admin_key=fingerprint)
+                restore(check(backup, admin_key=fingerprint), Settings(folder / "new"))
             (backup / name).write_bytes(whole)
     (backup / "models" / "more").write_bytes(b"?")
     with pytest.raises(NotThere, match="added"):
         put_back(backup, Settings(folder / "new"))
     assert not (folder / "new").exists()
+
+
+def test_a_backup_that_changes_after_it_was_checked_leaves_nothing(build: Build, folder: Path) -> None:
+    backup, new = folder / "backup", Settings(folder / "new")
+    back_up(running(build()), backup)
+    for name in ("admin.key", "aggregator.db"):
+        checked, whole = check(backup, admin_key=noted(backup)), (backup / name).read_bytes()
+        (backup / name).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(NotThere, match="changed after it was checked"):
+            restore(checked, new)
+        assert not any(new.folder.iterdir())
+        (backup / name).write_bytes(whole)
+    restore(checked, new)
 
 
 def test_neither_a_backup_nor_a_restored_aggregator_overwrites_anything(build: Build, folder: Path) -> None:
@@ -118,7 +132,7 @@ def test_with_postgresql_a_dump_and_the_files_are_a_backup_and_the_study_goes_on
     assert not (folder / "new" / "aggregator.db").exists()
     world.folder, world.database = folder / "new", cluster.url(dumped)
     world.restart()
-    assert world.store.verify_log() == restored
+    assert world.store.log.verify() == restored
     status = finish(world, make_sites(world))
     assert [a["outcome"] for a in status["attempts"]] == ["failed", "done", "done", "done"]
 
@@ -144,7 +158,7 @@ def test_nothing_is_migrated_while_an_aggregator_runs(folder: Path) -> None:
     settings = Settings(folder / "aggregator")
     set_up_aggregator(settings)
     store = open_store(settings)
-    assert store.lead()
+    assert store.transactions.lead()
     to_version_1(settings.where)
     with pytest.raises(StillRunning):
         migrate_database(settings, dumped=False)

@@ -21,8 +21,9 @@ import pytest
 import aggregator.web.app as app_module
 from aggregator.cli import set_up_aggregator
 from aggregator.settings import Settings
-from aggregator.storage.database import LEADER
-from aggregator.storage.store import NotLeading, Store
+from aggregator.storage.leadlock import LEADER
+from aggregator.storage.store import Store
+from aggregator.storage.transactions import NotLeading
 from aggregator.web.app import create_app
 from databases import takes_the_lead
 from medveil.identity import Identity, sign_request
@@ -34,13 +35,13 @@ ADMIN = Identity.generate("admin")
 
 def test_only_one_of_two_stores_leads_until_it_is_closed(where: Path | str) -> None:
     one, other = Store(where, ADMIN), Store(where, ADMIN)
-    assert one.lead()
-    assert not other.lead()
-    one.check_lead()
-    one.add_token("t", name="st-marys", role="hospital", expires=9.0)
+    assert one.transactions.lead()
+    assert not other.transactions.lead()
+    one.transactions.check_lead()
+    one.register.add_token("t", name="st-marys", role="hospital", expires=9.0)
     one.close()
     assert takes_the_lead(other)
-    assert [e.details["lead"] for e in other.entries() if e.action == "lead.taken"] == [1, 2]
+    assert [e.details["lead"] for e in other.log.entries() if e.action == "lead.taken"] == [1, 2]
     other.close()
 
 
@@ -51,13 +52,13 @@ def test_a_killed_process_leaves_the_lead_at_once(where: Path | str) -> None:
     if child == 0:
         try:
             store = Store(where, ADMIN)
-            os.write(writing, b"y" if store.lead() else b"n")
+            os.write(writing, b"y" if store.transactions.lead() else b"n")
             signal.pause()
         finally:
             os._exit(1)
     assert os.read(reading, 1) == b"y"
     other = Store(where, ADMIN)
-    assert not other.lead()
+    assert not other.transactions.lead()
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     os.close(reading)
@@ -79,16 +80,16 @@ def take_the_lock_away(cluster: Cluster, database: str) -> None:
 def test_who_lost_the_lead_can_change_nothing(cluster: Cluster) -> None:
     name = cluster.database()
     one, other = Store(cluster.url(name), ADMIN), Store(cluster.url(name), ADMIN)
-    assert one.lead()
+    assert one.transactions.lead()
     take_the_lock_away(cluster, name)
-    one.add_token("a", name="st-marys", role="hospital", expires=9.0)  # nobody else leads yet
+    one.register.add_token("a", name="st-marys", role="hospital", expires=9.0)  # nobody else leads yet
     assert takes_the_lead(other)
     with pytest.raises(NotLeading):
-        one.enrol("a", name="st-marys", public_key=b"k" * 32, now=1.0)
+        one.register.enrol("a", name="st-marys", public_key=b"k" * 32, now=1.0)
     with pytest.raises(NotLeading):
-        one.check_lead()
-    assert other.parties() == {}
-    other.verify_log()
+        one.transactions.check_lead()
+    assert other.register.enrolled_keys() == []
+    other.log.verify()
     one.close()
     other.close()
 
@@ -96,10 +97,10 @@ def test_who_lost_the_lead_can_change_nothing(cluster: Cluster) -> None:
 def test_a_lock_that_went_with_its_connection_is_taken_again(cluster: Cluster) -> None:
     name = cluster.database()
     one, other = Store(cluster.url(name), ADMIN), Store(cluster.url(name), ADMIN)
-    assert one.lead()
+    assert one.transactions.lead()
     take_the_lock_away(cluster, name)
-    one.check_lead()
-    assert not other.lead()
+    one.transactions.check_lead()
+    assert not other.transactions.lead()
     one.close()
     other.close()
 
@@ -146,7 +147,7 @@ def test_an_attempt_goes_on_with_the_process_that_takes_over(
     """Half of a phase is answered when the lead changes hands; nothing is lost, nothing doubled."""
     world = build(database=where)
     sites = make_sites(world)
-    assert world.store.lead()
+    assert world.store.transactions.lead()
     while world.phase != "upload":
         for site in sites:
             site.act()
@@ -224,7 +225,7 @@ def test_an_old_leader_that_starts_over_leaves_the_uploads_of_the_new_one(
     name = cluster.database()
     world = build(database=cluster.url(name))
     old, sites = world.coordinator, make_sites(world)
-    assert world.store.lead()
+    assert world.store.transactions.lead()
     list_uploads = world.blobs.uploads
 
     def meanwhile() -> set[str]:

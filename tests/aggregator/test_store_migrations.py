@@ -96,8 +96,8 @@ def test_an_open_attempt_of_version_1_goes_on_after_the_migration(
         world.coordinator.tick()
     (attempt,) = world.status["attempts"]
     assert (attempt["outcome"], attempt["attempt"], len(attempt["survivors"])) == ("done", 1, 3)
-    world.store.verify_log()
-    assert {"log.begun", "row.taken-over"} <= {e.action for e in world.store.entries()}
+    world.store.log.verify()
+    assert {"log.begun", "row.taken-over"} <= {e.action for e in world.store.log.entries()}
 
 
 @pytest.mark.parametrize("table", ["alembic_version", "settings"])
@@ -133,7 +133,7 @@ def test_a_migration_that_fails_changes_nothing(where: Path | str) -> None:
         Database(where)
     Database.migrated(where).close()
     store = Store(where, ADMIN)
-    store.verify_log()
+    store.log.verify()
     store.close()
 
 

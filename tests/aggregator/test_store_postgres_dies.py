@@ -33,10 +33,10 @@ class Writer(threading.Thread):
         number = 0
         while not self.stop.is_set():
             try:
-                if self.store.in_doubt:
-                    number = len(self.store.events(self.key))
-                    self.store.settled()
-                self.store.add_event(self.key, number, "advertise", number.to_bytes(4, "big"))
+                if self.store.transactions.in_doubt:
+                    number = len(self.store.plans.events(self.key))
+                    self.store.transactions.settled()
+                self.store.plans.add_event(self.key, number, "advertise", number.to_bytes(4, "big"))
                 self.acknowledged.add(number)
                 self.times.append(time.monotonic())
                 number += 1
@@ -58,7 +58,7 @@ def test_no_acknowledged_event_is_lost_when_the_server_dies(
 ) -> None:
     world = build(database=cluster.url(cluster.database()), approvals=0)
     key = AttemptKey(world.plan.id, 1, 1)
-    world.store.open_attempt(key, kind=RoundKind.TRAIN, model="00" * 32, now=1.0)
+    world.store.plans.open_attempt(key, kind=RoundKind.TRAIN, model="00" * 32, now=1.0)
     door, writer = Door(world), Writer(world, key)
     writer.start()
     try:
@@ -76,11 +76,11 @@ def test_no_acknowledged_event_is_lost_when_the_server_dies(
     finally:
         writer.stop.set()
         writer.join()
-    stored = [int.from_bytes(body, "big") for _, body in world.store.events(key)]
+    stored = [int.from_bytes(body, "big") for _, body in world.store.plans.events(key)]
     assert stored == list(range(len(stored)))
     assert writer.acknowledged <= set(stored)
     assert len(stored) - len(writer.acknowledged) <= 2  # at most one commit a stop whose answer was lost
-    assert world.store.verify_log().number == world.store.head.number
+    assert world.store.log.verify().number == world.store.transactions.head.number
     door.service.close()
 
 
@@ -129,18 +129,18 @@ def test_a_server_without_a_free_connection_is_a_storage_failure(
 
     def ask_when_all_are_taken() -> None:
         for _ in range(20):  # a connection that has just been closed may leave its place a moment later
-            world.store._database._engine.dispose()
+            world.store.transactions._database._engine.dispose()
             with suppress(psycopg.OperationalError):
                 while len(taken) < 100:
                     taken.append(psycopg.connect(host=str(cluster.folder), user="medveil", dbname="postgres"))
-            world.store.parties()
+            world.store.register.enrolled_keys()
 
     with pytest.raises(StorageFailed):
         ask_when_all_are_taken()
     assert 10 < len(taken) < 100
     for link in taken:
         link.close()
-    assert len(world.store.parties()) == 3
+    assert len(world.store.register.enrolled_keys()) == 3
 
 
 def test_a_server_that_loses_data_at_a_power_cut_is_refused(cluster: Cluster) -> None:

@@ -24,7 +24,7 @@ from privacy.encoding import SpoiledSum, Words, decode, encode_metrics, params_f
 from privacy.secagg.masks import SEGMENT_WORDS, Mask
 from privacy.secagg.messages import Published
 from unmasked import encode, mask
-from world import counts, make_study
+from world import counts, make_study, model_in
 
 WORDS = SEGMENT_WORDS + 5
 FOLDER, TRY = "attempt", "1"
@@ -144,11 +144,11 @@ def test_a_model_made_in_blocks_is_the_model_made_in_one_piece(
         vector, state = advance(study, vector, aggregate.mean, state, number=number)
         made = make(job)
         assert made.model == model_hash(vector, spec).hex()
-        assert blobs.model(made.model) == to_safetensors(vector, spec)
+        assert model_in(blobs, made.model) == to_safetensors(vector, spec)
         assert made.state is not None
         assert made.state.keys() == state.keys()
         for name, values in state.items():
-            assert blobs.model(made.state[name]) == values.tobytes()
+            assert model_in(blobs, made.state[name]) == values.tobytes()
             assert made.state[name] == hashlib.sha256(values.tobytes()).hexdigest()
         assert made.metrics.keys() == aggregate.metrics.keys()
         assert all(np.array_equal(made.metrics[k], aggregate.metrics[k]) for k in made.metrics)

@@ -42,14 +42,16 @@ class Scene:
         store = open_store(self.settings)
         for _ in range(times):
             self.changes += 1
-            store.add_token(f"token {self.changes}", name="x", role="hospital", expires=1.0)
+            store.register.add_token(f"token {self.changes}", name="x", role="hospital", expires=1.0)
         store.close()
 
     def poll(self, *names: str) -> None:
         """Each of these hospitals sees the newest head."""
         store = open_store(self.settings)
-        head = store.witnessed()
-        told = AuditHead(number=head.number, hash=head.hash, key=store.admin_key, signature=head.signature)
+        head = store.transactions.witnessed()
+        told = AuditHead(
+            number=head.number, hash=head.hash, key=store.transactions.admin_key, signature=head.signature
+        )
         store.close()
         for name in names:
             self.heads(name).take(told)
@@ -197,7 +199,7 @@ def test_an_operators_word_gives_nothing_up_that_the_log_does_not_call_a_restore
     scene.poll("st-marys")
     scene.put_back(copy)
     store = open_store(scene.settings)
-    scene.heads("st-marys").accept(str(store.head))
+    scene.heads("st-marys").accept(str(store.transactions.head))
     store.close()
     contradicted(scene.verify("st-marys"), "st-marys", "the log ends at")
 
@@ -236,8 +238,8 @@ def test_a_process_that_has_lost_the_lead_hands_out_no_older_head(cluster: Clust
     """A hospital may ask the old one after the new one; a head that goes backwards would be an alarm."""
     admin, where = Identity.generate("admin"), cluster.url(cluster.database())
     old, new = Store(where, admin), Store(where, admin)
-    new.add_token("token", name="x", role="hospital", expires=1.0)
-    assert old.head.number < new.head.number
-    assert old.witnessed() == new.witnessed() == new.head
+    new.register.add_token("token", name="x", role="hospital", expires=1.0)
+    assert old.transactions.head.number < new.transactions.head.number
+    assert old.transactions.witnessed() == new.transactions.witnessed() == new.transactions.head
     old.close()
     new.close()

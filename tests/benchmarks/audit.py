@@ -22,12 +22,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         world = make_world(Path(name) / "world")
         store, file = world.store, Path(name) / "world" / "aggregator.db"
-        before, size, started = store.head.number, file.stat().st_size, time.perf_counter()
+        before, size, started = store.transactions.head.number, file.stat().st_size, time.perf_counter()
         for number in range(1, ROUNDS + 1):
             key = AttemptKey(world.plan.id, number, 1)
-            store.open_attempt(key, kind=RoundKind.TRAIN, model="00" * 32, now=1.0)
+            store.plans.open_attempt(key, kind=RoundKind.TRAIN, model="00" * 32, now=1.0)
             for message in range(MESSAGES):
-                store.add_event(key, message, "shares", bytes(500), actor="hospital-1")
+                store.plans.add_event(key, message, "shares", bytes(500), actor="hospital-1")
             report = AttemptReport(
                 round=number,
                 attempt=1,
@@ -35,11 +35,11 @@ def main() -> None:
                 outcome="failed",
                 reason="below-threshold",
             )
-            store.end_attempt(world.plan.id, report)
-        spent, entries = time.perf_counter() - started, store.head.number - before
+            store.plans.end_attempt(world.plan.id, report)
+        spent, entries = time.perf_counter() - started, store.transactions.head.number - before
         bytes_each = (file.stat().st_size - size) / entries
         started = time.perf_counter()
-        checked = store.verify_log().number
+        checked = store.log.verify().number
         speed = checked / (time.perf_counter() - started)
         store.close()
     rows = [

@@ -33,7 +33,7 @@ import numpy as np
 from aggregator.cli import open_store, set_up_aggregator
 from aggregator.settings import Settings
 from aggregator.storage.blobs import Blobs
-from aggregator.storage.store import Register, Store
+from aggregator.storage.store import Store
 from aggregator.storage.tables import ATTEMPTS, VERSIONS
 from aggregator.work.versions import first_version
 from medveil.identity import Identity, sign_request
@@ -103,8 +103,8 @@ def enrolled(store: Store, names: list[str], role: str = "hospital") -> list[Ide
     identities = [Identity.generate(name) for name in names]
     for one in identities:
         token = secrets.token_hex(16)
-        store.add_token(token, name=one.name, role=role, expires=time.time() + 3600)
-        store.enrol(token, name=one.name, public_key=one.public_key, now=time.time())
+        store.register.add_token(token, name=one.name, role=role, expires=time.time() + 3600)
+        store.register.enrol(token, name=one.name, public_key=one.public_key, now=time.time())
     return identities
 
 
@@ -119,9 +119,9 @@ def planned(
     plan = make_plan(identities, make_study(model=model, cohort=cohort, deadlines=LONG, **changes))
     admin = Identity.load("admin", settings.folder / "admin.key")
     first = first_version(plan, to_safetensors(start, spec), Blobs(settings.folder), now=time.time())
-    store.add_plan(plan, admin.sign("create-plan", plan.hash), first, time.time())
+    store.plans.add(plan, admin.sign("create-plan", plan.hash), first, time.time())
     for one in identities if approved else ():
-        store.add_approval(plan.id, one.name, sign_approval(plan, one))
+        store.plans.add_approval(plan.id, one.name, sign_approval(plan, one))
     return plan
 
 
@@ -201,7 +201,7 @@ def uploads(folder: Path, nodes: int, megabytes: float) -> list[Row]:
         identities = enrolled(store, [f"hospital-{i}" for i in range(1, nodes + 1)])
         (researcher,) = enrolled(store, ["researcher"], "researcher")
         plan = planned(settings, store, identities, size, approved=True)
-        Register(store).grant(plan.id, "researcher")
+        store.register.grant(plan.id, "researcher")
     words = params_for(plan.study, RoundKind.TRAIN, nodes).words
     noise = [os.urandom(8 * min(SEGMENT_WORDS, words - i)) for i in range(0, words, SEGMENT_WORDS)]
     remote = Remote(settings, [*identities, researcher])
@@ -387,7 +387,7 @@ def write_history(store: Store, plan: Plan, rounds: int) -> None:
             {"plan": plan.id, "number": number, "version": version.model_dump(mode="json"), "state": {}}
         )
         parent = model
-    with store._database.write("add_event") as tx:
+    with store.transactions._database.write("add_event") as tx:
         tx.execute(ATTEMPTS.insert(), attempts)
         tx.execute(VERSIONS.insert(), versions)
 

@@ -159,9 +159,9 @@ def _prepare(folder: Path, size: int, bits: int, *, hospitals: int, dropped: int
     admin.save(folder / "admin.key")
     store, blobs = Store(folder / "aggregator.db", admin), Blobs(folder)
     first = first_version(plan, to_safetensors(start, spec), blobs, now=1.0)
-    store.add_plan(plan, admin.sign("create-plan", plan.hash), first, 1.0)
+    store.plans.add(plan, admin.sign("create-plan", plan.hash), first, 1.0)
     for one in identities:
-        store.add_approval(plan.id, one.name, sign_approval(plan, one))
+        store.plans.add_approval(plan.id, one.name, sign_approval(plan, one))
     store.close()
     world = World(folder, plan, identities, admin, Clock(), folder / "aggregator.db")
     update: Float32 = np.random.default_rng(0).uniform(-0.01, 0.01, size).astype(np.float32)
@@ -228,7 +228,7 @@ def _one_core(prepared: Path, name: str) -> list[Row]:
         with _copied(prepared) as folder:
             admin, timed = Identity.load("admin", folder / "admin.key"), _Timed()
             store = Store(folder / "aggregator.db", admin)
-            assert store.lead()
+            assert store.transactions.lead()
             Coordinator(store, Blobs(folder), workers=timed).tick()
             store.close()
             found.append(timed.seconds)
@@ -297,7 +297,7 @@ async def _serve(folder: Path, count: int) -> dict[str, Any]:
         coordinator = app.state.service.coordinator
         (run,) = coordinator.runs.all()
         await _watch(late, own, until=lambda: run.ended > 0)
-        (attempt,) = coordinator.runs.store.attempts(run.plan.id)
+        (attempt,) = coordinator.runs.store.plans.attempts(run.plan.id)
         assert attempt.done, attempt
         workers = [_status_mb("VmHWM", pid) for pid in coordinator._publishing._workers.pids]
         server = _status_mb("VmHWM")

@@ -14,7 +14,6 @@ import pytest
 
 from aggregator.adminkey import open_store
 from aggregator.settings import Settings
-from aggregator.storage.ledgerends import LedgerEnds
 from hospital_node.ledger import Ledger
 from hospital_node.lineage import load_version
 from hospital_node.settings import Node
@@ -60,7 +59,7 @@ def ledger_end(played: Played, name: str) -> LedgerEnd | None:
     """What the aggregator's audit log holds of a hospital's ledger."""
     store = open_store(Settings(played.folder / "aggregator"))
     try:
-        return LedgerEnds(store).newest(name)
+        return store.ledger_ends.newest(name)
     finally:
         store.close()
 

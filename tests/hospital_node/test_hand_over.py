@@ -376,7 +376,7 @@ def test_a_head_accepted_after_a_restore_may_lie_behind_a_hand_over(
 def rotate(world: World, *, hand_over: bool = True) -> None:
     """The admin stops the aggregator, changes the key, and starts it again."""
     new = Identity.generate("admin")
-    world.store.change_admin_key(new, replaced=None if hand_over else world.admin.public_key)
+    world.store.log.change_admin_key(new, replaced=None if hand_over else world.admin.public_key)
     world.admin = new
     world.restart()
 
@@ -401,7 +401,7 @@ def test_a_running_plan_goes_on_through_two_hand_overs_and_no_operator_does_anyt
     assert journal.heads.alarm() is None
     assert AuditWitness(journal).key == world.admin.public_key
     assert len(steps(journal)) == 2
-    world.store.verify_log()
+    world.store.log.verify()
     journal.close()
 
 
@@ -422,7 +422,9 @@ def test_a_replaced_key_stops_a_node_until_its_operator_has_typed_one_line(
         if work.round == 3:
             said = Journal(make_node(world, 1).journal)
             if said.heads.alarm() is not None:
-                AuditWitness(said).accept(str(world.store.head), new_key=fingerprint(world.admin.public_key))
+                AuditWitness(said).accept(
+                    str(world.store.transactions.head), new_key=fingerprint(world.admin.public_key)
+                )
             said.close()
         return work
 

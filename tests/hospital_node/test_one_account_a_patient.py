@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from aggregator.storage.ledgerends import LedgerBehind
-from aggregator.storage.store import Party
+from aggregator.storage.register import Party
 from folders import lines_of
 from hospital_node import operator
 from hospital_node.cli import app
@@ -324,7 +324,7 @@ def test_a_folder_that_was_set_back_as_a_whole_learns_it_from_the_aggregator(
     backup = hospital.copied("backup")
     hospital.runs(first, 1, 2)
     world.coordinator.ledger_ends.note(party, str(told(hospital)))
-    entries = [e for e in world.store.entries() if e.action == "ledger.noted"]
+    entries = [e for e in world.store.log.entries() if e.action == "ledger.noted"]
     assert [e.subject for e in entries] == ["settings/ledger/hospital-1"]
     world.restart()
     seen = world.coordinator.instructions.offers("hospital-1").ledger

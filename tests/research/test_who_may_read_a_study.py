@@ -12,7 +12,7 @@ import pytest
 from aggregator.adminkey import open_store
 from aggregator.cli import create_plan, set_up_aggregator
 from aggregator.settings import Settings
-from aggregator.storage.store import Register, UnknownPerson
+from aggregator.storage.register import UnknownPerson
 from medveil.identity import Identity
 from medveil_research.studies import StudyOptions, new_study
 from medveil_research.study_file import write_study
@@ -27,8 +27,8 @@ def settings(tmp_path: Path) -> Settings:
     people = [(f"hospital-{i}", "hospital") for i in (1, 2, 3)] + [(n, "researcher") for n in ("anna", "ben")]
     for name, role in people:
         token = secrets.token_urlsafe(24)
-        store.add_token(token, name=name, role=role, expires=time.time() + 60)
-        store.enrol(token, name=name, public_key=Identity.generate(name).public_key, now=time.time())
+        store.register.add_token(token, name=name, role=role, expires=time.time() + 60)
+        store.register.enrol(token, name=name, public_key=Identity.generate(name).public_key, now=time.time())
     store.close()
     study, initial = new_study(
         StudyOptions(
@@ -55,7 +55,7 @@ def test_only_the_researchers_that_are_named_may_read_a_new_study(
     plan = create_plan(settings, files / "study.toml", files / "initial.safetensors", [], named)
     store = open_store(settings)
     try:
-        assert {name for name in ("anna", "ben") if plan.id in Register(store).readable(name)} == may
+        assert {name for name in ("anna", "ben") if plan.id in store.register.readable(name)} == may
     finally:
         store.close()
 
@@ -66,6 +66,6 @@ def test_a_researcher_who_is_not_there_is_refused_before_the_study_is(settings: 
         create_plan(settings, files / "study.toml", files / "initial.safetensors", [], ["nobody"])
     store = open_store(settings)
     try:
-        assert Register(store).plan_ids() == []
+        assert store.register.plan_ids() == []
     finally:
         store.close()

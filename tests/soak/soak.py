@@ -227,8 +227,8 @@ class Soak:
                 self.folder / "nodes" / name, settings, self.settings.folder / "tls" / "ca.pem"
             )
             key = Identity.load(name, node.key).public_key
-            store.add_token(name, name=name, role="hospital", expires=time.time() + 600)
-            store.enrol(name, name=name, public_key=key, now=time.time())
+            store.register.add_token(name, name=name, role="hospital", expires=time.time() + 600)
+            store.register.enrol(name, name=name, public_key=key, now=time.time())
             self.nodes[name] = node
         store.close()
         for name in (*self.ports, *self.nodes):
@@ -276,7 +276,7 @@ class Soak:
 
     def is_finished(self, plan: Plan) -> bool:
         """As the database says; both aggregators may be down."""
-        return plan.id in {p.id for p, _, finished in self.reader.plans() if finished}
+        return plan.id in {p.id for p, _, finished in self.reader.plans.all() if finished}
 
     def run(self, minutes: float) -> None:
         """Play studies until the time is over, and the last one to its end."""
@@ -362,8 +362,11 @@ class Soak:
 
     def _check_studies(self, store: Store, journals: dict[str, Journal]) -> None:
         for plan in self.studies:
-            attempts, versions = store.attempts(plan.id), [v for v, _ in store.versions(plan.id)]
-            assert store.progress(plan.id).opened is None, (
+            attempts, versions = (
+                store.plans.attempts(plan.id),
+                [v for v, _ in store.plans.versions(plan.id)],
+            )
+            assert store.plans.progress(plan.id).opened is None, (
                 "an attempt is open after the end of its study"
             )  # I10
             done = [a for a in attempts if a.done]
@@ -389,10 +392,10 @@ class Soak:
         for name, journal in journals.items():
             assert journal.heads.alarm() is None, f"{name} doubts the log: {journal.heads.alarm()}"
             witnesses.append(Witness.model_validate_json(AuditWitness(journal).export(name)))
-        heads, _ = binding_heads(witnesses, [], store.admin_key)
-        store.verify_log(heads)
+        heads, _ = binding_heads(witnesses, [], store.transactions.admin_key)
+        store.log.verify(heads)
         self.heads = len(heads)
-        self.entries = store.head.number
+        self.entries = store.transactions.head.number
 
     def _check_secrets(self) -> None:
         """I9: no patient, no file name, no key in a log or at the aggregator."""

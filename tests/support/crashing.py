@@ -10,6 +10,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,8 @@ from aggregator.rounds.coordinator import Coordinator
 from aggregator.rounds.status import PlanReader
 from aggregator.storage import crashpoints
 from aggregator.storage.blobs import Blobs
-from aggregator.storage.store import Party, Register, Role, Store
+from aggregator.storage.register import Party, Role
+from aggregator.storage.store import Store
 from aggregator.work.versions import first_version
 from databases import takes_the_lead
 from medveil.errors import Error, RemoteProtocolError
@@ -68,17 +70,16 @@ def serve(link: Connection, folder: Path, where: Path | str, crash: str) -> None
     settle_key(folder, store)
     blobs.sweep()
     coordinator = Coordinator(store, blobs)
-    things: dict[str, Any] = {"store": store, "coordinator": coordinator, "register": Register(store)}
+    things: dict[str, Any] = {"store": store, "coordinator": coordinator}
     things |= {name: getattr(coordinator, name) for name in ("runs", "intake", "instructions")}
     things["status"] = _Status(coordinator)
     things["nonces"] = EarlyNonces(folder / "nonces")
     things["key"] = _Key(folder, store)
-    things["ends"] = coordinator.ledger_ends
     with suppress(EOFError):
         while True:
             thing, name, arguments, named = link.recv()
             try:
-                link.send((None, getattr(things[thing], name)(*arguments, **named)))
+                link.send((None, attrgetter(name)(things[thing])(*arguments, **named)))
             except Error as error:
                 link.send((error.code, None))
 
@@ -204,27 +205,29 @@ def consortium(folder: Path, where: Path | str, crashes: list[str]) -> Consortiu
         while True:
             token = secrets.token_urlsafe(24)  # a command that was cut off gave none, so it is run again
             with suppress(Killed):
-                aggregator.ask("store", "add_token", token, name=one.name, role="hospital", expires=2.0)
+                aggregator.ask(
+                    "store", "register.add_token", token, name=one.name, role="hospital", expires=2.0
+                )
                 break
-        repeat("enrol", token, name=one.name, public_key=one.public_key, now=1.0)
+        repeat("register.enrol", token, name=one.name, public_key=one.public_key, now=1.0)
     first = first_version(plan, to_safetensors(START, SPEC), Blobs(folder), now=1.0)
-    repeat("add_plan", plan, admin.sign("create-plan", plan.hash), first, 1.0, done="already-there")
+    repeat("plans.add", plan, admin.sign("create-plan", plan.hash), first, 1.0, done="already-there")
     for one in identities:
-        repeat("add_approval", plan.id, one.name, sign_approval(plan, one))
-    repeat("probe")
-    repeat("restored", Head(1, bytes(32)))  # nothing is open yet
+        repeat("plans.add_approval", plan.id, one.name, sign_approval(plan, one))
+    repeat("transactions.probe")
+    repeat("plans.restored", Head(1, bytes(32)))  # nothing is open yet
     early = sign_request(identities[0], "GET", "/v1/plans", b"")
     repeat("keep", early, now=1.0, of="nonces")
     assert (early.sender, early.nonce) in set(EarlyNonces(folder / "nonces").used(0))
     repeat("change", of="key")
     end = str(sign_ledger_end(identities[0], 0, 3, bytes(32)))
-    repeat("note", Party("hospital-1", "hospital", identities[0].public_key), end, of="ends")
+    repeat("ledger_ends.note", Party("hospital-1", "hospital", identities[0].public_key), end)
     first_token = api_token(aggregator)
-    repeat("grant", plan.id, "reader", of="register")
-    repeat("withdraw", plan.id, "reader", of="register", done="unknown-person")
-    repeat("revoke_api_token", first_token, name="reader", now=1.0, of="register")
+    repeat("register.grant", plan.id, "reader")
+    repeat("register.withdraw", plan.id, "reader", done="unknown-person")
+    repeat("register.revoke_api_token", first_token, name="reader", now=1.0)
     api_token(aggregator)
-    repeat("revoke", "reader", now=1.0, of="register", done="unknown-person")
+    repeat("register.revoke", "reader", now=1.0, done="unknown-person")
     return Consortium(aggregator, plan, identities, Line(aggregator))
 
 
@@ -233,5 +236,5 @@ def api_token(aggregator: Aggregator) -> str:
     while True:
         _, kept = make_token("reader", Role.RESEARCHER, now=1.0, expires=2.0)
         with suppress(Killed):
-            aggregator.ask("register", "add_api_token", kept)
+            aggregator.ask("store", "register.add_api_token", kept)
             return kept.id

@@ -22,7 +22,7 @@ def run(where: Path | str, *statements: str) -> None:
 def takes_the_lead(store: Store) -> bool:
     """Whether the lead is to be had: PostgreSQL lets go of a lock a moment after its connection has ended."""
     deadline = time.monotonic() + 120
-    while not (taken := store.lead()) and time.monotonic() < deadline:
+    while not (taken := store.transactions.lead()) and time.monotonic() < deadline:
         time.sleep(0.01)
     return taken
 

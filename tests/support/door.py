@@ -13,7 +13,7 @@ import httpx2 as httpx
 from aggregator.access.signatures import Gatekeeper
 from aggregator.access.tokens import make_token
 from aggregator.settings import Settings
-from aggregator.storage.store import Role
+from aggregator.storage.register import Role
 from aggregator.web.app import create_app
 from aggregator.web.service import Service
 from medveil.identity import Identity, sign_request
@@ -37,8 +37,8 @@ class Door:
     def enrolled(self, name: str, role: str) -> Identity:
         """Somebody new with a key."""
         newcomer, token = Identity.generate(name), secrets.token_urlsafe(24)
-        self.world.store.add_token(token, name=name, role=role, expires=2.0)
-        self.world.store.enrol(token, name=name, public_key=newcomer.public_key, now=1.0)
+        self.world.store.register.add_token(token, name=name, role=role, expires=2.0)
+        self.world.store.register.enrol(token, name=name, public_key=newcomer.public_key, now=1.0)
         self.known[name] = newcomer
         return newcomer
 

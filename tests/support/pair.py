@@ -74,8 +74,8 @@ class Pair:
     def leaders(self) -> list[object]:
         """The numbers of all leaders so far, from a log that verifies."""
         with contextlib.closing(Store(self.world.database, self.world.admin)) as store:
-            store.verify_log()
-            return [e.details["lead"] for e in store.entries() if e.action == "lead.taken"]
+            store.log.verify()
+            return [e.details["lead"] for e in store.log.entries() if e.action == "lead.taken"]
 
     def look(self, question: str, *values: object) -> list[tuple[object, ...]]:
         """Ask the database behind everybody's back."""

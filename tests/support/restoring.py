@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from aggregator.auditlog import Head
-from aggregator.backup import MANIFEST, restore
+from aggregator.backup import MANIFEST, check, restore
 from aggregator.settings import Settings
 from medveil.ids import fingerprint
 
@@ -18,4 +18,4 @@ def noted(backup: Path) -> str:
 
 def put_back(backup: Path, settings: Settings) -> Head:
     """Restore with that fingerprint."""
-    return restore(backup, settings, admin_key=noted(backup))
+    return restore(check(backup, admin_key=noted(backup)), settings)

@@ -28,7 +28,7 @@ from hospital_node.line import AggregatorProblem
 from medveil.identity import Identity, StaleRequest, sign_request
 from medveil.messages import Work
 from medveil.rounds import AttemptKey
-from world import World
+from world import World, model_in
 
 EPOCH = 1_700_000_000.0
 """Unix time of the simulation's second zero."""
@@ -79,7 +79,7 @@ class Straight:
 
     def model(self, model: str) -> bytes:
         """A model version's file."""
-        return self.world.blobs.model(model)
+        return model_in(self.world.blobs, model)
 
     def restart(self) -> None:
         """A new aggregator over the same folder and database."""
@@ -120,7 +120,7 @@ class ThroughTheApp(Straight):
 
     def _open(self) -> None:
         world, app = self.world, _application()
-        assert world.store.lead()
+        assert world.store.transactions.lead()
         early = EarlyNonces(world.folder / "nonces")
         if early.existed:  # as open_service() waits
             world.clock.now = math.floor(world.clock.now) + 1.0

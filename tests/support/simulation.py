@@ -211,10 +211,10 @@ class Simulation:
 
     def restart(self) -> None:
         """Whatever was acknowledged is there afterwards, and the audit log has lost nothing."""
-        before, head = self.opened(), self.world.store.head
+        before, head = self.opened(), self.world.store.transactions.head
         self.line.restart()
         assert self.opened() == before
-        last, *new = self.world.store.entries(head.number - 1)
+        last, *new = self.world.store.log.entries(head.number - 1)
         assert last.head == head
         assert [entry.action for entry in new] == self.line.entries_of_a_restart
 
@@ -262,7 +262,7 @@ class Simulation:
 
     def left(self) -> Any:
         """What a change would change: every write has its audit entry, files come and go."""
-        return self.world.store.head, sorted(str(p) for p in self.world.folder.rglob("*"))
+        return self.world.store.transactions.head, sorted(str(p) for p in self.world.folder.rglob("*"))
 
     def check(self) -> None:
         """What was published since the last look is the mean of at least three unit vectors, each once."""
@@ -370,7 +370,7 @@ def simulate(seed: int, *, thorough: bool = True, app: bool = False) -> None:
                 simulation.do(op)
             simulation.calm(to_the_end=thorough)
             if thorough:
-                world.store.verify_log()
+                world.store.log.verify()
         except Exception as error:
             done_so_far = [f"{o.name} {o.hospital} {o.which}" for o in sequence.operations[:played]]
             way = "through the application" if app else "at the coordinator"

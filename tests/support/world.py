@@ -20,8 +20,9 @@ import sqlalchemy as sa
 
 from aggregator.rounds.coordinator import Coordinator
 from aggregator.rounds.status import PlanReader, certificates_of, live_status
-from aggregator.storage.blobs import Blobs, open_blobs
+from aggregator.storage.blobs import Blobs
 from aggregator.storage.database import Database
+from aggregator.storage.open import open_blobs
 from aggregator.storage.store import Store
 from aggregator.storage.tables import META
 from aggregator.work.versions import first_version
@@ -242,14 +243,20 @@ def make_world(
     store, blobs = Store(where, admin), open_blobs(folder, bucket)
     for one in identities:
         token = secrets.token_urlsafe(24)
-        store.add_token(token, name=one.name, role="hospital", expires=2.0)
-        store.enrol(token, name=one.name, public_key=one.public_key, now=1.0)
+        store.register.add_token(token, name=one.name, role="hospital", expires=2.0)
+        store.register.enrol(token, name=one.name, public_key=one.public_key, now=1.0)
     first = first_version(plan, to_safetensors(START, SPEC), blobs, now=1.0)
-    store.add_plan(plan, admin.sign("create-plan", plan.hash), first, 1.0)
+    store.plans.add(plan, admin.sign("create-plan", plan.hash), first, 1.0)
     for one in identities[:approvals]:
-        store.add_approval(plan.id, one.name, sign_approval(plan, one))
+        store.plans.add_approval(plan.id, one.name, sign_approval(plan, one))
     store.close()
     return World(folder, plan, identities, admin, Clock(), where, workers, bucket)
+
+
+def model_in(blobs: Blobs, name: str) -> bytes:
+    """A whole model or optimiser state."""
+    with blobs.open_model(name) as file:
+        return file.read()
 
 
 def unit(index: int) -> Float32:

@@ -9,7 +9,7 @@ from typing import BinaryIO
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
-from aggregator.storage.store import Party, Role
+from aggregator.storage.register import Party, Role
 from aggregator.web.problems import CONFLICT, SIGNED, refusals
 from aggregator.web.reading import Reading
 from aggregator.web.routes.parameters import BYTES, CBOR, READING, ModelId, Number, PlanId, answers

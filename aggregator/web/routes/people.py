@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from aggregator.storage.store import Role
+from aggregator.storage.register import Role
 from aggregator.web.problems import CONFLICT, SIGNED, refusals
 from aggregator.web.routes.parameters import READING, After, PlanId, answers
 from aggregator.web.service import service_of

@@ -1,0 +1,235 @@
+"""Who may ask: keys, enrolment tokens, revocations, API tokens of people, and who reads which plan."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+import sqlalchemy as sa
+
+from aggregator.storage.tables import API_TOKENS, PARTIES, PLANS, READERS, REVOCATIONS, TOKENS, at
+from aggregator.storage.transactions import AlreadyThere, Transactions
+from medveil.errors import Error
+from medveil.ids import canonical
+
+
+class TokenRefused(Error):
+    """An enrolment token that cannot be used."""
+
+    code = "token-refused"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="The enrolment token is wrong, used, expired or made for another name.",
+            meaning="Nobody was enrolled.",
+            remedy="Ask the consortium's admin for a new token: medveil aggregator enroll-token NAME.",
+        )
+
+
+class UnknownPerson(Error):
+    """Nobody of that name, or no such plan."""
+
+    code = "unknown-person"
+
+    def __init__(self, *, name: str) -> None:
+        super().__init__(
+            what=f"Nobody called '{name}' and nothing of that kind is known here.",
+            meaning="Nothing was changed.",
+            remedy="See the names with 'medveil aggregator people list', the plans with 'study status'.",
+        )
+
+
+class Role(StrEnum):
+    """What a person may read. Nobody changes anything over the network but hospitals."""
+
+    ADMIN = "admin"
+    RESEARCHER = "researcher"
+    AUDITOR = "auditor"
+    MONITOR = "monitor"
+
+
+@dataclass(frozen=True)
+class Party:
+    """Somebody enrolled: a hospital or a researcher."""
+
+    name: str
+    role: str
+    public_key: bytes
+    revoked: bool = False
+
+
+@dataclass(frozen=True)
+class ApiToken:
+    """What is kept of an API token: never the token itself."""
+
+    id: str
+    name: str
+    role: str
+    hash: str
+    created: float
+    expires: float
+    revoked: float | None = None
+
+
+_PARTY = (
+    sa.select(PARTIES, REVOCATIONS.c.revoked)
+    .outerjoin(REVOCATIONS, REVOCATIONS.c.name == PARTIES.c.name)
+    .where(PARTIES.c.name == sa.bindparam("party"))
+)
+"""Made once: building a statement takes longer than running it."""
+
+
+class Register:
+    """Who may ask: enrolled keys that are not revoked, API tokens, and the plans each researcher may read.
+
+    Every request reads it afresh, so that a revocation by another process counts at once.
+    """
+
+    def __init__(self, transactions: Transactions) -> None:
+        self._transactions = transactions
+
+    def party(self, name: str) -> Party | None:
+        """Somebody enrolled with a key, revoked or not."""
+        with self._transactions.read() as tx:
+            row = tx.execute(_PARTY, {"party": name}).one_or_none()
+        return None if row is None else Party(row.name, row.role, row.public_key, row.revoked is not None)
+
+    def opens(self, token: str, name: str) -> bool:
+        """Whether there is such an enrolment token for this name; it may be used up or expired."""
+        wanted = sa.select(TOKENS.c.name).where(TOKENS.c.hash == _hash(token))
+        with self._transactions.read() as tx:
+            return tx.scalars(wanted).one_or_none() == name
+
+    def add_token(self, token: str, *, name: str, role: str, expires: float) -> None:
+        """Remember the hash of a one-time token."""
+        values = {"hash": _hash(token), "name": name, "role": role, "expires": expires, "used": False}
+        with self._transactions.change("add_token", "admin") as change:
+            change.insert(TOKENS, values, "token.added", role=role)
+
+    def enrol(self, token: str, *, name: str, public_key: bytes, now: float) -> Party:
+        """Use up a token and remember the newcomer. The same newcomer may repeat a lost request.
+
+        Raises: TokenRefused, AlreadyThere.
+        """
+        with self._transactions.change("enrol", name) as change:
+            row = change.select(sa.select(TOKENS).where(TOKENS.c.hash == _hash(token))).one_or_none()
+            if row is None or row.name != name:
+                raise TokenRefused()
+            present = change.select(
+                sa.select(PARTIES).where((PARTIES.c.name == name) | (PARTIES.c.public_key == public_key))
+            ).all()
+            if row.used and [(p.name, p.public_key) for p in present] == [(name, public_key)]:
+                return Party(name, row.role, public_key)
+            if row.used or row.expires < now:
+                raise TokenRefused()
+            if present:
+                raise AlreadyThere(thing=f"a party with the name '{name}' or this key")
+            values = {"name": name, "role": row.role, "public_key": public_key, "enrolled": now}
+            change.update(TOKENS, {"hash": row.hash}, {"used": True}, "token.used")
+            change.insert(PARTIES, values, "party.enrolled", role=row.role)
+            return Party(name, row.role, public_key)
+
+    def enrolled_keys(self) -> list[Party]:
+        """Everybody enrolled with a key, by name."""
+        wanted = sa.select(PARTIES, REVOCATIONS.c.revoked).outerjoin(
+            REVOCATIONS, REVOCATIONS.c.name == PARTIES.c.name
+        )
+        with self._transactions.read() as tx:
+            rows = tx.execute(wanted.order_by(PARTIES.c.name)).all()
+        return [Party(r.name, r.role, r.public_key, r.revoked is not None) for r in rows]
+
+    def revoke(self, name: str, *, now: float) -> None:
+        """Refuse this name's key and API tokens from now on, for ever. Raises: UnknownPerson."""
+        mine = sa.select(API_TOKENS.c.id).where(API_TOKENS.c.name == name, API_TOKENS.c.revoked.is_(None))
+        with self._transactions.change("revoke", "admin") as change:
+            known = change.select(sa.select(PARTIES.c.name).where(PARTIES.c.name == name)).first()
+            done = change.select(sa.select(REVOCATIONS.c.name).where(REVOCATIONS.c.name == name)).first()
+            tokens = change.select(mine).scalars().all()
+            if known is None and not tokens:
+                raise UnknownPerson(name=name)
+            for token in tokens:
+                change.update(API_TOKENS, {"id": token}, {"revoked": now}, "api-token.revoked")
+            plans = change.select(sa.select(READERS.c.plan).where(READERS.c.name == name, READERS.c.may))
+            for plan in plans.scalars().all():
+                change.update(READERS, {"plan": plan, "name": name}, {"may": False}, "reader.withdrawn")
+            if known is not None and done is None:
+                change.insert(REVOCATIONS, {"name": name, "revoked": now}, "party.revoked")
+
+    def add_api_token(self, token: ApiToken) -> None:
+        """Keep a new token's hash. Raises: AlreadyThere if the name has another role or is revoked."""
+        with self._transactions.change("add_api_token", "admin") as change:
+            roles = set(
+                change.select(sa.select(PARTIES.c.role).where(PARTIES.c.name == token.name)).scalars()
+            )
+            theirs = sa.select(API_TOKENS.c.role).where(API_TOKENS.c.name == token.name)
+            roles |= set(change.select(theirs).scalars())
+            gone = change.select(
+                sa.select(REVOCATIONS.c.name).where(REVOCATIONS.c.name == token.name)
+            ).first()
+            if roles - {token.role} or gone is not None:
+                raise AlreadyThere(thing=f"somebody called '{token.name}' with another role, or revoked")
+            change.insert(API_TOKENS, asdict(token), "api-token.added", role=token.role)
+
+    def api_token(self, token_id: str) -> ApiToken | None:
+        """A token by its id."""
+        with self._transactions.read() as tx:
+            row = tx.execute(sa.select(API_TOKENS).where(API_TOKENS.c.id == token_id)).one_or_none()
+        return None if row is None else ApiToken(**row._mapping)
+
+    def api_tokens(self) -> list[ApiToken]:
+        """Every token, by name and age."""
+        wanted = sa.select(API_TOKENS).order_by(API_TOKENS.c.name, API_TOKENS.c.created)
+        with self._transactions.read() as tx:
+            return [ApiToken(**r._mapping) for r in tx.execute(wanted)]
+
+    def revoke_api_token(self, token_id: str, *, name: str, now: float) -> None:
+        """End one token of a person. Raises: UnknownPerson."""
+        known = sa.select(API_TOKENS.c.id).where(API_TOKENS.c.id == token_id, API_TOKENS.c.name == name)
+        with self._transactions.change("revoke_api_token", "admin") as change:
+            if change.select(known).first() is None:
+                raise UnknownPerson(name=token_id)
+            change.update(API_TOKENS, {"id": token_id}, {"revoked": now}, "api-token.revoked")
+
+    def researchers(self) -> list[str]:
+        """Names with a key or a token of the role researcher that is not revoked."""
+        found = {p.name for p in self.enrolled_keys() if p.role == "researcher" and not p.revoked}
+        found |= {t.name for t in self.api_tokens() if t.role == "researcher" and t.revoked is None}
+        return sorted(found)
+
+    def grant(self, plan: str, name: str) -> None:
+        """Let a researcher read a plan. Raises: UnknownPerson."""
+        if name not in self.researchers():
+            raise UnknownPerson(name=name)
+        key = {"plan": plan, "name": name}
+        with self._transactions.change("grant", "admin") as change:
+            if change.select(sa.select(PLANS.c.id).where(PLANS.c.id == plan)).first() is None:
+                raise UnknownPerson(name=plan)
+            row = change.select(sa.select(READERS).where(*at(READERS, key))).one_or_none()
+            if row is None:
+                change.insert(READERS, {**key, "may": True}, "reader.granted")
+            elif not row.may:
+                change.update(READERS, key, {"may": True}, "reader.granted")
+
+    def withdraw(self, plan: str, name: str) -> None:
+        """The opposite of :meth:`grant`. Raises: UnknownPerson if there was nothing to withdraw."""
+        key = {"plan": plan, "name": name}
+        with self._transactions.change("withdraw", "admin") as change:
+            row = change.select(sa.select(READERS).where(*at(READERS, key))).one_or_none()
+            if row is None or not row.may:
+                raise UnknownPerson(name=name)
+            change.update(READERS, key, {"may": False}, "reader.withdrawn")
+
+    def plan_ids(self) -> list[str]:
+        """Every plan."""
+        with self._transactions.read() as tx:
+            return list(tx.scalars(sa.select(PLANS.c.id)))
+
+    def readable(self, name: str) -> set[str]:
+        """The plans that this researcher may read."""
+        with self._transactions.read() as tx:
+            return set(tx.scalars(sa.select(READERS.c.plan).where(READERS.c.name == name, READERS.c.may)))
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(canonical(["enrol-token", token])).hexdigest()

@@ -1,0 +1,324 @@
+"""The one kind of write transaction: no row without its audit entry, and none once the lead has gone.
+
+Everything else in this room is handed :class:`Transactions`: it owns the database, the admin's identity that
+signs the log, and the lead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from aggregator.auditlog import NOTHING, REPLACED, Detail, Head, row_digest, seal
+from aggregator.storage.database import REVISIONS, Database
+from aggregator.storage.tables import AUDIT, META, SETTINGS, at, subject
+from medveil.errors import Error
+from medveil.identity import BadSignature, Identity
+from medveil.messages import ADMIN_KEY, HANDED_OVER, hand_over_details, sign_hand_over
+
+
+class AlreadyThere(Error):
+    """A name or plan exists already."""
+
+    code = "already-there"
+
+    def __init__(self, *, thing: str) -> None:
+        super().__init__(
+            what=f"There is already {thing}.",
+            meaning="The first one stands; nothing was changed.",
+            remedy="Use another name, or go on with the one that is there.",
+        )
+
+
+class NotLeading(Error):
+    """Another process of this consortium has the lead."""
+
+    code = "not-leading"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="This aggregator process does not lead at the moment.",
+            meaning="Another one on the same database does, or is about to; nothing was changed here.",
+            remedy="Nothing to do: nodes come back, and the proxy in front finds the process that leads.",
+        )
+
+
+class WrongAdminKey(Error):
+    """The admin key at hand is not the one that signs the audit log."""
+
+    code = "wrong-admin-key"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="The admin key in this folder is not the one that signs the audit log.",
+            meaning="It was changed on another machine, or the log's end is forged. Nothing was written.",
+            remedy="Copy admin.key from where it was changed. If nobody changed it: aggregator audit verify.",
+        )
+
+
+_INSERT = {table: table.insert() for table in META.tables.values()}
+"""Made once, as those below: building a statement takes longer than running it."""
+_NEWEST = sa.select(AUDIT.c.number, AUDIT.c.hash, AUDIT.c.signature).order_by(AUDIT.c.number.desc()).limit(1)
+_LEAD = sa.select(SETTINGS.c.value).where(SETTINGS.c.key == "lead")
+
+
+class Change:
+    """One write transaction. Rows can be changed only together with their audit entries."""
+
+    def __init__(self, tx: sa.Connection, signer: Identity, time_ms: int, actor: str, ours: Head) -> None:
+        self._tx, self._time_ms, self._actor, self._ours = tx, time_ms, actor, ours
+        self.signer = signer
+        self.head: Head | None = None
+        self.lead: str | None = None
+        """The newest entry, and the number of the lead, if this transaction has written one."""
+        self.select = tx.execute
+
+    def insert(self, table: sa.Table, values: Mapping[str, Any], action: str, **details: Detail) -> None:
+        """A new row and its entry."""
+        self._tx.execute(_INSERT[table], dict(values))
+        self.add(action, subject(table, values), row=row_digest(values[c.name] for c in table.c), **details)
+
+    def update(
+        self,
+        table: sa.Table,
+        key: Mapping[str, Any],
+        values: Mapping[str, Any],
+        action: str,
+        **details: Detail,
+    ) -> None:
+        """Changed columns of a row and their entry."""
+        self._tx.execute(table.update().where(*at(table, key)).values(**values))
+        row = self._tx.execute(sa.select(table).where(*at(table, key))).one()
+        self.add(action, subject(table, row._mapping), row=row_digest(row), **details)
+
+    def forget(self, table: sa.Table, key: Mapping[str, Any]) -> None:
+        """Remove rows that another entry of this transaction stands for."""
+        self._tx.execute(table.delete().where(*at(table, key)))
+
+    def touch(self) -> None:
+        """Write what is there already."""
+        where = SETTINGS.c.key == "schema"
+        self._tx.execute(SETTINGS.update().where(where).values(value=SETTINGS.c.value))
+
+    def add(self, action: str, subject: str, **details: Detail) -> None:
+        """One more audit entry."""
+        entry = seal(
+            self.signer,
+            self.head or self._signed_head(),
+            time_ms=self._time_ms,
+            actor=self._actor,
+            action=action,
+            subject=subject,
+            details=details,
+        )
+        self._tx.execute(_INSERT[AUDIT], {c.name: getattr(entry, c.name) for c in AUDIT.c})
+        self.head = entry.head
+
+    def sign_as(self, new: Identity, *, replaced: bytes | None) -> int:
+        """The entry from which on another key signs; its number.
+
+        Args:
+            replaced: as in :meth:`AuditLog.change_admin_key`.
+        Raises: WrongAdminKey unless the log is signed by the key that is to be followed.
+        """
+        before = self._signed_head(replaced)
+        number, action = before.number + 1, HANDED_OVER if replaced is None else REPLACED
+        details = {"old": (replaced or b"").hex(), "new": new.public_key.hex()}
+        if replaced is None:
+            word = sign_hand_over(self.signer, number, before.hash, new.public_key)
+            details = hand_over_details(self.signer.public_key, new.public_key, word)
+        self.signer, self.head = new, before
+        self.add(action, ADMIN_KEY, **details)
+        return number
+
+    def raise_lead(self) -> str:
+        """Count one more leader: whoever led before can change nothing any more. The new number."""
+        self.lead = str(int(_lead(self._tx)) + 1)
+        self.update(SETTINGS, {"key": "lead"}, {"value": self.lead}, "lead.taken", lead=int(self.lead))
+        return self.lead
+
+    def _signed_head(self, key: bytes | None = None) -> Head:
+        """The head to go on from. Raises: WrongAdminKey if it is not signed by this key, or else by ours."""
+        head = _head(self._tx)
+        if head not in (NOTHING, self._ours) or key is not None:
+            check_signed(head, key or self.signer.public_key)
+        return head
+
+
+class Transactions:
+    """The database, with the admin's signature on every change.
+
+    Args:
+        where: the SQLite file, or the URL of a PostgreSQL database; an empty one gets its tables.
+        signer: the admin's identity, which signs the audit log.
+        wall_clock: Unix seconds, for the audit log.
+    Raises: UnusableDatabase, UnknownSchema, OldSchema.
+    """
+
+    def __init__(
+        self, where: Path | str, signer: Identity, *, wall_clock: Callable[[], float] = time.time
+    ) -> None:
+        self._database = Database(where)
+        self._signer, self._wall_clock = signer, wall_clock
+        self._lead: str | None = None
+        self._ours = NOTHING
+        """The newest entry if this process wrote it; any other one's signature is looked at first."""
+        with self.read() as tx:
+            self._head = _head(tx)
+        if self._head == NOTHING:
+            self._begin_log()
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether a commit may or may not have happened; :meth:`settled` ends it."""
+        return self._database.in_doubt
+
+    def settled(self) -> None:
+        """The caller has read everything again."""
+        self._database.in_doubt = False
+
+    @property
+    def last_write(self) -> int | None:
+        """See :attr:`Database.last_write`."""
+        return self._database.last_write
+
+    @property
+    def head(self) -> Head:
+        """Head of the audit log after this process's last change."""
+        return self._head
+
+    def witnessed(self) -> Head:
+        """A head for others to keep: never older than one that any process on this database gave before.
+
+        Raises: NotLeading if another process has written and taken the lead; the key may be another one.
+        """
+        if self.remembered_head is not None:
+            return self.remembered_head
+        with self.read() as tx:
+            head = _head(tx)
+            if head != self._head and self._lead is not None and _lead(tx) != self._lead:
+                raise NotLeading()
+            return head
+
+    @property
+    def remembered_head(self) -> Head | None:
+        """What :meth:`witnessed` says, if it is in memory; any thread may ask.
+
+        On PostgreSQL it is not: a process that has lost the lead may not know yet. On SQLite nobody takes it
+        while the process lives.
+        """
+        return None if self._database.is_postgres else self._head
+
+    def break_off(self) -> None:
+        """See :meth:`Database.break_off`; any thread may call it."""
+        self._database.break_off()
+
+    def close(self) -> None:
+        """Give the database back, and the lead."""
+        self._database.close()
+
+    def read(self) -> AbstractContextManager[sa.Connection]:
+        """A transaction that changes nothing. Raises: StorageFailed."""
+        return self._database.read()
+
+    @contextmanager
+    def change(self, name: str, actor: str) -> Iterator[Change]:
+        """One transaction with its audit entries.
+
+        Args:
+            name: of the change, for the crash points.
+            actor: who makes it, for the log.
+        Raises: StorageFailed; NotLeading if this process had the lead and has lost it; WrongAdminKey if it
+            would write and another key signs the log by now.
+        """
+        with self._database.write(name) as tx:
+            if self._lead is not None and _lead(tx) != self._lead:
+                raise NotLeading()
+            change = Change(tx, self._signer, int(self._wall_clock() * 1000), actor, self._ours)
+            yield change
+        self._signer = change.signer
+        if change.head is not None:
+            self._head = self._ours = change.head
+        if change.lead is not None and self._lead is not None:
+            self._lead = change.lead  # who has raised the number leads under it, and nobody begins to by it
+
+    def _begin_log(self) -> None:
+        with self.change("begin_log", "aggregator") as change:
+            if change.select(_NEWEST).first() is not None:
+                return  # another process was faster
+            change.add("log.begun", "audit", schema=REVISIONS[-1], new=self._signer.public_key.hex())
+            for table in (t for t in META.sorted_tables if t is not AUDIT):
+                for row in change.select(sa.select(table).order_by(*table.primary_key)).all():
+                    change.add("row.taken-over", subject(table, row._mapping), row=row_digest(row))
+
+    def lead(self) -> bool:
+        """Try to become the one process that coordinates on this database; whether it is now.
+
+        The lead ends with the process or its connection. Another one that takes it changes a number in the
+        database, and every later change of this process is refused.
+        """
+        self.check_admin_key()
+        if not self._database.try_lead():
+            return False
+        self._lead = None
+        with self.change("lead", "aggregator") as change:
+            number = change.raise_lead()
+        self._lead = number
+        return True
+
+    def check_lead(self) -> None:
+        """Raises: NotLeading if this process had the lead and another one has taken it since."""
+        if self._lead is None:
+            return
+        with self.read() as tx:
+            if _lead(tx) != self._lead:
+                raise NotLeading()
+        self._database.try_lead()  # the lock may have gone with a broken connection
+
+    @property
+    def signer(self) -> Identity:
+        """The admin's identity."""
+        return self._signer
+
+    @property
+    def admin_key(self) -> bytes:
+        """The public key that signs the audit log."""
+        return self._signer.public_key
+
+    def check_admin_key(self) -> None:
+        """Raises: WrongAdminKey unless the newest entry of the log is signed by :attr:`signer`."""
+        with self.read() as tx:
+            head = _head(tx)
+        if head != NOTHING:
+            check_signed(head, self.admin_key)
+
+    def probe(self) -> None:
+        """Try a durable write that changes nothing. Raises: StorageFailed, NotLeading."""
+        with self.change("probe", "aggregator") as change:
+            change.touch()
+
+    def check_file(self) -> None:
+        """SQLite's own look at every page of the file. Raises: DamagedDatabase, StorageFailed."""
+        self._database.check_file()
+
+
+def _head(tx: sa.Connection) -> Head:
+    row = tx.execute(_NEWEST).first()
+    return NOTHING if row is None else Head(*row)
+
+
+def check_signed(head: Head, key: bytes) -> None:
+    """Raises: WrongAdminKey unless this key has signed this head."""
+    try:
+        head.check(key)
+    except BadSignature as error:
+        raise WrongAdminKey() from error
+
+
+def _lead(tx: sa.Connection) -> str:
+    return str(tx.execute(_LEAD).scalar_one())
