@@ -13,7 +13,15 @@ import numpy as np
 from hospital_node.contribution import Contribution
 from hospital_node.governance import declared_patients
 from hospital_node.records import Mark, Read, Records, Use
-from hospital_node.training import FeatureCache, check_stopped, choose_device, release, stoppable, train
+from hospital_node.training import (
+    FeatureCache,
+    TrainingRound,
+    check_stopped,
+    choose_device,
+    release,
+    stoppable,
+    train,
+)
 from hospital_node.unsent import Computed, Unsent
 from medveil.errors import Error
 from medveil.log import get_logger
@@ -166,17 +174,18 @@ class Computation:
                     )
             update, sums = Update(np.empty(0, np.float32)), None
             if kind is RoundKind.TRAIN:
-                update = train(
+                given = TrainingRound(
                     study,
                     vector,
                     site.train,
-                    round_number=number,
+                    number=number,
                     declared_patients=weight,
                     noise=NoiseSource.fresh(),
-                    device=self._device,
                     charge=charges.get(Split.TRAIN),
+                    device=self._device,
                     cache=self._cache,
                 )
+                update = train(given)
             if splits[-1] is not Split.TRAIN:
                 sums = release(
                     study,

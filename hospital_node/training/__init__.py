@@ -3,7 +3,7 @@
 from hospital_node.training.checks import NotSafe, self_check
 from hospital_node.training.evaluation import evaluate, release
 from hospital_node.training.features import FeatureCache
-from hospital_node.training.run import Diverged, NoCharge, NoiseCut, choose_device, train
+from hospital_node.training.run import Diverged, NoCharge, NoiseCut, TrainingRound, choose_device, train
 from hospital_node.training.stopping import Stopped, check_stopped, stoppable
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "NoiseCut",
     "NotSafe",
     "Stopped",
+    "TrainingRound",
     "check_stopped",
     "choose_device",
     "evaluate",

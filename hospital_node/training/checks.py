@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from hospital_node.training import gradients
+from hospital_node.training.clipped_sum import add_clipped_sum
 from hospital_node.training.features import features, has_features
 from hospital_node.training.gradients import Drawn, Loss, patient_gradients
 from hospital_node.training.mean import Mean, mean_loss
@@ -175,8 +176,7 @@ class _Engine:
             expected_patients=1.0,
             noise=NoiseSource.fresh(),
         )
-        for chunk in patient_gradients(self.model, self.loss, patients, device=self.device):
-            optimizer.accumulate(chunk)
+        add_clipped_sum(optimizer, self.model, self.loss, patients, device=self.device)
         total = torch.cat([p.summed_grad.flatten() for p in weights])  # type: ignore[attr-defined]
         for p in weights:
             p.summed_grad = None  # type: ignore[attr-defined]

@@ -28,6 +28,9 @@ Way = Literal["together", "single"]
 Precision = Callable[[], torch.autocast]
 """Makes the context of a forward pass."""
 
+PerPatient = Callable[..., list[torch.Tensor]]
+"""Weights, images (P, K, …), labels (P, K, …), mask (P, K) → a tensor (P, *shape) for each weight."""
+
 PATIENTS_AT_ONCE = 512
 VALUES_AT_ONCE = {"cpu": 2**18, "cuda": 2**21}
 """Input values of one chunk: a CPU is fastest within its cache."""
@@ -92,8 +95,7 @@ def patient_gradients(
     parameters = [p for p in module.parameters() if p.requires_grad]
     reduced = runs_in_bfloat16(module, device) if bfloat16 is None else bfloat16
     precision = partial(torch.autocast, device.type, torch.bfloat16, enabled=reduced)
-    size = sum(p.numel() for p in parameters)
-    room = at_once or patients_in_memory(4 * size, device)
+    room = at_once or patients_in_memory(4 * sum(p.numel() for p in parameters), device)
     alone = (
         drawn[0].images.ndim == 5
         or (room < 2 and at_once is None)
@@ -102,8 +104,18 @@ def patient_gradients(
     if (way or ("single" if alone else "together")) == "single":
         for one in drawn:
             yield _by_backward(module, loss, parameters, one, device, precision)
-        return
-    per_patient = _vmapped(module, loss, parameters, precision)
+    else:
+        yield from _by_chunks(_vmapped(module, loss, parameters, precision), parameters, drawn, room, device)
+
+
+def _by_chunks(
+    per_patient: PerPatient,
+    parameters: list[nn.Parameter],
+    drawn: Sequence[Drawn],
+    room: int,
+    device: torch.device,
+) -> Iterator[Gradients]:
+    """As many patients at once as there is ``room`` for, all of them in the end."""
     done = 0
     while done < len(drawn):
         chunk = _fitting(drawn[done : done + room], VALUES_AT_ONCE[device.type])
@@ -179,7 +191,7 @@ def _mean_loss(
 
 def _vmapped(
     module: nn.Module, loss: Loss, parameters: list[nn.Parameter], precision: Precision
-) -> Callable[..., list[torch.Tensor]]:
+) -> PerPatient:
     places = _places(module, parameters)
 
     def mean_loss(
@@ -190,9 +202,7 @@ def _vmapped(
             logits = functional_call(module, chosen, (images,), tie_weights=False)
         return _mean_loss(loss, logits, labels, mask)
 
-    gradients: Callable[..., list[torch.Tensor]] = vmap(
-        grad(mean_loss), in_dims=(None, 0, 0, 0), randomness="different"
-    )
+    gradients: PerPatient = vmap(grad(mean_loss), in_dims=(None, 0, 0, 0), randomness="different")
     return gradients
 
 

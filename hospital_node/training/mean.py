@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from hospital_node.training.gradients import Drawn, draw, patient_gradients
+from hospital_node.training.clipped_sum import add_clipped_sum
+from hospital_node.training.gradients import Drawn, draw
 from hospital_node.training.optimizer import PatientOptimizer
 from medveil.study import Study
 from medveil_imaging.patients import PatientImages
@@ -71,7 +72,6 @@ def noisy_mean(
         noise=noise,
     )
     drawn = [Drawn(one.images, one.labels) for one in draw(patients, policy, noise)]
-    for gradients in patient_gradients(module, mean_loss, drawn, device=device):
-        optimizer.accumulate(gradients)
+    add_clipped_sum(optimizer, module, mean_loss, drawn, device=device)
     optimizer.finish_step()
     return module.centre.detach()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 
 import numpy as np
 import torch
@@ -12,8 +13,9 @@ from torch import nn
 
 from hospital_node.ledger import Charge
 from hospital_node.training.checks import require_safe
+from hospital_node.training.clipped_sum import add_clipped_sum
 from hospital_node.training.features import FeatureCache, features, has_features, with_features
-from hospital_node.training.gradients import Drawn, Loss, draw, patient_gradients, runs_in_bfloat16
+from hospital_node.training.gradients import Drawn, Loss, draw, runs_in_bfloat16
 from hospital_node.training.local_rules import obey_local_rule
 from hospital_node.training.mean import noisy_mean
 from hospital_node.training.memory import keep_freed_memory
@@ -74,31 +76,37 @@ def choose_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def train(
-    study: Study,
-    vector: Float32,
-    patients: Sequence[PatientImages],
-    *,
-    round_number: int,
-    declared_patients: int,
-    noise: NoiseSource | None,
-    device: torch.device,
-    charge: Charge | None,
-    cache: FeatureCache | None = None,
-    build: Callable[[Study], nn.Module] = build_model,
-) -> Update:
-    """Train the global model on this hospital's patients; ``study.privacy`` decides how.
+@dataclass(frozen=True)
+class TrainingRound:
+    """What the training of one round is handed.
 
     Args:
-        vector: the global model, float32 (d,).
+        start: the global model, float32 (d,).
         patients: the hospital's training patients.
-        round_number: counted from 1; with the study's number of rounds it sets the learning rate. The first
-            one of a centred study releases the mean of the features (:mod:`hospital_node.training.mean`).
+        number: counted from 1; with the study's number of rounds it sets the learning rate. The first round
+            of a centred study releases the mean of the features (:mod:`hospital_node.training.mean`).
         declared_patients: how many patients the hospital has told the others it has; a public constant.
         noise, charge: needed under differential privacy, unused without it. The charge is marked as begun
             before the first coin is tossed, and pays for one call.
         cache: keeps a model's fixed features from round to round.
         build: makes the study's network; the self-check and the audit bring their own.
+    """
+
+    study: Study
+    start: Float32 = field(repr=False)
+    patients: Sequence[PatientImages] = field(repr=False)
+    _: KW_ONLY
+    number: int
+    declared_patients: int
+    noise: NoiseSource | None
+    charge: Charge | None
+    device: torch.device
+    cache: FeatureCache | None = None
+    build: Callable[[Study], nn.Module] = build_model
+
+
+def train(given: TrainingRound) -> Update:
+    """Train the global model on this hospital's patients; ``study.privacy`` decides how.
 
     Returns: trained minus global weights, each coordinate within ``study.secure_aggregation.update_clip``.
     Guarantees: under differential privacy, adding or removing one patient changes the update's distribution
@@ -107,44 +115,35 @@ def train(
         NoCharge: private, but no charge for this round and event, or no noise source.
         NotSafe: the self-check found that this model's gradients cannot be bounded per patient.
         ChargeUsed: the charge has paid for another call. Diverged: weights are not finite.
+        Stopped: nobody waits for it any more.
     """
     keep_freed_memory()
-    module = build(study).to(device)
-    load_vector(module, vector)
-    private = study.privacy.kind != "none"
-    if private:
-        _check_charge(study, charge, noise, round_number)
-        require_safe(study, device)
-    cached = _ready(study, module, patients, device, cache)
-    if private and charge is not None and noise is not None:
-        charge.begin()
-        if study.centred and round_number == 1:
-            centre = module.get_parameter(CENTRE)
-            centre.copy_(
-                noisy_mean(
-                    study,
-                    with_features(module, patients, device) if study.training.augment else cached,
-                    width=len(centre),
-                    declared_patients=declared_patients,
-                    noise=noise,
-                    device=device,
-                )
-            )
-        else:
-            _train_private(study, module, cached, round_number, declared_patients, noise, device)
+    module = given.build(given.study).to(given.device)
+    load_vector(module, given.start)
+    if given.study.privacy.kind == "none":
+        _train_plain(given, module, _ready(given, module))
     else:
-        _train_plain(study, module, cached, round_number, device)
-    return _update(study, vector, vector_of(module))
+        noise, charge = _paid(given)
+        require_safe(given.study, given.device)
+        patients = _ready(given, module)
+        charge.begin()
+        if given.study.centred and given.number == 1:
+            _release_mean(given, module, patients, noise)
+        else:
+            _train_private(given, module, patients, noise)
+    return _update(given.study, given.start, vector_of(module))
 
 
-def _check_charge(study: Study, charge: Charge | None, noise: NoiseSource | None, round_number: int) -> None:
+def _paid(given: TrainingRound) -> tuple[NoiseSource, Charge]:
+    charge, noise = given.charge, given.noise
     if charge is None:
         raise NoCharge(problem="there is no charge")
     if noise is None:
         raise NoCharge(problem="there is no noise source")
-    wanted = (round_event(study), round_number, Split.TRAIN)
+    wanted = (round_event(given.study), given.number, Split.TRAIN)
     if (charge.event, charge.round, charge.split) != wanted:
         raise NoCharge(problem="the charge is for another round or for other noise")
+    return noise, charge
 
 
 def _update(study: Study, before: Float32, after: Float32) -> Update:
@@ -162,33 +161,28 @@ def _update(study: Study, before: Float32, after: Float32) -> Update:
     return Update(np.clip(change, -limit, limit))
 
 
-def _ready(
-    study: Study,
-    module: nn.Module,
-    patients: Sequence[PatientImages],
-    device: torch.device,
-    cache: FeatureCache | None,
-) -> Sequence[PatientImages]:
+def _ready(given: TrainingRound, module: nn.Module) -> Sequence[PatientImages]:
     """The patients as the trained part wants them: with features instead of images, where these are fixed."""
+    study, patients, device = given.study, given.patients, given.device
     if not has_features(module) or study.training.augment:
         return patients
-    if cache is not None:
-        return cache.get(study, module, patients, device)
+    if given.cache is not None:
+        return given.cache.get(study, module, patients, device)
     return with_features(module, patients, device)
 
 
 def _prepared(
-    study: Study, module: nn.Module, device: torch.device, generator: torch.Generator
+    given: TrainingRound, module: nn.Module, generator: torch.Generator
 ) -> Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
     """What happens to images and labels just before a step: augmentation, then fixed features."""
 
     def prepare(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if not study.training.augment:
+        if not given.study.training.augment:
             return images, labels
         if labels.ndim > 1:
             return random_shift_pair(images, labels, generator)
         images = random_shift(images, generator)
-        return (features(module, images, device) if has_features(module) else images), labels
+        return (features(module, images, given.device) if has_features(module) else images), labels
 
     return prepare
 
@@ -214,51 +208,55 @@ def _set_rate(study: Study, optimizer: torch.optim.Optimizer, round_number: int,
         group["lr"] = rate
 
 
-def _train_private(
-    study: Study,
-    module: nn.Module,
-    patients: Sequence[PatientImages],
-    round_number: int,
-    declared_patients: int,
-    noise: NoiseSource,
-    device: torch.device,
+def _release_mean(
+    given: TrainingRound, module: nn.Module, patients: Sequence[PatientImages], noise: NoiseSource
 ) -> None:
-    policy, steps = study.privacy, study.training.local_steps or 0
+    if given.study.training.augment:  # then the patients have images still
+        patients = with_features(module, patients, given.device)
+    centre = module.get_parameter(CENTRE)
+    mean = noisy_mean(
+        given.study,
+        patients,
+        width=len(centre),
+        declared_patients=given.declared_patients,
+        noise=noise,
+        device=given.device,
+    )
+    centre.copy_(mean)
+
+
+def _train_private(
+    given: TrainingRound, module: nn.Module, patients: Sequence[PatientImages], noise: NoiseSource
+) -> None:
+    """Abadi et al., CCS 2016, algorithm 1, with patients as examples."""
+    policy, steps = given.study.privacy, given.study.training.local_steps or 0
     if not isinstance(policy, GaussianNoise):
         raise TypeError("a noise policy is needed")
-    loss: Loss = TASKS[study.task].loss
-    prepare = _prepared(study, module, device, _entropy())
+    loss: Loss = TASKS[given.study.task].loss
+    prepare = _prepared(given, module, _entropy())
     optimizer = PatientOptimizer(
-        _base_optimizer(study, module),
+        _base_optimizer(given.study, module),
         policy=policy,
-        expected_patients=policy.sample_rate * declared_patients,
+        expected_patients=policy.sample_rate * given.declared_patients,
         noise=noise,
     )
     for step in range(steps):
         check_stopped()
-        _set_rate(study, optimizer, round_number, step / steps)
+        _set_rate(given.study, optimizer, given.number, step / steps)
         drawn = [Drawn(*prepare(one.images, one.labels)) for one in draw(patients, policy, noise)]
-        for gradients in patient_gradients(module, loss, drawn, device=device):
-            check_stopped()
-            optimizer.accumulate(gradients)
-            del gradients  # memory for the next ones
+        add_clipped_sum(optimizer, module, loss, drawn, device=given.device)
         optimizer.finish_step()
 
 
-def _train_plain(
-    study: Study,
-    module: nn.Module,
-    patients: Sequence[PatientImages],
-    round_number: int,
-    device: torch.device,
-) -> None:
-    task, optimizer, generator = TASKS[study.task], _base_optimizer(study, module), _entropy()
-    prepare = _prepared(study, module, device, generator)
+def _train_plain(given: TrainingRound, module: nn.Module, patients: Sequence[PatientImages]) -> None:
+    study, device, generator = given.study, given.device, _entropy()
+    task, optimizer = TASKS[study.task], _base_optimizer(study, module)
+    prepare = _prepared(given, module, generator)
     places = [(i, k) for i, patient in enumerate(patients) for k in range(len(patient))]
     wanted = _batch_count(study, len(places))
     for step, batch in enumerate(_batches(study, len(places), generator)):
         check_stopped()
-        _set_rate(study, optimizer, round_number, step / wanted)
+        _set_rate(study, optimizer, given.number, step / wanted)
         chosen = [places[int(b)] for b in batch]
         images = torch.stack([patients[i].images[k] for i, k in chosen])
         labels = torch.stack([patients[i].labels[k] for i, k in chosen])

@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from hospital_node.training import evaluate, release, train
+from hospital_node.training import TrainingRound, evaluate, release, train
 from hospital_node.training.checks import rehearsing, require_safe
 from hospital_node.training.features import FeatureCache
 from hospital_node.training.unbooked import unbooked_charge
@@ -221,18 +221,19 @@ def _rounds(stage: _Stage, inside: Inside) -> Iterator[Scores]:
         update = np.zeros(len(stage.vector))
         for hospital in range(stage.sharers):
             patients = () if hospital else pictures if mean else here
-            update += train(
+            given = TrainingRound(
                 study,
                 stage.vector,
                 patients,
-                round_number=number,
+                number=number,
                 declared_patients=DECLARED,
                 noise=NoiseSource.fresh(),
-                device=CPU,
                 charge=unbooked_charge(study, round_number=number, split=Split.TRAIN),
+                device=CPU,
                 cache=cache,
                 build=lambda _: stage.network,
-            ).values
+            )
+            update += train(given).values
         yield _score(study, unflatten(update.astype(np.float32), study.model.tensors), number, mean=mean)
 
 

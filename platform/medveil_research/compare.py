@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from hospital_node.ledger import Ledger
-from hospital_node.training import FeatureCache, choose_device, train
+from hospital_node.training import FeatureCache, TrainingRound, choose_device, train
 from hospital_node.training import evaluate as contribution
 from medveil.metrics import headline, summarise
 from medveil.strategies import State, advance
@@ -96,17 +96,18 @@ def _round(
     charge = (
         ledger.charge(study, plan_id=study.hash.hex(), round_number=number, attempt=1) if private else None
     )
-    update = train(
+    given = TrainingRound(
         study,
         vector,
         site.train,
-        round_number=number,
+        number=number,
         declared_patients=len(site.train),
         noise=NoiseSource.fresh() if private else None,
-        device=device,
         charge=charge,
+        device=device,
         cache=cache,
     )
+    update = train(given)
     if charge is not None:
         ledger.released(charge)
     return update.values

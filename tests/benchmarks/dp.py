@@ -145,7 +145,7 @@ def ours(model: nn.Module, loss: Loss, drawn: list[Drawn], device: torch.device,
     def step() -> None:
         for gradients in patient_gradients(model, loss, drawn, device=device, way=way):
             optimizer.accumulate(gradients)
-            del gradients  # as in training: memory for the next ones
+            del gradients  # as in add_clipped_sum: memory for the next ones
         optimizer.finish_step()
 
     return step

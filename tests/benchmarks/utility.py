@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 from hospital_node.governance import declared_patients
 from hospital_node.ledger import Ledger
-from hospital_node.training import FeatureCache, choose_device, evaluate, release, train
+from hospital_node.training import FeatureCache, TrainingRound, choose_device, evaluate, release, train
 from medveil.metrics import headline, noise_in_sum, summarise
 from medveil.strategies import State, advance
 from medveil.study import Study
@@ -218,19 +218,18 @@ def federate(
             for site, weight, ledger, cache in zip(sites, weights, ledgers, kept, strict=True):
                 started = time.perf_counter()
                 charge = ledger and ledger.charge(study, plan_id="p", round_number=number, attempt=1)
-                updates.append(
-                    train(
-                        study,
-                        model,
-                        site.train,
-                        round_number=number,
-                        declared_patients=weight,
-                        noise=_noise(seed, site.name, number),
-                        device=device,
-                        charge=charge,
-                        cache=cache,
-                    ).values
+                given = TrainingRound(
+                    study,
+                    model,
+                    site.train,
+                    number=number,
+                    declared_patients=weight,
+                    noise=_noise(seed, site.name, number),
+                    charge=charge,
+                    device=device,
+                    cache=cache,
                 )
+                updates.append(train(given).values)
                 slowest = max(slowest, (time.perf_counter() - started) * (number > 1))
             mean: Float32 = np.average(updates, axis=0, weights=weights).astype(np.float32)
             model, state = advance(study, model, mean, state, number=number)

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from error_pages import ROOT
-from hospital_node.training import evaluate, release, self_check, train
+from hospital_node.training import TrainingRound, evaluate, release, self_check, train
 from hospital_node.training.unbooked import unbooked_charge
 from medveil.metrics import headline, layout, noise_in_sum, released, summarise
 from medveil.profiles import PROFILES
@@ -128,10 +128,19 @@ def trained(study: Study, vector: Float32, patients: Any) -> Float32:
     private = study.privacy.kind != "none"
     if private:
         self_check(study, build_model(study))
-    given: dict[str, Any] = {"round_number": 1, "declared_patients": 10, "device": CPU}
     charge = unbooked_charge(study, round_number=1, split=Split.TRAIN) if private else None
     noise = NoiseSource(bytes(32)) if private else None
-    return train(study, vector, patients, noise=noise, charge=charge, **given).values
+    given = TrainingRound(
+        study,
+        vector,
+        patients,
+        number=1,
+        declared_patients=10,
+        noise=noise,
+        charge=charge,
+        device=CPU,
+    )
+    return train(given).values
 
 
 def test_the_example_model_is_trained_with_noise_and_a_federated_step_is_made(add: Add) -> None:

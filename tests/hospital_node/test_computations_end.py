@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from hospital_node.computation import Computation
-from hospital_node.ledger import Ledger
+from hospital_node.ledger import Charge, Ledger
 from hospital_node.operator import opened
 from hospital_node.records import Records
 from hospital_node.settings import Node, NodeSettings, Policy
-from hospital_node.training import Stopped, check_stopped, evaluate, stoppable, train
+from hospital_node.training import Stopped, TrainingRound, check_stopped, evaluate, stoppable, train
 from hospital_node.unsent import Unsent
 from medveil.identity import Identity, Secret
 from medveil.plan import Plan
@@ -84,24 +84,28 @@ class Watched(Sequence[PatientImages]):
         return found
 
 
+def given(
+    study: Study,
+    vector: Float32,
+    patients: Watched,
+    *,
+    noise: NoiseSource | None = None,
+    charge: Charge | None = None,
+) -> TrainingRound:
+    return TrainingRound(
+        study, vector, patients, number=1, declared_patients=10, noise=noise, charge=charge, device=CPU
+    )
+
+
 def plain(study: Study, vector: Float32, patients: Watched, _: Path) -> None:
-    train(study, vector, patients, round_number=1, declared_patients=10, noise=None, device=CPU, charge=None)
+    train(given(study, vector, patients))
 
 
 def private(study: Study, vector: Float32, patients: Watched, folder: Path) -> None:
     with Ledger.open(folder / "ledger.jsonl") as ledger:
         ledger.register(study, plan_id="p", dataset="films", cap=1e9)
         charge = ledger.charge(study, plan_id="p", round_number=1, attempt=1)
-        train(
-            study,
-            vector,
-            patients,
-            round_number=1,
-            declared_patients=10,
-            noise=NoiseSource.fresh(),
-            device=CPU,
-            charge=charge,
-        )
+        train(given(study, vector, patients, noise=NoiseSource.fresh(), charge=charge))
 
 
 def evaluated(study: Study, vector: Float32, patients: Watched, _: Path) -> None:

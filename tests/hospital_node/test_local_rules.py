@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from hospital_node.training import self_check, train
+from hospital_node.training import TrainingRound, self_check, train
 from hospital_node.training.unbooked import unbooked_charge
 from medveil.strategies import STRATEGIES, BadStrategy, LocalHalf, strategy_of
 from medveil.study import Study
@@ -65,16 +65,17 @@ def patients(count: int = 4) -> tuple[PatientImages, ...]:
 def trained(study: Study, vector: Float32, noise: NoiseSource | None = None) -> Float32:
     private = study.privacy.kind != "none"
     charge = unbooked_charge(study, round_number=1, split=Split.TRAIN) if private else None
-    return train(
+    given = TrainingRound(
         study,
         vector,
         patients(),
-        round_number=1,
+        number=1,
         declared_patients=10,
         noise=noise,
         charge=charge,
         device=CPU,
-    ).values
+    )
+    return train(given).values
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ SCALED = "values *= scale"
 KEY = "secrets.token_bytes(KEY_BYTES)"
 NEXT = "globals().__setitem__('N', globals().get('N', 0) + 1)"
 TORCH, NUMPY = "__import__('torch')", "__import__('numpy')"
-PRIVATE = "_train_private(study, module, cached, round_number, declared_patients, noise, device)"
+PRIVATE = "_train_private(given, module, patients, noise)"
 FAULTS: dict[str, Fault] = {
     # the table of the review
     "noise a quarter": ("films", OPT, "add_noise", GIVEN, f"{GIVEN} / 4", "noise"),
@@ -136,7 +136,7 @@ FAULTS: dict[str, Fault] = {
         "films",
         run,
         "_train_private",
-        "* declared_patients",
+        "* given.declared_patients",
         "* len(patients)",
         "noise",
     ),
@@ -445,7 +445,7 @@ FAULTS: dict[str, Fault] = {
     "a patient at the end of a chunk counts again": (
         "films",
         gradients,
-        "patient_gradients",
+        "_by_chunks",
         "done += len(chunk)",
         "done += max(1, len(chunk) - (len(chunk) < len(drawn)))",
         "clipped-sum",

@@ -16,6 +16,7 @@ from hospital_node.training import (
     NoCharge,
     NoiseCut,
     NotSafe,
+    TrainingRound,
     checks,
     evaluate,
     run,
@@ -103,14 +104,14 @@ def private(
     ledger: Ledger, study: Study, vector: Float32, patients: Any, key: bytes | None = KEY, **options: Any
 ) -> Float32:
     noise = NoiseSource.fresh() if key is None else NoiseSource(key)
-    given = {"round_number": 1, "declared_patients": 20, "noise": noise, "device": CPU}
+    given = {"number": 1, "declared_patients": 20, "noise": noise, "device": CPU}
     given |= {"charge": paid(ledger, study)} | options
-    return train(study, vector, patients, **given).values  # type: ignore[arg-type]
+    return train(TrainingRound(study, vector, patients, **given)).values  # type: ignore[arg-type]
 
 
 def plain(study: Study, vector: Float32, patients: Any, **options: Any) -> Float32:
-    given: dict[str, Any] = {"round_number": 1, "declared_patients": 20, "noise": None, "charge": None}
-    return train(study, vector, patients, device=CPU, **(given | options)).values
+    given: dict[str, Any] = {"number": 1, "declared_patients": 20, "noise": None, "charge": None}
+    return train(TrainingRound(study, vector, patients, device=CPU, **(given | options))).values
 
 
 def test_private_training_without_a_charge_or_noise_source_is_refused(ledger: Ledger) -> None:
@@ -356,17 +357,17 @@ def joint_update(tmp_path: Path, key: bytes, **changes: Any) -> np.ndarray[Any, 
     with Ledger.open(tmp_path / f"{key[:4].hex()}.jsonl") as ledger:
         ledger.register(study, plan_id="p", dataset="d", cap=100.0)
         charge = ledger.charge(study, plan_id="p", round_number=1, attempt=1)
-        update = train(
+        given = TrainingRound(
             study,
             vector,
             films(8),
-            round_number=1,
+            number=1,
             declared_patients=10,
             noise=NoiseSource(key),
-            device=CPU,
             charge=charge,
+            device=CPU,
         )
-    return update.values
+        return train(given).values
 
 
 def test_four_hospitals_noise_together_is_the_noise_that_the_joint_epsilon_rests_on(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from opacus.grad_sample.grad_sample_module_fast_gradient_clipping import GradSam
 from torch import nn
 from torch.nn import functional
 
-from hospital_node.training import NotSafe, checks, self_check
+from hospital_node.training import NotSafe, checks, clipped_sum, self_check
 from hospital_node.training import optimizer as optimizer_module
 from hospital_node.training.optimizer import PatientOptimizer
 from medveil.study import LocalNoise, NoPrivacy, Study
@@ -288,7 +288,7 @@ def test_copies_that_count_and_company_that_matters_are_found(monkeypatch: pytes
         for chunk in real(model, loss, drawn, device=device):
             yield {w: g + g.mean(0, keepdim=True) for w, g in chunk.items()}
 
-    monkeypatch.setattr(checks, "patient_gradients", by_count)
+    monkeypatch.setattr(clipped_sum, "patient_gradients", by_count)
     assert failed(study, module) == "copies"
     monkeypatch.setattr(checks, "patient_gradients", by_company)
     assert failed(study, module) == "independence"

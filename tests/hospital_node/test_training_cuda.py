@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hospital_node.ledger import Ledger
-from hospital_node.training import FeatureCache, evaluate, self_check, train
+from hospital_node.training import FeatureCache, TrainingRound, evaluate, self_check, train
 from hospital_node.training.gradients import Drawn, Way, patient_gradients, runs_in_bfloat16
 from hospital_node.training.optimizer import PatientOptimizer, row_norms
 from medveil.study import LocalNoise, Study
@@ -114,17 +114,18 @@ def test_private_training_and_evaluation_run_on_a_gpu(name: str, augment: bool, 
     patients, cache = patients_of(name), FeatureCache()
     with Ledger.open(tmp_path / "ledger.jsonl") as ledger:
         ledger.register(study, plan_id="p", dataset="d", cap=1e18)
-        update = train(
+        given = TrainingRound(
             study,
             vector,
             patients,
-            round_number=1,
+            number=1,
             declared_patients=10,
             noise=NoiseSource.fresh(),
-            device=CUDA,
             charge=ledger.charge(study, plan_id="p", round_number=1, attempt=1),
+            device=CUDA,
             cache=cache,
         )
+        update = train(given)
     assert np.isfinite(update.values).all()
     assert update.values.std() > 0
     sums = evaluate(study, vector + update.values, patients, device=CUDA, cache=cache)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from hospital_node.ledger import Ledger
-from hospital_node.training import FeatureCache, evaluate, self_check, train
+from hospital_node.training import FeatureCache, TrainingRound, evaluate, self_check, train
 from hospital_node.training.features import features, with_features
 from hospital_node.training.gradients import Drawn, patient_gradients
 from medveil.metrics import summarise
@@ -108,16 +108,17 @@ def test_only_the_head_trains_and_it_learns_under_privacy(folder: Path, tmp_path
     assert not vector.any()
     with Ledger.open(tmp_path / "ledger.jsonl") as ledger:
         ledger.register(study, plan_id="p", dataset="films", cap=1e18)
-        update = train(
+        given = TrainingRound(
             study,
             vector,
             films(20),
-            round_number=1,
+            number=1,
             declared_patients=20,
             noise=NoiseSource.fresh(),
-            device=CPU,
             charge=ledger.charge(study, plan_id="p", round_number=1, attempt=1),
+            device=CPU,
         )
+        update = train(given)
     assert update.values.shape == (HEAD,)
     sums = evaluate(study, vector + update.values, films(20, seed=1), device=CPU)
     assert summarise(study, sums)["auroc"] > 0.9

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torch.nn import functional
 
 from hospital_node.ledger import Charge, Ledger
-from hospital_node.training import NotSafe, checks, mean, train
+from hospital_node.training import NotSafe, TrainingRound, checks, mean, train
 from hospital_node.training.checks import self_check
 from hospital_node.training.features import with_features
 from medveil.strategies import advance
@@ -83,16 +83,17 @@ def update(
     with Ledger.open(folder / "ledger.jsonl") as ledger:
         ledger.register(study, plan_id="p", dataset="d", cap=100.0)
         charge: Charge = ledger.charge(study, plan_id="p", round_number=number, attempt=1)
-        found = train(
+        given = TrainingRound(
             study,
             vector,
             patients,
-            round_number=number,
+            number=number,
             declared_patients=declared,
             noise=NoiseSource(bytes([key]) * 32),
-            device=CPU,
             charge=charge,
+            device=CPU,
         )
+        found = train(given)
         charge.end()
     return unflatten(found.values, study.model.tensors)
 

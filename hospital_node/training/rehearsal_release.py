@@ -1,0 +1,98 @@
+"""The rehearsal of an evaluation: release() as it is, and what one patient's share of its sums can be."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from hospital_node.training import evaluation
+from hospital_node.training.checks import NotSafe
+from hospital_node.training.features import FeatureCache
+from hospital_node.training.stage import (
+    BEGUN,
+    CANARY_IMAGES,
+    SLACK,
+    Scripted,
+    Stage,
+    charge_for,
+    noise_of,
+    with_wild_canary,
+)
+from medveil.tasks import TASKS, Sums
+from medveil_imaging.patients import PatientImages
+from privacy.dp.policy import Split
+
+COMPANY = 9
+"""Patients who are there in both worlds, with one image each."""
+LABELS = 8
+"""Labels of a study of which each has a canary."""
+
+
+def rehearse_release(stage: Stage, split: Split) -> None:
+    """One patient's share of the released sums, in units of their noise, is no more than was paid for.
+
+    Raises: NotSafe.
+    """
+    policy, rounds = noise_of(stage.study), stage.study.training.rounds if split is Split.VAL else 1
+    multiplier = policy.evaluation_multiplier / math.sqrt(policy.sharers) * math.sqrt(rounds)
+    company = [_alone(one, place) for place in range(COMPANY) for one in stage.others[:1]]
+    scales, without = _released(stage, split, company)
+    for canary in _canaries(stage):
+        asked, found = _released(stage, split, [canary, *company])
+        if asked != scales:
+            raise NotSafe(check="evaluation", problem="what noise is drawn depends on the patients")
+        share = math.hypot(*(float(np.linalg.norm(found[n] - without[n])) / scales[n] for n in scales))
+        if not share * multiplier <= 1 + SLACK:
+            raise NotSafe(
+                check="evaluation",
+                problem=f"a patient with {CANARY_IMAGES} images moves the sums of '{split.value}' by "
+                f"{share * multiplier:.3g} bounds",
+            )
+
+
+def _alone(one: PatientImages, place: int) -> PatientImages:
+    """A patient with one image, the others' flipped and shifted."""
+    return PatientImages(f"company-{place}", one.images[:1].roll(place, -1), one.labels[:1].roll(place, -1))
+
+
+def _released(stage: Stage, split: Split, patients: list[PatientImages]) -> tuple[dict[str, float], Sums]:
+    """Scale of the noise that each sum asked for, and the sum without it."""
+    source = Scripted(
+        noise=np.random.Generator(np.random.PCG64(len(patients))).standard_normal(10**6), real=True
+    )
+    charge = charge_for(stage, split, stage.study.training.rounds + 1, source)
+    sums = evaluation.release(
+        stage.study,
+        stage.vector,
+        patients,
+        noise=source,
+        charge=charge,
+        device=stage.device,
+        cache=FeatureCache(),
+        build=stage.build,
+    )
+    asked = [entry for entry in source.asked if entry[0] == "noise"]
+    if source.asked[:1] != [BEGUN] or len(source.asked) != len(asked) + 1:
+        raise NotSafe(check="charge", problem="the charge is not marked as begun before the noise is drawn")
+    if [size for _, size, _ in asked] != [v.size for v in sums.values()]:
+        raise NotSafe(check="evaluation", problem="a released sum does not draw noise once for each value")
+    scales = {name: scale for name, (_, _, scale) in zip(sums, asked, strict=True)}
+    return scales, {name: sums[name] - given for name, given in zip(sums, source.given, strict=True)}
+
+
+def _canaries(stage: Stage) -> list[PatientImages]:
+    """Patients whose share is as large as can be: of every label, or outlined where the model is wrong."""
+    classes, images = len(stage.study.classes), stage.canary.images
+    if not TASKS[stage.study.task].outlines:
+        labels = [torch.full((CANARY_IMAGES,), label) for label in range(min(classes, LABELS))]
+        canaries = [PatientImages("canary", images, label) for label in labels]
+        return [*canaries, with_wild_canary(stage).canary]
+    network = stage.build(stage.study).eval()
+    with torch.no_grad():
+        found = network(images[:1].to(stage.device)).argmax(1).cpu()
+    turn = torch.arange(found.numel()).view_as(found) % (classes - 1) + 1
+    wrong = (found + turn) % classes
+    outlined = wrong.expand(CANARY_IMAGES, *wrong.shape[1:]).clone()
+    return [PatientImages("canary", images, outlined), with_wild_canary(stage).canary]

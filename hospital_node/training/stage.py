@@ -1,0 +1,139 @@
+"""What the rehearsal stands on: made-up patients, a noise source that is known, and a round to go through."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from hospital_node.ledger import Charge
+from hospital_node.training.checks import NotSafe
+from hospital_node.training.unbooked import unbooked_charge
+from medveil.study import GaussianNoise, Study
+from medveil.tasks import TASKS
+from medveil.tensors import Float32
+from medveil_imaging.patients import PatientImages
+from privacy.dp.ledger import State
+from privacy.dp.noise import KEY_BYTES, NoiseSource
+from privacy.dp.policy import Split
+
+OTHERS = (1, 2)
+"""Images of the patients who are there in both worlds."""
+CANARY_IMAGES = 4
+"""Equal images, so that their gradients point one way: whoever counts images counts to four."""
+DECLARED = 10
+SLACK = 1e-3
+"""By so much may one patient pass the bound."""
+
+BEGUN = (State.RUNNING.value,)
+Float64 = NDArray[np.float64]
+
+
+class Scripted(NoiseSource):
+    """Gives the values of a script, and writes down what it was asked for."""
+
+    def __init__(
+        self, *, noise: Float64, coins: Sequence[NDArray[np.bool_]] = (), real: bool = False
+    ) -> None:
+        super().__init__(secrets.token_bytes(KEY_BYTES))
+        self.asked: list[tuple[Any, ...]] = []
+        self.given: list[Float64] = []
+        self._noise, self._coins, self._real = noise, list(coins), real
+
+    def gaussian(self, size: int, scale: float) -> Float64:
+        self.asked.append(("noise", size, scale))
+        values, self._noise = self._noise[:size], self._noise[size:]
+        if len(values) < size:
+            raise NotSafe(check="noise", problem="more noise was drawn than the steps need")
+        self.given.append(values * scale if self._real else values)
+        return self.given[-1].copy()
+
+    def coins(self, count: int, rate: float) -> NDArray[np.bool_]:
+        self.asked.append(("coins", count, rate))
+        if not self._coins or len(self._coins[0]) != count:
+            raise NotSafe(check="draw", problem="coins are not tossed once a step for every patient")
+        return self._coins.pop(0)
+
+    def choose(self, count: int, wanted: int) -> NDArray[np.intp]:
+        return np.arange(min(count, wanted))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One kind of round as it is rehearsed, and what it must do."""
+
+    study: Study
+    build: Callable[[Study], nn.Module]
+    vector: Float32
+    device: torch.device
+    others: tuple[PatientImages, ...]
+    canary: PatientImages
+    round_number: int
+    size: int
+    """Values of a step's sum."""
+    clip: float
+    multiplier: float
+    """Of one hospital's own noise, computed here from what the study says."""
+    steps: int
+
+    @property
+    def constant(self) -> float:
+        """What a sum is divided by."""
+        return noise_of(self.study).sample_rate * DECLARED
+
+    @property
+    def entering(self) -> list[tuple[bool, bool]]:
+        """Whether the others and whether the canary enter, by step; most steps are noise only."""
+        script = [(False, False)] * self.steps
+        script[-1] = script[0] = (True, True)
+        if self.steps > 2:
+            script[1] = (True, False)
+        return script
+
+
+def noise_of(study: Study) -> GaussianNoise:
+    if not isinstance(study.privacy, GaussianNoise):
+        raise TypeError("a noise policy is needed")
+    return study.privacy
+
+
+def made_up_patients(study: Study, size: tuple[int, ...]) -> tuple[PatientImages, list[PatientImages]]:
+    """The canary, whose images are equal, and the others."""
+    generator = torch.Generator().manual_seed(1)
+    shape = size if TASKS[study.task].outlines else ()
+
+    def patient(name: str, count: int) -> PatientImages:
+        images = torch.randn(count, 1, *size, generator=generator)
+        return PatientImages(
+            name, images, torch.randint(len(study.classes), (count, *shape), generator=generator)
+        )
+
+    one = patient("canary", 1)
+    wide = (CANARY_IMAGES, *(-1,) * one.images[0].ndim)
+    labels = one.labels.expand(CANARY_IMAGES, *shape).clone() * bool(shape)  # films: of the first class
+    return (
+        PatientImages("canary", one.images.expand(wide).clone(), labels),
+        [patient(f"other-{i}", count) for i, count in enumerate(OTHERS)],
+    )
+
+
+def with_wild_canary(stage: Stage) -> Stage:
+    """The same with a canary whose images no scanner made."""
+    images = stage.canary.images.clone()
+    for image, value in zip(images, (math.nan, math.inf, 1e38, 0.0), strict=True):
+        image.fill_(value)
+    return replace(stage, canary=replace(stage.canary, images=images))
+
+
+def charge_for(stage: Stage, split: Split, number: int, source: Scripted) -> Charge:
+    def told(state: State) -> None:
+        source.asked.append((state.value,))
+
+    return unbooked_charge(stage.study, round_number=number, split=split, told=told)
