@@ -38,8 +38,6 @@ METRIC_STEPS = 2**20
 """Fixed-point steps per unit of a metric."""
 LIMB_BITS = 25
 """A weight or metric is carried as two limbs of at most so many bits, each in a lane of 32."""
-METRIC_LIMIT = 2 ** (2 * LIMB_BITS)
-"""A hospital's metrics lie below it; with more than 128 hospitals below ``EncodingParams.tail_limit``."""
 NOISED_OFFSET = 2**38
 """Added to every metric of a study with noise, whose sums may be negative. They lie within ±2^18 (that is,
 ``NOISED_OFFSET / METRIC_STEPS``), so each word is below 2^39, and that below the limit of any cohort."""

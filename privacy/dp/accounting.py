@@ -80,14 +80,6 @@ def epsilon(events: Iterable[Event], delta: float) -> float:
     return _epsilon(_merged(events), _valid(delta))
 
 
-def rdp_epsilon(events: Iterable[Event], delta: float) -> float:
-    """Epsilon by Renyi accounting: larger than :func:`epsilon`, an independent check of it.
-
-    Source: Mironov, Talwar, Zhang, "Renyi differential privacy of the sampled Gaussian mechanism", 2019.
-    """
-    return _rdp_epsilon(_merged(events), _valid(delta))
-
-
 def filter_epsilon(events: Iterable[Event], delta: float, *, cap: float) -> float:
     """Epsilon of events whose order and number were chosen on the way, for a budget of (``cap``, ``delta``).
 
@@ -202,6 +194,10 @@ def _epsilon(events: Merged, delta: float) -> float:
 
 @functools.lru_cache(maxsize=4096)
 def _rdp_epsilon(events: Merged, delta: float) -> float:
+    """By Renyi accounting, never smaller.
+
+    Source: Mironov, Talwar, Zhang, "Renyi differential privacy of the sampled Gaussian mechanism", 2019.
+    """
     if not events:
         return 0.0
     accountant = rdp_privacy_accountant.RdpAccountant(orders=ORDERS)

@@ -38,7 +38,6 @@ it passes through the masked sum, is our own composition (docs/protocol.md).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -148,12 +147,6 @@ def verify_sum(total: Words, key: Secret, p: EncodingParams, *, survivors: Colle
     wanted = product.word(total[p.packed_words : -1]) + sum(pad(key, i) for i in survivors)
     if int(total[-1]) != wanted % 2**64:
         raise AlteredSum()
-
-
-def forgery_exponent(largest_lane_sum: int) -> float:
-    """The bound above, as a power of two (-33 or more)."""
-    v = largest_lane_sum.bit_length() - 1
-    return max(v - 64 + math.log2(33 - v / 2), -33.0)
 
 
 def _coefficients(key: Secret, segment: int, count: int) -> Words:

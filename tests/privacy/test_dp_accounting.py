@@ -22,8 +22,8 @@ from privacy.dp.accounting import (
     epsilon,
     filter_epsilon,
     noise_to_signal,
-    rdp_epsilon,
 )
+from renyi import rdp_epsilon
 
 DELTA = 1e-5
 SAMPLED = [(2.0, 0.05, 500), (1.0, 0.05, 400), (0.8, 0.01, 2000), (4.0, 0.2, 1000)]

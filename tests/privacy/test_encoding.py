@@ -25,7 +25,7 @@ from medveil.study import (
 from medveil.tensors import ModelSpec, TensorSpec, Update
 from privacy.encoding import (
     LANES,
-    METRIC_LIMIT,
+    LIMB_BITS,
     METRIC_STEPS,
     EncodingParams,
     OutOfRange,
@@ -247,7 +247,7 @@ def test_an_update_of_the_wrong_length_is_refused(shape: tuple[int, ...]) -> Non
 
 def test_metrics_of_the_wrong_length_or_size_are_refused() -> None:
     p = replace(_params(1), metrics=2)
-    for metrics in (NO_METRICS, np.zeros(3, np.uint64), np.array([0, METRIC_LIMIT], np.uint64)):
+    for metrics in (NO_METRICS, np.zeros(3, np.uint64), np.array([0, p.tail_limit], np.uint64)):
         with pytest.raises(OutOfRange, match=r"^(The length of the update|Every metric word) must be [^N]"):
             encode(
                 Update(np.zeros(1, np.float32)),
@@ -434,4 +434,4 @@ def test_weight_and_metrics_are_limbs_whose_sums_never_carry(cohort: int) -> Non
 def test_large_cohorts_carry_smaller_metrics() -> None:
     limits = {cohort: replace(_params(0), cohort=cohort).tail_limit for cohort in (3, 128, 129, 2000, 4096)}
     assert limits == {3: 2**50, 128: 2**50, 129: 2**48, 2000: 2**42, 4096: 2**40}
-    assert limits[3] == METRIC_LIMIT
+    assert limits[3] == 2 ** (2 * LIMB_BITS)

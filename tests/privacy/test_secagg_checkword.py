@@ -18,9 +18,10 @@ from medveil.rounds import Phase, RoundKind
 from medveil.tensors import Update
 from privacy.encoding import LANES, EncodingParams
 from privacy.secagg import checkword
-from privacy.secagg.checkword import COLUMNS, ROWS, AlteredSum, forgery_exponent, verify_sum
+from privacy.secagg.checkword import COLUMNS, ROWS, AlteredSum, verify_sum
 from privacy.secagg.keys import Context
 from privacy.secagg.keystream import keystream
+from protocol_tables import forgery_exponent
 from secagg_vectors import PARAMS, fixed_consortium
 from unmasked import checked, encode
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import is_dataclass
@@ -175,9 +176,15 @@ def _forgery() -> str:
         chances = []
         for cohort in (10, 50, 128, 2000):
             largest = 2 * EncodingParams(1, 0, bits, 1.0, 1, cohort).steps * cohort
-            chances.append(f"2^{checkword.forgery_exponent(largest):.1f}")
+            chances.append(f"2^{forgery_exponent(largest):.1f}")
         rows.append((bits, *chances))
     return _table(("lane bits", "U=10", "U=50", "U=128", "U=2000"), rows)
+
+
+def forgery_exponent(largest_lane_sum: int) -> float:
+    """The bound that :mod:`privacy.secagg.checkword` proves, as a power of two (-33 or more)."""
+    v = largest_lane_sum.bit_length() - 1
+    return max(v - 64 + math.log2(33 - v / 2), -33.0)
 
 
 def _graph() -> str:
