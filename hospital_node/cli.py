@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
@@ -105,12 +104,10 @@ def approve(
 def _approve_shown(node: Node, typed: list[str], patients: int | None, *, yes: bool) -> None:
     """Raises: NotAFingerprint, NoSuchPlan, NotConfirmed, PlanRefused and what else speaks against it."""
     from hospital_node import operator, views
+    from hospital_node.cohort import ImagesFolder
 
-    plan = operator.shown_plan(node, typed)
-    standing = operator.standing(node, plan)
-    if standing.patients is not None:
-        number = operator.declarable(plan, standing.patients, patients)
-        standing = replace(standing, patients=replace(standing.patients, proposed=number))
+    plan, images = operator.shown_plan(node, typed), ImagesFolder()
+    standing = operator.standing(node, plan, patients=patients, images=images)
     views.show_plan(screen, standing, node.settings)
     if standing.refusal is not None:
         raise standing.refusal
@@ -120,7 +117,7 @@ def _approve_shown(node: Node, typed: list[str], patients: int | None, *, yes: b
     if not yes and not (can_ask() and screen.ask(question)):
         raise NotConfirmed()
     shown = standing.patients
-    operator.approve_plan(node, plan, patients=patients if shown is None else shown.declared)
+    operator.approve_plan(node, plan, patients=patients if shown is None else shown.declared, images=images)
 
 
 @app.command()

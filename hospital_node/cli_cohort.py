@@ -29,20 +29,22 @@ def check_images(node: Node, study: Study, plan: Plan | None = None) -> int:
 
     Returns: the exit status: 0 fine, 1 something refused or changed, 4 nobody to train on.
     """
+    from hospital_node.cohort import ImagesFolder
     from hospital_node.operator import frozen, viewed
     from medveil_imaging.sources.site import read_site
 
     site, moved, changed = read_site(node.settings.data, study), 0, False
+    images = ImagesFolder()
     with viewed(node) as records:
         if study.privacy.kind != "none":
-            moved = records.ledger.usable(study, records.frozen(records.reading(study)))[1]
+            moved = records.ledger.usable(study, records.frozen(images.reading(study, records.reading)))[1]
         screen.say(strong(study.name), f"{study.task} of {study.transforms.profile} images")
         splits = (("train", site.train), ("val", site.val), ("test", site.test))
         rows = [(name, str(len(each)), str(sum(len(p) for p in each))) for name, each in splits]
         screen.table(("split", "patients", "images"), rows)
         _show_problems(site)
         if plan is not None:
-            changed = _show_changes(frozen(records, plan))
+            changed = _show_changes(frozen(records, plan, images))
     refused = [p for p in site.problems if p.severity == "error"]
     if moved:
         screen.say(
@@ -127,8 +129,10 @@ def cohort(
     """Show how the images folder differs from what was frozen for the approved plans; take it as it is."""
     node = node_in(folder)
     from hospital_node import operator, views
+    from hospital_node.cohort import ImagesFolder
 
-    found = operator.frozen_plans(node, plan)
+    images = ImagesFolder()
+    found = operator.frozen_plans(node, plan, images=images)
     if not found:
         screen.say("No plan is approved here that is not over.")
     waiting = [one for one in found if one.cohort is None or one.changes]
@@ -143,6 +147,6 @@ def cohort(
             )
             if not yes and not (can_ask() and screen.ask(question)):
                 raise NotConfirmed()
-            part = operator.take_cohort(node, one.plan, patients=patients)
+            part = operator.take_cohort(node, one.plan, patients=patients, images=images)
             screen.say(f"Taken. {part.declared} patients stay declared. A running node goes on with them.")
     raise typer.Exit(1 if waiting and not take else 0)

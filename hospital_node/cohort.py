@@ -249,6 +249,20 @@ def read_patients(folder: Path, study: Study, names: Names) -> Reading:
     return Reading(found, {n: tuple(lines) for n, lines in rows.items()})
 
 
+class ImagesFolder:
+    """The images folder as one command sees it: read once, so that what is taken is what was shown."""
+
+    def __init__(self) -> None:
+        self._read: dict[tuple[str, int], Reading] = {}
+
+    def reading(self, study: Study, read: Callable[[Study], Reading]) -> Reading:
+        """What it holds for a study; the kind of labels alone decides which lines of the manifest count."""
+        labels = (study.task, len(study.classes))
+        if labels not in self._read:
+            self._read[labels] = read(study)
+        return self._read[labels]
+
+
 def freeze(
     reading: Reading, dataset: str, *, known: Iterable[Cohort], before: Before | None = None
 ) -> Cohort:

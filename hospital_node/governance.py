@@ -68,13 +68,15 @@ def read_offer(offer: PlanOffer, admin_key: bytes | None = None) -> Plan:
 def check_plan(
     plan: Plan, settings: NodeSettings, identity: Identity, *, declared: int | None = None
 ) -> Cost | None:
-    """Hold a plan against this hospital's own policy; returns what it costs each patient (None: no privacy).
+    """Hold a plan against this hospital's own policy: :func:`check_terms`, then :func:`check_price`."""
+    check_terms(plan, settings, identity)
+    return check_price(plan, settings.policy, declared=declared)
 
-    The cost is counted at the study's delta or, where that is larger, at the hospital's own limit.
 
-    Args:
-        declared: patients that the hospital declares for it, as far as it is known.
-    Raises: PlanRefused; UnderstatedEpsilon if the plan costs more than it says.
+def check_terms(plan: Plan, settings: NodeSettings, identity: Identity) -> None:
+    """Hold all but the price of a plan against this hospital's own policy.
+
+    Raises: PlanRefused.
     """
     study, policy = plan.study, settings.policy
     member = plan.member(identity.name)
@@ -100,16 +102,27 @@ def check_plan(
             reason="this node cannot make its models, for it does not know the strategy or its options",
             remedy="Ask the admin for a corrected study; node and aggregator must run the same version.",
         ) from error
-    stated = check_policy(study)
+
+
+def check_price(plan: Plan, policy: Policy, *, declared: int | None = None) -> Cost | None:
+    """What a plan costs each patient, within this hospital's cap; None: no privacy.
+
+    The cost is counted at the study's delta or, where that is larger, at the hospital's own limit.
+
+    Args:
+        declared: patients that the hospital declares for it, as far as it is known.
+    Raises: PlanRefused; UnderstatedEpsilon if the plan costs more than it says.
+    """
+    stated = check_policy(plan.study)
     if stated is None:
         return None
-    if policy.count_joint_noise and not adds_up(study, hospitals=len(plan.roster)):
+    if policy.count_joint_noise and not adds_up(plan.study, hospitals=len(plan.roster)):
         raise PlanRefused(
             reason="the steps of its encoding are too coarse for the hospitals' noise to add up",
             remedy="Ask for lane_bits = 32 or a smaller max_weight, or unset count_joint_noise in node.json.",
         )
-    counted = cost(study, delta=min(stated.delta, policy.delta_limit(declared)))
-    _within_cap(study, counted, policy)
+    counted = cost(plan.study, delta=min(stated.delta, policy.delta_limit(declared)))
+    _within_cap(plan.study, counted, policy)
     return counted
 
 

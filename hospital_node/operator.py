@@ -15,10 +15,17 @@ from enum import StrEnum
 
 from hospital_node.audit_witness import AuditWitness
 from hospital_node.clearance import check_start
-from hospital_node.cohort import Changes, Cohort, CohortDamaged, Reading
+from hospital_node.cohort import Changes, Cohort, CohortDamaged, ImagesFolder, Reading
 from hospital_node.enrolment import line_to_aggregator
 from hospital_node.frozen import Part
-from hospital_node.governance import PlanRefused, check_plan, declared_patients, read_offer, well_formed
+from hospital_node.governance import (
+    PlanRefused,
+    check_price,
+    check_terms,
+    declared_patients,
+    read_offer,
+    well_formed,
+)
 from hospital_node.journal import Journal, ShownPlan
 from hospital_node.records import Records
 from hospital_node.settings import Node
@@ -118,17 +125,19 @@ async def on_offer(node: Node) -> list[Standing | Unreadable]:
 
     Raises: what :func:`offers` raises.
     """
-    found, pinned = await offers(node)
-    return [_taken(node, offer, pinned, number) for number, offer in enumerate(found, 1)]
+    (found, pinned), images = await offers(node), ImagesFolder()
+    return [_taken(node, offer, pinned, number, images) for number, offer in enumerate(found, 1)]
 
 
-def _taken(node: Node, sent: object, pinned: bytes | None, number: int) -> Standing | Unreadable:
+def _taken(
+    node: Node, sent: object, pinned: bytes | None, number: int, images: ImagesFolder
+) -> Standing | Unreadable:
     try:
         offer = well_formed(sent)
         plan = read_offer(offer, pinned)
     except Error as error:
         return Unreadable(number, error)
-    return replace(standing(node, plan, offer.approvals), offer=offer)
+    return replace(standing(node, plan, offer.approvals, images=images), offer=offer)
 
 
 def remember_shown(node: Node, one: Standing) -> None:
@@ -139,8 +148,20 @@ def remember_shown(node: Node, one: Standing) -> None:
             journal.keep_shown(kept)
 
 
-def standing(node: Node, plan: Plan, approvals: dict[str, bytes] | None = None) -> Standing:
-    """Where a plan stands here."""
+def standing(
+    node: Node,
+    plan: Plan,
+    approvals: dict[str, bytes] | None = None,
+    *,
+    patients: int | None = None,
+    images: ImagesFolder | None = None,
+) -> Standing:
+    """Where a plan stands here.
+
+    Args:
+        approvals: as the aggregator has them.
+        patients, images: as for :func:`approve_plan`.
+    """
     with opened(node) as journal:
         own = [signature for one, signature in journal.approved() if one.id == plan.id]
         joined = journal.progress(plan.id)
@@ -151,7 +172,7 @@ def standing(node: Node, plan: Plan, approvals: dict[str, bytes] | None = None) 
     if approved and joined is None:
         return Standing(plan, State.FINISHED, approvals=valid)
     try:
-        found = allowed(node, plan)
+        found = allowed(node, plan, patients=patients, images=images)
     except Error as error:
         return Standing(plan, State.REFUSED, error, valid, joined or 0)
     if approved:
@@ -191,23 +212,31 @@ class Patients:
     """Patients who are left out, for an earlier study met them in another split."""
     part: Part | None
     """What was frozen for the plan before, if it was."""
-    proposed: int
-    """The number that is proposed to be declared."""
-
-    @property
-    def declared(self) -> int:
-        """What the plan counts with: what was declared first, or else what is proposed."""
-        return self.proposed if self.part is None else self.part.declared
+    declared: int
+    """The number of patients that the plan counts with."""
 
 
-def allowed(node: Node, plan: Plan) -> Patients:
+def allowed(
+    node: Node, plan: Plan, *, patients: int | None = None, images: ImagesFolder | None = None
+) -> Patients:
     """Hold a plan against the policy by itself, and against the budget of everybody in the images folder.
 
+    Args:
+        patients, images: as for :func:`approve_plan`.
     Raises: PlanRefused, UnderstatedEpsilon, BudgetExceeded, CohortDamaged, what opening the ledger raises.
     """
-    check_plan(plan, node.settings, Identity.load(node.settings.name, node.key))
+    check_terms(plan, node.settings, Identity.load(node.settings.name, node.key))
     with viewed(node) as records:
-        return patients_of(records, plan)
+        return _affordable(node, records, plan, patients, images)
+
+
+def _affordable(
+    node: Node, records: Records, plan: Plan, patients: int | None, images: ImagesFolder | None
+) -> Patients:
+    found = patients_of(records, plan, patients, images)
+    check_price(plan, node.settings.policy, declared=found.declared)
+    records.admit(plan, found.cohort, found.declared)
+    return found
 
 
 @contextmanager
@@ -218,15 +247,17 @@ def viewed(node: Node) -> Iterator[Records]:
         yield records
 
 
-def patients_of(records: Records, plan: Plan, patients: int | None = None) -> Patients:
-    """The images folder's patients, and whether all of them can pay.
+def patients_of(
+    records: Records, plan: Plan, patients: int | None = None, images: ImagesFolder | None = None
+) -> Patients:
+    """The images folder's patients, and the number that is declared.
 
     Args:
-        patients: the number that the operator wants to declare.
-    Raises: PlanRefused, BudgetExceeded.
+        patients, images: as for :func:`approve_plan`.
+    Raises: PlanRefused.
     """
     study = plan.study
-    cohort = records.frozen(records.reading(study))
+    cohort = records.frozen((images or ImagesFolder()).reading(study, records.reading))
     used, moved = cohort, 0
     if study.privacy.kind != "none":
         used, moved = records.ledger.usable(study, cohort)
@@ -235,48 +266,46 @@ def patients_of(records: Records, plan: Plan, patients: int | None = None) -> Pa
                 reason="the images folder holds no patient whom it could train on",
                 remedy="Run 'medveil node check --study' with the study's file, then approve again.",
             )
+    part = records.plans.part(plan.id)
     proposed = declared_patients(used.count(Split.TRAIN), study.secure_aggregation.max_weight)
-    found = Patients(cohort, moved, records.plans.part(plan.id), proposed)
-    if study.privacy.kind != "none":
-        records.admit(plan, cohort, declarable(plan, found, patients))
-    return found
+    return Patients(cohort, moved, part, _declared(plan, part, patients, proposed))
 
 
-def approve_plan(node: Node, plan: Plan, *, patients: int | None = None) -> Part | None:
+def approve_plan(
+    node: Node, plan: Plan, *, patients: int | None = None, images: ImagesFolder | None = None
+) -> Part | None:
     """Check a plan against this hospital's policy and budget, freeze its patients, sign it and keep it.
 
     The node hands it in.
 
     Args:
         patients: the number of patients to declare, for the plan's life; what is proposed if left out.
+        images: as the command has shown it; read now if left out.
     Returns: what was frozen; None for a plan without privacy if nobody is there yet.
     Raises: what :func:`allowed` raises; PlanRefused if the number cannot be declared.
     """
     identity = Identity.load(node.settings.name, node.key)
-    check_plan(plan, node.settings, identity)
+    check_terms(plan, node.settings, identity)
     with viewed(node) as records, opened(node) as journal:
-        found = patients_of(records, plan, patients)
-        number = declarable(plan, found, patients)
+        found = _affordable(node, records, plan, patients, images)
         check_start(plan, journal)
-        check_plan(plan, node.settings, identity, declared=number)
-        part = records.plans.part(plan.id)
+        part = found.part
         if part is None and found.cohort.count(Split.TRAIN):
-            part = records.take(plan, found.cohort, number)
+            part = records.take(plan, found.cohort, found.declared)
         journal.approve(plan, sign_approval(plan, identity))
     return part
 
 
-def declarable(plan: Plan, found: Patients, patients: int | None) -> int:
-    """The number of patients that is declared. Raises: PlanRefused."""
-    masked, known = plan.study.secure_aggregation, found.part
-    least, largest = masked.least_weight, masked.max_weight
+def _declared(plan: Plan, known: Part | None, patients: int | None, proposed: int) -> int:
+    """The number of patients that is declared: once, for the plan's life."""
     if patients is None:
-        return found.declared
+        return proposed if known is None else known.declared
     if known is not None and patients != known.declared:
         raise PlanRefused(
             reason=f"{known.declared} patients were declared for it, and that stands for the plan's life",
             remedy="Approve it without --patients.",
         )
+    least, largest = plan.study.secure_aggregation.least_weight, plan.study.secure_aggregation.max_weight
     if not least <= patients <= largest:
         raise PlanRefused(
             reason=f"it counts {least} to {largest} patients of a hospital, "
@@ -298,7 +327,9 @@ class Frozen:
     """None if no cohort was frozen, or its file is gone or altered."""
 
 
-def frozen_plans(node: Node, typed: Sequence[str] | None = None) -> list[Frozen]:
+def frozen_plans(
+    node: Node, typed: Sequence[str] | None = None, *, images: ImagesFolder | None = None
+) -> list[Frozen]:
     """Every approved plan that is not over, or the one of this fingerprint.
 
     Raises: NoSuchPlan, NotAFingerprint, what opening the ledger raises.
@@ -309,12 +340,13 @@ def frozen_plans(node: Node, typed: Sequence[str] | None = None) -> list[Frozen]
             plans = [p for p in plans if means(typed, p.hash)]
             if not plans:
                 raise NoSuchPlan()
-        return [frozen(records, plan) for plan in plans]
+        images = images or ImagesFolder()
+        return [frozen(records, plan, images) for plan in plans]
 
 
-def frozen(records: Records, plan: Plan) -> Frozen:
+def frozen(records: Records, plan: Plan, images: ImagesFolder) -> Frozen:
     """What was frozen for a plan, and how the images folder differs from it."""
-    now, part = records.reading(plan.study), records.plans.part(plan.id)
+    now, part = images.reading(plan.study, records.reading), records.plans.part(plan.id)
     if part is None:
         return Frozen(plan, None, None, now, None)
     try:
@@ -370,15 +402,19 @@ def go_on(node: Node, lost: Lost, seen: LedgerEnd | None) -> None:
         records.go_on(seen, lost.promised)
 
 
-def take_cohort(node: Node, plan: Plan, *, patients: int | None = None) -> Part:
+def take_cohort(
+    node: Node, plan: Plan, *, patients: int | None = None, images: ImagesFolder | None = None
+) -> Part:
     """The operator's word: the plan goes on with the patients who are in the images folder now.
 
     Who has left pays nothing more; who has joined pays for what is still to come.
 
     Args:
         patients: the number to declare, if none was declared with an earlier version.
+        images: as the command has shown it; read now if left out.
     Raises: what :func:`allowed` raises. Nothing is changed then.
     """
     with viewed(node) as records:
-        found = patients_of(records, plan, patients)
-        return records.take(plan, found.cohort, declarable(plan, found, patients))
+        found = patients_of(records, plan, patients, images)
+        records.admit(plan, found.cohort, found.declared)
+        return records.take(plan, found.cohort, found.declared)

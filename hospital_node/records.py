@@ -249,10 +249,12 @@ class Records:
         return self._node.settings.policy.delta_limit(max(numbers, default=None))
 
     def admit(self, plan: Plan, cohort: Cohort, declared: int) -> None:
-        """Hold a plan with a cohort against the budget, and enter it.
+        """Hold a private plan with a cohort against the budget, and enter it.
 
         Raises: BudgetExceeded; LedgerSetBack if an alarm of :meth:`meet` stands.
         """
+        if plan.study.privacy.kind == "none":
+            return
         self.check_alarm()
         policy = self._node.settings.policy
         self.ledger.register(
@@ -278,8 +280,8 @@ class Records:
         if known is not None and known[0] == part:
             return known[1]
         cohort = self.cohort(part)
+        self.admit(plan, cohort, part.declared)
         if private:
-            self.admit(plan, cohort, part.declared)
             cohort = self.ledger.cohort(plan.id) or cohort
         use = Use(cohort, part.declared, part.turn)
         self._uses[plan.id] = part, use

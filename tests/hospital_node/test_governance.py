@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from audit_heads import head_of
 from folders import write_folder
+from hospital_node import operator
 from hospital_node.cli import app
 from hospital_node.governance import (
     PlanRefused,
@@ -529,6 +530,26 @@ def test_images_of_nobody_are_refused_and_the_remedy_named(
     assert words in problem.reason
     assert problem.remedy
     assert site.train == ()
+
+
+def test_an_approval_holds_a_plan_against_the_policy_once_at_the_number_that_is_declared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, plan, asked = node_with(tmp_path), plan_of(privacy=LOCAL), []
+
+    def watched(name: str) -> None:
+        real = getattr(operator, name)
+
+        def told(*given: Any, **named: Any) -> Any:
+            asked.append((name, named.get("declared")))
+            return real(*given, **named)
+
+        monkeypatch.setattr(operator, name, told)
+
+    for name in ("check_terms", "check_price", "_declared"):
+        watched(name)
+    approve_plan(node, plan, patients=20)
+    assert asked == [("check_terms", None), ("_declared", None), ("check_price", 20)]
 
 
 def test_a_cap_that_is_spent_stops_the_approval_and_says_what_to_change(tmp_path: Path) -> None:

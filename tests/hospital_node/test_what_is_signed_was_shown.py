@@ -11,19 +11,23 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from hospital_node import operator
+from folders import lines_of
+from hospital_node import operator, records
 from hospital_node.cli import app
 from hospital_node.governance import PlanRefused
 from hospital_node.journal import Journal
 from hospital_node.operator import NoSuchPlan
 from hospital_node.settings import Node, NodeSettings, Policy
+from hospitals import make_hospital
+from hospitals import plan_of as private_plan
 from medveil.identity import Identity, verify
 from medveil.ids import canonical
 from medveil.messages import PlanOffer, PlanOffers
 from medveil.plan import Plan, sign_approval
 from medveil.rounds import AttemptKey
-from medveil.shown import NotConfirmed
+from medveil.shown import NotConfirmed, Screen
 from medveil.spoken import NotAFingerprint, spoken
+from privacy.dp.policy import Split
 from world import make_plan, make_study
 
 PEOPLE = [Identity.generate(f"hospital-{i}") for i in range(1, 5)]
@@ -260,6 +264,50 @@ def test_an_offer_that_is_none_is_listed_with_its_place_and_the_others_are_shown
     assert text.count("(code bad-message)") == 1
     shown(node, late.id, "--yes")
     assert signed(node) == [late.id]
+
+
+def test_a_command_reads_the_images_folder_once_however_many_plans_are_on_offer(
+    node: Node, aggregator: Aggregator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, real = [], records.read_patients
+
+    def counted(*given: Any) -> Any:
+        read.append(given)
+        return real(*given)
+
+    monkeypatch.setattr(records, "read_patients", counted)
+    plans = [plan_of(name=f"study-{number}") for number in range(3)]
+    aggregator(*map(offer_of, plans))
+    shown(node)
+    assert len(read) == 1
+    shown(node, plans[0].id, "--yes")
+    assert len(read) == 2
+    CliRunner().invoke(app, ["cohort", "--folder", str(node.folder)])
+    assert len(read) == 3
+
+
+def test_the_patients_that_are_frozen_are_those_that_were_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, plan = make_hospital(tmp_path), private_plan()
+    one = operator.Standing(plan, operator.State.ALLOWED, offer=offer_of(plan))
+    operator.remember_shown(here.node, one)
+    asked = []
+
+    def meanwhile(_: Screen, question: str) -> bool:
+        asked.append(question)
+        here.write(lines_of()[1:])  # a patient leaves while the operator reads
+        return True
+
+    monkeypatch.setattr(Screen, "ask", meanwhile)
+    monkeypatch.setattr("hospital_node.cli.can_ask", lambda: True)
+    text = " ".join(shown(here.node, plan.id).split())
+    assert "12 train, 4 val, 4 test" in text
+    assert asked
+    (frozen,) = operator.frozen_plans(here.node)
+    assert frozen.cohort is not None
+    assert frozen.cohort.count(Split.TRAIN) == 12
+    assert str(frozen.changes) == "1 patient(s) gone"
 
 
 @pytest.mark.parametrize("typed", ["8774-BAE5-8C02-9CA5", "one", "zoo " * 11])
