@@ -23,6 +23,7 @@ from medveil.files import replace_durably
 from medveil.identity import Identity
 from medveil.ids import join
 from medveil.pseudonyms import look_alike, one_spelling
+from medveil.stopping import check_stopped
 from medveil.study import Study
 from medveil_imaging.sources.manifest import Row, usable_rows
 from privacy.dp.accounts import Account
@@ -229,9 +230,11 @@ def read_patients(folder: Path, study: Study, names: Names) -> Reading:
     """Hash every file that a study would read, and hold it by patient. Nothing is decoded.
 
     Files that cannot be read are left out, as the reader of images leaves them out.
+    Raises: Stopped between two files.
     """
     rows: dict[str, list[tuple[str, str, Row]]] = defaultdict(list)
     for row in usable_rows(folder, study):
+        check_stopped()
         try:
             image = _digest(row.path)
             label = str(row.label).encode() if row.label_map is None else _digest(row.label_map)

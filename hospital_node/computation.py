@@ -13,20 +13,13 @@ import numpy as np
 from hospital_node.contribution import Contribution
 from hospital_node.governance import declared_patients
 from hospital_node.records import Mark, Read, Records, Use
-from hospital_node.training import (
-    FeatureCache,
-    TrainingRound,
-    check_stopped,
-    choose_device,
-    release,
-    stoppable,
-    train,
-)
+from hospital_node.training import FeatureCache, TrainingRound, choose_device, release, train
 from hospital_node.unsent import Computed, Unsent
 from medveil.errors import Error
 from medveil.log import get_logger
 from medveil.plan import Plan
 from medveil.rounds import AttemptKey, RoundKind
+from medveil.stopping import check_stopped, stoppable
 from medveil.tensors import Float32, Update
 from medveil_imaging.sources.site import SiteData
 from privacy.dp.noise import NoiseSource
@@ -78,7 +71,7 @@ class Computation:
         self._thread = ThreadPoolExecutor(1, "training")
         self._in_hand: tuple[tuple[int, bytes], asyncio.Future[Contribution]] | None = None
         """By round and model."""
-        self._stop = Event()
+        self._stop, self._over = Event(), Event()
 
     def prepare(
         self, key: AttemptKey, kind: RoundKind, model: bytes, vector: Float32
@@ -116,16 +109,22 @@ class Computation:
         self._unsent.forget(self._plan.id)
 
     def close(self) -> None:
-        """End the computation in hand at its next step, and let no other begin."""
+        """End the computation in hand at its next step or file, and let no other begin."""
         self._stop.set()
+        self._over.set()
         self._thread.shutdown(cancel_futures=True)
 
     def _read_images(self) -> Read:
-        """All that is there; read again when the manifest is another one, or the operator's word is."""
+        """All that is there; read again when the manifest is another one, or the operator's word is.
+
+        Only the plan's end stops it: every round wants the same images, and a round that comes while they
+        are read must not make the next one begin with the first file again.
+        """
         mark = self._records.mark(self._plan)
         if self._all is None or self._all[0] != mark:
             self._all = self._images = None
-            self._all = (mark, self._records.read(self._plan, self._read))
+            with stoppable(self._over):
+                self._all = (mark, self._records.read(self._plan, self._read))
         return self._all[1]
 
     def _site(self) -> tuple[SiteData, Use | None]:

@@ -4,7 +4,6 @@ from hospital_node.training.checks import NotSafe, self_check
 from hospital_node.training.evaluation import evaluate, release
 from hospital_node.training.features import FeatureCache
 from hospital_node.training.run import Diverged, NoCharge, NoiseCut, TrainingRound, choose_device, train
-from hospital_node.training.stopping import Stopped, check_stopped, stoppable
 
 __all__ = [
     "Diverged",
@@ -12,13 +11,10 @@ __all__ = [
     "NoCharge",
     "NoiseCut",
     "NotSafe",
-    "Stopped",
     "TrainingRound",
-    "check_stopped",
     "choose_device",
     "evaluate",
     "release",
     "self_check",
-    "stoppable",
     "train",
 ]

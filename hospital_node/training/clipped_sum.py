@@ -14,7 +14,7 @@ from torch import nn
 
 from hospital_node.training.gradients import Drawn, Loss, patient_gradients
 from hospital_node.training.optimizer import PatientOptimizer
-from hospital_node.training.stopping import check_stopped
+from medveil.stopping import check_stopped
 
 
 def add_clipped_sum(

@@ -10,8 +10,8 @@ from torch import nn
 from hospital_node.ledger import Charge
 from hospital_node.training.features import FeatureCache, has_features
 from hospital_node.training.run import NoCharge
-from hospital_node.training.stopping import check_stopped
 from medveil.metrics import bounded, empty, noise_scales, released
+from medveil.stopping import check_stopped
 from medveil.study import Study
 from medveil.tasks import TASKS, Sums
 from medveil.tensors import Float32

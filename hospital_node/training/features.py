@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from hospital_node.training.stopping import check_stopped
+from medveil.stopping import check_stopped
 from medveil.study import Study
 from medveil_imaging.patients import PatientImages
 

@@ -20,8 +20,8 @@ from hospital_node.training.local_rules import obey_local_rule
 from hospital_node.training.mean import noisy_mean
 from hospital_node.training.memory import keep_freed_memory
 from hospital_node.training.optimizer import PatientOptimizer
-from hospital_node.training.stopping import check_stopped
 from medveil.errors import Error
+from medveil.stopping import check_stopped
 from medveil.study import CENTRE, GaussianNoise, JointNoise, Study
 from medveil.tasks import TASKS
 from medveil.tensors import Float32, Update

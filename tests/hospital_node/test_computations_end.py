@@ -18,11 +18,12 @@ from hospital_node.ledger import Charge, Ledger
 from hospital_node.operator import opened
 from hospital_node.records import Records
 from hospital_node.settings import Node, NodeSettings, Policy
-from hospital_node.training import Stopped, TrainingRound, check_stopped, evaluate, stoppable, train
+from hospital_node.training import TrainingRound, evaluate, train
 from hospital_node.unsent import Unsent
 from medveil.identity import Identity, Secret
 from medveil.plan import Plan
 from medveil.rounds import AttemptKey, RoundKind
+from medveil.stopping import Stopped, check_stopped, stoppable
 from medveil.study import Study
 from medveil.tensors import Float32
 from medveil_imaging.models import ModelShape, initial_vector, outputs_for

@@ -16,6 +16,7 @@ import torch
 
 from medveil.profiles import PROFILES
 from medveil.pseudonyms import look_alike
+from medveil.stopping import check_stopped
 from medveil.study import Study
 from medveil.tasks import TASKS
 from medveil_imaging.patients import PatientImages
@@ -52,6 +53,7 @@ def read_site(folder: Path, study: Study) -> SiteData:
         with severity ``error``; no file outside ``folder`` is opened; no tag, text or pseudonym is in a
         problem. One patient's lines, whatever bytes they hold and wherever they stand, change no other
         patient's split, images or labels: each line is read alone, conflicts are settled inside one patient.
+    Raises: Stopped between two files.
     """
     name, findings = folder.resolve().name, Findings()
     rows = settled_rows(folder, study, findings)
@@ -60,6 +62,7 @@ def read_site(folder: Path, study: Study) -> SiteData:
     patients: dict[str, dict[str, list[Labelled]]] = {s: {} for s in SPLITS}
     with quiet():
         for row in rows:
+            check_stopped()
             try:
                 image, label, notes = reader(row)
             except Unusable as error:

@@ -1,7 +1,7 @@
 """Ending a computation that nobody waits for any more: its round is over, or its plan, or the node.
 
-A thread cannot be killed. Whoever starts a computation in one hands it an event; the loops of training and
-evaluation look at it before each batch, each chunk of patients and each patient.
+A thread cannot be killed. Whoever starts a computation in one hands it an event; the loops of reading,
+training and evaluation look at it before each file, each batch, each chunk of patients and each patient.
 """
 
 from __future__ import annotations
