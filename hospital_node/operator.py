@@ -50,7 +50,7 @@ class NoSuchPlan(Error):
         )
 
 
-class State(StrEnum):
+class Stands(StrEnum):
     """Where a plan on offer stands, seen from this hospital."""
 
     ALLOWED = "allowed"
@@ -65,7 +65,7 @@ class Standing:
     """A plan and where it stands."""
 
     plan: Plan
-    state: State
+    stands: Stands
     refusal: Error | None = None
     """Why this hospital does not take part, if it does not."""
     approvals: int = 0
@@ -170,15 +170,15 @@ def standing(
         known[node.settings.name] = own[0]
     valid = valid_approvals(plan, known)
     if approved and joined is None:
-        return Standing(plan, State.FINISHED, approvals=valid)
+        return Standing(plan, Stands.FINISHED, approvals=valid)
     try:
         found = allowed(node, plan, patients=patients, images=images)
     except Error as error:
-        return Standing(plan, State.REFUSED, error, valid, joined or 0)
+        return Standing(plan, Stands.REFUSED, error, valid, joined or 0)
     if approved:
-        state = State.RUNNING if joined else State.APPROVED
-        return Standing(plan, state, None, valid, joined or 0, found)
-    return Standing(plan, State.ALLOWED, None, valid, patients=found)
+        stands = Stands.RUNNING if joined else Stands.APPROVED
+        return Standing(plan, stands, None, valid, joined or 0, found)
+    return Standing(plan, Stands.ALLOWED, None, valid, patients=found)
 
 
 def shown_plan(node: Node, typed: Sequence[str]) -> Plan:

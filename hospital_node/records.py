@@ -84,7 +84,7 @@ class Records:
         self.plans = FrozenPlans(journal)
         self.anchor = JournalAnchor(journal)
         self._contradicted = False
-        self._told: tuple[Row | None, str] = (None, "")
+        self._newest_end: tuple[Row | None, str] = (None, "")
         self._uses: dict[str, tuple[Part, Use]] = {}
         """What is in the ledger already, so that a round need not hold everybody against the budget again."""
         self._look_at_alarm()
@@ -139,10 +139,10 @@ class Records:
     def end_text(self) -> str:
         """The same as text; empty if there is none. Made once for each row."""
         rows = self.ledger.rows()
-        if rows and self._told[0] is not rows[-1]:
+        if rows and self._newest_end[0] is not rows[-1]:
             end = self.end()
-            self._told = (rows[-1], "" if end is None else str(end))
-        return self._told[1]
+            self._newest_end = (rows[-1], "" if end is None else str(end))
+        return self._newest_end[1]
 
     def meet(self, theirs: LedgerEnd | None) -> None:
         """Hold the ledger against what the aggregator kept of it. An older ledger raises an alarm.

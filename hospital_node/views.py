@@ -43,7 +43,7 @@ def show_plan(screen: Screen, one: Standing, settings: NodeSettings) -> None:
     screen.fields(plan_rows(plan, settings), width=WIDTH, indent=2)
     if one.patients is not None:
         screen.fields(_patients_rows(one.patients, plan.study), width=WIDTH, indent=2)
-    screen.fields([_state_row(one)], width=WIDTH, indent=2)
+    screen.fields([_standing_row(one)], width=WIDTH, indent=2)
     screen.say()
 
 
@@ -259,18 +259,18 @@ def cohort_rows(one: Frozen) -> Iterator[Row]:
     yield "folder", warn(one.changes) if one.changes else good("unchanged")
 
 
-def _state_row(one: Standing) -> Row:
-    from hospital_node.operator import State
+def _standing_row(one: Standing) -> Row:
+    from hospital_node.operator import Stands
 
     plan, missing = one.plan, max(0, one.plan.approvals_needed - one.approvals)
     rounds = plan.study.training.rounds + 1
     if one.refusal is not None:
         return fault("refused"), f"{plain(one.refusal.what)} {plain(one.refusal.remedy)}"
-    if one.state is State.ALLOWED:
+    if one.stands is Stands.ALLOWED:
         return good("allowed"), "approve with: medveil node approve WORDS"
-    if one.state is State.FINISHED:
+    if one.stands is Stands.FINISHED:
         return "finished", "approved here; the study is over"
-    if one.state is State.RUNNING:
+    if one.stands is Stands.RUNNING:
         return "running", f"approved here; this node has come to round {one.round} of {rounds}"
     waits = f"waits for {missing} more" if missing else "enough have approved"
     return (

@@ -133,7 +133,7 @@ def with_wild_canary(stage: Stage) -> Stage:
 
 
 def charge_for(stage: Stage, split: Split, number: int, source: Scripted) -> Charge:
-    def told(state: State) -> None:
+    def tell(state: State) -> None:
         source.asked.append((state.value,))
 
-    return unbooked_charge(stage.study, round_number=number, split=split, told=told)
+    return unbooked_charge(stage.study, round_number=number, split=split, tell=tell)

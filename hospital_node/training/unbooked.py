@@ -14,21 +14,21 @@ from privacy.dp.policy import Split, policy_of, round_event
 class _Book(Ledger):
     """Tells the moves of a charge, and writes nothing."""
 
-    def __init__(self, told: Callable[[State], None]) -> None:
-        self._told = told
+    def __init__(self, tell: Callable[[State], None]) -> None:
+        self._tell = tell
 
     def _move(self, entry: Entry, state: State) -> Entry:
-        self._told(state)
+        self._tell(state)
         return replace(entry, state=state)
 
 
 def unbooked_charge(
-    study: Study, *, round_number: int, split: Split, told: Callable[[State], None] = lambda _: None
+    study: Study, *, round_number: int, split: Split, tell: Callable[[State], None] = lambda _: None
 ) -> Charge:
     """What a ledger would hand out for this round, without one.
 
     Args:
-        told: hears each state that the charge moves to.
+        tell: hears each state that the charge moves to.
     """
     entry = Entry(
         state=State.RESERVED,
@@ -43,4 +43,4 @@ def unbooked_charge(
         sharers=1,
         split=split,
     )
-    return Charge(_Book(told), entry)
+    return Charge(_Book(tell), entry)

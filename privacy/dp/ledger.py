@@ -21,7 +21,7 @@ filter", 2021).
 A plan's cohort may change while it runs (a patient says no, another one joins). From the row that says so the
 charges are the new cohort's: who left pays what was promised, who joined pays for what is still to come.
 
-The chain shows edits, not a missing tail: its head is kept elsewhere, too, by whoever holds the file. When
+The chain shows edits, not a missing tail: its end is kept elsewhere, too, by whoever holds the file. When
 the tail is lost all the same, a row says so; everything promised before it counts as spent.
 """
 

@@ -12,7 +12,7 @@ from aggregator.access.tls import make_certificates
 from hospital_node.cli import app
 from hospital_node.demand import demand_of, images_in, memory_limit
 from hospital_node.governance import PlanRefused, check_plan
-from hospital_node.operator import Standing, State
+from hospital_node.operator import Standing, Stands
 from hospital_node.settings import Node, NodeSettings, Policy
 from hospital_node.views import show_plan
 from medveil.errors import BadFile, BadOption
@@ -111,7 +111,7 @@ def test_the_limit_is_the_machines_where_the_policy_names_none() -> None:
 
 
 def told(plan: Plan, capsys: pytest.CaptureFixture[str], **policy: Any) -> str:
-    show_plan(Screen(), Standing(plan, State.ALLOWED), settings(**policy))
+    show_plan(Screen(), Standing(plan, Stands.ALLOWED), settings(**policy))
     return " ".join(capsys.readouterr().out.split())
 
 
@@ -162,7 +162,7 @@ def test_the_approval_shows_everything_that_it_binds_this_hospital_to(
 
 
 def test_no_line_of_the_approval_is_wider_than_a_small_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    show_plan(Screen(), Standing(plan_of(description="x" * 500 + " 胸部" * 200), State.ALLOWED), settings())
+    show_plan(Screen(), Standing(plan_of(description="x" * 500 + " 胸部" * 200), Stands.ALLOWED), settings())
     for line in capsys.readouterr().out.splitlines():
         assert len(line) <= 80
         assert not line[:1].strip() or line == "tiny"

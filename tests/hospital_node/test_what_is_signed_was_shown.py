@@ -290,7 +290,7 @@ def test_the_patients_that_are_frozen_are_those_that_were_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, plan = make_hospital(tmp_path), private_plan()
-    one = operator.Standing(plan, operator.State.ALLOWED, offer=offer_of(plan))
+    one = operator.Standing(plan, operator.Stands.ALLOWED, offer=offer_of(plan))
     operator.remember_shown(here.node, one)
     asked = []
 
