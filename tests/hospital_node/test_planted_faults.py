@@ -100,14 +100,7 @@ FAULTS: dict[str, Fault] = {
         f"values[:] = scale * {TORCH}.randn(size, generator={TORCH}.Generator().manual_seed(0)).numpy()",
         "noise",
     ),
-    "key from a counter": (
-        "films",
-        SOURCE,
-        "fresh",
-        KEY,
-        f"{NEXT} or N.to_bytes(32)",
-        "noise",
-    ),
+    "key from a counter": ("films", SOURCE, "fresh", KEY, f"{NEXT} or N.to_bytes(32)", "noise"),
     "stream begins again": (
         "head",
         SOURCE,
@@ -352,14 +345,7 @@ FAULTS: dict[str, Fault] = {
         "one-patient",
     ),
     "charge not begun": ("films", run, "train", "charge.begin()", "pass", "charge"),
-    "charge begun afterwards": (
-        "films",
-        run,
-        "train",
-        "        charge.begin()\n",
-        "",
-        "charge",
-    ),
+    "charge begun afterwards": ("films", run, "train", "        charge.begin()\n", "", "charge"),
     "evaluation's charge not begun": ("films", evaluation, "release", "charge.begin()", "pass", "charge"),
     "one step more than paid": ("films", run, "_train_private", "range(steps)", "range(steps + 1)", "draw"),
     "steps grow with the patients": (
@@ -474,14 +460,7 @@ FAULTS: dict[str, Fault] = {
         "noise=NoiseSource.fresh()",
         "noise",
     ),
-    "fresh sources share a key": (
-        "head",
-        SOURCE,
-        "fresh",
-        KEY,
-        "bytes(range(KEY_BYTES))",
-        "noise",
-    ),
+    "fresh sources share a key": ("head", SOURCE, "fresh", KEY, "bytes(range(KEY_BYTES))", "noise"),
     "key from a hashed counter": (
         "head",
         SOURCE,
@@ -498,14 +477,7 @@ FAULTS: dict[str, Fault] = {
         "__import__('random').randbytes(32)",
         "noise",
     ),
-    "short key, padded": (
-        "head",
-        SOURCE,
-        "fresh",
-        KEY,
-        "secrets.token_bytes(4) * 8",
-        "noise",
-    ),
+    "short key, padded": ("head", SOURCE, "fresh", KEY, "secrets.token_bytes(4) * 8", "noise"),
     "coins a little too often": ("sampled", SOURCE, "coins", "< rate", "< rate * 1.01", "draw"),
 }
 
