@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hospital_node.agent import IDLE_S, PlanAgent
 from hospital_node.attempt import POLL_S
@@ -60,7 +60,8 @@ async def run(node: Node, read: Callable[[Plan], SiteData]) -> None:
     with closing(Records.open(node, identity, journal)) as records:
         async with Transport(node.settings.aggregator, node.authority, identity) as transport:
             transport.ledger_end = records.end_text
-            await PlanQueue(node, identity, journal, records, transport, read).work()
+            with closing(PlanQueue(node, identity, journal, records, transport, read)) as queue:
+                await queue.work()
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,11 @@ class PlanQueue:
             except RemoteProtocolError as error:
                 log.warning("aggregator.problem", code=error.code)
             await asyncio.sleep(IDLE_S)
+
+    def close(self) -> None:
+        """The node is to stop: end the reading of images for a plan that has not begun."""
+        if self._prepared is not None:
+            self._prepared.computation.close()
 
     async def next_plan(self) -> tuple[Plan | None, Plan | None]:
         """The first approved plan that is not finished, is binding, and is within policy and budget.
@@ -173,9 +179,10 @@ class PlanQueue:
             await agent.prepare()
         except Error as error:  # it shows again when the round wants what is missing
             log.info("plan.unprepared", plan=plan.id, code=error.code)
-        reading = asyncio.wrap_future(computation.read_ahead())
+        reading, now = asyncio.wrap_future(computation.read_ahead()), asyncio.get_running_loop().time
+        self._prepared = _Prepared(plan, computation, agent, reading, now())
         await asyncio.wait({reading}, timeout=PREPARE_S)
-        self._prepared = _Prepared(plan, computation, agent, reading, asyncio.get_running_loop().time())
+        self._prepared = replace(self._prepared, at=now())
 
     def _drop_what_is_old(self) -> None:
         """Images change: a label is mended, a patient says no. A plan may begin weeks after its approval."""

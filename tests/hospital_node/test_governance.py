@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import re
 import shutil
@@ -15,10 +14,8 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
-from audit_heads import head_of
 from folders import write_folder
 from hospital_node import operator
 from hospital_node.cli import app
@@ -31,24 +28,21 @@ from hospital_node.governance import (
 )
 from hospital_node.journal import Journal
 from hospital_node.ledger import Ledger, LedgerUnreadable
-from hospital_node.lineage import load_version
 from hospital_node.operator import approve_plan, opened, standing
-from hospital_node.plan_queue import PlanQueue
 from hospital_node.records import Records
 from hospital_node.settings import Node, NodeSettings, NoNode, Policy
 from hospital_node.views import show_plan
 from medveil.bounds import STORED
 from medveil.errors import BadFile
 from medveil.identity import Identity
-from medveil.messages import PlanOffer, PlanOffers
+from medveil.messages import PlanOffer
 from medveil.plan import BadPlan, NotApproved, Plan, parse_plan, sign_approval
 from medveil.shown import Screen
-from medveil.tensors import to_safetensors
 from medveil_imaging.sources.site import read_site
 from privacy.dp.accounting import calibrate
 from privacy.dp.ledger import BudgetExceeded, LedgerDamaged
 from privacy.dp.policy import UnderstatedEpsilon, cost
-from world import SPEC, START, make_plan, make_study
+from world import make_plan, make_study
 
 PEOPLE = [Identity.generate(f"hospital-{i}") for i in range(1, 5)]
 ADMIN = Identity.generate("admin")
@@ -207,140 +201,6 @@ def test_no_two_neighbouring_numbers_can_be_told_apart_except_at_a_boundary() ->
     declared = [declared_patients(n, 10_000) for n in range(1, 400)]
     assert all(b - a in (0, 10) for a, b in pairwise(declared))
     assert len(set(declared)) == 40
-
-
-class Offers:
-    """An aggregator that offers what the test says."""
-
-    def __init__(self, *offers: object) -> None:
-        self._offers = PlanOffers(offers=offers, head=head_of(ADMIN, 1))
-        self.approved: list[str] = []
-        self.waits_for: Plan | None = None
-        self.done: list[str] = []
-
-    def read(self, plan: Plan) -> Any:
-        self.done.append("images read")
-        raise BadFile(name="manifest.csv", problem="it is not there")
-
-    async def model(self, plan: str, model: str, *, limit: int) -> bytes:
-        self.done.append("model fetched")
-        return to_safetensors(START, SPEC)
-
-    async def offers(self) -> PlanOffers:
-        return self._offers
-
-    async def approve(self, plan: str, signature: bytes) -> None:
-        self.done.append("approved")
-        self.approved.append(plan)
-
-
-def chosen(tmp_path: Path, aggregator: Offers, approved: list[Plan], **policy: Any) -> Plan | None:
-    node = Node(tmp_path, settings(**({"allow_no_privacy": True} | policy)))
-    with opened(node) as journal, closing(Records.open(node, PEOPLE[0], journal)) as records:
-        for plan in approved:
-            journal.approve(plan, sign_approval(plan, PEOPLE[0]))
-            records.take(plan, records.frozen(records.reading(plan.study)), 10)
-        queue = PlanQueue(node, PEOPLE[0], journal, records, aggregator, aggregator.read)  # type: ignore[arg-type]
-        plan, aggregator.waits_for = asyncio.run(queue.next_plan())
-        return plan
-
-
-def test_a_node_works_on_what_its_operator_approved_and_on_nothing_else(tmp_path: Path) -> None:
-    plan, other = plan_of(), plan_of(name="other")
-    aggregator = Offers(offer_of(other, PEOPLE), offer_of(plan, PEOPLE))
-    assert chosen(tmp_path / "a", aggregator, []) is None
-    assert chosen(tmp_path / "b", aggregator, [plan]) == plan
-    assert aggregator.approved == []
-
-
-@pytest.fixture(autouse=True)
-def folders(tmp_path: Path) -> None:
-    for name in "abc":
-        (tmp_path / name).mkdir()
-
-
-def test_an_approval_that_the_aggregator_does_not_know_is_handed_in(tmp_path: Path) -> None:
-    plan = plan_of()
-    aggregator = Offers(offer_of(plan, PEOPLE[1:]))
-    assert chosen(tmp_path / "a", aggregator, [plan]) is None
-    assert aggregator.approved == [plan.id]
-    assert aggregator.waits_for == plan
-
-
-def test_a_node_has_read_its_images_and_holds_the_first_model_before_a_plan_can_begin(tmp_path: Path) -> None:
-    plan, other = plan_of(), plan_of(name="other")
-    aggregator = Offers(offer_of(plan, PEOPLE[1:]), offer_of(other, PEOPLE[1:]))
-    found = chosen(tmp_path / "a", aggregator, [plan, other])
-    assert found is None  # images that cannot be read stop nothing
-    assert sorted(aggregator.done[:2]) == ["images read", "model fetched"]
-    assert aggregator.done[2:] == ["approved", "approved"]  # and one plan's images are in memory, not all
-    (file,) = (tmp_path / "a" / "models").glob("*.head")
-    assert load_version(file, plan.study) is not None
-
-
-@pytest.mark.parametrize("kept_s", [900.0, -1.0])
-def test_images_that_were_read_long_before_a_plan_begins_are_read_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_s: float
-) -> None:
-    plan = plan_of()
-    aggregator = Offers(offer_of(plan, PEOPLE[1:]))
-    node = Node(tmp_path / "a", settings(allow_no_privacy=True))
-    journal = Journal(node.journal)
-    journal.approve(plan, sign_approval(plan, PEOPLE[0]))
-    monkeypatch.setattr("hospital_node.plan_queue.PREPARED_S", kept_s)
-
-    async def begin(records: Records) -> tuple[object, object]:
-        queue = PlanQueue(node, PEOPLE[0], journal, records, aggregator, aggregator.read)  # type: ignore[arg-type]
-        await queue.next_plan()
-        ready = queue._prepared
-        assert ready is not None
-        aggregator._offers = PlanOffers(offers=(offer_of(plan, PEOPLE),), head=head_of(ADMIN, 1))
-        assert (await queue.next_plan())[0] == plan
-        return ready.computation, queue._open(plan)[0]
-
-    with closing(Records.open(node, PEOPLE[0], journal)) as records:
-        before, after = asyncio.run(begin(records))
-    journal.close()
-    assert (before is after) == (kept_s > 0)
-
-
-def test_an_offer_that_cannot_be_read_does_not_stop_the_others(tmp_path: Path) -> None:
-    plan = plan_of()
-    unreadable = offer_of(plan, PEOPLE, plan='{"from": "a later version"}')
-    unsigned = offer_of(plan_of(name="other"), PEOPLE, admin_signature=bytes(64))
-    malformed = offer_of(plan_of(name="third"), PEOPLE).model_dump() | {"admin_key": bytes(31)}
-    offers = Offers(malformed, unreadable, unsigned, offer_of(plan, PEOPLE))
-    with capture_logs() as logs:
-        assert chosen(tmp_path / "a", offers, [plan]) == plan
-    refused = [e["code"] for e in logs if e["event"] == "offer.refused"]
-    assert refused == ["bad-message", "bad-plan", "plan-refused"]
-
-
-def test_an_approved_plan_is_held_against_todays_policy(tmp_path: Path) -> None:
-    plan, stricter = plan_of(), plan_of(privacy=LOCAL)
-    aggregator = Offers(offer_of(plan, PEOPLE), offer_of(stricter, PEOPLE))
-    found = chosen(tmp_path / "a", aggregator, [plan, stricter], allow_no_privacy=False)
-    assert found == stricter
-
-
-def test_too_few_approvals_are_waited_for(tmp_path: Path) -> None:
-    plan = plan_of()
-    forged = {p.name: sign_approval(plan, PEOPLE[0]) for p in PEOPLE}
-    aggregator = Offers(offer_of(plan, PEOPLE, approvals=forged))
-    assert chosen(tmp_path / "a", aggregator, [plan]) is None
-    assert aggregator.waits_for == plan
-
-
-def test_a_plan_that_would_pass_the_cap_together_with_an_earlier_one_is_left_alone(tmp_path: Path) -> None:
-    """Each costs less than the cap by itself; the first keeps its place and the second waits."""
-    first, second = plan_of(privacy=LOCAL, name="first"), plan_of(privacy=LOCAL, name="second")
-    alone = check_plan(first, settings(epsilon_cap=100.0), PEOPLE[0])
-    assert alone is not None
-    cap = 1.1 * alone.epsilon_local
-    both = Offers(*(offer_of(p, PEOPLE) for p in (first, second)))
-    assert chosen(tmp_path, both, [first, second], epsilon_cap=cap) == first
-    only_second = Offers(offer_of(second, PEOPLE))
-    assert chosen(tmp_path, only_second, [first, second], epsilon_cap=cap) is None
 
 
 def joint_plan() -> Plan:
@@ -583,7 +443,7 @@ def test_a_damaged_ledger_stops_the_approval_by_name_and_stays_as_it_is(tmp_path
         approve_plan(node, plan_of(privacy=LOCAL))
 
 
-def test_a_plan_signed_by_another_admin_than_the_pinned_one_is_not_looked_at(tmp_path: Path) -> None:
+def test_a_plan_signed_by_another_admin_than_the_pinned_one_is_not_looked_at() -> None:
     plan, other = plan_of(), Identity.generate("admin")
     offer = offer_of(plan, PEOPLE)
     assert read_offer(offer, ADMIN.public_key) == plan
@@ -593,4 +453,3 @@ def test_a_plan_signed_by_another_admin_than_the_pinned_one_is_not_looked_at(tmp
         update={"admin_key": other.public_key, "admin_signature": other.sign("create-plan", plan.hash)}
     )
     assert read_offer(by_other) == plan
-    assert chosen(tmp_path / "a", Offers(by_other), [plan]) is None
