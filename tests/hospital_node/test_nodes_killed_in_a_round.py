@@ -1,4 +1,4 @@
-"""A whole node folder, killed in the middle of a round under an earlier commit, opens, counts alike and goes on."""
+"""A node folder that was killed in the middle of a round, under an earlier commit, opens and goes on."""
 
 from __future__ import annotations
 
