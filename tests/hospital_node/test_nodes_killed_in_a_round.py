@@ -27,7 +27,7 @@ from hospital_node.steps import ModelInUse
 from hospital_node.unsent import LABEL, Unsent
 from medveil.identity import Identity
 from medveil.plan import Plan
-from medveil.rounds import RoundKind
+from medveil.rounds import AttemptKey, RoundKind
 from medveil.study import Study
 from medveil_imaging.sources.site import read_site
 from old_folders import unpack
@@ -111,7 +111,7 @@ def test_its_vector_that_may_be_open_keeps_the_model(left: Left) -> None:
         plan = left.plans(journal)[0]
         own = left.own(plan.study, plan)
         with pytest.raises(ModelInUse):
-            journal.join(plan.id, 2, 2, model=own.model, came_from=own.round)
+            journal.join(AttemptKey(plan.id, 2, 2), model=own.model, came_from=own.round)
 
 
 @pytest.mark.parametrize("left", [FIRST_PROTOCOL], indirect=True)
@@ -139,7 +139,9 @@ def test_what_was_computed_is_sent_again_and_a_crash_costs_no_charge(left: Left)
         )
 
         async def again() -> Contribution:
-            return await computation.prepare(2, 2, RoundKind.TRAIN, own.model, own.vector)
+            return await computation.prepare(
+                AttemptKey(first.id, 2, 2), RoundKind.TRAIN, own.model, own.vector
+            )
 
         with closing(computation):
             found = asyncio.run(again())
