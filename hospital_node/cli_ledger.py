@@ -11,8 +11,11 @@ from medveil.shown import NotConfirmed, Screen, can_ask, good, plain
 from medveil.spoken import spoken
 
 if TYPE_CHECKING:
-    from hospital_node.ledger import Ledger
+    from collections.abc import Sequence
+
     from hospital_node.settings import Node
+    from hospital_node.spending import Promise, Spending
+    from privacy.dp.ledger import Row
 
 ledger = typer.Typer(help="What this hospital's patients have spent of their privacy budget.")
 screen = Screen()
@@ -38,87 +41,63 @@ def show_ledger(
     if context.invoked_subcommand is not None:
         return
     node = node_in(folder)
-    from hospital_node.operator import viewed
+    from hospital_node.spending import spending
 
-    with viewed(node) as records:
-        if rows:
-            _show_rows(records.ledger)
-        limit = records.delta_limit()
-        _show_studies(records.ledger, _study_names(node), limit)
-        _show_totals(records.ledger, node.settings.policy.epsilon_cap, limit)
-
-
-def _study_names(node: Node) -> dict[str, str]:
-    """Plan → name of its study, of every plan that was approved here."""
-    from hospital_node.journal import Journal
-
-    if not node.journal.exists():
-        return {}
-    journal = Journal(node.journal)
-    names = {plan.id: plan.study.name for plan, _ in journal.approved()}
-    journal.close()
-    return names
+    found = spending(node)
+    if rows:
+        _show_rows(found.rows)
+    _show_promises(found.promises)
+    _show_totals(found)
 
 
-def _show_studies(book: Ledger, names: dict[str, str], limit: float) -> None:
-    from privacy.dp.ledger import PROMISED, State, charges, total
-
-    rows, plans = [], []
-    taken = charges(book.rows())
-    for row in book.rows():
-        e = row.entry
-        if e.state is State.REGISTERED:
-            own, delta = [c for c in taken if (c.plan, c.split) == (e.plan, e.split)], min(e.delta, limit)
-            each = max(1, own[0].event.steps) if own else None
-            charged = f"{len(own)} of {e.event.steps // each}" if each else "none"
-            if own and own[0].state in PROMISED:
-                charged = "all, restored"
-            if e.plan not in plans:
-                plans.append(e.plan)
-            rows.append(
-                (
-                    names.get(e.plan, "?"),
-                    str(plans.index(e.plan) + 1),
-                    e.split.value,
-                    charged,
-                    f"{e.event.noise_multiplier:.4g}",
-                    f"{total(own, delta, joint=True):.3f}",
-                    f"{total([e], delta, joint=True):.3f}",
-                )
-            )
+def _show_promises(promises: Sequence[Promise]) -> None:
+    plans = list(dict.fromkeys(one.plan for one in promises))
+    rows = [
+        (
+            one.study,
+            str(plans.index(one.plan) + 1),
+            one.split,
+            _charged(one),
+            f"{one.noise_multiplier:.4g}",
+            f"{one.epsilon:.3f}",
+            f"{one.epsilon_of_all:.3f}",
+        )
+        for one in promises
+    ]
     screen.table(("study", "plan", "patients", "charged", "noise", "epsilon", "if all run"), rows)
     for number, plan in enumerate(plans, 1):
         screen.fields([(f"plan {number}", spoken(bytes.fromhex(plan)))])
 
 
-def _show_totals(book: Ledger, cap: float, limit: float) -> None:
-    from privacy.dp.ledger import OPEN, charges
+def _charged(one: Promise) -> str:
+    if one.restored:
+        return "all, restored"
+    return "none" if one.schedule is None else f"{one.charged} of {one.schedule}"
 
-    spent, promised = book.spent(delta=limit), book.committed(delta=limit)
+
+def _show_totals(found: Spending) -> None:
+    most, alone = found.most, found.alone
     screen.say(
-        f"The patient who pays most: epsilon {spent:.3f} spent, {promised:.3f} promised to approved plans, "
-        f"cap {cap:g} (delta {book.delta(delta=limit):g}; a patient pays for the own split only)"
+        f"The patient who pays most: epsilon {most.spent:.3f} spent, {most.promised:.3f} promised to "
+        f"approved plans, cap {found.cap:g} (delta {found.delta:g}; a patient pays for the own split only)"
     )
-    for word, own in (
-        ("spent", book.spent(joint=False, delta=limit)),
-        ("promised", book.committed(joint=False, delta=limit)),
+    for word, own, counted in (
+        ("spent", alone.spent, most.spent),
+        ("promised", alone.promised, most.promised),
     ):
-        if own > (spent if word == "spent" else promised):
+        if own > counted:
             screen.say(f"  {own:.3f} {word} if no other hospital adds its noise")
-    left = book.room(None, cap, delta=limit)
-    more = f"one more study of epsilon {left:.3f}" if left > 0 else "no further study"
+    more = f"one more study of epsilon {found.room:.3f}" if found.room > 0 else "no further study"
     screen.say(f"  the cap leaves room for {more}")
-    waiting = sum(e.state in OPEN for e in charges(book.rows()))
-    if waiting:
-        screen.say(
-            f"  {waiting} charge(s) are being used, or were left open by a crash and are taken up again"
-        )
+    if found.unsettled:
+        told = "are being used, or were left open by a crash and are taken up again"
+        screen.say(f"  {found.unsettled} charge(s) {told}")
 
 
-def _show_rows(book: Ledger) -> None:
+def _show_rows(rows: Sequence[Row]) -> None:
     from privacy.dp.ledger import MARKS, PROMISED, State
 
-    for row in book.rows():
+    for row in rows:
         e = row.entry
         where = f"round {e.round} attempt {e.attempt}"
         if e.state in PROMISED:
