@@ -15,7 +15,7 @@ from medveil.errors import Error
 from medveil.files import replace_durably
 from medveil.shown import Screen, Words, fault, good, strong
 from medveil.study import Study
-from medveil_research.audit_bounds import CONFIDENCE, DEVIATIONS, Finding
+from medveil_research.audit_bounds import CONFIDENCE, DEVIATIONS, Finding, Fit
 from medveil_research.words import number, plain
 from privacy.dp.policy import policy_of
 
@@ -101,7 +101,7 @@ def render(study: Study, findings: Sequence[Finding]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": in_figures, "plain": plain}
+    environment.filters |= {"figure": in_figures, "likely": likely, "plain": plain}
     return environment.get_template("audit.html.j2").render(
         study=study,
         policy=policy_of(study),
@@ -118,6 +118,12 @@ def render(study: Study, findings: Sequence[Finding]) -> str:
 def in_figures(value: float, digits: int = 2) -> str:
     """A figure with a fixed number of digits; one that nothing limits as infinity."""
     return number(value, digits) if math.isfinite(value) else "∞"
+
+
+def likely(fit: Fit) -> str:
+    """Where epsilon likely lies, in figures."""
+    ends = dict.fromkeys((in_figures(fit.low), in_figures(fit.high)))
+    return " – ".join(ends)
 
 
 @dataclass(frozen=True)
