@@ -78,11 +78,11 @@ class TokenCheck:
         token, now = await self._find(parts[1]), self._clock()
         if token is None or token.revoked is not None or token.expires <= now:
             raise BadToken()
-        mark = hmac.digest(self._key, text.encode(), "sha256")
+        hashed = hmac.digest(self._key, text.encode(), "sha256")
         known, until = self._good.get(token.id, (b"", 0.0))
-        if not (hmac.compare_digest(mark, known) and now < until):
+        if not (hmac.compare_digest(hashed, known) and now < until):
             await self._hash(token, bytes.fromhex(parts[2]), now)
-            self._good[token.id] = (mark, now + REMEMBER_S)
+            self._good[token.id] = (hashed, now + REMEMBER_S)
         return token
 
     async def _hash(self, token: ApiToken, secret: bytes, now: float) -> None:
