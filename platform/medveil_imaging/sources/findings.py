@@ -37,6 +37,13 @@ class Findings:
         """
         found = self._listed
         if self._more:
-            what = f"There are {self._more} more problems than are listed here."
-            found = [*found, Problem(whole, None, "more-problems", what, "Repair these first.", "warning")]
+            rest = Problem(
+                whole,
+                None,
+                "more-problems",
+                f"There are {self._more} more problems than are listed here.",
+                "Repair these first.",
+                "warning",
+            )
+            found = [*found, rest]
         return tuple(sorted(found, key=lambda p: (p.row is not None, p.row or 0)))
