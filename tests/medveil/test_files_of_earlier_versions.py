@@ -1,0 +1,49 @@
+"""Study files and results that an earlier version wrote open unchanged.
+
+The files in tests/vectors/earlier were written before tasks and profiles were files of their own; a plan that
+was signed over such a study goes on only as long as its hash stays.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medveil.metrics import released
+from medveil.strategies import strategy_of
+from medveil.study import read_study
+from medveil_research.report import render
+from medveil_research.results import parse_result
+from medveil_research.study_file import to_toml
+
+EARLIER = Path(__file__).resolve().parents[1] / "vectors" / "earlier"
+HASHES: dict[str, str] = json.loads((EARLIER / "hashes.json").read_text())
+
+
+@pytest.mark.parametrize("name", list(HASHES))
+def test_a_study_of_an_earlier_version_keeps_its_hash_and_its_text(name: str) -> None:
+    study = read_study(EARLIER / f"{name}.toml")
+    assert study.hash.hex() == HASHES[name]
+    assert to_toml(study) == (EARLIER / f"{name}.toml").read_text(encoding="utf-8")
+    assert released(study)
+    assert strategy_of(study)
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        ("classification", ("tell normal from pneumonia in X-ray images.", "AUROC is the chance")),
+        ("segmentation", ("outline anterior, posterior in MR images.", "Dice measures the overlap")),
+    ],
+)
+def test_a_result_of_an_earlier_version_makes_its_report(task: str, said: tuple[str, ...]) -> None:
+    written: dict[str, Any] = json.loads((EARLIER / f"result_{task}.json").read_text())
+    result = parse_result(written)
+    assert result.headline == {"classification": "auroc", "segmentation": "dice"}[task]
+    assert result.metric == written["federated"]["metric"]
+    page = render(result)
+    for words in said:
+        assert words in page
