@@ -40,7 +40,7 @@ from medveil.registry import Registry
 from medveil.shown import is_plain, plain
 from medveil.tasks import TASKS
 from medveil.tensors import ModelSpec
-from medveil.values import Frozen, Name, Sha256
+from medveil.values import Frozen, MaskGraph, Name, Sha256, Weights
 
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
@@ -191,12 +191,7 @@ class JointNoise(GaussianNoise):
         return self.honest_hospitals
 
 
-PrivacyKind = Literal["none", "local", "joint"]
 Privacy = Annotated[NoPrivacy | LocalNoise | JointNoise, Field(discriminator="kind")]
-
-
-MaskGraph = Literal["complete", "hidden"]
-Weights = Literal["declared", "equal"]
 
 
 class SecureAggregation(Frozen):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -10,6 +10,10 @@ from medveil.ids import NAME
 
 Name = Annotated[str, Field(pattern=rf"^{NAME.pattern}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+PrivacyKind = Literal["none", "local", "joint"]
+NoiseKind = Literal["local", "joint"]
+MaskGraph = Literal["complete", "hidden"]
+Weights = Literal["declared", "equal"]
 
 
 class Frozen(BaseModel):

@@ -15,8 +15,8 @@ from medveil.errors import Error
 from medveil.profiles import PROFILES
 from medveil.study import Strategy, Training
 from medveil.tasks import TASKS
+from medveil.values import PrivacyKind
 
-PrivacyKind = Literal["none", "local", "joint"]
 Clipping = Literal["flat", "unit"]
 
 

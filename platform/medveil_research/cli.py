@@ -90,12 +90,13 @@ def study_new(options: NewStudyOptions) -> None:
 
 def privacy_plan(options: PrivacyPlanOptions) -> None:
     """Print noise, steps, both epsilons and the noise over the signal; refuse what cannot be learned."""
+    from medveil.tasks import TASKS
     from medveil_research.outlook import check_hope
     from medveil_research.privacy_plan import Schedule, plan_privacy, shipped
 
     usual = shipped(
         task=options.task,
-        profile=options.profile or ("mri" if options.task == "segmentation" else "xray"),
+        profile=options.profile or TASKS[options.task].profile,
         model=options.model,
         classes=options.classes,
         size=_edges(options.size),

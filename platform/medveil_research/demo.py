@@ -22,21 +22,22 @@ from medveil.rounds import RoundKind
 from medveil.shown import Screen
 from medveil.spoken import spoken
 from medveil.study import Deadlines, Study
+from medveil.tasks import TASKS
 from medveil.tensors import from_safetensors, largest_file
+from medveil.values import PrivacyKind
 from medveil_imaging.sources.phantom import write_phantom_sites
 from medveil_imaging.sources.site import SiteData, read_site
 from medveil_research.compare import Comparison, compare
 from medveil_research.consortium import DEADLINES, Consortium, Site, find_sites
-from medveil_research.options import DemoOptions, PrivacyKind
+from medveil_research.options import DemoOptions
 from medveil_research.outlook import outlook
 from medveil_research.processes import Event
 from medveil_research.report import write_report
 from medveil_research.results import Result, Spent, from_status, write_result
 from medveil_research.studies import StudyOptions, new_study
 
-CLASSES = {"classification": ("normal", "abnormal"), "segmentation": ("background", "anterior", "posterior")}
-DEFAULT_PRIVACY: dict[str, PrivacyKind] = {"classification": "local", "segmentation": "none"}
-"""A segmentation network has a hundred times more weights than so few patients can hide noise in."""
+FILMS, VOLUMES = ("normal", "abnormal"), ("background", "anterior", "posterior")
+"""What the made-up images show, as classes of the image or as outlines."""
 WATCH_S = 0.5
 
 
@@ -139,7 +140,7 @@ def _sites(options: DemoOptions, folder: Path, screen: Screen) -> list[Site]:
     screen.say(f"Drawing {options.hospitals} phantom hospitals …")
     write_phantom_sites(
         folder / "sites",
-        profile="mri" if options.task == "segmentation" else "xray",
+        profile="mri" if TASKS[options.task].outlines else "xray",
         hospitals=options.hospitals,
         patients=options.patients,
     )
@@ -147,18 +148,20 @@ def _sites(options: DemoOptions, folder: Path, screen: Screen) -> list[Site]:
 
 
 def _study(options: DemoOptions, sites: list[Site]) -> tuple[Study, bytes]:
-    volumes = options.task == "segmentation" or _holds_volumes(sites[0])
+    outlines = TASKS[options.task].outlines
+    # A network that outlines has a hundred times more weights than so few patients can hide noise in.
+    usual: PrivacyKind = "none" if outlines else "local"
     return new_study(
         StudyOptions(
             name=f"demo-{options.task}",
             task=options.task,
-            profile="mri" if volumes else "xray",
+            profile="mri" if outlines or _holds_volumes(sites[0]) else "xray",
             model=options.model,
-            privacy=options.privacy or DEFAULT_PRIVACY[options.task],
+            privacy=options.privacy or usual,
             epsilon=options.epsilon,
             hospitals=len(sites),
             rounds=options.rounds,
-            classes=CLASSES[options.task],
+            classes=VOLUMES if outlines else FILMS,
             patients_hint=max(s.train_patients for s in sites),
             deadlines=Deadlines(**DEADLINES),
             anyway=True,  # a demonstration spends nobody's privacy; its outlook is printed all the same

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-Task = Literal["classification", "segmentation"]
-Profile = Literal["xray", "mri"]
-PrivacyKind = Literal["none", "local", "joint"]
-NoiseKind = Literal["local", "joint"]
-MaskGraph = Literal["complete", "hidden"]
-Weights = Literal["declared", "equal"]
+from medveil.registry import names_in
+from medveil.values import MaskGraph, NoiseKind, PrivacyKind, Weights
+
+if TYPE_CHECKING:
+    Task = str
+    Profile = str
+else:  # what the folders hold, without loading it
+    Task = Literal[names_in("medveil.tasks")]
+    Profile = Literal[names_in("medveil.profiles")]
 OwnModel = Annotated[str | None, typer.Option(help="A model of MedVeil; the task's default without it.")]
 Epsilon = Annotated[
     float,
@@ -68,7 +71,7 @@ class NewStudyOptions:
     """Of ``medveil study new``."""
 
     name: Annotated[str, typer.Option(help="Lower case letters, digits and hyphens, e.g. chest-films.")]
-    task: Annotated[Task, typer.Option(help="Classify whole images, or outline structures (mri only).")]
+    task: Annotated[Task, typer.Option(help="What the model learns; outlines are for volumes.")]
     profile: Annotated[Profile, typer.Option(help="Kind of image; decides how it becomes a tensor.")]
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Folder for study.toml and initial.safetensors.")

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from medveil.bounds import LARGEST_DELTA, default_delta
 from medveil.errors import BadFile
+from medveil.profiles import PROFILES
+from medveil.study import ProfileName, TaskName
+from medveil.values import NoiseKind
 from medveil_imaging.models import ModelShape, initial_vector, outputs_for
 from medveil_imaging.recipes import recipe
 from medveil_research.joint import default_honest, joint_lines
-from medveil_research.options import NoiseKind, Profile, Task
 from medveil_research.outlook import mean_is_clear
-from medveil_research.studies import DEFAULT_SIZES, default_model
+from medveil_research.studies import default_model
 from medveil_research.words import budget_words, mean_words, plain
 from privacy.dp import accounting
 from privacy.dp.accounting import Event
@@ -227,8 +229,8 @@ class Shipped:
 
 def shipped(
     *,
-    task: Task,
-    profile: Profile,
+    task: TaskName,
+    profile: ProfileName,
     model: str | None,
     classes: int,
     size: tuple[int, ...] | None,
@@ -243,6 +245,6 @@ def shipped(
     name = model or default_model(task, profile, privacy)
     usual = recipe(model=name, task=task, profile=profile, privacy=privacy, hospitals=1, rounds=rounds)
     training = usual.training
-    shape = ModelShape(size or DEFAULT_SIZES[profile], outputs_for(task, [str(c) for c in range(classes)]))
+    shape = ModelShape(size or PROFILES[profile].size, outputs_for(task, [str(c) for c in range(classes)]))
     spec, _ = initial_vector(name, shape, {}, seed=0)
     return Shipped(name, spec.size, training.rounds, training.local_steps or 1, usual.centred)

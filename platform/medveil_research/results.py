@@ -15,9 +15,9 @@ from medveil.handed import read_json
 from medveil.profiles import PROFILES
 from medveil.reports import Amount, AttemptReport, Count, Figures, Finite, Label, PlanStatus, Text
 from medveil.rounds import RoundKind
-from medveil.study import PrivacyKind, Study, TaskName
+from medveil.study import Study, TaskName
 from medveil.tasks import TASKS
-from medveil.values import Frozen, Name, Sha256
+from medveil.values import Frozen, Name, PrivacyKind, Sha256
 from medveil_research.outlook import noise_to_signal
 
 Interval = tuple[Finite, Finite]

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from medveil.bounds import LARGEST_DELTA, default_delta
 from medveil.errors import BadFile, Error
+from medveil.profiles import PROFILES
 from medveil.study import (
     LEAST_DECLARED,
     Cohort,
@@ -18,19 +19,20 @@ from medveil.study import (
     Evaluation,
     JointNoise,
     LocalNoise,
-    MaskGraph,
     ModelChoice,
     NoPrivacy,
+    ProfileName,
     SecureAggregation,
     Study,
+    TaskName,
     Transforms,
-    Weights,
 )
+from medveil.tasks import TASKS
 from medveil.tensors import model_hash, to_safetensors
+from medveil.values import MaskGraph, PrivacyKind, Weights
 from medveil_imaging.models import ModelShape, Option, initial_vector, outputs_for
-from medveil_imaging.recipes import PrivacyKind, Recipe, recipe
+from medveil_imaging.recipes import Recipe, recipe
 from medveil_research.joint import CURIOUS, least_in_sum
-from medveil_research.options import Profile, Task
 from medveil_research.outlook import HOPELESS, check_hope, mean_is_clear, noise_to_signal
 from medveil_research.starts import fresh, fresh_seed
 from privacy.dp import accounting
@@ -44,12 +46,6 @@ DEFAULT_MODELS = {
 }
 PRIVATE_MODELS = {("segmentation", "mri"): "position_head"}
 """Where noise asks for far fewer weights than the usual model has."""
-DEFAULT_CLASSES: dict[str, tuple[str, ...]] = {
-    "classification": ("negative", "positive"),
-    "segmentation": ("background", "structure"),
-}
-DEFAULT_SIZES: dict[str, tuple[int, ...]] = {"xray": (64, 64), "mri": (48, 64, 48)}
-SPACING_MM = (1.0, 1.0, 1.0)
 MAX_WEIGHT = 4096
 """Largest weight of one hospital when nobody has said how many patients there are."""
 
@@ -63,20 +59,21 @@ class NoDefaultModel(Error):
         super().__init__(
             what=f"MedVeil has no model for {task} of '{profile}' images.",
             meaning="No study was written.",
-            remedy="Segmentation is for profile 'mri'; or name a model of your own with --model.",
+            remedy="Outlines are for volumes (profile 'mri'); or name a model of your own with --model.",
         )
 
 
-def default_model(task: Task, profile: Profile, privacy: PrivacyKind) -> str:
+def default_model(task: TaskName, profile: ProfileName, privacy: PrivacyKind) -> str:
     """The usual model for a task, kind of image and privacy.
 
     Raises:
         NoDefaultModel: there is none.
     """
     usual = DEFAULT_MODELS if privacy == "none" else DEFAULT_MODELS | PRIVATE_MODELS
-    if (task, profile) not in usual:
+    kind = (TASKS[task].recipes_of, PROFILES[profile].recipes_of)
+    if kind not in usual:
         raise NoDefaultModel(task=task, profile=profile)
-    return usual[task, profile]
+    return usual[kind]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +81,8 @@ class StudyOptions:
     """What a new study shall be; what is None follows from proven settings."""
 
     name: str
-    task: Task
-    profile: Profile
+    task: TaskName
+    profile: ProfileName
     hospitals: int
     """How many take part; the study admits at least ten."""
     model: str | None = None
@@ -98,7 +95,7 @@ class StudyOptions:
     rounds: int | None = None
     """Instead of the recipe's own number."""
     size: Sequence[int] | None = None
-    """Edges of the tensor, in pixels (xray) or voxels of 1 mm (mri)."""
+    """Edges of the tensor, in pixels or in voxels of the profile's usual spacing."""
     classes: Sequence[str] | None = None
     patients_hint: int | None = None
     """Training patients of a typical hospital: sets how finely weights are encoded, and decides whether a
@@ -144,12 +141,12 @@ class StudyOptions:
     @property
     def labels(self) -> tuple[str, ...]:
         """The classes in the order of their numbers."""
-        return tuple(self.classes or DEFAULT_CLASSES[self.task])
+        return tuple(self.classes or TASKS[self.task].classes)
 
     @property
     def edges(self) -> tuple[int, ...]:
         """Of the tensor."""
-        return tuple(self.size or DEFAULT_SIZES[self.profile])
+        return tuple(self.size or PROFILES[self.profile].size)
 
 
 def new_study(options: StudyOptions) -> tuple[Study, bytes]:
@@ -167,7 +164,7 @@ def new_study(options: StudyOptions) -> tuple[Study, bytes]:
         transforms = Transforms(
             profile=options.profile,
             size=options.edges,
-            spacing_mm=SPACING_MM if options.profile == "mri" else (),
+            spacing_mm=PROFILES[options.profile].spacing_mm,
         )
         choice, initial = _start(options, settings, policy)
         study = Study(

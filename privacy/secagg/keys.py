@@ -21,7 +21,7 @@ from medveil.identity import Secret
 from medveil.ids import digest, join
 from medveil.plan import Plan
 from medveil.rounds import RoundKind
-from medveil.study import MaskGraph
+from medveil.values import MaskGraph
 from privacy.secagg.masks import Mask
 
 PROTOCOL = b"medveil-secagg-v2"

@@ -23,7 +23,7 @@ from hospital_node.training import TrainingRound, evaluate, release, self_check,
 from hospital_node.training.unbooked import unbooked_charge
 from medveil.metrics import headline, layout, noise_in_sum, released, summarise
 from medveil.profiles import PROFILES
-from medveil.registry import Registry
+from medveil.registry import Registry, names_in
 from medveil.strategies import STRATEGIES, LocalHalf, advance
 from medveil.study import Study
 from medveil.tasks import TASKS
@@ -33,6 +33,7 @@ from medveil_imaging.patients import PatientImages
 from medveil_imaging.sources.formats import FORMATS
 from medveil_imaging.sources.site import read_site
 from medveil_research.export import EXPORTS, Finished, export
+from medveil_research.studies import StudyOptions, new_study
 from privacy.dp.noise import NoiseSource
 from privacy.dp.policy import Split
 from privacy.metric_limits import can_add_up
@@ -75,6 +76,7 @@ def add(tmp_path: Path) -> Iterator[Add]:
         registry._loaded = False
         stem = name.removesuffix(".py")
         assert stem in registry
+        assert stem in names_in(registry._package)  # what commands offer
         assert set(registry) == {*entries, stem}
 
         def forget() -> None:
@@ -92,12 +94,12 @@ def add(tmp_path: Path) -> Iterator[Add]:
 
 
 def a_study(**changes: Any) -> tuple[Study, Float32]:
-    """Two films' classes, a small network, two steps; with noise unless said otherwise."""
+    """Two classes of films, a small model, two steps; with noise unless said otherwise."""
     content: dict[str, Any] = {
         "name": "added",
         "task": "classification",
         "classes": ("absent", "present"),
-        "model": "small_cnn",
+        "model": "wavelet_head",
         "transforms": {"profile": "xray", "size": FILM},
         "training": {"rounds": 2, "local_steps": 2, "learning_rate": 0.5},
         "privacy": LOCAL,
@@ -105,7 +107,8 @@ def a_study(**changes: Any) -> tuple[Study, Float32]:
         "evaluation": {"bins": 16, "every_round": False},
     } | changes
     outputs = outputs_for(content["task"], content["classes"])
-    model, options = content["model"], content.pop("options", {})
+    model = content["model"]
+    options = content.pop("options", {"scales": 1, "grid": 4} if model == "wavelet_head" else {})
     spec, vector = initial_vector(
         model, ModelShape(tuple(content["transforms"]["size"]), outputs), options, seed=1
     )
@@ -169,6 +172,9 @@ def test_the_example_task_is_laid_out_trained_summed_and_summarised(add: Add) ->
     assert can_add_up(study, sums, hospitals=1)
     figures = summarise(study, sums, noise=noise_in_sum(study, hospitals=1))
     assert {"accuracy", "noise", "patients"} <= set(figures)
+    usual: dict[str, Any] = {"profile": "xray", "hospitals": 3, "patients_hint": 5000, "seed": 1}
+    written, _ = new_study(StudyOptions(name="soft", task="soft_classification", **usual))
+    assert (written.classes, written.model.name) == (("absent", "present"), "wavelet_head")
     # A label counts as 5 % or 95 %, image by image.
     task, logits, labels = TASKS["soft_classification"], torch.tensor([[2.0], [-1.0]]), torch.tensor([1, 0])
     together = task.loss(logits, labels)
@@ -179,7 +185,7 @@ def test_the_example_task_is_laid_out_trained_summed_and_summarised(add: Add) ->
 def test_the_example_profile_reads_a_site_and_a_study_is_trained_on_it(add: Add, tmp_path: Path) -> None:
     add(PROFILES, "ct.py")
     transforms = {"profile": "ct", "size": (16, 16, 16), "spacing_mm": (2.0, 2.0, 2.0)}
-    study, vector = a_study(transforms=transforms, privacy={"kind": "none"})
+    study, vector = a_study(model="small_cnn", transforms=transforms, privacy={"kind": "none"})
     random, lines = np.random.default_rng(0), ["image,patient_id,split,label"]
     for i in range(4):
         voxels = random.uniform(-1000, 1000, (12, 12, 12)).astype(np.float32)
@@ -192,11 +198,14 @@ def test_the_example_profile_reads_a_site_and_a_study_is_trained_on_it(add: Add,
     assert (image.min(), image.max()) == (-1, 1)
     assert (image[0] == -1).all()  # padded with what is no tissue
     assert trained(study, vector, site.train).any()
+    usual: dict[str, Any] = {"privacy": "none", "hospitals": 3, "seed": 1}
+    written, _ = new_study(StudyOptions(name="ct", task="segmentation", profile="ct", **usual))
+    assert (written.model.name, written.transforms.size) == ("unet3d", (48, 48, 48))
 
 
 def test_the_example_strategy_moves_half_the_way(add: Add) -> None:
     add(STRATEGIES, "damped.py")
-    study, vector = a_study(strategy={"name": "damped"})
+    study, vector = a_study(strategy={"name": "damped"}, privacy={"kind": "none"})
     update = trained(study, vector, films())
     model, state = advance(study, vector, update, {}, number=1)
     assert np.array_equal(model, vector + np.float32(0.5) * update)
@@ -211,7 +220,8 @@ def test_the_example_local_half_is_obeyed_in_every_step_with_noise_and_without(a
     for privacy in ({"kind": "none"}, LOCAL):
         training = {"rounds": 2, "local_steps": 2, "learning_rate": 1e-6}
         strategy = {"name": "decay", "options": {"decay": 1e6}}
-        study, vector = a_study(privacy=privacy, training=training, strategy=strategy)
+        study, zeros = a_study(privacy=privacy, training=training, strategy=strategy)
+        vector = zeros + np.float32(1)
         update = trained(study, vector, films())
         # Two steps so short that the rule alone is seen: each halves the weights.
         assert np.allclose(vector + update, vector / 4, atol=1e-3)
@@ -238,7 +248,7 @@ def test_the_example_image_format_is_found_by_its_content_and_read_from_a_site(
 
 def test_the_example_export_holds_the_weights_by_their_names(add: Add, tmp_path: Path) -> None:
     add(EXPORTS, "npz.py")
-    study, vector = a_study(privacy={"kind": "none"})
+    study, vector = a_study(model="small_cnn", privacy={"kind": "none"})
     model = vector + trained(study, vector, films())
     (path,) = export("npz", Finished(study, "ab" * 32, model, epsilon=None), tmp_path)
     network = build_model(study)

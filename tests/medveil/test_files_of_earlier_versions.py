@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,7 +15,7 @@ from medveil.metrics import released
 from medveil.strategies import strategy_of
 from medveil.study import read_study
 from medveil_research.report import render
-from medveil_research.results import parse_result
+from medveil_research.results import read_result
 from medveil_research.study_file import to_toml
 
 EARLIER = Path(__file__).resolve().parents[1] / "vectors" / "earlier"
@@ -40,8 +39,8 @@ def test_a_study_of_an_earlier_version_keeps_its_hash_and_its_text(name: str) ->
     ],
 )
 def test_a_result_of_an_earlier_version_makes_its_report(task: str, said: tuple[str, ...]) -> None:
-    written: dict[str, Any] = json.loads((EARLIER / f"result_{task}.json").read_text())
-    result = parse_result(written)
+    path = EARLIER / f"result_{task}.json"
+    written, result = json.loads(path.read_text()), read_result(path)
     assert result.headline == {"classification": "auroc", "segmentation": "dice"}[task]
     assert result.metric == written["federated"]["metric"]
     page = render(result)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,16 +17,14 @@ from medveil.study import Study
 from medveil.tensors import from_safetensors, model_hash
 from medveil_imaging.models import MODELS, ModelShape, build_model, load_vector
 from medveil_research.export import EXPORTS, Finished, export
-from medveil_research.studies import new_study
+from medveil_research.studies import StudyOptions, new_study
 
 PLAN = "ab" * 32
 
 
-def made(**changes: object) -> tuple[Study, Finished]:
-    study, initial = new_study(
-        name="films", task="classification", profile="xray", hospitals=3, model="small_cnn", seed=3,
-        **{"privacy": "none", **changes},  # type: ignore[arg-type]
-    )  # fmt: skip
+def made(**changes: Any) -> tuple[Study, Finished]:
+    usual: dict[str, Any] = {"privacy": "none", "model": "small_cnn", "hospitals": 3, "seed": 3} | changes
+    study, initial = new_study(StudyOptions(name="films", task="classification", profile="xray", **usual))
     start = from_safetensors(initial, study.model.tensors)
     weights = start + np.random.default_rng(0).normal(0, 0.1, start.shape).astype(np.float32)
     return study, Finished(study, PLAN, weights, epsilon=None if study.privacy.kind == "none" else 3.5)

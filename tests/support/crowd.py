@@ -25,8 +25,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from linked import STEPS, Consortium, Hospital
 from medveil.identity import Identity, Secret
 from medveil.rounds import Phase, RoundKind
-from medveil.study import MaskGraph
 from medveil.tensors import Update
+from medveil.values import MaskGraph
 from privacy.encoding import EncodingParams, Words
 from privacy.secagg import keys, messages, node, server
 from privacy.secagg.keys import Context, Setting

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from crowd import SharedWork, crowd
 from linked import NEVER
 from medveil.rounds import RoundKind
-from medveil.study import MaskGraph
+from medveil.values import MaskGraph
 from peers import FLOWER, ckks_step, flower_mask, flower_step, missing
 from privacy.secagg import server
 from privacy.secagg.graph import COMPLETE_UP_TO, EVERY_EDGE, edge_limit

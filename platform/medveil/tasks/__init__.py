@@ -19,13 +19,29 @@ from medveil.registry import Registry
 if TYPE_CHECKING:
     import torch
 
-    from medveil.study import Study
-
 Sums = dict[str, NDArray[np.float64]]
 """Named counts of one patient, one hospital or all."""
 Given = Mapping[str, NDArray[Any]]
 MAX_LOSS = 20.0
 """An image's loss counts for at most this much, so that one image cannot dominate the sum."""
+
+
+class Counting(Protocol):
+    """How a study counts (:class:`medveil.study.Evaluation`)."""
+
+    @property
+    def bins(self) -> int: ...
+    @property
+    def images_per_patient(self) -> int: ...
+
+
+class StudyView(Protocol):
+    """What a task sees of a study, which in turn looks up its task here."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def evaluation(self) -> Counting: ...
 
 
 class Task(Protocol):
@@ -56,15 +72,15 @@ class Task(Protocol):
 
     # ---- the sums, and what follows from them; numpy only ----
 
-    def layout(self, study: Study) -> dict[str, int]:
+    def layout(self, study: StudyView) -> dict[str, int]:
         """Names and lengths of the exact sums, in wire order; ``patients`` is one of them, of length 1."""
         ...
 
-    def released(self, study: Study) -> dict[str, int]:
+    def released(self, study: StudyView) -> dict[str, int]:
         """The same of what gets noise. Few numbers: each has noise of its own. No ``patients``."""
         ...
 
-    def bounded(self, study: Study, patient: Given) -> Sums:
+    def bounded(self, study: StudyView, patient: Given) -> Sums:
         """One patient's exact sums as they enter a noised total.
 
         Guarantees: divided by :meth:`noise_scales`, the whole has length 1 at most, whatever the images show
@@ -72,19 +88,19 @@ class Task(Protocol):
         """
         ...
 
-    def noise_scales(self, study: Study) -> dict[str, float]:
+    def noise_scales(self, study: StudyView) -> dict[str, float]:
         """Standard deviation of each released sum's noise at a multiplier of 1."""
         ...
 
-    def figures(self, study: Study, sums: Given) -> dict[str, float]:
+    def figures(self, study: StudyView, sums: Given) -> dict[str, float]:
         """From exact totals; a figure without the cases it needs is left out, never guessed."""
         ...
 
-    def noised_figures(self, study: Study, sums: Given) -> dict[str, float]:
+    def noised_figures(self, study: StudyView, sums: Given) -> dict[str, float]:
         """From noised totals, as they follow from them: a share may lie outside 0 to 1."""
         ...
 
-    def can_add_up(self, study: Study, sums: Given, slack: float) -> bool:
+    def can_add_up(self, study: StudyView, sums: Given, slack: float) -> bool:
         """Whether honest patients can have added up to these exact totals, none of which is negative.
 
         Args:
@@ -92,7 +108,7 @@ class Task(Protocol):
         """
         ...
 
-    def noised_can_add_up(self, study: Study, sums: Given, noise: Mapping[str, float]) -> bool:
+    def noised_can_add_up(self, study: StudyView, sums: Given, noise: Mapping[str, float]) -> bool:
         """The same of noised totals.
 
         Args:
@@ -106,7 +122,7 @@ class Task(Protocol):
         """One loss an image, shape (k,); entry i depends on image i only. Safe under ``torch.func.vmap``."""
         ...
 
-    def sums(self, study: Study, logits: torch.Tensor, labels: torch.Tensor) -> Sums:
+    def sums(self, study: StudyView, logits: torch.Tensor, labels: torch.Tensor) -> Sums:
         """One patient's contribution to :meth:`layout`, from at most ``study.evaluation.images_per_patient``
         images (the first ones); every entry finite and bounded."""
         ...

@@ -9,12 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medveil.histograms import auroc, calibration_error, middles, score_bins
-from medveil.tasks import MAX_LOSS, TASKS, Given, Sums, at_most, whole, with_mean, zeros
+from medveil.tasks import MAX_LOSS, TASKS, Given, StudyView, Sums, at_most, whole, with_mean, zeros
 
 if TYPE_CHECKING:
     import torch
-
-    from medveil.study import Study
 
 NOISED_BINS = 20
 """Bins of a histogram that gets noise: many bins cost accuracy by their noise, few by their ties."""
@@ -44,7 +42,7 @@ class Classification:
         """One for two classes, else one per class."""
         return 1 if len(classes) == 2 else len(classes)
 
-    def layout(self, study: Study) -> dict[str, int]:
+    def layout(self, study: StudyView) -> dict[str, int]:
         """Two histograms of the scores for each scored class, hits, loss and counts."""
         histograms: dict[str, int] = {}
         for name in scored_classes(study):
@@ -52,12 +50,12 @@ class Classification:
             histograms |= {f"positives/{name}": bins, f"negatives/{name}": bins}
         return histograms | {"correct": 1, "loss": 1, "images": 1, "patients": 1}
 
-    def released(self, study: Study) -> dict[str, int]:
+    def released(self, study: StudyView) -> dict[str, int]:
         """The histograms, in few bins. Every patient counts once, and what follows from them is not sent."""
         sides = (f"{side}/{name}" for name in scored_classes(study) for side in ("positives", "negatives"))
         return dict.fromkeys(sides, NOISED_BINS)
 
-    def bounded(self, study: Study, patient: Given) -> Sums:
+    def bounded(self, study: StudyView, patient: Given) -> Sums:
         """See :class:`medveil.tasks.Task`.
 
         Proof: a patient with k images puts 1/k into one bin each, so the two histograms of a class are not
@@ -68,11 +66,11 @@ class Classification:
         released = self.released(study)
         return {name: np.bincount(place, patient[name], NOISED_BINS) / images for name in released}
 
-    def noise_scales(self, study: Study) -> dict[str, float]:
+    def noise_scales(self, study: StudyView) -> dict[str, float]:
         """The root of the number of scored classes; see :meth:`bounded`."""
         return dict.fromkeys(self.released(study), float(np.sqrt(len(scored_classes(study)))))
 
-    def figures(self, study: Study, sums: Given) -> dict[str, float]:
+    def figures(self, study: StudyView, sums: Given) -> dict[str, float]:
         """``auroc`` (mean over scored classes, from histograms, ties count half), ``accuracy``, ``ece``
         (expected calibration error, 16 equal bins, two classes only), ``loss``, ``images``, ``patients``.
         """
@@ -85,7 +83,7 @@ class Classification:
             figures["loss"] = float(sums["loss"][0]) / images
         return figures | {"images": images, "patients": float(sums["patients"][0])}
 
-    def noised_figures(self, study: Study, sums: Given) -> dict[str, float]:
+    def noised_figures(self, study: StudyView, sums: Given) -> dict[str, float]:
         """``auroc``, ``accuracy`` of two classes, ``patients``: every patient counts once."""
         names = scored_classes(study)
         figures = _areas(study, sums)
@@ -96,7 +94,7 @@ class Classification:
             figures["accuracy"] = float(hits) / total
         return figures | {"patients": float(max(0, round(total)))}
 
-    def can_add_up(self, study: Study, sums: Given, slack: float) -> bool:
+    def can_add_up(self, study: StudyView, sums: Given, slack: float) -> bool:
         """A class's histograms hold each image once; no more hits than images, no loss above its bound."""
         images, patients = float(sums["images"][0]), float(sums["patients"][0])
         positives = [float(sums[f"positives/{name}"].sum()) for name in scored_classes(study)]
@@ -110,7 +108,7 @@ class Classification:
             and at_most(sums["loss"], MAX_LOSS * images, slack)
         )
 
-    def noised_can_add_up(self, study: Study, sums: Given, noise: Mapping[str, float]) -> bool:
+    def noised_can_add_up(self, study: StudyView, sums: Given, noise: Mapping[str, float]) -> bool:
         """No bin is further below zero than noise can carry it."""
         return all((values >= -noise[name]).all() for name, values in sums.items())
 
@@ -124,7 +122,7 @@ class Classification:
             )
         return functional.cross_entropy(logits, labels, reduction="none")
 
-    def sums(self, study: Study, logits: torch.Tensor, labels: torch.Tensor) -> Sums:
+    def sums(self, study: StudyView, logits: torch.Tensor, labels: torch.Tensor) -> Sums:
         """Histograms of the predicted log odds per true class, hits, losses and counts of one patient.
 
         A model that has diverged (logits not finite) counts as probability 0 and the largest loss.
@@ -157,7 +155,7 @@ class Classification:
 TASKS.register("classification")(Classification())
 
 
-def scored_classes(study: Study) -> tuple[str, ...]:
+def scored_classes(study: StudyView) -> tuple[str, ...]:
     """Classes that have a score histogram: the second of two, or each of several."""
     return study.classes[1:] if len(study.classes) == 2 else study.classes
 
@@ -167,7 +165,7 @@ def _places(bins: int) -> NDArray[np.intp]:
     return np.searchsorted(NOISED_EDGES, middles(bins))
 
 
-def _areas(study: Study, sums: Given) -> dict[str, float]:
+def _areas(study: StudyView, sums: Given) -> dict[str, float]:
     areas = {}
     for name in scored_classes(study):
         area = auroc(sums[f"positives/{name}"], sums[f"negatives/{name}"])

@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medveil.tasks import MAX_LOSS, TASKS, Given, Sums, at_most, whole, with_mean, zeros
+from medveil.tasks import MAX_LOSS, TASKS, Given, StudyView, Sums, at_most, whole, with_mean, zeros
 
 if TYPE_CHECKING:
     import torch
-
-    from medveil.study import Study
 
 CENTRE = 0.5
 """Taken off a Dice before it is summed with noise: half the range, half the noise."""
@@ -42,16 +40,16 @@ class Segmentation:
         """One per class, the background included."""
         return len(classes)
 
-    def layout(self, study: Study) -> dict[str, int]:
+    def layout(self, study: StudyView) -> dict[str, int]:
         """Dice and number of cases of each structure, loss and count."""
         return self.released(study) | {"loss": 1, "patients": 1}
 
-    def released(self, study: Study) -> dict[str, int]:
+    def released(self, study: StudyView) -> dict[str, int]:
         """Dice and number of cases of each structure."""
         structures = study.classes[1:]
         return {f"dice/{c}": 1 for c in structures} | {f"cases/{c}": 1 for c in structures}
 
-    def bounded(self, study: Study, patient: Given) -> Sums:
+    def bounded(self, study: StudyView, patient: Given) -> Sums:
         """See :class:`medveil.tasks.Task`.
 
         Proof: a Dice less its centre lies within 1/2, a count is 0 or 1: with S structures the squares sum to
@@ -63,13 +61,13 @@ class Segmentation:
             sums |= {f"dice/{name}": patient[f"dice/{name}"] - CENTRE * seen, f"cases/{name}": seen}
         return sums
 
-    def noise_scales(self, study: Study) -> dict[str, float]:
+    def noise_scales(self, study: StudyView) -> dict[str, float]:
         """See :meth:`bounded`."""
         length = float(np.sqrt((len(study.classes) - 1) * (CENTRE**2 + CASE_SHARE**2)))
         released = self.released(study)
         return {name: length / (CASE_SHARE if name.startswith("cases/") else 1) for name in released}
 
-    def figures(self, study: Study, sums: Given) -> dict[str, float]:
+    def figures(self, study: StudyView, sums: Given) -> dict[str, float]:
         """``dice`` (mean over structures), ``dice/<structure>`` (mean over patients in whom it was outlined),
         ``loss``, ``patients``.
         """
@@ -83,7 +81,7 @@ class Segmentation:
             figures["loss"] = float(sums["loss"][0]) / patients
         return figures | {"patients": patients}
 
-    def noised_figures(self, study: Study, sums: Given) -> dict[str, float]:
+    def noised_figures(self, study: StudyView, sums: Given) -> dict[str, float]:
         """The same without a loss; ``patients`` are those of the structure that was outlined most often."""
         found = {}
         for name in study.classes[1:]:
@@ -93,7 +91,7 @@ class Segmentation:
         counts = [float(sums[f"cases/{name}"][0]) for name in study.classes[1:]]
         return with_mean(found, "dice") | {"patients": float(max(0, round(max(counts))))}
 
-    def can_add_up(self, study: Study, sums: Given, slack: float) -> bool:
+    def can_add_up(self, study: StudyView, sums: Given, slack: float) -> bool:
         """No more cases than patients, no Dice above its cases, no loss above its bound."""
         patients = sums["patients"]
         cases = [sums[f"cases/{name}"] for name in study.classes[1:]]
@@ -104,7 +102,7 @@ class Segmentation:
             and at_most(sums["loss"], MAX_LOSS * patients, slack)
         )
 
-    def noised_can_add_up(self, study: Study, sums: Given, noise: Mapping[str, float]) -> bool:
+    def noised_can_add_up(self, study: StudyView, sums: Given, noise: Mapping[str, float]) -> bool:
         """No count below zero and no centred Dice beyond half its cases, but for the noise."""
         for name in study.classes[1:]:
             dice, cases = sums[f"dice/{name}"], sums[f"cases/{name}"] + noise[f"cases/{name}"]
@@ -128,7 +126,7 @@ class Segmentation:
         dice = (2 * overlap + SMOOTH) / (probabilities.sum(2) + structures.sum(2) + SMOOTH)
         return cross_entropy + 1 - dice.mean(1)
 
-    def sums(self, study: Study, logits: torch.Tensor, labels: torch.Tensor) -> Sums:
+    def sums(self, study: StudyView, logits: torch.Tensor, labels: torch.Tensor) -> Sums:
         """Dice per structure, mean over this patient's volumes in which it was outlined, and mean loss.
 
         A structure outlined in none of the volumes is not counted, so an empty label map never scores 1.
