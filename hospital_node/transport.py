@@ -62,7 +62,7 @@ class Transport:
         self.ledger_end: Callable[[], str] = str
         """Where this hospital's ledger ends, in the form of :class:`medveil.messages.LedgerEnd`; empty if
         there is nothing to tell. It goes with polls and messages whenever it has changed."""
-        self._told = ""
+        self._end_told = ""
         self._client = httpx.AsyncClient(
             base_url=address,
             verify=context,
@@ -110,10 +110,10 @@ class Transport:
     async def _work(self, method: str, path: str, body: bytes = b"") -> Work:
         """What to do next, from an answer to a request that tells where the ledger ends."""
         end = self.ledger_end()
-        if end and end != self._told:
+        if end and end != self._end_told:
             path += f"&ledger={end}"
         answer = await self._message(Work, method, path, body)
-        self._told = end or self._told
+        self._end_told = end or self._end_told
         return answer
 
     async def model(self, plan: str, model: str, *, limit: int) -> bytes:

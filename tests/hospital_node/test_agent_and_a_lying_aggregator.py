@@ -7,6 +7,8 @@ import base64
 import hashlib
 import io
 import secrets
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -578,3 +580,12 @@ def test_a_node_that_starts_again_passes_finished_plans_without_a_pause(
     with pytest.raises(Stuck):
         asyncio.run(run(node_, lambda _: pytest.fail("no image is read")))
     assert done == [1, 2, 3]
+
+
+def test_an_agent_needs_neither_a_network_nor_a_training_engine() -> None:
+    """So that many of them can be simulated in one process, over lines and contributions of another kind."""
+    loaded = "import sys, hospital_node.agent; print(*sorted(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+    modules = {name.split(".")[0] for name in found.stdout.split()}
+    assert "hospital_node" in modules
+    assert not modules & {"torch", "opacus", "monai", "httpx2", "medveil_imaging", "typer"}

@@ -46,7 +46,12 @@ def _source(module: str) -> str:
 
 
 def _imports(tree: ast.AST) -> Iterator[str]:
+    """What is imported anywhere when the module runs; what only a type checker reads is not."""
+    blocks = [b for b in ast.walk(tree) if isinstance(b, ast.If) and ast.unparse(b.test) == "TYPE_CHECKING"]
+    unread = {id(line) for block in blocks for part in block.body for line in ast.walk(part)}
     for line in ast.walk(tree):
+        if id(line) in unread:
+            continue
         if isinstance(line, ast.Import):
             yield from (name.name for name in line.names)
         elif isinstance(line, ast.ImportFrom) and line.module:
