@@ -57,7 +57,7 @@ def test_the_folder_is_opened_as_it_was(left: Left, told: dict[str, Any]) -> Non
         assert now["open"] == before["open"]
         assert now["approved"] == before["approved"]
     head = Head.parse(told["head"])
-    assert world.store.verify_log([head]).number >= head.number
+    assert world.store.log.verify([head]).number >= head.number
 
 
 def test_with_keys_out_only_the_attempt_ends_and_the_round_is_tried_again(left: Left) -> None:
@@ -72,7 +72,7 @@ def test_with_keys_out_only_the_attempt_ends_and_the_round_is_tried_again(left: 
 def test_with_vectors_out_that_make_no_sum_the_plan_ends_by_name(left: Left) -> None:
     world = left["vectors-out"]
     assert ends(world) == [(1, 1, "failed", "older-protocol")]
-    with world.coordinator.open_model(world.plan.id, world.plan.study.model.initial_model) as file:
+    with world.open_model(world.plan.study.model.initial_model) as file:
         assert file.read()
     assert ends(left["keys-out"])[-1] == (3, 1, "done", "")  # it holds up no other plan
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,10 +16,8 @@ from aggregator.auditlog import Head
 from aggregator.cli import app
 from medveil.identity import Identity
 from medveil.plan import Plan
+from old_folders import unpack
 from world import Clock, World, finish, make_sites, status_of
-
-FILE = Path(__file__).parents[1] / "vectors" / "database_0003.json"
-"""Never made anew: it is what the code of its time has written."""
 
 
 @dataclass
@@ -42,14 +39,9 @@ class Left:
 
 @pytest.fixture
 def left(folder: Path) -> Iterator[Left]:
-    told, keys = json.loads(FILE.read_text()), folder / "keys"
-    for name, content in told["files"].items():
-        path = folder / "aggregator" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(bytes.fromhex(content))
-    database = folder / "aggregator" / "aggregator.db"
+    told = unpack("database_0003.json", folder / "aggregator", database="aggregator.db")
+    database, keys = folder / "aggregator" / "aggregator.db", folder / "keys"
     with closing(sqlite3.connect(database)) as link:
-        link.executescript("\n".join(told["sql"]))
         rows = dict(link.execute("SELECT id, plan FROM plans"))
     keys.mkdir()
     for name, secret in told["hospitals"].items():
