@@ -25,6 +25,7 @@ from aggregator.web.problems import on_bad_address, on_error, on_fault
 from aggregator.web.routes import hospitals, models, people
 from aggregator.web.routes.parameters import READING
 from aggregator.web.service import Service
+from aggregator.web.standby import open_stand_by
 from aggregator.work.workers import Workers
 from medveil.errors import Error
 from medveil.log import get_logger
@@ -42,14 +43,15 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         workers = Workers(settings.workers)
         app.state.service = open_service(settings, workers)
+        app.state.stand_by = None if app.state.service else open_stand_by(settings)
         app.state.metrics.show(lambda: app.state.service.gauges() if app.state.service else {})
         keeper = asyncio.create_task(_keep_going(app, settings, workers))
         yield
         keeper.cancel()
         with suppress(asyncio.CancelledError):
             await keeper
-        if app.state.service is not None:
-            app.state.service.close()
+        for serving in filter(None, (app.state.service, app.state.stand_by)):
+            serving.close()
         workers.shutdown()  # what they had in hand is made again after the next start
 
     app = FastAPI(
@@ -67,6 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,  # the redirect would repeat the Host header of whoever asks
     )
+    app.state.service = app.state.stand_by = None
     app.state.metrics = Metrics(tls=settings.folder / "tls", disk=settings.folder)
     app.add_middleware(Gate, limits=settings.limits, observe=app.state.metrics.request)
     app.include_router(hospitals.router)
@@ -121,11 +124,7 @@ async def _keep_going(app: FastAPI, settings: Settings, workers: Workers) -> Non
     while True:
         service: Service | None = app.state.service
         if service is None:
-            await asyncio.sleep(STANDBY_S)
-            try:
-                app.state.service = await asyncio.to_thread(open_service, settings, workers)
-            except Exception as error:  # the database may come back
-                log.error("standby.failed", reason=type(error).__name__)
+            await _stand_by(app, settings, workers)
             continue
         log.info("lead.taken")
         service.coordinator.on_result = partial(loop.call_soon_threadsafe, service.wake)
@@ -135,6 +134,21 @@ async def _keep_going(app: FastAPI, settings: Settings, workers: Workers) -> Non
             log.error("lead.lost")
         app.state.service = None
         await asyncio.to_thread(service.close)
+
+
+async def _stand_by(app: FastAPI, settings: Settings, workers: Workers) -> None:
+    """Read for others, and try once to take the lead."""
+    try:
+        if app.state.stand_by is None:
+            app.state.stand_by = await asyncio.to_thread(open_stand_by, settings)
+        await asyncio.sleep(STANDBY_S)
+        app.state.service = await asyncio.to_thread(open_service, settings, workers)
+    except Exception as error:  # the database may come back
+        log.error("standby.failed", reason=type(error).__name__)
+        await asyncio.sleep(STANDBY_S)
+    if app.state.service is not None and app.state.stand_by is not None:
+        before, app.state.stand_by = app.state.stand_by, None
+        await asyncio.to_thread(before.close)
 
 
 async def _keep_time(service: Service) -> None:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, Protocol, TypeVar
 
 from aggregator.rounds.status import PlanReader, certificates_of
-from aggregator.storage.blobs import Blobs
+from aggregator.storage.blobs import Blobs, DamagedBlob, StorageFailed
 from aggregator.storage.register import Party, Role
+from aggregator.storage.transactions import NotLeading
 from aggregator.web.callers import Callers
 from aggregator.work.threads import Lookups, in_thread
 from medveil.reports import PlanLine, PlanStatus
 
 T = TypeVar("T")
-Live = Callable[[str], Awaitable[tuple[PlanStatus, int] | None]]
-"""See :func:`aggregator.rounds.status.live_status`."""
-Count = Callable[[str, str, int], None]
-"""Told plan, name and bytes of what was handed out."""
+
+
+class Leader(Protocol):
+    """What is known only where rounds are made."""
+
+    async def live_status(self, plan: str) -> tuple[PlanStatus, int] | None:
+        """See :func:`aggregator.rounds.status.live_status`."""
+
+    def count_download(self, plan: str, name: str, size: int) -> None:
+        """So many bytes were handed out to somebody."""
 
 
 class Reading:
@@ -25,7 +32,7 @@ class Reading:
 
     Args:
         lookups: where the store is asked. slowly: where files are opened, for storage may be slow.
-        live: what the process that leads knows of a plan.
+        leader: None in a process that stands by.
     """
 
     def __init__(
@@ -36,11 +43,10 @@ class Reading:
         *,
         lookups: Lookups,
         slowly: Executor,
-        live: Live,
-        count: Count,
+        leader: Leader | None,
     ) -> None:
         self.callers, self._reader, self._blobs = callers, reader, blobs
-        self._lookups, self._slowly, self._live, self._count = lookups, slowly, live, count
+        self._lookups, self._slowly, self._leader = lookups, slowly, leader
 
     async def overview(self, party: Party) -> list[PlanLine]:
         """One line per plan that this person may read."""
@@ -52,7 +58,7 @@ class Reading:
 
     async def status(self, plan: str) -> bytes:
         """A plan's attempts, model versions, approvals and open phase as JSON. Raises: NotFound."""
-        live = await self._live(plan)
+        live = None if self._leader is None else await self._leader.live_status(plan)
         return await self._lookups.ask(lambda: self._reader.json(plan, live))
 
     async def model(self, plan: str, model: str) -> BinaryIO:
@@ -77,7 +83,17 @@ class Reading:
 
     def count(self, plan: str, party: Party, size: int) -> None:
         """So many bytes were handed out."""
-        self._count(plan, party.name, size)
+        if self._leader is not None:
+            self._leader.count_download(plan, party.name, size)
 
     async def _open(self, action: Callable[[Blobs], T]) -> T:
-        return await in_thread(self._slowly, lambda: action(self._blobs()))
+        """Raises: NotLeading in place of anything else where this process stands by.
+
+        Who leads has perhaps just written the file, and a file system that is shared may show it later here.
+        """
+        try:
+            return await in_thread(self._slowly, lambda: action(self._blobs()))
+        except (DamagedBlob, StorageFailed) as error:
+            if self._leader is None:
+                raise NotLeading() from error
+            raise

@@ -69,8 +69,7 @@ class Service:
             lambda: coordinator.runs.blobs,
             lookups=self.lookups,
             slowly=self._segments,
-            live=self._live,
-            count=lambda plan, name, size: coordinator.runs.count_bytes(plan, name, up=0, down=size),
+            leader=self,
         )
         self._woken = asyncio.Event()
         self._lead_seen = time.monotonic()
@@ -170,11 +169,16 @@ class Service:
 
     # ---- what people read ----------------------------------------------------------------------------------
 
-    async def _live(self, plan: str) -> tuple[PlanStatus, int] | None:
+    async def live_status(self, plan: str) -> tuple[PlanStatus, int] | None:
+        """See :func:`aggregator.rounds.status.live_status`."""
         runs = self.coordinator.runs
         if runs.get(plan) is None:
             await self.run(runs.reload)  # it may have been created a moment ago, by another process
         return live_status(runs, plan)
+
+    def count_download(self, plan: str, name: str, size: int) -> None:
+        """So many bytes were handed out to somebody; a hospital's count for the open attempt."""
+        self.coordinator.runs.count_bytes(plan, name, up=0, down=size)
 
     async def audit_entries(self, after: int) -> list[Entry]:
         """The audit log from number ``after`` + 1 on, at most ``MOST_ENTRIES``."""

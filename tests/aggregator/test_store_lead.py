@@ -108,7 +108,7 @@ def test_a_lock_that_went_with_its_connection_is_taken_again(cluster: Cluster) -
 def test_a_second_process_stands_by_and_takes_over(
     folder: Path, where: Path | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two applications over one database: the second refuses until the first has ended."""
+    """Two applications over one database: the second reads only, until the first has ended."""
     monkeypatch.setattr(app_module, "STANDBY_S", 0.01)
     monkeypatch.setenv("MEDVEIL_DATABASE", "") if isinstance(where, Path) else monkeypatch.setenv(
         "MEDVEIL_DATABASE", where
@@ -117,12 +117,12 @@ def test_a_second_process_stands_by_and_takes_over(
     set_up_aggregator(settings)
     somebody = Identity.generate("somebody")
 
-    async def ask(app: object) -> httpx.Response:
+    async def ask(app: object, path: str = "/v1/plans") -> httpx.Response:
         transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
         async with httpx.AsyncClient(transport=transport, base_url="https://here") as client:
             assert (await client.get("/healthz")).status_code == 200
-            proof = sign_request(somebody, "GET", "/v1/plans", b"")
-            return await client.get("/v1/plans", headers=proof.headers())
+            proof = sign_request(somebody, "GET", path, b"")
+            return await client.get(path, headers=proof.headers())
 
     async def scene() -> None:
         one, other = create_app(settings), create_app(settings)
@@ -133,10 +133,13 @@ def test_a_second_process_stands_by_and_takes_over(
             refused = await ask(other)
             assert (refused.status_code, refused.json()["code"]) == (502, "not-leading")
             assert int(refused.headers["retry-after"]) > 0
+            read = await ask(other, "/v1/status")
+            assert read.json()["code"] in ("unknown-sender", "signed-before-start")
             await first.__aexit__(None, None, None)
             while (answer := await ask(other)).status_code == 502:
                 await asyncio.sleep(0.01)
             assert answer.json()["code"] == "unknown-sender"
+            assert other.state.stand_by is None
 
     asyncio.run(asyncio.wait_for(scene(), 30))
 

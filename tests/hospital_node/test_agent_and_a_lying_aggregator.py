@@ -410,7 +410,7 @@ def test_no_second_survivor_set_is_ever_signed(build: Build, other: tuple[int, .
         seen.append(work.mark)
         if len(seen) == 1:
             return work
-        changed = {"payload": Survivors(members=other).to_bytes(), "token": f"again {len(seen)}"}
+        changed = {"payload": Survivors(members=other).to_bytes(), "mark": f"again {len(seen)}"}
         if len(seen) > 5:
             raise Stuck
         return work.model_copy(update=changed)

@@ -13,7 +13,7 @@ from aggregator.storage.register import Party, Role
 from aggregator.web.problems import CONFLICT, SIGNED, refusals
 from aggregator.web.reading import Reading
 from aggregator.web.routes.parameters import BYTES, CBOR, READING, ModelId, Number, PlanId, answers
-from aggregator.web.service import service_of
+from aggregator.web.standby import reading_of
 
 PIECE = 2**20
 WITNESSES = ("hospital", Role.RESEARCHER, Role.ADMIN, Role.AUDITOR)
@@ -28,7 +28,7 @@ router = APIRouter(prefix="/v1", tags=[READING])
 )
 async def model(request: Request, plan: PlanId, model: ModelId) -> Response:
     """A model version as safetensors."""
-    reading = service_of(request).reading
+    reading = reading_of(request)
     party = await reading.callers.reader(request, plan)
     return _stream(reading, plan, party, await reading.model(plan, model))
 
@@ -40,7 +40,7 @@ async def model(request: Request, plan: PlanId, model: ModelId) -> Response:
 )
 async def proof(request: Request, plan: PlanId, number: Number) -> Response:
     """Where a model version comes from: sets, signatures and the sum's hash."""
-    reading = service_of(request).reading
+    reading = reading_of(request)
     party = await reading.callers.reader(request, plan, roles=WITNESSES)
     return _stream(reading, plan, party, await reading.proof(plan, number), CBOR)
 
@@ -52,7 +52,7 @@ async def proof(request: Request, plan: PlanId, number: Number) -> Response:
 )
 async def certificates(request: Request, plan: PlanId, number: Number) -> Response:
     """The abort certificates of a round: which attempts at it the hospitals have given up."""
-    reading = service_of(request).reading
+    reading = reading_of(request)
     party = await reading.callers.reader(request, plan, roles=WITNESSES)
     data = await reading.certificates(plan, number)
     reading.count(plan, party, len(data))
@@ -66,7 +66,7 @@ async def certificates(request: Request, plan: PlanId, number: Number) -> Respon
 )
 async def version_sum(request: Request, plan: PlanId, number: Number) -> Response:
     """The sum of the survivors' encoded updates behind a model version: little-endian 64-bit words."""
-    reading = service_of(request).reading
+    reading = reading_of(request)
     party = await reading.callers.reader(request, plan)
     return _stream(reading, plan, party, await reading.sum(plan, number))
 

@@ -10,6 +10,7 @@ from aggregator.storage.register import Role
 from aggregator.web.problems import CONFLICT, SIGNED, refusals
 from aggregator.web.routes.parameters import READING, After, PlanId, answers
 from aggregator.web.service import service_of
+from aggregator.web.standby import reading_of
 from medveil.reports import PlanLine, PlanStatus
 
 router = APIRouter(tags=[READING])
@@ -62,7 +63,7 @@ async def metrics(request: Request) -> Response:
 @router.get("/v1/status", responses=refusals(*SIGNED, *CONFLICT))
 async def overview(request: Request) -> list[PlanLine]:
     """One line per plan that the asking person may read."""
-    reading = service_of(request).reading
+    reading = reading_of(request)
     party, _ = await reading.callers.authenticate(request, roles=OVERVIEW)
     return await reading.overview(party)
 
@@ -91,6 +92,6 @@ async def audit(request: Request, after: After = 0) -> list[dict[str, Any]]:
 @router.get("/v1/plans/{plan}/status", response_model=PlanStatus, responses=refusals(*SIGNED, *CONFLICT))
 async def status(request: Request, plan: PlanId) -> Response:
     """A plan's attempts, model versions, approvals and open phase."""
-    reading = service_of(request).reading
+    reading = reading_of(request)
     await reading.callers.reader(request, plan, roles=STATUS)
     return Response(await reading.status(plan), media_type="application/json")

@@ -1,0 +1,68 @@
+"""A process that does not lead: it waits for the lead, and tells meanwhile what the database holds."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+from starlette.requests import Request
+
+from aggregator.access.signatures import Gatekeeper
+from aggregator.adminkey import open_store
+from aggregator.rounds.status import PlanReader
+from aggregator.settings import Settings
+from aggregator.storage.open import open_blobs
+from aggregator.storage.store import Store
+from aggregator.storage.transactions import NotLeading
+from aggregator.web.callers import Callers
+from aggregator.web.reading import Reading
+from aggregator.web.service import Service
+from aggregator.work.threads import Lookups
+
+
+class StandBy:
+    """Reads a database that another process writes to. What it hands out and who asked it, it tells nobody.
+
+    It remembers the nonces of its own requests only: what is asked here once more is read once more.
+    """
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store, blobs, reader = store, open_blobs(settings.folder, settings.blobs), PlanReader(store)
+        self._lookups = Lookups(2, "register", store.transactions.break_off)
+        self._files = ThreadPoolExecutor(2, "files")
+        self._callers = Callers(
+            store.register,
+            self._lookups,
+            Gatekeeper(),
+            settings,
+            reader,
+            written=lambda: store.transactions.last_write,
+            heard_from=lambda name: None,
+        )
+        self.reading = Reading(
+            self._callers, reader, lambda: blobs, lookups=self._lookups, slowly=self._files, leader=None
+        )
+
+    def close(self) -> None:
+        """Finish the questions in hand and stop."""
+        self._callers.tokens.close()
+        self._lookups.close()
+        self._files.shutdown()
+        self._store.close()
+
+
+def open_stand_by(settings: Settings) -> StandBy:
+    """Raises: what Store raises, NoAdminKey."""
+    store = open_store(settings)
+    try:
+        return StandBy(store, settings)
+    except Exception:
+        store.close()
+        raise
+
+
+def reading_of(request: Request) -> Reading:
+    """What this process reads, whether it leads or stands by. Raises: NotLeading between the two."""
+    serving: Service | StandBy | None = request.app.state.service or request.app.state.stand_by
+    if serving is None:
+        raise NotLeading()
+    return serving.reading
