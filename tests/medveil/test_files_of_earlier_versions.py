@@ -15,7 +15,7 @@ from medveil.metrics import released
 from medveil.strategies import strategy_of
 from medveil.study import read_study
 from medveil_research.report import render
-from medveil_research.results import read_result
+from medveil_research.results import read_result, write_result
 from medveil_research.study_file import to_toml
 
 EARLIER = Path(__file__).resolve().parents[1] / "vectors" / "earlier"
@@ -46,3 +46,15 @@ def test_a_result_of_an_earlier_version_makes_its_report(task: str, said: tuple[
     page = render(result)
     for words in said:
         assert words in page
+
+
+@pytest.mark.parametrize("file", sorted(EARLIER.glob("result_*.json")), ids=lambda file: file.stem)
+def test_a_result_of_an_earlier_version_is_written_with_the_same_keys_but_one(
+    file: Path, tmp_path: Path
+) -> None:
+    result = read_result(file)
+    assert result.federated.exact is not None
+    write_result(result, tmp_path / "result.json")
+    before, after = (json.loads(path.read_text()) for path in (file, tmp_path / "result.json"))
+    before["federated"]["exact"] = before["federated"].pop("desk")
+    assert after == before

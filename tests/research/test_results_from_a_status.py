@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from medveil.reports import AttemptReport, PlanStatus
-from medveil.study import Study, read_study
+from medveil.study import Study
 from medveil_research.report import render
-from medveil_research.results import OtherStudy, RoundFacts, from_status, read_result, write_result
+from medveil_research.results import OtherStudy, RoundFacts, from_status
 from medveil_research.studies import StudyOptions, new_study
 
 HOSPITALS = ["north", "south", "west"]
-EARLIER = Path(__file__).parents[1] / "vectors" / "demo"
-"""Written by a demo before figures without noise were called exact."""
 
 
 @pytest.fixture(scope="module")
@@ -105,19 +101,3 @@ def test_what_a_round_tells_is_what_an_attempt_reports() -> None:
     reported = AttemptReport.model_fields
     for name, field in RoundFacts.model_fields.items():
         assert name == "attempts" or field.annotation == reported[name].annotation
-
-
-def test_a_result_of_an_earlier_version_opens_and_is_written_with_the_same_keys(tmp_path: Path) -> None:
-    file = EARLIER / "result.json"
-    result = read_result(file)
-    assert result.federated.exact is not None
-    assert "hospital-3" in render(result)
-    write_result(result, tmp_path / "result.json")
-    before, after = (json.loads(path.read_text()) for path in (file, tmp_path / "result.json"))
-    before["federated"]["exact"] = before["federated"].pop("desk")
-    assert after == before
-
-
-def test_a_study_of_an_earlier_version_is_the_study_that_its_hospitals_signed() -> None:
-    signed = "b5d1b5f0a9d588ee283f1e916c192479dfe7e27393fab8baa3c8747224d2e33c"
-    assert read_study(EARLIER / "study.toml").hash.hex() == signed
