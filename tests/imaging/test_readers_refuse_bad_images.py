@@ -28,6 +28,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from medveil_imaging.sources.formats import FORMATS, format_of
 from medveil_imaging.sources.raw import Unusable
 from medveil_imaging.sources.read import read_film, read_label_map, read_volume
 
@@ -422,3 +423,21 @@ def test_spoiled_bytes_never_raise_anything_but_a_refusal(
         except Unusable:
             continue
         assert np.asarray(image.pixels if hasattr(image, "pixels") else image.voxels).size > 0
+
+
+def test_a_preamble_that_looks_like_another_format_does_not_hide_a_dicom_file(tmp_path: Path) -> None:
+    path = dicom(tmp_path / "a.dcm")
+    plain = read_film(path).pixels
+    data = bytearray(path.read_bytes())
+    data[:8] = b"\x89PNG\r\n\x1a\n"
+    path.write_bytes(data)
+    assert np.array_equal(read_film(path).pixels, plain)
+
+
+def test_every_format_reads_something_and_knows_no_other_formats_files() -> None:
+    begins = {"picture": b"\xff\xd8\xff", "dicom": bytes(128) + b"DICM", "nifti": bytes(344) + b"n+1\0"}
+    assert set(FORMATS) == set(begins)
+    for name, data in begins.items():
+        assert format_of(data) is FORMATS[name]
+        assert FORMATS[name].film or FORMATS[name].volume
+    assert format_of(b"") is None
