@@ -12,7 +12,7 @@ import numpy as np
 
 from hospital_node.contribution import Contribution
 from hospital_node.governance import declared_patients
-from hospital_node.records import Mark, Read, Records, Use
+from hospital_node.records import Read, Records, Source, Use
 from hospital_node.training import FeatureCache, TrainingRound, choose_device, release, train
 from hospital_node.unsent import Computed, Unsent
 from medveil.errors import Error
@@ -63,7 +63,7 @@ class Computation:
         self._plan, self._read, self._records = plan, read, records
         self._ledger, self._unsent = records.ledger, unsent
         self._private = plan.study.privacy.kind != "none"
-        self._all: tuple[Mark, Read] | None = None
+        self._all: tuple[Source, Read] | None = None
         """What was read, and what it was read by."""
         self._images: SiteData | None = None
         self._device = choose_device()
@@ -120,11 +120,11 @@ class Computation:
         Only the plan's end stops it: every round wants the same images, and a round that comes while they
         are read must not make the next one begin with the first file again.
         """
-        mark = self._records.mark(self._plan)
-        if self._all is None or self._all[0] != mark:
+        source = self._records.source(self._plan)
+        if self._all is None or self._all[0] != source:
             self._all = self._images = None
             with stoppable(self._over):
-                self._all = (mark, self._records.read(self._plan, self._read))
+                self._all = (source, self._records.read(self._plan, self._read))
         return self._all[1]
 
     def _site(self) -> tuple[SiteData, Use | None]:

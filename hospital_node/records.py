@@ -60,8 +60,8 @@ class Use:
     turn: int
 
 
-Mark = tuple[str, Part | None]
-"""Changes when somebody writes another manifest, or the operator takes another cohort."""
+Source = tuple[str, Part | None]
+"""What images are read by: another one when the manifest is, or when the operator takes another cohort."""
 
 
 @dataclass(frozen=True)
@@ -287,8 +287,8 @@ class Records:
         self._uses[plan.id] = part, use
         return use
 
-    def mark(self, plan: Plan) -> Mark:
-        """See :data:`Mark`."""
+    def source(self, plan: Plan) -> Source:
+        """See :data:`Source`."""
         try:
             manifest = hashlib.sha256((self._node.settings.data / MANIFEST).read_bytes()).hexdigest()
         except OSError:
