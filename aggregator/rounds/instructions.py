@@ -35,7 +35,7 @@ class Instructions:
                 )
                 for run in mine
             ),
-            head=self._as_told(store.transactions.witnessed()),
+            head=self._as_sent(store.transactions.witnessed()),
             ledger=self._ledger_ends.newest(name),
         )
 
@@ -43,7 +43,7 @@ class Instructions:
         """What this hospital is to do now. Raises: NotFound."""
         run = self._runs.of(plan_id, name)
         attempt, member = run.attempt, run.plan.member(name)
-        head = self._as_told(self._runs.store.transactions.witnessed())
+        head = self._as_sent(self._runs.store.transactions.witnessed())
         if attempt is None or member is None:
             status: Literal["finished", "waiting"] = "finished" if run.finished else "waiting"
             return Work(mark=run.mark, status=status, head=head)
@@ -87,9 +87,9 @@ class Instructions:
         if run is None or run.attempt is not None or head is None or self.is_news(plan_id, name, mark):
             return None
         status: Literal["finished", "waiting"] = "finished" if run.finished else "waiting"
-        return Work(mark=mark, status=status, head=self._as_told(head))
+        return Work(mark=mark, status=status, head=self._as_sent(head))
 
-    def _as_told(self, head: Head) -> AuditHead:
+    def _as_sent(self, head: Head) -> AuditHead:
         """The audit log's head, for the hospital to keep."""
         return AuditHead(
             number=head.number,

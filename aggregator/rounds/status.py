@@ -32,10 +32,10 @@ def live_status(runs: Runs, plan_id: str) -> tuple[PlanStatus, int] | None:
     if run is None:
         return None
     in_reach = tuple(name for name in run.plan.names if runs.is_in_reach(run, name))
-    return _told(run, in_reach=in_reach, reachable=len(runs.reachable(run))), run.ended
+    return _status_of(run, in_reach=in_reach, reachable=len(runs.reachable(run))), run.ended
 
 
-def _told(run: Run, *, in_reach: tuple[str, ...] | None, reachable: int | None) -> PlanStatus:
+def _status_of(run: Run, *, in_reach: tuple[str, ...] | None, reachable: int | None) -> PlanStatus:
     """A plan's present, without its history."""
     open_attempt, attempt = None, run.attempt
     if attempt is not None:
@@ -101,20 +101,21 @@ class PlanReader:
         Args:
             live: what :func:`live_status` tells, where this process leads.
         """
-        status, ended = live or self._present(plan_id)
+        status, ended = live or self._without_history(plan_id)
         now = status.model_dump_json(exclude={"attempts", "versions"}).encode()
         with self._one_at_a_time:
             history = self._history(plan_id, ended)
-            return b'%b,"attempts":[%b],"versions":[%b]}' % (now[:-1], history.attempts, history.versions)
+            attempts, versions = history.attempts, history.versions
+            return b"".join((now[:-1], b',"attempts":[', attempts, b'],"versions":[', versions, b"]}"))
 
     def status(self, plan_id: str) -> PlanStatus:
         """A plan's progress, as far as the store tells. Raises: NotFound."""
-        present, _ = self._present(plan_id)
+        present, _ = self._without_history(plan_id)
         attempts = tuple(self._store.plans.attempts(plan_id))
         versions = tuple(version for version, _ in self._store.plans.versions(plan_id))
         return present.model_copy(update={"attempts": attempts, "versions": versions})
 
-    def _present(self, plan_id: str) -> tuple[PlanStatus, int]:
+    def _without_history(self, plan_id: str) -> tuple[PlanStatus, int]:
         """What a plan is doing, without its history, and how many attempts that has."""
         plan, signature = self._plan(plan_id)
         with self._one_at_a_time:
@@ -125,7 +126,7 @@ class PlanReader:
                     break  # if it has ended meanwhile, its events may have gone with it
             if run.attempt is not None:
                 self._attempts[plan_id] = run.attempt
-        return _told(run, in_reach=None, reachable=None), run.ended
+        return _status_of(run, in_reach=None, reachable=None), run.ended
 
     def check_model(self, plan_id: str, model: str) -> None:
         """Raises: NotFound unless a version of this plan has this model."""

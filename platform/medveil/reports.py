@@ -36,22 +36,22 @@ Figures = dict[Label, Finite]
 """Named figures as :func:`medveil.metrics.summarise` gives them; a figure that does not exist is absent."""
 
 
-class _Told(Frozen, extra="ignore"):
+class _AsWritten(Frozen, extra="ignore"):
     """Keys that nobody here knows are passed over; keys that were never set are not written."""
 
     @model_serializer(mode="wrap")
-    def _as_it_was_told(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _only_what_was_set(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {key: value for key, value in write(self).items() if key in self.model_fields_set}
 
 
-class Damaged(_Told):
+class Damaged(_AsWritten):
     """A stored piece of a masked vector that is not the one its hospital signed."""
 
     hospital: Name
     segment: Count | None = None
 
 
-class AttemptReport(_Told):
+class AttemptReport(_AsWritten):
     """One attempt that ended: with a sum, or without one."""
 
     round: Count
@@ -120,7 +120,7 @@ class OpenAttempt(Frozen, extra="ignore"):
     """Who may."""
 
 
-class Waiting(_Told):
+class Waiting(_AsWritten):
     """Why a plan does not move, and what it needs to."""
 
     reason: Text
