@@ -132,9 +132,9 @@ def test_training_alone_runs_every_round_of_the_study(monkeypatch: pytest.Monkey
     seen: list[tuple[int, int, float]] = []
     real = train_alone.__globals__["train"]
 
-    def watch(*arguments: Any, **named: Any) -> Any:
-        seen.append((named["round_number"], named["charge"].event.steps, named["declared_patients"]))
-        return real(*arguments, **named)
+    def watch(given: Any) -> Any:
+        seen.append((given.number, given.charge.event.steps, given.declared_patients))
+        return real(given)
 
     monkeypatch.setitem(train_alone.__globals__, "train", watch)
     train_alone(study, initial, _site("hospital-1", 6))
