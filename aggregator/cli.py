@@ -3,43 +3,25 @@
 from __future__ import annotations
 
 import datetime as dt
-import secrets
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
-from pydantic import ValidationError
 
-from aggregator import settings as configuration
-from aggregator.access.tls import make_certificates
-from aggregator.adminkey import KEY, load_admin, new_admin_key, open_store
-from aggregator.auditlog import Head, KeyChange
-from aggregator.backup import back_up, check, opens, restore
-from aggregator.cli_people import DEFAULT, Folder, opened_register, people
-from aggregator.settings import Settings
-from aggregator.storage.database import REVISIONS, Database, alone, copy_database, schema_of
-from aggregator.storage.open import open_blobs
-from aggregator.storage.register import UnknownPerson
-from aggregator.storage.transactions import AlreadyThere
-from aggregator.witnesses import Witness, binding_heads
-from medveil.errors import BadFile, Error
-from medveil.handed import problem_of, read_whole
-from medveil.identity import Identity
+from aggregator.cli_people import DEFAULT, Folder, people
+from aggregator.settings import Settings, load
 from medveil.ids import fingerprint
-from medveil.log import get_logger, set_up
-from medveil.plan import Member, Plan
 from medveil.private_files import keep_private
-from medveil.reports import AttemptReport, PlanStatus
 from medveil.shown import NotConfirmed, Screen, can_ask, plain, strong
-from medveil.spoken import words_of
-from medveil.study import read_study
-from medveil.tensors import largest_file
+
+if TYPE_CHECKING:
+    from aggregator.auditlog import KeyChange
+    from aggregator.witnesses import Witness
+    from medveil.plan import Plan
+    from medveil.reports import AttemptReport, PlanStatus
 
 app = typer.Typer(
     help="For the consortium's admin: run the aggregator, enrol hospitals, open studies.",
@@ -51,49 +33,11 @@ app.add_typer(people, name="people")
 audit = typer.Typer(help="The audit log: who changed what, chained and signed.")
 app.add_typer(audit, name="audit")
 screen = Screen()
-TOKEN_HOURS = 72.0
-
-
-class NoDatabase(Error):
-    """The database that the settings name is not there."""
-
-    code = "no-database"
-
-    def __init__(self) -> None:
-        super().__init__(
-            what="There is no database, or an empty one, where the settings say.",
-            meaning="An aggregator that began anew would know no hospital, so it was not started.",
-            remedy="Check 'database' in aggregator.json, or restore a backup into a new folder.",
-        )
-
-
-class DumpFirst(Error):
-    """A PostgreSQL database is migrated only when there is a dump of it."""
-
-    code = "dump-first"
-
-    def __init__(self) -> None:
-        super().__init__(
-            what="This database is to be migrated, and there is no way back but a dump of it.",
-            meaning="Nothing was changed.",
-            remedy="Dump it with pg_dump, then run: medveil aggregator migrate --dumped.",
-        )
-
-
-class NoHospitals(Error):
-    """A plan needs enrolled hospitals."""
-
-    code = "no-hospitals"
-
-    def __init__(self, *, names: str) -> None:
-        super().__init__(
-            what=f"These hospitals are not enrolled: {names}.",
-            meaning="A plan names exact keys, so every hospital must be enrolled before it is written.",
-            remedy="Hand out tokens with 'medveil aggregator enroll-token NAME' and wait for the nodes.",
-        )
 
 
 def _show_fingerprint(plan: Plan) -> None:
+    from medveil.spoken import words_of
+
     words = words_of(plan.hash)
     screen.fields(
         [("words", strong(" ".join(words[:6]))), ("", strong(" ".join(words[6:]))), ("hash", plan.id)],
@@ -112,36 +56,26 @@ def init(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8443,
 ) -> None:
     """Make the aggregator's folder: database, admin key, TLS certificate."""
-    set_up_aggregator(Settings(folder, host, port, tuple(name)))
+    from aggregator import admin
+
+    authority = admin.set_up_aggregator(Settings(folder, host, port, tuple(name)))
     screen.say(f"The aggregator is ready in {folder}.")
     screen.say(f"  For the hospitals:  {folder / 'tls' / 'ca.pem'}  (they pin it; compare by telephone)")
-    authority = x509.load_pem_x509_certificate((folder / "tls" / "ca.pem").read_bytes())
-    screen.say(f"  Its fingerprint:    {fingerprint(authority.public_bytes(Encoding.DER))}")
+    screen.say(f"  Its fingerprint:    {fingerprint(authority)}")
     screen.say(f"  Next:               medveil aggregator serve --folder {quote(str(folder))}")
-
-
-def set_up_aggregator(settings: Settings) -> None:
-    """What ``init`` does. Raises: KeyFileExists if the folder already holds an aggregator."""
-    Identity.generate("admin").save(settings.folder / KEY)
-    settings.save()
-    make_certificates(settings.folder / "tls", settings.names)
-    open_store(settings).close()
 
 
 @app.command()
 def serve(folder: Folder = DEFAULT) -> None:
     """Run the aggregator until it is told to stop."""
+    from aggregator import admin
     from aggregator.web.app import create_app
     from aggregator.web.connections import run
+    from medveil.log import get_logger, set_up
 
     set_up()
-    settings = configuration.load(folder)
-    if schema_of(settings.where) is None:
-        raise NoDatabase()
-    store = open_store(settings)
-    store.transactions.check_admin_key()  # what is wrong is said now
-    store.close()
-    open_blobs(folder, settings.blobs)
+    settings = load(folder)
+    admin.check_start(settings)
     get_logger().info("aggregator.starting", port=settings.port)
     run(create_app(settings), settings, folder / "tls")
 
@@ -153,17 +87,9 @@ def enroll_token(
     researcher: Annotated[bool, typer.Option(help="For a researcher: may read, takes no part.")] = False,
 ) -> None:
     """Print a one-time enrolment token, valid for three days."""
-    token = new_token(configuration.load(folder), name, "researcher" if researcher else "hospital")
-    screen.say(token)
+    from aggregator import admin
 
-
-def new_token(settings: Settings, name: str, role: str) -> str:
-    """Make a one-time token and keep its hash."""
-    token = secrets.token_hex(24)
-    store = open_store(settings)
-    store.register.add_token(token, name=name, role=role, expires=time.time() + TOKEN_HOURS * 3600)
-    store.close()
-    return token
+    screen.say(admin.new_token(load(folder), name, "researcher" if researcher else "hospital"))
 
 
 @app.command()
@@ -174,31 +100,12 @@ def migrate(
     ] = False,
 ) -> None:
     """Bring the database of an earlier version up to this one. A copy is made first."""
-    settings = configuration.load(folder)
-    copy = migrate_database(settings, dumped=dumped)
+    from aggregator import admin
+
+    copy = admin.migrate_database(load(folder), dumped=dumped)
     screen.say("The database has this version's schema.")
     if copy is not None:
         screen.say(f"  As it was before:  {copy}")
-
-
-def migrate_database(settings: Settings, *, dumped: bool) -> Path | None:
-    """What ``migrate`` does.
-
-    Returns: the copy of the SQLite database as it was; None if nothing was to do, and with PostgreSQL.
-    Raises: UnknownSchema, StillRunning, DumpFirst, StorageFailed.
-    """
-    found, where, copy = schema_of(settings.where), settings.where, None
-    if found == REVISIONS[-1]:
-        return None
-    with alone(where):
-        if isinstance(where, Path):
-            copy = where.with_name(f"{where.name}.before-{REVISIONS[-1]}")
-            copy_database(where, copy)
-        elif found is not None and not dumped:
-            raise DumpFirst()
-    Database.migrated(where).close()
-    open_store(settings).close()  # begins the audit log
-    return copy
 
 
 @app.command("backup")
@@ -207,7 +114,10 @@ def backup_command(
     folder: Folder = DEFAULT,
 ) -> None:
     """Copy everything that is needed to go on elsewhere. The aggregator may run meanwhile."""
-    head = back_up(configuration.load(folder), target)
+    from aggregator.adminkey import load_admin
+    from aggregator.backup import back_up
+
+    head = back_up(load(folder), target)
     key = fingerprint(load_admin(target).public_key)
     screen.say(f"The backup is in {target}. It holds the admin key: keep it as safe as the folder itself.")
     if head is None:
@@ -231,11 +141,13 @@ def restore_command(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask about the settings in the backup.")] = False,
 ) -> None:
     """Put a backup into a new folder. Check the backup, its audit log and every row on the way."""
+    from aggregator.backup import check, opens, restore
+
     if not admin_key and not accept_unsigned:
         admin_key = screen.answer("Fingerprint of the admin key:") if can_ask() else ""
     key = None if accept_unsigned else admin_key
     checked = check(backup, admin_key=key)
-    settings = replace(configuration.load(backup), folder=folder)
+    settings = replace(load(backup), folder=folder)
     if not yes:
         screen.say("The settings in this backup:")
         screen.fields(opens(settings), width=20, indent=3)
@@ -252,16 +164,15 @@ def new_certificate(
     name: Annotated[list[str], typer.Option(help="Other names than those of the settings; repeatable.")] = [],  # noqa: B006
 ) -> None:
     """Make the next TLS certificate and its authority in tls/next. The present one stays in use."""
-    target = folder / "tls" / "next"
-    if target.exists():  # hospitals may have got it already
-        raise AlreadyThere(thing="a next certificate in tls/next")
-    make_certificates(target, tuple(name) or configuration.load(folder).names)
-    screen.say(f"For the hospitals, to be added to the ca.pem they have:  {target / 'ca.pem'}")
+    from aggregator import admin
+
+    authority = admin.next_certificate(folder, name)
+    screen.say(f"For the hospitals, to be added to the ca.pem they have:  {authority}")
     screen.say("When all have done so: move the files of tls/next to tls and restart the aggregator.")
 
 
 @app.command("new-admin-key")
-def new_admin_key_command(
+def new_admin_key(
     folder: Folder = DEFAULT,
     without_old_key: Annotated[
         bool,
@@ -269,10 +180,10 @@ def new_admin_key_command(
     ] = False,
 ) -> None:
     """Replace the key that signs plans and audit log. Stop the aggregator first; nothing else changes."""
-    settings = configuration.load(folder)
-    if schema_of(settings.where) is None:
-        raise NoDatabase()
-    changed = new_admin_key(settings, without_old=without_old_key)
+    from aggregator import admin
+    from aggregator.adminkey import KEY
+
+    changed = admin.replace_admin_key(load(folder), without_old=without_old_key)
     screen.say(f"From entry {changed.number} of the audit log on, a new admin key signs.")
     screen.say(
         f"  old key  fingerprint {fingerprint(changed.old)}   (retired: what it signs from now on is refused)"
@@ -297,8 +208,9 @@ def revoke(
     folder: Folder = DEFAULT,
 ) -> None:
     """Refuse everything that this name signs from now on, for ever; a running aggregator knows at once."""
-    with opened_register(folder) as register:
-        register.revoke(name, now=time.time())
+    from aggregator import admin
+
+    admin.revoke(load(folder), name)
     screen.say(f"{name} is revoked: its requests are refused from now on.")
 
 
@@ -313,29 +225,23 @@ def audit_verify(
     ] = [],  # noqa: B006
 ) -> None:
     """Check every audit entry, every row against the log, and the log against those who have seen it."""
+    from aggregator import admin
+    from aggregator.auditlog import Head
+    from aggregator.witnesses import Witness
+
     known = [Head.parse(h) for h in head]
     witnesses = [Witness.read(path) for path in heads]
-    store = open_store(configuration.load(folder))
-    try:
-        changes = store.log.key_changes()
-        store.transactions.check_file()
-        binding, given_up = binding_heads(
-            witnesses, store.log.entries(), store.transactions.admin_key, changes
-        )
-        newest = store.log.verify([*known, *binding])
-    finally:
-        store.close()
+    checked = admin.verify_log(load(folder), known, witnesses)
     screen.say("The audit log is whole, and the database holds what it says. Its head:")
-    screen.say(f"  {newest}")
-    screen.say(f"  signed with the key of fingerprint {fingerprint(store.transactions.admin_key)}")
-    for change in changes:
+    screen.say(f"  {checked.head}")
+    screen.say(f"  signed with the key of fingerprint {fingerprint(checked.admin_key)}")
+    for change in checked.changes:
         _tell_change(change, witnesses)
     for witness in witnesses:
         screen.say(f"  {witness.node}: {len(witness.heads)} heads agree")
-    if given_up:
-        screen.say(
-            f"  {given_up} of them were lost in a restore that the log names and the operators accepted."
-        )
+    if checked.given_up:
+        lost = "of them were lost in a restore that the log names and the operators accepted."
+        screen.say(f"  {checked.given_up} {lost}")
 
 
 def _tell_change(change: KeyChange, witnesses: Sequence[Witness]) -> None:
@@ -359,21 +265,19 @@ def audit_show(
     last: Annotated[int, typer.Option(help="How many entries, the newest ones.", min=1)] = 50,
 ) -> None:
     """Print the newest audit entries as JSON lines (to be kept elsewhere, or to be searched)."""
-    store = open_store(configuration.load(folder))
-    try:
-        for entry in store.log.entries(max(0, store.transactions.head.number - last)):
-            told = {
-                "number": entry.number,
-                "time": dt.datetime.fromtimestamp(entry.time_ms / 1000, dt.UTC).isoformat(),
-                "actor": entry.actor,
-                "action": entry.action,
-                "subject": entry.subject,
-                **entry.details,
-                "hash": entry.hash.hex(),
-            }
-            screen.json(told)
-    finally:
-        store.close()
+    from aggregator import admin
+
+    for entry in admin.newest_entries(load(folder), last):
+        told = {
+            "number": entry.number,
+            "time": dt.datetime.fromtimestamp(entry.time_ms / 1000, dt.UTC).isoformat(),
+            "actor": entry.actor,
+            "action": entry.action,
+            "subject": entry.subject,
+            **entry.details,
+            "hash": entry.hash.hex(),
+        }
+        screen.json(told)
 
 
 @study.command("create")
@@ -392,8 +296,10 @@ def study_create(
     ] = False,
 ) -> None:
     """Turn a study file into a plan: study and roster, signed by the admin, waiting for approvals."""
+    from aggregator import admin
+
     readers = None if all_researchers else researcher
-    plan = create_plan(configuration.load(folder), file, initial, hospital, readers)
+    plan = admin.create_plan(load(folder), file, initial, hospital, readers)
     screen.say(strong(plan.study.name), "  Read these words to each hospital by telephone:")
     _show_fingerprint(plan)
     rows = [(str(m.index), m.name, fingerprint(m.key)) for m in plan.roster]
@@ -403,66 +309,13 @@ def study_create(
         screen.say(f"No researcher may read it yet: medveil aggregator people grant NAME {plan.id[:8]}")
 
 
-def create_plan(
-    settings: Settings,
-    file: Path,
-    initial: Path,
-    hospitals: list[str],
-    readers: Sequence[str] | None = (),
-) -> Plan:
-    """What ``study create`` does.
-
-    Args:
-        hospitals: the roster; every enrolled one if empty.
-        readers: the researchers who may read it; None for every one there is.
-    Raises: BadFile, BadStrategy, NoHospitals, WrongInitialModel, AlreadyThere, UnknownPerson.
-    """
-    from aggregator.work.versions import first_version
-    from medveil.strategies import strategy_of
-    from privacy.dp.policy import check_policy
-
-    parsed = read_study(file)
-    check_policy(parsed)
-    strategy_of(parsed)
-    store = open_store(settings)
-    try:
-        register = store.register
-        enrolled = {p.name: p for p in register.enrolled_keys() if p.role == "hospital" and not p.revoked}
-        known = register.researchers()
-        for name in set(readers or ()) - set(known):
-            raise UnknownPerson(name=name)
-        names = hospitals or sorted(enrolled)
-        missing = sorted(set(names) - set(enrolled))
-        if missing or not names:
-            raise NoHospitals(names=", ".join(missing) or "none at all")
-        roster = tuple(
-            Member(index=i, name=n, public_key=enrolled[n].public_key.hex()) for i, n in enumerate(names, 1)
-        )
-        try:
-            plan = Plan(study=parsed, roster=roster)
-            data = read_whole(initial, largest_file(parsed.model.tensors))
-        except ValidationError as error:
-            raise BadFile(name=plain(file.name), problem=problem_of(error)) from error
-        now = time.time()
-        first = first_version(plan, data, open_blobs(settings.folder, settings.blobs), now=now)
-        store.plans.add(plan, store.transactions.signer.sign("create-plan", plan.hash), first, now)
-        for name in known if readers is None else readers:
-            register.grant(plan.id, name)
-        return plan
-    finally:
-        store.close()
-
-
 @study.command("status")
 def study_status(folder: Folder = DEFAULT) -> None:
     """Print every plan with its rounds, survivors and failures."""
-    from aggregator.rounds.status import PlanReader
+    from aggregator import admin
 
-    store = open_store(configuration.load(folder))
-    reader = PlanReader(store)
-    for line in reader.lines():
-        _show_status(reader.plan(line.plan), reader.status(line.plan))
-    store.close()
+    for plan, status in admin.statuses(load(folder)):
+        _show_status(plan, status)
 
 
 def _show_status(plan: Plan, status: PlanStatus) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from aggregator.cli import create_plan, new_token, set_up_aggregator
+from aggregator.admin import create_plan, new_token, set_up_aggregator
 from aggregator.settings import Settings
 from hospital_node.enrolment import set_up_node
 from hospital_node.ledger import Ledger

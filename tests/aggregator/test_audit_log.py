@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from aggregator.admin import set_up_aggregator
 from aggregator.auditlog import NOTHING, BadEntry, BadHead, Head, Signers, checked, seal
-from aggregator.cli import app, set_up_aggregator
+from aggregator.cli import app
 from aggregator.settings import Settings
 from aggregator.storage.blobs import StorageFailed
 from aggregator.storage.database import Database

@@ -15,10 +15,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import crashing
+from aggregator.admin import set_up_aggregator
 from aggregator.adminkey import KEY, NEXT, NoAdminKey, new_admin_key, open_store, settle_key
 from aggregator.auditlog import NOTHING, REPLACED, BadEntry, Entry, Signers, checked, seal
 from aggregator.backup import back_up
-from aggregator.cli import app, set_up_aggregator
+from aggregator.cli import app
 from aggregator.rounds.coordinator import Coordinator
 from aggregator.settings import Settings
 from aggregator.storage import crashpoints

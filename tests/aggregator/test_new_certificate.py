@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from aggregator.cli import app, set_up_aggregator
+from aggregator.admin import set_up_aggregator
+from aggregator.cli import app
 from aggregator.settings import Settings
 from aggregator.storage.transactions import AlreadyThere
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from typer.testing import CliRunner
@@ -15,6 +16,9 @@ from typer.testing import CliRunner
 from aggregator import cli
 from aggregator.access import tokens
 from aggregator.access.tokens import BadToken, TokenCheck, make_token
+from aggregator.admin import set_up_aggregator
+from aggregator.adminkey import open_store
+from aggregator.cli_people import RoleName
 from aggregator.errors import Overloaded, TooManyRequests
 from aggregator.settings import Settings
 from aggregator.storage.register import ApiToken, Role, UnknownPerson
@@ -221,8 +225,8 @@ def test_the_commands_add_list_grant_and_revoke_without_showing_a_token_twice(bu
 
 def test_no_person_exists_before_the_admin_makes_one(tmp_path: Path) -> None:
     settings = Settings(tmp_path / "aggregator")
-    cli.set_up_aggregator(settings)
-    store = cli.open_store(settings)
+    set_up_aggregator(settings)
+    store = open_store(settings)
     register = store.register
     assert register.api_tokens() == []
     assert register.enrolled_keys() == []
@@ -246,3 +250,7 @@ def test_a_key_is_read_once_while_nothing_is_written_and_refused_at_the_next_req
     elsewhere.close()
     door.refused(door.ask(door.hospital(), "GET", "/v1/plans"), 403, "revoked")
     assert len(asked) == 2
+
+
+def test_the_command_line_names_every_role() -> None:
+    assert set(get_args(RoleName)) == {role.value for role in Role}

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from aggregator.admin import NoPlan, set_up_aggregator
 from aggregator.adminkey import open_store
-from aggregator.cli import app, set_up_aggregator
-from aggregator.cli_people import NoPlan
+from aggregator.cli import app
 from aggregator.settings import Settings, load
 from medveil.errors import BadFile
 from medveil.identity import Identity

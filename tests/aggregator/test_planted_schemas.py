@@ -14,7 +14,8 @@ from alembic import command
 from alembic.config import Config
 from typer.testing import CliRunner
 
-from aggregator.adminkey import load_admin
+from aggregator.admin import set_up_aggregator
+from aggregator.adminkey import load_admin, open_store
 from aggregator.backup import (
     MANIFEST,
     NotSigned,
@@ -28,7 +29,7 @@ from aggregator.backup import (
     opens,
     restore,
 )
-from aggregator.cli import app, open_store, set_up_aggregator
+from aggregator.cli import app
 from aggregator.settings import Settings
 from aggregator.storage import database, schema
 from aggregator.storage.database import Database

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from aggregator.admin import DumpFirst, NoDatabase, migrate_database, set_up_aggregator
+from aggregator.adminkey import open_store
 from aggregator.auditlog import BadEntry
 from aggregator.backup import NotThere, back_up, check, restore
-from aggregator.cli import DumpFirst, NoDatabase, app, migrate_database, open_store, serve, set_up_aggregator
+from aggregator.cli import app, serve
 from aggregator.settings import Settings
 from aggregator.storage.database import OldSchema, StillRunning
 from databases import to_version_1

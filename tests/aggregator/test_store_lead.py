@@ -19,7 +19,7 @@ import psycopg
 import pytest
 
 import aggregator.web.app as app_module
-from aggregator.cli import set_up_aggregator
+from aggregator.admin import set_up_aggregator
 from aggregator.settings import Settings
 from aggregator.storage.leadlock import LEADER
 from aggregator.storage.store import Store

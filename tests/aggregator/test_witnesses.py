@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from aggregator.admin import set_up_aggregator
+from aggregator.adminkey import open_store
 from aggregator.auditlog import BadEntry
 from aggregator.backup import back_up
-from aggregator.cli import app, open_store, set_up_aggregator
+from aggregator.cli import app
 from aggregator.settings import Settings
 from aggregator.storage.store import Store
 from databases import run

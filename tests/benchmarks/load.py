@@ -30,7 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 import httpx2 as httpx
 import numpy as np
 
-from aggregator.cli import open_store, set_up_aggregator
+from aggregator.admin import set_up_aggregator
+from aggregator.adminkey import open_store
 from aggregator.settings import Settings
 from aggregator.storage.blobs import Blobs
 from aggregator.storage.store import Store

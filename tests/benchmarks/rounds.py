@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 import numpy as np
 
-from aggregator.cli import create_plan, new_token, set_up_aggregator
+from aggregator.admin import create_plan, new_token, set_up_aggregator
 from aggregator.settings import Settings
 from hospital_node.agent import PlanAgent
 from hospital_node.contribution import Contribution

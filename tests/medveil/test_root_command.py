@@ -130,6 +130,7 @@ VALUES = {"annotated_types", "cbor2", "pydantic", "pydantic_core", "typing_exten
                 "ledger go-on",
             )
         ),
+        ("aggregator --help", HELP | VALUES | {"aggregator"}),
         ("study --help", HELP | VALUES | {"medveil_research"}),
     ],
 )

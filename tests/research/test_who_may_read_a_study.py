@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from aggregator.admin import create_plan, set_up_aggregator
 from aggregator.adminkey import open_store
-from aggregator.cli import create_plan, set_up_aggregator
 from aggregator.settings import Settings
 from aggregator.storage.register import UnknownPerson
 from medveil.identity import Identity

@@ -32,7 +32,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 import httpx2 as httpx
 import sqlalchemy as sa
 
-from aggregator.cli import create_plan, open_store, set_up_aggregator
+from aggregator.admin import create_plan, set_up_aggregator
+from aggregator.adminkey import open_store
 from aggregator.settings import Settings
 from aggregator.storage.blobs import StorageFailed
 from aggregator.storage.store import Store

@@ -1,0 +1,362 @@
+"""What the consortium's admin does, as functions that return values; commands and pages show them.
+
+Two verbs have a module of their own: a backup is made and restored in :mod:`aggregator.backup`, another admin
+key takes the old one's place in :mod:`aggregator.adminkey`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from pydantic import ValidationError
+
+from aggregator.access.tls import make_certificates
+from aggregator.access.tokens import make_token
+from aggregator.adminkey import KEY, Changed, new_admin_key, open_store
+from aggregator.auditlog import Entry, Head, KeyChange
+from aggregator.settings import Settings, load
+from aggregator.storage.database import REVISIONS, Database, alone, copy_database, schema_of
+from aggregator.storage.open import open_blobs
+from aggregator.storage.register import Register, Role, UnknownPerson
+from aggregator.storage.store import Store
+from aggregator.storage.transactions import AlreadyThere
+from aggregator.witnesses import Witness, binding_heads
+from medveil.errors import BadFile, Error
+from medveil.handed import problem_of, read_whole
+from medveil.identity import Identity
+from medveil.plan import Member, Plan
+from medveil.reports import PlanStatus
+from medveil.shown import plain
+from medveil.spoken import LEAST_DIGITS, means
+from medveil.study import read_study
+from medveil.tensors import largest_file
+
+TOKEN_HOURS = 72.0
+
+
+class NoDatabase(Error):
+    """The database that the settings name is not there."""
+
+    code = "no-database"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="There is no database, or an empty one, where the settings say.",
+            meaning="An aggregator that began anew would know no hospital, so it was not started.",
+            remedy="Check 'database' in aggregator.json, or restore a backup into a new folder.",
+        )
+
+
+class DumpFirst(Error):
+    """A PostgreSQL database is migrated only when there is a dump of it."""
+
+    code = "dump-first"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="This database is to be migrated, and there is no way back but a dump of it.",
+            meaning="Nothing was changed.",
+            remedy="Dump it with pg_dump, then run: medveil aggregator migrate --dumped.",
+        )
+
+
+class NoHospitals(Error):
+    """A plan needs enrolled hospitals."""
+
+    code = "no-hospitals"
+
+    def __init__(self, *, names: str) -> None:
+        super().__init__(
+            what=f"These hospitals are not enrolled: {names}.",
+            meaning="A plan names exact keys, so every hospital must be enrolled before it is written.",
+            remedy="Hand out tokens with 'medveil aggregator enroll-token NAME' and wait for the nodes.",
+        )
+
+
+class NoPlan(Error):
+    """The admin named a plan that is not here."""
+
+    code = "no-plan"
+
+    def __init__(self, *, typed: str) -> None:
+        super().__init__(
+            what=f"No plan, or more than one, goes by '{plain(typed, 100)}'.",
+            meaning="Nothing was changed.",
+            remedy="Take its words or its hash from 'medveil aggregator study status'.",
+        )
+
+
+def set_up_aggregator(settings: Settings) -> bytes:
+    """Make the aggregator's folder: admin key, settings, TLS certificate, database.
+
+    Returns: the certificate of its authority (DER), which the hospitals pin.
+    Raises: KeyFileExists if the folder already holds an aggregator.
+    """
+    Identity.generate("admin").save(settings.folder / KEY)
+    settings.save()
+    make_certificates(settings.folder / "tls", settings.names)
+    open_store(settings).close()
+    authority = x509.load_pem_x509_certificate((settings.folder / "tls" / "ca.pem").read_bytes())
+    return authority.public_bytes(Encoding.DER)
+
+
+def check_start(settings: Settings) -> None:
+    """Say what is wrong before an aggregator is started. Raises: NoDatabase, WrongAdminKey, UnusableBlobs."""
+    _check_database(settings)
+    with opened(settings) as store:
+        store.transactions.check_admin_key()
+    open_blobs(settings.folder, settings.blobs)
+
+
+def _check_database(settings: Settings) -> None:
+    if schema_of(settings.where) is None:
+        raise NoDatabase()
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[Store]:
+    """The aggregator's store, closed at the end. Raises: what opening it raises."""
+    store = open_store(settings)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def migrate_database(settings: Settings, *, dumped: bool) -> Path | None:
+    """Bring the database of an earlier version up to this one.
+
+    Args:
+        dumped: there is a dump of it (PostgreSQL).
+    Returns: the copy of the SQLite database as it was; None if nothing was to do, and with PostgreSQL.
+    Raises: UnknownSchema, StillRunning, DumpFirst, StorageFailed.
+    """
+    found, where, copy = schema_of(settings.where), settings.where, None
+    if found == REVISIONS[-1]:
+        return None
+    with alone(where):
+        if isinstance(where, Path):
+            copy = where.with_name(f"{where.name}.before-{REVISIONS[-1]}")
+            copy_database(where, copy)
+        elif found is not None and not dumped:
+            raise DumpFirst()
+    Database.migrated(where).close()
+    open_store(settings).close()  # begins the audit log
+    return copy
+
+
+def next_certificate(folder: Path, names: Sequence[str] = ()) -> Path:
+    """Make the next TLS certificate and its authority beside the present ones.
+
+    Args:
+        names: DNS names and addresses; those of the settings if left out.
+    Returns: the new authority's file, for the hospitals.
+    Raises: AlreadyThere.
+    """
+    target = folder / "tls" / "next"
+    if target.exists():  # hospitals may have got it already
+        raise AlreadyThere(thing="a next certificate in tls/next")
+    make_certificates(target, tuple(names) or load(folder).names)
+    return target / "ca.pem"
+
+
+def replace_admin_key(settings: Settings, *, without_old: bool) -> Changed:
+    """Give a stopped aggregator another admin key. Raises: NoDatabase, what :func:`new_admin_key` raises."""
+    _check_database(settings)
+    return new_admin_key(settings, without_old=without_old)
+
+
+def new_token(settings: Settings, name: str, role: str) -> str:
+    """Make a one-time enrolment token and keep its hash."""
+    token = secrets.token_hex(24)
+    with opened(settings) as store:
+        store.register.add_token(token, name=name, role=role, expires=time.time() + TOKEN_HOURS * 3600)
+    return token
+
+
+def revoke(settings: Settings, name: str, *, token: str = "") -> None:
+    """Refuse everything that this name signs from now on, and its API tokens, or one of these only.
+
+    Raises: UnknownPerson.
+    """
+    with opened(settings) as store:
+        if token:
+            store.register.revoke_api_token(token, name=name, now=time.time())
+        else:
+            store.register.revoke(name, now=time.time())
+
+
+def add_person(settings: Settings, name: str, role: Role, *, days: float, plans: Sequence[str] = ()) -> str:
+    """A new API token, of which a hash is kept, and the plans that its researcher may read.
+
+    Args:
+        plans: as their names were typed.
+    Raises: AlreadyThere, UnknownPerson, NotAFingerprint, NoPlan.
+    """
+    with opened(settings) as store:
+        now = time.time()
+        text, kept = make_token(name, role, now=now, expires=now + days * 86_400)
+        store.register.add_api_token(kept)
+        for plan in plans:
+            store.register.grant(plan_meant(store.register, plan), name)
+    return text
+
+
+def grant(settings: Settings, name: str, typed: str, *, withdraw: bool = False) -> str:
+    """Let a researcher read a plan, or no longer.
+
+    Returns: the plan's id. Raises: NotAFingerprint, NoPlan, UnknownPerson.
+    """
+    with opened(settings) as store:
+        plan = plan_meant(store.register, typed)
+        change = store.register.withdraw if withdraw else store.register.grant
+        change(plan, name)
+    return plan
+
+
+def plan_meant(register: Register, typed: str) -> str:
+    """The one plan with this fingerprint, or whose hash starts like this. Raises: NotAFingerprint, NoPlan."""
+    start, known = typed.strip().lower(), register.plan_ids()
+    if 8 <= len(start) < LEAST_DIGITS and re.fullmatch("[0-9a-f]+", start):
+        found = [p for p in known if p.startswith(start)]
+    else:
+        found = [p for p in known if means([typed], bytes.fromhex(p))] if known else []
+    if len(found) != 1:
+        raise NoPlan(typed=typed)
+    return found[0]
+
+
+@dataclass(frozen=True)
+class Access:
+    """One way in: an enrolled key, or an API token."""
+
+    name: str
+    role: str
+    key: bytes | None
+    """The public key; None for a token."""
+    token: str
+    """The token's id; empty for a key."""
+    expires: float
+    """Unix seconds; never for a key."""
+    revoked: bool
+    reads: tuple[str, ...]
+    """Ids of the plans that the name may read as a researcher."""
+
+
+def people(settings: Settings) -> list[Access]:
+    """Everybody with a key, then everybody with a token, by name."""
+    with opened(settings) as store:
+        register = store.register
+
+        def reads(name: str) -> tuple[str, ...]:
+            return tuple(sorted(register.readable(name)))
+
+        keys = [
+            Access(p.name, p.role, p.public_key, "", math.inf, p.revoked, reads(p.name))
+            for p in register.enrolled_keys()
+        ]
+        tokens = [
+            Access(t.name, t.role, None, t.id, t.expires, t.revoked is not None, reads(t.name))
+            for t in register.api_tokens()
+        ]
+    return [*keys, *tokens]
+
+
+@dataclass(frozen=True)
+class CheckedLog:
+    """An audit log that is whole, and that holds what others have seen of it."""
+
+    head: Head
+    admin_key: bytes
+    changes: tuple[KeyChange, ...]
+    given_up: int
+    """Heads of hospitals that a restore has lost, as the log and their operators say."""
+
+
+def verify_log(settings: Settings, heads: Sequence[Head], witnesses: Sequence[Witness]) -> CheckedLog:
+    """Check every audit entry, every row against the log, and the log against those who have seen it.
+
+    Raises: BadEntry, naming the first bad entry; what opening the store raises.
+    """
+    with opened(settings) as store:
+        changes, key = store.log.key_changes(), store.transactions.admin_key
+        store.transactions.check_file()
+        binding, given_up = binding_heads(witnesses, store.log.entries(), key, changes)
+        newest = store.log.verify([*heads, *binding])
+    return CheckedLog(newest, key, tuple(changes), given_up)
+
+
+def newest_entries(settings: Settings, number: int) -> Iterator[Entry]:
+    """The newest entries of the audit log, as they come."""
+    with opened(settings) as store:
+        yield from store.log.entries(max(0, store.transactions.head.number - number))
+
+
+def create_plan(
+    settings: Settings,
+    file: Path,
+    initial: Path,
+    hospitals: Sequence[str],
+    readers: Sequence[str] | None = (),
+) -> Plan:
+    """Turn a study file into a plan: study and roster, signed by the admin, waiting for approvals.
+
+    Args:
+        hospitals: the roster; every enrolled one if empty.
+        readers: the researchers who may read it; None for every one there is.
+    Raises: BadFile, BadStrategy, NoHospitals, WrongInitialModel, AlreadyThere, UnknownPerson.
+    """
+    from aggregator.work.versions import first_version  # with all that reckons; the others start without
+    from medveil.strategies import strategy_of
+    from privacy.dp.policy import check_policy
+
+    study = read_study(file)
+    check_policy(study)
+    strategy_of(study)
+    with opened(settings) as store:
+        known = store.register.researchers()
+        for name in set(readers or ()) - set(known):
+            raise UnknownPerson(name=name)
+        roster = _roster(store.register, hospitals)
+        try:
+            plan = Plan(study=study, roster=roster)
+            data = read_whole(initial, largest_file(study.model.tensors))
+        except ValidationError as error:
+            raise BadFile(name=plain(file.name), problem=problem_of(error)) from error
+        now, signature = time.time(), store.transactions.signer.sign("create-plan", plan.hash)
+        first = first_version(plan, data, open_blobs(settings.folder, settings.blobs), now=now)
+        store.plans.add(plan, signature, first, now)
+        for name in known if readers is None else readers:
+            store.register.grant(plan.id, name)
+    return plan
+
+
+def _roster(register: Register, hospitals: Sequence[str]) -> tuple[Member, ...]:
+    """Raises: NoHospitals."""
+    enrolled = {p.name: p for p in register.enrolled_keys() if p.role == "hospital" and not p.revoked}
+    names = hospitals or sorted(enrolled)
+    missing = sorted(set(names) - set(enrolled))
+    if missing or not names:
+        raise NoHospitals(names=", ".join(missing) or "none at all")
+    return tuple(
+        Member(index=i, name=n, public_key=enrolled[n].public_key.hex()) for i, n in enumerate(names, 1)
+    )
+
+
+def statuses(settings: Settings) -> Iterator[tuple[Plan, PlanStatus]]:
+    """Every plan and its progress as far as the database tells, oldest first."""
+    from aggregator.rounds.status import PlanReader
+
+    with opened(settings) as store:
+        reader = PlanReader(store)
+        for line in reader.lines():
+            yield reader.plan(line.plan), reader.status(line.plan)

@@ -1,0 +1,47 @@
+"""The command line parses and shows; what it does stands in modules that pages and scripts use as well."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+ROOMS = (
+    "platform/medveil",
+    "platform/medveil_imaging",
+    "platform/medveil_research",
+    "hospital_node",
+    "aggregator",
+    "privacy",
+    "tests/benchmarks",
+    "tests/soak",
+)
+
+
+def is_cli(module: str) -> bool:
+    last = module.split(".")[-1]
+    return last == "cli" or last.startswith("cli_")
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Every module that a file imports, and every name it takes out of one."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_nobody_but_a_command_line_imports_a_command_line() -> None:
+    found = {
+        (str(path.relative_to(ROOT)), name)
+        for room in ROOMS
+        for path in (ROOT / room).rglob("*.py")
+        if not is_cli(path.stem)
+        for name in imported(path)
+        if is_cli(name)
+        and name.split(".")[0] in ("medveil", "medveil_research", "hospital_node", "aggregator")
+    }
+    assert found == {("platform/medveil/__main__.py", "medveil.cli")}
