@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from chain import Chain
+from follower import Hospital
 from hospital_node.journal import Journal
 from hospital_node.settings import Node, NodeSettings
 from world import World, make_world
@@ -48,3 +50,17 @@ def journal(node: Node) -> Iterator[Journal]:
     opened = Journal(node.journal)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def at(tmp_path: Path) -> Iterator[Callable[..., Hospital]]:
+    """Makes hospitals that each follow a chain of versions."""
+    made: list[Hospital] = []
+
+    def make(chain: Chain, index: int = 1) -> Hospital:
+        made.append(Hospital(chain, tmp_path / f"node-{len(made)}", index))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.journal.close()

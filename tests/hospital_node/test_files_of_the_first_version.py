@@ -9,17 +9,12 @@ import pytest
 
 from folders import lines_of
 from hospital_node.ledger import LedgerSetBack
-from hospital_node.operator import go_on, what_is_lost
 from hospital_node.splits import SplitsDamaged, read_former
 from hospitals import PEOPLE, Hospital, as_of_version_0_1, charge, make_hospital, plan_of
 from medveil.errors import Error
 from medveil.plan import Plan
+from one_budget import ALONE, CAP, go_on_from
 from privacy.dp.ledger import BudgetExceeded, ScheduleUsedUp
-from privacy.dp.policy import cost
-
-ALONE = cost(plan_of().study).epsilon_local
-CAP = 1.1 * ALONE
-"""One study fits under it, two do not."""
 
 
 def old_node(tmp_path: Path, *, cap: float = CAP) -> tuple[Hospital, Plan]:
@@ -90,7 +85,7 @@ def test_old_splits_that_are_gone_or_altered_are_missed(tmp_path: Path, when: st
         with pytest.raises(SplitsDamaged) as caught:
             attempt()
         assert "backup" in caught.value.remedy
-    go_on(hospital.node, what_is_lost(hospital.node, ask=False)[0], None)
+    go_on_from(hospital)
     with pytest.raises(BudgetExceeded):
         hospital.named("others").approve(plan_of("second"))
 

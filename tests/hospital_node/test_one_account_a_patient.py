@@ -17,30 +17,18 @@ from hospital_node import operator
 from hospital_node.cli import app
 from hospital_node.cohort import CohortDamaged
 from hospital_node.ledger import LedgerBusy, LedgerReplaced, LedgerSetBack
-from hospital_node.operator import go_on, opened, what_is_lost
+from hospital_node.operator import opened
 from hospital_node.records import Records
 from hospitals import LOCAL, PEOPLE, Hospital, charge, make_hospital, plan_of
 from medveil.errors import Error
 from medveil.identity import BadSignature, Identity
 from medveil.messages import LedgerEnd, PlanOffers, sign_ledger_end
-from medveil.plan import Plan
 from medveil.shown import NotConfirmed
+from one_budget import ALONE, go_on_from, spent_once
 from privacy.dp.ledger import BudgetExceeded, LedgerDamaged, ScheduleUsedUp
-from privacy.dp.policy import cost
 from world import World
 
 Build = Callable[..., World]
-ALONE = cost(plan_of().study).epsilon_local
-CAP = 1.1 * ALONE
-"""One study fits under it, two do not."""
-
-
-def spent_once(tmp_path: Path) -> tuple[Hospital, Plan]:
-    """A hospital that has run one study, and a second plan for which nobody of it has a budget left."""
-    hospital, first = make_hospital(tmp_path, epsilon_cap=CAP), plan_of()
-    hospital.approve(first)
-    hospital.runs(first, 1, 2)
-    return hospital, plan_of("second")
 
 
 @pytest.mark.parametrize("name", ["films", "films ", "Films", "films-2", "ﬁlms"])
@@ -219,11 +207,6 @@ def test_a_cohort_that_is_gone_or_altered_stops_everything_private_by_name(tmp_p
 
 
 # ---- going on from an older copy --------------------------------------------------------------------------
-
-
-def go_on_from(hospital: Hospital, seen: LedgerEnd | None = None) -> None:
-    lost, _ = what_is_lost(hospital.node, ask=False)
-    go_on(hospital.node, lost, seen)
 
 
 def test_going_on_from_an_older_copy_is_the_operators_word_and_everything_promised_is_spent(

@@ -20,9 +20,11 @@ from medveil.messages import Work
 from medveil.rounds import AttemptKey, RoundKind
 from medveil.tensors import Update
 from privacy.secagg.messages import Certificates, Published
-from world import Site, World, counts, take_segment, unit
+from world import Site, World, counts, make_sites, take_segment, unit
 
 Lie = Callable[[Work], Work]
+HONEST = ["advertise", "shares", "ready", "upload", "agree", "unmask"]
+"""What a hospital sends in an attempt that an honest aggregator leads to its end."""
 
 
 class Stuck(Exception):
@@ -148,3 +150,10 @@ def follow(agent: PlanAgent) -> bool:
     except Stuck:
         return False
     return True
+
+
+def scene(world: World, lie: Lie = lambda work: work) -> tuple[Any, Line, Journal]:
+    """Hospital 1 is a real agent on a line over which the aggregator may lie; the others are honest."""
+    line = Line(world, make_sites(world)[1:], "hospital-1", lie)
+    agent, journal = make_agent(world, line)
+    return agent, line, journal
