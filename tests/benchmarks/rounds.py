@@ -243,7 +243,7 @@ def measure(size: int, folder: Path) -> tuple[tuple[RoundFacts, ...], float]:
             hospital.start()
         for hospital in hospitals:
             hospital.join()
-        return [r for r, _ in rounds_of(client.status(plan.id))], ROUNDS / (marks.closed[-1] - marks.opened)
+        return rounds_of(client.status(plan.id)), ROUNDS / (marks.closed[-1] - marks.opened)
 
 
 def training_study(padding: int, rounds: int) -> tuple[Study, bytes]:

@@ -11,7 +11,6 @@ checked that folders can show. Figures of the run are printed; the exit status i
 from __future__ import annotations
 
 import argparse
-import asyncio
 import csv
 import random
 import re
@@ -23,7 +22,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -38,6 +37,7 @@ from aggregator.settings import Settings
 from aggregator.storage.blobs import StorageFailed
 from aggregator.storage.store import Store
 from aggregator.witnesses import Witness, binding_heads
+from cut_line import CutLine
 from hospital_node.audit_witness import AuditWitness
 from hospital_node.enrolment import set_up_node
 from hospital_node.journal import Journal
@@ -71,52 +71,6 @@ those of the workers among them."""
 NONCES_S = 2.0 * FRESHNESS_S
 EXPLAINED = frozenset({"attempt.missed", "attempt.refused", "round.failed", "offer.refused"})
 ERRORS_OF_A_KILL = frozenset({"standby.failed", "lead.lost", "storage.failed"})
-
-
-@dataclass
-class CutLine:
-    """A TCP port in front of whichever aggregator leads; every connection is cut after a random while."""
-
-    draw: random.Random
-    mean_s: float
-    target: int = 0
-    port: int = 0
-    cuts: int = 0
-    _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
-
-    def start(self) -> None:
-        """Listen, on a thread of its own."""
-        threading.Thread(target=self._loop.run_forever, daemon=True).start()
-        asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
-
-    async def _open(self) -> None:
-        server = await asyncio.start_server(self._join, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-
-    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.target)
-        except OSError:
-            writer.close()
-            return
-        both = asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
-        try:
-            async with asyncio.timeout(self.draw.expovariate(1 / self.mean_s) if self.mean_s else None):
-                await both
-        except TimeoutError:
-            self.cuts += 1
-        finally:
-            for end in (writer, far_writer):
-                with suppress(OSError, RuntimeError):
-                    end.transport.abort()
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        while data := await reader.read(2**16):
-            writer.write(data)
-            await writer.drain()
-    writer.close()
 
 
 @dataclass
