@@ -24,7 +24,7 @@ from hospital_node.ledger import Charge, ChargeUsed, Ledger
 from hospital_node.operator import opened
 from hospital_node.records import Records
 from hospital_node.settings import Node, NodeSettings, Policy
-from hospital_node.training import NoCharge, NoiseCut
+from hospital_node.training import NoCharge, NoiseCut, TrainingRound
 from hospital_node.unsent import LABEL, Unsent
 from hospitals import PEOPLE, make_hospital
 from medveil.identity import Identity, Secret
@@ -287,11 +287,12 @@ def test_a_running_plan_goes_on_with_the_cohort_that_was_taken_and_keeps_its_num
 
         trained: list[int] = []
 
-        def train(study: Study, vector: Float32, patients: Any, **named: Any) -> Update:
-            trained.append(len(patients))
-            assert named["declared_patients"] == 20
-            named["charge"].begin()
-            return Update(np.zeros_like(vector))
+        def train(given: TrainingRound) -> Update:
+            trained.append(len(given.patients))
+            assert given.declared_patients == 20
+            assert given.charge is not None
+            given.charge.begin()
+            return Update(np.zeros_like(given.start))
 
         async def prepared(computation: Computation, number: int) -> Contribution:
             return await computation.prepare(
@@ -316,15 +317,18 @@ def _hold(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What must be true of two rounds of a node, the first of them asked for again after a restart."""
     seen: list[tuple[str, Any, dict[str, Any]]] = []
 
-    def watched(name: str, real: Any) -> Any:
-        def call(study: Study, vector: Float32, patients: Any, **options: Any) -> Any:
-            seen.append((name, patients, dict(options)))
-            return real(study, vector, patients, **options)
+    train, release = module.train, module.release
 
-        return call
+    def watched_train(given: TrainingRound) -> Any:
+        seen.append(("train", given.patients, vars(given)))
+        return train(given)
 
-    for name in ("train", "release"):
-        monkeypatch.setattr(module, name, watched(name, getattr(module, name)))
+    def watched_release(study: Study, vector: Float32, patients: Any, **options: Any) -> Any:
+        seen.append(("release", patients, options))
+        return release(study, vector, patients, **options)
+
+    monkeypatch.setattr(module, "train", watched_train)
+    monkeypatch.setattr(module, "release", watched_release)
     made: list[NoiseSource] = []
 
     class Watched(NoiseSource):
