@@ -73,6 +73,14 @@ def node_check(folder: Path, program: str, module: str) -> tuple[int, str, str]:
     return ended.returncode, ended.stdout, ended.stderr
 
 
+def test_nothing_that_takes_time_is_imported_before_ctrl_c_is_caught() -> None:
+    program = (
+        "import re, sys; before = set(sys.modules); import medveil.cli; print(*set(sys.modules) - before)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert set(ended.stdout.split()) <= {"medveil", "medveil.cli", "__future__", "gc", "signal", "_signal"}
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_ctrl_c_while_a_command_starts_says_nothing(module: str, tmp_path: Path) -> None:
     program = INTERRUPTED_IN.replace("HANDLER", "signal.default_int_handler")
