@@ -25,7 +25,7 @@ from medveil.identity import FRESHNESS_S, Identity
 from medveil.messages import Work
 from medveil.tensors import from_safetensors
 from oracle import OpenedSum, violations
-from privacy.secagg.messages import Unmask
+from privacy.secagg.messages import Shares, Unmask
 from simulated_lines import WRONG_CLOCK, Straight, ThroughTheApp
 from world import SPEC, START, Clock, Site, World, make_world, unit
 
@@ -278,15 +278,17 @@ class Simulation:
     def openable(self) -> list[OpenedSum]:
         """Every sum of which a threshold of shares was given out, whether it was published or not."""
         shares: dict[tuple[int, int], dict[int, Unmask]] = {}
+        advertised: dict[tuple[int, int], int] = {}
         for site in self.sites:
             for number, attempt, kind, body in site.sent:
+                if kind == "shares":
+                    advertised[number, attempt] = len(Shares.from_bytes(body).sealed) + 1
                 if kind == "unmask":
                     shares.setdefault((number, attempt), {})[site.index] = Unmask.from_bytes(body)
         found = []
         for key, given in shares.items():
             one = next(iter(given.values()))
-            committed = len(one.self_shares) + len(one.key_shares)  # U2: U1 and its threshold are no smaller
-            if len(given) > committed // 2:
+            if len(given) > advertised[key] // 2:  # the secrets are shared among all of U1
                 names = frozenset(self.sites[i - 1].name for i in one.self_shares)
                 model = next(site.joined[key] for site in self.sites if site.index in given)
                 found.append(OpenedSum(key, model, names))
