@@ -1,9 +1,11 @@
 """Local training and evaluation: what a hospital computes on its own patients."""
 
-from hospital_node.training.checks import NotSafe, self_check
+from hospital_node.training.checked import train
+from hospital_node.training.checks import self_check
 from hospital_node.training.evaluation import evaluate, release
 from hospital_node.training.features import FeatureCache
-from hospital_node.training.run import Diverged, NoCharge, NoiseCut, TrainingRound, choose_device, train
+from hospital_node.training.run import Diverged, NoCharge, NoiseCut, TrainingRound, choose_device
+from hospital_node.training.safety import NotSafe
 
 __all__ = [
     "Diverged",

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -21,8 +19,10 @@ from hospital_node.training.clipped_sum import add_clipped_sum
 from hospital_node.training.features import features, has_features
 from hospital_node.training.gradients import Drawn, Loss, patient_gradients
 from hospital_node.training.mean import Mean, mean_loss
+from hospital_node.training.noise_checks import check_noise_source
 from hospital_node.training.optimizer import PatientOptimizer
-from medveil.errors import Error
+from hospital_node.training.rehearsal import rehearse
+from hospital_node.training.safety import NotSafe
 from medveil.study import GaussianNoise, Study
 from medveil.tasks import TASKS
 from medveil_imaging.models import build_model
@@ -37,40 +37,13 @@ IMAGES = (1, 2, 3)
 """Images of the three random patients."""
 
 
-class NotSafe(Error):
-    """A self-check failed: this model, loss or engine does not bound what one patient contributes."""
-
-    code = "not-safe"
-
-    def __init__(self, *, check: str, problem: str) -> None:
-        super().__init__(
-            what=f"The self-check '{check}' failed: {problem}.",
-            meaning="The privacy promise would not hold, so private training was not started.",
-            remedy="Use a shipped model and task; if this is one, report the fault.",
-        )
-        self.check = check
-
-
 _passed: set[tuple[bytes, str]] = set()
 """The outcome depends on study and device only, so it is looked up after the first time in a process."""
 
 
-_rehearsing: ContextVar[bool] = ContextVar("rehearsing", default=False)
-
-
-@contextmanager
-def rehearsing() -> Iterator[None]:
-    """In this block and thread train() works on made-up patients, for whom no self-check is needed."""
-    before = _rehearsing.set(True)
-    try:
-        yield
-    finally:
-        _rehearsing.reset(before)
-
-
 def require_safe(study: Study, device: torch.device) -> None:
     """Run the self-check once per study, device and process (NotSafe if it fails)."""
-    if not _rehearsing.get() and (study.hash, str(device)) not in _passed:
+    if (study.hash, str(device)) not in _passed:
         self_check(study, build_model(study), device=device)
         _passed.add((study.hash, str(device)))
 
@@ -96,10 +69,6 @@ def self_check(
     Raises:
         NotSafe: naming the check that failed.
     """
-    # These two stand above this module: they raise its NotSafe, and the second calls train().
-    from hospital_node.training.noise_checks import check_noise_source
-    from hospital_node.training.rehearsal import rehearse
-
     policy = study.privacy
     if not isinstance(policy, GaussianNoise):
         return
@@ -117,8 +86,7 @@ def self_check(
         nn.init.ones_(mean.centre)
         _check_steps(mean, mean_loss, mean_policy(study), seen, classes=len(study.classes), device=device)
     check_noise_source()
-    with rehearsing():
-        rehearse(study, module, size=size, device=device)
+    rehearse(study, module, size=size, device=device)
 
 
 def _check_steps(

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from hospital_node.training.checks import NotSafe
+from hospital_node.training.safety import NotSafe
 from privacy.dp.noise import KEY_BYTES, NoiseSource
 
 SOURCES = 8

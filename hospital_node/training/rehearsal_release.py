@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from hospital_node.training import evaluation
-from hospital_node.training.checks import NotSafe
 from hospital_node.training.features import FeatureCache
+from hospital_node.training.safety import NotSafe
 from hospital_node.training.stage import (
     BEGUN,
     CANARY_IMAGES,

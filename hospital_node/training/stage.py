@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hospital_node.ledger import Charge
-from hospital_node.training.checks import NotSafe
+from hospital_node.training.safety import NotSafe
 from hospital_node.training.unbooked import unbooked_charge
 from medveil.study import GaussianNoise, Study
 from medveil.tasks import TASKS

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from hospital_node.training import checks, optimizer, run
-from hospital_node.training.checks import NotSafe
+from hospital_node.training.safety import NotSafe
 from medveil.study import Study
 from medveil_imaging.models import build_model
 from medveil_research import audit

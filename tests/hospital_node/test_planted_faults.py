@@ -344,8 +344,8 @@ FAULTS: dict[str, Fault] = {
         "return sorted(drawn + drawn[:1],",
         "one-patient",
     ),
-    "charge not begun": ("films", run, "train", "charge.begin()", "pass", "charge"),
-    "charge begun afterwards": ("films", run, "train", "        charge.begin()\n", "", "charge"),
+    "charge not begun": ("films", run, "train_unchecked", "charge.begin()", "pass", "charge"),
+    "charge begun afterwards": ("films", run, "train_unchecked", "        charge.begin()\n", "", "charge"),
     "evaluation's charge not begun": ("films", evaluation, "release", "charge.begin()", "pass", "charge"),
     "one step more than paid": ("films", run, "_train_private", "range(steps)", "range(steps + 1)", "draw"),
     "steps grow with the patients": (
@@ -359,7 +359,7 @@ FAULTS: dict[str, Fault] = {
     "weights nudged by labels": (
         "films",
         run,
-        "train",
+        "train_unchecked",
         PRIVATE,
         f"{PRIVATE}; next(module.parameters()).data.add_(1e-4 * sum(len(p) for p in patients))",
         "way-out",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from monai.losses import DiceLoss
@@ -14,7 +16,7 @@ from opacus.grad_sample.grad_sample_module_fast_gradient_clipping import GradSam
 from torch import nn
 from torch.nn import functional
 
-from hospital_node.training import NotSafe, checks, clipped_sum, self_check
+from hospital_node.training import NoCharge, NotSafe, TrainingRound, checked, checks, clipped_sum, self_check
 from hospital_node.training import optimizer as optimizer_module
 from hospital_node.training.optimizer import PatientOptimizer
 from medveil.study import LocalNoise, NoPrivacy, Study
@@ -290,6 +292,7 @@ def test_copies_that_count_and_company_that_matters_are_found(monkeypatch: pytes
 
     monkeypatch.setattr(clipped_sum, "patient_gradients", by_count)
     assert failed(study, module) == "copies"
+    monkeypatch.setattr(clipped_sum, "patient_gradients", real)
     monkeypatch.setattr(checks, "patient_gradients", by_company)
     assert failed(study, module) == "independence"
 
@@ -320,3 +323,41 @@ def test_a_study_without_privacy_needs_no_check() -> None:
     study, module = study_for("small_cnn")
     assert isinstance(study.privacy, LocalNoise)
     self_check(study.model_copy(update={"privacy": NoPrivacy()}), with_layer(module, Remembers()))
+
+
+def test_nobody_trains_past_the_self_check_but_the_check_itself_and_the_audit() -> None:
+    root = Path(__file__).resolve().parents[2]
+    folders = ("platform", "hospital_node", "aggregator", "privacy")
+    sources = [path for folder in folders for path in (root / folder).rglob("*.py")]
+    named = {path.relative_to(root).as_posix() for path in sources if "train_unchecked" in path.read_text()}
+    assert named == {
+        "hospital_node/training/checked.py",
+        "hospital_node/training/rehearsal_round.py",
+        "hospital_node/training/run.py",
+        "platform/medveil_research/audit.py",
+    }
+
+
+def test_training_begins_with_the_self_check_and_without_a_charge_not_even_with_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    study, _ = study_for("small_cnn")
+    asked: list[str] = []
+    monkeypatch.setattr(checked, "require_safe", lambda *_: asked.append("check"))
+    monkeypatch.setattr(checked, "train_unchecked", lambda _: asked.append("train"))
+    given = TrainingRound(
+        study,
+        np.zeros(1, np.float32),
+        (),
+        number=1,
+        declared_patients=1,
+        noise=None,
+        charge=None,
+        device=torch.device("cpu"),
+    )
+    with pytest.raises(NoCharge):
+        checked.train(given)
+    assert asked == []
+    monkeypatch.setattr(checked, "check_paid", lambda _: None)
+    checked.train(given)
+    assert asked == ["check", "train"]
