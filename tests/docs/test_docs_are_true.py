@@ -18,6 +18,7 @@ from PIL import Image
 from pydantic import BaseModel
 
 import error_pages
+import house_map
 from aggregator.settings import Limits
 from aggregator.web.exchanges import MESSAGE_LIMIT, SEGMENT_LIMIT
 from aggregator.web.routes.parameters import POLL_LIMIT_S
@@ -136,6 +137,10 @@ def test_every_command_and_option_that_is_named_exists(root_command: click.Comma
             wrong.append(f"{page}: medveil {' '.join(words)}")
     assert count > 40
     assert not wrong
+
+
+def test_the_map_of_the_house_is_what_the_code_says() -> None:
+    assert text_of("docs/architecture.md") == house_map.page(), "run python tests/support/house_map.py"
 
 
 def test_the_page_of_errors_is_what_the_code_says() -> None:

@@ -23,7 +23,82 @@ FOLDERS = {
     "aggregator": "aggregator",
 }
 BEGIN, END = "<!-- {} (written by tests/support/house_map.py) -->", "<!-- end of {} -->"
-WALKS: dict[str, tuple[str, tuple[str, ...]]] = {}
+WALKS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "Study to signed plan": (
+        "A study file becomes a plan that the admin signs; each hospital signs what it was shown.",
+        (
+            "medveil.study.read_study",
+            "aggregator.admin.create_plan",
+            "aggregator.storage.plans.Plans.add",
+            "aggregator.rounds.instructions.Instructions.offers",
+            "hospital_node.operator.offers",
+            "hospital_node.governance.read_offer",
+            "hospital_node.governance.check_terms",
+            "hospital_node.operator.approve_plan",
+            "medveil.plan.sign_approval",
+            "aggregator.rounds.intake.Intake.approve",
+            "medveil.plan.check_approvals",
+        ),
+    ),
+    "DICOM to batch": (
+        "A folder with a manifest becomes patients' tensors; patients are drawn for a step. No tag goes on.",
+        (
+            "hospital_node.cohort.ImagesFolder.reading",
+            "medveil_imaging.sources.lines.manifest_lines",
+            "medveil_imaging.sources.manifest.usable_rows",
+            "medveil_imaging.sources.site.read_site",
+            "medveil_imaging.sources.read.read_film",
+            "medveil_imaging.sources.formats.dicom.read_dicom_film",
+            "medveil_imaging.transforms.film_transform",
+            "hospital_node.training.gradients.draw",
+        ),
+    ),
+    "Tensor to wire": (
+        "Patients' gradients become an update, and the update a masked one: only that can become bytes.",
+        (
+            "hospital_node.computation.Computation.prepare",
+            "hospital_node.training.checked.train",
+            "hospital_node.training.run.train_unchecked",
+            "hospital_node.training.clipped_sum.add_clipped_sum",
+            "hospital_node.training.optimizer.PatientOptimizer.add_noise",
+            "privacy.secagg.vector.masked_update",
+            "privacy.secagg.vector.MaskedUpdate.segments",
+            "hospital_node.transport.Transport.segment",
+            "hospital_node.transport.Transport.message",
+        ),
+    ),
+    "Message to store": (
+        "A hospital's message passes route, coordinator's thread, state machine and one transaction.",
+        (
+            "aggregator.web.connections.run",
+            "aggregator.web.routes.hospitals.message",
+            "aggregator.web.callers.Callers.admit",
+            "aggregator.web.exchanges.take_message",
+            "aggregator.rounds.intake.Intake.receive",
+            "privacy.secagg.server.receive",
+            "aggregator.rounds.runs.Runs.record",
+            "aggregator.storage.plans.Plans.add_event",
+            "aggregator.storage.transactions.Transactions.change",
+            "aggregator.rounds.instructions.Instructions.work",
+        ),
+    ),
+    "Sum to report": (
+        "Masked segments become a sum, the sum a model version and figures, and these a page.",
+        (
+            "aggregator.rounds.publishing.Publishing.go_on",
+            "aggregator.work.unmasking.sum_segment",
+            "privacy.encoding.decode",
+            "aggregator.work.versions.make",
+            "medveil.strategies.advance",
+            "aggregator.storage.plans.Plans.end_attempt",
+            "hospital_node.lineage.Lineage.reach",
+            "aggregator.rounds.status.PlanReader.status",
+            "medveil_research.client.Client.status",
+            "medveil_research.results.from_status",
+            "medveil_research.report.write_report",
+        ),
+    ),
+}
 """Name of a walk → what travels, and the functions it goes through, in order."""
 
 
@@ -121,7 +196,8 @@ def walk(title: str) -> str:
     for name in names:
         node = function(name)
         gives = "" if isinstance(node, ast.ClassDef) or node.returns is None else ast.unparse(node.returns)
-        rows.append(f"| `{name}` | `{gives or '–'}` | {sentence(ast.get_docstring(node))} |")
+        gives = gives.replace("|", "\\|") or "–"
+        rows.append(f"| `{name}` | `{gives}` | {sentence(ast.get_docstring(node))} |")
     head = [f"### {title}", "", travels, "", "| function | gives | what it does |", "|---|---|---|"]
     return "\n".join([*head, *rows]).replace("`–`", "–")
 
