@@ -150,7 +150,9 @@ def test_the_filter_is_a_renyi_bound_of_one_order_that_only_cap_and_delta_decide
     events = [Event(noise, rate, steps), Event(noise * 2, 1.0, 10)]
     cap = epsilon(events, DELTA)
     bound = filter_epsilon(events, DELTA, cap=cap)
-    assert rdp_epsilon(events, DELTA) <= bound < 1.3 * cap
+    # Both reckon with floats: an equal bound may differ in its last digit.
+    assert rdp_epsilon(events, DELTA) <= bound * (1 + 1e-12)
+    assert bound < 1.3 * cap
     one_gaussian = calibrate(cap, DELTA, sample_rate=1.0, steps=1)
     order = max(2, 1 + round(math.sqrt(2 * math.log(1 / DELTA)) * one_gaussian))
     renyi = sum(
