@@ -40,7 +40,7 @@ class PrivacyFacts(Frozen):
     steps: Count | None = None
     """Noisy steps of the whole study."""
     noise_to_signal: Amount | None = None
-    """sqrt(d) / (mu N); see :func:`privacy.dp.accounting.noise_to_signal`."""
+    """sqrt(d) / (mu N); see :func:`medveil_research.outlook.noise_to_signal`."""
 
 
 class RoundFacts(Frozen):

@@ -42,7 +42,7 @@ def command(hospital: Hospital, *words: str) -> str:
 
 
 def checked(hospital: Hospital, plan: Plan) -> Any:
-    """What a plan's desk would train on."""
+    """What a plan's computation would train on."""
     with hospital.works() as records:
         records.register(plan)
         read = records.read(plan, lambda p: read_site(hospital.images, p.study))
