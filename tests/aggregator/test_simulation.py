@@ -9,7 +9,7 @@ import structlog
 
 from simulation import WEIGHTS, WEIGHTS_OF_THE_APP, Op, Sequence, simulate
 
-QUICK, ALL, SHARD = 200, 20_000, 240
+QUICK, ALL, SHARD = 120, 20_000, 240
 QUICK_THROUGH_THE_APP, ALL_THROUGH_THE_APP = 30, 2_000
 
 
@@ -24,7 +24,7 @@ def quiet() -> Iterator[None]:
 
 @pytest.mark.parametrize("shard", range(4))
 def test_seeded_sequences_of_faults_end_with_the_exact_mean(shard: int) -> None:
-    """200 sequences of 10 to 120 operations at the coordinator; one takes about 0.1 s of a core."""
+    """120 sequences of 10 to 120 operations at the coordinator; one takes about 0.1 s of a core."""
     for seed in range(shard, QUICK, 4):
         simulate(seed, thorough=seed % 9 == 0)
 

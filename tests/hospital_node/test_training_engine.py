@@ -341,6 +341,7 @@ print(int(kept), most - pages())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
 def test_memory_that_a_step_has_freed_is_there_for_the_next() -> None:
     """Of the address space: what is in memory of it is the kernel's business, and it may be busy."""

@@ -124,6 +124,7 @@ def _auroc(weights: torch.Tensor, features: torch.Tensor, labels: torch.Tensor) 
     return float((pairs > 0).double().mean())
 
 
+@pytest.mark.slow
 def test_films_are_learned_together_and_not_alone(tmp_path: Path, make_study: MakeStudy) -> None:
     sites = write_phantom_sites(tmp_path, profile="xray")
     study, model = make_study(size=(64, 64)), build("wavelet_head", ModelShape((64, 64), 1), {})
