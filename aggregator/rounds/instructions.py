@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
 
 from aggregator.auditlog import Head
-from aggregator.rounds.runs import Runs
+from aggregator.rounds.runs import Run, Runs
 from aggregator.storage.ledgerends import LedgerEnds
 from medveil.messages import AuditHead, PlanOffer, PlanOffers, Work
 from medveil.rounds import Phase
@@ -45,8 +44,7 @@ class Instructions:
         attempt, member = run.attempt, run.plan.member(name)
         head = self._as_sent(self._runs.store.transactions.witnessed())
         if attempt is None or member is None:
-            status: Literal["finished", "waiting"] = "finished" if run.finished else "waiting"
-            return Work(mark=run.mark, status=status, head=head)
+            return _idle(run, run.mark, head)
         state = attempt.state
         away = {m.index for m in run.plan.roster if m.name in attempt.sitting_out}
         asked = server.asked(state, member.index, away=away)
@@ -86,8 +84,7 @@ class Instructions:
         run, head = self._runs.get(plan_id), self._runs.store.transactions.remembered_head
         if run is None or run.attempt is not None or head is None or self.is_news(plan_id, name, mark):
             return None
-        status: Literal["finished", "waiting"] = "finished" if run.finished else "waiting"
-        return Work(mark=mark, status=status, head=self._as_sent(head))
+        return _idle(run, mark, self._as_sent(head))
 
     def _as_sent(self, head: Head) -> AuditHead:
         """The audit log's head, for the hospital to keep."""
@@ -98,3 +95,7 @@ class Instructions:
             signature=head.signature,
             succession=self._succession,
         )
+
+
+def _idle(run: Run, mark: str, head: AuditHead) -> Work:
+    return Work(mark=mark, status="finished" if run.finished else "waiting", head=head)
