@@ -30,8 +30,8 @@ from medveil.strategies import STRATEGIES
 from medveil.tasks import TASKS
 from medveil_imaging.models import MODELS
 from medveil_research.export import EXPORTS
+from rooms import FOLDERS, ROOT
 
-ROOT = error_pages.ROOT
 GENERATED = {"docs/protocol.md", "docs/results.md", "CHANGELOG.md"}
 """Pages that others write: a link to them is right even while they are being made."""
 PAGES = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/*.md")})
@@ -148,14 +148,7 @@ def test_the_page_of_errors_is_what_the_code_says() -> None:
 
 
 def test_every_error_that_can_be_raised_has_its_entry() -> None:
-    for package in (
-        "medveil",
-        "medveil_imaging",
-        "medveil_research",
-        "hospital_node",
-        "aggregator",
-        "privacy",
-    ):
+    for package in FOLDERS:
         for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
             if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)

@@ -6,17 +6,9 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-ROOMS = (
-    "platform/medveil",
-    "platform/medveil_imaging",
-    "platform/medveil_research",
-    "hospital_node",
-    "aggregator",
-    "privacy",
-    "tests/benchmarks",
-    "tests/soak",
-)
+from rooms import FOLDERS, ROOT
+
+SEARCHED = (*FOLDERS.values(), "tests/benchmarks", "tests/soak")
 
 
 def is_cli(module: str) -> bool:
@@ -37,7 +29,7 @@ def imported(path: Path) -> Iterator[str]:
 def test_nobody_but_a_command_line_imports_a_command_line() -> None:
     found = {
         (str(path.relative_to(ROOT)), name)
-        for room in ROOMS
+        for room in SEARCHED
         for path in (ROOT / room).rglob("*.py")
         if not is_cli(path.stem)
         for name in imported(path)

@@ -6,7 +6,6 @@ import ast
 import json
 import unicodedata
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import structlog
@@ -17,16 +16,8 @@ from medveil import log, shown
 from medveil.cli import show_error
 from medveil.errors import BadFile, Error
 from medveil.shown import LINE, MARK, Screen, is_plain, plain, strong
+from rooms import FOLDERS, ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-ROOMS = (
-    "platform/medveil",
-    "platform/medveil_imaging",
-    "platform/medveil_research",
-    "hospital_node",
-    "aggregator",
-    "privacy",
-)
 DOOR = "platform/medveil/shown.py"
 HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 PRINTERS = ("rich", "click", "colorama", "curses", "termios", "pprint", "readline", "blessed")
@@ -69,7 +60,7 @@ ATTACKS = (
 
 
 def sources() -> Iterator[tuple[str, ast.Module]]:
-    for room in ROOMS:
+    for room in FOLDERS.values():
         for path in sorted((ROOT / room).rglob("*.py")):
             yield str(path.relative_to(ROOT)), ast.parse(path.read_text(encoding="utf-8"))
 

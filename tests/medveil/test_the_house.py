@@ -12,9 +12,8 @@ from pathlib import Path
 import grimp
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("medveil", "medveil_imaging", "medveil_research", "hospital_node", "aggregator", "privacy")
-FOLDERS = ("platform", "hospital_node", "aggregator", "privacy")
+from rooms import FOLDERS, ROOT
+
 LONGEST_FILE, LONGEST_FUNCTION = 500, 50
 MOST_METHODS, MOST_PARAMETERS = 25, 8
 FROZEN = "aggregator/migrations/"
@@ -69,13 +68,13 @@ def tree(path: Path) -> ast.Module:
 
 
 def nodes(*kinds: type[ast.AST]) -> Iterator[tuple[str, ast.AST]]:
-    for path in sources(*FOLDERS):
+    for path in sources(*FOLDERS.values()):
         if not name_of(path).startswith(FROZEN):
             yield from ((name_of(path), n) for n in ast.walk(tree(path)) if isinstance(n, kinds))
 
 
 def test_no_file_is_longer_than_500_lines() -> None:
-    long = {name_of(p): len(p.read_text().splitlines()) for p in sources(*FOLDERS, "tests")}
+    long = {name_of(p): len(p.read_text().splitlines()) for p in sources(*FOLDERS.values(), "tests")}
     assert {name: lines for name, lines in long.items() if lines > LONGEST_FILE} == {}
 
 
@@ -103,7 +102,7 @@ def test_no_function_has_more_than_50_lines_or_8_parameters() -> None:
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
-    graph = grimp.build_graph(*PACKAGES)
+    graph = grimp.build_graph(*FOLDERS)
     imports = {m: graph.find_modules_directly_imported_by(m) for m in graph.modules}
     try:
         TopologicalSorter(imports).prepare()

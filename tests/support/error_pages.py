@@ -8,18 +8,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from rooms import FOLDERS, ROOT
+
 PAGE = ROOT / "docs" / "errors.md"
-PACKAGES = (
-    "platform/medveil",
-    "platform/medveil_imaging",
-    "platform/medveil_research",
-    "hospital_node",
-    "aggregator",
-    "privacy",
-)
 BASES = ("error", "unusable")
 """Codes of base classes: nobody ever meets them."""
 
@@ -72,7 +64,7 @@ class Finding:
 
 def sources() -> Iterator[tuple[str, ast.Module]]:
     """Every product module as (path from the root, syntax tree)."""
-    for package in PACKAGES:
+    for package in FOLDERS.values():
         for path in sorted((ROOT / package).rglob("*.py")):
             yield str(path.relative_to(ROOT)), ast.parse(path.read_text(encoding="utf-8"))
 

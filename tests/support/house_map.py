@@ -12,16 +12,9 @@ from pathlib import Path
 
 import grimp
 
-ROOT = Path(__file__).resolve().parents[2]
+from rooms import FOLDERS, ROOT
+
 PAGE = ROOT / "docs" / "architecture.md"
-FOLDERS = {
-    "medveil": "platform/medveil",
-    "medveil_imaging": "platform/medveil_imaging",
-    "medveil_research": "platform/medveil_research",
-    "privacy": "privacy",
-    "hospital_node": "hospital_node",
-    "aggregator": "aggregator",
-}
 BEGIN, END = "<!-- {} (written by tests/support/house_map.py) -->", "<!-- end of {} -->"
 WALKS: dict[str, tuple[str, tuple[str, ...]]] = {
     "Study to signed plan": (
