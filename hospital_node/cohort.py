@@ -236,7 +236,7 @@ def read_patients(folder: Path, study: Study, names: Names) -> Reading:
     for row in usable_rows(folder, study):
         check_stopped()
         try:
-            image = _digest(row.path)
+            image = _digest_of_all(row.paths)
             label = str(row.label).encode() if row.label_map is None else _digest(row.label_map)
         except OSError:
             continue
@@ -334,6 +334,13 @@ class Cohorts:
 def is_cohort(name: str) -> bool:
     """Whether a row of the ledger names a cohort, not a data set."""
     return name.startswith(PREFIX) and len(name) == len(PREFIX) + 64
+
+
+def _digest_of_all(paths: tuple[Path, ...]) -> bytes:
+    """Of an image that is one file as of that file, so that cohorts of earlier versions hold."""
+    if len(paths) == 1:
+        return _digest(paths[0])
+    return hashlib.sha256(b"".join(_digest(path) for path in paths)).digest()
 
 
 def _digest(path: Path) -> bytes:

@@ -73,17 +73,19 @@ def _steps(study: Study, images: int) -> int:
 
 def _memory(study: Study, images: int) -> int:
     voxels, privacy = math.prod(study.transforms.size), study.privacy
+    image = 4 * voxels * study.transforms.channel_count
     label = 8 * voxels if TASKS[study.task].outlines else 8
     gradients = 12 if privacy.kind != "none" else 0
     model = (BYTES_PER_PARAMETER + gradients) * study.model.tensors.size
-    return PROGRAM_BYTES + images * (4 * voxels + label) + _batch(study, images) + model
+    return PROGRAM_BYTES + images * (image + label) + _batch(study, images) + model
 
 
 def _batch(study: Study, images: int) -> int:
     """Bytes of the images that are trained on at once."""
     privacy = study.privacy
     at_once = privacy.images_per_patient if privacy.kind != "none" else study.training.batch_images
-    return 4 * math.prod(study.transforms.size) * max(1, min(at_once, images))
+    image = 4 * study.transforms.channel_count * math.prod(study.transforms.size)
+    return image * max(1, min(at_once, images))
 
 
 def images_in(folder: Path) -> int:

@@ -44,7 +44,7 @@ from medveil_imaging.sources.manifest import MANIFEST
 from privacy.dp.ledger import MARKS, OPEN, PROMISED, Row, State, restorations
 
 if TYPE_CHECKING:  # an operator looks at records without what reads images
-    from medveil_imaging.patients import PatientImages
+    from medveil_imaging.patients import Patient
     from medveil_imaging.sources.site import SiteData
 
 log = get_logger()
@@ -336,9 +336,7 @@ class Records:
         )
         return replace(site, train=train, val=val, test=test)
 
-    def _only(
-        self, patients: tuple[PatientImages, ...], cohort: Cohort, split: str
-    ) -> tuple[PatientImages, ...]:
+    def _only(self, patients: tuple[Patient, ...], cohort: Cohort, split: str) -> tuple[Patient, ...]:
         names = ((p, self._names.patient(p.patient)) for p in patients)
         return tuple(p for p, n in names if n in cohort.patients and cohort.patients[n].split == split)
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from hospital_node.settings import NodeSettings
 from medveil.ids import fingerprint
+from medveil.noise_policies import JointNoise, NoPrivacy
 from medveil.plan import Plan
 from medveil.shown import Screen, Words, fault, good, plain, strong, warn
 from medveil.spoken import spoken, words_of
-from medveil.study import JointNoise, NoPrivacy, Study
+from medveil.study import Study
 
 if TYPE_CHECKING:
     from hospital_node.cohort import Cohort

@@ -13,7 +13,8 @@ about 3.5 on some are (tests/privacy/test_noise_on_a_lattice.py).
 
 from __future__ import annotations
 
-from medveil.study import JointNoise, SecureAggregation, Study, Training
+from medveil.noise_policies import JointNoise
+from medveil.study import SecureAggregation, Study, Training
 from privacy.encoding import EncodingParams
 
 FINE = 0.5

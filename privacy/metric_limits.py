@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medveil.metrics import layout, noise_scales
-from medveil.study import GaussianNoise, Study
+from medveil.noise_policies import GaussianNoise
+from medveil.study import Study
 from medveil.tasks import TASKS
 
 Values = NDArray[np.float64]

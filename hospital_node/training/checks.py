@@ -23,7 +23,8 @@ from hospital_node.training.noise_checks import check_noise_source
 from hospital_node.training.optimizer import PatientOptimizer
 from hospital_node.training.rehearsal import rehearse
 from hospital_node.training.safety import NotSafe
-from medveil.study import GaussianNoise, Study
+from medveil.noise_policies import GaussianNoise
+from medveil.study import Study, Transforms
 from medveil.tasks import TASKS
 from medveil_imaging.models import build_model
 from privacy.dp.noise import NoiseSource
@@ -77,7 +78,7 @@ def self_check(
     if any(p.dtype not in (torch.float32, torch.float64) for p in module.parameters() if p.requires_grad):
         raise NotSafe(check="precision", problem="a trained weight has fewer bits than float32")
     model = copy.deepcopy(module).to(device).double()
-    size = _check_size(model, study.transforms.size, device)
+    size = _check_size(model, study.transforms, device)
     raw = _random_patients(study, size)
     _check_steps(model, chosen, policy, raw, classes=len(study.classes), device=device)
     if study.centred:
@@ -151,12 +152,13 @@ class _Engine:
         return total
 
 
-def _check_size(model: nn.Module, size: tuple[int, ...], device: torch.device) -> tuple[int, ...]:
+def _check_size(model: nn.Module, transforms: Transforms, device: torch.device) -> tuple[int, ...]:
     """A smaller image where the network takes one: float64 convolutions of full volumes take minutes.
 
     Every edge shrinks to the largest power of two that divides it (at most 16 in a volume, 64 in a picture),
     of a volume one to twice that, so what can be halved at full size can be halved here.
     """
+    size, channels = transforms.size, transforms.channel_count
     largest = 64 if len(size) == 2 else 16
     powers = [min(largest, edge & -edge) for edge in size]
     small = [power if power >= 8 else edge for power, edge in zip(powers, size, strict=True)]
@@ -164,7 +166,7 @@ def _check_size(model: nn.Module, size: tuple[int, ...], device: torch.device) -
         small[-1] = min(size[-1], 2 * small[-1])
     try:
         with torch.no_grad():
-            model(torch.zeros(1, 1, *small, dtype=torch.float64, device=device))
+            model(torch.zeros(1, channels, *small, dtype=torch.float64, device=device))
     except (RuntimeError, ValueError):
         return size
     return tuple(small)
@@ -172,11 +174,11 @@ def _check_size(model: nn.Module, size: tuple[int, ...], device: torch.device) -
 
 def _random_patients(study: Study, size: tuple[int, ...]) -> list[Drawn]:
     generator = torch.Generator().manual_seed(0)
-    classes = len(study.classes)
+    classes, channels = len(study.classes), study.transforms.channel_count
     shape = size if TASKS[study.task].outlines else ()
     return [
         Drawn(
-            torch.randn(count, 1, *size, generator=generator, dtype=torch.float64),
+            torch.randn(count, channels, *size, generator=generator, dtype=torch.float64),
             torch.randint(classes, (count, *shape), generator=generator),
         )
         for count in IMAGES

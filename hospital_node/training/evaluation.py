@@ -16,7 +16,7 @@ from medveil.study import Study
 from medveil.tasks import TASKS, Sums
 from medveil.tensors import Float32
 from medveil_imaging.models import build_model, load_vector
-from medveil_imaging.patients import PatientImages
+from medveil_imaging.patients import Patient
 from privacy.dp.noise import NoiseSource
 from privacy.dp.policy import round_event
 
@@ -24,7 +24,7 @@ from privacy.dp.policy import round_event
 def evaluate(
     study: Study,
     vector: Float32,
-    patients: Sequence[PatientImages],
+    patients: Sequence[Patient],
     *,
     device: torch.device,
     cache: FeatureCache | None = None,
@@ -50,7 +50,7 @@ def evaluate(
 def release(
     study: Study,
     vector: Float32,
-    patients: Sequence[PatientImages],
+    patients: Sequence[Patient],
     *,
     noise: NoiseSource | None,
     charge: Charge | None,
@@ -92,7 +92,7 @@ def release(
 def _each(
     study: Study,
     vector: Float32,
-    patients: Sequence[PatientImages],
+    patients: Sequence[Patient],
     device: torch.device,
     cache: FeatureCache | None,
     build: Callable[[Study], nn.Module],
@@ -107,6 +107,7 @@ def _each(
     for patient in patients:
         check_stopped()
         if len(patient):
+            images, labels = patient.take(range(min(limit, len(patient))))
             with torch.no_grad():
-                logits = module(patient.images[:limit].to(device)).float().cpu()
-            yield task.sums(study, logits, patient.labels[:limit])
+                logits = module(images.to(device)).float().cpu()
+            yield task.sums(study, logits, labels)

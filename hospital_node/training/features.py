@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import nn
 
 from medveil.stopping import check_stopped
 from medveil.study import Study
-from medveil_imaging.patients import PatientImages
+from medveil_imaging.patients import Patient, PatientImages
 
 IMAGES_AT_ONCE = 512
 
@@ -24,10 +23,10 @@ class FeatureCache:
 
     def __init__(self) -> None:
         self._study = b""
-        self._entries: dict[int, tuple[Sequence[PatientImages], tuple[PatientImages, ...]]] = {}
+        self._entries: dict[int, tuple[Sequence[Patient], tuple[PatientImages, ...]]] = {}
 
     def get(
-        self, study: Study, module: nn.Module, patients: Sequence[PatientImages], device: torch.device
+        self, study: Study, module: nn.Module, patients: Sequence[Patient], device: torch.device
     ) -> tuple[PatientImages, ...]:
         """See :func:`with_features`."""
         if self._study != study.hash:
@@ -53,10 +52,15 @@ def features(module: nn.Module, images: torch.Tensor, device: torch.device) -> t
 
 
 def with_features(
-    module: nn.Module, patients: Sequence[PatientImages], device: torch.device
+    module: nn.Module, patients: Sequence[Patient], device: torch.device
 ) -> tuple[PatientImages, ...]:
     """The same patients with features (k, d) in place of images, without those who have none.
 
     Guarantees: no forward pass sees two patients, so none can change another's features.
     """
-    return tuple(replace(p, images=features(module, p.images, device)) for p in patients if len(p))
+    found = []
+    for one in patients:
+        if len(one):
+            images, labels = one.take(range(len(one)))
+            found.append(PatientImages(one.patient, features(module, images, device), labels))
+    return tuple(found)

@@ -14,8 +14,8 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.utils.rnn import pad_sequence
 
 from hospital_node.training.features import has_features
-from medveil.study import GaussianNoise
-from medveil_imaging.patients import PatientImages
+from medveil.noise_policies import GaussianNoise
+from medveil_imaging.patients import Patient
 from privacy.dp.noise import NoiseSource
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -47,7 +47,7 @@ class Drawn:
     labels: torch.Tensor
 
 
-def draw(patients: Sequence[PatientImages], policy: GaussianNoise, noise: NoiseSource) -> list[Drawn]:
+def draw(patients: Sequence[Patient], policy: GaussianNoise, noise: NoiseSource) -> list[Drawn]:
     """Every patient enters with probability ``sample_rate``, by a secret coin, and whole or not at all.
 
     Of a patient with more than ``images_per_patient`` images that many are chosen, by a choice among that
@@ -58,10 +58,10 @@ def draw(patients: Sequence[PatientImages], policy: GaussianNoise, noise: NoiseS
     for index in noise.coins(len(patients), policy.sample_rate).nonzero()[0]:
         patient = patients[int(index)]
         if len(patient) > policy.images_per_patient:
-            kept = torch.from_numpy(noise.choose(len(patient), policy.images_per_patient))
-            drawn.append(Drawn(patient.images[kept], patient.labels[kept]))
+            kept = noise.choose(len(patient), policy.images_per_patient)
+            drawn.append(Drawn(*patient.take(kept.tolist())))
         elif len(patient):
-            drawn.append(Drawn(patient.images, patient.labels))
+            drawn.append(Drawn(*patient.take(range(len(patient)))))
     return sorted(drawn, key=lambda one: len(one.images))
 
 

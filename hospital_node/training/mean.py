@@ -17,7 +17,7 @@ from hospital_node.training.clipped_sum import add_clipped_sum
 from hospital_node.training.gradients import Drawn, draw
 from hospital_node.training.optimizer import PatientOptimizer
 from medveil.study import Study
-from medveil_imaging.patients import PatientImages
+from medveil_imaging.patients import Patient
 from privacy.dp.noise import NoiseSource
 from privacy.dp.policy import mean_policy
 
@@ -47,7 +47,7 @@ def mean_loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def noisy_mean(
     study: Study,
-    patients: Sequence[PatientImages],
+    patients: Sequence[Patient],
     *,
     width: int,
     declared_patients: int,

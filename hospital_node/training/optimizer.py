@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from opacus.optimizers import DPOptimizer
 
-from medveil.study import GaussianNoise
+from medveil.noise_policies import GaussianNoise
 from privacy.dp.noise import NoiseSource
 
 MARGIN = 1 - 1e-3

@@ -20,12 +20,13 @@ from hospital_node.training.mean import noisy_mean
 from hospital_node.training.memory import keep_freed_memory
 from hospital_node.training.optimizer import PatientOptimizer
 from medveil.errors import Error
+from medveil.noise_policies import GaussianNoise, JointNoise
 from medveil.stopping import check_stopped
-from medveil.study import CENTRE, GaussianNoise, JointNoise, Study
+from medveil.study import CENTRE, Study
 from medveil.tasks import TASKS
 from medveil.tensors import Float32, Update
 from medveil_imaging.models import build_model, load_vector, vector_of
-from medveil_imaging.patients import PatientImages
+from medveil_imaging.patients import Patient
 from medveil_imaging.transforms import random_shift, random_shift_pair
 from privacy.dp.noise import NoiseSource
 from privacy.dp.policy import Split, round_event
@@ -93,7 +94,7 @@ class TrainingRound:
 
     study: Study
     start: Float32 = field(repr=False)
-    patients: Sequence[PatientImages] = field(repr=False)
+    patients: Sequence[Patient] = field(repr=False)
     _: KW_ONLY
     number: int
     declared_patients: int
@@ -162,7 +163,7 @@ def _update(study: Study, before: Float32, after: Float32) -> Update:
     return Update(np.clip(change, -limit, limit))
 
 
-def _ready(given: TrainingRound, module: nn.Module) -> Sequence[PatientImages]:
+def _ready(given: TrainingRound, module: nn.Module) -> Sequence[Patient]:
     """The patients as the trained part wants them: with features instead of images, where these are fixed."""
     study, patients, device = given.study, given.patients, given.device
     if not has_features(module) or study.training.augment:
@@ -210,7 +211,7 @@ def _set_rate(study: Study, optimizer: torch.optim.Optimizer, round_number: int,
 
 
 def _release_mean(
-    given: TrainingRound, module: nn.Module, patients: Sequence[PatientImages], noise: NoiseSource
+    given: TrainingRound, module: nn.Module, patients: Sequence[Patient], noise: NoiseSource
 ) -> None:
     if given.study.training.augment:  # then the patients have images still
         patients = with_features(module, patients, given.device)
@@ -227,7 +228,7 @@ def _release_mean(
 
 
 def _train_private(
-    given: TrainingRound, module: nn.Module, patients: Sequence[PatientImages], noise: NoiseSource
+    given: TrainingRound, module: nn.Module, patients: Sequence[Patient], noise: NoiseSource
 ) -> None:
     """Abadi et al., CCS 2016, algorithm 1, with patients as examples."""
     policy, steps = given.study.privacy, given.study.training.local_steps or 0
@@ -249,7 +250,7 @@ def _train_private(
         optimizer.finish_step()
 
 
-def _train_plain(given: TrainingRound, module: nn.Module, patients: Sequence[PatientImages]) -> None:
+def _train_plain(given: TrainingRound, module: nn.Module, patients: Sequence[Patient]) -> None:
     study, device, generator = given.study, given.device, _entropy()
     task, optimizer = TASKS[study.task], _base_optimizer(study, module)
     prepare = _prepared(given, module, generator)
@@ -259,9 +260,8 @@ def _train_plain(given: TrainingRound, module: nn.Module, patients: Sequence[Pat
         check_stopped()
         _set_rate(study, optimizer, given.number, step / wanted)
         chosen = [places[int(b)] for b in batch]
-        images = torch.stack([patients[i].images[k] for i, k in chosen])
-        labels = torch.stack([patients[i].labels[k] for i, k in chosen])
-        images, labels = prepare(images, labels)
+        taken = [patients[i].take([k]) for i, k in chosen]
+        images, labels = prepare(*(torch.cat(part) for part in zip(*taken, strict=True)))
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=runs_in_bfloat16(module, device)):
             logits = module(images.to(device))

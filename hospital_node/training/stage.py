@@ -16,7 +16,8 @@ from torch import nn
 from hospital_node.ledger import Charge
 from hospital_node.training.safety import NotSafe
 from hospital_node.training.unbooked import unbooked_charge
-from medveil.study import GaussianNoise, Study
+from medveil.noise_policies import GaussianNoise
+from medveil.study import Study
 from medveil.tasks import TASKS
 from medveil.tensors import Float32
 from medveil_imaging.patients import PatientImages
@@ -110,7 +111,7 @@ def made_up_patients(study: Study, size: tuple[int, ...]) -> tuple[PatientImages
     shape = size if TASKS[study.task].outlines else ()
 
     def patient(name: str, count: int) -> PatientImages:
-        images = torch.randn(count, 1, *size, generator=generator)
+        images = torch.randn(count, study.transforms.channel_count, *size, generator=generator)
         return PatientImages(
             name, images, torch.randint(len(study.classes), (count, *shape), generator=generator)
         )

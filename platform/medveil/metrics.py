@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medveil.study import GaussianNoise, Study
+from medveil.noise_policies import GaussianNoise
+from medveil.study import Study
 from medveil.tasks import TASKS, Sums, zeros
 
 

@@ -35,14 +35,14 @@ from medveil.bounds import (
 from medveil.errors import BadFile
 from medveil.handed import problem_of, read_toml
 from medveil.ids import canonical, digest
+from medveil.noise_policies import JointNoise, Privacy
 from medveil.profiles import PROFILES
 from medveil.registry import Registry
 from medveil.shown import is_plain, plain
 from medveil.tasks import TASKS
 from medveil.tensors import ModelSpec
-from medveil.values import Frozen, MaskGraph, Name, Sha256, Weights
+from medveil.values import Frozen, MaskGraph, Name, PositiveFloat, Sha256, Weights
 
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
 
 
@@ -84,6 +84,13 @@ class Transforms(Frozen):
     """Height and width in pixels, or the three edges in voxels after resampling, RAS order."""
     spacing_mm: tuple[PositiveFloat, ...] = ()
     """Voxel edges after resampling, in mm; of volumes only."""
+    channels: Annotated[tuple[Name, ...], Field(max_length=16, exclude_if=lambda given: not given)] = ()
+    """Names of the sequences that make one image, in order; without names it has its profile's channels."""
+
+    @property
+    def channel_count(self) -> int:
+        """Channels of every image tensor."""
+        return len(self.channels) or PROFILES[self.profile].channels
 
     @model_validator(mode="after")
     def _fits_profile(self) -> Self:
@@ -93,6 +100,8 @@ class Transforms(Frozen):
             raise ValueError(f"profile '{self.profile}' wants {dims} sizes and {spacings} spacings")
         if not all(8 <= edge <= 1024 for edge in self.size):
             raise ValueError("every edge of 'size' must lie between 8 and 1024")
+        if len(set(self.channels)) != len(self.channels):
+            raise ValueError("two channels have the same name")
         return self
 
 
@@ -119,79 +128,6 @@ class Training(Frozen):
         if (self.local_steps is None) == (self.local_epochs is None):
             raise ValueError("give either local_steps or local_epochs")
         return self
-
-
-class NoPrivacy(Frozen):
-    """Secure aggregation only. A hospital's own policy must allow it."""
-
-    kind: Literal["none"] = "none"
-
-
-class GaussianNoise(Frozen):
-    """Patient-level DP-SGD: what the two noise policies have in common.
-
-    The record is a patient with all images (add or remove one patient). Each step every patient enters with
-    probability ``sample_rate``; the mean gradient over at most ``images_per_patient`` of that patient's
-    images is clipped to ``clip_norm``; Gaussian noise is added to the sum over patients.
-    """
-
-    clip_norm: PositiveFloat
-    clipping: Literal["flat", "unit"] = "flat"
-    """``flat``: longer gradients are shortened to clip_norm. ``unit``: every gradient is scaled to it."""
-    noise_multiplier: PositiveFloat
-    """Standard deviation in units of clip_norm of the noise that ``epsilon`` rests on."""
-    sample_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
-    images_per_patient: Annotated[int, Field(ge=1)] = 4
-    epsilon: PositiveFloat
-    """What the whole study, evaluation included, costs each patient; a node computes it again and refuses
-    an understatement."""
-    evaluation_multiplier: PositiveFloat
-    """Standard deviation of the noise on the final evaluation's sums, in units of the most that one patient
-    adds; a validation round has sqrt(rounds) times as much, so all of them cost what the final one does."""
-    delta: Annotated[float, Field(gt=0, lt=0.01)] = 1e-5
-    despite_noise: bool = False
-    """The author insisted on a study whose noise exceeds what can be learned; hospitals see this mark."""
-
-    @property
-    def sharers(self) -> int:
-        """Hospitals whose noise together makes the multipliers."""
-        return 1
-
-    @property
-    def own_multiplier(self) -> float:
-        """What one hospital adds to its update by itself, in units of clip_norm."""
-        return self.noise_multiplier / math.sqrt(self.sharers)
-
-    @property
-    def own_evaluation_multiplier(self) -> float:
-        """What one hospital adds to its final evaluation by itself, in units of a patient's largest share."""
-        return self.evaluation_multiplier / math.sqrt(self.sharers)
-
-
-class LocalNoise(GaussianNoise):
-    """Each hospital's own noise bounds what anybody can learn of any one of its patients."""
-
-    kind: Literal["local"] = "local"
-
-
-class JointNoise(GaussianNoise):
-    """The noise of several hospitals adds up inside the masked sum: less noise for the same epsilon.
-
-    ``epsilon`` holds if at least ``honest_hospitals`` of the hospitals in every sum add their noise and keep
-    it to themselves; against everybody else together, a patient has only the own hospital's share of it.
-    One step a round: only the sum of single steps is known to be protected by the noise of all.
-    """
-
-    kind: Literal["joint"] = "joint"
-    honest_hospitals: Annotated[int, Field(ge=2, le=2000)]
-
-    @property
-    def sharers(self) -> int:
-        """Hospitals whose noise together makes the multipliers."""
-        return self.honest_hospitals
-
-
-Privacy = Annotated[NoPrivacy | LocalNoise | JointNoise, Field(discriminator="kind")]
 
 
 class SecureAggregation(Frozen):

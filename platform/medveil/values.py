@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from medveil.ids import NAME
 
 Name = Annotated[str, Field(pattern=rf"^{NAME.pattern}$")]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PrivacyKind = Literal["none", "local", "joint"]
 NoiseKind = Literal["local", "joint"]

@@ -2,24 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 
 
+class Patient(Protocol):
+    """One patient's images in one split, already transformed, wherever they are kept."""
+
+    @property
+    def patient(self) -> str:
+        """The pseudonym in the spelling that counts (:func:`medveil.pseudonyms.one_spelling`)."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def take(self, which: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Some images (k, channels, \\*size) and their labels (k, …); as :class:`PatientImages` has them."""
+        ...
+
+
 @dataclass(frozen=True)
 class PatientImages:
-    """All images of one patient in one split, already transformed.
+    """A :class:`Patient` in memory.
 
     The pseudonym is the hospital's own and never leaves the node; neither it nor a voxel shows in ``repr``.
     """
 
     patient: str = field(repr=False)
-    """The pseudonym in the spelling that counts (:func:`medveil.pseudonyms.one_spelling`)."""
     images: torch.Tensor = field(repr=False)
-    """float32, shape (k, 1, \\*size); xray: (row, column), mri: RAS axes; each normalised by itself."""
+    """float32, shape (k, channels, \\*size); xray: (row, column), mri: RAS axes; each normalised alone."""
     labels: torch.Tensor = field(repr=False)
-    """int64; classification (k,), segmentation (k, \\*size)."""
+    """A class: int64 (k,). A number: float32 (k,). Several findings: float32 (k, findings), NaN where not
+    known. A label map: int64 (k, \\*size)."""
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def take(self, which: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """See :class:`Patient`."""
+        chosen = torch.as_tensor(list(which), dtype=torch.int64)
+        return self.images[chosen], self.labels[chosen]

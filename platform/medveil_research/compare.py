@@ -19,8 +19,9 @@ from hospital_node.ledger import Ledger
 from hospital_node.training import FeatureCache, TrainingRound, choose_device, train
 from hospital_node.training import evaluate as contribution
 from medveil.metrics import headline, summarise
+from medveil.noise_policies import JointNoise, LocalNoise
 from medveil.strategies import State, advance
-from medveil.study import JointNoise, LocalNoise, Study
+from medveil.study import Study
 from medveil.tensors import Float32
 from medveil_imaging.sources.site import SiteData
 from medveil_research.evaluate import add, bootstrap_interval, patient_sums

@@ -16,7 +16,7 @@ from medveil.metrics import empty, headline, summarise
 from medveil.study import Study
 from medveil.tasks import Sums
 from medveil.tensors import Float32
-from medveil_imaging.patients import PatientImages
+from medveil_imaging.patients import Patient
 from medveil_imaging.sources.site import SiteData, read_site
 
 Split = Literal["train", "val", "test"]
@@ -51,7 +51,7 @@ class SiteReport:
 
 
 def patient_sums(
-    study: Study, vector: Float32, patients: Sequence[PatientImages], *, device: torch.device | None = None
+    study: Study, vector: Float32, patients: Sequence[Patient], *, device: torch.device | None = None
 ) -> list[Sums]:
     """One contribution a patient, in order; they add up to that of all of them."""
     where = device or choose_device()
@@ -109,6 +109,6 @@ def evaluate_site(folder: Path, study: Study, vector: Float32, split: Split = "t
     )
 
 
-def patients_of(site: SiteData, split: Split) -> tuple[PatientImages, ...]:
+def patients_of(site: SiteData, split: Split) -> tuple[Patient, ...]:
     """The patients of one split."""
     return {"train": site.train, "val": site.val, "test": site.test}[split]

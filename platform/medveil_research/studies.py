@@ -11,16 +11,14 @@ from pydantic import ValidationError
 
 from medveil.bounds import LARGEST_DELTA, default_delta
 from medveil.errors import BadFile, Error
+from medveil.noise_policies import JointNoise, LocalNoise, NoPrivacy
 from medveil.profiles import PROFILES
 from medveil.study import (
     LEAST_DECLARED,
     Cohort,
     Deadlines,
     Evaluation,
-    JointNoise,
-    LocalNoise,
     ModelChoice,
-    NoPrivacy,
     ProfileName,
     SecureAggregation,
     Study,
@@ -166,7 +164,7 @@ def new_study(options: StudyOptions) -> tuple[Study, bytes]:
             size=options.edges,
             spacing_mm=PROFILES[options.profile].spacing_mm,
         )
-        choice, initial = _start(options, settings, policy)
+        choice, initial = _start(options, transforms, settings, policy)
         study = Study(
             name=options.name,
             task=options.task,
@@ -212,9 +210,11 @@ def _marked(study: Study) -> Study:
     return Study.model_validate(content)
 
 
-def _start(options: StudyOptions, settings: Recipe, policy: Policy) -> tuple[ModelChoice, bytes]:
+def _start(
+    options: StudyOptions, transforms: Transforms, settings: Recipe, policy: Policy
+) -> tuple[ModelChoice, bytes]:
     """The model and where it starts; with a private mean where the recipe has one and it is clear enough."""
-    choice, initial = _model(options, options.options)
+    choice, initial = _model(options, transforms, options.options)
     if (
         settings.centred
         and policy.kind != "none"
@@ -227,14 +227,16 @@ def _start(options: StudyOptions, settings: Recipe, policy: Policy) -> tuple[Mod
             hospitals=options.hospitals,
         )
     ):
-        return _model(options, {**choice.options, "centred": True})
+        return _model(options, transforms, {**choice.options, "centred": True})
     return choice, initial
 
 
-def _model(options: StudyOptions, own: Mapping[str, Option]) -> tuple[ModelChoice, bytes]:
+def _model(
+    options: StudyOptions, transforms: Transforms, own: Mapping[str, Option]
+) -> tuple[ModelChoice, bytes]:
     """Args: own: the model's own options."""
     name, seed = options.chosen_model, options.seed
-    shape = ModelShape(size=options.edges, outputs=outputs_for(options.task, options.labels))
+    shape = ModelShape(transforms.size, outputs_for(options.task, options.labels), transforms.channel_count)
     spec, start = initial_vector(name, shape, own, seed=fresh_seed() if seed is None else seed)
     if seed is None:
         start = fresh(spec, start)

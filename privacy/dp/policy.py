@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from medveil.errors import Error
-from medveil.study import GaussianNoise, Study
+from medveil.noise_policies import GaussianNoise
+from medveil.study import Study
 from privacy.dp import accounting
 from privacy.dp.accounting import Event
 

@@ -33,7 +33,7 @@ from hospital_node.training.features import features, has_features
 from hospital_node.training.gradients import Drawn, Loss, Way, patient_gradients, runs_in_bfloat16
 from hospital_node.training.memory import keep_freed_memory
 from hospital_node.training.optimizer import PatientOptimizer
-from medveil.study import LocalNoise
+from medveil.noise_policies import LocalNoise
 from medveil.tasks import TASKS
 from medveil_imaging.models import ModelShape, build
 from privacy.dp.noise import NoiseSource

@@ -23,7 +23,7 @@ from aggregator.settings import Limits
 from aggregator.web.exchanges import MESSAGE_LIMIT, SEGMENT_LIMIT
 from aggregator.web.routes.parameters import POLL_LIMIT_S
 from hospital_node.settings import NodeSettings, Policy
-from medveil import log, study
+from medveil import log, noise_policies, study
 from medveil.errors import Error
 from medveil.profiles import PROFILES
 from medveil.strategies import STRATEGIES
@@ -40,8 +40,8 @@ SECTIONS = (
     study.ModelChoice,
     study.Transforms,
     study.Training,
-    study.GaussianNoise,
-    study.JointNoise,
+    noise_policies.GaussianNoise,
+    noise_policies.JointNoise,
     study.Strategy,
     study.SecureAggregation,
     study.Cohort,

@@ -12,7 +12,7 @@ import pytest
 
 from hospital_node.ledger import Charge
 from hospital_node.training import NotSafe, evaluation, gradients, mean, optimizer, run, self_check
-from medveil import study
+from medveil import noise_policies
 from medveil.study import Study
 from medveil.tasks.classification import Classification
 from medveil.tasks.segmentation import Segmentation
@@ -175,7 +175,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "joint share by h": (
         "joint",
-        study.GaussianNoise,
+        noise_policies.GaussianNoise,
         "own_multiplier",
         "math.sqrt(self.sharers)",
         "self.sharers",
@@ -406,7 +406,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "evaluation's joint share by h": (
         "joint",
-        study.GaussianNoise,
+        noise_policies.GaussianNoise,
         "own_evaluation_multiplier",
         "math.sqrt(self.sharers)",
         "self.sharers",

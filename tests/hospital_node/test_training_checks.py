@@ -19,7 +19,8 @@ from torch.nn import functional
 from hospital_node.training import NoCharge, NotSafe, TrainingRound, checked, checks, clipped_sum, self_check
 from hospital_node.training import optimizer as optimizer_module
 from hospital_node.training.optimizer import PatientOptimizer
-from medveil.study import LocalNoise, NoPrivacy, Study
+from medveil.noise_policies import LocalNoise, NoPrivacy
+from medveil.study import Study
 from medveil.tasks import TASKS
 from medveil_imaging.models import MODELS, ModelShape, build, outputs_for, spec_of
 from privacy.dp.noise import NoiseSource

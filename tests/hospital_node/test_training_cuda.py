@@ -14,7 +14,8 @@ from hospital_node.ledger import Ledger
 from hospital_node.training import FeatureCache, TrainingRound, evaluate, self_check, train
 from hospital_node.training.gradients import Drawn, Way, patient_gradients, runs_in_bfloat16
 from hospital_node.training.optimizer import PatientOptimizer, row_norms
-from medveil.study import LocalNoise, Study
+from medveil.noise_policies import LocalNoise
+from medveil.study import Study
 from medveil.tasks import TASKS
 from medveil.tensors import Float32
 from medveil_imaging.models import ModelShape, build, build_model, initial_vector, outputs_for

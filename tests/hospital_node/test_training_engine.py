@@ -21,7 +21,7 @@ from torch.nn import functional
 from hospital_node.training import gradients as engine
 from hospital_node.training.gradients import Drawn, Way, draw, patient_gradients
 from hospital_node.training.optimizer import PatientOptimizer, clip_factors, row_norms
-from medveil.study import LocalNoise
+from medveil.noise_policies import LocalNoise
 from medveil_imaging.patients import PatientImages
 from privacy.dp.noise import NoiseSource
 

@@ -16,8 +16,9 @@ from hospital_node.ledger import Charge, Ledger
 from hospital_node.training import NotSafe, TrainingRound, checks, mean, train
 from hospital_node.training.checks import self_check
 from hospital_node.training.features import with_features
+from medveil.noise_policies import JointNoise
 from medveil.strategies import advance
-from medveil.study import CENTRE, JointNoise, Study
+from medveil.study import CENTRE, Study
 from medveil.tensors import Float32, unflatten
 from medveil_imaging.models import ModelShape, build_model, initial_vector
 from medveil_imaging.patients import PatientImages

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from medveil.study import LocalNoise, SecureAggregation, Training
+from medveil.noise_policies import LocalNoise
+from medveil.study import SecureAggregation, Training
 from medveil_imaging.models import MODELS
 from medveil_imaging.recipes import NoRecipe, recipe
 from privacy.dp.accounting import Event, calibrate, epsilon

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from medveil.study import ModelChoice, NoPrivacy, SecureAggregation, Study, Training, Transforms
+from medveil.noise_policies import NoPrivacy
+from medveil.study import ModelChoice, SecureAggregation, Study, Training, Transforms
 from medveil.tensors import ModelSpec, TensorSpec
 
 

@@ -9,7 +9,8 @@ from opacus.validators import ModuleValidator
 from torch import nn
 
 from medveil.errors import UnknownName
-from medveil.study import ModelChoice, NoPrivacy, SecureAggregation, Study, Training, Transforms
+from medveil.noise_policies import NoPrivacy
+from medveil.study import ModelChoice, SecureAggregation, Study, Training, Transforms
 from medveil.tensors import ModelSpec, TensorSpec
 from medveil_imaging.models import (
     MODELS,

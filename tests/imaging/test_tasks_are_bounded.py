@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from medveil.metrics import layout, summarise
-from medveil.study import Evaluation, ModelChoice, NoPrivacy, SecureAggregation, Study, Training, Transforms
+from medveil.noise_policies import NoPrivacy
+from medveil.study import Evaluation, ModelChoice, SecureAggregation, Study, Training, Transforms
 from medveil.tasks import MAX_LOSS, TASKS
 from medveil.tensors import ModelSpec, TensorSpec
 

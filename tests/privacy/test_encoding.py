@@ -12,16 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medveil.metrics import layout
+from medveil.noise_policies import NoPrivacy
 from medveil.rounds import RoundKind
-from medveil.study import (
-    Evaluation,
-    ModelChoice,
-    NoPrivacy,
-    SecureAggregation,
-    Study,
-    Training,
-    Transforms,
-)
+from medveil.study import Evaluation, ModelChoice, SecureAggregation, Study, Training, Transforms
 from medveil.tensors import ModelSpec, TensorSpec, Update
 from privacy.encoding import (
     LANES,

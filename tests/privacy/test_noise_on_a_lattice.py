@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from medveil.study import JointNoise
+from medveil.noise_policies import JointNoise
 from medveil_research.studies import StudyOptions, new_study
 from privacy.dp.noise import normal
 from privacy.joint_steps import COARSEST, FINE, adds_up, step_in_noise

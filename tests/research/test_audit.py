@@ -16,7 +16,7 @@ import typer
 from typer.testing import CliRunner
 
 from hospital_node.training import NotSafe, evaluation, optimizer, run
-from medveil import study
+from medveil import noise_policies
 from medveil.study import Study
 from medveil.tasks.classification import Classification
 from medveil_research import audit, audit_bounds, audit_report
@@ -152,7 +152,7 @@ FAULTS: dict[str, tuple[Callable[[], Study], Any, str, str, str, str]] = {
         "limit = 2**0.5 * policy.clip_norm", "train",
     ),
     "joint share by h": (
-        lambda: films(3.0, privacy="joint", rounds=6), study.GaussianNoise, "own_multiplier",
+        lambda: films(3.0, privacy="joint", rounds=6), noise_policies.GaussianNoise, "own_multiplier",
         "math.sqrt(self.sharers)", "self.sharers", "train",
     ),
     "an accountant that halves mu squared": (

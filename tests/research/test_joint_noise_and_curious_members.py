@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from medveil.errors import BadFile
-from medveil.study import JointNoise, Study
+from medveil.noise_policies import JointNoise
+from medveil.study import Study
 from medveil_research.joint import default_honest, joint_lines, joint_prices, least_in_sum
 from medveil_research.outlook import outlook
 from medveil_research.privacy_plan import Schedule, plan_privacy

@@ -34,6 +34,8 @@ class Profile:
     """Profile whose shipped settings and usual models suit it, mostly itself."""
     spacing_mm: tuple[float, ...] = ()
     """Edges of a voxel in a new study; films have none."""
+    channels: int = 1
+    """Of an image whose study names no channels: 3 for pictures in colour."""
     grey: Callable[[Float32], Float32] = as_it_is
     """What is done to the pixels of one image before they are resized or resampled, whatever their shape."""
     z_score: bool = True

@@ -17,8 +17,9 @@ from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 import numpy as np
 
 from medveil.errors import Error, LocalProtocolError, RemoteProtocolError
+from medveil.noise_policies import JointNoise
 from medveil.registry import Registry
-from medveil.study import JointNoise, Study
+from medveil.study import Study
 from medveil.tensors import Float32
 
 State = dict[str, Float32]

@@ -19,11 +19,22 @@ from medveil.registry import Registry
 if TYPE_CHECKING:
     import torch
 
+Label = int | float | tuple[float | None, ...]
+"""What a line says of its image: a class, a number, or one number for each of several findings (None: not
+known). A label map is no such thing: it is a file."""
 Sums = dict[str, NDArray[np.float64]]
 """Named counts of one patient, one hospital or all."""
 Given = Mapping[str, NDArray[Any]]
 MAX_LOSS = 20.0
 """An image's loss counts for at most this much, so that one image cannot dominate the sum."""
+
+
+class BadLabel(ValueError):
+    """A line's label cannot be read; the text says what to write instead."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(reason)
+        self.reason, self.remedy = reason, remedy
 
 
 class Counting(Protocol):
@@ -64,6 +75,17 @@ class Task(Protocol):
 
     def aim(self, classes: Sequence[str]) -> str:
         """What the model learns to do, after "to"."""
+        ...
+
+    def columns(self, study: StudyView) -> tuple[str, ...]:
+        """Columns of the manifest that hold a line's label; of a task that outlines, the label map's path."""
+        ...
+
+    def read_label(self, study: StudyView, cells: Mapping[str, str]) -> Label:
+        """The label of a line; never asked for by a task that outlines.
+
+        Raises: BadLabel.
+        """
         ...
 
     def outputs(self, classes: Sequence[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medveil.histograms import auroc, calibration_error, middles, score_bins
-from medveil.tasks import MAX_LOSS, TASKS, Given, StudyView, Sums, at_most, whole, with_mean, zeros
+from medveil.tasks import (
+    MAX_LOSS,
+    TASKS,
+    BadLabel,
+    Given,
+    Label,
+    StudyView,
+    Sums,
+    at_most,
+    whole,
+    with_mean,
+    zeros,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +54,18 @@ class Classification:
     def outputs(self, classes: Sequence[str]) -> int:
         """One for two classes, else one per class."""
         return 1 if len(classes) == 2 else len(classes)
+
+    def columns(self, study: StudyView) -> tuple[str, ...]:
+        """One column with the number of a class."""
+        return ("label",)
+
+    def read_label(self, study: StudyView, cells: Mapping[str, str]) -> Label:
+        """The number of a class. Raises: BadLabel."""
+        text = cells["label"].strip()
+        if not re.fullmatch(r"[0-9]{1,4}", text) or int(text) >= len(study.classes):
+            remedy = f"Write a whole number from 0 to {len(study.classes) - 1}."
+            raise BadLabel("The label is not the number of a class.", remedy)
+        return int(text)
 
     def layout(self, study: StudyView) -> dict[str, int]:
         """Two histograms of the scores for each scored class, hits, loss and counts."""

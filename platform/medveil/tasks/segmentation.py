@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medveil.tasks import MAX_LOSS, TASKS, Given, StudyView, Sums, at_most, whole, with_mean, zeros
+from medveil.tasks import (
+    MAX_LOSS,
+    TASKS,
+    BadLabel,
+    Given,
+    Label,
+    StudyView,
+    Sums,
+    at_most,
+    whole,
+    with_mean,
+    zeros,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +51,14 @@ class Segmentation:
     def outputs(self, classes: Sequence[str]) -> int:
         """One per class, the background included."""
         return len(classes)
+
+    def columns(self, study: StudyView) -> tuple[str, ...]:
+        """One column with the path of a label map."""
+        return ("label_map",)
+
+    def read_label(self, study: StudyView, cells: Mapping[str, str]) -> Label:
+        """Not asked for: the label map is a file."""
+        raise BadLabel("A label map is a file.", "Name it in the column label_map.")
 
     def layout(self, study: StudyView) -> dict[str, int]:
         """Dice and number of cases of each structure, loss and count."""

@@ -20,10 +20,11 @@ Options = Mapping[str, Option]
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What goes in (one channel, ``size`` pixels or voxels) and how many logits come out."""
+    """What goes in (``channels`` of ``size`` pixels or voxels) and how many logits come out."""
 
     size: tuple[int, ...]
     outputs: int
+    channels: int = 1
 
     @property
     def dims(self) -> int:
@@ -81,7 +82,8 @@ def outputs_for(task: str, classes: Sequence[str]) -> int:
 
 def shape_of(study: Study) -> ModelShape:
     """Input size and number of logits that a study asks for."""
-    return ModelShape(size=study.transforms.size, outputs=outputs_for(study.task, study.classes))
+    outputs = outputs_for(study.task, study.classes)
+    return ModelShape(study.transforms.size, outputs, study.transforms.channel_count)
 
 
 def build(name: str, shape: ModelShape, options: Options, *, seed: int = 0) -> nn.Module:

@@ -6,14 +6,13 @@ val or test) and ``label`` (a class number) or ``label_map`` (a file). Other col
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from medveil.pseudonyms import BadPseudonym, one_spelling
 from medveil.study import Study
-from medveil.tasks import TASKS
+from medveil.tasks import TASKS, BadLabel, Label
 from medveil_imaging.sources.findings import Findings
 from medveil_imaging.sources.lines import Cells, manifest_lines
 from medveil_imaging.sources.raw import Unusable
@@ -30,13 +29,15 @@ class Row:
 
     number: int
     image: str
-    path: Path
+    paths: tuple[Path, ...]
+    """Its files: one, or one for each channel that the study names."""
     patient: str = field(repr=False)
     """In the spelling that counts."""
     written: str = field(repr=False)
     """As the line has it."""
     split: str
-    label: int | None
+    label: Label | None
+    """None where a label map has it."""
     label_map: Path | None
 
 
@@ -59,10 +60,10 @@ def _settled(rows: list[Row], findings: Findings) -> list[Row]:
     splits, listed = defaultdict(set), defaultdict(list)
     for row in rows:
         splits[row.patient].add(row.split)
-        listed[row.patient, row.path].append(row)
+        listed[row.patient, row.paths].append(row)
     kept = []
     for row in rows:
-        same = listed[row.patient, row.path]
+        same = listed[row.patient, row.paths]
         if len(splits[row.patient]) > 1:
             fault = Unusable(
                 "patient-in-two-splits",
@@ -86,7 +87,7 @@ def _settled(rows: list[Row], findings: Findings) -> list[Row]:
 
 def _judged(folder: Path, study: Study, findings: Findings) -> list[Row]:
     """The lines that name a patient, a split, an image and its label, as far as one line can tell."""
-    wanted = ["image", "patient_id", "split", "label_map" if TASKS[study.task].outlines else "label"]
+    wanted = ["image", "patient_id", "split", *TASKS[study.task].columns(study)]
     rows: list[Row] = []
     lines_of: Counter[str] = Counter()
     inside = folder.resolve()
@@ -125,20 +126,17 @@ def _row(number: int, cell: Cells, inside: Path, study: Study) -> Row:
         ) from error
     if split not in SPLITS:
         raise Unusable("bad-split", "The split is not train, val or test.", "Correct the line.")
-    label, label_map = None, None
+    label: Label | None = None
+    label_map = None
     if TASKS[study.task].outlines:
         label_map = _inside(inside, cell["label_map"], "label map")
     else:
-        text = cell["label"].strip()
-        if not re.fullmatch(r"[0-9]{1,4}", text) or int(text) >= len(study.classes):
-            raise Unusable(
-                "bad-label",
-                "The label is not the number of a class.",
-                f"Write a whole number from 0 to {len(study.classes) - 1}.",
-            )
-        label = int(text)
+        try:
+            label = TASKS[study.task].read_label(study, cell)
+        except BadLabel as error:
+            raise Unusable("bad-label", error.reason, error.remedy) from error
     image = _inside(inside, cell["image"], "image")
-    return Row(number, cell["image"], image, patient, written, split, label, label_map)
+    return Row(number, cell["image"], (image,), patient, written, split, label, label_map)
 
 
 def _inside(folder: Path, name: str, what: str) -> Path:

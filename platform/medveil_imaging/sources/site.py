@@ -6,6 +6,7 @@ and grouped by patient.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,8 +19,8 @@ from medveil.profiles import PROFILES
 from medveil.pseudonyms import look_alike
 from medveil.stopping import check_stopped
 from medveil.study import Study
-from medveil.tasks import TASKS
-from medveil_imaging.patients import PatientImages
+from medveil.tasks import Label
+from medveil_imaging.patients import Patient, PatientImages
 from medveil_imaging.sources.findings import Findings
 from medveil_imaging.sources.manifest import MANIFEST, SPLITS, Row, settled_rows
 from medveil_imaging.sources.raw import Note, Problem, Unusable, Volume, quiet
@@ -35,9 +36,9 @@ class SiteData:
     """One hospital's patients by split. Patients in the order of their pseudonyms, images as listed."""
 
     name: str
-    train: tuple[PatientImages, ...] = field(repr=False)
-    val: tuple[PatientImages, ...] = field(repr=False)
-    test: tuple[PatientImages, ...] = field(repr=False)
+    train: tuple[Patient, ...] = field(repr=False)
+    val: tuple[Patient, ...] = field(repr=False)
+    test: tuple[Patient, ...] = field(repr=False)
     problems: tuple[Problem, ...] = field(repr=False)
     """For the operator's screen only: file names may be telling."""
 
@@ -86,7 +87,7 @@ def _compare_people(rows: list[Row], findings: Findings) -> None:
     """Warn of what only a person can decide: who is who, and whose an image is."""
     first: dict[str, Row] = {}
     alike: dict[str, Row] = {}
-    owners: dict[Path, dict[str, Row]] = defaultdict(dict)
+    owners: dict[tuple[Path, ...], dict[str, Row]] = defaultdict(dict)
     for row in rows:
         one = first.setdefault(row.patient, row)
         if one is not row and one.written != row.written:
@@ -105,7 +106,7 @@ def _compare_people(rows: list[Row], findings: Findings) -> None:
                     "If they are one patient, write them alike: one patient must not count twice.",
                 )
                 findings.warn(note, row.image, row.number)
-        owners[row.path].setdefault(row.patient, row)
+        owners[row.paths].setdefault(row.patient, row)
     for rows_of in owners.values():
         if len(rows_of) > 1:
             for row in rows_of.values():
@@ -122,16 +123,16 @@ def _reader(study: Study) -> Read:
         film = film_transform(study.transforms)
 
         def read_one(row: Row) -> tuple[torch.Tensor, torch.Tensor, tuple[Note, ...]]:
-            raw = read_film(row.path)
-            return film(raw), torch.tensor(row.label), raw.notes
+            raw = read_film(row.paths[0])
+            return film(raw), _tensor(row.label), raw.notes
 
         return read_one
     volume, outline = volume_transform(study.transforms), label_transform(study.transforms)
 
     def read_three(row: Row) -> tuple[torch.Tensor, torch.Tensor, tuple[Note, ...]]:
-        raw = read_volume(row.path)
+        raw = read_volume(row.paths[0])
         if row.label_map is None:
-            return volume(raw), torch.tensor(row.label), raw.notes
+            return volume(raw), _tensor(row.label), raw.notes
         labels, notes = _checked_labels(raw, read_label_map(row.label_map), len(study.classes))
         placed, lost = outline(labels)
         if lost:
@@ -180,6 +181,13 @@ def _checked_labels(image: Volume, labels: Volume, classes: int) -> tuple[Volume
     return Volume(values, image.affine), ()
 
 
+def _tensor(label: Label | None) -> torch.Tensor:
+    """int64 of a class; float32 of numbers, NaN for those that are not known."""
+    if isinstance(label, tuple):
+        return torch.tensor([math.nan if value is None else value for value in label], dtype=torch.float32)
+    return torch.tensor(label, dtype=torch.int64 if isinstance(label, int) else torch.float32)
+
+
 def _whole_site(study: Study, train: dict[str, list[Labelled]]) -> list[Problem]:
     if not train:
         return [
@@ -191,8 +199,9 @@ def _whole_site(study: Study, train: dict[str, list[Labelled]]) -> list[Problem]
                 "Repair the lines above, or take part with another folder.",
             )
         ]
-    if not TASKS[study.task].outlines:
-        seen = Counter(int(label) for images in train.values() for _, label in images)
+    labels = [label for images in train.values() for _, label in images]
+    if all(label.ndim == 0 and label.dtype == torch.int64 for label in labels):
+        seen = Counter(int(label) for label in labels)
         if len(seen) == 1:
             return [
                 Problem(
@@ -207,7 +216,7 @@ def _whole_site(study: Study, train: dict[str, list[Labelled]]) -> list[Problem]
     return []
 
 
-def _gather(patients: dict[str, list[Labelled]]) -> tuple[PatientImages, ...]:
+def _gather(patients: dict[str, list[Labelled]]) -> tuple[Patient, ...]:
     return tuple(
         PatientImages(
             patient=patient,

@@ -1,0 +1,83 @@
+"""Whether and how a study hides one patient: secure aggregation only, or Gaussian noise per patient."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from medveil.values import Frozen, PositiveFloat
+
+
+class NoPrivacy(Frozen):
+    """Secure aggregation only. A hospital's own policy must allow it."""
+
+    kind: Literal["none"] = "none"
+
+
+class GaussianNoise(Frozen):
+    """Patient-level DP-SGD: what the two noise policies have in common.
+
+    The record is a patient with all images (add or remove one patient). Each step every patient enters with
+    probability ``sample_rate``; the mean gradient over at most ``images_per_patient`` of that patient's
+    images is clipped to ``clip_norm``; Gaussian noise is added to the sum over patients.
+    """
+
+    clip_norm: PositiveFloat
+    clipping: Literal["flat", "unit"] = "flat"
+    """``flat``: longer gradients are shortened to clip_norm. ``unit``: every gradient is scaled to it."""
+    noise_multiplier: PositiveFloat
+    """Standard deviation in units of clip_norm of the noise that ``epsilon`` rests on."""
+    sample_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    images_per_patient: Annotated[int, Field(ge=1)] = 4
+    epsilon: PositiveFloat
+    """What the whole study, evaluation included, costs each patient; a node computes it again and refuses
+    an understatement."""
+    evaluation_multiplier: PositiveFloat
+    """Standard deviation of the noise on the final evaluation's sums, in units of the most that one patient
+    adds; a validation round has sqrt(rounds) times as much, so all of them cost what the final one does."""
+    delta: Annotated[float, Field(gt=0, lt=0.01)] = 1e-5
+    despite_noise: bool = False
+    """The author insisted on a study whose noise exceeds what can be learned; hospitals see this mark."""
+
+    @property
+    def sharers(self) -> int:
+        """Hospitals whose noise together makes the multipliers."""
+        return 1
+
+    @property
+    def own_multiplier(self) -> float:
+        """What one hospital adds to its update by itself, in units of clip_norm."""
+        return self.noise_multiplier / math.sqrt(self.sharers)
+
+    @property
+    def own_evaluation_multiplier(self) -> float:
+        """What one hospital adds to its final evaluation by itself, in units of a patient's largest share."""
+        return self.evaluation_multiplier / math.sqrt(self.sharers)
+
+
+class LocalNoise(GaussianNoise):
+    """Each hospital's own noise bounds what anybody can learn of any one of its patients."""
+
+    kind: Literal["local"] = "local"
+
+
+class JointNoise(GaussianNoise):
+    """The noise of several hospitals adds up inside the masked sum: less noise for the same epsilon.
+
+    ``epsilon`` holds if at least ``honest_hospitals`` of the hospitals in every sum add their noise and keep
+    it to themselves; against everybody else together, a patient has only the own hospital's share of it.
+    One step a round: only the sum of single steps is known to be protected by the noise of all.
+    """
+
+    kind: Literal["joint"] = "joint"
+    honest_hospitals: Annotated[int, Field(ge=2, le=2000)]
+
+    @property
+    def sharers(self) -> int:
+        """Hospitals whose noise together makes the multipliers."""
+        return self.honest_hospitals
+
+
+Privacy = Annotated[NoPrivacy | LocalNoise | JointNoise, Field(discriminator="kind")]
