@@ -21,9 +21,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import (
+    MPEG2MPML,
     ComputedRadiographyImageStorage,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
+    JPEGLosslessSV1,
     RLELossless,
 )
 
@@ -126,6 +128,8 @@ def test_a_gzipped_dicom_file_is_read(tmp_path: Path) -> None:
         ("unreadable-image", {"PixelData": PIXELS.astype("<u2").tobytes()[:-40]}),
         ("too-large", {"Rows": 60000, "Columns": 60000}),
         ("bad-header", {"Rows": 0}),
+        ("unreadable-image", {"syntax": JPEGLosslessSV1}),
+        ("no-decoder", {"syntax": MPEG2MPML}),
         ("unreadable-image", {"syntax": RLELossless}),
     ],
 )

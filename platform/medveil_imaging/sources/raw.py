@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -67,6 +67,9 @@ class Film:
     pixels: Float32
     """Shape (rows, columns), any unit."""
     notes: tuple[Note, ...] = ()
+    patient_mark: bytes | None = field(default=None, repr=False)
+    """Equal where the headers of two files name one patient; None where they name nobody. For comparing in
+    memory only: it is never stored, logged or sent (:mod:`medveil_imaging.sources.dicom.identity`)."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ class Volume:
     affine: Float64
     """Shape (4, 4): voxel index → millimetres in RAS axes (right, anterior, superior)."""
     notes: tuple[Note, ...] = ()
+    patient_mark: bytes | None = field(default=None, repr=False)
+    """As of a :class:`Film`."""
 
 
 def check_pixel_count(shape: tuple[int, ...], limit: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,7 +35,7 @@ def read_film(path: Path) -> Film:
             "A border of the picture looks like printed text, whatever its header says.",
             "Look at the picture; export it without names, or leave it out.",
         )
-        return Film(film.pixels, (*film.notes, note))
+        return replace(film, notes=(*film.notes, note))
     return film
 
 

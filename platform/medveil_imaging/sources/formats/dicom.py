@@ -9,7 +9,7 @@ import io
 import re
 import warnings
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.pixels import apply_modality_lut, apply_voi_lut, get_decoder
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
+from medveil_imaging.sources.dicom.identity import patient_mark
 from medveil_imaging.sources.formats import FORMATS, Format
 from medveil_imaging.sources.raw import (
     MAX_FILE_BYTES,
@@ -82,7 +83,7 @@ def read_dicom_film(data: bytes) -> Film:
     unclear = Note(
         "modality-unclear", "The header does not say that this is a radiograph.", "Look at the picture."
     )
-    return Film(values, () if modality in FILM_MODALITIES else (unclear,))
+    return Film(values, () if modality in FILM_MODALITIES else (unclear,), patient_mark(header))
 
 
 def read_dicom_volume(data: bytes) -> Volume:
@@ -105,7 +106,8 @@ def read_dicom_volume(data: bytes) -> Volume:
     if shared is None or groups is None or len(groups) != count:
         raise _no_geometry()
     frames = _decode(header, MAX_VOXELS)
-    return stack([_frame(frames[index], groups[index], shared) for index in range(count)])
+    planes = [_frame(frames[index], groups[index], shared) for index in range(count)]
+    return replace(stack(planes), patient_mark=patient_mark(header))
 
 
 def read_dicom_series(folder: Path) -> Volume:
@@ -120,7 +122,7 @@ def read_dicom_series(folder: Path) -> Volume:
         raise Unusable(
             "wrong-dimensions", f"A series has 2 to {MAX_SLICES} slices.", "List the folder of one series."
         )
-    series, planes, total = set(), [], 0
+    series, patients, planes, total = set(), set(), [], 0
     for path in paths:
         if path.is_dir() or inside not in path.resolve().parents:
             raise Unusable(
@@ -138,8 +140,15 @@ def read_dicom_series(folder: Path) -> Volume:
         series.add(_text(header, "SeriesInstanceUID"))
         if len(series) > 1:
             raise Unusable("several-series", "The folder holds several series.", "Use a folder per series.")
+        patients.add(patient_mark(header))
+        if len(patients) > 1:
+            raise Unusable(
+                "several-patients",
+                "The slices name different patients.",
+                "Use a folder per patient and series.",
+            )
         planes.append(_slice(header))
-    return stack(planes)
+    return replace(stack(planes), patient_mark=patients.pop())
 
 
 def stack(planes: list[Plane]) -> Volume:
@@ -270,7 +279,7 @@ def _decode(header: Dataset, limit: int) -> Any:
     if int(header.BitsAllocated) < 8:
         raise Unusable("not-grey", "The image has one bit per pixel.", "List the picture itself, not a mask.")
     syntax = header.file_meta.TransferSyntaxUID
-    if syntax.is_compressed and syntax.is_encapsulated and not get_decoder(syntax).is_available:
+    if not _can_decode(syntax):
         raise Unusable(
             "no-decoder",
             "This kind of compression cannot be read here.",
@@ -284,6 +293,13 @@ def _decode(header: Dataset, limit: int) -> Any:
             "contradiction", "Header and compressed image disagree about the pixels.", "Export it again."
         )
     return pixels
+
+
+def _can_decode(syntax: UID) -> bool:
+    try:
+        return bool(get_decoder(syntax).is_available)
+    except NotImplementedError:  # video, or private to a manufacturer
+        return False
 
 
 def _frames(header: Dataset) -> int:
