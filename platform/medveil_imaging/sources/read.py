@@ -112,13 +112,19 @@ def _known(data: bytes) -> Format:
     if known is not None:
         return known
     if data[344:348] == b"ni1\0" or data[4:8] == b"ni2\0":
-        raise Unusable("nifti-pair", "This is half of a .hdr/.img pair.", "Convert it to one .nii.gz file.")
+        raise Unusable(
+            "nifti-pair",
+            "The header says that its voxels lie in another file (.img).",
+            "Convert it to one .nii.gz file.",
+        )
     if data[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c"):
         raise Unusable(
             "analyze-format",
             "This is Analyze 7.5, which does not tell left from right.",
             "Convert the original DICOM to NIfTI.",
         )
+    if data[:2] == b"\x1f\x8b":
+        raise Unusable("packed-twice", "The file was compressed twice.", "Unpack it once.")
     if data[:4] == b"\0\0\0\x01":
         raise Unusable("freesurfer-format", "This is a FreeSurfer volume.", "Convert it to .nii.gz.")
     raise Unusable(

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from medveil.profiles import PROFILES
@@ -22,13 +21,11 @@ from medveil.study import Study
 from medveil.tasks import Label
 from medveil_imaging.patients import Patient, PatientImages
 from medveil_imaging.sources.findings import Findings
+from medveil_imaging.sources.label_maps import checked_labels
 from medveil_imaging.sources.manifest import MANIFEST, SPLITS, Row, settled_rows
-from medveil_imaging.sources.raw import Note, Problem, Unusable, Volume, quiet
+from medveil_imaging.sources.raw import Note, Problem, Unusable, quiet
 from medveil_imaging.sources.read import read_film, read_label_map, read_volume
 from medveil_imaging.transforms import film_transform, label_transform, volume_transform
-
-SAME_PLACE_MM = 1.0
-"""How far a label map's grid may lie from its image's."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,7 @@ def _reader(study: Study) -> Read:
         raw = read_volume(row.paths[0])
         if row.label_map is None:
             return volume(raw), _tensor(row.label), raw.notes
-        labels, notes = _checked_labels(raw, read_label_map(row.label_map), len(study.classes))
+        labels, notes = checked_labels(raw, read_label_map(row.label_map), len(study.classes))
         placed, lost = outline(labels)
         if lost:
             notes += (
@@ -146,39 +143,6 @@ def _reader(study: Study) -> Read:
         return volume(raw), placed, raw.notes + notes
 
     return read_three
-
-
-def _checked_labels(image: Volume, labels: Volume, classes: int) -> tuple[Volume, tuple[Note, ...]]:
-    """The label map on its image's grid.
-
-    Raises:
-        Unusable: another shape or place, an undeclared class, or values that are not whole numbers.
-    """
-    if labels.voxels.shape != image.voxels.shape:
-        raise Unusable(
-            "label-map-shape", "Image and label map have different sizes.", "Export the pair again."
-        )
-    corner = np.append(np.array(image.voxels.shape) - 1.0, 1.0)
-    ends = np.stack([np.array([0.0, 0, 0, 1]), corner])
-    if np.linalg.norm(ends @ (image.affine - labels.affine).T, axis=1).max() > SAME_PLACE_MM:
-        raise Unusable(
-            "label-map-place",
-            "Image and label map lie at different places in the patient.",
-            "Resample the label map to its image.",
-        )
-    values = labels.voxels
-    if not np.isfinite(values).all() or (values != np.rint(values)).any():
-        raise Unusable(
-            "label-map-values", "The label map holds fractions.", "Export it as whole class numbers."
-        )
-    if values.min() < 0 or values.max() >= classes:
-        raise Unusable(
-            "undeclared-class", "The label map holds a class the study does not name.", "Remap its numbers."
-        )
-    if values.max() == 0:
-        note = Note("empty-label-map", "The label map is empty.", "Check that the outline was saved.")
-        return Volume(values, image.affine), (note,)
-    return Volume(values, image.affine), ()
 
 
 def _tensor(label: Label | None) -> torch.Tensor:

@@ -1,48 +1,160 @@
-"""PNG and JPEG films through Pillow, grey only."""
+"""PNG and JPEG films through Pillow, grey only: every stored level, upright, nothing see-through."""
 
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from medveil_imaging.sources.formats import FORMATS, Format
-from medveil_imaging.sources.raw import MAX_PIXELS, Film, Unusable, check_pixel_count
+from medveil_imaging.sources.raw import MAX_PIXELS, Film, Note, Unusable, check_pixel_count
 
-GREY = frozenset({"1", "L", "LA", "I", "I;16", "I;16B", "F"})
-COLOUR = frozenset({"RGB", "RGBA", "P", "PA"})
-GREY_TOLERANCE = 4
-"""Levels of 255 by which the channels of a grey picture stored as colour may differ (JPEG rounding)."""
+ORIENTATION = 0x0112
+"""EXIF's tag of how a camera or an editor wants the stored rows and columns turned."""
+GREY_TOLERANCE = 4 / 255
+"""Share of the range by which the channels of a grey picture stored as colour may differ (JPEG rounding)."""
+SPLIT = {"RGB;16B": ("RGB;16B", "RGB;16L"), "RGBA;16B": ("RGBA;16B", "RGBA;16L"), "LA;16B": ("RGBA",)}
+"""How Pillow is asked for all 16 bits of a PNG with several channels, of which it gives the upper 8 by
+itself: for the upper bytes and again for the lower, or for the four bytes of grey and opacity as channels."""
+SAMPLE_BITS = {"1": 1, "L;2": 2, "L;4": 4}
+SCANS = frozenset({0xC0, 0xC1, 0xC2})
+"""Markers of JPEG frames that libjpeg reads: baseline, extended and progressive, with Huffman codes."""
+
+Levels = NDArray[Any]
+"""Stored levels, shape (rows, columns, channels), channels last as pictures have them."""
 
 
 def read_picture(data: bytes) -> Film:
-    """A grey film from the bytes of a PNG or JPEG file.
+    """A grey film from the bytes of a PNG or JPEG file, turned as its EXIF orientation says.
 
-    A picture stored in colour is accepted when its three channels are equal, as exports often write it.
+    All stored levels are kept, 16 bits also where grey is stored as colour or beside an opacity. A picture
+    stored in colour is accepted when its three channels are equal, as exports often write it. What is
+    transparent is laid over black, with a note.
 
     Raises:
-        Unusable: damaged, too large, animated or truly coloured.
+        Unusable: damaged, too large, animated, truly coloured, or a JPEG of a kind that only archives have.
     """
-    with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
+    if data[:2] == b"\xff\xd8":
+        _check_jpeg(data)
+    with _opened(data) as picture:
         check_pixel_count(picture.size, MAX_PIXELS)
         if getattr(picture, "n_frames", 1) != 1:
             raise Unusable("several-frames", "The picture has several frames.", "Export one film per file.")
+        if picture.mode == "CMYK":
+            raise Unusable(
+                "colour-image",
+                "The picture is stored in printing colours (CMYK).",
+                "Export the grey original.",
+            )
+        packing = str(picture.tile[0].args)
         picture.load()
-        if picture.mode in GREY:
-            grey = picture.convert("L") if picture.mode in {"1", "LA"} else picture
-            return Film(np.asarray(grey, np.float32))
-        if picture.mode not in COLOUR:
-            raise _coloured()
-        channels = np.asarray(picture.convert("RGB"), np.int16)
-    red, green, blue = channels[:, :, 0], channels[:, :, 1], channels[:, :, 2]
-    if max(int(np.abs(red - green).max()), int(np.abs(blue - green).max())) > GREY_TOLERANCE:
-        raise _coloured()
-    return Film(green.astype(np.float32))
+        turn = _orientation(picture)
+        levels, opacity = _levels(data, picture, packing)
+    levels, notes = _over_black(levels, opacity)
+    return Film(_turned(_grey(levels), turn), notes)
 
 
-def _coloured() -> Unusable:
-    return Unusable("colour-image", "The image is in colour, so it is no X-ray.", "Export the grey original.")
+def _opened(data: bytes) -> Any:
+    return Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
+
+
+def _check_jpeg(data: bytes) -> None:
+    """Refuse by name what libjpeg does not read: 12 bits, lossless, arithmetic codes."""
+    place = 2
+    while place + 9 < len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        if marker == 0xFF:  # fill byte
+            place += 1
+            continue
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            if marker not in SCANS or data[place + 4] != 8:
+                raise Unusable(
+                    "no-decoder",
+                    "This JPEG is lossless, arithmetic or of more than 8 bits, which is not read here.",
+                    "Export the original as DICOM, or as PNG with 16 bits.",
+                )
+            return
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+
+
+def _levels(data: bytes, picture: Any, packing: str) -> tuple[Levels, Levels | None]:
+    """All stored levels and the opacity from 0 to 1, shape (rows, columns); None where all is opaque."""
+    key: Any = picture.info.get("transparency")
+    if packing in SPLIT:
+        levels = _sixteen(data, packing)
+    elif picture.mode in {"P", "PA"}:
+        levels, key = np.asarray(picture.convert("RGBA")), None  # Pillow looks the opacities up as well
+    else:
+        levels = np.asarray(picture.convert("L") if picture.mode == "1" else picture)
+        levels = levels if levels.ndim == 3 else levels[:, :, None]
+        bits = SAMPLE_BITS.get(packing, 8)
+        if isinstance(key, int) and picture.mode == "L":  # the key is a stored sample, levels go up to 255
+            key = key * 255 // (2**bits - 1)
+    if levels.shape[2] in (2, 4):
+        opacity = levels[:, :, -1] / np.float32(np.iinfo(levels.dtype).max)
+        return levels[:, :, :-1], None if bool((opacity == 1).all()) else opacity
+    if key is None:
+        return levels, None
+    return levels, (levels != np.array(key, levels.dtype)).any(2).astype(np.float32)
+
+
+def _sixteen(data: bytes, packing: str) -> Levels:
+    halves = []
+    for wanted in SPLIT[packing]:
+        with _opened(data) as picture:
+            picture.tile = [picture.tile[0]._replace(args=wanted)]
+            picture.load()
+            halves.append(np.asarray(picture, np.uint16))
+    if len(halves) == 1:
+        return halves[0][:, :, 0::2] << 8 | halves[0][:, :, 1::2]
+    return halves[0] << 8 | halves[1]
+
+
+def _over_black(levels: Levels, opacity: Levels | None) -> tuple[Levels, tuple[Note, ...]]:
+    seen = levels if opacity is None else levels * opacity[:, :, None]
+    if opacity is None or np.array_equal(seen, levels):
+        return levels, ()
+    note = Note(
+        "see-through",
+        "Parts of the picture are transparent; they were laid over black.",
+        "Look at the picture; export it without transparency.",
+    )
+    return seen, (note,)
+
+
+def _grey(levels: Levels) -> NDArray[np.float32]:
+    """One channel of a grey picture. Raises: Unusable: its channels differ."""
+    if levels.shape[2] == 1:
+        return levels[:, :, 0].astype(np.float32)
+    top = 255 if levels.dtype == np.uint8 else float(levels.max())
+    red, green, blue = (levels[:, :, channel].astype(np.float32) for channel in range(3))
+    if max(float(np.abs(red - green).max()), float(np.abs(blue - green).max())) > GREY_TOLERANCE * top:
+        raise Unusable(
+            "colour-image", "The image is in colour, so it is no X-ray.", "Export the grey original."
+        )
+    return green
+
+
+def _orientation(picture: Any) -> int:
+    """1 to 8 as EXIF counts; 1, as stored, where nothing is said or nothing that can be understood."""
+    try:
+        turn = picture.getexif().get(ORIENTATION, 1)
+    except Exception:  # spoiled EXIF says nothing; viewers show such a picture as it is stored
+        return 1
+    return turn if isinstance(turn, int) and 1 <= turn <= 8 else 1
+
+
+def _turned(pixels: NDArray[np.float32], turn: int) -> NDArray[np.float32]:
+    """Upright: 2 to 4 mirror or turn over, 5 to 8 exchange rows and columns first."""
+    upright = pixels.T if turn >= 5 else pixels
+    if turn in (3, 4, 7, 8):
+        upright = upright[::-1]
+    if turn in (2, 3, 6, 7):
+        upright = upright[:, ::-1]
+    return np.ascontiguousarray(upright)
 
 
 FORMATS.register("picture")(
