@@ -340,7 +340,7 @@ def test_nifti_volumes_keep_their_affine_and_drop_trailing_ones(tmp_path: Path) 
         ("constant-image", np.ones((4, 4, 4), np.float32)),
         ("not-finite", np.where(np.arange(64).reshape(4, 4, 4) == 5, np.nan, 1).astype(np.float32)),
         ("not-finite", np.where(np.arange(64).reshape(4, 4, 4) == 5, np.inf, 1).astype(np.float32)),
-        ("colour-image", np.ones((4, 4, 4), np.complex64)),
+        ("complex-image", np.ones((4, 4, 4), np.complex64)),
     ],
 )
 def test_unusable_volumes_are_refused_by_name(tmp_path: Path, code: str, voxels: Any) -> None:
