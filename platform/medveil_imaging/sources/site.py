@@ -7,7 +7,8 @@ and grouped by patient.
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+import secrets
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,6 @@ from pathlib import Path
 import torch
 
 from medveil.profiles import PROFILES
-from medveil.pseudonyms import look_alike
 from medveil.stopping import check_stopped
 from medveil.study import Study
 from medveil.tasks import Label
@@ -23,6 +23,7 @@ from medveil_imaging.patients import Patient, PatientImages
 from medveil_imaging.sources.findings import Findings
 from medveil_imaging.sources.label_maps import checked_labels
 from medveil_imaging.sources.manifest import MANIFEST, SPLITS, Row, settled_rows
+from medveil_imaging.sources.people import Marks, compare_images, compare_people, marks_of
 from medveil_imaging.sources.raw import Note, Problem, Unusable, quiet
 from medveil_imaging.sources.read import read_film, read_label_map, read_volume
 from medveil_imaging.transforms import film_transform, label_transform, volume_transform
@@ -41,7 +42,7 @@ class SiteData:
 
 
 Labelled = tuple[torch.Tensor, torch.Tensor]
-Read = Callable[[Row], tuple[torch.Tensor, torch.Tensor, tuple[Note, ...]]]
+Read = Callable[[Row], tuple[torch.Tensor, torch.Tensor, tuple[Note, ...], Marks]]
 
 
 def read_site(folder: Path, study: Study) -> SiteData:
@@ -55,14 +56,15 @@ def read_site(folder: Path, study: Study) -> SiteData:
     """
     name, findings = folder.resolve().name, Findings()
     rows = settled_rows(folder, study, findings)
-    _compare_people(rows, findings)
-    reader = _reader(study)
+    compare_people(rows, findings)
+    reader = _reader(study, secrets.token_bytes(32))
+    seen: list[tuple[Row, Marks]] = []
     patients: dict[str, dict[str, list[Labelled]]] = {s: {} for s in SPLITS}
     with quiet():
         for row in rows:
             check_stopped()
             try:
-                image, label, notes = reader(row)
+                image, label, notes, marks = reader(row)
             except Unusable as error:
                 findings.refuse(error, row.image, row.number)
             except Exception:  # geometry that the readers let pass and the resampling cannot use
@@ -74,62 +76,29 @@ def read_site(folder: Path, study: Study) -> SiteData:
                 for note in notes:
                     findings.warn(note, row.image, row.number)
                 patients[row.split].setdefault(row.patient, []).append((image, label))
+                seen.append((row, marks))
+    compare_images(seen, findings)
     for problem in _whole_site(study, patients["train"]):
         findings.add(problem)
     train, val, test = (_gather(patients[split]) for split in SPLITS)
     return SiteData(name=name, train=train, val=val, test=test, problems=findings.sorted(MANIFEST))
 
 
-def _compare_people(rows: list[Row], findings: Findings) -> None:
-    """Warn of what only a person can decide: who is who, and whose an image is."""
-    first: dict[str, Row] = {}
-    alike: dict[str, Row] = {}
-    owners: dict[tuple[Path, ...], dict[str, Row]] = defaultdict(dict)
-    for row in rows:
-        one = first.setdefault(row.patient, row)
-        if one is not row and one.written != row.written:
-            note = Note(
-                "spelled-differently",
-                f"This patient's pseudonym is spelled otherwise than in line {one.number}.",
-                "Both count as one patient. If they are two, give them different pseudonyms.",
-            )
-            findings.warn(note, row.image, row.number)
-        if one is row:
-            other = alike.setdefault(look_alike(row.patient), row)
-            if other is not row:
-                note = Note(
-                    "look-alike",
-                    f"This pseudonym looks like that of line {other.number}, and both count.",
-                    "If they are one patient, write them alike: one patient must not count twice.",
-                )
-                findings.warn(note, row.image, row.number)
-        owners[row.paths].setdefault(row.patient, row)
-    for rows_of in owners.values():
-        if len(rows_of) > 1:
-            for row in rows_of.values():
-                note = Note(
-                    "shared-image",
-                    "Lines of several patients name this image; each of them uses it.",
-                    "Keep the line of the patient whose it is: nobody must count twice.",
-                )
-                findings.warn(note, row.image, row.number)
-
-
-def _reader(study: Study) -> Read:
+def _reader(study: Study, key: bytes) -> Read:
     if PROFILES[study.transforms.profile].dims == 2:
         film = film_transform(study.transforms)
 
-        def read_one(row: Row) -> tuple[torch.Tensor, torch.Tensor, tuple[Note, ...]]:
+        def read_one(row: Row) -> tuple[torch.Tensor, torch.Tensor, tuple[Note, ...], Marks]:
             raw = read_film(row.paths[0])
-            return film(raw), _tensor(row.label), raw.notes
+            return film(raw), _tensor(row.label), raw.notes, marks_of(raw, key)
 
         return read_one
     volume, outline = volume_transform(study.transforms), label_transform(study.transforms)
 
-    def read_three(row: Row) -> tuple[torch.Tensor, torch.Tensor, tuple[Note, ...]]:
+    def read_three(row: Row) -> tuple[torch.Tensor, torch.Tensor, tuple[Note, ...], Marks]:
         raw = read_volume(row.paths[0])
         if row.label_map is None:
-            return volume(raw), _tensor(row.label), raw.notes
+            return volume(raw), _tensor(row.label), raw.notes, marks_of(raw, key)
         labels, notes = checked_labels(raw, read_label_map(row.label_map), len(study.classes))
         placed, lost = outline(labels)
         if lost:
@@ -140,7 +109,7 @@ def _reader(study: Study) -> Read:
                     "Centre the volume on the structure.",
                 ),
             )
-        return volume(raw), placed, raw.notes + notes
+        return volume(raw), placed, raw.notes + notes, marks_of(raw, key)
 
     return read_three
 
