@@ -26,7 +26,7 @@ from medveil.stopping import Stopped, check_stopped, stoppable
 from medveil.study import Study
 from medveil.tensors import Float32
 from medveil_imaging.models import ModelShape, initial_vector, outputs_for
-from medveil_imaging.sources import site
+from medveil_imaging.sources import readers
 from medveil_imaging.sources.site import SiteData, read_site
 from world import START, make_plan, make_study
 
@@ -43,7 +43,7 @@ def hashes(folder: Path, study: Study) -> None:
 
 
 @pytest.mark.parametrize(
-    ("read", "owner", "one_file"), [(images, site, "read_film"), (hashes, cohort, "_digest")]
+    ("read", "owner", "one_file"), [(images, readers, "read_wanted"), (hashes, cohort, "_digest")]
 )
 def test_no_file_is_opened_after_the_word_to_end(
     read: Callable[..., None], owner: Any, one_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,25 @@ STROKES = 24
 """Changes between ink and ground along one row: a dozen strokes, more than a side marker (R, L) has."""
 SINGULAR = 1e-6
 """Smallest volume of one voxel in cubic mm."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A file, or a folder with one series, and what it is to be read as."""
+
+    kind: Literal["film", "volume", "label map"]
+    path: Path
+
+
+def read_wanted(wanted: Wanted) -> Film | Volume:
+    """What a file holds.
+
+    Raises:
+        Unusable: and nothing else, whatever the file holds.
+    """
+    if wanted.kind == "film":
+        return read_film(wanted.path)
+    return read_volume(wanted.path) if wanted.kind == "volume" else read_label_map(wanted.path)
 
 
 def read_film(path: Path) -> Film:

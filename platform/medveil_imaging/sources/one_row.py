@@ -1,0 +1,105 @@
+"""One line of the manifest → tensors: which files are read for it, and what becomes of their content."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+
+from medveil.profiles import PROFILES
+from medveil.study import Study
+from medveil.tasks import Label
+from medveil_imaging.sources.label_maps import checked_labels
+from medveil_imaging.sources.manifest import Row
+from medveil_imaging.sources.people import Marks, marks_of
+from medveil_imaging.sources.raw import Film, Note, Unusable, Volume
+from medveil_imaging.sources.read import Wanted
+from medveil_imaging.transforms import film_transform, label_transform, volume_transform
+
+
+@dataclass(frozen=True)
+class Shaped:
+    """What one line gives, as :class:`medveil_imaging.patients.PatientImages` has it; one image at least."""
+
+    images: torch.Tensor = field(repr=False)
+    """float32, shape (k, channels, \\*size)."""
+    labels: torch.Tensor = field(repr=False)
+    """Shape (k, …)."""
+    notes: tuple[Note, ...]
+    marks: Marks
+
+
+class RowShape:
+    """How the lines of a study's manifests become tensors. The files are read by somebody else in between.
+
+    Args:
+        key: of the marks by which images are compared (:func:`medveil_imaging.sources.people.marks_of`).
+    """
+
+    def __init__(self, study: Study, key: bytes) -> None:
+        self._key = key
+        self._classes = len(study.classes)
+        self._flat = PROFILES[study.transforms.profile].dims == 2
+        if self._flat:
+            self._film = film_transform(study.transforms)
+        else:
+            self._volume, self._outline = (
+                volume_transform(study.transforms),
+                label_transform(study.transforms),
+            )
+
+    def wanted(self, row: Row) -> tuple[Wanted, ...]:
+        """The files that the line is made of; what they hold comes to :meth:`shaped` in the same order."""
+        images = tuple(Wanted("film" if self._flat else "volume", path) for path in row.paths)
+        return images if row.label_map is None else (*images, Wanted("label map", row.label_map))
+
+    def shaped(self, row: Row, read: Sequence[Film | Volume]) -> Shaped:
+        """The line's images and labels.
+
+        Raises:
+            Unusable: the images cannot be brought into the study's shape.
+        """
+        try:
+            made = self._one_film(row, read) if self._flat else self._one_volume(row, read)
+        except Unusable:
+            raise
+        except Exception as error:  # geometry that the readers let pass and the resampling cannot use
+            raise Unusable(
+                "unusable-image", "The image cannot be brought into shape.", "Export it again."
+            ) from error
+        return made
+
+    def _one_film(self, row: Row, read: Sequence[Film | Volume]) -> Shaped:
+        raw = cast(Film, read[0])
+        return self._single(raw, self._film(raw), _tensor(row.label))
+
+    def _one_volume(self, row: Row, read: Sequence[Film | Volume]) -> Shaped:
+        raw = cast(Volume, read[0])
+        if row.label_map is None:
+            return self._single(raw, self._volume(raw), _tensor(row.label))
+        labels, notes = checked_labels(raw, cast(Volume, read[-1]), self._classes)
+        placed, lost = self._outline(labels)
+        if lost:
+            notes += (
+                Note(
+                    "structure-cut",
+                    "A part of an outlined structure lies outside the study's field of view.",
+                    "Centre the volume on the structure.",
+                ),
+            )
+        return self._single(raw, self._volume(raw), placed, notes)
+
+    def _single(
+        self, raw: Film | Volume, image: torch.Tensor, label: torch.Tensor, notes: tuple[Note, ...] = ()
+    ) -> Shaped:
+        return Shaped(image[None], label[None], raw.notes + notes, marks_of(raw, self._key))
+
+
+def _tensor(label: Label | None) -> torch.Tensor:
+    """int64 of a class; float32 of numbers, NaN for those that are not known."""
+    if isinstance(label, tuple):
+        return torch.tensor([math.nan if value is None else value for value in label], dtype=torch.float32)
+    return torch.tensor(label, dtype=torch.int64 if isinstance(label, int) else torch.float32)
