@@ -94,10 +94,8 @@ def test_a_film_is_read_with_its_rescale(tmp_path: Path) -> None:
 
 
 def test_a_film_is_windowed_as_its_header_says(tmp_path: Path) -> None:
-    film = read_film(dicom(tmp_path / "a.dcm", WindowCenter=100, WindowWidth=50)).pixels
-    low, high = film[PIXELS < 70], film[PIXELS > 130]
-    assert len(set(low.tolist())) == len(set(high.tolist())) == 1
-    assert low[0] < film[PIXELS == 100][0] < high[0]
+    film = read_film(dicom(tmp_path / "a.dcm", WindowCenter=240, WindowWidth=301)).pixels
+    assert np.array_equal(film, np.clip(PIXELS, 89.5, 389.5))
 
 
 def test_dense_tissue_is_bright_whatever_the_photometric_interpretation(tmp_path: Path) -> None:
@@ -123,12 +121,11 @@ def test_a_gzipped_dicom_file_is_read(tmp_path: Path) -> None:
         ("wrong-modality", {"Modality": "SEG"}),
         ("several-frames", {"NumberOfFrames": 3}),
         ("burned-in", {"BurnedInAnnotation": "YES"}),
-        ("colour-image", {"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}),
         ("colour-image", {"PhotometricInterpretation": "PALETTE COLOR"}),
         ("unreadable-image", {"PixelData": PIXELS.astype("<u2").tobytes()[:-40]}),
         ("too-large", {"Rows": 60000, "Columns": 60000}),
         ("bad-header", {"Rows": 0}),
-        ("unreadable-image", {"syntax": JPEGLosslessSV1}),
+        ("contradiction", {"syntax": JPEGLosslessSV1}),
         ("no-decoder", {"syntax": MPEG2MPML}),
         ("unreadable-image", {"syntax": RLELossless}),
     ],
@@ -167,7 +164,7 @@ def test_printed_text_is_noticed_even_if_the_header_denies_it(tmp_path: Path) ->
 def test_a_deflate_bomb_is_refused_before_it_is_inflated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("medveil_imaging.sources.formats.dicom.MAX_FILE_BYTES", 500)
+    monkeypatch.setattr("medveil_imaging.sources.dicom.header.MAX_FILE_BYTES", 500)
     path = dicom(tmp_path / "a.dcm", syntax=DeflatedExplicitVRLittleEndian)
     assert refusal(read_film, path) == "too-large"
 
@@ -246,7 +243,6 @@ def test_slices_are_stacked_by_position_and_placed_in_ras(tmp_path: Path) -> Non
     ("code", "places"),
     [
         ("uneven-slices", (0.0, 1.0, 3.0)),
-        ("repeated-slices", (0.0, 1.0, 1.0, 2.0)),
         ("wrong-dimensions", (0.0,)),
     ],
 )
@@ -279,8 +275,10 @@ def test_a_series_with_a_foreign_file_or_a_link_outside_is_refused(tmp_path: Pat
     folder = series(tmp_path / "s", 0.0, 1.0)
     (folder / "2.dcm").symlink_to(mr_slice(tmp_path / "elsewhere.dcm", 2.0))
     assert refusal(read_volume, folder) == "mixed-folder"
+    (folder / "2.dcm").write_text("no image, but called like one")
+    assert refusal(read_volume, folder) == "mixed-folder"
     (folder / "2.dcm").unlink()
-    (folder / "notes.txt").write_text("no image")
+    (folder / "deeper").mkdir()
     assert refusal(read_volume, folder) == "mixed-folder"
 
 

@@ -41,7 +41,7 @@ WALKS: dict[str, tuple[str, tuple[str, ...]]] = {
             "medveil_imaging.sources.manifest.usable_rows",
             "medveil_imaging.sources.site.read_site",
             "medveil_imaging.sources.read.read_film",
-            "medveil_imaging.sources.formats.dicom.read_dicom_film",
+            "medveil_imaging.sources.dicom.film.read_dicom_film",
             "medveil_imaging.transforms.film_transform",
             "hospital_node.training.gradients.draw",
         ),

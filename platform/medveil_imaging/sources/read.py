@@ -10,8 +10,8 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
+from medveil_imaging.sources.dicom.series import read_dicom_series
 from medveil_imaging.sources.formats import Format, format_of
-from medveil_imaging.sources.formats.dicom import read_dicom_series
 from medveil_imaging.sources.raw import Film, Float32, Note, Unusable, Volume, quiet, read_bytes
 
 Image = TypeVar("Image", Film, Volume)

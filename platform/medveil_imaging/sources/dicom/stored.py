@@ -1,0 +1,204 @@
+"""Stored values of a DICOM image: decoded, cut to the bits that hold the picture, grey, with padding marked.
+
+PS3.5 section 8: a value lies in BitsStored bits below HighBit; the other bits of its word may hold anything,
+such as overlays of older scanners.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.pixels import get_decoder
+from pydicom.uid import UID
+
+from medveil_imaging.sources.dicom import colour
+from medveil_imaging.sources.dicom.header import contradiction, no_decoder, text, whole
+from medveil_imaging.sources.dicom.padding import declared_padding
+from medveil_imaging.sources.dicom.streams import Stream, streams
+from medveil_imaging.sources.raw import Note, Unusable, check_pixel_count
+
+PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
+SPARE_BITS = Note(
+    "spare-bits",
+    "Bits outside those that the header announces hold something; they were cut off.",
+    "Look at the picture.",
+)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the frames of a file hold."""
+
+    values: NDArray[Any]
+    """Shape (frames, rows, columns): whole or floating-point numbers, as the header means them."""
+    padding: NDArray[np.bool_]
+    """Same shape: where the header says that there is no picture."""
+    grey: bool = True
+    """False: it was stored as colour, so what the header says of a grey scale does not apply."""
+    notes: tuple[Note, ...] = ()
+
+
+def check_is_image(header: Dataset) -> None:
+    """Raises: Unusable: there are no pixels."""
+    if not any(name in header for name in PIXELS) or "Rows" not in header or "Columns" not in header:
+        raise Unusable(
+            "no-pixels",
+            "The file holds no image (a report, a plan or a curve, or it was cut short).",
+            "List images only.",
+        )
+
+
+def frame_count(header: Dataset) -> int:
+    """How many frames a file has; one where it does not say."""
+    return whole(header, "NumberOfFrames", 1) or 1
+
+
+def stored_values(header: Dataset, limit: int) -> Stored:
+    """Decode all frames of a file.
+
+    Args:
+        limit: most pixels of all frames together; checked against the header before anything is decoded.
+
+    Raises:
+        Unusable: too large, truly coloured, one bit a pixel, no decoder, or header against image.
+    """
+    frames = frame_count(header)
+    shape = (frames, whole(header, "Rows", 0), whole(header, "Columns", 0))
+    check_pixel_count(shape, limit)
+    _check_decodable(header.file_meta.TransferSyntaxUID)
+    if "PixelData" not in header:
+        return _floats(header, shape)
+    samples = whole(header, "SamplesPerPixel", 1)
+    kind = text(header, "PhotometricInterpretation")
+    if samples not in (1, 3) or (samples == 1 and kind not in {*GREY, "PALETTE COLOR"}):
+        raise colour.coloured()
+    bits = _Bits.of(header)
+    found = streams(header, frames)
+    _check_streams(found, bits, shape, samples)
+    words = _decode(header, bits, found, samples)
+    values, spare = bits.values(words, found)
+    if samples == 3 or kind == "PALETTE COLOR":
+        grey = (
+            colour.grey_of_channels(values, bits.stored)
+            if samples == 3
+            else colour.grey_of_palette(values, header)
+        )
+        return Stored(grey.reshape(shape), np.zeros(shape, bool), grey=False)
+    padding = declared_padding(header, words, values, lossy=any(s.lossy for s in found)).reshape(shape)
+    values = values.reshape(shape)
+    told = spare is not None and bool((spare.reshape(shape) & ~padding).any()) and not _has_overlay(header)
+    return Stored(values, padding, notes=(SPARE_BITS,) if told else ())
+
+
+@dataclass(frozen=True)
+class _Bits:
+    """Where in a word the value lies."""
+
+    allocated: int
+    stored: int
+    high: int
+    signed: bool
+
+    @classmethod
+    def of(cls, header: Dataset) -> _Bits:
+        """As the header says. Raises: Unusable: impossible."""
+        allocated = whole(header, "BitsAllocated", 0)
+        if allocated == 1:
+            raise Unusable(
+                "not-grey", "The image has one bit per pixel.", "List the picture itself, not a mask."
+            )
+        stored = whole(header, "BitsStored", allocated)
+        high = whole(header, "HighBit", stored - 1)
+        sign = whole(header, "PixelRepresentation", 0)
+        if (
+            allocated not in (8, 16, 32, 64)
+            or not 0 < stored <= allocated
+            or not stored - 1 <= high < allocated
+            or sign not in (0, 1)
+        ):
+            raise contradiction()
+        return cls(allocated, stored, high, bool(sign))
+
+    def values(self, words: NDArray[Any], found: list[Stream]) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """Words → values, and where the bits that were cut off held something (None: nothing was cut off)."""
+        allocated = 8 * words.itemsize
+        precision = max((s.precision for s in found), default=allocated)
+        low_bits = precision if any(s.signed is None for s in found) else allocated
+        width, below = min(self.stored, low_bits), self.high + 1 - self.stored if precision > self.high else 0
+        if any(s.lossy for s in found) and not (self.signed and low_bits == precision):
+            # No bit is exact: what overshoots the announced bits is the end of the scale, not another plane.
+            low, high = (
+                (-(1 << (width - 1)), (1 << (width - 1)) - 1) if self.signed else (0, (1 << width) - 1)
+            )
+            return np.clip(words >> below, low, high).astype(words.dtype), None
+        if width == allocated:
+            return words, None
+        plain = words.view(f"u{words.itemsize}")
+        cut = plain << plain.dtype.type(allocated - width - below)
+        values = cut.view(words.dtype) >> words.dtype.type(allocated - width)
+        back = values.view(plain.dtype) << plain.dtype.type(below)
+        unextended = back & plain.dtype.type((1 << (width + below)) - 1)
+        return values, (plain != back) & (plain != unextended)
+
+
+def _check_decodable(syntax: UID) -> None:
+    try:
+        available = bool(get_decoder(syntax).is_available)
+    except NotImplementedError:  # video and others that are no pictures
+        available = False
+    if not available:
+        raise no_decoder("This kind of compression cannot be read here.")
+
+
+def _check_streams(found: list[Stream], bits: _Bits, shape: tuple[int, int, int], samples: int) -> None:
+    """Raises: Unusable: a compressed frame is of another size, colour or sign than the header says."""
+    for stream in found:
+        same = (stream.rows, stream.columns) == shape[1:] and stream.components == samples
+        if not same or (stream.signed is not None and stream.signed != bits.signed):
+            raise contradiction()
+        if stream.precision > bits.allocated:
+            raise contradiction()
+
+
+def _decode(header: Dataset, bits: _Bits, found: list[Stream], samples: int) -> NDArray[Any]:
+    """Words as they are stored. The decoder is handed what was checked here, not the header itself."""
+    plain = Dataset()
+    plain.Rows, plain.Columns = whole(header, "Rows", 0), whole(header, "Columns", 0)
+    plain.SamplesPerPixel, plain.NumberOfFrames = samples, frame_count(header)
+    plain.PhotometricInterpretation = text(header, "PhotometricInterpretation")
+    allocated = bits.allocated
+    if found:  # the decoders give what the stream needs, and the header may allow for more
+        allocated = min(allocated, 8 if max(s.precision for s in found) <= 8 else allocated)
+    stored = min(bits.stored, allocated)
+    plain.BitsAllocated, plain.BitsStored, plain.HighBit = allocated, stored, stored - 1
+    plain.PixelRepresentation = int(bits.signed)
+    if samples > 1:
+        plain.PlanarConfiguration = whole(header, "PlanarConfiguration", 0)
+    for name in ("PixelData", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
+        if name in header:
+            plain[name] = header[name]
+    plain.file_meta = header.file_meta
+    array, _ = get_decoder(header.file_meta.TransferSyntaxUID).as_array(
+        plain, raw=True, correct_unused_bits=False, allow_excess_frames=False
+    )
+    return np.ascontiguousarray(array).astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _floats(header: Dataset, shape: tuple[int, int, int]) -> Stored:
+    """FloatPixelData and DoubleFloatPixelData, as parametric maps have them."""
+    array, _ = get_decoder(header.file_meta.TransferSyntaxUID).as_array(
+        header, raw=True, allow_excess_frames=False
+    )
+    values = array.astype(np.float32).reshape(shape)
+    return Stored(values, declared_padding(header, values, values, lossy=False) | ~np.isfinite(values))
+
+
+def _has_overlay(header: Dataset) -> bool:
+    """Whether an overlay plane is announced to lie in the spare bits (group 60xx without data of its own)."""
+    groups = {tag.group for tag in header.keys() if 0x6000 <= tag.group <= 0x60FF}  # noqa: SIM118
+    return any((group, 0x0010) in header and (group, 0x3000) not in header for group in groups)
