@@ -32,7 +32,7 @@ class Demand:
     """What a plan asks."""
 
     images: int
-    """In this hospital's manifest; 0 if it cannot be read."""
+    """In this hospital's manifest, volumes cut into slices by estimate; 0 if it cannot be read."""
     memory_bytes: int
     """At least, with these images: all of them are in memory, and the batch in hand once more."""
     network_bytes: int
@@ -49,7 +49,7 @@ class Demand:
 
 def demand_of(plan: Plan, settings: NodeSettings) -> Demand:
     """What a plan asks of this hospital."""
-    study, images = plan.study, images_in(settings.data)
+    study, images = plan.study, images_in(settings.data) * plan.study.transforms.images_per_line
     times, rounds = study.deadlines, study.training.rounds
     short_s = times.advertise_s + times.share_s + times.agree_s + times.unmask_s
     each_s = short_s + times.train_s + times.upload_s
@@ -85,7 +85,6 @@ def _batch(study: Study, images: int) -> int:
     privacy = study.privacy
     at_once = privacy.images_per_patient if privacy.kind != "none" else study.training.batch_images
     image = 4 * study.transforms.channel_count * math.prod(study.transforms.size)
-    image *= study.transforms.patches or 1
     return image * max(1, min(at_once, images))
 
 

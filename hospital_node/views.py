@@ -12,7 +12,7 @@ from medveil.noise_policies import JointNoise, NoPrivacy
 from medveil.plan import Plan
 from medveil.shown import Screen, Words, fault, good, plain, strong, warn
 from medveil.spoken import spoken, words_of
-from medveil.study import Study
+from medveil.study import Study, Transforms
 
 if TYPE_CHECKING:
     from hospital_node.cohort import Cohort
@@ -110,7 +110,17 @@ def _learning(study: Study) -> Iterator[Row]:
     )
     size = " x ".join(str(edge) for edge in study.transforms.size)
     unit = "pixels" if len(study.transforms.size) == 2 else "voxels"
-    yield "images", f"{study.transforms.profile}, brought to {size} {unit}"
+    yield "images", f"{study.transforms.profile}, brought to {size} {unit}{_cut(study.transforms)}"
+
+
+def _cut(transforms: Transforms) -> str:
+    """What else an image is made of."""
+    parts = [f"channels {', '.join(transforms.channels)}"] if transforms.channels else []
+    if transforms.slices:
+        bounds = transforms.slices
+        each = "every slice" if bounds.every == 1 else f"one slice in {bounds.every}"
+        parts.append(f"{each} from {bounds.low:.0%} to {bounds.high:.0%} of the height")
+    return "".join(f"; {part}" for part in parts)
 
 
 def _leaving(study: Study, asked: Demand) -> str:

@@ -48,6 +48,8 @@ Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
 
 LEAST_DECLARED = 10
 """Fewest patients that a hospital declares, however few it has."""
+HEAD_MM = 200.0
+"""Height of a usual MR volume of a head; for an estimate of how many slices it has."""
 CENTRE = "head.centre"
 """Tensor of a centred model that holds the released mean; it travels with the weights and is not trained."""
 
@@ -76,6 +78,21 @@ class ModelChoice(Frozen):
     initial_model: Sha256
 
 
+class Slices(Frozen):
+    """Which axial slices of a resampled volume are images; bounds as shares of its extent, feet to head."""
+
+    every: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Each how many-th slice."""
+    low: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    high: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError("'low' must lie below 'high'")
+        return self
+
+
 class Transforms(Frozen):
     """How an image becomes a tensor; :mod:`medveil.profiles` has what differs between kinds of image."""
 
@@ -85,10 +102,19 @@ class Transforms(Frozen):
     spacing_mm: tuple[PositiveFloat, ...] = ()
     """Voxel edges after resampling, in mm; of volumes only."""
     channels: Annotated[tuple[Name, ...], Field(max_length=16, exclude_if=lambda given: not given)] = ()
-    """Names of the sequences that make one image, in order; without names it has its profile's channels."""
-    patches: Annotated[int, Field(ge=0, exclude_if=lambda given: given == 0)] = 0
-    """Patches of ``size`` that a step sees of each volume, which keeps its own extent; 0: every image is
-    brought to ``size`` and seen whole."""
+    """Names of the sequences that make one image, in order; without names it has its profile's channels.
+    All lie on the grid of the first, which a label map is drawn on."""
+
+    slices: Annotated[Slices | None, Field(exclude_if=lambda given: given is None)] = None
+    """Of a profile that cuts volumes into slices; without it each slice is an image."""
+
+    @property
+    def images_per_line(self) -> int:
+        """Images that a line of a manifest gives; of volumes that are cut into slices about as many."""
+        if not PROFILES[self.profile].sliced:
+            return 1
+        bounds = self.slices or Slices()
+        return math.ceil((bounds.high - bounds.low) * HEAD_MM / self.spacing_mm[2] / bounds.every)
 
     @property
     def channel_count(self) -> int:
@@ -97,16 +123,18 @@ class Transforms(Frozen):
 
     @model_validator(mode="after")
     def _fits_profile(self) -> Self:
-        dims = PROFILES[self.profile].dims
-        spacings = 0 if dims == 2 else 3
+        profile = PROFILES[self.profile]
+        dims, spacings = profile.dims, 3 if profile.reads_volumes else 0
         if len(self.size) != dims or len(self.spacing_mm) != spacings:
             raise ValueError(f"profile '{self.profile}' wants {dims} sizes and {spacings} spacings")
         if not all(8 <= edge <= 1024 for edge in self.size):
             raise ValueError("every edge of 'size' must lie between 8 and 1024")
         if len(set(self.channels)) != len(self.channels):
             raise ValueError("two channels have the same name")
-        if self.patches and dims != 3:
-            raise ValueError("only volumes are trained by patches")
+        if self.channels and not profile.reads_volumes:
+            raise ValueError(f"profile '{self.profile}' has films; channels are of volumes")
+        if self.slices and not profile.sliced:
+            raise ValueError(f"profile '{self.profile}' cuts nothing into slices")
         return self
 
 
@@ -251,8 +279,6 @@ class Study(Frozen):
             raise ValueError("a centred model wants a round for the mean and at least one to train")
         if TASKS[self.task].outlines and PROFILES[self.transforms.profile].dims != 3:
             raise ValueError(f"{self.task} wants volumes, and profile '{self.transforms.profile}' has none")
-        if self.transforms.patches and (not TASKS[self.task].outlines or self.centred):
-            raise ValueError("patches are for tasks that outline, and not for a centred model")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("two classes have the same name")
         return self
@@ -333,14 +359,12 @@ def _numbers(study: Study) -> Iterator[str]:
     training, rounds, image = study.training, study.training.rounds, math.prod(study.transforms.size)
     shapes = [tensor.shape for tensor in study.model.tensors.root]
     per_patient = 1 if study.privacy.kind == "none" else study.privacy.images_per_patient
-    at_once = training.batch_images if study.privacy.kind == "none" else per_patient
     for place, value, most in (
         ("training.local_steps times rounds", (training.local_steps or 0) * rounds, MOST_STEPS),
         ("training.local_epochs times rounds", (training.local_epochs or 0) * rounds, MOST_EPOCHS),
         ("training.batch_images", training.batch_images, MOST_IMAGES),
         ("privacy.images_per_patient", per_patient, MOST_IMAGES),
         ("transforms.size, in pixels or voxels,", image, MOST_VOXELS),
-        ("transforms.patches times the images of a step", at_once * study.transforms.patches, MOST_IMAGES),
         ("model.tensors, in tensors,", len(shapes), MOST_TENSORS),
         ("model.tensors, in dimensions,", max(len(shape) for shape in shapes), 8),
         ("cohort.min_hospitals", study.cohort.min_hospitals, MOST_HOSPITALS),

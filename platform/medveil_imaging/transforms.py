@@ -2,12 +2,13 @@
 
 A film: its profile's grey scale, resized to ``size`` with antialiasing, z-scored.
 A volume: its profile's grey scale, turned to RAS, resampled to ``spacing_mm``, z-scored, cropped or padded
-around the centre to ``size``. A label map takes the same way with nearest neighbours. Where a study trains by
-patches, a volume keeps its own extent and is only padded, to one patch at least.
+around the centre to ``size``. A label map takes the same way with nearest neighbours. Of a sliced volume each
+axial slice is cropped or padded instead.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -15,16 +16,18 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, Orientation, ResizeWithPadOrCrop, Spacing, SpatialPad
+from monai.transforms import Compose, Orientation, ResizeWithPadOrCrop, Spacing
 from torch.nn import functional
 
 from medveil.profiles import PROFILES, Profile
-from medveil.study import Transforms
+from medveil.study import Slices, Transforms
 from medveil_imaging.sources.raw import Film, Float32, Unusable, Volume
 
 FLAT = 1e-6
 """A standard deviation below this share of the largest value is rounding, not an image."""
 SAME_SPACING_MM = 1e-3
+MOST_SLICES = 1024
+"""Of one volume; as many as a patient may have lines."""
 SHIFT = 16
 """Random shifts go up to 1/16 of the edge: as far as patients stand from the middle."""
 
@@ -32,7 +35,7 @@ AXES = (("L", "R"), ("P", "A"), ("I", "S"))
 
 
 def film_transform(transforms: Transforms) -> Callable[[Film], torch.Tensor]:
-    """Film → float32 (1, rows, columns).
+    """Film → float32 (channels, rows, columns).
 
     Raises:
         Unusable: nothing is left to see after clipping ("constant-image").
@@ -40,7 +43,7 @@ def film_transform(transforms: Transforms) -> Callable[[Film], torch.Tensor]:
     profile = PROFILES[transforms.profile]
 
     def pixels_of(film: Film) -> torch.Tensor:
-        return torch.from_numpy(_grey(profile, film.pixels))[None]
+        return torch.from_numpy(_grey(profile, film.pixels, 2))
 
     # log_stats off: MONAI would log the range of the pixels when a step fails.
     prepare = Compose([pixels_of, _Resize(transforms.size)], log_stats=False)
@@ -52,25 +55,78 @@ def film_transform(transforms: Transforms) -> Callable[[Film], torch.Tensor]:
 
 
 def volume_transform(transforms: Transforms) -> Callable[[Volume], torch.Tensor]:
-    """Volume → float32 (1, \\*size) in RAS axes; to cut patches from, (1, \\*shape) not below ``size``.
+    """Volume → float32 (channels, \\*size) in RAS axes.
 
     Raises:
         Unusable: all voxels equal ("constant-image").
     """
     profile, place = PROFILES[transforms.profile], _geometry(transforms, "bilinear")
-    crop = _to_size(transforms, profile.outside)
+    crop = ResizeWithPadOrCrop(transforms.size, value=profile.outside)
 
     def apply(volume: Volume) -> torch.Tensor:
-        seen = replace(volume, voxels=_grey(profile, volume.voxels))
+        seen = replace(volume, voxels=_grey(profile, volume.voxels, 3))
         return _plain(crop(_scaled(profile, place(seen))))
 
     return apply
 
 
-def label_transform(transforms: Transforms) -> Callable[[Volume], tuple[torch.Tensor, bool]]:
-    """Label map → int64, as large as its volume's tensor, and whether cutting to size lost some structure."""
+def slice_transform(transforms: Transforms) -> Callable[[Volume], tuple[torch.Tensor, list[int]]]:
+    """Volume → its axial slices, float32 (k, channels, right, anterior), feet first, and their numbers.
+
+    The volume is resampled and z-scored as a whole. Slices without any contrast, outside of the patient, are
+    left out.
+
+    Raises:
+        Unusable: all voxels equal ("constant-image"), or no slice is left between the bounds ("no-slices").
+    """
+    profile, place = PROFILES[transforms.profile], _geometry(transforms, "bilinear")
+    crop = ResizeWithPadOrCrop(transforms.size, value=profile.outside)
+
+    def apply(volume: Volume) -> tuple[torch.Tensor, list[int]]:
+        image = _scaled(profile, place(replace(volume, voxels=_grey(profile, volume.voxels, 3))))
+        chosen = [k for k in _between(transforms, image.shape[-1]) if _has_contrast(image[..., k])]
+        if not 0 < len(chosen) <= MOST_SLICES:
+            raise Unusable(
+                "no-slices",
+                f"The volume has no slices between the study's bounds, or more than {MOST_SLICES}.",
+                "Check that the volume shows the part of the body that the study is about.",
+            )
+        return torch.stack([_plain(crop(image[..., k])) for k in chosen]), chosen
+
+    return apply
+
+
+def _has_contrast(image: torch.Tensor) -> bool:
+    """Whether any channel has two values."""
+    layers = image.flatten(1)
+    return bool((layers.max(1).values > layers.min(1).values).any())
+
+
+def _between(transforms: Transforms, count: int) -> range:
+    """The numbers of the slices that the study wants of so many."""
+    bounds = transforms.slices or Slices()
+    return range(math.floor(bounds.low * count), math.ceil(bounds.high * count), bounds.every)
+
+
+def label_slice_transform(
+    transforms: Transforms,
+) -> Callable[[Volume, list[int]], tuple[torch.Tensor, bool]]:
+    """Label map → int64 (k, \\*size) of the slices with these numbers, and whether a structure was cut."""
     place = _geometry(transforms, "nearest")
-    crop = _to_size(transforms, 0.0)
+    crop = ResizeWithPadOrCrop(transforms.size)
+
+    def apply(labels: Volume, chosen: list[int]) -> tuple[torch.Tensor, bool]:
+        placed = place(labels)[..., chosen]
+        kept = torch.stack([_plain(crop(placed[..., k])) for k in range(len(chosen))])
+        return kept[:, 0].round().long(), int((kept > 0).sum()) < int((placed > 0).sum())
+
+    return apply
+
+
+def label_transform(transforms: Transforms) -> Callable[[Volume], tuple[torch.Tensor, bool]]:
+    """Label map → int64 (\\*size), and whether cutting to size lost voxels of a structure."""
+    place = _geometry(transforms, "nearest")
+    crop = ResizeWithPadOrCrop(transforms.size)
 
     def apply(labels: Volume) -> tuple[torch.Tensor, bool]:
         placed = place(labels)
@@ -80,19 +136,20 @@ def label_transform(transforms: Transforms) -> Callable[[Volume], tuple[torch.Te
     return apply
 
 
-def _to_size(transforms: Transforms, outside: float) -> Callable[[torch.Tensor], Any]:
-    """Around the centre: to size; where patches are cut out of it, a volume is padded and never cropped."""
-    kind = SpatialPad if transforms.patches else ResizeWithPadOrCrop
-    resize: Callable[[torch.Tensor], Any] = kind(transforms.size, value=outside)
-    return resize
+def _layers(pixels: Float32, dims: int) -> Float32:
+    """With its channels as the first axis."""
+    return pixels if pixels.ndim > dims else pixels[None]
 
 
-def _grey(profile: Profile, pixels: Float32) -> Float32:
-    return np.require(profile.grey(pixels), np.float32, ["C", "W"])
+def _grey(profile: Profile, pixels: Float32, dims: int) -> Float32:
+    """Shape (channels, …), each channel by itself."""
+    layers = [np.require(profile.grey(layer), np.float32, ["C", "W"]) for layer in _layers(pixels, dims)]
+    return layers[0][None] if len(layers) == 1 else np.stack(layers)
 
 
 def _scaled(profile: Profile, image: torch.Tensor) -> torch.Tensor:
-    return z_score(image) if profile.z_score else _not_flat(image)
+    """Each channel z-scored by itself: sequences of an MRI have scales of their own."""
+    return torch.stack([z_score(layer) for layer in image]) if profile.z_score else _not_flat(image)
 
 
 def _not_flat(image: torch.Tensor) -> torch.Tensor:
@@ -103,7 +160,7 @@ def _not_flat(image: torch.Tensor) -> torch.Tensor:
 
 
 def z_score(image: torch.Tensor) -> torch.Tensor:
-    """Mean 0 and standard deviation 1 over all pixels of one image.
+    """Mean 0 and standard deviation 1 over all pixels of one image, or of one of its channels.
 
     Raises:
         Unusable: the image is constant.
@@ -169,7 +226,7 @@ def _geometry(transforms: Transforms, mode: str) -> Callable[[Volume], torch.Ten
     resample = Spacing(pixdim=wanted, mode=mode, padding_mode="border", recompute_affine=False)
 
     def apply(volume: Volume) -> torch.Tensor:
-        voxels = torch.from_numpy(np.ascontiguousarray(volume.voxels)[None])
+        voxels = torch.from_numpy(np.ascontiguousarray(_layers(volume.voxels, 3)))
         placed: Any = orient(MetaTensor(voxels, affine=torch.from_numpy(volume.affine)))
         spacing = np.linalg.norm(placed.affine[:3, :3].numpy(), axis=0)
         if np.abs(spacing - wanted).max() > SAME_SPACING_MM:

@@ -16,6 +16,7 @@ from medveil_research.cli_audit import audit
 from medveil_research.options import DemoOptions, NewStudyOptions, PrivacyPlanOptions
 
 if TYPE_CHECKING:
+    from medveil.study import Slices
     from medveil_research.evaluate import SiteReport
 
 Split = Literal["train", "val", "test"]
@@ -71,6 +72,8 @@ def study_new(options: NewStudyOptions) -> None:
             hospitals=options.hospitals,
             rounds=options.rounds,
             size=_edges(options.size),
+            channels=[part.strip() for part in options.channels.split(",")] if options.channels else (),
+            slices=_slices(options.slices),
             classes=[part.strip() for part in options.classes.split(",")] if options.classes else None,
             patients_hint=options.patients,
             seed=options.seed,
@@ -206,6 +209,18 @@ def _edges(text: str | None) -> tuple[int, ...] | None:
         return tuple(int(part) for part in text.lower().split("x"))
     except ValueError as error:
         raise BadOption(problem=f"--size: '{plain(text, 40)}' is not like 64x64 or 40x48x40") from error
+
+
+def _slices(text: str | None) -> Slices | None:
+    from medveil.study import Slices
+
+    if text is None:
+        return None
+    try:
+        every, low, high = text.split(":")
+        return Slices(every=int(every), low=float(low), high=float(high))
+    except ValueError as error:
+        raise BadOption(problem=f"--slices: '{plain(text, 40)}' is not like 2:0.3:0.7") from error
 
 
 def _option(pair: str) -> tuple[str, int | float | str | bool]:

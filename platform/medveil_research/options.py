@@ -89,6 +89,16 @@ class NewStudyOptions:
     delta: Delta = None
     rounds: Rounds = None
     size: Size = None
+    channels: Annotated[
+        str | None,
+        typer.Option(help="Sequences that make one volume, separated by commas, e.g. flair,t1,t2."),
+    ] = None
+    slices: Annotated[
+        str | None,
+        typer.Option(
+            help="Of profile mri_slices: EVERY:LOW:HIGH, e.g. 2:0.3:0.7 for every second slice of the middle."
+        ),
+    ] = None
     classes: Annotated[
         str | None, typer.Option(help="Meaning of the labels 0, 1, 2 …, separated by commas.")
     ] = None

@@ -21,6 +21,7 @@ from medveil.study import (
     ModelChoice,
     ProfileName,
     SecureAggregation,
+    Slices,
     Study,
     TaskName,
     Transforms,
@@ -94,6 +95,10 @@ class StudyOptions:
     """Instead of the recipe's own number."""
     size: Sequence[int] | None = None
     """Edges of the tensor, in pixels or in voxels of the profile's usual spacing."""
+    channels: Sequence[str] = ()
+    """Sequences that make one volume, in order."""
+    slices: Slices | None = None
+    """Which slices are images, of a profile that cuts volumes."""
     classes: Sequence[str] | None = None
     patients_hint: int | None = None
     """Training patients of a typical hospital: sets how finely weights are encoded, and decides whether a
@@ -163,6 +168,8 @@ def new_study(options: StudyOptions) -> tuple[Study, bytes]:
             profile=options.profile,
             size=options.edges,
             spacing_mm=PROFILES[options.profile].spacing_mm,
+            channels=tuple(options.channels),
+            slices=options.slices,
         )
         choice, initial = _start(options, transforms, settings, policy)
         study = Study(

@@ -71,8 +71,11 @@ Fault = tuple[str, Any, str, str, str, str]
 """Study, owner, function, the text, what replaces it, and the check that refuses."""
 OPT, SOURCE = optimizer.PatientOptimizer, noise.NoiseSource
 GIVEN = "self._noise.gaussian(len(piece), scale)"
-LOOP = "taken(draw(patients, policy, noise), seen)"
-IMAGES = f"([Drawn(i[None], l[None]) for one in p for i, l in zip(one.images, one.labels)] for p in {LOOP})"
+LOOP = "[Drawn(*prepare(one.images, one.labels)) for one in draw(patients, policy, noise)]"
+IMAGES = (
+    "[Drawn(*prepare(i[None], l[None])) for one in draw(patients, policy, noise) "
+    "for i, l in zip(one.images, one.labels)]"
+)
 COINS = "noise.coins(len(patients), policy.sample_rate)"
 DRAWN_NOISE = "noise.gaussian(size, multiplier * scales[name])"
 SCALED = "values *= scale"
@@ -167,7 +170,7 @@ FAULTS: dict[str, Fault] = {
         run,
         "_train_private",
         LOOP,
-        f"(once if step else (once := list({LOOP})))",
+        f"(once if step else (once := {LOOP}))",
         "draw",
     ),
     "joint share by h": (
@@ -183,7 +186,7 @@ FAULTS: dict[str, Fault] = {
         mean,
         "noisy_mean",
         "draw(patients, policy, noise)]",
-        "draw(patients, policy, noise) if one.patient.take(one.which)[1].any()]",
+        "draw(patients, policy, noise) if one.labels.any()]",
         "one-patient",
     ),
     "a charge pays twice": (

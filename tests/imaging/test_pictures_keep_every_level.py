@@ -95,7 +95,7 @@ HALF = np.where(FILM < 1000, OPAQUE // 3, OPAQUE)
 def test_what_is_transparent_is_laid_over_black_with_a_note(tmp_path: Path, colour: int) -> None:
     levels = channels(*[FILM] * (colour // 2 if colour == 6 else 1), HALF)
     film = read_film(png(tmp_path / "a.png", levels, colour))
-    assert np.allclose(film.pixels, np.where(FILM < 1000, FILM / 3, FILM))
+    assert np.allclose(film.pixels, np.where(FILM < 1000, np.rint(FILM / 3), FILM))
     assert [note.code for note in film.notes] == ["see-through"]
 
 

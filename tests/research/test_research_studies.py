@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from medveil.errors import BadFile, Error
 from medveil.shown import is_plain
-from medveil.study import CENTRE, Study, read_study
+from medveil.study import CENTRE, Slices, Study, read_study
 from medveil.tensors import ModelSpec, TensorSpec, from_safetensors, model_hash
 from medveil_research import starts
 from medveil_research.outlook import noise_to_signal, outlook
@@ -39,8 +39,10 @@ UNET: dict[str, Any] = {
     "hospitals": 3,
 }
 
+SLICES = CNN | {"profile": "mri_slices", "slices": Slices(every=2, low=0.3, high=0.7), "channels": ("t1",)}
 
-@pytest.mark.parametrize("settings", [CNN, UNET], ids=["films", "brains"])
+
+@pytest.mark.parametrize("settings", [CNN, UNET, SLICES], ids=["films", "brains", "slices"])
 @pytest.mark.parametrize("privacy", ["none", "local"])
 def test_a_written_study_reads_back_with_the_same_hash(
     settings: dict[str, Any], privacy: Any, tmp_path: Path

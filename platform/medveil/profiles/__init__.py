@@ -23,7 +23,8 @@ class Profile:
     """How an image of this kind becomes a tensor.
 
     With two edges it is a film and resized; with three it is a volume, turned to RAS, resampled to voxels of
-    ``spacing_mm``, then cropped or padded around its centre.
+    ``spacing_mm``, then cropped or padded around its centre. Of a sliced volume each axial slice is an image
+    with two edges.
     """
 
     images: str
@@ -34,6 +35,8 @@ class Profile:
     """Profile whose shipped settings and usual models suit it, mostly itself."""
     spacing_mm: tuple[float, ...] = ()
     """Edges of a voxel in a new study; films have none."""
+    sliced: bool = False
+    """Whether a line names a volume, and its axial slices are the images."""
     channels: int = 1
     """Of an image whose study names no channels: 3 for pictures in colour."""
     grey: Callable[[Float32], Float32] = as_it_is
@@ -47,8 +50,13 @@ class Profile:
 
     @property
     def dims(self) -> int:
-        """2 for films, 3 for volumes."""
+        """Of an image: 2 for films and slices, 3 for volumes."""
         return len(self.size)
+
+    @property
+    def reads_volumes(self) -> bool:
+        """Whether the files are volumes."""
+        return self.dims == 3 or self.sliced
 
 
 PROFILES: Registry[Profile] = Registry("profile", __name__)

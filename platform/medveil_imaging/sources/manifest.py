@@ -1,12 +1,14 @@
 """The file ``manifest.csv`` → the rows that can be used: each judged by itself, then beside its patient's.
 
-It names every image: ``image`` (a file, or a folder with one DICOM series), ``patient_id``, ``split`` (train,
+It names every image: ``image`` (a file, or a folder with one DICOM series; or instead a column for each
+channel that the study names), ``patient_id``, ``split`` (train,
 val or test) and ``label`` (a class number) or ``label_map`` (a file). Other columns are ignored.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -87,12 +89,11 @@ def _settled(rows: list[Row], findings: Findings) -> list[Row]:
 
 def _judged(folder: Path, study: Study, findings: Findings) -> list[Row]:
     """The lines that name a patient, a split, an image and its label, as far as one line can tell."""
-    wanted = ["image", "patient_id", "split", *TASKS[study.task].columns(study)]
     rows: list[Row] = []
     lines_of: Counter[str] = Counter()
     inside = folder.resolve()
     try:
-        for number, cells in manifest_lines(folder / MANIFEST, wanted):
+        for number, cells in _lines(folder / MANIFEST, study):
             if isinstance(cells, Unusable):
                 findings.refuse(cells, MANIFEST, number)
                 continue
@@ -107,7 +108,7 @@ def _judged(folder: Path, study: Study, findings: Findings) -> list[Row]:
                     )
                 rows.append(row)
             except Unusable as error:
-                findings.refuse(error, cells["image"][:MAX_CELL], number)
+                findings.refuse(error, _named(cells, study)[:MAX_CELL], number)
     except Unusable as error:  # half a manifest is none
         findings.refuse(error, MANIFEST, None)
         return []
@@ -135,8 +136,45 @@ def _row(number: int, cell: Cells, inside: Path, study: Study) -> Row:
             label = TASKS[study.task].read_label(study, cell)
         except BadLabel as error:
             raise Unusable("bad-label", error.reason, error.remedy) from error
-    image = _inside(inside, cell["image"], "image")
-    return Row(number, cell["image"], (image,), patient, written, split, label, label_map)
+    paths = tuple(_inside(inside, cell[column], what) for column, what in _files(cell, study))
+    return Row(number, _named(cell, study), paths, patient, written, split, label, label_map)
+
+
+def _lines(path: Path, study: Study) -> Iterator[tuple[int, Cells | Unusable]]:
+    """The lines with the columns that the study wants: of an image's files one for each channel, else one."""
+    others = ["patient_id", "split", *TASKS[study.task].columns(study)]
+    channels = study.transforms.channels
+    for columns in (channels, ("image",)) if channels else (("image",),):
+        lines = manifest_lines(path, [*columns, *others])
+        try:
+            first = next(lines, None)
+        except Unusable as error:
+            if error.code != "missing-columns" or not channels:
+                raise
+            if columns == channels:
+                continue
+            raise Unusable(
+                "missing-columns",
+                f"manifest.csv must have one column {', '.join(['image', *others])}; or, instead of image, "
+                f"one for each channel: {', '.join(channels)}.",
+                "Add it; the first line of the file names the columns, separated by commas.",
+            ) from error
+        if first is not None:
+            yield first
+            yield from lines
+        return
+
+
+def _files(cell: Cells, study: Study) -> list[tuple[str, str]]:
+    """The columns that name an image's files, and what each of them is."""
+    if "image" in cell:
+        return [("image", "image")]
+    return [(name, f"channel {name}") for name in study.transforms.channels]
+
+
+def _named(cell: Cells, study: Study) -> str:
+    """The file by which the operator knows the line."""
+    return cell[_files(cell, study)[0][0]]
 
 
 def _inside(folder: Path, name: str, what: str) -> Path:

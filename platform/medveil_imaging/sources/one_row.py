@@ -12,12 +12,25 @@ import torch
 from medveil.profiles import PROFILES
 from medveil.study import Study
 from medveil.tasks import Label
+from medveil_imaging.sources.channels import joined_channels, split_channels
 from medveil_imaging.sources.label_maps import checked_labels
 from medveil_imaging.sources.manifest import Row
 from medveil_imaging.sources.people import Marks, marks_of
 from medveil_imaging.sources.raw import Film, Note, Unusable, Volume
-from medveil_imaging.sources.read import Wanted
-from medveil_imaging.transforms import film_transform, label_transform, volume_transform
+from medveil_imaging.sources.read import Kind, Wanted
+from medveil_imaging.transforms import (
+    film_transform,
+    label_slice_transform,
+    label_transform,
+    slice_transform,
+    volume_transform,
+)
+
+CUT = Note(
+    "structure-cut",
+    "A part of an outlined structure lies outside the study's field of view.",
+    "Centre the volume on the structure.",
+)
 
 
 @dataclass(frozen=True)
@@ -42,18 +55,29 @@ class RowShape:
     def __init__(self, study: Study, key: bytes) -> None:
         self._key = key
         self._classes = len(study.classes)
-        self._flat = PROFILES[study.transforms.profile].dims == 2
+        self._channels = study.transforms.channels
+        profile = PROFILES[study.transforms.profile]
+        self._flat, self._colour, self._sliced = (
+            not profile.reads_volumes,
+            profile.channels == 3,
+            profile.sliced,
+        )
         if self._flat:
             self._film = film_transform(study.transforms)
+        elif self._sliced:
+            self._slices = slice_transform(study.transforms)
+            self._label_slices = label_slice_transform(study.transforms)
         else:
-            self._volume, self._outline = (
-                volume_transform(study.transforms),
-                label_transform(study.transforms),
-            )
+            self._volume = volume_transform(study.transforms)
+            self._outline = label_transform(study.transforms)
 
     def wanted(self, row: Row) -> tuple[Wanted, ...]:
         """The files that the line is made of; what they hold comes to :meth:`shaped` in the same order."""
-        images = tuple(Wanted("film" if self._flat else "volume", path) for path in row.paths)
+        together = len(row.paths) < len(self._channels)
+        kind: Kind = "channels" if together else "volume"
+        if self._flat:
+            kind = "colour film" if self._colour else "film"
+        images = tuple(Wanted(kind, path) for path in row.paths)
         return images if row.label_map is None else (*images, Wanted("label map", row.label_map))
 
     def shaped(self, row: Row, read: Sequence[Film | Volume]) -> Shaped:
@@ -77,20 +101,32 @@ class RowShape:
         return self._single(raw, self._film(raw), _tensor(row.label))
 
     def _one_volume(self, row: Row, read: Sequence[Film | Volume]) -> Shaped:
-        raw = cast(Volume, read[0])
+        raw = self._with_channels(cast(Sequence[Volume], read[: len(row.paths)]))
+        if self._sliced:
+            return self._each_slice(row, raw, read)
         if row.label_map is None:
             return self._single(raw, self._volume(raw), _tensor(row.label))
         labels, notes = checked_labels(raw, cast(Volume, read[-1]), self._classes)
         placed, lost = self._outline(labels)
-        if lost:
-            notes += (
-                Note(
-                    "structure-cut",
-                    "A part of an outlined structure lies outside the study's field of view.",
-                    "Centre the volume on the structure.",
-                ),
-            )
-        return self._single(raw, self._volume(raw), placed, notes)
+        return self._single(raw, self._volume(raw), placed, notes + (CUT,) * lost)
+
+    def _with_channels(self, volumes: Sequence[Volume]) -> Volume:
+        """The line's volume: of one file, or of one for each channel that the study names."""
+        if not self._channels:
+            return volumes[0]
+        if len(volumes) < len(self._channels):
+            return split_channels(volumes[0], self._channels)
+        return joined_channels(volumes, self._channels)
+
+    def _each_slice(self, row: Row, raw: Volume, read: Sequence[Film | Volume]) -> Shaped:
+        images, chosen = self._slices(raw)
+        marks = marks_of(raw, self._key)
+        if row.label_map is None:
+            label = _tensor(row.label)
+            return Shaped(images, label.expand(len(images), *label.shape).clone(), raw.notes, marks)
+        labels, notes = checked_labels(raw, cast(Volume, read[-1]), self._classes)
+        placed, lost = self._label_slices(labels, chosen)
+        return Shaped(images, placed, raw.notes + notes + (CUT,) * lost, marks)
 
     def _single(
         self, raw: Film | Volume, image: torch.Tensor, label: torch.Tensor, notes: tuple[Note, ...] = ()

@@ -65,7 +65,7 @@ class Film:
     """A two-dimensional image; larger is brighter (denser tissue is bright)."""
 
     pixels: Float32
-    """Shape (rows, columns), any unit."""
+    """Shape (rows, columns), any unit; of a picture in colour (3, rows, columns), from 0 to 255."""
     notes: tuple[Note, ...] = ()
     patient_mark: bytes | None = field(default=None, repr=False)
     """Equal where the headers of two files name one patient; None where they name nobody. For comparing in
@@ -77,7 +77,7 @@ class Volume:
     """A three-dimensional image with its place in the patient."""
 
     voxels: Float32
-    """Shape (i, j, k), any unit."""
+    """Shape (i, j, k), any unit; of several channels (channels, i, j, k)."""
     affine: Float64
     """Shape (4, 4): voxel index → millimetres in RAS axes (right, anterior, superior)."""
     notes: tuple[Note, ...] = ()

@@ -21,11 +21,14 @@ SINGULAR = 1e-6
 """Smallest volume of one voxel in cubic mm."""
 
 
+Kind = Literal["film", "colour film", "volume", "channels", "label map"]
+
+
 @dataclass(frozen=True)
 class Wanted:
     """A file, or a folder with one series, and what it is to be read as."""
 
-    kind: Literal["film", "volume", "label map"]
+    kind: Kind
     path: Path
 
 
@@ -35,9 +38,14 @@ def read_wanted(wanted: Wanted) -> Film | Volume:
     Raises:
         Unusable: and nothing else, whatever the file holds.
     """
-    if wanted.kind == "film":
-        return read_film(wanted.path)
-    return read_volume(wanted.path) if wanted.kind == "volume" else read_label_map(wanted.path)
+    readers: dict[str, Callable[[Path], Film | Volume]] = {
+        "film": read_film,
+        "colour film": read_colour_film,
+        "volume": read_volume,
+        "channels": read_channels,
+        "label map": read_label_map,
+    }
+    return readers[wanted.kind](wanted.path)
 
 
 def read_film(path: Path) -> Film:
@@ -47,8 +55,23 @@ def read_film(path: Path) -> Film:
         Unusable: and nothing else, whatever the file holds.
     """
     film = _guarded(_read_film, path)
+    return _looked_at(film, film.pixels)
+
+
+def read_colour_film(path: Path) -> Film:
+    """A PNG or JPEG with three channels: red, green, blue, from 0 to 255.
+
+    Raises:
+        Unusable: and nothing else, whatever the file holds.
+    """
+    film = _guarded(_read_colour, path)
+    return _looked_at(film, film.pixels[1])
+
+
+def _looked_at(film: Film, pixels: Float32) -> Film:
+    """The film, with a note if its grey pixels show writing. Raises: Unusable: not finite, or constant."""
     _check_values(film.pixels)
-    if shows_writing(film.pixels) or shows_writing(film.pixels[::-1]):
+    if shows_writing(pixels) or shows_writing(pixels[::-1]):
         note = Note(
             "possible-writing",
             "A border of the picture looks like printed text, whatever its header says.",
@@ -77,6 +100,18 @@ def read_volume(path: Path) -> Volume:
         Unusable: and nothing else, whatever the file holds.
     """
     volume = _guarded(_read_volume, path)
+    _check_values(volume.voxels)
+    _check_geometry(volume)
+    return volume
+
+
+def read_channels(path: Path) -> Volume:
+    """All volumes of one NIfTI file, as channels: voxels of shape (channels, i, j, k).
+
+    Raises:
+        Unusable: and nothing else, whatever the file holds.
+    """
+    volume = _guarded(_read_channels, path)
     _check_values(volume.voxels)
     _check_geometry(volume)
     return volume
@@ -113,6 +148,36 @@ def _read_film(path: Path) -> Film:
     if known.film is None:
         raise Unusable("wrong-format", f"This is {known.what}, not a film.", "List films for this study.")
     return known.film(data)
+
+
+def _read_colour(path: Path) -> Film:
+    if path.is_dir():
+        raise Unusable("folder", "This is a folder; a picture is one file.", "List the pictures one by one.")
+    data = read_bytes(path)
+    known = _known(data)
+    if known.colour is None:
+        raise Unusable(
+            "wrong-format", f"This is {known.what}; pictures in colour are PNG or JPEG.", "Export it as PNG."
+        )
+    return known.colour(data)
+
+
+def _read_channels(path: Path) -> Volume:
+    if path.is_dir():
+        raise Unusable(
+            "folder",
+            "This is a folder; a file with all channels is one file.",
+            "Give the manifest a column for each channel instead.",
+        )
+    data = read_bytes(path)
+    known = _known(data)
+    if known.channels is None:
+        raise Unusable(
+            "wrong-format",
+            f"This is {known.what}, not a volume with channels.",
+            "Write one NIfTI file with all channels, or give the manifest a column for each.",
+        )
+    return known.channels(data)
 
 
 def _read_volume(path: Path) -> Volume:

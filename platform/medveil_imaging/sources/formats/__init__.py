@@ -17,7 +17,7 @@ from medveil_imaging.sources.raw import Film, Volume
 
 @dataclass(frozen=True)
 class Format:
-    """How files of one kind are known and read; at least one of the two readers."""
+    """How files of one kind are known and read; at least one of the readers."""
 
     what: str
     """As a refusal names such a file, after "This is"."""
@@ -25,6 +25,10 @@ class Format:
     """Whether the bytes of a file, unpacked if it was gzipped, are of this kind."""
     film: Callable[[bytes], Film] | None = None
     volume: Callable[[bytes], Volume] | None = None
+    colour: Callable[[bytes], Film] | None = None
+    """A film with three channels, red, green and blue, from 0 to 255; of a grey one they are equal."""
+    channels: Callable[[bytes], Volume] | None = None
+    """All volumes of a file that may hold several, as channels."""
     before_others: bool = False
     """Asked first; for DICOM, whose first 128 bytes may be those of any other format. The others are asked in
     the order of their names."""

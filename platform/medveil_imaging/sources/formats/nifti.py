@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
+from dataclasses import replace
 from typing import Any, Literal
 
 import nibabel
@@ -55,6 +56,36 @@ def read_nifti(data: bytes) -> Volume:
     """
     header, length = _header(data)
     shape = _shape(header)
+    if len(shape) != 3:
+        raise Unusable(
+            "wrong-dimensions",
+            f"The image has {len(shape)} axes; a volume has three.",
+            "Export one volume per file (for example the first of a series).",
+        )
+    return _read(data, header, length, shape)
+
+
+def read_nifti_channels(data: bytes) -> Volume:
+    """All volumes of a file, as channels: its fourth axis, or its fifth if the fourth has length one.
+
+    As :func:`read_nifti`, with voxels of shape (channels, i, j, k).
+    """
+    header, length = _header(data)
+    shape = _shape(header)
+    if len(shape) == 5 and shape[3] == 1:  # a vector in every voxel, as ITK writes several channels
+        shape = (*shape[:3], shape[4])
+    if not 3 <= len(shape) <= 4:
+        raise Unusable(
+            "wrong-dimensions",
+            f"The image has {len(shape)} axes; a volume with channels has four.",
+            "Export one volume per channel, or all of them along the fourth axis.",
+        )
+    volume = _read(data, header, length, shape)
+    voxels = volume.voxels if len(shape) == 4 else volume.voxels[..., None]
+    return replace(volume, voxels=np.moveaxis(voxels, 3, 0))
+
+
+def _read(data: bytes, header: Any, length: int, shape: tuple[int, ...]) -> Volume:
     check_pixel_count(shape, MAX_VOXELS)
     dtype = header.get_data_dtype()
     if dtype.kind == "c":
@@ -64,7 +95,7 @@ def read_nifti(data: bytes) -> Volume:
     if dtype.kind not in "iuf" and dtype.names is None:
         raise Unusable("colour-image", "The voxels are not single real numbers.", "Export a grey volume.")
     offset, notes = _offset(data, header, length, math.prod(shape) * dtype.itemsize)
-    affine, doubts = _affine(header, shape)
+    affine, doubts = _affine(header, shape[:3])
     voxels, lost = _voxels(data, header, shape, offset)
     return Volume(voxels, affine, (*notes, *doubts, *lost))
 
@@ -89,17 +120,12 @@ def _header(data: bytes) -> tuple[Any, int]:
     return kind(data[:length], check=False), length
 
 
-def _shape(header: Any) -> tuple[int, int, int]:
+def _shape(header: Any) -> tuple[int, ...]:
+    """Without trailing axes of length 1 or 0."""
     shape = tuple(int(edge) for edge in header.get_data_shape())
     while len(shape) > 3 and shape[-1] in (0, 1):
         shape = shape[:-1]
-    if len(shape) != 3:
-        raise Unusable(
-            "wrong-dimensions",
-            f"The image has {len(shape)} axes; a volume has three.",
-            "Export one volume per file (for example the first of a series).",
-        )
-    return shape[0], shape[1], shape[2]
+    return shape
 
 
 def _offset(data: bytes, header: Any, length: int, size: int) -> tuple[int, tuple[Note, ...]]:
@@ -280,5 +306,6 @@ FORMATS.register("nifti")(
         what="a NIfTI volume",
         begins=lambda data: data[344:348] == b"n+1\0" or data[4:8] == b"n+2\0",
         volume=read_nifti,
+        channels=read_nifti_channels,
     )
 )

@@ -1,4 +1,4 @@
-"""PNG and JPEG films through Pillow, grey only: every stored level, upright, nothing see-through."""
+"""PNG and JPEG films through Pillow: every stored level, upright, nothing see-through."""
 
 from __future__ import annotations
 
@@ -37,6 +37,23 @@ def read_picture(data: bytes) -> Film:
     Raises:
         Unusable: damaged, too large, animated, truly coloured, or a JPEG of a kind that only archives have.
     """
+    levels, turn, notes = _read(data)
+    return Film(_turned(_grey(levels), turn), notes)
+
+
+def read_colour_picture(data: bytes) -> Film:
+    """A picture with channels red, green and blue from 0 to 255, also of 16 bits; equal ones if it is grey.
+
+    Else as :func:`read_picture`. No colour profile is applied: the stored values are taken for sRGB.
+    """
+    levels, turn, notes = _read(data)
+    scaled = levels.astype(np.float32) / (1 if levels.dtype == np.uint8 else np.float32(257))
+    layers = [_turned(scaled[:, :, channel], turn) for channel in range(levels.shape[2])]
+    return Film(np.stack(layers * (3 // len(layers))), notes)
+
+
+def _read(data: bytes) -> tuple[Levels, int, tuple[Note, ...]]:
+    """Levels of one channel or three, EXIF's orientation, and notes."""
     if data[:2] == b"\xff\xd8":
         _check_jpeg(data)
     with _opened(data) as picture:
@@ -47,14 +64,14 @@ def read_picture(data: bytes) -> Film:
             raise Unusable(
                 "colour-image",
                 "The picture is stored in printing colours (CMYK).",
-                "Export the grey original.",
+                "Export the original in grey or RGB.",
             )
         packing = str(picture.tile[0].args)
         picture.load()
         turn = _orientation(picture)
         levels, opacity = _levels(data, picture, packing)
     levels, notes = _over_black(levels, opacity)
-    return Film(_turned(_grey(levels), turn), notes)
+    return levels, turn, notes
 
 
 def _opened(data: bytes) -> Any:
@@ -114,8 +131,10 @@ def _sixteen(data: bytes, packing: str) -> Levels:
 
 
 def _over_black(levels: Levels, opacity: Levels | None) -> tuple[Levels, tuple[Note, ...]]:
-    seen = levels if opacity is None else levels * opacity[:, :, None]
-    if opacity is None or np.array_equal(seen, levels):
+    if opacity is None:
+        return levels, ()
+    seen = np.rint(levels * opacity[:, :, None]).astype(levels.dtype)
+    if np.array_equal(seen, levels):
         return levels, ()
     note = Note(
         "see-through",
@@ -162,5 +181,6 @@ FORMATS.register("picture")(
         what="a flat picture",
         begins=lambda data: data[:8] == b"\x89PNG\r\n\x1a\n" or data[:3] == b"\xff\xd8\xff",
         film=read_picture,
+        colour=read_colour_picture,
     )
 )
