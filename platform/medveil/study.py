@@ -72,7 +72,7 @@ ProfileName = Annotated[str, _one_of(PROFILES)]
 class ModelChoice(Frozen):
     """A registered model, its options, the exact tensors that are trained, and where training starts."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,48}$")]
+    name: Annotated[str, Field(pattern=r"^([a-z0-9_]{1,48}|monai:[A-Za-z0-9_]{1,42})$")]
     options: dict[str, int | float | str | bool] = Field(default_factory=dict)
     tensors: ModelSpec
     initial_model: Sha256

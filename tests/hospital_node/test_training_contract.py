@@ -14,10 +14,10 @@ from torch import nn
 
 from hospital_node.training import self_check
 from hospital_node.training.features import features, has_features
-from hospital_node.training.gradients import Drawn, Way, patient_gradients
+from hospital_node.training.gradients import Drawn, Way
 from medveil.study import Study
-from medveil.tasks import TASKS
 from medveil_imaging.models import MODELS, ModelShape, UnsafeModel, build, make_safe, spec_of
+from per_patient import worst_error
 
 CPU = torch.device("cpu")
 
@@ -155,29 +155,6 @@ def some_patients(size: Sequence[int], task: str, counts: Sequence[int] = (1, 2,
     ]
 
 
-def oracle(net: nn.Module, loss: Any, one: Drawn) -> torch.Tensor:
-    weights = [p for p in net.parameters() if p.requires_grad]
-    found = torch.autograd.grad(loss(net(one.images), one.labels).mean(), weights, allow_unused=True)
-    return torch.cat(
-        [(torch.zeros_like(w) if f is None else f).flatten() for w, f in zip(weights, found, strict=True)]
-    )
-
-
-def worst_error(net: nn.Module, task: str, drawn: Sequence[Drawn], way: Way) -> float:
-    """Largest relative error of one patient's gradient; the network must be left as it was."""
-    loss = TASKS[task].loss
-    expected = torch.stack([oracle(net, loss, one) for one in drawn])
-    weights = [p for p in net.parameters() if p.requires_grad]
-    before = {k: v.clone() for k, v in (*net.state_dict().items(), *net.named_buffers())}
-    chunks = patient_gradients(net, loss, drawn, device=CPU, way=way)
-    found = torch.cat([torch.cat([c[w].flatten(1) for w in weights], 1) for c in chunks])
-    assert [id(p) for p in net.parameters() if p.requires_grad] == [id(w) for w in weights]
-    after = dict((*net.state_dict().items(), *net.named_buffers()))
-    assert all(torch.equal(v, before[k]) for k, v in after.items())
-    assert expected.norm(dim=1).min() > 0
-    return float(((found - expected).norm(dim=1) / expected.norm(dim=1)).max())
-
-
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("name", "shape"), MODEL_CASES)
 def test_both_ways_equal_a_loop_over_patients_for_every_registered_model(
@@ -193,6 +170,7 @@ def test_both_ways_equal_a_loop_over_patients_for_every_registered_model(
 
 def test_every_registered_model_is_in_the_contract() -> None:
     elsewhere = {"frozen_encoder"}  # needs a file; test_training_frozen_encoder.py has it
+    elsewhere |= {name for name in MODELS if name.startswith("monai:")}  # test_monai_networks.py has them
     assert {getattr(case, "values", case)[0] for case in MODEL_CASES} | elsewhere == set(MODELS)
 
 

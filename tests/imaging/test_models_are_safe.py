@@ -36,14 +36,18 @@ CASES = [
     ("segresnet3d", SOLID),
     ("small_cnn", FLAT),
     ("small_cnn", SOLID),
+    ("small_cnn", ModelShape((32, 32), 1, channels=3)),
     ("unet3d", SOLID),
+    ("unet3d", ModelShape((16, 16, 16), 3, channels=4)),
     ("wavelet_head", FLAT),
+    ("wavelet_head", ModelShape((32, 32), 1, channels=3)),
     ("wavelet_head", ModelShape((40, 32), 3)),
 ]
 
 
 def test_every_registered_model_is_in_the_contract_test() -> None:
     elsewhere = {"frozen_encoder"}  # needs a file; test_training_frozen_encoder.py has it
+    elsewhere |= {name for name in MODELS if name.startswith("monai:")}  # test_monai_networks.py has them
     assert {getattr(case, "values", case)[0] for case in CASES} | elsewhere == set(MODELS)
 
 
@@ -51,7 +55,9 @@ def test_every_registered_model_is_in_the_contract_test() -> None:
 def test_one_images_output_does_not_depend_on_the_others(name: str, shape: ModelShape) -> None:
     model = build(name, shape, {}, seed=0).double()
     load_vector(model, np.random.default_rng(0).normal(scale=0.05, size=spec_of(model).size).astype("f4"))
-    images = torch.randn(3, 1, *shape.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    images = torch.randn(
+        3, shape.channels, *shape.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     with torch.no_grad():
         assert torch.allclose(model(images)[:1], model(images[:1]), rtol=1e-9, atol=1e-9)
 
@@ -155,6 +161,7 @@ def test_in_place_activations_are_switched_off() -> None:
         ("unet3d", SOLID, {"channels": "8"}),
         ("segresnet3d", ModelShape((16, 16, 20), 3), {}),
         ("segresnet3d", SOLID, {"width": 6}),
+        ("position_head", ModelShape((16, 16, 16), 3, channels=2), {}),
     ],
 )
 def test_what_a_model_cannot_be_is_a_named_error(
@@ -162,6 +169,25 @@ def test_what_a_model_cannot_be_is_a_named_error(
 ) -> None:
     with pytest.raises(BadModel):
         build(name, shape, options)
+
+
+@pytest.mark.parametrize("name", ["densenet121", "segresnet3d", "small_cnn", "unet3d"])
+def test_networks_take_as_many_channels_as_the_study_has(name: str) -> None:
+    size = (32, 32, 32)
+    one, four = (spec_of(build(name, ModelShape(size, 2, channels), {})) for channels in (1, 4))
+    differ = [(a.shape, b.shape) for a, b in zip(one.root, four.root, strict=True) if a != b]
+    assert differ
+    assert all(few[1:2] == (1,) and many[1:2] == (4,) for few, many in differ)
+
+
+def test_each_channel_has_wavelet_features_of_its_own() -> None:
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    found = build("wavelet_head", ModelShape((32, 32), 1, channels=3), {}).features(images)
+    single = build("wavelet_head", FLAT, {})
+    parts = torch.stack([single.features(images[:, c : c + 1])[:, :-1] for c in range(3)], 1)
+    own = found[:, :-1].unflatten(1, (3, -1))
+    assert torch.allclose(own / own.norm(dim=2, keepdim=True), parts, atol=1e-5)
+    assert torch.allclose(found[:, :-1].norm(dim=1), torch.ones(2), atol=1e-5)
 
 
 def test_an_unknown_model_is_a_named_error() -> None:

@@ -182,7 +182,8 @@ def read_options(name: str, options: Options, defaults: Mapping[str, Option]) ->
         if key not in defaults:
             known = ", ".join(sorted(defaults)) or "none"
             raise BadModel(name=name, problem=f"it has no option '{key}' (options: {known})")
-        if type(value) is not type(defaults[key]):
+        whole = type(value) is int and type(defaults[key]) is float  # people write 1 for 1.0
+        if type(value) is not type(defaults[key]) and not whole:
             raise BadModel(name=name, problem=f"option '{key}' must be {type(defaults[key]).__name__}")
     return {**defaults, **options}
 

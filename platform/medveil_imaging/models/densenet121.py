@@ -12,7 +12,7 @@ NAME = "densenet121"
 
 @MODELS.register(NAME)
 def densenet121(shape: ModelShape, options: Options) -> nn.Module:
-    """Input (k, 1, \\*size), 2-D or 3-D, output (k, outputs); 7 (2-D) or 11 (3-D) million weights.
+    """Input (k, channels, \\*size), 2-D or 3-D, output (k, outputs); 7 (2-D) or 11 (3-D) million weights.
 
     It has no options.
 
@@ -24,7 +24,7 @@ def densenet121(shape: ModelShape, options: Options) -> nn.Module:
         raise BadModel(name=NAME, problem="every edge of the images must be 32 or more")
     model: nn.Module = DenseNet121(
         spatial_dims=shape.dims,
-        in_channels=1,
+        in_channels=shape.channels,
         out_channels=shape.outputs,
         norm=("GROUP", {"num_groups": 8}),
         act=("RELU", {"inplace": False}),

@@ -82,7 +82,7 @@ class FrozenEncoder(nn.Module):
         return self
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Features (k, width + 1) of images (k, 1, \\*size): centred, of unit length, then the constant 0.3.
+        """Features (k, width + 1) of images (k, channels, \\*size): centred, unit length, the constant 0.3.
 
         Each row depends on its own image only; no trained weight takes part.
         """
@@ -154,9 +154,10 @@ def _beheaded(name: str, shape: ModelShape) -> tuple[nn.Module, int]:
 def frozen_encoder(shape: ModelShape, options: Options) -> nn.Module:
     """A frozen network and a linear head that starts at zero; with ``densenet121`` 1,025 weights a logit.
 
-    Input (k, 1, \\*size), 2-D or 3-D, output (k, outputs). Options: ``encoder``, a registered classification
-    model; ``weights``, SHA-256 of the safetensors file with all of its tensors but the last linear layer's
-    (which may be there and is not used); ``centred`` (false), see :class:`medveil_imaging.heads.Head`.
+    Input (k, channels, \\*size), 2-D or 3-D, output (k, outputs). Options: ``encoder``, a registered
+    classification model; ``weights``, SHA-256 of the safetensors file with all of its tensors but the last
+    linear layer's (which may be there and is not used); ``centred`` (false), see
+    :class:`medveil_imaging.heads.Head`.
 
     Raises:
         BadModel: no such encoder, or ``weights`` is no SHA-256.
@@ -168,7 +169,7 @@ def frozen_encoder(shape: ModelShape, options: Options) -> nn.Module:
         raise BadModel(name=NAME, problem="option 'weights' must be the SHA-256 of a file, in 64 hex digits")
     if encoder == NAME:
         raise BadModel(name=NAME, problem="an encoder cannot be made of itself")
-    network, width = _beheaded(encoder, ModelShape(shape.size, 1))
+    network, width = _beheaded(encoder, ModelShape(shape.size, 1, shape.channels))
     stored = read_encoder(digest)
     with torch.no_grad():
         for name, parameter in network.named_parameters():

@@ -213,6 +213,8 @@ def position_head(shape: ModelShape, options: Options) -> nn.Module:
         raise BadModel(name=NAME, problem="it is for volumes (3-D images) only")
     if min(shape.size) < SMALLEST_EDGE:
         raise BadModel(name=NAME, problem=f"every edge must be {SMALLEST_EDGE} or more")
+    if shape.channels != 1:
+        raise BadModel(name=NAME, problem="its filters describe one channel; use unet3d for several")
     if shape.outputs < 2:
         raise BadModel(name=NAME, problem="it outlines structures and does not classify")
     return PositionHead(shape)

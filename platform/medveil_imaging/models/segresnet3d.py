@@ -27,7 +27,7 @@ class PlainResBlock(ResBlock):  # type: ignore[misc]
 
 @MODELS.register(NAME)
 def segresnet3d(shape: ModelShape, options: Options) -> nn.Module:
-    """Input (k, 1, x, y, z), output (k, outputs, x, y, z); 1.2 million weights at the default width.
+    """Input (k, channels, x, y, z), output (k, outputs, x, y, z); 1.2 million weights at the default width.
 
     Option ``width`` (default 8): channels of the first level, a multiple of 4. Upsampling is a transposed
     convolution because trilinear interpolation is not reproducible on a GPU.
@@ -46,7 +46,7 @@ def segresnet3d(shape: ModelShape, options: Options) -> nn.Module:
     model: nn.Module = SegResNet(
         spatial_dims=3,
         init_filters=width,
-        in_channels=1,
+        in_channels=shape.channels,
         out_channels=shape.outputs,
         act=("RELU", {"inplace": False}),
         norm=("GROUP", {"num_groups": GROUPS}),

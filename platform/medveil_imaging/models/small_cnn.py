@@ -15,8 +15,8 @@ GROUPS = 4
 def small_cnn(shape: ModelShape, options: Options) -> nn.Module:
     """Convolution, group norm and tanh three times, then a linear head on a coarse grid.
 
-    Input (k, 1, \\*size), output (k, outputs). Option ``width`` (default 16 in 2-D: 15,361 weights at one
-    logit; 8 in 3-D: 11,617): channels of the first layer; the other two have twice as many.
+    Input (k, channels, \\*size), output (k, outputs). Option ``width`` (default 16 in 2-D: 15,361 weights at
+    one logit; 8 in 3-D: 11,617): channels of the first layer; the other two have twice as many.
     Tanh rather than ReLU: bounded activations suit clipped gradients (Papernot et al., AAAI 2021).
 
     Raises:
@@ -33,7 +33,7 @@ def small_cnn(shape: ModelShape, options: Options) -> nn.Module:
     first, grid = (7, 4) if flat else (5, 2)
     pool = nn.AdaptiveAvgPool2d(grid) if flat else nn.AdaptiveAvgPool3d(grid)
     return nn.Sequential(
-        convolution(1, width, first, 2, first // 2),
+        convolution(shape.channels, width, first, 2, first // 2),
         nn.GroupNorm(GROUPS, width),
         nn.Tanh(),
         convolution(width, 2 * width, 3, 2, 1),

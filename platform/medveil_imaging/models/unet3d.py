@@ -14,7 +14,7 @@ NAME = "unet3d"
 
 @MODELS.register(NAME)
 def unet3d(shape: ModelShape, options: Options) -> nn.Module:
-    """Input (k, 1, x, y, z), output (k, outputs, x, y, z); 123 thousand weights by default.
+    """Input (k, channels, x, y, z), output (k, outputs, x, y, z); 123 thousand weights by default.
 
     Option ``channels`` (default "8-16-32-64"): channels per level, each level halving the edges.
 
@@ -34,7 +34,7 @@ def unet3d(shape: ModelShape, options: Options) -> nn.Module:
         )
     model: nn.Module = UNet(
         spatial_dims=3,
-        in_channels=1,
+        in_channels=shape.channels,
         out_channels=shape.outputs,
         channels=channels,
         strides=(2,) * (len(channels) - 1),

@@ -51,10 +51,11 @@ class WaveletHead(nn.Module):
         }
         for name, value in public.items():
             self.register_buffer(name, torch.from_numpy(value.astype(np.float32)), persistent=False)
-        self.head = Head((1 + scales * angles) * grid * grid + 1, shape.outputs, centred=centred)
+        bands = 1 + scales * angles
+        self.head = Head(shape.channels * bands * grid * grid + 1, shape.outputs, centred=centred)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Features (k, d) of z-scored images (k, 1, rows, columns): unit length, then the constant 0.3.
+        """Features (k, d) of z-scored images (k, channels, rows, columns): unit length, then 0.3.
 
         Each row depends on its own image only; no trained weight takes part.
         """
@@ -64,14 +65,15 @@ class WaveletHead(nn.Module):
             return torch.cat([self._features(part) for part in torch.split(images, CHUNK)])
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (k, outputs) of images (k, 1, rows, columns), or of features (k, d) computed before."""
+        """Logits (k, outputs) of images (k, channels, rows, columns), or of features (k, d) known already."""
         values = images if images.ndim == 2 else self.features(images)
         logits: torch.Tensor = self.head(values)
         return logits
 
     def _features(self, images: torch.Tensor) -> torch.Tensor:
         fixed = (self.get_buffer(name) for name in ("bands", "pool_rows", "pool_columns"))
-        energy = pooled_energies(images[:, 0], *fixed)
+        energy = pooled_energies(images.flatten(0, 1), *fixed)
+        energy = energy.view(*images.shape[:2], *energy.shape[1:])
         scaled = (energy - self.get_buffer("mean")) / self.get_buffer("deviation")
         scaled = scaled.clamp(-CLAMP, CLAMP).flatten(1)
         # An image whose every feature is average has no direction; it must not become 0/0.
@@ -145,8 +147,9 @@ def noise_statistics(rows: int, columns: int, scales: int, angles: int, grid: in
 def wavelet_head(shape: ModelShape, options: Options) -> nn.Module:
     """Wavelet features and a linear head that starts at zero; 1,217 weights at one logit.
 
-    Input (k, 1, rows, columns), output (k, outputs). Options ``scales`` (3), ``angles`` (6), ``grid`` (8);
-    for 28x28 pictures take scales 2, grid 7. ``centred`` (false): see :class:`medveil_imaging.heads.Head`.
+    Input (k, channels, rows, columns), output (k, outputs); each channel has its own features.
+    Options ``scales`` (3), ``angles`` (6), ``grid`` (8); for 28x28 pictures take scales 2, grid 7.
+    ``centred`` (false): see :class:`medveil_imaging.heads.Head`.
 
     Raises:
         BadModel: not 2-D, or the images are too small for the scales or the grid.
