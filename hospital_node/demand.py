@@ -85,6 +85,7 @@ def _batch(study: Study, images: int) -> int:
     privacy = study.privacy
     at_once = privacy.images_per_patient if privacy.kind != "none" else study.training.batch_images
     image = 4 * study.transforms.channel_count * math.prod(study.transforms.size)
+    image *= study.transforms.patches or 1
     return image * max(1, min(at_once, images))
 
 

@@ -16,6 +16,7 @@ from medveil.study import Study
 from medveil.tasks import TASKS, Sums
 from medveil.tensors import Float32
 from medveil_imaging.models import build_model, load_vector
+from medveil_imaging.patches import by_windows
 from medveil_imaging.patients import Patient
 from privacy.dp.noise import NoiseSource
 from privacy.dp.policy import round_event
@@ -102,12 +103,25 @@ def _each(
     load_vector(module, vector)
     module.eval()
     task, limit = TASKS[study.task], study.evaluation.images_per_patient
-    if cache is not None and has_features(module):
+    if cache is not None and has_features(module) and not study.transforms.patches:
         patients = cache.get(study, module, patients, device)
     for patient in patients:
         check_stopped()
-        if len(patient):
-            images, labels = patient.take(range(min(limit, len(patient))))
-            with torch.no_grad():
-                logits = module(images.to(device)).float().cpu()
-            yield task.sums(study, logits, labels)
+        seen = range(min(limit, len(patient)))
+        if not seen:
+            continue
+        if study.transforms.patches:
+            yield task.of_images(study, [_of_volume(study, module, patient, k, device) for k in seen])
+            continue
+        images, labels = patient.take(seen)
+        with torch.no_grad():
+            logits = module(images.to(device)).float().cpu()
+        yield task.sums(study, logits, labels)
+
+
+def _of_volume(study: Study, module: nn.Module, patient: Patient, which: int, device: torch.device) -> Sums:
+    """The sums of one volume; it and its logits are gone before the next one comes."""
+    check_stopped()
+    image, labels = patient.take([which])
+    logits = by_windows(module, image, study.transforms.size, device)
+    return TASKS[study.task].sums(study, logits, labels)

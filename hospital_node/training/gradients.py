@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
@@ -37,6 +37,16 @@ VALUES_AT_ONCE = {"cpu": 2**18, "cuda": 2**21}
 MEMORY_SHARE = 1 / 16
 """Share of the device's memory for one chunk's gradients; copies and activations need as much again."""
 MOST_BYTES = 2**30
+BYTES_TAKEN = 2**28
+"""Images that are taken from where they are kept at a time."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One patient who takes part in a step, and with which images."""
+
+    patient: Patient = field(repr=False)
+    which: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,7 @@ class Drawn:
     labels: torch.Tensor
 
 
-def draw(patients: Sequence[Patient], policy: GaussianNoise, noise: NoiseSource) -> list[Drawn]:
+def draw(patients: Sequence[Patient], policy: GaussianNoise, noise: NoiseSource) -> list[Chosen]:
     """Every patient enters with probability ``sample_rate``, by a secret coin, and whole or not at all.
 
     Of a patient with more than ``images_per_patient`` images that many are chosen, by a choice among that
@@ -59,10 +69,28 @@ def draw(patients: Sequence[Patient], policy: GaussianNoise, noise: NoiseSource)
         patient = patients[int(index)]
         if len(patient) > policy.images_per_patient:
             kept = noise.choose(len(patient), policy.images_per_patient)
-            drawn.append(Drawn(*patient.take(kept.tolist())))
+            drawn.append(Chosen(patient, tuple(kept.tolist())))
         elif len(patient):
-            drawn.append(Drawn(*patient.take(range(len(patient)))))
-    return sorted(drawn, key=lambda one: len(one.images))
+            drawn.append(Chosen(patient, tuple(range(len(patient)))))
+    return sorted(drawn, key=lambda one: len(one.which))
+
+
+def taken(chosen: Sequence[Chosen], take: Callable[[Chosen], Drawn]) -> Iterator[list[Drawn]]:
+    """The images of the chosen patients, in pieces that fit memory; nothing for an empty draw.
+
+    Args:
+        take: a patient's images as a step sees them; it is asked once for each.
+    """
+    piece: list[Drawn] = []
+    held = 0
+    for one in chosen:
+        piece.append(take(one))
+        held += piece[-1].images.nbytes + piece[-1].labels.nbytes
+        if held > BYTES_TAKEN:
+            yield piece
+            piece, held = [], 0
+    if piece:
+        yield piece
 
 
 def patient_gradients(

@@ -71,7 +71,7 @@ def noisy_mean(
         expected_patients=declared_patients,
         noise=noise,
     )
-    drawn = [Drawn(one.images, one.labels) for one in draw(patients, policy, noise)]
+    drawn = [Drawn(*one.patient.take(one.which)) for one in draw(patients, policy, noise)]
     add_clipped_sum(optimizer, module, mean_loss, drawn, device=device)
     optimizer.finish_step()
     return module.centre.detach()

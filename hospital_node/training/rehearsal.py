@@ -31,6 +31,7 @@ from hospital_node.training.stage import DECLARED, Stage, made_up_patients, nois
 from medveil.study import CENTRE, Study
 from medveil.tasks import TASKS
 from medveil_imaging.models import vector_of
+from medveil_imaging.patches import random_patches
 from medveil_imaging.patients import PatientImages
 from privacy.dp.policy import Split, study_events
 
@@ -54,7 +55,7 @@ def rehearse(study: Study, module: nn.Module, *, size: tuple[int, ...], device: 
     steps = study.training.local_steps or 1
     weights = sum(p.numel() for p in network.parameters() if p.requires_grad)
     few = min(steps, MOST_STEPS, max(3, MOST_VALUES // max(weights, 1)))
-    clip = _low_clip(network, study, [canary, *others], device) or policy.clip_norm
+    clip = _low_clip(network, study, size, [canary, *others], device) or policy.clip_norm
     staged = _staged(study, size=size, clip=clip, steps=few)
     stage = Stage(
         study=staged,
@@ -101,12 +102,19 @@ def _mean_stage(stage: Stage) -> Stage:
 
 
 def _low_clip(
-    network: nn.Module, study: Study, patients: Sequence[PatientImages], device: torch.device
+    network: nn.Module,
+    study: Study,
+    size: tuple[int, ...],
+    patients: Sequence[PatientImages],
+    device: torch.device,
 ) -> float | None:
     """A norm far below the gradient of every image, so that clipping acts on all of them."""
     weights = [p for p in network.parameters() if p.requires_grad]
     smallest = math.inf
-    for image, label in {id(p): (p.images[:1], p.labels[:1]) for p in patients}.values():
+    for one in patients:
+        image, label = one.images[:1], one.labels[:1]
+        if study.transforms.patches:
+            image, label = random_patches(one, [0], size, count=1, generator=torch.Generator().manual_seed(0))
         loss = TASKS[study.task].loss(network(image.to(device)), label.to(device)).mean()
         found = torch.autograd.grad(loss, weights, allow_unused=True)
         smallest = min(smallest, math.hypot(*(float(g.norm()) for g in found if g is not None)))

@@ -21,6 +21,7 @@ from hospital_node.training.stage import (
     with_wild_canary,
 )
 from medveil.tasks import TASKS, Sums
+from medveil_imaging.patches import by_windows
 from medveil_imaging.patients import PatientImages
 from privacy.dp.policy import Split
 
@@ -90,8 +91,7 @@ def _canaries(stage: Stage) -> list[PatientImages]:
         canaries = [PatientImages("canary", images, label) for label in labels]
         return [*canaries, with_wild_canary(stage).canary]
     network = stage.build(stage.study).eval()
-    with torch.no_grad():
-        found = network(images[:1].to(stage.device)).argmax(1).cpu()
+    found = by_windows(network, images[:1], stage.study.transforms.size, stage.device).argmax(1)
     turn = torch.arange(found.numel()).view_as(found) % (classes - 1) + 1
     wrong = (found + turn) % classes
     outlined = wrong.expand(CANARY_IMAGES, *wrong.shape[1:]).clone()

@@ -14,7 +14,7 @@ from torch import nn
 from hospital_node.ledger import Charge
 from hospital_node.training.clipped_sum import add_clipped_sum
 from hospital_node.training.features import FeatureCache, features, has_features, with_features
-from hospital_node.training.gradients import Drawn, Loss, draw, runs_in_bfloat16
+from hospital_node.training.gradients import Chosen, Drawn, Loss, draw, runs_in_bfloat16, taken
 from hospital_node.training.local_rules import obey_local_rule
 from hospital_node.training.mean import noisy_mean
 from hospital_node.training.memory import keep_freed_memory
@@ -26,6 +26,7 @@ from medveil.study import CENTRE, Study
 from medveil.tasks import TASKS
 from medveil.tensors import Float32, Update
 from medveil_imaging.models import build_model, load_vector, vector_of
+from medveil_imaging.patches import random_patches
 from medveil_imaging.patients import Patient
 from medveil_imaging.transforms import random_shift, random_shift_pair
 from privacy.dp.noise import NoiseSource
@@ -69,6 +70,10 @@ class NoiseCut(Error):
             meaning="Cutting it would leave too little noise in the sum, so nothing was sent this round.",
             remedy="Raise secure_aggregation.update_clip in the study, or lower its learning rate.",
         )
+
+
+Take = Callable[[Patient, Sequence[int]], tuple[torch.Tensor, torch.Tensor]]
+"""Some of a patient's images (k, …) and their labels (k, …), as a step begins with them."""
 
 
 def choose_device() -> torch.device:
@@ -166,25 +171,39 @@ def _update(study: Study, before: Float32, after: Float32) -> Update:
 def _ready(given: TrainingRound, module: nn.Module) -> Sequence[Patient]:
     """The patients as the trained part wants them: with features instead of images, where these are fixed."""
     study, patients, device = given.study, given.patients, given.device
-    if not has_features(module) or study.training.augment:
+    if not has_features(module) or _varies(study):
         return patients
     if given.cache is not None:
         return given.cache.get(study, module, patients, device)
     return with_features(module, patients, device)
 
 
+def _varies(study: Study) -> bool:
+    """Whether a step sees other tensors of an image than the step before, so that no feature can be kept."""
+    return study.training.augment or study.transforms.patches > 0
+
+
+def _taken(study: Study, generator: torch.Generator) -> Take:
+    """How a step takes some of a patient's images: whole, or patches of each of them."""
+    size, count = study.transforms.size, study.transforms.patches
+    if not count:
+        return lambda patient, which: patient.take(which)
+    return lambda patient, which: random_patches(patient, which, size, count=count, generator=generator)
+
+
 def _prepared(
     given: TrainingRound, module: nn.Module, generator: torch.Generator
 ) -> Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
     """What happens to images and labels just before a step: augmentation, then fixed features."""
+    study, outlines = given.study, TASKS[given.study.task].outlines
+    afresh = has_features(module) and _varies(study)
 
     def prepare(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if not given.study.training.augment:
-            return images, labels
-        if labels.ndim > 1:
-            return random_shift_pair(images, labels, generator)
-        images = random_shift(images, generator)
-        return (features(module, images, given.device) if has_features(module) else images), labels
+        if study.training.augment and outlines:
+            images, labels = random_shift_pair(images, labels, generator)
+        elif study.training.augment:
+            images = random_shift(images, generator)
+        return (features(module, images, given.device) if afresh else images), labels
 
     return prepare
 
@@ -213,7 +232,7 @@ def _set_rate(study: Study, optimizer: torch.optim.Optimizer, round_number: int,
 def _release_mean(
     given: TrainingRound, module: nn.Module, patients: Sequence[Patient], noise: NoiseSource
 ) -> None:
-    if given.study.training.augment:  # then the patients have images still
+    if _varies(given.study):  # then the patients have images still
         patients = with_features(module, patients, given.device)
     centre = module.get_parameter(CENTRE)
     mean = noisy_mean(
@@ -235,7 +254,11 @@ def _train_private(
     if not isinstance(policy, GaussianNoise):
         raise TypeError("a noise policy is needed")
     loss: Loss = TASKS[given.study.task].loss
-    prepare = _prepared(given, module, _entropy())
+    take, prepare = _taken(given.study, generator := _entropy()), _prepared(given, module, generator)
+
+    def seen(one: Chosen) -> Drawn:
+        return Drawn(*prepare(*take(one.patient, one.which)))
+
     optimizer = PatientOptimizer(
         _base_optimizer(given.study, module),
         policy=policy,
@@ -245,23 +268,23 @@ def _train_private(
     for step in range(steps):
         check_stopped()
         _set_rate(given.study, optimizer, given.number, step / steps)
-        drawn = [Drawn(*prepare(one.images, one.labels)) for one in draw(patients, policy, noise)]
-        add_clipped_sum(optimizer, module, loss, drawn, device=given.device)
+        for drawn in taken(draw(patients, policy, noise), seen):
+            add_clipped_sum(optimizer, module, loss, drawn, device=given.device)
         optimizer.finish_step()
 
 
 def _train_plain(given: TrainingRound, module: nn.Module, patients: Sequence[Patient]) -> None:
     study, device, generator = given.study, given.device, _entropy()
     task, optimizer = TASKS[study.task], _base_optimizer(study, module)
-    prepare = _prepared(given, module, generator)
+    take, prepare = _taken(study, generator), _prepared(given, module, generator)
     places = [(i, k) for i, patient in enumerate(patients) for k in range(len(patient))]
     wanted = _batch_count(study, len(places))
     for step, batch in enumerate(_batches(study, len(places), generator)):
         check_stopped()
         _set_rate(study, optimizer, given.number, step / wanted)
         chosen = [places[int(b)] for b in batch]
-        taken = [patients[i].take([k]) for i, k in chosen]
-        images, labels = prepare(*(torch.cat(part) for part in zip(*taken, strict=True)))
+        parts = [take(patients[i], [k]) for i, k in chosen]
+        images, labels = prepare(*(torch.cat(part) for part in zip(*parts, strict=True)))
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=runs_in_bfloat16(module, device)):
             logits = module(images.to(device))

@@ -106,19 +106,27 @@ def noise_of(study: Study) -> GaussianNoise:
 
 
 def made_up_patients(study: Study, size: tuple[int, ...]) -> tuple[PatientImages, list[PatientImages]]:
-    """The canary, whose images are equal, and the others."""
+    """The canary, whose images are equal, and the others.
+
+    Where patches are trained on, the canary's volumes are larger than one, and the others' are one patch:
+    what they add to a sum must not change by chance.
+    """
     generator = torch.Generator().manual_seed(1)
     shape = size if TASKS[study.task].outlines else ()
 
-    def patient(name: str, count: int) -> PatientImages:
-        images = torch.randn(count, study.transforms.channel_count, *size, generator=generator)
+    def patient(name: str, count: int, longer: int = 0) -> PatientImages:
+        images = torch.randn(
+            count, study.transforms.channel_count, size[0] + longer, *size[1:], generator=generator
+        )
+        wide = (shape[0] + longer, *shape[1:]) if shape else ()
         return PatientImages(
-            name, images, torch.randint(len(study.classes), (count, *shape), generator=generator)
+            name, images, torch.randint(len(study.classes), (count, *wide), generator=generator)
         )
 
-    one = patient("canary", 1)
+    one = patient("canary", 1, size[0] if study.transforms.patches else 0)
     wide = (CANARY_IMAGES, *(-1,) * one.images[0].ndim)
-    labels = one.labels.expand(CANARY_IMAGES, *shape).clone() * bool(shape)  # films: of the first class
+    labels = one.labels.expand(CANARY_IMAGES, *one.labels.shape[1:]).clone()
+    labels *= bool(shape)  # films: of the first class
     return (
         PatientImages("canary", one.images.expand(wide).clone(), labels),
         [patient(f"other-{i}", count) for i, count in enumerate(OTHERS)],

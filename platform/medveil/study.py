@@ -105,6 +105,9 @@ class Transforms(Frozen):
     """Names of the sequences that make one image, in order; without names it has its profile's channels.
     All lie on the grid of the first, which a label map is drawn on."""
 
+    patches: Annotated[int, Field(ge=0, exclude_if=lambda given: given == 0)] = 0
+    """Patches of ``size`` that a step sees of each volume, which keeps its own extent; 0: every image is
+    brought to ``size`` and seen whole."""
     slices: Annotated[Slices | None, Field(exclude_if=lambda given: given is None)] = None
     """Of a profile that cuts volumes into slices; without it each slice is an image."""
 
@@ -135,6 +138,8 @@ class Transforms(Frozen):
             raise ValueError(f"profile '{self.profile}' has films; channels are of volumes")
         if self.slices and not profile.sliced:
             raise ValueError(f"profile '{self.profile}' cuts nothing into slices")
+        if self.patches and dims != 3:
+            raise ValueError("only volumes are trained by patches")
         return self
 
 
@@ -279,6 +284,8 @@ class Study(Frozen):
             raise ValueError("a centred model wants a round for the mean and at least one to train")
         if TASKS[self.task].outlines and PROFILES[self.transforms.profile].dims != 3:
             raise ValueError(f"{self.task} wants volumes, and profile '{self.transforms.profile}' has none")
+        if self.transforms.patches and (not TASKS[self.task].outlines or self.centred):
+            raise ValueError("patches are for tasks that outline, and not for a centred model")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("two classes have the same name")
         return self
@@ -359,12 +366,14 @@ def _numbers(study: Study) -> Iterator[str]:
     training, rounds, image = study.training, study.training.rounds, math.prod(study.transforms.size)
     shapes = [tensor.shape for tensor in study.model.tensors.root]
     per_patient = 1 if study.privacy.kind == "none" else study.privacy.images_per_patient
+    at_once = training.batch_images if study.privacy.kind == "none" else per_patient
     for place, value, most in (
         ("training.local_steps times rounds", (training.local_steps or 0) * rounds, MOST_STEPS),
         ("training.local_epochs times rounds", (training.local_epochs or 0) * rounds, MOST_EPOCHS),
         ("training.batch_images", training.batch_images, MOST_IMAGES),
         ("privacy.images_per_patient", per_patient, MOST_IMAGES),
         ("transforms.size, in pixels or voxels,", image, MOST_VOXELS),
+        ("transforms.patches times the images of a step", at_once * study.transforms.patches, MOST_IMAGES),
         ("model.tensors, in tensors,", len(shapes), MOST_TENSORS),
         ("model.tensors, in dimensions,", max(len(shape) for shape in shapes), 8),
         ("cohort.min_hospitals", study.cohort.min_hospitals, MOST_HOSPITALS),

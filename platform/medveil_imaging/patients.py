@@ -22,7 +22,10 @@ class Patient(Protocol):
         ...
 
     def take(self, which: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Some images (k, channels, \\*size) and their labels (k, …); as :class:`PatientImages` has them."""
+        """Some images (k, channels, \\*size) and their labels (k, …); as :class:`PatientImages` has them.
+
+        Volumes that keep their own extent (``transforms.patches``) are taken one at a time.
+        """
         ...
 
 
@@ -47,3 +50,23 @@ class PatientImages:
         """See :class:`Patient`."""
         chosen = torch.as_tensor(list(which), dtype=torch.int64)
         return self.images[chosen], self.labels[chosen]
+
+
+@dataclass(frozen=True)
+class PatientVolumes:
+    """A :class:`Patient` in memory whose volumes have shapes of their own."""
+
+    patient: str = field(repr=False)
+    images: tuple[torch.Tensor, ...] = field(repr=False)
+    """float32, each (channels, \\*shape)."""
+    labels: tuple[torch.Tensor, ...] = field(repr=False)
+    """int64, each (\\*shape)."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, which: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """See :class:`Patient`. Raises: RuntimeError: volumes of different shapes at once."""
+        if len(which) == 1:  # no copy of a large volume
+            return self.images[which[0]][None], self.labels[which[0]][None]
+        return torch.stack([self.images[k] for k in which]), torch.stack([self.labels[k] for k in which])

@@ -3,7 +3,8 @@
 A film: its profile's grey scale, resized to ``size`` with antialiasing, z-scored.
 A volume: its profile's grey scale, turned to RAS, resampled to ``spacing_mm``, z-scored, cropped or padded
 around the centre to ``size``. A label map takes the same way with nearest neighbours. Of a sliced volume each
-axial slice is cropped or padded instead.
+axial slice is cropped or padded instead. Where a study trains by patches, a volume keeps its own extent and
+is only padded, to one patch at least.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, Orientation, ResizeWithPadOrCrop, Spacing
+from monai.transforms import Compose, Orientation, ResizeWithPadOrCrop, Spacing, SpatialPad
 from torch.nn import functional
 
 from medveil.profiles import PROFILES, Profile
@@ -55,13 +56,13 @@ def film_transform(transforms: Transforms) -> Callable[[Film], torch.Tensor]:
 
 
 def volume_transform(transforms: Transforms) -> Callable[[Volume], torch.Tensor]:
-    """Volume → float32 (channels, \\*size) in RAS axes.
+    """Volume → float32 (channels, \\*size) in RAS axes; to cut patches from, \\*shape, not below ``size``.
 
     Raises:
         Unusable: all voxels equal ("constant-image").
     """
     profile, place = PROFILES[transforms.profile], _geometry(transforms, "bilinear")
-    crop = ResizeWithPadOrCrop(transforms.size, value=profile.outside)
+    crop = _to_size(transforms, profile.outside)
 
     def apply(volume: Volume) -> torch.Tensor:
         seen = replace(volume, voxels=_grey(profile, volume.voxels, 3))
@@ -124,9 +125,9 @@ def label_slice_transform(
 
 
 def label_transform(transforms: Transforms) -> Callable[[Volume], tuple[torch.Tensor, bool]]:
-    """Label map → int64 (\\*size), and whether cutting to size lost voxels of a structure."""
+    """Label map → int64, as large as its volume's tensor, and whether cutting to size lost some structure."""
     place = _geometry(transforms, "nearest")
-    crop = ResizeWithPadOrCrop(transforms.size)
+    crop = _to_size(transforms, 0.0)
 
     def apply(labels: Volume) -> tuple[torch.Tensor, bool]:
         placed = place(labels)
@@ -134,6 +135,13 @@ def label_transform(transforms: Transforms) -> Callable[[Volume], tuple[torch.Te
         return kept[0].round().long(), int((kept > 0).sum()) < int((placed > 0).sum())
 
     return apply
+
+
+def _to_size(transforms: Transforms, outside: float) -> Callable[[torch.Tensor], Any]:
+    """Around the centre: to size; where patches are cut out of it, a volume is padded and never cropped."""
+    kind = SpatialPad if transforms.patches else ResizeWithPadOrCrop
+    resize: Callable[[torch.Tensor], Any] = kind(transforms.size, value=outside)
+    return resize
 
 
 def _layers(pixels: Float32, dims: int) -> Float32:

@@ -71,11 +71,8 @@ Fault = tuple[str, Any, str, str, str, str]
 """Study, owner, function, the text, what replaces it, and the check that refuses."""
 OPT, SOURCE = optimizer.PatientOptimizer, noise.NoiseSource
 GIVEN = "self._noise.gaussian(len(piece), scale)"
-LOOP = "[Drawn(*prepare(one.images, one.labels)) for one in draw(patients, policy, noise)]"
-IMAGES = (
-    "[Drawn(*prepare(i[None], l[None])) for one in draw(patients, policy, noise) "
-    "for i, l in zip(one.images, one.labels)]"
-)
+LOOP = "taken(draw(patients, policy, noise), seen)"
+IMAGES = f"([Drawn(i[None], l[None]) for one in p for i, l in zip(one.images, one.labels)] for p in {LOOP})"
 COINS = "noise.coins(len(patients), policy.sample_rate)"
 DRAWN_NOISE = "noise.gaussian(size, multiplier * scales[name])"
 SCALED = "values *= scale"
@@ -170,7 +167,7 @@ FAULTS: dict[str, Fault] = {
         run,
         "_train_private",
         LOOP,
-        f"(once if step else (once := {LOOP}))",
+        f"(once if step else (once := list({LOOP})))",
         "draw",
     ),
     "joint share by h": (
@@ -186,7 +183,7 @@ FAULTS: dict[str, Fault] = {
         mean,
         "noisy_mean",
         "draw(patients, policy, noise)]",
-        "draw(patients, policy, noise) if one.labels.any()]",
+        "draw(patients, policy, noise) if one.patient.take(one.which)[1].any()]",
         "one-patient",
     ),
     "a charge pays twice": (

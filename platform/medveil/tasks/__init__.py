@@ -149,6 +149,13 @@ class Task(Protocol):
         images (the first ones); every entry finite and bounded."""
         ...
 
+    def of_images(self, study: StudyView, images: Sequence[Sums]) -> Sums:
+        """One patient's :meth:`sums` from those of single images: the same as of all of them at once.
+
+        For volumes too large to be judged together.
+        """
+        ...
+
 
 TASKS: Registry[Task] = Registry("task", __name__)
 
@@ -156,6 +163,12 @@ TASKS: Registry[Task] = Registry("task", __name__)
 def zeros(lengths: Mapping[str, int]) -> Sums:
     """All sums at zero."""
     return {name: np.zeros(length) for name, length in lengths.items()}
+
+
+def added(images: Sequence[Sums]) -> Sums:
+    """One patient's sums where those of single images add up."""
+    total = {name: np.sum([one[name] for one in images], axis=0) for name in images[0]}
+    return total | {"patients": np.ones(1)}
 
 
 def with_mean(parts: Mapping[str, float], name: str) -> dict[str, float]:

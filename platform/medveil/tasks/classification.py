@@ -18,6 +18,7 @@ from medveil.tasks import (
     Label,
     StudyView,
     Sums,
+    added,
     at_most,
     whole,
     with_mean,
@@ -175,6 +176,10 @@ class Classification:
         sums["images"][0] = float(len(truth))
         sums["patients"][0] = 1.0
         return sums
+
+    def of_images(self, study: StudyView, images: Sequence[Sums]) -> Sums:
+        """See :class:`medveil.tasks.Task`."""
+        return added(images)
 
 
 TASKS.register("classification")(Classification())

@@ -29,6 +29,8 @@ CENTRE = 0.5
 CASE_SHARE = 0.35
 """How much of a patient's bound the count of a structure takes beside its Dice; near the optimum for a Dice
 of .75, which the count enters with a quarter of its error."""
+PIECE = 2**18
+"""Voxels that are counted at once."""
 SMOOTH = 1.0
 """Voxels added above and below the fraction: a structure absent from truth and prediction costs nothing."""
 
@@ -152,22 +154,53 @@ class Segmentation:
         A structure outlined in none of the volumes is not counted, so an empty label map never scores 1.
         """
         limit = study.evaluation.images_per_patient
-        scores, truth = logits[:limit].detach().cpu(), labels[:limit].cpu()
+        pairs = zip(logits[:limit].detach().cpu(), labels[:limit].cpu(), strict=True)
+        return self.of_images(study, [self._of_image(study, scores, truth) for scores, truth in pairs])
+
+    def of_images(self, study: StudyView, images: Sequence[Sums]) -> Sums:
+        """See :class:`medveil.tasks.Task`; a Dice is the mean over the volumes with that structure."""
         sums = zeros(self.layout(study))
-        if not len(truth):
+        if not images:
             return sums
-        predicted = scores.argmax(1)
-        for index, name in enumerate(study.classes[1:], start=1):
-            outlined, found = (truth == index).flatten(1), (predicted == index).flatten(1)
-            present = outlined.any(1)
-            if present.any():
-                total = outlined.sum(1) + found.sum(1)
-                dice = 2 * (outlined & found).sum(1)[present].double() / total[present]
-                sums[f"dice/{name}"][0] = float(dice.mean())
+        for name in study.classes[1:]:
+            cases = sum(float(one[f"cases/{name}"][0]) for one in images)
+            if cases:
+                sums[f"dice/{name}"][0] = sum(float(one[f"dice/{name}"][0]) for one in images) / cases
                 sums[f"cases/{name}"][0] = 1.0
-        loss = self.loss(scores, truth).double().nan_to_num(nan=MAX_LOSS).mean()
-        sums["loss"][0] = float(loss.clamp(0.0, MAX_LOSS))
-        sums["patients"][0] = 1.0
+        loss = float(np.mean([one["loss"][0] for one in images]))
+        return sums | {"loss": np.array([min(max(loss, 0.0), MAX_LOSS)]), "patients": np.ones(1)}
+
+    def _of_image(self, study: StudyView, scores: torch.Tensor, truth: torch.Tensor) -> Sums:
+        """Scores (classes, \\*size) and label map (\\*size) of one volume.
+
+        Read in pieces: a large volume has millions of voxels, and no second array of its scores is made.
+        """
+        import torch
+
+        classes = len(scores)
+        counts, entropy = torch.zeros(classes * classes, dtype=torch.int64), 0.0
+        surely, overlap = torch.zeros(classes, dtype=torch.float64), torch.zeros(classes, dtype=torch.float64)
+        pieces = zip(
+            torch.split(scores.flatten(1), PIECE, 1), torch.split(truth.flatten(), PIECE), strict=True
+        )
+        for part, here in pieces:
+            counts += torch.bincount(here * classes + part.argmax(0), minlength=classes * classes)
+            log_probabilities = part.log_softmax(0)
+            entropy -= float(log_probabilities.gather(0, here[None]).double().sum())
+            probabilities = log_probabilities.exp_()
+            surely += probabilities.double().sum(1)
+            right = probabilities.gather(0, here[None])[0].double()
+            overlap += torch.bincount(here, weights=right, minlength=classes)
+        table = counts.view(classes, classes)
+        outlined, found = table.sum(1), table.sum(0)
+        soft = (2 * overlap + SMOOTH) / (surely + outlined + SMOOTH)
+        loss = torch.tensor(entropy / truth.numel()) + 1 - soft[1:].mean()
+        sums = zeros(self.layout(study)) | {"loss": np.array([float(loss.nan_to_num(nan=MAX_LOSS))])}
+        for index, name in enumerate(study.classes[1:], start=1):
+            if outlined[index]:
+                total = float(outlined[index] + found[index])
+                sums[f"dice/{name}"][0] = 2 * float(table[index, index]) / total
+                sums[f"cases/{name}"][0] = 1.0
         return sums
 
 

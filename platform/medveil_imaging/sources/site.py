@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from medveil.study import Study
-from medveil_imaging.patients import Patient, PatientImages
+from medveil_imaging.patients import Patient, PatientImages, PatientVolumes
 from medveil_imaging.sources.findings import Findings
 from medveil_imaging.sources.manifest import MANIFEST, SPLITS, Row, settled_rows
 from medveil_imaging.sources.one_row import RowShape, Shaped
@@ -67,7 +67,8 @@ def read_site(folder: Path, study: Study, *, readers: Readers = in_this_process)
     compare_images(seen, findings)
     for problem in _whole_site(patients["train"]):
         findings.add(problem)
-    train, val, test = (_gather(patients[split]) for split in SPLITS)
+    gather = _gather_volumes if study.transforms.patches else _gather
+    train, val, test = (gather(patients[split]) for split in SPLITS)
     return SiteData(name=name, train=train, val=val, test=test, problems=findings.sorted(MANIFEST))
 
 
@@ -105,6 +106,18 @@ def _gather(patients: dict[str, list[Shaped]]) -> tuple[Patient, ...]:
             patient=patient,
             images=torch.cat([one.images for one in patients[patient]]),
             labels=torch.cat([one.labels for one in patients[patient]]),
+        )
+        for patient in sorted(patients)
+    )
+
+
+def _gather_volumes(patients: dict[str, list[Shaped]]) -> tuple[Patient, ...]:
+    """Where each keeps its own shape."""
+    return tuple(
+        PatientVolumes(
+            patient=patient,
+            images=tuple(image for one in patients[patient] for image in one.images),
+            labels=tuple(label for one in patients[patient] for label in one.labels),
         )
         for patient in sorted(patients)
     )
