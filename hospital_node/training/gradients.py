@@ -185,7 +185,7 @@ def patients_in_memory(gradient_bytes: int, device: torch.device) -> int:
 
 def _moved(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     """On the device; to a GPU from locked pages, so that copying does not wait for the work before it."""
-    if device.type == "cuda":
+    if device.type == "cuda" and values.device.type == "cpu":
         return values.pin_memory().to(device, non_blocking=True)
     return values.to(device)
 

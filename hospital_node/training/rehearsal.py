@@ -8,7 +8,7 @@ patients' data takes, and holds three facts against it that together are the pro
 3. The noise is asked for anew in every step, at the size that the ledger is paid for, and enters whole.
 
 It cannot see: which noise source a real round hands in (a test watches the node do it); code that treats the
-rehearsal unlike a real round; random shifts of images (switched off here); rounds other than the first, or
+rehearsal unlike a real round; random changes of images (switched off here); rounds other than the first, or
 the first two of a centred study; larger cohorts than the rehearsal's dozen patients, more steps a round than
 ``MOST_STEPS``, volumes of full size, a GPU that runs out of memory; what happens to an update after train():
 encoding, masks, weights, the copy kept for sending again. Whether the events that a ledger is charged with
@@ -79,11 +79,11 @@ def rehearse(study: Study, module: nn.Module, *, size: tuple[int, ...], device: 
 
 
 def _staged(study: Study, *, size: tuple[int, ...], clip: float, steps: int) -> Study:
-    """The study with small images, without random shifts, and with a stride that suits the clip."""
+    """The study with small images, without random changes of them, and with a stride that suits the clip."""
     rate = 1e-3
     if study.training.optimizer == "sgd":
         rate = 0.05 * noise_of(study).sample_rate * DECLARED / clip
-    changed = {"local_steps": steps, "augment": False, "learning_rate": rate}
+    changed = {"local_steps": steps, "augment": False, "augmentations": {}, "learning_rate": rate}
     return study.model_copy(
         update={
             "transforms": study.transforms.model_copy(update={"size": size}),

@@ -25,10 +25,10 @@ from medveil.stopping import check_stopped
 from medveil.study import CENTRE, Study
 from medveil.tasks import TASKS
 from medveil.tensors import Float32, Update
+from medveil_imaging.augmentations import random_change, random_shift, random_shift_pair
 from medveil_imaging.models import build_model, load_vector, vector_of
 from medveil_imaging.patches import random_patches
 from medveil_imaging.patients import Patient
-from medveil_imaging.transforms import random_shift, random_shift_pair
 from privacy.dp.noise import NoiseSource
 from privacy.dp.policy import Split, round_event
 
@@ -180,7 +180,7 @@ def _ready(given: TrainingRound, module: nn.Module) -> Sequence[Patient]:
 
 def _varies(study: Study) -> bool:
     """Whether a step sees other tensors of an image than the step before, so that no feature can be kept."""
-    return study.training.augment or study.transforms.patches > 0
+    return study.training.varies or study.transforms.patches > 0
 
 
 def _taken(study: Study, generator: torch.Generator) -> Take:
@@ -197,12 +197,15 @@ def _prepared(
     """What happens to images and labels just before a step: augmentation, then fixed features."""
     study, outlines = given.study, TASKS[given.study.task].outlines
     afresh = has_features(module) and _varies(study)
+    change = random_change(study, generator) if study.training.augmentations else None
 
     def prepare(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if study.training.augment and outlines:
             images, labels = random_shift_pair(images, labels, generator)
         elif study.training.augment:
             images = random_shift(images, generator)
+        if change is not None:
+            images, labels = change(images.to(given.device), labels.to(given.device))
         return (features(module, images, given.device) if afresh else images), labels
 
     return prepare
@@ -211,20 +214,25 @@ def _prepared(
 def _base_optimizer(study: Study, module: nn.Module) -> torch.optim.Optimizer:
     training = study.training
     weights = [p for p in module.parameters() if p.requires_grad]
-    optimizer: torch.optim.Optimizer = (
-        torch.optim.Adam(weights, lr=training.learning_rate)
-        if training.optimizer == "adam"
-        else torch.optim.SGD(weights, lr=training.learning_rate, momentum=training.momentum)
-    )
+    rate = training.learning_rate
+    optimizer: torch.optim.Optimizer
+    if training.optimizer == "adam":
+        optimizer = torch.optim.Adam(weights, lr=rate)
+    elif training.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=training.weight_decay)
+    else:
+        optimizer = torch.optim.SGD(weights, lr=rate, momentum=training.momentum)
     obey_local_rule(study, optimizer)
     return optimizer
 
 
 def _set_rate(study: Study, optimizer: torch.optim.Optimizer, round_number: int, done: float) -> None:
     """``done``: share of this round that is over, in [0, 1)."""
-    rate = study.training.learning_rate
+    rate, gone = study.training.learning_rate, min(1.0, (round_number - 1 + done) / study.training.rounds)
     if study.training.schedule == "linear":
-        rate *= max(0.0, 1 - (round_number - 1 + done) / study.training.rounds)
+        rate *= 1 - gone
+    elif study.training.schedule == "cosine":
+        rate *= (1 + math.cos(math.pi * gone)) / 2
     for group in optimizer.param_groups:
         group["lr"] = rate
 
@@ -289,6 +297,8 @@ def _train_plain(given: TrainingRound, module: nn.Module, patients: Sequence[Pat
         with torch.autocast(device.type, torch.bfloat16, enabled=runs_in_bfloat16(module, device)):
             logits = module(images.to(device))
         torch.autograd.backward(task.loss(logits.float(), labels.to(device)).mean())
+        if study.training.gradient_norm is not None:
+            nn.utils.clip_grad_norm_(module.parameters(), study.training.gradient_norm)
         optimizer.step()
 
 

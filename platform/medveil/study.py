@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from medveil.augmentations import MIRROR, filled
 from medveil.bounds import (
     CLASS_NAME,
     LARGEST,
@@ -153,19 +154,35 @@ class Training(Frozen):
     """Passes over the training images per round; without privacy only."""
     batch_images: Annotated[int, Field(ge=1)] = 32
     """Images per step without privacy. Under privacy the draw over patients decides."""
-    optimizer: Literal["sgd", "adam"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     learning_rate: PositiveFloat
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    schedule: Literal["constant", "linear"] = "constant"
-    """``linear``: the rate falls in equal steps from ``learning_rate`` to nearly 0 over all rounds."""
+    weight_decay: Annotated[float, Field(ge=0, le=1, exclude_if=lambda given: given == 0)] = 0.0
+    """Share of the rate by which a step of ``adamw`` draws the weights towards zero."""
+    gradient_norm: Annotated[PositiveFloat | None, Field(exclude_if=lambda given: given is None)] = None
+    """Without privacy only: a longer gradient of a step is shortened to this."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """``linear``: the rate falls in equal steps from ``learning_rate`` to nearly 0 over all rounds;
+    ``cosine``: as half a cosine does."""
     augment: bool = False
     """Random shifts of up to 1/16 of the edge (and nothing that changes the finding)."""
+    augmentations: Annotated[
+        dict[str, dict[str, float]], AfterValidator(filled), Field(exclude_if=lambda given: not given)
+    ] = Field(default_factory=dict)
+    """Random changes of every image before a step (:mod:`medveil.augmentations`), after a shift."""
 
     @model_validator(mode="after")
     def _one_unit_of_work(self) -> Self:
         if (self.local_steps is None) == (self.local_epochs is None):
             raise ValueError("give either local_steps or local_epochs")
+        if self.weight_decay and self.optimizer != "adamw":
+            raise ValueError("weight_decay is for the optimizer 'adamw'")
         return self
+
+    @property
+    def varies(self) -> bool:
+        """Whether a step changes images at random, so that it never sees the same tensor twice."""
+        return self.augment or bool(self.augmentations)
 
 
 class SecureAggregation(Frozen):
@@ -286,6 +303,10 @@ class Study(Frozen):
             raise ValueError(f"{self.task} wants volumes, and profile '{self.transforms.profile}' has none")
         if self.transforms.patches and (not TASKS[self.task].outlines or self.centred):
             raise ValueError("patches are for tasks that outline, and not for a centred model")
+        if self.training.gradient_norm is not None and self.privacy.kind != "none":
+            raise ValueError("gradient_norm is for studies without noise; with noise there is clip_norm")
+        if MIRROR in self.training.augmentations and not PROFILES[self.transforms.profile].mirrors:
+            raise ValueError(f"left and right differ in images of profile '{self.transforms.profile}'")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("two classes have the same name")
         return self

@@ -29,8 +29,6 @@ FLAT = 1e-6
 SAME_SPACING_MM = 1e-3
 MOST_SLICES = 1024
 """Of one volume; as many as a patient may have lines."""
-SHIFT = 16
-"""Random shifts go up to 1/16 of the edge: as far as patients stand from the middle."""
 
 AXES = (("L", "R"), ("P", "A"), ("I", "S"))
 
@@ -179,39 +177,6 @@ def z_score(image: torch.Tensor) -> torch.Tensor:
     if not deviation > FLAT * max(abs(low), abs(high)):
         raise Unusable("constant-image", "Nothing is left to see.", "Check that the export was not blank.")
     return ((values - values.mean()) / deviation).float()
-
-
-def random_shift(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Each image (k, 1, \\*size) moved by up to 1/16 of every edge; the border is repeated.
-
-    Anatomy is never mirrored: a heart on the right is a finding.
-    """
-    return _shift(images, _offsets(images, generator))
-
-
-def random_shift_pair(
-    images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """As :func:`random_shift`; images (k, 1, \\*size) and label maps (k, \\*size) move together."""
-    offsets = _offsets(images, generator)
-    return _shift(images, offsets), _shift(labels[:, None], offsets)[:, 0]
-
-
-def _offsets(images: torch.Tensor, generator: torch.Generator) -> list[torch.Tensor]:
-    offsets = []
-    for edge in images.shape[2:]:
-        reach = edge // SHIFT
-        offsets.append(torch.randint(-reach, reach + 1, (len(images),), generator=generator))
-    return offsets
-
-
-def _shift(images: torch.Tensor, offsets: list[torch.Tensor]) -> torch.Tensor:
-    for axis, offset in enumerate(offsets, start=2):
-        edge = images.shape[axis]
-        index = (torch.arange(edge) + offset[:, None]).clamp(0, edge - 1).to(images.device)
-        layout = [len(images), *(edge if a == axis else 1 for a in range(1, images.ndim))]
-        images = images.gather(axis, index.view(layout).expand(images.shape))
-    return images
 
 
 class _Resize:

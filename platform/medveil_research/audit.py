@@ -170,7 +170,7 @@ def _stage(study: Study, count: int) -> _Stage:
         # What the sum's encoding does with an update comes after the noise and is not looked at.
         "secure_aggregation": study.secure_aggregation.model_copy(update={"update_clip": 1e30}),
         "model": study.model.model_copy(update={"tensors": spec_of(network)}),
-        "training": study.training.model_copy(update={"augment": False}),
+        "training": study.training.model_copy(update={"augment": False, "augmentations": {}}),
     }
     return _Stage(study.model_copy(update=changed), network, canaries, pictures, vector_of(network))
 

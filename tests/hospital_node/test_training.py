@@ -384,3 +384,51 @@ def test_joint_noise_is_never_cut(tmp_path: Path) -> None:
     narrow = {"update_clip": 0.05, "max_weight": 100}
     with pytest.raises(NoiseCut):
         joint_update(tmp_path, KEY, secure_aggregation=narrow)
+
+
+@pytest.mark.parametrize("privacy", [LOCAL, {"kind": "none"}])
+def test_augmentations_are_made_anew_for_every_step_and_features_with_them(
+    privacy: dict[str, Any], ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = {"rounds": 1, "local_steps": 3, "learning_rate": 1.0, "batch_images": 64}
+    study, vector = make_study(privacy=privacy, training=training | {"augmentations": {"brightness": {}}})
+    seen: list[float] = []
+
+    def watched(module: torch.nn.Module, images: torch.Tensor, device: torch.device) -> torch.Tensor:
+        seen.extend(images.mean((1, 2, 3)).tolist())
+        return features_module.features(module, images, device)
+
+    monkeypatch.setattr(run, "features", watched)
+    patients = films(4)
+    if privacy is LOCAL:
+        private(ledger, study, vector, patients)
+    else:
+        plain(study, vector, patients)
+    assert len(set(seen)) == len(seen) == 3 * sum(len(one) for one in patients)
+
+
+def test_a_cosine_falls_from_the_whole_rate_to_nothing_over_all_rounds() -> None:
+    training = {"rounds": 4, "local_steps": 3, "learning_rate": 2.0, "schedule": "cosine"}
+    study, _ = make_study(training=training)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    found = []
+    for number, done in ((1, 0.0), (3, 0.0), (4, 0.999)):
+        run._set_rate(study, optimizer, number, done)
+        found.append(optimizer.param_groups[0]["lr"])
+    assert found == pytest.approx([2.0, 1.0, 0.0], abs=1e-3)
+
+
+def test_a_long_gradient_is_shortened_and_weights_decay_where_the_study_says_so() -> None:
+    training = {"rounds": 1, "local_steps": 1, "learning_rate": 1.0, "batch_images": 64}
+    free, vector = make_study("small_cnn", training=training)
+    patients = films(4, model="small_cnn")
+    short, _ = make_study("small_cnn", training=training | {"gradient_norm": 1e-3})
+    lengths = [float(np.linalg.norm(plain(one, vector, patients))) for one in (free, short)]
+    assert lengths[1] == pytest.approx(1e-3, rel=1e-3)
+    assert lengths[0] > 0.01
+    adamw = training | {"optimizer": "adamw", "learning_rate": 1e-2}
+    updates = [
+        plain(make_study("small_cnn", training=adamw | decay)[0], vector, patients)
+        for decay in ({}, {"weight_decay": 0.5})
+    ]
+    assert np.allclose(updates[1] - updates[0], -1e-2 * 0.5 * vector, atol=1e-6)

@@ -14,6 +14,7 @@ from hospital_node.ledger import Ledger
 from hospital_node.training import FeatureCache, TrainingRound, evaluate, self_check, train
 from hospital_node.training.gradients import Drawn, Way, patient_gradients, runs_in_bfloat16
 from hospital_node.training.optimizer import PatientOptimizer, row_norms
+from medveil.augmentations import AUGMENTATIONS, MIRROR
 from medveil.noise_policies import LocalNoise
 from medveil.study import Study
 from medveil.tasks import TASKS
@@ -108,10 +109,19 @@ def test_the_self_check_passes_on_a_gpu(name: str) -> None:
     self_check(study, build_model(study), device=CUDA)
 
 
-@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"augment": True},
+        {"augmentations": {name: {"share": 1} for name in AUGMENTATIONS if name != MIRROR}},
+    ],
+)
 @pytest.mark.parametrize("name", sorted(SIZES))
-def test_private_training_and_evaluation_run_on_a_gpu(name: str, augment: bool, tmp_path: Path) -> None:
-    study, vector = make_study(name, augment=augment)
+def test_private_training_and_evaluation_run_on_a_gpu(
+    name: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    study, vector = make_study(name, **changes)
     patients, cache = patients_of(name), FeatureCache()
     with Ledger.open(tmp_path / "ledger.jsonl") as ledger:
         ledger.register(study, plan_id="p", dataset="d", cap=1e18)

@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from medveil.study import Study
+from medveil_imaging.augmentations import random_shift, random_shift_pair
 from medveil_imaging.sources.raw import Film, Unusable, Volume
 from medveil_imaging.transforms import (
     film_transform,
     label_transform,
-    random_shift,
-    random_shift_pair,
     volume_transform,
 )
 

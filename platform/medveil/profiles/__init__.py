@@ -45,6 +45,8 @@ class Profile:
     """Whether each image then gets mean 0 and deviation 1; else the grey scale means the same everywhere."""
     outside: float = 0.0
     """What a volume is padded with, in the finished tensor; 0 is the mean of a z-scored one."""
+    mirrors: bool = False
+    """Whether a study may exchange left and right at random: not where a side is a finding."""
     shifts: bool = False
     """Whether a small random shift is harmless enough to be in the shipped settings."""
 

@@ -16,6 +16,7 @@ PROFILES.register("mri_slices")(
         recipes_of="xray",
         spacing_mm=(2.0, 2.0, 4.0),
         sliced=True,
+        mirrors=True,
         shifts=True,
     )
 )

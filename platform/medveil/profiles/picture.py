@@ -28,6 +28,7 @@ PROFILES.register("picture")(
         channels=3,
         grey=around_zero,
         z_score=False,
+        mirrors=True,
         shifts=True,
     )
 )
