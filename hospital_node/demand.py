@@ -13,6 +13,8 @@ from medveil.plan import Plan
 from medveil.rounds import RoundKind
 from medveil.study import Study
 from medveil.tasks import TASKS
+from medveil_imaging.sources.lines import count_lines
+from medveil_imaging.sources.manifest import MANIFEST
 from privacy.encoding import params_for
 
 PROGRAM_BYTES = 500 * 10**6
@@ -90,12 +92,8 @@ def _batch(study: Study, images: int) -> int:
 
 
 def images_in(folder: Path) -> int:
-    """Lines of a hospital's manifest but the first: no more images than that are read."""
-    lines, read, newest = 0, 0, b"\n"
-    with suppress(OSError), open(folder / "manifest.csv", "rb") as file:
-        while read < MANIFEST_BYTES and (block := file.read(2**20)):
-            lines, read, newest = lines + block.count(b"\n"), read + len(block), block[-1:]
-    return max(0, lines + (newest != b"\n") - 1)
+    """Lines of a hospital's manifest that hold something, but the header: no more images are read."""
+    return count_lines(folder / MANIFEST, MANIFEST_BYTES)
 
 
 def memory_limit(policy: Policy) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
 from medveil.errors import Error
 
@@ -17,7 +18,25 @@ _INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 """Shown as nothing, though Unicode calls them letters, marks or symbols."""
 _MINUS = frozenset("\u02d7\u2043\u2212")
 """Dashes that Unicode does not call dashes."""
-_DAMAGED = re.compile(r"[0-9]+(?:[.,][0-9]+)?e\+[0-9]+|[0-9]+[.,][0-9]+e-?[0-9]+")
+_DAMAGED = re.compile(r"-?[0-9]+(?:[.,][0-9]+)?e\+[0-9]+|-?[0-9]+[.,][0-9]+e-?[0-9]+")
+_ERROR = re.compile(r"#+|#[^\W\d_]{2,8}[/]?[0a]?[!?]|#div/0!|#n/?[adv]")
+"""What a spreadsheet shows where it has no value or no room: ``#NAME?``, ``#N/A``, ``########``."""
+_MISSING = frozenset({"nan", "<na>", "n/a", "na", "nat", "null", "none"})
+"""What programs write where a table has no value."""
+_MONTH = (
+    r"(?:jan|feb|m[aä]r|mrz|apr|ma[iy]|jun|jul|aug|sept?|o[ck]t|nov|de[cz]|janv|févr|avr|juin|juil|août|déc"
+    r"|ene|abr|ago|dic|gen|mag|giu|lug|set|ott)"
+)
+_DATE = re.compile(
+    rf"[0-9]{{1,2}}[-. ]{{1,2}}{_MONTH}\.?(?:[- ](?:[0-9]{{2}}|(?:19|20)[0-9]{{2}}))?"
+    rf"|{_MONTH}[-. ]{{1,2}}(?:[0-9]{{2}}|(?:19|20)[0-9]{{2}})"
+    r"|(?:19|20)[0-9]{2}[-/.][01]?[0-9][-/.][0-3]?[0-9](?: [0-9:.]+)?"
+    r"|[0-3]?[0-9][-/.][0-3]?[0-9][-/.](?:19|20)[0-9]{2}(?: [0-9:.]+)?"
+    r"|[0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?"
+)
+_CUT = re.compile(r"[0-9]{15}0+")
+"""A number of which a spreadsheet has kept its fifteen digits."""
+_LONG = re.compile(r"[0-9]{16,}")
 _WHOLE = re.compile(r"([0-9]+)(?:[.,]0{1,2})?")
 _LATIN = str.maketrans("аеорсухкмтвніјѕԁһԛԝαορντικχυ", "aeopcyxkmtbhijsdhqwaopvtikxy")
 """Cyrillic and Greek letters that look like Latin ones."""
@@ -35,6 +54,7 @@ class BadPseudonym(Error):
             meaning="Which patient is meant cannot be known, so what stands under it is not used.",
             remedy="Format the column as text before it is filled, and export it again.",
         )
+        self.reason = reason
 
 
 def one_spelling(text: str) -> str:
@@ -46,9 +66,10 @@ def one_spelling(text: str) -> str:
     ``7.0``, ``'7``, ``="7"``.
 
     Guarantees: the form of a form is that form.
-    Raises: BadPseudonym if nothing is left, it is longer than 4,096 characters, or it is a number that a
-        spreadsheet has rounded (``1.23457E+11``): several patients may be behind it, or one that is
-        elsewhere written in full.
+    Raises: BadPseudonym if nothing is left, it is longer than 4,096 characters, or several patients may be
+        behind it, and one that is elsewhere written in full: a number that a spreadsheet has rounded
+        (``1.23457E+11``), what it shows instead of a value (``#NAME?``, ``####``), or what programs write
+        without one (``NaN``, ``None``).
     """
     if len(text) > MAX_LENGTH:
         raise BadPseudonym(reason="is too long")
@@ -59,6 +80,10 @@ def one_spelling(text: str) -> str:
         raise BadPseudonym(reason="is empty")
     if _DAMAGED.fullmatch(form):
         raise BadPseudonym(reason="is a number that a spreadsheet has rounded")
+    if _ERROR.fullmatch(form):
+        raise BadPseudonym(reason="is what a spreadsheet shows instead of a value")
+    if form in _MISSING or not any(map(str.isalnum, form)):
+        raise BadPseudonym(reason="says that there is none")
     return form
 
 
@@ -93,3 +118,16 @@ def look_alike(form: str) -> str:
     bare = "".join(c for c in unicodedata.normalize("NFD", form) if unicodedata.category(c) != "Mn")
     parts = re.findall(r"[^\W\d_]+|\d+", bare.translate(_LATIN).translate(_DIGITS))
     return " ".join(part.lstrip("0") or "0" if part.isdigit() else part for part in parts) or form
+
+
+def doubtful(forms: Iterable[str]) -> dict[str, str]:
+    """Forms of :func:`one_spelling` that several patients may have become, and what they look like.
+
+    A date is what spreadsheets make of ``1-3`` or ``MARCH1``. Numbers of more than fifteen digits are told of
+    if each of them ends in zeros from the sixteenth on, which does not happen by itself.
+    """
+    known = list(forms)
+    long = [form for form in known if _LONG.fullmatch(form)]
+    cut = long if all(map(_CUT.fullmatch, long)) else []
+    dates = [form for form in known if _DATE.fullmatch(form)]
+    return dict.fromkeys(cut, "a number that a spreadsheet has rounded") | dict.fromkeys(dates, "a date")

@@ -31,7 +31,8 @@ The aggregator answers a request that it refuses with the same code as `problem+
 MIDDLE = """
 ## Codes of `medveil node check`
 
-These are about one line of `manifest.csv` or one file. **refused**: the item is not used, the rest is.
+These are about one line of `manifest.csv` or one file. **refused**: the item is not used, the rest is;
+`half-manifest`: nothing is.
 **warning**: the item is used, but somebody should look at it.
 
 | code | | what is wrong | what to do |
@@ -90,8 +91,8 @@ def findings() -> list[Finding]:
                 continue
             kind = node.func.id if isinstance(node.func, ast.Name) else ""
             given = [_text(argument) for argument in node.args]
-            if kind in ("Unusable", "Note") and len(given) == 3:
-                severity = "refused" if kind == "Unusable" else "warning"
+            if kind in ("Unusable", "Unreadable", "Note") and len(given) in (3, 4):
+                severity = "warning" if kind == "Note" else "refused"
                 found.add(Finding(given[0], severity, given[1], given[2]))
             elif kind == "Problem" and len(given) >= 5 and isinstance(node.args[2], ast.Constant):
                 severity = "warning" if given[5:] == ["warning"] else "refused"

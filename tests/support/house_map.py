@@ -37,7 +37,8 @@ WALKS: dict[str, tuple[str, tuple[str, ...]]] = {
         "A folder with a manifest becomes patients' tensors; patients are drawn for a step. No tag goes on.",
         (
             "hospital_node.cohort.ImagesFolder.reading",
-            "medveil_imaging.sources.lines.manifest_lines",
+            "medveil_imaging.sources.lines.open_table",
+            "medveil_imaging.sources.lines.Table.lines",
             "medveil_imaging.sources.manifest.usable_rows",
             "medveil_imaging.sources.site.read_site",
             "medveil_imaging.sources.read.read_film",

@@ -61,12 +61,21 @@ class Classification:
         return ("label",)
 
     def read_label(self, study: StudyView, cells: Mapping[str, str]) -> Label:
-        """The number of a class. Raises: BadLabel."""
+        """The number of a class; it may be written with zeros for decimals, or as the class's name.
+
+        Raises: BadLabel.
+        """
         text = cells["label"].strip()
-        if not re.fullmatch(r"[0-9]{1,4}", text) or int(text) >= len(study.classes):
-            remedy = f"Write a whole number from 0 to {len(study.classes) - 1}."
+        number = re.fullmatch(r"0*([0-9]{1,4})([.,]0*)?", text)
+        if number is not None and int(number[1]) < len(study.classes):
+            return int(number[1])
+        if not text:
+            raise BadLabel("The line has no label.", "Fill the cell, or remove the line.")
+        named = [place for place, name in enumerate(study.classes) if name.casefold() == text.casefold()]
+        if len(named) != 1:
+            remedy = f"Write a whole number from 0 to {len(study.classes) - 1}, or the name of the class."
             raise BadLabel("The label is not the number of a class.", remedy)
-        return int(text)
+        return named[0]
 
     def layout(self, study: StudyView) -> dict[str, int]:
         """Two histograms of the scores for each scored class, hits, loss and counts."""

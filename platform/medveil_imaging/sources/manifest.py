@@ -1,27 +1,36 @@
 """The file ``manifest.csv`` → the rows that can be used: each judged by itself, then beside its patient's.
 
-It names every image: ``image`` (a file, or a folder with one DICOM series; or instead a column for each
-channel that the study names), ``patient_id``, ``split`` (train,
-val or test) and ``label`` (a class number) or ``label_map`` (a file). Other columns are ignored.
+It names every image: ``image`` (a file, or a folder with one DICOM series; or a column for each channel of
+the study), ``patient_id``, ``split`` (train, val or test) and what the study's task learns, numbers or
+``label_map`` (a file). Other columns are ignored.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from medveil.pseudonyms import BadPseudonym, one_spelling
 from medveil.study import Study
 from medveil.tasks import TASKS, BadLabel, Label
 from medveil_imaging.sources.findings import Findings
-from medveil_imaging.sources.lines import Cells, manifest_lines
-from medveil_imaging.sources.raw import Unusable
+from medveil_imaging.sources.header import SPLIT_WORDS, simple
+from medveil_imaging.sources.lines import (
+    COLUMNS,
+    LOST,
+    Cells,
+    Table,
+    Unreadable,
+    letters_of,
+    likely_encodings,
+    open_table,
+)
+from medveil_imaging.sources.places import MAX_CELL, Places
+from medveil_imaging.sources.raw import Problem, Unusable
 
 MANIFEST = "manifest.csv"
 SPLITS = ("train", "val", "test")
-MAX_CELL = 4096
 MAX_LINES_OF_A_PATIENT = 1024
 
 
@@ -60,18 +69,16 @@ def _settled(rows: list[Row], findings: Findings) -> list[Row]:
     patient's lines give two labels, or list again.
     """
     splits, listed = defaultdict(set), defaultdict(list)
+    written: dict[str, dict[str, Row]] = defaultdict(dict)
     for row in rows:
         splits[row.patient].add(row.split)
+        written[row.patient].setdefault(row.written, row)
         listed[row.patient, row.paths].append(row)
     kept = []
     for row in rows:
         same = listed[row.patient, row.paths]
         if len(splits[row.patient]) > 1:
-            fault = Unusable(
-                "patient-in-two-splits",
-                "This patient's images lie in several splits; none of them is used.",
-                "Give all lines of a patient one split.",
-            )
+            fault = _in_two_splits(row, written[row.patient])
         elif len({(r.label, r.label_map) for r in same}) > 1:
             fault = Unusable(
                 "contradicting-lines",
@@ -87,18 +94,37 @@ def _settled(rows: list[Row], findings: Findings) -> list[Row]:
     return kept
 
 
+def _in_two_splits(row: Row, written: dict[str, Row]) -> Unusable:
+    """Args: written: the first line of each spelling of the patient's pseudonym."""
+    others = [first.number for spelling, first in written.items() if spelling != row.written]
+    spelled = f" Line {others[0]} spells the pseudonym otherwise." if others else ""
+    return Unusable(
+        "patient-in-two-splits",
+        f"This patient's images lie in several splits; none of them is used.{spelled}",
+        "Give all lines of a patient one split, and two patients pseudonyms that differ.",
+    )
+
+
 def _judged(folder: Path, study: Study, findings: Findings) -> list[Row]:
-    """The lines that name a patient, a split, an image and its label, as far as one line can tell."""
+    """The lines that name a patient, a split, an image and its label, as far as one line can tell.
+
+    Nothing of a manifest of which a line is unreadable: half a manifest is none.
+    """
     rows: list[Row] = []
     lines_of: Counter[str] = Counter()
-    inside = folder.resolve()
+    unreadable: list[Unreadable] = []
+    labels: set[str] = set()
     try:
-        for number, cells in _lines(folder / MANIFEST, study):
-            if isinstance(cells, Unusable):
+        table, places, images = _columns(folder, study)
+        judge = _Judge(study, Places(folder), images, findings)
+        for number, cells in table.lines(places):
+            if isinstance(cells, Unreadable):
+                unreadable.append(cells)
                 findings.refuse(cells, MANIFEST, number)
                 continue
+            labels.add(cells.get("label", "")[:9])
             try:
-                row = _row(number, cells, inside, study)
+                row = judge.row(number, cells)
                 lines_of[row.patient] += 1
                 if lines_of[row.patient] > MAX_LINES_OF_A_PATIENT:
                     raise Unusable(
@@ -107,96 +133,120 @@ def _judged(folder: Path, study: Study, findings: Findings) -> list[Row]:
                         "Keep the images that matter.",
                     )
                 rows.append(row)
+            except Unreadable as error:
+                unreadable.append(error)
+                findings.refuse(error, MANIFEST, number)
             except Unusable as error:
-                findings.refuse(error, _named(cells, study)[:MAX_CELL], number)
-    except Unusable as error:  # half a manifest is none
+                findings.refuse(error, cells[images[0]][:MAX_CELL], number)
+        if unreadable:
+            raise _half(unreadable, table.encoding)
+        _check_first_class(labels, study, findings)
+    except Unusable as error:
         findings.refuse(error, MANIFEST, None)
         return []
     return rows
 
 
-def _row(number: int, cell: Cells, inside: Path, study: Study) -> Row:
-    split, written = cell["split"].strip().lower(), cell["patient_id"].strip()
-    try:
-        patient = one_spelling(written)
-    except BadPseudonym as error:
+def _columns(folder: Path, study: Study) -> tuple[Table, dict[str, int], tuple[str, ...]]:
+    """The manifest, where its columns stand, and which of them name a line's files."""
+    channels, rest = study.transforms.channels, (*COLUMNS[1:], *TASKS[study.task].columns(study))
+    table = open_table(folder / MANIFEST, ("image", *rest, *channels))
+    apart = bool(channels) and all(table.header.place(channel) is not None for channel in channels)
+    images = channels if apart else COLUMNS[:1]
+    if channels and not apart and table.header.place("image") is None:
         raise Unusable(
-            "no-patient",
-            "The line names no patient, or by a number that a spreadsheet has rounded.",
-            "Give every patient a stable pseudonym, kept as text: it is what is protected.",
-        ) from error
-    if split not in SPLITS:
-        raise Unusable("bad-split", "The split is not train, val or test.", "Correct the line.")
-    label: Label | None = None
-    label_map = None
-    if TASKS[study.task].outlines:
-        label_map = _inside(inside, cell["label_map"], "label map")
-    else:
-        try:
-            label = TASKS[study.task].read_label(study, cell)
-        except BadLabel as error:
-            raise Unusable("bad-label", error.reason, error.remedy) from error
-    paths = tuple(_inside(inside, cell[column], what) for column, what in _files(cell, study))
-    return Row(number, _named(cell, study), paths, patient, written, split, label, label_map)
+            "missing-columns",
+            f"manifest.csv must have a column image, or one for each channel: {', '.join(channels)}.",
+            "Add it; the first line of the file names the columns, separated by commas or semicolons.",
+        )
+    return table, table.header.places((*images, *rest)), images
 
 
-def _lines(path: Path, study: Study) -> Iterator[tuple[int, Cells | Unusable]]:
-    """The lines with the columns that the study wants: of an image's files one for each channel, else one."""
-    others = ["patient_id", "split", *TASKS[study.task].columns(study)]
-    channels = study.transforms.channels
-    for columns in (channels, ("image",)) if channels else (("image",),):
-        lines = manifest_lines(path, [*columns, *others])
-        try:
-            first = next(lines, None)
-        except Unusable as error:
-            if error.code != "missing-columns" or not channels:
-                raise
-            if columns == channels:
-                continue
-            raise Unusable(
-                "missing-columns",
-                f"manifest.csv must have one column {', '.join(['image', *others])}; or, instead of image, "
-                f"one for each channel: {', '.join(channels)}.",
-                "Add it; the first line of the file names the columns, separated by commas.",
-            ) from error
-        if first is not None:
-            yield first
-            yield from lines
-        return
+def _check_first_class(labels: set[str], study: Study, findings: Findings) -> None:
+    """Tell of classes that were counted from 1: then the numbers that can be used are wrong as well."""
+    numbers = {int(label) for label in labels if label.isascii() and label.isdigit()}
+    if 0 not in numbers and max(numbers, default=0) == len(study.classes):
+        problem = Problem(
+            MANIFEST,
+            None,
+            "labels-from-one",
+            f"The labels run up to {len(study.classes)}, and none is 0: they seem to be counted from 1.",
+            "Count the classes from 0, in the order in which the study names them.",
+            "warning",
+        )
+        findings.add(problem)
 
 
-def _files(cell: Cells, study: Study) -> list[tuple[str, str]]:
-    """The columns that name an image's files, and what each of them is."""
-    if "image" in cell:
-        return [("image", "image")]
-    return [(name, f"channel {name}") for name in study.transforms.channels]
-
-
-def _named(cell: Cells, study: Study) -> str:
-    """The file by which the operator knows the line."""
-    return cell[_files(cell, study)[0][0]]
-
-
-def _inside(folder: Path, name: str, what: str) -> Path:
-    """The path a cell names, which must stay inside the site's folder, symbolic links included."""
-    if not name.strip():
-        raise Unusable("no-path", f"The line names no {what}.", "Fill the cell.")
-    if len(name) > MAX_CELL or "\0" in name:
-        raise Unusable("bad-path", f"The path of the {what} is no path.", "Correct the line.")
-    outside = Unusable(
-        "outside-folder",
-        f"The path of the {what} leads out of the site's folder.",
-        "Copy the file into the folder and name it by a relative path.",
+def _half(unreadable: list[Unreadable], encoding: str) -> Unusable:
+    cells = [cell for error in unreadable for cell in error.cells]
+    remedy = "Repair or remove the lines that are named below."
+    if cells and not encoding:
+        likely = likely_encodings(cells) or ["windows-1252"]
+        remedy = (
+            "Save it as CSV (UTF-8). Or say what it was saved in, in a line of its own above the first: "
+            f"encoding={' or encoding='.join(likely[:3])}."
+        )
+    return Unusable(
+        "half-manifest",
+        f"{len(unreadable)} line(s) of manifest.csv cannot be read. Whose they are is not known, so nothing "
+        "of the file is used.",
+        remedy,
     )
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        raise outside
-    try:
-        path = (folder / name).resolve()
-        exists = path.exists()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise Unusable("bad-path", f"The path of the {what} is no path.", "Correct the line.") from error
-    if folder not in path.parents:
-        raise outside
-    if not exists:
-        raise Unusable("missing-file", f"There is no such {what}.", "Copy the file or remove the line.")
-    return path
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """What one line says, by itself."""
+
+    study: Study
+    places: Places
+    images: tuple[str, ...]
+    findings: Findings
+
+    def row(self, number: int, cell: Cells) -> Row:
+        """The line, if it can be used. Raises: Unusable, Unreadable."""
+        self._check_letters(cell)
+        written = cell["patient_id"].strip()
+        try:
+            patient = one_spelling(written)
+        except BadPseudonym as error:
+            raise Unusable(
+                "no-patient",
+                f"The pseudonym {error.reason}: the line names no patient.",
+                "Give every patient a stable pseudonym, kept as text: it is what is protected.",
+            ) from error
+        split = SPLIT_WORDS.get(simple(cell["split"]))
+        if split is None:
+            raise Unusable("bad-split", "The split is not train, val or test.", "Correct the line.")
+        label: Label | None = None
+        label_map = None
+        if TASKS[self.study.task].outlines:
+            label_map = self._path(number, cell, "label_map", "label map")
+        else:
+            try:
+                label = TASKS[self.study.task].read_label(self.study, cell)
+            except BadLabel as error:
+                raise Unusable("bad-label", error.reason, error.remedy) from error
+        paths = tuple(
+            self._path(number, cell, name, name if name == "image" else f"channel {name}")
+            for name in self.images
+        )
+        return Row(number, cell[self.images[0]], paths, patient, written, split, label, label_map)
+
+    def _check_letters(self, cell: Cells) -> None:
+        """Raises: Unreadable: of a cell that is no path, letters are lost."""
+        paths = {*self.images, "label_map"}
+        lost = [text for column, text in cell.items() if column not in paths and letters_of(text) is None]
+        if lost:
+            raise Unreadable(
+                "not-utf-8",
+                "Letters of this line are not in the file's encoding, or were lost before it was saved.",
+                "Save the file as CSV (UTF-8), and write the letters anew if they are still lost.",
+                tuple(text for text in lost if LOST not in text),
+            )
+
+    def _path(self, number: int, cell: Cells, column: str, what: str) -> Path:
+        path, note = self.places.find(cell[column], what)
+        if note is not None:
+            self.findings.warn(note, cell[self.images[0]][:MAX_CELL], number)
+        return path

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 
-from medveil.pseudonyms import look_alike
+from medveil.pseudonyms import doubtful, look_alike
 from medveil_imaging.sources.findings import Findings
 from medveil_imaging.sources.manifest import Row
 from medveil_imaging.sources.raw import Film, Note, Volume
@@ -63,6 +63,13 @@ def compare_people(rows: list[Row], findings: Findings) -> None:
                     "If they are one patient, write them alike: one patient must not count twice.",
                 )
                 findings.warn(note, row.image, row.number)
+    for patient, looks in doubtful(first).items():
+        note = Note(
+            "doubtful-patient",
+            f"This pseudonym looks like {looks}: several patients may have become one.",
+            "Compare it with the list that it was taken from; format the column as text, and export it anew.",
+        )
+        findings.warn(note, first[patient].image, first[patient].number)
     for owners in _shared((row.paths, row.patient, row) for row in rows):
         for row in owners:
             findings.warn(_shared_image(owners), row.image, row.number)
