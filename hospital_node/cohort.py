@@ -256,11 +256,11 @@ class ImagesFolder:
     """The images folder as one command sees it: read once, so that what is taken is what was shown."""
 
     def __init__(self) -> None:
-        self._read: dict[tuple[str, int], Reading] = {}
+        self._read: dict[tuple[object, ...], Reading] = {}
 
     def reading(self, study: Study, read: Callable[[Study], Reading]) -> Reading:
         """What it holds for a study; the kind of labels alone decides which lines of the manifest count."""
-        labels = (study.task, len(study.classes))
+        labels = (study.task, study.classes, study.target)
         if labels not in self._read:
             self._read[labels] = read(study)
         return self._read[labels]

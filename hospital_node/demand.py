@@ -76,7 +76,7 @@ def _steps(study: Study, images: int) -> int:
 def _memory(study: Study, images: int) -> int:
     voxels, privacy = math.prod(study.transforms.size), study.privacy
     image = 4 * voxels * study.transforms.channel_count
-    label = 8 * voxels if TASKS[study.task].outlines else 8
+    label = 8 * voxels if TASKS[study.task].outlines else 8 * max(1, len(study.classes))
     gradients = 12 if privacy.kind != "none" else 0
     model = (BYTES_PER_PARAMETER + gradients) * study.model.tensors.size
     return PROGRAM_BYTES + images * (image + label) + _batch(study, images) + model

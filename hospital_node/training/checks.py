@@ -79,13 +79,16 @@ def self_check(
         raise NotSafe(check="precision", problem="a trained weight has fewer bits than float32")
     model = copy.deepcopy(module).to(device).double()
     size = _check_size(model, study.transforms, device)
-    raw = _random_patients(study, size)
-    _check_steps(model, chosen, policy, raw, classes=len(study.classes), device=device)
+    raw, others = _random_patients(study, size), _random_patients(study, size, seed=1)
+    _check_steps(model, chosen, policy, raw, others, device=device)
     if study.centred:
-        seen = [Drawn(features(model, one.images, device), one.labels) for one in raw]
+        seen, strange = (
+            [Drawn(features(model, one.images, device), one.labels) for one in found]
+            for found in (raw, others)
+        )
         mean = Mean(seen[0].images.shape[1] - 1).to(device).double()
         nn.init.ones_(mean.centre)
-        _check_steps(mean, mean_loss, mean_policy(study), seen, classes=len(study.classes), device=device)
+        _check_steps(mean, mean_loss, mean_policy(study), seen, strange, device=device)
     check_noise_source()
     rehearse(study, module, size=size, device=device)
 
@@ -95,8 +98,8 @@ def _check_steps(
     loss: Loss,
     policy: GaussianNoise,
     raw: Sequence[Drawn],
+    others: Sequence[Drawn],
     *,
-    classes: int,
     device: torch.device,
 ) -> None:
     """All checks of one kind of step: training, or the release of the mean."""
@@ -113,7 +116,7 @@ def _check_steps(
     _check_chunks(engine, patients, expected)
     _check_sensitivity(engine, patients)
     _check_copies(engine, patients[0])
-    _check_independence(engine, patients, classes)
+    _check_independence(engine, patients, [engine.prepared(one) for one in others[1:]])
 
 
 class _Engine:
@@ -172,14 +175,13 @@ def _check_size(model: nn.Module, transforms: Transforms, device: torch.device) 
     return tuple(small)
 
 
-def _random_patients(study: Study, size: tuple[int, ...]) -> list[Drawn]:
-    generator = torch.Generator().manual_seed(0)
-    classes, channels = len(study.classes), study.transforms.channel_count
-    shape = size if TASKS[study.task].outlines else ()
+def _random_patients(study: Study, size: tuple[int, ...], seed: int = 0) -> list[Drawn]:
+    generator = torch.Generator().manual_seed(seed)
+    task, channels = TASKS[study.task], study.transforms.channel_count
     return [
         Drawn(
             torch.randn(count, channels, *size, generator=generator, dtype=torch.float64),
-            torch.randint(classes, (count, *shape), generator=generator),
+            task.made_up_labels(study, count, size, generator),
         )
         for count in IMAGES
     ]
@@ -260,9 +262,9 @@ def _check_copies(engine: _Engine, one: Drawn) -> None:
             raise NotSafe(check="copies", problem="more images of a patient make it count for more")
 
 
-def _check_independence(engine: _Engine, patients: Sequence[Drawn], classes: int) -> None:
+def _check_independence(engine: _Engine, patients: Sequence[Drawn], strange: Sequence[Drawn]) -> None:
     alone = engine.gradients(patients[:1])[0]
-    others = [Drawn(1.0 - 2.0 * one.images, (one.labels + 1) % classes) for one in patients[1:]]
+    others = [Drawn(1.0 - 2.0 * one.images, one.labels) for one in strange]
     for company in (list(patients[1:]), others, others[:1]):
         if _error(engine.gradients([patients[0], *company])[0], alone) > CLOSE:
             raise NotSafe(check="independence", problem="other patients change one patient's gradient")

@@ -112,23 +112,18 @@ def made_up_patients(study: Study, size: tuple[int, ...]) -> tuple[PatientImages
     what they add to a sum must not change by chance.
     """
     generator = torch.Generator().manual_seed(1)
-    shape = size if TASKS[study.task].outlines else ()
 
     def patient(name: str, count: int, longer: int = 0) -> PatientImages:
-        images = torch.randn(
-            count, study.transforms.channel_count, size[0] + longer, *size[1:], generator=generator
-        )
-        wide = (shape[0] + longer, *shape[1:]) if shape else ()
-        return PatientImages(
-            name, images, torch.randint(len(study.classes), (count, *wide), generator=generator)
-        )
+        whole = (size[0] + longer, *size[1:])
+        images = torch.randn(count, study.transforms.channel_count, *whole, generator=generator)
+        return PatientImages(name, images, TASKS[study.task].made_up_labels(study, count, whole, generator))
 
     one = patient("canary", 1, size[0] if study.transforms.patches else 0)
-    wide = (CANARY_IMAGES, *(-1,) * one.images[0].ndim)
-    labels = one.labels.expand(CANARY_IMAGES, *one.labels.shape[1:]).clone()
-    labels *= bool(shape)  # films: of the first class
+    images, labels = (
+        part.expand(CANARY_IMAGES, *part.shape[1:]).clone() for part in (one.images, one.labels)
+    )
     return (
-        PatientImages("canary", one.images.expand(wide).clone(), labels),
+        PatientImages("canary", images, labels),
         [patient(f"other-{i}", count) for i, count in enumerate(OTHERS)],
     )
 

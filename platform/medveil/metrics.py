@@ -69,7 +69,7 @@ def summarise(study: Study, sums: Mapping[str, NDArray[Any]], *, noise: float = 
     if "patients" in sums:
         return task.figures(study, sums)
     found = task.noised_figures(study, sums)
-    figures = {k: v if k == "patients" else min(max(v, 0.0), 1.0) for k, v in found.items()}
+    figures = {k: v if k == "patients" else _within(v, task.limits(study, k)) for k, v in found.items()}
     if noise > 0 and task.headline in figures:
         figures["noise"] = _error(study, sums, noise)
     return figures
@@ -98,4 +98,9 @@ def _error(study: Study, sums: Mapping[str, NDArray[Any]], noise: float) -> floa
                 moved[place] += step
                 ends.append(task.noised_figures(study, {**sums, name: moved}).get(task.headline, np.nan))
             variance += (np.diff(ends)[0] * scale * noise) ** 2
-    return float(np.nan_to_num(np.sqrt(variance), nan=1.0))
+    low, high = task.limits(study, task.headline)
+    return float(np.nan_to_num(np.sqrt(variance), nan=high - low))
+
+
+def _within(value: float, limits: tuple[float, float]) -> float:
+    return min(max(value, limits[0]), limits[1])

@@ -51,6 +51,8 @@ LEAST_DECLARED = 10
 """Fewest patients that a hospital declares, however few it has."""
 HEAD_MM = 200.0
 """Height of a usual MR volume of a head; for an estimate of how many slices it has."""
+PLACES = ("image", "patient_id", "split")
+"""Columns of a manifest that are never a label."""
 CENTRE = "head.centre"
 """Tensor of a centred model that holds the released mean; it travels with the weights and is not trained."""
 
@@ -91,6 +93,28 @@ class Slices(Frozen):
     def _in_order(self) -> Self:
         if self.low >= self.high:
             raise ValueError("'low' must lie below 'high'")
+        return self
+
+
+class Target(Frozen):
+    """The number that a regression learns: a column of the manifest, and between what it lies.
+
+    The range is public, the same for all hospitals, and bounds what one patient adds to a sum. A line whose
+    number lies outside of it is not used.
+    """
+
+    column: Annotated[str, Field(min_length=1, max_length=CLASS_NAME)]
+    unit: Annotated[str, Field(max_length=20)] = ""
+    """As people write it: "years"."""
+    low: Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
+    high: Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Self:
+        if not self.low < self.high:
+            raise ValueError("'low' must lie below 'high'")
+        if self.column in PLACES or not self.column.strip() or not is_plain(self.column + self.unit):
+            raise ValueError("'column' must be the name of the column that holds the number")
         return self
 
 
@@ -268,8 +292,10 @@ class Study(Frozen):
     name: Name
     description: Annotated[str, Field(max_length=2000)] = ""
     task: TaskName
-    classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=64)]
-    """Meaning of the labels 0, 1, 2 …; in a label map 0 is the background."""
+    classes: Annotated[tuple[str, ...], Field(max_length=64)] = ()
+    """Meaning of the labels 0, 1, 2 …; in a label map 0 is the background. A regression has none."""
+    target: Target | None = Field(default=None, exclude_if=lambda given: given is None)
+    """Of a regression only."""
     model: ModelChoice
     transforms: Transforms
     training: Training
@@ -307,6 +333,9 @@ class Study(Frozen):
             raise ValueError("gradient_norm is for studies without noise; with noise there is clip_norm")
         if MIRROR in self.training.augmentations and not PROFILES[self.transforms.profile].mirrors:
             raise ValueError(f"left and right differ in images of profile '{self.transforms.profile}'")
+        problem = TASKS[self.task].problem(self)
+        if problem is not None:
+            raise ValueError(problem)
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("two classes have the same name")
         return self

@@ -146,6 +146,21 @@ def _position_joint(rounds: int) -> Recipe:
     return replace(alone, training=alone.training.model_copy(update={"local_steps": 1}))
 
 
+def _number_head_none(rounds: int) -> Recipe:
+    return _network_none(rounds, rate=0.03, batch=64, update_clip=4.0)
+
+
+def _number_head_local(rounds: int) -> Recipe:
+    # A number's loss has a fixed curvature, four times that of two classes at most: a shorter stride.
+    alone = _wavelet_local(rounds)
+    return replace(alone, clip_norm=0.1, training=alone.training.model_copy(update={"learning_rate": 8.0}))
+
+
+def _number_head_joint(rounds: int) -> Recipe:
+    alone = _wavelet_joint(rounds)
+    return replace(alone, clip_norm=0.1, training=alone.training.model_copy(update={"learning_rate": 8.0}))
+
+
 Make = Callable[[int], Recipe]
 """The recipe for a number of rounds."""
 FILMS, IMAGES, VOLUMES = ("xray", "classification"), ("any", "classification"), ("mri", "segmentation")
@@ -175,6 +190,24 @@ RECIPES: dict[tuple[str, PrivacyKind], tuple[tuple[str, str], int, Make]] = {
     ),
 }
 """What it is for, its usual number of rounds, and the settings."""
+NUMBERS, FILM_NUMBERS = ("any", "regression"), ("xray", "regression")
+REGRESSION: dict[tuple[str, PrivacyKind], tuple[tuple[str, str], int, Make]] = {
+    ("wavelet_head", "none"): (FILM_NUMBERS, 20, _number_head_none),
+    ("wavelet_head", "local"): (FILM_NUMBERS, 10, _number_head_local),
+    ("wavelet_head", "joint"): (FILM_NUMBERS, 60, _number_head_joint),
+    ("frozen_encoder", "none"): (NUMBERS, 20, _number_head_none),
+    ("frozen_encoder", "local"): (NUMBERS, 10, _number_head_local),
+    ("frozen_encoder", "joint"): (NUMBERS, 60, _number_head_joint),
+    ("small_cnn", "none"): (NUMBERS, 20, partial(_network_none, rate=3e-3, batch=8, update_clip=0.5)),
+    ("small_cnn", "local"): (NUMBERS, 12, partial(_network_local, rate=6.0, clip_norm=0.5, update_clip=16.0)),
+    ("densenet121", "none"): (NUMBERS, 20, partial(_network_none, rate=1e-3, batch=8, update_clip=0.5)),
+    ("densenet121", "local"): (
+        NUMBERS,
+        20,
+        partial(_network_local, rate=2.0, clip_norm=0.5, update_clip=8.0),
+    ),
+}
+"""The same where a number is learned; private networks as for classes, which nobody has measured."""
 
 
 def recipe(
@@ -199,8 +232,8 @@ def recipe(
     """
     if hospitals < 1:
         raise ValueError("at least one hospital is needed")
-    found = RECIPES.get((model, privacy))
     kind, what = PROFILES[profile], TASKS[task].recipes_of
+    found = (REGRESSION if what == "regression" else RECIPES).get((model, privacy))
     if found is None or found[0] not in ((kind.recipes_of, what), ("any", what)):
         raise NoRecipe(model=model, task=task, privacy=privacy)
     _, usual, make = found

@@ -35,7 +35,7 @@ from hospital_node.training.run import train_unchecked
 from hospital_node.training.unbooked import unbooked_charge
 from medveil.metrics import bounded, noise_scales
 from medveil.study import CENTRE, Study
-from medveil.tasks import TASKS
+from medveil.tasks import TASKS, Sums
 from medveil.tensors import Float32, unflatten
 from medveil_imaging.models import outputs_for, spec_of, vector_of
 from medveil_imaging.patients import PatientImages
@@ -124,7 +124,9 @@ class _StandIn(nn.Module):
         if study.centred:
             self.head.centre = nn.Parameter(torch.zeros(weights), requires_grad=False)
         self.outputs = outputs_for(study.task, study.classes)
-        self.edges = (1,) * len(study.transforms.size) if TASKS[study.task].outlines else ()
+        self.edges: tuple[int, ...] = ()
+        if TASKS[study.task].outlines:  # a voxel for each structure
+            self.edges = (len(study.classes) - 1, *(1 for _ in study.transforms.size[1:]))
         self.size = 1.0
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
@@ -136,7 +138,7 @@ class _StandIn(nn.Module):
         weight = self.head.weight.gather(0, values[:, 0].long())  # type: ignore[operator]
         slope = self.size * (weight - weight.detach())
         logits = torch.stack([slope * (place == self.outputs - 1) for place in range(self.outputs)], 1)
-        return logits.reshape(*logits.shape, *self.edges)
+        return logits.reshape(*logits.shape, *(1 for _ in self.edges)).expand(*logits.shape, *self.edges)
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,8 @@ class _Stage:
 
 def _stage(study: Study, count: int) -> _Stage:
     network = _StandIn(study, count)
-    label = torch.zeros((IMAGES, *network.edges), dtype=torch.long)
+    drawn = TASKS[study.task].made_up_labels(study, 1, network.edges, torch.Generator().manual_seed(0))
+    label = drawn.expand(IMAGES, *drawn.shape[1:])
     numbers = torch.arange(count, dtype=torch.float32)
     canaries = tuple(PatientImages(str(i), n.expand(IMAGES, 1), label) for i, n in enumerate(numbers))
     pictures: tuple[PatientImages, ...] = ()
@@ -270,24 +273,15 @@ def _strides(study: Study, number: int) -> NDArray[np.float64]:
 def _evaluation(study: Study, count: int, tell: Tell) -> Finding:
     """As many evaluations as canaries, of one each: they all fall into the same few counts."""
     stage = _stage(study, 1)
-    structures = len(study.classes) - 1
-    labels = torch.ones(IMAGES, dtype=torch.long)
-    if stage.network.edges:
-        labels = torch.arange(1, structures + 1).reshape(structures, *stage.network.edges[1:])
-        labels = labels.expand(IMAGES, *labels.shape)
-    canary = (PatientImages("canary", torch.zeros(IMAGES, 1), labels),)
+    canary, share, length = _loudest(stage)
     scales = noise_scales(study)
-    share = bounded(
-        study, evaluate(stage.study, stage.vector, canary, device=CPU, build=lambda _: stage.network)
-    )
-    length = math.hypot(*(float(np.linalg.norm(share[n])) / scales[n] for n in scales))
     inside, scores = _coins(count), np.zeros(count)
     for place, there in enumerate(inside):
         for hospital in range(stage.sharers):
             sums = release(
                 stage.study,
                 stage.vector,
-                canary if there and not hospital else (),
+                (canary,) if there and not hospital else (),
                 noise=NoiseSource.fresh(),
                 charge=unbooked_charge(stage.study, round_number=study.training.rounds + 1, split=Split.TEST),
                 device=CPU,
@@ -298,3 +292,17 @@ def _evaluation(study: Study, count: int, tell: Tell) -> Finding:
             tell(Progress("final evaluation", place + 1, count, "evaluations"))
     multiplier = policy_of(study).evaluation_multiplier
     return _found(study, Split.TEST, [(scores, inside)], length / multiplier)
+
+
+def _loudest(stage: _Stage) -> tuple[PatientImages, Sums, float]:
+    """The patient with the largest share of the released sums, that share, and its length in noises."""
+    study, scales = stage.study, noise_scales(stage.study)
+    images, found = torch.zeros(IMAGES, 1), []
+    with torch.no_grad():
+        logits = stage.network(images)
+    for labels in TASKS[study.task].telling_labels(study, logits):
+        one = PatientImages("canary", images, labels)
+        sums = evaluate(study, stage.vector, (one,), device=CPU, build=lambda _: stage.network)
+        share = bounded(study, sums)
+        found.append((one, share, math.hypot(*(float(np.linalg.norm(share[n])) / scales[n] for n in scales))))
+    return max(found, key=lambda one: one[2])

@@ -57,7 +57,7 @@ def demo(options: DemoOptions) -> None:
 def study_new(options: NewStudyOptions) -> None:
     """Write a study with proven settings, its noise fitted to the whole schedule, and say what to expect."""
     from medveil_research.outlook import outlook
-    from medveil_research.studies import StudyOptions, new_study
+    from medveil_research.studies import StudyOptions, class_names, new_study, target_of
     from medveil_research.study_file import write_study
 
     study, initial = new_study(
@@ -74,7 +74,8 @@ def study_new(options: NewStudyOptions) -> None:
             size=_edges(options.size),
             channels=[part.strip() for part in options.channels.split(",")] if options.channels else (),
             slices=_slices(options.slices),
-            classes=[part.strip() for part in options.classes.split(",")] if options.classes else None,
+            classes=class_names(options.classes),
+            target=target_of(options.target_column, options.target_range, options.unit),
             patients_hint=options.patients,
             seed=options.seed,
             options=dict(_option(pair) for pair in options.option or ()),
@@ -189,11 +190,14 @@ def doctor(
 
 
 def _show_figures(found: SiteReport) -> None:
+    from medveil_research.words import with_unit
+
     rows = []
     for name, value in found.figures.items():
-        shown = f"{value:.0f}" if name in ("patients", "images") else f"{value:.3f}"
-        interval = found.interval if name == found.headline else None
-        rows.append((plain(name), shown, f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""))
+        unit = found.units[name]
+        shown = f"{value:.0f}" if name in ("patients", "images") else with_unit(value, unit)
+        interval = [with_unit(end, unit) for end in found.interval or () if name == found.headline]
+        rows.append((plain(name), plain(shown), plain(" to ".join(interval))))
     screen = Screen()
     title = plain(f"{found.site}, {found.split} patients")
     screen.table(("figure", "value", "95 % interval"), rows, title=title, right=(1, 2))

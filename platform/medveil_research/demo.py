@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from medveil.errors import Error
 from medveil.private_files import private_folder
@@ -21,11 +22,13 @@ from medveil.reports import PlanStatus
 from medveil.rounds import RoundKind
 from medveil.shown import Screen
 from medveil.spoken import spoken
-from medveil.study import Deadlines, Study
+from medveil.study import Deadlines, Study, Target
 from medveil.tasks import TASKS
 from medveil.tensors import from_safetensors, largest_file
 from medveil.values import PrivacyKind
+from medveil_imaging.sources.phantom import Task as Phantom
 from medveil_imaging.sources.phantom import write_phantom_sites
+from medveil_imaging.sources.phantom_film import FINDINGS
 from medveil_imaging.sources.site import SiteData, read_site
 from medveil_research.compare import Comparison, compare
 from medveil_research.consortium import DEADLINES, Consortium, Site, find_sites
@@ -34,10 +37,15 @@ from medveil_research.outlook import outlook
 from medveil_research.processes import Event
 from medveil_research.report import write_report
 from medveil_research.results import Result, Spent, from_status, write_result
-from medveil_research.studies import StudyOptions, new_study
+from medveil_research.studies import StudyOptions, class_names, new_study, target_of
 
-FILMS, VOLUMES = ("normal", "abnormal"), ("background", "anterior", "posterior")
-"""What the made-up images show, as classes of the image or as outlines."""
+CLASSES: dict[str, tuple[str, ...]] = {
+    "classification": ("normal", "abnormal"),
+    "segmentation": ("background", "anterior", "posterior"),
+    "findings": FINDINGS,
+}
+HEART = Target(column="heart_mm", unit="mm", low=80, high=130)
+"""What the made-up images show: classes, outlines, findings, a number."""
 WATCH_S = 0.5
 
 
@@ -141,6 +149,7 @@ def _sites(options: DemoOptions, folder: Path, screen: Screen) -> list[Site]:
     write_phantom_sites(
         folder / "sites",
         profile="mri" if TASKS[options.task].outlines else "xray",
+        task=_phantom(options.task),
         hospitals=options.hospitals,
         patients=options.patients,
     )
@@ -149,6 +158,9 @@ def _sites(options: DemoOptions, folder: Path, screen: Screen) -> list[Site]:
 
 def _study(options: DemoOptions, sites: list[Site]) -> tuple[Study, bytes]:
     outlines = TASKS[options.task].outlines
+    target = target_of(options.target_column, options.target_range, options.unit)
+    if target is None and options.data is None and _phantom(options.task) == "regression":
+        target = HEART
     # A network that outlines has a hundred times more weights than so few patients can hide noise in.
     usual: PrivacyKind = "none" if outlines else "local"
     return new_study(
@@ -161,12 +173,18 @@ def _study(options: DemoOptions, sites: list[Site]) -> tuple[Study, bytes]:
             epsilon=options.epsilon,
             hospitals=len(sites),
             rounds=options.rounds,
-            classes=VOLUMES if outlines else FILMS,
+            classes=class_names(options.classes) or CLASSES.get(_phantom(options.task)),
+            target=target,
             patients_hint=max(s.train_patients for s in sites),
             deadlines=Deadlines(**DEADLINES),
             anyway=True,  # a demonstration spends nobody's privacy; its outlook is printed all the same
         )
     )
+
+
+def _phantom(task: str) -> Phantom:
+    """The task whose made-up images suit this one."""
+    return cast(Phantom, task if task in CLASSES else TASKS[task].recipes_of)
 
 
 def _holds_volumes(site: Site) -> bool:
@@ -315,15 +333,15 @@ def _completed(
 def _show_result(screen: Screen, result: Result, folder: Path) -> None:
     _show_rounds(screen, result)
     screen.say(f"{result.headline_name} on all hospitals' test patients")
-    error = "" if result.margin is None else f" ± {result.margin:.3f} by the noise on it"
-    screen.say(f"  trained together        {_figure(result.federated.metric)}{error}")
+    error = "" if result.margin is None else f" ± {result.written(result.margin)} by the noise on it"
+    screen.say(f"  trained together        {_figure(result, result.federated.metric)}{error}")
     for one in result.local_only:
-        screen.say(f"  {one.hospital:<16} alone  {_figure(one.metric)}")
-    screen.say(f"  mean of those alone     {_figure(result.local_only_mean)}")
+        screen.say(f"  {one.hospital:<16} alone  {_figure(result, one.metric)}")
+    screen.say(f"  mean of those alone     {_figure(result, result.local_only_mean)}")
     exact = result.federated.exact
     assert exact is not None  # the demo owns every site
     for who, figures in [*exact.sites.items(), *((f"all {k}", v) for k, v in exact.groups.items())]:
-        screen.say(f"  together, at {who:<14} {_figure(figures.get(result.headline))}")
+        screen.say(f"  together, at {who:<14} {_figure(result, figures.get(result.headline))}")
     if result.privacy.kind == "none":
         screen.say("privacy  NONE: masks hide each update, nothing limits what the model tells of a patient")
     for who, cost in result.epsilon.items():
@@ -341,14 +359,14 @@ def _show_rounds(screen: Screen, result: Result) -> None:
         up, down = sum(r.bytes_up.values()) / 1000, sum(r.bytes_down.values()) / 1000
         name = "test" if r.kind is RoundKind.EVALUATE else str(r.round)
         epsilon = "" if r.epsilon is None else f"{r.epsilon:.2f}"
-        metric = "" if r.metric is None else f"{r.metric:.3f}"
+        metric = result.digits(r.metric)
         who = f"{len(r.survivors)} of {len(result.hospitals)}" if r.outcome == "done" else "failed"
         rows.append((name, who, f"{r.seconds:.1f}", f"{up:.0f}", f"{down:.0f}", metric, epsilon))
     screen.table(("round", "survivors", "seconds", "kB up", "kB down", "metric", "epsilon"), rows)
 
 
-def _figure(value: float | None) -> str:
-    return "—" if value is None else f"{value:.3f}"
+def _figure(result: Result, value: float | None) -> str:
+    return "—" if value is None else result.written(value)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from hospital_node.training import choose_device
 from hospital_node.training import evaluate as contribution
 from medveil.metrics import empty, headline, summarise
 from medveil.study import Study
-from medveil.tasks import Sums
+from medveil.tasks import TASKS, Sums
 from medveil.tensors import Float32
 from medveil_imaging.patients import Patient
 from medveil_imaging.sources.site import SiteData, read_site
@@ -35,6 +35,8 @@ class SiteReport:
     interval: tuple[float, float] | None
     """95 % bootstrap interval of the headline figure; None with too few patients."""
     sums: Sums
+    units: dict[str, str]
+    """What each figure is counted in; empty for shares and counts."""
     rejected: int
     """Files or lines that could not be used."""
 
@@ -98,13 +100,15 @@ def evaluate_site(folder: Path, study: Study, vector: Float32, split: Split = "t
     site = read_site(folder, study)
     each = patient_sums(study, vector, patients_of(site, split))
     sums = add(study, each)
+    figures = summarise(study, sums)
     return SiteReport(
         site=site.name,
         split=split,
         headline=headline(study),
-        figures=summarise(study, sums),
+        figures=figures,
         interval=bootstrap_interval(study, each),
         sums=sums,
+        units={name: TASKS[study.task].unit(study, name) for name in figures},
         rejected=sum(problem.severity == "error" for problem in site.problems),
     )
 

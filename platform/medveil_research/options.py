@@ -26,6 +26,17 @@ Rounds = Annotated[int | None, typer.Option(min=1, help="Training rounds; the re
 Delta = Annotated[
     float | None, typer.Option(help="Chance left out of the promise; min(1e-5, 1/(10 n)) without it.")
 ]
+Classes = Annotated[
+    str | None, typer.Option(help="Meaning of the labels 0, 1, 2 …, or the findings, separated by commas.")
+]
+TargetColumn = Annotated[
+    str | None, typer.Option(help="Of a regression: the manifest's column with the number, e.g. age.")
+]
+TargetRange = Annotated[
+    str | None,
+    typer.Option(help="Between what the number lies, e.g. 18:90. Public; other lines are not used."),
+]
+Unit = Annotated[str, typer.Option(help="Of the number, as people write it, e.g. years.")]
 Size = Annotated[str | None, typer.Option(help="Edges of the tensor, e.g. 64x64 or 40x48x40.")]
 
 
@@ -40,6 +51,10 @@ class DemoOptions:
             exists=True, file_okay=False, help="Folder with one folder a hospital. Made-up images without it."
         ),
     ] = None
+    classes: Classes = None
+    target_column: TargetColumn = None
+    target_range: TargetRange = None
+    unit: Unit = ""
     model: OwnModel = None
     privacy: Annotated[
         PrivacyKind | None,
@@ -71,7 +86,7 @@ class NewStudyOptions:
     """Of ``medveil study new``."""
 
     name: Annotated[str, typer.Option(help="Lower case letters, digits and hyphens, e.g. chest-films.")]
-    task: Annotated[Task, typer.Option(help="What the model learns; outlines are for volumes.")]
+    task: Annotated[Task, typer.Option(help="What the model learns.")]
     profile: Annotated[Profile, typer.Option(help="Kind of image; decides how it becomes a tensor.")]
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Folder for study.toml and initial.safetensors.")
@@ -99,9 +114,10 @@ class NewStudyOptions:
             help="Of profile mri_slices: EVERY:LOW:HIGH, e.g. 2:0.3:0.7 for every second slice of the middle."
         ),
     ] = None
-    classes: Annotated[
-        str | None, typer.Option(help="Meaning of the labels 0, 1, 2 …, separated by commas.")
-    ] = None
+    classes: Classes = None
+    target_column: TargetColumn = None
+    target_range: TargetRange = None
+    unit: Unit = ""
     patients: Annotated[
         int | None, typer.Option(min=1, help="Training patients a typical hospital has; to judge the noise.")
     ] = None

@@ -53,11 +53,11 @@ def learning_curve(result: Result) -> Drawing | None:
             title="Round by round",
             how_to_read=(
                 "Upper part: how good the shared model was at the start of each round, on validation "
-                f"patients of all hospitals together ({result.headline_name}: 1 is perfect); the diamond is "
-                "the finished model on test patients it never saw. Lower part: a filled dot means that the "
-                "hospital's contribution is in that round's sum; an open dot means that the hospital "
-                "started the round but was not there at its end. A dotted line marks a round that "
-                "failed; it leaves the model as it was."
+                f"patients of all hospitals together ({result.headline_name}: {_perfect(result)} is "
+                "perfect); the diamond is the finished model on test patients it never saw. Lower part: a "
+                "filled dot means that the hospital's contribution is in that round's sum; an open dot means "
+                "that the hospital started the round but was not there at its end. A dotted line marks a "
+                "round that failed; it leaves the model as it was."
             ),
             description=text,
             svg=to_svg(figure, "rounds", "Round by round", text),
@@ -70,7 +70,7 @@ def _curve(axes: Any, result: Result, points: Sequence[tuple[int, float]], end: 
     if result.metric is not None:
         axes.plot([end], [result.metric], "D", color=SECOND, clip_on=False)
         axes.annotate(
-            f"test {result.metric:.3f}",
+            f"test {result.written(result.metric)}",
             (end, result.metric),
             xytext=(0, 7),
             textcoords="offset points",
@@ -78,7 +78,7 @@ def _curve(axes: Any, result: Result, points: Sequence[tuple[int, float]], end: 
             color=SECOND,
             fontsize=9.5,
         )
-    axes.set_ylabel(result.headline_name)
+    axes.set_ylabel(result.headline_label)
     axes.margins(y=0.22)
 
 
@@ -123,9 +123,11 @@ def _metric(result: Result, facts: RoundFacts) -> float | None:
 
 def _curve_in_words(result: Result, points: Sequence[tuple[int, float]]) -> str:
     name = result.headline_name
-    values = "; ".join(f"round {r}: {value:.3f}" for r, value in points)
+    values = "; ".join(f"round {r}: {result.written(value)}" for r, value in points)
     done = sum(r.outcome == "done" for r in result.rounds if r.kind == "train")
-    end = "" if result.metric is None else f" Finished model on test patients: {result.metric:.3f}."
+    end = (
+        "" if result.metric is None else f" Finished model on test patients: {result.written(result.metric)}."
+    )
     return f"{name} at the start of each round: {values}.{end} {done} training rounds gave a new model."
 
 
@@ -144,26 +146,30 @@ def together_against_alone(result: Result) -> Drawing | None:
         for row, value in enumerate(values):
             colour = ACCENT if row == 0 else MUTED
             axes.plot([value], [row], "D" if row == 0 else "o", color=colour, markersize=8 if row == 0 else 7)
-            _write_value(axes, value, row, colour)
+            _write_value(axes, result.digits(value), value, row, colour)
         if interval:
             axes.plot(interval, [0, 0], color=ACCENT, linewidth=2)
             low, high = min(low, interval[0]), max(high, interval[1])
         if result.local_only_mean is not None:
             axes.axvline(result.local_only_mean, color=SECOND, linestyle="--", linewidth=1.3)
-        _rows(axes, labels, low, high, f"{result.headline_name} on the test patients of all hospitals")
+        _rows(
+            axes, labels, low, high, f"{result.headline_label} on the test patients of all hospitals", result
+        )
         mean = (
             ""
             if result.local_only_mean is None
-            else f" Mean of the models alone: {result.local_only_mean:.3f}."
+            else f" Mean of the models alone: {result.written(result.local_only_mean)}."
         )
-        text = "; ".join(f"{k}: {v:.3f}" for k, v in zip(labels, values, strict=True)) + "." + mean
+        each = (f"{k}: {result.written(v)}" for k, v in zip(labels, values, strict=True))
+        text = "; ".join(each) + "." + mean
+        better = "right" if result.higher_is_better else "left"
         return Drawing(
             title="Together against alone",
             how_to_read=(
                 "Each grey dot is a model that one hospital trained alone, with the same recipe, the "
                 "same number of rounds and the same privacy budget; the diamond is the model trained "
                 "together. All are judged on the same test patients, those of every hospital. Further "
-                "right is better; the dashed line is the mean of the hospitals alone. The scale does "
+                f"{better} is better; the dashed line is the mean of the hospitals alone. The scale does "
                 "not start at zero."
             ),
             description=text,
@@ -171,7 +177,7 @@ def together_against_alone(result: Result) -> Drawing | None:
             note=""
             if shared == result.metric
             else "All figures here are exact: in this run one person owns every site's images. The "
-            f"{result.metric:.3f} above is what leaves the hospitals, and it has noise.",
+            f"{_shared(result)} above is what leaves the hospitals, and it has noise.",
         )
 
 
@@ -316,13 +322,16 @@ def forest(result: Result) -> Drawing | None:
             if interval:
                 axes.plot(interval, [row, row], color=colour, linewidth=1.6)
             axes.plot([value], [row], "D" if last else "s", color=colour, markersize=8 if last else 6)
-            _write_value(axes, value, row, colour)
+            _write_value(axes, result.digits(value), value, row, colour)
         if headline in exact.pooled:
             axes.axvline(exact.pooled[headline], color=LINE, linewidth=1.4)
         edges = [edge for _, value, interval in entries for edge in (value, *(interval or ()))]
         labels = [label for label, _, _ in entries]
-        _rows(axes, labels, min(edges), max(edges), f"{result.headline_name} on test patients")
-        text = "; ".join(f"{label}: {value:.3f}{_between(interval)}" for label, value, interval in entries)
+        _rows(axes, labels, min(edges), max(edges), f"{result.headline_label} on test patients", result)
+        text = "; ".join(
+            f"{label}: {result.written(value)}{_between(result, interval)}"
+            for label, value, interval in entries
+        )
         blank = f" No figure (too few cases of one kind): {', '.join(missing)}." if missing else ""
         return Drawing(
             title="The shared model at each hospital",
@@ -353,13 +362,21 @@ def _with_patients(name: str, figures: Figures) -> str:
     return f"{name} (n = {figures['patients']:.0f})" if "patients" in figures else name
 
 
-def _between(interval: Interval | None) -> str:
-    return "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
+def _between(result: Result, interval: Interval | None) -> str:
+    return "" if interval is None else f" ({result.digits(interval[0])} to {result.written(interval[1])})"
 
 
-def _write_value(axes: Any, value: float, row: int, colour: str) -> None:
+def _perfect(result: Result) -> str:
+    return "1" if result.higher_is_better else "0"
+
+
+def _shared(result: Result) -> str:
+    return "figure" if result.metric is None else result.written(result.metric)
+
+
+def _write_value(axes: Any, text: str, value: float, row: int, colour: str) -> None:
     axes.annotate(
-        f"{value:.3f}",
+        text,
         (value, row),
         xytext=(0, 6),
         textcoords="offset points",
@@ -371,11 +388,12 @@ def _write_value(axes: Any, value: float, row: int, colour: str) -> None:
     )
 
 
-def _rows(axes: Any, labels: Sequence[str], low: float, high: float, label: str) -> None:
+def _rows(axes: Any, labels: Sequence[str], low: float, high: float, label: str, result: Result) -> None:
     room = max(0.01, 0.18 * (high - low))
     axes.set_yticks(range(len(labels)), [_short(text) for text in labels])
     axes.tick_params(axis="y", length=0, labelcolor=INK)
-    axes.set(xlim=(low - room, min(high + room, max(1.01, high + 0.01))), ylim=(len(labels) - 0.5, -0.8))
+    end = min(high + room, max(1.01, high + 0.01)) if result.higher_is_better else high + room
+    axes.set(xlim=(low - room, end), ylim=(len(labels) - 0.5, -0.8))
     axes.set_xlabel(label)
     axes.locator_params(axis="x", nbins=5)
     axes.grid(axis="y", visible=False)

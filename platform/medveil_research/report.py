@@ -85,31 +85,35 @@ def verdict(result: Result) -> Verdict:
     if result.metric is None:
         return Verdict("—", "", "No figure was computed: there were too few test cases of one kind.")
     compared, interval = result.compared
-    against = _compare(result.metric if compared is None else compared, result, len(result.local_only))
+    compared = result.metric if compared is None else compared
+    against = _compare(compared, result, len(result.local_only))
     if result.margin is not None:
         if compared != result.metric:
             against = (
                 f"Counted without noise, for which all hospitals' images must be in one place, it is "
-                f"{compared:.3f}. {against}"
+                f"{result.written(compared)}. {against}"
             )
-        error = f"± {result.margin:.3f} by the noise that was added to it (95 %)"
+        error = f"± {result.written(result.margin)} by the noise that was added to it (95 %)"
     else:
-        error = f"95 % interval {interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
-    return Verdict(f"{result.metric:.3f}", error, against)
+        error = (
+            f"95 % interval {result.digits(interval[0])} to {result.written(interval[1])}" if interval else ""
+        )
+    return Verdict(result.written(result.metric), error, against)
 
 
 def _compare(metric: float, result: Result, alone: int) -> str:
     if result.local_only_mean is None or not alone:
         return "It was not compared with hospitals training alone in this run."
     gain = metric - result.local_only_mean
-    mean = f"{result.local_only_mean:.3f}"
-    if abs(gain) < 0.0005:
+    mean = result.written(result.local_only_mean)
+    if float(result.digits(gain)) == 0:
         return f"The hospitals training alone reach the same on average ({mean})."
-    beaten = sum(a.metric is not None and metric > a.metric for a in result.local_only)
-    word = "better" if gain > 0 else "worse"
+    better = metric.__gt__ if result.higher_is_better else metric.__lt__
+    beaten = sum(a.metric is not None and better(a.metric) for a in result.local_only)
+    word = "better" if better(result.local_only_mean) else "worse"
     return (
-        f"That is {abs(gain):.3f} {word} than the mean of the hospitals training alone ({mean}); "
-        f"{beaten} of the {alone} single models stay below it."
+        f"That is {result.written(abs(gain))} {word} than the mean of the hospitals training alone ({mean}); "
+        f"{beaten} of the {alone} single models do worse than it."
     )
 
 

@@ -15,10 +15,11 @@ from medveil.handed import read_json
 from medveil.profiles import PROFILES
 from medveil.reports import Amount, AttemptReport, Count, Figures, Finite, Label, PlanStatus, Text
 from medveil.rounds import RoundKind
-from medveil.study import Study, TaskName
+from medveil.study import Study, Target, TaskName
 from medveil.tasks import TASKS
 from medveil.values import Frozen, Name, PrivacyKind, Sha256
 from medveil_research.outlook import noise_to_signal
+from medveil_research.words import with_unit
 
 Interval = tuple[Finite, Finite]
 Images = Literal["phantom", "real"]
@@ -127,7 +128,9 @@ class Result(Frozen):
     model: Text
     parameters: Count
     """Trained parameters, d."""
-    classes: Annotated[tuple[Label, ...], Field(min_length=2)]
+    classes: tuple[Label, ...] = ()
+    target: Target | None = None
+    """Of a regression."""
     hospitals: Annotated[tuple[Name, ...], Field(min_length=1)]
     privacy: PrivacyFacts
     plan: Sha256
@@ -173,7 +176,28 @@ class Result(Frozen):
     def aim(self) -> str:
         """What the model learned to do, after "to"."""
         images = PROFILES[self.profile].images if self.profile in PROFILES else "images"
-        return f"{TASKS[self.task].aim(self.classes)} in {images}"
+        return f"{TASKS[self.task].aim(self)} in {images}"
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Of the headline figure."""
+        return TASKS[self.task].higher_is_better
+
+    @property
+    def headline_label(self) -> str:
+        """The headline figure's name with its unit, as it stands at an axis."""
+        unit = TASKS[self.task].unit(self, self.headline)
+        return f"{self.headline_name} in {unit}" if unit else self.headline_name
+
+    def written(self, value: float, figure: str | None = None) -> str:
+        """A figure, or without its name a headline figure, as people write it."""
+        return with_unit(value, TASKS[self.task].unit(self, figure or self.headline))
+
+    def digits(self, value: float | None) -> str:
+        """A headline figure without its unit; empty when unknown."""
+        return (
+            "" if value is None else with_unit(value, TASKS[self.task].unit(self, self.headline)).split()[0]
+        )
 
     @property
     def scored_classes(self) -> tuple[str, ...]:
@@ -205,7 +229,8 @@ class Result(Frozen):
             return self.metric, exact.interval if exact else None
         if exact and self.headline in exact.pooled:
             return exact.pooled[self.headline], exact.interval
-        return self.metric, (self.metric - self.margin, min(1.0, self.metric + self.margin))
+        low, high = self.metric - self.margin, self.metric + self.margin
+        return self.metric, (max(0.0, low), high) if not self.higher_is_better else (low, min(1.0, high))
 
     def histogram(self, name: str) -> NDArray[np.float64]:
         """One of the summed histograms."""
@@ -247,6 +272,7 @@ def from_status(
         model=study.model.name,
         parameters=study.trained_weights,
         classes=study.classes,
+        target=study.target,
         hospitals=status.hospitals,
         privacy=_privacy(study, patients, len(status.hospitals)),
         plan=status.plan,

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from medveil.bounds import LARGEST_DELTA, default_delta
-from medveil.errors import BadFile, Error
+from medveil.errors import BadFile, BadOption, Error
 from medveil.noise_policies import JointNoise, LocalNoise, NoPrivacy
 from medveil.profiles import PROFILES
 from medveil.study import (
@@ -23,6 +23,7 @@ from medveil.study import (
     SecureAggregation,
     Slices,
     Study,
+    Target,
     TaskName,
     Transforms,
 )
@@ -42,6 +43,8 @@ DEFAULT_MODELS = {
     ("classification", "xray"): "wavelet_head",
     ("classification", "mri"): "small_cnn",
     ("segmentation", "mri"): "unet3d",
+    ("regression", "xray"): "wavelet_head",
+    ("regression", "mri"): "small_cnn",
 }
 PRIVATE_MODELS = {("segmentation", "mri"): "position_head"}
 """Where noise asks for far fewer weights than the usual model has."""
@@ -75,6 +78,23 @@ def default_model(task: TaskName, profile: ProfileName, privacy: PrivacyKind) ->
     return usual[kind]
 
 
+def class_names(text: str | None) -> list[str] | None:
+    """Names separated by commas."""
+    return [part.strip() for part in text.split(",")] if text else None
+
+
+def target_of(column: str | None, between: str | None, unit: str) -> Target | None:
+    """The number of a regression, its range written like 18:90; None without either. Raises: BadOption."""
+    if column is None and between is None:
+        return None
+    low, _, high = (between or "").partition(":")
+    try:
+        return Target(column=column or "", low=float(low), high=float(high), unit=unit)
+    except ValueError as error:
+        problem = "--target-column and --target-range name the number and its range, like age and 18:90"
+        raise BadOption(problem=problem) from error
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions:
     """What a new study shall be; what is None follows from proven settings."""
@@ -100,6 +120,8 @@ class StudyOptions:
     slices: Slices | None = None
     """Which slices are images, of a profile that cuts volumes."""
     classes: Sequence[str] | None = None
+    target: Target | None = None
+    """Of a regression: the number that it learns."""
     patients_hint: int | None = None
     """Training patients of a typical hospital: sets how finely weights are encoded, and decides whether a
     private mean is worth its round."""
@@ -176,6 +198,7 @@ def new_study(options: StudyOptions) -> tuple[Study, bytes]:
             name=options.name,
             task=options.task,
             classes=options.labels,
+            target=options.target,
             model=choice,
             transforms=transforms,
             training=settings.training,

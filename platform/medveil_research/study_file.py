@@ -13,6 +13,7 @@ from medveil.tensors import from_safetensors, model_hash
 
 COMMENTS = {
     "": "A MedVeil study. Hospitals approve exactly these values; changing one makes it another study.",
+    "target": "The number that is learned: its column in the manifest, its unit, its public range.",
     "model": "The network, its trained tensors in wire order, and the SHA-256 of where training starts.",
     "transforms": "How an image becomes a tensor: edges in pixels (xray) or voxels (mri), spacing in mm.",
     "training": "One hospital's work in one round, and the number of rounds.",

@@ -46,11 +46,31 @@ class Counting(Protocol):
     def images_per_patient(self) -> int: ...
 
 
-class StudyView(Protocol):
-    """What a task sees of a study, which in turn looks up its task here."""
+class Range(Protocol):
+    """A number that is learned, and between what it lies (:class:`medveil.study.Target`)."""
+
+    @property
+    def column(self) -> str: ...
+    @property
+    def unit(self) -> str: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+
+
+class Subject(Protocol):
+    """What is learned: of a study, or of its result."""
 
     @property
     def classes(self) -> tuple[str, ...]: ...
+    @property
+    def target(self) -> Range | None: ...
+
+
+class StudyView(Subject, Protocol):
+    """What a task sees of a study, which in turn looks up its task here."""
+
     @property
     def evaluation(self) -> Counting: ...
 
@@ -64,6 +84,8 @@ class Task(Protocol):
     """The same, as people write it."""
     headline_meaning: str
     """A sentence for the report."""
+    higher_is_better: bool
+    """Of the headline."""
     classes: tuple[str, ...]
     """Of a new study that names none."""
     profile: str
@@ -73,8 +95,16 @@ class Task(Protocol):
     recipes_of: str
     """Task whose shipped settings and usual models suit it, mostly itself."""
 
-    def aim(self, classes: Sequence[str]) -> str:
+    def problem(self, study: StudyView) -> str | None:
+        """Why no study of this task can be so, led by the field's name; None if it can."""
+        ...
+
+    def aim(self, study: Subject) -> str:
         """What the model learns to do, after "to"."""
+        ...
+
+    def unit(self, study: Subject, figure: str) -> str:
+        """What a figure is counted in; empty for shares and counts."""
         ...
 
     def columns(self, study: StudyView) -> tuple[str, ...]:
@@ -114,6 +144,10 @@ class Task(Protocol):
         """Standard deviation of each released sum's noise at a multiplier of 1."""
         ...
 
+    def limits(self, study: StudyView, figure: str) -> tuple[float, float]:
+        """Between what a figure lies, whatever the noise; not asked of ``patients``."""
+        ...
+
     def figures(self, study: StudyView, sums: Given) -> dict[str, float]:
         """From exact totals; a figure without the cases it needs is left out, never guessed."""
         ...
@@ -140,6 +174,20 @@ class Task(Protocol):
 
     # ---- one patient's images and nothing else; torch, imported inside ----
 
+    def made_up_labels(
+        self, study: StudyView, count: int, size: tuple[int, ...], generator: torch.Generator
+    ) -> torch.Tensor:
+        """Labels (k, ...) of every kind, by chance, for images of ``size``; each gives its image a gradient.
+
+        Where some of an image's labels may be unknown, some are, but never the last.
+        """
+        ...
+
+    def telling_labels(self, study: StudyView, logits: torch.Tensor) -> list[torch.Tensor]:
+        """Labels (k, ...) with which a patient of these outputs has as large a share of the released sums as
+        can be, among them; the self-check tries all."""
+        ...
+
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """One loss an image, shape (k,); entry i depends on image i only. Safe under ``torch.func.vmap``."""
         ...
@@ -158,6 +206,13 @@ class Task(Protocol):
 
 
 TASKS: Registry[Task] = Registry("task", __name__)
+
+
+def wants_classes(study: StudyView, least: int = 2) -> str | None:
+    """The problem of a study whose labels are classes."""
+    if len(study.classes) < least:
+        return f"classes: at least {least} are needed"
+    return "target: it is for a regression" if study.target else None
 
 
 def zeros(lengths: Mapping[str, int]) -> Sums:

@@ -17,9 +17,11 @@ from medveil.tasks import (
     Given,
     Label,
     StudyView,
+    Subject,
     Sums,
     added,
     at_most,
+    wants_classes,
     whole,
     with_mean,
     zeros,
@@ -33,6 +35,9 @@ NOISED_BINS = 20
 NOISED_EDGES = np.linspace(-7.2, 7.2, NOISED_BINS - 1)
 """Log odds between these bins, evenly, for there the scores differ; some models are surer than others."""
 
+TOLD = 8
+"""Classes that the self-check tries."""
+
 
 class Classification:
     """Logits (k, 1) for two classes or (k, classes) for more; labels int64 (k,)."""
@@ -43,18 +48,28 @@ class Classification:
         "AUROC is the chance that the model gives a case with the finding a higher score than one without: "
         "1 is perfect, 0.5 is guessing."
     )
+    higher_is_better = True
     classes: tuple[str, ...] = ("negative", "positive")
     profile = "xray"
     outlines = False
     recipes_of = "classification"
 
-    def aim(self, classes: Sequence[str]) -> str:
+    def problem(self, study: StudyView) -> str | None:
+        """It wants classes and no target."""
+        return wants_classes(study)
+
+    def aim(self, study: Subject) -> str:
         """See :class:`medveil.tasks.Task`."""
+        classes = study.classes
         return f"tell {' from '.join(classes)}" if len(classes) == 2 else f"tell apart {', '.join(classes)}"
 
     def outputs(self, classes: Sequence[str]) -> int:
         """One for two classes, else one per class."""
         return 1 if len(classes) == 2 else len(classes)
+
+    def unit(self, study: Subject, figure: str) -> str:
+        """None."""
+        return ""
 
     def columns(self, study: StudyView) -> tuple[str, ...]:
         """One column with the number of a class."""
@@ -105,6 +120,10 @@ class Classification:
         """The root of the number of scored classes; see :meth:`bounded`."""
         return dict.fromkeys(self.released(study), float(np.sqrt(len(scored_classes(study)))))
 
+    def limits(self, study: StudyView, figure: str) -> tuple[float, float]:
+        """Shares."""
+        return 0.0, 1.0
+
     def figures(self, study: StudyView, sums: Given) -> dict[str, float]:
         """``auroc`` (mean over scored classes, from histograms, ties count half), ``accuracy``, ``ece``
         (expected calibration error, 16 equal bins, two classes only), ``loss``, ``images``, ``patients``.
@@ -146,6 +165,20 @@ class Classification:
     def noised_can_add_up(self, study: StudyView, sums: Given, noise: Mapping[str, float]) -> bool:
         """No bin is further below zero than noise can carry it."""
         return all((values >= -noise[name]).all() for name, values in sums.items())
+
+    def made_up_labels(
+        self, study: StudyView, count: int, size: tuple[int, ...], generator: torch.Generator
+    ) -> torch.Tensor:
+        """See :class:`medveil.tasks.Task`."""
+        import torch
+
+        return torch.randint(len(study.classes), (count,), generator=generator)
+
+    def telling_labels(self, study: StudyView, logits: torch.Tensor) -> list[torch.Tensor]:
+        """One class and only that; of many classes the first ones."""
+        import torch
+
+        return [torch.full((len(logits),), label) for label in range(min(len(study.classes), TOLD))]
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of each image, shape (k,)."""

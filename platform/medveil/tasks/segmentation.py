@@ -14,8 +14,10 @@ from medveil.tasks import (
     Given,
     Label,
     StudyView,
+    Subject,
     Sums,
     at_most,
+    wants_classes,
     whole,
     with_mean,
     zeros,
@@ -41,14 +43,23 @@ class Segmentation:
     headline = "dice"
     headline_name = "Dice"
     headline_meaning = "Dice measures the overlap with the expert's outline: 1 is perfect, 0 is none."
+    higher_is_better = True
     classes: tuple[str, ...] = ("background", "structure")
     profile = "mri"
     outlines = True
     recipes_of = "segmentation"
 
-    def aim(self, classes: Sequence[str]) -> str:
+    def problem(self, study: StudyView) -> str | None:
+        """It wants classes and no target."""
+        return wants_classes(study)
+
+    def aim(self, study: Subject) -> str:
         """See :class:`medveil.tasks.Task`."""
-        return f"outline {', '.join(classes[1:])}"
+        return f"outline {', '.join(study.classes[1:])}"
+
+    def unit(self, study: Subject, figure: str) -> str:
+        """None."""
+        return ""
 
     def outputs(self, classes: Sequence[str]) -> int:
         """One per class, the background included."""
@@ -88,6 +99,10 @@ class Segmentation:
         length = float(np.sqrt((len(study.classes) - 1) * (CENTRE**2 + CASE_SHARE**2)))
         released = self.released(study)
         return {name: length / (CASE_SHARE if name.startswith("cases/") else 1) for name in released}
+
+    def limits(self, study: StudyView, figure: str) -> tuple[float, float]:
+        """Shares."""
+        return 0.0, 1.0
 
     def figures(self, study: StudyView, sums: Given) -> dict[str, float]:
         """``dice`` (mean over structures), ``dice/<structure>`` (mean over patients in whom it was outlined),
@@ -131,6 +146,22 @@ class Segmentation:
             if (cases < 0).any() or (np.abs(dice) > CENTRE * cases + noise[f"dice/{name}"]).any():
                 return False
         return True
+
+    def made_up_labels(
+        self, study: StudyView, count: int, size: tuple[int, ...], generator: torch.Generator
+    ) -> torch.Tensor:
+        """See :class:`medveil.tasks.Task`."""
+        import torch
+
+        return torch.randint(len(study.classes), (count, *size), generator=generator)
+
+    def telling_labels(self, study: StudyView, logits: torch.Tensor) -> list[torch.Tensor]:
+        """Structures outlined where the model is right, and where it is wrong everywhere."""
+        import torch
+
+        found, classes = logits.argmax(1), len(study.classes)
+        turn = torch.arange(found[0].numel()).view_as(found[0]) % (classes - 1) + 1
+        return [(found + turn) % classes, found]
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Mean voxel cross-entropy plus one minus mean soft Dice of the structures, shape (k,).

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,15 @@ from pydicom.uid import (
     MRImageStorage,
 )
 
-from medveil_imaging.sources.phantom_film import KINDS, Scanner, draw_film, draw_patient
+from medveil_imaging.sources.phantom_film import (
+    FINDINGS,
+    HEART_MM,
+    HEARTS,
+    KINDS,
+    Scanner,
+    draw_film,
+    draw_patient,
+)
 from medveil_imaging.sources.phantom_volume import MrScanner, draw_volume
 from medveil_imaging.sources.raw import Float32
 
@@ -40,10 +49,24 @@ SCANNERS = (
 )
 THINNING = 0.6
 """Radius of a diseased tube against a healthy one."""
+AGES = (20.0, 90.0)
+SKEWS = (2.0, 1.0, 0.5, 1.0)
+"""Which numbers a hospital sees: above 1 mainly small ones, below 1 mainly large ones."""
+BLANK = 0.1
+"""Share of findings that the manifest does not say."""
 SPLITS = (("train", 0.7), ("val", 0.8), ("test", 1.0))
 ORIENTATIONS = ("RAS", "LPS", "PIR")
 
 Line = dict[str, Any]
+Task = Literal["classification", "findings", "regression", "segmentation"]
+PHANTOMS = (
+    ("xray", "classification"),
+    ("xray", "findings"),
+    ("xray", "regression"),
+    ("mri", "classification"),
+    ("mri", "regression"),
+    ("mri", "segmentation"),
+)
 
 
 def write_phantom_sites(
@@ -53,20 +76,27 @@ def write_phantom_sites(
     hospitals: int = 4,
     patients: int | None = None,
     seed: int = 0,
-    classification: bool = False,
+    task: Task | None = None,
 ) -> tuple[Path, ...]:
     """Write ``hospital-1`` … with images and a ``manifest.csv`` each; return their folders.
 
-    xray: 16-bit DICOM films, 1 to 3 a patient, classes normal and abnormal (``classification`` is implied).
-    mri: NIfTI volumes with label maps (anterior, posterior), 1 or 2 a patient; with ``classification`` a
-    ``label`` instead (1: atrophy), one volume a patient, every second hospital as folders of DICOM slices.
+    xray: 16-bit DICOM films, 1 to 3 a patient. Classification (the usual task): normal and abnormal.
+    Findings: each of :data:`FINDINGS` by itself; each hospital has one that it never sees, and one cell in
+    ten is blank. Regression: ``heart_mm``, the width of the heart, 84 to 123 mm.
+
+    mri: NIfTI volumes, for segmentation (the usual task) with label maps (anterior, posterior), 1 or 2 a
+    patient. Otherwise one a patient, and every second hospital has folders of DICOM slices. Classification:
+    1 is atrophy. Regression: ``age``, 20 to 90, by which the structure thins.
 
     Args:
         patients: a hospital; default 200 (xray) or 30 (mri). At least 10, so that every split has some.
         seed: the same seed writes the same pixels.
     Raises:
-        ValueError: too few hospitals or patients.
+        ValueError: too few hospitals or patients, or there is no such phantom.
     """
+    task = task or ("classification" if profile == "xray" else "segmentation")
+    if (profile, task) not in PHANTOMS:
+        raise ValueError(f"there is no phantom for {task} of {profile} images")
     count = patients or (FILM_PATIENTS if profile == "xray" else VOLUME_PATIENTS)
     if hospitals < 1 or count < 10:
         raise ValueError("a phantom needs one hospital and ten patients a hospital at least")
@@ -75,9 +105,9 @@ def write_phantom_sites(
         site = folder / f"hospital-{hospital + 1}"
         random = np.random.default_rng([seed, hospital])
         if profile == "xray":
-            lines = _films(site, hospital, count, random)
+            lines = _films(site, hospital, count, random, task)
         else:
-            lines = _volumes(site, hospital, hospitals, count, random, classification)
+            lines = _volumes(site, hospital, hospitals, count, random, task)
         with (site / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=list(lines[0]))
             writer.writeheader()
@@ -86,32 +116,56 @@ def write_phantom_sites(
     return tuple(sites)
 
 
-def _films(site: Path, hospital: int, patients: int, random: Generator) -> list[Line]:
+def _films(site: Path, hospital: int, patients: int, random: Generator, task: Task) -> list[Line]:
     lines: list[Line] = []
     for patient, (split, abnormal) in enumerate(_draw_patients(hospital, patients, random)):
         body = draw_patient(random)
         own = random.random() < OWN_KIND
         kind = hospital % KINDS if own else int(random.integers(KINDS))
+        kinds: set[int] = {kind} if abnormal else set()
+        label: Line = {"label": int(abnormal)}
+        if task == "findings":
+            kinds, label = _draw_findings(hospital, random)
+        elif task == "regression":
+            place = random.random() ** SKEWS[hospital % len(SKEWS)]
+            body = replace(body, heart=HEARTS[0] + (HEARTS[1] - HEARTS[0]) * place)
+            label = {"heart_mm": f"{HEART_MM * body.heart:.1f}"}
         for _ in range(int(random.choice([1, 2, 3], p=[0.6, 0.3, 0.1]))):
-            film = draw_film(body, kind if abnormal else None, SCANNERS[hospital % len(SCANNERS)], random)
+            film = draw_film(body, kinds, SCANNERS[hospital % len(SCANNERS)], random)
             name = f"images/film-{len(lines) + 1:04d}.dcm"
             _write_film(site / name, film, _pseudonym(hospital, patient), hospital, random)
-            lines.append(_line(site, hospital, patient, split, name) | {"label": int(abnormal)})
+            lines.append(_line(site, hospital, patient, split, name) | label)
     return lines
 
 
+def _draw_findings(hospital: int, random: Generator) -> tuple[set[int], Line]:
+    """A patient's kinds of opacity, and what the manifest says of them: nothing, where the cell is blank."""
+    shares = np.full(KINDS, 0.25)
+    shares[hospital % KINDS], shares[(hospital + 1) % KINDS] = 0.5, 0.0
+    there, blank = random.random(KINDS) < shares, random.random(KINDS) < BLANK
+    cells = {n: "" if b else int(t) for n, t, b in zip(FINDINGS, there, blank, strict=True)}
+    return set(np.flatnonzero(there).tolist()), cells
+
+
 def _volumes(
-    site: Path, hospital: int, hospitals: int, patients: int, random: Generator, classification: bool
+    site: Path, hospital: int, hospitals: int, patients: int, random: Generator, task: Task
 ) -> list[Line]:
     scale = 100.0 * 100.0 ** (hospital / max(1, hospitals - 1))  # a hundredfold from first to last
     scanner = MrScanner(scale, grey=(0.62, 0.56, 0.68, 0.6)[hospital % 4], noise=0.03 + 0.01 * (hospital % 3))
     lines: list[Line] = []
     for patient, (split, abnormal) in enumerate(_draw_patients(hospital, patients, random)):
-        for _ in range(1 if classification else int(random.integers(1, 3))):
-            thinning = THINNING if classification and abnormal else 1.0
+        for _ in range(int(random.integers(1, 3)) if task == "segmentation" else 1):
+            thinning = THINNING if abnormal else 1.0
+            label: Line = {"label": int(abnormal)}
+            if task == "segmentation":
+                thinning = 1.0
+            elif task == "regression":
+                share = random.random() ** SKEWS[hospital % len(SKEWS)]
+                thinning = 1.0 - (1.0 - THINNING) * share + random.normal(0, 0.02)
+                label = {"age": f"{AGES[0] + (AGES[1] - AGES[0]) * share:.1f}"}
             voxels, labels = draw_volume(scanner, thinning, random)
             stem = f"volume-{len(lines) + 1:04d}"
-            if classification and hospital % 2:
+            if task != "segmentation" and hospital % 2:
                 name = f"images/{stem}"
                 _write_series(site / name, voxels, _pseudonym(hospital, patient), random)
             else:
@@ -119,12 +173,11 @@ def _volumes(
                 orientation = str(random.choice(ORIENTATIONS)) if hospital % 2 else "RAS"
                 _write_nifti(site / name, voxels, orientation)
             line = _line(site, hospital, patient, split, name)
-            if classification:
-                lines.append(line | {"label": int(abnormal)})
-            else:
+            if task == "segmentation":
                 outline = f"labels/{stem}.nii.gz"
                 _write_nifti(site / outline, labels, orientation)
-                lines.append(line | {"label_map": outline})
+                label = {"label_map": outline}
+            lines.append(line | label)
     return lines
 
 

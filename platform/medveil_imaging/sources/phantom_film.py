@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,12 @@ from medveil_imaging.sources.raw import Float32, Float64
 EDGE = 128
 """Pixels a side; enough for structures that survive resizing to 64."""
 KINDS = 4
+FINDINGS = ("consolidation", "nodules", "lines", "effusion")
+"""Names of the kinds of opacity."""
+HEART_MM = 384.0
+"""Millimetres across a heart of semi-axis 1: the picture is 384 mm wide."""
+HEARTS = (0.22, 0.32)
+"""Between what the semi-axis of a heart lies."""
 _ROWS, _COLUMNS = np.meshgrid(np.linspace(-1, 1, EDGE), np.linspace(-1, 1, EDGE), indexing="ij")
 
 
@@ -43,15 +50,15 @@ def draw_patient(random: Generator) -> Patient:
     return Patient(
         lung_width=random.uniform(0.30, 0.38),
         lung_height=random.uniform(0.60, 0.74),
-        heart=random.uniform(0.22, 0.32),
+        heart=random.uniform(*HEARTS),
         tilt=random.uniform(-0.08, 0.08),
         rib_phase=random.uniform(0, 2 * np.pi),
         strength=random.uniform(0.9, 1.3),
     )
 
 
-def draw_film(patient: Patient, kind: int | None, scanner: Scanner, random: Generator) -> Float32:
-    """One film, (128, 128), values in [0, 1], dense tissue bright; ``kind`` 0 to 3, None for a normal one."""
+def draw_film(patient: Patient, kinds: Collection[int], scanner: Scanner, random: Generator) -> Float32:
+    """One film, (128, 128), values in [0, 1], dense tissue bright, with these kinds of opacity (0 to 3)."""
     shift_row, shift_column = random.uniform(-0.06, 0.06, 2)
     row, column = _ROWS + shift_row, _COLUMNS + shift_column + patient.tilt * _ROWS
     left, right = (_lung(row, column, side, patient) for side in (-1, 1))
@@ -64,7 +71,7 @@ def draw_film(patient: Patient, kind: int | None, scanner: Scanner, random: Gene
     heart = ((column - 0.12) / patient.heart) ** 2 + ((row - 0.30) / (1.25 * patient.heart)) ** 2
     picture += 0.35 * _soft((1 - heart) * 5) * lungs
     picture += 0.045 * smooth_noise(random, 4) * lungs + 0.05 * smooth_noise(random, 10)
-    if kind is not None:
+    for kind in kinds:
         picture += patient.strength * _opacity(kind, row, column, left, right, random)
     picture = ndimage.gaussian_filter(picture, scanner.blur) + scanner.noise * random.normal(
         size=picture.shape
