@@ -31,6 +31,7 @@ from medveil.tensors import Float32
 from medveil_imaging.models import MODELS, ModelShape, build, build_model, initial_vector, outputs_for
 from medveil_imaging.patients import PatientImages
 from medveil_imaging.sources.formats import FORMATS
+from medveil_imaging.sources.readers import in_this_process
 from medveil_imaging.sources.site import read_site
 from medveil_research.export import EXPORTS, Finished, export
 from medveil_research.studies import StudyOptions, new_study
@@ -240,7 +241,7 @@ def test_the_example_image_format_is_found_by_its_content_and_read_from_a_site(
             np.save(file, pixels)
         lines.append(f"{i}.film,p{i},train,{i % 2}")
     (tmp_path / "manifest.csv").write_text("\n".join(lines), encoding="utf-8")
-    site = read_site(tmp_path, study)
+    site = read_site(tmp_path, study, readers=in_this_process)  # readers know what lies in the folder
     assert [p.code for p in site.problems if p.row] == ["wrong-dimensions"]
     assert [one.patient for one in site.train] == ["p1", "p2"]
     assert trained(study, vector, site.train).any()

@@ -35,7 +35,7 @@ PEOPLE = [HERE, *(Identity.generate(f"hospital-{i}") for i in range(2, 5))]
 
 
 def images(folder: Path, study: Study) -> None:
-    read_site(folder, study)
+    read_site(folder, study, readers=readers.in_this_process)
 
 
 def hashes(folder: Path, study: Study) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,15 @@ class Unusable(Error):
     def __init__(self, code: str, reason: str, remedy: str) -> None:
         super().__init__(what=reason, meaning="It was left out; the rest was read.", remedy=remedy)
         self.code = code
+
+
+def too_large() -> Unusable:
+    """Why a file is not used that memory had no room for."""
+    return Unusable(
+        "reader-memory",
+        "Reading the file takes more memory than one file may have.",
+        "It may be damaged, or made to do harm. Export the image again, at its ordinary resolution.",
+    )
 
 
 @dataclass(frozen=True)
@@ -113,10 +123,21 @@ def read_bytes(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
+            told = file.seek(0, os.SEEK_END)
+            if packed:
+                file.seek(-4, os.SEEK_END)
+                told = int.from_bytes(file.read(4), "little")  # of the last piece, unpacked
+        room = 1 + min(
+            told, MAX_FILE_BYTES
+        )  # a stream asks for memory as it is told, however little there is
         with gzip.open(path, "rb") if packed else path.open("rb") as stream:
-            data = stream.read(MAX_FILE_BYTES + 1)
+            data = stream.read(room)
+            if len(data) == room:
+                data += stream.read(MAX_FILE_BYTES + 1 - room)
     except (OSError, EOFError, ValueError) as error:
         raise Unusable("unreadable-file", "The file cannot be read to its end.", "Copy it again.") from error
+    except MemoryError as error:
+        raise too_large() from error
     except Exception as error:  # zlib.error and whatever else a damaged stream makes the library raise
         raise Unusable("unreadable-file", "The file is damaged.", "Copy it again.") from error
     if len(data) > MAX_FILE_BYTES:

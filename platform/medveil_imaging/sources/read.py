@@ -12,7 +12,7 @@ import numpy as np
 
 from medveil_imaging.sources.dicom.series import read_dicom_series
 from medveil_imaging.sources.formats import Format, format_of
-from medveil_imaging.sources.raw import Film, Float32, Note, Unusable, Volume, quiet, read_bytes
+from medveil_imaging.sources.raw import Film, Float32, Note, Unusable, Volume, quiet, read_bytes, too_large
 
 Image = TypeVar("Image", Film, Volume)
 STROKES = 24
@@ -22,6 +22,8 @@ SINGULAR = 1e-6
 
 
 Kind = Literal["film", "colour film", "volume", "channels", "label map"]
+FILMS = frozenset({"film", "colour film"})
+"""What is read as a :class:`Film`; the others are volumes."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,8 @@ def _guarded(reader: Callable[[Path], Image], path: Path) -> Image:
             return reader(path)
         except Unusable:
             raise
+        except MemoryError as error:
+            raise too_large() from error
         except Exception as error:  # the image libraries raise nearly everything on damaged files
             raise Unusable(
                 "unreadable-image", "The image is damaged or contradicts itself.", "Export it again."

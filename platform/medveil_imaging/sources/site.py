@@ -20,7 +20,8 @@ from medveil_imaging.sources.manifest import MANIFEST, SPLITS, Row, settled_rows
 from medveil_imaging.sources.one_row import RowShape, Shaped
 from medveil_imaging.sources.people import Marks, compare_images, compare_people
 from medveil_imaging.sources.raw import Problem, Unusable, quiet
-from medveil_imaging.sources.readers import Readers, in_this_process
+from medveil_imaging.sources.readers import Readers
+from medveil_imaging.sources.workers import workers
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class SiteData:
     """For the operator's screen only: file names may be telling."""
 
 
-def read_site(folder: Path, study: Study, *, readers: Readers = in_this_process) -> SiteData:
+def read_site(folder: Path, study: Study, *, readers: Readers | None = None) -> SiteData:
     """Read a site; every image is transformed as the study says.
 
     Guarantees: nothing raises on account of a file's content; every line that is not used is one problem
@@ -43,8 +44,8 @@ def read_site(folder: Path, study: Study, *, readers: Readers = in_this_process)
         problem. One patient's lines, whatever bytes they hold and wherever they stand, change no other
         patient's split, images or labels: each line is read alone, conflicts are settled inside one patient.
     Args:
-        readers: who opens the files.
-    Raises: Stopped between two files.
+        readers: who opens the files; without it :func:`medveil_imaging.sources.workers.workers`.
+    Raises: Stopped between two files; ReadersMissing.
     """
     name, findings = folder.resolve().name, Findings()
     rows = settled_rows(folder, study, findings)
@@ -52,7 +53,7 @@ def read_site(folder: Path, study: Study, *, readers: Readers = in_this_process)
     shape, seen = RowShape(study, secrets.token_bytes(32)), list[tuple[Row, Marks]]()
     patients = {split: dict[str, list[Shaped]]() for split in SPLITS}
     with quiet():
-        for row, read in readers(rows, shape.wanted):
+        for row, read in (readers or workers())(rows, shape.wanted):
             try:
                 if isinstance(read, Unusable):
                     raise read
