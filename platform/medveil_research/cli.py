@@ -73,6 +73,7 @@ def study_new(options: NewStudyOptions) -> None:
             rounds=options.rounds,
             size=_edges(options.size),
             channels=[part.strip() for part in options.channels.split(",")] if options.channels else (),
+            patches=options.patches,
             slices=_slices(options.slices),
             classes=class_names(options.classes),
             target=target_of(options.target_column, options.target_range, options.unit),

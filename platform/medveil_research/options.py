@@ -108,6 +108,12 @@ class NewStudyOptions:
         str | None,
         typer.Option(help="Sequences that make one volume, separated by commas, e.g. flair,t1,t2."),
     ] = None
+    patches: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Train volumes by that many patches of --size a step; 0: they are cropped to --size."
+        ),
+    ] = 0
     slices: Annotated[
         str | None,
         typer.Option(

@@ -117,6 +117,8 @@ class StudyOptions:
     """Edges of the tensor, in pixels or in voxels of the profile's usual spacing."""
     channels: Sequence[str] = ()
     """Sequences that make one volume, in order."""
+    patches: int = 0
+    """Patches of ``size`` that a step sees of each volume; 0: a volume is brought to ``size``."""
     slices: Slices | None = None
     """Which slices are images, of a profile that cuts volumes."""
     classes: Sequence[str] | None = None
@@ -192,6 +194,7 @@ def new_study(options: StudyOptions) -> tuple[Study, bytes]:
             spacing_mm=PROFILES[options.profile].spacing_mm,
             channels=tuple(options.channels),
             slices=options.slices,
+            patches=options.patches,
         )
         choice, initial = _start(options, transforms, settings, policy)
         study = Study(

@@ -76,14 +76,14 @@ def to_toml(study: Study) -> str:
 def _section(name: str, values: Mapping[str, Any]) -> list[str]:
     lines = [f"[{name}]"]
     for key, value in values.items():
-        if key == "tensors":
+        if (name, key) == ("model", "tensors"):
             rows = [f"  {{ name = {_value(t['name'])}, shape = {_value(t['shape'])} }}," for t in value]
             lines += ["tensors = [", *rows, "]"]
         elif value is not None and not isinstance(value, dict):  # TOML has no null: absent says the same
             lines.append(_line(key, value))
     for key, value in values.items():
         if isinstance(value, dict) and value:
-            lines += [f"[{name}.{key}]", *(_line(option, setting) for option, setting in value.items())]
+            lines += _section(f"{name}.{key}", value)
     return lines
 
 

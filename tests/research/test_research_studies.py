@@ -41,8 +41,12 @@ UNET: dict[str, Any] = {
 
 SLICES = CNN | {"profile": "mri_slices", "slices": Slices(every=2, low=0.3, high=0.7), "channels": ("t1",)}
 
+PATCHES = UNET | {"patches": 2}
 
-@pytest.mark.parametrize("settings", [CNN, UNET, SLICES], ids=["films", "brains", "slices"])
+
+@pytest.mark.parametrize(
+    "settings", [CNN, UNET, SLICES, PATCHES], ids=["films", "brains", "slices", "patches"]
+)
 @pytest.mark.parametrize("privacy", ["none", "local"])
 def test_a_written_study_reads_back_with_the_same_hash(
     settings: dict[str, Any], privacy: Any, tmp_path: Path
@@ -62,7 +66,9 @@ def shown(most: int, least: int = 0) -> st.SearchStrategy[str]:
 @given(
     description=st.text(st.sampled_from("a\n\t é[/]\"'\\")) | shown(60),
     first=shown(20, 1).filter(str.strip),
-    options=st.dictionaries(shown(8, 1), st.booleans() | st.integers(-(2**40), 2**40) | shown(8)),
+    options=st.dictionaries(
+        shown(8, 1) | st.just("tensors"), st.booleans() | st.integers(-(2**40), 2**40) | shown(8)
+    ),
     rate=st.floats(1e-12, 1e12),
 )
 def test_whatever_people_write_into_a_study_survives_the_file(
@@ -73,6 +79,7 @@ def test_whatever_people_write_into_a_study_survives_the_file(
     value["description"], value["classes"] = description, [first, first + "2"]
     value["model"]["options"] = options
     value["training"]["learning_rate"] = rate
+    value["training"]["augmentations"] = {"affine": {"degrees": 3.5}, "noise": {}}
     changed = Study.model_validate(value)
     assert Study.model_validate(tomllib.loads(to_toml(changed))).hash == changed.hash
 
