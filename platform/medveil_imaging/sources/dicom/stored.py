@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.pixels import get_decoder
 from pydicom.uid import UID
 
 from medveil_imaging.sources.dicom import colour
+from medveil_imaging.sources.dicom.decoders import decoder_of
 from medveil_imaging.sources.dicom.header import contradiction, no_decoder, text, whole
 from medveil_imaging.sources.dicom.padding import declared_padding
 from medveil_imaging.sources.dicom.streams import Stream, streams
@@ -70,7 +70,6 @@ def stored_values(header: Dataset, limit: int) -> Stored:
     frames = frame_count(header)
     shape = (frames, whole(header, "Rows", 0), whole(header, "Columns", 0))
     check_pixel_count(shape, limit)
-    _check_decodable(header.file_meta.TransferSyntaxUID)
     if "PixelData" not in header:
         return _floats(header, shape)
     samples = whole(header, "SamplesPerPixel", 1)
@@ -146,15 +145,6 @@ class _Bits:
         return values, (plain != back) & (plain != unextended)
 
 
-def _check_decodable(syntax: UID) -> None:
-    try:
-        available = bool(get_decoder(syntax).is_available)
-    except NotImplementedError:  # video and others that are no pictures
-        available = False
-    if not available:
-        raise no_decoder("This kind of compression cannot be read here.")
-
-
 def _check_streams(found: list[Stream], bits: _Bits, shape: tuple[int, int, int], samples: int) -> None:
     """Raises: Unusable: a compressed frame is of another size, colour or sign than the header says."""
     for stream in found:
@@ -183,17 +173,24 @@ def _decode(header: Dataset, bits: _Bits, found: list[Stream], samples: int) -> 
         if name in header:
             plain[name] = header[name]
     plain.file_meta = header.file_meta
-    array, _ = get_decoder(header.file_meta.TransferSyntaxUID).as_array(
-        plain, raw=True, correct_unused_bits=False, allow_excess_frames=False
-    )
+    decoder, how = _decoder(header, found)
+    array, _ = decoder.as_array(plain, raw=True, correct_unused_bits=False, allow_excess_frames=False, **how)
     return np.ascontiguousarray(array).astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _decoder(header: Dataset, found: list[Stream]) -> tuple[Any, dict[str, Any]]:
+    """Raises: Unusable: nothing here decodes the file's transfer syntax."""
+    deepest = max((s.precision for s in found), default=8)
+    decoder = decoder_of(UID(header.file_meta.TransferSyntaxUID), deepest)
+    if decoder is None:
+        raise no_decoder("This kind of compression cannot be read here.")
+    return decoder
 
 
 def _floats(header: Dataset, shape: tuple[int, int, int]) -> Stored:
     """FloatPixelData and DoubleFloatPixelData, as parametric maps have them."""
-    array, _ = get_decoder(header.file_meta.TransferSyntaxUID).as_array(
-        header, raw=True, allow_excess_frames=False
-    )
+    decoder, how = _decoder(header, [])
+    array, _ = decoder.as_array(header, raw=True, allow_excess_frames=False, **how)
     values = array.astype(np.float32).reshape(shape)
     return Stored(values, declared_padding(header, values, values, lossy=False) | ~np.isfinite(values))
 
