@@ -6,6 +6,7 @@ A patch lies wholly inside one volume; where it lies follows from that volume's 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from monai.inferers import sliding_window_inference
 from torch import nn
 
 from medveil_imaging.patients import Patient
+from medveil_imaging.sources.raw import Volume
 
 OVERLAP = 0.25
 """Share of a window that its neighbour sees as well; the windows are weighted by a bell, for a network knows
@@ -20,6 +22,29 @@ least at its borders. MONAI's usual value."""
 WINDOWS_AT_ONCE = 2
 TRIES = 4096
 """Voxels looked at for one of the wanted kind, before all of them are."""
+
+
+def without_margins(volume: Volume, labels: Volume) -> tuple[Volume, Volume]:
+    """A volume and its label map on the same grid, without the outer layers in which nothing was imaged.
+
+    Those are layers in which every channel is as dark as it is anywhere and nothing is outlined: the air of a
+    head whose skull was removed. Air with a scanner's noise in it stays. What is left keeps its place.
+    """
+    layers = volume.voxels if volume.voxels.ndim > 3 else volume.voxels[None]
+    seen = labels.voxels > 0
+    for layer in layers:
+        seen |= layer > layer.min()
+    box = []
+    for axis in range(3):
+        along = np.flatnonzero(seen.any(tuple(other for other in range(3) if other != axis)))
+        if not len(along):
+            return volume, labels
+        box.append(slice(int(along[0]), int(along[-1]) + 1))
+    affine = volume.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ [part.start for part in box]
+    x, y, z = box
+    kept = replace(volume, voxels=volume.voxels[..., x, y, z], affine=affine)
+    return kept, replace(labels, voxels=labels.voxels[x, y, z], affine=affine)
 
 
 def random_patches(

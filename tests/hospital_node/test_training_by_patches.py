@@ -18,8 +18,9 @@ from medveil.study import Study
 from medveil.tasks import TASKS
 from medveil.tensors import Float32
 from medveil_imaging.models import ModelShape, build_model, initial_vector, spec_of, vector_of
-from medveil_imaging.patches import by_windows, random_patches
+from medveil_imaging.patches import by_windows, random_patches, without_margins
 from medveil_imaging.patients import PatientVolumes
+from medveil_imaging.sources.raw import Volume
 from medveil_imaging.sources.site import read_site
 from planting import plant
 
@@ -238,6 +239,37 @@ def test_volumes_keep_their_extent_and_are_padded_to_one_patch(
             image, labels = one.take([k])
             assert labels.shape == image[:, 0].shape
             assert torch.equal(labels[0] > 0, image[0, 0] == image.max())
+
+
+def test_layers_in_which_nothing_was_imaged_are_left_out_and_the_rest_keeps_its_place() -> None:
+    affine = np.array([[0, 2.0, 0, 5], [-1, 0, 0, 7], [0, 0, 3, 9], [0, 0, 0, 1]])
+    voxels = np.full((2, 9, 10, 11), -5, np.float32)
+    labels = np.zeros((9, 10, 11), np.float32)
+    voxels[0, 2:5, 4:6, 3:9], voxels[1, 3, 7, 4], labels[6, 4, 4] = 1, 0, 1
+    image, outlined = without_margins(Volume(voxels, affine), Volume(labels, affine))
+    assert np.array_equal(image.voxels, voxels[:, 2:7, 4:8, 3:9])
+    assert np.array_equal(outlined.voxels, labels[2:7, 4:8, 3:9])
+    assert np.array_equal(image.affine, outlined.affine)
+    assert np.array_equal(image.affine @ [4, 0, 1, 1], affine @ [6, 4, 4, 1])
+    plain = Volume(np.ones((8, 8, 8), np.float32), np.eye(4))
+    assert without_margins(plain, Volume(np.zeros((8, 8, 8), np.float32), np.eye(4)))[0] is plain
+
+
+def test_a_site_with_air_around_its_heads_trains_on_the_heads(tmp_path: Path) -> None:
+    study, _ = make_study()
+    voxels, labels = np.zeros((30, 30, 30), np.float32), np.zeros((30, 30, 30), np.uint8)
+    voxels[9:20, 3:15, 10:22], labels[10:12, 5:9, 11:13] = (
+        np.random.default_rng(0).random((11, 12, 12)) + 1,
+        2,
+    )
+    for name, values in (("v", voxels), ("l", labels)):
+        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / f"{name}.nii.gz")
+    manifest = "image,label_map,patient_id,split\nv.nii.gz,l.nii.gz,someone,train\n"
+    (tmp_path / "manifest.csv").write_text(manifest, encoding="utf-8")
+    image, truth = read_site(tmp_path, study).train[0].take([0])
+    assert image.shape == (1, 1, 11, 12, 12)
+    assert abs(float(image.mean())) < 1e-5  # air takes no part in the scale
+    assert torch.equal(truth[0], torch.from_numpy(labels[9:20, 3:15, 10:22]).long())
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import torch
 from medveil.profiles import PROFILES
 from medveil.study import Study
 from medveil.tasks import Label
+from medveil_imaging.patches import without_margins
 from medveil_imaging.sources.channels import joined_channels, split_channels
 from medveil_imaging.sources.label_maps import checked_labels
 from medveil_imaging.sources.manifest import Row
@@ -56,6 +57,7 @@ class RowShape:
         self._key = key
         self._classes = len(study.classes)
         self._channels = study.transforms.channels
+        self._whole = study.transforms.patches > 0
         profile = PROFILES[study.transforms.profile]
         self._flat, self._colour, self._sliced = (
             not profile.reads_volumes,
@@ -107,8 +109,9 @@ class RowShape:
         if row.label_map is None:
             return self._single(raw, self._volume(raw), _tensor(row.label))
         labels, notes = checked_labels(raw, cast(Volume, read[-1]), self._classes)
-        placed, lost = self._outline(labels)
-        return self._single(raw, self._volume(raw), placed, notes + (CUT,) * lost)
+        seen, outlined = without_margins(raw, labels) if self._whole else (raw, labels)
+        placed, lost = self._outline(outlined)
+        return self._single(raw, self._volume(seen), placed, notes + (CUT,) * lost)
 
     def _with_channels(self, volumes: Sequence[Volume]) -> Volume:
         """The line's volume: of one file, or of one for each channel that the study names."""
