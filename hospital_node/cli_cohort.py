@@ -31,8 +31,10 @@ def check_images(node: Node, study: Study, plan: Plan | None = None) -> int:
     """
     from hospital_node.cohort import ImagesFolder
     from hospital_node.operator import frozen, viewed
+    from medveil_imaging.fingerprints import check_profile
     from medveil_imaging.sources.site import read_site
 
+    check_profile(study.transforms)
     site, moved, changed = read_site(node.settings.data, study), 0, False
     images = ImagesFolder()
     with viewed(node) as records:

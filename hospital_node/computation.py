@@ -21,6 +21,7 @@ from medveil.plan import Plan
 from medveil.rounds import AttemptKey, RoundKind
 from medveil.stopping import check_stopped, stoppable
 from medveil.tensors import Float32, Update
+from medveil_imaging.fingerprints import check_profile
 from medveil_imaging.sources.site import SiteData
 from privacy.dp.noise import NoiseSource
 from privacy.dp.policy import Split
@@ -123,6 +124,7 @@ class Computation:
         source = self._records.source(self._plan)
         if self._all is None or self._all[0] != source:
             self._all = self._images = None
+            check_profile(self._plan.study.transforms)
             with stoppable(self._over):
                 self._all = (source, self._records.read(self._plan, self._read))
         return self._all[1]

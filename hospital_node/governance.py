@@ -11,6 +11,7 @@ from medveil.identity import BadSignature, Identity, verify
 from medveil.messages import MAX_MESSAGE_BYTES, BadMessage, PlanOffer
 from medveil.outside import NotPlain, decode_json
 from medveil.plan import BadPlan, Plan, check_approvals, parse_plan
+from medveil.profile_source import profile_hash
 from medveil.strategies import BadStrategy, strategy_of
 from medveil.study import Study, too_much
 from privacy.dp.policy import Cost, check_policy, cost, rounded_up
@@ -95,6 +96,7 @@ def check_terms(plan: Plan, settings: NodeSettings, identity: Identity) -> None:
         )
     _hidden_enough(study, policy)
     _bearable(plan, settings)
+    _same_profile(study)
     try:
         strategy_of(study)
     except (UnknownName, BadStrategy) as error:
@@ -102,6 +104,16 @@ def check_terms(plan: Plan, settings: NodeSettings, identity: Identity) -> None:
             reason="this node cannot make its models, for it does not know the strategy or its options",
             remedy="Ask the admin for a corrected study; node and aggregator must run the same version.",
         ) from error
+
+
+def _same_profile(study: Study) -> None:
+    """By its file alone: what it makes of the phantom is seen before the first image is read."""
+    name, told = study.transforms.profile, study.transforms.profile_hash
+    if told is not None and told != profile_hash(name):
+        raise PlanRefused(
+            reason=f"its profile '{name}' holds other code here, so images would become other tensors",
+            remedy="Install the version of MedVeil and of the profile's file that the study was made with.",
+        )
 
 
 def check_price(plan: Plan, policy: Policy, *, declared: int | None = None) -> Cost | None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     Field,
+    FiniteFloat,
     SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
@@ -135,6 +136,14 @@ class Transforms(Frozen):
     brought to ``size`` and seen whole."""
     slices: Annotated[Slices | None, Field(exclude_if=lambda given: given is None)] = None
     """Of a profile that cuts volumes into slices; without it each slice is an image."""
+
+    profile_hash: Annotated[Sha256 | None, Field(exclude_if=lambda given: given is None)] = None
+    """Of the profile's code (:func:`medveil.profile_source.profile_hash`); a node with other code refuses."""
+    fingerprint: Annotated[
+        tuple[FiniteFloat, ...], Field(max_length=1024, exclude_if=lambda given: not given)
+    ] = ()
+    """What all of this makes of a phantom (``medveil_imaging.fingerprints``); a node that gets another one
+    refuses."""
 
     @property
     def images_per_line(self) -> int:
@@ -336,6 +345,9 @@ class Study(Frozen):
         problem = TASKS[self.task].problem(self)
         if problem is not None:
             raise ValueError(problem)
+        profile = PROFILES[self.transforms.profile]
+        if TASKS[self.task].outlines and profile.compose is not None and profile.outline is None:
+            raise ValueError(f"profile '{self.transforms.profile}' has no way for label maps")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("two classes have the same name")
         return self

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from medveil.profiles import PROFILES, Profile
 from medveil.study import Slices, Transforms
+from medveil_imaging.composed import counted, label_way, layers, not_flat, own_way, plain
 from medveil_imaging.sources.raw import Film, Float32, Unusable, Volume
 
 FLAT = 1e-6
@@ -40,6 +41,8 @@ def film_transform(transforms: Transforms) -> Callable[[Film], torch.Tensor]:
         Unusable: nothing is left to see after clipping ("constant-image").
     """
     profile = PROFILES[transforms.profile]
+    if profile.compose is not None:
+        return own_way(transforms, profile.compose)
 
     def pixels_of(film: Film) -> torch.Tensor:
         return torch.from_numpy(_grey(profile, film.pixels, 2))
@@ -59,14 +62,17 @@ def volume_transform(transforms: Transforms) -> Callable[[Volume], torch.Tensor]
     Raises:
         Unusable: all voxels equal ("constant-image").
     """
+    profile = PROFILES[transforms.profile]
+    if profile.compose is not None:
+        return own_way(transforms, profile.compose)
+    place, crop = _placed(transforms), _to_size(transforms, profile.outside)
+    return lambda volume: plain(crop(place(volume)))
+
+
+def _placed(transforms: Transforms) -> Callable[[Volume], torch.Tensor]:
+    """Volume → (channels, \\*edges) with its grey scale, RAS axes and the study's spacing."""
     profile, place = PROFILES[transforms.profile], _geometry(transforms, "bilinear")
-    crop = _to_size(transforms, profile.outside)
-
-    def apply(volume: Volume) -> torch.Tensor:
-        seen = replace(volume, voxels=_grey(profile, volume.voxels, 3))
-        return _plain(crop(_scaled(profile, place(seen))))
-
-    return apply
+    return lambda volume: _scaled(profile, place(replace(volume, voxels=_grey(profile, volume.voxels, 3))))
 
 
 def slice_transform(transforms: Transforms) -> Callable[[Volume], tuple[torch.Tensor, list[int]]]:
@@ -78,11 +84,13 @@ def slice_transform(transforms: Transforms) -> Callable[[Volume], tuple[torch.Te
     Raises:
         Unusable: all voxels equal ("constant-image"), or no slice is left between the bounds ("no-slices").
     """
-    profile, place = PROFILES[transforms.profile], _geometry(transforms, "bilinear")
+    profile = PROFILES[transforms.profile]
+    own = profile.compose
+    whole = _placed(transforms) if own is None else own_way(transforms, own)
     crop = ResizeWithPadOrCrop(transforms.size, value=profile.outside)
 
     def apply(volume: Volume) -> tuple[torch.Tensor, list[int]]:
-        image = _scaled(profile, place(replace(volume, voxels=_grey(profile, volume.voxels, 3))))
+        image = whole(volume)
         chosen = [k for k in _between(transforms, image.shape[-1]) if _has_contrast(image[..., k])]
         if not 0 < len(chosen) <= MOST_SLICES:
             raise Unusable(
@@ -90,15 +98,15 @@ def slice_transform(transforms: Transforms) -> Callable[[Volume], tuple[torch.Te
                 f"The volume has no slices between the study's bounds, or more than {MOST_SLICES}.",
                 "Check that the volume shows the part of the body that the study is about.",
             )
-        return torch.stack([_plain(crop(image[..., k])) for k in chosen]), chosen
+        return torch.stack([plain(crop(image[..., k])) for k in chosen]), chosen
 
     return apply
 
 
 def _has_contrast(image: torch.Tensor) -> bool:
     """Whether any channel has two values."""
-    layers = image.flatten(1)
-    return bool((layers.max(1).values > layers.min(1).values).any())
+    flat = image.flatten(1)
+    return bool((flat.max(1).values > flat.min(1).values).any())
 
 
 def _between(transforms: Transforms, count: int) -> range:
@@ -111,12 +119,12 @@ def label_slice_transform(
     transforms: Transforms,
 ) -> Callable[[Volume, list[int]], tuple[torch.Tensor, bool]]:
     """Label map → int64 (k, \\*size) of the slices with these numbers, and whether a structure was cut."""
-    place = _geometry(transforms, "nearest")
+    place = label_way(transforms) or _geometry(transforms, "nearest")
     crop = ResizeWithPadOrCrop(transforms.size)
 
     def apply(labels: Volume, chosen: list[int]) -> tuple[torch.Tensor, bool]:
         placed = place(labels)[..., chosen]
-        kept = torch.stack([_plain(crop(placed[..., k])) for k in range(len(chosen))])
+        kept = torch.stack([plain(crop(placed[..., k])) for k in range(len(chosen))])
         return kept[:, 0].round().long(), int((kept > 0).sum()) < int((placed > 0).sum())
 
     return apply
@@ -124,12 +132,15 @@ def label_slice_transform(
 
 def label_transform(transforms: Transforms) -> Callable[[Volume], tuple[torch.Tensor, bool]]:
     """Label map → int64, as large as its volume's tensor, and whether cutting to size lost some structure."""
+    own = label_way(transforms)
+    if own is not None:
+        return lambda labels: counted(own(labels), labels)
     place = _geometry(transforms, "nearest")
     crop = _to_size(transforms, 0.0)
 
     def apply(labels: Volume) -> tuple[torch.Tensor, bool]:
         placed = place(labels)
-        kept = _plain(crop(placed))
+        kept = plain(crop(placed))
         return kept[0].round().long(), int((kept > 0).sum()) < int((placed > 0).sum())
 
     return apply
@@ -142,27 +153,15 @@ def _to_size(transforms: Transforms, outside: float) -> Callable[[torch.Tensor],
     return resize
 
 
-def _layers(pixels: Float32, dims: int) -> Float32:
-    """With its channels as the first axis."""
-    return pixels if pixels.ndim > dims else pixels[None]
-
-
 def _grey(profile: Profile, pixels: Float32, dims: int) -> Float32:
     """Shape (channels, …), each channel by itself."""
-    layers = [np.require(profile.grey(layer), np.float32, ["C", "W"]) for layer in _layers(pixels, dims)]
-    return layers[0][None] if len(layers) == 1 else np.stack(layers)
+    grey = [np.require(profile.grey(layer), np.float32, ["C", "W"]) for layer in layers(pixels, dims)]
+    return grey[0][None] if len(grey) == 1 else np.stack(grey)
 
 
 def _scaled(profile: Profile, image: torch.Tensor) -> torch.Tensor:
     """Each channel z-scored by itself: sequences of an MRI have scales of their own."""
-    return torch.stack([z_score(layer) for layer in image]) if profile.z_score else _not_flat(image)
-
-
-def _not_flat(image: torch.Tensor) -> torch.Tensor:
-    """The image. Raises: Unusable: it is constant."""
-    if bool(image.min() == image.max()):
-        raise Unusable("constant-image", "Nothing is left to see.", "Check that the export was not blank.")
-    return image
+    return torch.stack([z_score(layer) for layer in image]) if profile.z_score else not_flat(image)
 
 
 def z_score(image: torch.Tensor) -> torch.Tensor:
@@ -199,21 +198,15 @@ def _geometry(transforms: Transforms, mode: str) -> Callable[[Volume], torch.Ten
     resample = Spacing(pixdim=wanted, mode=mode, padding_mode="border", recompute_affine=False)
 
     def apply(volume: Volume) -> torch.Tensor:
-        voxels = torch.from_numpy(np.ascontiguousarray(_layers(volume.voxels, 3)))
+        voxels = torch.from_numpy(np.ascontiguousarray(layers(volume.voxels, 3)))
         placed: Any = orient(MetaTensor(voxels, affine=torch.from_numpy(volume.affine)))
         spacing = np.linalg.norm(placed.affine[:3, :3].numpy(), axis=0)
         if np.abs(spacing - wanted).max() > SAME_SPACING_MM:
             _check_resampled_size(tuple(placed.shape[1:]), spacing, transforms)
             placed = resample(placed)
-        return _plain(placed)
+        return plain(placed)
 
     return apply
-
-
-def _plain(image: Any) -> torch.Tensor:
-    """Leave MONAI's bookkeeping (affine, history of transforms) behind."""
-    tensor: torch.Tensor = image.as_tensor() if isinstance(image, MetaTensor) else image
-    return tensor.contiguous()
 
 
 def _check_resampled_size(shape: tuple[int, ...], spacing: Any, transforms: Transforms) -> None:

@@ -30,6 +30,7 @@ from medveil.study import (
 from medveil.tasks import TASKS
 from medveil.tensors import model_hash, to_safetensors
 from medveil.values import MaskGraph, PrivacyKind, Weights
+from medveil_imaging.fingerprints import with_profile
 from medveil_imaging.models import ModelShape, Option, initial_vector, outputs_for
 from medveil_imaging.recipes import Recipe, recipe
 from medveil_research.joint import CURIOUS, least_in_sum
@@ -188,13 +189,15 @@ def new_study(options: StudyOptions) -> tuple[Study, bytes]:
     settings = _settings(options)
     try:
         policy = _policy(options, settings)
-        transforms = Transforms(
-            profile=options.profile,
-            size=options.edges,
-            spacing_mm=PROFILES[options.profile].spacing_mm,
-            channels=tuple(options.channels),
-            slices=options.slices,
-            patches=options.patches,
+        transforms = with_profile(
+            Transforms(
+                profile=options.profile,
+                size=options.edges,
+                spacing_mm=PROFILES[options.profile].spacing_mm,
+                channels=tuple(options.channels),
+                slices=options.slices,
+                patches=options.patches,
+            )
         )
         choice, initial = _start(options, transforms, settings, policy)
         study = Study(

@@ -17,17 +17,20 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from error_pages import ROOT
 from hospital_node.training import TrainingRound, evaluate, release, self_check, train
 from hospital_node.training.unbooked import unbooked_charge
 from medveil.metrics import headline, layout, noise_in_sum, released, summarise
+from medveil.profile_source import profile_hash
 from medveil.profiles import PROFILES
 from medveil.registry import Registry, names_in
 from medveil.strategies import STRATEGIES, LocalHalf, advance
 from medveil.study import Study
 from medveil.tasks import TASKS
 from medveil.tensors import Float32
+from medveil_imaging.fingerprints import check_profile
 from medveil_imaging.models import MODELS, ModelShape, build, build_model, initial_vector, outputs_for
 from medveil_imaging.patients import PatientImages
 from medveil_imaging.sources.formats import FORMATS
@@ -204,6 +207,23 @@ def test_the_example_profile_reads_a_site_and_a_study_is_trained_on_it(add: Add,
     assert (written.model.name, written.transforms.size) == ("unet3d", (48, 48, 48))
 
 
+def test_the_example_profile_with_a_compose_reads_films_and_is_part_of_its_study(
+    add: Add, tmp_path: Path
+) -> None:
+    add(PROFILES, "knee.py")
+    usual: dict[str, Any] = {"model": "small_cnn", "privacy": "none", "hospitals": 3, "size": (16, 16)}
+    options = StudyOptions(name="knees", task="classification", profile="knee", **usual)
+    study, _ = new_study(options)
+    assert study.transforms.profile_hash == profile_hash("knee")
+    check_profile(study.transforms)
+    film = np.random.default_rng(0).integers(0, 255, (40, 30), dtype=np.uint8)
+    Image.fromarray(film).save(tmp_path / "a.png")
+    (tmp_path / "manifest.csv").write_text("image,patient_id,split,label\na.png,p,train,1\n")
+    image = read_site(tmp_path, study).train[0].take([0])[0]
+    assert image.shape == (1, 1, 16, 16)
+    assert 0 <= float(image.min()) < float(image.max()) <= 1
+
+
 def test_the_example_strategy_moves_half_the_way(add: Add) -> None:
     add(STRATEGIES, "damped.py")
     study, vector = a_study(strategy={"name": "damped"}, privacy={"kind": "none"})
@@ -261,7 +281,8 @@ def test_the_example_export_holds_the_weights_by_their_names(add: Add, tmp_path:
 
 def test_every_file_of_the_page_is_tried_here() -> None:
     assert set(files("docs/extending.md")) == {
-        "grid_head.py", "soft_classification.py", "ct.py", "damped.py", "decay.py", "arrays.py", "npz.py",
+        "grid_head.py", "soft_classification.py", "ct.py", "knee.py", "damped.py", "decay.py", "arrays.py",
+        "npz.py",
     }  # fmt: skip
     assert len(blocks("docs/extending.md")) == len(files("docs/extending.md"))
 

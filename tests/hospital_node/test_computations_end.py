@@ -24,8 +24,9 @@ from medveil.identity import Identity, Secret
 from medveil.plan import Plan
 from medveil.rounds import AttemptKey, RoundKind
 from medveil.stopping import Stopped, check_stopped, stoppable
-from medveil.study import Study
+from medveil.study import Study, Transforms
 from medveil.tensors import Float32
+from medveil_imaging.fingerprints import OtherProfile, with_profile
 from medveil_imaging.models import ModelShape, initial_vector, outputs_for
 from medveil_imaging.patients import PatientImages
 from medveil_imaging.sources.site import SiteData
@@ -172,6 +173,22 @@ def test_a_desk_ends_the_computation_that_nobody_waits_for(tmp_path: Path, ended
 
     with computation_of(tmp_path, plan, Watched(started.set, 10)) as computation:
         asyncio.run(play(computation))
+
+
+def test_a_desk_whose_profile_makes_other_tensors_reads_no_image_for_the_plan(tmp_path: Path) -> None:
+    transforms = with_profile(Transforms(profile="xray", size=(16, 16)))
+    other = tuple(value + 0.5 for value in transforms.fingerprint)
+    study, vector = study_of(transforms=transforms.model_copy(update={"fingerprint": other}).model_dump())
+    plan = make_plan([HERE, *(Identity.generate(f"hospital-{i}") for i in range(2, 5))], study)
+    patients = Watched(Event().set, 10)
+
+    async def play(computation: Computation) -> None:
+        with pytest.raises(OtherProfile, match="'xray'"):
+            await computation.prepare(AttemptKey(plan.id, 1, 1), RoundKind.TRAIN, bytes(32), vector)
+
+    with computation_of(tmp_path, plan, patients) as computation:
+        asyncio.run(play(computation))
+    assert patients.looked == 0
 
 
 @pytest.mark.parametrize(("epochs", "images", "batches"), [(3, 5, 9), (1, 2, 1), (2, 1, 2)])

@@ -37,6 +37,7 @@ from medveil.errors import BadFile
 from medveil.identity import Identity
 from medveil.messages import PlanOffer
 from medveil.plan import BadPlan, NotApproved, Plan, parse_plan, sign_approval
+from medveil.profile_source import profile_hash
 from medveil.shown import Screen
 from medveil_imaging.sources.site import read_site
 from privacy.dp.accounting import calibrate
@@ -90,6 +91,15 @@ def test_a_private_plan_within_the_cap_is_allowed_and_its_cost_is_told() -> None
     assert price == cost(plan.study)
     assert price is not None
     assert 0 < price.epsilon_local <= 3.0
+
+
+def test_a_plan_whose_profile_holds_other_code_here_is_refused_by_its_name() -> None:
+    films = {"profile": "xray", "size": (16, 16)}
+    same = plan_of(privacy=LOCAL, transforms=films | {"profile_hash": profile_hash("xray")})
+    check_plan(same, settings(), PEOPLE[0])
+    other = plan_of(privacy=LOCAL, transforms=films | {"profile_hash": profile_hash("picture")})
+    with pytest.raises(PlanRefused, match="its profile 'xray' holds other code here"):
+        check_plan(other, settings(), PEOPLE[0])
 
 
 def test_no_privacy_is_refused_unless_the_operator_allowed_it() -> None:

@@ -1,13 +1,17 @@
 """Kinds of image, by name: one file each, found through :data:`PROFILES`.
 
-What a profile says is all that differs between kinds: edges, grey scale, what a new study begins with. It
-needs numpy only; :mod:`medveil_imaging.transforms` does the rest, the same for all.
+What a profile says is all that differs between kinds: edges, grey scale, what a new study begins with.
+:mod:`medveil_imaging.transforms` makes a MONAI ``Compose`` of it, the same way for all; a profile that wants
+another way builds a ``Compose`` of its own. A study names the hash of the profile's file and the fingerprint
+of what it makes of a phantom, and a node with others refuses the study. The aggregator reads profiles, too,
+and starts without torch: so torch and MONAI are imported inside functions only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from medveil.registry import Registry
 from medveil.tensors import Float32
@@ -16,6 +20,19 @@ from medveil.tensors import Float32
 def as_it_is(pixels: Float32) -> Float32:
     """The grey scale unchanged."""
     return pixels
+
+
+class Shape(Protocol):
+    """What a profile's own ``Compose`` sees of a study (:class:`medveil.study.Transforms`)."""
+
+    @property
+    def size(self) -> tuple[int, ...]: ...
+    @property
+    def spacing_mm(self) -> tuple[float, ...]: ...
+    @property
+    def channel_count(self) -> int: ...
+    @property
+    def patches(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -47,6 +64,13 @@ class Profile:
     """What a volume is padded with, in the finished tensor; 0 is the mean of a z-scored one."""
     mirrors: bool = False
     """Whether a study may exchange left and right at random: not where a side is a finding."""
+    compose: Callable[[Shape], Any] | None = None
+    """Instead of ``grey``, ``z_score`` and ``outside``: builds the whole way as a MONAI ``Compose``, without
+    chance. It gets a float32 tensor (channels, \\*edges), of a volume a MetaTensor with its RAS affine in mm.
+    It gives (channels, \\*size); with patches any edges not below it, of a sliced volume all its slices."""
+    outline: Callable[[Shape], Any] | None = None
+    """Beside ``compose``, for tasks that outline: the same way for a label map (1, \\*edges), whose class
+    numbers it keeps."""
     shifts: bool = False
     """Whether a small random shift is harmless enough to be in the shipped settings."""
 
