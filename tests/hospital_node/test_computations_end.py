@@ -53,11 +53,10 @@ def study_of(**changes: Any) -> tuple[Study, Float32]:
     model = {"name": "small_cnn", "options": options, "tensors": spec, "initial_model": "0" * 64}
     content: dict[str, Any] = {
         "training": ENDLESS,
+        "transforms": {"profile": "xray", "size": SIZE},
         "secure_aggregation": {"update_clip": 100.0, "max_weight": 100},
     }
-    return make_study(
-        model=model, transforms={"profile": "xray", "size": SIZE}, **(content | changes)
-    ), vector
+    return make_study(model=model, **(content | changes)), vector
 
 
 class Watched(Sequence[PatientImages]):
