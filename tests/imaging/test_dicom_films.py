@@ -61,13 +61,25 @@ def test_negative_values_of_fewer_bits_than_their_words_keep_their_sign(tmp_path
     [
         {"stored": 17},
         {"stored": 12, "high": 9},
-        {"stored": 12, "high": 16},
+        {"stored": 11, "high": 16},
         {"BitsAllocated": 12},
         {"stored": 0, "high": 0},
+        {"stored": 8},
+        {"stored": 10},
     ],
 )
 def test_bits_that_cannot_be_are_a_contradiction(tmp_path: Path, tags: dict[str, int]) -> None:
     assert refusal(read_film, film_file(tmp_path / "a.dcm", FILM, **tags)).code == "contradiction"
+
+
+def test_a_high_bit_that_cannot_be_is_no_matter_where_it_makes_no_difference(tmp_path: Path) -> None:
+    for bits in ({"stored": 12, "high": 16}, {"stored": 14, "high": 12}):
+        assert np.array_equal(read_film(film_file(tmp_path / "a.dcm", FILM, **bits)).pixels, FILM)
+
+
+def test_a_film_that_does_not_say_whether_it_is_grey_is_refused(tmp_path: Path) -> None:
+    path = film_file(tmp_path / "a.dcm", FILM, PhotometricInterpretation=None)
+    assert refusal(read_film, path).code == "bad-header"
 
 
 def padded(value: int) -> Any:
@@ -83,7 +95,8 @@ def padded(value: int) -> Any:
         (padded(65000), {"PixelPaddingValue": 64990, "PixelPaddingRangeLimit": 65010}),
         (padded(65000), {"PixelPaddingValue": 65010, "PixelPaddingRangeLimit": 64990}),
         (padded(0), {"PixelPaddingValue": 0}),
-        (padded(0xF800).astype(np.int16), {"PixelPaddingValue": -2048}),
+        (padded(0xF800).view(np.int16), {"PixelPaddingValue": -2048}),
+        (padded(0xF800), {"PixelPaddingValue": 0xF800, "stored": 12}),
         (padded(65535), {}),
     ],
 )
@@ -94,6 +107,13 @@ def test_padding_becomes_as_dark_as_the_darkest_pixel_of_the_picture(
     assert np.array_equal(film.pixels[:, :28], FILM[:, :28])
     assert set(film.pixels[:, 28:].ravel().tolist()) == {float(FILM[:, :28].min())}
     assert codes(film) == ([] if tags else ["padding-undeclared"])
+
+
+def test_padding_may_be_written_with_the_other_sign(tmp_path: Path) -> None:
+    header = header_of(padded(0xF800).view(np.int16))
+    header.add_new(0x00280120, "US", 0xF800)  # where the pixels have a sign, -2048 is meant
+    film = read_film(save(tmp_path / "a.dcm", header))
+    assert film.pixels[:, 28:].max() == film.pixels[:, :28].min() == FILM[:, :28].min()
 
 
 def test_padding_of_a_film_that_stores_dense_as_small_is_dark_too(tmp_path: Path) -> None:
@@ -280,6 +300,12 @@ def test_the_rescale_is_applied_unless_it_makes_no_sense(
     film = read_film(film_file(tmp_path / "a.dcm", FILM, written=written))
     assert np.array_equal(film.pixels, expected.astype(np.float32))
     assert codes(film) == said
+
+
+def test_tables_of_eight_bits_may_be_packed(tmp_path: Path) -> None:
+    entries = np.arange(4096) // 16
+    path = film_file(tmp_path / "a.dcm", FILM, ModalityLUTSequence=[table(entries, bits=8)])
+    assert np.array_equal(read_film(path).pixels, FILM // 16)
 
 
 def test_a_modality_table_is_looked_up_from_its_first_value_on(tmp_path: Path) -> None:

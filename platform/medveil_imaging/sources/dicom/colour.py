@@ -52,4 +52,4 @@ def grey_of_palette(values: NDArray[Any], header: Dataset) -> NDArray[Any]:
 
 def coloured() -> Unusable:
     """The refusal of a coloured picture."""
-    return Unusable("colour-image", "The image is in colour, so it is no X-ray.", "Export the grey original.")
+    return Unusable("colour-image", "The image is in colour.", "Export the grey original.")

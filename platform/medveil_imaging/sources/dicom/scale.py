@@ -17,6 +17,8 @@ from medveil_imaging.sources.raw import Float32, Float64, Note
 
 ENDS = (1.0, 99.0)
 """Per cent of the pixels below and above which a film's range begins and ends."""
+SAMPLE = 2**17
+"""Pixels of a large film from which is told whether a hint is sane."""
 RANGE_KEPT, PIXELS_KEPT = 0.5, 0.8
 """A window is sane if it shows this share of a film's range, or this share of its pixels."""
 LEVELS_KEPT = 64
@@ -79,7 +81,10 @@ def as_shown(
     Args:
         picture: where the film has no padding.
     """
-    seen = pixels[picture]
+    if "VOILUTSequence" not in header and "WindowCenter" not in header:
+        return pixels, ()
+    step = 1 + pixels.size // SAMPLE
+    seen = pixels.ravel()[::step][picture.ravel()[::step]]
     if not seen.size:
         return pixels, ()
     low, high = np.percentile(seen, ENDS)

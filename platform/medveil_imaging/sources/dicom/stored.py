@@ -23,6 +23,8 @@ from medveil_imaging.sources.raw import Note, Unusable, check_pixel_count
 
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
+CARRIES = 0.1
+"""Share of the changes in cut-off bits that only a number makes, above which they are part of a number."""
 SPARE_BITS = Note(
     "spare-bits",
     "Bits outside those that the header announces hold something; they were cut off.",
@@ -74,6 +76,10 @@ def stored_values(header: Dataset, limit: int) -> Stored:
         return _floats(header, shape)
     samples = whole(header, "SamplesPerPixel", 1)
     kind = text(header, "PhotometricInterpretation")
+    if not kind:
+        raise Unusable(
+            "bad-header", "The header does not say whether the image is grey or coloured.", "Export it again."
+        )
     if samples not in (1, 3) or (samples == 1 and kind not in {*GREY, "PALETTE COLOR"}):
         raise colour.coloured()
     bits = _Bits.of(header)
@@ -81,6 +87,7 @@ def stored_values(header: Dataset, limit: int) -> Stored:
     _check_streams(found, bits, shape, samples)
     words = _decode(header, bits, found, samples)
     values, spare = bits.values(words, found)
+    bits.check_undoubted(words)
     if samples == 3 or kind == "PALETTE COLOR":
         grey = (
             colour.grey_of_channels(values, bits.stored)
@@ -91,6 +98,8 @@ def stored_values(header: Dataset, limit: int) -> Stored:
     padding = declared_padding(header, words, values, lossy=any(s.lossy for s in found)).reshape(shape)
     values = values.reshape(shape)
     told = spare is not None and bool((spare.reshape(shape) & ~padding).any()) and not _has_overlay(header)
+    if told and _carries(words.reshape(shape), values):
+        raise contradiction()
     return Stored(values, padding, notes=(SPARE_BITS,) if told else ())
 
 
@@ -102,6 +111,8 @@ class _Bits:
     stored: int
     high: int
     signed: bool
+    doubted: int
+    """So many bits every value must keep to, or nobody knows which of them the header means."""
 
     @classmethod
     def of(cls, header: Dataset) -> _Bits:
@@ -114,14 +125,19 @@ class _Bits:
         stored = whole(header, "BitsStored", allocated)
         high = whole(header, "HighBit", stored - 1)
         sign = whole(header, "PixelRepresentation", 0)
-        if (
-            allocated not in (8, 16, 32, 64)
-            or not 0 < stored <= allocated
-            or not stored - 1 <= high < allocated
-            or sign not in (0, 1)
-        ):
+        if allocated not in (8, 16, 32, 64) or not 0 < stored <= allocated or sign not in (0, 1):
             raise contradiction()
-        return cls(allocated, stored, high, bool(sign))
+        if stored - 1 <= high < allocated:
+            return cls(allocated, stored, high, bool(sign), allocated)
+        # A high bit that cannot be: what has fewer bits than both readings is the same in both.
+        return cls(allocated, stored, stored - 1, bool(sign), min(stored, high + 1))
+
+    def check_undoubted(self, words: NDArray[Any]) -> None:
+        """Raises: Unusable: the header's high bit is impossible, and it would make a difference."""
+        if self.doubted < self.allocated:
+            low = -(1 << (self.doubted - 1)) if self.signed else 0
+            if self.doubted < 1 or words.min() < low or words.max() >= low + (1 << self.doubted):
+                raise contradiction()
 
     def values(self, words: NDArray[Any], found: list[Stream]) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """Words → values, and where the bits that were cut off held something (None: nothing was cut off)."""
@@ -143,6 +159,16 @@ class _Bits:
         back = values.view(plain.dtype) << plain.dtype.type(below)
         unextended = back & plain.dtype.type((1 << (width + below)) - 1)
         return values, (plain != back) & (plain != unextended)
+
+
+def _carries(words: NDArray[Any], values: NDArray[Any]) -> bool:
+    """Whether what was cut off belongs to the number: it changes where neighbours differ by little.
+
+    An overlay moves a word by its whole bit; a number of more bits than announced runs over into the next.
+    """
+    along, cut = np.abs(np.diff(words.astype(np.int64))), np.abs(np.diff(values.astype(np.int64)))
+    changed = along != cut
+    return bool((changed & (along < cut)).sum() > CARRIES * changed.sum())
 
 
 def _check_streams(found: list[Stream], bits: _Bits, shape: tuple[int, int, int], samples: int) -> None:
