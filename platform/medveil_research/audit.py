@@ -167,12 +167,14 @@ def _stage(study: Study, count: int) -> _Stage:
         ones = torch.eye(count, count + 1)
         pictures = tuple(PatientImages(str(i), one.expand(IMAGES, -1), label) for i, one in enumerate(ones))
     loss = TASKS[study.task].loss(network(canaries[0].images), label).mean()
-    slope = float(torch.autograd.grad(loss, network.get_parameter("head.weight"))[0].norm())
+    slope = float(torch.autograd.grad(loss, network.get_parameter("head.weight"))[0].sum())  # of either sign
     network.size = LONG * policy_of(study).clip_norm / slope
     changed = {
         # What the sum's encoding does with an update comes after the noise and is not looked at.
         "secure_aggregation": study.secure_aggregation.model_copy(update={"update_clip": 1e30}),
         "model": study.model.model_copy(update={"tensors": spec_of(network)}),
+        # A canary is a number and no volume; that patches count once is the self-check's to see.
+        "transforms": study.transforms.model_copy(update={"patches": 0}),
         "training": study.training.model_copy(update={"augment": False, "augmentations": {}}),
     }
     return _Stage(study.model_copy(update=changed), network, canaries, pictures, vector_of(network))

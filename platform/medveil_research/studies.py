@@ -147,7 +147,8 @@ class StudyOptions:
     @property
     def chosen_model(self) -> str:
         """The model's name. Raises: NoDefaultModel."""
-        return self.model or default_model(self.task, self.profile, self.privacy)
+        privacy = "none" if self.patches else self.privacy  # a private model knows the place in a whole crop
+        return self.model or default_model(self.task, self.profile, privacy)
 
     @property
     def curious(self) -> int:

@@ -17,7 +17,7 @@ from hospital_node.training import NotSafe, TrainingRound, evaluate, run, self_c
 from medveil.study import Study
 from medveil.tasks import TASKS
 from medveil.tensors import Float32
-from medveil_imaging.models import ModelShape, build_model, initial_vector, spec_of, vector_of
+from medveil_imaging.models import BadModel, ModelShape, build_model, initial_vector, spec_of, vector_of
 from medveil_imaging.patches import by_windows, random_patches, without_margins
 from medveil_imaging.patients import PatientVolumes
 from medveil_imaging.sources.raw import Volume
@@ -142,6 +142,15 @@ def test_a_patient_with_volumes_of_unlike_shapes_counts_once_with_the_mean_of_th
     assert found["dice/front"] == pytest.approx((dice[0][0] + dice[1][0]) / 2)
     assert found["dice/back"] == pytest.approx(dice[0][1])  # the second volume has none
     assert (found["cases/front"], found["cases/back"], found["patients"]) == (1, 1, 1)
+
+
+def test_a_model_that_knows_whole_crops_is_not_trained_by_patches() -> None:
+    size = (16, 16, 16)
+    spec, _ = initial_vector("position_head", ModelShape(size, len(CLASSES)), {}, seed=1)
+    model = {"name": "position_head", "tensors": spec, "initial_model": "0" * 64}
+    study, _ = make_study(model=model, transforms={"size": size})
+    with pytest.raises(BadModel, match="patches"):
+        build_model(study)
 
 
 TAKEN = "taken(draw(patients, policy, noise), seen)"

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from hospital_node.training import gradients as engine
-from hospital_node.training.gradients import Drawn, Way, draw, patient_gradients
+from hospital_node.training.gradients import Chosen, Drawn, Way, draw, patient_gradients, taken
 from hospital_node.training.optimizer import PatientOptimizer, clip_factors, row_norms
 from medveil.noise_policies import LocalNoise
 from medveil_imaging.patients import PatientImages
@@ -294,7 +294,7 @@ def test_seeds_of_training_scripts_make_no_noise_and_no_coin_predictable() -> No
             own.finish_step()
             noises.append((net.weight.detach() - before).double().flatten() / (1.7 * CLIP))
             drawn = draw(patients, policy(sample_rate=0.5), NoiseSource.fresh())
-            draws.append({int(one.labels[0]) for one in drawn})
+            draws.append({int(one.patient.patient) for one in drawn})
     finally:
         set_determinism(None)
     assert abs(float((noises[0] * noises[1]).mean())) < 5 / math.sqrt(100_000)
@@ -355,6 +355,31 @@ def test_memory_that_a_step_has_freed_is_there_for_the_next() -> None:
     assert given_back[True] < 1_000 < 40_000 < given_back[False]
 
 
+def whole(chosen: Sequence[Chosen]) -> list[Drawn]:
+    pieces = list(taken(chosen, lambda one: Drawn(*one.patient.take(one.which))))
+    return [one for piece in pieces for one in piece]
+
+
+def test_images_are_taken_in_pieces_that_hold_everybody_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    patients = [
+        PatientImages(str(i), torch.full((1, 1, 8, 8), float(i)), torch.zeros(1).long()) for i in range(20)
+    ]
+    monkeypatch.setattr(engine, "BYTES_TAKEN", 3 * 4 * 64)
+    chosen, asked = draw(patients, policy(), NoiseSource.fresh()), list[int]()
+
+    def take(one: Chosen) -> Drawn:
+        asked.append(int(one.patient.patient))
+        return Drawn(*one.patient.take(one.which))
+
+    sizes = []
+    for piece in taken(chosen, take):
+        sizes.append(len(piece))
+        assert len(asked) == sum(sizes)  # nobody is read before the turn comes
+    assert sorted(asked) == list(range(20))
+    assert max(sizes) <= 4
+    assert list(taken([], take)) == []
+
+
 def test_every_patient_enters_with_the_sample_rate_and_whole() -> None:
     patients = [
         PatientImages(str(i), torch.full((1 + i % 7, 1, 1, 1), float(i)), torch.zeros(1 + i % 7).long())
@@ -362,7 +387,7 @@ def test_every_patient_enters_with_the_sample_rate_and_whole() -> None:
     ]
     noise, steps, counts, pairs = NoiseSource(bytes(32)), 3000, np.zeros(200), 0
     for _ in range(steps):
-        drawn = draw(patients, policy(sample_rate=0.05), noise)
+        drawn = whole(draw(patients, policy(sample_rate=0.05), noise))
         seen = [int(one.images[0, 0, 0, 0]) for one in drawn]
         assert len(set(seen)) == len(seen)
         for place, one in zip(seen, drawn, strict=True):

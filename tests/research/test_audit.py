@@ -41,10 +41,11 @@ def films(eps: float = 8.0, *, rounds: int | None = 2, **changes: Any) -> Study:
     return new_study(StudyOptions(**kind, epsilon=eps, rounds=rounds, anyway=True, **options))[0]
 
 
-def volumes() -> Study:
+def volumes(**changes: Any) -> Study:
     kind = {"name": "volumes", "task": "segmentation", "profile": "mri", "privacy": "local"}
     return new_study(StudyOptions(
-        **kind, epsilon=8.0, rounds=2, hospitals=4, patients_hint=200, classes=("none", "a", "b"), anyway=True
+        **kind, epsilon=8.0, rounds=2, hospitals=4, patients_hint=200, classes=("none", "a", "b"),
+        anyway=True, **changes,
     ))[0]  # fmt: skip
 
 
@@ -110,6 +111,7 @@ SOUND: dict[str, Callable[[], Study]] = {
     "momentum and constant rate": lambda: momentum(films()),
     "joint": lambda: films(3.0, privacy="joint", rounds=6),
     "volumes": volumes,
+    "patches": lambda: volumes(patches=2, size=(16, 16, 16), options={"channels": "4-8"}),
     "three classes": lambda: films(classes=("none", "mild", "severe")),
 }
 
@@ -129,10 +131,8 @@ def test_sound_code_is_measured_at_what_its_noise_promises(name: str, unchecked:
 
 OPT = optimizer.PatientOptimizer
 GIVEN = "self._noise.gaussian(len(piece), scale)"
-LOOP = "[Drawn(*prepare(one.images, one.labels)) for one in draw(patients, policy, noise)]"
-IMAGES = LOOP.replace("one.images, one.labels", "i[None], one.labels[:1]").replace(
-    "noise)]", "noise) for i in one.images]"
-)
+LOOP = "taken(draw(patients, policy, noise), seen)"
+IMAGES = f"([Drawn(i[None], one.labels[:1]) for one in p for i in one.images] for p in {LOOP})"
 NOISE = "noise.gaussian(size, multiplier * scales[name])"
 FAULTS: dict[str, tuple[Callable[[], Study], Any, str, str, str, str]] = {
     "noise over the root of two": (films, OPT, "add_noise", GIVEN, f"{GIVEN} / 2**0.5", "train"),

@@ -110,6 +110,8 @@ def build_model(study: Study) -> nn.Module:
     model = build(study.model.name, shape_of(study), study.model.options)
     if spec_of(model) != study.model.tensors:
         raise ModelMismatch(name=study.model.name)
+    if study.transforms.patches and getattr(model, "frozen_features", False):
+        raise BadModel(name=study.model.name, problem="its features are of whole images, not of patches")
     return model
 
 
