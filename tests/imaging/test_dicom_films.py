@@ -98,6 +98,7 @@ def padded(value: int) -> Any:
         (padded(0xF800).view(np.int16), {"PixelPaddingValue": -2048}),
         (padded(0xF800), {"PixelPaddingValue": 0xF800, "stored": 12}),
         (padded(65535), {}),
+        (padded(60000), {}),
     ],
 )
 def test_padding_becomes_as_dark_as_the_darkest_pixel_of_the_picture(
@@ -291,6 +292,7 @@ def test_a_table_that_hides_most_of_a_film_is_not_applied(
         ({"RescaleSlope": "-1", "RescaleIntercept": "4095"}, 4095.0 - FILM, []),
         ({"RescaleSlope": "0", "RescaleIntercept": "7"}, FILM, ["rescale-ignored"]),
         ({"RescaleSlope": "abc", "RescaleIntercept": "7"}, FILM, ["rescale-ignored"]),
+        ({"RescaleSlope": "2", "RescaleIntercept": "abc"}, FILM, ["rescale-ignored"]),
         ({"RescaleIntercept": "7"}, FILM + 7.0, []),
     ],
 )
@@ -375,6 +377,24 @@ def test_a_film_with_colour_in_it_is_refused(tmp_path: Path, tags: dict[str, Any
 def test_every_kind_of_radiograph_is_a_film(tmp_path: Path, modality: str) -> None:
     film = read_film(film_file(tmp_path / "a.dcm", FILM, Modality=modality, written={"NumberOfFrames": " 1"}))
     assert np.array_equal(film.pixels, FILM)
+
+
+def test_raw_films_are_told_of(tmp_path: Path) -> None:
+    film = read_film(film_file(tmp_path / "a.dcm", FILM, PresentationIntentType="FOR PROCESSING"))
+    assert codes(film) == ["film-for-processing"]
+
+
+def test_metal_with_soft_edges_and_a_black_background_are_no_padding(tmp_path: Path) -> None:
+    blurred = FILM // 8
+    for value, columns in ((4095, slice(20, 30)), (0, slice(0, 12))):
+        pixels = blurred + np.uint16(0)
+        pixels[:, columns] = value
+        for edge, weight in ((columns.start - 1, 3), (columns.stop, 2)):
+            if edge >= 0:
+                pixels[:, edge] = (pixels[:, edge] * (4 - weight) + value * weight) // 4
+        film = read_film(film_file(tmp_path / "a.dcm", pixels, stored=12))
+        assert np.array_equal(film.pixels, pixels)
+        assert codes(film) == []
 
 
 def test_pixels_that_are_not_square_are_told_of(tmp_path: Path) -> None:

@@ -118,6 +118,11 @@ def test_each_slice_has_its_own_rescale(tmp_path: Path) -> None:
     assert np.array_equal(volume.voxels, VOLUME * (1 + steps / 4) - 3 * steps)
 
 
+def test_a_rescale_that_makes_no_sense_in_some_slices_only_is_refused(tmp_path: Path) -> None:
+    change = tags(RescaleSlope=lambda number: number % 2, RescaleIntercept=0)
+    assert refusal(read_volume, series_folder(tmp_path / "s", VOLUME, change)).code == "mixed-rescale"
+
+
 def test_a_copy_of_a_slice_is_left_out_with_a_note(tmp_path: Path) -> None:
     folder = series_folder(tmp_path / "s", VOLUME)
     shutil.copy(folder / "IM003.dcm", folder / "IM003 (1).dcm")
@@ -180,11 +185,12 @@ def test_padding_of_a_volume_is_as_dark_as_the_darkest_voxel_of_all_slices(tmp_p
     outside = np.zeros(VOLUME.shape, bool)
     outside[:3], outside[:, -2:] = True, True
     signed = np.where(outside, -32768, VOLUME).astype(np.int16)
-    for of in ({"PixelPaddingValue": -32768}, {}):
+    for of, said in (({"PixelPaddingValue": -32768}, []), ({}, ["padding-undeclared"])):
         shutil.rmtree(tmp_path / "s", ignore_errors=True)
         volume = read_volume(series_folder(tmp_path / "s", signed, **of))
         assert np.array_equal(volume.voxels[~outside], VOLUME[~outside])
         assert set(volume.voxels[outside].tolist()) == {float(VOLUME[~outside].min())}
+        assert codes(volume) == said
 
 
 def test_dark_background_of_mr_is_no_padding(tmp_path: Path) -> None:

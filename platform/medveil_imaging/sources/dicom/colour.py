@@ -25,7 +25,8 @@ def grey_of_channels(values: NDArray[Any], bits: int) -> NDArray[Any]:
         Unusable: it has colour.
     """
     top = (1 << bits) - 1
-    one, two, three = (values[..., channel].astype(np.int64) for channel in range(3))
+    kind: Any = np.int32 if bits <= 16 else np.int64
+    one, two, three = (values[..., channel].astype(kind) for channel in range(3))
     allowed = TOLERANCE * top
     if max(np.abs(one - two).max(), np.abs(three - two).max()) <= allowed:
         return values[..., 1]

@@ -40,6 +40,13 @@ NOT_SQUARE = Note(
 )
 
 
+FOR_PROCESSING = Note(
+    "film-for-processing",
+    "The header says that the film is raw, for processing and not for looking at.",
+    "Export the film for presentation, if there is one.",
+)
+
+
 def read_dicom_film(data: bytes) -> Film:
     """A film from the bytes of a DICOM file: modality LUT or rescale, a sane window, bright = dense, upright.
 
@@ -60,8 +67,8 @@ def read_dicom_film(data: bytes) -> Film:
     stored = stored_values(header, MAX_PIXELS)
     pixels, said = _grey(stored, header)
     pixels, turned = upright(pixels, header)
-    notes += stored.notes + said + turned + _shape_notes(header)
-    return Film(pixels, notes + (() if modality in FILM_MODALITIES else (UNCLEAR,)), patient_mark(header))
+    notes += stored.notes + said + turned + _shape_notes(header) + _kind_notes(header)
+    return Film(pixels, notes, patient_mark(header))
 
 
 def _grey(stored: Stored, header: Dataset) -> tuple[Float32, tuple[Note, ...]]:
@@ -72,7 +79,7 @@ def _grey(stored: Stored, header: Dataset) -> tuple[Float32, tuple[Note, ...]]:
     notes: tuple[Note, ...] = ()
     if values.dtype.kind in "iu" and not padding.any():
         bits = whole(header, "BitsStored", 8 * values.itemsize)
-        padding = undeclared_padding(values, bits, dark_too=True)
+        padding = undeclared_padding(values, bits, is_film=True)
         notes = (FOUND,) if padding.any() else ()
     pixels, said = rescaled(values, header, header)
     pixels, hinted = as_shown(pixels, header, ~padding)
@@ -101,6 +108,11 @@ def upright(pixels: Float32, header: Dataset) -> tuple[Float32, tuple[Note, ...]
     if down in UPRIGHT:
         turned = turned[::-1]
     return (pixels, ()) if turned is pixels else (np.ascontiguousarray(turned), (TURNED,))
+
+
+def _kind_notes(header: Dataset) -> tuple[Note, ...]:
+    is_raw = text(header, "PresentationIntentType") == "FOR PROCESSING"
+    return (FOR_PROCESSING,) * is_raw + (UNCLEAR,) * (text(header, "Modality") not in FILM_MODALITIES)
 
 
 def _shape_notes(header: Dataset) -> tuple[Note, ...]:

@@ -20,9 +20,9 @@ NEAR = 1 / 128
 BLOCK = 8
 """Pixels around a padded area into which lossy compression spreads it."""
 UNDECLARED = 0.01
-"""Smallest share of an image at one end of the scale, far from all the rest, that is taken for padding."""
+"""Smallest share of an image of one value, far from all the rest, that is taken for padding."""
 FAR = 2
-"""How many times the range of all the rest such an end lies away from it."""
+"""How many times the range of all the rest such a value lies away from it."""
 FOUND = Note(
     "padding-undeclared",
     "A part of the image holds one value far from all others; it was taken for a part without picture.",
@@ -82,24 +82,23 @@ def _softened(exact: NDArray[np.bool_], values: NDArray[Any], low: float, high: 
     return grown
 
 
-def undeclared_padding(values: NDArray[Any], bits: int, *, dark_too: bool) -> NDArray[np.bool_]:
-    """Where an image holds an end of its scale, far from everything else, and holds it often.
+def undeclared_padding(values: NDArray[Any], bits: int, *, is_film: bool) -> NDArray[np.bool_]:
+    """Where an image holds its least or its greatest value often, and nothing near to it.
+
+    A picture has soft edges, with values between metal or air and all the rest; padding has hard ones.
 
     Args:
         values: stored whole numbers.
         bits: that they are stored in.
-        dark_too: whether 0 counts as well; not in MR, where it is the background.
+        is_film: else only the ends of the scale count, and not 0: it is the background of MR.
     """
-    signed = values.dtype.kind == "i"
-    ends = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+    ends = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if values.dtype.kind == "i" else ((1 << bits) - 1,)
     found = np.zeros(values.shape, bool)
-    for end in ends:
+    for end in (int(values.min()), int(values.max())):
         here = values == end
-        if (end == 0 and not dark_too) or here.mean() < UNDECLARED or here.all():
+        if (not is_film and end not in ends) or here.mean() < UNDECLARED or (found | here).all():
             continue
         rest = values[~here & ~found]
-        if not rest.size:
-            continue
         low, high = int(rest.min()), int(rest.max())
         if high > low and min(abs(end - low), abs(end - high)) > FAR * (high - low):
             found |= here

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from medveil_imaging.sources.dicom.colour import coloured
 from medveil_imaging.sources.dicom.header import comma_notes, first, numbers, text, texts
-from medveil_imaging.sources.dicom.padding import undeclared_padding
-from medveil_imaging.sources.dicom.scale import is_inverted, rescaled
+from medveil_imaging.sources.dicom.padding import FOUND, undeclared_padding
+from medveil_imaging.sources.dicom.scale import NO_SCALE, is_inverted, rescaled
 from medveil_imaging.sources.dicom.stored import check_is_image, frame_count, stored_values
 from medveil_imaging.sources.raw import Float32, Float64, Note, Unusable
 
@@ -54,6 +55,8 @@ class Plane:
     """Between rows and between columns, mm."""
     padding: NDArray[np.bool_] | None = None
     """Where the slice holds no picture; None: nowhere."""
+    is_scaled: bool = True
+    """False: its rescale makes no sense and was not applied."""
     told_apart: tuple[str, ...] = ()
     """What the header says under the names of :data:`WHY`: for comparing, never shown."""
 
@@ -92,22 +95,24 @@ def planes_of(header: Dataset, limit: int) -> tuple[list[Plane], tuple[Note, ...
     ]
     places = [source.place() for source in sources]
     stored = stored_values(header, limit)
+    if not stored.grey:  # a map in colours, or a picture of the screen: no grey scale of a scanner
+        raise coloured()
     notes = list(stored.notes + sources[0].notes())
     inverted, polarity = is_inverted(header)
     planes = []
     for k, (source, place) in enumerate(zip(sources, places, strict=True)):
         values, padding = stored.values[k], stored.padding[k]
-        if values.dtype.kind == "i" and not padding.any():
-            padding = undeclared_padding(values, 8 * values.itemsize, dark_too=False)
-        pixels, said = (
-            rescaled(values, header, source.scale()) if stored.grey else (values.astype(np.float32), ())
-        )
+        if values.dtype.kind in "iu" and not padding.any():
+            padding = undeclared_padding(values, 8 * values.itemsize, is_film=False)
+            notes += (FOUND,) if padding.any() else ()
+        pixels, said = rescaled(values, header, source.scale())
         notes += said
         planes.append(
             Plane(
-                -pixels if inverted and stored.grey else pixels,
+                -pixels if inverted else pixels,
                 *place,
                 padding=padding if padding.any() else None,
+                is_scaled=NO_SCALE not in said,
                 told_apart=source.told_apart(),
             )
         )

@@ -54,8 +54,8 @@ def rescaled(values: NDArray[Any], header: Dataset, scale: Dataset) -> tuple[Flo
     if "RescaleSlope" not in scale and "RescaleIntercept" not in scale:
         return values.astype(np.float32), () if item is None else (NO_SCALE,)
     slope, intercept = numbers(scale, "RescaleSlope"), numbers(scale, "RescaleIntercept")
-    missing = "RescaleSlope" not in scale
-    if (not slope and not missing) or (slope and slope[0] == 0):
+    senseless = ("RescaleSlope" in scale and not slope) or ("RescaleIntercept" in scale and not intercept)
+    if senseless or (slope and slope[0] == 0):
         return values.astype(np.float32), (NO_SCALE,)
     factor, offset = slope[0] if slope else 1.0, intercept[0] if intercept else 0.0
     return (values.astype(np.float64) * factor + offset).astype(np.float32), ()

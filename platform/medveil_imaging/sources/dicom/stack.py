@@ -45,6 +45,12 @@ def stack(planes: list[Plane]) -> Volume:
             raise Unusable(
                 "mixed-geometry", "The slices differ in size, direction or spacing.", "Give one acquisition."
             )
+    if len({plane.is_scaled for plane in planes}) > 1:
+        raise Unusable(
+            "mixed-rescale",
+            "Some of the slices have a rescale that makes no sense.",
+            "Export the series again.",
+        )
     across, down = _unit(first.directions)
     normal = np.cross(across, down)
     normal /= np.linalg.norm(normal)

@@ -166,9 +166,12 @@ def _carries(words: NDArray[Any], values: NDArray[Any]) -> bool:
 
     An overlay moves a word by its whole bit; a number of more bits than announced runs over into the next.
     """
-    along, cut = np.abs(np.diff(words.astype(np.int64))), np.abs(np.diff(values.astype(np.int64)))
-    changed = along != cut
-    return bool((changed & (along < cut)).sum() > CARRIES * changed.sum())
+    changes = carries = 0
+    for frame in range(len(words)):
+        along = np.abs(np.diff(words[frame].astype(np.int64)))
+        cut = np.abs(np.diff(values[frame].astype(np.int64)))
+        changes, carries = changes + int((along != cut).sum()), carries + int((along < cut).sum())
+    return carries > CARRIES * changes
 
 
 def _check_streams(found: list[Stream], bits: _Bits, shape: tuple[int, int, int], samples: int) -> None:
@@ -200,6 +203,9 @@ def _decode(header: Dataset, bits: _Bits, found: list[Stream], samples: int) -> 
             plain[name] = header[name]
     plain.file_meta = header.file_meta
     decoder, how = _decoder(header, found)
+    expected = plain.NumberOfFrames * plain.Rows * plain.Columns * allocated // 8
+    if decoder.is_native and samples == 1 and len(header["PixelData"].value or b"") < expected:
+        raise Unusable("cut-short", "The file ends before its last pixel.", "Copy it again.")
     array, _ = decoder.as_array(plain, raw=True, correct_unused_bits=False, allow_excess_frames=False, **how)
     return np.ascontiguousarray(array).astype(array.dtype.newbyteorder("="), copy=False)
 
