@@ -124,7 +124,9 @@ def _cut(transforms: Transforms) -> str:
 
 
 def _leaving(study: Study, asked: Demand) -> str:
-    mean = ", in round 1 the noised mean of the patients' features" if study.centred else ""
+    noised = "" if study.privacy.kind == "none" else "noised "
+    when = "round 1" if study.mean_rounds == 1 else f"rounds 1 to {study.mean_rounds}"
+    mean = f", in {when} the {noised}mean of the patients' features" if study.centred else ""
     clip = study.secure_aggregation.update_clip
     return (
         f"masked sums only: model updates and evaluation counts{mean}; {_bytes(asked.upload_bytes)} a round, "

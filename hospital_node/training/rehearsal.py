@@ -64,7 +64,7 @@ def rehearse(study: Study, module: nn.Module, *, size: tuple[int, ...], device: 
         device=device,
         others=tuple(others),
         canary=canary,
-        round_number=2 if study.centred else 1,
+        round_number=study.mean_rounds + 1,
         size=weights,
         clip=clip,
         multiplier=policy.noise_multiplier / math.sqrt(policy.sharers),

@@ -88,8 +88,8 @@ class TrainingRound:
     Args:
         start: the global model, float32 (d,).
         patients: the hospital's training patients.
-        number: counted from 1; with the study's number of rounds it sets the learning rate. The first round
-            of a centred study releases the mean of the features (:mod:`hospital_node.training.mean`).
+        number: counted from 1; with the study's number of rounds it sets the learning rate. The first rounds
+            of a centred study release the mean of the features (:mod:`hospital_node.training.mean`).
         declared_patients: how many patients the hospital has told the others it has; a public constant.
         noise, charge: needed under differential privacy, unused without it. The charge is marked as begun
             before the first coin is tossed, and pays for one call.
@@ -127,13 +127,14 @@ def train_unchecked(given: TrainingRound) -> Update:
     keep_freed_memory()
     module = given.build(given.study).to(given.device)
     load_vector(module, given.start)
+    mean_round = given.number <= given.study.mean_rounds
     if given.study.privacy.kind == "none":
-        _train_plain(given, module, _ready(given, module))
+        (_add_mean if mean_round else _train_plain)(given, module, _ready(given, module))
     else:
         noise, charge = check_paid(given)
         patients = _ready(given, module)
         charge.begin()
-        if given.study.centred and given.number == 1:
+        if mean_round:
             _release_mean(given, module, patients, noise)
         else:
             _train_private(given, module, patients, noise)
@@ -252,6 +253,16 @@ def _release_mean(
         device=given.device,
     )
     centre.copy_(mean)
+
+
+def _add_mean(given: TrainingRound, module: nn.Module, patients: Sequence[Patient]) -> None:
+    """The mean over patients of their mean features, exactly: without noise only the sum hides it."""
+    if given.study.training.augment:
+        patients = with_features(module, patients, given.device)
+    means = [one.take(range(len(one)))[0].double().mean(0) for one in patients if len(one)]
+    centre = module.get_parameter(CENTRE)
+    with torch.no_grad():
+        centre.copy_(torch.stack(means).mean(0)[: len(centre)])
 
 
 def _train_private(

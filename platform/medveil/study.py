@@ -330,10 +330,10 @@ class Study(Frozen):
             raise ValueError("under differential privacy the unit of work is local_steps")
         if isinstance(self.privacy, JointNoise):
             self._joint_noise_adds_up(self.privacy)
-        if self.centred and (self.privacy.kind == "none" or self.privacy.sample_rate < 1):
-            raise ValueError("a centred model wants noise, and every patient in each step (sample_rate = 1)")
-        if self.centred and self.training.rounds < 2:
-            raise ValueError("a centred model wants a round for the mean and at least one to train")
+        if self.centred and self.privacy.kind != "none" and self.privacy.sample_rate < 1:
+            raise ValueError("a centred model wants every patient in each step (sample_rate = 1)")
+        if self.centred and not 1 <= self.mean_rounds < self.training.rounds:
+            raise ValueError("a centred model wants rounds for the mean and at least one to train")
         if TASKS[self.task].outlines and PROFILES[self.transforms.profile].dims != 3:
             raise ValueError(f"{self.task} wants volumes, and profile '{self.transforms.profile}' has none")
         if self.transforms.patches and (not TASKS[self.task].outlines or self.centred):
@@ -377,8 +377,13 @@ class Study(Frozen):
 
     @property
     def centred(self) -> bool:
-        """Whether the first round, instead of training, releases the mean of the model's fixed features."""
+        """Whether the first rounds, instead of training, release the mean of the model's fixed features."""
         return self.model.options.get("centred") is True
+
+    @property
+    def mean_rounds(self) -> int:
+        """Rounds that release the mean: the centre is the average of what they release."""
+        return int(self.model.options.get("mean_rounds", 1)) if self.centred else 0
 
     @property
     def trained_weights(self) -> int:

@@ -48,9 +48,9 @@ class Recipe:
     clip_norm: float = 1.0
     clipping: Clipping = "flat"
     images_per_patient: int = 4
-    centred: bool = False
-    """Whether the first round releases the mean of the features, which the model then subtracts; a study does
-    so where the mean can be released well enough (:func:`medveil_research.studies.new_study`)."""
+    mean_rounds: int = 0
+    """First rounds that release the mean of the features, which the model then subtracts; a study does so
+    where the mean can be released well enough (:func:`medveil_research.studies.new_study`)."""
     full_rate_epsilon: float | None = None
     """From this epsilon on the learning rate is the whole one; None: whatever the epsilon."""
 
@@ -77,7 +77,7 @@ def _wavelet_local(rounds: int) -> Recipe:
         strategy=Strategy(name="fedavgm", options={"momentum": 0.5}),
         clip_norm=0.3,
         update_clip=64.0,
-        centred=rounds >= MEAN_FROM_ROUNDS,
+        mean_rounds=int(rounds >= MEAN_FROM_ROUNDS),
         full_rate_epsilon=6.0,
     )
 
@@ -90,7 +90,7 @@ def _wavelet_joint(rounds: int) -> Recipe:
         strategy=Strategy(name="fedavgm", options={"momentum": 0.9}),
         clip_norm=0.3,
         update_clip=128.0,
-        centred=rounds >= MEAN_FROM_ROUNDS,
+        mean_rounds=int(rounds >= MEAN_FROM_ROUNDS),
         full_rate_epsilon=8.0,
     )
 
@@ -161,6 +161,41 @@ def _number_head_joint(rounds: int) -> Recipe:
     return replace(alone, clip_norm=0.1, training=alone.training.model_copy(update={"learning_rate": 8.0}))
 
 
+def _depth_none(rounds: int) -> Recipe:
+    # With the mean taken away, long full-batch strides reach what the narrow directions say.
+    return Recipe(
+        training=Training(
+            rounds=rounds, local_steps=100, batch_images=4096, learning_rate=40.0, schedule="linear"
+        ),
+        strategy=Strategy(name="fedavgm", options={"momentum": 0.5}),
+        update_clip=64.0,
+        mean_rounds=int(rounds >= MEAN_FROM_ROUNDS),
+    )
+
+
+def _depth_local(rounds: int) -> Recipe:
+    # The features of brains differ by a tenth of their length: a good mean is worth a quarter of the budget.
+    return Recipe(
+        training=Training(rounds=rounds, local_steps=5, learning_rate=60.0, schedule="linear"),
+        strategy=Strategy(name="fedavgm", options={"momentum": 0.5}, average=0.9),
+        clip_norm=0.015,
+        update_clip=16.0,
+        mean_rounds=rounds // 4,
+        full_rate_epsilon=8.0,
+    )
+
+
+def _depth_joint(rounds: int) -> Recipe:
+    return Recipe(
+        training=Training(rounds=rounds, local_steps=1, learning_rate=30.0, schedule="linear"),
+        strategy=Strategy(name="fedavgm", options={"momentum": 0.9}, average=0.9),
+        clip_norm=0.03,
+        update_clip=16.0,
+        mean_rounds=rounds // 5,
+        full_rate_epsilon=8.0,
+    )
+
+
 Make = Callable[[int], Recipe]
 """The recipe for a number of rounds."""
 FILMS, IMAGES, VOLUMES = ("xray", "classification"), ("any", "classification"), ("mri", "segmentation")
@@ -192,6 +227,9 @@ RECIPES: dict[tuple[str, PrivacyKind], tuple[tuple[str, str], int, Make]] = {
 """What it is for, its usual number of rounds, and the settings."""
 NUMBERS, FILM_NUMBERS = ("any", "regression"), ("xray", "regression")
 REGRESSION: dict[tuple[str, PrivacyKind], tuple[tuple[str, str], int, Make]] = {
+    ("depth_head", "none"): (("brain", "regression"), 20, _depth_none),
+    ("depth_head", "local"): (("brain", "regression"), 40, _depth_local),
+    ("depth_head", "joint"): (("brain", "regression"), 60, _depth_joint),
     ("wavelet_head", "none"): (FILM_NUMBERS, 20, _number_head_none),
     ("wavelet_head", "local"): (FILM_NUMBERS, 10, _number_head_local),
     ("wavelet_head", "joint"): (FILM_NUMBERS, 60, _number_head_joint),
@@ -208,20 +246,6 @@ REGRESSION: dict[tuple[str, PrivacyKind], tuple[tuple[str, str], int, Make]] = {
     ),
 }
 """The same where a number is learned; private networks as for classes, which nobody has measured."""
-GENERAL: dict[tuple[str, PrivacyKind], tuple[int, Make]] = {
-    ("classification", "none"): (20, partial(_network_none, rate=1e-3, batch=16, update_clip=0.5)),
-    ("classification", "local"): (20, partial(_network_local, rate=2.0, clip_norm=0.5, update_clip=8.0)),
-    ("regression", "none"): (20, partial(_network_none, rate=1e-3, batch=8, update_clip=0.5)),
-    ("regression", "local"): (20, partial(_network_local, rate=2.0, clip_norm=0.5, update_clip=8.0)),
-    ("segmentation", "none"): (15, partial(_network_none, rate=2e-3, batch=2, update_clip=1.0)),
-    ("segmentation", "local"): (10, partial(_network_local, rate=1.0, clip_norm=1.0, update_clip=8.0)),
-}
-"""For networks without a recipe of their own: those of the large shipped ones. Not measured."""
-
-
-def is_measured(model: str) -> bool:
-    """Whether the settings of a new study were chosen for this model, or are general ones to begin with."""
-    return any(name == model for name, _ in RECIPES)
 
 
 def recipe(
@@ -233,7 +257,7 @@ def recipe(
     hospitals: int,
     rounds: int | None = None,
 ) -> Recipe:
-    """The shipped settings; for a model that has none, general ones (:func:`is_measured` tells).
+    """The shipped settings.
 
     Args:
         model, task, profile: as in the study.
@@ -247,14 +271,10 @@ def recipe(
     if hospitals < 1:
         raise ValueError("at least one hospital is needed")
     kind, what = PROFILES[profile], TASKS[task].recipes_of
-    own = (REGRESSION if what == "regression" else RECIPES).get((model, privacy))
-    general = GENERAL.get((what, privacy))
-    if own is not None and own[0] in ((kind.recipes_of, what), ("any", what)):
-        usual, make = own[1:]
-    elif general is not None and not is_measured(model):
-        usual, make = general
-    else:
+    found = (REGRESSION if what == "regression" else RECIPES).get((model, privacy))
+    if found is None or found[0] not in ((profile, what), (kind.recipes_of, what), ("any", what)):
         raise NoRecipe(model=model, task=task, privacy=privacy)
+    _, usual, make = found
     chosen = make(rounds or usual)
     if kind.shifts and chosen.training.local_epochs:  # films bear a small shift; volumes are aligned
         chosen = replace(chosen, training=chosen.training.model_copy(update={"augment": True}))

@@ -222,7 +222,7 @@ def _rounds(stage: _Stage, inside: Inside) -> Iterator[Scores]:
     here = tuple(one for one, there in zip(stage.canaries, inside, strict=True) if there)
     pictures = tuple(one for one, there in zip(stage.pictures, inside, strict=False) if there)
     for number in range(1, study.training.rounds + 1):
-        mean = study.centred and number == 1
+        mean = number <= study.mean_rounds
         update = np.zeros(len(stage.vector))
         for hospital in range(stage.sharers):
             patients = () if hospital else pictures if mean else here

@@ -56,13 +56,10 @@ def demo(options: DemoOptions) -> None:
 
 def study_new(options: NewStudyOptions) -> None:
     """Write a study with proven settings, its noise fitted to the whole schedule, and say what to expect."""
-    from medveil_imaging.weight_files import read_weights
-    from medveil_research.model_start import hand_on_frozen, start_lines
     from medveil_research.outlook import outlook
     from medveil_research.studies import StudyOptions, class_names, new_study, target_of
     from medveil_research.study_file import write_study
 
-    weights = read_weights(options.start_weights) if options.start_weights else None
     study, initial = new_study(
         StudyOptions(
             name=options.name,
@@ -82,8 +79,6 @@ def study_new(options: NewStudyOptions) -> None:
             target=target_of(options.target_column, options.target_range, options.unit),
             patients_hint=options.patients,
             seed=options.seed,
-            start_weights=weights,
-            partial_start=options.partial_start,
             options=dict(_option(pair) for pair in options.option or ()),
             mask_graph=options.mask_graph,
             weights=options.weights,
@@ -94,8 +89,6 @@ def study_new(options: NewStudyOptions) -> None:
     write_study(options.output, study, initial)
     screen = Screen()
     screen.say(f"written  {options.output / 'study.toml'}")
-    for line in (*(start_lines(study, weights) if weights else ()), *hand_on_frozen(study, options.output)):
-        screen.say(line)
     for line in outlook(study, patients=options.patients, hospitals=options.hospitals):
         screen.say(line)
 
@@ -128,11 +121,11 @@ def privacy_plan(options: PrivacyPlanOptions) -> None:
             sample_rate=options.sample_rate,
             privacy=options.privacy,
             honest=options.honest,
-            centred=bool(options.centred),
+            mean_rounds=max(1, usual.mean_rounds) if options.centred else 0,
         )
     )
-    if options.centred is None and usual.centred and plan.mean_is_clear:
-        plan = replace(plan, mean_rounds=1)
+    if options.centred is None and usual.mean_rounds and plan.mean_is_clear(usual.mean_rounds):
+        plan = replace(plan, mean_rounds=usual.mean_rounds)
     screen = Screen()
     for line in plan.lines():
         screen.say(line)

@@ -130,16 +130,6 @@ class NewStudyOptions:
     option: Annotated[
         list[str] | None, typer.Option(help="An option of the model, e.g. width=16. Repeatable.")
     ] = None
-    start_weights: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True, help="Start from these: a MONAI Bundle (folder or zip), or a file of weights."
-        ),
-    ] = None
-    partial_start: Annotated[
-        bool,
-        typer.Option("--partial-start", help="Take what fits of --start-weights; the rest begins afresh."),
-    ] = False
     seed: Annotated[
         int | None,
         typer.Option(
@@ -211,7 +201,7 @@ class PrivacyPlanOptions:
         bool | None,
         typer.Option(
             "--centred/--not-centred",
-            help="Whether round 1 releases the mean of the features; as a new study would without it.",
+            help="Whether the first rounds release the mean of the features; else as a new study would.",
         ),
     ] = None
     anyway: Annotated[

@@ -6,7 +6,6 @@ import math
 
 from medveil.errors import Error
 from medveil.study import Study
-from medveil_imaging.recipes import is_measured
 from medveil_research.joint import joint_lines
 from medveil_research.words import budget_words, mean_words, plain
 from privacy.dp import accounting
@@ -37,10 +36,10 @@ MOST_MEAN_NOISE = 0.5
 def mean_is_clear(
     *, width: int, noise_multiplier: float, steps: int, patients: int | None, hospitals: int
 ) -> bool:
-    """Whether a private mean is worth its round: its noise must be short beside the features, of length 1.
+    """Whether a private mean is worth its rounds: its noise must be short beside the features, of length 1.
 
     Args:
-        width: features of an image. noise_multiplier, steps: of one hospital's round.
+        width: features of an image. noise_multiplier, steps: of one hospital's rounds for the mean.
         patients: of a typical hospital; None: unknown, and so not clear.
     """
     if patients is None:
@@ -73,7 +72,7 @@ def noise_to_signal(study: Study, *, patients: int, hospitals: int) -> float | N
     own = accounting.noise_to_signal(
         parameters=study.trained_weights,
         noise_multiplier=study.privacy.own_multiplier,
-        steps=training.local_steps * (training.rounds - study.centred),
+        steps=training.local_steps * (training.rounds - study.mean_rounds),
         patients=patients,
         sample_rate=study.privacy.sample_rate,
     )
@@ -89,8 +88,6 @@ def _missing(least: int, hospitals: int) -> str:
 def outlook(study: Study, *, patients: int | None, hospitals: int) -> list[str]:
     """What to expect of a study, in a few lines for its author."""
     lines = [f"model    {study.model.name}, {study.trained_weights:,} trained parameters"]
-    if not is_measured(study.model.name):
-        lines.append("settings general ones to begin with, not measured with this model")
     if study.privacy.kind == "none":
         return [
             *lines,
@@ -102,7 +99,7 @@ def outlook(study: Study, *, patients: int | None, hospitals: int) -> list[str]:
         f"for all {study.training.rounds} rounds; noise multiplier {study.privacy.noise_multiplier:g}"
     )
     if study.centred:
-        lines.append(f"         {mean_words(study.training.rounds)}")
+        lines.append(f"         {mean_words(study.mean_rounds, study.training.rounds)}")
     if study.privacy.kind == "joint":
         least = study.cohort.min_hospitals
         lines += [

@@ -43,7 +43,7 @@ class PrivacyPlan:
     epsilon_local: float
     epsilon_joint: float
     mean_rounds: int = 0
-    """Of ``rounds`` those that release the mean of the features instead of training: 0 or 1."""
+    """Of ``rounds`` those that release the mean of the features instead of training."""
     rounds: int = 1
 
     @property
@@ -56,13 +56,12 @@ class PrivacyPlan:
         """The training as one Gaussian: signal over noise for one patient (at sample rate 1 exactly)."""
         return self.event.sample_rate * math.sqrt(self.training_steps) / self.noise_multiplier
 
-    @property
-    def mean_is_clear(self) -> bool:
-        """Whether this schedule could release a mean that is worth its round."""
-        return self.rounds > 1 and self.event.sample_rate == 1 and mean_is_clear(
+    def mean_is_clear(self, mean_rounds: int) -> bool:
+        """Whether that many rounds of this schedule could release a mean that is worth them."""
+        return self.rounds > mean_rounds and self.event.sample_rate == 1 and mean_is_clear(
             width=self.parameters,
             noise_multiplier=self.event.noise_multiplier,
-            steps=self.event.steps // self.rounds,
+            steps=self.event.steps // self.rounds * mean_rounds,
             patients=self.patients,
             hospitals=self.hospitals,
         )  # fmt: skip
@@ -111,7 +110,7 @@ class PrivacyPlan:
             joint = [
                 f"          {self.epsilon_joint:.3g} jointly: after several steps, others' noise is no help"
             ]
-        mean = [f"          {mean_words(self.rounds)}"] if self.mean_rounds else []
+        mean = [f"          {mean_words(self.mean_rounds, self.rounds)}"] if self.mean_rounds else []
         return [
             *noise,
             f"steps     {self.event.steps} in all, {who} in each",
@@ -149,8 +148,8 @@ class Schedule:
     privacy: NoiseKind = "local"
     honest: int | None = None
     """Hospitals that joint noise counts on; None: as a new study does."""
-    centred: bool = False
-    """The first round releases the mean of the features, for the price of any other."""
+    mean_rounds: int = 0
+    """The first rounds, that many, release the mean of the features, for the price of any others."""
 
 
 def plan_privacy(schedule: Schedule) -> PrivacyPlan:
@@ -180,7 +179,7 @@ def plan_privacy(schedule: Schedule) -> PrivacyPlan:
         hospitals=schedule.hospitals,
         epsilon_local=price if sharers == 1 else accounting.epsilon([event], delta),
         epsilon_joint=price,
-        mean_rounds=int(schedule.centred),
+        mean_rounds=schedule.mean_rounds,
         rounds=schedule.rounds,
     )
 
@@ -193,9 +192,9 @@ def _checked(schedule: Schedule) -> float:
     given = epsilon if noise is None else noise
     if given is None or not (math.isfinite(given) and given > 0):
         raise BadFile(name="The plan", problem="epsilon or noise must be a number above 0")
-    if schedule.centred and (schedule.rounds < 2 or schedule.sample_rate < 1):
+    if schedule.mean_rounds and (schedule.rounds <= schedule.mean_rounds or schedule.sample_rate < 1):
         raise BadFile(
-            name="The plan", problem="a centred model wants two rounds and every patient in each step"
+            name="The plan", problem="a centred model wants rounds to train and every patient in each step"
         )
     counts = schedule.rounds, schedule.steps, schedule.patients, schedule.hospitals, schedule.parameters
     if min(counts) < 1:
@@ -224,7 +223,7 @@ class Shipped:
     parameters: int
     rounds: int
     steps: int
-    centred: bool
+    mean_rounds: int
 
 
 def shipped(
@@ -247,4 +246,4 @@ def shipped(
     training = usual.training
     shape = ModelShape(size or PROFILES[profile].size, outputs_for(task, [str(c) for c in range(classes)]))
     spec, _ = initial_vector(name, shape, {}, seed=0)
-    return Shipped(name, spec.size, training.rounds, training.local_steps or 1, usual.centred)
+    return Shipped(name, spec.size, training.rounds, training.local_steps or 1, usual.mean_rounds)

@@ -28,15 +28,14 @@ from medveil.study import (
     Transforms,
 )
 from medveil.tasks import TASKS
+from medveil.tensors import model_hash, to_safetensors
 from medveil.values import MaskGraph, PrivacyKind, Weights
 from medveil_imaging.fingerprints import with_profile
-from medveil_imaging.models import ModelShape, Option, outputs_for
+from medveil_imaging.models import ModelShape, Option, initial_vector, outputs_for
 from medveil_imaging.recipes import Recipe, recipe
-from medveil_imaging.weight_files import WeightFile
-from medveil_research.contract import prove_if_new
 from medveil_research.joint import CURIOUS, least_in_sum
-from medveil_research.model_start import start_model
 from medveil_research.outlook import HOPELESS, check_hope, mean_is_clear, noise_to_signal
+from medveil_research.starts import fresh, fresh_seed
 from privacy.dp import accounting
 from privacy.joint_steps import COARSEST, FINE, step_in_noise
 
@@ -47,6 +46,7 @@ DEFAULT_MODELS = {
     ("segmentation", "mri"): "unet3d",
     ("regression", "xray"): "wavelet_head",
     ("regression", "mri"): "small_cnn",
+    ("regression", "brain"): "depth_head",
 }
 PRIVATE_MODELS = {("segmentation", "mri"): "position_head"}
 """Where noise asks for far fewer weights than the usual model has."""
@@ -74,10 +74,11 @@ def default_model(task: TaskName, profile: ProfileName, privacy: PrivacyKind) ->
         NoDefaultModel: there is none.
     """
     usual = DEFAULT_MODELS if privacy == "none" else DEFAULT_MODELS | PRIVATE_MODELS
-    kind = (TASKS[task].recipes_of, PROFILES[profile].recipes_of)
-    if kind not in usual:
-        raise NoDefaultModel(task=task, profile=profile)
-    return usual[kind]
+    for kind in (profile, PROFILES[profile].recipes_of):
+        found = usual.get((TASKS[task].recipes_of, kind))
+        if found is not None:
+            return found
+    raise NoDefaultModel(task=task, profile=profile)
 
 
 def class_names(text: str | None) -> list[str] | None:
@@ -142,10 +143,6 @@ class StudyOptions:
     colluders: int | None = None
     """Members assumed to pool what they know with the aggregator; joint noise does without theirs. None: one
     in a joint study, else none."""
-    start_weights: WeightFile | None = None
-    """Trained elsewhere; the model starts from them. Of a frozen part hospitals get a file of its own."""
-    partial_start: bool = False
-    """Take what fits of the start weights, and let the rest of the model begin afresh."""
     anyway: bool = False
     """Make a study with more noise than signal; it carries a mark that hospitals see."""
 
@@ -191,7 +188,6 @@ def new_study(options: StudyOptions) -> tuple[Study, bytes]:
         NoDefaultModel, NoRecipe, UnknownName, BadModel: the combination does not exist.
         BadFile: a value is out of range. EpsilonOutOfReach: no noise is enough.
         HopelessPlan: more noise than signal, and nobody insists.
-        BadStartWeights: they do not fit. UnfitNetwork: a network that is not shipped failed its trial.
     """
     settings = _settings(options)
     try:
@@ -226,7 +222,6 @@ def new_study(options: StudyOptions) -> tuple[Study, bytes]:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the whole"
         raise BadFile(name="The study", problem=f"{place}: {first['msg']}") from error
-    prove_if_new(study)
     if options.patients_hint:
         ratio = noise_to_signal(study, patients=options.patients_hint, hospitals=options.hospitals)
         check_hope(ratio, anyway=options.anyway)
@@ -259,35 +254,35 @@ def _start(
 ) -> tuple[ModelChoice, bytes]:
     """The model and where it starts; with a private mean where the recipe has one and it is clear enough."""
     choice, initial = _model(options, transforms, options.options)
-    if (
-        settings.centred
-        and policy.kind != "none"
-        and "centred" not in choice.options
-        and mean_is_clear(
-            width=choice.tensors.size,
-            noise_multiplier=policy.own_multiplier,
-            steps=settings.training.local_steps or 1,
-            patients=options.patients_hint,
-            hospitals=options.hospitals,
-        )
+    if not settings.mean_rounds or "centred" in choice.options:
+        return choice, initial
+    if policy.kind != "none" and not mean_is_clear(
+        width=choice.tensors.size,
+        noise_multiplier=policy.own_multiplier,
+        steps=(settings.training.local_steps or 1) * settings.mean_rounds,
+        patients=options.patients_hint,
+        hospitals=options.hospitals,
     ):
-        return _model(options, transforms, {**choice.options, "centred": True})
-    return choice, initial
+        return choice, initial
+    more: dict[str, Option] = {"centred": True}
+    if settings.mean_rounds > 1:
+        more["mean_rounds"] = settings.mean_rounds
+    return _model(options, transforms, {**choice.options, **more})
 
 
 def _model(
     options: StudyOptions, transforms: Transforms, own: Mapping[str, Option]
 ) -> tuple[ModelChoice, bytes]:
     """Args: own: the model's own options."""
+    name, seed = options.chosen_model, options.seed
     shape = ModelShape(transforms.size, outputs_for(options.task, options.labels), transforms.channel_count)
-    return start_model(
-        options.chosen_model,
-        shape,
-        own,
-        seed=options.seed,
-        weights=options.start_weights,
-        partly=options.partial_start,
+    spec, start = initial_vector(name, shape, own, seed=fresh_seed() if seed is None else seed)
+    if seed is None:
+        start = fresh(spec, start)
+    choice = ModelChoice(
+        name=name, options=dict(own), tensors=spec, initial_model=model_hash(start, spec).hex()
     )
+    return choice, to_safetensors(start, spec)
 
 
 def _policy(options: StudyOptions, settings: Recipe) -> Policy:
@@ -345,7 +340,9 @@ def _fine_enough(
     """Wider lanes where the encoding's steps are coarse beside the noise. Raises: BadFile: no lane is."""
 
     def step(chosen: SecureAggregation) -> float:
-        return step_in_noise(settings.training, noise, chosen, hospitals=hospitals, centred=settings.centred)
+        return step_in_noise(
+            settings.training, noise, chosen, hospitals=hospitals, mean_rounds=settings.mean_rounds
+        )
 
     wide = masked.model_copy(update={"lane_bits": 32})
     chosen = masked if step(masked) <= FINE else wide

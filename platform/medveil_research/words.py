@@ -60,6 +60,9 @@ def short_hash(value: str | None) -> str:
     return "" if value is None else value[:12]
 
 
-def mean_words(rounds: int) -> str:
-    """What the first round of a centred study does, and its price."""
-    return f"round 1 trains nothing: it releases the noised mean of the features, for 1/{rounds} of the price"
+def mean_words(mean_rounds: int, rounds: int) -> str:
+    """What the first rounds of a centred study do, and their price."""
+    price = f"for {mean_rounds}/{rounds} of the price"
+    if mean_rounds == 1:
+        return f"round 1 trains nothing: it releases the noised mean of the features, {price}"
+    return f"rounds 1 to {mean_rounds} train nothing: they release the noised mean of the features, {price}"

@@ -80,6 +80,7 @@ class Outcome:
     """Exact, on the test patients of all sites."""
     round_s: float
     """Longest time of one hospital's part in a round, the first round (features, self-check) left out."""
+    model: Float32 = field(repr=False)
     released: dict[str, float] = field(default_factory=dict)
     """As the noised sum of the final evaluation gives them; empty without noise."""
 
@@ -258,7 +259,7 @@ def federate(
     if released:
         total = {name: np.sum([one[name] for one in released], axis=0) for name in released[0]}
         noised = summarise(study, total, noise=noise_in_sum(study, hospitals=len(sites)))
-    return Outcome(summarise(study, add(study, sums)), slowest, noised)
+    return Outcome(summarise(study, add(study, sums)), slowest, model, noised)
 
 
 def _noise(seed: int, site: str, number: int) -> NoiseSource:

@@ -21,7 +21,6 @@ from medveil.metrics import summarise
 from medveil.study import Study
 from medveil.tasks import TASKS
 from medveil.tensors import Float32
-from medveil_imaging.frozen import FOLDER, BadEncoder, NoEncoder
 from medveil_imaging.models import (
     BadModel,
     ModelShape,
@@ -32,6 +31,7 @@ from medveil_imaging.models import (
     load_vector,
     vector_of,
 )
+from medveil_imaging.models.frozen_encoder import FOLDER, BadEncoder, NoEncoder
 from medveil_imaging.patients import PatientImages
 from privacy.dp.noise import NoiseSource
 

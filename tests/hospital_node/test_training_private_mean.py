@@ -148,6 +148,32 @@ def test_the_next_model_takes_the_mean_as_it_is_and_keeps_no_momentum_of_it() ->
     assert advance(plain, vector, release, {}, number=1)[1].keys() == {"velocity", "average"}
 
 
+def test_several_released_means_are_averaged() -> None:
+    options = OPTIONS | {"mean_rounds": 3}
+    study, vector = make_study()
+    study = study.model_copy(update={"model": study.model.model_copy(update={"options": options})})
+    means, model, state = [0.5, -1.0, 2.0], vector, {}
+    for number, released in enumerate(means, start=1):
+        update = np.where(vector == vector, np.float32(released) - model, 0).astype(np.float32)
+        model, state = advance(study, model, update, state, number=number)
+        assert state == {}
+        assert model == pytest.approx(np.full(len(model), np.mean(means[:number])), abs=1e-6)
+    assert advance(study, model, np.zeros_like(model), state, number=4)[1].keys() == {"velocity", "average"}
+
+
+def test_without_noise_the_mean_is_exact() -> None:
+    study, vector = make_study(privacy={"kind": "none"})
+    patients = films(6)
+    given = TrainingRound(
+        study, vector, patients, number=1, declared_patients=10, noise=None, charge=None, device=CPU
+    )
+    found = unflatten(train(given).values, study.model.tensors)
+    module = build_model(study)
+    means = [module.features(p.images).double().mean(0) for p in patients]  # type: ignore[operator]
+    assert found[CENTRE] == pytest.approx(torch.stack(means).mean(0)[:WIDTH].numpy(), abs=1e-6)
+    assert not found["head.weight"].any()
+
+
 def test_the_head_scores_what_is_left_of_the_features_and_keeps_its_bias() -> None:
     study, _ = make_study()
     module = build_model(study)
@@ -211,11 +237,10 @@ def test_a_fault_in_the_release_of_the_mean_is_found(
 @pytest.mark.parametrize(
     "change",
     [
-        {"privacy": {"kind": "none"}},
         {"privacy": NOISE | {"sample_rate": 0.5}},
         {"training": {"rounds": 1, "local_steps": 9, "learning_rate": 1.0}},
     ],
-    ids=["no noise", "sampled", "no round left"],
+    ids=["sampled", "no round left"],
 )
 def test_a_mean_that_the_accounting_does_not_cover_is_no_study(change: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="centred"):

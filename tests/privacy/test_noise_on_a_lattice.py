@@ -109,7 +109,7 @@ def test_new_joint_studies_have_steps_as_fine_as_lanes_can_be(
         study.privacy,
         study.secure_aggregation,
         hospitals=max(10, hospitals),
-        centred=study.centred,
+        mean_rounds=study.mean_rounds,
     )
     assert step <= FINE or (study.secure_aggregation.lane_bits == 32 and step <= COARSEST)
     assert adds_up(study, hospitals=hospitals)

@@ -186,10 +186,10 @@ def test_the_joint_plan_is_that_of_the_study_that_would_be_written() -> None:
             hospitals=5,
             parameters=usual.parameters,
             privacy="joint",
-            centred=study.centred,
+            mean_rounds=study.mean_rounds,
         )
     )
-    assert found.mean_is_clear == study.centred
+    assert found.mean_is_clear(1) == study.centred
     assert study.privacy.kind == "joint"
     assert found.noise_multiplier == pytest.approx(study.privacy.noise_multiplier)
     assert found.sharers == study.privacy.honest_hospitals
@@ -251,7 +251,7 @@ def test_the_smallest_delta_that_is_usual_follows_the_patients() -> None:
 
 
 def test_a_private_mean_costs_nothing_more_and_leaves_one_round_less_to_learn() -> None:
-    plain, centred = _plan(epsilon=8.0), _plan(epsilon=8.0, centred=True)
+    plain, centred = _plan(epsilon=8.0), _plan(epsilon=8.0, mean_rounds=1)
     assert (centred.event, centred.epsilon_local) == (plain.event, plain.epsilon_local)
     assert centred.noise_to_signal == pytest.approx(plain.noise_to_signal * (10 / 9) ** 0.5)
     options = {"name": "films", "task": "classification", "profile": "xray", "hospitals": 5}
@@ -259,7 +259,7 @@ def test_a_private_mean_costs_nothing_more_and_leaves_one_round_less_to_learn() 
     assert centred.noise_to_signal == pytest.approx(noise_to_signal(study, patients=300, hospitals=5))
     for bad in ({"rounds": 1}, {"sample_rate": 0.5}):
         with pytest.raises(BadFile):
-            _plan(epsilon=8.0, centred=True, **bad)
+            _plan(epsilon=8.0, mean_rounds=1, **bad)
 
 
 def test_the_command_says_that_the_first_round_releases_the_mean() -> None:

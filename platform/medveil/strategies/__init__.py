@@ -136,8 +136,8 @@ def advance(
 ) -> tuple[Float32, State]:
     """The model that follows from a train round: the only way in which a next model is made.
 
-    The first round of a centred study makes no strategy's step: it adds the released mean, as it is, and
-    leaves no momentum behind.
+    The first rounds of a centred study make no strategy's step: the centre becomes the average of the means
+    released so far, and no momentum is left behind.
 
     Args:
         model, mean_update, state: as in :meth:`ServerStrategy.step`, float32, shape (d,).
@@ -149,10 +149,10 @@ def advance(
     if not np.float32(2**-100) * np.float32(2**-40) > 0:
         raise InexactArithmetic()
     own = {name: values for name, values in state.items() if name != AVERAGE}
-    mean_round = study.centred and number == 1
+    mean_round = number <= study.mean_rounds
     with np.errstate(all="ignore"):  # what overflows is refused below
         if mean_round:
-            stepped, kept = model + mean_update, State()
+            stepped, kept = np.asarray(model + mean_update / np.float32(number), np.float32), State()
         else:
             stepped, kept = strategy_of(study).step(model, mean_update, own)
         keep = np.float32(0 if mean_round else study.strategy.average)

@@ -154,7 +154,9 @@ def wavelet_head(shape: ModelShape, options: Options) -> nn.Module:
     Raises:
         BadModel: not 2-D, or the images are too small for the scales or the grid.
     """
-    chosen = read_options(NAME, options, {"scales": 3, "angles": 6, "grid": 8, "centred": False})
+    chosen = read_options(
+        NAME, options, {"scales": 3, "angles": 6, "grid": 8, "centred": False, "mean_rounds": 1}
+    )
     scales = whole_number(NAME, chosen, "scales", low=1, high=6)
     angles = whole_number(NAME, chosen, "angles", low=1, high=16)
     grid = whole_number(NAME, chosen, "grid", low=1, high=32)
