@@ -1,4 +1,9 @@
-"""MR volumes. Their intensity has no unit and differs a thousandfold between scanners: the z-score only."""
+"""MR volumes. Their intensity has no unit and differs a thousandfold between scanners: the z-score only.
+
+Voxels of 1 mm are what usual T1 volumes of a head have, so that most are hardly resampled; 48 x 64 x 48 of
+them hold a structure such as the hippocampus (about 20 x 45 x 20 mm) with room around it. A whole head wants
+larger voxels, or patches.
+"""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ from medveil.profiles import PROFILES, Profile
 from medveil.tensors import Float32
 
 CLIP_PERCENTILES = (0.5, 99.5)
-"""Per cent of the pixels below and above which the grey scale is cut."""
+"""Per cent of the pixels below and above which the grey scale is cut: a lead letter of 1 x 2 cm covers 0.13 %
+of a film of 35 x 43 cm, a wire less, and the lungs and the heart all lie between."""
 SAMPLE = 2**17
 """Pixels that the percentiles are read from: every n-th of a large film, which changes them by < 0.3 %."""
 

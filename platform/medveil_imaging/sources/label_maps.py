@@ -72,7 +72,7 @@ def _check_classes(values: Float32, classes: int) -> None:
         raise Unusable(
             "undeclared-class", "The label map holds negative numbers.", "Write what is not outlined as 0."
         )
-    if high == 255 and classes == 2 and bool(((values == 0) | (values == 255)).all()):
+    if high == 255 and bool(((values == 0) | (values == 255)).all()):
         raise Unusable(
             "undeclared-class",
             "The label map marks its structure with 255, as black-and-white pictures do.",

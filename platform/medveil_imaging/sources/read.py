@@ -125,7 +125,16 @@ def read_label_map(path: Path) -> Volume:
     Raises:
         Unusable: and nothing else, whatever the file holds.
     """
-    labels = _guarded(_read_volume, path)
+    try:
+        labels = _guarded(_read_volume, path)
+    except Unusable as error:
+        if error.code != "wrong-dimensions":
+            raise
+        raise Unusable(
+            "wrong-dimensions",
+            "The label map has another number of axes than three (one map for each class?).",
+            "Write one map, whose numbers are the classes.",
+        ) from error
     _check_geometry(labels)
     return labels
 
