@@ -29,6 +29,7 @@ LINES = {
         "Judge a model on one hospital's own patients, with a 95 % interval. Nothing leaves this machine."
     ),
     "report": "Make the evaluation report, one HTML file without script or network, from a result file.",
+    "mnist": "Cut the MNIST digits, or a set like them, among hospitals: each picture counts as a patient.",
     "doctor": (
         "Look at this machine: Python, memory, disk, torch, SQLite, clock, ports. Exit status 1 on a problem."
     ),

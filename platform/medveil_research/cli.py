@@ -23,7 +23,8 @@ Split = Literal["train", "val", "test"]
 
 
 def register(app: typer.Typer) -> None:
-    """Add ``demo``, ``study``, ``privacy``, ``audit``, ``evaluate``, ``report``, ``doctor`` to the root."""
+    """Add ``demo``, ``study``, ``privacy``, ``audit``, ``evaluate``, ``report``, ``mnist``, ``doctor`` to the
+    root."""
     app.command("demo")(from_options(demo))
     study = typer.Typer(help="Write the file that says what is learned, how, and under which privacy.")
     study.callback()(_study)
@@ -36,6 +37,7 @@ def register(app: typer.Typer) -> None:
     app.command("audit")(audit)
     app.command("evaluate")(evaluate)
     app.command("report")(report)
+    app.command("mnist")(mnist)
     app.command("doctor")(doctor)
 
 
@@ -57,7 +59,7 @@ def demo(options: DemoOptions) -> None:
 def study_new(options: NewStudyOptions) -> None:
     """Write a study with proven settings, its noise fitted to the whole schedule, and say what to expect."""
     from medveil_research.outlook import outlook
-    from medveil_research.studies import StudyOptions, class_names, new_study, target_of
+    from medveil_research.studies import StudyOptions, class_names, edges_of, new_study, target_of
     from medveil_research.study_file import write_study
 
     study, initial = new_study(
@@ -71,7 +73,7 @@ def study_new(options: NewStudyOptions) -> None:
             delta=options.delta,
             hospitals=options.hospitals,
             rounds=options.rounds,
-            size=_edges(options.size),
+            size=edges_of(options.size),
             channels=[part.strip() for part in options.channels.split(",")] if options.channels else (),
             patches=options.patches,
             slices=_slices(options.slices),
@@ -98,13 +100,14 @@ def privacy_plan(options: PrivacyPlanOptions) -> None:
     from medveil.tasks import TASKS
     from medveil_research.outlook import check_hope
     from medveil_research.privacy_plan import Schedule, plan_privacy, shipped
+    from medveil_research.studies import edges_of
 
     usual = shipped(
         task=options.task,
         profile=options.profile or TASKS[options.task].profile,
         model=options.model,
         classes=options.classes,
-        size=_edges(options.size),
+        size=edges_of(options.size),
         privacy=options.privacy,
         rounds=options.rounds,
     )
@@ -171,6 +174,31 @@ def report(
     Screen().say(f"written  {output}")
 
 
+def mnist(
+    source: Annotated[
+        Path, typer.Argument(exists=True, file_okay=False, help="Folder with the four IDX files.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Gets a folder for each hospital.")],
+    hospitals: Annotated[int, typer.Option(min=3, max=128, help="How many share the pictures.")] = 5,
+    by_label: Annotated[
+        bool, typer.Option("--by-label", help="Each hospital sees about two digits, else all of them.")
+    ] = False,
+    images: Annotated[
+        int | None, typer.Option(min=100, help="Only the first so many training pictures.")
+    ] = None,
+) -> None:
+    """Cut the MNIST digits, or a set like them, among hospitals: each picture counts as a patient."""
+    from medveil_research.mnist import write_mnist_sites
+
+    cuts = write_mnist_sites(source, output, hospitals=hospitals, by_label=by_label, images=images)
+    screen = Screen()
+    rows = [
+        (cut.folder.name, str(cut.train), str(cut.val), str(cut.test), ", ".join(map(str, cut.labels)))
+        for cut in cuts
+    ]
+    screen.table(("hospital", "train", "val", "test", "labels in train"), rows, right=(1, 2, 3))
+
+
 def doctor(
     folder: Annotated[
         Path, typer.Option(exists=True, file_okay=False, help="Where MedVeil would keep its files.")
@@ -205,15 +233,6 @@ def _show_figures(found: SiteReport) -> None:
     if found.headline not in found.figures:
         screen.say(f"No {found.headline}: there are too few cases of one kind.")
     screen.say(f"files rejected while reading: {found.rejected}")
-
-
-def _edges(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.lower().split("x"))
-    except ValueError as error:
-        raise BadOption(problem=f"--size: '{plain(text, 40)}' is not like 64x64 or 40x48x40") from error
 
 
 def _slices(text: str | None) -> Slices | None:

@@ -7,12 +7,10 @@ commands, talk HTTPS over loopback, and read real files.
 from __future__ import annotations
 
 import asyncio
-import csv
 import re
 import socket
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +27,8 @@ from medveil.errors import Error
 from medveil.identity import Identity
 from medveil.plan import Plan
 from medveil.study import Study
+from medveil_imaging.sources.header import SPLIT_WORDS, simple
+from medveil_imaging.sources.lines import readable_cells
 from medveil_research.client import Client, NoAnswer
 from medveil_research.processes import Event, Process
 from medveil_research.results import Spent
@@ -88,10 +88,8 @@ def find_sites(folder: Path) -> list[Site]:
     sites = []
     for manifest in sorted(folder.glob("*/manifest.csv")):
         name = re.sub(r"[^a-z0-9]+", "-", manifest.parent.name.lower()).strip("-")[:48]
-        with open(manifest, newline="", encoding="utf-8", errors="replace") as file:
-            with suppress(csv.Error):
-                rows = list(csv.DictReader(file))
-            train = {r.get("patient_id") for r in rows if r.get("split") == "train"}
+        lines = readable_cells(manifest, ("patient_id", "split"))
+        train = {line["patient_id"] for line in lines if SPLIT_WORDS.get(simple(line["split"])) == "train"}
         sites.append(Site(name, manifest.parent, len(train)))
     if len(sites) < 3:
         raise BadSites(problem=f"it holds {len(sites)} folder(s) with a manifest.csv; three is the least")

@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import cast
 
@@ -24,20 +26,22 @@ from medveil.shown import Screen
 from medveil.spoken import spoken
 from medveil.study import Deadlines, Study, Target
 from medveil.tasks import TASKS
-from medveil.tensors import from_safetensors, largest_file
+from medveil.tensors import Float32, from_safetensors, largest_file
 from medveil.values import PrivacyKind
+from medveil_imaging.sources.lines import readable_cells
+from medveil_imaging.sources.manifest import MANIFEST
 from medveil_imaging.sources.phantom import Task as Phantom
 from medveil_imaging.sources.phantom import write_phantom_sites
 from medveil_imaging.sources.phantom_film import FINDINGS
 from medveil_imaging.sources.site import SiteData, read_site
-from medveil_research.compare import Comparison, compare
+from medveil_research.compare import Comparison, Train, compare
 from medveil_research.consortium import DEADLINES, Consortium, Site, find_sites
 from medveil_research.options import DemoOptions
 from medveil_research.outlook import outlook
 from medveil_research.processes import Event
 from medveil_research.report import write_report
 from medveil_research.results import Result, Spent, from_status, write_result
-from medveil_research.studies import StudyOptions, class_names, new_study, target_of
+from medveil_research.studies import StudyOptions, class_names, edges_of, new_study, target_of
 
 CLASSES: dict[str, tuple[str, ...]] = {
     "classification": ("normal", "abnormal"),
@@ -173,6 +177,7 @@ def _study(options: DemoOptions, sites: list[Site]) -> tuple[Study, bytes]:
             epsilon=options.epsilon,
             hospitals=len(sites),
             rounds=options.rounds,
+            size=edges_of(options.size),
             classes=class_names(options.classes) or CLASSES.get(_phantom(options.task)),
             target=target,
             patients_hint=max(s.train_patients for s in sites),
@@ -188,8 +193,8 @@ def _phantom(task: str) -> Phantom:
 
 
 def _holds_volumes(site: Site) -> bool:
-    lines = (site.folder / "manifest.csv").read_text(encoding="utf-8", errors="replace").splitlines()
-    return any(re.search(r"\.nii(\.gz)?(,|$)", line) for line in lines[1:3])
+    lines = islice(readable_cells(site.folder / MANIFEST, ("image",)), 2)
+    return any(re.search(r"\.nii(\.gz)?$", line["image"].strip()) for line in lines)
 
 
 def _typical(sites: list[Site]) -> int:
@@ -297,16 +302,20 @@ def _watch(consortium: Consortium, scene: Scene, screen: Screen) -> PlanStatus:
 def _compare(study: Study, initial: bytes, sites: list[Site], model: bytes) -> Comparison:
     spec = study.model.tensors
     data = [_named(read_site(s.folder, study), s.name) for s in sites]
+    folders = {s.name: s.folder for s in sites}
     context = multiprocessing.get_context("spawn")
     workers = min(len(sites), os.cpu_count() or 1)
     with context.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:  # ends with the block
-        return compare(
-            study,
-            from_safetensors(initial, spec),
-            data,
-            from_safetensors(model, spec),
-            run=pool.map,
-        )
+
+        def run(train: Train, learners: Sequence[SiteData]) -> Sequence[Float32]:
+            # Handing over a patient's tensors takes longer than reading them: each is a file descriptor.
+            return pool.map(partial(_train_in, train, study), [folders[site.name] for site in learners])
+
+        return compare(study, from_safetensors(initial, spec), data, from_safetensors(model, spec), run=run)
+
+
+def _train_in(train: Train, study: Study, folder: Path) -> Float32:
+    return train(read_site(folder, study))
 
 
 def _named(site: SiteData, name: str) -> SiteData:

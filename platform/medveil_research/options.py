@@ -56,6 +56,7 @@ class DemoOptions:
     target_range: TargetRange = None
     unit: Unit = ""
     model: OwnModel = None
+    size: Size = None
     privacy: Annotated[
         PrivacyKind | None,
         typer.Option(help="'local': noise protects each patient. 'none': masks only, no patient guarantee."),

@@ -13,6 +13,7 @@ from medveil.bounds import LARGEST_DELTA, default_delta
 from medveil.errors import BadFile, BadOption, Error
 from medveil.noise_policies import JointNoise, LocalNoise, NoPrivacy
 from medveil.profiles import PROFILES
+from medveil.shown import plain
 from medveil.study import (
     LEAST_DECLARED,
     Cohort,
@@ -84,6 +85,16 @@ def default_model(task: TaskName, profile: ProfileName, privacy: PrivacyKind) ->
 def class_names(text: str | None) -> list[str] | None:
     """Names separated by commas."""
     return [part.strip() for part in text.split(",")] if text else None
+
+
+def edges_of(text: str | None) -> tuple[int, ...] | None:
+    """Edges of the tensor, written like 64x64; None without. Raises: BadOption."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.lower().split("x"))
+    except ValueError as error:
+        raise BadOption(problem=f"--size: '{plain(text, 40)}' is not like 64x64 or 40x48x40") from error
 
 
 def target_of(column: str | None, between: str | None, unit: str) -> Target | None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import csv
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -180,6 +180,15 @@ def count_lines(path: Path, limit: int) -> int:
     except Unusable:
         return count
     return count
+
+
+def readable_cells(path: Path, columns: Sequence[str]) -> Iterator[Cells]:
+    """Some columns of the lines that can be read, for a first look; none if the file is no manifest."""
+    with suppress(Unusable):
+        table = open_table(path, columns)
+        for _, cells in table.lines(table.header.places(columns)):
+            if not isinstance(cells, Unreadable):
+                yield cells
 
 
 def letters_of(cell: str) -> str | None:
