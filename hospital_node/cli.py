@@ -35,7 +35,7 @@ app.command()(cohort)
 app.command()(from_options(init))
 app.command()(enroll)
 app.command()(certificate)
-screen = Screen()
+screen, progress = Screen(), Screen(stderr=True)
 
 
 @app.command()
@@ -89,7 +89,8 @@ def approve(
         screen.say("Approved. The node hands it in, once it has read the images. Next:")
         screen.say(f"  medveil node run --folder {quote(str(folder))}")
         return
-    found = asyncio.run(operator.on_offer(node))
+    with progress.waiting():
+        found = asyncio.run(operator.on_offer(node))
     views.show_outdated(screen, operator.outdated(node))
     for one in found:
         if isinstance(one, operator.Standing):
@@ -107,7 +108,8 @@ def _approve_shown(node: Node, typed: list[str], patients: int | None, *, yes: b
     from hospital_node.cohort import ImagesFolder
 
     plan, images = operator.shown_plan(node, typed), ImagesFolder()
-    standing = operator.standing(node, plan, patients=patients, images=images)
+    with progress.waiting():
+        standing = operator.standing(node, plan, patients=patients, images=images)
     views.show_plan(screen, standing, node.settings)
     if standing.refusal is not None:
         raise standing.refusal
@@ -130,19 +132,16 @@ def run(folder: Folder = DEFAULT) -> None:
 
     from hospital_node import operator
     from hospital_node.certificate import keep_certificate
+    from hospital_node.images import read_images_logged
     from hospital_node.plan_queue import run as work
     from medveil.log import get_logger
-    from medveil_imaging.sources.site import read_site
 
     log = get_logger()
     for plan_id in operator.outdated(node):
         log.error("plan.outdated", plan=plan_id, code="plan-refused")
 
     def read(plan: Plan) -> SiteData:
-        site = read_site(node.settings.data, plan.study)
-        refused = sum(p.severity == "error" for p in site.problems)
-        log.info("images.read", plan=plan.id, count=refused, reason="count is the number of refused items")
-        return site
+        return read_images_logged(node, plan.study, plan.id)
 
     async def until_stopped() -> None:
         task = asyncio.ensure_future(work(node, read))
@@ -161,6 +160,22 @@ def run(folder: Folder = DEFAULT) -> None:
         log.info("node.stopped")
         sys.stderr.flush()
         os._exit(0)  # a training step in hand is not waited for; its charge stands
+
+
+@app.command()
+def cache(
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Remove it; images are read from their files again.")
+    ] = False,
+    folder: Folder = DEFAULT,
+) -> None:
+    """Show how large the sealed copies of this hospital's images are; remove them."""
+    node = node_in(folder)
+    from medveil_imaging.cache import cache_size, clear_cache
+
+    if clear:
+        clear_cache(node.cache)
+    screen.say(f"{cache_size(node.cache) / 1e9:.2f} GB of {node.settings.cache_gb:g} GB are in use.")
 
 
 @app.command()

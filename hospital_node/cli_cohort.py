@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from medveil.study import Study
     from medveil_imaging.sources.site import SiteData
 
-screen = Screen()
+screen, progress = Screen(), Screen(stderr=True)
 MOST = 200
 """Lines of a folder's changes that are shown."""
 
@@ -30,14 +30,15 @@ def check_images(node: Node, study: Study, plan: Plan | None = None) -> int:
     Returns: the exit status: 0 fine, 1 something refused or changed, 4 nobody to train on.
     """
     from hospital_node.cohort import ImagesFolder
+    from hospital_node.images import read_images
     from hospital_node.operator import frozen, viewed
     from medveil_imaging.fingerprints import check_profile
-    from medveil_imaging.sources.site import read_site
 
     check_profile(study.transforms)
-    site, moved, changed = read_site(node.settings.data, study), 0, False
-    images = ImagesFolder()
-    with viewed(node) as records:
+    moved, changed, images = 0, False, ImagesFolder()
+    with progress.waiting():
+        site = read_images(node, study)
+    with progress.waiting(), viewed(node) as records:
         if study.privacy.kind != "none":
             moved = records.ledger.usable(study, records.frozen(images.reading(study, records.reading)))[1]
         screen.say(strong(study.name), f"{study.task} of {study.transforms.profile} images")
@@ -134,7 +135,8 @@ def cohort(
     from hospital_node.cohort import ImagesFolder
 
     images = ImagesFolder()
-    found = operator.frozen_plans(node, plan, images=images)
+    with progress.waiting():
+        found = operator.frozen_plans(node, plan, images=images)
     if not found:
         screen.say("No plan is approved here that is not over.")
     waiting = [one for one in found if one.cohort is None or one.changes]

@@ -11,20 +11,22 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 from medveil.errors import Error
 from medveil.files import replace_durably
 from medveil.identity import Identity
 from medveil.ids import join
+from medveil.progress import tell
 from medveil.pseudonyms import look_alike, one_spelling
 from medveil.stopping import check_stopped
 from medveil.study import Study
+from medveil_imaging.sources.contents import content_digest
 from medveil_imaging.sources.manifest import Row, usable_rows
 from privacy.dp.accounts import Account
 from privacy.dp.policy import Split
@@ -233,11 +235,13 @@ def read_patients(folder: Path, study: Study, names: Names) -> Reading:
     Raises: Stopped between two files.
     """
     rows: dict[str, list[tuple[str, str, Row]]] = defaultdict(list)
-    for row in usable_rows(folder, study):
+    usable = usable_rows(folder, study)
+    for done, row in enumerate(usable, start=1):
         check_stopped()
+        tell("files compared", done, len(usable))
         try:
             image = _digest_of_all(row.paths)
-            label = str(row.label).encode() if row.label_map is None else _digest(row.label_map)
+            label = str(row.label).encode() if row.label_map is None else content_digest(row.label_map)
         except OSError:
             continue
         hashes = names.content(image), names.content(image, label)
@@ -339,21 +343,5 @@ def is_cohort(name: str) -> bool:
 def _digest_of_all(paths: tuple[Path, ...]) -> bytes:
     """Of an image that is one file as of that file, so that cohorts of earlier versions hold."""
     if len(paths) == 1:
-        return _digest(paths[0])
-    return hashlib.sha256(b"".join(_digest(path) for path in paths)).digest()
-
-
-def _digest(path: Path) -> bytes:
-    """Of a file's content; of a folder, of all its files' contents whatever they are called."""
-    if path.is_dir():
-        inside = Counter(_digest(p) for p in path.iterdir() if not p.is_dir())
-        return hashlib.sha256(b"".join(sorted(inside.elements()))).digest()
-    one = path.stat()
-    return _digest_of(path, (one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns))
-
-
-@lru_cache(200_000)
-def _digest_of(path: Path, _as_it_was: tuple[int, ...]) -> bytes:
-    """Remembered as long as the file was not touched."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+        return content_digest(paths[0])
+    return hashlib.sha256(b"".join(content_digest(path) for path in paths)).digest()

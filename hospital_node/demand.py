@@ -13,6 +13,7 @@ from medveil.plan import Plan
 from medveil.rounds import RoundKind
 from medveil.study import Study
 from medveil.tasks import TASKS
+from medveil_imaging.cache import in_memory
 from medveil_imaging.sources.lines import count_lines
 from medveil_imaging.sources.manifest import MANIFEST
 from privacy.encoding import params_for
@@ -25,6 +26,10 @@ COPIES_OF_A_BATCH = 40
 """What a network keeps of each image it is trained on, in images: 42 to 49 measured for the small ones, 650
 for densenet121, next to nothing for a head on fixed features. Told, and no reason to refuse."""
 MANIFEST_BYTES = 2**30
+BYTES_PER_KEPT_IMAGE = 4000
+"""What is known of an image that lies in the cache: its line of the manifest, its place, its hashes."""
+AT_ONCE_BYTES = 2**28
+"""Images that are taken from the cache at a time, and those that the readers have ready."""
 SHARE = 0.9
 """Of the machine's memory, where the policy names no limit."""
 
@@ -36,7 +41,7 @@ class Demand:
     images: int
     """In this hospital's manifest, volumes cut into slices by estimate; 0 if it cannot be read."""
     memory_bytes: int
-    """At least, with these images: all of them are in memory, and the batch in hand once more."""
+    """At least, with these images: those that are kept in memory, and the batch in hand once more."""
     network_bytes: int
     """About what the network keeps of a batch while it trains: on the GPU, if there is one."""
     steps: int
@@ -51,14 +56,16 @@ class Demand:
 
 def demand_of(plan: Plan, settings: NodeSettings) -> Demand:
     """What a plan asks of this hospital."""
-    study, images = plan.study, images_in(settings.data) * plan.study.transforms.images_per_line
+    study, lines = plan.study, images_in(settings.data)
+    images = lines * plan.study.transforms.images_per_line
+    cached = settings.cache_gb > 0 and not in_memory(study, lines)
     times, rounds = study.deadlines, study.training.rounds
     short_s = times.advertise_s + times.share_s + times.agree_s + times.unmask_s
     each_s = short_s + times.train_s + times.upload_s
     sizes = {kind: 8 * params_for(study, kind, len(plan.roster)).words for kind in RoundKind}
     return Demand(
         images=images,
-        memory_bytes=_memory(study, images),
+        memory_bytes=_memory(study, images, cached=cached),
         network_bytes=COPIES_OF_A_BATCH * _batch(study, images),
         steps=_steps(study, images),
         upload_bytes=sizes[RoundKind.TRAIN],
@@ -73,13 +80,16 @@ def _steps(study: Study, images: int) -> int:
     return training.rounds * (training.local_steps or (training.local_epochs or 1) * batches)
 
 
-def _memory(study: Study, images: int) -> int:
+def _memory(study: Study, images: int, *, cached: bool) -> int:
     voxels, privacy = math.prod(study.transforms.size), study.privacy
     image = 4 * voxels * study.transforms.channel_count
     label = 8 * voxels if TASKS[study.task].outlines else 8 * max(1, len(study.classes))
     gradients = 12 if privacy.kind != "none" else 0
     model = (BYTES_PER_PARAMETER + gradients) * study.model.tensors.size
-    return PROGRAM_BYTES + images * (image + label) + _batch(study, images) + model
+    held = images * (image + label)
+    if cached:
+        held = images * BYTES_PER_KEPT_IMAGE + AT_ONCE_BYTES
+    return PROGRAM_BYTES + held + _batch(study, images) + model
 
 
 def _batch(study: Study, images: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 
 from hospital_node.agent import IDLE_S, PlanAgent
@@ -26,6 +26,7 @@ from medveil.identity import Identity
 from medveil.log import get_logger
 from medveil.messages import BadMessage, PlanOffer
 from medveil.plan import BadPlan, NotApproved, Plan
+from medveil_imaging.cache import clear_cache
 from medveil_imaging.sources.site import SiteData
 from privacy.dp.ledger import BudgetExceeded
 from privacy.dp.policy import UnderstatedEpsilon
@@ -103,6 +104,7 @@ class PlanQueue:
                     await self._work_on(plan)
                     self._finished.add(plan.id)
                     self._journal.finish(plan.id)
+                    self.forget_images()
                     continue  # after a restart there may be years of finished plans to pass
                 if waiting is not None:
                     await self._news_of(waiting)
@@ -110,6 +112,12 @@ class PlanQueue:
             except RemoteProtocolError as error:
                 log.warning("aggregator.problem", code=error.code)
             await asyncio.sleep(IDLE_S)
+
+    def forget_images(self) -> None:
+        """Nothing of the images stays on the node's disk when no plan wants them."""
+        if all(self._journal.progress(plan.id) is None for plan, _ in self._journal.approved()):
+            with suppress(OSError):
+                clear_cache(self._node.cache)
 
     def close(self) -> None:
         """The node is to stop: end the reading of images for a plan that has not begun."""

@@ -75,6 +75,8 @@ class NodeSettings(Frozen):
     dataset: Annotated[str, Field(min_length=1, max_length=100)]
     """A name of this set of patients. Version 0.1 kept budgets under it."""
     policy: Policy = Policy()
+    cache_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 20.0
+    """Most disk, in GB, for sealed copies of images that are too many for memory; 0: all are in memory."""
 
 
 class NoNode(Error):
@@ -103,6 +105,7 @@ class Node:
         self.cohorts = folder / "cohorts"
         self.unsent = folder / "unsent.sealed"
         self.models = folder / "models"
+        self.cache = folder / "images"
 
     @classmethod
     def load(cls, folder: Path) -> Node:

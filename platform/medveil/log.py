@@ -13,7 +13,7 @@ ALLOWED = frozenset(
     """
     event level timestamp plan round attempt kind phase node nodes survivors advertised committed count
     total seconds size bytes epsilon delta steps code status method route version model port reason
-    device parameters
+    device parameters rate
     """.split()
 )
 """What may be logged: ids, phases, counts, durations, sizes, epsilon, error codes.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from medveil.errors import Error
+from medveil.progress import Look, Pace, listening
 
 __all__ = [
     "LINE",
@@ -40,6 +41,8 @@ __all__ = [
 
 LINE = 300
 """Most characters of a text from outside, unless its place says otherwise."""
+LONG_S = 2.0
+"""Nobody is told how far a shorter piece of work is."""
 LONGEST = 4000
 """Most characters of a line, whatever it is made of."""
 MARK = "\N{REPLACEMENT CHARACTER}"
@@ -214,6 +217,40 @@ class Screen:
         """Rows that are drawn anew in place; nothing where no person looks."""
         with Live(console=self._console, refresh_per_second=4, transient=True) as live:
             yield _Live(live)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """What runs inside and tells how far it is (:mod:`medveil.progress`) is seen by whoever waits.
+
+        At a terminal in place; elsewhere a line for each part that has taken long, when it is done.
+        """
+        if not self.is_terminal:
+            with listening(Pace(self._last_look, every_s=LONG_S)):
+                yield
+            return
+        with self.live() as live, listening(Pace(_in_place(live), every_s=0.25)):
+            yield
+
+    def _last_look(self, look: Look) -> None:
+        if look.now.done == look.now.total:
+            self.say(f"{look.now.part}: {_pace(look)}")
+
+
+def _in_place(live: _Live) -> Callable[[Look], None]:
+    return lambda look: live.show([(look.now.part, _pace(look))])
+
+
+def _pace(look: Look) -> str:
+    rate = f"{look.rate:,.0f}" if look.rate >= 10 else f"{look.rate:.2g}"
+    if look.now.done == look.now.total:
+        return f"{look.now.total:,} in {_duration(look.seconds)}, {rate} a second"
+    return f"{look.now.done:,} of {look.now.total:,}, {rate} a second, {_duration(look.left_s)} left"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 class _Live:

@@ -152,7 +152,9 @@ def evaluate(
 
     read = read_study(study)
     spec = read.model.tensors
-    found = evaluate_site(data, read, from_safetensors(read_whole(model, largest_file(spec)), spec), split)
+    vector = from_safetensors(read_whole(model, largest_file(spec)), spec)
+    with Screen(stderr=True).waiting():
+        found = evaluate_site(data, read, vector, split)
     _show_figures(found)
     if json_file:
         json_file.write_text(json.dumps(found.as_dict(), indent=2) + "\n", encoding="utf-8")

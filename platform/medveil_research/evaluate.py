@@ -16,6 +16,7 @@ from medveil.metrics import empty, headline, summarise
 from medveil.study import Study
 from medveil.tasks import TASKS, Sums
 from medveil.tensors import Float32
+from medveil_imaging.cache import temporary_cache
 from medveil_imaging.fingerprints import check_profile
 from medveil_imaging.patients import Patient
 from medveil_imaging.sources.site import SiteData, read_site
@@ -99,8 +100,9 @@ def bootstrap_interval(
 def evaluate_site(folder: Path, study: Study, vector: Float32, split: Split = "test") -> SiteReport:
     """Read a hospital's folder and judge the model on one split of its patients."""
     check_profile(study.transforms)
-    site = read_site(folder, study)
-    each = patient_sums(study, vector, patients_of(site, split))
+    with temporary_cache() as cache:
+        site = read_site(folder, study, cache=cache)
+        each = patient_sums(study, vector, patients_of(site, split))
     sums = add(study, each)
     figures = summarise(study, sums)
     return SiteReport(

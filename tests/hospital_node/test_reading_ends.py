@@ -43,7 +43,7 @@ def hashes(folder: Path, study: Study) -> None:
 
 
 @pytest.mark.parametrize(
-    ("read", "owner", "one_file"), [(images, readers, "read_wanted"), (hashes, cohort, "_digest")]
+    ("read", "owner", "one_file"), [(images, readers, "read_wanted"), (hashes, cohort, "content_digest")]
 )
 def test_no_file_is_opened_after_the_word_to_end(
     read: Callable[..., None], owner: Any, one_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -29,13 +29,14 @@ def plan_of(**changes: Any) -> Plan:
     return make_plan(PEOPLE, make_study(**changes))
 
 
-def settings(folder: Path = Path("/nowhere"), **policy: Any) -> NodeSettings:
+def settings(folder: Path = Path("/nowhere"), *, cache_gb: float = 20.0, **policy: Any) -> NodeSettings:
     return NodeSettings(
         name="hospital-1",
         aggregator="https://here",
         data=folder,
         dataset="films",
         policy=Policy(**{"allow_no_privacy": True, **policy}),
+        cache_gb=cache_gb,
     )
 
 
@@ -74,10 +75,12 @@ def test_each_part_of_the_policy_refuses_what_lies_beyond_it_and_says_what_to_do
 
 def test_more_images_than_memory_holds_are_refused_before_they_are_read(tmp_path: Path) -> None:
     size = {"profile": "mri", "size": (256, 256, 256), "spacing_mm": (1, 1, 1)}
-    plan, here = plan_of(transforms=size), settings(films(tmp_path / "films", 1000), memory_gb=64.0)
+    plan, many = plan_of(transforms=size), films(tmp_path / "films", 1000)
     with pytest.raises(PlanRefused, match="with the 1,000 images here"):
-        check_plan(plan, here, PEOPLE[0])
-    check_plan(plan, settings(films(tmp_path / "few", 100), memory_gb=64.0), PEOPLE[0])
+        check_plan(plan, settings(many, cache_gb=0, memory_gb=64.0), PEOPLE[0])
+    few = films(tmp_path / "few", 100)
+    check_plan(plan, settings(few, cache_gb=0, memory_gb=64.0), PEOPLE[0])
+    check_plan(plan, settings(many, memory_gb=4.0), PEOPLE[0])  # they lie on the disk
 
 
 @pytest.mark.parametrize("end", ["", "\n"])
@@ -100,7 +103,7 @@ def test_the_estimate_grows_with_images_their_size_batch_and_model(tmp_path: Pat
     larger = plan_of(transforms={"profile": "xray", "size": (64, 64)})
     wider = plan_of(training=STEP | {"batch_images": 64})
     here = settings(tmp_path / "a")
-    assert more - base == 100 * (4 * 16 * 16 + 8)
+    assert more - base == 100 * (4 * 16 * 16 + 16)
     assert demand_of(larger, here).memory_bytes > base
     assert demand_of(wider, here).memory_bytes > base
 

@@ -100,14 +100,14 @@ class RowShape:
 
     def _one_film(self, row: Row, read: Sequence[Film | Volume]) -> Shaped:
         raw = cast(Film, read[0])
-        return self._single(raw, self._film(raw), _tensor(row.label))
+        return self._single(raw, self._film(raw), label_tensor(row.label))
 
     def _one_volume(self, row: Row, read: Sequence[Film | Volume]) -> Shaped:
         raw = self._with_channels(cast(Sequence[Volume], read[: len(row.paths)]))
         if self._sliced:
             return self._each_slice(row, raw, read)
         if row.label_map is None:
-            return self._single(raw, self._volume(raw), _tensor(row.label))
+            return self._single(raw, self._volume(raw), label_tensor(row.label))
         labels, notes = checked_labels(raw, cast(Volume, read[-1]), self._classes)
         seen, outlined = without_margins(raw, labels) if self._whole else (raw, labels)
         placed, lost = self._outline(outlined)
@@ -125,7 +125,7 @@ class RowShape:
         images, chosen = self._slices(raw)
         marks = marks_of(raw, self._key)
         if row.label_map is None:
-            label = _tensor(row.label)
+            label = label_tensor(row.label)
             return Shaped(images, label.expand(len(images), *label.shape).clone(), raw.notes, marks)
         labels, notes = checked_labels(raw, cast(Volume, read[-1]), self._classes)
         placed, lost = self._label_slices(labels, chosen)
@@ -137,7 +137,7 @@ class RowShape:
         return Shaped(image[None], label[None], raw.notes + notes, marks_of(raw, self._key))
 
 
-def _tensor(label: Label | None) -> torch.Tensor:
+def label_tensor(label: Label | None) -> torch.Tensor:
     """int64 of a class; float32 of numbers, NaN for those that are not known."""
     if isinstance(label, tuple):
         return torch.tensor([math.nan if value is None else value for value in label], dtype=torch.float32)

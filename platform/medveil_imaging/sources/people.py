@@ -38,7 +38,9 @@ def marks_of(image: Film | Volume, key: bytes) -> Marks:
     values = image.pixels if isinstance(image, Film) else image.voxels
     digest = hashlib.blake2b(str(values.shape).encode(), key=key, digest_size=32)
     digest.update(values.tobytes())
-    return Marks(digest.digest(), image.patient_mark)
+    mark = image.patient_mark
+    person = None if mark is None else hashlib.blake2b(mark, key=key, digest_size=32).digest()
+    return Marks(digest.digest(), person)
 
 
 def compare_people(rows: list[Row], findings: Findings) -> None:

@@ -27,14 +27,14 @@ MOST_REQUEST = 2**16
 
 
 def main() -> None:
-    """The server: standard input is its connection, and it ends with that.
+    """The server; it ends with its connection.
 
-    Arguments: bytes of memory, seconds of computing, and modules that bring further formats.
+    Arguments: the connection's handle, bytes of memory, seconds of computing, and modules that bring further
+    formats.
     """
-    memory_bytes, cpu_s = (int(value) for value in sys.argv[1:3])
+    handle, memory_bytes, cpu_s = (int(value) for value in sys.argv[1:4])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    control = socket.socket(fileno=os.dup(0))
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # no reader keeps the connection
+    control = socket.socket(fileno=handle)
     sys.modules["requests"] = None  # type: ignore[assignment]  # pydicom would load it, to fetch samples
     from PIL import Image
 
@@ -42,7 +42,7 @@ def main() -> None:
     from medveil_imaging.sources.raw import quiet
 
     list(FORMATS)  # loads them
-    for module in sys.argv[3:]:
+    for module in sys.argv[4:]:
         importlib.import_module(module)
     Image.preinit()
     gc.collect()

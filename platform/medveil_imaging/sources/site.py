@@ -7,13 +7,15 @@ and grouped by patient.
 from __future__ import annotations
 
 import secrets
-from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from medveil.progress import tell
 from medveil.study import Study
+from medveil_imaging.cache import ImageCache, in_memory
 from medveil_imaging.patients import Patient, PatientImages, PatientVolumes
 from medveil_imaging.sources.findings import Findings
 from medveil_imaging.sources.manifest import MANIFEST, SPLITS, Row, settled_rows
@@ -21,6 +23,7 @@ from medveil_imaging.sources.one_row import RowShape, Shaped
 from medveil_imaging.sources.people import Marks, compare_images, compare_people
 from medveil_imaging.sources.raw import Problem, Unusable, quiet
 from medveil_imaging.sources.readers import Readers
+from medveil_imaging.sources.shelf import Found, Shelf, Shelved, ShelvedPatient, shaped_with
 from medveil_imaging.sources.workers import workers
 
 
@@ -36,7 +39,9 @@ class SiteData:
     """For the operator's screen only: file names may be telling."""
 
 
-def read_site(folder: Path, study: Study, *, readers: Readers | None = None) -> SiteData:
+def read_site(
+    folder: Path, study: Study, *, readers: Readers | None = None, cache: ImageCache | None = None
+) -> SiteData:
     """Read a site; every image is transformed as the study says.
 
     Guarantees: nothing raises on account of a file's content; every line that is not used is one problem
@@ -45,36 +50,47 @@ def read_site(folder: Path, study: Study, *, readers: Readers | None = None) -> 
         patient's split, images or labels: each line is read alone, conflicts are settled inside one patient.
     Args:
         readers: who opens the files; without it :func:`medveil_imaging.sources.workers.workers`.
+        cache: where images go that are too many for memory; without it all are in memory.
     Raises: Stopped between two files; ReadersMissing.
     """
-    name, findings = folder.resolve().name, Findings()
+    name, findings, opening = folder.resolve().name, Findings(), readers or workers()
     rows = settled_rows(folder, study, findings)
     compare_people(rows, findings)
-    shape, seen = RowShape(study, secrets.token_bytes(32)), list[tuple[Row, Marks]]()
-    patients = {split: dict[str, list[Shaped]]() for split in SPLITS}
+    shelf = None if cache is None or in_memory(study, len(rows)) else Shelf(cache, study, opening)
+    seen: list[tuple[Row, Marks]] = []
+    gather = _Gathering(study, shelf)
     with quiet():
-        for row, read in (readers or workers())(rows, shape.wanted):
-            try:
-                if isinstance(read, Unusable):
-                    raise read
-                one = shape.shaped(row, read)
-            except Unusable as error:
-                findings.refuse(error, row.image, row.number)
-            else:
-                for note in one.notes:
-                    findings.warn(note, row.image, row.number)
-                patients[row.split].setdefault(row.patient, []).append(one)
-                seen.append((row, one.marks))
+        lines = _shaped(study, rows, opening) if shelf is None else shaped_with(shelf, rows, opening)
+        for done, (row, one) in enumerate(lines, start=1):
+            tell("images", done, len(rows))
+            if isinstance(one, Unusable):
+                findings.refuse(one, row.image, row.number)
+                continue
+            for note in one.notes:
+                findings.warn(note, row.image, row.number)
+            gather.add(row, one)
+            seen.append((row, one.marks))
     compare_images(seen, findings)
-    for problem in _whole_site(patients["train"]):
+    for problem in [*_whole_site([row for row, _ in seen]), *_of_the_cache(shelf)]:
         findings.add(problem)
-    gather = _gather_volumes if study.transforms.patches else _gather
-    train, val, test = (gather(patients[split]) for split in SPLITS)
+    train, val, test = (gather.patients(split) for split in SPLITS)
     return SiteData(name=name, train=train, val=val, test=test, problems=findings.sorted(MANIFEST))
 
 
-def _whole_site(train: dict[str, list[Shaped]]) -> list[Problem]:
-    if not train:
+def _shaped(study: Study, rows: list[Row], readers: Readers) -> Iterator[tuple[Row, Shaped | Unusable]]:
+    shape = RowShape(study, secrets.token_bytes(32))
+    for row, read in readers(rows, shape.wanted):
+        try:
+            if isinstance(read, Unusable):
+                raise read
+            yield row, shape.shaped(row, read)
+        except Unusable as error:
+            yield row, error
+
+
+def _whole_site(used: list[Row]) -> list[Problem]:
+    labels = [row.label for row in used if row.split == "train"]
+    if not labels:
         return [
             Problem(
                 MANIFEST,
@@ -84,41 +100,61 @@ def _whole_site(train: dict[str, list[Shaped]]) -> list[Problem]:
                 "Repair the lines above, or take part with another folder.",
             )
         ]
-    labels = [label for ones in train.values() for one in ones for label in one.labels]
-    if all(label.ndim == 0 and label.dtype == torch.int64 for label in labels):
-        seen = Counter(int(label) for label in labels)
-        if len(seen) == 1:
-            return [
-                Problem(
-                    MANIFEST,
-                    None,
-                    "one-class",
-                    "All training images have the same label.",
-                    "Training works, but this site alone cannot learn the difference.",
-                    "warning",
-                )
-            ]
+    if len(set(labels)) == 1 and isinstance(labels[0], int):
+        return [
+            Problem(
+                MANIFEST,
+                None,
+                "one-class",
+                "All training images have the same label.",
+                "Training works, but this site alone cannot learn the difference.",
+                "warning",
+            )
+        ]
     return []
 
 
-def _gather(patients: dict[str, list[Shaped]]) -> tuple[Patient, ...]:
-    return tuple(
-        PatientImages(
-            patient=patient,
-            images=torch.cat([one.images for one in patients[patient]]),
-            labels=torch.cat([one.labels for one in patients[patient]]),
-        )
-        for patient in sorted(patients)
-    )
+def _of_the_cache(shelf: Shelf | None) -> list[Problem]:
+    """What its operator should know of the cache; the images are used all the same."""
+    if shelf is None:
+        return []
+    found = []
+    if shelf.damaged:
+        what = f"{shelf.damaged} record(s) of the cache were damaged; their images were read again."
+        found.append(("cache-damaged", what, "Have the disk checked."))
+    if shelf.cache.strangers:
+        what = "The cache was written with another node's key, and was removed."
+        found.append(("cache-of-another-key", what, "Nothing, if this node has a new key; else see who did."))
+    if shelf.cache.full == "disk":
+        what = "The disk is full, so images are read from their files in every round."
+        found.append(("cache-disk-full", what, "Make room on the disk, then start again."))
+    elif shelf.cache.full:
+        what = "The cache is full, so some images are read from their files in every round."
+        found.append(("cache-full", what, "Set a larger 'cache_gb' in node.json."))
+    return [Problem(MANIFEST, None, code, what, remedy, "warning") for code, what, remedy in found]
 
 
-def _gather_volumes(patients: dict[str, list[Shaped]]) -> tuple[Patient, ...]:
-    """Where each keeps its own shape."""
-    return tuple(
-        PatientVolumes(
-            patient=patient,
-            images=tuple(image for one in patients[patient] for image in one.images),
-            labels=tuple(label for one in patients[patient] for label in one.labels),
-        )
-        for patient in sorted(patients)
-    )
+class _Gathering:
+    """Patients by split, with their lines in the manifest's order."""
+
+    def __init__(self, study: Study, shelf: Shelf | None) -> None:
+        self._study, self._shelf = study, shelf
+        self._lines = {split: dict[str, list[Shaped | Shelved]]() for split in SPLITS}
+
+    def add(self, row: Row, one: Shaped | Found) -> None:
+        line = one.images if isinstance(one, Found) else one
+        self._lines[row.split].setdefault(row.patient, []).append(line)
+
+    def patients(self, split: str) -> tuple[Patient, ...]:
+        """In the order of their pseudonyms."""
+        return tuple(self._patient(name, lines) for name, lines in sorted(self._lines[split].items()))
+
+    def _patient(self, name: str, lines: list[Shaped | Shelved]) -> Patient:
+        if self._shelf is not None:
+            return ShelvedPatient(name, tuple(one for one in lines if isinstance(one, Shelved)), self._shelf)
+        images = [one.images for one in lines if isinstance(one, Shaped)]
+        labels = [one.labels for one in lines if isinstance(one, Shaped)]
+        if self._study.transforms.patches:  # each keeps its own shape
+            flat = (tuple(one for several in part for one in several) for part in (images, labels))
+            return PatientVolumes(name, *flat)
+        return PatientImages(name, torch.cat(images), torch.cat(labels))

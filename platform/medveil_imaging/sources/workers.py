@@ -116,10 +116,11 @@ class _Server:
         here, there = socket.socketpair()
         path = os.pathsep.join(filter(None, sys.path))
         quiet = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        bounds = (str(limits.memory_bytes), str(limits.cpu_s))
+        told = (str(there.fileno()), str(limits.memory_bytes), str(limits.cpu_s))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", reader_process.__name__, *bounds, *formats],
-            stdin=there.fileno(),
+            [sys.executable, "-m", reader_process.__name__, *told, *formats],
+            pass_fds=[there.fileno()],
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={"PATH": os.environ.get("PATH", os.defpath), "PYTHONPATH": path, **quiet},

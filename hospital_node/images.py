@@ -1,0 +1,60 @@
+"""This node's images: read for a study, and kept sealed on its disk where they are too many for memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from medveil.log import get_logger
+from medveil.progress import Look, Pace, listening
+from medveil.study import Study
+
+if TYPE_CHECKING:
+    from hospital_node.settings import Node
+    from medveil_imaging.sources.site import SiteData
+
+LABEL = "image-cache"
+"""What the cache's key is derived for."""
+LOG_EVERY_S = 10.0
+
+
+def read_images(node: Node, study: Study) -> SiteData:
+    """Everybody in the images folder, for a study. Raises: Stopped, ReadersMissing."""
+    from medveil_imaging.sources.workers import workers
+
+    workers().start()  # while this process loads what it needs itself
+    from medveil.identity import Identity
+    from medveil_imaging.cache import ImageCache
+    from medveil_imaging.sources.site import read_site
+
+    most_bytes = int(node.settings.cache_gb * 1e9)
+    if not most_bytes:
+        return read_site(node.settings.data, study)
+    secret = Identity.load(node.settings.name, node.key).secret_for(LABEL)
+    cache = ImageCache(node.cache, secret, most_bytes=most_bytes)
+    return read_site(node.settings.data, study, cache=cache)
+
+
+def read_images_logged(node: Node, study: Study, plan: str) -> SiteData:
+    """As :func:`read_images`; the log says every ten seconds how far it is, and at the end what it gave."""
+    log = get_logger()
+
+    def note(look: Look) -> None:
+        now = look.now
+        log.info(
+            "images.reading",
+            plan=plan,
+            count=now.done,
+            total=now.total,
+            rate=round(look.rate, 1),
+            seconds=round(look.left_s),
+            reason="seconds is the time left",
+        )
+
+    with listening(Pace(note, every_s=LOG_EVERY_S)):
+        site = read_images(node, study)
+    refused = sum(problem.severity == "error" for problem in site.problems)
+    log.info("images.read", plan=plan, count=refused, reason="count is the number of refused items")
+    for problem in site.problems:
+        if problem.code.startswith("cache-"):
+            log.warning("images.cache", plan=plan, code=problem.code)
+    return site
