@@ -246,6 +246,20 @@ REGRESSION: dict[tuple[str, PrivacyKind], tuple[tuple[str, str], int, Make]] = {
     ),
 }
 """The same where a number is learned; private networks as for classes, which nobody has measured."""
+GENERAL: dict[tuple[str, PrivacyKind], tuple[int, Make]] = {
+    ("classification", "none"): (20, partial(_network_none, rate=1e-3, batch=16, update_clip=0.5)),
+    ("classification", "local"): (20, partial(_network_local, rate=2.0, clip_norm=0.5, update_clip=8.0)),
+    ("regression", "none"): (20, partial(_network_none, rate=1e-3, batch=8, update_clip=0.5)),
+    ("regression", "local"): (20, partial(_network_local, rate=2.0, clip_norm=0.5, update_clip=8.0)),
+    ("segmentation", "none"): (15, partial(_network_none, rate=2e-3, batch=2, update_clip=1.0)),
+    ("segmentation", "local"): (10, partial(_network_local, rate=1.0, clip_norm=1.0, update_clip=8.0)),
+}
+"""For networks without a recipe of their own: those of the large shipped ones. Not measured."""
+
+
+def is_measured(model: str) -> bool:
+    """Whether the settings of a new study were chosen for this model, or are general ones to begin with."""
+    return any(name == model for name, _ in RECIPES | REGRESSION)
 
 
 def recipe(
@@ -257,7 +271,7 @@ def recipe(
     hospitals: int,
     rounds: int | None = None,
 ) -> Recipe:
-    """The shipped settings.
+    """The shipped settings; for a model that has none, general ones (:func:`is_measured` tells).
 
     Args:
         model, task, profile: as in the study.
@@ -271,10 +285,14 @@ def recipe(
     if hospitals < 1:
         raise ValueError("at least one hospital is needed")
     kind, what = PROFILES[profile], TASKS[task].recipes_of
-    found = (REGRESSION if what == "regression" else RECIPES).get((model, privacy))
-    if found is None or found[0] not in ((profile, what), (kind.recipes_of, what), ("any", what)):
+    own = (REGRESSION if what == "regression" else RECIPES).get((model, privacy))
+    general = GENERAL.get((what, privacy))
+    if own is not None and own[0] in ((profile, what), (kind.recipes_of, what), ("any", what)):
+        usual, make = own[1:]
+    elif general is not None and not is_measured(model):
+        usual, make = general
+    else:
         raise NoRecipe(model=model, task=task, privacy=privacy)
-    _, usual, make = found
     chosen = make(rounds or usual)
     if kind.shifts and chosen.training.local_epochs:  # films bear a small shift; volumes are aligned
         chosen = replace(chosen, training=chosen.training.model_copy(update={"augment": True}))

@@ -58,10 +58,13 @@ def demo(options: DemoOptions) -> None:
 
 def study_new(options: NewStudyOptions) -> None:
     """Write a study with proven settings, its noise fitted to the whole schedule, and say what to expect."""
+    from medveil_imaging.weight_files import read_weights
+    from medveil_research.model_start import hand_on_frozen, start_lines
     from medveil_research.outlook import outlook
     from medveil_research.studies import StudyOptions, class_names, edges_of, new_study, target_of
     from medveil_research.study_file import write_study
 
+    weights = read_weights(options.start_weights) if options.start_weights else None
     study, initial = new_study(
         StudyOptions(
             name=options.name,
@@ -81,6 +84,8 @@ def study_new(options: NewStudyOptions) -> None:
             target=target_of(options.target_column, options.target_range, options.unit),
             patients_hint=options.patients,
             seed=options.seed,
+            start_weights=weights,
+            partial_start=options.partial_start,
             options=dict(_option(pair) for pair in options.option or ()),
             mask_graph=options.mask_graph,
             weights=options.weights,
@@ -91,6 +96,8 @@ def study_new(options: NewStudyOptions) -> None:
     write_study(options.output, study, initial)
     screen = Screen()
     screen.say(f"written  {options.output / 'study.toml'}")
+    for line in (*(start_lines(study, weights) if weights else ()), *hand_on_frozen(study, options.output)):
+        screen.say(line)
     for line in outlook(study, patients=options.patients, hospitals=options.hospitals):
         screen.say(line)
 

@@ -131,6 +131,16 @@ class NewStudyOptions:
     option: Annotated[
         list[str] | None, typer.Option(help="An option of the model, e.g. width=16. Repeatable.")
     ] = None
+    start_weights: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, help="Start from these: a MONAI Bundle (folder or zip), or a file of weights."
+        ),
+    ] = None
+    partial_start: Annotated[
+        bool,
+        typer.Option("--partial-start", help="Take what fits of --start-weights; the rest begins afresh."),
+    ] = False
     seed: Annotated[
         int | None,
         typer.Option(

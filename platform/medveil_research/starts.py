@@ -19,8 +19,10 @@ def fresh_seed() -> int:
     return int.from_bytes(secrets.token_bytes(6), "big")
 
 
-def fresh(spec: ModelSpec, start: Float32, random_bytes: RandomBytes = secrets.token_bytes) -> Float32:
-    """Add a fresh part, uniform within :data:`FRESH`, to every weight that is trained.
+def fresh(
+    spec: ModelSpec, start: Float32, random_bytes: RandomBytes = secrets.token_bytes, *, most: float = FRESH
+) -> Float32:
+    """Add a fresh part, uniform within ``most``, to every weight that is trained.
 
     Heads that begin at zero have no random weights, so that every study of a kind would start from one model;
     and no hospital sends a second masked vector from a model (docs/decisions/0021-one-sum-per-model.md).
@@ -30,7 +32,7 @@ def fresh(spec: ModelSpec, start: Float32, random_bytes: RandomBytes = secrets.t
     Returns: float32, shape (d,); the released mean of a centred model stays as it is.
     """
     drawn = np.frombuffer(random_bytes(2 * start.size), "<i2").astype(np.float32)
-    drawn *= np.float32(FRESH / 2**15)
+    drawn *= np.float32(most / 2**15)
     place = 0
     for tensor in spec.root:
         if tensor.name == CENTRE:

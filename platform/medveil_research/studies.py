@@ -29,14 +29,15 @@ from medveil.study import (
     Transforms,
 )
 from medveil.tasks import TASKS
-from medveil.tensors import model_hash, to_safetensors
 from medveil.values import MaskGraph, PrivacyKind, Weights
 from medveil_imaging.fingerprints import with_profile
-from medveil_imaging.models import ModelShape, Option, initial_vector, outputs_for
+from medveil_imaging.models import ModelShape, Option, outputs_for
 from medveil_imaging.recipes import Recipe, recipe
+from medveil_imaging.weight_files import WeightFile
+from medveil_research.contract import prove_if_new
 from medveil_research.joint import CURIOUS, least_in_sum
+from medveil_research.model_start import start_model
 from medveil_research.outlook import HOPELESS, check_hope, mean_is_clear, noise_to_signal
-from medveil_research.starts import fresh, fresh_seed
 from privacy.dp import accounting
 from privacy.joint_steps import COARSEST, FINE, step_in_noise
 
@@ -154,6 +155,10 @@ class StudyOptions:
     colluders: int | None = None
     """Members assumed to pool what they know with the aggregator; joint noise does without theirs. None: one
     in a joint study, else none."""
+    start_weights: WeightFile | None = None
+    """Trained elsewhere; the model starts from them. Of a frozen part hospitals get a file of its own."""
+    partial_start: bool = False
+    """Take what fits of the start weights, and let the rest of the model begin afresh."""
     anyway: bool = False
     """Make a study with more noise than signal; it carries a mark that hospitals see."""
 
@@ -199,6 +204,7 @@ def new_study(options: StudyOptions) -> tuple[Study, bytes]:
         NoDefaultModel, NoRecipe, UnknownName, BadModel: the combination does not exist.
         BadFile: a value is out of range. EpsilonOutOfReach: no noise is enough.
         HopelessPlan: more noise than signal, and nobody insists.
+        BadStartWeights: they do not fit. UnfitNetwork: a network that is not shipped failed its trial.
     """
     settings = _settings(options)
     try:
@@ -233,6 +239,7 @@ def new_study(options: StudyOptions) -> tuple[Study, bytes]:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the whole"
         raise BadFile(name="The study", problem=f"{place}: {first['msg']}") from error
+    prove_if_new(study)
     if options.patients_hint:
         ratio = noise_to_signal(study, patients=options.patients_hint, hospitals=options.hospitals)
         check_hope(ratio, anyway=options.anyway)
@@ -285,15 +292,15 @@ def _model(
     options: StudyOptions, transforms: Transforms, own: Mapping[str, Option]
 ) -> tuple[ModelChoice, bytes]:
     """Args: own: the model's own options."""
-    name, seed = options.chosen_model, options.seed
     shape = ModelShape(transforms.size, outputs_for(options.task, options.labels), transforms.channel_count)
-    spec, start = initial_vector(name, shape, own, seed=fresh_seed() if seed is None else seed)
-    if seed is None:
-        start = fresh(spec, start)
-    choice = ModelChoice(
-        name=name, options=dict(own), tensors=spec, initial_model=model_hash(start, spec).hex()
+    return start_model(
+        options.chosen_model,
+        shape,
+        own,
+        seed=options.seed,
+        weights=options.start_weights,
+        partly=options.partial_start,
     )
-    return choice, to_safetensors(start, spec)
 
 
 def _policy(options: StudyOptions, settings: Recipe) -> Policy:

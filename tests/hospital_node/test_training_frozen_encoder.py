@@ -21,6 +21,7 @@ from medveil.metrics import summarise
 from medveil.study import Study
 from medveil.tasks import TASKS
 from medveil.tensors import Float32
+from medveil_imaging.frozen import FOLDER, BadEncoder, NoEncoder
 from medveil_imaging.models import (
     BadModel,
     ModelShape,
@@ -31,7 +32,6 @@ from medveil_imaging.models import (
     load_vector,
     vector_of,
 )
-from medveil_imaging.models.frozen_encoder import FOLDER, BadEncoder, NoEncoder
 from medveil_imaging.patients import PatientImages
 from privacy.dp.noise import NoiseSource
 

@@ -9,7 +9,7 @@ import pytest
 from medveil.noise_policies import LocalNoise
 from medveil.study import SecureAggregation, Training
 from medveil_imaging.models import MODELS
-from medveil_imaging.recipes import NoRecipe, recipe
+from medveil_imaging.recipes import NoRecipe, is_measured, recipe
 from privacy.dp.accounting import Event, calibrate, epsilon
 
 FILMS = ("wavelet_head", "small_cnn", "densenet121", "frozen_encoder")
@@ -85,7 +85,7 @@ def test_brains_which_differ_little_get_more_rounds_for_their_mean_and_most_to_t
     [
         ("unet3d", "classification", "mri"),
         ("wavelet_head", "classification", "mri"),
-        ("none", "segmentation", "mri"),
+        ("position_head", "classification", "mri"),
     ],
 )
 def test_a_combination_without_a_recipe_is_named(model: str, task: str, profile: str) -> None:
@@ -93,3 +93,17 @@ def test_a_combination_without_a_recipe_is_named(model: str, task: str, profile:
         recipe(model=model, task=task, profile=profile, privacy="none", hospitals=3)
     assert caught.value.code == "no-recipe"
     assert model in str(caught.value)
+
+
+@pytest.mark.parametrize("what", [("classification", "xray"), ("regression", "mri"), ("segmentation", "mri")])
+@pytest.mark.parametrize("privacy", ["none", "local"])
+def test_a_network_without_a_recipe_begins_with_general_settings_called_so(
+    what: tuple[str, str], privacy: Any
+) -> None:
+    task, profile = what
+    found = recipe(model="monai:UNet", task=task, profile=profile, privacy=privacy, hospitals=3)
+    assert (found.training.local_steps is None) == (privacy == "none")
+    assert not is_measured("monai:UNet")
+    assert is_measured("small_cnn")
+    with pytest.raises(NoRecipe):
+        recipe(model="monai:UNet", task=task, profile=profile, privacy="joint", hospitals=3)

@@ -33,6 +33,7 @@ CASES = [
     ("densenet121", FLAT),
     pytest.param("densenet121", ModelShape((32, 32, 32), 2), marks=pytest.mark.slow),
     ("depth_head", SOLID),
+    ("mobilenet", ModelShape((32, 32), 10, channels=3)),
     ("position_head", SOLID),
     ("segresnet3d", SOLID),
     ("small_cnn", FLAT),
@@ -163,6 +164,11 @@ def test_in_place_activations_are_switched_off() -> None:
         ("segresnet3d", ModelShape((16, 16, 20), 3), {}),
         ("segresnet3d", SOLID, {"width": 6}),
         ("position_head", ModelShape((16, 16, 16), 3, channels=2), {}),
+        ("mobilenet", SOLID, {}),
+        ("mobilenet", ModelShape((28, 28), 1), {}),
+        ("mobilenet", FLAT, {"width": 9}),
+        ("unet3d", SOLID, {"norm": "batch"}),
+        ("unet3d", SOLID, {"units": 9}),
     ],
 )
 def test_what_a_model_cannot_be_is_a_named_error(
@@ -179,6 +185,27 @@ def test_networks_take_as_many_channels_as_the_study_has(name: str) -> None:
     differ = [(a.shape, b.shape) for a, b in zip(one.root, four.root, strict=True) if a != b]
     assert differ
     assert all(few[1:2] == (1,) and many[1:2] == (4,) for few, many in differ)
+
+
+def test_mobilenet_has_the_weights_of_the_papers_network_at_its_size() -> None:
+    """2,236,682 at 224 x 224 x 3 and ten classes, as torchvision's mobilenet_v2, whose names they have."""
+    spec = spec_of(build("mobilenet", ModelShape((224, 224), 10, channels=3), {}))
+    assert spec.size == 2_236_682
+    names = [tensor.name for tensor in spec.root]
+    assert names[:2] == ["features.0.0.weight", "features.0.1.weight"]
+    assert {"features.1.conv.1.weight", "features.17.conv.3.bias", "classifier.1.weight"} <= set(names)
+    half = spec_of(build("mobilenet", ModelShape((32, 32), 10), {"width": 0.5}))
+    assert half.size < 0.35 * spec.size
+
+
+def test_the_larger_unet_has_residual_units_and_either_norm() -> None:
+    large = {"channels": "16-32-64-128", "units": 2}
+    assert spec_of(build("unet3d", SOLID, large)).size == 1_188_924
+    group = build("unet3d", ModelShape((32, 16, 16), 3), {"channels": "4-8-8", "units": 2, "norm": "group"})
+    kinds = {type(layer) for layer in group.modules()}
+    assert nn.GroupNorm in kinds
+    assert nn.InstanceNorm3d not in kinds
+    assert spec_of(build("unet3d", SOLID, {})) == spec_of(build("unet3d", SOLID, {"units": 0}))
 
 
 def test_each_channel_has_wavelet_features_of_its_own() -> None:

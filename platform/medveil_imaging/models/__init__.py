@@ -10,9 +10,12 @@ from torch import nn
 
 from medveil.errors import Error
 from medveil.registry import Registry
+from medveil.shown import plain
 from medveil.study import CENTRE, Study
 from medveil.tasks import TASKS
 from medveil.tensors import Float32, ModelSpec, TensorSpec, flatten, unflatten
+from medveil_imaging.frozen import is_digest, load_frozen
+from medveil_imaging.tuning import BASE, DEFAULTS, Tuning, frozen_of, tune, tuning_of
 
 Option = int | float | str | bool
 Options = Mapping[str, Option]
@@ -89,14 +92,49 @@ def shape_of(study: Study) -> ModelShape:
 def build(name: str, shape: ModelShape, options: Options, *, seed: int = 0) -> nn.Module:
     """A network in training mode with initial weights that depend on the seed alone.
 
+    Options that every model takes decide which of them are trained (:mod:`medveil_imaging.tuning`).
+
     Guarantees: torch's global generators are left as they were; no layer mixes the images of a batch.
     Raises:
         UnknownName: no such model. BadModel: size or options do not suit it. UnsafeModel: see there.
+        NoEncoder, BadEncoder: the file with the frozen weights is not here, or is another's.
     """
+    model, tuning = build_whole(name, shape, options, seed=seed)
+    freeze(name, shape, model, tuning, seed=seed)
+    frozen = frozen_of(model) if tuning else {}
+    if frozen and not is_digest(tuning.base):
+        problem = f"option '{BASE}' must be the SHA-256 of the file with what is frozen, in 64 hex digits"
+        raise BadModel(name=name, problem=problem)
+    if tuning.base and not frozen:
+        raise BadModel(name=name, problem=f"option '{BASE}' is for weights that are not trained")
+    if frozen:
+        load_frozen(frozen, tuning.base, of=name)
+    return model
+
+
+def build_whole(name: str, shape: ModelShape, options: Options, *, seed: int) -> tuple[nn.Module, Tuning]:
+    """The network with all of its weights to be trained, and what its options say of that."""
     builder = MODELS[name]
+    shared = read_options(name, {k: v for k, v in options.items() if k in DEFAULTS}, DEFAULTS)
+    own = {key: value for key, value in options.items() if key not in DEFAULTS}
+    try:
+        tuning = tuning_of(shared)
+    except ValueError as error:
+        raise BadModel(name=name, problem=str(error)) from error
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return make_safe(builder(shape, options))
+        return make_safe(builder(shape, own)), tuning
+
+
+def freeze(name: str, shape: ModelShape, model: nn.Module, tuning: Tuning, *, seed: int) -> None:
+    """Freeze what is not trained, and add adapters that depend on the seed alone. Raises: BadModel."""
+    if tuning:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            try:
+                tune(model, tuning, shape.outputs)
+            except ValueError as error:
+                raise BadModel(name=name, problem=plain(str(error), 300)) from error
 
 
 def build_model(study: Study) -> nn.Module:

@@ -7,7 +7,8 @@ import re
 from monai.networks.nets import UNet
 from torch import nn
 
-from medveil_imaging.models import MODELS, BadModel, ModelShape, Options, read_options
+from medveil_imaging.models import MODELS, BadModel, ModelShape, Options, read_options, whole_number
+from medveil_imaging.models.monai_networks import fit
 
 NAME = "unet3d"
 
@@ -16,12 +17,17 @@ NAME = "unet3d"
 def unet3d(shape: ModelShape, options: Options) -> nn.Module:
     """Input (k, channels, x, y, z), output (k, outputs, x, y, z); 123 thousand weights by default.
 
-    Option ``channels`` (default "8-16-32-64"): channels per level, each level halving the edges.
+    Options: ``channels`` (default "8-16-32-64"), channels per level, each level halving the edges; ``units``
+    (0), residual units of two convolutions per level (Zhang, Liu, Wang, IEEE GRSL 2018), 0 for one plain
+    convolution; ``norm`` ("instance" or "group").
 
     Raises:
-        BadModel: not 3-D, or an edge that cannot be halved that often.
+        BadModel: not 3-D, an edge that cannot be halved that often, or a bad option.
     """
-    text = str(read_options(NAME, options, {"channels": "8-16-32-64"})["channels"])
+    chosen = read_options(NAME, options, {"channels": "8-16-32-64", "units": 0, "norm": "instance"})
+    text, units = str(chosen["channels"]), whole_number(NAME, chosen, "units", low=0, high=8)
+    if chosen["norm"] not in ("instance", "group"):
+        raise BadModel(name=NAME, problem="option 'norm' must be instance or group")
     if not re.fullmatch(r"[1-9][0-9]{0,3}(-[1-9][0-9]{0,3}){1,5}", text):
         raise BadModel(name=NAME, problem="option 'channels' must look like '8-16-32-64' (2 to 6 levels)")
     channels = tuple(int(part) for part in text.split("-"))
@@ -38,7 +44,7 @@ def unet3d(shape: ModelShape, options: Options) -> nn.Module:
         out_channels=shape.outputs,
         channels=channels,
         strides=(2,) * (len(channels) - 1),
-        num_res_units=0,
-        norm=("INSTANCE", {"affine": True}),
+        num_res_units=units,
+        norm=("INSTANCE" if chosen["norm"] == "instance" else "BATCH", {"affine": True}),
     )
-    return model
+    return model if chosen["norm"] == "instance" else fit(model)

@@ -1,0 +1,109 @@
+"""Where a study's model starts: fresh weights, or weights trained elsewhere, and what of them is frozen."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from medveil.shown import plain
+from medveil.study import ModelChoice, Study
+from medveil.tensors import model_hash, to_safetensors
+from medveil_imaging.frozen import encoder_path, keep_frozen
+from medveil_imaging.models import (
+    BadModel,
+    ModelShape,
+    Option,
+    build_whole,
+    freeze,
+    initial_vector,
+    shape_of,
+    spec_of,
+    vector_of,
+)
+from medveil_imaging.tuning import BASE, frozen_of
+from medveil_imaging.weight_files import Fit, WeightFile, start_from
+from medveil_research.starts import FRESH, fresh, fresh_seed
+
+FRESH_OF_TRAINED = FRESH / 100
+"""Largest fresh part of a weight that was trained elsewhere: it tells two studies apart and no more."""
+
+
+def start_model(
+    name: str,
+    shape: ModelShape,
+    own: Mapping[str, Option],
+    *,
+    seed: int | None,
+    weights: WeightFile | None = None,
+    partly: bool = False,
+) -> tuple[ModelChoice, bytes]:
+    """The model of a new study and its initial weights (safetensors).
+
+    Args:
+        own: the model's options. seed: decides the initial weights; None: nobody else has them.
+        weights: start from these; where some of the model is frozen, the frozen ones go into a file of their
+            own in this machine's folder of encoders, and the study names it.
+        partly: see :func:`medveil_imaging.weight_files.start_from`.
+
+    Raises:
+        UnknownName, BadModel, UnsafeModel, NoEncoder, BadEncoder: as :func:`medveil_imaging.models.build`.
+        BadStartWeights: the weights do not fit.
+    """
+    drawn, options = fresh_seed() if seed is None else seed, dict(own)
+    if weights is None:
+        spec, start = initial_vector(name, shape, options, seed=drawn)
+    else:
+        model, tuning = build_whole(name, shape, options, seed=drawn)
+        if tuning.base:
+            raise BadModel(name=name, problem=f"start weights are given, and option '{BASE}' names others")
+        start_from(model, weights, partly=partly)
+        freeze(name, shape, model, tuning, seed=drawn)
+        frozen = frozen_of(model) if tuning else {}
+        if frozen:
+            options[BASE] = keep_frozen({key: value.detach().numpy() for key, value in frozen.items()})
+        spec, start = spec_of(model), vector_of(model)
+    if seed is None:
+        start = fresh(spec, start, most=FRESH if weights is None else FRESH_OF_TRAINED)
+    choice = ModelChoice(
+        name=name, options=options, tensors=spec, initial_model=model_hash(start, spec).hex()
+    )
+    return choice, to_safetensors(start, spec)
+
+
+def what_fits(study: Study, weights: WeightFile) -> Fit:
+    """What of a file of weights a study's network has taken, and what not."""
+    own = {key: value for key, value in study.model.options.items() if key != BASE}
+    model, _ = build_whole(study.model.name, shape_of(study), own, seed=0)
+    return start_from(model, weights, partly=True)
+
+
+def start_lines(study: Study, weights: WeightFile) -> list[str]:
+    """The same for the study's author."""
+    fit = what_fits(study, weights)
+    lines = [f"start    {weights.name}: {len(fit.taken)} tensors taken{_listed(', not used: ', fit.left)}"]
+    if fit.fresh:
+        lines.append(f"         begin afresh: {_listed('', fit.fresh)}")
+    if weights.unread:
+        lines.append(f"         not opened: {_listed('', weights.unread)}")
+    return lines
+
+
+def _listed(before: str, names: tuple[str, ...], most: int = 4) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return before + ", ".join(plain(name, 60) for name in names[:most]) + more
+
+
+def hand_on_frozen(study: Study, folder: Path) -> list[str]:
+    """Put the file of frozen weights, if the study has one, beside it; what its author must do with it."""
+    digest = str(study.model.options.get(BASE, ""))
+    if not digest:
+        return []
+    path = encoder_path(digest)
+    shutil.copyfile(path, folder / path.name)
+    return [
+        f"frozen   {folder / path.name}, {path.stat().st_size / 1e6:.1f} MB: not trained. Give it to every",
+        "         hospital with the study; it belongs into the node's folder of encoders under this name.",
+    ]
