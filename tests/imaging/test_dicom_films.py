@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag
 
 from dicom_files import codes, film_file, header_of, picture, refusal, save
+from medveil_imaging.sources.dicom.scale import as_shown
 from medveil_imaging.sources.read import read_film
 
 FILM = picture()
@@ -283,6 +286,16 @@ def test_a_table_that_hides_most_of_a_film_is_not_applied(
     assert codes(film) == said
     both = {"VOILUTSequence": [item], "WindowCenter": 2048, "WindowWidth": 4096}
     assert np.array_equal(read_film(film_file(tmp_path / "b.dcm", FILM, **both)).pixels, FILM)
+
+
+def test_a_table_that_cannot_be_read_is_none() -> None:
+    item, header = table(np.arange(4096)), header_of(FILM)
+    tag = BaseTag(0x00283006)
+    item._dict[tag] = RawDataElement(tag, "US", 5, b"12345", 0, False, True)
+    header.VOILUTSequence = [item]
+    shown, notes = as_shown(FILM.astype(np.float32), header, np.ones(FILM.shape, bool))
+    assert np.array_equal(shown, FILM)
+    assert notes == ()
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,7 @@ def assert_is_the_volume(folder: Path, said: list[str], times: float = 1.0) -> N
         (texts(RescaleSlope="2,0", RescaleIntercept="0,0"), ["decimal-comma"], 2),
         (lambda header, number: put_text(header, "PixelSpacing", "2.0\\3.0", "UT"), [], 1),
         (tags(NumberOfFrames="1"), [], 1),
+        (texts(EchoTime="12,5", AcquisitionNumber="first", TriggerTime="", SliceThickness="thin"), [], 1),
         (tags(SeriesInstanceUID=""), [], 1),
         (tags(RescaleSlope="0", RescaleIntercept="0"), ["rescale-ignored"], 1),
         (tags(WindowCenter=0, WindowWidth=0, PixelPaddingValue=60000), [], 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,9 @@ def save(
     path.parent.mkdir(parents=True, exist_ok=True)
     file = FileDataset(str(path), header, file_meta=meta, preamble=b"\0" * 128)
     file.set_original_encoding(UID(syntax).is_implicit_VR, UID(syntax).is_little_endian, "utf8")
-    file.save_as(path, enforce_file_format=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is against the standard is meant so
+        file.save_as(path, enforce_file_format=True)
     return path
 
 

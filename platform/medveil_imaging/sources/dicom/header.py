@@ -10,12 +10,13 @@ import io
 import math
 import re
 import zlib
-from typing import cast
+from typing import Any, cast
 
 import pydicom
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.errors import BytesLengthException
 from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.tag import BaseTag
 from pydicom.uid import (
@@ -122,8 +123,11 @@ def text(header: Dataset, name: str) -> str:
 
 
 def texts(header: Dataset, name: str) -> list[str]:
-    """All texts of an element, in capitals."""
-    value = header.get(name)
+    """All texts of an element, in capitals, as they are written."""
+    if name not in header:
+        return []
+    written = _written(header, name)
+    value = value_of(header, name) if written is None else written.strip(" \0").split("\\")
     if value is None or value == "":
         return []
     several = value if hasattr(value, "__iter__") and not isinstance(value, str | bytes) else [value]
@@ -136,13 +140,21 @@ def first(header: Dataset | None, name: str) -> Dataset | None:
     return items[0] if items else None
 
 
+def value_of(header: Dataset, name: str) -> Any:
+    """An element as pydicom reads it; None if it is missing or its bytes are none of its type."""
+    try:
+        return header.get(name)
+    except (ValueError, NotImplementedError, BytesLengthException):
+        return None
+
+
 def numbers(header: Dataset | None, name: str) -> tuple[float, ...]:
     """The numbers of an element; none if it is missing or empty, or a value is not a finite number."""
     if header is None or name not in header:
         return ()
     written = _written(header, name)
     if written is None:
-        value = header.get(name)
+        value = value_of(header, name)
         several = value if hasattr(value, "__len__") and not isinstance(value, str) else [value]
         values = [_number(str(one)) for one in several if one is not None]
     else:

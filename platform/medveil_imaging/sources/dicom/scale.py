@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from medveil_imaging.sources.dicom.header import first, numbers, text, texts
+from medveil_imaging.sources.dicom.header import first, numbers, text, texts, value_of
 from medveil_imaging.sources.raw import Float32, Float64, Note
 
 ENDS = (1.0, 99.0)
@@ -157,7 +157,7 @@ class _Table:
     @classmethod
     def of(cls, item: Dataset, header: Dataset) -> _Table | None:
         """The table of a sequence's item; None if it has none, or one of another length than it says."""
-        descriptor, data = numbers(item, "LUTDescriptor"), item.get("LUTData")
+        descriptor, data = numbers(item, "LUTDescriptor"), value_of(item, "LUTData")
         if len(descriptor) != 3 or data is None:
             return None
         count = int(descriptor[0]) or 1 << 16
