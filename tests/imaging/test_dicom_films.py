@@ -392,6 +392,19 @@ def test_every_kind_of_radiograph_is_a_film(tmp_path: Path, modality: str) -> No
     assert np.array_equal(film.pixels, FILM)
 
 
+def test_exchanged_rows_and_columns_are_a_contradiction(tmp_path: Path) -> None:
+    for pixels in (FILM, picture(40, 90), GREY):
+        swapped = {"Rows": pixels.shape[1], "Columns": pixels.shape[0]}
+        assert refusal(read_film, film_file(tmp_path / "a.dcm", pixels, **swapped)).code == "contradiction"
+
+
+def test_pixels_beyond_those_announced_are_left_out_and_told_of(tmp_path: Path) -> None:
+    for more in (2048, FILM.nbytes):
+        film = read_film(film_file(tmp_path / "a.dcm", FILM, PixelData=FILM.tobytes() + b"\0" * more))
+        assert np.array_equal(film.pixels, FILM)
+        assert codes(film) == ["longer-than-said"]
+
+
 def test_raw_films_are_told_of(tmp_path: Path) -> None:
     film = read_film(film_file(tmp_path / "a.dcm", FILM, PresentationIntentType="FOR PROCESSING"))
     assert codes(film) == ["film-for-processing"]

@@ -441,6 +441,7 @@ def test_a_preamble_that_looks_like_another_format_does_not_hide_a_dicom_file(tm
 
 def test_every_format_reads_something_and_knows_no_other_formats_files() -> None:
     begins = {"picture": b"\xff\xd8\xff", "dicom": bytes(128) + b"DICM", "nifti": bytes(344) + b"n+1\0"}
+    begins["idx"] = b"\0\0\x08\x03" + bytes(12)
     assert set(FORMATS) == set(begins)
     for name, data in begins.items():
         assert format_of(data) is FORMATS[name]

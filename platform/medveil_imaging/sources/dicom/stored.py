@@ -25,6 +25,13 @@ PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
 CARRIES = 0.1
 """Share of the changes in cut-off bits that only a number makes, above which they are part of a number."""
+SHEARED = 3
+"""How many times rougher than with its edges exchanged a picture is that was written with them exchanged."""
+LONGER = Note(
+    "longer-than-said",
+    "The file holds more pixels than its header announces; the rest was left out.",
+    "Look at the picture.",
+)
 SPARE_BITS = Note(
     "spare-bits",
     "Bits outside those that the header announces hold something; they were cut off.",
@@ -88,19 +95,21 @@ def stored_values(header: Dataset, limit: int) -> Stored:
     words = _decode(header, bits, found, samples)
     values, spare = bits.values(words, found)
     bits.check_undoubted(words)
+    _check_rows(values.reshape(shape[0], shape[1], shape[2], samples)[shape[0] // 2, :, :, 0])
+    notes = _length_notes(header, words)
     if samples == 3 or kind == "PALETTE COLOR":
         grey = (
             colour.grey_of_channels(values, bits.stored)
             if samples == 3
             else colour.grey_of_palette(values, header)
         )
-        return Stored(grey.reshape(shape), np.zeros(shape, bool), grey=False)
+        return Stored(grey.reshape(shape), np.zeros(shape, bool), grey=False, notes=notes)
     padding = declared_padding(header, words, values, lossy=any(s.lossy for s in found)).reshape(shape)
     values = values.reshape(shape)
     told = spare is not None and bool((spare.reshape(shape) & ~padding).any()) and not _has_overlay(header)
     if told and _carries(words.reshape(shape), values):
         raise contradiction()
-    return Stored(values, padding, notes=(SPARE_BITS,) if told else ())
+    return Stored(values, padding, notes=notes + ((SPARE_BITS,) if told else ()))
 
 
 @dataclass(frozen=True)
@@ -159,6 +168,24 @@ class _Bits:
         back = values.view(plain.dtype) << plain.dtype.type(below)
         unextended = back & plain.dtype.type((1 << (width + below)) - 1)
         return values, (plain != back) & (plain != unextended)
+
+
+def _check_rows(picture: NDArray[Any]) -> None:
+    """Raises: Unusable: rows and columns are exchanged in the header, as the picture's smoothness tells."""
+    rows, columns = picture.shape
+    if rows == columns or min(rows, columns) < 2:
+        return
+    as_said, exchanged = (
+        float(np.abs(np.diff(picture.reshape(shape).astype(np.float32), axis=0)).mean())
+        for shape in ((rows, columns), (columns, rows))
+    )
+    if as_said > SHEARED * exchanged:
+        raise contradiction()
+
+
+def _length_notes(header: Dataset, words: NDArray[Any]) -> tuple[Note, ...]:
+    is_native = not UID(header.file_meta.TransferSyntaxUID).is_encapsulated
+    return (LONGER,) if is_native and len(header["PixelData"].value) > words.nbytes + 1 else ()
 
 
 def _carries(words: NDArray[Any], values: NDArray[Any]) -> bool:
