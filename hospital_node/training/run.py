@@ -257,7 +257,7 @@ def _release_mean(
 
 def _add_mean(given: TrainingRound, module: nn.Module, patients: Sequence[Patient]) -> None:
     """The mean over patients of their mean features, exactly: without noise only the sum hides it."""
-    if given.study.training.augment:
+    if _varies(given.study):
         patients = with_features(module, patients, given.device)
     means = [one.take(range(len(one)))[0].double().mean(0) for one in patients if len(one)]
     centre = module.get_parameter(CENTRE)

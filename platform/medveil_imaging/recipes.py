@@ -6,11 +6,12 @@ and stay fixed; a study that wants others states them, and its hospitals approve
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
+from medveil.augmentations import filled
 from medveil.errors import Error
 from medveil.profiles import PROFILES
 from medveil.study import Strategy, Training
@@ -18,6 +19,7 @@ from medveil.tasks import TASKS
 from medveil.values import PrivacyKind
 
 Clipping = Literal["flat", "unit"]
+Variant = Literal["", "patches", "residual"]
 
 
 class NoRecipe(Error):
@@ -116,6 +118,23 @@ def _network_none(rounds: int, *, rate: float, batch: int, update_clip: float) -
         schedule="linear",
     )
     return Recipe(training=training, strategy=Strategy(), update_clip=update_clip)
+
+
+def _residual_none(rounds: int, *, epochs: int, changes: Mapping[str, Mapping[str, float]]) -> Recipe:
+    # The optimiser is made anew in each round; a cosine leaves it long strides while it is young.
+    training = Training(
+        rounds=rounds,
+        local_epochs=epochs,
+        batch_images=2,
+        optimizer="adamw",
+        weight_decay=1e-4,
+        gradient_norm=5.0,
+        learning_rate=4e-3,
+        schedule="cosine",
+        augment=bool(changes),
+        augmentations=filled(changes),
+    )
+    return Recipe(training=training, strategy=Strategy(), update_clip=1.0)
 
 
 def _network_local(rounds: int, *, rate: float, clip_norm: float, update_clip: float) -> Recipe:
@@ -225,6 +244,13 @@ RECIPES: dict[tuple[str, PrivacyKind], tuple[tuple[str, str], int, Make]] = {
     ),
 }
 """What it is for, its usual number of rounds, and the settings."""
+GREY: dict[str, dict[str, float]] = {"noise": {}, "contrast": {}, "brightness": {}}
+"""Changes of grey values that leave anatomy where it is."""
+VARIANTS: dict[tuple[str, Variant, PrivacyKind], tuple[tuple[str, str], int, Make]] = {
+    ("unet3d", "patches", "none"): (VOLUMES, 12, partial(_residual_none, epochs=3, changes={})),
+    ("unet3d", "residual", "none"): (VOLUMES, 16, partial(_residual_none, epochs=1, changes=GREY)),
+}
+"""The same where a model is trained by patches, or has residual units; else its usual recipe."""
 NUMBERS, FILM_NUMBERS = ("any", "regression"), ("xray", "regression")
 REGRESSION: dict[tuple[str, PrivacyKind], tuple[tuple[str, str], int, Make]] = {
     ("depth_head", "none"): (("brain", "regression"), 20, _depth_none),
@@ -270,6 +296,7 @@ def recipe(
     privacy: PrivacyKind,
     hospitals: int,
     rounds: int | None = None,
+    variant: Variant = "",
 ) -> Recipe:
     """The shipped settings; for a model that has none, general ones (:func:`is_measured` tells).
 
@@ -278,6 +305,7 @@ def recipe(
         hospitals: how many share a lane. With 21 bits each has (2^21 - 1) / (2 hospitals) steps for
             ``update_clip`` on either side of zero; from 64 hospitals on the lanes become 32 bits wide.
         rounds: instead of the recipe's own number. The learning rate falls to zero over that many.
+        variant: in which a model is used otherwise than usual.
 
     Raises:
         NoRecipe: nothing is shipped for the combination. UnknownName: there is no such task or profile.
@@ -286,6 +314,7 @@ def recipe(
         raise ValueError("at least one hospital is needed")
     kind, what = PROFILES[profile], TASKS[task].recipes_of
     own = (REGRESSION if what == "regression" else RECIPES).get((model, privacy))
+    own = VARIANTS.get((model, variant, privacy), own)
     general = GENERAL.get((what, privacy))
     if own is not None and own[0] in ((profile, what), (kind.recipes_of, what), ("any", what)):
         usual, make = own[1:]

@@ -32,7 +32,7 @@ from medveil.tasks import TASKS
 from medveil.values import MaskGraph, PrivacyKind, Weights
 from medveil_imaging.fingerprints import with_profile
 from medveil_imaging.models import ModelShape, Option, outputs_for
-from medveil_imaging.recipes import Recipe, recipe
+from medveil_imaging.recipes import Recipe, Variant, recipe
 from medveil_imaging.weight_files import WeightFile
 from medveil_research.contract import prove_if_new
 from medveil_research.joint import CURIOUS, least_in_sum
@@ -169,6 +169,11 @@ class StudyOptions:
         return self.model or default_model(self.task, self.profile, privacy)
 
     @property
+    def variant(self) -> Variant:
+        """In which the model is used, as its recipe sees it."""
+        return "patches" if self.patches else "residual" if self.options.get("units") else ""
+
+    @property
     def curious(self) -> int:
         """How many members the study does without."""
         return (CURIOUS if self.privacy == "joint" else 0) if self.colluders is None else self.colluders
@@ -256,6 +261,7 @@ def _settings(options: StudyOptions) -> Recipe:
         privacy=options.privacy,
         hospitals=options.hospitals,
         rounds=options.rounds,
+        variant=options.variant,
     )
     return found if options.privacy == "none" else found.for_epsilon(options.epsilon)
 

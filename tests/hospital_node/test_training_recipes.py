@@ -10,6 +10,7 @@ from medveil.noise_policies import LocalNoise
 from medveil.study import SecureAggregation, Training
 from medveil_imaging.models import MODELS
 from medveil_imaging.recipes import NoRecipe, is_measured, recipe
+from medveil_research.studies import StudyOptions, new_study
 from privacy.dp.accounting import Event, calibrate, epsilon
 
 FILMS = ("wavelet_head", "small_cnn", "densenet121", "frozen_encoder")
@@ -107,3 +108,25 @@ def test_a_network_without_a_recipe_begins_with_general_settings_called_so(
     assert is_measured("small_cnn")
     with pytest.raises(NoRecipe):
         recipe(model="monai:UNet", task=task, profile=profile, privacy="joint", hospitals=3)
+
+
+@pytest.mark.parametrize("variant", ["patches", "residual"])
+def test_patches_and_residual_units_have_settings_of_their_own_and_change_no_others(variant: Any) -> None:
+    usual, found = shipped("unet3d", "none"), shipped("unet3d", "none", variant=variant)
+    assert (usual.training.optimizer, found.training.optimizer) == ("adam", "adamw")
+    assert not usual.training.augmentations
+    for model, privacy in (("unet3d", "local"), ("segresnet3d", "none")):
+        assert shipped(model, privacy, variant=variant) == shipped(model, privacy)
+
+
+def test_a_new_study_takes_the_settings_of_what_it_asks_for() -> None:
+    options: dict[str, Any] = {"task": "segmentation", "profile": "mri", "hospitals": 3, "privacy": "none"}
+    size = (16, 16, 16)
+    plain, patches = (
+        new_study(StudyOptions(name="volumes", size=size, patches=count, **options))[0] for count in (0, 2)
+    )
+    assert (plain.training.optimizer, patches.training.optimizer) == ("adam", "adamw")
+    assert patches.transforms.patches == 2
+    private = StudyOptions(name="volumes", patches=2, **(options | {"privacy": "local"}))
+    assert private.chosen_model == "unet3d"
+    assert StudyOptions(name="volumes", options={"units": 2}, **options).variant == "residual"
