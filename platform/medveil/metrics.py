@@ -68,7 +68,7 @@ def summarise(study: Study, sums: Mapping[str, NDArray[Any]], *, noise: float = 
     task = TASKS[study.task]
     if "patients" in sums:
         return task.figures(study, sums)
-    found = task.noised_figures(study, sums)
+    found = task.noised_figures(study, sums, noise)
     figures = {k: v if k == "patients" else _within(v, task.limits(study, k)) for k, v in found.items()}
     if noise > 0 and task.headline in figures:
         figures["noise"] = _error(study, sums, noise)
@@ -96,7 +96,8 @@ def _error(study: Study, sums: Mapping[str, NDArray[Any]], noise: float) -> floa
             for step in (-0.5, 0.5):
                 moved = np.array(sums[name], np.float64)
                 moved[place] += step
-                ends.append(task.noised_figures(study, {**sums, name: moved}).get(task.headline, np.nan))
+                found = task.noised_figures(study, {**sums, name: moved}, noise)
+                ends.append(found.get(task.headline, np.nan))
             variance += (np.diff(ends)[0] * scale * noise) ** 2
     low, high = task.limits(study, task.headline)
     return float(np.nan_to_num(np.sqrt(variance), nan=high - low))

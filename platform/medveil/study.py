@@ -41,7 +41,7 @@ from medveil.noise_policies import JointNoise, Privacy
 from medveil.profiles import PROFILES
 from medveil.registry import Registry
 from medveil.shown import is_plain, plain
-from medveil.tasks import TASKS
+from medveil.tasks import TASKS, column_problem
 from medveil.tensors import ModelSpec
 from medveil.values import Frozen, MaskGraph, Name, PositiveFloat, Sha256, Weights
 
@@ -52,8 +52,6 @@ LEAST_DECLARED = 10
 """Fewest patients that a hospital declares, however few it has."""
 HEAD_MM = 200.0
 """Height of a usual MR volume of a head; for an estimate of how many slices it has."""
-PLACES = ("image", "patient_id", "split")
-"""Columns of a manifest that are never a label."""
 CENTRE = "head.centre"
 """Tensor of a centred model that holds the released mean; it travels with the weights and is not trained."""
 
@@ -114,7 +112,7 @@ class Target(Frozen):
     def _is_a_range(self) -> Self:
         if not self.low < self.high:
             raise ValueError("'low' must lie below 'high'")
-        if self.column in PLACES or not self.column.strip() or not is_plain(self.column + self.unit):
+        if column_problem([self.column]) or not is_plain(self.column + self.unit):
             raise ValueError("'column' must be the name of the column that holds the number")
         return self
 

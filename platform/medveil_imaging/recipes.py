@@ -166,7 +166,16 @@ def _position_joint(rounds: int) -> Recipe:
 
 
 def _number_head_none(rounds: int) -> Recipe:
-    return _network_none(rounds, rate=0.03, batch=64, update_clip=4.0)
+    # Adam, for features that share a strong direction; steps and no passes, so that features are made once.
+    training = Training(
+        rounds=rounds,
+        local_steps=10,
+        batch_images=4096,
+        optimizer="adam",
+        learning_rate=0.1,
+        schedule="linear",
+    )
+    return Recipe(training=training, strategy=Strategy(), update_clip=16.0)
 
 
 def _number_head_local(rounds: int) -> Recipe:
@@ -213,6 +222,26 @@ def _depth_joint(rounds: int) -> Recipe:
         mean_rounds=rounds // 5,
         full_rate_epsilon=8.0,
     )
+
+
+def _findings_head_none(rounds: int) -> Recipe:
+    # The loss is a mean over the findings, so each of them moves the slower the more there are.
+    return _longer(_wavelet_none(rounds), 4.0)
+
+
+def _findings_head_local(rounds: int) -> Recipe:
+    return _longer(replace(_wavelet_local(rounds), clip_norm=0.1), 4.0)
+
+
+def _findings_head_joint(rounds: int) -> Recipe:
+    return _longer(replace(_wavelet_joint(rounds), clip_norm=0.1), 4.0)
+
+
+def _longer(given: Recipe, times: float) -> Recipe:
+    """The same with a longer stride, and room for it."""
+    rate = given.training.learning_rate * times
+    training = given.training.model_copy(update={"learning_rate": rate})
+    return replace(given, training=training, update_clip=given.update_clip * times)
 
 
 Make = Callable[[int], Recipe]
@@ -272,9 +301,26 @@ REGRESSION: dict[tuple[str, PrivacyKind], tuple[tuple[str, str], int, Make]] = {
     ),
 }
 """The same where a number is learned; private networks as for classes, which nobody has measured."""
+FINDINGS = {
+    key: (("any" if kind == "any" else kind, "findings"), rounds, make)
+    for key, ((kind, what), rounds, make) in RECIPES.items()
+    if what == "classification"
+} | {
+    ("wavelet_head", "none"): (("xray", "findings"), 20, _findings_head_none),
+    ("wavelet_head", "local"): (("xray", "findings"), 10, _findings_head_local),
+    ("wavelet_head", "joint"): (("xray", "findings"), 60, _findings_head_joint),
+    ("frozen_encoder", "none"): (("any", "findings"), 20, _findings_head_none),
+    ("frozen_encoder", "local"): (("any", "findings"), 10, _findings_head_local),
+    ("frozen_encoder", "joint"): (("any", "findings"), 60, _findings_head_joint),
+}
+"""The same where several findings are learned; networks as for classes, which nobody has measured."""
+SHELVES = {"regression": REGRESSION, "findings": FINDINGS}
+"""By task, where it is not :data:`RECIPES`."""
 GENERAL: dict[tuple[str, PrivacyKind], tuple[int, Make]] = {
     ("classification", "none"): (20, partial(_network_none, rate=1e-3, batch=16, update_clip=0.5)),
     ("classification", "local"): (20, partial(_network_local, rate=2.0, clip_norm=0.5, update_clip=8.0)),
+    ("findings", "none"): (20, partial(_network_none, rate=1e-3, batch=16, update_clip=0.5)),
+    ("findings", "local"): (20, partial(_network_local, rate=2.0, clip_norm=0.5, update_clip=8.0)),
     ("regression", "none"): (20, partial(_network_none, rate=1e-3, batch=8, update_clip=0.5)),
     ("regression", "local"): (20, partial(_network_local, rate=2.0, clip_norm=0.5, update_clip=8.0)),
     ("segmentation", "none"): (15, partial(_network_none, rate=2e-3, batch=2, update_clip=1.0)),
@@ -313,7 +359,7 @@ def recipe(
     if hospitals < 1:
         raise ValueError("at least one hospital is needed")
     kind, what = PROFILES[profile], TASKS[task].recipes_of
-    own = (REGRESSION if what == "regression" else RECIPES).get((model, privacy))
+    own = SHELVES.get(what, RECIPES).get((model, privacy))
     own = VARIANTS.get((model, variant, privacy), own)
     general = GENERAL.get((what, privacy))
     if own is not None and own[0] in ((profile, what), (kind.recipes_of, what), ("any", what)):

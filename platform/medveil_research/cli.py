@@ -228,12 +228,12 @@ def doctor(
 
 
 def _show_figures(found: SiteReport) -> None:
-    from medveil_research.words import with_unit
+    from medveil_research.words import is_count, with_unit
 
     rows = []
     for name, value in found.figures.items():
         unit = found.units[name]
-        shown = f"{value:.0f}" if name in ("patients", "images") else with_unit(value, unit)
+        shown = f"{value:.0f}" if is_count(name) else with_unit(value, unit)
         interval = [with_unit(end, unit) for end in found.interval or () if name == found.headline]
         rows.append((plain(name), plain(shown), plain(" to ".join(interval))))
     screen = Screen()

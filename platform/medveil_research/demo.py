@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import cast
 
-from medveil.errors import Error
+from medveil.errors import BadOption, Error
 from medveil.private_files import private_folder
 from medveil.reports import PlanStatus
 from medveil.rounds import RoundKind
@@ -48,7 +48,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "segmentation": ("background", "anterior", "posterior"),
     "findings": FINDINGS,
 }
-HEART = Target(column="heart_mm", unit="mm", low=80, high=130)
+HEART = Target(column="heart_mm", unit="mm", low=50, high=170)
 """What the made-up images show: classes, outlines, findings, a number."""
 WATCH_S = 0.5
 
@@ -162,6 +162,8 @@ def _sites(options: DemoOptions, folder: Path, screen: Screen) -> list[Site]:
 
 def _study(options: DemoOptions, sites: list[Site]) -> tuple[Study, bytes]:
     outlines = TASKS[options.task].outlines
+    if options.data is not None and options.task == "findings" and not options.classes:
+        raise BadOption(problem="--classes names the findings, which are columns of every manifest.csv")
     target = target_of(options.target_column, options.target_range, options.unit)
     if target is None and options.data is None and _phantom(options.task) == "regression":
         target = HEART

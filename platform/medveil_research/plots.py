@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from medveil.histograms import auroc, calibration_curve, roc_curve
@@ -10,6 +10,8 @@ from medveil.reports import Figures
 from medveil_research.drawing import ACCENT, INK, LINE, MUTED, PAPER, SECOND, Drawing, canvas, to_svg
 from medveil_research.results import ExactFacts, Interval, Result, RoundFacts
 
+MOST_CURVES = 6
+"""With more classes a picture of curves cannot be read."""
 MOST_ROWS = 14
 """More hospitals than this are shown as a count per round instead of a row each."""
 
@@ -20,6 +22,7 @@ def draw_all(result: Result) -> list[Drawing]:
         learning_curve,
         together_against_alone,
         structures,
+        findings,
         roc,
         calibration,
         forest,
@@ -190,7 +193,7 @@ def roc(result: Result) -> Drawing | None:
         if area is not None:
             # Noised counts can lead beyond what an area can be.
             curves.append((name, min(max(area, 0.0), 1.0), roc_curve(positives, negatives)))
-    if not curves:
+    if not 0 < len(curves) <= MOST_CURVES:
         return None
     with canvas(3.9) as figure:
         axes = figure.subplots()
@@ -199,7 +202,7 @@ def roc(result: Result) -> Drawing | None:
             style, colour = _line(place)
             axes.plot(false, true, linestyle=style, color=colour, label=f"{name}: {area:.3f}", clip_on=False)
         axes.set(xlabel="healthy called ill (false positive rate)", ylabel="ill found (true positive rate)")
-        if len(result.classes) > 2:
+        if len(curves) > 1:
             axes.set(xlabel="false positive rate", ylabel="true positive rate")
         axes.set(xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
         axes.legend(loc="lower right", title="area under the curve (AUROC)", title_fontsize=9.5)
@@ -230,7 +233,7 @@ def calibration(result: Result) -> Drawing | None:
         positives, negatives = result.histogram(f"positives/{name}"), result.histogram(f"negatives/{name}")
         if positives.sum() + negatives.sum() > 0:
             curves.append((name, calibration_curve(positives, negatives, 10)))
-    if not curves:
+    if not 0 < len(curves) <= MOST_CURVES:
         return None
     error = result.federated.figures.get("ece")
     with canvas(3.9) as figure:
@@ -274,22 +277,7 @@ def structures(result: Result) -> Drawing | None:
     if not found:
         return None
     with canvas(1.2 + 0.42 * len(found)) as figure:
-        axes = figure.subplots()
-        axes.barh(range(len(found)), list(found.values()), color=ACCENT, height=0.55)
-        for row, value in enumerate(found.values()):
-            axes.annotate(
-                f"{value:.3f}",
-                (value, row),
-                xytext=(6, 0),
-                textcoords="offset points",
-                va="center",
-                color=INK,
-            )
-        axes.set_yticks(range(len(found)), [_short(c) for c in found])
-        axes.tick_params(axis="y", length=0, labelcolor=INK)
-        axes.set(xlim=(0, 1.12), ylim=(len(found) - 0.4, -0.6), xlabel="Dice, pooled test patients")
-        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
-        axes.grid(axis="y", visible=False)
+        _bars(figure.subplots(), found, "Dice, pooled test patients")
         text = "Dice " + "; ".join(f"{name}: {value:.3f}" for name, value in found.items()) + "."
         return Drawing(
             title="Overlap with the expert's outline",
@@ -301,6 +289,49 @@ def structures(result: Result) -> Drawing | None:
             description=text,
             svg=to_svg(figure, "structures", "Dice per structure, pooled test patients", text),
         )
+
+
+def findings(result: Result) -> Drawing | None:
+    """AUROC of each finding as bars from zero, with the cases that it rests on."""
+    figures, found = result.federated.figures, {}
+    for name in result.classes:
+        if f"auroc/{name}" in figures and f"known/{name}" in figures:
+            cases = f"{figures[f'there/{name}']:.0f} of {figures[f'known/{name}']:.0f}"
+            found[f"{_short(name, 20)} ({cases})"] = figures[f"auroc/{name}"]
+    if not found:
+        return None
+    missing = [name for name in result.classes if f"auroc/{name}" not in figures]
+    blank = f" No figure (too few cases of one kind): {', '.join(missing)}." if missing else ""
+    with canvas(1.2 + 0.42 * len(found)) as figure:
+        axes = figure.subplots()
+        _bars(axes, found, "AUROC, pooled test patients")
+        axes.axvline(0.5, color=MUTED, linestyle=":", linewidth=1.2)
+        text = "AUROC " + "; ".join(f"{name}: {value:.3f}" for name, value in found.items()) + "." + blank
+        return Drawing(
+            title="Each finding",
+            how_to_read=(
+                "How well the model tells cases with the finding from those without: 1 is perfect, the "
+                "dotted line at 0.5 is guessing. In brackets: how many have it, of how many it is known. A "
+                "figure from few cases is a rough one."
+            ),
+            description=text,
+            svg=to_svg(figure, "findings", "AUROC per finding, pooled test patients", text),
+            note=blank.strip(),
+        )
+
+
+def _bars(axes: Any, found: Mapping[str, float], label: str) -> None:
+    """Shares by name, as bars from zero."""
+    axes.barh(range(len(found)), list(found.values()), color=ACCENT, height=0.55)
+    for row, value in enumerate(found.values()):
+        axes.annotate(
+            f"{value:.3f}", (value, row), xytext=(6, 0), textcoords="offset points", va="center", color=INK
+        )
+    axes.set_yticks(range(len(found)), [_short(name, 44) for name in found])
+    axes.tick_params(axis="y", length=0, labelcolor=INK)
+    axes.set(xlim=(0, 1.12), ylim=(len(found) - 0.4, -0.6), xlabel=label)
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
+    axes.grid(axis="y", visible=False)
 
 
 def forest(result: Result) -> Drawing | None:

@@ -202,8 +202,7 @@ class Result(Frozen):
     @property
     def scored_classes(self) -> tuple[str, ...]:
         """Classes that have a score histogram in ``federated.sums``."""
-        classes = self.classes[1:] if len(self.classes) == 2 else self.classes
-        return tuple(c for c in classes if f"positives/{c}" in self.federated.sums)
+        return tuple(c for c in self.classes if f"positives/{c}" in self.federated.sums)
 
     @property
     def metric(self) -> float | None:

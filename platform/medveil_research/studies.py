@@ -46,6 +46,8 @@ DEFAULT_MODELS = {
     ("classification", "xray"): "wavelet_head",
     ("classification", "mri"): "small_cnn",
     ("segmentation", "mri"): "unet3d",
+    ("findings", "xray"): "wavelet_head",
+    ("findings", "mri"): "small_cnn",
     ("regression", "xray"): "wavelet_head",
     ("regression", "mri"): "small_cnn",
     ("regression", "brain"): "depth_head",

@@ -50,6 +50,11 @@ def with_unit(value: float, unit: str) -> str:
     return f"{value:.{digits}f} {unit}".rstrip()
 
 
+def is_count(figure: str) -> bool:
+    """Whether a figure counts patients, images or cases."""
+    return figure.partition("/")[0] in ("patients", "images", "there", "known")
+
+
 def plain(value: float) -> str:
     """A small number without an exponent: 0.00001."""
     return np.format_float_positional(value, trim="-")

@@ -11,7 +11,7 @@ AGE = {"column": "age", "unit": "years", "low": 20.0, "high": 100.0}
 
 
 def subject_of(task: str) -> dict[str, Any]:
-    """Fields of a study of this task; three classes where it has classes."""
+    """Fields of a study of this task; three classes or findings where it has some."""
     given: dict[str, Any] = {"task": task, "classes": ("a", "b", "c")}
     if TASKS[task].outlines:
         given["transforms"] = VOLUME

@@ -29,6 +29,10 @@ MAX_LOSS = 20.0
 """An image's loss counts for at most this much, so that one image cannot dominate the sum."""
 
 
+PLACES = ("image", "patient_id", "split")
+"""Columns of a manifest that are never a label."""
+
+
 class BadLabel(ValueError):
     """A line's label cannot be read; the text says what to write instead."""
 
@@ -152,8 +156,12 @@ class Task(Protocol):
         """From exact totals; a figure without the cases it needs is left out, never guessed."""
         ...
 
-    def noised_figures(self, study: StudyView, sums: Given) -> dict[str, float]:
-        """From noised totals, as they follow from them: a share may lie outside 0 to 1."""
+    def noised_figures(self, study: StudyView, sums: Given, noise: float = 0.0) -> dict[str, float]:
+        """From noised totals, as they follow from them: a share may lie outside 0 to 1.
+
+        Args:
+            noise: multiplier of the noise in them; a figure that rests on nothing else may be left out.
+        """
         ...
 
     def can_add_up(self, study: StudyView, sums: Given, slack: float) -> bool:
@@ -206,6 +214,14 @@ class Task(Protocol):
 
 
 TASKS: Registry[Task] = Registry("task", __name__)
+
+
+def column_problem(names: Sequence[str]) -> str | None:
+    """Why these cannot be columns of labels: capitals and signs do not tell a manifest's columns apart."""
+    plain = ["".join(filter(str.isalnum, name.casefold())) for name in names]
+    if set(plain) & {"".join(filter(str.isalnum, name)) for name in PLACES} or "" in plain:
+        return f"a column of labels cannot be called {', '.join(PLACES)}"
+    return "two columns differ in signs or capitals only" if len(set(plain)) < len(plain) else None
 
 
 def wants_classes(study: StudyView, least: int = 2) -> str | None:

@@ -112,9 +112,7 @@ class Classification:
         negative and sum to 1, and are no longer than 1; with C classes, sqrt(C).
         """
         images = max(float(patient["images"][0]), 1.0)
-        place = _places(study.evaluation.bins)
-        released = self.released(study)
-        return {name: np.bincount(place, patient[name], NOISED_BINS) / images for name in released}
+        return {name: noised_bins(patient[name]) / images for name in self.released(study)}
 
     def noise_scales(self, study: StudyView) -> dict[str, float]:
         """The root of the number of scored classes; see :meth:`bounded`."""
@@ -137,7 +135,7 @@ class Classification:
             figures["loss"] = float(sums["loss"][0]) / images
         return figures | {"images": images, "patients": float(sums["patients"][0])}
 
-    def noised_figures(self, study: StudyView, sums: Given) -> dict[str, float]:
+    def noised_figures(self, study: StudyView, sums: Given, noise: float = 0.0) -> dict[str, float]:
         """``auroc``, ``accuracy`` of two classes, ``patients``: every patient counts once."""
         names = scored_classes(study)
         figures = _areas(study, sums)
@@ -232,9 +230,10 @@ def scored_classes(study: StudyView) -> tuple[str, ...]:
     return study.classes[1:] if len(study.classes) == 2 else study.classes
 
 
-def _places(bins: int) -> NDArray[np.intp]:
-    """The noised bin of each of ``bins`` bins of the exact histogram."""
-    return np.searchsorted(NOISED_EDGES, middles(bins))
+def noised_bins(histogram: NDArray[np.float64]) -> NDArray[np.float64]:
+    """An exact histogram of scores in the few bins of one that gets noise."""
+    place = np.searchsorted(NOISED_EDGES, middles(len(histogram)))
+    return np.bincount(place, histogram, NOISED_BINS).astype(np.float64)
 
 
 def _areas(study: StudyView, sums: Given) -> dict[str, float]:

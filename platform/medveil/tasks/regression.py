@@ -178,7 +178,7 @@ class Regression:
             ) | {"loss": mean["loss"]}
         return figures | {"images": images, "patients": patients}
 
-    def noised_figures(self, study: StudyView, sums: Given) -> dict[str, float]:
+    def noised_figures(self, study: StudyView, sums: Given, noise: float = 0.0) -> dict[str, float]:
         """The same without a loss; an error beyond ``CUT`` of the range counts as that."""
         cases = float(sums["cases"][0])
         figures: dict[str, float] = {}

@@ -118,7 +118,7 @@ class Segmentation:
             figures["loss"] = float(sums["loss"][0]) / patients
         return figures | {"patients": patients}
 
-    def noised_figures(self, study: StudyView, sums: Given) -> dict[str, float]:
+    def noised_figures(self, study: StudyView, sums: Given, noise: float = 0.0) -> dict[str, float]:
         """The same without a loss; ``patients`` are those of the structure that was outlined most often."""
         found = {}
         for name in study.classes[1:]:

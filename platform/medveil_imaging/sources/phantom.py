@@ -27,7 +27,6 @@ from pydicom.uid import (
 from medveil_imaging.sources.phantom_film import (
     FINDINGS,
     HEART_MM,
-    HEARTS,
     KINDS,
     Scanner,
     draw_film,
@@ -52,6 +51,8 @@ THINNING = 0.6
 AGES = (20.0, 90.0)
 SKEWS = (2.0, 1.0, 0.5, 1.0)
 """Which numbers a hospital sees: above 1 mainly small ones, below 1 mainly large ones."""
+WIDEST = (0.16, 0.42)
+"""Between what the semi-axis of a heart lies where its width is learned."""
 BLANK = 0.1
 """Share of findings that the manifest does not say."""
 SPLITS = (("train", 0.7), ("val", 0.8), ("test", 1.0))
@@ -82,7 +83,7 @@ def write_phantom_sites(
 
     xray: 16-bit DICOM films, 1 to 3 a patient. Classification (the usual task): normal and abnormal.
     Findings: each of :data:`FINDINGS` by itself; each hospital has one that it never sees, and one cell in
-    ten is blank. Regression: ``heart_mm``, the width of the heart, 84 to 123 mm.
+    ten is blank. Regression: ``heart_mm``, the width of the heart, 61 to 161 mm.
 
     mri: NIfTI volumes, for segmentation (the usual task) with label maps (anterior, posterior), 1 or 2 a
     patient. Otherwise one a patient, and every second hospital has folders of DICOM slices. Classification:
@@ -128,7 +129,7 @@ def _films(site: Path, hospital: int, patients: int, random: Generator, task: Ta
             kinds, label = _draw_findings(hospital, random)
         elif task == "regression":
             place = random.random() ** SKEWS[hospital % len(SKEWS)]
-            body = replace(body, heart=HEARTS[0] + (HEARTS[1] - HEARTS[0]) * place)
+            body = replace(body, heart=WIDEST[0] + (WIDEST[1] - WIDEST[0]) * place)
             label = {"heart_mm": f"{HEART_MM * body.heart:.1f}"}
         for _ in range(int(random.choice([1, 2, 3], p=[0.6, 0.3, 0.1]))):
             film = draw_film(body, kinds, SCANNERS[hospital % len(SCANNERS)], random)
