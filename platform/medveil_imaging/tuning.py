@@ -25,6 +25,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from medveil_imaging.per_image import is_statistic
+
 TRAIN_ONLY, ADAPTERS, BASE = "train_only", "adapters", "base_weights"
 DEFAULTS: dict[str, int | float | str | bool] = {TRAIN_ONLY: "", ADAPTERS: 0, BASE: ""}
 MOST_RANK = 256
@@ -74,13 +76,15 @@ def tune(network: nn.Module, tuning: Tuning, outputs: int) -> None:
         head = head_of(network, outputs)
         trained = {name for name in names if name.rpartition(".")[0] == head}
     for name, parameter in network.named_parameters():
-        parameter.requires_grad_(name in trained)
+        parameter.requires_grad_(name in trained and not is_statistic(name))
     if tuning.rank:
         adapt(network, tuning.rank)
 
 
 def frozen_of(network: nn.Module) -> dict[str, nn.Parameter]:
-    """The weights that tuning has frozen, by name."""
+    """The weights that are not trained, by name; a network with fixed features sees to its own."""
+    if getattr(network, "frozen_features", False):
+        return {}
     return {name: value for name, value in network.named_parameters() if not value.requires_grad}
 
 

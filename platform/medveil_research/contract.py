@@ -8,6 +8,7 @@ besides (:mod:`hospital_node.training.checks`), before the first patient.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 
 import torch
@@ -25,8 +26,8 @@ from medveil_imaging.tuning import DEFAULTS
 CPU = torch.device("cpu")
 IMAGES = (1, 2)
 """Of the two patients."""
-EXACT_BELOW = 2 * 10**7
-"""Weights up to which everything is computed in float64; beyond, memory counts."""
+EXACT_WEIGHTS, EXACT_PIXELS = 5 * 10**6, 2**16
+"""Weights, and pixels of all images, up to which everything is computed in float64; beyond, memory counts."""
 CLOSE = {torch.float64: 1e-6, torch.float32: 5e-3}
 """Largest relative error of a gradient, and of an image's logits."""
 LEAST_EDGE = {2: 64, 3: 16}
@@ -63,10 +64,14 @@ def prove(study: Study) -> None:
         UnfitNetwork: naming what it does not keep. UnknownName, BadModel, UnsafeModel, NoEncoder, BadEncoder.
     """
     name, model, shape = study.model.name, build_model(study), shape_of(study)
-    exact = sum(weight.numel() for weight in model.parameters()) <= EXACT_BELOW
-    model = model.to(torch.float64 if exact else torch.float32)
+    small = _smaller(model, shape)
+    weights, pixels = (
+        sum(weight.numel() for weight in model.parameters()),
+        sum(IMAGES) * math.prod(small.size),
+    )
+    model = model.double() if weights <= EXACT_WEIGHTS and pixels <= EXACT_PIXELS else model.float()
     try:
-        found = _first_fault(model, _smaller(model, shape), TASKS[study.task].outlines)
+        found = _first_fault(model, small, TASKS[study.task].outlines)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         raise UnfitNetwork(name=name, problem="the engine of a node cannot train it") from error
     if found is not None:
@@ -112,15 +117,14 @@ def _faults_backward(model: nn.Module, images: torch.Tensor, targets: torch.Tens
         Drawn(i, t)
         for i, t in zip(torch.split(given, list(IMAGES)), torch.split(targets, list(IMAGES)), strict=True)
     ]
-    first, second = (_plain_gradient(model, one) for one in drawn)
-    together, alone = _engine_gradients(model, drawn), _engine_gradients(model, drawn[:1])
+    together = _engine_gradients(model, drawn)
     if not bool(together.isfinite().all()):
         yield "a patient's gradient is not finite"
     if not bool(together.any(1).all()):
         yield "a patient's gradient is zero, so it would learn nothing"
-    if _differ(together, torch.stack([first, second])):
+    if any(_differ(row, _plain_gradient(model, one)) for row, one in zip(together, drawn, strict=True)):
         yield "the engine's gradient of a patient is not that of plain autograd"
-    if _differ(together[:1], alone):
+    if _differ(together[:1], _engine_gradients(model, drawn[:1])):
         yield "another patient changes a patient's gradient"
 
 

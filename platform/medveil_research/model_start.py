@@ -59,7 +59,7 @@ def start_model(
             raise BadModel(name=name, problem=f"start weights are given, and option '{BASE}' names others")
         start_from(model, weights, partly=partly)
         freeze(name, shape, model, tuning, seed=drawn)
-        frozen = frozen_of(model) if tuning else {}
+        frozen = frozen_of(model)
         if frozen:
             options[BASE] = keep_frozen({key: value.detach().numpy() for key, value in frozen.items()})
         spec, start = spec_of(model), vector_of(model)

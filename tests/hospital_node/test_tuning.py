@@ -49,9 +49,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def whole(name: str, shape: ModelShape, options: Options, *, seed: int = 7) -> nn.Module:
     """As somebody else's training left it."""
-    return build(
-        name, shape, {k: v for k, v in options.items() if k not in ("train_only", "adapters")}, seed=seed
-    )
+    own = {key: value for key, value in options.items() if key not in ("train_only", "adapters")}
+    return build_whole(name, shape, own, seed=seed)[0]
 
 
 def with_base(name: str, shape: ModelShape, options: Options, *, seed: int = 7) -> dict[str, Any]:
@@ -68,6 +67,8 @@ CASES = [
     ("small_cnn", FILM, {"train_only": "11.*"}),
     ("monai:ViT", FILM, {**SMALL["ViT"], "adapters": 2}),
     ("monai:ResNet", FILM, {**SMALL["ResNet"], "train_only": "fc.*|*.bn?.*"}),
+    ("monai:DenseNet", FILM, {**SMALL["DenseNet"], "batch_norm": "fixed", "adapters": 1}),
+    ("mobilenet", FILM, {"width": 0.1, "batch_norm": "fixed", "train_only": "*"}),
     ("monai:UNet", ModelShape((16, 16), 2), {"channels": "4-8", "adapters": 1}),
     ("monai:DynUNet", ModelShape((16, 16), 2), {**SMALL["DynUNet"], "adapters": 1}),
 ]

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from medveil_imaging.frozen import is_digest, load_frozen
 from medveil_imaging.heads import Head
-from medveil_imaging.models import MODELS, BadModel, ModelShape, Options, make_safe, read_options
+from medveil_imaging.models import MODELS, BadModel, ModelShape, Option, Options, make_safe, read_options
 
 NAME = "frozen_encoder"
 BIAS = 0.3
@@ -59,9 +59,9 @@ class FrozenEncoder(nn.Module):
         return logits
 
 
-def _beheaded(name: str, shape: ModelShape) -> tuple[nn.Module, int]:
+def _beheaded(name: str, shape: ModelShape, options: Options) -> tuple[nn.Module, int]:
     """The network without its last linear layer, and how many numbers an image becomes."""
-    network = make_safe(MODELS[name](shape, {}))
+    network = make_safe(MODELS[name](shape, options))
     linear = [(place, layer) for place, layer in network.named_modules() if isinstance(layer, nn.Linear)]
     if not linear or getattr(network, "frozen_features", False):
         raise BadModel(name=NAME, problem=f"'{name}' has no linear head and so cannot be an encoder")
@@ -78,20 +78,26 @@ def frozen_encoder(shape: ModelShape, options: Options) -> nn.Module:
     Input (k, channels, \\*size), 2-D or 3-D, output (k, outputs). Options: ``encoder``, a registered
     classification model; ``weights``, SHA-256 of the safetensors file with all of its tensors but the last
     linear layer's (which may be there and is not used); ``centred`` (false), see
-    :class:`medveil_imaging.heads.Head`.
+    :class:`medveil_imaging.heads.Head`; ``batch_norm`` ("group"), handed on to encoders that have the option.
 
     Raises:
         BadModel: no such encoder, or ``weights`` is no SHA-256.
         NoEncoder, BadEncoder: the file is missing, damaged or for another network.
     """
-    chosen = read_options(
-        NAME, options, {"encoder": "densenet121", "weights": "", "centred": False, "mean_rounds": 1}
-    )
+    defaults: dict[str, Option] = {
+        "encoder": "densenet121",
+        "weights": "",
+        "centred": False,
+        "mean_rounds": 1,
+        "batch_norm": "group",
+    }
+    chosen = read_options(NAME, options, defaults)
     encoder, digest = str(chosen["encoder"]), str(chosen["weights"])
     if not is_digest(digest):
         raise BadModel(name=NAME, problem="option 'weights' must be the SHA-256 of a file, in 64 hex digits")
     if encoder == NAME:
         raise BadModel(name=NAME, problem="an encoder cannot be made of itself")
-    network, width = _beheaded(encoder, ModelShape(shape.size, 1, shape.channels))
+    own = {} if chosen["batch_norm"] == "group" else {"batch_norm": chosen["batch_norm"]}
+    network, width = _beheaded(encoder, ModelShape(shape.size, 1, shape.channels), own)
     load_frozen(dict(network.named_parameters()), digest, of=encoder)
     return FrozenEncoder(network, width, shape.outputs, centred=bool(chosen["centred"]))

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from medveil_imaging.models import MODELS, BadModel, ModelShape, Options, read_options
+from medveil_imaging.per_image import KINDS, fit
 
 NAME = "mobilenet"
 STAGES = (
@@ -31,7 +32,7 @@ class InvertedResidual(nn.Module):
         first = [_normed(channels, hidden, 1)] if widen > 1 else []
         narrow = nn.Conv2d(hidden, outputs, 1, bias=False)
         depthwise = _normed(hidden, hidden, 3, stride=stride, groups=hidden)
-        self.conv = nn.Sequential(*first, depthwise, narrow, _norm(outputs))
+        self.conv = nn.Sequential(*first, depthwise, narrow, nn.BatchNorm2d(outputs))
         self.adds = stride == 1 and channels == outputs
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -67,14 +68,7 @@ class MobileNet(nn.Module):
 
 def _normed(channels: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1) -> nn.Sequential:
     convolution = nn.Conv2d(channels, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
-    return nn.Sequential(convolution, _norm(outputs), nn.ReLU6())
-
-
-def _norm(channels: int) -> nn.GroupNorm:
-    """In at most 8 groups; every width is a multiple of 8."""
-    return nn.GroupNorm(
-        max(g for g in range(1, STEP + 1) if channels % g == 0 and 2 * g <= channels), channels
-    )
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU6())
 
 
 def _rounded(channels: float) -> int:
@@ -87,17 +81,21 @@ def _rounded(channels: float) -> int:
 def mobilenet(shape: ModelShape, options: Options) -> nn.Module:
     """Input (k, channels, rows, columns), output (k, outputs); 2.2 million weights at three channels.
 
-    Option ``width`` (1.0, from 0.1 to 2.0): factor on the channels of every layer. A checkpoint of
-    torchvision's ``mobilenet_v2`` fits by name, less the running statistics of its batch norm.
+    Options: ``width`` (1.0, from 0.1 to 2.0), factor on the channels of every layer; ``batch_norm``, what
+    stands for it: group norm ("group"), or its statistics as the start weights have them ("fixed",
+    :mod:`medveil_imaging.per_image`). A checkpoint of torchvision's ``mobilenet_v2`` fits by name.
 
     Raises:
-        BadModel: not 2-D, an edge below 32, or a bad width.
+        BadModel: not 2-D, an edge below 32, or a bad option.
     """
-    width = float(read_options(NAME, options, {"width": 1.0})["width"])
+    chosen = read_options(NAME, options, {"width": 1.0, "batch_norm": "group"})
+    width, batch_norm = float(chosen["width"]), str(chosen["batch_norm"])
+    if batch_norm not in KINDS:
+        raise BadModel(name=NAME, problem=f"option 'batch_norm' must be one of {', '.join(KINDS)}")
     if not 0.1 <= width <= 2:
         raise BadModel(name=NAME, problem="option 'width' must lie between 0.1 and 2")
     if shape.dims != 2:
         raise BadModel(name=NAME, problem="it is for pictures (2-D images) only")
     if min(shape.size) < HALVINGS:
         raise BadModel(name=NAME, problem=f"every edge of the images must be {HALVINGS} or more")
-    return MobileNet(shape, width)
+    return fit(MobileNet(shape, width), batch_norm)

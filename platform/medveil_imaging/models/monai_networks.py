@@ -3,8 +3,9 @@
 A study names the network and gives its options as data; nothing else of MONAI can be reached from a study.
 What MONAI builds is changed in place, so every weight keeps MONAI's name, and weights trained elsewhere fit:
 
-* Batch norm of every kind becomes group norm with the same weight and bias, in the most groups up to 8 that
-  divide the channels and leave two for each. Running statistics are gone, also those of instance norms.
+* Batch norm of every kind becomes group norm with the same weight and bias. With ``batch_norm=fixed``, an
+  option of every network here, it stays as it is in evaluation, by mean and variance of the start weights,
+  which are frozen (:mod:`medveil_imaging.per_image`). Running statistics of instance norms are gone.
 * Dropout and dropped paths are off. The engine would give each patient a draw of its own (vmap with
   ``randomness="different"``, from torch's global generator), so clipping would still bound a patient; but no
   self-check could compare such a gradient with a plain loop's.
@@ -15,22 +16,20 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 from monai.networks import nets
-from monai.networks.blocks import MemoryEfficientSwish
-from monai.networks.layers import DropPath
 from torch import nn
 
 from medveil.shown import plain
 from medveil_imaging.models import MODELS, BadModel, ModelShape, Option, Options, read_options
+from medveil_imaging.per_image import KINDS, fit
 
 PREFIX = "monai:"
-MOST_GROUPS = 8
 MOST_WEIGHTS = 2**29
 """Of one network: two gigabytes."""
 LARGEST, LONGEST = 8192, 16
@@ -135,6 +134,7 @@ def _classifier(shape: ModelShape, chosen: Chosen) -> nn.Module:
 
 
 CHOICES: dict[str, tuple[str, ...]] = {
+    "batch_norm": KINDS,
     "act": ("PRELU", "RELU", "LEAKYRELU", "ELU", "GELU", "SWISH", "TANH"),
     "norm": ("INSTANCE", "BATCH"),
     "upsample_mode": ("deconv", "nontrainable"),
@@ -248,55 +248,6 @@ NETWORKS: dict[str, Network] = {
 """Name at MONAI → how it is built."""
 
 
-def fit(network: nn.Module) -> nn.Module:
-    """Change a network in place so that an image's output depends on that image alone, and on nothing drawn.
-
-    See the top of this file. Names and shapes of its weights stay; buffers of whole numbers, which are tables
-    and no data, are no longer stored with the weights.
-    """
-    for layer in list(network.modules()):
-        for name, child in list(layer.named_children()):
-            if isinstance(child, nn.modules.batchnorm._BatchNorm):
-                setattr(layer, name, _group_norm(child))
-            elif isinstance(child, MemoryEfficientSwish):  # its own backward pass knows no vmap
-                setattr(layer, name, nn.SiLU())
-        if isinstance(layer, nn.modules.instancenorm._InstanceNorm):
-            layer.track_running_stats = False
-            layer.running_mean = layer.running_var = layer.num_batches_tracked = None
-        for rate in _rates(layer):
-            setattr(layer, rate, 0.0)
-        for name, value in layer.named_buffers(recurse=False):
-            if not (value.is_floating_point() or value.is_complex()):
-                layer._non_persistent_buffers_set.add(name)
-    network.register_forward_hook(_first)
-    return network
-
-
-def _group_norm(batch_norm: nn.modules.batchnorm._BatchNorm) -> nn.GroupNorm:
-    channels = batch_norm.num_features
-    groups = max(g for g in range(1, MOST_GROUPS + 1) if channels % g == 0 and (g == 1 or 2 * g <= channels))
-    norm = nn.GroupNorm(groups, channels, eps=batch_norm.eps, affine=batch_norm.affine)
-    if batch_norm.affine:
-        norm.weight, norm.bias = batch_norm.weight, batch_norm.bias
-    return norm
-
-
-def _rates(layer: nn.Module) -> Sequence[str]:
-    """Attributes of a layer that say how much it drops."""
-    if isinstance(layer, nn.modules.dropout._DropoutNd):
-        return ("p",)
-    return (
-        ("drop_prob",) if isinstance(layer, DropPath) else tuple({"drop_connect_rate"} & vars(layer).keys())
-    )
-
-
-def _first(_layer: nn.Module, _given: object, found: Any) -> Any:
-    """A forward hook, for networks that give more than logits."""
-    while isinstance(found, list | tuple):
-        found = found[0]
-    return found
-
-
 def _chosen(name: str, options: Options, defaults: Mapping[str, Option]) -> Chosen:
     """The options with their defaults. Raises: BadModel: an unknown one, another type, or out of bounds."""
     lists = {key for key, value in defaults.items() if LIST.fullmatch(str(value)) or key == "strides"}
@@ -330,9 +281,10 @@ def build_network(own_name: str, shape: ModelShape, options: Options) -> nn.Modu
     name, entry = PREFIX + own_name, NETWORKS[own_name]
     if any("drop" in key for key in options):
         raise BadModel(name=name, problem="dropout is off in every network; leave the option out")
-    chosen = _chosen(name, options, entry.options)
+    chosen = _chosen(name, options, {**entry.options, "batch_norm": "group"})
+    batch_norm = chosen.pop("batch_norm")
     try:
-        network = fit(entry.make(shape, chosen))
+        network = fit(entry.make(shape, chosen), batch_norm)
         if sum(weight.numel() for weight in network.parameters()) > MOST_WEIGHTS:
             raise BadModel(name=name, problem=f"with these options it has more than {MOST_WEIGHTS:,} weights")
         empty = copy.deepcopy(network).to("meta")

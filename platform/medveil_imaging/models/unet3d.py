@@ -8,7 +8,7 @@ from monai.networks.nets import UNet
 from torch import nn
 
 from medveil_imaging.models import MODELS, BadModel, ModelShape, Options, read_options, whole_number
-from medveil_imaging.models.monai_networks import fit
+from medveil_imaging.per_image import fit
 
 NAME = "unet3d"
 
