@@ -124,10 +124,11 @@ def doubtful(forms: Iterable[str]) -> dict[str, str]:
     """Forms of :func:`one_spelling` that several patients may have become, and what they look like.
 
     A date is what spreadsheets make of ``1-3`` or ``MARCH1``. Numbers of more than fifteen digits are told of
-    if each of them ends in zeros from the sixteenth on, which does not happen by itself.
+    if they have two zeros or more from the sixteenth on, or if all of them have one: by itself that is rare.
     """
     known = list(forms)
     long = [form for form in known if _LONG.fullmatch(form)]
-    cut = long if all(map(_CUT.fullmatch, long)) else []
+    rounded = [form for form in long if _CUT.fullmatch(form)]
+    cut = rounded if rounded == long else [form for form in rounded if form.endswith("00")]
     dates = [form for form in known if _DATE.fullmatch(form)]
     return dict.fromkeys(cut, "a number that a spreadsheet has rounded") | dict.fromkeys(dates, "a date")

@@ -60,7 +60,7 @@ def test_one_picture_under_two_names_for_two_patients_is_told(
     assert [len(patients) for patients in (site.train, site.test)] == [3, 1]  # nobody's image is taken away
 
 
-def test_two_pictures_of_one_patient_and_one_file_of_two_are_no_copies(
+def test_a_copy_within_one_patient_and_one_file_of_two_patients_are_told_of_as_what_they_are(
     tmp_path: Path, make_study: MakeStudy, write_manifest: WriteManifest
 ) -> None:
     film(tmp_path / "site" / "a.png", 1)
@@ -70,7 +70,11 @@ def test_two_pictures_of_one_patient_and_one_file_of_two_are_no_copies(
         line("a.png", "P1"), line("b.png", "P1"), line("c.png", "P22"), line("c.png", "P3", "test")
     )
     site = read_site(tmp_path / "site", make_study())
-    assert told(site) == [(4, "shared-image-two-splits"), (5, "shared-image-two-splits")]
+    assert told(site) == [
+        (3, "copied-image"),
+        (4, "shared-image-two-splits"),
+        (5, "shared-image-two-splits"),
+    ]
 
 
 def row(number: int, patient: str) -> Row:

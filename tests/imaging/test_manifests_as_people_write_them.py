@@ -101,6 +101,7 @@ AS_MEANT: dict[str, str | bytes] = {
     "a doubled slash": changed("films/", "films//"),
     "the folder's own name before paths": changed("films/", "site/films/"),
     "quoted paths in quotes": changed("films/0001.png", '"""films/0001.png"""'),
+    "a path as a browser writes it": changed("films/", "films%2F"),
     "labels with decimals": changed(",1", ",1.0"),
     "names of classes": changed(",1", ", Abnormal"),
     "long words for the splits": changed("train", " Training"),
@@ -113,6 +114,18 @@ def test_a_manifest_is_read_as_it_is_meant(site: Path, make_study: MakeStudy, te
     assert meaning(found, site) == MEANT
     assert problems == []
     assert count_lines(site / "manifest.csv", 10**6) in (3, 4)  # a header in the middle counts
+
+
+@pytest.mark.parametrize("name", ["Manifest.CSV", "manifest.csv.txt", "manifest (1).csv", "manifest.xlsx"])
+def test_a_file_called_nearly_so_is_named(site: Path, make_study: MakeStudy, name: str) -> None:
+    if (site / "films").exists() and (site / "FILMS").exists():
+        pytest.skip("the disk does not tell capitals apart")
+    (site / name).write_text("\n".join(LINES), encoding="utf-8")
+    findings = Findings()
+    assert settled_rows(site, make_study(), findings) == []
+    (problem,) = findings.sorted("manifest.csv")
+    assert problem.code == "no-manifest"
+    assert f"'{name}'" in problem.reason
 
 
 def test_an_absolute_path_inside_the_folder_is_that_file(site: Path, make_study: MakeStudy) -> None:
@@ -220,6 +233,7 @@ REFUSED: dict[str, tuple[str | bytes, str, str]] = {
     "no header": ("\n".join(LINES[1:]), "missing-columns", "line that names the columns is missing"),
     "a column called nearly so": (changed("patient_id", "patient_nr"), "missing-columns", "column 2"),
     "two columns of one name": (changed("label", "label,Label,LABEL"), "bad-line", "6"),
+    "a title above": ("Export of 1 March\n\n" + joined(","), "missing-columns", "line 3 does"),
     "an empty file": ("", "missing-columns", "empty"),
     "a workbook": (b"PK\x03\x04" + bytes(100), "not-csv", "workbook"),
     "an old workbook": (b"\xd0\xcf\x11\xe0" + bytes(100), "not-csv", ".xls"),
@@ -255,6 +269,8 @@ def test_pseudonyms_that_spreadsheets_have_made_are_told_of(site: Path, make_stu
         assert len(found) == 3
         assert [(p.row, p.code, p.severity) for p in problems] == [(3, "doubtful-patient", "warning")]
         assert made not in problems[0].reason
+    text = changed("P-2", "12345678901200000").replace("P-3", "1234567890123456")
+    assert [(p.row, p.code) for p in rows(site, make_study(), text)[1]] == [(3, "doubtful-patient")]
     for own in ("MAR-0001", "1234567890123450", "P-2024"):
         text = changed("P-2", own).replace("P-3", "1234567890123456")
         assert rows(site, make_study(), text)[1] == []
@@ -307,3 +323,21 @@ def test_the_name_of_a_class_does_not_go_before_its_number(make_study: MakeStudy
         2,
         0,
     ]
+
+
+def test_of_several_findings_a_site_need_not_know_all(
+    site: Path, make_study: MakeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_label(study: Study, cells: dict[str, str]) -> tuple[float | None, ...]:
+        return tuple(float(cells[name]) if cells[name] else None for name in study.classes)
+
+    monkeypatch.setattr(TASKS["classification"], "columns", lambda study: study.classes)
+    monkeypatch.setattr(TASKS["classification"], "read_label", read_label)
+    study = make_study().model_copy(update={"classes": ("Mass", "lung_edema", "nodule")})
+    text = changed("label", "MASS,Nodul").replace(",train,0", ",train,0,").replace(",1", ",1,0")
+    found, problems = rows(site, study, text.replace("Nodul", "Lung Edema"))
+    assert [row.label for row in found] == [(0.0, None, None), (1.0, 0.0, None), (1.0, 0.0, None)]
+    assert [(p.row, p.code, p.severity) for p in problems] == [(None, "missing-findings", "warning")]
+    assert "no column nodule:" in problems[0].reason
+    assert "column 5 to be nodule?" in rows(site, study, text)[1][0].reason
+    assert [p.code for p in rows(site, study, "\n".join(LINES))[1]] == ["missing-columns"]

@@ -88,12 +88,17 @@ class Header:
                 return alike[0]
         return None
 
+    def shared(self, columns: Sequence[str]) -> set[str]:
+        """Which of these it has, once or more."""
+        names = set(map(simple, self.names))
+        return {column for column in columns if simple(column) in names}
+
     def places(self, columns: Sequence[str]) -> dict[str, int]:
         """Where each of them stands. Raises: Unusable: one of them is missing or there twice."""
         found = {column: self.place(column) for column in columns}
         missing = [column for column, place in found.items() if place is None]
         if missing:
-            names, hint = ", ".join(missing), "".join(map(self._meant, missing))
+            names, hint = ", ".join(missing), "".join(map(self.meant, missing))
             raise Unusable(
                 "missing-columns",
                 f"manifest.csv must have one column {names}.{hint}",
@@ -101,7 +106,8 @@ class Header:
             )
         return {column: place for column, place in found.items() if place is not None}
 
-    def _meant(self, column: str) -> str:
+    def meant(self, column: str) -> str:
+        """A question about the column that is called most like this one, if one is; else nothing."""
         near = difflib.get_close_matches(simple(column), map(simple, self.names), 1, 0.6)
         place = [simple(name) for name in self.names].index(near[0]) if near else None
         return "" if place is None else f" Did you mean column {place + 1} to be {column}?"
@@ -194,9 +200,9 @@ def header_from(text: str, number: int, separator: str, wanted: Sequence[str]) -
             continue
         while names and not names[-1]:
             names.pop()
-        found = {simple(name) for name in names} & {simple(column) for column in wanted}
-        if len(found) > most:
-            best, most = Header(one, tuple(names), number), len(found)
+        header = Header(one, tuple(names), number)
+        if len(header.shared(wanted)) > most:
+            best, most = header, len(header.shared(wanted))
     if best is None or (broken and not most):
         raise Unusable(
             "bad-manifest",

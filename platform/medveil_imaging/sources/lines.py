@@ -12,11 +12,12 @@ of the manifest is used until the operator has put it right (decision 29 says wh
 from __future__ import annotations
 
 import csv
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import TextIO
 
@@ -37,6 +38,8 @@ MAX_LINE_BYTES = 2**16
 NOTHING = "".join(SEPARATORS) + ' "\n\x0b\x0c\0\x1a\ufeff\xef\xbb\xbf\xa0'
 """What an empty line of a spreadsheet, or the end of a file of DOS, is made of."""
 GUESSES = ("windows-1252", "macintosh", "cp850", "windows-1251", "gbk", "shift_jis", "big5", "euc-kr")
+TITLES = 10
+"""Lines under the first in which a header is looked for that should be above."""
 COLUMNS = ("image", "patient_id", "split")
 """Which every manifest has, or all but the first."""
 LOST = "\N{REPLACEMENT CHARACTER}"
@@ -143,6 +146,8 @@ def open_table(path: Path, wanted: Sequence[str]) -> Table:
                     )
                 text = line if unicode else _decoded(line, encoding)
                 header = header_from(text.removeprefix("\ufeff"), number, separator, wanted)
+                if not header.shared(wanted):
+                    _refuse_titles(file, number, wanted)
                 return Table(path, header, encoding, unicode)
             if words[0] == "sep":
                 separator = separator_from(words[1])
@@ -158,6 +163,21 @@ def open_table(path: Path, wanted: Sequence[str]) -> Table:
         "missing-columns",
         "manifest.csv is empty.",
         f"Write a line with the names of the columns ({', '.join(wanted)}), and one for each image.",
+    )
+
+
+def _refuse_titles(lines: TextIO, number: int, wanted: Sequence[str]) -> None:
+    """Raises: Unusable: one of the next lines is the header, so what stands above it is none."""
+    for place, line in enumerate(islice(_cut(lines), TITLES), start=number + 1):
+        with suppress(Unusable):
+            if len(header_from(line, place, "", wanted).shared(wanted)) > 1:
+                break
+    else:
+        return
+    raise Unusable(
+        "missing-columns",
+        f"Line {number} of manifest.csv names no column; line {place} does.",
+        "Remove what stands above the line that names the columns.",
     )
 
 
@@ -243,10 +263,23 @@ def _opened(path: Path, encoding: str | None) -> Iterator[TextIO]:
         with path.open(encoding=encoding or "latin-1", errors="replace", newline=newline) as file:
             yield file
     except FileNotFoundError as error:
+        near = _called_nearly_so(path)
+        hint = f" Is '{near}' meant? Then it must be called manifest.csv." if near else ""
         raise Unusable(
-            "no-manifest", "The folder holds no manifest.csv.", "Write one; docs/operator.md shows how."
+            "no-manifest",
+            f"The folder holds no manifest.csv.{hint}",
+            "Write one; docs/operator.md shows how.",
         ) from error
     except OSError as error:
         raise Unusable(
             "unreadable-manifest", "manifest.csv cannot be read to its end.", "Copy it again."
         ) from error
+
+
+def _called_nearly_so(path: Path) -> str | None:
+    """A file beside it that a spreadsheet or a browser may have named: Manifest.csv, manifest.csv.txt."""
+    with suppress(OSError):
+        for one in sorted(path.parent.iterdir()):
+            if re.fullmatch(r"manifest\W*\d*\W*(\.\w+)*", one.name.casefold()) and one.is_file():
+                return one.name
+    return None

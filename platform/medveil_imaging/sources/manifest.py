@@ -116,12 +116,14 @@ def _judged(folder: Path, study: Study, findings: Findings) -> list[Row]:
     labels: set[str] = set()
     try:
         table, places, images = _columns(folder, study)
+        unknown = _unknown(table, study, places, findings)
         judge = _Judge(study, Places(folder), images, findings)
         for number, cells in table.lines(places):
             if isinstance(cells, Unreadable):
                 unreadable.append(cells)
                 findings.refuse(cells, MANIFEST, number)
                 continue
+            cells |= unknown
             labels.add(cells.get("label", "")[:9])
             try:
                 row = judge.row(number, cells)
@@ -149,8 +151,8 @@ def _judged(folder: Path, study: Study, findings: Findings) -> list[Row]:
 
 def _columns(folder: Path, study: Study) -> tuple[Table, dict[str, int], tuple[str, ...]]:
     """The manifest, where its columns stand, and which of them name a line's files."""
-    channels, rest = study.transforms.channels, (*COLUMNS[1:], *TASKS[study.task].columns(study))
-    table = open_table(folder / MANIFEST, ("image", *rest, *channels))
+    channels, told = study.transforms.channels, TASKS[study.task].columns(study)
+    table = open_table(folder / MANIFEST, (*COLUMNS, *told, *channels))
     apart = bool(channels) and all(table.header.place(channel) is not None for channel in channels)
     images = channels if apart else COLUMNS[:1]
     if channels and not apart and table.header.place("image") is None:
@@ -159,7 +161,26 @@ def _columns(folder: Path, study: Study) -> tuple[Table, dict[str, int], tuple[s
             f"manifest.csv must have a column image, or one for each channel: {', '.join(channels)}.",
             "Add it; the first line of the file names the columns, separated by commas or semicolons.",
         )
-    return table, table.header.places((*images, *rest)), images
+    if len(told) > 1:  # of several findings a site need not know all
+        told = tuple(column for column in told if table.header.place(column) is not None) or told
+    return table, table.header.places((*images, *COLUMNS[1:], *told)), images
+
+
+def _unknown(table: Table, study: Study, places: dict[str, int], findings: Findings) -> Cells:
+    """Blank cells for what the manifest has no column for; the operator is told of each."""
+    absent = [column for column in TASKS[study.task].columns(study) if column not in places]
+    if absent:
+        problem = Problem(
+            MANIFEST,
+            None,
+            "missing-findings",
+            f"There is no column {', '.join(absent)}: these findings count as not known in every line."
+            + "".join(map(table.header.meant, absent)),
+            "Add the column, if the findings are known here.",
+            "warning",
+        )
+        findings.add(problem)
+    return dict.fromkeys(absent, "")
 
 
 def _check_first_class(labels: set[str], study: Study, findings: Findings) -> None:

@@ -84,6 +84,14 @@ def compare_images(read: Iterable[tuple[Row, Marks]], findings: Findings) -> Non
         if len({row.paths for row in owners}) > 1:  # else the manifest has shown it
             for row in owners:
                 findings.warn(_same_pixels(row, owners), row.image, row.number)
+    for copies in _shared(((row.patient, marks.pixels), row.paths, row) for row, marks in seen):
+        for row in copies[1:]:
+            note = Note(
+                "copied-image",
+                f"This picture is that of line {copies[0].number}, of the same patient; both are used.",
+                "Keep one of the lines, with the right label.",
+            )
+            findings.warn(note, row.image, row.number)
     named = [(row, marks.patient) for row, marks in seen if marks.patient is not None]
     for owners in _shared((mark, row.patient, row) for row, mark in named):
         note = Note(

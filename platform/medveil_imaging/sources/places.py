@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from urllib.parse import unquote
 
 from medveil_imaging.sources.header import codec
 from medveil_imaging.sources.lines import GUESSES, LOST, letters_of
@@ -42,7 +44,7 @@ class Places:
         Returns: its path, symbolic links followed, and what the operator should look at.
         Raises: Unusable: there is none, it lies outside of the folder, or the cell is no path.
         """
-        if not tidy(cell):
+        if not cell.strip():
             raise Unusable("no-path", f"The line names no {what}.", "Fill the cell.")
         if len(cell) > MAX_CELL or "\0" in cell:
             raise Unusable("bad-path", f"The path of the {what} is no path.", "Correct the line.")
@@ -52,9 +54,13 @@ class Places:
             raise Unusable("bad-path", f"The path of the {what} is no path.", "Correct the line.") from error
 
     def _found(self, cell: str, what: str) -> tuple[Path, Note | None]:
+        if path := self._exact(self._inside(cell, what), what):
+            return path, None
         plain = self._inside(tidy(cell), what)
-        for name in (self._inside(cell, what), plain, plain.removeprefix(self._folder.name + "/")):
-            if path := self._exact(name, what):
+        if not plain:
+            raise Unusable("no-path", f"The line names no {what}.", "Fill the cell.")
+        for name in (plain, plain.removeprefix(self._folder.name + "/"), unquote(plain)):
+            if name != cell and (path := self._exact(self._inside(name, what), what)):
                 return path, None
         names = [plain, *(self._inside(name, what) for name in _in_other_encodings(cell))]
         for fold in (_canonical, _caseless):
@@ -70,8 +76,8 @@ class Places:
 
     def _inside(self, name: str, what: str) -> str:
         """The name as a path below the folder."""
-        windows = PureWindowsPath(name)
-        if PurePosixPath(name).is_absolute():
+        windows = PureWindowsPath(name) if ":" in name or "\\" in name else PureWindowsPath()
+        if name.startswith("/"):
             for folder in (self._written, self._folder):
                 if PurePosixPath(name).is_relative_to(folder.as_posix()):
                     name = str(PurePosixPath(name).relative_to(folder.as_posix()))
@@ -80,7 +86,7 @@ class Places:
                 raise _outside(what)
         elif (windows.drive or windows.root) and not (self._folder / name).exists():
             raise _outside(what)
-        if ".." in PurePosixPath(name).parts:
+        if ".." in name.split("/"):
             raise _outside(what)
         return name
 
@@ -90,7 +96,14 @@ class Places:
         if above not in self._parents:
             self._parents[above] = self._checked(self._folder / above, what, itself=True)
         parent = self._parents[above]
-        return None if parent is None else self._checked(parent / last, what)
+        if parent is None:
+            return None
+        path = parent / last
+        try:
+            plain = last not in ("", ".") and not stat.S_ISLNK(os.lstat(path).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return path if plain else self._checked(path, what)
 
     def _checked(self, path: Path, what: str, *, itself: bool = False) -> Path | None:
         try:
@@ -175,8 +188,16 @@ def tidy(cell: str) -> str:
 
 def _strip(text: str) -> str:
     """Without white space and what nothing shows of, at both ends."""
-    shown = [i for i, c in enumerate(text) if not c.isspace() and unicodedata.category(c) not in ("Cf", "Cc")]
-    return text[shown[0] : shown[-1] + 1] if shown else ""
+    start, end = 0, len(text)
+    while start < end and _unseen(text[start]):
+        start += 1
+    while end > start and _unseen(text[end - 1]):
+        end -= 1
+    return text[start:end]
+
+
+def _unseen(letter: str) -> bool:
+    return letter.isspace() or unicodedata.category(letter) in ("Cf", "Cc")
 
 
 def _canonical(name: str) -> str:
