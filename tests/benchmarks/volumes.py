@@ -28,7 +28,8 @@ from medveil.study import Study
 from medveil.tensors import Float32, from_safetensors
 from medveil_imaging.sources.site import SiteData, read_site
 from medveil_research.studies import StudyOptions, new_study
-from rows import Row, arguments, publish
+from results_page import put_section
+from rows import Row, arguments, cpu, publish
 
 NETWORK = {"channels": "16-32-64-128"}
 
@@ -67,7 +68,7 @@ JOBS = {
         2.0,
         patches=1,
         units=1,
-        central=((380, 90, 0.78), (1850, 420, 0.90)),
+        central=((380, 90, 0.78), (1750, 420, 0.90)),
         federated=0.85,
     ),
     "hippocampus": Job(
@@ -78,7 +79,7 @@ JOBS = {
         1.0,
         patches=0,
         units=2,
-        central=((1650, 420, 0.87),),
+        central=((1500, 420, 0.87),),
         federated=0.845,
     ),
 }
@@ -124,37 +125,61 @@ def central(study: Study, initial: bytes, sites: Sequence[SiteData], steps: int)
     return summarise(alone, evaluate(alone, trained, tests, device=cpu))["dice"], seconds
 
 
-def measure(name: str, folder: Path) -> Iterator[Row]:
-    """Everything of one job."""
-    job = JOBS[name]
-    study, initial = study_of(job)
-    sites = [read_site(folder / job.folder / site, study) for site in job.sites]
-    for steps, most_s, least in job.central:
+def measure_central(name: str, study: Study, initial: bytes, sites: Sequence[SiteData]) -> Iterator[Row]:
+    """In one place, for each length of training."""
+    for steps, most_s, least in JOBS[name].central:
         dice, seconds = central(study, initial, sites, steps)
         yield Row(f"{name}, in one place, {steps} steps: Dice", dice, "", f">= {least}")
         yield Row(f"{name}, in one place, {steps} steps: training", seconds, "s of CPU", f"<= {most_s}")
+
+
+def measure_federated(name: str, study: Study, initial: bytes, sites: Sequence[SiteData]) -> Iterator[Row]:
+    """The shipped recipe, hospital after hospital."""
     started = time.process_time()
     outcome = federate(study, initial, sites, seed=0)
-    yield Row(
-        f"{name}, {study.training.rounds} rounds: Dice", outcome.figures["dice"], "", f">= {job.federated}"
-    )
+    rounds = study.training.rounds
+    yield Row(f"{name}, {rounds} rounds: Dice", outcome.figures["dice"], "", f">= {JOBS[name].federated}")
     yield Row(f"{name}, all rounds and the evaluation", time.process_time() - started, "s of CPU")
 
 
+PARTS = {"central": measure_central, "federated": measure_federated}
+
+
+def section(name: str, part: str, rows: Sequence[Row]) -> str:
+    """The figures as a part of the page of results."""
+    lines = [
+        f"## {name} without privacy, {part}",
+        "",
+        f"Written by `tests/benchmarks/volumes.py --data FOLDER --jobs {name} --parts {part} --write PAGE`,",
+        f"on {cpu()}, one thread, other work beside it. Test patients; settings chosen before on others.",
+        "",
+        "| | | target |",
+        "|---|---|---|",
+    ]
+    return "\n".join(lines + [f"| {row.name} | {row.value:.4g} {row.unit} | {row.target} |" for row in rows])
+
+
 def main() -> None:
-    """Measure, print."""
+    """Measure, print, write."""
     parser = arguments(__doc__)
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--write", type=Path, help="put the figures into this Markdown page")
     given = parser.parse_args()
     if given.data is None:
         parser.exit(message="This benchmark needs the real data sets: --data FOLDER\n")
     torch.set_num_threads(1)
-    rows = []
+    every = []
     for name in given.jobs:
-        for row in measure(name, given.data):
-            print(row.name, row.value, row.unit, file=sys.stderr, flush=True)
-            rows.append(row)
-    publish(rows, given.json)
+        study, initial = study_of(JOBS[name])
+        sites = [read_site(given.data / JOBS[name].folder / site, study) for site in JOBS[name].sites]
+        for part in given.parts:
+            rows = list(PARTS[part](name, study, initial, sites))
+            print(*((row.name, row.value, row.unit) for row in rows), sep="\n", file=sys.stderr, flush=True)
+            if given.write is not None:
+                put_section(given.write, f"volumes {name} {part}", section(name, part, rows))
+            every += rows
+    publish(every, given.json)
 
 
 if __name__ == "__main__":

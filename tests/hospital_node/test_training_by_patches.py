@@ -14,9 +14,11 @@ from pydantic import ValidationError
 from torch import nn
 
 from hospital_node.training import NotSafe, TrainingRound, evaluate, run, self_check, train
+from medveil.identity import Secret
 from medveil.study import Study
 from medveil.tasks import TASKS
 from medveil.tensors import Float32
+from medveil_imaging.cache import ImageCache
 from medveil_imaging.models import BadModel, ModelShape, build_model, initial_vector, spec_of, vector_of
 from medveil_imaging.patches import by_windows, random_patches, without_margins
 from medveil_imaging.patients import PatientVolumes
@@ -248,6 +250,26 @@ def test_volumes_keep_their_extent_and_are_padded_to_one_patch(
             image, labels = one.take([k])
             assert labels.shape == image[:, 0].shape
             assert torch.equal(labels[0] > 0, image[0, 0] == image.max())
+
+
+def test_volumes_that_lie_on_disk_give_the_same_patches(
+    write_volumes: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, _ = make_study()
+    folder = write_volumes((12, 9, 10), (9, 9, 30))
+    here = read_site(folder, study).train[0]
+    monkeypatch.setattr("medveil_imaging.cache.IN_MEMORY_BYTES", 0)
+    cache = ImageCache(folder / "cache", Secret(bytes(32)), most_bytes=2**24)
+    there = read_site(folder, study, cache=cache).train[0]
+    assert type(here) is PatientVolumes is not type(there)
+    for one, other in zip(
+        *(
+            random_patches(patient, [0, 1], PATCH, count=3, generator=torch.Generator().manual_seed(0))
+            for patient in (here, there)
+        ),
+        strict=True,
+    ):
+        assert torch.equal(one, other)
 
 
 def test_layers_in_which_nothing_was_imaged_are_left_out_and_the_rest_keeps_its_place() -> None:

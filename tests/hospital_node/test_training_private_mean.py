@@ -161,8 +161,10 @@ def test_several_released_means_are_averaged() -> None:
     assert advance(study, model, np.zeros_like(model), state, number=4)[1].keys() == {"velocity", "average"}
 
 
-def test_without_noise_the_mean_is_exact() -> None:
-    study, vector = make_study(privacy={"kind": "none"})
+@pytest.mark.parametrize("changes", [{}, {"augment": True}, {"augmentations": {"brightness": {}}}])
+def test_without_noise_the_mean_is_exact(changes: dict[str, Any]) -> None:
+    training = {"rounds": 4, "local_steps": 9, "learning_rate": 1.0} | changes
+    study, vector = make_study(privacy={"kind": "none"}, training=training)
     patients = films(6)
     given = TrainingRound(
         study, vector, patients, number=1, declared_patients=10, noise=None, charge=None, device=CPU
