@@ -24,7 +24,7 @@ from medveil_imaging.sources.raw import Note, Unusable, check_pixel_count
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
 CARRIES = 0.1
-"""Share of the changes in cut-off bits that only a number makes, above which they are part of a number."""
+"""Share of the changes in cut-off bits that are those of a number, above which they are part of one."""
 SHEARED = 3
 """How many times rougher than with its edges exchanged a picture is that was written with them exchanged."""
 LONGER = Note(
@@ -93,22 +93,36 @@ def stored_values(header: Dataset, limit: int) -> Stored:
     found = streams(header, frames)
     _check_streams(found, bits, shape, samples)
     words = _decode(header, bits, found, samples)
-    values, spare = bits.values(words, found)
     bits.check_undoubted(words)
-    _check_rows(values.reshape(shape[0], shape[1], shape[2], samples)[shape[0] // 2, :, :, 0])
     notes = _length_notes(header, words)
-    if samples == 3 or kind == "PALETTE COLOR":
-        grey = (
-            colour.grey_of_channels(values, bits.stored)
-            if samples == 3
-            else colour.grey_of_palette(values, header)
-        )
-        return Stored(grey.reshape(shape), np.zeros(shape, bool), grey=False, notes=notes)
-    padding = declared_padding(header, words, values, lossy=any(s.lossy for s in found)).reshape(shape)
-    values = values.reshape(shape)
-    told = spare is not None and bool((spare.reshape(shape) & ~padding).any()) and not _has_overlay(header)
-    if told and _carries(words.reshape(shape), values):
+    if samples == 1 and kind in GREY:
+        return _grey(header, words.reshape(shape), bits, found, notes)
+    values, _ = bits.values(words, found)
+    grey = (
+        colour.grey_of_channels(values, bits.stored)
+        if samples == 3
+        else colour.grey_of_palette(values, header)
+    )
+    return Stored(grey.reshape(shape), np.zeros(shape, bool), grey=False, notes=notes)
+
+
+def _grey(
+    header: Dataset, words: NDArray[Any], bits: _Bits, found: list[Stream], notes: tuple[Note, ...]
+) -> Stored:
+    """Frame by frame: a volume is large, and what is in between need not be."""
+    values, padding = np.empty_like(words), np.zeros(words.shape, bool)
+    lossy, changes, carries = any(stream.lossy for stream in found), 0, 0
+    told, overlay = False, _has_overlay(header)
+    for k, frame in enumerate(words):
+        values[k], spare = bits.values(frame, found)
+        padding[k] = declared_padding(header, frame, values[k], lossy=lossy)
+        if spare is not None and not overlay and (spare & ~padding[k]).any():
+            told = True
+            more, of_a_number = _changes(frame, values[k])
+            changes, carries = changes + more, carries + of_a_number
+    if carries > CARRIES * changes:
         raise contradiction()
+    _check_rows(values[len(values) // 2])
     return Stored(values, padding, notes=notes + ((SPARE_BITS,) if told else ()))
 
 
@@ -188,17 +202,15 @@ def _length_notes(header: Dataset, words: NDArray[Any]) -> tuple[Note, ...]:
     return (LONGER,) if is_native and len(header["PixelData"].value) > words.nbytes + 1 else ()
 
 
-def _carries(words: NDArray[Any], values: NDArray[Any]) -> bool:
-    """Whether what was cut off belongs to the number: it changes where neighbours differ by little.
+def _changes(words: NDArray[Any], values: NDArray[Any]) -> tuple[int, int]:
+    """How often cut-off bits change from one pixel to the next, and how often as those of a number do.
 
-    An overlay moves a word by its whole bit; a number of more bits than announced runs over into the next.
+    An overlay moves a word by its whole bit. A number of more bits than announced runs over into the next,
+    so neighbours differ by little before they are cut and by much afterwards.
     """
-    changes = carries = 0
-    for frame in range(len(words)):
-        along = np.abs(np.diff(words[frame].astype(np.int64)))
-        cut = np.abs(np.diff(values[frame].astype(np.int64)))
-        changes, carries = changes + int((along != cut).sum()), carries + int((along < cut).sum())
-    return carries > CARRIES * changes
+    along = np.abs(np.diff(words.astype(np.int64)))
+    cut = np.abs(np.diff(values.astype(np.int64)))
+    return int((along != cut).sum()), int((along < cut).sum())
 
 
 def _check_streams(found: list[Stream], bits: _Bits, shape: tuple[int, int, int], samples: int) -> None:
@@ -233,6 +245,8 @@ def _decode(header: Dataset, bits: _Bits, found: list[Stream], samples: int) -> 
     expected = plain.NumberOfFrames * plain.Rows * plain.Columns * allocated // 8
     if decoder.is_native and samples == 1 and len(header["PixelData"].value or b"") < expected:
         raise Unusable("cut-short", "The file ends before its last pixel.", "Copy it again.")
+    if decoder.is_native:
+        how = {"view_only": True}  # nothing here writes into it
     array, _ = decoder.as_array(plain, raw=True, correct_unused_bits=False, allow_excess_frames=False, **how)
     return np.ascontiguousarray(array).astype(array.dtype.newbyteorder("="), copy=False)
 
