@@ -332,8 +332,6 @@ class Study(Frozen):
             raise ValueError("a centred model wants every patient in each step (sample_rate = 1)")
         if self.centred and not 1 <= self.mean_rounds < self.training.rounds:
             raise ValueError("a centred model wants rounds for the mean and at least one to train")
-        if TASKS[self.task].outlines and PROFILES[self.transforms.profile].dims != 3:
-            raise ValueError(f"{self.task} wants volumes, and profile '{self.transforms.profile}' has none")
         if self.transforms.patches and (not TASKS[self.task].outlines or self.centred):
             raise ValueError("patches are for tasks that outline, and not for a centred model")
         if self.training.gradient_norm is not None and self.privacy.kind != "none":

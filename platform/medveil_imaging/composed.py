@@ -57,7 +57,7 @@ def own_way(
     return apply
 
 
-def label_way(transforms: Transforms) -> Callable[[Volume], torch.Tensor] | None:
+def label_way(transforms: Transforms) -> Callable[[Film | Volume], torch.Tensor] | None:
     """A profile's own way for label maps, if it has a way of its own."""
     build = PROFILES[transforms.profile].outline
     if build is None:
@@ -66,13 +66,13 @@ def label_way(transforms: Transforms) -> Callable[[Volume], torch.Tensor] | None
     return lambda labels: plain(compose(_given(labels)))
 
 
-def counted(placed: torch.Tensor, labels: Volume) -> tuple[torch.Tensor, bool]:
+def counted(placed: torch.Tensor, labels: Float32) -> tuple[torch.Tensor, bool]:
     """A label map, int64, and whether a class of it is nowhere any more.
 
     Raises: Unusable: it has numbers that it had not.
     """
     values = placed[0].numpy()
-    left, before = set(np.unique(values).tolist()), set(np.unique(labels.voxels).tolist())
+    left, before = set(np.unique(values).tolist()), set(np.unique(labels).tolist())
     if not left <= before | {0.0}:
         raise _misshapen()
     return placed[0].long(), not before - {0.0} <= left

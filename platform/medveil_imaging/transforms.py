@@ -56,6 +56,17 @@ def film_transform(transforms: Transforms) -> Callable[[Film], torch.Tensor]:
     return apply
 
 
+def label_film_transform(transforms: Transforms) -> Callable[[Film], tuple[torch.Tensor, bool]]:
+    """Label map of a film → int64 (\\*size), and whether a structure is too small to be left in it."""
+
+    def nearest(labels: Film) -> torch.Tensor:
+        pixels = torch.from_numpy(np.ascontiguousarray(labels.pixels))[None, None]
+        return functional.interpolate(pixels, size=transforms.size, mode="nearest-exact")[0]
+
+    place = label_way(transforms) or nearest
+    return lambda labels: counted(place(labels), labels.pixels)
+
+
 def volume_transform(transforms: Transforms) -> Callable[[Volume], torch.Tensor]:
     """Volume → float32 (channels, \\*size) in RAS axes; to cut patches from, \\*shape, not below ``size``.
 
@@ -134,7 +145,7 @@ def label_transform(transforms: Transforms) -> Callable[[Volume], tuple[torch.Te
     """Label map → int64, as large as its volume's tensor, and whether cutting to size lost some structure."""
     own = label_way(transforms)
     if own is not None:
-        return lambda labels: counted(own(labels), labels)
+        return lambda labels: counted(own(labels), labels.voxels)
     place = _geometry(transforms, "nearest")
     crop = _to_size(transforms, 0.0)
 

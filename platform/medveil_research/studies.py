@@ -67,7 +67,7 @@ class NoDefaultModel(Error):
         super().__init__(
             what=f"MedVeil has no model for {task} of '{profile}' images.",
             meaning="No study was written.",
-            remedy="Outlines are for volumes (profile 'mri'); or name a model of your own with --model.",
+            remedy="Name one with --model: docs/researcher.md lists them, 'monai:UNet' outlines films.",
         )
 
 

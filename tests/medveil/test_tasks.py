@@ -100,9 +100,11 @@ def test_a_name_that_nobody_has_is_refused_where_the_study_is_read(changes: Any,
         make_study(**changes)
 
 
-def test_outlines_want_volumes() -> None:
-    with pytest.raises(ValidationError, match="segmentation wants volumes"):
-        make_study(task="segmentation")
+@pytest.mark.parametrize("name", list(PROFILES))
+def test_outlines_are_of_every_kind_of_image(name: str) -> None:
+    profile = PROFILES[name]
+    transforms = {"profile": name, "size": profile.size, "spacing_mm": profile.spacing_mm}
+    assert make_study(task="segmentation", transforms=transforms).task == "segmentation"
 
 
 def test_settings_and_models_come_from_entries_that_ship() -> None:

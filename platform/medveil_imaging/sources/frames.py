@@ -197,10 +197,17 @@ def _take_mark(told: Any, _: Buffer) -> bytes | None:
     return bytes.fromhex(told)
 
 
+def _take_bool(told: Any, _: Buffer) -> bool:
+    if not isinstance(told, bool):
+        raise BadFrame("neither true nor false")
+    return told
+
+
 _KINDS: dict[Any, tuple[Put, Take]] = {
     Float32: (_put_array, _take_array(np.float32)),
     Float64: (_put_array, _take_array(np.float64)),
     tuple[Note, ...]: (lambda notes, _: [[n.code, n.reason, n.remedy] for n in notes], _take_notes),
+    bool: (lambda answer, _: answer, _take_bool),
     bytes | None: (lambda mark, _: mark.hex() if mark is not None else None, _take_mark),
 }
 """How a field of that type is put into a frame and taken out of it. A field of another type needs a line."""

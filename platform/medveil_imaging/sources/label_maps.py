@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from medveil_imaging.sources.grids import same_grid, turned
-from medveil_imaging.sources.raw import Float32, Note, Unusable, Volume
+from medveil_imaging.sources.raw import Film, Float32, Note, Unusable, Volume
 
 WHOLE = 1e-3
 """How far a class number may lie from a whole one: what a tool's scale factor or resampling leaves."""
+
+
+EMPTY = Note("empty-label-map", "The label map is empty.", "Check that the outline was saved.")
 
 
 def checked_labels(image: Volume, labels: Volume, classes: int) -> tuple[Volume, tuple[Note, ...]]:
@@ -42,8 +45,33 @@ def checked_labels(image: Volume, labels: Volume, classes: int) -> tuple[Volume,
     _check_classes(values, classes)
     notes = tuple(note for note in labels.notes if note not in image.notes)
     if values.max() == 0:
-        notes += (Note("empty-label-map", "The label map is empty.", "Check that the outline was saved."),)
+        notes += (EMPTY,)
     return Volume(values, image.affine), notes
+
+
+TURNED = "film-turned"
+"""Code of the note that a film was stored lying or mirrored and has been turned."""
+
+
+def checked_label_film(film: Film, labels: Film, classes: int) -> tuple[Film, tuple[Note, ...]]:
+    """The label map of a film, with whole numbers from 0 to ``classes - 1``.
+
+    Raises:
+        Unusable: as :func:`checked_labels`; or only one of the two was turned, so that nobody knows how the
+            label map lies on the film.
+    """
+    turned = film.turned or TURNED in {note.code for note in film.notes}
+    if turned != labels.turned:
+        raise Unusable(
+            "label-map-place",
+            "Only the film or only its label map is turned by its header; which way up was it drawn?",
+            "Save both as PNG, the way up in which they are seen.",
+        )
+    if labels.pixels.shape != film.pixels.shape[-2:]:
+        raise _other_shape()
+    values = _whole(labels.pixels)
+    _check_classes(values, classes)
+    return Film(values), (EMPTY,) * (not values.any())
 
 
 def _other_shape() -> Unusable:

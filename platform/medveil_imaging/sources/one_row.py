@@ -14,13 +14,14 @@ from medveil.study import Study
 from medveil.tasks import Label
 from medveil_imaging.patches import without_margins
 from medveil_imaging.sources.channels import joined_channels, split_channels
-from medveil_imaging.sources.label_maps import checked_labels
+from medveil_imaging.sources.label_maps import checked_label_film, checked_labels
 from medveil_imaging.sources.manifest import Row
 from medveil_imaging.sources.people import Marks, marks_of
 from medveil_imaging.sources.raw import Film, Note, Unusable, Volume
 from medveil_imaging.sources.read import Kind, Wanted
 from medveil_imaging.transforms import (
     film_transform,
+    label_film_transform,
     label_slice_transform,
     label_transform,
     slice_transform,
@@ -31,6 +32,13 @@ CUT = Note(
     "structure-cut",
     "A part of an outlined structure lies outside the study's field of view.",
     "Centre the volume on the structure.",
+)
+
+
+LOST = Note(
+    "structure-lost",
+    "An outlined structure is too small to be seen at the study's size.",
+    "Ask for a study with larger images, or leave this film out.",
 )
 
 
@@ -66,6 +74,7 @@ class RowShape:
         )
         if self._flat:
             self._film = film_transform(study.transforms)
+            self._label_film = label_film_transform(study.transforms)
         elif self._sliced:
             self._slices = slice_transform(study.transforms)
             self._label_slices = label_slice_transform(study.transforms)
@@ -80,7 +89,8 @@ class RowShape:
         if self._flat:
             kind = "colour film" if self._colour else "film"
         images = tuple(Wanted(kind, path) for path in row.paths)
-        return images if row.label_map is None else (*images, Wanted("label map", row.label_map))
+        outline: Kind = "label film" if self._flat else "label map"
+        return images if row.label_map is None else (*images, Wanted(outline, row.label_map))
 
     def shaped(self, row: Row, read: Sequence[Film | Volume]) -> Shaped:
         """The line's images and labels.
@@ -100,7 +110,11 @@ class RowShape:
 
     def _one_film(self, row: Row, read: Sequence[Film | Volume]) -> Shaped:
         raw = cast(Film, read[0])
-        return self._single(raw, self._film(raw), label_tensor(row.label))
+        if row.label_map is None:
+            return self._single(raw, self._film(raw), label_tensor(row.label))
+        labels, notes = checked_label_film(raw, cast(Film, read[-1]), self._classes)
+        placed, lost = self._label_film(labels)
+        return self._single(raw, self._film(raw), placed, notes + (LOST,) * lost)
 
     def _one_volume(self, row: Row, read: Sequence[Film | Volume]) -> Shaped:
         raw = self._with_channels(cast(Sequence[Volume], read[: len(row.paths)]))

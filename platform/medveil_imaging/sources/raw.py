@@ -80,6 +80,8 @@ class Film:
     patient_mark: bytes | None = field(default=None, repr=False)
     """Equal where the headers of two files name one patient; None where they name nobody. For comparing in
     memory only: it is never stored, logged or sent (:mod:`medveil_imaging.sources.dicom.identity`)."""
+    turned: bool = False
+    """Whether it was stored otherwise than it is seen, and has been turned."""
 
 
 @dataclass(frozen=True)

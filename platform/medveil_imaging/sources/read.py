@@ -21,8 +21,8 @@ SINGULAR = 1e-6
 """Smallest volume of one voxel in cubic mm."""
 
 
-Kind = Literal["film", "colour film", "volume", "channels", "label map"]
-FILMS = frozenset({"film", "colour film"})
+Kind = Literal["film", "colour film", "volume", "channels", "label map", "label film"]
+FILMS = frozenset({"film", "colour film", "label film"})
 """What is read as a :class:`Film`; the others are volumes."""
 
 
@@ -46,6 +46,7 @@ def read_wanted(wanted: Wanted) -> Film | Volume:
         "volume": read_volume,
         "channels": read_channels,
         "label map": read_label_map,
+        "label film": read_label_film,
     }
     return readers[wanted.kind](wanted.path)
 
@@ -139,6 +140,15 @@ def read_label_map(path: Path) -> Volume:
     return labels
 
 
+def read_label_film(path: Path) -> Film:
+    """The label map of a film: a PNG, still as float32; one with background only is a label map too.
+
+    Raises:
+        Unusable: and nothing else, whatever the file holds.
+    """
+    return _guarded(_read_label_film, path)
+
+
 def _guarded(reader: Callable[[Path], Image], path: Path) -> Image:
     with quiet():
         try:
@@ -173,6 +183,18 @@ def _read_colour(path: Path) -> Film:
             "wrong-format", f"This is {known.what}; pictures in colour are PNG or JPEG.", "Export it as PNG."
         )
     return known.colour(data)
+
+
+def _read_label_film(path: Path) -> Film:
+    if path.is_dir():
+        raise Unusable("folder", "This is a folder; a label map is one file.", "List the label map itself.")
+    data = read_bytes(path)
+    known = _known(data)
+    if known.label_film is None:
+        raise Unusable(
+            "wrong-format", f"This is {known.what}; the label map of a film is a PNG.", "Save it as PNG."
+        )
+    return known.label_film(data)
 
 
 def _read_channels(path: Path) -> Volume:

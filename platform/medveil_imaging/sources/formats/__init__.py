@@ -27,6 +27,8 @@ class Format:
     volume: Callable[[bytes], Volume] | None = None
     colour: Callable[[bytes], Film] | None = None
     """A film with three channels, red, green and blue, from 0 to 255; of a grey one they are equal."""
+    label_film: Callable[[bytes], Film] | None = None
+    """The label map of a film: its numbers as they are stored."""
     channels: Callable[[bytes], Volume] | None = None
     """All volumes of a file that may hold several, as channels."""
     before_others: bool = False

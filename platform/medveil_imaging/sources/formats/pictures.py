@@ -38,7 +38,7 @@ def read_picture(data: bytes) -> Film:
         Unusable: damaged, too large, animated, truly coloured, or a JPEG of a kind that only archives have.
     """
     levels, turn, notes = _read(data)
-    return Film(_turned(_grey(levels), turn), notes)
+    return Film(_turned(_grey(levels), turn), notes, turned=turn != 1)
 
 
 def read_colour_picture(data: bytes) -> Film:
@@ -49,11 +49,41 @@ def read_colour_picture(data: bytes) -> Film:
     levels, turn, notes = _read(data)
     scaled = levels.astype(np.float32) / (1 if levels.dtype == np.uint8 else np.float32(257))
     layers = [_turned(scaled[:, :, channel], turn) for channel in range(levels.shape[2])]
-    return Film(np.stack(layers * (3 // len(layers))), notes)
+    return Film(np.stack(layers * (3 // len(layers))), notes, turned=turn != 1)
 
 
-def _read(data: bytes) -> tuple[Levels, int, tuple[Note, ...]]:
-    """Levels of one channel or three, EXIF's orientation, and notes."""
+def read_label_picture(data: bytes) -> Film:
+    """The label map of a film from the bytes of a PNG: samples as stored, of a palette the index.
+
+    Else as :func:`read_picture`.
+
+    Raises:
+        Unusable: as there; or a JPEG, which changes numbers at every edge.
+    """
+    if data[:2] == b"\xff\xd8":
+        raise Unusable(
+            "label-map-values", "The label map is a JPEG, which blurs its numbers.", "Save it as PNG."
+        )
+    levels, turn, notes = _read(data, samples=True)
+    if notes:
+        raise Unusable(
+            "label-map-values", "The label map is transparent in parts.", "Save it without transparency."
+        )
+    if levels.shape[2] > 1 and bool((levels != levels[:, :, :1]).any()):
+        raise Unusable(
+            "label-map-values",
+            "The label map is painted in colours.",
+            "Save the numbers of the classes, or a picture with a palette.",
+        )
+    return Film(_turned(levels[:, :, 0].astype(np.float32), turn), turned=turn != 1)
+
+
+def _read(data: bytes, *, samples: bool = False) -> tuple[Levels, int, tuple[Note, ...]]:
+    """Levels of one channel or three, EXIF's orientation, and notes.
+
+    Args:
+        samples: as they are stored: few bits are not spread over 255 levels, and a palette is not looked up.
+    """
     if data[:2] == b"\xff\xd8":
         _check_jpeg(data)
     with _opened(data) as picture:
@@ -69,7 +99,12 @@ def _read(data: bytes) -> tuple[Levels, int, tuple[Note, ...]]:
         packing = str(picture.tile[0].args)
         picture.load()
         turn = _orientation(picture)
-        levels, opacity = _levels(data, picture, packing)
+        if samples and picture.mode in {"1", "L", "P"}:
+            spread = 255 // (2 ** SAMPLE_BITS.get(packing, 8) - 1) if picture.mode != "P" else 1
+            grey = picture.convert("L") if picture.mode == "1" else picture
+            levels, opacity = np.asarray(grey)[:, :, None] // np.uint8(spread), None
+        else:
+            levels, opacity = _levels(data, picture, packing)
     levels, notes = _over_black(levels, opacity)
     return levels, turn, notes
 
@@ -182,5 +217,6 @@ FORMATS.register("picture")(
         begins=lambda data: data[:8] == b"\x89PNG\r\n\x1a\n" or data[:3] == b"\xff\xd8\xff",
         film=read_picture,
         colour=read_colour_picture,
+        label_film=read_label_picture,
     )
 )
