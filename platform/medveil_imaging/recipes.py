@@ -276,7 +276,7 @@ RECIPES: dict[tuple[str, PrivacyKind], tuple[tuple[str, str], int, Make]] = {
 GREY: dict[str, dict[str, float]] = {"noise": {}, "contrast": {}, "brightness": {}}
 """Changes of grey values that leave anatomy where it is."""
 VARIANTS: dict[tuple[str, Variant, PrivacyKind], tuple[tuple[str, str], int, Make]] = {
-    ("unet3d", "patches", "none"): (VOLUMES, 12, partial(_residual_none, epochs=3, changes={})),
+    ("unet3d", "patches", "none"): (VOLUMES, 10, partial(_residual_none, epochs=3, changes={})),
     ("unet3d", "residual", "none"): (VOLUMES, 16, partial(_residual_none, epochs=1, changes=GREY)),
 }
 """The same where a model is trained by patches, or has residual units; else its usual recipe."""

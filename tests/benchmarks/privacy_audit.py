@@ -40,10 +40,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "volumes, local, epsilon 8": {**VOLUMES, "privacy": "local", "epsilon": 8.0, "hospitals": 5},
 }
 GIVEN = "self._noise.gaussian(len(piece), scale)"
-LOOP = "[Drawn(*prepare(one.images, one.labels)) for one in draw(patients, policy, noise)]"
-IMAGES = (
-    "[Drawn(*prepare(i[None], one.labels[:1])) for one in draw(patients, policy, noise) for i in one.images]"
-)
+LOOP = "taken(draw(patients, policy, noise), seen)"
+IMAGES = f"([Drawn(i[None], one.labels[:1]) for one in p for i in one.images] for p in {LOOP})"
 FAULTS: dict[str, tuple[Any, str, str, str]] = {
     "noise / sqrt 2": (optimizer.PatientOptimizer, "add_noise", GIVEN, f"{GIVEN} / 2**0.5"),
     "every image a patient": (run, "_train_private", LOOP, IMAGES),
@@ -53,7 +51,7 @@ FAULTS: dict[str, tuple[Any, str, str, str]] = {
         "secrets.token_bytes(KEY_BYTES)",
         "globals().__setitem__('N', globals().get('N', 0) + 1) or N.to_bytes(32)",
     ),
-    "coins once a round": (run, "_train_private", LOOP, f"(once if step else (once := {LOOP}))"),
+    "coins once a round": (run, "_train_private", LOOP, f"(once if step else (once := list({LOOP})))"),
 }
 CANARIES = 8192
 

@@ -437,8 +437,8 @@ FAULTS: dict[str, Fault] = {
         "centred",
         mean,
         "noisy_mean",
-        "[Drawn(one.images, one.labels) for one in draw(patients, policy, noise)]",
-        "[Drawn(i[None], one.labels[:1]) for one in draw(patients, policy, noise) for i in one.images]",
+        "[Drawn(*one.patient.take(one.which)) for one in draw(patients, policy, noise)]",
+        "[Drawn(*one.patient.take([k])) for one in draw(patients, policy, noise) for k in one.which]",
         "one-patient",
     ),
     "mean divides by the real number": (
