@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -80,7 +81,7 @@ class Classification:
 
         Raises: BadLabel.
         """
-        text = cells["label"].strip()
+        text = unicodedata.normalize("NFKC", cells["label"]).strip()
         number = re.fullmatch(r"0*([0-9]{1,4})([.,]0*)?", text)
         if number is not None and int(number[1]) < len(study.classes):
             return int(number[1])

@@ -59,9 +59,10 @@ def compare_people(rows: list[Row], findings: Findings) -> None:
         if one is row:
             other = alike.setdefault(look_alike(row.patient), row)
             if other is not row:
+                where = "" if other.split == row.split else ", of another split"
                 note = Note(
                     "look-alike",
-                    f"This pseudonym looks like that of line {other.number}, and both count.",
+                    f"This pseudonym looks like that of line {other.number}{where}, and both count.",
                     "If they are one patient, write them alike: one patient must not count twice.",
                 )
                 findings.warn(note, row.image, row.number)

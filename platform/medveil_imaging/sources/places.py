@@ -15,6 +15,8 @@ import stat
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.parse import unquote
 
@@ -23,6 +25,9 @@ from medveil_imaging.sources.lines import GUESSES, LOST, letters_of
 from medveil_imaging.sources.raw import Note, Unusable
 
 MAX_CELL = 4096
+MAX_WALKED = 500_000
+"""Files among which one is looked for that its path does not lead to."""
+QUOTES = "\"'\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
 Fold = Callable[[str], str]
 
 
@@ -34,6 +39,7 @@ class Places:
         self._folder = folder.resolve()
         self._written = folder.absolute()
         self._parents: dict[str, Path | None] = {}
+        self._anywhere: dict[str, list[str]] | None = None
         self._listed: dict[tuple[Path, Fold], dict[str, list[str]]] = {}
 
     def find(self, cell: str, what: str) -> tuple[Path, Note | None]:
@@ -83,9 +89,9 @@ class Places:
                     name = str(PurePosixPath(name).relative_to(folder.as_posix()))
                     break
             else:
-                raise _outside(what)
+                raise _outside(what, self._elsewhere(name, what))
         elif (windows.drive or windows.root) and not (self._folder / name).exists():
-            raise _outside(what)
+            raise _outside(what, self._elsewhere(tidy(name), what))
         if ".." in name.split("/"):
             raise _outside(what)
         return name
@@ -138,9 +144,34 @@ class Places:
             self._listed[folder, fold] = dict(names)
         return self._listed[folder, fold]
 
+    def _elsewhere(self, name: str, what: str) -> str | None:
+        """The end of a path that is there, or the one file of its name in any folder of the site."""
+        parts = PurePosixPath(name).parts
+        if ".." in parts or not parts:
+            return None
+        for start in range(1, len(parts)):
+            with suppress(OSError, Unusable):
+                if self._exact("/".join(parts[start:]), what):
+                    return "/".join(parts[start:])
+        if self._anywhere is None:
+            self._anywhere = defaultdict(list)
+            files = ((folder, file) for folder, _, files in os.walk(self._folder) for file in files)
+            for folder, file in islice(files, MAX_WALKED):
+                self._anywhere[_caseless(file)].append(
+                    os.path.relpath(os.path.join(folder, file), self._folder)
+                )
+        found = self._anywhere.get(_caseless(parts[-1]), [])
+        return found[0] if len(found) == 1 and found[0] != name else None
+
     def _missing(self, name: str, what: str) -> Unusable:
         """Why nothing was found: the nearest thing that is there, else where the path ends."""
         here, path = self._folder, PurePosixPath(name)
+        if elsewhere := self._elsewhere(name, what):
+            return Unusable(
+                "missing-file",
+                f"There is no such {what}; did you mean '{elsewhere}'?",
+                "Paths begin at the folder of manifest.csv: write this one so.",
+            )
         for part in path.parts[:-1]:
             below = self._checked(here / part, what) or self._walk(
                 str((here / part).relative_to(self._folder)), _caseless, what
@@ -181,7 +212,7 @@ def _in_other_encodings(cell: str) -> Iterator[str]:
 
 def tidy(cell: str) -> str:
     """A path without blanks, quotation marks and invisible characters at the ends, with forward slashes."""
-    parts = re.split(r"[\\/]", _strip(_strip(cell).strip("\"'")))
+    parts = re.split(r"[\\/]", _strip(_strip(cell).strip(QUOTES)))
     kept = [_strip(part) for part in parts]
     return "/".join(part for i, part in enumerate(kept) if part or i == 0)
 
@@ -223,9 +254,10 @@ def _garbled(name: str) -> bool:
         return False
 
 
-def _outside(what: str) -> Unusable:
+def _outside(what: str, meant: str | None = None) -> Unusable:
+    hint = f" Did you mean '{meant}'?" if meant else ""
     return Unusable(
         "outside-folder",
-        f"The path of the {what} leads out of the site's folder.",
+        f"The path of the {what} leads out of the site's folder.{hint}",
         "Copy the file into the folder and name it by a relative path.",
     )
