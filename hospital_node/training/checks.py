@@ -167,11 +167,13 @@ def _check_size(model: nn.Module, transforms: Transforms, device: torch.device) 
     small = [power if power >= 8 else edge for power, edge in zip(powers, size, strict=True)]
     if len(size) == 3:
         small[-1] = min(size[-1], 2 * small[-1])
-    try:
-        with torch.no_grad():
-            model(torch.zeros(1, channels, *small, dtype=torch.float64, device=device))
-    except (RuntimeError, ValueError):
-        return size
+    while tuple(small) != size:  # a network that wants more is given twice as much before all of it
+        try:
+            with torch.no_grad():
+                model(torch.zeros(1, channels, *small, dtype=torch.float64, device=device))
+            break
+        except (RuntimeError, ValueError):
+            small = [min(2 * edge, whole) for edge, whole in zip(small, size, strict=True)]
     return tuple(small)
 
 

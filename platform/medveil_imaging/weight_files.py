@@ -107,7 +107,7 @@ Files = Mapping[str, Callable[[], bytes]]
 def _folder(path: Path) -> Files:
     found: dict[str, Callable[[], bytes]] = {}
     for place in sorted(path.rglob("*")):
-        if place.is_file() and place.resolve().is_relative_to(path.resolve()):
+        if place.is_file():  # also where a cache of downloads keeps links to its files
             found[place.relative_to(path).as_posix()] = _reader(place)
         if len(found) > MOST_FILES:
             raise BadStartWeights(name=plain(path.name, 80), problem="it is a folder of too many files")

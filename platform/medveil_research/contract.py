@@ -49,7 +49,9 @@ class UnfitNetwork(Error):
 
 def prove_if_new(study: Study) -> None:
     """Try a network that is not shipped, or of which only some weights are trained. Raises: as prove."""
-    if not is_measured(study.model.name) or set(study.model.options) & set(DEFAULTS):
+    options = study.model.options
+    networks = {study.model.name, str(options.get("encoder", study.model.name))}
+    if not all(map(is_measured, networks)) or set(options) & set(DEFAULTS):
         prove(study)
 
 

@@ -109,6 +109,7 @@ def test_what_is_not_on_the_list_cannot_be_reached() -> None:
         ("ViT", {"hidden_size": 24, "num_heads": 5}, "MONAI refuses"),
         ("SwinUNETR", {}, "MONAI refuses"),
         ("SwinUNETR", {"feature_size": 6000}, "feature_size up to 192"),
+        ("ViT", {**SMALL["ViT"], "batch_norm": "fixed"}, "has no batch norm"),
         ("EfficientNetBN", {"model_name": "efficientnet-b99"}, "MONAI refuses"),
     ],
 )

@@ -203,6 +203,15 @@ def test_weights_that_are_damaged_or_a_program_are_named_and_refused(
     assert not (tmp_path / "executed").exists()
 
 
+def test_a_bundle_of_links_is_read_as_a_cache_of_downloads_keeps_it(tmp_path: Path) -> None:
+    weights = trained()
+    folder = bundle(tmp_path / "b", b"")
+    (tmp_path / "blob").write_bytes(saved(weights))
+    (folder / "models/model.pt").unlink()
+    (folder / "models/model.pt").symlink_to(tmp_path / "blob")
+    assert set(read_weights(folder).tensors) == set(weights)
+
+
 def test_an_archive_that_unpacks_to_too_much_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

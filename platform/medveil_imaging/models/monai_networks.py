@@ -27,7 +27,7 @@ from torch import nn
 
 from medveil.shown import plain
 from medveil_imaging.models import MODELS, BadModel, ModelShape, Option, Options, read_options
-from medveil_imaging.per_image import KINDS, fit
+from medveil_imaging.per_image import KINDS, FixedNorm, fit
 
 PREFIX = "monai:"
 MOST_WEIGHTS = 2**29
@@ -285,6 +285,8 @@ def build_network(own_name: str, shape: ModelShape, options: Options) -> nn.Modu
     batch_norm = chosen.pop("batch_norm")
     try:
         network = fit(entry.make(shape, chosen), batch_norm)
+        if batch_norm == "fixed" and not any(isinstance(layer, FixedNorm) for layer in network.modules()):
+            raise BadModel(name=name, problem="it has no batch norm; leave out option 'batch_norm'")
         if sum(weight.numel() for weight in network.parameters()) > MOST_WEIGHTS:
             raise BadModel(name=name, problem=f"with these options it has more than {MOST_WEIGHTS:,} weights")
         empty = copy.deepcopy(network).to("meta")
