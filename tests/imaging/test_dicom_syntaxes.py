@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pydicom import uid
+from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels.encoders import RLELosslessEncoder
 from pydicom.uid import UID
@@ -228,6 +229,18 @@ def test_one_library_reads_each_syntax_and_the_preferred_one_is_here() -> None:
     assert decoder_of(uid.MPEG2MPML, 8) is None
 
 
+def test_jpeg_of_12_bits_without_its_library_is_refused_with_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(READ_BY, uid.JPEGExtended12Bit, ())
+    syntax, pixels, frame, _ = LOSSY["JPEG of 12 bits"]
+    refused = refusal(read_film, written(tmp_path / "a.dcm", pixels, syntax, frame))
+    assert refused.code == "no-decoder"
+    assert "medveil[jpeg12]" in refused.remedy
+    syntax, pixels, frame, _ = LOSSY["JPEG of 8 bits as extended"]
+    assert read_film(written(tmp_path / "b.dcm", pixels, syntax, frame)).notes == ()
+
+
 NATIVE: dict[str, dict[str, Any]] = {
     "plain": {},
     "implicit": {"syntax": uid.ImplicitVRLittleEndian},
@@ -263,6 +276,20 @@ def full_scale(pixels: Pixels) -> Pixels:
 def test_values_are_those_that_dcmtk_reads(tmp_path: Path, name: str) -> None:
     of = {"pixels": FILM, "stored": 12} | NATIVE[name]
     path = film_file(tmp_path / "a.dcm", of.pop("pixels"), **of)
+    seen = as_dcmtk_sees_it("dcm2pnm", path, "--min-max-window")
+    assert np.abs(full_scale(read_film(path).pixels) - seen).max() <= 2
+
+
+@pytest.mark.parametrize(
+    "syntax", [uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian, uid.ExplicitVRBigEndian]
+)
+@pytest.mark.parametrize("begin", [-2048, 65536 - 2048])
+def test_a_modality_table_gives_what_dcmtk_looks_up(tmp_path: Path, syntax: UID, begin: int) -> None:
+    order = "<u2" if syntax.is_little_endian else ">u2"
+    item = Dataset()
+    item.add_new(0x00283002, "SS" if begin < 0 else "US", [4096, begin, 16])
+    item.add_new(0x00283006, "OW", (np.arange(4096) ** 1.1).astype(order).tobytes())
+    path = film_file(tmp_path / "a.dcm", SIGNED, stored=12, syntax=syntax, ModalityLUTSequence=[item])
     seen = as_dcmtk_sees_it("dcm2pnm", path, "--min-max-window")
     assert np.abs(full_scale(read_film(path).pixels) - seen).max() <= 2
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
+from pydicom.uid import UID, JPEGExtended12Bit
 
 from medveil_imaging.sources.dicom import colour
 from medveil_imaging.sources.dicom.decoders import decoder_of
@@ -255,6 +255,12 @@ def _decoder(header: Dataset, found: list[Stream]) -> tuple[Any, dict[str, Any]]
     """Raises: Unusable: nothing here decodes the file's transfer syntax."""
     deepest = max((s.precision for s in found), default=8)
     decoder = decoder_of(UID(header.file_meta.TransferSyntaxUID), deepest)
+    if decoder is None and deepest > 8 and header.file_meta.TransferSyntaxUID == JPEGExtended12Bit:
+        raise Unusable(
+            "no-decoder",
+            "JPEG of 12 bits is read by a library that is not installed.",
+            "Install it with 'pip install medveil[jpeg12]', or export the image uncompressed.",
+        )
     if decoder is None:
         raise no_decoder("This kind of compression cannot be read here.")
     return decoder
