@@ -61,7 +61,7 @@ def _one_of(registry: Registry[Any]) -> AfterValidator:
 
     def known(name: str) -> str:
         if name not in registry:
-            raise ValueError(f"it must be one of {', '.join(registry)}")
+            raise ValueError(f"there is no '{plain(name, 48)}' here, it must be one of {', '.join(registry)}")
         return name
 
     return AfterValidator(known)

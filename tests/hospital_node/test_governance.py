@@ -102,6 +102,13 @@ def test_a_plan_whose_profile_holds_other_code_here_is_refused_by_its_name() -> 
         check_plan(other, settings(), PEOPLE[0])
 
 
+def test_a_plan_whose_profile_this_node_does_not_have_is_refused_by_its_name() -> None:
+    plan = plan_of(privacy=LOCAL).model_dump(mode="json")
+    plan["study"]["transforms"]["profile"] = "ultrasound"
+    with pytest.raises(BadPlan, match=r"there is no 'ultrasound' here, it must be one of .*xray"):
+        parse_plan(plan)
+
+
 def test_no_privacy_is_refused_unless_the_operator_allowed_it() -> None:
     with pytest.raises(PlanRefused, match="no differential privacy"):
         check_plan(plan_of(), settings(), PEOPLE[0])
