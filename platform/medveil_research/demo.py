@@ -173,7 +173,7 @@ def _study(options: DemoOptions, sites: list[Site]) -> tuple[Study, bytes]:
         StudyOptions(
             name=f"demo-{options.task}",
             task=options.task,
-            profile="mri" if outlines or _holds_volumes(sites[0]) else "xray",
+            profile="mri" if _holds_volumes(sites[0]) else "xray",
             model=options.model,
             privacy=options.privacy or usual,
             epsilon=options.epsilon,

@@ -46,6 +46,7 @@ DEFAULT_MODELS = {
     ("classification", "xray"): "wavelet_head",
     ("classification", "mri"): "small_cnn",
     ("segmentation", "mri"): "unet3d",
+    ("segmentation", "xray"): "monai:UNet",
     ("findings", "xray"): "wavelet_head",
     ("findings", "mri"): "small_cnn",
     ("regression", "xray"): "wavelet_head",

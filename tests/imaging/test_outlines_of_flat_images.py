@@ -156,3 +156,14 @@ def test_each_slice_has_its_part_of_the_label_map(
     site = read_site(folder, make_study("mri_slices", "segmentation", **fields))
     assert not refused(site)
     assert np.array_equal(site.train[0].take(range(4))[1], np.moveaxis(labels, 2, 0)[::2])
+
+
+@pytest.mark.parametrize("mask", [(LABELS > 0) * np.uint8(255), LABELS > 0], ids=["0 and 255", "one bit"])
+def test_a_black_and_white_mask_is_the_one_structure_of_a_study(
+    folder: Path, make_study: MakeStudy, write_manifest: WriteManifest, mask: Any
+) -> None:
+    Image.fromarray(mask).save(folder / "labels.png")
+    study = make_study("xray", "segmentation", size=LABELS.shape)
+    study = study.model_copy(update={"classes": ("background", "lungs")})
+    labels = read_site(write_manifest(line()), study).train[0].take([0])[1]
+    assert np.array_equal(labels[0].numpy(), LABELS > 0)

@@ -159,3 +159,12 @@ def test_volumes_are_learned_by_a_small_network(tmp_path: Path, make_study: Make
             for name, share in task.sums(study, model(patient.images), patient.labels).items():
                 sums[name] += share
     assert summarise(study, sums)["dice"] >= 0.8
+
+
+def test_phantom_films_have_lungs_to_outline(tmp_path: Path, make_study: MakeStudy) -> None:
+    folder = write_phantom_sites(tmp_path, profile="xray", task="segmentation", hospitals=1, patients=10)[0]
+    site = read_site(folder, make_study("xray", "segmentation", size=(32, 32)))
+    assert site.problems == ()
+    images, labels = site.train[0].take([0])
+    assert labels.unique().tolist() == [0, 1, 2]
+    assert float(images[0, 0][labels[0] > 0].mean()) < float(images[0, 0][labels[0] == 0].mean())

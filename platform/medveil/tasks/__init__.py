@@ -95,7 +95,7 @@ class Task(Protocol):
     profile: str
     """Kind of image of a new study that names none."""
     outlines: bool
-    """Whether a label is a map, one class for every voxel of a volume; else it is one class for the image."""
+    """Whether a label is a map, one class for every pixel or voxel; else it is one class for the image."""
     recipes_of: str
     """Task whose shipped settings and usual models suit it, mostly itself."""
 

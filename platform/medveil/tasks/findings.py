@@ -151,12 +151,12 @@ class Findings:
 
     def noised_figures(self, study: StudyView, sums: Given, noise: float = 0.0) -> dict[str, float]:
         """``auroc`` and ``auroc/<finding>`` of findings whose counts of patients with and without it stand
-        clear of their noise; ``there/…``, ``known/…``; ``patients`` are those of the best-known finding.
+        clear of their noise; ``there/…``, ``known/…``; ``patients``: of whom a finding is known, on average.
         """
         doubt = CLEAR * noise * math.sqrt(len(study.classes) * NOISED_BINS)
         areas: dict[str, float] = {}
         counts: dict[str, float] = {}
-        known = [0.0]
+        known: list[float] = []
         for name in study.classes:
             positives, negatives = sums[f"positives/{name}"], sums[f"negatives/{name}"]
             there, without = float(positives.sum()), float(negatives.sum())
@@ -165,7 +165,7 @@ class Findings:
                 areas[f"auroc/{name}"] = area
             counts |= {f"there/{name}": there, f"known/{name}": there + without}
             known.append(there + without)
-        return with_mean(areas, "auroc") | counts | {"patients": float(round(max(known)))}
+        return with_mean(areas, "auroc") | counts | {"patients": float(max(0, round(np.mean(known))))}
 
     def can_add_up(self, study: StudyView, sums: Given, slack: float) -> bool:
         """A finding's histograms hold each image once at most; no loss above its bound."""

@@ -54,7 +54,7 @@ TURNED = "film-turned"
 
 
 def checked_label_film(film: Film, labels: Film, classes: int) -> tuple[Film, tuple[Note, ...]]:
-    """The label map of a film, with whole numbers from 0 to ``classes - 1``.
+    """The label map of a film, with whole numbers from 0 to ``classes - 1``; of one structure 255 is 1.
 
     Raises:
         Unusable: as :func:`checked_labels`; or only one of the two was turned, so that nobody knows how the
@@ -70,6 +70,8 @@ def checked_label_film(film: Film, labels: Film, classes: int) -> tuple[Film, tu
     if labels.pixels.shape != film.pixels.shape[-2:]:
         raise _other_shape()
     values = _whole(labels.pixels)
+    if classes == 2 and bool(((values == 0) | (values == 255)).all()):
+        values = np.minimum(values, np.float32(1))  # a black-and-white mask of the one structure
     _check_classes(values, classes)
     return Film(values), (EMPTY,) * (not values.any())
 

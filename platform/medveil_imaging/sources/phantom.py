@@ -15,6 +15,7 @@ from typing import Any, Literal
 import nibabel
 import numpy as np
 from numpy.random import Generator
+from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import (
     UID,
@@ -64,6 +65,7 @@ PHANTOMS = (
     ("xray", "classification"),
     ("xray", "findings"),
     ("xray", "regression"),
+    ("xray", "segmentation"),
     ("mri", "classification"),
     ("mri", "regression"),
     ("mri", "segmentation"),
@@ -83,7 +85,8 @@ def write_phantom_sites(
 
     xray: 16-bit DICOM films, 1 to 3 a patient. Classification (the usual task): normal and abnormal.
     Findings: each of :data:`FINDINGS` by itself; each hospital has one that it never sees, and one cell in
-    ten is blank. Regression: ``heart_mm``, the width of the heart, 61 to 161 mm.
+    ten is blank. Segmentation: the two lungs, as PNG. Regression: ``heart_mm``, the width of the heart, from
+    61 to 161 mm.
 
     mri: NIfTI volumes, for segmentation (the usual task) with label maps (anterior, posterior), 1 or 2 a
     patient. Otherwise one a patient, and every second hospital has folders of DICOM slices. Classification:
@@ -132,9 +135,13 @@ def _films(site: Path, hospital: int, patients: int, random: Generator, task: Ta
             body = replace(body, heart=WIDEST[0] + (WIDEST[1] - WIDEST[0]) * place)
             label = {"heart_mm": f"{HEART_MM * body.heart:.1f}"}
         for _ in range(int(random.choice([1, 2, 3], p=[0.6, 0.3, 0.1]))):
-            film = draw_film(body, kinds, SCANNERS[hospital % len(SCANNERS)], random)
+            film, lungs = draw_film(body, kinds, SCANNERS[hospital % len(SCANNERS)], random)
             name = f"images/film-{len(lines) + 1:04d}.dcm"
             _write_film(site / name, film, _pseudonym(hospital, patient), hospital, random)
+            if task == "segmentation":
+                label = {"label_map": f"labels/film-{len(lines) + 1:04d}.png"}
+                (site / "labels").mkdir(exist_ok=True)
+                Image.fromarray(lungs).save(site / label["label_map"])
             lines.append(_line(site, hospital, patient, split, name) | label)
     return lines
 

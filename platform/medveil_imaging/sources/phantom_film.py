@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from medveil_imaging.sources.raw import Float32, Float64
@@ -57,8 +58,13 @@ def draw_patient(random: Generator) -> Patient:
     )
 
 
-def draw_film(patient: Patient, kinds: Collection[int], scanner: Scanner, random: Generator) -> Float32:
-    """One film, (128, 128), values in [0, 1], dense tissue bright, with these kinds of opacity (0 to 3)."""
+def draw_film(
+    patient: Patient, kinds: Collection[int], scanner: Scanner, random: Generator
+) -> tuple[Float32, NDArray[np.uint8]]:
+    """One film, (128, 128), values in [0, 1], dense tissue bright, with these kinds of opacity (0 to 3).
+
+    Beside it where the lungs are: 1 on the picture's left, 2 on its right.
+    """
     shift_row, shift_column = random.uniform(-0.06, 0.06, 2)
     row, column = _ROWS + shift_row, _COLUMNS + shift_column + patient.tilt * _ROWS
     left, right = (_lung(row, column, side, patient) for side in (-1, 1))
@@ -78,7 +84,7 @@ def draw_film(patient: Patient, kinds: Collection[int], scanner: Scanner, random
     )
     low, high = picture.min(), picture.max()
     film: Float32 = (((picture - low) / (high - low)) ** scanner.gamma).astype(np.float32)
-    return film
+    return film, np.where(left > 0.5, 1, np.where(right > 0.5, 2, 0)).astype(np.uint8)
 
 
 def smooth_noise(random: Generator, pixels: float) -> Float64:
