@@ -263,8 +263,8 @@ class ImagesFolder:
         self._read: dict[tuple[object, ...], Reading] = {}
 
     def reading(self, study: Study, read: Callable[[Study], Reading]) -> Reading:
-        """What it holds for a study; the kind of labels alone decides which lines of the manifest count."""
-        labels = (study.task, study.classes, study.target)
+        """What it holds for a study; labels and channels alone decide which lines of the manifest count."""
+        labels = (study.task, study.classes, study.target, study.transforms.channels)
         if labels not in self._read:
             self._read[labels] = read(study)
         return self._read[labels]

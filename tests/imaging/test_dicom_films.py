@@ -41,6 +41,19 @@ def test_what_lies_outside_the_stored_bits_is_cut_off_and_told_of(
     assert codes(film) == ["spare-bits"]
 
 
+def test_a_few_pixels_above_the_announced_bits_cost_themselves_and_many_cost_the_film(tmp_path: Path) -> None:
+    words = (FILM.astype(np.int64) * 4095 // FILM.max()).astype(np.uint16)
+    places = np.argsort(words, axis=None)[
+        -15:
+    ]  # the brightest, as if the header had one bit too few for them
+    words.ravel()[places] += 120
+    assert 0 < (words > 4095).sum() <= 0.01 * words.size
+    film = read_film(film_file(tmp_path / "a.dcm", words, stored=12))
+    assert np.array_equal(film.pixels, words & 0xFFF)
+    assert codes(film) == ["spare-bits"]
+    assert refusal(read_film, film_file(tmp_path / "b.dcm", words, stored=11)).code == "contradiction"
+
+
 def test_an_announced_overlay_in_spare_bits_needs_no_word(tmp_path: Path) -> None:
     header = header_of(FILM | (OVERLAY << 12), stored=12)
     for tag, value in {0x60000010: 48, 0x60000011: 40, 0x60000100: 16, 0x60000102: 12}.items():

@@ -25,6 +25,8 @@ PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
 CARRIES = 0.1
 """Share of the changes in cut-off bits that are those of a number, above which they are part of one."""
+FEW = 0.01
+"""Share of the pixels that may exceed the bits announced: specks, cut off as elsewhere, and told of."""
 SHEARED = 3
 """How many times rougher than with its edges exchanged a picture is that was written with them exchanged."""
 LONGER = Note(
@@ -112,15 +114,16 @@ def _grey(
     """Frame by frame: a volume is large, and what is in between need not be."""
     values, padding = np.empty_like(words), np.zeros(words.shape, bool)
     lossy, changes, carries = any(stream.lossy for stream in found), 0, 0
-    told, overlay = False, _has_overlay(header)
+    told, overlay, beyond = False, _has_overlay(header), 0
     for k, frame in enumerate(words):
         values[k], spare = bits.values(frame, found)
         padding[k] = declared_padding(header, frame, values[k], lossy=lossy)
         if spare is not None and not overlay and (spare & ~padding[k]).any():
             told = True
+            beyond += int(np.count_nonzero(spare & ~padding[k]))
             more, of_a_number = _changes(frame, values[k])
             changes, carries = changes + more, carries + of_a_number
-    if carries > CARRIES * changes:
+    if carries > CARRIES * changes and beyond > FEW * words.size:
         raise contradiction()
     _check_rows(values[len(values) // 2])
     return Stored(values, padding, notes=notes + ((SPARE_BITS,) if told else ()))
