@@ -13,6 +13,8 @@ from pydicom.tag import BaseTag
 
 from dicom_files import codes, film_file, header_of, picture, refusal, save
 from medveil_imaging.sources.dicom.scale import as_shown
+from medveil_imaging.sources.label_maps import checked_label_film
+from medveil_imaging.sources.raw import Film, Unusable
 from medveil_imaging.sources.read import read_film
 
 FILM = picture()
@@ -196,6 +198,7 @@ def test_a_film_is_turned_to_the_patients_left_and_feet(tmp_path: Path, directio
     film = read_film(path)
     assert np.array_equal(film.pixels, FILM)
     assert codes(film) == ([] if stored is FILM else ["film-turned"])
+    assert film.turned == (stored is not FILM)
 
 
 @pytest.mark.parametrize("direction", ["L", "L\\R", "F\\H", "X\\F", "L\\F\\A", "LEFT"])
@@ -440,3 +443,15 @@ def test_pixels_that_are_not_square_are_told_of(tmp_path: Path) -> None:
     for tags in ({"PixelAspectRatio": [2, 1]}, {"ImagerPixelSpacing": [0.2, 0.1]}):
         assert codes(read_film(film_file(tmp_path / "a.dcm", FILM, **tags))) == ["pixels-not-square"]
     assert codes(read_film(film_file(tmp_path / "a.dcm", FILM, ImagerPixelSpacing=[0.143, 0.143]))) == []
+
+
+def test_a_label_map_of_a_film_that_its_header_turned_is_refused(tmp_path: Path) -> None:
+    labels = Film(np.zeros(FILM.shape, np.float32))
+    for direction, code in (("R\\F", "label-map-place"), ("L\\F", "")):
+        path = film_file(tmp_path / "a.dcm", FILM, written={"PatientOrientation": direction})
+        if code:
+            with pytest.raises(Unusable) as caught:
+                checked_label_film(read_film(path), labels, 2)
+            assert caught.value.code == code
+        else:
+            assert checked_label_film(read_film(path), labels, 2)[0].pixels.shape == FILM.shape

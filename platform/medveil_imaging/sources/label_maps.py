@@ -49,10 +49,6 @@ def checked_labels(image: Volume, labels: Volume, classes: int) -> tuple[Volume,
     return Volume(values, image.affine), notes
 
 
-TURNED = "film-turned"
-"""Code of the note that a film was stored lying or mirrored and has been turned."""
-
-
 def checked_label_film(film: Film, labels: Film, classes: int) -> tuple[Film, tuple[Note, ...]]:
     """The label map of a film, with whole numbers from 0 to ``classes - 1``; of one structure 255 is 1.
 
@@ -60,8 +56,7 @@ def checked_label_film(film: Film, labels: Film, classes: int) -> tuple[Film, tu
         Unusable: as :func:`checked_labels`; or only one of the two was turned, so that nobody knows how the
             label map lies on the film.
     """
-    turned = film.turned or TURNED in {note.code for note in film.notes}
-    if turned != labels.turned:
+    if film.turned != labels.turned:
         raise Unusable(
             "label-map-place",
             "Only the film or only its label map is turned by its header; which way up was it drawn?",

@@ -68,7 +68,7 @@ def read_dicom_film(data: bytes) -> Film:
     pixels, said = _grey(stored, header)
     pixels, turned = upright(pixels, header)
     notes += stored.notes + said + turned + _shape_notes(header) + _kind_notes(header)
-    return Film(pixels, notes, patient_mark(header))
+    return Film(pixels, notes, patient_mark(header), turned=TURNED in turned)
 
 
 def _grey(stored: Stored, header: Dataset) -> tuple[Float32, tuple[Note, ...]]:

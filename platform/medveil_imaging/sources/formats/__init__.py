@@ -1,8 +1,8 @@
 """File formats of images, by name: one file each, found through :data:`FORMATS`.
 
 A format is known by how the bytes begin, never by a file's name. Its readers make a film or a volume of them
-(:mod:`medveil_imaging.sources.raw`) or refuse with ``Unusable``: they never repair, never open a second file,
-and put no header text into an error. Whatever a library raises on a damaged file becomes
+(:mod:`medveil_imaging.sources.raw`) or refuse with ``Unusable``: they repair nothing without a note, never
+open a second file, and put no header text into an error. Whatever a library raises on a damaged file becomes
 ``unreadable-image`` in :mod:`medveil_imaging.sources.read`.
 """
 
