@@ -14,6 +14,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from medveil.study import Study, Transforms
+from medveil_imaging.sources.formats.idx import idx_bytes
 from medveil_imaging.sources.site import SiteData, read_site
 from medveil_imaging.transforms import z_score
 
@@ -155,10 +156,11 @@ def test_a_grey_picture_is_a_colour_picture_with_equal_channels_in_8_and_16_bits
 ) -> None:
     Image.fromarray(COLOUR[..., 0]).save(folder / "a.png")
     Image.fromarray(COLOUR[..., 0].astype(np.uint16) * 257).save(folder / "b.png")
-    write_manifest(line(image="a.png"), line(image="b.png"))
+    (folder / "c.idx").write_bytes(idx_bytes(COLOUR[..., 0]))
+    write_manifest(line(image="a.png"), line(image="b.png"), line(image="c.idx"))
     found = images(read_site(folder, make_study("picture")))
     wanted = torch.from_numpy(COLOUR[..., 0] / 127.5 - 1).float().expand(3, 16, 16)
-    assert torch.allclose(found, wanted.expand(2, 3, 16, 16), atol=1e-6)
+    assert torch.allclose(found, wanted.expand(3, 3, 16, 16), atol=1e-6)
 
 
 def test_films_stay_grey_and_pictures_are_no_volumes(

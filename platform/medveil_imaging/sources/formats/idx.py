@@ -59,6 +59,21 @@ def read_idx_film(data: bytes) -> Film:
     return Film(read_idx(data).reshape(edges).astype(np.float32))
 
 
+def read_idx_colour(data: bytes) -> Film:
+    """The same as a picture in colour with three equal channels; its values must be bytes, from 0 to 255.
+
+    Raises:
+        Unusable: as :func:`read_idx_film`; or its values have no scale in which white is known.
+    """
+    if _header(data)[0] != np.uint8:
+        raise Unusable(
+            "wrong-format",
+            "The values of this IDX file are no bytes, so it does not say what is white.",
+            "Save it as PNG.",
+        )
+    return Film(np.stack([read_idx_film(data).pixels] * 3))
+
+
 def _is_idx(data: bytes) -> bool:
     return data[:2] == b"\0\0" and len(data) > 4 and data[2] in KINDS and 1 <= data[3] <= MAX_EDGES
 
@@ -70,4 +85,6 @@ def _header(data: bytes) -> tuple[np.dtype[Any], tuple[int, ...], int]:
     return np.dtype(KINDS[data[2]]), struct.unpack_from(f">{data[3]}I", data, 4), 4 + 4 * data[3]
 
 
-FORMATS.register("idx")(Format(what="an IDX file", begins=_is_idx, film=read_idx_film))
+FORMATS.register("idx")(
+    Format(what="an IDX file", begins=_is_idx, film=read_idx_film, colour=read_idx_colour)
+)
