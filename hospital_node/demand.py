@@ -14,6 +14,7 @@ from medveil.rounds import RoundKind
 from medveil.study import Study
 from medveil.tasks import TASKS
 from medveil_imaging.cache import in_memory
+from medveil_imaging.frozen import frozen_file
 from medveil_imaging.sources.lines import count_lines
 from medveil_imaging.sources.manifest import MANIFEST
 from privacy.encoding import params_for
@@ -22,6 +23,8 @@ PROGRAM_BYTES = 500 * 10**6
 """Python and torch, before any image (measured: 480 MB)."""
 BYTES_PER_PARAMETER = 56
 """Weights, gradients, optimiser, the update and its masked words: fourteen copies at four bytes."""
+COPIES_OF_FROZEN = 3
+"""Weights that are not trained: as they were read, kept for the next round, and in the network."""
 COPIES_OF_A_BATCH = 40
 """What a network keeps of each image it is trained on, in images: 42 to 49 measured for the small ones, 650
 for densenet121, next to nothing for a head on fixed features. Told, and no reason to refuse."""
@@ -86,10 +89,16 @@ def _memory(study: Study, images: int, *, cached: bool) -> int:
     label = 8 * voxels if TASKS[study.task].outlines else 8 * max(1, len(study.classes))
     gradients = 12 if privacy.kind != "none" else 0
     model = (BYTES_PER_PARAMETER + gradients) * study.model.tensors.size
+    model += COPIES_OF_FROZEN * _frozen_bytes(study)
     held = images * (image + label)
     if cached:
         held = images * BYTES_PER_KEPT_IMAGE + AT_ONCE_BYTES
     return PROGRAM_BYTES + held + _batch(study, images) + model
+
+
+def _frozen_bytes(study: Study) -> int:
+    path = frozen_file(study.model)
+    return path.stat().st_size if path is not None and path.is_file() else 0
 
 
 def _batch(study: Study, images: int) -> int:

@@ -14,6 +14,7 @@ from medveil.plan import BadPlan, Plan, check_approvals, parse_plan
 from medveil.profile_source import profile_hash
 from medveil.strategies import BadStrategy, strategy_of
 from medveil.study import Study, too_much
+from medveil_imaging.frozen import frozen_file
 from privacy.dp.policy import Cost, check_policy, cost, rounded_up
 from privacy.joint_steps import adds_up
 
@@ -97,6 +98,7 @@ def check_terms(plan: Plan, settings: NodeSettings, identity: Identity) -> None:
     _hidden_enough(study, policy)
     _bearable(plan, settings)
     _same_profile(study)
+    _frozen_weights_here(study)
     try:
         strategy_of(study)
     except (UnknownName, BadStrategy) as error:
@@ -113,6 +115,16 @@ def _same_profile(study: Study) -> None:
         raise PlanRefused(
             reason=f"its profile '{name}' holds other code here, so images would become other tensors",
             remedy="Install the version of MedVeil and of the profile's file that the study was made with.",
+        )
+
+
+def _frozen_weights_here(study: Study) -> None:
+    """By its name alone; that its content has this hash is seen when the model is built."""
+    path = frozen_file(study.model)
+    if path is not None and not path.is_file():
+        raise PlanRefused(
+            reason=f"its file of frozen weights '{path.name}' is not in this machine's folder of encoders",
+            remedy="Get it from the study's author and put it there under that name (docs/operator.md).",
         )
 
 

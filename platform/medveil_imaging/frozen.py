@@ -12,20 +12,26 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import safetensors
 import safetensors.numpy
-import torch
-from torch import nn
 
 from medveil.errors import Error
 from medveil.files import replace_durably
 from medveil.tensors import Float32, ModelSpec, TensorSpec, flatten, to_safetensors
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from medveil.study import ModelChoice
+
 FOLDER = "MEDVEIL_ENCODERS"
 """Environment variable with the folder of encoder files; without it ``.medveil/encoders`` in the home."""
 MAX_BYTES = 2 * 2**30
+BASE = "base_weights"
+"""Option of every model that names the file with what is frozen of it."""
 
 
 class NoEncoder(Error):
@@ -59,6 +65,12 @@ def encoder_path(digest: str) -> Path:
     """Where the file with this SHA-256 (hex) belongs."""
     folder = os.environ.get(FOLDER)
     return (Path(folder) if folder else Path.home() / ".medveil" / "encoders") / f"{digest}.safetensors"
+
+
+def frozen_file(model: ModelChoice) -> Path | None:
+    """Where a study's file of frozen weights belongs on this machine; None if it has none."""
+    named = (str(model.options.get(option, "")) for option in (BASE, "weights"))
+    return next((encoder_path(digest) for digest in named if is_digest(digest)), None)
 
 
 def read_encoder(digest: str) -> dict[str, Float32]:
@@ -106,6 +118,8 @@ def load_frozen(parameters: Mapping[str, nn.Parameter], digest: str, *, of: str)
     Raises:
         NoEncoder, BadEncoder: see :func:`read_encoder`; or a tensor is missing or has another shape.
     """
+    import torch  # not before: whoever only asks where the file belongs need not load it
+
     stored = read_encoder(digest)
     with torch.no_grad():
         for name, parameter in parameters.items():

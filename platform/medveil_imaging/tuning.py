@@ -25,9 +25,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from medveil_imaging.frozen import BASE
 from medveil_imaging.per_image import is_statistic
 
-TRAIN_ONLY, ADAPTERS, BASE = "train_only", "adapters", "base_weights"
+TRAIN_ONLY, ADAPTERS = "train_only", "adapters"
 DEFAULTS: dict[str, int | float | str | bool] = {TRAIN_ONLY: "", ADAPTERS: 0, BASE: ""}
 MOST_RANK = 256
 DOWN, UP = "adapter_down", "adapter_up"

@@ -24,8 +24,8 @@ from medveil_imaging.recipes import is_measured
 from medveil_imaging.tuning import DEFAULTS
 
 CPU = torch.device("cpu")
-IMAGES = (1, 2)
-"""Of the two patients."""
+IMAGES = {2: (1, 2), 3: (1, 1)}
+"""Of the two patients, by the number of edges."""
 EXACT_WEIGHTS, EXACT_PIXELS = 5 * 10**6, 2**16
 """Weights, and pixels of all images, up to which everything is computed in float64; beyond, memory counts."""
 CLOSE = {torch.float64: 1e-6, torch.float32: 5e-3}
@@ -69,7 +69,7 @@ def prove(study: Study) -> None:
     small = _smaller(model, shape)
     weights, pixels = (
         sum(weight.numel() for weight in model.parameters()),
-        sum(IMAGES) * math.prod(small.size),
+        sum(IMAGES[shape.dims]) * math.prod(small.size),
     )
     model = model.double() if weights <= EXACT_WEIGHTS and pixels <= EXACT_PIXELS else model.float()
     try:
@@ -82,13 +82,13 @@ def prove(study: Study) -> None:
 
 def _first_fault(model: nn.Module, shape: ModelShape, outlines: bool) -> str | None:
     generator = torch.Generator().manual_seed(0)
-    kind = next(model.parameters()).dtype
+    kind, counts = next(model.parameters()).dtype, list(IMAGES[shape.dims])
     place = (shape.channels, *shape.size)
-    images = torch.randn(sum(IMAGES), *place, generator=generator, dtype=torch.float64).to(kind)
+    images = torch.randn(sum(counts), *place, generator=generator, dtype=torch.float64).to(kind)
     wanted = (shape.outputs, *(shape.size if outlines else ()))
     targets = torch.randn(len(images), *wanted, generator=generator, dtype=torch.float64).to(kind)
     return next(_faults_forward(model, images, wanted), None) or next(
-        _faults_backward(model, images, targets), None
+        _faults_backward(model, images, targets, counts), None
     )
 
 
@@ -113,11 +113,12 @@ def _faults_forward(model: nn.Module, images: torch.Tensor, wanted: tuple[int, .
         yield "a forward pass stores something of the images"
 
 
-def _faults_backward(model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> Iterator[str]:
+def _faults_backward(
+    model: nn.Module, images: torch.Tensor, targets: torch.Tensor, counts: list[int]
+) -> Iterator[str]:
     given = features(model, images, CPU) if has_features(model) else images
     drawn = [
-        Drawn(i, t)
-        for i, t in zip(torch.split(given, list(IMAGES)), torch.split(targets, list(IMAGES)), strict=True)
+        Drawn(i, t) for i, t in zip(torch.split(given, counts), torch.split(targets, counts), strict=True)
     ]
     together = _engine_gradients(model, drawn)
     if not bool(together.isfinite().all()):

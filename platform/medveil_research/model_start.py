@@ -9,7 +9,7 @@ from pathlib import Path
 from medveil.shown import plain
 from medveil.study import ModelChoice, Study
 from medveil.tensors import model_hash, to_safetensors
-from medveil_imaging.frozen import encoder_path, keep_frozen
+from medveil_imaging.frozen import BASE, encoder_path, keep_frozen
 from medveil_imaging.models import (
     BadModel,
     ModelShape,
@@ -21,7 +21,7 @@ from medveil_imaging.models import (
     spec_of,
     vector_of,
 )
-from medveil_imaging.tuning import BASE, frozen_of
+from medveil_imaging.tuning import frozen_of
 from medveil_imaging.weight_files import Fit, WeightFile, start_from
 from medveil_research.starts import FRESH, fresh, fresh_seed
 

@@ -6,6 +6,7 @@ import math
 
 from medveil.errors import Error
 from medveil.study import Study
+from medveil_imaging.frozen import BASE
 from medveil_imaging.recipes import is_measured
 from medveil_research.joint import joint_lines
 from medveil_research.words import budget_words, mean_words, plain
@@ -89,7 +90,7 @@ def _missing(least: int, hospitals: int) -> str:
 def outlook(study: Study, *, patients: int | None, hospitals: int) -> list[str]:
     """What to expect of a study, in a few lines for its author."""
     lines = [f"model    {study.model.name}, {study.trained_weights:,} trained parameters"]
-    if not is_measured(study.model.name):
+    if not is_measured(study.model.name) or BASE in study.model.options:
         lines.append("settings general ones to begin with, not measured with this model")
     if study.privacy.kind == "none":
         return [

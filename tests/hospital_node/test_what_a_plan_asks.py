@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from aggregator.access.tls import make_certificates
 from hospital_node.cli import app
 from hospital_node.demand import demand_of, images_in, memory_limit
-from hospital_node.governance import PlanRefused, check_plan
+from hospital_node.governance import PlanRefused, check_plan, check_terms
 from hospital_node.operator import Standing, Stands
 from hospital_node.settings import Node, NodeSettings, Policy
 from hospital_node.views import show_plan
@@ -19,6 +19,7 @@ from medveil.errors import BadFile, BadOption
 from medveil.identity import Identity, KeyFileExists
 from medveil.plan import Plan
 from medveil.shown import Screen
+from medveil_imaging.frozen import FOLDER
 from world import make_plan, make_study
 
 PEOPLE = [Identity.generate(f"hospital-{i}") for i in range(1, 7)]
@@ -106,6 +107,21 @@ def test_the_estimate_grows_with_images_their_size_batch_and_model(tmp_path: Pat
     assert more - base == 100 * (4 * 16 * 16 + 16)
     assert demand_of(larger, here).memory_bytes > base
     assert demand_of(wider, here).memory_bytes > base
+
+
+def test_a_plan_with_frozen_weights_is_refused_until_their_file_is_here_and_asks_for_their_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    here, digest = settings(films(tmp_path / "a", 100)), "a" * 64
+    model = plan_of().study.model.model_dump(mode="json")
+    plan = plan_of(model=model | {"options": {"adapters": 4, "base_weights": digest}})
+    with pytest.raises(PlanRefused, match=f"frozen weights '{digest}.safetensors' is not in this machine's"):
+        check_terms(plan, here, PEOPLE[0])
+    before = demand_of(plan, here).memory_bytes
+    (tmp_path / f"{digest}.safetensors").write_bytes(bytes(1000))
+    check_terms(plan, here, PEOPLE[0])
+    assert demand_of(plan, here).memory_bytes == before + 3 * 1000
 
 
 def test_the_limit_is_the_machines_where_the_policy_names_none() -> None:

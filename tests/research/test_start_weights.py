@@ -18,9 +18,8 @@ from typer.testing import CliRunner
 
 from medveil.study import CENTRE, Study
 from medveil.tensors import Float32, from_safetensors
-from medveil_imaging.frozen import FOLDER
+from medveil_imaging.frozen import BASE, FOLDER
 from medveil_imaging.models import MODELS, BadModel, ModelShape, build, build_model, load_vector
-from medveil_imaging.tuning import BASE
 from medveil_imaging.weight_files import BadStartWeights, read_weights, start_from
 from medveil_research import starts
 from medveil_research.cli import register

@@ -14,8 +14,8 @@ from medveil.shown import plain
 from medveil.study import CENTRE, Study
 from medveil.tasks import TASKS
 from medveil.tensors import Float32, ModelSpec, TensorSpec, flatten, unflatten
-from medveil_imaging.frozen import is_digest, load_frozen
-from medveil_imaging.tuning import BASE, DEFAULTS, Tuning, frozen_of, tune, tuning_of
+from medveil_imaging.frozen import BASE, is_digest, load_frozen
+from medveil_imaging.tuning import DEFAULTS, Tuning, frozen_of, tune, tuning_of
 
 Option = int | float | str | bool
 Options = Mapping[str, Option]
