@@ -122,6 +122,23 @@ def test_with_a_line_that_cannot_be_read_nobody_is_used_and_it_is_named(
     assert named == [place + 2 + i for i in range(len(newcomer))]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["unix", "windows", "old mac"])
+@pytest.mark.parametrize("odd", [1, 2, 3])
+def test_bytes_too_many_in_two_lines_of_one_patient_do_not_swallow_what_is_between(
+    films: Path, make_study: MakeStudy, encoding: str, end: str, odd: int
+) -> None:
+    lines = [*OTHERS[:4], "12.png,X", *OTHERS[4:8], ",train,0,", *OTHERS[8:]]
+    data = [(line + end).encode(encoding) for line in [HEADER.decode(), *lines]]
+    tail = len(end.encode(encoding))
+    data[5] = data[5][:-tail] + b"a" * odd + data[5][-tail:]
+    data[10] = b"a" * (4 - odd) + data[10]  # with it the cells between are one: 12.png, X and more, train, 0
+    (films / "manifest.csv").write_bytes(b"".join(data))
+    site = read_site(films, make_study())
+    assert people(site) == {}
+    assert "half-manifest" in {problem.code for problem in site.problems}
+
+
 ANY_BYTES = st.binary(max_size=40).filter(lambda line: b"\n" not in line and b"\r" not in line)
 CELLS = st.tuples(
     st.sampled_from([b'"', b"", *(f"{i}.png".encode() for i in range(14)), b"/etc/passwd", b"..", b"\xfc"]),

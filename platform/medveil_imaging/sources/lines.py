@@ -94,6 +94,12 @@ class Table:
             return Unreadable("long-line", "The line is longer than 65,536 bytes.", "Leave out long columns.")
         if not line.strip(NOTHING):
             return None
+        if self.unicode and _swallows(line, self.encoding):
+            return Unreadable(
+                "bad-line",
+                "A byte is missing or too many in this line, so lines after it cannot be told apart.",
+                "Save the file anew, as CSV (UTF-8).",
+            )
         text = line if self.unicode else _decoded(line, self.encoding)
         names = self.header.names
         try:
@@ -232,6 +238,17 @@ def _is_word(part: bytes, encoding: str) -> bool:
     # a Latin letter beyond ASCII, taken for half of a Chinese one, swallows its neighbour
     torn = any(a.isascii() and a.isalpha() and not b.isascii() for a, b in pairwise(text))
     return letters and len(scripts - {"LATIN", "NO"}) <= 2 and not (torn and "LATIN" not in scripts)
+
+
+def _swallows(line: str, encoding: str) -> bool:
+    """Whether an odd number of bytes in a file of 16 or 32 bits has made other lines part of this one.
+
+    Shifted by a byte, the ends of lines are U+0A00, which is nothing, and U+0D00; of 32 bits they are no
+    characters at all.
+    """
+    return any(end in line for end in ("\u0a00", "\u0d00")) or (
+        encoding.startswith("utf-32") and LOST in line
+    )
 
 
 def _decoded(line: str, encoding: str) -> str:
