@@ -10,6 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from dicom_files import block, series_folder
 from medveil_imaging.sources.channels import joined_channels, split_channels
 from medveil_imaging.sources.raw import Note, Unusable, Volume
 from medveil_imaging.sources.read import read_channels, read_volume
@@ -110,6 +111,16 @@ def test_channels_of_two_patients_are_refused_and_several_volumes_in_one_channel
     joined = joined_channels([sequence(), sequence(patient_mark=b"2")], NAMES[:2])
     assert joined.patient_mark == b"2"
     assert refusal(sequence(), Volume(np.ones((2, *EDGES), np.float32), PLACE))[0] == "wrong-dimensions"
+
+
+def test_a_dicom_series_and_a_nifti_file_of_the_same_voxels_are_two_channels(tmp_path: Path) -> None:
+    dicom = read_volume(series_folder(tmp_path / "s", block()))
+    canonical = nibabel.as_closest_canonical(nibabel.Nifti1Image(dicom.voxels, dicom.affine))
+    assert canonical.shape == dicom.voxels.shape
+    assert not np.array_equal(np.asarray(canonical.dataobj), dicom.voxels)  # stored the other way round
+    nibabel.save(canonical, tmp_path / "a.nii")
+    joined = joined_channels([dicom, read_volume(tmp_path / "a.nii")], NAMES[:2])
+    assert np.array_equal(joined.voxels[0], joined.voxels[1])
 
 
 def save(path: Path, voxels: Any) -> Path:
