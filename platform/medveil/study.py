@@ -276,6 +276,8 @@ class Evaluation(Frozen):
     bins: Annotated[int, Field(ge=16, le=4096)] = 256
     """Bins of a score histogram; a study with noise releases fewer."""
     images_per_patient: Annotated[int, Field(ge=1, le=1024)] = 64
+    lesions: bool = Field(default=False, exclude_if=lambda wanted: not wanted)
+    """Whether connected parts of each structure are counted as found, missed or false; of outlines only."""
     every_round: bool = True
     """Whether each update carries the validation figures of the model it started from."""
 
@@ -332,6 +334,8 @@ class Study(Frozen):
             raise ValueError("a centred model wants every patient in each step (sample_rate = 1)")
         if self.centred and not 1 <= self.mean_rounds < self.training.rounds:
             raise ValueError("a centred model wants rounds for the mean and at least one to train")
+        if self.evaluation.lesions and not TASKS[self.task].outlines:
+            raise ValueError("evaluation.lesions is for tasks that outline")
         if self.transforms.patches and (not TASKS[self.task].outlines or self.centred):
             raise ValueError("patches are for tasks that outline, and not for a centred model")
         if self.training.gradient_norm is not None and self.privacy.kind != "none":

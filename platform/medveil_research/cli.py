@@ -82,6 +82,7 @@ def study_new(options: NewStudyOptions) -> None:
             slices=_slices(options.slices),
             classes=class_names(options.classes),
             target=target_of(options.target_column, options.target_range, options.unit),
+            lesions=options.lesions,
             patients_hint=options.patients,
             seed=options.seed,
             start_weights=weights,

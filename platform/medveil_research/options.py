@@ -125,6 +125,9 @@ class NewStudyOptions:
     target_column: TargetColumn = None
     target_range: TargetRange = None
     unit: Unit = ""
+    lesions: Annotated[
+        bool, typer.Option("--lesions", help="Count connected parts of each structure: found, missed, false.")
+    ] = False
     patients: Annotated[
         int | None, typer.Option(min=1, help="Training patients a typical hospital has; to judge the noise.")
     ] = None

@@ -142,6 +142,8 @@ class StudyOptions:
     classes: Sequence[str] | None = None
     target: Target | None = None
     """Of a regression: the number that it learns."""
+    lesions: bool = False
+    """Whether connected parts of each outlined structure are counted, too."""
     patients_hint: int | None = None
     """Training patients of a typical hospital: sets how finely weights are encoded, and decides whether a
     private mean is worth its round."""
@@ -240,7 +242,7 @@ def new_study(options: StudyOptions) -> tuple[Study, bytes]:
             strategy=settings.strategy,
             secure_aggregation=_masked_sum(options, settings, policy),
             cohort=Cohort(min_hospitals=options.least, max_hospitals=options.most),
-            evaluation=Evaluation(every_round=options.privacy == "none"),
+            evaluation=Evaluation(every_round=options.privacy == "none", lesions=options.lesions),
             deadlines=options.deadlines,
         )
     except ValidationError as error:

@@ -52,7 +52,7 @@ def with_unit(value: float, unit: str) -> str:
 
 def is_count(figure: str) -> bool:
     """Whether a figure counts patients, images or cases."""
-    return figure.partition("/")[0] in ("patients", "images", "there", "known")
+    return figure.partition("/")[0] in ("patients", "images", "there", "known", "lesions")
 
 
 def plain(value: float) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from medveil import lesions
 from medveil.tasks import (
     MAX_LOSS,
     TASKS,
@@ -78,35 +80,40 @@ class Segmentation:
         return self.released(study) | {"loss": 1, "patients": 1}
 
     def released(self, study: StudyView) -> dict[str, int]:
-        """Dice and number of cases of each structure."""
+        """Dice and number of cases of each structure, and its lesions where the study asks for them."""
         structures = study.classes[1:]
-        return {f"dice/{c}": 1 for c in structures} | {f"cases/{c}": 1 for c in structures}
+        overlap = {f"dice/{c}": 1 for c in structures} | {f"cases/{c}": 1 for c in structures}
+        return overlap | (lesions.names(structures) if study.evaluation.lesions else {})
 
     def bounded(self, study: StudyView, patient: Given) -> Sums:
         """See :class:`medveil.tasks.Task`.
 
         Proof: a Dice less its centre lies within 1/2, a count is 0 or 1: with S structures the squares sum to
-        S (1/4 + CASE_SHARE^2) at most, the count weighed by CASE_SHARE.
+        S (1/4 + CASE_SHARE^2) at most, the count weighed by CASE_SHARE. With lesions, weighed by
+        lesions.SHARE / lesions.FEW, each structure adds lesions.SHARE^2 twice at most: for those that there
+        are, found and missed, and for the false ones (:func:`medveil.lesions.bounded`).
         """
         sums: Sums = {}
         for name in study.classes[1:]:
             seen = patient[f"cases/{name}"]
             sums |= {f"dice/{name}": patient[f"dice/{name}"] - CENTRE * seen, f"cases/{name}": seen}
-        return sums
+        return sums | (lesions.bounded(study.classes[1:], patient) if study.evaluation.lesions else {})
 
     def noise_scales(self, study: StudyView) -> dict[str, float]:
         """See :meth:`bounded`."""
-        length = float(np.sqrt((len(study.classes) - 1) * (CENTRE**2 + CASE_SHARE**2)))
-        released = self.released(study)
-        return {name: length / (CASE_SHARE if name.startswith("cases/") else 1) for name in released}
+        each = CENTRE**2 + CASE_SHARE**2 + (2 * lesions.SHARE**2 if study.evaluation.lesions else 0.0)
+        length = math.sqrt((len(study.classes) - 1) * each)
+        weights = {"dice": 1.0, "cases": CASE_SHARE}
+        lesion = lesions.SHARE / lesions.FEW
+        return {n: length / weights.get(n.partition("/")[0], lesion) for n in self.released(study)}
 
     def limits(self, study: StudyView, figure: str) -> tuple[float, float]:
-        """Shares."""
-        return 0.0, 1.0
+        """Shares, and counts of lesions."""
+        return 0.0, (math.inf if figure.startswith("lesions/") else 1.0)
 
     def figures(self, study: StudyView, sums: Given) -> dict[str, float]:
         """``dice`` (mean over structures), ``dice/<structure>`` (mean over patients in whom it was outlined),
-        ``loss``, ``patients``.
+        ``loss``, ``patients``; with lesions :func:`medveil.lesions.figures`.
         """
         found = {}
         for name in study.classes[1:]:
@@ -116,6 +123,8 @@ class Segmentation:
         figures, patients = with_mean(found, "dice"), float(sums["patients"][0])
         if patients > 0:
             figures["loss"] = float(sums["loss"][0]) / patients
+        if study.evaluation.lesions:
+            figures |= lesions.figures(study.classes[1:], sums)
         return figures | {"patients": patients}
 
     def noised_figures(self, study: StudyView, sums: Given, noise: float = 0.0) -> dict[str, float]:
@@ -126,7 +135,11 @@ class Segmentation:
             if cases > 0.5:
                 found[f"dice/{name}"] = CENTRE + float(sums[f"dice/{name}"][0]) / cases
         counts = [float(sums[f"cases/{name}"][0]) for name in study.classes[1:]]
-        return with_mean(found, "dice") | {"patients": float(max(0, round(max(counts))))}
+        figures = with_mean(found, "dice")
+        if study.evaluation.lesions:
+            scale = self.noise_scales(study)[f"found/{study.classes[1]}"]
+            figures |= lesions.figures(study.classes[1:], sums, max(0.5, lesions.doubt(noise, scale)))
+        return figures | {"patients": float(max(0, round(max(counts))))}
 
     def can_add_up(self, study: StudyView, sums: Given, slack: float) -> bool:
         """No more cases than patients, no Dice above its cases, no loss above its bound."""
@@ -137,6 +150,10 @@ class Segmentation:
             and all((values <= patients).all() for values in cases)
             and all(at_most(sums[f"dice/{c}"], sums[f"cases/{c}"], slack) for c in study.classes[1:])
             and at_most(sums["loss"], MAX_LOSS * patients, slack)
+            and (
+                not study.evaluation.lesions
+                or lesions.can_add_up(study.classes[1:], sums, float(patients[0]), slack)
+            )
         )
 
     def noised_can_add_up(self, study: StudyView, sums: Given, noise: Mapping[str, float]) -> bool:
@@ -145,7 +162,8 @@ class Segmentation:
             dice, cases = sums[f"dice/{name}"], sums[f"cases/{name}"] + noise[f"cases/{name}"]
             if (cases < 0).any() or (np.abs(dice) > CENTRE * cases + noise[f"dice/{name}"]).any():
                 return False
-        return True
+        counts = lesions.names(study.classes[1:]) if study.evaluation.lesions else {}
+        return all((sums[name] >= -noise[name]).all() for name in counts)
 
     def made_up_labels(
         self, study: StudyView, count: int, size: tuple[int, ...], generator: torch.Generator
@@ -156,12 +174,15 @@ class Segmentation:
         return torch.randint(len(study.classes), (count, *size), generator=generator)
 
     def telling_labels(self, study: StudyView, logits: torch.Tensor) -> list[torch.Tensor]:
-        """Structures outlined where the model is right, and where it is wrong everywhere."""
+        """Structures outlined where the model is right, where it is wrong everywhere, and in many places."""
         import torch
 
         found, classes = logits.argmax(1), len(study.classes)
         turn = torch.arange(found[0].numel()).view_as(found[0]) % (classes - 1) + 1
-        return [(found + turn) % classes, found]
+        scattered = torch.zeros_like(found)
+        places = (slice(None), *(slice(None, None, 2) for _ in found.shape[1:]))
+        scattered[places] = 1  # each voxel a lesion
+        return [(found + turn) % classes, found, scattered]
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Mean voxel cross-entropy plus one minus mean soft Dice of the structures, shape (k,).
@@ -198,6 +219,8 @@ class Segmentation:
             if cases:
                 sums[f"dice/{name}"][0] = sum(float(one[f"dice/{name}"][0]) for one in images) / cases
                 sums[f"cases/{name}"][0] = 1.0
+        if study.evaluation.lesions:
+            sums |= lesions.mean_of(study.classes[1:], images)
         loss = float(np.mean([one["loss"][0] for one in images]))
         return sums | {"loss": np.array([min(max(loss, 0.0), MAX_LOSS)]), "patients": np.ones(1)}
 
@@ -232,6 +255,11 @@ class Segmentation:
                 total = float(outlined[index] + found[index])
                 sums[f"dice/{name}"][0] = 2 * float(table[index, index]) / total
                 sums[f"cases/{name}"][0] = 1.0
+        if study.evaluation.lesions:
+            predicted, labels = scores.argmax(0).numpy(), truth.numpy()
+            for index, name in enumerate(study.classes[1:], start=1):
+                seen = lesions.counted(labels == index, predicted == index)
+                sums |= {f"{k}/{name}": np.array([n]) for k, n in zip(lesions.KINDS, seen, strict=True)}
         return sums
 
 
