@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from nibabel.quaternions import quat2mat
 from torch.nn import functional
 
 from medveil.errors import Error
@@ -80,9 +81,9 @@ def fingerprint(transforms: Transforms) -> tuple[float, ...]:
     if not profile.reads_volumes:
         made = film_transform(transforms)(_film(channels))
     elif profile.sliced:
-        made = slice_transform(transforms)(_volume(channels))[0].transpose(0, 1)
+        made = slice_transform(transforms)(_volume(transforms))[0].transpose(0, 1)
     else:
-        made = volume_transform(transforms)(_volume(channels))
+        made = volume_transform(transforms)(_volume(transforms))
     made = made.double()
     flat = made.flatten(1)
     pool = functional.adaptive_avg_pool2d if made.ndim == 3 else functional.adaptive_avg_pool3d
@@ -106,19 +107,24 @@ def _film(channels: int) -> Film:
     return Film(np.rint(255 * np.stack(layers)).astype(np.float32))
 
 
-def _volume(channels: int) -> Volume:
-    """A made-up volume, stored from left to right, with oblique axes and voxels of three lengths."""
-    turn = np.array([[0.0, -0.998, 0.06], [-0.995, 0.006, 0.1], [0.1, 0.06, 0.993]])
-    turn, _ = np.linalg.qr(turn)
+def _volume(transforms: Transforms) -> Volume:
+    """A made-up head that fills the study's field of view, with oblique axes and voxels of three lengths.
+
+    Its voxels are stored from front to back, right to left, and up; no half of it is like another.
+    """
+    edges = transforms.size if len(transforms.size) == 3 else (*transforms.size, max(transforms.size))
+    radius = 0.45 * np.array(edges) * transforms.spacing_mm
     affine = np.eye(4)
-    affine[:3, :3] = turn * (2.1, 1.7, 2.6)
-    affine[:3, 3] = -affine[:3, :3] @ (np.array(VOLUME) - 1) / 2 + (3.0, -2.0, 4.0)
+    affine[:3, :3] = quat2mat((0.7, 0.05, -0.04, -0.7)) @ np.diag([1.0, -1.0, 1.0])
+    affine[:3, :3] *= 2.4 * radius[[1, 0, 2]] / np.array(VOLUME)
+    affine[:3, 3] = -affine[:3, :3] @ (np.array(VOLUME) - 1) / 2 + 0.05 * radius
     index = np.stack(np.meshgrid(*map(np.arange, VOLUME), indexing="ij"), -1)
-    right, front, up = np.moveaxis(index @ affine[:3, :3].T + affine[:3, 3], -1, 0)
+    right, front, up = np.moveaxis((index @ affine[:3, :3].T + affine[:3, 3]) / radius, -1, 0)
     layers: list[Float32] = []
-    for channel in range(channels):
-        head = (right / 26) ** 2 + (front / 28) ** 2 + (up / 30) ** 2 < 1
-        spot = np.exp(-(((right - 9) / 7) ** 2) - ((front - 4 * channel) / 9) ** 2 - ((up + 6) / 8) ** 2)
-        grey = head * (400 + 4 * right + 3 * front + 2 * up + (500 - 60 * channel) * spot)
+    for channel in range(transforms.channel_count):
+        head = right**2 + front**2 + up**2 < 1
+        beside = ((right - 0.4) / 0.3) ** 2 + ((front - 0.2 * channel) / 0.4) ** 2
+        spot = np.exp(-beside - ((up + 0.3) / 0.3) ** 2)
+        grey = head * (400 + 150 * right + 120 * front + 90 * up + (500 - 60 * channel) * spot)
         layers.append(np.rint(grey * (1 + channel)).astype(np.float32))
-    return Volume(layers[0] if channels == 1 else np.stack(layers), affine)
+    return Volume(layers[0] if len(layers) == 1 else np.stack(layers), affine)

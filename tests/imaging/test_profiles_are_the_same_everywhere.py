@@ -27,6 +27,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "xray": {"profile": "xray", "size": (32, 32)},
     "picture": {"profile": "picture", "size": (32, 24)},
     "mri": {"profile": "mri", "size": (24, 24, 24), "spacing_mm": (2.0, 2.0, 2.0)},
+    "large": {"profile": "mri", "size": (64, 72, 60), "spacing_mm": (4.0, 3.0, 4.0)},
     "channels": {"profile": "mri", "size": (24,) * 3, "spacing_mm": (2.0,) * 3, "channels": ("t1", "t2")},
     "patches": {"profile": "mri", "size": (8,) * 3, "spacing_mm": (2.0,) * 3, "patches": 2},
     "slices": {"profile": "mri_slices", "size": (24, 24), "spacing_mm": (2.0, 2.0, 4.0)},
@@ -80,6 +81,7 @@ def nearest(transforms: Transforms, _: str, build: Any = ways._geometry) -> Any:
     [
         ("xray", (xray, "CLIP_PERCENTILES"), (2.0, 98.0)),
         ("mri", (ways, "AXES"), (("R", "L"), ("P", "A"), ("I", "S"))),
+        ("large", (ways, "AXES"), (("R", "L"), ("P", "A"), ("I", "S"))),
         ("mri", (ways, "_geometry"), nearest),
         ("mri", (ways, "z_score"), lambda image: image / image.max()),
         ("slices", (ways, "AXES"), (("L", "R"), ("P", "A"), ("S", "I"))),
