@@ -156,7 +156,8 @@ def section(name: str, part: str, rows: Sequence[Row]) -> str:
         "| | | target |",
         "|---|---|---|",
     ]
-    return "\n".join(lines + [f"| {row.name} | {row.value:.4g} {row.unit} | {row.target} |" for row in rows])
+    lines += [f"| {r.name} | {f'{r.value:.4g} {r.unit}'.strip()} | {r.target} |" for r in rows]
+    return "\n".join(lines)
 
 
 def main() -> None:
