@@ -2,7 +2,7 @@
 
 from hospital_node.training.checked import train
 from hospital_node.training.checks import self_check
-from hospital_node.training.evaluation import evaluate, release
+from hospital_node.training.evaluation import contributions, evaluate, release
 from hospital_node.training.features import FeatureCache
 from hospital_node.training.run import Diverged, NoCharge, NoiseCut, TrainingRound, choose_device
 from hospital_node.training.safety import NotSafe
@@ -15,6 +15,7 @@ __all__ = [
     "NotSafe",
     "TrainingRound",
     "choose_device",
+    "contributions",
     "evaluate",
     "release",
     "self_check",

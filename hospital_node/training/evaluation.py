@@ -42,7 +42,7 @@ def evaluate(
     Returns: float64 arrays as :func:`medveil.metrics.layout` lists them; zeros without patients.
     """
     total = empty(study)
-    for sums in _each(study, vector, patients, device, cache, build):
+    for sums in contributions(study, vector, patients, device=device, cache=cache, build=build):
         for name, value in sums.items():
             total[name] += value
     return total
@@ -84,19 +84,20 @@ def release(
     charge.begin()
     multiplier, scales = charge.event.noise_multiplier, noise_scales(study)
     total = {name: noise.gaussian(size, multiplier * scales[name]) for name, size in released(study).items()}
-    for sums in _each(study, vector, patients, device, cache, build):
+    for sums in contributions(study, vector, patients, device=device, cache=cache, build=build):
         for name, value in bounded(study, sums).items():
             total[name] += value
     return total
 
 
-def _each(
+def contributions(
     study: Study,
     vector: Float32,
     patients: Sequence[Patient],
+    *,
     device: torch.device,
-    cache: FeatureCache | None,
-    build: Callable[[Study], nn.Module],
+    cache: FeatureCache | None = None,
+    build: Callable[[Study], nn.Module] = build_model,
 ) -> Iterator[Sums]:
     """The exact contribution of each patient. No forward pass sees two of them, whatever the network does."""
     module = build(study).to(device)

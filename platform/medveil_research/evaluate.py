@@ -10,8 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from hospital_node.training import choose_device
-from hospital_node.training import evaluate as contribution
+from hospital_node.training import choose_device, contributions
 from medveil.metrics import empty, headline, summarise
 from medveil.study import Study
 from medveil.tasks import TASKS, Sums
@@ -57,9 +56,8 @@ class SiteReport:
 def patient_sums(
     study: Study, vector: Float32, patients: Sequence[Patient], *, device: torch.device | None = None
 ) -> list[Sums]:
-    """One contribution a patient, in order; they add up to that of all of them."""
-    where = device or choose_device()
-    return [contribution(study, vector, (patient,), device=where) for patient in patients]
+    """One contribution for each patient with an image, in order; they add up to that of all of them."""
+    return list(contributions(study, vector, patients, device=device or choose_device()))
 
 
 def add(study: Study, parts: Sequence[Sums]) -> Sums:
