@@ -179,9 +179,10 @@ def _number_head_none(rounds: int) -> Recipe:
 
 
 def _number_head_local(rounds: int) -> Recipe:
-    # A number's loss has a fixed curvature, four times that of two classes at most: a shorter stride.
+    # A number's loss has a fixed curvature, four times that of two classes at most: a far shorter stride.
+    # On made-up films: mean error 14 mm, with four times the rate 16 (guessing 28; without noise 8).
     alone = _wavelet_local(rounds)
-    return replace(alone, clip_norm=0.1, training=alone.training.model_copy(update={"learning_rate": 8.0}))
+    return replace(alone, clip_norm=0.1, training=alone.training.model_copy(update={"learning_rate": 2.0}))
 
 
 def _number_head_joint(rounds: int) -> Recipe:
@@ -224,24 +225,20 @@ def _depth_joint(rounds: int) -> Recipe:
     )
 
 
-def _findings_head_none(rounds: int) -> Recipe:
-    # The loss is a mean over the findings, so each of them moves the slower the more there are.
-    return _longer(_wavelet_none(rounds), 4.0)
-
-
 def _findings_head_local(rounds: int) -> Recipe:
-    return _longer(replace(_wavelet_local(rounds), clip_norm=0.1), 4.0)
+    # A gradient is shared among the findings, so it is cut earlier; on made-up films with four of them .93,
+    # with 2.5 and 10 times the rate .91 and .86 (without noise .997).
+    return _gentle(_wavelet_local(rounds))
 
 
 def _findings_head_joint(rounds: int) -> Recipe:
-    return _longer(replace(_wavelet_joint(rounds), clip_norm=0.1), 4.0)
+    return _gentle(_wavelet_joint(rounds))
 
 
-def _longer(given: Recipe, times: float) -> Recipe:
-    """The same with a longer stride, and room for it."""
-    rate = given.training.learning_rate * times
-    training = given.training.model_copy(update={"learning_rate": rate})
-    return replace(given, training=training, update_clip=given.update_clip * times)
+def _gentle(given: Recipe) -> Recipe:
+    """The same with a shorter stride of shorter gradients."""
+    rate = 0.4 * given.training.learning_rate
+    return replace(given, clip_norm=0.1, training=given.training.model_copy(update={"learning_rate": rate}))
 
 
 Make = Callable[[int], Recipe]
@@ -306,10 +303,10 @@ FINDINGS = {
     for key, ((kind, what), rounds, make) in RECIPES.items()
     if what == "classification"
 } | {
-    ("wavelet_head", "none"): (("xray", "findings"), 20, _findings_head_none),
+    ("wavelet_head", "none"): (("xray", "findings"), 20, _wavelet_none),
     ("wavelet_head", "local"): (("xray", "findings"), 10, _findings_head_local),
     ("wavelet_head", "joint"): (("xray", "findings"), 60, _findings_head_joint),
-    ("frozen_encoder", "none"): (("any", "findings"), 20, _findings_head_none),
+    ("frozen_encoder", "none"): (("any", "findings"), 20, _wavelet_none),
     ("frozen_encoder", "local"): (("any", "findings"), 10, _findings_head_local),
     ("frozen_encoder", "joint"): (("any", "findings"), 60, _findings_head_joint),
 }
