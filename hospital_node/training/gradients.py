@@ -37,7 +37,7 @@ VALUES_AT_ONCE = {"cpu": 2**18, "cuda": 2**21}
 MEMORY_SHARE = 1 / 16
 """Share of the device's memory for one chunk's gradients; copies and activations need as much again."""
 MOST_BYTES = 2**30
-BYTES_TAKEN = 2**28
+BYTES_TAKEN = 2**26
 """Images that are taken from where they are kept at a time."""
 
 

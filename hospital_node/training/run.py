@@ -12,6 +12,7 @@ import torch._dynamo  # torch's first optimiser loads it, for a second or more: 
 from torch import nn
 
 from hospital_node.ledger import Charge
+from hospital_node.training.ahead import Ahead
 from hospital_node.training.clipped_sum import add_clipped_sum
 from hospital_node.training.features import FeatureCache, features, has_features, with_features
 from hospital_node.training.gradients import Chosen, Drawn, Loss, draw, runs_in_bfloat16, taken
@@ -28,7 +29,7 @@ from medveil.tensors import Float32, Update
 from medveil_imaging.augmentations import random_change, random_shift, random_shift_pair
 from medveil_imaging.models import build_model, load_vector, vector_of
 from medveil_imaging.patches import random_patches
-from medveil_imaging.patients import Patient
+from medveil_imaging.patients import Patient, PatientImages, PatientVolumes
 from privacy.dp.noise import NoiseSource
 from privacy.dp.policy import Split, round_event
 
@@ -284,10 +285,11 @@ def _train_private(
         expected_patients=policy.sample_rate * given.declared_patients,
         noise=noise,
     )
+    ahead = _ahead(given.study, module, patients)
     for step in range(steps):
         check_stopped()
         _set_rate(given.study, optimizer, given.number, step / steps)
-        for drawn in taken(draw(patients, policy, noise), seen):
+        for drawn in ahead(taken(draw(patients, policy, noise), seen)):
             add_clipped_sum(optimizer, module, loss, drawn, device=given.device)
         optimizer.finish_step()
 
@@ -298,12 +300,17 @@ def _train_plain(given: TrainingRound, module: nn.Module, patients: Sequence[Pat
     take, prepare = _taken(study, generator), _prepared(given, module, generator)
     places = [(i, k) for i, patient in enumerate(patients) for k in range(len(patient))]
     wanted = _batch_count(study, len(places))
-    for step, batch in enumerate(_batches(study, len(places), generator)):
+
+    def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for batch in _batches(study, len(places), generator):
+            check_stopped()
+            chosen = [places[int(b)] for b in batch]
+            parts = [take(patients[i], [k]) for i, k in chosen]
+            yield prepare(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+    for step, (images, labels) in enumerate(_ahead(study, module, patients)(batches())):
         check_stopped()
         _set_rate(study, optimizer, given.number, step / wanted)
-        chosen = [places[int(b)] for b in batch]
-        parts = [take(patients[i], [k]) for i, k in chosen]
-        images, labels = prepare(*(torch.cat(part) for part in zip(*parts, strict=True)))
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=runs_in_bfloat16(module, device)):
             logits = module(images.to(device))
@@ -311,6 +318,16 @@ def _train_plain(given: TrainingRound, module: nn.Module, patients: Sequence[Pat
         if study.training.gradient_norm is not None:
             nn.utils.clip_grad_norm_(module.parameters(), study.training.gradient_norm)
         optimizer.step()
+
+
+def _ahead(study: Study, module: nn.Module, patients: Sequence[Patient]) -> Ahead:
+    """What steps see is made while the step before is computed, unless the network has a part in it."""
+    costly = study.training.augmentations or study.transforms.patches or not _in_memory(patients)
+    return Ahead(worth_it=bool(costly) and not has_features(module))
+
+
+def _in_memory(patients: Sequence[Patient]) -> bool:
+    return not patients or isinstance(patients[0], PatientImages | PatientVolumes)
 
 
 def _batches(study: Study, count: int, generator: torch.Generator) -> Iterator[torch.Tensor]:

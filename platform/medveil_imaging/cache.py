@@ -44,6 +44,8 @@ TAG = 16
 MOST_NOTE = 2**20
 FILE_BYTES = 2**28
 """A file takes no further record from here on. What is too much is removed file by file."""
+MOST_FILES = 256
+"""All are open while a cache is used. A process that has little to add leaves a small one."""
 RESERVE_BYTES = 2**30
 """Room that is always left on the disk: the node's journal and ledger need it more."""
 
@@ -188,8 +190,11 @@ class ImageCache:
 
     def _look(self) -> None:
         """Find what is there."""
-        for path in files_in(self.folder):
+        for number, path in enumerate(_newest_first(self.folder)):
             with contextlib.suppress(OSError):  # removed meanwhile
+                if number >= MOST_FILES:
+                    path.unlink()
+                    continue
                 handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 told = os.fstat(handle)
                 file = _File(path, handle, told.st_size, told.st_mtime)
@@ -218,7 +223,11 @@ class ImageCache:
         """The file that takes a record of that many bytes."""
         if not self._room_for(needed):
             return None
-        if self._open is None or self._open.size > FILE_BYTES or not self._open.path.exists():
+        if (
+            self._open is None
+            or self._open.size > max(FILE_BYTES, self._most // MOST_FILES)
+            or not self._open.path.exists()
+        ):
             try:
                 self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 path = self.folder / (secrets.token_hex(8) + ENDING)
@@ -269,6 +278,14 @@ def temporary_cache() -> Iterator[ImageCache]:
 def files_in(folder: Path) -> list[Path]:
     """The files of a cache."""
     return sorted(folder.glob("*" + ENDING))
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    found = []
+    for path in files_in(folder):
+        with contextlib.suppress(OSError):
+            found.append((path.stat().st_mtime, path))
+    return [path for _, path in sorted(found, reverse=True)]
 
 
 def cache_size(folder: Path) -> int:

@@ -12,6 +12,7 @@ import torch
 
 from hospital_node.training import choose_device, contributions
 from medveil.metrics import empty, headline, summarise
+from medveil.progress import tell
 from medveil.study import Study
 from medveil.tasks import TASKS, Sums
 from medveil.tensors import Float32
@@ -57,7 +58,11 @@ def patient_sums(
     study: Study, vector: Float32, patients: Sequence[Patient], *, device: torch.device | None = None
 ) -> list[Sums]:
     """One contribution for each patient with an image, in order; they add up to that of all of them."""
-    return list(contributions(study, vector, patients, device=device or choose_device()))
+    found = []
+    for one in contributions(study, vector, patients, device=device or choose_device()):
+        found.append(one)
+        tell("patients judged", len(found), len(patients))
+    return found
 
 
 def add(study: Study, parts: Sequence[Sums]) -> Sums:

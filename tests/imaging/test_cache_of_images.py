@@ -135,6 +135,7 @@ def test_beyond_its_size_what_was_used_longest_ago_goes_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "FILE_BYTES", 0)  # a file for each record
+    monkeypatch.setattr(module, "MOST_FILES", 2**40)
     filled(tmp_path)
     sizes = {path: path.stat().st_size for path in files_in(tmp_path)}
     for number in range(3):
@@ -149,6 +150,15 @@ def test_beyond_its_size_what_was_used_longest_ago_goes_first(
     assert cache.full == "size"
     assert cache_size(tmp_path) <= sum(sizes.values())
     assert numbers(tmp_path, 6) == [0, 3, 4]
+
+
+def test_of_many_small_files_the_newest_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_FILES", 2)
+    for number in range(3):
+        record = opened(tmp_path).put(name(number), NOTE, arrays(number))
+        assert record is not None
+        os.utime(record.file.path, (number, number))
+    assert numbers(tmp_path) == [1, 2]
 
 
 def test_a_full_disk_takes_no_record_and_keeps_those_that_are_there(

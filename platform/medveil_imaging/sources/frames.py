@@ -90,12 +90,12 @@ def _send(to: socket.socket, header: dict[str, Any], arrays: list[np.ndarray]) -
         pieces += [array.reshape(-1).view(np.uint8).data, bytes(-array.nbytes % ALIGNED)]
     size = sum(map(len, pieces))
     head = PREFIX.pack(len(text), size) + text
-    if size <= INLINE or not hasattr(os, "memfd_create"):
+    handle = None if size <= INLINE else _shared_memory()
+    if handle is None:
         to.sendall(b"".join([head, *pieces]) if size <= INLINE else head)
         for piece in pieces if size > INLINE else ():
             to.sendall(piece)
         return
-    handle = os.memfd_create("image", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         for piece in pieces:
             rest = memoryview(piece)
@@ -106,6 +106,13 @@ def _send(to: socket.socket, header: dict[str, Any], arrays: list[np.ndarray]) -
         to.sendall(head[sent:])
     finally:
         os.close(handle)
+
+
+def _shared_memory() -> int | None:
+    """A piece of it; None where the system has none, or gives this process none."""
+    with suppress(AttributeError, OSError):
+        return os.memfd_create("image", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    return None
 
 
 def _prefix(source: socket.socket) -> tuple[bytes, list[int]]:

@@ -194,7 +194,7 @@ class Workers:
     """
 
     def __init__(self, count: int = 0, limits: Limits | None = None, *, formats: Sequence[str] = ()) -> None:
-        self.count = count or len(os.sched_getaffinity(0))
+        self.count = count or _cores()
         self.limits, self._formats = limits or Limits(), formats
         self._lock = threading.Lock()
         self._server: _Server | None = None
@@ -364,6 +364,11 @@ def _together(files: list[_File]) -> Raw | Unusable:
         if file.found is not None:
             images.append(file.found)
     return images
+
+
+def _cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def crashed() -> Unusable:
