@@ -403,7 +403,7 @@ def main() -> None:
     """Make the files, measure, print."""
     parser = arguments(__doc__)
     parser.add_argument("--stage", nargs=2, metavar=("NAME", "FOLDER"), help="one process's part")
-    parser.add_argument("--films", type=int, default=20_000)
+    parser.add_argument("--films", type=int, default=20_000, help="fewer than 16,000 fit into memory")
     parser.add_argument("--write", type=Path, help="also write a page of it")
     parser.add_argument("--only", choices=("site", "cost"))
     given = parser.parse_args()
