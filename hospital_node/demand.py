@@ -13,10 +13,6 @@ from medveil.plan import Plan
 from medveil.rounds import RoundKind
 from medveil.study import Study
 from medveil.tasks import TASKS
-from medveil_imaging.cache import in_memory
-from medveil_imaging.frozen import frozen_file
-from medveil_imaging.sources.lines import count_lines
-from medveil_imaging.sources.manifest import MANIFEST
 from privacy.encoding import params_for
 
 PROGRAM_BYTES = 500 * 10**6
@@ -61,6 +57,8 @@ def demand_of(plan: Plan, settings: NodeSettings) -> Demand:
     """What a plan asks of this hospital."""
     study, lines = plan.study, images_in(settings.data)
     images = lines * plan.study.transforms.images_per_line
+    from medveil_imaging.cache import in_memory  # an agent without images starts without them
+
     cached = settings.cache_gb > 0 and not in_memory(study, lines)
     times, rounds = study.deadlines, study.training.rounds
     short_s = times.advertise_s + times.share_s + times.agree_s + times.unmask_s
@@ -97,6 +95,8 @@ def _memory(study: Study, images: int, *, cached: bool) -> int:
 
 
 def _frozen_bytes(study: Study) -> int:
+    from medveil_imaging.frozen import frozen_file
+
     path = frozen_file(study.model)
     return path.stat().st_size if path is not None and path.is_file() else 0
 
@@ -112,6 +112,9 @@ def _batch(study: Study, images: int) -> int:
 
 def images_in(folder: Path) -> int:
     """Lines of a hospital's manifest that hold something, but the header: no more images are read."""
+    from medveil_imaging.sources.lines import count_lines
+    from medveil_imaging.sources.manifest import MANIFEST
+
     return count_lines(folder / MANIFEST, MANIFEST_BYTES)
 
 

@@ -14,7 +14,6 @@ from medveil.plan import BadPlan, Plan, check_approvals, parse_plan
 from medveil.profile_source import profile_hash
 from medveil.strategies import BadStrategy, strategy_of
 from medveil.study import Study, too_much
-from medveil_imaging.frozen import frozen_file
 from privacy.dp.policy import Cost, check_policy, cost, rounded_up
 from privacy.joint_steps import adds_up
 
@@ -120,6 +119,8 @@ def _same_profile(study: Study) -> None:
 
 def _frozen_weights_here(study: Study) -> None:
     """By its name alone; that its content has this hash is seen when the model is built."""
+    from medveil_imaging.frozen import frozen_file  # an agent without images starts without it
+
     path = frozen_file(study.model)
     if path is not None and not path.is_file():
         raise PlanRefused(

@@ -111,10 +111,10 @@ class AdaptedLinear(nn.Linear):
     adapter_down: nn.Parameter
     adapter_up: nn.Parameter
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
         """(…, features) → (…, outputs)."""
-        beside = functional.linear(functional.linear(input, self.adapter_down), self.adapter_up)
-        return super().forward(input) + beside
+        beside = functional.linear(functional.linear(values, self.adapter_down), self.adapter_up)
+        return super().forward(values) + beside
 
 
 class AdaptedConv2d(nn.Conv2d):
@@ -123,10 +123,10 @@ class AdaptedConv2d(nn.Conv2d):
     adapter_down: nn.Parameter
     adapter_up: nn.Parameter
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
         """As the layer without its adapter."""
-        few = self._conv_forward(input, self.adapter_down, None)
-        return super().forward(input) + functional.conv2d(few, self.adapter_up)
+        few = self._conv_forward(values, self.adapter_down, None)
+        return super().forward(values) + functional.conv2d(few, self.adapter_up)
 
 
 class AdaptedConv3d(nn.Conv3d):
@@ -135,10 +135,10 @@ class AdaptedConv3d(nn.Conv3d):
     adapter_down: nn.Parameter
     adapter_up: nn.Parameter
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
         """As the layer without its adapter."""
-        few = self._conv_forward(input, self.adapter_down, None)
-        return super().forward(input) + functional.conv3d(few, self.adapter_up)
+        few = self._conv_forward(values, self.adapter_down, None)
+        return super().forward(values) + functional.conv3d(few, self.adapter_up)
 
 
 ADAPTED: dict[type[nn.Module], type[nn.Module]] = {

@@ -28,9 +28,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
-from hospital_node.cli_cohort import check_images
 from hospital_node.images import read_images
 from hospital_node.settings import Node, NodeSettings, Policy
+from medveil import progress
 from medveil.identity import Identity
 from medveil.study import Study
 from medveil_imaging.cache import cache_size
@@ -112,9 +112,10 @@ def node_of(folder: Path) -> Node:
 
 
 def check(folder: Path) -> dict[str, float]:
-    """``medveil node check``, at the first time or later."""
+    """What ``medveil node check`` does before its table, at the first time or later."""
     begun = time.perf_counter()
-    check_images(node_of(folder), study_of())
+    with progress.waiting():
+        read_images(node_of(folder), study_of())
     return {"seconds": time.perf_counter() - begun}
 
 

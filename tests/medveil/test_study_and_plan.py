@@ -109,7 +109,6 @@ def test_a_file_that_is_no_study_is_refused_by_name(tmp_path: Path, content: byt
         ({"privacy": LOCAL | {"epsilon": 0}}, "epsilon"),
         ({"privacy": LOCAL | {"sample_rate": 1.5}}, "sample_rate"),
         ({"privacy": {"kind": "sometimes"}}, "privacy"),
-        ({"task": "segmentation"}, "segmentation"),
         ({"classes": ("a", "a")}, "same name"),
         ({"classes": ("a",)}, "classes"),
         ({"transforms": {"profile": "mri", "size": (16, 16)}}, "profile"),

@@ -60,7 +60,8 @@ def test_the_card_says_what_where_from_and_at_what_price(tmp_path: Path) -> None
     card = json.loads(export("weights", finished, tmp_path)[1].read_text())
     assert (card["study"], card["study_hash"], card["plan"]) == ("films", study.hash.hex(), PLAN)
     assert (card["task"], card["classes"]) == ("classification", ["negative", "positive"])
-    assert card["transforms"] == {"profile": "xray", "size": [64, 64], "spacing_mm": []}
+    assert card["transforms"] == study.transforms.model_dump(mode="json")
+    assert (card["transforms"]["profile"], card["transforms"]["size"]) == ("xray", [64, 64])
     assert card["model"] == {"name": "small_cnn", "options": {}}
     assert isinstance(study.privacy.kind, str)
     assert card["privacy"] == {

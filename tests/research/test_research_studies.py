@@ -157,7 +157,7 @@ def test_an_initial_model_that_the_study_does_not_name_is_refused(tmp_path: Path
         ({"delta": 0.5}, BadFile),
         ({"epsilon": float("nan")}, BadFile),
         ({"model": "no_such_model"}, Error),
-        ({"task": "segmentation", "model": None}, NoDefaultModel),
+        ({"task": "segmentation", "profile": "picture", "model": None}, NoDefaultModel),
     ],
     ids=["name", "size", "classes", "delta", "epsilon", "model", "task"],
 )
