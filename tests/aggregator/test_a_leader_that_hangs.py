@@ -72,6 +72,7 @@ def test_a_leader_that_is_stopped_inside_a_write_is_replaced(pair: Pair) -> None
     assert len(pair.leaders()) == len(before) + 1
 
 
+@pytest.mark.slow
 def test_a_leader_whose_database_stops_answering_says_so_and_goes_on_with_new_sessions(pair: Pair) -> None:
     """Every backend is stopped where it stands, as by storage that hangs."""
     leader, _ = pair.roles()

@@ -77,7 +77,7 @@ def run(folder: Path, where: Path | str, *crashes: str) -> None:
     assert [p.name for p in files if "uploads" in p.parts or p.suffix == SCRATCH] == []
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", [pytest.param("before", marks=pytest.mark.slow), "after"])
 def test_one_death_at_every_point_in_one_study_costs_nothing(
     folder: Path, where: Path | str, when: str
 ) -> None:

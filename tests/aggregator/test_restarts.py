@@ -33,6 +33,7 @@ def outcome(world: World) -> list[Any]:
     return [attempts, [(v["number"], v["model"], v["parent"]) for v in world.status["versions"]]]
 
 
+@pytest.mark.slow
 def test_a_restart_after_any_step_of_a_round_gives_the_exact_same_result(build: Build) -> None:
     world = build(strategy=MOMENTUM)
     steps = sum(1 for _ in moves(world, make_sites(world), attempts=1))

@@ -30,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 from hospital_node.images import read_images
 from hospital_node.settings import Node, NodeSettings, Policy
-from medveil import progress
 from medveil.identity import Identity
+from medveil.shown import Screen
 from medveil.study import Study
 from medveil_imaging.cache import cache_size
 from medveil_imaging.sources.one_row import RowShape
@@ -114,7 +114,7 @@ def node_of(folder: Path) -> Node:
 def check(folder: Path) -> dict[str, float]:
     """What ``medveil node check`` does before its table, at the first time or later."""
     begun = time.perf_counter()
-    with progress.waiting():
+    with Screen(stderr=True).waiting():
         read_images(node_of(folder), study_of())
     return {"seconds": time.perf_counter() - begun}
 

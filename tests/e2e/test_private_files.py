@@ -72,6 +72,7 @@ def test_every_command_writes_for_its_own_user_alone(tmp_path: Path) -> None:
     assert [place for part in out.iterdir() for place in open_to_others(part)] == []
 
 
+@pytest.mark.slow
 def test_a_demo_keeps_its_folder_to_its_own_user(tmp_path: Path) -> None:
     keep = tmp_path / "kept" / "here"
     assert typed(("demo", "--patients", "10", "--keep", keep, "--kill", "nobody@1")) == [1]

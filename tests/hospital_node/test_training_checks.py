@@ -76,7 +76,7 @@ def failed(study: Study, module: nn.Module, **options: Any) -> str:
 
 
 @pytest.mark.parametrize("name", sorted({*LABELLED, *VOLUMES}.difference(LARGE)))
-@pytest.mark.parametrize("clipping", ["flat", "unit"])
+@pytest.mark.parametrize("clipping", ["flat", pytest.param("unit", marks=pytest.mark.slow)])
 def test_shipped_models_pass(name: str, clipping: str) -> None:
     study, module = study_for(name, clipping)
     before = {k: v.clone() for k, v in module.state_dict().items()}

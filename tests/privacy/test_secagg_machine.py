@@ -329,7 +329,7 @@ class Network(RuleBasedStateMachine):
 
 def test_messages_in_any_order_give_the_exact_sum_or_nothing() -> None:
     limits = settings(
-        max_examples=120,
+        max_examples=60,
         stateful_step_count=50,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

@@ -121,7 +121,10 @@ def momentum(chosen: Study) -> Study:
     return chosen.model_copy(update={"training": chosen.training.model_copy(update=changed)})
 
 
-@pytest.mark.parametrize("name", SOUND)
+LONG = {"volumes", "three classes", "momentum and constant rate"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in SOUND])
 def test_sound_code_is_measured_at_what_its_noise_promises(name: str, unchecked: None) -> None:
     for one in audit.audit(SOUND[name](), canaries=CANARIES):
         assert abs(one.fit.mu - one.theory) < 3.5 * one.fit.error

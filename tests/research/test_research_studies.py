@@ -15,7 +15,7 @@ from medveil.errors import BadFile, Error
 from medveil.shown import is_plain
 from medveil.study import CENTRE, Slices, Study, read_study
 from medveil.tensors import ModelSpec, TensorSpec, from_safetensors, model_hash
-from medveil_research import starts
+from medveil_research import starts, studies
 from medveil_research.outlook import noise_to_signal, outlook
 from medveil_research.studies import NoDefaultModel, StudyOptions, new_study
 from medveil_research.study_file import FolderTaken, to_toml, write_study
@@ -157,14 +157,19 @@ def test_an_initial_model_that_the_study_does_not_name_is_refused(tmp_path: Path
         ({"delta": 0.5}, BadFile),
         ({"epsilon": float("nan")}, BadFile),
         ({"model": "no_such_model"}, Error),
-        ({"task": "segmentation", "profile": "picture", "model": None}, NoDefaultModel),
     ],
-    ids=["name", "size", "classes", "delta", "epsilon", "model", "task"],
+    ids=["name", "size", "classes", "delta", "epsilon", "model"],
 )
 def test_a_study_that_cannot_be_is_refused_in_words(change: dict[str, Any], error: type[Error]) -> None:
     with pytest.raises(error) as caught:
         new_study(StudyOptions(**(CNN | {"privacy": "local"} | change)))
     assert caught.value.remedy
+
+
+def test_a_task_without_a_usual_model_asks_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(studies, "DEFAULT_MODELS", {})
+    with pytest.raises(NoDefaultModel, match="--model"):
+        new_study(StudyOptions(**(CNN | {"model": None})))
 
 
 def test_noise_shrinks_with_patients_and_with_the_square_root_of_hospitals() -> None:
