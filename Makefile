@@ -9,7 +9,7 @@ PACKAGES := $(VENV)/packages-installed
 STAMP := $(VENV)/installed
 
 # Processes that share the tests between them.
-PROCESSES ?= 3
+PROCESSES ?= 2
 
 # make demo takes: DATA=<folder of sites> TASK=classification|segmentation ARGS="--kill hospital-3@2 ..."
 DATA ?=

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -80,8 +81,21 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _describe_senders(app: FastAPI) -> None:
-    """Say in the OpenAPI document how a sender shows who it is: all five headers, or a token."""
-    document = app.openapi()
+    """Say in the OpenAPI document how a sender shows who it is: all five headers, or a token.
+
+    The document is made when somebody first asks for it: it takes longer than all the rest of a start.
+    """
+    plain = app.openapi
+
+    def described() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            _add_senders(plain())
+        return plain()
+
+    app.openapi = described  # type: ignore[method-assign]
+
+
+def _add_senders(document: dict[str, Any]) -> None:
     document["components"] = document.get("components", {}) | {
         "securitySchemes": {
             "signature": {"type": "apiKey", "in": "header", "name": "MedVeil-Signature"},
