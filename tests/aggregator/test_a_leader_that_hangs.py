@@ -37,6 +37,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) -> Iterator
         yield made
 
 
+@pytest.mark.slow
 def test_a_leader_that_is_stopped_while_idle_is_replaced_and_does_not_come_back(pair: Pair) -> None:
     """Before, it led for ever."""
     leader, standby = pair.roles()

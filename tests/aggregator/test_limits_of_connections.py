@@ -112,6 +112,7 @@ def test_an_idle_connection_is_closed_without_a_word(server: Served) -> None:
         assert time.monotonic() - started >= LIMITS.idle_s - 0.2
 
 
+@pytest.mark.slow
 def test_a_body_that_drips_is_cut_and_one_that_is_merely_large_is_not(server: Served, world: World) -> None:
     path = f"/v1/plans/{world.plan.id}/approval"
     start = signed(world, "POST", path, bytes(4_000), "Content-Length: 4000")

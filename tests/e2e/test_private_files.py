@@ -49,6 +49,7 @@ def open_to_others(folder: Path) -> Iterator[str]:
             yield f"{path.relative_to(folder.parent)} {path.stat().st_mode & 0o777:o}"
 
 
+@pytest.mark.slow
 def test_every_command_writes_for_its_own_user_alone(tmp_path: Path) -> None:
     images = write_folder(tmp_path / "images")
     out = tmp_path / "out"

@@ -74,7 +74,7 @@ NETWORKS = {
     "UNet, instance norm": Case(lambda: nets.UNet(3, 1, 2, (4, 8, 16), (2, 2)), (8, 8, 8)),
     "UNet, batch norm": Case(lambda: nets.UNet(3, 1, 2, (4, 8, 16), (2, 2), norm="BATCH"), (8, 8, 8), BATCH),
     "BasicUNet": Case(lambda: nets.BasicUNet(3, 1, 2, features=(4, 4, 8, 8, 8, 4)), (32, 16, 16)),
-    "SegResNet": Case(lambda: nets.SegResNet(3, 8, 1, 2), (8, 8, 8)),
+    "SegResNet": Case(lambda: nets.SegResNet(3, 8, 1, 2), (8, 8, 8), slow=True),
     "DynUNet": Case(
         lambda: nets.DynUNet(3, 1, 2, [3, 3, 3], [1, 2, 2], [2, 2], filters=[4, 8, 8]), (8, 8, 8), TWICE
     ),

@@ -77,6 +77,7 @@ def test_mri_hospitals_have_label_maps_and_scales_a_hundredfold_apart(
     assert len(orientations) > 1
 
 
+@pytest.mark.slow
 def test_mri_classification_comes_as_nifti_and_as_dicom_series(tmp_path: Path, make_study: MakeStudy) -> None:
     sites = write_phantom_sites(tmp_path, profile="mri", hospitals=2, patients=10, task="classification")
     for folder, series in zip(sites, (False, True), strict=True):
