@@ -24,7 +24,7 @@ COARSEST = 3.0
 
 
 def step_in_noise(
-    training: Training, noise: JointNoise, masked: SecureAggregation, *, hospitals: int, mean_rounds: int
+    training: Training, noise: JointNoise, masked: SecureAggregation, *, hospitals: int, centred: bool
 ) -> float:
     """Step of the encoding in standard deviations of one hospital's noise, in the round where it is coarsest.
 
@@ -34,14 +34,13 @@ def step_in_noise(
 
     Args:
         hospitals: of the roster.
-        mean_rounds: how many release a mean, the last of which enters the model as one part in so many.
+        centred: whether means are released.
     """
-    last = 1 / training.rounds if training.schedule == "linear" else 1.0
-    stride = training.learning_rate * last * noise.clip_norm
+    stride = training.rate_at((training.rounds - 1) / training.rounds) * noise.clip_norm
     p = EncodingParams(
         1, 0, masked.lane_bits, masked.update_clip, masked.max_weight, hospitals, masked.least_weight
     )
-    shortest = min(stride, 1.0) if mean_rounds else stride
+    shortest = min(stride, 1.0) if centred else stride
     return p.clip * p.max_weight / p.steps / (shortest * noise.own_multiplier)
 
 
@@ -54,6 +53,6 @@ def adds_up(study: Study, *, hospitals: int) -> bool:
         study.privacy,
         study.secure_aggregation,
         hospitals=hospitals,
-        mean_rounds=study.mean_rounds,
+        centred=study.centred,
     )
     return step <= COARSEST

@@ -230,11 +230,7 @@ def _base_optimizer(study: Study, module: nn.Module) -> torch.optim.Optimizer:
 
 def _set_rate(study: Study, optimizer: torch.optim.Optimizer, round_number: int, done: float) -> None:
     """``done``: share of this round that is over, in [0, 1)."""
-    rate, gone = study.training.learning_rate, min(1.0, (round_number - 1 + done) / study.training.rounds)
-    if study.training.schedule == "linear":
-        rate *= 1 - gone
-    elif study.training.schedule == "cosine":
-        rate *= (1 + math.cos(math.pi * gone)) / 2
+    rate = study.training.rate_at(min(1.0, (round_number - 1 + done) / study.training.rounds))
     for group in optimizer.param_groups:
         group["lr"] = rate
 

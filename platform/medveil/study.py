@@ -210,6 +210,14 @@ class Training(Frozen):
             raise ValueError("weight_decay is for the optimizer 'adamw'")
         return self
 
+    def rate_at(self, gone: float) -> float:
+        """The learning rate when this share of all rounds is over, from 0 to 1."""
+        if self.schedule == "linear":
+            return self.learning_rate * (1 - gone)
+        if self.schedule == "cosine":
+            return self.learning_rate * (1 + math.cos(math.pi * gone)) / 2
+        return self.learning_rate
+
     @property
     def varies(self) -> bool:
         """Whether a step changes images at random, so that it never sees the same tensor twice."""

@@ -370,7 +370,7 @@ def _fine_enough(
 
     def step(chosen: SecureAggregation) -> float:
         return step_in_noise(
-            settings.training, noise, chosen, hospitals=hospitals, mean_rounds=settings.mean_rounds
+            settings.training, noise, chosen, hospitals=hospitals, centred=settings.mean_rounds > 0
         )
 
     wide = masked.model_copy(update={"lane_bits": 32})

@@ -109,10 +109,29 @@ def test_new_joint_studies_have_steps_as_fine_as_lanes_can_be(
         study.privacy,
         study.secure_aggregation,
         hospitals=max(10, hospitals),
-        mean_rounds=study.mean_rounds,
+        centred=study.centred,
     )
     assert step <= FINE or (study.secure_aggregation.lane_bits == 32 and step <= COARSEST)
     assert adds_up(study, hospitals=hospitals)
+
+
+@pytest.mark.parametrize(("schedule", "last"), [("constant", 1.0), ("linear", 1 / 60), ("cosine", 6.85e-4)])
+def test_the_step_is_held_against_the_noise_of_the_last_round_whatever_the_schedule(
+    schedule: str, last: float
+) -> None:
+    study, _ = new_study(
+        StudyOptions(
+            name="films", task="classification", profile="xray", privacy="joint", hospitals=5, anyway=True
+        )
+    )
+    assert isinstance(study.privacy, JointNoise)
+    steps = []
+    for named in ("constant", schedule):
+        training = study.training.model_copy(update={"schedule": named, "rounds": 60})
+        steps.append(
+            step_in_noise(training, study.privacy, study.secure_aggregation, hospitals=5, centred=False)
+        )
+    assert steps[0] / steps[1] == pytest.approx(last, rel=1e-3)
 
 
 @pytest.mark.parametrize(
