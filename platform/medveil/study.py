@@ -391,7 +391,8 @@ class Study(Frozen):
     @property
     def mean_rounds(self) -> int:
         """Rounds that release the mean: the centre is the average of what they release."""
-        return int(self.model.options.get("mean_rounds", 1)) if self.centred else 0
+        rounds = self.model.options.get("mean_rounds", 1)
+        return rounds if self.centred and type(rounds) is int else 0
 
     @property
     def trained_weights(self) -> int:

@@ -247,3 +247,12 @@ def test_a_fault_in_the_release_of_the_mean_is_found(
 def test_a_mean_that_the_accounting_does_not_cover_is_no_study(change: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="centred"):
         make_study(**change)
+
+
+@pytest.mark.parametrize("rounds", [0, -1, 4, True, 1.5, math.inf, math.nan, "1"])
+def test_rounds_of_the_mean_are_a_whole_number_that_leaves_one_to_train(rounds: Any) -> None:
+    study, _ = make_study()
+    content = study.model_dump()
+    content["model"]["options"]["mean_rounds"] = rounds
+    with pytest.raises(ValidationError, match="centred"):
+        Study.model_validate(content)
