@@ -171,9 +171,13 @@ def _update(study: Study, before: Float32, after: Float32) -> Update:
 
 
 def _ready(given: TrainingRound, module: nn.Module) -> Sequence[Patient]:
-    """The patients as the trained part wants them: with features instead of images, where these are fixed."""
+    """The patients as the trained part wants them: with features instead of images, where these are fixed.
+
+    A released mean is that of the features of the images as they are, whatever later steps do to them.
+    """
     study, patients, device = given.study, given.patients, given.device
-    if not has_features(module) or _varies(study):
+    varies = _varies(study) and given.number > study.mean_rounds
+    if not has_features(module) or varies:
         return patients
     if given.cache is not None:
         return given.cache.get(study, module, patients, device)
@@ -238,8 +242,6 @@ def _set_rate(study: Study, optimizer: torch.optim.Optimizer, round_number: int,
 def _release_mean(
     given: TrainingRound, module: nn.Module, patients: Sequence[Patient], noise: NoiseSource
 ) -> None:
-    if _varies(given.study):  # then the patients have images still
-        patients = with_features(module, patients, given.device)
     centre = module.get_parameter(CENTRE)
     mean = noisy_mean(
         given.study,
@@ -254,8 +256,6 @@ def _release_mean(
 
 def _add_mean(given: TrainingRound, module: nn.Module, patients: Sequence[Patient]) -> None:
     """The mean over patients of their mean features, exactly: without noise only the sum hides it."""
-    if _varies(given.study):
-        patients = with_features(module, patients, given.device)
     means = [one.take(range(len(one)))[0].double().mean(0) for one in patients if len(one)]
     centre = module.get_parameter(CENTRE)
     with torch.no_grad():
