@@ -9,7 +9,6 @@ deleted at any time.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import hmac
 import os
 import secrets
@@ -28,6 +27,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from medveil.identity import Secret
+from medveil.ids import join
 from medveil.study import Study
 from medveil.tasks import TASKS
 
@@ -48,8 +48,6 @@ MOST_FILES = 256
 """All are open while a cache is used. A process that has little to add leaves a small one."""
 RESERVE_BYTES = 2**30
 """Room that is always left on the disk: the node's journal and ledger need it more."""
-
-
 IN_MEMORY_BYTES = 2**28
 """Sites whose images take no more than this are kept in memory, as they are read."""
 
@@ -134,8 +132,7 @@ class ImageCache:
 
     def name_of(self, *parts: bytes) -> bytes:
         """A record's name, 32 bytes: equal for equal parts, and nobody without the key can try parts."""
-        joined = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
-        return hmac.digest(self._key, b"name" + joined, "sha256")
+        return hmac.digest(self._key, b"name" + join(*parts), "sha256")
 
     def secret(self, label: bytes) -> bytes:
         """32 bytes for another use of whoever has the key."""
@@ -301,11 +298,6 @@ def clear_cache(folder: Path) -> None:
     """Remove every record. Whoever reads them at this moment goes on. Raises: OSError."""
     for path in files_in(folder):
         path.unlink(missing_ok=True)
-
-
-def digest(*parts: bytes) -> bytes:
-    """SHA-256 over parts, each with its length."""
-    return hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in parts)).digest()
 
 
 def _sealed(size: int) -> int:

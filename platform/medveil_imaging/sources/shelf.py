@@ -21,11 +21,12 @@ import torch
 import medveil.profiles
 import medveil_imaging
 from medveil.errors import Error
+from medveil.ids import digest
 from medveil.log import get_logger
 from medveil.profile_source import profile_hash
 from medveil.study import Study
 from medveil.tasks import TASKS
-from medveil_imaging.cache import Damaged, ImageCache, Record, digest
+from medveil_imaging.cache import Damaged, ImageCache, Record
 from medveil_imaging.sources.contents import content_digest
 from medveil_imaging.sources.manifest import Row
 from medveil_imaging.sources.one_row import RowShape, Shaped, label_tensor
@@ -98,7 +99,7 @@ class Shelf:
         """A hash of all files of a line; None if they cannot be read."""
         paths = row.paths if row.label_map is None else (*row.paths, row.label_map)
         try:
-            return digest(*(content_digest(path) for path in paths))
+            return digest("image-contents", *(content_digest(path) for path in paths))
         except OSError:
             return None
 
@@ -245,7 +246,8 @@ def reading_version() -> str:
     for package in (medveil.profiles, medveil_imaging):
         folder = Path(str(package.__file__)).parent
         sources += [path for path in sorted(folder.rglob("*.py")) if folder / "models" not in path.parents]
-    return digest(*(v.encode() for v in versions), *(path.read_bytes() for path in sources)).hex()
+    parts = (*(v.encode() for v in versions), *(path.read_bytes() for path in sources))
+    return digest("image-reading", *parts).hex()
 
 
 def _sizes(line: Shelved) -> list[int]:
