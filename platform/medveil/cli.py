@@ -16,25 +16,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import typer
+    from typer._click import Command, Context
+    from typer.core import TyperGroup
 
     from medveil.errors import Error
 
 INTERRUPTED = 128 + signal.SIGINT
 LINES = {
     "demo": "Run a whole federated study on this machine: aggregator, hospitals, masked rounds, report.",
-    "audit": (
-        "Measure epsilon on made-up patients through the node's own code. Exit status 1 above what is stated."
-    ),
-    "evaluate": (
-        "Judge a model on one hospital's own patients, with a 95 % interval. Nothing leaves this machine."
-    ),
-    "report": "Make the evaluation report, one HTML file without script or network, from a result file.",
-    "mnist": "Cut the MNIST digits, or a set like them, among hospitals: each picture counts as a patient.",
     "doctor": (
         "Look at this machine: Python, memory, disk, torch, SQLite, clock, ports. Exit status 1 on a problem."
     ),
     "aggregator": "For the consortium's admin: run the aggregator, enrol hospitals, open studies.",
     "node": "For a hospital's operator: connect this hospital, check its images, approve, run.",
+    "research": "For a researcher: follow a study, fetch its model, judge it, report it.",
     "study": "Write the file that says what is learned, how, and under which privacy.",
     "privacy": "What a schedule costs each patient, and what it leaves to learn.",
 }
@@ -89,6 +84,7 @@ def root_app(words: list[str]) -> typer.Typer:
     called = next((word for word in words if not word.startswith("-")), "")
     app = typer.Typer(
         name="medveil",
+        cls=_group(),
         callback=_begin,
         help="Hospitals train one imaging model together; no image and no single update leaves a hospital.",
         no_args_is_help=True,
@@ -107,6 +103,38 @@ def root_app(words: list[str]) -> typer.Typer:
         else:
             room(app)
     return app
+
+
+def _group() -> type[TyperGroup]:
+    from typer.core import TyperGroup
+
+    class Root(TyperGroup):
+        """Who leaves out the word in between (``medveil evaluate``) is told the whole command."""
+
+        def resolve_command(
+            self, ctx: Context, args: list[str]
+        ) -> tuple[str | None, Command | None, list[str]]:
+            whole = [] if args[0] in self.commands else _ending_in(args[0])
+            if whole:
+                meant = " or ".join(f"'medveil {words}'" for words in whole)
+                ctx.fail(f"No such command '{args[0]}'. Did you mean {meant}?")
+            return super().resolve_command(ctx, args)
+
+    return Root
+
+
+def _ending_in(word: str) -> list[str]:
+    """Commands of any room's groups that are called so, without ``medveil``."""
+    import typer
+
+    found = []
+    for room in sorted(set(ROOM_OF.values())):
+        name = next(name for name, its in ROOM_OF.items() if its == room)
+        for info in root_app([name]).registered_groups:
+            group = typer.main.get_group(info.typer_instance) if info.typer_instance else None
+            if group and word in group.commands:
+                found.append(f"{info.name} {word}")
+    return found
 
 
 def _not_loaded() -> None:

@@ -35,7 +35,7 @@ from medveil_imaging.sources.phantom import write_phantom_sites
 from medveil_imaging.sources.phantom_film import FINDINGS
 from medveil_imaging.sources.site import SiteData, read_site
 from medveil_research.compare import Comparison, Train, compare
-from medveil_research.consortium import DEADLINES, Consortium, Site, find_sites
+from medveil_research.local_consortium import DEADLINES, LocalConsortium, Site, find_sites
 from medveil_research.options import DemoOptions
 from medveil_research.outlook import outlook
 from medveil_research.processes import Event
@@ -225,12 +225,12 @@ def _run(
 ) -> Ran:
     """The federated study itself, by real processes over HTTPS."""
     scene = Scene("", {s.name: "starting" for s in sites}, study.training.rounds, kills=kills)
-    consortium: Consortium
+    consortium: LocalConsortium
 
     def heard(who: str, event: Event) -> None:
         _notice(scene, consortium, who, event)
 
-    with Consortium(folder, sites, heard) as consortium:
+    with LocalConsortium(folder, sites, heard) as consortium:
         plan = consortium.open(study, initial)
         scene.plan = plan.id
         screen.say(f"plan     {spoken(plan.hash)}")
@@ -243,7 +243,7 @@ def _run(
         return Ran(status, model, tuple(sorted(set(scene.killed))), consortium.spent(study))
 
 
-def _notice(scene: Scene, consortium: Consortium, who: str, event: Event) -> None:
+def _notice(scene: Scene, consortium: LocalConsortium, who: str, event: Event) -> None:
     """Turn a process's log line into what its progress line says; carry out kill orders."""
     number = event.get("round", 0)
     words = {
@@ -269,7 +269,7 @@ def _notice(scene: Scene, consortium: Consortium, who: str, event: Event) -> Non
         consortium.kill(who)
 
 
-def _watch(consortium: Consortium, scene: Scene, screen: Screen) -> PlanStatus:
+def _watch(consortium: LocalConsortium, scene: Scene, screen: Screen) -> PlanStatus:
     """Follow the plan to its end; restart killed hospitals once their round is over."""
     restarted: set[tuple[str, int]] = set()
     shown: dict[str, str] = {}

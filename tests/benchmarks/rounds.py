@@ -55,7 +55,7 @@ from medveil.study import Study
 from medveil.tensors import ModelSpec, TensorSpec, Update, model_hash, to_safetensors
 from medveil_imaging.models import ModelShape, initial_vector
 from medveil_research.client import Client
-from medveil_research.consortium import DEADLINES
+from medveil_research.local_consortium import DEADLINES
 from medveil_research.processes import Process
 from medveil_research.results import RoundFacts, rounds_of
 from medveil_research.study_file import write_study

@@ -64,7 +64,7 @@ def test_every_command_writes_for_its_own_user_alone(tmp_path: Path) -> None:
         ("study", "new", "--name", "films", "--task", "classification", "--profile", "xray",
          "--model", "small_cnn", "--hospitals", "3", "--patients", "80", "--size", "32x32",
          "--classes", "normal,abnormal", "-o", study),
-        ("evaluate", "--study", study / "study.toml", "--model", study / "initial.safetensors",
+        ("research", "evaluate", "--study", study / "study.toml", "--model", study / "initial.safetensors",
          "--data", images, "--json", out / "figures.json"),
     )  # fmt: skip
     assert statuses == [0] * 6
@@ -98,7 +98,7 @@ def test_a_whole_demo_on_given_images_leaves_nothing_that_others_can_read(tmp_pa
     keep = tmp_path / "kept"
     result = tmp_path / "result.json"
     told = ("demo", "--data", sites, "--keep", keep, "--rounds", "1", "--json", result, "--quiet")
-    assert typed(told, ("report", result, "-o", keep / "again.html")) == [0, 0]
+    assert typed(told, ("research", "report", result, "-o", keep / "again.html")) == [0, 0]
     assert {"aggregator", "nodes", "logs", "report.html", "again.html"} <= {p.name for p in keep.iterdir()}
     assert list(open_to_others(keep)) == []
     assert result.stat().st_mode & 0o077 == 0

@@ -25,7 +25,7 @@ from medveil.tasks.classification import NOISED_BINS
 from medveil.tensors import from_safetensors, model_hash
 from medveil_imaging.sources.phantom import write_phantom_sites
 from medveil_research.client import NoAnswer
-from medveil_research.consortium import DEADLINES, Consortium, find_sites
+from medveil_research.local_consortium import DEADLINES, LocalConsortium, find_sites
 from medveil_research.processes import Event
 from medveil_research.report import write_report
 from medveil_research.results import from_status, read_result, write_result
@@ -64,7 +64,9 @@ def ledger_end(played: Played, name: str) -> LedgerEnd | None:
         store.close()
 
 
-def watch(consortium: Consortium, plan: str, power_cut: threading.Event, killed: list[str]) -> PlanStatus:
+def watch(
+    consortium: LocalConsortium, plan: str, power_cut: threading.Event, killed: list[str]
+) -> PlanStatus:
     """Follow the study to its end; when the word comes, cut the aggregator's power and start it again."""
     deadline = time.monotonic() + LIMIT_S
     while time.monotonic() < deadline:
@@ -101,7 +103,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
     heard: list[tuple[str, Event]] = []
     killed: list[str] = []
     power_cut = threading.Event()
-    consortium: Consortium
+    consortium: LocalConsortium
 
     def listen(who: str, event: Event) -> None:
         heard.append((who, event))
@@ -112,7 +114,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
         if started and event.get("round") == POWER_CUT_IN:
             power_cut.set()
 
-    with Consortium(folder, find_sites(folder / "sites"), listen) as consortium:
+    with LocalConsortium(folder, find_sites(folder / "sites"), listen) as consortium:
         plan = consortium.open(study, initial)
         status = watch(consortium, plan.id, power_cut, killed)
         models = {v.model: consortium.client.model(plan.id, v.model) for v in status.versions}

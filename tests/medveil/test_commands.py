@@ -12,8 +12,9 @@ SEARCHED = (*FOLDERS.values(), "tests/benchmarks", "tests/soak")
 
 
 def is_cli(module: str) -> bool:
-    last = module.split(".")[-1]
-    return last == "cli" or last.startswith("cli_")
+    """Also a file of a folder of commands."""
+    parts = module.split(".")
+    return parts[-1] == "cli" or parts[-1].startswith("cli_") or "commands" in parts
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -31,7 +32,7 @@ def test_nobody_but_a_command_line_imports_a_command_line() -> None:
         (str(path.relative_to(ROOT)), name)
         for room in SEARCHED
         for path in (ROOT / room).rglob("*.py")
-        if not is_cli(path.stem)
+        if not is_cli(".".join(path.with_suffix("").parts))
         for name in imported(path)
         if is_cli(name)
         and name.split(".")[0] in ("medveil", "medveil_research", "hospital_node", "aggregator")

@@ -62,6 +62,19 @@ def test_a_command_that_is_mistyped_is_named() -> None:
     assert "Did you mean 'node'?" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("evaluate", "'medveil research evaluate'"),
+        ("init", "'medveil aggregator init' or 'medveil node init'"),
+    ],
+)
+def test_who_leaves_out_the_group_of_a_command_is_told_the_whole_of_it(word: str, meant: str) -> None:
+    refused = CliRunner().invoke(cli.root_app([word]), [word], terminal_width=200)
+    assert refused.exit_code == 2
+    assert meant in " ".join(refused.stderr.replace("│", " ").split())
+
+
 MODULES = (
     "medveil.errors medveil.log rich.console importlib.metadata typer hospital_node.cli pydantic".split()
 )
@@ -142,6 +155,7 @@ VALUES = {"annotated_types", "cbor2", "pydantic", "pydantic_core", "typing_exten
             )
         ),
         ("aggregator --help", HELP | VALUES | {"aggregator"}),
+        ("research --help", HELP | VALUES | {"medveil_research"}),
         ("study --help", HELP | VALUES | {"medveil_research"}),
     ],
 )

@@ -27,7 +27,7 @@ ROAD = (
     "aggregator/web/routes/people.py",
     "platform/medveil/reports.py",
     "platform/medveil_research/client.py",
-    "platform/medveil_research/consortium.py",
+    "platform/medveil_research/local_consortium.py",
     "platform/medveil_research/report.py",
     "platform/medveil_research/results.py",
 )

@@ -217,7 +217,7 @@ def file(tmp_path: Path) -> Path:
 def command(*arguments: str | Path) -> Any:
     root = typer.Typer()
     register(root)
-    return CliRunner().invoke(root, ["audit", *map(str, arguments)])
+    return CliRunner().invoke(root, ["research", "audit", *map(str, arguments)])
 
 
 def test_the_command_writes_what_it_found_and_ends_well(

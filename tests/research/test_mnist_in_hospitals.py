@@ -121,7 +121,7 @@ def test_a_file_of_many_pictures_is_no_film_and_says_how_to_cut_it(tmp_path: Pat
     path.write_bytes(idx_bytes(np.zeros((3, 4, 5), np.uint8)))
     with pytest.raises(Unusable, match="several pictures") as refused:
         read_film(path)
-    assert "medveil mnist" in refused.value.remedy
+    assert "medveil research mnist" in refused.value.remedy
 
 
 @given(st.integers(1, 3).flatmap(lambda n: st.lists(st.integers(1, 5), min_size=n, max_size=n)), st.randoms())

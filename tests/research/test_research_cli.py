@@ -19,7 +19,7 @@ from medveil_imaging.sources.phantom import write_phantom_sites
 from medveil_research import doctor
 from medveil_research.cli import register
 
-COMMANDS = ("demo", "study", "evaluate", "report", "doctor")
+COMMANDS = ("demo", "study", "research", "doctor")
 Usage = namedtuple("Usage", "total used free")
 
 
@@ -63,7 +63,7 @@ def test_a_new_study_evaluates_a_hospital_from_the_command_line(app: typer.Typer
     assert "epsilon 8 at delta 0.00001" in made.output
     assert "of the signal" in made.output
     done = _run(
-        app, "evaluate", "--study", tmp_path / "study" / "study.toml",
+        app, "research", "evaluate", "--study", tmp_path / "study" / "study.toml",
         "--model", tmp_path / "study" / "initial.safetensors", "--data", site, "--split", "train",
         "--json", tmp_path / "figures.json",
     )  # fmt: skip
@@ -114,7 +114,7 @@ def test_a_report_is_made_from_a_result_file(
     app: typer.Typer, tmp_path: Path, classification_result: dict[str, Any]
 ) -> None:
     (tmp_path / "result.json").write_text(json.dumps(classification_result), encoding="utf-8")
-    done = _run(app, "report", tmp_path / "result.json", "-o", tmp_path / "report.html")
+    done = _run(app, "research", "report", tmp_path / "result.json", "-o", tmp_path / "report.html")
     assert done.exit_code == 0
     assert "chest-films" in (tmp_path / "report.html").read_text(encoding="utf-8")
 

@@ -1,7 +1,7 @@
 """IDX, the format of the MNIST digits and their kin: a kind of number, the edges, the values.
 
-A file of one picture is a film. The files as they are handed out hold thousands: ``medveil mnist`` cuts them
-into a folder for each hospital.
+A file of one picture is a film. The files as they are handed out hold thousands: ``medveil research mnist``
+cuts them into a folder for each hospital.
 Source: LeCun, Cortes, Burges, The MNIST database of handwritten digits, "File formats".
 """
 
@@ -53,7 +53,7 @@ def read_idx_film(data: bytes) -> Film:
         raise Unusable(
             "several-pictures",
             "The file holds labels, or several pictures.",
-            "Cut it into one file a picture, with a manifest for each hospital: medveil mnist.",
+            "Cut it into one file a picture, with a manifest for each hospital: medveil research mnist.",
         )
     check_pixel_count(edges, MAX_PIXELS)
     return Film(read_idx(data).reshape(edges).astype(np.float32))

@@ -98,7 +98,7 @@ def find_sites(folder: Path) -> list[Site]:
     return sites
 
 
-class Consortium:
+class LocalConsortium:
     """An aggregator and its hospitals. Leaving the ``with`` block ends every process.
 
     Args:

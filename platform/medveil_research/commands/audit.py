@@ -1,4 +1,4 @@
-"""``medveil audit``: measure what a study's own code gives away about a patient, beside what it states."""
+"""``medveil research audit``: what a study's own code gives away about a patient, beside what it states."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""The researcher's commands, a file a topic: parse and show. Heavy libraries load when one runs."""

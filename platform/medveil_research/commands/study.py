@@ -1,0 +1,100 @@
+"""``medveil study``: write the file that hospitals are asked to approve."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from medveil.errors import BadOption
+from medveil.options import from_options
+from medveil.shown import Screen, plain
+from medveil_research.options import NewStudyOptions
+
+if TYPE_CHECKING:
+    from medveil.study import Slices
+
+
+def group() -> typer.Typer:
+    """The group ``medveil study``."""
+    study = typer.Typer(help="Write the file that says what is learned, how, and under which privacy.")
+    study.callback()(_study)
+    study.command("new")(from_options(study_new))
+    return study
+
+
+def _study() -> None:
+    """Make a group of it although it has one command."""
+
+
+def study_new(options: NewStudyOptions) -> None:
+    """Write a study with proven settings, its noise fitted to the whole schedule, and say what to expect."""
+    from medveil_imaging.weight_files import read_weights
+    from medveil_research.model_start import hand_on_frozen, start_lines
+    from medveil_research.outlook import outlook
+    from medveil_research.studies import StudyOptions, class_names, edges_of, new_study, target_of
+    from medveil_research.study_file import write_study
+
+    weights = read_weights(options.start_weights) if options.start_weights else None
+    study, initial = new_study(
+        StudyOptions(
+            name=options.name,
+            task=options.task,
+            profile=options.profile,
+            model=options.model,
+            privacy=options.privacy,
+            epsilon=options.epsilon,
+            delta=options.delta,
+            hospitals=options.hospitals,
+            rounds=options.rounds,
+            size=edges_of(options.size),
+            channels=[part.strip() for part in options.channels.split(",")] if options.channels else (),
+            patches=options.patches,
+            slices=_slices(options.slices),
+            classes=class_names(options.classes),
+            target=target_of(options.target_column, options.target_range, options.unit),
+            lesions=options.lesions,
+            patients_hint=options.patients,
+            seed=options.seed,
+            start_weights=weights,
+            partial_start=options.partial_start,
+            options=dict(_option(pair) for pair in options.option or ()),
+            mask_graph=options.mask_graph,
+            weights=options.weights,
+            colluders=options.colluders,
+            anyway=options.anyway,
+        )
+    )
+    write_study(options.output, study, initial)
+    screen = Screen()
+    screen.say(f"written  {options.output / 'study.toml'}")
+    for line in (*(start_lines(study, weights) if weights else ()), *hand_on_frozen(study, options.output)):
+        screen.say(line)
+    for line in outlook(study, patients=options.patients, hospitals=options.hospitals):
+        screen.say(line)
+
+
+def _slices(text: str | None) -> Slices | None:
+    from medveil.study import Slices
+
+    if text is None:
+        return None
+    try:
+        every, low, high = text.split(":")
+        return Slices(every=int(every), low=float(low), high=float(high))
+    except ValueError as error:
+        raise BadOption(problem=f"--slices: '{plain(text, 40)}' is not like 2:0.3:0.7") from error
+
+
+def _option(pair: str) -> tuple[str, int | float | str | bool]:
+    name, equals, text = pair.partition("=")
+    if not equals or not name:
+        raise BadOption(problem=f"--option: '{plain(pair, 40)}' is not like width=16")
+    if text in ("true", "false"):
+        return name, text == "true"
+    for kind in (int, float):
+        try:
+            return name, kind(text)
+        except ValueError:
+            continue
+    return name, text
