@@ -9,13 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from medveil.errors import Error
-from medveil.files import replace_durably
 from medveil.shown import Screen, Words, fault, good, strong
 from medveil.study import Study
 from medveil_research.audit_bounds import CONFIDENCE, DEVIATIONS, Finding, Fit
+from medveil_research.report import base
 from medveil_research.words import number, plain
 from privacy.dp.policy import policy_of
 
@@ -87,22 +85,13 @@ def as_document(study: Study, findings: Sequence[Finding]) -> dict[str, Any]:
 
 def write_page(study: Study, findings: Sequence[Finding], path: Path) -> None:
     """One HTML file without script or network, in the look of the evaluation report."""
-    page = render(study, findings)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_durably(path, page.encode())
+    base.write_page(render(study, findings), path)
 
 
 def render(study: Study, findings: Sequence[Finding]) -> str:
     """The page as HTML text; equal findings give equal text."""
-    environment = Environment(
-        loader=PackageLoader("medveil_research"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"figure": in_figures, "likely": likely, "plain": plain}
-    return environment.get_template("audit.html.j2").render(
+    return base.render_page(
+        "audit.html.j2",
         study=study,
         policy=policy_of(study),
         findings=findings,
@@ -111,7 +100,8 @@ def render(study: Study, findings: Sequence[Finding]) -> str:
         bars=[bar_of(one, scale=_scale(findings)) for one in findings],
         confidence=CONFIDENCE,
         deviations=DEVIATIONS,
-        version=importlib.metadata.version("medveil"),
+        figure=in_figures,
+        likely=likely,
     )
 
 

@@ -39,7 +39,7 @@ from medveil_research.local_consortium import DEADLINES, LocalConsortium, Site, 
 from medveil_research.options import DemoOptions
 from medveil_research.outlook import outlook
 from medveil_research.processes import Event
-from medveil_research.report import write_report
+from medveil_research.report.page import write_report
 from medveil_research.results import Result, Spent, from_status, write_result
 from medveil_research.studies import StudyOptions, class_names, edges_of, new_study, target_of
 

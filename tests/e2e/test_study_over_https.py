@@ -27,7 +27,7 @@ from medveil_imaging.sources.phantom import write_phantom_sites
 from medveil_research.client import NoAnswer
 from medveil_research.local_consortium import DEADLINES, LocalConsortium, find_sites
 from medveil_research.processes import Event
-from medveil_research.report import write_report
+from medveil_research.report.page import write_report
 from medveil_research.results import from_status, read_result, write_result
 from medveil_research.studies import StudyOptions, new_study
 from privacy.dp.ledger import State

@@ -14,7 +14,7 @@ import pytest
 from medveil.metrics import released
 from medveil.strategies import strategy_of
 from medveil.study import read_study
-from medveil_research.report import render
+from medveil_research.report.page import render
 from medveil_research.results import read_result, write_result
 from medveil_research.study_file import to_toml
 

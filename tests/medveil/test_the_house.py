@@ -28,7 +28,7 @@ ROAD = (
     "platform/medveil/reports.py",
     "platform/medveil_research/client.py",
     "platform/medveil_research/local_consortium.py",
-    "platform/medveil_research/report.py",
+    "platform/medveil_research/report/page.py",
     "platform/medveil_research/results.py",
 )
 """From the aggregator's row to the researcher's page: typed all the way."""

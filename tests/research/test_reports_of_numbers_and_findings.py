@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from medveil_research.plots import draw_all
-from medveil_research.report import render, verdict
+from medveil_research.report.page import render, verdict
+from medveil_research.report.plots import draw_all
 from medveil_research.results import Result
 
 Value = dict[str, Any]

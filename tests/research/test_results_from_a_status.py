@@ -8,7 +8,7 @@ import pytest
 
 from medveil.reports import AttemptReport, PlanStatus
 from medveil.study import Study
-from medveil_research.report import render
+from medveil_research.report.page import render
 from medveil_research.results import OtherStudy, RoundFacts, from_status
 from medveil_research.studies import StudyOptions, new_study
 

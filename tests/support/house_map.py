@@ -89,7 +89,7 @@ WALKS: dict[str, tuple[str, tuple[str, ...]]] = {
             "aggregator.rounds.status.PlanReader.status",
             "medveil_research.client.Client.status",
             "medveil_research.results.from_status",
-            "medveil_research.report.write_report",
+            "medveil_research.report.page.write_report",
         ),
     ),
 }

@@ -19,7 +19,7 @@ def report(
     ),
 ) -> None:
     """Make the evaluation report, one HTML file without script or network, from a result file."""
-    from medveil_research.report import write_report
+    from medveil_research.report.page import write_report
     from medveil_research.results import read_result
 
     write_report(read_result(result), output)

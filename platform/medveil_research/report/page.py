@@ -8,13 +8,10 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from medveil.files import replace_durably
-from medveil.spoken import spoken
-from medveil_research.plots import draw_all
+from medveil_research.report.base import render_page, write_page
+from medveil_research.report.plots import draw_all
 from medveil_research.results import PrivacyFacts, Result
-from medveil_research.words import budget_words, in_bytes, in_seconds, number, plain, short_hash
+from medveil_research.words import budget_words, plain, short_hash
 
 PHASES = ("advertise", "share", "commit", "upload", "agree", "unmask")
 WRONG_ACCUSATIONS = 0.01
@@ -29,30 +26,13 @@ def write_report(result: Result, path: Path) -> Path:
 
     Returns: ``path``.
     """
-    page = render(result)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_durably(path, page.encode())
-    return path
+    return write_page(render(result), path)
 
 
 def render(result: Result) -> str:
     """The report as HTML text; equal results give equal text."""
-    environment = Environment(
-        loader=PackageLoader("medveil_research"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "bytes": in_bytes,
-        "seconds": in_seconds,
-        "number": number,
-        "plain": plain,
-        "short": short_hash,
-        "words": lambda plan: spoken(bytes.fromhex(plan)),
-    }
-    return environment.get_template("report.html.j2").render(
+    return render_page(
+        "report.html.j2",
         result=result,
         drawings=draw_all(result),
         verdict=verdict(result),

@@ -7,7 +7,7 @@ from typing import Any
 
 from medveil.histograms import auroc, calibration_curve, roc_curve
 from medveil.reports import Figures
-from medveil_research.drawing import ACCENT, INK, LINE, MUTED, PAPER, SECOND, Drawing, canvas, to_svg
+from medveil_research.report.drawing import ACCENT, INK, LINE, MUTED, PAPER, SECOND, Drawing, canvas, to_svg
 from medveil_research.results import ExactFacts, Interval, Result, RoundFacts
 
 MOST_CURVES = 6

@@ -21,9 +21,9 @@ VARIABLES = {
     INK: "var(--ink)",
     MUTED: "var(--muted)",
     ACCENT: "var(--accent)",
-    SECOND: "var(--second)",
+    SECOND: "var(--dropped)",
     LINE: "var(--line)",
-    PAPER: "var(--paper)",
+    PAPER: "var(--card)",
 }
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
