@@ -4,7 +4,14 @@ from hospital_node.training.checked import train
 from hospital_node.training.checks import self_check
 from hospital_node.training.evaluation import contributions, evaluate, release
 from hospital_node.training.features import FeatureCache
-from hospital_node.training.run import Diverged, NoCharge, NoiseCut, TrainingRound, choose_device
+from hospital_node.training.run import (
+    Diverged,
+    NoCharge,
+    NoiseCut,
+    TrainingRound,
+    choose_device,
+    steps_in_round,
+)
 from hospital_node.training.safety import NotSafe
 
 __all__ = [
@@ -19,5 +26,6 @@ __all__ = [
     "evaluate",
     "release",
     "self_check",
+    "steps_in_round",
     "train",
 ]

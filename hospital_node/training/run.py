@@ -295,7 +295,7 @@ def _train_plain(given: TrainingRound, module: nn.Module, patients: Sequence[Pat
     task, optimizer = TASKS[study.task], _base_optimizer(study, module)
     take, prepare = _taken(study, generator), _prepared(given, module, generator)
     places = [(i, k) for i, patient in enumerate(patients) for k in range(len(patient))]
-    wanted = _batch_count(study, len(places))
+    wanted = steps_in_round(study, len(places))
 
     def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for batch in _batches(study, len(places), generator):
@@ -330,15 +330,16 @@ def _batches(study: Study, count: int, generator: torch.Generator) -> Iterator[t
     """Index batches of one round: whole passes over shuffled images, or that many steps of such passes."""
     if count == 0:
         return
-    parts, wanted = _parts(study, count), _batch_count(study, count)
+    parts, wanted = _parts(study, count), steps_in_round(study, count)
     while wanted > 0:
         shuffled = torch.randperm(count, generator=generator).tensor_split(parts)
         yield from shuffled[:wanted]
         wanted -= parts
 
 
-def _batch_count(study: Study, count: int) -> int:
-    return study.training.local_steps or _parts(study, count) * (study.training.local_epochs or 1)
+def steps_in_round(study: Study, images: int) -> int:
+    """Optimiser steps that a hospital with so many training images makes in a round."""
+    return study.training.local_steps or _parts(study, images) * (study.training.local_epochs or 1)
 
 
 def _parts(study: Study, count: int) -> int:

@@ -34,7 +34,7 @@ from medveil_imaging.sources.phantom import Task as Phantom
 from medveil_imaging.sources.phantom import write_phantom_sites
 from medveil_imaging.sources.phantom_film import FINDINGS
 from medveil_imaging.sources.site import SiteData, read_site
-from medveil_research.compare import Comparison, Train, compare
+from medveil_research.comparison.against_alone import Comparison, Train, compare
 from medveil_research.local_consortium import DEADLINES, LocalConsortium, Site, find_sites
 from medveil_research.options import DemoOptions
 from medveil_research.outlook import outlook

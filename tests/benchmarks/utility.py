@@ -1,11 +1,10 @@
 """What privacy costs on real images: federations in one process, through the product's own engine and ledger.
 
 ``--data FOLDER`` holds xray-chest, mri-hippocampus and pneumonia28; ``--write FILE`` puts the table into a
-Markdown page (docs/results.md). Every hospital trains with :func:`hospital_node.training.train` under the
-shipped recipe and policy (LocalNoise, JointNoise or none), its ledger pays for every round, and the strategy
-of the study turns the weighted mean update into the next model. At the end each hospital releases its
-evaluation as its node would: bounded, noised, charged. Only encoding and masks are left out: they change no
-sum. Noise comes from keys made of the seed, so a figure can be measured again.
+Markdown page (docs/results.md). The federation is :func:`medveil_research.comparison.engine.run_federated`,
+the one of ``medveil research compare``: training, ledger, strategy and evaluation are the product's own,
+under the shipped recipe and policy (LocalNoise, JointNoise or none). Noise comes from keys made of the seed,
+so a figure can be measured again.
 
 The settings are those of :mod:`medveil_imaging.recipes`; nothing is chosen here. The recipes were chosen on
 the validation patients of these very data sets, which a hospital could not do for free; test figures were
@@ -18,8 +17,6 @@ from __future__ import annotations
 import hashlib
 import statistics
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,24 +27,20 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
-from hospital_node.governance import declared_patients
-from hospital_node.ledger import Ledger
-from hospital_node.training import FeatureCache, TrainingRound, choose_device, evaluate, release, train
-from medveil.metrics import headline, noise_in_sum, summarise
-from medveil.strategies import State, advance
+from hospital_node.training import FeatureCache
+from medveil.metrics import headline
 from medveil.study import Study
 from medveil.tensors import Float32, from_safetensors
 from medveil_imaging.patients import PatientImages
 from medveil_imaging.sources.site import SiteData, read_site
 from medveil_imaging.transforms import z_score
-from medveil_research.evaluate import add
+from medveil_research.comparison.engine import judged, run_federated
+from medveil_research.evaluate import Split, patients_of
 from medveil_research.studies import StudyOptions, new_study
 from privacy.dp.noise import NoiseSource
-from privacy.dp.policy import Split as Patients
 from results_page import put_section
 from rows import Row, arguments, cpu, publish
 
-Split = Literal["val", "test"]
 Kind = Literal["none", "joint", "local"]
 STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 8: 2.36, 10: 2.26}
 """Half-width of a 95 % interval of a mean, in its standard errors, by number of seeds (Student's t)."""
@@ -207,72 +200,21 @@ def federate(
     caches: Sequence[FeatureCache] | None = None,
 ) -> Outcome:
     """All rounds of a study, hospital after hospital, and the final model's figures over all sites."""
-    device, slowest = choose_device(), 0.0
-    model, state = from_safetensors(initial, study.model.tensors), State()
-    weights = [declared_patients(len(s.train), study.secure_aggregation.max_weight) for s in sites]
     kept = caches or [FeatureCache() for _ in sites]
-    released: list[Any] = []
-    with tempfile.TemporaryDirectory(prefix="medveil-utility-") as folder:
-        ledgers = [_ledger(study, Path(folder) / site.name, site.name) for site in sites]
-        for number in range(1, study.training.rounds + 1):
-            updates = []
-            for site, weight, ledger, cache in zip(sites, weights, ledgers, kept, strict=True):
-                started = time.perf_counter()
-                charge = ledger and ledger.charge(study, plan_id="p", round_number=number, attempt=1)
-                given = TrainingRound(
-                    study,
-                    model,
-                    site.train,
-                    number=number,
-                    declared_patients=weight,
-                    noise=_noise(seed, site.name, number),
-                    charge=charge,
-                    device=device,
-                    cache=cache,
-                )
-                updates.append(train(given).values)
-                slowest = max(slowest, (time.perf_counter() - started) * (number > 1))
-            mean: Float32 = np.average(updates, axis=0, weights=weights).astype(np.float32)
-            model, state = advance(study, model, mean, state, number=number)
-        last = study.training.rounds + 1
-        for site, ledger, cache in zip(sites, ledgers, kept, strict=True):
-            if ledger is not None:
-                charge = ledger.charge(study, plan_id="p", round_number=last, attempt=1, split=Patients.TEST)
-                noise = _noise(seed, site.name, last)
-                released.append(
-                    release(
-                        study,
-                        model,
-                        getattr(site, split),
-                        noise=noise,
-                        charge=charge,
-                        device=device,
-                        cache=cache,
-                    )
-                )
-                ledger.close()
-    sums = [
-        evaluate(study, model, getattr(site, split), device=device, cache=cache)
-        for site, cache in zip(sites, kept, strict=True)
-    ]
-    noised: dict[str, float] = {}
-    if released:
-        total = {name: np.sum([one[name] for one in released], axis=0) for name in released[0]}
-        noised = summarise(study, total, noise=noise_in_sum(study, hospitals=len(sites)))
-    return Outcome(summarise(study, add(study, sums)), slowest, model, noised)
+    trained = run_federated(
+        study,
+        from_safetensors(initial, study.model.tensors),
+        sites,
+        noise=lambda site, number: _noise(seed, site, number),
+        caches=kept,
+    )
+    figures = judged(study, trained.model, [patients_of(site, split) for site in sites], kept)
+    noised = {} if study.privacy.kind == "none" else trained.released
+    return Outcome(figures, trained.slowest_s, trained.model, noised)
 
 
 def _noise(seed: int, site: str, number: int) -> NoiseSource:
     return NoiseSource(hashlib.sha256(f"{seed} {site} {number}".encode()).digest())
-
-
-def _ledger(study: Study, path: Path, dataset: str) -> Ledger | None:
-    if study.privacy.kind == "none":
-        return None
-    ledger = Ledger.open(path)
-    joint = study.privacy.kind == "joint"
-    ledger.register(study, plan_id="p", dataset=dataset, cap=study.privacy.epsilon, count_joint_noise=joint)
-    return ledger
 
 
 def measure(name: str, folder: Path, seeds: int) -> list[Cell]:

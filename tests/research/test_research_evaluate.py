@@ -20,7 +20,8 @@ from medveil.tensors import Float32, from_safetensors
 from medveil_imaging.patients import PatientImages
 from medveil_imaging.sources.phantom import write_phantom_sites
 from medveil_imaging.sources.site import SiteData
-from medveil_research.compare import compare, train_alone
+from medveil_research.comparison import engine
+from medveil_research.comparison.against_alone import compare, train_alone
 from medveil_research.evaluate import add, bootstrap_interval, evaluate_site, patient_sums
 from medveil_research.results import Result
 from medveil_research.studies import StudyOptions, new_study
@@ -130,15 +131,15 @@ def test_a_hospital_alone_learns_what_its_patients_show(strategy: str) -> None:
 def test_training_alone_runs_every_round_of_the_study(monkeypatch: pytest.MonkeyPatch) -> None:
     study, initial = _study("local", rounds=3)
     seen: list[tuple[int, int, float]] = []
-    real = train_alone.__globals__["train"]
+    real = engine.train
 
     def watch(given: Any) -> Any:
         seen.append((given.number, given.charge.event.steps, given.declared_patients))
         return real(given)
 
-    monkeypatch.setitem(train_alone.__globals__, "train", watch)
+    monkeypatch.setattr(engine, "train", watch)
     train_alone(study, initial, _site("hospital-1", 6))
-    assert seen == [(number, study.training.local_steps, 24) for number in (1, 2, 3)]
+    assert seen == [(number, study.training.local_steps, 20) for number in (1, 2, 3)]
 
 
 def test_training_alone_gets_no_larger_budget_than_the_study_states() -> None:

@@ -7,26 +7,22 @@ consortium each hospital can call :func:`train_alone` for itself.
 from __future__ import annotations
 
 import functools
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from hospital_node.ledger import Ledger
-from hospital_node.training import FeatureCache, TrainingRound, choose_device, train
+from hospital_node.training import FeatureCache, choose_device
 from hospital_node.training import evaluate as contribution
 from medveil.metrics import headline, summarise
 from medveil.noise_policies import JointNoise, LocalNoise
-from medveil.strategies import State, advance
 from medveil.study import Study
 from medveil.tensors import Float32
 from medveil_imaging.sources.site import SiteData
+from medveil_research.comparison.engine import run_federated
 from medveil_research.evaluate import add, bootstrap_interval, patient_sums
 from medveil_research.results import AloneFacts, ExactFacts
-from privacy.dp.noise import NoiseSource
 
 Train = Callable[[SiteData], Float32]
 Run = Callable[[Train, Sequence[SiteData]], Iterable[Float32]]
@@ -55,9 +51,7 @@ def alone(study: Study) -> Study:
     return study.model_copy(update={"privacy": LocalNoise(**values)})
 
 
-def train_alone(
-    study: Study, initial: Float32, site: SiteData, *, device: torch.device | None = None
-) -> Float32:
+def train_alone(study: Study, initial: Float32, site: SiteData) -> Float32:
     """What the hospital reaches without the others: same recipe, rounds, privacy budget and server strategy.
 
     The budget is charged to a ledger that is thrown away, so the hospital's own ledger knows nothing of this
@@ -66,52 +60,9 @@ def train_alone(
     Args:
         initial: where training starts, float32 (d,).
     Returns: the trained model, float32 (d,).
-    Raises: as :func:`hospital_node.training.train`.
+    Raises: as :func:`medveil_research.comparison.engine.run_federated`.
     """
-    study = alone(study)
-    where, cache = device or choose_device(), FeatureCache()
-    vector, state = initial, State()
-    with (
-        tempfile.TemporaryDirectory(prefix="medveil-alone-") as scratch,
-        Ledger.open(Path(scratch) / "ledger.jsonl") as ledger,
-    ):
-        if study.privacy.kind != "none":
-            ledger.register(study, plan_id=study.hash.hex(), dataset=site.name, cap=study.privacy.epsilon)
-        step = functools.partial(_round, study, site, ledger, where, cache)
-        for number in range(1, study.training.rounds + 1):
-            vector, state = advance(study, vector, step(vector, number), state, number=number)
-    return vector
-
-
-def _round(
-    study: Study,
-    site: SiteData,
-    ledger: Ledger,
-    device: torch.device,
-    cache: FeatureCache,
-    vector: Float32,
-    number: int,
-) -> Float32:
-    """One round of a cohort of one: the mean update is the hospital's own."""
-    private = study.privacy.kind != "none"
-    charge = (
-        ledger.charge(study, plan_id=study.hash.hex(), round_number=number, attempt=1) if private else None
-    )
-    given = TrainingRound(
-        study,
-        vector,
-        site.train,
-        number=number,
-        declared_patients=len(site.train),
-        noise=NoiseSource.fresh() if private else None,
-        charge=charge,
-        device=device,
-        cache=cache,
-    )
-    update = train(given)
-    if charge is not None:
-        ledger.released(charge)
-    return update.values
+    return run_federated(alone(study), initial, [site]).model
 
 
 def compare(

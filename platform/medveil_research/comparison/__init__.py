@@ -1,0 +1,1 @@
+"""Federated, alone, in one place: trainings held against each other by whoever may see all images."""

@@ -1,0 +1,260 @@
+"""A federation in one process: the product's own training, ledger, strategy and evaluation.
+
+For data that its caller holds in one place: public, made-up, or one's own. Every hospital trains with
+:func:`hospital_node.training.train`, its ledger pays for each round, :func:`medveil.strategies.advance` makes
+the next model of the weighted mean update, and at the end each releases its evaluation as its node would.
+Only encoding and masks are left out: masks change no sum, and the encoding rounds each coordinate to the
+study's grid, far finer than what training does by chance.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hospital_node.governance import declared_patients
+from hospital_node.ledger import Charge, Ledger
+from hospital_node.training import (
+    FeatureCache,
+    TrainingRound,
+    choose_device,
+    evaluate,
+    release,
+    steps_in_round,
+    train,
+)
+from medveil.errors import Error
+from medveil.metrics import noise_in_sum, summarise
+from medveil.reports import Figures
+from medveil.strategies import State, advance
+from medveil.study import Study
+from medveil.tasks import Sums
+from medveil.tensors import Float32
+from medveil_imaging.patients import Patient
+from medveil_imaging.sources.site import SiteData
+from medveil_research.evaluate import Split, add, patients_of
+from privacy.dp.noise import NoiseSource
+from privacy.dp.policy import Split as Charged
+
+Noise = Callable[[str, int], NoiseSource]
+"""A noise source of its own for each site and round."""
+Heard = Callable[[int, Figures], None]
+"""Is told after each round its number and the figures of the model that it made."""
+
+
+class NobodyTrains(Error):
+    """No site has a patient to train on."""
+
+    code = "nobody-trains"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="None of these sites has a training patient.",
+            meaning="There is nothing to learn from, so nothing was trained.",
+            remedy="Look at the column 'split' of each manifest.csv: some lines must say 'train'.",
+        )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training came to."""
+
+    model: Float32 = field(repr=False)
+    """float32 (d,)."""
+    curve: tuple[Figures, ...]
+    """Exact figures on the watched patients of all sites after each round; empty if nobody watched."""
+    released: Figures
+    """The final evaluation on test patients as a study publishes it, noise included; exact without noise."""
+    steps: int
+    """Optimiser steps of all sites together."""
+    seconds: float
+    slowest_s: float
+    """Longest time of one site's part in a round, the first (features, self-check) left out."""
+
+
+def fresh_noise(site: str, number: int) -> NoiseSource:
+    """Noise that nobody can make again."""
+    return NoiseSource.fresh()
+
+
+def run_federated(
+    study: Study,
+    initial: Float32,
+    sites: Sequence[SiteData],
+    *,
+    watched: Split | None = None,
+    heard: Heard | None = None,
+    noise: Noise = fresh_noise,
+    caches: Sequence[FeatureCache] | None = None,
+) -> Trained:
+    """All rounds of a study, hospital after hospital.
+
+    Args:
+        initial: where training starts, float32 (d,).
+        sites: those without training patients are judged only. One site is a hospital that trains alone.
+        watched: patients on whom each round's model is judged, without noise and outside the budget.
+        noise: only for whoever must be able to make a figure again; then its noise hides nobody.
+        caches: one for each site, to keep fixed features from call to call.
+    Guarantees: each site's whole schedule, evaluation included, is charged to a ledger that is thrown away
+        afterwards; the model is for comparison and must not be handed on.
+    Raises: NobodyTrains; what ``train``, ``advance`` and the ledger raise.
+    """
+    if not any(site.train for site in sites):
+        raise NobodyTrains()
+    began = time.monotonic()
+    kept = caches or [FeatureCache() for _ in sites]
+    groups = [] if watched is None else [patients_of(site, watched) for site in sites]
+    model, slowest, curve = initial, 0.0, list[Figures]()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="medveil-compared-")))
+        hospitals = [
+            _Hospital(study, site, cache, noise, _ledger(study, folder, site, stack))
+            for site, cache in zip(sites, kept, strict=True)
+            if site.train
+        ]
+        for number, model, longest in _rounds(study, initial, hospitals):
+            slowest = max(slowest, longest * (number > 1))
+            if watched is not None:
+                curve.append(judged(study, model, groups, kept))
+            if heard is not None:
+                heard(number, curve[-1] if curve else {})
+        total = _total([hospital.evaluation(model) for hospital in hospitals])
+    return Trained(
+        model=model,
+        curve=tuple(curve),
+        released=summarise(study, total, noise=noise_in_sum(study, hospitals=len(hospitals))),
+        steps=steps_of(study, sites),
+        seconds=time.monotonic() - began,
+        slowest_s=slowest,
+    )
+
+
+def _rounds(
+    study: Study, initial: Float32, hospitals: Sequence[_Hospital]
+) -> Iterator[tuple[int, Float32, float]]:
+    """Each round's number, the model that it made, and the longest time of one hospital in it."""
+    model, state = initial, State()
+    for number in range(1, study.training.rounds + 1):
+        mean, longest = _mean_update(hospitals, model, number)
+        model, state = advance(study, model, mean, state, number=number)
+        yield number, model, longest
+
+
+def _total(parts: Sequence[Sums]) -> Sums:
+    return {name: np.sum([one[name] for one in parts], axis=0) for name in parts[0]}
+
+
+def _mean_update(hospitals: Sequence[_Hospital], model: Float32, number: int) -> tuple[Float32, float]:
+    """The weighted mean of a round's updates, float32 (d,), and the longest time of one hospital."""
+    updates, longest = [], 0.0
+    for hospital in hospitals:
+        started = time.perf_counter()
+        updates.append(hospital.update(model, number))
+        longest = max(longest, time.perf_counter() - started)
+    weights = [hospital.weight for hospital in hospitals]
+    return np.average(updates, axis=0, weights=weights).astype(np.float32), longest
+
+
+def judged(
+    study: Study, model: Float32, groups: Sequence[Sequence[Patient]], caches: Sequence[FeatureCache]
+) -> Figures:
+    """Exact figures of a model on these groups of patients together, one cache for each group."""
+    device = choose_device()
+    sums = [
+        evaluate(study, model, group, device=device, cache=cache)
+        for group, cache in zip(groups, caches, strict=True)
+    ]
+    return summarise(study, add(study, sums))
+
+
+def steps_of(study: Study, sites: Sequence[SiteData]) -> int:
+    """Optimiser steps of a whole study, over all of its hospitals; rounds for a mean have none."""
+    each = sum(steps_in_round(study, images_of(site)) for site in sites if site.train)
+    return each * (study.training.rounds - study.mean_rounds)
+
+
+def images_of(site: SiteData) -> int:
+    """Training images of a site."""
+    return sum(len(patient) for patient in site.train)
+
+
+@dataclass(frozen=True)
+class _Hospital:
+    study: Study
+    site: SiteData
+    cache: FeatureCache
+    noise: Noise
+    ledger: Ledger | None
+    device: torch.device = field(default_factory=choose_device)
+
+    @property
+    def declared(self) -> int:
+        """Patients that it has told the others, as the product proposes it to an operator."""
+        return declared_patients(len(self.site.train), self.study.secure_aggregation.max_weight)
+
+    @property
+    def weight(self) -> int:
+        """What it counts in the mean."""
+        return self.study.secure_aggregation.weight_of(self.declared)
+
+    def update(self, model: Float32, number: int) -> Float32:
+        """Trained minus given weights, paid for."""
+        charge = self._charge(number, Charged.TRAIN)
+        given = TrainingRound(
+            self.study,
+            model,
+            self.site.train,
+            number=number,
+            declared_patients=self.declared,
+            noise=None if charge is None else self.noise(self.site.name, number),
+            charge=charge,
+            device=self.device,
+            cache=self.cache,
+        )
+        try:
+            return train(given).values
+        finally:
+            if charge is not None:
+                charge.end()
+
+    def evaluation(self, model: Float32) -> Sums:
+        """What the node would send of the final round."""
+        last = self.study.training.rounds + 1
+        charge = self._charge(last, Charged.TEST)
+        source = None if charge is None else self.noise(self.site.name, last)
+        return release(
+            self.study,
+            model,
+            self.site.test,
+            noise=source,
+            charge=charge,
+            device=self.device,
+            cache=self.cache,
+        )
+
+    def _charge(self, number: int, split: Charged) -> Charge | None:
+        if self.ledger is None:
+            return None
+        plan = self.study.hash.hex()
+        return self.ledger.charge(self.study, plan_id=plan, round_number=number, attempt=1, split=split)
+
+
+def _ledger(study: Study, folder: Path, site: SiteData, stack: ExitStack) -> Ledger | None:
+    if study.privacy.kind == "none":
+        return None
+    ledger = stack.enter_context(Ledger.open(folder / site.name / "ledger.jsonl"))
+    ledger.register(
+        study,
+        plan_id=study.hash.hex(),
+        dataset=site.name,
+        cap=study.privacy.epsilon,
+        count_joint_noise=study.privacy.kind == "joint",
+    )
+    return ledger
