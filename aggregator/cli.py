@@ -324,17 +324,30 @@ def _show_status(plan: Plan, status: PlanStatus) -> None:
     screen.say(strong(status.name), f" {state}")
     _show_fingerprint(plan)
     screen.say(f"  approved by {', '.join(status.approved) or 'nobody yet'}")
-    rows = [_attempt_row(report, plan) for report in status.attempts]
+    from medveil.metrics import read_headline
+    from medveil.readings import cell_words, explained
+    from medveil.tasks import TASKS
+
+    task = TASKS[plan.study.task]
+    unit = task.unit(plan.study, task.headline)
+    readings = [read_headline(plan.study, report) for report in status.attempts]
+    rows = [
+        _attempt_row(report, plan, cell_words(reading, unit))
+        for report, reading in zip(status.attempts, readings, strict=True)
+    ]
     if status.open is not None:
         at = str(status.open.round), str(status.open.attempt), status.open.kind.value
         rows.append((*at, "open", "", "0.0", "", ""))
     if rows:
         screen.table(
-            ("round", "attempt", "kind", "outcome", "in the sum", "seconds", "metric", "model"), rows
+            ("round", "attempt", "kind", "outcome", "in the sum", "seconds", task.headline_name, "model"),
+            rows,
         )
+    for line in explained(readings, noised=plan.study.privacy.kind != "none"):
+        screen.say(f"  {task.headline_name}: {line}")
 
 
-def _attempt_row(report: AttemptReport, plan: Plan) -> tuple[str, ...]:
+def _attempt_row(report: AttemptReport, plan: Plan, figure: str) -> tuple[str, ...]:
     everybody = len(report.survivors) == len(plan.roster)
     return (
         str(report.round),
@@ -343,6 +356,6 @@ def _attempt_row(report: AttemptReport, plan: Plan) -> tuple[str, ...]:
         plain(report.reason or report.outcome, 60),
         "all" if everybody else ", ".join(report.survivors),
         f"{report.seconds:.1f}",
-        "" if report.metric is None else f"{report.metric:.3f}",
+        figure,
         (report.model or "")[:8],
     )

@@ -15,6 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medveil import intervals
+from medveil.intervals import Estimate
+
 KINDS = ("found", "missed", "false")
 MANY = 1000.0
 """Most lesions of an image that are counted, and most false ones."""
@@ -67,26 +70,47 @@ def bounded(structures: Sequence[str], patient: Given) -> Sums:
     return sums
 
 
-def figures(structures: Sequence[str], sums: Given, doubt: float = 0.0) -> dict[str, float]:
+def figures(structures: Sequence[str], sums: Given) -> dict[str, float]:
     """``sensitivity/<structure>``: share of the lesions that are found; ``precision/<structure>``: share of
     found among found and false ones; ``lesions/<structure>``: how many there are. Each where there are some.
-
-    Args:
-        doubt: by how much noise may move a count.
     """
     found: dict[str, float] = {}
     for name in structures:
         right, missed, false = (float(sums[f"{kind}/{name}"][0]) for kind in KINDS)
-        if right + missed > doubt:
+        if right + missed > 0:
             found |= {f"sensitivity/{name}": right / (right + missed), f"lesions/{name}": right + missed}
-        if right + false > doubt:
+        if right + false > 0:
             found[f"precision/{name}"] = right / (right + false)
     return found
 
 
-def doubt(noise: float, scale: float) -> float:
-    """By how much noise of this multiplier and scale may move the sum of two counts."""
-    return CLEAR * noise * scale * math.sqrt(2)
+def estimates(structures: Sequence[str], sums: Given, deviation: float) -> dict[str, Estimate | None]:
+    """The two shares from noised sums; None where the counts do not stand clear of the noise.
+
+    By the noise alone: lesions of a patient are alike, and the sums do not tell how much.
+
+    Args:
+        deviation: standard deviation of the noise in each sum.
+    """
+    found: dict[str, Estimate | None] = {}
+    for name in structures:
+        right, missed, false = (float(sums[f"{kind}/{name}"][0]) for kind in KINDS)
+        for figure, others in (("sensitivity", missed), ("precision", false)):
+            clear = right + others > _doubt(deviation)
+            noise = (deviation**2, deviation**2)
+            found[f"{figure}/{name}"] = intervals.share(right, others, noise) if clear else None
+    return found
+
+
+def noised_counts(structures: Sequence[str], sums: Given, deviation: float) -> dict[str, float]:
+    """``lesions/<structure>`` where they stand clear of the noise; see :func:`estimates`."""
+    there = {name: float(sums[f"found/{name}"][0] + sums[f"missed/{name}"][0]) for name in structures}
+    return {f"lesions/{name}": count for name, count in there.items() if count > _doubt(deviation)}
+
+
+def _doubt(deviation: float) -> float:
+    """By how much noise may move the sum of two counts."""
+    return max(0.5, CLEAR * deviation * math.sqrt(2))
 
 
 def can_add_up(structures: Sequence[str], sums: Given, patients: float, slack: float) -> bool:

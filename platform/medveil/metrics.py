@@ -16,7 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medveil.intervals import Arms, Estimate
 from medveil.noise_policies import GaussianNoise
+from medveil.readings import Reading, named, read
+from medveil.reports import AttemptReport
+from medveil.rounds import RoundKind
 from medveil.study import Study
 from medveil.tasks import TASKS, Sums, zeros
 
@@ -59,20 +63,37 @@ def noise_scales(study: Study) -> dict[str, float]:
 def summarise(study: Study, sums: Mapping[str, NDArray[Any]], *, noise: float = 0.0) -> dict[str, float]:
     """Figures from summed contributions; a figure without the cases it needs is left out, never guessed.
 
+    Beside a figure ``h`` stand the ends of its 95 % intervals, cut to its range as the figure is:
+    ``h_low`` and ``h_high``, by the noise and by which patients were there, where the sums tell how patients
+    differ; of noised sums also ``h_noise_low`` and ``h_noise_high``, by the noise alone, and ``h_uncut``, the
+    figure before it was cut. A figure that the noise drowns is left out, and ``h_undetermined`` (1) says so.
+    Of ``h/part`` they are ``h_low/part`` and so on. :func:`medveil.readings.read` reads them.
+
     Args:
         sums: as :func:`layout` or, with noise, as :func:`released` lists them. The latter give no loss, no
             calibration error and no number of images, and every patient counts once.
         noise: multiplier of the noise in them (see :func:`noise_in_sum`); then ``noise`` is among the
             figures, the standard deviation of the headline on account of it.
+    Source: see :mod:`medveil.intervals`.
     """
     task = TASKS[study.task]
     if "patients" in sums:
-        return task.figures(study, sums)
-    found = task.noised_figures(study, sums, noise)
-    figures = {k: v if k == "patients" else _within(v, task.limits(study, k)) for k, v in found.items()}
-    if noise > 0 and task.headline in figures:
-        figures["noise"] = _error(study, sums, noise)
-    return figures
+        figures = task.figures(study, sums)
+        for name, one in task.estimates(study, sums).items():
+            figures |= _ends(name, one, task.limits(study, name))
+        return figures
+    found, figures = task.noised_estimates(study, sums, noise), {}
+    for name, estimate in found.items():
+        if estimate is not None:
+            limits = task.limits(study, name)
+            figures[name] = _within(estimate.value, limits)
+            figures |= _ends(name, estimate, limits) | _noise_ends(name, estimate, limits)
+        elif noise > 0:
+            figures[named(name, "undetermined")] = 1.0
+    for name, count in task.noised_counts(study, sums, noise).items():
+        figures[name] = max(count, 0.0)
+    headline = found[task.headline]
+    return figures | ({"noise": headline.deviation} if headline is not None and noise > 0 else {})
 
 
 def noise_in_sum(study: Study, *, hospitals: int, rounds: int = 1) -> float:
@@ -87,20 +108,46 @@ def noise_in_sum(study: Study, *, hospitals: int, rounds: int = 1) -> float:
     return study.privacy.own_evaluation_multiplier * float(np.sqrt(rounds * hospitals))
 
 
-def _error(study: Study, sums: Mapping[str, NDArray[Any]], noise: float) -> float:
-    """Standard deviation of the headline figure, to first order in the noise of each number."""
-    task, variance = TASKS[study.task], 0.0
-    for name, scale in task.noise_scales(study).items():
-        for place in range(len(sums[name])):
-            ends = []
-            for step in (-0.5, 0.5):
-                moved = np.array(sums[name], np.float64)
-                moved[place] += step
-                found = task.noised_figures(study, {**sums, name: moved}, noise)
-                ends.append(found.get(task.headline, np.nan))
-            variance += (np.diff(ends)[0] * scale * noise) ** 2
-    low, high = task.limits(study, task.headline)
-    return float(np.nan_to_num(np.sqrt(variance), nan=high - low))
+def figures_of(study: Study, report: AttemptReport) -> dict[str, float]:
+    """Figures of an attempt with their intervals, also where an earlier version has written it without.
+
+    From the sums that the report holds, if they have the present layout; else as they are written.
+    """
+    written = dict(report.figures)
+    if any(one.partition("/")[0].endswith(("_low", "_undetermined")) for one in written):
+        return written
+    if {name: len(values) for name, values in report.sums.items()} != released(study):
+        return written
+    rounds = 1 if report.kind is RoundKind.EVALUATE else study.training.rounds
+    noise = noise_in_sum(study, hospitals=len(report.survivors), rounds=rounds)
+    sums = {name: np.asarray(values, np.float64) for name, values in report.sums.items()}
+    found = summarise(study, sums, noise=noise)
+    return {
+        name: value for name, value in written.items() if named(name, "undetermined") not in found
+    } | found
+
+
+def read_headline(study: Study, report: AttemptReport) -> Reading | None:
+    """The headline figure of an attempt with its intervals; None where it lacks cases or was not counted."""
+    name, figures = headline(study), figures_of(study, report)
+    if report.metric is not None and named(name, "undetermined") not in figures:
+        figures = {name: report.metric, **figures}
+    return read(figures, name, limits=TASKS[study.task].limits(study, name), headline=True)
+
+
+def _ends(name: str, one: Estimate, limits: tuple[float, float]) -> dict[str, float]:
+    """An interval about the figure as it is shown. Its arms are not cut, so it is never a single point."""
+    return {} if one.both is None else _cut(name, "", one.value, one.both, limits)
+
+
+def _noise_ends(name: str, one: Estimate, limits: tuple[float, float]) -> dict[str, float]:
+    return {named(name, "uncut"): one.value} | _cut(name, "noise_", one.value, one.noise, limits)
+
+
+def _cut(name: str, kind: str, value: float, arms: Arms, limits: tuple[float, float]) -> dict[str, float]:
+    shown = _within(value, limits)
+    low, high = _within(shown - arms.below, limits), _within(shown + arms.above, limits)
+    return {named(name, f"{kind}low"): low, named(name, f"{kind}high"): high}
 
 
 def _within(value: float, limits: tuple[float, float]) -> float:

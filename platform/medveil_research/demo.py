@@ -20,6 +20,7 @@ from typing import cast
 
 from medveil.errors import BadOption, Error
 from medveil.private_files import private_folder
+from medveil.readings import cell_words, interval_words
 from medveil.reports import PlanStatus
 from medveil.rounds import RoundKind
 from medveil.shown import Screen
@@ -344,8 +345,7 @@ def _completed(
 def _show_result(screen: Screen, result: Result, folder: Path) -> None:
     _show_rounds(screen, result)
     screen.say(f"{result.headline_name} on all hospitals' test patients")
-    error = "" if result.margin is None else f" ± {result.written(result.margin)} by the noise on it"
-    screen.say(f"  trained together        {_figure(result, result.federated.metric)}{error}")
+    screen.say(f"  trained together        {interval_words(result.reading(), result.unit) or '—'}")
     for one in result.local_only:
         screen.say(f"  {one.hospital:<16} alone  {_figure(result, one.metric)}")
     screen.say(f"  mean of those alone     {_figure(result, result.local_only_mean)}")
@@ -370,10 +370,13 @@ def _show_rounds(screen: Screen, result: Result) -> None:
         up, down = sum(r.bytes_up.values()) / 1000, sum(r.bytes_down.values()) / 1000
         name = "test" if r.kind is RoundKind.EVALUATE else str(r.round)
         epsilon = "" if r.epsilon is None else f"{r.epsilon:.2f}"
-        metric = result.digits(r.metric)
+        metric = cell_words(result.reading_of(r.figures, metric=r.metric), result.unit)
         who = f"{len(r.survivors)} of {len(result.hospitals)}" if r.outcome == "done" else "failed"
         rows.append((name, who, f"{r.seconds:.1f}", f"{up:.0f}", f"{down:.0f}", metric, epsilon))
-    screen.table(("round", "survivors", "seconds", "kB up", "kB down", "metric", "epsilon"), rows)
+    screen.table(
+        ("round", "survivors", "seconds", "kB up", "kB down", f"{result.headline_name}, 95 %", "epsilon"),
+        rows,
+    )
 
 
 def _figure(result: Result, value: float | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ import torch
 from hospital_node.training import choose_device, contributions
 from medveil.metrics import empty, headline, summarise
 from medveil.progress import tell
+from medveil.readings import Reading, read
 from medveil.study import Study
 from medveil.tasks import TASKS, Sums
 from medveil.tensors import Float32
@@ -41,6 +42,12 @@ class SiteReport:
     """What each figure is counted in; empty for shares and counts."""
     rejected: int
     """Files or lines that could not be used."""
+
+    def reading(self, figure: str) -> Reading | None:
+        """A figure with its interval: the bootstrap's of the headline, else what the counts tell."""
+        found = read(self.figures, figure)
+        own = self.interval if figure == self.headline else None
+        return replace(found, both=own) if found and own else found
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -89,9 +96,9 @@ def bootstrap_interval(
         return None
     draws = np.random.default_rng(seed).multinomial(len(each), np.full(len(each), 1 / len(each)), resamples)
     drawn = {name: draws @ np.stack([one[name] for one in each]) for name in each[0]}
-    values = []
+    values, task = [], TASKS[study.task]
     for row in range(resamples):
-        figure = summarise(study, {name: rows[row] for name, rows in drawn.items()}).get(headline(study))
+        figure = task.figures(study, {name: rows[row] for name, rows in drawn.items()}).get(task.headline)
         if figure is not None:
             values.append(figure)
     if len(values) < resamples / 2:

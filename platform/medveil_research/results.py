@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -12,14 +13,15 @@ from pydantic import AliasChoices, Field, model_validator
 
 from medveil.errors import Error
 from medveil.handed import read_json
+from medveil.metrics import figures_of, headline
 from medveil.profiles import PROFILES
+from medveil.readings import Reading, named, read, with_unit
 from medveil.reports import Amount, AttemptReport, Count, Figures, Finite, Label, PlanStatus, Text
 from medveil.rounds import RoundKind
 from medveil.study import Study, Target, TaskName
 from medveil.tasks import TASKS
 from medveil.values import Frozen, Name, PrivacyKind, Sha256
 from medveil_research.outlook import noise_to_signal
-from medveil_research.words import with_unit
 
 Interval = tuple[Finite, Finite]
 Images = Literal["phantom", "real"]
@@ -189,6 +191,15 @@ class Result(Frozen):
         unit = TASKS[self.task].unit(self, self.headline)
         return f"{self.headline_name} in {unit}" if unit else self.headline_name
 
+    @property
+    def unit(self) -> str:
+        """Of the headline figure; empty for a share."""
+        return self.unit_of(self.headline)
+
+    def unit_of(self, figure: str) -> str:
+        """What a figure is counted in; empty for shares and counts."""
+        return TASKS[self.task].unit(self, figure)
+
     def written(self, value: float, figure: str | None = None) -> str:
         """A figure, or without its name a headline figure, as people write it."""
         return with_unit(value, TASKS[self.task].unit(self, figure or self.headline))
@@ -211,25 +222,48 @@ class Result(Frozen):
         return self.federated.figures.get(self.headline) if found is None else found
 
     @property
-    def margin(self) -> float | None:
-        """How far the noise on the final evaluation moves the headline figure, 95 %; None without noise."""
-        deviation = self.federated.figures.get("noise")
-        return None if deviation is None else 1.96 * deviation
+    def noised(self) -> bool:
+        """Whether the figures that leave the hospitals have noise."""
+        drowned = named(self.headline, "undetermined")
+        return "noise" in self.federated.figures or drowned in self.federated.figures
+
+    def reading(self, figure: str | None = None) -> Reading | None:
+        """A figure of the shared model with its intervals, or without its name the headline.
+
+        None where it was not computed. Of a figure without noise the bootstrap over patients goes before.
+        """
+        name, exact = figure or self.headline, self.federated.exact
+        metric = self.metric if name == self.headline else None
+        found = self.reading_of(self.federated.figures, name, metric)
+        if found and metric is not None and exact and exact.interval and not self.noised:
+            return replace(found, both=exact.interval)
+        return found
+
+    def reading_of(
+        self, figures: Figures, figure: str | None = None, metric: float | None = None
+    ) -> Reading | None:
+        """A figure, or without its name the headline, out of other figures of this study, such as a round's.
+
+        Args:
+            metric: the same figure where earlier versions have written it alone.
+        """
+        name = figure or self.headline
+        known = figures if metric is None else {**figures, name: metric}
+        limits = TASKS[self.task].limits(self, name)
+        return read(known, name, limits=limits, headline=name == self.headline)
 
     @property
-    def compared(self) -> tuple[float | None, Interval | None]:
-        """The figure to hold against others of the same patients, and its own 95 % interval.
+    def compared(self) -> Reading | None:
+        """The headline to hold against others of the same patients.
 
-        Where the released figure has noise: the exact one with the bootstrap over patients, if somebody who
-        owns every site's images has computed it; else the released one with what the noise may have done.
+        Where the released figure has noise: the exact one, if somebody who owns every site's images has
+        computed it; else the released one.
         """
         exact = self.federated.exact
-        if self.metric is None or self.margin is None:
-            return self.metric, exact.interval if exact else None
-        if exact and self.headline in exact.pooled:
-            return exact.pooled[self.headline], exact.interval
-        low, high = self.metric - self.margin, self.metric + self.margin
-        return self.metric, (max(0.0, low), high) if not self.higher_is_better else (low, min(1.0, high))
+        if not self.noised or exact is None or self.headline not in exact.pooled:
+            return self.reading()
+        found = read(exact.pooled, self.headline)
+        return replace(found, both=exact.interval) if found and exact.interval else found
 
     def histogram(self, name: str) -> NDArray[np.float64]:
         """One of the summed histograms."""
@@ -263,6 +297,8 @@ def from_status(
     if (status.name, first) != (study.name, study.model.initial_model):
         raise OtherStudy(name=study.name)
     final = next((a for a in status.attempts if a.kind is RoundKind.EVALUATE and a.done), None)
+    figures = figures_of(study, final) if final else {}
+    drowned = named(headline(study), "undetermined") in figures
     return Result(
         medveil=importlib.metadata.version("medveil"),
         study=study.name,
@@ -278,9 +314,9 @@ def from_status(
         rounds=rounds_of(status),
         federated=FederatedFacts(
             model=status.versions[-1].model,
-            figures=final.figures if final else {},
+            figures=figures,
             sums=final.sums if final else {},
-            metric=final.metric if final else None,
+            metric=final.metric if final and not drowned else None,
         ),
         data=data,
     )

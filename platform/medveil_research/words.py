@@ -1,8 +1,6 @@
-"""Numbers as people read them."""
+"""Numbers as people read them; :mod:`medveil.readings` reads figures of a study, with their intervals."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 
@@ -41,13 +39,6 @@ def in_seconds(count: float | None) -> str:
 def number(value: float | None, digits: int = 3) -> str:
     """A figure with a fixed number of digits; empty when unknown."""
     return "" if value is None else f"{value:.{digits}f}"
-
-
-def with_unit(value: float, unit: str) -> str:
-    """A figure as people write it: a share with three digits after the point, a larger number with fewer."""
-    size = math.floor(math.log10(abs(value))) if abs(value) >= 1 else 0
-    digits = max(0, (2 if unit else 3) - size)
-    return f"{value:.{digits}f} {unit}".rstrip()
 
 
 def is_count(figure: str) -> bool:

@@ -270,9 +270,12 @@ def test_a_figure_that_noise_drives_beyond_one_is_cut_and_its_error_is_not() -> 
     figures = summarise(study, sums, noise=2.0)
     assert figures["auroc"] == 1.0
     assert figures["noise"] > 0.01
+    assert figures["auroc_uncut"] > 1.0
+    assert figures["auroc_low"] < figures["auroc_noise_low"] < figures["auroc_high"] == 1.0
 
 
 def test_an_evaluation_drowned_in_noise_gives_no_false_figure() -> None:
     study, _ = make()
     nobody = {name: -np.ones(length) for name, length in released(study).items()}
-    assert summarise(study, nobody, noise=1.0) == {"patients": 0.0}
+    drowned = {"auroc_undetermined": 1.0, "accuracy_undetermined": 1.0}
+    assert summarise(study, nobody, noise=1.0) == {"patients": 0.0, **drowned}

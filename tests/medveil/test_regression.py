@@ -9,9 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from medveil.metrics import bounded, layout, noise_scales, summarise
+from medveil.readings import with_unit
 from medveil.study import Study, Target
 from medveil.tasks import TASKS, BadLabel, zeros
-from medveil_research.words import with_unit
 from subjects import AGE, subject_of
 from world import make_study
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from medveil.intervals import Estimate
 from medveil.registry import Registry
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ class Task(Protocol):
         """Standard deviation of each released sum's noise at a multiplier of 1."""
         ...
 
-    def limits(self, study: StudyView, figure: str) -> tuple[float, float]:
+    def limits(self, study: Subject, figure: str) -> tuple[float, float]:
         """Between what a figure lies, whatever the noise; not asked of ``patients``."""
         ...
 
@@ -158,12 +159,20 @@ class Task(Protocol):
         """From exact totals; a figure without the cases it needs is left out, never guessed."""
         ...
 
-    def noised_figures(self, study: StudyView, sums: Given, noise: float = 0.0) -> dict[str, float]:
-        """From noised totals, as they follow from them: a share may lie outside 0 to 1.
+    def estimates(self, study: StudyView, sums: Given) -> dict[str, Estimate]:
+        """Those of :meth:`figures` of which exact totals tell what other patients might give."""
+        ...
+
+    def noised_estimates(self, study: StudyView, sums: Given, noise: float) -> dict[str, Estimate | None]:
+        """Figures from noised totals before they are cut to their range; None for one that the noise drowns.
 
         Args:
-            noise: multiplier of the noise in them; a figure that rests on nothing else may be left out.
+            noise: multiplier of the noise in them.
         """
+        ...
+
+    def noised_counts(self, study: StudyView, sums: Given, noise: float) -> dict[str, float]:
+        """``patients`` and other counts, from noised totals."""
         ...
 
     def can_add_up(self, study: StudyView, sums: Given, slack: float) -> bool:

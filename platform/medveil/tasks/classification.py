@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from medveil import intervals
 from medveil.histograms import auroc, calibration_error, middles, score_bins
+from medveil.intervals import Estimate
 from medveil.tasks import (
     MAX_LOSS,
     TASKS,
@@ -119,7 +122,7 @@ class Classification:
         """The root of the number of scored classes; see :meth:`bounded`."""
         return dict.fromkeys(self.released(study), float(np.sqrt(len(scored_classes(study)))))
 
-    def limits(self, study: StudyView, figure: str) -> tuple[float, float]:
+    def limits(self, study: Subject, figure: str) -> tuple[float, float]:
         """Shares."""
         return 0.0, 1.0
 
@@ -136,16 +139,32 @@ class Classification:
             figures["loss"] = float(sums["loss"][0]) / images
         return figures | {"images": images, "patients": float(sums["patients"][0])}
 
-    def noised_figures(self, study: StudyView, sums: Given, noise: float = 0.0) -> dict[str, float]:
-        """``auroc``, ``accuracy`` of two classes, ``patients``: every patient counts once."""
-        names = scored_classes(study)
-        figures = _areas(study, sums)
-        total = sum(float(values.sum()) for values in sums.values()) / len(names)
-        if len(names) == 1 and total > 0:
-            half = NOISED_BINS // 2
-            hits = sums[f"negatives/{names[0]}"][:half].sum() + sums[f"positives/{names[0]}"][half:].sum()
-            figures["accuracy"] = float(hits) / total
-        return figures | {"patients": float(max(0, round(total)))}
+    def estimates(self, study: StudyView, sums: Given) -> dict[str, Estimate]:
+        """``auroc``, each class's, ``accuracy``."""
+        images, patients = float(sums["images"][0]), max(float(sums["patients"][0]), 1.0)
+        found = exact_areas(scored_classes(study), sums, images / patients)
+        right = intervals.exact_share(float(sums["correct"][0]), images, images / patients)
+        return found | ({"accuracy": right} if right else {})
+
+    def noised_estimates(self, study: StudyView, sums: Given, noise: float) -> dict[str, Estimate | None]:
+        """``auroc``, each class's; ``accuracy`` of two classes."""
+        names, found = scored_classes(study), noised_areas(scored_classes(study), sums, noise, all_count=True)
+        if len(names) == 1:
+            half, variance = NOISED_BINS // 2, NOISED_BINS * noise**2
+            positives, negatives = sums[f"positives/{names[0]}"], sums[f"negatives/{names[0]}"]
+            right = float(negatives[:half].sum() + positives[half:].sum())
+            wrong = float(negatives[half:].sum() + positives[:half].sum())
+            found["accuracy"] = (
+                intervals.share(right, wrong, (variance, variance), patients=True)
+                if noise > 0
+                else intervals.exact_share(right, right + wrong)
+            )
+        return found
+
+    def noised_counts(self, study: StudyView, sums: Given, noise: float) -> dict[str, float]:
+        """``patients``: each counts once."""
+        total = sum(float(values.sum()) for values in sums.values()) / len(scored_classes(study))
+        return {"patients": float(max(0, round(total)))}
 
     def can_add_up(self, study: StudyView, sums: Given, slack: float) -> bool:
         """A class's histograms hold each image once; no more hits than images, no loss above its bound."""
@@ -235,6 +254,43 @@ def noised_bins(histogram: NDArray[np.float64]) -> NDArray[np.float64]:
     """An exact histogram of scores in the few bins of one that gets noise."""
     place = np.searchsorted(NOISED_EDGES, middles(len(histogram)))
     return np.bincount(place, histogram, NOISED_BINS).astype(np.float64)
+
+
+def noised_areas(
+    names: Sequence[str], sums: Given, noise: float, *, all_count: bool, doubt: float = -math.inf
+) -> dict[str, Estimate | None]:
+    """``auroc``, the mean over the named classes, and of several each class's, from noised histograms.
+
+    Args:
+        noise: multiplier of the noise in them.
+        all_count: see :func:`medveil.intervals.mean_of`.
+        doubt: at which a count of cases is no more than noise might make it.
+    """
+    if noise <= 0:
+        found = exact_areas(names, sums)
+        return {"auroc": None, **found}
+    positives = np.stack([sums[f"positives/{name}"] for name in names])
+    negatives = np.stack([sums[f"negatives/{name}"] for name in names])
+    parts = intervals.areas(positives, negatives, noise * math.sqrt(len(names)))
+    fewest = np.minimum(positives.sum(1), negatives.sum(1)).tolist()
+    parts = [part if few > doubt else None for part, few in zip(parts, fewest, strict=True)]
+    each = {f"auroc/{name}": part for name, part in zip(names, parts, strict=True)}
+    return {"auroc": intervals.mean_of(parts, all_count=all_count), **(each if len(names) > 1 else {})}
+
+
+def exact_areas(names: Sequence[str], sums: Given, images_per_patient: float = 1.0) -> dict[str, Estimate]:
+    """The same from exact histograms, of and over the classes that have cases of both kinds."""
+    each = {
+        f"auroc/{name}": part
+        for name in names
+        if (
+            part := intervals.exact_area(
+                sums[f"positives/{name}"], sums[f"negatives/{name}"], images_per_patient
+            )
+        )
+    }
+    whole = intervals.mean_of(list(each.values()), all_count=False)
+    return ({"auroc": whole} if whole else {}) | (each if len(names) > 1 else {})
 
 
 def _areas(study: StudyView, sums: Given) -> dict[str, float]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medveil.histograms import auroc, calibration_error, score_bins
+from medveil.intervals import Estimate
 from medveil.tasks import (
     MAX_LOSS,
     TASKS,
@@ -30,7 +31,7 @@ from medveil.tasks import (
     with_mean,
     zeros,
 )
-from medveil.tasks.classification import NOISED_BINS, noised_bins
+from medveil.tasks.classification import NOISED_BINS, exact_areas, noised_areas, noised_bins
 
 if TYPE_CHECKING:
     import torch
@@ -123,7 +124,7 @@ class Findings:
         """The root of the number of findings; see :meth:`bounded`."""
         return dict.fromkeys(self.released(study), math.sqrt(len(study.classes)))
 
-    def limits(self, study: StudyView, figure: str) -> tuple[float, float]:
+    def limits(self, study: Subject, figure: str) -> tuple[float, float]:
         """Shares; counts have no upper end."""
         return 0.0, (math.inf if figure.startswith(("there/", "known/")) else 1.0)
 
@@ -149,23 +150,26 @@ class Findings:
             figures["loss"] = float(sums["loss"][0]) / images
         return figures | counts | {"images": images, "patients": float(sums["patients"][0])}
 
-    def noised_figures(self, study: StudyView, sums: Given, noise: float = 0.0) -> dict[str, float]:
+    def estimates(self, study: StudyView, sums: Given) -> dict[str, Estimate]:
+        """``auroc`` and each finding's."""
+        images, patients = float(sums["images"][0]), max(float(sums["patients"][0]), 1.0)
+        return exact_areas(study.classes, sums, images / patients)
+
+    def noised_estimates(self, study: StudyView, sums: Given, noise: float) -> dict[str, Estimate | None]:
         """``auroc`` and ``auroc/<finding>`` of findings whose counts of patients with and without it stand
-        clear of their noise; ``there/…``, ``known/…``; ``patients``: of whom a finding is known, on average.
+        clear of their noise.
         """
         doubt = CLEAR * noise * math.sqrt(len(study.classes) * NOISED_BINS)
-        areas: dict[str, float] = {}
+        return noised_areas(study.classes, sums, noise, all_count=False, doubt=doubt)
+
+    def noised_counts(self, study: StudyView, sums: Given, noise: float) -> dict[str, float]:
+        """``there/…``, ``known/…``; ``patients``: of whom a finding is known, on average."""
         counts: dict[str, float] = {}
-        known: list[float] = []
         for name in study.classes:
-            positives, negatives = sums[f"positives/{name}"], sums[f"negatives/{name}"]
-            there, without = float(positives.sum()), float(negatives.sum())
-            area = auroc(positives, negatives)
-            if area is not None and min(there, without) > doubt:
-                areas[f"auroc/{name}"] = area
+            there, without = (float(sums[f"{side}/{name}"].sum()) for side in ("positives", "negatives"))
             counts |= {f"there/{name}": there, f"known/{name}": there + without}
-            known.append(there + without)
-        return with_mean(areas, "auroc") | counts | {"patients": float(max(0, round(np.mean(known))))}
+        known = [counts[f"known/{name}"] for name in study.classes]
+        return counts | {"patients": float(max(0, round(np.mean(known))))}
 
     def can_add_up(self, study: StudyView, sums: Given, slack: float) -> bool:
         """A finding's histograms hold each image once at most; no loss above its bound."""

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from medveil import intervals
+from medveil.intervals import Arms, Estimate, Moments
 from medveil.tasks import (
     MAX_LOSS,
     TASKS,
@@ -153,7 +155,7 @@ class Regression:
         length = math.hypot(*(WEIGHTS[name] * REACH[name] for name in WEIGHTS))
         return {name: length / weight for name, weight in WEIGHTS.items()}
 
-    def limits(self, study: StudyView, figure: str) -> tuple[float, float]:
+    def limits(self, study: Subject, figure: str) -> tuple[float, float]:
         """Errors: the width of the range. R² is 1 at most."""
         width = _range(study).high - _range(study).low
         if figure == "r2":
@@ -178,20 +180,53 @@ class Regression:
             ) | {"loss": mean["loss"]}
         return figures | {"images": images, "patients": patients}
 
-    def noised_figures(self, study: StudyView, sums: Given, noise: float = 0.0) -> dict[str, float]:
-        """The same without a loss; an error beyond ``CUT`` of the range counts as that."""
-        cases = float(sums["cases"][0])
-        figures: dict[str, float] = {}
-        if cases > 0.5:
-            mean = {name: float(sums[name][0]) / cases + CENTRES.get(name, 0.0) for name in WEIGHTS}
-            figures = _errors(
-                study,
-                absolute=mean["absolute"],
-                bias=mean["error"],
-                squared=mean["squared"],
-                variance=mean["spread"] - (mean["target"] - 0.5) ** 2,
+    def estimates(self, study: StudyView, sums: Given) -> dict[str, Estimate]:
+        """``mae`` and ``bias``: the sum of squared errors tells how patients differ."""
+        width = _range(study).high - _range(study).low
+        total = {name: float(values[0]) for name, values in sums.items()}
+        off = {"mae": total["absolute"], "bias": total["predicted"] - total["target"]}
+        found = {
+            name: intervals.exact_mean(value, total["patients"], total["squared"])
+            for name, value in off.items()
+        }
+        return {name: one.scaled(width) for name, one in found.items() if one}
+
+    def noised_estimates(self, study: StudyView, sums: Given, noise: float) -> dict[str, Estimate | None]:
+        """``mae``, ``rmse``, ``bias``, ``r2``; an error beyond ``CUT`` of the range counts as that.
+
+        How patients differ in ``mae`` and ``bias`` follows from the squared errors; of the others the noise
+        alone is known.
+        """
+        width = _range(study).high - _range(study).low
+        total = {name: float(values[0]) for name, values in sums.items()}
+        deviation = {name: noise * scale for name, scale in self.noise_scales(study).items()}
+        cases = total["cases"]
+        square = total["squared"] + CENTRES["squared"] * cases
+
+        def mean(name: str, squares: float | None) -> Estimate | None:
+            centre = CENTRES.get(name, 0.0)
+            found = intervals.mean(
+                total[name],
+                cases,
+                deviations=(deviation[name], deviation["cases"]),
+                squares=squares,
+                limits=(-REACH[name], REACH[name]),
             )
-        return figures | {"patients": float(max(0, round(cases)))}
+            return found and found.moved(centre)
+
+        half = CENTRES["absolute"]
+        about_half = square - 2 * half * total["absolute"] - half**2 * cases
+        found = {
+            "mae": mean("absolute", about_half),
+            "rmse": _root(mean("squared", None)),
+            "bias": mean("error", square),
+        }
+        scaled = {name: one and one.scaled(width) for name, one in found.items()}
+        return {**scaled, "r2": _explained(total, deviation)}
+
+    def noised_counts(self, study: StudyView, sums: Given, noise: float) -> dict[str, float]:
+        """``patients``."""
+        return {"patients": float(max(0, round(float(sums["cases"][0]))))}
 
     def can_add_up(self, study: StudyView, sums: Given, slack: float) -> bool:
         """No error above the range, no square above its value or below what the mean makes it, no loss above
@@ -308,6 +343,37 @@ def _errors(
     width = _range(study).high - _range(study).low
     found = {"mae": absolute * width, "rmse": math.sqrt(max(squared, 0.0)) * width, "bias": bias * width}
     return found | ({"r2": 1 - squared / variance} if variance > 1e-9 else {})
+
+
+def _root(squared: Estimate | None) -> Estimate | None:
+    """The root of a mean square: its interval is that of the square, end by end."""
+    if squared is None:
+        return None
+    ends = (squared.value - squared.noise.below, squared.value, squared.value + squared.noise.above)
+    low, value, high = (math.sqrt(max(end, 0.0)) for end in ends)
+    return Estimate(value, Arms(value - low, high - value), deviation=(high - low) / (2 * intervals.Z))
+
+
+def _explained(total: Mapping[str, float], deviation: Mapping[str, float]) -> Estimate | None:
+    """R², as one less a ratio whose two sides are products of noised sums; variances to first order."""
+    cases, place = total["cases"], total["target"]
+    square = total["squared"] + CENTRES["squared"] * cases
+    spread = total["spread"] + CENTRES["spread"] * cases
+    # Of the number of patients: each side is its own sum times it, and the sums have their centres off.
+    above, below = square + CENTRES["squared"] * cases, spread + CENTRES["spread"] * cases
+    in_cases = deviation["cases"] ** 2
+    moments = Moments(
+        square * cases,
+        spread * cases - place**2,
+        (cases * deviation["squared"]) ** 2 + above**2 * in_cases,
+        above * below * in_cases,
+        (cases * deviation["spread"]) ** 2 + (2 * place * deviation["target"]) ** 2 + below**2 * in_cases,
+    )
+    rest = intervals.estimate(moments, limits=(0.0, 2.0))
+    if rest is None or cases <= 0:
+        return None
+    noise = Arms(rest.noise.above, rest.noise.below)
+    return Estimate(1 - rest.value, noise, deviation=rest.deviation)
 
 
 def _is_mean_of_squares(squared: float, plain: float, patients: float, room: float) -> bool:

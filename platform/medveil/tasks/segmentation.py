@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medveil import lesions
+from medveil import intervals, lesions
+from medveil.intervals import Estimate
 from medveil.tasks import (
     MAX_LOSS,
     TASKS,
@@ -107,7 +108,7 @@ class Segmentation:
         lesion = lesions.SHARE / lesions.FEW
         return {n: length / weights.get(n.partition("/")[0], lesion) for n in self.released(study)}
 
-    def limits(self, study: StudyView, figure: str) -> tuple[float, float]:
+    def limits(self, study: Subject, figure: str) -> tuple[float, float]:
         """Shares, and counts of lesions."""
         return 0.0, (math.inf if figure.startswith("lesions/") else 1.0)
 
@@ -127,19 +128,37 @@ class Segmentation:
             figures |= lesions.figures(study.classes[1:], sums)
         return figures | {"patients": patients}
 
-    def noised_figures(self, study: StudyView, sums: Given, noise: float = 0.0) -> dict[str, float]:
-        """The same without a loss; ``patients`` are those of the structure that was outlined most often."""
-        found = {}
-        for name in study.classes[1:]:
-            cases = float(sums[f"cases/{name}"][0])
-            if cases > 0.5:
-                found[f"dice/{name}"] = CENTRE + float(sums[f"dice/{name}"][0]) / cases
-        counts = [float(sums[f"cases/{name}"][0]) for name in study.classes[1:]]
-        figures = with_mean(found, "dice")
+    def estimates(self, study: StudyView, sums: Given) -> dict[str, Estimate]:
+        """None: a sum of Dice does not tell how patients differ."""
+        return {}
+
+    def noised_estimates(self, study: StudyView, sums: Given, noise: float) -> dict[str, Estimate | None]:
+        """``dice`` and each structure's, and those of lesions; of the noise alone (:meth:`estimates`)."""
+        structures, scales = study.classes[1:], self.noise_scales(study)
+        each: dict[str, Estimate | None] = {}
+        for name in structures:
+            deviations = noise * scales[f"dice/{name}"], noise * scales[f"cases/{name}"]
+            centred = intervals.mean(
+                float(sums[f"dice/{name}"][0]),
+                float(sums[f"cases/{name}"][0]),
+                deviations=deviations,
+                limits=(-CENTRE, CENTRE),
+            )
+            each[f"dice/{name}"] = centred and centred.moved(CENTRE)
+        found = {"dice": intervals.mean_of(list(each.values()), all_count=True), **each}
         if study.evaluation.lesions:
-            scale = self.noise_scales(study)[f"found/{study.classes[1]}"]
-            figures |= lesions.figures(study.classes[1:], sums, max(0.5, lesions.doubt(noise, scale)))
-        return figures | {"patients": float(max(0, round(max(counts))))}
+            found |= lesions.estimates(structures, sums, noise * scales[f"found/{structures[0]}"])
+        return found
+
+    def noised_counts(self, study: StudyView, sums: Given, noise: float) -> dict[str, float]:
+        """``patients``: those of the structure that was outlined most often; lesions that stand clear."""
+        structures = study.classes[1:]
+        most = max(float(sums[f"cases/{name}"][0]) for name in structures)
+        counts = {"patients": float(max(0, round(most)))}
+        if study.evaluation.lesions:
+            deviation = noise * self.noise_scales(study)[f"found/{structures[0]}"]
+            counts |= lesions.noised_counts(structures, sums, deviation)
+        return counts
 
     def can_add_up(self, study: StudyView, sums: Given, slack: float) -> bool:
         """No more cases than patients, no Dice above its cases, no loss above its bound."""

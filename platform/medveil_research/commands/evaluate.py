@@ -42,17 +42,19 @@ def evaluate(
 
 
 def _show_figures(found: SiteReport) -> None:
-    from medveil_research.words import is_count, with_unit
+    from medveil.readings import is_figure, main_words, with_unit
+    from medveil_research.words import is_count
 
     rows = []
-    for name, value in found.figures.items():
-        unit = found.units[name]
+    for name in filter(is_figure, found.figures):
+        unit, reading = found.units[name], found.reading(name)
+        value = found.figures[name]
         shown = f"{value:.0f}" if is_count(name) else with_unit(value, unit)
-        interval = [with_unit(end, unit) for end in found.interval or () if name == found.headline]
-        rows.append((plain(name), plain(shown), plain(" to ".join(interval))))
+        interval = main_words(reading, unit) if reading and reading.interval else ""
+        rows.append((plain(name), plain(interval), plain(shown)))
     screen = Screen()
     title = plain(f"{found.site}, {found.split} patients")
-    screen.table(("figure", "value", "95 % interval"), rows, title=title, right=(1, 2))
+    screen.table(("figure", "95 % interval", "value"), rows, title=title, right=(1, 2))
     if found.headline not in found.figures:
         screen.say(f"No {found.headline}: there are too few cases of one kind.")
     screen.say(f"files rejected while reading: {found.rejected}")

@@ -8,6 +8,15 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from medveil.readings import (
+    UNDETERMINED,
+    cell_words,
+    guess_words,
+    interval_meaning,
+    interval_words,
+    is_figure,
+    main_words,
+)
 from medveil_research.report.base import render_page, write_page
 from medveil_research.report.plots import draw_all
 from medveil_research.results import PrivacyFacts, Result
@@ -44,6 +53,9 @@ def render(result: Result) -> str:
         measured=any(r.kind == "train" and (r.figures or r.metric is not None) for r in result.rounds),
         phases=[p for p in PHASES if any(p in r.phases for r in result.rounds)],
         checklist=checklist(result),
+        is_figure=is_figure,
+        cell=lambda one: cell_words(result.reading_of(one.figures, metric=one.metric), result.unit),
+        tile=lambda name: interval_words(result.reading(name), result.unit_of(name)),
     )
 
 
@@ -57,28 +69,26 @@ class Verdict:
 
 
 def verdict(result: Result) -> Verdict:
-    """The headline figure, its own error, and how it compares with the hospitals training alone.
+    """The headline figure, its interval first, and how it compares with the hospitals training alone.
 
-    A noised figure stands beside the error of that noise. Models of single hospitals have exact figures; they
-    are held against the exact figure of the shared model, where that is known.
+    Models of single hospitals have exact figures; they are held against the exact figure of the shared model,
+    where that is known.
     """
-    if result.metric is None:
+    reading, compared = result.reading(), result.compared
+    if reading is None:
         return Verdict("—", "", "No figure was computed: there were too few test cases of one kind.")
-    compared, interval = result.compared
-    compared = result.metric if compared is None else compared
-    against = _compare(compared, result, len(result.local_only))
-    if result.margin is not None:
-        if compared != result.metric:
-            against = (
-                f"Counted without noise, for which all hospitals' images must be in one place, it is "
-                f"{result.written(compared)}. {against}"
-            )
-        error = f"± {result.written(result.margin)} by the noise that was added to it (95 %)"
-    else:
-        error = (
-            f"95 % interval {result.digits(interval[0])} to {result.written(interval[1])}" if interval else ""
+    value = None if compared is None else compared.value
+    against = "" if value is None else _compare(value, result, len(result.local_only))
+    if value is not None and result.noised and result.compared != reading:
+        against = (
+            f"Counted without noise, for which all hospitals' images must be in one place, it is "
+            f"{result.written(value)}. {against}"
         )
-    return Verdict(result.written(result.metric), error, against)
+    if reading.value is None:
+        return Verdict("—", UNDETERMINED, against)
+    guess = guess_words(reading, result.unit)
+    error = interval_meaning(reading, noised=result.noised) + (f"; best guess {guess}" if guess else "")
+    return Verdict(main_words(reading, result.unit), error, against)
 
 
 def _compare(metric: float, result: Result, alone: int) -> str:

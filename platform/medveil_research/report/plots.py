@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from medveil.histograms import auroc, calibration_curve, roc_curve
+from medveil.readings import main_words
 from medveil.reports import Figures
 from medveil_research.report.drawing import ACCENT, INK, LINE, MUTED, PAPER, SECOND, Drawing, canvas, to_svg
 from medveil_research.results import ExactFacts, Interval, Result, RoundFacts
@@ -138,9 +139,10 @@ def together_against_alone(result: Result) -> Drawing | None:
     """The shared model beside each hospital's model trained alone, all on the same test patients."""
     alone = [(a.hospital, a.pooled.get(result.headline, a.metric)) for a in result.local_only]
     known = [(name, value) for name, value in alone if value is not None]
-    shared, interval = result.compared
-    if shared is None or not known:
+    compared = result.compared
+    if compared is None or compared.value is None or not known:
         return None
+    shared, interval = compared.value, compared.interval
     labels = ["all together", *(f"{name} alone" for name, _ in known)]
     values = [shared, *(value for _, value in known)]
     with canvas(1.3 + 0.33 * len(values)) as figure:
@@ -216,9 +218,9 @@ def roc(result: Result) -> Drawing | None:
                 "hospitals; nobody saw one hospital's curve."
             ),
             note=""
-            if result.margin is None
+            if not result.noised
             else "Noise was added to the counts, so that they tell little of one patient: the curve has few "
-            f"points, and its area may be off by {result.margin:.3f} (95 %).",
+            "points, and its area is as unsure as the result above says.",
             description=text,
             svg=to_svg(figure, "roc", "ROC curve, pooled test patients", text),
         )
@@ -226,7 +228,7 @@ def roc(result: Result) -> Drawing | None:
 
 def calibration(result: Result) -> Drawing | None:
     """Predicted probability against observed frequency, pooled; not from a few bins with noise."""
-    if result.margin is not None:
+    if result.noised:
         return None
     curves = []
     for name in result.scored_classes:
@@ -376,7 +378,7 @@ def forest(result: Result) -> Drawing | None:
             note=(
                 "A real consortium cannot see these per-hospital figures: only sums leave a hospital. "
                 "They exist here because in this run one person owns every site's images"
-                + ("" if result.margin is None else ", and they are exact; the figure above has noise")
+                + (", and they are exact; the figure above has noise" if result.noised else "")
                 + "."
                 + blank
             ),
@@ -402,7 +404,8 @@ def _perfect(result: Result) -> str:
 
 
 def _shared(result: Result) -> str:
-    return "figure" if result.metric is None else result.written(result.metric)
+    reading = result.reading()
+    return "figure" if reading is None or reading.value is None else main_words(reading, result.unit)
 
 
 def _write_value(axes: Any, text: str, value: float, row: int, colour: str) -> None:
