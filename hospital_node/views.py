@@ -99,7 +99,8 @@ def _learning(study: Study) -> Iterator[Row]:
         unit = (
             f"{_counted(training.local_epochs or 0, 'epoch')} in batches of {training.batch_images:,} images"
         )
-    kind = plain(study.strategy.name)
+    options = ", ".join(f"{plain(name, 40)} {value:g}" for name, value in study.strategy.options.items())
+    kind = plain(study.strategy.name) + (f" ({options})" if options else "")
     yield (
         "work",
         (

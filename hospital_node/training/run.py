@@ -23,6 +23,7 @@ from hospital_node.training.optimizer import PatientOptimizer
 from medveil.errors import Error
 from medveil.noise_policies import GaussianNoise, JointNoise
 from medveil.stopping import check_stopped
+from medveil.strategies import OnEverybody, strategy_of
 from medveil.study import CENTRE, Study
 from medveil.tasks import TASKS
 from medveil.tensors import Float32, Update
@@ -295,22 +296,26 @@ def _train_plain(given: TrainingRound, module: nn.Module, patients: Sequence[Pat
     task, optimizer = TASKS[study.task], _base_optimizer(study, module)
     take, prepare = _taken(study, generator), _prepared(given, module, generator)
     places = [(i, k) for i, patient in enumerate(patients) for k in range(len(patient))]
-    wanted = steps_in_round(study, len(places))
+    wanted, pieces = steps_in_round(study, len(places)), _pieces(study, len(places))
 
-    def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor, float]]:
         for batch in _batches(study, len(places), generator):
             check_stopped()
             chosen = [places[int(b)] for b in batch]
             parts = [take(patients[i], [k]) for i, k in chosen]
-            yield prepare(*(torch.cat(part) for part in zip(*parts, strict=True)))
+            share = len(chosen) / len(places) if pieces > 1 else 1.0
+            yield *prepare(*(torch.cat(part) for part in zip(*parts, strict=True))), share
 
-    for step, (images, labels) in enumerate(_ahead(study, module, patients)(batches())):
+    for place, (images, labels, share) in enumerate(_ahead(study, module, patients)(batches())):
         check_stopped()
-        _set_rate(study, optimizer, given.number, step / wanted)
-        optimizer.zero_grad(set_to_none=True)
+        if place % pieces == 0:
+            _set_rate(study, optimizer, given.number, place / pieces / wanted)
+            optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=runs_in_bfloat16(module, device)):
             logits = module(images.to(device))
-        torch.autograd.backward(task.loss(logits.float(), labels.to(device)).mean())
+        torch.autograd.backward(share * task.loss(logits.float(), labels.to(device)).mean())
+        if (place + 1) % pieces:
+            continue
         if study.training.gradient_norm is not None:
             nn.utils.clip_grad_norm_(module.parameters(), study.training.gradient_norm)
         optimizer.step()
@@ -330,7 +335,7 @@ def _batches(study: Study, count: int, generator: torch.Generator) -> Iterator[t
     """Index batches of one round: whole passes over shuffled images, or that many steps of such passes."""
     if count == 0:
         return
-    parts, wanted = _parts(study, count), steps_in_round(study, count)
+    parts, wanted = _parts(study, count), steps_in_round(study, count) * _pieces(study, count)
     while wanted > 0:
         shuffled = torch.randperm(count, generator=generator).tensor_split(parts)
         yield from shuffled[:wanted]
@@ -340,6 +345,11 @@ def _batches(study: Study, count: int, generator: torch.Generator) -> Iterator[t
 def steps_in_round(study: Study, images: int) -> int:
     """Optimiser steps that a hospital with so many training images makes in a round."""
     return study.training.local_steps or _parts(study, images) * (study.training.local_epochs or 1)
+
+
+def _pieces(study: Study, count: int) -> int:
+    """Batches whose gradients make one step."""
+    return _parts(study, count) if isinstance(strategy_of(study), OnEverybody) else 1
 
 
 def _parts(study: Study, count: int) -> int:

@@ -14,9 +14,11 @@ from medveil.values import MaskGraph, NoiseKind, PrivacyKind, Weights
 if TYPE_CHECKING:
     Task = str
     Profile = str
+    StrategyName = str
 else:  # what the folders hold, without loading it
     Task = Literal[names_in("medveil.tasks")]
     Profile = Literal[names_in("medveil.profiles")]
+    StrategyName = Literal[names_in("medveil.strategies")]
 OwnModel = Annotated[str | None, typer.Option(help="A model of MedVeil; the task's default without it.")]
 Epsilon = Annotated[
     float,
@@ -156,9 +158,19 @@ class NewStudyOptions:
         MaskGraph, typer.Option(help="Who masks with whom; more than 128 hospitals need 'hidden'.")
     ] = "complete"
     weights: Annotated[
-        Weights,
-        typer.Option(help="What a hospital counts: the patients it declares, or as much as any other."),
-    ] = "declared"
+        Weights | None,
+        typer.Option(
+            help="What a hospital counts: the patients it declares, or as much as any other; 'declared' "
+            "where the strategy wants nothing else."
+        ),
+    ] = None
+    strategy: Annotated[
+        StrategyName | None,
+        typer.Option(help="How sums become the next model; the recipe's without it."),
+    ] = None
+    strategy_option: Annotated[
+        list[str] | None, typer.Option(help="An option of the strategy, e.g. rate=0.1. Repeatable.")
+    ] = None
     colluders: Annotated[
         int | None,
         typer.Option(

@@ -14,6 +14,7 @@ from medveil.errors import BadFile, BadOption, Error
 from medveil.noise_policies import JointNoise, LocalNoise, NoPrivacy
 from medveil.profiles import PROFILES
 from medveil.shown import plain
+from medveil.strategies import strategy_of
 from medveil.study import (
     LEAST_DECLARED,
     Cohort,
@@ -38,6 +39,7 @@ from medveil_research.contract import prove_if_new
 from medveil_research.joint import CURIOUS, least_in_sum
 from medveil_research.model_start import start_model
 from medveil_research.outlook import HOPELESS, check_hope, mean_is_clear, noise_to_signal
+from medveil_research.strategy_choice import weights_for, with_strategy
 from privacy.dp import accounting
 from privacy.joint_steps import COARSEST, FINE, step_in_noise
 
@@ -155,8 +157,13 @@ class StudyOptions:
     """Of the model."""
     mask_graph: MaskGraph = "complete"
     """"hidden" is needed by more than 128 hospitals; see docs/protocol.md."""
-    weights: Weights = "declared"
-    """What a hospital counts in the mean: the patients it declares, or as much as any other."""
+    weights: Weights | None = None
+    """What a hospital counts in the mean: the patients it declares, or as much as any other. None: as its
+    strategy wants it, else declared."""
+    strategy: str | None = None
+    """A registered strategy; None: the recipe's."""
+    strategy_options: Mapping[str, float] = field(default_factory=dict)
+    """Of the strategy; of the recipe's own one they override what is named."""
     colluders: int | None = None
     """Members assumed to pool what they know with the aggregator; joint noise does without theirs. None: one
     in a joint study, else none."""
@@ -212,6 +219,7 @@ def new_study(options: StudyOptions) -> tuple[Study, bytes]:
     Guarantees: the whole schedule costs at most ``epsilon``; equal options with a seed give an equal study.
     Raises:
         NoDefaultModel, NoRecipe, UnknownName, BadModel: the combination does not exist.
+        BadStrategy: options that the strategy does not take, or privacy that it cannot bear.
         BadFile: a value is out of range. EpsilonOutOfReach: no noise is enough.
         HopelessPlan: more noise than signal, and nobody insists.
         BadStartWeights: they do not fit. UnfitNetwork: a network that is not shipped failed its trial.
@@ -219,16 +227,7 @@ def new_study(options: StudyOptions) -> tuple[Study, bytes]:
     settings = _settings(options)
     try:
         policy = _policy(options, settings)
-        transforms = with_profile(
-            Transforms(
-                profile=options.profile,
-                size=options.edges,
-                spacing_mm=PROFILES[options.profile].spacing_mm,
-                channels=tuple(options.channels),
-                slices=options.slices,
-                patches=options.patches,
-            )
-        )
+        transforms = _transforms(options)
         choice, initial = _start(options, transforms, settings, policy)
         study = Study(
             name=options.name,
@@ -249,6 +248,7 @@ def new_study(options: StudyOptions) -> tuple[Study, bytes]:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the whole"
         raise BadFile(name="The study", problem=f"{place}: {first['msg']}") from error
+    strategy_of(study)
     prove_if_new(study)
     if options.patients_hint:
         ratio = noise_to_signal(study, patients=options.patients_hint, hospitals=options.hospitals)
@@ -256,6 +256,19 @@ def new_study(options: StudyOptions) -> tuple[Study, bytes]:
         if ratio is not None and ratio > HOPELESS:
             study = _marked(study)
     return study, initial
+
+
+def _transforms(options: StudyOptions) -> Transforms:
+    return with_profile(
+        Transforms(
+            profile=options.profile,
+            size=options.edges,
+            spacing_mm=PROFILES[options.profile].spacing_mm,
+            channels=tuple(options.channels),
+            slices=options.slices,
+            patches=options.patches,
+        )
+    )
 
 
 def _settings(options: StudyOptions) -> Recipe:
@@ -268,6 +281,7 @@ def _settings(options: StudyOptions) -> Recipe:
         rounds=options.rounds,
         variant=options.variant,
     )
+    found = with_strategy(found, options.strategy, options.strategy_options)
     return found if options.privacy == "none" else found.for_epsilon(options.epsilon)
 
 
@@ -357,7 +371,7 @@ def _masked_sum(options: StudyOptions, settings: Recipe, policy: Policy) -> Secu
         update_clip=clip,
         max_weight=room,
         mask_graph=options.mask_graph,
-        weights=options.weights,
+        weights=weights_for(settings.strategy, options.weights),
         colluders=options.curious,
     )
     return _fine_enough(masked, settings, policy, options.most) if isinstance(policy, JointNoise) else masked

@@ -194,10 +194,10 @@ def test_a_desk_whose_profile_makes_other_tensors_reads_no_image_for_the_plan(tm
 def test_the_rate_falls_over_exactly_the_batches_that_there_are(
     epochs: int, images: int, batches: int
 ) -> None:
-    from hospital_node.training.run import _batch_count, _batches
+    from hospital_node.training.run import _batches, steps_in_round
 
     training = {"rounds": 1, "local_epochs": epochs, "batch_images": 2, "learning_rate": 1.0}
     study, _ = study_of(training=training)
     found = list(_batches(study, images, torch.Generator().manual_seed(1)))
-    assert len(found) == _batch_count(study, images) == batches
+    assert len(found) == steps_in_round(study, images) == batches
     assert sorted(np.concatenate(found).tolist()) == sorted(list(range(images)) * epochs)

@@ -62,13 +62,13 @@ def patients(count: int = 4) -> tuple[PatientImages, ...]:
     )
 
 
-def trained(study: Study, vector: Float32, noise: NoiseSource | None = None) -> Float32:
+def trained(study: Study, vector: Float32, noise: NoiseSource | None = None, count: int = 4) -> Float32:
     private = study.privacy.kind != "none"
     charge = unbooked_charge(study, round_number=1, split=Split.TRAIN) if private else None
     given = TrainingRound(
         study,
         vector,
-        patients(),
+        patients(count),
         number=1,
         declared_patients=10,
         noise=noise,
@@ -189,3 +189,17 @@ def test_joint_noise_takes_no_local_half(name: str) -> None:
     )
     with pytest.raises(BadStrategy, match="joint"):
         strategy_of(study)
+
+
+def test_fedsgds_step_is_on_all_images_however_many_are_in_memory_at_once(
+    gradients: list[torch.Tensor],
+) -> None:
+    def update(batch: int) -> Float32:
+        training = TRAINING | {"local_steps": 1, "batch_images": batch, "gradient_norm": 0.1}
+        study, vector = make(training=training, strategy={"name": "fedsgd"})
+        return trained(study, vector, count=5)
+
+    whole, pieces = update(100), update(2)  # the same five in one piece, and as 2 + 2 + 1
+    assert len(gradients) == 2
+    assert np.allclose(whole, pieces, atol=1e-6)
+    assert np.allclose(np.linalg.norm(whole), RATE * 0.1, atol=1e-4)  # shortened once, as a whole

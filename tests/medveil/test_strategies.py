@@ -99,6 +99,17 @@ def test_every_strategy_is_deterministic_keeps_float32_and_leaves_its_input_alon
         ("fedavgm", {"momentum": 1.0}),
         ("fedadam", {"rate": 0.0}),
         ("fedadam", {"beta": 0.9}),
+        ("fedyogi", {"rate": -0.1}),
+        ("fedyogi", {"shift": 0.0}),
+        ("fedyogi", {"second_momentum": 1.0}),
+        ("fedyogi", {"tau": 1e-3}),
+        ("fedadagrad", {"rate": float("inf")}),
+        ("fedadagrad", {"momentum": -0.1}),
+        ("fedadagrad", {"second_momentum": 0.9}),
+        ("fedsgd", {"rate": 0.1}),
+        ("reptile", {"rate": 1.5}),
+        ("reptile", {"decay": 0.0}),
+        ("reptile", {"epsilon": 0.5}),
     ],
 )
 def test_unknown_or_unsound_options_are_refused(name: str, options: dict[str, float]) -> None:
@@ -123,14 +134,42 @@ def single(value: float) -> float:
     return float(np.float32(value))
 
 
+def squared(value: float) -> float:
+    return single(value * value)
+
+
 def formula(name: str, options: Mapping[str, float], updates: list[list[float]]) -> Iterator[list[float]]:
     """Each strategy's models from zero, one number at a time in Python's doubles, rounded after each step."""
     size = len(updates[0])
     o = {k: single(v) for k, v in options.items()}
     model, first, second, bias, second_bias = [0.0] * size, [0.0] * size, [0.0] * size, 1.0, 1.0
+    rate = 0.0
     for update in updates:
-        if name == "fedavg":
+        if name in ("fedavg", "fedsgd"):
             moves = update
+        elif name == "reptile":
+            rate = single(o["decay"] * rate) if rate else o["rate"]
+            moves = [single(rate * u) for u in update]
+        elif name in ("fedyogi", "fedadagrad"):
+            tau = o["shift"]
+            before = second if any(second) else [single(tau * tau)] * size
+            if name == "fedyogi":
+                pull = single(1 - o["second_momentum"])
+                signs = [(v > s) - (v < s) for v, s in zip(before, map(squared, update), strict=True)]
+                steps = [
+                    single(single(pull * squared(u)) * -sign) for u, sign in zip(update, signs, strict=True)
+                ]
+            else:
+                steps = [squared(u) for u in update]
+            second = [single(v + step) for v, step in zip(before, steps, strict=True)]
+            m = o["momentum"]
+            first = [
+                single(single(m * v) + single(single(1 - m) * u)) for v, u in zip(first, update, strict=True)
+            ]
+            moves = [
+                single(single(o["rate"] * f) / single(single(math.sqrt(v)) + tau))
+                for f, v in zip(first, second, strict=True)
+            ]
         elif name == "fedavgm":
             first = [single(single(o["momentum"] * v) + u) for v, u in zip(first, update, strict=True)]
             moves = first
@@ -152,6 +191,10 @@ OPTIONS = {
     "fedavg": {},
     "fedavgm": {"momentum": 0.9},
     "fedadam": {"rate": 0.1, "shift": 0.01, "momentum": 0.9, "second_momentum": 0.99},
+    "fedyogi": {"rate": 0.1, "shift": 0.01, "momentum": 0.9, "second_momentum": 0.99},
+    "fedadagrad": {"rate": 0.1, "shift": 0.01, "momentum": 0.5},
+    "fedsgd": {},
+    "reptile": {"rate": 0.7, "decay": 0.9},
 }
 tiny_and_large = arrays(np.float32, 19, elements=st.floats(-(2.0**10), 2.0**10, width=32))
 
@@ -171,8 +214,9 @@ def test_a_strategy_gives_the_bits_that_ieee_754_prescribes(
         assert model.tolist() == right
 
 
-EXACT = {"add", "subtract", "multiply", "divide", "sqrt"}
-MAKERS = {"float32", "zeros_like", "ones"}
+EXACT = {"add", "subtract", "multiply", "divide", "sqrt", "sign"}
+"""Rounded as IEEE 754 prescribes; a sign is read, not rounded."""
+MAKERS = {"float32", "zeros_like", "ones", "inf"}
 
 
 class Watched(np.ndarray):  # type: ignore[type-arg]

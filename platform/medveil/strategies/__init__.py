@@ -6,7 +6,7 @@ written here, and that is what the masks promise.
 Both sides must find the same bits, whatever their processors: a node refuses a model that differs in one. So
 a step is made of float32 additions, subtractions, multiplications, divisions and square roots of single
 entries alone. IEEE 754 rounds these five correctly, so every machine agrees; sums over entries, powers and
-exponentials differ from library to library.
+exponentials differ from library to library. The sign of an entry is read and not rounded, so it may be used.
 """
 
 from __future__ import annotations
@@ -19,11 +19,16 @@ import numpy as np
 from medveil.errors import Error, LocalProtocolError, RemoteProtocolError
 from medveil.noise_policies import JointNoise
 from medveil.registry import Registry
-from medveil.study import Study
+from medveil.study import Study, Training
 from medveil.tensors import Float32
+from medveil.values import Weights
 
 State = dict[str, Float32]
 """What a strategy remembers from round to round, e.g. a momentum vector of shape (d,)."""
+STEPS = 20
+"""Local steps where a strategy counts in steps and the training was in passes."""
+SGD_RATE = 0.05
+"""Of plain SGD in place of an adaptive optimiser, for networks with normalised layers."""
 AVERAGE = "average"
 """Name in the state of the models' running average; no strategy uses it."""
 
@@ -114,6 +119,29 @@ class LocalHalf(Protocol):
         ...
 
 
+@runtime_checkable
+class Demanding(Protocol):
+    """What a strategy has besides its step if it serves some studies only. The others are refused."""
+
+    weights: Weights | None
+    """What hospitals must count in the mean; None: whatever the study says."""
+
+    def suited(self, training: Training) -> Training:
+        """The nearest training that it can serve; the same if it can serve this one."""
+        ...
+
+    def problem(self, study: Study) -> str | None:
+        """Why it cannot serve a study whose training and weights suit it; None if it can."""
+        ...
+
+
+@runtime_checkable
+class OnEverybody(Protocol):
+    """A strategy whose local step is on all images of a hospital, without privacy too."""
+
+    on_everybody: bool
+
+
 STRATEGIES: Registry[Callable[[Mapping[str, float]], ServerStrategy]] = Registry(
     "strategy", "medveil.strategies"
 )
@@ -128,7 +156,36 @@ def strategy_of(study: Study) -> ServerStrategy:
     if isinstance(strategy, LocalHalf) and isinstance(study.privacy, JointNoise):
         # A sum of what a rule makes of noisy steps is not what it makes of their sum.
         raise BadStrategy(problem=f"{study.strategy.name} changes local steps, which joint noise cannot bear")
+    if isinstance(strategy, Demanding):
+        problem = _unsuited(study, strategy) or strategy.problem(study)
+        if problem is not None:
+            raise BadStrategy(problem=problem)
     return strategy
+
+
+def _unsuited(study: Study, strategy: Demanding) -> str | None:
+    """What of a study's training and weights is not as its strategy wants it."""
+    wanted, given = strategy.suited(study.training).model_dump(), study.training.model_dump()
+    off = [f"training.{k} = {wanted[k]} and not {given[k]}" for k in wanted if wanted[k] != given[k]]
+    counted = study.secure_aggregation.weights
+    if strategy.weights is not None and strategy.weights != counted:
+        off.append(f"secure_aggregation.weights = '{strategy.weights}' and not '{counted}'")
+    return f"{study.strategy.name} wants {', '.join(off)}" if off else None
+
+
+def plain_sgd(training: Training, *, steps: int | None = None) -> Training:
+    """The same training by steps of plain SGD, as the algorithms of papers take them.
+
+    Args:
+        steps: in each round; None: as many as there are, or :data:`STEPS` in place of passes.
+    Returns: what is plain already stays; an adaptive optimiser's rate says nothing to SGD, whose is
+        :data:`SGD_RATE` then.
+    """
+    changes: dict[str, Any] = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "local_epochs": None}
+    changes["local_steps"] = steps or training.local_steps or STEPS
+    if training.optimizer != "sgd":
+        changes["learning_rate"] = SGD_RATE
+    return training.model_copy(update=changes)
 
 
 def advance(

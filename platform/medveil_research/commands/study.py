@@ -13,6 +13,8 @@ from medveil_research.options import NewStudyOptions
 
 if TYPE_CHECKING:
     from medveil.study import Slices
+    from medveil_imaging.weight_files import WeightFile
+    from medveil_research.studies import StudyOptions
 
 
 def group() -> typer.Typer:
@@ -32,46 +34,56 @@ def study_new(options: NewStudyOptions) -> None:
     from medveil_imaging.weight_files import read_weights
     from medveil_research.model_start import hand_on_frozen, start_lines
     from medveil_research.outlook import outlook
-    from medveil_research.studies import StudyOptions, class_names, edges_of, new_study, target_of
+    from medveil_research.strategy_choice import strategy_lines
+    from medveil_research.studies import new_study
     from medveil_research.study_file import write_study
 
     weights = read_weights(options.start_weights) if options.start_weights else None
-    study, initial = new_study(
-        StudyOptions(
-            name=options.name,
-            task=options.task,
-            profile=options.profile,
-            model=options.model,
-            privacy=options.privacy,
-            epsilon=options.epsilon,
-            delta=options.delta,
-            hospitals=options.hospitals,
-            rounds=options.rounds,
-            size=edges_of(options.size),
-            channels=[part.strip() for part in options.channels.split(",")] if options.channels else (),
-            patches=options.patches,
-            slices=_slices(options.slices),
-            classes=class_names(options.classes),
-            target=target_of(options.target_column, options.target_range, options.unit),
-            lesions=options.lesions,
-            patients_hint=options.patients,
-            seed=options.seed,
-            start_weights=weights,
-            partial_start=options.partial_start,
-            options=dict(_option(pair) for pair in options.option or ()),
-            mask_graph=options.mask_graph,
-            weights=options.weights,
-            colluders=options.colluders,
-            anyway=options.anyway,
-        )
-    )
+    study, initial = new_study(_wanted(options, weights))
     write_study(options.output, study, initial)
     screen = Screen()
     screen.say(f"written  {options.output / 'study.toml'}")
     for line in (*(start_lines(study, weights) if weights else ()), *hand_on_frozen(study, options.output)):
         screen.say(line)
+    for line in strategy_lines(study) if options.strategy else ():
+        screen.say(line)
     for line in outlook(study, patients=options.patients, hospitals=options.hospitals):
         screen.say(line)
+
+
+def _wanted(options: NewStudyOptions, weights: WeightFile | None) -> StudyOptions:
+    from medveil_research.strategy_choice import options_of
+    from medveil_research.studies import StudyOptions, class_names, edges_of, target_of
+
+    return StudyOptions(
+        name=options.name,
+        task=options.task,
+        profile=options.profile,
+        model=options.model,
+        privacy=options.privacy,
+        epsilon=options.epsilon,
+        delta=options.delta,
+        hospitals=options.hospitals,
+        rounds=options.rounds,
+        size=edges_of(options.size),
+        channels=[part.strip() for part in options.channels.split(",")] if options.channels else (),
+        patches=options.patches,
+        slices=_slices(options.slices),
+        classes=class_names(options.classes),
+        target=target_of(options.target_column, options.target_range, options.unit),
+        lesions=options.lesions,
+        patients_hint=options.patients,
+        seed=options.seed,
+        start_weights=weights,
+        partial_start=options.partial_start,
+        options=dict(_option(pair) for pair in options.option or ()),
+        mask_graph=options.mask_graph,
+        weights=options.weights,
+        strategy=options.strategy,
+        strategy_options=options_of(options.strategy_option or []),
+        colluders=options.colluders,
+        anyway=options.anyway,
+    )
 
 
 def _slices(text: str | None) -> Slices | None:

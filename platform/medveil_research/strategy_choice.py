@@ -1,0 +1,70 @@
+"""Another strategy than the recipe's: what it asks of the training, and what its author is told of that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from medveil.errors import BadOption
+from medveil.shown import plain
+from medveil.strategies import STRATEGIES, BadStrategy, Demanding, ServerStrategy
+from medveil.study import Strategy, Study
+from medveil.values import Weights
+from medveil_imaging.recipes import Recipe
+
+
+def options_of(pairs: list[str]) -> dict[str, float]:
+    """A strategy's options as they stand on the command line, like ``rate=0.1``. Raises: BadOption."""
+    found = {}
+    for pair in pairs:
+        name, _, text = pair.partition("=")
+        try:
+            found[name] = float(text if name else "")
+        except ValueError as error:
+            raise BadOption(problem=f"--strategy-option: '{plain(pair, 40)}' is not like rate=0.1") from error
+    return found
+
+
+def with_strategy(found: Recipe, name: str | None, options: Mapping[str, float]) -> Recipe:
+    """A recipe with this strategy in place of its own, and the nearest training that suits it.
+
+    Args:
+        name: None: the recipe's, whose options may be overridden alone.
+    Raises: UnknownName, BadStrategy.
+    """
+    own = found.strategy
+    merged = {**own.options, **options} if name in (None, own.name) else dict(options)
+    strategy = own.model_copy(update={"name": name or own.name, "options": merged})
+    server, training = _made(strategy), found.training
+    if isinstance(server, Demanding):
+        training = server.suited(training)
+    return replace(found, strategy=strategy, training=training)
+
+
+def weights_for(strategy: Strategy, wanted: Weights | None) -> Weights:
+    """What hospitals count in the mean where nobody has said it: as the strategy wants it, else declared."""
+    server = _made(strategy)
+    return wanted or (isinstance(server, Demanding) and server.weights) or "declared"
+
+
+def strategy_lines(study: Study) -> list[str]:
+    """What a chosen strategy has made of the settings, for the study's author."""
+    training, counted = study.training, study.secure_aggregation.weights
+    steps, rate = training.local_steps, training.learning_rate
+    count = "alike" if counted == "equal" else "by their patients"
+    work = f"{training.local_epochs} pass(es)" if steps is None else f"{steps} step(s)"
+    return [
+        f"strategy {study.strategy.name}: {work} of {training.optimizer} a round, rate {rate:g}; "
+        f"hospitals count {count}",
+        "         no shipped recipe says how well that does: look at [training] of study.toml",
+    ]
+
+
+def _made(strategy: Strategy) -> ServerStrategy:
+    made: Any = STRATEGIES[strategy.name]
+    try:
+        server: ServerStrategy = made(strategy.options)
+    except ValueError as error:
+        raise BadStrategy(problem=str(error)) from error
+    return server
