@@ -76,6 +76,8 @@ class Standing:
     """Whom it would be done with, unless it is refused."""
     offer: PlanOffer | None = None
     """What the aggregator sent, if it did just now."""
+    parent_known: bool = False
+    """Whether this hospital approved the plan that made the model it starts from."""
 
 
 @dataclass(frozen=True)
@@ -162,23 +164,25 @@ def standing(
         approvals: as the aggregator has them.
         patients, images: as for :func:`approve_plan`.
     """
+    parent = plan.study.model.parent
     with opened(node) as journal:
         own = [signature for one, signature in journal.approved() if one.id == plan.id]
         joined = journal.progress(plan.id)
+        before = parent is not None and journal.plan(parent.plan) is not None
     approved, known = bool(own), dict(approvals or {})
     if approved:
         known[node.settings.name] = own[0]
     valid = valid_approvals(plan, known)
     if approved and joined is None:
-        return Standing(plan, Stands.FINISHED, approvals=valid)
+        return Standing(plan, Stands.FINISHED, approvals=valid, parent_known=before)
     try:
         found = allowed(node, plan, patients=patients, images=images)
     except Error as error:
-        return Standing(plan, Stands.REFUSED, error, valid, joined or 0)
+        return Standing(plan, Stands.REFUSED, error, valid, joined or 0, parent_known=before)
     if approved:
         stands = Stands.RUNNING if joined else Stands.APPROVED
-        return Standing(plan, stands, None, valid, joined or 0, found)
-    return Standing(plan, Stands.ALLOWED, None, valid, patients=found)
+        return Standing(plan, stands, None, valid, joined or 0, found, parent_known=before)
+    return Standing(plan, Stands.ALLOWED, None, valid, patients=found, parent_known=before)
 
 
 def shown_plan(node: Node, typed: Sequence[str]) -> Plan:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from hospital_node.settings import NodeSettings
 from medveil.ids import fingerprint
 from medveil.noise_policies import JointNoise, NoPrivacy
+from medveil.parent import Parent
 from medveil.plan import Plan
 from medveil.shown import Screen, Words, fault, good, plain, strong, warn
 from medveil.spoken import spoken, words_of
@@ -41,7 +42,7 @@ def show_plan(screen: Screen, one: Standing, settings: NodeSettings) -> None:
     """A plan in plain words: what, with whom, who could see what, at what price, and where it stands."""
     plan = one.plan
     screen.say(strong(plan.study.name))
-    screen.fields(plan_rows(plan, settings), width=WIDTH, indent=2)
+    screen.fields(plan_rows(plan, settings, known=one.parent_known), width=WIDTH, indent=2)
     if one.patients is not None:
         screen.fields(_patients_rows(one.patients, plan.study), width=WIDTH, indent=2)
     screen.fields([_standing_row(one)], width=WIDTH, indent=2)
@@ -67,8 +68,12 @@ def show_outdated(screen: Screen, found: dict[str, str]) -> None:
         screen.say()
 
 
-def plan_rows(plan: Plan, settings: NodeSettings) -> Iterator[Row]:
-    """Everything that an approval binds this hospital to, a label and a text a row."""
+def plan_rows(plan: Plan, settings: NodeSettings, *, known: bool = False) -> Iterator[Row]:
+    """Everything that an approval binds this hospital to, a label and a text a row.
+
+    Args:
+        known: whether this hospital approved the plan that made the model it starts from.
+    """
     from hospital_node.demand import demand_of
 
     study = plan.study
@@ -76,6 +81,7 @@ def plan_rows(plan: Plan, settings: NodeSettings) -> Iterator[Row]:
     if study.description:
         yield "its author", f"says: {plain(study.description, DESCRIPTION)}"
     yield from _learning(study)
+    yield from _start(study.model.parent, known=known)
     asked = demand_of(plan, settings)
     yield "leaves", _leaving(study, asked)
     yield from _privacy(study, settings)
@@ -112,6 +118,20 @@ def _learning(study: Study) -> Iterator[Row]:
     size = " x ".join(str(edge) for edge in study.transforms.size)
     unit = "pixels" if len(study.transforms.size) == 2 else "voxels"
     yield "images", f"{study.transforms.profile}, brought to {size} {unit}{_cut(study.transforms)}"
+
+
+def _start(parent: Parent | None, *, known: bool) -> Iterator[Row]:
+    """What the study goes on from, and what that means for patients who were in it."""
+    if parent is None:
+        return
+    yield (
+        "starts",
+        f"from {warn(parent.words) if parent.epsilon is None else parent.words} (its author says so)",
+    )
+    if known:
+        yield "", "this hospital was in that study: who was in both pays for both, in this node's ledger"
+    else:
+        yield "", "this hospital was not in that study; whoever has patients in both counts both"
 
 
 def _cut(transforms: Transforms) -> str:

@@ -38,6 +38,7 @@ from medveil.errors import BadFile
 from medveil.handed import problem_of, read_toml
 from medveil.ids import canonical, digest
 from medveil.noise_policies import JointNoise, Privacy
+from medveil.parent import Parent
 from medveil.profiles import PROFILES
 from medveil.registry import Registry
 from medveil.shown import is_plain, plain
@@ -78,6 +79,8 @@ class ModelChoice(Frozen):
     options: dict[str, int | float | str | bool] = Field(default_factory=dict)
     tensors: ModelSpec
     initial_model: Sha256
+    parent: Parent | None = Field(default=None, exclude_if=lambda given: given is None)
+    """The published model that the initial one was made of."""
 
 
 class Slices(Frozen):

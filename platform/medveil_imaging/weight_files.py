@@ -1,4 +1,4 @@
-"""Weights that were trained elsewhere, from a MONAI Bundle or a single file. Nothing in it is ever executed.
+"""Weights to start from: a published model, a MONAI Bundle or a single file. Nothing in it is ever executed.
 
 A bundle is a folder or a zip with ``configs/metadata.json`` and ``models/``. Of its configuration name and
 version are read, as JSON; ``_target_`` and ``$`` expressions elsewhere are programs, and stay closed. Weights
@@ -22,8 +22,10 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from medveil.errors import Error
+from medveil.errors import BadFile, Error
 from medveil.shown import plain
+from medveil.tensors import BadModelFile
+from medveil_imaging.published import Published, is_published, read_published
 
 MAX_BYTES = 2 * 2**30
 METADATA = "configs/metadata.json"
@@ -62,6 +64,8 @@ class WeightFile:
     tensors: Mapping[str, torch.Tensor]
     unread: tuple[str, ...] = ()
     """Other weights in the bundle, that were left alone."""
+    published: Published | None = None
+    """If a study has made them."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +80,15 @@ class Fit:
 
 
 def read_weights(path: Path) -> WeightFile:
-    """Read a bundle (folder or zip) or a single file of weights.
+    """Read a published model's folder, a bundle (folder or zip), or a single file of weights.
 
     Raises:
         BadStartWeights: no such file, another kind of file, too large, damaged, or a program.
     """
     shown = plain(path.name, 80)
     try:
+        if is_published(path):
+            return _of_a_study(shown, path)
         if path.is_dir():
             return _bundle(shown, _folder(path))
         if not path.is_file():
@@ -98,6 +104,15 @@ def read_weights(path: Path) -> WeightFile:
         return WeightFile(shown, _tensors(shown, data))
     except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise BadStartWeights(name=shown, problem=f"it cannot be read ({type(error).__name__})") from error
+
+
+def _of_a_study(shown: str, path: Path) -> WeightFile:
+    try:
+        tensors, published = read_published(path)
+    except (BadFile, BadModelFile, ValueError) as error:
+        problem = error.what.rstrip(".") if isinstance(error, Error) else str(error)
+        raise BadStartWeights(name=shown, problem=problem, remedy="Fetch the model once more.") from error
+    return WeightFile(shown, tensors, published=published)
 
 
 Files = Mapping[str, Callable[[], bytes]]

@@ -136,15 +136,18 @@ class NewStudyOptions:
     option: Annotated[
         list[str] | None, typer.Option(help="An option of the model, e.g. width=16. Repeatable.")
     ] = None
-    start_weights: Annotated[
+    start: Annotated[
         Path | None,
         typer.Option(
-            exists=True, help="Start from these: a MONAI Bundle (folder or zip), or a file of weights."
+            "--from",
+            "--start-weights",
+            exists=True,
+            help="Start from this model: the folder of a fetched version, a MONAI Bundle (folder or zip), "
+            "or a file of weights.",
         ),
     ] = None
     partial_start: Annotated[
-        bool,
-        typer.Option("--partial-start", help="Take what fits of --start-weights; the rest begins afresh."),
+        bool, typer.Option("--partial-start", help="Take what fits of --from; the rest begins afresh.")
     ] = False
     seed: Annotated[
         int | None,

@@ -168,7 +168,9 @@ class StudyOptions:
     """Members assumed to pool what they know with the aggregator; joint noise does without theirs. None: one
     in a joint study, else none."""
     start_weights: WeightFile | None = None
-    """Trained elsewhere; the model starts from them. Of a frozen part hospitals get a file of its own."""
+    """Trained elsewhere; the model starts from them. Of a frozen part hospitals get a file of its own.
+    Where a study has published them, model, options, edges, channels, classes and target are that study's
+    unless they are given."""
     partial_start: bool = False
     """Take what fits of the start weights, and let the rest of the model begin afresh."""
     anyway: bool = False
@@ -177,13 +179,45 @@ class StudyOptions:
     @property
     def chosen_model(self) -> str:
         """The model's name. Raises: NoDefaultModel."""
-        privacy = "none" if self.patches else self.privacy  # a private model knows the place in a whole crop
+        privacy = (
+            "none" if self.patch_count else self.privacy
+        )  # a private model knows the place in a whole crop
+        if self.model is None and self.before is not None:
+            return self.before.model.name
         return self.model or default_model(self.task, self.profile, privacy)
+
+    @property
+    def before(self) -> Study | None:
+        """The study that has published the start weights, if one has."""
+        published = None if self.start_weights is None else self.start_weights.published
+        return None if published is None else published.study
+
+    @property
+    def model_options(self) -> dict[str, Option]:
+        """Of the model: those given, and the others as in the study before if that had the same model."""
+        same = self.before is not None and self.before.model.name == self.chosen_model
+        return {**(self.before.model.options if self.before is not None and same else {}), **self.options}
+
+    @property
+    def images(self) -> Transforms | None:
+        """How the study before sees images of the same kind, if there was one."""
+        before = self.before
+        return before.transforms if before is not None and before.transforms.profile == self.profile else None
+
+    @property
+    def answers(self) -> Study | None:
+        """The study before, if it has the same task."""
+        return self.before if self.before is not None and self.before.task == self.task else None
+
+    @property
+    def patch_count(self) -> int:
+        """Patches of each volume in a step."""
+        return self.patches or (self.images.patches if self.images else 0)
 
     @property
     def variant(self) -> Variant:
         """In which the model is used, as its recipe sees it."""
-        return "patches" if self.patches else "residual" if self.options.get("units") else ""
+        return "patches" if self.patch_count else "residual" if self.model_options.get("units") else ""
 
     @property
     def curious(self) -> int:
@@ -205,12 +239,14 @@ class StudyOptions:
     @property
     def labels(self) -> tuple[str, ...]:
         """The classes in the order of their numbers."""
-        return tuple(self.classes or TASKS[self.task].classes)
+        usual = self.answers.classes if self.answers else TASKS[self.task].classes
+        return tuple(self.classes or usual)
 
     @property
     def edges(self) -> tuple[int, ...]:
         """Of the tensor."""
-        return tuple(self.size or PROFILES[self.profile].size)
+        usual = self.images.size if self.images else PROFILES[self.profile].size
+        return tuple(self.size or usual)
 
 
 def new_study(options: StudyOptions) -> tuple[Study, bytes]:
@@ -233,7 +269,7 @@ def new_study(options: StudyOptions) -> tuple[Study, bytes]:
             name=options.name,
             task=options.task,
             classes=options.labels,
-            target=options.target,
+            target=options.target or (options.answers.target if options.answers else None),
             model=choice,
             transforms=transforms,
             training=settings.training,
@@ -264,9 +300,9 @@ def _transforms(options: StudyOptions) -> Transforms:
             profile=options.profile,
             size=options.edges,
             spacing_mm=PROFILES[options.profile].spacing_mm,
-            channels=tuple(options.channels),
-            slices=options.slices,
-            patches=options.patches,
+            channels=tuple(options.channels or (options.images.channels if options.images else ())),
+            slices=options.slices or (options.images.slices if options.images else None),
+            patches=options.patch_count,
         )
     )
 
@@ -296,8 +332,8 @@ def _start(
     options: StudyOptions, transforms: Transforms, settings: Recipe, policy: Policy
 ) -> tuple[ModelChoice, bytes]:
     """The model and where it starts; with a private mean where the recipe has one and it is clear enough."""
-    choice, initial = _model(options, transforms, options.options)
-    if not settings.mean_rounds or "centred" in choice.options:
+    choice, initial = _model(options, transforms, options.model_options)
+    if not settings.mean_rounds or "centred" in choice.options or options.before is not None:
         return choice, initial
     if policy.kind != "none" and not mean_is_clear(
         width=choice.tensors.size,

@@ -12,7 +12,7 @@ from aggregator.access.tls import make_certificates
 from hospital_node.cli import app
 from hospital_node.demand import demand_of, images_in, memory_limit
 from hospital_node.governance import PlanRefused, check_plan, check_terms
-from hospital_node.operator import Standing, Stands
+from hospital_node.operator import Standing, Stands, opened, standing
 from hospital_node.settings import Node, NodeSettings, Policy
 from hospital_node.views import show_plan
 from medveil.errors import BadFile, BadOption
@@ -251,3 +251,33 @@ def test_what_a_node_is_made_of_is_looked_at_at_once(tmp_path: Path, authority: 
     init(tmp_path / "node", authority, data)
     with pytest.raises(KeyFileExists, match=r"edit the \.json file"):
         init(tmp_path / "node", authority, data)
+
+
+def from_model(epsilon: float | None, plan: str = "ab" * 32) -> Plan:
+    parent = {"study": "films", "plan": plan, "number": 3, "model": "cd" * 32, "epsilon": epsilon}
+    return plan_of(model=plan_of().study.model.model_dump(mode="json") | {"parent": parent})
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "cost"),
+    [(7.5, "a model that has already cost its patients epsilon 7.5"), (None, "nothing bounds what it says")],
+)
+def test_an_operator_is_told_what_a_study_starts_from_and_what_that_has_cost(
+    capsys: pytest.CaptureFixture[str], epsilon: float | None, cost: str
+) -> None:
+    shown = told(from_model(epsilon), capsys)
+    assert "starts from version 3 of study 'films', plan abababababababab" in shown
+    assert cost in shown
+    assert "this hospital was not in that study" in shown
+
+
+def test_an_operator_is_told_that_this_hospital_was_in_the_study_before(tmp_path: Path) -> None:
+    node = Node(tmp_path / "node", settings(films(tmp_path / "films", 20)))
+    node.save()
+    PEOPLE[0].save(node.key)
+    before = plan_of()
+    assert not standing(node, from_model(7.5, before.id)).parent_known
+    with opened(node) as journal:
+        journal.approve(before, b"signature")
+    assert standing(node, from_model(7.5, before.id)).parent_known
+    assert not standing(node, before).parent_known

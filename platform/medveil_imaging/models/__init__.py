@@ -103,9 +103,7 @@ def build(name: str, shape: ModelShape, options: Options, *, seed: int = 0) -> n
     freeze(name, shape, model, tuning, seed=seed)
     frozen = frozen_of(model)
     if frozen and not is_digest(tuning.base):
-        problem = (
-            f"option '{BASE}' must be the SHA-256 of the file with what is frozen (--start-weights sets it)"
-        )
+        problem = f"option '{BASE}' must be the SHA-256 of the file with what is frozen (--from sets it)"
         raise BadModel(name=name, problem=problem)
     if tuning.base and not frozen:
         raise BadModel(name=name, problem=f"option '{BASE}' is for weights that are not trained")

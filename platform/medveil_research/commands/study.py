@@ -38,7 +38,7 @@ def study_new(options: NewStudyOptions) -> None:
     from medveil_research.studies import new_study
     from medveil_research.study_file import write_study
 
-    weights = read_weights(options.start_weights) if options.start_weights else None
+    weights = read_weights(options.start) if options.start else None
     study, initial = new_study(_wanted(options, weights))
     write_study(options.output, study, initial)
     screen = Screen()
