@@ -147,5 +147,7 @@ class Coordinator:
             following = None
         if following is None:
             self.runs.finish(run)
-        elif len(self.runs.reachable(run)) >= schedule.fewest(run.plan):
+            return
+        rested = schedule.pause_left(run, self.runs.now()) == 0
+        if rested and len(self.runs.reachable(run)) >= schedule.fewest(run.plan):
             self.runs.open(run, *following)

@@ -54,6 +54,8 @@ class Run:
     """Attempts behind it; what they were is in the store."""
     last: tuple[AttemptReport, ...] = ()
     """Those of the newest round that has any, in order."""
+    ended_at: float | None = None
+    """When the newest of them ended (monotonic clock); None if another process saw it."""
     attempt: Attempt | None = None
     approved_at: float | None = None
     """When most hospitals had approved (monotonic clock); None before."""
@@ -277,6 +279,7 @@ class Runs:
         if version is not None:
             run.newest = version, dict(state or {})
         run.end(report)
+        run.ended_at = self.now()
         run.attempt = None
         self.blobs.forget_uploads(key.folder)
         log.info(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import takewhile
 
 from aggregator.rounds.attempt import Attempt
 from aggregator.rounds.runs import Run
@@ -12,6 +13,10 @@ from medveil.reports import AttemptReport, Waiting
 from medveil.rounds import MAX_EARLY_FAILURES, AttemptKey, Phase, RoundKind, kind_of
 from medveil.study import Deadlines
 from privacy.secagg.keys import setting_for
+
+AT_ONCE, LONGEST_PAUSE_S = 3, 60.0
+"""After so many attempts in a row that failed at their beginning the next one waits, longer each time and at
+most this long: what keeps all hospitals away (no patients, a full disk) rarely mends itself in a second."""
 
 
 class PlanStuck(Error):
@@ -59,6 +64,15 @@ def following(run: Run) -> tuple[AttemptKey, RoundKind] | None:
     return AttemptKey(run.plan.id, number, attempt), kind_of(study, number)
 
 
+def pause_left(run: Run, now: float) -> float:
+    """Seconds until the next attempt may open; 0 unless the last ones failed at their beginning."""
+    in_a_row = len(list(takewhile(lambda report: report.failed_early, reversed(run.last))))
+    if in_a_row < AT_ONCE or run.ended_at is None:
+        return 0.0
+    doublings = min(in_a_row - AT_ONCE, 10)
+    return max(0.0, run.ended_at + min(2.0**doublings, LONGEST_PAUSE_S) - now)
+
+
 def _check_closed(last: AttemptReport) -> None:
     """Raises: PlanStuck if masked vectors were sent, and nothing shows that their sum stays shut."""
     if not last.failed_early and last.certificate is None:
@@ -85,11 +99,12 @@ def _limit(deadlines: Deadlines, phase: Phase) -> float:
     return float(getattr(deadlines, name))
 
 
-def waiting_for(run: Run, reachable: int | None) -> Waiting | None:
+def waiting_for(run: Run, reachable: int | None, pause: float) -> Waiting | None:
     """Why a plan does not move, for people; None if it does.
 
     Args:
         reachable: hospitals that have approved and are in reach; None if nobody here knows.
+        pause: as :func:`pause_left` has it.
     """
     attempt = run.attempt
     if attempt is not None and attempt.trouble is not None:
@@ -105,4 +120,7 @@ def waiting_for(run: Run, reachable: int | None) -> Waiting | None:
         return None
     if reachable < fewest(run.plan):
         return Waiting(reason="too-few-hospitals", in_reach=reachable, need=fewest(run.plan))
+    if pause > 0:
+        last = run.last[-1]
+        return Waiting(reason="early-failures", failed_in=last.failed_in, failed_by=last.reason)
     return None

@@ -32,10 +32,13 @@ def live_status(runs: Runs, plan_id: str) -> tuple[PlanStatus, int] | None:
     if run is None:
         return None
     in_reach = tuple(name for name in run.plan.names if runs.is_in_reach(run, name))
-    return _status_of(run, in_reach=in_reach, reachable=len(runs.reachable(run))), run.ended
+    pause = schedule.pause_left(run, runs.now())
+    return _status_of(run, in_reach=in_reach, reachable=len(runs.reachable(run)), pause=pause), run.ended
 
 
-def _status_of(run: Run, *, in_reach: tuple[str, ...] | None, reachable: int | None) -> PlanStatus:
+def _status_of(
+    run: Run, *, in_reach: tuple[str, ...] | None, reachable: int | None, pause: float = 0.0
+) -> PlanStatus:
     """A plan's present, without its history."""
     open_attempt, attempt = None, run.attempt
     if attempt is not None:
@@ -56,7 +59,7 @@ def _status_of(run: Run, *, in_reach: tuple[str, ...] | None, reachable: int | N
         approved=tuple(sorted(run.approvals)),
         in_reach=in_reach,
         open=open_attempt,
-        waiting_for=schedule.waiting_for(run, reachable),
+        waiting_for=schedule.waiting_for(run, reachable, pause),
     )
 
 

@@ -23,6 +23,9 @@ from world import SPEC, START, STEPS, Site, World, finish, make_sites, play, uni
 Build = Callable[..., World]
 
 
+EARLY_FAILURES = {"reason": "early-failures", "failed_in": "commit", "failed_by": "below-threshold"}
+
+
 def vector_of(world: World, model: str) -> Any:
     with world.open_model(model) as file:
         return from_safetensors(file.read(), SPEC)
@@ -178,6 +181,26 @@ def test_early_failures_use_up_no_round_and_do_not_go_on_for_ever(
         assert (opened["round"], opened["attempt"]) == (1, attempt)
         play(world, sites[:2], until=lambda n=attempt: len(world.status["attempts"]) == n)  # type: ignore[misc]
     assert finish(world, sites)["versions"][1:] == []
+
+
+def test_attempts_that_fail_at_once_wait_longer_each_time_and_the_status_says_why(build: Build) -> None:
+    world = build(attempts=1)
+    sites = make_sites(world)
+    pauses = []
+    for count in range(1, 11):
+        until_phase(world, sites, "commit")
+        play(world, sites[:2], until=lambda n=count: len(world.status["attempts"]) == n)  # type: ignore[misc]
+        ended, told = world.clock.now, []
+        while world.status["open"] is None:
+            for site in sites:
+                world.coordinator.runs.touch(site.name)
+            told.append(world.status["waiting_for"])
+            world.coordinator.tick()
+            world.clock.now += 0 if world.status["open"] else 0.5
+        assert told == [*[EARLY_FAILURES] * (len(told) - 1), None]
+        pauses.append(world.clock.now - ended)
+    assert pauses == [0, 0, 1, 2, 4, 8, 16, 32, 60, 60]
+    assert finish(world, sites)["finished"]
 
 
 def test_a_failure_after_uploads_is_counted_and_the_study_goes_on(build: Build) -> None:
