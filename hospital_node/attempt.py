@@ -20,6 +20,7 @@ from hospital_node.lineage import CommittedCheck
 from medveil.errors import RemoteProtocolError
 from medveil.log import get_logger
 from medveil.messages import Work
+from medveil.parts import in_round
 from medveil.plan import Plan
 from medveil.rounds import AttemptKey, Phase, RoundKind
 from privacy.encoding import encode_metrics, params_for
@@ -144,11 +145,11 @@ class Attempt:
         return secagg.upload(state, await self._send_segments(masked))
 
     def _masked(self, state: secagg.CommittedState, contribution: Contribution) -> MaskedUpdate:
-        study = self._plan.study
-        none = np.zeros(0, np.uint64)
+        kind = state.party.setting.context.kind
+        study, none = in_round(self._plan.study, kind), np.zeros(0, np.uint64)
         return masked_update(
             contribution.update,
-            params_for(study, state.party.setting.context.kind, len(self._plan.roster)),
+            params_for(study, kind, len(self._plan.roster)),
             weight=contribution.weight,
             metrics=none if contribution.sums is None else encode_metrics(study, contribution.sums),
             check_key=state.check_key,

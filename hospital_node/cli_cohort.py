@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -45,6 +46,7 @@ def check_images(node: Node, study: Study, plan: Plan | None = None) -> int:
         splits = (("train", site.train), ("val", site.val), ("test", site.test))
         rows = [(name, str(len(each)), str(sum(len(p) for p in each))) for name, each in splits]
         screen.table(("split", "patients", "images"), rows)
+        _show_groups(site, study)
         _show_problems(site)
         if plan is not None:
             changed = _show_changes(frozen(records, plan, images))
@@ -63,6 +65,17 @@ def check_images(node: Node, study: Study, plan: Plan | None = None) -> int:
     elif not changed:
         screen.say(good("PASSED"), "  Everything can be used.")
     return 1 if refused or changed else 0
+
+
+def _show_groups(site: SiteData, study: Study) -> None:
+    """How many test patients are in each group of the study, and in none: for the operator's own screen."""
+    rows = []
+    for name, groups in sorted(study.evaluation.groups.items()):
+        found = Counter(one.groups.get(name) for one in site.test)
+        rows += [(plain(name), plain(group), str(found[group])) for group in groups.names]
+        rows.append((plain(name), "in none of them", str(found[None])))
+    if rows:
+        screen.table(("groups", "of test patients", "patients"), rows)
 
 
 def _show_problems(site: SiteData) -> None:

@@ -17,6 +17,7 @@ from hospital_node.training import FeatureCache, TrainingRound, choose_device, r
 from hospital_node.unsent import Computed, Unsent
 from medveil.errors import Error
 from medveil.log import get_logger
+from medveil.parts import in_round
 from medveil.plan import Plan
 from medveil.rounds import AttemptKey, RoundKind
 from medveil.stopping import check_stopped, stoppable
@@ -189,7 +190,7 @@ class Computation:
                 update = train(given)
             if splits[-1] is not Split.TRAIN:
                 sums = release(
-                    study,
+                    in_round(study, kind),
                     vector,
                     site.test if kind is RoundKind.EVALUATE else site.val,
                     noise=NoiseSource.fresh(),

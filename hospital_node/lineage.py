@@ -25,6 +25,7 @@ from medveil.identity import BadSignature, Secret
 from medveil.ids import canonical
 from medveil.log import get_logger
 from medveil.outside import decode_cbor
+from medveil.parts import in_round
 from medveil.plan import Plan
 from medveil.rounds import AttemptKey, RoundKind
 from medveil.strategies import Diverged, State, advance
@@ -188,7 +189,7 @@ def make_next(
         check_key: of the attempt's committed set; None if this hospital is not in it, or has lost its keys.
     Raises: BrokenLineage; AlteredSum if the check word in the sum does not fit.
     """
-    study = plan.study
+    study = in_round(plan.study, RoundKind.TRAIN)
     params = params_for(study, RoundKind.TRAIN, len(plan.roster))
     if len(data) != 8 * params.words or hashlib.sha256(data).digest() != published.sum_hash:
         raise BrokenLineage(reason="a sum is not the one that its proof names")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from hospital_node.settings import NodeSettings
+from medveil.groups import VALUE_NAME
 from medveil.ids import fingerprint
 from medveil.noise_policies import JointNoise, NoPrivacy
 from medveil.parent import Parent
@@ -84,6 +85,7 @@ def plan_rows(plan: Plan, settings: NodeSettings, *, known: bool = False) -> Ite
     yield from _start(study.model.parent, known=known)
     asked = demand_of(plan, settings)
     yield "leaves", _leaving(study, asked)
+    yield from _groups(study)
     yield from _privacy(study, settings)
     for member in plan.roster:
         own = "  (here)" if member.name == settings.name else ""
@@ -153,6 +155,18 @@ def _leaving(study: Study, asked: Demand) -> str:
         f"masked sums only: model updates and evaluation counts{mean}; {_bytes(asked.upload_bytes)} a round, "
         f"{_bytes(asked.evaluation_bytes)} for the evaluation; no number of an update larger than {clip:g}"
     )
+
+
+def _groups(study: Study) -> Iterator[Row]:
+    """Of whom the final evaluation has figures beside those of all patients."""
+    declared = study.evaluation.groups
+    for place, (name, groups) in enumerate(sorted(declared.items())):
+        label = "" if place else "groups"
+        kinds = ", ".join(plain(one, VALUE_NAME) for one in groups.names)
+        yield label, f"test patients by {plain(name)}, from the column {plain(groups.column, 60)}: {kinds}"
+    if declared:
+        least = study.evaluation.smallest_group
+        yield "", f"figures of each group over all hospitals together; none of fewer than {least} patients"
 
 
 def _privacy(study: Study, settings: NodeSettings) -> Iterator[Row]:

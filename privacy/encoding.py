@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from medveil.errors import LocalProtocolError, RemoteProtocolError
 from medveil.metrics import released
+from medveil.parts import in_round
 from medveil.rounds import RoundKind
 from medveil.study import Study
 from medveil.tasks import Sums
@@ -177,7 +178,8 @@ class Aggregate:
 def params_for(study: Study, kind: RoundKind, cohort: int) -> EncodingParams:
     """The vector of one round of a study, for a roster of ``cohort`` hospitals."""
     train, masked = kind is RoundKind.TRAIN, study.secure_aggregation
-    counted = sum(released(study).values()) if not train or study.evaluation.every_round else 0
+    counts = not train or study.evaluation.every_round
+    counted = sum(released(in_round(study, kind)).values()) if counts else 0
     return EncodingParams(
         parameters=study.model.tensors.size if train else 0,
         metrics=counted,

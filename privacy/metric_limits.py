@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from medveil.metrics import layout, noise_scales
 from medveil.noise_policies import GaussianNoise
+from medveil.parts import ALL, columns, part_of, parts
 from medveil.study import Study
 from medveil.tasks import TASKS
 
@@ -39,7 +40,19 @@ def can_add_up(study: Study, sums: Mapping[str, Values], *, hospitals: int) -> b
     slack = hospitals * STEP
     if any((sums[name] < 0).any() for name in layout(study)):
         return False
-    return TASKS[study.task].can_add_up(study, sums, slack)
+    return _nobody_twice(study, sums, slack) and all(
+        TASKS[study.task].can_add_up(study, part_of(sums, part), slack) for part in parts(study)
+    )
+
+
+def _nobody_twice(study: Study, sums: Mapping[str, Values], slack: float) -> bool:
+    """Whether a column's groups are together no more than all patients, in every number."""
+    everybody = part_of(sums, ALL)
+    for groups in columns(study).values():
+        each = [part_of(sums, part) for part in groups]
+        if any((sum(one[n] for one in each) > v + len(each) * slack).any() for n, v in everybody.items()):
+            return False
+    return True
 
 
 def _noised(study: Study, privacy: GaussianNoise, sums: Mapping[str, Values], hospitals: int) -> bool:
@@ -48,4 +61,7 @@ def _noised(study: Study, privacy: GaussianNoise, sums: Mapping[str, Values], ho
     noise = {name: most * scale + hospitals * STEP for name, scale in noise_scales(study).items()}
     if any((np.abs(values) > hospitals * LARGEST_NOISED).any() for values in sums.values()):
         return False
-    return TASKS[study.task].noised_can_add_up(study, sums, noise)
+    return all(
+        TASKS[study.task].noised_can_add_up(study, part_of(sums, part), part_of(noise, part))
+        for part in parts(study)
+    )

@@ -23,6 +23,7 @@ from aggregator.work.workers import attempt as attempt_job
 from medveil.errors import Error, RemoteProtocolError
 from medveil.log import get_logger
 from medveil.metrics import headline, noise_in_sum, summarise
+from medveil.parts import in_round
 from medveil.reports import AttemptReport, Damaged, Waiting
 from medveil.rounds import ModelVersion, Phase, RoundKind
 from medveil.strategies import Diverged
@@ -212,7 +213,8 @@ class Publishing:
             )
             step = Step(parent.model, optimiser, parent.number + 1, proof)
         folder, hospitals = attempt.key.folder, len(state.survivors)
-        return Making(self._runs.blobs, folder, draft_id, run.plan.study, attempt.params, hospitals, step)
+        study = in_round(run.plan.study, attempt.kind)
+        return Making(self._runs.blobs, folder, draft_id, study, attempt.params, hospitals, step)
 
     def _submit(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T | Failure]:
         future = self._workers.submit(attempt_job, job, *args, **kwargs)
@@ -220,7 +222,7 @@ class Publishing:
         return future
 
     def _store_result(self, run: Run, attempt: Attempt, made: NextVersion) -> None:
-        study, version = run.plan.study, None
+        study, version = in_round(run.plan.study, attempt.kind), None
         if made.model is not None:
             parent, _ = run.newest
             version = ModelVersion(

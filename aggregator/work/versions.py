@@ -17,6 +17,7 @@ from aggregator.work.unmasking import SUM, Summing, segment_lengths, sum_segment
 from medveil.errors import RemoteProtocolError
 from medveil.plan import Plan
 from medveil.rounds import ModelVersion
+from medveil.small_cells import without_small
 from medveil.strategies import advance
 from medveil.study import Study
 from medveil.tasks import Sums
@@ -84,6 +85,7 @@ class Making:
     Args:
         folder, draft_id: as in :class:`Summing`; the finished sum is a draft there.
         params: of the whole vector. hospitals: how many are in the sum.
+        study: as this kind of round counts it (:func:`medveil.parts.in_round`).
         step: what the next model follows from; None for an evaluation, which makes no model.
     """
 
@@ -112,6 +114,7 @@ class NextVersion:
     """What a round reveals, and the names of the files that are now kept."""
 
     metrics: Sums
+    """Without the groups that are too small: they leave this process no more."""
     model: str | None = None
     epsilon: float | None = None
     state: Mapping[str, str] | None = None
@@ -132,7 +135,7 @@ def make(job: Making) -> NextVersion:
             tail = _words(total, job.params.packed_words, job.params.words)
             rest = decode(tail, replace(job.params, parameters=0), hospitals=job.hospitals, study=job.study)
             if job.step is None:
-                return NextVersion(rest.metrics)
+                return NextVersion(without_small(job.study, rest.metrics))
             model, state = _next_model(job, job.step, total, tail)
             digest = _hash(total, hashlib.sha256())
         proof = job.step.proof.model_copy(update={"sum_hash": digest}).to_bytes()

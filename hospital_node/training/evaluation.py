@@ -11,6 +11,7 @@ from hospital_node.ledger import Charge
 from hospital_node.training.features import FeatureCache, has_features
 from hospital_node.training.run import NoCharge
 from medveil.metrics import bounded, empty, noise_scales, released
+from medveil.parts import placed
 from medveil.stopping import check_stopped
 from medveil.study import Study
 from medveil.tasks import TASKS, Sums
@@ -99,7 +100,10 @@ def contributions(
     cache: FeatureCache | None = None,
     build: Callable[[Study], nn.Module] = build_model,
 ) -> Iterator[Sums]:
-    """The exact contribution of each patient. No forward pass sees two of them, whatever the network does."""
+    """The exact contribution of each patient, to the parts that it is in (:mod:`medveil.parts`).
+
+    No forward pass sees two of them, whatever the network does.
+    """
     module = build(study).to(device)
     load_vector(module, vector)
     module.eval()
@@ -112,12 +116,13 @@ def contributions(
         if not seen:
             continue
         if study.transforms.patches:
-            yield task.of_images(study, [_of_volume(study, module, patient, k, device) for k in seen])
+            each = [_of_volume(study, module, patient, k, device) for k in seen]
+            yield placed(study, task.of_images(study, each), patient.groups)
             continue
         images, labels = patient.take(seen)
         with torch.no_grad():
             logits = module(images.to(device)).float().cpu()
-        yield task.sums(study, logits, labels)
+        yield placed(study, task.sums(study, logits, labels), patient.groups)
 
 
 def _of_volume(study: Study, module: nn.Module, patient: Patient, which: int, device: torch.device) -> Sums:

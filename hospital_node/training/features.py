@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from medveil.ids import canonical
 from medveil.stopping import check_stopped
 from medveil.study import Study
 from medveil_imaging.patients import Patient, PatientImages
@@ -17,20 +18,21 @@ IMAGES_AT_ONCE = 512
 class FeatureCache:
     """Features of the patients one node trains and evaluates on, kept from round to round in memory.
 
-    Valid for the very same patients object and study; anything else is computed afresh. Holds one entry
-    per patients object, so give it the same training and validation tuples every round.
+    Valid for the very same patients object, model and kind of image; anything else is computed afresh.
+    Holds one entry per patients object, so give it the same training and validation tuples every round.
     """
 
     def __init__(self) -> None:
-        self._study = b""
+        self._made_by = b""
         self._entries: dict[int, tuple[Sequence[Patient], tuple[PatientImages, ...]]] = {}
 
     def get(
         self, study: Study, module: nn.Module, patients: Sequence[Patient], device: torch.device
     ) -> tuple[PatientImages, ...]:
         """See :func:`with_features`."""
-        if self._study != study.hash:
-            self._study, self._entries = study.hash, {}
+        made_by = canonical([part.model_dump(mode="json") for part in (study.model, study.transforms)])
+        if self._made_by != made_by:
+            self._made_by, self._entries = made_by, {}
         known = self._entries.get(id(patients))
         if known is None or known[0] is not patients:
             known = (patients, with_features(module, patients, device))
@@ -62,5 +64,6 @@ def with_features(
     for one in patients:
         if len(one):
             images, labels = one.take(range(len(one)))
-            found.append(PatientImages(one.patient, features(module, images, device), labels))
+            seen = features(module, images, device)
+            found.append(PatientImages(one.patient, seen, labels, one.groups))
     return tuple(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from hospital_node.training.stage import (
     noise_of,
     with_wild_canary,
 )
+from medveil.parts import in_round
+from medveil.rounds import RoundKind
 from medveil.tasks import TASKS, Sums
 from medveil_imaging.patches import by_windows
 from medveil_imaging.patients import PatientImages
@@ -36,7 +39,9 @@ def rehearse_release(stage: Stage, split: Split) -> None:
     """
     policy, rounds = noise_of(stage.study), stage.study.training.rounds if split is Split.VAL else 1
     multiplier = policy.evaluation_multiplier / math.sqrt(policy.sharers) * math.sqrt(rounds)
-    company = [_alone(one, place) for place in range(COMPANY) for one in stage.others[:1]]
+    kind = RoundKind.TRAIN if split is Split.VAL else RoundKind.EVALUATE
+    stage = replace(stage, study=in_round(stage.study, kind))
+    company = [_alone(stage, one, place) for place in range(COMPANY) for one in stage.others[:1]]
     scales, without = _released(stage, split, company)
     for canary in _canaries(stage):
         asked, found = _released(stage, split, [canary, *company])
@@ -51,14 +56,21 @@ def rehearse_release(stage: Stage, split: Split) -> None:
             )
 
 
-def _alone(one: PatientImages, place: int) -> PatientImages:
+def _alone(stage: Stage, one: PatientImages, place: int) -> PatientImages:
     """A patient with one image, the others' flipped and shifted."""
     labels = one.labels[:1]
     return PatientImages(
         f"company-{place}",
         one.images[:1].roll(place, -1),
         labels.roll(place, -1) if labels.ndim == one.images.ndim - 1 else labels,
+        _groups(stage, place),
     )
+
+
+def _groups(stage: Stage, place: int) -> dict[str, str]:
+    """A group of every column, for a patient who is in as many as can be; by turns all of them."""
+    declared = stage.study.evaluation.groups
+    return {name: each.names[place % len(each.names)] for name, each in declared.items()}
 
 
 def _released(stage: Stage, split: Split, patients: list[PatientImages]) -> tuple[dict[str, float], Sums]:
@@ -95,4 +107,5 @@ def _canaries(stage: Stage) -> list[PatientImages]:
         else:
             logits = network(images.to(stage.device)).float().cpu()
     labels = TASKS[study.task].telling_labels(study, logits)
-    return [*(PatientImages("canary", images, one) for one in labels), with_wild_canary(stage).canary]
+    canaries = [*(PatientImages("canary", images, one) for one in labels), with_wild_canary(stage).canary]
+    return [replace(one, groups=_groups(stage, place)) for place, one in enumerate(canaries)]

@@ -22,6 +22,14 @@ MOST_IMAGES = 4096
 MOST_HOSPITALS = 2000
 LARGEST_DELTA = 1e-3
 """Of a study, and of a hospital's own limit: with a larger one epsilon says next to nothing."""
+MOST_COUNTS = 2**17
+"""Numbers of all groups in an evaluation: a megabyte of a masked vector."""
+MOST_COLUMNS = 6
+"""That make groups of patients."""
+SMALLEST = 10
+"""Patients that a group has at least where it is shown, unless a study says otherwise."""
+LEAST_SMALLEST, MOST_SMALLEST = 5, 1000
+"""Between what a study may say so."""
 MOST_OPTIONS = 64
 LARGEST = 2**53
 """Whole numbers that every reader of JSON keeps exactly."""

@@ -6,6 +6,9 @@ total over all hospitals, so the figures below are pooled figures by constructio
 There are two layouts. :func:`layout` counts exactly; it is what a study without noise releases, and what a
 hospital counts for its own eyes. :func:`released` of a study with noise holds fewer numbers, for noise is
 added to each of them: every patient counts once, and what follows from the rest is not sent.
+
+Where a study asks for figures of groups, both hold the task's sums once for all patients and once for each
+group (:mod:`medveil.parts`).
 """
 
 from __future__ import annotations
@@ -16,8 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medveil.groups import MARK, UNKNOWN
 from medveil.intervals import Arms, Estimate
 from medveil.noise_policies import GaussianNoise
+from medveil.parts import columns, in_round, part_of, parts, repeated, widening
 from medveil.readings import Reading, named, read
 from medveil.reports import AttemptReport
 from medveil.rounds import RoundKind
@@ -27,7 +32,7 @@ from medveil.tasks import TASKS, Sums, zeros
 
 def layout(study: Study) -> dict[str, int]:
     """Names and lengths of the sums of a study, in wire order."""
-    return TASKS[study.task].layout(study)
+    return repeated(study, TASKS[study.task].layout(study))
 
 
 def empty(study: Study) -> Sums:
@@ -42,22 +47,29 @@ def headline(study: Study) -> str:
 
 def released(study: Study) -> dict[str, int]:
     """Names and lengths of the sums that leave a hospital, in wire order."""
-    task = TASKS[study.task]
-    return task.layout(study) if study.privacy.kind == "none" else task.released(study)
+    if study.privacy.kind == "none":
+        return layout(study)
+    return repeated(study, TASKS[study.task].released(study))
 
 
 def bounded(study: Study, patient: Mapping[str, NDArray[Any]]) -> Sums:
     """One patient's exact contribution as it enters a noised sum.
 
     Guarantees: divided by :func:`noise_scales`, the whole contribution has length 1 at most, whatever the
-        images show and however many there are. Each task has the proof for its own.
+        images show and however many there are. Each task has the proof for its own, :mod:`medveil.parts`
+        that for groups.
     """
-    return TASKS[study.task].bounded(study, patient)
+    task, sums = TASKS[study.task], Sums()
+    for part in parts(study):
+        of = part_of(patient, part)
+        sums |= {name + part: values for name, values in task.bounded(study, of).items()} if of else {}
+    return sums
 
 
 def noise_scales(study: Study) -> dict[str, float]:
     """Standard deviation of each sum's noise at a multiplier of 1; see :func:`bounded`."""
-    return TASKS[study.task].noise_scales(study)
+    own, wider = TASKS[study.task].noise_scales(study), widening(study)
+    return repeated(study, {name: scale * wider for name, scale in own.items()})
 
 
 def summarise(study: Study, sums: Mapping[str, NDArray[Any]], *, noise: float = 0.0) -> dict[str, float]:
@@ -69,13 +81,32 @@ def summarise(study: Study, sums: Mapping[str, NDArray[Any]], *, noise: float = 
     figure before it was cut. A figure that the noise drowns is left out, and ``h_undetermined`` (1) says so.
     Of ``h/part`` they are ``h_low/part`` and so on. :func:`medveil.readings.read` reads them.
 
+    Those of a group stand behind those of all, with the group in their names: ``auroc@sex=F``. For a column
+    all of whose groups are there, ``unknown@sex`` says how many patients are in none of them.
+
     Args:
         sums: as :func:`layout` or, with noise, as :func:`released` lists them. The latter give no loss, no
-            calibration error and no number of images, and every patient counts once.
+            calibration error and no number of images, and every patient counts once. Groups may be missing.
         noise: multiplier of the noise in them (see :func:`noise_in_sum`); then ``noise`` is among the
             figures, the standard deviation of the headline on account of it.
     Source: see :mod:`medveil.intervals`.
     """
+    figures: dict[str, float] = {}
+    for part in parts(study):
+        of = part_of(sums, part)
+        if of:
+            found = _figures(study, of, noise * widening(study))
+            figures |= {name + part: value for name, value in found.items()}
+    for column, groups in columns(study).items():
+        counts = [figures.get(f"patients{part}") for part in groups]
+        if None not in counts:
+            rest = figures["patients"] - sum(count for count in counts if count is not None)
+            figures[f"{UNKNOWN}{MARK}{column}"] = max(0.0, rest)
+    return figures
+
+
+def _figures(study: Study, sums: Mapping[str, NDArray[Any]], noise: float) -> dict[str, float]:
+    """Of one part, under the task's own names; ``noise`` as its sums have it."""
     task = TASKS[study.task]
     if "patients" in sums:
         figures = task.figures(study, sums)
@@ -116,7 +147,7 @@ def figures_of(study: Study, report: AttemptReport) -> dict[str, float]:
     written = dict(report.figures)
     if any(one.partition("/")[0].endswith(("_low", "_undetermined")) for one in written):
         return written
-    if {name: len(values) for name, values in report.sums.items()} != released(study):
+    if {name: len(values) for name, values in report.sums.items()} != released(in_round(study, report.kind)):
         return written
     rounds = 1 if report.kind is RoundKind.EVALUATE else study.training.rounds
     noise = noise_in_sum(study, hospitals=len(report.survivors), rounds=rounds)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from medveil.groups import figure_and_part
 from medveil.intervals import Z
 
 UNDETERMINED = "not determined: too few patients for this noise"
@@ -56,14 +57,17 @@ class Reading:
 
 
 def named(figure: str, ending: str) -> str:
-    """The name of what is told beside one: ``auroc_low`` of ``auroc``, ``auroc_low/a`` of ``auroc/a``."""
-    head, slash, part = figure.partition("/")
-    return f"{head}_{ending}{slash}{part}"
+    """The name of what is told beside one: ``auroc_low`` of ``auroc``, ``auroc_low/a@sex=F`` of
+    ``auroc/a@sex=F``."""
+    own, group = figure_and_part(figure)
+    head, slash, part = own.partition("/")
+    return f"{head}_{ending}{slash}{part}{group}"
 
 
 def is_figure(name: str) -> bool:
     """Whether a name stands for a figure, and not for an end, a mark or the noise of another."""
-    return name != "noise" and not name.partition("/")[0].endswith(tuple(f"_{end}" for end in ENDINGS))
+    own, _ = figure_and_part(name)
+    return own != "noise" and not own.partition("/")[0].endswith(tuple(f"_{end}" for end in ENDINGS))
 
 
 def read(

@@ -23,6 +23,7 @@ from medveil.bounds import (
     CLASS_NAME,
     LARGEST,
     LARGEST_DELTA,
+    MOST_COUNTS,
     MOST_EPOCHS,
     MOST_HOSPITALS,
     MOST_IMAGES,
@@ -35,6 +36,8 @@ from medveil.bounds import (
     STORED,
 )
 from medveil.errors import BadFile
+from medveil.evaluation import Evaluation
+from medveil.groups import MARK
 from medveil.handed import problem_of, read_toml
 from medveil.ids import canonical, digest
 from medveil.noise_policies import JointNoise, Privacy
@@ -281,18 +284,6 @@ class Strategy(Frozen):
     """Share of the past in the running average of the models; the last round publishes that average."""
 
 
-class Evaluation(Frozen):
-    """What is counted, bounded per patient, inside the masked vector."""
-
-    bins: Annotated[int, Field(ge=16, le=4096)] = 256
-    """Bins of a score histogram; a study with noise releases fewer."""
-    images_per_patient: Annotated[int, Field(ge=1, le=1024)] = 64
-    lesions: bool = Field(default=False, exclude_if=lambda wanted: not wanted)
-    """Whether connected parts of each structure are counted as found, missed or false; of outlines only."""
-    every_round: bool = True
-    """Whether each update carries the validation figures of the model it started from."""
-
-
 class Deadlines(Frozen):
     """Longest time per phase, in seconds; a phase ends early when every hospital in reach has answered."""
 
@@ -361,6 +352,8 @@ class Study(Frozen):
             raise ValueError(f"profile '{self.transforms.profile}' has no way for label maps")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("two classes have the same name")
+        if self.evaluation.groups and any(MARK in name for name in self.classes):
+            raise ValueError(f"evaluation.groups: then no class may have '{MARK}' in its name")
         return self
 
     def _joint_noise_adds_up(self, privacy: JointNoise) -> None:
@@ -455,6 +448,7 @@ def _numbers(study: Study) -> Iterator[str]:
         ("transforms.patches times the images of a step", at_once * study.transforms.patches, MOST_IMAGES),
         ("model.tensors, in tensors,", len(shapes), MOST_TENSORS),
         ("model.tensors, in dimensions,", max(len(shape) for shape in shapes), 8),
+        ("evaluation.groups, times the counts of each,", _counts_of_groups(study), MOST_COUNTS),
         ("cohort.min_hospitals", study.cohort.min_hospitals, MOST_HOSPITALS),
         ("secure_aggregation.colluders", study.secure_aggregation.colluders, MOST_HOSPITALS),
     ):
@@ -466,6 +460,12 @@ def _numbers(study: Study) -> Iterator[str]:
         study.model.tensors.size > MOST_PARAMETERS
     ):
         yield f"model.tensors must not exceed {MOST_PARAMETERS:,} parameters"
+
+
+def _counts_of_groups(study: Study) -> int:
+    """Numbers that groups add to the final evaluation."""
+    groups = sum(len(each.names) for each in study.evaluation.groups.values())
+    return groups * sum(TASKS[study.task].layout(study).values()) if groups else 0
 
 
 def _options(place: str, options: dict[str, Any]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,6 +15,11 @@ class Patient(Protocol):
     @property
     def patient(self) -> str:
         """The pseudonym in the spelling that counts (:func:`medveil.pseudonyms.one_spelling`)."""
+        ...
+
+    @property
+    def groups(self) -> Mapping[str, str]:
+        """By column of ``study.evaluation.groups``: the one group that the patient is in; absent if none."""
         ...
 
     def __len__(self) -> int:
@@ -42,6 +47,7 @@ class PatientImages:
     labels: torch.Tensor = field(repr=False)
     """A class: int64 (k,). A number: float32 (k,). Several findings: float32 (k, findings), NaN where not
     known. A label map: int64 (k, \\*size)."""
+    groups: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -61,6 +67,7 @@ class PatientVolumes:
     """float32, each (channels, \\*shape)."""
     labels: tuple[torch.Tensor, ...] = field(repr=False)
     """int64, each (\\*shape)."""
+    groups: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.images)

@@ -301,7 +301,8 @@ def _loudest(stage: _Stage) -> tuple[PatientImages, Sums, float]:
     with torch.no_grad():
         logits = stage.network(images)
     for labels in TASKS[study.task].telling_labels(study, logits):
-        one = PatientImages("canary", images, labels)
+        groups = {name: each.names[0] for name, each in study.evaluation.groups.items()}
+        one = PatientImages("canary", images, labels, groups)
         sums = evaluate(study, stage.vector, (one,), device=CPU, build=lambda _: stage.network)
         share = bounded(study, sums)
         found.append((one, share, math.hypot(*(float(np.linalg.norm(share[n])) / scales[n] for n in scales))))

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 
 from hospital_node.training import choose_device, contributions
+from medveil.groups import figure_and_part
 from medveil.metrics import empty, headline, summarise
+from medveil.parts import ALL, part_of
 from medveil.progress import tell
 from medveil.readings import Reading, read
 from medveil.study import Study
@@ -95,7 +97,8 @@ def bootstrap_interval(
     if len(each) < 2:
         return None
     draws = np.random.default_rng(seed).multinomial(len(each), np.full(len(each), 1 / len(each)), resamples)
-    drawn = {name: draws @ np.stack([one[name] for one in each]) for name in each[0]}
+    own = [part_of(one, ALL) for one in each]
+    drawn = {name: draws @ np.stack([one[name] for one in own]) for name in own[0]}
     values, task = [], TASKS[study.task]
     for row in range(resamples):
         figure = task.figures(study, {name: rows[row] for name, rows in drawn.items()}).get(task.headline)
@@ -122,7 +125,7 @@ def evaluate_site(folder: Path, study: Study, vector: Float32, split: Split = "t
         figures=figures,
         interval=bootstrap_interval(study, each),
         sums=sums,
-        units={name: TASKS[study.task].unit(study, name) for name in figures},
+        units={name: TASKS[study.task].unit(study, figure_and_part(name)[0]) for name in figures},
         rejected=sum(problem.severity == "error" for problem in site.problems),
     )
 

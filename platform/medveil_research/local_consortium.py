@@ -23,11 +23,12 @@ from hospital_node.ledger import Ledger
 from hospital_node.operator import approve_plan
 from hospital_node.settings import Node, NodeSettings, Policy
 from hospital_node.transport import Transport
+from medveil.cells import simple
 from medveil.errors import Error
 from medveil.identity import Identity
 from medveil.plan import Plan
 from medveil.study import Study
-from medveil_imaging.sources.header import SPLIT_WORDS, simple
+from medveil_imaging.sources.header import SPLIT_WORDS
 from medveil_imaging.sources.lines import readable_cells
 from medveil_research.client import Client, NoAnswer
 from medveil_research.processes import Event, Process

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from medveil.bounds import LEAST_SMALLEST, MOST_COLUMNS, SMALLEST
 from medveil.registry import names_in
 from medveil.values import MaskGraph, NoiseKind, PrivacyKind, Weights
 
@@ -130,6 +131,16 @@ class NewStudyOptions:
     lesions: Annotated[
         bool, typer.Option("--lesions", help="Count connected parts of each structure: found, missed, false.")
     ] = False
+    group: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Figures of test patients by groups: NAME=WORDS or NAME=EDGES of a number, e.g. sex=F,M or "
+            "age=0,40,65,120; NAME:COLUMN=… where the column is called otherwise. Repeatable."
+        ),
+    ] = None
+    smallest_group: Annotated[
+        int, typer.Option(min=LEAST_SMALLEST, help="A group of fewer patients is not shown.")
+    ] = SMALLEST
     patients: Annotated[
         int | None, typer.Option(min=1, help="Training patients a typical hospital has; to judge the noise.")
     ] = None
@@ -226,6 +237,10 @@ class PrivacyPlanOptions:
     ] = None
     classes: Annotated[int, typer.Option(min=2, help="Classes, the background included.")] = 2
     size: Size = None
+    group_columns: Annotated[
+        int,
+        typer.Option(min=0, max=MOST_COLUMNS, help="Columns by which test patients have figures in groups."),
+    ] = 0
     centred: Annotated[
         bool | None,
         typer.Option(

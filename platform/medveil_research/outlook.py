@@ -9,7 +9,7 @@ from medveil.study import Study
 from medveil_imaging.frozen import BASE
 from medveil_imaging.recipes import is_measured
 from medveil_research.joint import joint_lines
-from medveil_research.words import budget_words, mean_words, plain
+from medveil_research.words import budget_words, group_lines, mean_words, plain
 from privacy.dp import accounting
 from privacy.dp.policy import Split, study_events
 
@@ -116,6 +116,8 @@ def outlook(study: Study, *, patients: int | None, hospitals: int) -> list[str]:
                 )
             ),
         ]
+    groups = group_lines(len(study.evaluation.groups))
+    lines += [f"{'groups   ' if not place else ' ' * 9}{line}" for place, line in enumerate(groups)]
     if patients is None:
         return [
             *lines,

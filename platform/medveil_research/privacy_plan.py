@@ -15,7 +15,7 @@ from medveil_imaging.recipes import recipe
 from medveil_research.joint import default_honest, joint_lines
 from medveil_research.outlook import mean_is_clear
 from medveil_research.studies import default_model
-from medveil_research.words import budget_words, mean_words, plain
+from medveil_research.words import budget_words, group_lines, mean_words, plain
 from privacy.dp import accounting
 from privacy.dp.accounting import Event
 from privacy.dp.policy import jointly
@@ -45,6 +45,8 @@ class PrivacyPlan:
     mean_rounds: int = 0
     """Of ``rounds`` those that release the mean of the features instead of training."""
     rounds: int = 1
+    group_columns: int = 0
+    """Columns by which test patients have figures in groups."""
 
     @property
     def noise_multiplier(self) -> float:
@@ -120,6 +122,7 @@ class PrivacyPlan:
             f"delta     {plain(self.delta)}",
             f"figures   {self.evaluation_multiplier:g} times one patient's share of noise on the final "
             "evaluation; test patients pay at most the same",
+            *(f"{' ' * 10}{line}" for line in group_lines(self.group_columns)),
             f"model     {self.parameters:,} trained parameters",
             f"outlook   sqrt(d)/(mu N) = {self.noise_to_signal:.2f} with mu {self.mu:.3g}, "
             f"N {self.patients} patients at each of {self.hospitals} hospitals",
@@ -150,6 +153,8 @@ class Schedule:
     """Hospitals that joint noise counts on; None: as a new study does."""
     mean_rounds: int = 0
     """The first rounds, that many, release the mean of the features, for the price of any others."""
+    group_columns: int = 0
+    """Columns by which test patients have figures in groups."""
 
 
 def plan_privacy(schedule: Schedule) -> PrivacyPlan:
@@ -181,6 +186,7 @@ def plan_privacy(schedule: Schedule) -> PrivacyPlan:
         epsilon_joint=price,
         mean_rounds=schedule.mean_rounds,
         rounds=schedule.rounds,
+        group_columns=schedule.group_columns,
     )
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from pydantic import ValidationError
 
-from medveil.bounds import LARGEST_DELTA, default_delta
+from medveil.bounds import LARGEST_DELTA, SMALLEST, default_delta
 from medveil.errors import BadFile, BadOption, Error
+from medveil.evaluation import Evaluation
+from medveil.groups import Groups
 from medveil.noise_policies import JointNoise, LocalNoise, NoPrivacy
 from medveil.profiles import PROFILES
 from medveil.shown import plain
@@ -19,7 +22,6 @@ from medveil.study import (
     LEAST_DECLARED,
     Cohort,
     Deadlines,
-    Evaluation,
     ModelChoice,
     ProfileName,
     SecureAggregation,
@@ -115,6 +117,40 @@ def target_of(column: str | None, between: str | None, unit: str) -> Target | No
         raise BadOption(problem=problem) from error
 
 
+def groups_of(texts: Sequence[str]) -> dict[str, Groups]:
+    """Groups written like ``sex=F,M``, ``age=0,40,65,120`` or ``scanner:ManufacturerModelName=Skyra,Prisma``.
+
+    Numbers that rise, three or more, are the edges of bands; any other list are the words in the cells.
+    Raises: BadOption.
+    """
+    found: dict[str, Groups] = {}
+    for text in texts:
+        left, _, right = text.partition("=")
+        name, _, column = (part.strip() for part in left.partition(":"))
+        words = [part.strip() for part in right.split(",")]
+        edges = _rising(words)
+        try:
+            if name in found:
+                raise ValueError("the name stands twice")
+            kinds = {"edges": edges} if edges else {"values": words}
+            found[name] = Groups.model_validate({"column": column or name, **kinds})
+        except ValueError as error:
+            told = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+            raise BadOption(
+                problem=f"--group: '{plain(text, 80)}' is not like sex=F,M or age=0,40,65,120 ({told})"
+            ) from error
+    return found
+
+
+def _rising(words: Sequence[str]) -> tuple[float, ...]:
+    """Numbers, if that is what these are, three or more, each above the last; else nothing."""
+    try:
+        numbers = tuple(float(word) for word in words)
+    except ValueError:
+        return ()
+    return numbers if len(numbers) > 2 and all(low < high for low, high in pairwise(numbers)) else ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions:
     """What a new study shall be; what is None follows from proven settings."""
@@ -146,6 +182,10 @@ class StudyOptions:
     """Of a regression: the number that it learns."""
     lesions: bool = False
     """Whether connected parts of each outlined structure are counted, too."""
+    groups: Mapping[str, Groups] = field(default_factory=dict)
+    """Groups of test patients that have figures of their own."""
+    smallest_group: int = SMALLEST
+    """A group of fewer patients is not shown."""
     patients_hint: int | None = None
     """Training patients of a typical hospital: sets how finely weights are encoded, and decides whether a
     private mean is worth its round."""
@@ -277,7 +317,12 @@ def new_study(options: StudyOptions) -> tuple[Study, bytes]:
             strategy=settings.strategy,
             secure_aggregation=_masked_sum(options, settings, policy),
             cohort=Cohort(min_hospitals=options.least, max_hospitals=options.most),
-            evaluation=Evaluation(every_round=options.privacy == "none", lesions=options.lesions),
+            evaluation=Evaluation(
+                every_round=options.privacy == "none",
+                lesions=options.lesions,
+                groups=dict(options.groups),
+                smallest_group=options.smallest_group,
+            ),
             deadlines=options.deadlines,
         )
     except ValidationError as error:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+
+from medveil.groups import UNKNOWN, figure_and_part
 
 
 def budget_words(ratio: float | None) -> str:
@@ -43,7 +47,8 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def is_count(figure: str) -> bool:
     """Whether a figure counts patients, images or cases."""
-    return figure.partition("/")[0] in ("patients", "images", "there", "known", "lesions")
+    kind = figure_and_part(figure)[0].partition("/")[0]
+    return kind in ("patients", "images", "there", "known", "lesions", UNKNOWN)
 
 
 def plain(value: float) -> str:
@@ -54,6 +59,18 @@ def plain(value: float) -> str:
 def short_hash(value: str | None) -> str:
     """The first twelve digits of a hash; empty when there is none."""
     return "" if value is None else value[:12]
+
+
+def group_lines(columns: int) -> list[str]:
+    """What figures of groups cost under noise; nothing without groups."""
+    if not columns:
+        return []
+    by = f"{columns} columns" if columns > 1 else "one column"
+    return [
+        f"by {by}: for the same price all figures of the final evaluation have "
+        f"{math.sqrt(1 + columns):.2f} times",
+        "the noise that they have without groups, and a group's stand on fewer patients",
+    ]
 
 
 def mean_words(mean_rounds: int, rounds: int) -> str:

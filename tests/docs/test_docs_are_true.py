@@ -24,7 +24,7 @@ from aggregator.settings import Limits
 from aggregator.web.exchanges import MESSAGE_LIMIT, SEGMENT_LIMIT
 from aggregator.web.routes.parameters import POLL_LIMIT_S
 from hospital_node.settings import NodeSettings, Policy
-from medveil import log, noise_policies, study
+from medveil import evaluation, groups, log, noise_policies, study
 from medveil.errors import Error
 from medveil.profiles import PROFILES
 from medveil.strategies import STRATEGIES
@@ -47,7 +47,8 @@ SECTIONS = (
     study.Strategy,
     study.SecureAggregation,
     study.Cohort,
-    study.Evaluation,
+    evaluation.Evaluation,
+    groups.Groups,
 )
 
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from medveil.evaluation import Evaluation
 from medveil.metrics import layout, summarise
 from medveil.noise_policies import NoPrivacy
-from medveil.study import Evaluation, ModelChoice, SecureAggregation, Study, Training, Transforms
+from medveil.study import ModelChoice, SecureAggregation, Study, Training, Transforms
 from medveil.tasks import MAX_LOSS, TASKS
 from medveil.tensors import ModelSpec, TensorSpec
 

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medveil.evaluation import Evaluation
 from medveil.metrics import layout
 from medveil.noise_policies import NoPrivacy
 from medveil.rounds import RoundKind
-from medveil.study import Evaluation, ModelChoice, SecureAggregation, Study, Training, Transforms
+from medveil.study import ModelChoice, SecureAggregation, Study, Training, Transforms
 from medveil.tensors import ModelSpec, TensorSpec, Update
 from privacy.encoding import (
     LANES,

@@ -43,7 +43,7 @@ class BadLabel(ValueError):
 
 
 class Counting(Protocol):
-    """How a study counts (:class:`medveil.study.Evaluation`)."""
+    """How a study counts (:class:`medveil.evaluation.Evaluation`)."""
 
     @property
     def bins(self) -> int: ...

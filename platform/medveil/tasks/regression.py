@@ -8,13 +8,13 @@ beyond an end count as that end. Sums are in shares of the range, figures in the
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from medveil import intervals
+from medveil.cells import BLANK, numbers_in
 from medveil.intervals import Arms, Estimate, Moments
 from medveil.tasks import (
     MAX_LOSS,
@@ -43,8 +43,6 @@ WEIGHTS = {"absolute": 1.0, "error": 0.25, "squared": 0.7, "target": 0.2, "sprea
 """What each takes of a patient's bound; most for the headline, and for the count that it is divided by."""
 REACH = {"absolute": CUT / 2, "error": CUT, "squared": CUT**2 / 2, "target": 0.5, "spread": 0.125, "cases": 1}
 """How far from its centre each can be."""
-BLANK = ("", "na", "n/a", "nan", "none", "null", "unknown")
-"""Cells that say that the number is not known."""
 
 
 class Regression:
@@ -92,8 +90,8 @@ class Regression:
                 "The line does not say the number that is learned, so it is not used.",
                 "Fill the cell if the number is known.",
             )
-        found = sorted({value for value in _readings(text) if target.low <= value <= target.high})
-        if not _readings(text):
+        found = sorted({value for value in numbers_in(text) if target.low <= value <= target.high})
+        if not numbers_in(text):
             raise BadLabel(
                 "The number that is learned is not a number.",
                 f"Write digits, with a point before decimals, and no unit: {between}.",
@@ -325,15 +323,6 @@ def _range(study: Subject) -> Range:
     if study.target is None:
         raise ValueError("a regression wants a target")
     return study.target
-
-
-def _readings(text: str) -> set[float]:
-    """What a cell can mean: a comma stands before decimals, or between thousands; nothing if no number."""
-    texts = {text.replace(",", ".")} if re.fullmatch(r"[+-]?[0-9]+,[0-9]+", text) else {text}
-    if re.fullmatch(r"[+-]?[0-9]{1,3}(,[0-9]{3})+(\.[0-9]*)?", text):
-        texts.add(text.replace(",", ""))
-    shape = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?"
-    return {float(one) for one in texts if re.fullmatch(shape, one)}
 
 
 def _errors(

@@ -11,10 +11,10 @@ import codecs
 import csv
 import difflib
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from medveil.cells import simple
 from medveil_imaging.sources.raw import Unusable
 
 SEPARATORS = (",", ";", "\t", "|")
@@ -111,12 +111,6 @@ class Header:
         near = difflib.get_close_matches(simple(column), map(simple, self.names), 1, 0.6)
         place = [simple(name) for name in self.names].index(near[0]) if near else None
         return "" if place is None else f" Did you mean column {place + 1} to be {column}?"
-
-
-def simple(name: str) -> str:
-    """A column's name without what spreadsheets and people do to it: capitals, spaces, signs, invisibles."""
-    folded = unicodedata.normalize("NFKC", name).casefold()
-    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", folded))) or folded.strip()
 
 
 def encoding_of(head: bytes) -> tuple[str, int]:

@@ -11,11 +11,14 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medveil.cells import simple
+from medveil.groups import told as groups_told
 from medveil.pseudonyms import BadPseudonym, one_spelling
 from medveil.study import Study
 from medveil.tasks import TASKS, BadLabel, Label
 from medveil_imaging.sources.findings import Findings
-from medveil_imaging.sources.header import SPLIT_WORDS, simple
+from medveil_imaging.sources.group_columns import check_groups, find_groups
+from medveil_imaging.sources.header import SPLIT_WORDS
 from medveil_imaging.sources.lines import (
     COLUMNS,
     LOST,
@@ -50,6 +53,8 @@ class Row:
     label: Label | None
     """None where a label map has it."""
     label_map: Path | None
+    told: dict[str, str] = field(default_factory=dict, repr=False)
+    """What it says of its patient's groups (:func:`medveil.groups.told`)."""
 
 
 def usable_rows(folder: Path, study: Study) -> list[Row]:
@@ -117,6 +122,7 @@ def _judged(folder: Path, study: Study, findings: Findings) -> list[Row]:
     try:
         table, places, images = _columns(folder, study)
         unknown = _unknown(table, study, places, findings)
+        find_groups(table.header, study, places, findings)
         judge = _Judge(study, Places(folder), images, findings)
         for number, cells in table.lines(places):
             if isinstance(cells, Unreadable):
@@ -143,6 +149,7 @@ def _judged(folder: Path, study: Study, findings: Findings) -> list[Row]:
         if unreadable:
             raise _half(unreadable, table.encoding)
         _check_first_class(labels, study, findings)
+        check_groups([row.told for row in rows], study, findings)
     except Unusable as error:
         findings.refuse(error, MANIFEST, None)
         return []
@@ -151,7 +158,7 @@ def _judged(folder: Path, study: Study, findings: Findings) -> list[Row]:
 
 def _columns(folder: Path, study: Study) -> tuple[Table, dict[str, int], tuple[str, ...]]:
     """The manifest, where its columns stand, and which of them name a line's files."""
-    channels, told = study.transforms.channels, TASKS[study.task].columns(study)
+    channels, told = study.transforms.channels, _labels(study)
     table = open_table(folder / MANIFEST, (*COLUMNS, *told, *channels))
     apart = bool(channels) and all(table.header.place(channel) is not None for channel in channels)
     images = channels if apart else COLUMNS[:1]
@@ -163,12 +170,22 @@ def _columns(folder: Path, study: Study) -> tuple[Table, dict[str, int], tuple[s
         )
     if len(told) > 1:  # of several findings a site need not know all
         told = tuple(column for column in told if table.header.place(column) is not None) or told
-    return table, table.header.places((*images, *COLUMNS[1:], *told)), images
+    makes = [column for column in sorted(_of_groups(study)) if table.header.place(column) is not None]
+    return table, table.header.places((*images, *COLUMNS[1:], *told, *makes)), images
+
+
+def _of_groups(study: Study) -> set[str]:
+    """The columns that tell patients' groups; a manifest may lack any of them."""
+    return {groups.column for groups in study.evaluation.groups.values()}
+
+
+def _labels(study: Study) -> tuple[str, ...]:
+    return TASKS[study.task].columns(study)
 
 
 def _unknown(table: Table, study: Study, places: dict[str, int], findings: Findings) -> Cells:
     """Blank cells for what the manifest has no column for; the operator is told of each."""
-    absent = [column for column in TASKS[study.task].columns(study) if column not in places]
+    absent = [column for column in _labels(study) if column not in places]
     if absent:
         problem = Problem(
             MANIFEST,
@@ -252,11 +269,12 @@ class _Judge:
             self._path(number, cell, name, name if name == "image" else f"channel {name}")
             for name in self.images
         )
-        return Row(number, cell[self.images[0]], paths, patient, written, split, label, label_map)
+        told = groups_told(self.study.evaluation.groups, cell)
+        return Row(number, cell[self.images[0]], paths, patient, written, split, label, label_map, told)
 
     def _check_letters(self, cell: Cells) -> None:
-        """Raises: Unreadable: of a cell that is no path, letters are lost."""
-        paths = {*self.images, "label_map"}
+        """Raises: Unreadable: letters are lost of a cell that is no path and does more than tell a group."""
+        paths = {*self.images, "label_map", *_of_groups(self.study) - {*COLUMNS, *_labels(self.study)}}
         lost = [text for column, text in cell.items() if column not in paths and letters_of(text) is None]
         if lost:
             raise Unreadable(

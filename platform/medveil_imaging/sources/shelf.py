@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -188,6 +188,7 @@ class ShelvedPatient:
     patient: str = field(repr=False)
     lines: tuple[Shelved, ...] = field(repr=False)
     shelf: Shelf = field(repr=False)
+    groups: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return sum(map(len, self.lines))

@@ -7,12 +7,13 @@ and grouped by patient.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from medveil.groups import agreed
 from medveil.progress import tell
 from medveil.study import Study
 from medveil_imaging.cache import ImageCache, in_memory
@@ -140,21 +141,26 @@ class _Gathering:
     def __init__(self, study: Study, shelf: Shelf | None) -> None:
         self._study, self._shelf = study, shelf
         self._lines = {split: dict[str, list[Shaped | Shelved]]() for split in SPLITS}
+        self._told: dict[str, list[Mapping[str, str]]] = {}
+        """What each patient's lines say of groups."""
 
     def add(self, row: Row, one: Shaped | Found) -> None:
         line = one.images if isinstance(one, Found) else one
         self._lines[row.split].setdefault(row.patient, []).append(line)
+        self._told.setdefault(row.patient, []).append(row.told)
 
     def patients(self, split: str) -> tuple[Patient, ...]:
         """In the order of their pseudonyms."""
         return tuple(self._patient(name, lines) for name, lines in sorted(self._lines[split].items()))
 
     def _patient(self, name: str, lines: list[Shaped | Shelved]) -> Patient:
+        groups = agreed(self._told[name])
         if self._shelf is not None:
-            return ShelvedPatient(name, tuple(one for one in lines if isinstance(one, Shelved)), self._shelf)
+            shelved = tuple(one for one in lines if isinstance(one, Shelved))
+            return ShelvedPatient(name, shelved, self._shelf, groups)
         images = [one.images for one in lines if isinstance(one, Shaped)]
         labels = [one.labels for one in lines if isinstance(one, Shaped)]
         if self._study.transforms.patches:  # each keeps its own shape
-            flat = (tuple(one for several in part for one in several) for part in (images, labels))
-            return PatientVolumes(name, *flat)
-        return PatientImages(name, torch.cat(images), torch.cat(labels))
+            volumes, maps = (tuple(one for several in part for one in several) for part in (images, labels))
+            return PatientVolumes(name, volumes, maps, groups)
+        return PatientImages(name, torch.cat(images), torch.cat(labels), groups)

@@ -52,6 +52,7 @@ def privacy_plan(options: PrivacyPlanOptions) -> None:
             sample_rate=options.sample_rate,
             privacy=options.privacy,
             honest=options.honest,
+            group_columns=options.group_columns,
             mean_rounds=max(1, usual.mean_rounds) if options.centred else 0,
         )
     )

@@ -53,7 +53,7 @@ def study_new(options: NewStudyOptions) -> None:
 
 def _wanted(options: NewStudyOptions, weights: WeightFile | None) -> StudyOptions:
     from medveil_research.strategy_choice import options_of
-    from medveil_research.studies import StudyOptions, class_names, edges_of, target_of
+    from medveil_research.studies import StudyOptions, class_names, edges_of, groups_of, target_of
 
     return StudyOptions(
         name=options.name,
@@ -72,6 +72,8 @@ def _wanted(options: NewStudyOptions, weights: WeightFile | None) -> StudyOption
         classes=class_names(options.classes),
         target=target_of(options.target_column, options.target_range, options.unit),
         lesions=options.lesions,
+        groups=groups_of(options.group or ()),
+        smallest_group=options.smallest_group,
         patients_hint=options.patients,
         seed=options.seed,
         start_weights=weights,

@@ -1,0 +1,83 @@
+"""The parts of a final evaluation: all patients, and each group of them that the study asks for.
+
+One mechanism serves every task: what a task counts of all patients is counted again of each group, under the
+same names with the group behind them (``positives/pneumonia@sex=F``). A task never hears of it.
+
+Groups are counted in the final evaluation only (:func:`in_round`): a sum of a training round is kept for the
+nodes to check, and its tail with it, so nothing could be left out of it that is too small to be shown.
+
+Proof of the bound. A patient is in at most one group of each column, for :attr:`Patient.groups` maps a column
+to one group. What it adds to the part of all is 1 long at most in units of the task's own noise, and so is
+what it adds to a group's part; to the others it adds nothing. With C columns the whole is no longer than
+sqrt(1 + C), by which :func:`widening` scales the noise of every part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from numpy.typing import NDArray
+
+from medveil.groups import MARK
+from medveil.rounds import RoundKind
+from medveil.study import Study
+from medveil.tasks import Sums
+
+T = TypeVar("T")
+Given = Mapping[str, NDArray[Any]]
+ALL = ""
+"""The part of all patients."""
+
+
+def in_round(study: Study, kind: RoundKind) -> Study:
+    """The study as a round of this kind counts it: groups in the final evaluation only."""
+    if kind is RoundKind.EVALUATE or not study.evaluation.groups:
+        return study
+    return study.model_copy(update={"evaluation": study.evaluation.model_copy(update={"groups": {}})})
+
+
+def columns(study: Study) -> dict[str, tuple[str, ...]]:
+    """The parts that each column makes, in wire order: the order of a file's lines does not count."""
+    declared = study.evaluation.groups
+    return {name: tuple(_part(name, group) for group in declared[name].names) for name in sorted(declared)}
+
+
+def parts(study: Study) -> tuple[str, ...]:
+    """All parts in wire order, the part of all first."""
+    return (ALL, *(one for each in columns(study).values() for one in each))
+
+
+def repeated(study: Study, lengths: Mapping[str, T]) -> dict[str, T]:
+    """What a task says of each of its sums, said of each part's."""
+    return {name + part: value for part in parts(study) for name, value in lengths.items()}
+
+
+def part_of(sums: Mapping[str, T], part: str) -> dict[str, T]:
+    """One part's sums under the task's own names; nothing if that part is not there."""
+    if part == ALL:
+        return {name: value for name, value in sums.items() if MARK not in name}
+    return {name.removesuffix(part): value for name, value in sums.items() if name.endswith(part)}
+
+
+def placed(study: Study, sums: Sums, groups: Mapping[str, str]) -> Sums:
+    """One patient's sums, and once more for each group that the patient is in.
+
+    Args:
+        groups: column → the one group of it; columns for which this study asks nothing are passed over.
+    """
+    found = dict(sums)
+    for name in study.evaluation.groups:
+        if name in groups:
+            found |= {each + _part(name, groups[name]): values for each, values in sums.items()}
+    return found
+
+
+def widening(study: Study) -> float:
+    """By how much longer a patient's whole contribution can be than its part of all; see the proof above."""
+    return math.sqrt(1 + len(study.evaluation.groups))
+
+
+def _part(column: str, group: str) -> str:
+    return f"{MARK}{column}={group}"
