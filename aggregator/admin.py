@@ -207,7 +207,7 @@ def add_person(settings: Settings, name: str, role: Role, *, days: float, plans:
         text, kept = make_token(name, role, now=now, expires=now + days * 86_400)
         store.register.add_api_token(kept)
         for plan in plans:
-            store.register.grant(plan_meant(store.register, plan), name)
+            store.register.grant(plan_meant(store, plan), name)
     return text
 
 
@@ -217,18 +217,22 @@ def grant(settings: Settings, name: str, typed: str, *, withdraw: bool = False) 
     Returns: the plan's id. Raises: NotAFingerprint, NoPlan, UnknownPerson.
     """
     with opened(settings) as store:
-        plan = plan_meant(store.register, typed)
+        plan = plan_meant(store, typed)
         change = store.register.withdraw if withdraw else store.register.grant
         change(plan, name)
     return plan
 
 
-def plan_meant(register: Register, typed: str) -> str:
-    """The one plan with this fingerprint, or whose hash starts like this. Raises: NotAFingerprint, NoPlan."""
-    start, known = typed.strip().lower(), register.plan_ids()
+def plan_meant(store: Store, typed: str) -> str:
+    """The one plan with this fingerprint, whose hash starts like this, or whose study is called so.
+
+    Raises: NotAFingerprint, NoPlan.
+    """
+    start, known = typed.strip().lower(), store.register.plan_ids()
+    found = [plan.id for plan, _, _ in store.plans.all() if plan.study.name == start]
     if 8 <= len(start) < LEAST_DIGITS and re.fullmatch("[0-9a-f]+", start):
-        found = [p for p in known if p.startswith(start)]
-    else:
+        found += [p for p in known if p.startswith(start)]
+    elif not found:
         found = [p for p in known if means([typed], bytes.fromhex(p))] if known else []
     if len(found) != 1:
         raise NoPlan(typed=typed)

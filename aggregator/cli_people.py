@@ -77,7 +77,10 @@ def people_revoke(
 def people_grant(
     name: Annotated[str, typer.Argument(help="A researcher.")],
     plan: Annotated[
-        str, typer.Argument(help="The plan's words in quotation marks, or 8 digits or more of its hash.")
+        str,
+        typer.Argument(
+            help="The study's name, its plan's words in quotation marks, or 8 digits or more of its hash."
+        ),
     ],
     folder: Folder = DEFAULT,
     withdraw: Annotated[bool, typer.Option("--withdraw", help="Take it back instead.")] = False,

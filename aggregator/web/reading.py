@@ -56,6 +56,10 @@ class Reading:
             return [line for line in lines if line.plan in readable]
         return lines
 
+    async def plan(self, plan: str) -> bytes:
+        """A plan as JSON. Raises: NotFound."""
+        return await self._lookups.ask(lambda: self._reader.plan(plan).model_dump_json().encode())
+
     async def status(self, plan: str) -> bytes:
         """A plan's attempts, model versions, approvals and open phase as JSON. Raises: NotFound."""
         live = None if self._leader is None else await self._leader.live_status(plan)

@@ -54,15 +54,23 @@ class Collected:
 
     Args:
         headers: the answer's, by lower case name. limit: most bytes. clock: monotonic seconds.
+        keep: where each piece goes; into memory, to be had from ``data``, without it.
     Raises: EncodedAnswer, AnswerTooLarge, by the head alone.
     """
 
     def __init__(
-        self, headers: Mapping[str, str], limit: int, clock: Callable[[], float] = time.monotonic
+        self,
+        headers: Mapping[str, str],
+        limit: int,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        keep: Callable[[bytes], object] | None = None,
     ) -> None:
         self._limit, self._clock, self._started = limit, clock, clock()
         self._pieces: list[bytes] = []
-        self._size = 0
+        self._keep = keep or self._pieces.append
+        self.size = 0
+        """Bytes so far."""
         if headers.get("content-encoding", "identity").strip().lower() != "identity":
             raise EncodedAnswer()
         length = headers.get("content-length", "")
@@ -71,12 +79,12 @@ class Collected:
 
     def add(self, piece: bytes) -> None:
         """Take the next piece. Raises: AnswerTooLarge; TimeoutError if it comes too slowly on average."""
-        self._size += len(piece)
-        if self._size > self._limit:
+        self.size += len(piece)
+        if self.size > self._limit:
             raise AnswerTooLarge(limit=self._limit)
-        if self._clock() > self._started + PATIENCE_S + self._size / BYTES_PER_S:
+        if self._clock() > self._started + PATIENCE_S + self.size / BYTES_PER_S:
             raise TimeoutError("too slow")
-        self._pieces.append(piece)
+        self._keep(piece)
 
     @property
     def data(self) -> bytes:

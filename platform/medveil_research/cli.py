@@ -5,7 +5,20 @@ from __future__ import annotations
 import typer
 
 from medveil.options import from_options
-from medveil_research.commands import audit, demo, doctor, evaluate, mnist, privacy, report, study
+from medveil_research.commands import (
+    audit,
+    demo,
+    doctor,
+    enroll,
+    evaluate,
+    fetch,
+    mnist,
+    privacy,
+    report,
+    studies,
+    study,
+    watch,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -21,6 +34,12 @@ def _research() -> typer.Typer:
     group = typer.Typer(
         help="For a researcher: follow a study, fetch its model, judge it, report it.", no_args_is_help=True
     )
+    group.command("enroll")(enroll.enroll)
+    group.command("studies")(studies.studies)
+    group.command("ask")(studies.ask)
+    group.command("watch")(watch.watch)
+    group.command("fetch")(fetch.fetch)
+    group.command("curves")(fetch.curves)
     group.command("report")(report.report)
     group.command("evaluate")(evaluate.evaluate)
     group.command("audit")(audit.audit)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
 import ssl
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import BinaryIO, Self, TypeVar
 
 import httpx2 as httpx
 from pydantic import TypeAdapter, ValidationError
@@ -24,6 +27,8 @@ from medveil.errors import RemoteProtocolError
 from medveil.identity import Identity, sign_request
 from medveil.messages import Enrol, enrolment_path, seconds_to_wait
 from medveil.outside import NotPlain, decode_json
+from medveil.plan import BadPlan, Plan, parse_plan
+from medveil.progress import tell
 from medveil.reachability import check_certificate, why
 from medveil.reports import PlanLine, PlanStatus
 from medveil.shown import plain
@@ -34,10 +39,25 @@ PATIENCE_S = 30.0
 BUSY = (429, 502, 503, 504)
 STATUS_BYTES, STATUS_ITEMS = 64 * 2**20, 5_000_000
 """Of a study's whole history: ten thousand rounds of fifty hospitals."""
+PLAN_BYTES = 16 * 2**20
 MODEL_BYTES = 512 * 2**20
 """Most bytes of a model whose tensors the caller does not know."""
 NO_STATUS = "what it sent is no status"
 PLAN_LINES, PLAN_STATUS = TypeAdapter(tuple[PlanLine, ...]), TypeAdapter(PlanStatus)
+
+
+REMEDIES = {
+    "token-refused": "Ask the consortium's admin for a new token: medveil aggregator enroll-token NAME "
+    "--researcher. It is for one name, for three days, and for one use.",
+    "unknown-sender": "This key is not enrolled there. Ask the admin for a token: medveil research enroll.",
+    "revoked": "The consortium's admin has revoked this key. Ask for a token under another name.",
+    "not-allowed": "This name may not read studies: was its token made for a hospital? Ask the admin for one "
+    "of 'medveil aggregator enroll-token NAME --researcher' under another name.",
+    "stale-request": "Set both machines' clocks by NTP.",
+    "not-found": "It is not there, or not open to this researcher: the admin opens it with "
+    "'medveil aggregator people grant'.",
+}
+"""What to do, by the code of the aggregator's own problem."""
 
 
 class NoAnswer(RemoteProtocolError):
@@ -45,11 +65,19 @@ class NoAnswer(RemoteProtocolError):
 
     code = "no-answer"
 
-    def __init__(self, *, reason: str) -> None:
+    def __init__(self, *, reason: str, told: str = "", lost: bool = False) -> None:
+        """
+        Args:
+            told: the code of the problem that the aggregator answered with; empty if it told none.
+            lost: whether the connection failed, or it had no time: asking again later may help.
+        """
+        self.reason, self.told, self.lost = reason, told, lost
         super().__init__(
             what=f"The aggregator gave no useful answer: {reason}.",
             meaning="Nothing was changed.",
-            remedy="Check its address, its certificate, and that this identity is enrolled.",
+            remedy=REMEDIES.get(
+                told, "Check its address, its certificate, and that this identity is enrolled."
+            ),
         )
 
 
@@ -87,6 +115,14 @@ class Client:
         except httpx.TransportError:
             return False
 
+    def check_up(self) -> None:
+        """Raises: NoAnswer, CertificateRefused, unless the aggregator answers under its own certificate."""
+        self._send("GET", "/healthz")
+
+    def close(self) -> None:
+        """End the connection."""
+        self._client.close()
+
     def enrol(self, token: str) -> None:
         """Use a one-time token for researchers."""
         self._send("POST", enrolment_path(self._identity.public_key), Enrol(token=token).to_bytes())
@@ -107,6 +143,48 @@ class Client:
         """
         return self._send("GET", f"/v1/plans/{plan}/models/{model}", limit=limit)
 
+    def plan(self, plan: str) -> Plan:
+        """What the hospitals have approved under this hash: the study and the roster.
+
+        Raises: BadPlan, also if it is another plan; NoAnswer.
+        """
+        data = self._send("GET", f"/v1/plans/{plan}", limit=PLAN_BYTES)
+        try:
+            found = parse_plan(decode_json(data, max_bytes=PLAN_BYTES, max_items=STATUS_ITEMS))
+        except NotPlain as error:
+            raise BadPlan() from error
+        if found.id != plan:
+            raise BadPlan(problem="it is another one than was asked for")
+        return found
+
+    def read_model(self, plan: str, model: str, file: BinaryIO, *, limit: int) -> None:
+        """Append to a file what it lacks of a model; it begins anew if the aggregator sends the whole.
+
+        Where the line breaks, the file holds what has come, and the next call goes on from there.
+
+        Args:
+            file: open for reading and appending; empty, or what earlier calls have left.
+            limit: most bytes of the whole file.
+        """
+        have = file.seek(0, os.SEEK_END)
+
+        def receive(response: httpx.Response) -> bytes:
+            begin = _begin(response, have)
+            file.seek(begin)
+            file.truncate()
+            size = response.headers.get("content-length", "")
+            whole = begin + int(size) if size.isascii() and size.isdigit() and len(size) < 19 else 0
+            answer = Collected(response.headers, limit - begin, keep=file.write)
+            for piece in response.iter_raw():
+                answer.add(piece)
+                tell("model, kB", (begin + answer.size) // 1000, whole // 1000)
+            if begin + answer.size < whole:
+                raise ConnectionError("it ended early")
+            return b""
+
+        asked = {"Range": f"bytes={have}-"} if have else {}
+        self._send("GET", f"/v1/plans/{plan}/models/{model}", headers=asked, receive=receive)
+
     def _checked(self, path: str, kind: TypeAdapter[T]) -> T:
         """An answer of this kind. Raises: NoAnswer, and what :meth:`_send` raises."""
         data = self._send("GET", path, limit=STATUS_BYTES)
@@ -115,14 +193,27 @@ class Client:
         except (NotPlain, ValidationError) as error:
             raise NoAnswer(reason=NO_STATUS) from error
 
-    def _send(self, method: str, path: str, body: bytes = b"", *, limit: int = PROBLEM_BYTES) -> bytes:
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        *,
+        limit: int = PROBLEM_BYTES,
+        headers: Mapping[str, str] | None = None,
+        receive: Callable[[httpx.Response], bytes] | None = None,
+    ) -> bytes:
         """What the aggregator answers.
 
+        Args:
+            headers: more of them; they are not signed.
+            receive: reads the body of a success; into memory, up to ``limit`` bytes, without it.
         Raises: NoAnswer, AnswerTooLarge, EncodedAnswer, CertificateRefused.
         """
+        read = receive or (lambda response: _collected(response, limit))
         end = time.monotonic() + PATIENCE_S
         while True:
-            response, data = self._once(method, path, body, limit)
+            response, data = self._once(method, path, body, headers or {}, read)
             pause = seconds_to_wait(response.headers.get("retry-after"))
             if response.status_code not in BUSY or time.monotonic() + pause > end:
                 break
@@ -130,35 +221,55 @@ class Client:
         if not response.is_success:
             told = problem_in(data)
             words = plain(f"{told.get('title', '')} {told.get('code', '')}", 200)
-            raise NoAnswer(reason=f"{response.status_code} {words}".strip())
+            raise NoAnswer(
+                reason=f"{response.status_code} {words}".strip(),
+                told=plain(told.get("code", ""), 60),
+                lost=response.status_code in BUSY,
+            )
         return data
 
-    def _once(self, method: str, path: str, body: bytes, limit: int) -> tuple[httpx.Response, bytes]:
-        request = self._client.build_request(method, path, content=body)
+    def _once(
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        read: Callable[[httpx.Response], bytes],
+    ) -> tuple[httpx.Response, bytes]:
+        request = self._client.build_request(method, path, content=body, headers=dict(headers))
         target = request.url.raw_path.decode("ascii")
         request.headers.update(sign_request(self._identity, method, target, body).headers())
         try:
             response = self._client.send(request, stream=True)
             try:
-                return response, _collected(response, limit)
+                return response, read(response) if response.is_success else _problem(response)
             finally:
                 response.close()
-        except (httpx.TransportError, TimeoutError) as error:
+        except (httpx.TransportError, TimeoutError, ConnectionError) as error:
             check_certificate(error)
-            raise NoAnswer(reason=why(error)) from error
+            raise NoAnswer(reason=why(error), lost=True) from error
 
 
 def _collected(response: httpx.Response, limit: int) -> bytes:
-    """The answer's body as it came over the line; of a refusal only as much as a problem document has.
+    """The answer's body as it came over the line. Raises: AnswerTooLarge, EncodedAnswer, TimeoutError."""
+    answer = Collected(response.headers, limit)
+    for piece in response.iter_raw():
+        answer.add(piece)
+    return answer.data
 
-    Raises: AnswerTooLarge, EncodedAnswer, TimeoutError.
-    """
+
+def _problem(response: httpx.Response) -> bytes:
+    """Of a refusal only as much as a problem document has."""
     try:
-        answer = Collected(response.headers, limit if response.is_success else PROBLEM_BYTES)
-        for piece in response.iter_raw():
-            answer.add(piece)
-        return answer.data
+        return _collected(response, PROBLEM_BYTES)
     except (AnswerTooLarge, EncodedAnswer):
-        if response.is_success:
-            raise
         return b""
+
+
+def _begin(response: httpx.Response, have: int) -> int:
+    """At which byte of the file an answer begins. Raises: NoAnswer if that is not where it was asked to."""
+    if response.status_code != 206:
+        return 0
+    if not re.fullmatch(rf"bytes {have}-\d{{1,18}}/\d{{1,18}}", response.headers.get("content-range", "")):
+        raise NoAnswer(reason="it sent another part of the file than was asked for")
+    return have

@@ -20,6 +20,8 @@ else:  # what the folders hold, without loading it
     Task = Literal[names_in("medveil.tasks")]
     Profile = Literal[names_in("medveil.profiles")]
     StrategyName = Literal[names_in("medveil.strategies")]
+FOLDER = Path(".medveil/research")
+"""Where a researcher's key lies unless another folder is named."""
 OwnModel = Annotated[str | None, typer.Option(help="A model of MedVeil; the task's default without it.")]
 Epsilon = Annotated[
     float,

@@ -163,6 +163,7 @@ def test_each_role_reads_what_it_should_and_no_role_changes_anything(
         "/v1/status": {Role.ADMIN, Role.AUDITOR},
         "/v1/plans/{plan}/status": {Role.ADMIN, Role.AUDITOR},
         "/v1/audit": {Role.ADMIN, Role.AUDITOR},
+        "/v1/plans/{plan}": {Role.ADMIN, Role.AUDITOR},
         "/v1/plans/{plan}/models/{model}": {Role.ADMIN},
         "/v1/plans/{plan}/versions/{number}/proof": {Role.ADMIN, Role.AUDITOR},
         "/v1/plans/{plan}/rounds/{number}/certificates": {Role.ADMIN, Role.AUDITOR},

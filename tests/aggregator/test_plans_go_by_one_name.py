@@ -66,6 +66,8 @@ def test_create_status_and_grant_speak_of_a_plan_by_the_same_words(folder: Path)
     assert words in run(folder, "people", "grant", "anna", words.upper())
     assert words in run(folder, "people", "grant", "anna", number, "--withdraw")
     assert " ".join(words.split()[:3]) not in run(folder, "people", "list")
+    assert words in run(folder, "people", "grant", "anna", "tiny")
+    run(folder, "people", "grant", "anna", "tiny", "--withdraw")
     run(folder, "people", "grant", "anna", number[:8])
     assert " ".join(words.split()[:3]) in run(folder, "people", "list")
 

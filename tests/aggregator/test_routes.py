@@ -24,7 +24,7 @@ from door import Door
 from medveil.errors import utc
 from medveil.identity import FRESHNESS_S, Identity, sign_request
 from medveil.messages import Approval, PlanOffer, PlanOffers, Work
-from medveil.plan import sign_approval
+from medveil.plan import Plan, sign_approval
 from privacy.secagg import node
 from privacy.secagg.messages import Agree, Shares, Unmask, Upload
 from world import World, make_sites, play
@@ -58,6 +58,7 @@ GOOD = [
     ("GET", "/v1/plans", b""),
     ("GET", "{at}/work", b""),
     ("GET", "{at}/status", b""),
+    ("GET", "{at}", b""),
     ("POST", "{at}/approval", Approval(signature=bytes(64)).to_bytes()),
     ("POST", "{at}/rounds/1/attempts/1/shares", b"?"),
     ("PUT", "{at}/rounds/1/attempts/1/segments/0", b"?"),
@@ -315,6 +316,8 @@ def test_a_researcher_may_look_and_nothing_else(door: Door, method: str, path: s
     answer = door.ask(door.known["researcher"], method, path.format(at=door.at), body)
     if path.endswith("/status"):
         assert answer.json()["open"]["phase"] == "share"
+    elif path == "{at}":
+        assert Plan.model_validate(answer.json()) == door.world.plan
     elif "/models/" in path or "/versions/" in path:
         door.refused(answer, 404, "not-found")
     else:

@@ -287,11 +287,14 @@ def test_every_file_of_the_page_is_tried_here() -> None:
     assert len(blocks("docs/extending.md")) == len(files("docs/extending.md"))
 
 
-def test_the_researchers_script_uses_what_the_client_has() -> None:
-    script, reporting = blocks("docs/researcher.md")
-    from medveil_research.client import Client
+def test_the_researchers_script_uses_what_a_consortium_and_its_studies_have() -> None:
+    (script,) = blocks("docs/researcher.md")
+    from medveil_research.consortium import Consortium
+    from medveil_research.fetching import Fetched
+    from medveil_research.shared_study import SharedStudy
 
-    compile(script + reporting, "docs/researcher.md", "exec")
-    used = set(re.findall(r"client\.(\w+)\(", script + reporting))
-    assert used == {"enrol", "plans", "status", "model"}
-    assert all(callable(getattr(Client, name)) for name in used)
+    compile(script, "docs/researcher.md", "exec")
+    for name, kind in (("consortium", Consortium), ("study", SharedStudy), ("model", Fetched)):
+        used = set(re.findall(rf"\b{name}\.(\w+)", script))
+        assert used
+        assert all(hasattr(kind, each) for each in used), used

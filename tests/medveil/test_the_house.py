@@ -27,9 +27,11 @@ ROAD = (
     "aggregator/web/routes/people.py",
     "platform/medveil/reports.py",
     "platform/medveil_research/client.py",
+    "platform/medveil_research/consortium.py",
     "platform/medveil_research/local_consortium.py",
     "platform/medveil_research/report/page.py",
     "platform/medveil_research/results.py",
+    "platform/medveil_research/shared_study.py",
 )
 """From the aggregator's row to the researcher's page: typed all the way."""
 LOOSE = {

@@ -229,23 +229,26 @@ def make_world(
     database: Path | str | None = None,
     workers: Executor | None = None,
     bucket: str = "",
+    whole: tuple[Study, bytes] | None = None,
     **changes: Any,
 ) -> World:
     """An aggregator with enrolled hospitals and one plan, approved by the first ``approvals`` (all).
 
     Args:
         database: a file in the folder if left out.
+        whole: another study than the tiny one, and its initial model.
     """
     folder.mkdir(parents=True, exist_ok=True)
     identities = [Identity.generate(f"hospital-{i}") for i in range(1, hospitals + 1)]
-    admin, plan = Identity.generate("admin"), make_plan(identities, make_study(**changes))
+    study, initial = whole or (make_study(**changes), to_safetensors(START, SPEC))
+    admin, plan = Identity.generate("admin"), make_plan(identities, study)
     where = fresh_file(folder) if database is None else database
     store, blobs = Store(where, admin), open_blobs(folder, bucket)
     for one in identities:
         token = secrets.token_urlsafe(24)
         store.register.add_token(token, name=one.name, role="hospital", expires=2.0)
         store.register.enrol(token, name=one.name, public_key=one.public_key, now=1.0)
-    first = first_version(plan, to_safetensors(START, SPEC), blobs, now=1.0)
+    first = first_version(plan, initial, blobs, now=1.0)
     store.plans.add(plan, admin.sign("create-plan", plan.hash), first, 1.0)
     for one in identities[:approvals]:
         store.plans.add_approval(plan.id, one.name, sign_approval(plan, one))

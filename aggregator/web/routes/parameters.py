@@ -10,6 +10,7 @@ from pydantic import BeforeValidator
 
 CBOR, BYTES = "application/cbor", "application/octet-stream"
 PEM = "application/x-pem-file"
+JSON = "application/json"
 POLL_LIMIT_S = 30.0
 READING = "reading"
 """Tag of what people may ask for with a token."""
@@ -47,6 +48,6 @@ def takes(media_type: str) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {media_type: {"schema": schema}}}}
 
 
-def answers(media_type: str) -> dict[int | str, dict[str, Any]]:
+def answers(media_type: str, status: int = 200) -> dict[int | str, dict[str, Any]]:
     """The entry of a successful answer in the OpenAPI document."""
-    return {200: {"content": {media_type: {}}}}
+    return {status: {"content": {media_type: {}}, "description": "Successful Response"}}
