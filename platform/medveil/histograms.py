@@ -31,6 +31,12 @@ def middles(bins: int) -> NDArray[np.float64]:
     return np.asarray(FINEST * np.sinh(place * np.arcsinh(WIDEST / FINEST)))
 
 
+def edges(bins: int) -> NDArray[np.float64]:
+    """Log odds between the bins of :func:`score_bins`, shape (bins - 1,)."""
+    place = np.arange(1, bins) / bins * 2 - 1
+    return np.asarray(FINEST * np.sinh(place * np.arcsinh(WIDEST / FINEST)))
+
+
 def auroc(positives: NDArray[Any], negatives: NDArray[Any]) -> float | None:
     """Area under the ROC curve from two score histograms (low to high); None without both kinds.
 

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AliasChoices, Field, model_validator
 
+from medveil import shown
 from medveil.errors import Error
 from medveil.handed import read_json
-from medveil.metrics import figures_of, headline
+from medveil.metrics import figures_of, headline, noise_in_sum, noise_scales
 from medveil.profiles import PROFILES
 from medveil.readings import Reading, named, read, with_unit
 from medveil.reports import Amount, AttemptReport, Count, Figures, Finite, Label, PlanStatus, Text
@@ -94,6 +95,8 @@ class FederatedFacts(Frozen):
     figures: Figures
     sums: dict[Label, tuple[Finite, ...]] = Field(default_factory=dict)
     """The summed histograms and counts behind ``figures``; see :func:`medveil.metrics.layout`."""
+    deviations: dict[Label, Amount] = Field(default_factory=dict)
+    """Standard deviation of the noise in each number of a sum; empty for exact sums."""
     metric: Finite | None = None
     exact: ExactFacts | None = Field(default=None, validation_alias=AliasChoices("exact", "desk"))
     """Earlier versions wrote ``desk``."""
@@ -120,6 +123,32 @@ class Spent(Frozen):
     """Only if the other hospitals add their noise honestly."""
 
 
+class Recipe(Frozen):
+    """How the study reads images, trains and counts, for whoever writes about it."""
+
+    description: Text = ""
+    size: tuple[Count, ...] = ()
+    spacing_mm: tuple[Amount, ...] = ()
+    channels: Count = 1
+    rounds: Count
+    """As planned."""
+    work: Text
+    """What a hospital does in a round: "1 step", "5 epochs"."""
+    optimizer: Text
+    learning_rate: Amount
+    schedule: Text = "constant"
+    strategy: Text
+    changes: tuple[Label, ...] = ()
+    """Random changes of images before a step."""
+    weights: Text
+    """What a hospital counts in the mean."""
+    least_hospitals: Count
+    """In every sum."""
+    colluders: Count
+    """Hospitals that the masks resist, together with the aggregator."""
+    initial_model: Sha256
+
+
 class Result(Frozen):
     """Everything a report is made from."""
 
@@ -136,6 +165,10 @@ class Result(Frozen):
     hospitals: Annotated[tuple[Name, ...], Field(min_length=1)]
     privacy: PrivacyFacts
     plan: Sha256
+    recipe: Recipe | None = None
+    """Earlier versions wrote none."""
+    ended: Text | None = None
+    """When the newest model was made, UTC, ISO 8601."""
     rounds: tuple[RoundFacts, ...]
     federated: FederatedFacts
     local_only: tuple[AloneFacts, ...] = ()
@@ -311,14 +344,49 @@ def from_status(
         hospitals=status.hospitals,
         privacy=_privacy(study, patients, len(status.hospitals)),
         plan=status.plan,
+        recipe=_recipe(study),
+        ended=status.versions[-1].created,
         rounds=rounds_of(status),
         federated=FederatedFacts(
             model=status.versions[-1].model,
             figures=figures,
             sums=final.sums if final else {},
+            deviations=_deviations(study, final) if final else {},
             metric=final.metric if final and not drowned else None,
         ),
         data=data,
+    )
+
+
+def _deviations(study: Study, final: AttemptReport) -> dict[str, float]:
+    multiplier = noise_in_sum(study, hospitals=len(final.survivors))
+    if not multiplier:
+        return {}
+    return {name: multiplier * scale for name, scale in noise_scales(study).items() if name in final.sums}
+
+
+def _recipe(study: Study) -> Recipe:
+    training, transforms = study.training, study.transforms
+    count, unit = training.local_steps, "step"
+    if count is None:
+        count, unit = training.local_epochs, "epoch"
+    masks = study.secure_aggregation
+    return Recipe(
+        description=shown.plain(study.description, 1000),
+        size=transforms.size,
+        spacing_mm=transforms.spacing_mm,
+        channels=transforms.channel_count,
+        rounds=training.rounds,
+        work=f"{count} {unit}{'s' * (count != 1)}",
+        optimizer=training.optimizer,
+        learning_rate=training.learning_rate,
+        schedule=training.schedule,
+        strategy=study.strategy.name,
+        changes=(*(["shift"] if training.augment else []), *training.augmentations),
+        weights=masks.weights,
+        least_hospitals=study.cohort.min_hospitals,
+        colluders=masks.colluders,
+        initial_model=study.model.initial_model,
     )
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from medveil_research.report.page import render, verdict
-from medveil_research.report.plots import draw_all
+from medveil_research.report.page import render
+from medveil_research.report.verdict import against_alone, verdict
 from medveil_research.results import Result
 
 Value = dict[str, Any]
@@ -38,31 +38,42 @@ def regression(classification_result: Value) -> Result:
     return Result.model_validate(changed)
 
 
+def words(result: Result) -> str:
+    """The page's text, without tags and with single spaces."""
+    return " ".join(re.sub(r"<[^>]*>", " ", render(result)).split())
+
+
 def test_a_lower_error_than_that_of_the_hospitals_alone_is_better(regression: Result) -> None:
     assert regression.metric is not None
     assert regression.local_only_mean is not None
-    found = verdict(regression)
     assert regression.metric < regression.local_only_mean
     mean = f"{regression.local_only_mean:.2f} years"
-    assert f"years better than the mean of the hospitals training alone ({mean})" in found.sentence
-    assert "4 of the 4 single models do worse" in found.sentence
-    assert re.fullmatch(r"[0-9.]+ to [0-9.]+ years", found.value)
-    assert found.interval.endswith(f"best guess {regression.metric:.2f} years")
+    said = against_alone(regression)
+    assert f"years better than the mean of the hospitals training alone ({mean})" in said
+    assert "better than every single model" in said
     worse = regression.model_copy(update={"local_only_mean": 0.5 * regression.metric})
-    assert "years worse than" in verdict(worse).sentence
+    assert "years worse than" in against_alone(worse)
 
 
-def test_the_drawings_of_an_error_say_that_left_is_better_and_zero_perfect(regression: Result) -> None:
-    drawings = {one.title: one for one in draw_all(regression)}
-    assert set(drawings) == {"Round by round", "Together against alone", "The shared model at each hospital"}
-    assert "0 is perfect" in " ".join(drawings["Round by round"].how_to_read.split())
-    assert "Further left is better" in " ".join(drawings["Together against alone"].how_to_read.split())
-    assert "years" in drawings["The shared model at each hospital"].description
+def test_an_error_is_told_as_an_interval_in_its_unit(regression: Result) -> None:
+    found = verdict(regression)
+    assert found.figure.endswith(" years")
+    assert found.sentence == (
+        f"On test patients of all hospitals, the shared model is off by {found.figure} on average."
+    )
+
+
+def test_what_an_error_is_made_of_is_told_as_far_as_the_sums_do(regression: Result) -> None:
+    page = words(regression)
+    assert "mean error -0.50 years" in page
+    assert "Of 100 patients about 95 lie between −8.28 years and +7.28 years of the truth" in page
+    assert "always says the mean of all patients would have an RMSE of 8.94 years" in page
+    assert "patient by patient, is not known" in page
 
 
 def test_the_page_says_what_is_estimated_and_in_which_unit(regression: Result) -> None:
-    page = render(regression)
-    assert "estimate &#39;age&#39; (18 to 90 years)" in page
+    page = words(regression)
+    assert "Chest films: estimating &#39;age&#39; (18 to 90 years) in X-ray images" in page
     assert "MAE in years" in page
     assert "R²" in page
 
@@ -84,7 +95,7 @@ def test_each_finding_is_shown_with_the_cases_that_it_rests_on(classification_re
         figures |= {f"auroc/{name}": 0.7 + number / 50} if number else {}
     classification_result |= {"task": "findings", "classes": names}
     classification_result["federated"] |= {"figures": figures, "sums": {}, "metric": 0.8}
-    result = Result.model_validate(classification_result)
-    drawing = next(one for one in draw_all(result) if one.title == "Each finding")
-    assert "finding 8 (8 of 90): 0.860" in drawing.description
-    assert "No figure (too few cases of one kind): finding 0." in drawing.description
+    page = words(Result.model_validate(classification_result))
+    assert "finding 8 — 0.860 8 of 90" in page
+    assert "finding 1 — 0.720 1 of 90" in page
+    assert "on average over the findings" in page

@@ -80,15 +80,17 @@ def test_the_figures_are_those_of_the_final_evaluation(study: Study) -> None:
     assert result.privacy.epsilon == 8.0
     assert result.privacy.noise_to_signal is not None
     page = render(result)
-    assert "0.750" in page
-    assert "It was not compared with hospitals training alone" in page
+    assert "best guess 0.750" in page
+    assert "Was it worth it?" not in page
+    assert "None" not in page
 
 
 def test_a_study_that_has_not_ended_has_a_report_without_figures(study: Study) -> None:
     result = from_status(study, status_of(study, [attempt(1)], finished=False))
     assert result.metric is None
     assert result.privacy.noise_to_signal is None
-    assert "No figure was computed" in render(result)
+    assert "has not been judged on test patients so far" in render(result)
+    assert "1 of 2 rounds gave a new model" in render(result)
 
 
 @pytest.mark.parametrize("change", [{"name": "others"}, {"versions": []}], ids=["name", "model"])

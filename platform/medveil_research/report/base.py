@@ -82,7 +82,10 @@ def _environment() -> Environment:
 
 
 def _visible(value: object) -> object:
-    return shown.plain(value, LONGEST) if isinstance(value, str) and not isinstance(value, Markup) else value
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    before, after = value[:1] == " ", value[1:][-1:] == " "  # a template's own, between two words
+    return " " * before + shown.plain(value, LONGEST) + " " * after
 
 
 @functools.cache

@@ -1,37 +1,43 @@
-"""One HTML file that a doctor can read, a reviewer can check and a browser can open without a network."""
+"""The report of a study: one HTML file that a doctor can read and a reviewer can check."""
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from medveil.readings import (
-    UNDETERMINED,
-    cell_words,
-    guess_words,
-    interval_meaning,
-    interval_words,
-    is_figure,
-    main_words,
-)
+from medveil.readings import Reading, cell_words, interval_words, is_figure, main_words, with_unit
+from medveil_research.report import paper, rounds, rows, verdict
 from medveil_research.report.base import render_page, write_page
-from medveil_research.report.plots import draw_all
-from medveil_research.results import PrivacyFacts, Result
-from medveil_research.words import budget_words, plain, short_hash
+from medveil_research.report.curves import curves
+from medveil_research.report.errors import errors
+from medveil_research.report.scores import Scores, Table, scores_of
+from medveil_research.results import Result
+from medveil_research.words import budget_words, is_count
 
 PHASES = ("advertise", "share", "commit", "upload", "agree", "unmask")
-WRONG_ACCUSATIONS = 0.01
-"""False-alarm rate at which the report translates epsilon into an attacker's chance."""
+USUAL = 0.5
+"""The threshold that was fixed before the test: from here on the model finds the finding likelier."""
+OTHERS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
+"""Thresholds of the table that is folded away."""
+DROWNED = "_undetermined"
+NAMES = {
+    "auroc": "AUROC",
+    "ece": "calibration error",
+    "dice": "Dice",
+    "mae": "MAE",
+    "rmse": "RMSE",
+    "r2": "R²",
+    "bias": "mean error (predicted less true)",
+}
 
 
 def write_report(result: Result, path: Path) -> Path:
     """Write the report of one study.
 
     The file is self-contained: no script, no request to any host (its content-security policy forbids both).
-    What the result does not hold is shown as an empty place, never filled in.
+    What the result does not hold is shown as an empty place with its reason, never filled in.
 
     Returns: ``path``.
     """
@@ -40,89 +46,150 @@ def write_report(result: Result, path: Path) -> Path:
 
 def render(result: Result) -> str:
     """The report as HTML text; equal results give equal text."""
+    scores = scores_of(result)
+    trained = [r for r in result.rounds if r.kind == "train"]
     return render_page(
         "report.html.j2",
         result=result,
-        drawings=draw_all(result),
-        verdict=verdict(result),
-        attack=attacker_chance(result.privacy),
+        title=verdict.title(result),
+        verdict=verdict.verdict(result),
+        compared=rows.comparison(result),
+        against=verdict.against_alone(result),
+        crossed=threshold(scores),
+        drawings=curves(scores, lambda one: one.cell_at(USUAL)),
+        classes=rows.classes(result, scores),
+        structures=rows.structures(result),
+        lesions=rows.lesions(result),
+        errors=errors(result),
+        groups=rows.groups(result),
+        sites=rows.sites(result),
+        strips=rounds.strips(result),
+        spending=rounds.spending(result),
+        spending_axis=rounds.axis_of(result) if trained else "",
+        lost=any(set(r.survivors) < {*r.advertised, *r.committed} or r.outcome == "failed" for r in trained),
+        rounds_words=rounds_words(result),
+        cost=verdict.cost_of_privacy(result),
+        attack=verdict.attacker_chance(result.privacy),
         budget=budget_words(result.privacy.noise_to_signal),
         joint_equals_local=_joint_equals_local(result),
-        train_rounds=[r for r in result.rounds if r.kind == "train"],
-        traffic=traffic(result),
-        measured=any(r.kind == "train" and (r.figures or r.metric is not None) for r in result.rounds),
+        trained=trained,
+        judged=any(r.kind == "evaluate" and r.outcome == "done" for r in result.rounds),
+        hospitals=verdict.count_words(len(result.hospitals)),
+        measured=any(r.figures or r.metric is not None for r in trained),
         phases=[p for p in PHASES if any(p in r.phases for r in result.rounds)],
-        checklist=checklist(result),
-        is_figure=is_figure,
         cell=lambda one: cell_words(result.reading_of(one.figures, metric=one.metric), result.unit),
-        tile=lambda name: interval_words(result.reading(name), result.unit_of(name)),
+        traffic=traffic(result),
+        figures=all_figures(result),
+        checklists=paper.checklists(result),
+        card=paper.model_card(result),
     )
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The result in one line."""
+class Crossed:
+    """What happens at a threshold, and at others."""
 
-    value: str
-    interval: str
-    sentence: str
-
-
-def verdict(result: Result) -> Verdict:
-    """The headline figure, its interval first, and how it compares with the hospitals training alone.
-
-    Models of single hospitals have exact figures; they are held against the exact figure of the shared model,
-    where that is known.
-    """
-    reading, compared = result.reading(), result.compared
-    if reading is None:
-        return Verdict("—", "", "No figure was computed: there were too few test cases of one kind.")
-    value = None if compared is None else compared.value
-    against = "" if value is None else _compare(value, result, len(result.local_only))
-    if value is not None and result.noised and result.compared != reading:
-        against = (
-            f"Counted without noise, for which all hospitals' images must be in one place, it is "
-            f"{result.written(value)}. {against}"
-        )
-    if reading.value is None:
-        return Verdict("—", UNDETERMINED, against)
-    guess = guess_words(reading, result.unit)
-    error = interval_meaning(reading, noised=result.noised) + (f"; best guess {guess}" if guess else "")
-    return Verdict(main_words(reading, result.unit), error, against)
+    table: Table
+    rows: tuple[tuple[str, str, str], ...]
+    """Share, its interval, its best guess and counts."""
+    others: tuple[tuple[str, str, str, str], ...]
+    """Threshold, sensitivity, specificity, share of right positive calls."""
+    unit: str
+    total: float
 
 
-def _compare(metric: float, result: Result, alone: int) -> str:
-    if result.local_only_mean is None or not alone:
-        return "It was not compared with hospitals training alone in this run."
-    gain = metric - result.local_only_mean
-    mean = result.written(result.local_only_mean)
-    if float(result.digits(gain)) == 0:
-        return f"The hospitals training alone reach the same on average ({mean})."
-    better = metric.__gt__ if result.higher_is_better else metric.__lt__
-    beaten = sum(a.metric is not None and better(a.metric) for a in result.local_only)
-    word = "better" if better(result.local_only_mean) else "worse"
-    return (
-        f"That is {result.written(abs(gain))} {word} than the mean of the hospitals training alone ({mean}); "
-        f"{beaten} of the {alone} single models do worse than it."
+def threshold(scores: list[Scores]) -> Crossed | None:
+    """Of a study with one scored class: the two-by-two table at one half."""
+    if len(scores) != 1:
+        return None
+    one = scores[0]
+    table = one.at(one.cell_at(USUAL))
+    total = float(one.positives.sum() + one.negatives.sum())
+    if total <= 0:
+        return None
+    shares = (
+        ("Sensitivity", table.sensitivity, table.found, table.found + table.missed),
+        ("Specificity", table.specificity, table.clear, table.clear + table.false),
+        ("Right when it says yes", table.precision, table.found, table.found + table.false),
+        ("Right when it says no", table.negative_value, table.clear, table.clear + table.missed),
+    )
+    found = []
+    for name, reading, right, cases in shares:
+        counts = f"{max(right, 0):,.0f} of {max(cases, 0):,.0f}"
+        if reading is None or reading.value is None:
+            found.append((name, "not determined", f"too few cases: {counts}"))
+        else:
+            guess = f"best guess {reading.value:.3f}, " if reading.interval else ""
+            found.append((name, main_words(reading), guess + counts))
+    others = {one.cell_at(at): one.at(one.cell_at(at)) for at in OTHERS}
+    return Crossed(
+        table,
+        tuple(found),
+        tuple(
+            (
+                f"{at.threshold:.2f}",
+                _short(at.sensitivity),
+                _short(at.specificity),
+                _short(at.precision),
+            )
+            for at in others.values()
+        ),
+        "patients" if one.deviation else "images",
+        total,
     )
 
 
-def attacker_chance(privacy: PrivacyFacts) -> float | None:
-    """Largest share of participants that an attacker recognises who wrongly accuses 1 % of the others.
+def _short(reading: Reading | None) -> str:
+    if reading is None:
+        return rows.NOTHING
+    return "not determined" if reading.value is None else interval_words(reading)
 
-    None without differential privacy. With every patient in every step the study is one Gaussian of
-    mu = sqrt(steps) / noise_multiplier and the bound is tight (Dong, Roth, Su, "Gaussian differential
-    privacy", 2022); otherwise it follows from epsilon and delta (Kairouz, Oh, Viswanath, ICML 2015).
-    """
-    if privacy.kind == "none" or privacy.epsilon is None or privacy.delta is None:
-        return None
-    wrong = WRONG_ACCUSATIONS
-    if privacy.sample_rate == 1 and privacy.noise_multiplier and privacy.steps:
-        normal = statistics.NormalDist()
-        return normal.cdf(normal.inv_cdf(wrong) + math.sqrt(privacy.steps) / privacy.noise_multiplier)
-    first = math.exp(min(privacy.epsilon, 700.0)) * wrong + privacy.delta
-    second = 1 - math.exp(-privacy.epsilon) * (1 - privacy.delta - wrong)
-    return min(first, second, 1.0)
+
+def rounds_words(result: Result) -> str:
+    """What happened in training, in a sentence."""
+    trained = [r for r in result.rounds if r.kind == "train"]
+    if not trained:
+        return "No round of training has ended so far."
+    done = [r for r in trained if r.outcome == "done"]
+    planned = result.recipe.rounds if result.recipe else len(trained)
+    missed = [name for name in result.hospitals if any(name not in r.survivors for r in done)]
+    words = f"{len(done)} of {planned} rounds gave a new model"
+    failed = len(trained) - len(done)
+    if failed:
+        words += f"; {failed} failed and left it as it was"
+    if not done:
+        return f"{words}."
+    if not missed:
+        return f"{words}. Every hospital was in every sum."
+    if len(missed) <= 3:
+        each = "; ".join(
+            f"{name} was missing in {sum(name not in r.survivors for r in done)}" for name in missed
+        )
+        return f"{words}. Not every hospital was in every sum: {each}."
+    return f"{words}. {len(missed)} of {len(result.hospitals)} hospitals were missing in at least one sum."
+
+
+def all_figures(result: Result) -> list[tuple[str, str]]:
+    """Every figure as it was released, with its interval and the value before the cut."""
+    found = []
+    for part, figures in rows.parts(result.federated.figures).items():
+        for name in figures:
+            drowned = name.partition("/")[0].endswith(DROWNED)
+            own = name.replace(DROWNED, "", 1) if drowned else name
+            if not is_figure(name) and not drowned:
+                continue
+            kind, _, what = own.partition("/")
+            label = " · ".join(filter(None, (NAMES.get(kind, kind), what, part)))
+            if is_count(own):
+                found.append((label, f"{figures[name]:,.0f}"))
+                continue
+            unit, reading = result.unit_of(own), result.reading_of(figures, own)
+            words = interval_words(reading, unit)
+            if reading and reading.uncut is not None and reading.value is not None:
+                cut = not math.isclose(reading.uncut, reading.value, abs_tol=5e-7)
+                words += f"; before the cut {with_unit(reading.uncut, unit)}" if cut else ""
+            found.append((label, words))
+    return found
 
 
 def _joint_equals_local(result: Result) -> bool:
@@ -140,34 +207,3 @@ def traffic(result: Result) -> dict[str, tuple[int, int]]:
         up.update(facts.bytes_up)
         down.update(facts.bytes_down)
     return {name: (up[name], down[name]) for name in result.hospitals if name in up or name in down}
-
-
-def checklist(result: Result) -> list[tuple[str, str]]:
-    """Items that reporting guidelines (CLAIM, TRIPOD+AI) ask for; an empty answer is left to the authors."""
-    patients = result.federated.figures.get("patients")
-    kinds = (
-        "made-up images (phantoms)" if result.data == "phantom" else "images of the hospitals' own patients"
-    )
-    dp = result.privacy
-    return [
-        ("Data source", f"{kinds}; {len(result.hospitals)} hospitals; {result.profile} images"),
-        ("Test patients", f"{patients:.0f}, never used in training" if patients is not None else ""),
-        (
-            "Model",
-            f"{result.model}, {result.parameters:,} parameters, {short_hash(result.federated.model)}…",
-        ),
-        ("Software", f"MedVeil {result.medveil}"),
-        (
-            "Privacy",
-            "none"
-            if dp.kind == "none"
-            else f"differential privacy per patient, epsilon {dp.epsilon:g}, delta {plain(dp.delta or 0)}",
-        ),
-        ("Intended use", ""),
-        ("Reference standard: who labelled, how reliably", ""),
-        ("Who is in the data: age, sex, scanners, years; who was left out", ""),
-        ("Figures per subgroup (age, sex, scanner)", ""),
-        ("External validation at a hospital outside this study", ""),
-        ("Failures looked at by a doctor", ""),
-        ("Ethics approval, availability of data and code", ""),
-    ]

@@ -1,0 +1,78 @@
+"""Colours are readable on every ground, in the light and in the dark, and no page names one of its own."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import medveil_research
+from medveil_research.report.base import STYLES, render_page
+
+TEMPLATES = Path(medveil_research.__file__).parent / "templates"
+STATES = ("waiting", "working", "sent", "done", "late", "dropped", "refused", "needs")
+GROUNDS = ("ground", "card", "well", "note-ground")
+
+
+def schemes() -> dict[str, dict[str, str]]:
+    """Colours by name, in the light and in the dark."""
+    light, dark, *_ = re.findall(r":root \{(.*?)\n {0,2}\}", (TEMPLATES / "tokens.css").read_text(), re.S)
+    found = {}
+    for name, text in (("light", light), ("dark", light + dark)):
+        found[name] = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", text))
+    return found
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG 2: of two colours, 1 to 21."""
+
+    def light(colour: str) -> float:
+        parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    dark, bright = sorted((light(one), light(other)))
+    return (bright + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_stands_out_from_every_ground_it_can_lie_on(scheme: str) -> None:
+    colours = schemes()[scheme]
+    pairs = [(ink, ground) for ink in ("ink", "muted", "accent") for ground in GROUNDS]
+    pairs += [(state, ground) for state in STATES for ground in (f"{state}-ground", "card", "ground")]
+    pairs += [("on-accent", "accent"), ("card", "needs"), ("card", "refused")]
+    assert {pair: contrast(colours[pair[0]], colours[pair[1]]) for pair in pairs if
+            contrast(colours[pair[0]], colours[pair[1]]) < 4.5} == {}  # fmt: skip
+    assert contrast(colours["edge"], colours["card"]) >= 3
+
+
+def test_black_and_white_are_as_far_apart_as_can_be() -> None:
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+
+
+@pytest.mark.parametrize("name", [name for name in STYLES if name != "tokens.css"])
+def test_only_the_tokens_name_a_colour(name: str) -> None:
+    found = re.findall(r"#[0-9a-f]{3,8}\b|rgba?\(|hsla?\(", (TEMPLATES / name).read_text())
+    assert found == (["#fff"] if name == "page.css" else [])  # white paper in print
+
+
+@pytest.mark.parametrize("file", sorted(TEMPLATES.rglob("*.j2")), ids=lambda file: file.stem)
+def test_no_template_brings_a_style_a_script_or_a_handler(file: Path) -> None:
+    text = file.read_text()
+    assert not re.search(r'\sstyle="|<script|\son[a-z]+="|<link|<img(?! [^>]*src="{{)', text)
+
+
+def test_a_page_allows_nothing_but_its_own_style() -> None:
+    policy = re.search(r'Policy" content="([^"]*)"', _page())
+    assert policy is not None
+    assert re.fullmatch(
+        r"default-src &#39;none&#39;; style-src &#39;sha256-[A-Za-z0-9+/=]+&#39;; "
+        r"base-uri &#39;none&#39;; form-action &#39;none&#39;",
+        policy[1],
+    )
+    assert "img-src data:" in _page(pictures=True)
+
+
+def _page(*, pictures: bool = False) -> str:
+    return render_page("base.html.j2", pictures=pictures)
