@@ -14,6 +14,7 @@ from hospital_node.attempt import POLL_S, Attempt, OutOfOrder
 from hospital_node.audit_witness import AuditWitness
 from hospital_node.clearance import Clearance
 from hospital_node.contribution import ContributionSource
+from hospital_node.held_back import HeldBack
 from hospital_node.journal import Journal
 from hospital_node.line import AggregatorProblem, Line
 from hospital_node.lineage import Lineage, WrongModel
@@ -27,6 +28,7 @@ from medveil.plan import Plan
 from medveil.rounds import AttemptKey, Phase, RoundKind, kind_of, most_attempts
 from privacy.secagg.closing import vow
 from privacy.secagg.keys import setting_for
+from privacy.secagg.messages import Published
 from privacy.secagg.node import Party
 
 IDLE_S = 2.0
@@ -46,6 +48,7 @@ class PlanAgent:
         journal: Journal,
         computation: ContributionSource,
         line: Line,
+        held: HeldBack | None = None,
     ) -> None:
         member = plan.member(node.settings.name)
         assert member is not None  # check_plan has seen it
@@ -58,7 +61,8 @@ class PlanAgent:
         """The last attempt that this node has told the aggregator to give up."""
         self._seen = ""
         """The mark of the work that this node was told last."""
-        self._lineage = Lineage(plan, node.models, journal, line)
+        self._held = held
+        self._lineage = Lineage(plan, node.models, journal, line, self._passed)
         self._clearance = Clearance(plan, journal, line)
         self._audit = AuditWitness(journal)
 
@@ -89,6 +93,10 @@ class PlanAgent:
     async def prepare(self) -> None:
         """Fetch the first model, or load one's own. Raises: what :meth:`Lineage.begin` raises."""
         await self._lineage.begin()
+
+    def _passed(self, published: Published, parent: bytes) -> None:
+        if self._held is not None:
+            self._held.passed(published.round, parent, summed=self._index in published.survivors)
 
     async def _poll(self) -> Work:
         """Ask for work; waits at the aggregator for news, unless this hospital itself is waited for."""

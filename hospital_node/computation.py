@@ -12,6 +12,8 @@ import numpy as np
 
 from hospital_node.contribution import Contribution
 from hospital_node.governance import declared_patients
+from hospital_node.held_back import HeldBack
+from hospital_node.ledger import Charge
 from hospital_node.records import Read, Records, Source, Use
 from hospital_node.training import FeatureCache, TrainingRound, choose_device, release, train
 from hospital_node.unsent import Computed, Unsent
@@ -52,6 +54,7 @@ class Computation:
     Args:
         records: the ledger, and the patients whom the operator has approved for the plan.
         unsent: where the contribution in hand is remembered.
+        held: what the plan has not yet sent; None where its study compresses nothing.
     """
 
     def __init__(
@@ -61,9 +64,10 @@ class Computation:
         records: Records,
         *,
         unsent: Unsent,
+        held: HeldBack | None = None,
     ) -> None:
         self._plan, self._read, self._records = plan, read, records
-        self._ledger, self._unsent = records.ledger, unsent
+        self._ledger, self._unsent, self._held = records.ledger, unsent, held
         self._private = plan.study.privacy.kind != "none"
         self._all: tuple[Source, Read] | None = None
         """What was read, and what it was read by."""
@@ -109,6 +113,8 @@ class Computation:
     def finished(self) -> None:
         """The plan is over: nothing of it will be asked for again."""
         self._unsent.forget(self._plan.id)
+        if self._held is not None:
+            self._held.forget()
 
     def close(self) -> None:
         """End the computation in hand at its next step or file, and let no other begin."""
@@ -150,7 +156,7 @@ class Computation:
         found = self._unsent.find(name) if self._private else None
         if found is None:
             log.info("work.started", **key.where, kind=kind.value)
-            found = self._computed(key, kind, vector, weight, name)
+            found = self._computed(key, kind, model, vector, weight, name)
             log.info("work.finished", **key.where, kind=kind.value)
         else:
             self._ledger.settle(plan_id=key.plan, round_number=key.round)
@@ -158,7 +164,7 @@ class Computation:
         return Contribution(update, sums, study.secure_aggregation.weight_of(weight))
 
     def _computed(
-        self, key: AttemptKey, kind: RoundKind, vector: Float32, weight: int, name: str
+        self, key: AttemptKey, kind: RoundKind, model: bytes, vector: Float32, weight: int, name: str
     ) -> Computed:
         """What a round makes, charged before and stored under ``name`` after."""
         study, site, number = self._plan.study, self._site()[0], key.round
@@ -176,18 +182,7 @@ class Computation:
                     )
             update, sums = Update(np.empty(0, np.float32)), None
             if kind is RoundKind.TRAIN:
-                given = TrainingRound(
-                    study,
-                    vector,
-                    site.train,
-                    number=number,
-                    declared_patients=weight,
-                    noise=NoiseSource.fresh(),
-                    charge=charges.get(Split.TRAIN),
-                    device=self._device,
-                    cache=self._cache,
-                )
-                update = train(given)
+                update = self._update(key, model, vector, weight, charges.get(Split.TRAIN))
             if splits[-1] is not Split.TRAIN:
                 sums = release(
                     in_round(study, kind),
@@ -204,6 +199,24 @@ class Computation:
             for charge in charges.values():
                 charge.end()
         return update, sums
+
+    def _update(
+        self, key: AttemptKey, model: bytes, vector: Float32, weight: int, charge: Charge | None
+    ) -> Update:
+        """What training makes of the global model, or what this round sends of it."""
+        given = TrainingRound(
+            self._plan.study,
+            vector if self._held is None else self._held.start(vector),
+            self._site()[0].train,
+            number=key.round,
+            declared_patients=weight,
+            noise=NoiseSource.fresh(),
+            charge=charge,
+            device=self._device,
+            cache=self._cache,
+        )
+        update = train(given)
+        return update if self._held is None else self._held.shorten(key.round, model, update)
 
 
 def _looked_at(future: asyncio.Future[Contribution]) -> None:

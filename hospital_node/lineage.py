@@ -28,7 +28,7 @@ from medveil.outside import decode_cbor
 from medveil.parts import in_round
 from medveil.plan import Plan
 from medveil.rounds import AttemptKey, RoundKind
-from medveil.strategies import Diverged, State, advance
+from medveil.strategies import Diverged, State, advance, spread
 from medveil.study import Study
 from medveil.tensors import Float32, from_safetensors, largest_file, model_hash
 from privacy.encoding import SpoiledSum, Words, decode, params_for
@@ -198,7 +198,8 @@ def make_next(
         verify_sum(total, check_key, params, survivors=published.survivors)
     try:
         aggregate = decode(total, params, hospitals=len(published.survivors), study=study)
-        vector, state = advance(study, parent.vector, aggregate.mean, parent.state, number=published.round)
+        update = spread(study, aggregate.mean, number=published.round)
+        vector, state = advance(study, parent.vector, update, parent.state, number=published.round)
     except (SpoiledSum, Diverged) as error:
         raise BrokenLineage(reason="a sum that no honest hospitals can add up to") from error
     name = model_hash(vector, study.model.tensors)
@@ -210,10 +211,18 @@ class Lineage:
 
     Args:
         folder: where the own version is kept.
+        passed: hears of each version that was made, and the model before it; at the latest when it is kept.
     """
 
-    def __init__(self, plan: Plan, folder: Path, journal: Journal, source: VersionSource) -> None:
-        self._plan, self._journal, self._source = plan, journal, source
+    def __init__(
+        self,
+        plan: Plan,
+        folder: Path,
+        journal: Journal,
+        source: VersionSource,
+        passed: Callable[[Published, bytes], None] = lambda *_: None,
+    ) -> None:
+        self._plan, self._journal, self._source, self._passed = plan, journal, source, passed
         self._path = version_path(folder, plan)
         self._own: OwnVersion | None = None
         self._on_disk = b""
@@ -295,7 +304,13 @@ class Lineage:
         await self._keep(parent)  # threshold-many hospitals have started from it: there is no way back
         words = params_for(self._plan.study, RoundKind.TRAIN, len(self._plan.roster)).words
         data = await self._source.sum(self._plan.id, version, limit=8 * words)
-        return await _aside(lambda: make_next(self._plan, parent, published, data, key))
+
+        def made() -> OwnVersion:
+            following = make_next(self._plan, parent, published, data, key)
+            self._passed(published, parent.model)
+            return following
+
+        return await _aside(made)
 
     def _check_own_part(self, published: Published, context: Context) -> Secret | None:
         """The check key of this version's sum, if this node has it.

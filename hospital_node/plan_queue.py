@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 
+from hospital_node import held_back
 from hospital_node.agent import IDLE_S, PlanAgent
 from hospital_node.attempt import POLL_S
 from hospital_node.audit_witness import AuditWitness
@@ -14,6 +15,7 @@ from hospital_node.clearance import check_start
 from hospital_node.cohort import CohortDamaged, CohortMissing
 from hospital_node.computation import Computation
 from hospital_node.governance import PlanRefused, binding, check_plan, read_offer, well_formed
+from hospital_node.held_back import HeldBack
 from hospital_node.journal import Journal
 from hospital_node.ledger import LedgerSetBack
 from hospital_node.line import QueueLine
@@ -207,8 +209,11 @@ class PlanQueue:
         if ready is not None:
             ready.computation.close()
         unsent = Unsent(self._node.unsent, self._identity.secret_for(LABEL))
-        computation = Computation(plan, self._read, self._records, unsent=unsent)
-        agent = PlanAgent(plan, self._node, self._identity, self._journal, computation, self._line)
+        held = None
+        if plan.study.compression is not None:
+            held = HeldBack(self._node.models, plan, self._identity.secret_for(held_back.LABEL))
+        computation = Computation(plan, self._read, self._records, unsent=unsent, held=held)
+        agent = PlanAgent(plan, self._node, self._identity, self._journal, computation, self._line, held)
         return computation, agent
 
     async def _work_on(self, plan: Plan) -> None:

@@ -150,10 +150,17 @@ def _leaving(study: Study, asked: Demand) -> str:
     noised = "" if study.privacy.kind == "none" else "noised "
     when = "round 1" if study.mean_rounds == 1 else f"rounds 1 to {study.mean_rounds}"
     mean = f", in {when} the {noised}mean of the patients' features" if study.centred else ""
-    clip = study.secure_aggregation.update_clip
+    clip, size = study.secure_aggregation.update_clip, study.model.tensors.size
+    part = ""
+    if study.compression is not None:
+        part = (
+            f"; a round sends {study.uploaded:,} numbers of an update's {size:,}, the rest stays here, "
+            "sealed, for later rounds"
+        )
     return (
         f"masked sums only: model updates and evaluation counts{mean}; {_bytes(asked.upload_bytes)} a round, "
         f"{_bytes(asked.evaluation_bytes)} for the evaluation; no number of an update larger than {clip:g}"
+        f"{part}"
     )
 
 

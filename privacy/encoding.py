@@ -83,7 +83,8 @@ class EncodingParams:
     """Shape of the vector, and the proof (at construction) that no lane can overflow.
 
     Args:
-        parameters: d, coordinates of an update (0 for an evaluation round).
+        parameters: coordinates that are sent of an update: d, or as many as the study's compression leaves
+            of them (0 for an evaluation round).
         metrics: number of metric words.
         lane_bits: 16, 21 or 32.
         clip: C, largest magnitude of a coordinate, in model units.
@@ -181,7 +182,7 @@ def params_for(study: Study, kind: RoundKind, cohort: int) -> EncodingParams:
     counts = not train or study.evaluation.every_round
     counted = sum(released(in_round(study, kind)).values()) if counts else 0
     return EncodingParams(
-        parameters=study.model.tensors.size if train else 0,
+        parameters=study.uploaded if train else 0,
         metrics=counted,
         lane_bits=masked.lane_bits,
         clip=masked.update_clip,

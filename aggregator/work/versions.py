@@ -125,7 +125,8 @@ class NextVersion:
 def make(job: Making) -> NextVersion:
     """Decode the sum; for a train round step the strategy and keep sum, proof, model and optimiser state.
 
-    Guarantees: memory stays at a few blocks, however long the vector. Everything kept is on the disk.
+    Guarantees: memory stays at a few blocks, however long the vector, and of a compressed study at what one
+        hospital sends. Everything kept is on the disk.
     Raises: SpoiledSum, Diverged, DamagedBlob if the model before or its state is not what it was,
         StorageFailed.
     """
@@ -175,11 +176,11 @@ def _next_model(job: Making, step: Step, total: BinaryIO, tail: Words) -> tuple[
             raise DamagedBlob()
         after = _Drafts(job, files)
         after.file(MODEL).write(header)
-        for spans, block in _blocks(job, total, tail):
+        for spans, update in _updates(job, step, total, tail):
             stepped, state = advance(
                 job.study,
                 _read(parent, spans, start=len(header)),
-                block.mean,
+                update,
                 {name: _state(file, spans, spec.size) for name, file in before.items()},
                 number=step.proof.round,
             )
@@ -212,8 +213,28 @@ class _Drafts:
         return self._open[name]
 
 
+def _updates(job: Making, step: Step, total: BinaryIO, tail: Words) -> Iterator[tuple[Spans, Float32]]:
+    """The mean update in blocks: which coordinates, and their values.
+
+    Of a compressed study what was sent is in memory whole, 4 bytes a number; the update it stands for is not.
+    """
+    shortened, size = job.study.public_map(step.proof.round), job.study.model.tensors.size
+    if shortened is None:
+        yield from ((spans, block.mean) for spans, block in _blocks(job, total, tail))
+        return
+    sent = np.empty(job.params.parameters, np.float32)
+    for spans, block in _blocks(job, total, tail):
+        done = 0
+        for first, end in spans:
+            sent[first:end] = block.mean[done : done + end - first]
+            done += end - first
+    for first in range(0, size, BLOCK_WORDS):
+        end = min(first + BLOCK_WORDS, size)
+        yield [(first, end)], shortened.backward(sent, first, end)
+
+
 def _blocks(job: Making, total: BinaryIO, tail: Words) -> Iterator[tuple[Spans, Aggregate]]:
-    """The sum in blocks: which coordinates, and their mean.
+    """The sum in blocks: which of the numbers that were sent, and their mean.
 
     Some words of a sum with the words behind all coordinates are themselves the sum of shorter vectors, whose
     lanes are runs of the whole vector's lanes; so each block is decoded, and checked, like a whole.

@@ -35,6 +35,7 @@ from medveil.bounds import (
     SHORT,
     STORED,
 )
+from medveil.compression import Compression, PublicMap, map_of
 from medveil.errors import BadFile
 from medveil.evaluation import Evaluation
 from medveil.groups import MARK
@@ -316,6 +317,8 @@ class Study(Frozen):
     cohort: Cohort = Cohort()
     evaluation: Evaluation = Evaluation()
     deadlines: Deadlines = Deadlines()
+    compression: Compression | None = Field(default=None, exclude_if=lambda given: given is None)
+    """How updates are shortened; without it each number of an update is sent in each round."""
     attempts: Annotated[int, Field(ge=1, le=5)] = 2
     """Tries at one round's secure sum before the study goes on with the next round."""
 
@@ -344,6 +347,10 @@ class Study(Frozen):
             raise ValueError("gradient_norm is for studies without noise; with noise there is clip_norm")
         if MIRROR in self.training.augmentations and not PROFILES[self.transforms.profile].mirrors:
             raise ValueError(f"left and right differ in images of profile '{self.transforms.profile}'")
+        if self.compression is not None:
+            spec, joint = self.model.tensors, isinstance(self.privacy, JointNoise)
+            rounds = self.training.rounds
+            self.compression.check(spec, rounds=rounds, joint=joint, centred=self.centred)
         problem = TASKS[self.task].problem(self)
         if problem is not None:
             raise ValueError(problem)
@@ -394,6 +401,17 @@ class Study(Frozen):
     def trained_weights(self) -> int:
         """Weights that training steps change: all that travels but the released mean."""
         return sum(t.size for t in self.model.tensors.root if t.name != CENTRE)
+
+    def public_map(self, number: int) -> PublicMap | None:
+        """What shortens the updates of round ``number``; None where they are sent whole."""
+        seed, chosen = bytes.fromhex(self.model.initial_model), self.compression
+        return None if chosen is None else map_of(chosen, self.model.tensors, seed=seed, number=number)
+
+    @property
+    def uploaded(self) -> int:
+        """Numbers that a hospital sends of an update in a training round."""
+        shortened = self.public_map(1)
+        return self.model.tensors.size if shortened is None else shortened.length
 
     @property
     def train_steps(self) -> int | None:

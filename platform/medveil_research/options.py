@@ -170,6 +170,13 @@ class NewStudyOptions:
             "start from one model.",
         ),
     ] = None
+    compression: Annotated[
+        str | None,
+        typer.Option(
+            help="Send a part of each update in a round, e.g. sparse:0.125 (an eighth) or low_rank:4; the "
+            "rest stays in the hospital for later rounds."
+        ),
+    ] = None
     mask_graph: Annotated[
         MaskGraph, typer.Option(help="Who masks with whom; more than 128 hospitals need 'hidden'.")
     ] = "complete"

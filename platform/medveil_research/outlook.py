@@ -92,6 +92,8 @@ def outlook(study: Study, *, patients: int | None, hospitals: int) -> list[str]:
     lines = [f"model    {study.model.name}, {study.trained_weights:,} trained parameters"]
     if not is_measured(study.model.name) or BASE in study.model.options:
         lines.append("settings general ones to begin with, not measured with this model")
+    if study.compression is not None:
+        lines.append(f"uploads  {study.uploaded:,} of these numbers in each round, the others in later ones")
     if study.privacy.kind == "none":
         return [
             *lines,

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from medveil.bounds import LARGEST_DELTA, SMALLEST, default_delta
+from medveil.compression import Compression
 from medveil.errors import BadFile, BadOption, Error
 from medveil.evaluation import Evaluation
 from medveil.groups import Groups
@@ -213,6 +214,8 @@ class StudyOptions:
     unless they are given."""
     partial_start: bool = False
     """Take what fits of the start weights, and let the rest of the model begin afresh."""
+    compression: Compression | None = None
+    """How updates are shortened; a study with it has no private mean."""
     anyway: bool = False
     """Make a study with more noise than signal; it carries a mark that hospitals see."""
 
@@ -315,6 +318,7 @@ def new_study(options: StudyOptions) -> tuple[Study, bytes]:
             training=settings.training,
             privacy=policy,
             strategy=settings.strategy,
+            compression=options.compression,
             secure_aggregation=_masked_sum(options, settings, policy),
             cohort=Cohort(min_hospitals=options.least, max_hospitals=options.most),
             evaluation=Evaluation(
@@ -378,7 +382,8 @@ def _start(
 ) -> tuple[ModelChoice, bytes]:
     """The model and where it starts; with a private mean where the recipe has one and it is clear enough."""
     choice, initial = _model(options, transforms, options.model_options)
-    if not settings.mean_rounds or "centred" in choice.options or options.before is not None:
+    whole = options.before is None and options.compression is None
+    if not settings.mean_rounds or "centred" in choice.options or not whole:
         return choice, initial
     if policy.kind != "none" and not mean_is_clear(
         width=choice.tensors.size,

@@ -19,6 +19,7 @@ COMMENTS = {
     "training": "One hospital's work in one round, and the number of rounds.",
     "privacy": "What bounds how much anybody can learn about one patient; epsilon is for the whole study.",
     "strategy": "How the aggregator turns the mean update into the next model. It sees the sum only.",
+    "compression": "How much of an update a round sends; what is not sent stays in the hospital for a while.",
     "secure_aggregation": "The masked sum: bits per coordinate, largest coordinate, largest weight; weights: "
     "what a hospital counts, the patients it declares or as much as any other ('equal').",
     "cohort": "Fewest and most hospitals in one sum; a sum over fewer than the minimum is never revealed.",

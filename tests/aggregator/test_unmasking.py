@@ -17,7 +17,7 @@ from aggregator.work.unmasking import DamagedSegment, Summing, segment_lengths, 
 from aggregator.work.versions import Making, NextVersion, Step, make
 from medveil.identity import Secret
 from medveil.rounds import RoundKind
-from medveil.strategies import STRATEGIES, advance
+from medveil.strategies import STRATEGIES, advance, spread
 from medveil.study import Study
 from medveil.tensors import ModelSpec, TensorSpec, Update, model_hash, to_safetensors
 from privacy.encoding import SpoiledSum, Words, decode, encode_metrics, params_for
@@ -94,10 +94,10 @@ PROOF = Published(
 )  # fmt: skip
 
 
-def study_of(size: int, bits: int, strategy: str) -> Study:
+def study_of(size: int, bits: int, strategy: str, **changes: Any) -> Study:
     spec = ModelSpec((TensorSpec(name="z", shape=(size - 1,)), TensorSpec(name="a", shape=())))
     return make_study(
-        model={"name": "none", "tensors": spec, "initial_model": "0" * 64},
+        **{"model": {"name": "none", "tensors": spec, "initial_model": "0" * 64}} | changes,
         secure_aggregation={"update_clip": 2.0, "max_weight": 100, "lane_bits": bits},
         strategy={"name": strategy, "average": 0.5},
     )
@@ -153,6 +153,34 @@ def test_a_model_made_in_blocks_is_the_model_made_in_one_piece(
         assert made.metrics.keys() == aggregate.metrics.keys()
         assert all(np.array_equal(made.metrics[k], aggregate.metrics[k]) for k in made.metrics)
         check_published(blobs, made, total, number)
+        parent, names = made.model, dict(made.state)
+
+
+@pytest.mark.parametrize(
+    "section", [{"kind": "sparse", "share": 0.4}, {"kind": "low_rank", "rank": 3}], ids=str
+)
+def test_a_compressed_model_made_in_blocks_is_the_one_made_in_one_piece(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, section: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(versions, "BLOCK_WORDS", 8)
+    spec = ModelSpec((TensorSpec(name="z", shape=(5, 4, 3)), TensorSpec(name="a", shape=(7,))))
+    model = {"name": "none", "tensors": spec, "initial_model": "0" * 64}
+    training = {"rounds": 5, "local_steps": 1, "learning_rate": 1.0}
+    study = study_of(2, 21, "fedadam", model=model, compression=section, training=training)
+    blobs = Blobs(folder)
+    parent, names = first(blobs, study), {}
+    vector, state = np.linspace(-1, 1, spec.size, dtype=np.float32), {}
+    for number in (1, 2):
+        proof = PROOF.model_copy(update={"round": number})
+        job, total = making(blobs, study, Step(parent, names, number, proof), seed=number)
+        mean = decode(total, job.params, hospitals=2, study=study).mean
+        vector, state = advance(study, vector, spread(study, mean, number=number), state, number=number)
+        made = make(job)
+        assert made.model == model_hash(vector, spec).hex()
+        assert made.state is not None
+        assert {k: model_in(blobs, v) for k, v in made.state.items()} == {
+            k: v.tobytes() for k, v in state.items()
+        }
         parent, names = made.model, dict(made.state)
 
 

@@ -25,6 +25,7 @@ from aggregator.web.exchanges import MESSAGE_LIMIT, SEGMENT_LIMIT
 from aggregator.web.routes.parameters import POLL_LIMIT_S
 from hospital_node.settings import NodeSettings, Policy
 from medveil import evaluation, groups, log, noise_policies, study
+from medveil.compression import MAPS
 from medveil.errors import Error
 from medveil.profiles import PROFILES
 from medveil.strategies import STRATEGIES
@@ -45,6 +46,7 @@ SECTIONS = (
     noise_policies.GaussianNoise,
     noise_policies.JointNoise,
     study.Strategy,
+    study.Compression,
     study.SecureAggregation,
     study.Cohort,
     evaluation.Evaluation,
@@ -182,7 +184,7 @@ def _is_section(kind: object) -> bool:
 
 def test_everything_that_a_researcher_can_name_is_in_the_researchers_page() -> None:
     page = text_of("docs/researcher.md")
-    named = (*MODELS, *STRATEGIES, *TASKS, *PROFILES, *EXPORTS)
+    named = (*MODELS, *STRATEGIES, *TASKS, *PROFILES, *EXPORTS, *MAPS)
     assert [name for name in named if f"`{name}`" not in page] == []
 
 

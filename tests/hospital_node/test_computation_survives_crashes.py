@@ -20,6 +20,7 @@ from hospital_node import computation as module
 from hospital_node.cohort import CohortChanged
 from hospital_node.computation import Computation
 from hospital_node.contribution import Contribution
+from hospital_node.held_back import HeldBack
 from hospital_node.ledger import Charge, ChargeUsed, Ledger
 from hospital_node.operator import opened
 from hospital_node.records import Records
@@ -50,6 +51,7 @@ LOCAL = {
 }
 SIZE = (16, 16)
 KEY = Secret(bytes(32))
+MODEL = b"model".ljust(32)
 NODE = Identity.generate("hospital-1")
 FOLDER = Path(tempfile.mkdtemp(prefix="medveil-films-"))
 atexit.register(shutil.rmtree, FOLDER)
@@ -115,7 +117,8 @@ def worked_on(folder: Path) -> Iterator[Records]:
 def computation_of(records: Records, plan: Plan, folder: Path, *, take: bool = True) -> Computation:
     if take:
         records.take(plan, records.frozen(records.reading(plan.study)), 10)
-    return Computation(plan, read, records, unsent=Unsent(folder / "unsent.sealed", KEY))
+    held = HeldBack(folder, plan, KEY) if plan.study.compression else None
+    return Computation(plan, read, records, unsent=Unsent(folder / "unsent.sealed", KEY), held=held)
 
 
 def work(
@@ -127,7 +130,7 @@ def work(
         records.register(plan)
 
         async def prepared() -> Contribution:
-            return await computation.prepare(AttemptKey(plan.id, number, 1), kind, b"model", vector)
+            return await computation.prepare(AttemptKey(plan.id, number, 1), kind, MODEL, vector)
 
         try:
             found = asyncio.run(prepared())
@@ -198,6 +201,31 @@ def test_wherever_the_node_is_killed_the_round_is_paid_once_and_sent_once(
         with Ledger.open(folder / "ledger.jsonl") as ledger:
             assert 0 < ledger.spent() <= cost(plan.study).epsilon_local
     assert resent >= 3
+
+
+def test_a_compressed_round_begins_at_what_is_held_back_and_is_sent_again_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, vector = plan_of(compression={"kind": "sparse", "share": 0.5})
+    starts: list[Float32] = []
+
+    def watched(given: TrainingRound) -> Update:
+        starts.append(given.start)
+        return Update(np.full_like(vector, 2.0))
+
+    monkeypatch.setattr(module, "train", watched)
+    first, _ = work(tmp_path, plan, vector, RoundKind.TRAIN, 1)
+    again, _ = work(tmp_path, plan, vector, RoundKind.TRAIN, 1)  # a new process
+    assert equal(first, again)
+    assert len(starts) == 1
+    assert set(first.update.values) == {2.0}
+    assert len(first.update.values) == plan.study.uploaded == -(-len(vector) // 2)
+    held = HeldBack(tmp_path, plan, KEY)
+    held.passed(1, MODEL, summed=True)
+    second, _ = work(tmp_path, plan, vector, RoundKind.TRAIN, 2)
+    assert np.array_equal(starts[0], vector)
+    assert sorted(set((starts[1] - vector).round(4))) == [0.0, 2.0]
+    assert np.count_nonzero(second.update.values == 4.0) >= len(vector) // 2 - 1  # the last one's run is one
 
 
 def test_another_model_for_a_round_that_was_sent_is_new_noise_and_costs_again(tmp_path: Path) -> None:
@@ -368,12 +396,13 @@ COMPUTED: dict[str, tuple[str, str, str]] = {
     "a result is not stored": ("_computed", "self._unsent.store(name, (update, sums))", "pass"),
     "the weight is the real number": ("_contribution", "weight_of(weight)", "weight_of(len(site.train))"),
     "the divisor is the real number": (
-        "_computed",
+        "_update",
         "declared_patients=weight",
-        "declared_patients=len(site.train)",
+        "declared_patients=len(self._site()[0].train)",
     ),
     "a charge is left open": ("_computed", "charge.end()", "pass"),
     "the same key at every node": ("_computed", "NoiseSource.fresh()", "NoiseSource(bytes(32))"),
+    "the same key for every update": ("_update", "NoiseSource.fresh()", "NoiseSource(bytes(32))"),
     "a key from the round": ("_computed", "NoiseSource.fresh()", "NoiseSource(number.to_bytes(32))"),
     "train patients are tested on": ("_computed", "site.test if", "site.train if"),
     "test patients validate": ("_computed", "else site.val", "else site.test"),

@@ -74,7 +74,9 @@ def test_a_new_study_evaluates_a_hospital_from_the_command_line(app: typer.Typer
     assert f"{figures['figures']['auroc']:.3f}" in done.output
 
 
-@pytest.mark.parametrize(("option", "value"), [("--size", "large"), ("--option", "width")])
+@pytest.mark.parametrize(
+    ("option", "value"), [("--size", "large"), ("--option", "width"), ("--compression", "sparse:half")]
+)
 def test_a_malformed_option_is_refused_in_words(
     app: typer.Typer, tmp_path: Path, option: str, value: str
 ) -> None:
@@ -100,14 +102,17 @@ def test_more_than_128_hospitals_are_told_which_masks_they_need(app: typer.Typer
     assert (study.secure_aggregation.mask_graph, study.cohort.max_hospitals) == ("hidden", 300)
 
 
-def test_a_model_option_reaches_the_model_with_its_type(app: typer.Typer, tmp_path: Path) -> None:
+def test_a_model_option_and_compression_reach_the_study(app: typer.Typer, tmp_path: Path) -> None:
     done = _run(
         app, "study", "new", "--name", "films", "--task", "classification", "--profile", "xray",
         "--model", "small_cnn", "--hospitals", "4", "--size", "32x32", "--option", "width=8",
-        "-o", tmp_path / "study",
+        "--compression", "sparse:0.125", "-o", tmp_path / "study",
     )  # fmt: skip
     assert done.exit_code == 0
     assert "width = 8" in (tmp_path / "study" / "study.toml").read_text(encoding="utf-8")
+    study = read_study(tmp_path / "study" / "study.toml")
+    assert study.uploaded == -(-study.model.tensors.size // 8)
+    assert f"{study.uploaded:,} of these numbers in each round" in done.output
 
 
 def test_a_report_is_made_from_a_result_file(

@@ -15,7 +15,7 @@ from hospital_node.lineage import CommittedCheck, OwnVersion
 from medveil.identity import Identity
 from medveil.plan import Plan
 from medveil.rounds import Phase, RoundKind
-from medveil.strategies import advance
+from medveil.strategies import advance, spread
 from medveil.tensors import Float32, Update, model_hash, to_safetensors
 from privacy.encoding import EncodingParams, Words, decode, encode_metrics, params_for
 from privacy.secagg import node, server
@@ -117,7 +117,7 @@ class Chain:
                 continue
             agreements[i] = node.agree(state, Survivors(members=survivors))[1]
             encoded = encode(
-                Update((updates or {}).get(i, unit(i))),
+                self.sent(number, (updates or {}).get(i, unit(i))),
                 params,
                 weight=10,
                 metrics=encode_metrics(study, counts(study, i)) if params.metrics else np.zeros(0, np.uint64),
@@ -138,6 +138,11 @@ class Chain:
         )
         return Sum(published, data, checks, agreements)
 
+    def sent(self, number: int, update: Float32) -> Update:
+        """What a hospital sends of an update."""
+        shortened = self.plan.study.public_map(number)
+        return Update(update if shortened is None else shortened.forward(update))
+
     def grow(self, number: int, attempt: int = 1, **options: Any) -> Sum:
         """One more version, as an honest aggregator makes it."""
         made = self.attempt(number, attempt, **options)
@@ -150,7 +155,8 @@ class Chain:
         params = params_for(study, RoundKind.TRAIN, len(self.identities))
         total = np.frombuffer(made.data, "<u8")
         mean = decode(total, params, hospitals=len(published.survivors), study=study).mean
-        vector, state = advance(study, self.newest.vector, mean, self.newest.state, number=published.round)
+        update = spread(study, mean, number=published.round)
+        vector, state = advance(study, self.newest.vector, update, self.newest.state, number=published.round)
         version = self.newest.version + 1
         self.sums[version] = made
         self.versions.append(OwnVersion(version, published.round, vector, state, model_hash(vector, SPEC)))

@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 
 from chain import Chain, Sum
+from hospital_node.held_back import HeldBack
 from hospital_node.journal import Journal
 from hospital_node.lineage import Lineage, version_path
 from medveil.errors import Error
+from medveil.identity import Secret
 from medveil.rounds import AttemptKey
 from medveil.tensors import Float32
+from privacy.secagg.messages import Published
 
 
 class Hospital:
@@ -22,10 +25,17 @@ class Hospital:
         self.chain, self.folder, self.index = chain, folder, index
         folder.mkdir(exist_ok=True)
         self.journal = Journal(folder / "journal.db")
+        compressed = chain.plan.study.compression is not None
+        self.held = HeldBack(folder, chain.plan, Secret(bytes(32))) if compressed else None
         self.lineage = self._lineage()
 
     def _lineage(self) -> Lineage:
-        return Lineage(self.chain.plan, self.folder, self.journal, self.chain)
+        return Lineage(self.chain.plan, self.folder, self.journal, self.chain, self.passed)
+
+    def passed(self, published: Published, parent: bytes) -> None:
+        """What the agent does with each version, where its study is compressed."""
+        if self.held is not None:
+            self.held.passed(published.round, parent, summed=self.index in published.survivors)
 
     @property
     def path(self) -> Path:

@@ -156,6 +156,9 @@ def strategy_of(study: Study) -> ServerStrategy:
     if isinstance(strategy, LocalHalf) and isinstance(study.privacy, JointNoise):
         # A sum of what a rule makes of noisy steps is not what it makes of their sum.
         raise BadStrategy(problem=f"{study.strategy.name} changes local steps, which joint noise cannot bear")
+    if isinstance(strategy, LocalHalf) and study.compression is not None:
+        # Its steps would be drawn to what this hospital holds back as well, not to the global model alone.
+        raise BadStrategy(problem=f"{study.strategy.name} changes local steps, which compression cannot bear")
     if isinstance(strategy, Demanding):
         problem = _unsuited(study, strategy) or strategy.problem(study)
         if problem is not None:
@@ -186,6 +189,17 @@ def plain_sgd(training: Training, *, steps: int | None = None) -> Training:
     if training.optimizer != "sgd":
         changes["learning_rate"] = SGD_RATE
     return training.model_copy(update=changes)
+
+
+def spread(study: Study, mean: Float32, *, number: int) -> Float32:
+    """The mean update of train round ``number``, shape (d,), from the mean of what the hospitals sent.
+
+    Args:
+        mean: float32, shape (``study.uploaded``,).
+    Guarantees: the same bits on every machine.
+    """
+    shortened = study.public_map(number)
+    return mean if shortened is None else shortened.backward(mean, 0, study.model.tensors.size)
 
 
 def advance(

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from hospital_node.governance import declared_patients
+from hospital_node.held_back import parted
 from hospital_node.ledger import Charge, Ledger
 from hospital_node.training import (
     FeatureCache,
@@ -33,7 +34,7 @@ from hospital_node.training import (
 from medveil.errors import Error
 from medveil.metrics import noise_in_sum, summarise
 from medveil.reports import Figures
-from medveil.strategies import State, advance
+from medveil.strategies import State, advance, spread
 from medveil.study import Study
 from medveil.tasks import Sums
 from medveil.tensors import Float32
@@ -115,7 +116,7 @@ def run_federated(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="medveil-compared-")))
         hospitals = [
-            _Hospital(study, site, cache, noise, _ledger(study, folder, site, stack))
+            _Hospital(study, site, cache, noise, _ledger(study, folder, site, stack), np.zeros_like(initial))
             for site, cache in zip(sites, kept, strict=True)
             if site.train
         ]
@@ -143,7 +144,8 @@ def _rounds(
     model, state = initial, State()
     for number in range(1, study.training.rounds + 1):
         mean, longest = _mean_update(hospitals, model, number)
-        model, state = advance(study, model, mean, state, number=number)
+        update = spread(study, mean, number=number)
+        model, state = advance(study, model, update, state, number=number)
         yield number, model, longest
 
 
@@ -152,7 +154,7 @@ def _total(parts: Sequence[Sums]) -> Sums:
 
 
 def _mean_update(hospitals: Sequence[_Hospital], model: Float32, number: int) -> tuple[Float32, float]:
-    """The weighted mean of a round's updates, float32 (d,), and the longest time of one hospital."""
+    """The weighted mean of what a round sends, and the longest time of one hospital."""
     updates, longest = [], 0.0
     for hospital in hospitals:
         started = time.perf_counter()
@@ -192,6 +194,8 @@ class _Hospital:
     cache: FeatureCache
     noise: Noise
     ledger: Ledger | None
+    held: Float32
+    """What a compressed study has not yet sent of its training, float32 (d,)."""
     device: torch.device = field(default_factory=choose_device)
 
     @property
@@ -205,11 +209,11 @@ class _Hospital:
         return self.study.secure_aggregation.weight_of(self.declared)
 
     def update(self, model: Float32, number: int) -> Float32:
-        """Trained minus given weights, paid for."""
+        """Trained minus given weights, paid for; of a compressed study what the round sends of it."""
         charge = self._charge(number, Charged.TRAIN)
         given = TrainingRound(
             self.study,
-            model,
+            model + self.held,
             self.site.train,
             number=number,
             declared_patients=self.declared,
@@ -219,7 +223,8 @@ class _Hospital:
             cache=self.cache,
         )
         try:
-            return train(given).values
+            sent, self.held[:] = parted(self.study, number, self.held + train(given).values)
+            return sent.values
         finally:
             if charge is not None:
                 charge.end()

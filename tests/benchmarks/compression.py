@@ -1,0 +1,223 @@
+"""What smaller uploads cost in accuracy: the same studies whole, sparse and of low rank, without privacy.
+
+``--data FOLDER`` holds pneumonia28 and mri-hippocampus; ``--write FILE`` puts the table into a Markdown page
+(docs/results.md). Federations run in one process through the product's own training, public maps and strategy
+(:mod:`medveil_research.comparison.engine`); what a hospital holds back is held back. Bytes are those of the
+vector that the product masks and uploads in a training round, made once for each study. Shares and ranks were
+chosen so that a round uploads an eighth or less; learning rates and rounds are the recipes'.
+"""
+
+from __future__ import annotations
+
+import secrets
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+
+from utility import small_films
+
+from medveil.compression import Compression
+from medveil.identity import Secret
+from medveil.metrics import headline
+from medveil.rounds import RoundKind
+from medveil.study import Study
+from medveil.tensors import Update, from_safetensors
+from medveil_imaging.sources.site import SiteData, read_site
+from medveil_research.comparison.engine import run_federated
+from medveil_research.studies import StudyOptions, new_study
+from privacy.encoding import params_for
+from privacy.secagg.masks import Mask
+from privacy.secagg.vector import masked_update
+from results_page import put_section
+from rows import Row, arguments, cpu, publish
+
+WHOLE = "whole"
+WAYS = {
+    WHOLE: None,
+    "sparse:0.12": Compression(kind="sparse", share=0.12),
+    "sparse:0.06": Compression(kind="sparse", share=0.06),
+    "low_rank:18": Compression(kind="low_rank", rank=18),
+}
+MOST_LOST = 0.005
+
+
+@dataclass(frozen=True)
+class Job:
+    """A data set, the settings of its study, and in which ways its updates are sent."""
+
+    title: str
+    settings: dict[str, Any]
+    read: Callable[[Path, Study], list[SiteData]]
+    ways: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One way of sending over all seeds."""
+
+    job: str
+    way: str
+    numbers: int
+    bytes: int
+    values: list[float]
+
+
+def volumes(folder: Path, study: Study) -> list[SiteData]:
+    """Four sites, by what their scanners' export left in the files."""
+    return [read_site(folder / "mri-hippocampus" / f"hippo-{name}", study) for name in "abcd"]
+
+
+JOBS = {
+    "films": Job(
+        "films at 28 x 28, AUROC",
+        {
+            "task": "classification",
+            "profile": "xray",
+            "classes": ("normal", "abnormal"),
+            "hospitals": 3,
+            "size": (28, 28),
+            "model": "small_cnn",
+        },
+        small_films,
+        ("sparse:0.12", "sparse:0.06", "low_rank:18"),
+    ),
+    "hippocampus": Job(
+        "hippocampus, Dice",
+        {
+            "task": "segmentation",
+            "profile": "mri",
+            "classes": ("background", "anterior", "posterior"),
+            "hospitals": 4,
+            "model": "unet3d",
+            "size": (48, 64, 48),
+        },
+        volumes,
+        ("sparse:0.12",),
+    ),
+}
+
+
+def study_of(name: str, way: str) -> tuple[Study, bytes]:
+    """The shipped study of a job; figures travel in the last round only, as they are no part of an update."""
+    study, initial = new_study(
+        StudyOptions(
+            name=f"smaller-{name}",
+            privacy="none",
+            patients_hint=600,
+            seed=0,
+            compression=WAYS[way],
+            **JOBS[name].settings,
+        )
+    )
+    content = study.model_dump(mode="json")
+    content["evaluation"]["every_round"] = False
+    return Study.model_validate(content), initial
+
+
+def uploaded_bytes(study: Study, hospitals: int) -> int:
+    """Length of what the product uploads in a training round, masked as it masks it."""
+    params = params_for(study, RoundKind.TRAIN, hospitals)
+    masked = masked_update(
+        Update(np.zeros(study.uploaded, np.float32)),
+        params,
+        weight=params.max_weight,
+        metrics=np.zeros(params.metrics, np.uint64),
+        check_key=Secret(secrets.token_bytes(32)),
+        index=1,
+        masks=[Mask(Secret(secrets.token_bytes(32)), 1)],
+        random_bytes=secrets.token_bytes,
+    )
+    return len(masked.to_bytes())
+
+
+def measure(name: str, folder: Path, seeds: int) -> list[Cell]:
+    """One job in every way, seeds being runs with other shuffling and augmentation."""
+    sites, cells = JOBS[name].read(folder, study_of(name, WHOLE)[0]), []
+    for way in (WHOLE, *JOBS[name].ways):
+        study, initial = study_of(name, way)
+        vector = from_safetensors(initial, study.model.tensors)
+        values = [run_federated(study, vector, sites).released[headline(study)] for _ in range(seeds)]
+        cells.append(Cell(name, way, study.uploaded, uploaded_bytes(study, len(sites)), values))
+        print(cells[-1], file=sys.stderr, flush=True)
+    return cells
+
+
+def lost(cell: Cell, cells: Sequence[Cell]) -> float:
+    """How much less than whole updates give, mean over the seeds."""
+    whole = next(c for c in cells if (c.job, c.way) == (cell.job, WHOLE))
+    return statistics.mean(whole.values) - statistics.mean(cell.values)
+
+
+def part_of(cell: Cell, cells: Sequence[Cell]) -> float:
+    """Bytes of an upload over those of whole updates."""
+    return cell.bytes / next(c.bytes for c in cells if (c.job, c.way) == (cell.job, WHOLE))
+
+
+def rows_of(cells: Sequence[Cell]) -> list[Row]:
+    """Everything measured, against what must be reached."""
+    rows = []
+    for cell in cells:
+        title = f"{JOBS[cell.job].title}, {cell.way}"
+        rows.append(Row(title, statistics.mean(cell.values), ""))
+        rows.append(Row(f"{title}: upload of a round", cell.bytes, "bytes"))
+        if cell.way != WHOLE:
+            rows.append(Row(f"{title}: less than whole", lost(cell, cells), "", f"<= {MOST_LOST}"))
+            rows.append(Row(f"{title}: part of the bytes", part_of(cell, cells), "", "<= 0.125"))
+    return rows
+
+
+def section(cells: Sequence[Cell], seeds: dict[str, int]) -> str:
+    """The figures as a part of the page of results."""
+    runs = ", ".join(f"{name} {count}" for name, count in seeds.items())
+    lines = [
+        "# Smaller uploads",
+        "",
+        f"Written by `tests/benchmarks/compression.py --data FOLDER --write docs/results.md`, on {cpu()}.",
+        "",
+        "Without privacy, shipped recipes, test patients of all sites together; mean over runs with other",
+        f"shuffling and augmentation ({runs}), smallest and largest. Numbers and bytes: what a hospital",
+        "uploads in a training round, as the product masks it. What a round does not send stays in the",
+        "hospital, and training goes on from it ([decision 37](decisions/0037-smaller-uploads.md)).",
+        "",
+        "| | updates | numbers | bytes | part | mean | smallest–largest | less than whole |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for c in cells:
+        figures = [
+            f"{c.numbers:,}",
+            f"{c.bytes:,}",
+            f"1/{1 / part_of(c, cells):.1f}" if c.way != WHOLE else "",
+        ]
+        mean = [f"**{statistics.mean(c.values):.4f}**", f"{min(c.values):.4f}–{max(c.values):.4f}"]
+        less = "" if c.way == WHOLE else f"{lost(c, cells):+.4f}"
+        lines.append("| " + " | ".join([JOBS[c.job].title, f"`{c.way}`", *figures, *mean, less]) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run, print, write."""
+    parser = arguments(__doc__)
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each setting")
+    parser.add_argument("--only", choices=JOBS, help="one data set instead of all")
+    parser.add_argument("--write", type=Path, help="put the table into this Markdown page")
+    given = parser.parse_args()
+    if given.data is None:
+        parser.exit(message="This benchmark needs the real data sets: --data FOLDER\n")
+    torch.set_num_threads(1)
+    names = [given.only] if given.only else list(JOBS)
+    cells = [cell for name in names for cell in measure(name, given.data, given.seeds)]
+    publish(rows_of(cells), given.json)
+    if given.write is not None:
+        put_section(given.write, "smaller uploads", section(cells, dict.fromkeys(names, given.seeds)))
+
+
+if __name__ == "__main__":
+    main()

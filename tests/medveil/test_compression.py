@@ -1,0 +1,164 @@
+"""A public map shortens every hospital's update alike, adds up, and gives the same bits everywhere."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from medveil.compression import MAPS, Compression, PublicMap, map_of
+from medveil.strategies import BadStrategy, spread, strategy_of
+from medveil.tensors import ModelSpec, TensorSpec
+from world import make_study
+
+SEED = bytes(range(32))
+SPEC = ModelSpec(
+    (
+        TensorSpec(name="conv", shape=(6, 4, 3, 3)),
+        TensorSpec(name="norm", shape=(5,)),
+        TensorSpec(name="head", shape=(1, 70)),
+        TensorSpec(name="scale", shape=()),
+    )
+)
+KINDS = [
+    Compression(kind="sparse", share=0.125),
+    Compression(kind="sparse", share=0.3),
+    Compression(kind="low_rank", rank=4),
+    Compression(kind="low_rank", rank=35),
+]
+
+
+def made(chosen: Compression, number: int = 1, spec: ModelSpec = SPEC) -> PublicMap:
+    return map_of(chosen, spec, seed=SEED, number=number)
+
+
+def back(public: PublicMap, sent: Any, size: int = SPEC.size) -> Any:
+    return public.backward(sent, 0, size)
+
+
+def numbers(size: int, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).normal(size=size).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "length", "digest"),
+    [
+        (KINDS[0], 37, "7c345a92ed83392d78da461e0f4ad5c9be84e94db2fe1249987cde7b9b7dccae"),
+        (KINDS[2], 34, "d8743d6c982c1e03e7ff339ce54c197e4fab08248df8e732b22409f76b363a5b"),
+    ],
+)
+def test_a_map_is_the_one_that_was_written_down(chosen: Compression, length: int, digest: str) -> None:
+    hasher, public = hashlib.sha256(), made(chosen, 3)
+    assert public.length == length
+    for number in (1, 2, 9):
+        hasher.update(back(made(chosen, number), np.arange(1, length + 1, dtype=np.float32)).astype("<f4"))
+    assert hasher.hexdigest() == digest
+
+
+@pytest.mark.parametrize("chosen", KINDS, ids=str)
+def test_backward_is_the_transpose_and_what_is_sent_comes_back(chosen: Compression) -> None:
+    for number in (1, 2):
+        public = made(chosen, number)
+        update, sent = numbers(SPEC.size), numbers(public.length, 1)
+        assert public.forward(update).dtype == back(public, sent).dtype == np.float32
+        assert public.forward(update) @ sent == pytest.approx(update @ back(public, sent), rel=1e-4)
+        assert public.forward(back(public, sent)) == pytest.approx(sent, abs=1e-5)
+        rest = update - back(public, public.forward(update))
+        assert public.forward(rest) == pytest.approx(0, abs=1e-5)
+        assert np.linalg.norm(rest) < np.linalg.norm(update)
+
+
+@pytest.mark.parametrize("chosen", KINDS, ids=str)
+def test_what_is_made_of_a_sum_is_the_sum_of_what_is_made(chosen: Compression) -> None:
+    public, updates = made(chosen), [numbers(SPEC.size, i) for i in range(3)]
+    total = np.sum([public.forward(u) for u in updates], axis=0)
+    assert public.forward(np.sum(updates, axis=0)) == pytest.approx(total, abs=1e-5)
+
+
+@pytest.mark.parametrize("chosen", KINDS, ids=str)
+def test_pieces_have_the_bits_of_the_whole(chosen: Compression) -> None:
+    sent = numbers(made(chosen).length)
+    whole = back(made(chosen), sent)
+    for step in (1, 7, 64, 1000):
+        public = made(chosen)
+        parts = [public.backward(sent, k, min(k + step, SPEC.size)) for k in range(0, SPEC.size, step)]
+        assert np.concatenate(parts).tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("share", [0.5, 0.3, 0.125, 1 / 30])
+def test_in_a_cycle_each_coordinate_is_sent_about_once(share: float) -> None:
+    chosen, count = Compression(kind="sparse", share=share), np.zeros(SPEC.size)
+    cycle = made(chosen).cycle
+    for number in range(5, 5 + cycle):
+        ones = back(made(chosen, number), np.ones(made(chosen).length, np.float32))
+        assert ones.sum() == made(chosen).length
+        count += ones
+    assert set(count) <= {1, 2}
+    assert made(chosen).length == int(np.ceil(share * SPEC.size))
+
+
+def test_what_low_rank_sends_has_that_rank_and_other_rounds_have_other_groups() -> None:
+    sent = numbers(made(KINDS[2]).length)
+    first, second = (back(made(KINDS[2], n), sent)[: 6 * 36].reshape(6, 36) for n in (1, 2))
+    assert np.linalg.matrix_rank(first) == np.linalg.matrix_rank(second) == 4
+    assert not np.array_equal(first, second)
+
+
+def test_tensors_without_more_columns_than_the_rank_are_sent_whole() -> None:
+    public, update = made(KINDS[2]), numbers(SPEC.size)
+    kept = back(public, public.forward(update))
+    assert np.array_equal(kept[216:221], update[216:221])
+    assert kept[-1] == update[-1]
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({"kind": "sparse", "share": 0.6}, "between 0.00390625 and 0.5"),
+        ({"kind": "sparse", "share": 0.001}, "between 0.00390625 and 0.5"),
+        ({"kind": "sparse", "share": float("nan")}, "between 0.00390625 and 0.5"),
+        ({"kind": "sparse", "share": 0.1}, "4 numbers or more, not 2"),
+        ({"kind": "sparse", "share": 0.34}, "sent once in 3 rounds, and the study has 2"),
+        ({"kind": "sparse"}, "wants the option 'share' and no other"),
+        ({"kind": "sparse", "share": 0.5, "rank": 2}, "wants the option 'share' and no other"),
+        ({"kind": "low_rank", "rank": 0}, "between 1 and 4096"),
+        ({"kind": "low_rank", "rank": 5}, "no tensor has more than 5 columns"),
+        ({"kind": "low_rank", "share": 0.5}, "wants the option 'rank' and no other"),
+        ({"kind": "top_k", "share": 0.5}, "there is no 'top_k' here, it must be one of low_rank, sparse"),
+        ({"kind": "sparse", "share": 0.5, "feedback": False}, "Extra inputs"),
+    ],
+)
+def test_what_does_not_suit_is_refused_in_words(section: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        make_study(compression=section)
+
+
+def test_it_is_refused_where_its_proof_or_its_sense_is_missing() -> None:
+    half = {"kind": "sparse", "share": 0.5}
+    noise = {"clip_norm": 1.0, "noise_multiplier": 5.0, "evaluation_multiplier": 5.0, "epsilon": 9.0}
+    with pytest.raises(ValidationError, match="not for joint noise"):
+        make_study(compression=half, privacy={"kind": "joint", "honest_hospitals": 3} | noise)
+    centred = make_study().model.model_dump() | {"options": {"centred": True}}
+    with pytest.raises(ValidationError, match="not for a centred model"):
+        make_study(compression=half, model=centred)
+    with pytest.raises(BadStrategy, match="which compression cannot bear"):
+        strategy_of(make_study(compression=half, strategy={"name": "fedprox"}))
+    assert make_study(compression=half, privacy={"kind": "local"} | noise).uploaded == 6
+
+
+def test_a_study_without_it_has_the_hash_it_had_and_one_with_it_another() -> None:
+    plain, half = make_study(), make_study(compression={"kind": "sparse", "share": 0.5})
+    assert "compression" not in plain.model_dump(mode="json")
+    assert half.model_dump(mode="json")["compression"] == {"kind": "sparse", "share": 0.5}
+    assert plain.hash != half.hash
+    assert (plain.uploaded, half.uploaded) == (12, 6)
+    mean = np.arange(6, dtype=np.float32) + 1
+    assert sorted(spread(half, mean, number=1)) == [0] * 6 + [1, 2, 3, 4, 5, 6]
+    assert spread(plain, mean, number=1) is mean
+
+
+def test_every_kind_is_in_these_tests() -> None:
+    assert {chosen.kind for chosen in KINDS} == set(MAPS)
