@@ -62,7 +62,7 @@ class PlanAgent:
         self._seen = ""
         """The mark of the work that this node was told last."""
         self._held = held
-        self._lineage = Lineage(plan, node.models, journal, line, self._passed)
+        self._lineage = Lineage(plan, node.models, journal, line, self._passed, index=member.index)
         self._clearance = Clearance(plan, journal, line)
         self._audit = AuditWitness(journal)
 
@@ -152,7 +152,7 @@ class PlanAgent:
         self._attempt = Attempt(
             self._plan,
             self._party(key, work.model),
-            self._computation.prepare(key, kind, work.model, vector),
+            self._computation.prepare(key, kind, work.model, vector, self._lineage.course),
             journal=self._journal,
             line=self._line,
             remember=self._lineage.remember,

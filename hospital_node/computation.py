@@ -6,14 +6,16 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass, field
 from threading import Event
 
 import numpy as np
 
-from hospital_node.contribution import Contribution
+from hospital_node.contribution import CommonCourse, Contribution
 from hospital_node.governance import declared_patients
 from hospital_node.held_back import HeldBack
 from hospital_node.ledger import Charge
+from hospital_node.own_courses import OwnCourses
 from hospital_node.records import Read, Records, Source, Use
 from hospital_node.training import FeatureCache, TrainingRound, choose_device, release, train
 from hospital_node.unsent import Computed, Unsent
@@ -23,6 +25,7 @@ from medveil.parts import in_round
 from medveil.plan import Plan
 from medveil.rounds import AttemptKey, RoundKind
 from medveil.stopping import check_stopped, stoppable
+from medveil.strategies import Courses, is_steered, own_course
 from medveil.tensors import Float32, Update
 from medveil_imaging.fingerprints import check_profile
 from medveil_imaging.sources.site import SiteData
@@ -45,6 +48,17 @@ class NoPatients(Error):
         )
 
 
+@dataclass(frozen=True)
+class _Task:
+    """What a round asks of a hospital."""
+
+    key: AttemptKey
+    kind: RoundKind
+    model: bytes
+    vector: Float32 = field(repr=False)
+    course: CommonCourse | None
+
+
 class Computation:
     """One plan's work at this hospital. A finished contribution serves every attempt at the same round.
 
@@ -55,6 +69,7 @@ class Computation:
         records: the ledger, and the patients whom the operator has approved for the plan.
         unsent: where the contribution in hand is remembered.
         held: what the plan has not yet sent; None where its study compresses nothing.
+        courses: where this hospital's own courses are, for a study that is steered.
     """
 
     def __init__(
@@ -65,8 +80,9 @@ class Computation:
         *,
         unsent: Unsent,
         held: HeldBack | None = None,
+        courses: OwnCourses | None = None,
     ) -> None:
-        self._plan, self._read, self._records = plan, read, records
+        self._plan, self._read, self._records, self._courses = plan, read, records, courses
         self._ledger, self._unsent, self._held = records.ledger, unsent, held
         self._private = plan.study.privacy.kind != "none"
         self._all: tuple[Source, Read] | None = None
@@ -80,7 +96,12 @@ class Computation:
         self._stop, self._over = Event(), Event()
 
     def prepare(
-        self, key: AttemptKey, kind: RoundKind, model: bytes, vector: Float32
+        self,
+        key: AttemptKey,
+        kind: RoundKind,
+        model: bytes,
+        vector: Float32,
+        course: CommonCourse | None = None,
     ) -> asyncio.Future[Contribution]:
         """Start the round's computation, or hand out the one that an earlier attempt started."""
         wanted = (key.round, model)
@@ -91,7 +112,7 @@ class Computation:
             def work() -> Contribution:
                 with stoppable(stop):
                     check_stopped()
-                    return self._contribution(key, kind, model, vector)
+                    return self._contribution(_Task(key, kind, model, vector, course))
 
             future = asyncio.get_running_loop().run_in_executor(self._thread, work)
             future.add_done_callback(_looked_at)
@@ -115,6 +136,8 @@ class Computation:
         self._unsent.forget(self._plan.id)
         if self._held is not None:
             self._held.forget()
+        if self._courses is not None:
+            self._courses.forget()
 
     def close(self) -> None:
         """End the computation in hand at its next step or file, and let no other begin."""
@@ -147,27 +170,40 @@ class Computation:
                 raise
         return self._images, use
 
-    def _contribution(self, key: AttemptKey, kind: RoundKind, model: bytes, vector: Float32) -> Contribution:
-        study, (site, use) = self._plan.study, self._site()
+    def _contribution(self, task: _Task) -> Contribution:
+        study, key, (site, use) = self._plan.study, task.key, self._site()
         largest = study.secure_aggregation.max_weight
         weight = declared_patients(len(site.train), largest) if use is None else use.declared
         turn = f" {use.turn}" if use is not None and use.turn > 1 else ""
-        name = f"{key.plan} {key.round} {model.hex()}{turn}"
+        name = f"{key.plan} {key.round} {task.model.hex()}{turn}"
         found = self._unsent.find(name) if self._private else None
+        courses = self._steering(task)
         if found is None:
-            log.info("work.started", **key.where, kind=kind.value)
-            found = self._computed(key, kind, model, vector, weight, name)
-            log.info("work.finished", **key.where, kind=kind.value)
+            log.info("work.started", **key.where, kind=task.kind.value)
+            found = self._computed(task, weight, name, courses)
+            log.info("work.finished", **key.where, kind=task.kind.value)
         else:
             self._ledger.settle(plan_id=key.plan, round_number=key.round)
         update, sums = found
+        if courses is not None and self._courses is not None and task.course is not None:
+            own = own_course(study, courses, update.values)
+            self._courses.keep(key.round, own, beside=task.course.summed)
         return Contribution(update, sums, study.secure_aggregation.weight_of(weight))
 
-    def _computed(
-        self, key: AttemptKey, kind: RoundKind, model: bytes, vector: Float32, weight: int, name: str
-    ) -> Computed:
+    def _steering(self, task: _Task) -> Courses | None:
+        """What steers this round's steps, if anything does. Raises: LostCourse."""
+        study = self._plan.study
+        if task.kind is not RoundKind.TRAIN or not is_steered(study, task.key.round):
+            return None
+        if self._courses is None or task.course is None:
+            raise TypeError("a steered study needs a place for courses")
+        own = self._courses.find(task.course.summed, size=study.model.tensors.size)
+        return Courses(common=task.course.values, own=own)
+
+    def _computed(self, task: _Task, weight: int, name: str, courses: Courses | None) -> Computed:
         """What a round makes, charged before and stored under ``name`` after."""
-        study, site, number = self._plan.study, self._site()[0], key.round
+        study, site, key, kind = self._plan.study, self._site()[0], task.key, task.kind
+        vector, number = task.vector, key.round
         if kind is RoundKind.TRAIN and not site.train:
             raise NoPatients()
         splits = [Split.TEST]
@@ -182,7 +218,7 @@ class Computation:
                     )
             update, sums = Update(np.empty(0, np.float32)), None
             if kind is RoundKind.TRAIN:
-                update = self._update(key, model, vector, weight, charges.get(Split.TRAIN))
+                update = self._update(task, courses, weight, charges.get(Split.TRAIN))
             if splits[-1] is not Split.TRAIN:
                 sums = release(
                     in_round(study, kind),
@@ -200,23 +236,23 @@ class Computation:
                 charge.end()
         return update, sums
 
-    def _update(
-        self, key: AttemptKey, model: bytes, vector: Float32, weight: int, charge: Charge | None
-    ) -> Update:
+    def _update(self, task: _Task, courses: Courses | None, weight: int, charge: Charge | None) -> Update:
         """What training makes of the global model, or what this round sends of it."""
+        number, held = task.key.round, self._held
         given = TrainingRound(
             self._plan.study,
-            vector if self._held is None else self._held.start(vector),
+            task.vector if held is None else held.start(task.vector),
             self._site()[0].train,
-            number=key.round,
+            number=number,
             declared_patients=weight,
             noise=NoiseSource.fresh(),
             charge=charge,
             device=self._device,
             cache=self._cache,
+            courses=courses,
         )
         update = train(given)
-        return update if self._held is None else self._held.shorten(key.round, model, update)
+        return update if held is None else held.shorten(number, task.model, update)
 
 
 def _looked_at(future: asyncio.Future[Contribution]) -> None:

@@ -21,6 +21,16 @@ class Contribution:
     weight: int
 
 
+@dataclass(frozen=True)
+class CommonCourse:
+    """What this node's own version of the model says of courses, for the round that starts from it."""
+
+    values: Float32
+    """float32, shape (d,); zeros before the first sum."""
+    summed: int
+    """The last round whose sum has this hospital's update: its own course of then holds. 0: none yet."""
+
+
 class ContributionSource(Protocol):
     """One plan's contributions: :class:`hospital_node.computation.Computation`, or a simulation's."""
 
@@ -29,7 +39,12 @@ class ContributionSource(Protocol):
         ...
 
     def prepare(
-        self, key: AttemptKey, kind: RoundKind, model: bytes, vector: Float32
+        self,
+        key: AttemptKey,
+        kind: RoundKind,
+        model: bytes,
+        vector: Float32,
+        course: CommonCourse | None = None,
     ) -> asyncio.Future[Contribution]:
         """Start the round's computation, or hand out the one that an earlier attempt started."""
         ...

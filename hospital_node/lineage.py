@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from hospital_node.contribution import CommonCourse
 from hospital_node.journal import Alarm, Journal
 from hospital_node.line import AggregatorProblem, VersionSource
 from medveil.errors import RemoteProtocolError
@@ -28,7 +29,7 @@ from medveil.outside import decode_cbor
 from medveil.parts import in_round
 from medveil.plan import Plan
 from medveil.rounds import AttemptKey, RoundKind
-from medveil.strategies import Diverged, State, advance, spread
+from medveil.strategies import COMMON, Diverged, State, advance, is_steered, spread
 from medveil.study import Study
 from medveil.tensors import Float32, from_safetensors, largest_file, model_hash
 from privacy.encoding import SpoiledSum, Words, decode, params_for
@@ -88,6 +89,8 @@ class OwnVersion:
     state: State
     model: bytes
     """The model's hash."""
+    summed: int = 0
+    """Of a steered study: the last round that trained whose sum has this hospital's update; 0: none yet."""
 
 
 def load_version(path: Path, study: Study) -> OwnVersion | None:
@@ -100,7 +103,7 @@ def load_version(path: Path, study: Study) -> OwnVersion | None:
         return None
     size = int.from_bytes(data[-8:], "little")
     try:
-        version, number, lengths = decode_cbor(data[-8 - size : -8])
+        version, number, lengths, *rest = decode_cbor(data[-8 - size : -8])
     except (ValueError, TypeError):
         return None
     vectors, place = {}, 32
@@ -110,13 +113,15 @@ def load_version(path: Path, study: Study) -> OwnVersion | None:
     vector = vectors.pop("")
     if vector.shape != (study.model.tensors.size,):
         return None  # another study's file
-    return OwnVersion(version, number, vector, vectors, model_hash(vector, study.model.tensors))
+    summed = rest[0] if rest else 0
+    return OwnVersion(version, number, vector, vectors, model_hash(vector, study.model.tensors), summed)
 
 
 def keep_version(path: Path, own: OwnVersion) -> None:
     """Write hash, vectors, and what they are; a crash leaves the old file or the new one. Raises: OSError."""
     vectors = {"": own.vector, **own.state}
-    index = canonical([own.version, own.round, [[k, len(v)] for k, v in vectors.items()]])
+    parts_of_it = [[k, len(v)] for k, v in vectors.items()]
+    index = canonical([own.version, own.round, parts_of_it, *([own.summed] if own.summed else [])])
     parts = [np.ascontiguousarray(v, "<f4").data.cast("B") for v in vectors.values()]
     parts += [memoryview(index), memoryview(len(index).to_bytes(8, "little"))]
     hasher = hashlib.sha256()
@@ -180,11 +185,18 @@ def _checked(
 
 
 def make_next(
-    plan: Plan, parent: OwnVersion, published: Published, data: bytes, check_key: Secret | None
+    plan: Plan,
+    parent: OwnVersion,
+    published: Published,
+    data: bytes,
+    check_key: Secret | None,
+    *,
+    index: int | None = None,
 ) -> OwnVersion:
     """The version that follows from a sum.
 
     Args:
+        index: this hospital's in the roster.
         data: the sum as it was served.
         check_key: of the attempt's committed set; None if this hospital is not in it, or has lost its keys.
     Raises: BrokenLineage; AlteredSum if the check word in the sum does not fit.
@@ -198,12 +210,20 @@ def make_next(
         verify_sum(total, check_key, params, survivors=published.survivors)
     try:
         aggregate = decode(total, params, hospitals=len(published.survivors), study=study)
-        update = spread(study, aggregate.mean, number=published.round)
-        vector, state = advance(study, parent.vector, update, parent.state, number=published.round)
+        vector, state = advance(
+            study,
+            parent.vector,
+            spread(study, aggregate.mean, number=published.round),
+            parent.state,
+            number=published.round,
+            present=len(published.survivors) / len(plan.roster),
+        )
     except (SpoiledSum, Diverged) as error:
         raise BrokenLineage(reason="a sum that no honest hospitals can add up to") from error
     name = model_hash(vector, study.model.tensors)
-    return OwnVersion(parent.version + 1, published.round, vector, state, name)
+    steered = index in published.survivors and is_steered(study, published.round)
+    summed = published.round if steered else parent.summed
+    return OwnVersion(parent.version + 1, published.round, vector, state, name, summed)
 
 
 class Lineage:
@@ -212,6 +232,7 @@ class Lineage:
     Args:
         folder: where the own version is kept.
         passed: hears of each version that was made, and the model before it; at the latest when it is kept.
+        index: this hospital's in the roster.
     """
 
     def __init__(
@@ -221,8 +242,11 @@ class Lineage:
         journal: Journal,
         source: VersionSource,
         passed: Callable[[Published, bytes], None] = lambda *_: None,
+        *,
+        index: int | None = None,
     ) -> None:
         self._plan, self._journal, self._source, self._passed = plan, journal, source, passed
+        self._index = index
         self._path = version_path(folder, plan)
         self._own: OwnVersion | None = None
         self._on_disk = b""
@@ -235,6 +259,14 @@ class Lineage:
     def came_from(self) -> int:
         """The round that the own version came out of; 0 for the initial model, or before it is there."""
         return 0 if self._own is None else self._own.round
+
+    @property
+    def course(self) -> CommonCourse:
+        """Of a steered study: what the next round goes by, beside the hospital's own course."""
+        own = self._own
+        if own is None or COMMON not in own.state:
+            return CommonCourse(np.zeros(self._plan.study.model.tensors.size, np.float32), 0)
+        return CommonCourse(own.state[COMMON], own.summed)
 
     def remember(self, check: CommittedCheck) -> None:
         """This hospital sends its vector; with this the sum will be checked when it is published."""
@@ -306,7 +338,7 @@ class Lineage:
         data = await self._source.sum(self._plan.id, version, limit=8 * words)
 
         def made() -> OwnVersion:
-            following = make_next(self._plan, parent, published, data, key)
+            following = make_next(self._plan, parent, published, data, key, index=self._index)
             self._passed(published, parent.model)
             return following
 

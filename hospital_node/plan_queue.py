@@ -19,6 +19,8 @@ from hospital_node.held_back import HeldBack
 from hospital_node.journal import Journal
 from hospital_node.ledger import LedgerSetBack
 from hospital_node.line import QueueLine
+from hospital_node.own_courses import LABEL as COURSES
+from hospital_node.own_courses import OwnCourses, course_path
 from hospital_node.records import Records
 from hospital_node.settings import Node
 from hospital_node.transport import Transport
@@ -212,7 +214,8 @@ class PlanQueue:
         held = None
         if plan.study.compression is not None:
             held = HeldBack(self._node.models, plan, self._identity.secret_for(held_back.LABEL))
-        computation = Computation(plan, self._read, self._records, unsent=unsent, held=held)
+        courses = OwnCourses(course_path(self._node.models, plan.id), self._identity.secret_for(COURSES))
+        computation = Computation(plan, self._read, self._records, unsent=unsent, held=held, courses=courses)
         agent = PlanAgent(plan, self._node, self._identity, self._journal, computation, self._line, held)
         return computation, agent
 

@@ -84,7 +84,7 @@ class Making:
 
     Args:
         folder, draft_id: as in :class:`Summing`; the finished sum is a draft there.
-        params: of the whole vector. hospitals: how many are in the sum.
+        params: of the whole vector. hospitals: how many are in the sum; ``params.cohort`` are in the plan.
         study: as this kind of round counts it (:func:`medveil.parts.in_round`).
         step: what the next model follows from; None for an evaluation, which makes no model.
     """
@@ -183,6 +183,7 @@ def _next_model(job: Making, step: Step, total: BinaryIO, tail: Words) -> tuple[
                 update,
                 {name: _state(file, spans, spec.size) for name, file in before.items()},
                 number=step.proof.round,
+                present=job.hospitals / job.params.cohort,
             )
             _write(after.file(MODEL), spans, stepped, start=len(header))
             for name, values in state.items():

@@ -1,4 +1,4 @@
-"""The local half of a strategy, obeyed in every optimiser step.
+"""The local half of a strategy, and what steers its hospitals, obeyed in every optimiser step.
 
 A rule comes after the optimiser: under differential privacy the gradients of the patients have been clipped,
 added up and noised by then, and the step is taken. It is handed weights and learning rate, which are made of
@@ -11,9 +11,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
-from medveil.strategies import LocalHalf, strategy_of
+from medveil.strategies import Courses, LocalHalf, Steered, strategy_of
 from medveil.study import Study
+from medveil.tensors import unflatten
 
 
 def obey_local_rule(study: Study, optimizer: torch.optim.Optimizer) -> None:
@@ -37,5 +39,36 @@ def obey_local_rule(study: Study, optimizer: torch.optim.Optimizer) -> None:
                 for weight, first in zip(group["params"], began, strict=True):
                     # Values only: a parameter has gradients hanging on it.
                     weight.copy_(rule(weight.detach(), first, group["lr"]))
+
+    optimizer.register_step_post_hook(after_step)
+
+
+def obey_courses(
+    study: Study, module: nn.Module, optimizer: torch.optim.Optimizer, courses: Courses | None
+) -> None:
+    """Let the courses of a steered study have their word after each step of ``optimizer``.
+
+    Args:
+        courses: None: nobody has one yet, and a step is the optimiser's.
+    Raises: UnknownName, BadStrategy.
+    """
+    strategy = strategy_of(study)
+    if courses is None or not isinstance(strategy, Steered):
+        return
+    steps, trained = study.training.local_steps or 1, dict(module.named_parameters())
+    pairs = zip(
+        *(unflatten(course, study.model.tensors).items() for course in (courses.own, courses.common)),
+        strict=True,
+    )
+    told = [
+        (trained[name], *(torch.from_numpy(part.copy()).to(trained[name].device) for part in (own, common)))
+        for (name, own), (_, common) in pairs
+        if trained[name].requires_grad
+    ]
+
+    def after_step(*_: Any) -> None:
+        with torch.no_grad():
+            for weight, own, common in told:
+                weight.copy_(strategy.steered(weight.detach(), own, common, steps))
 
     optimizer.register_step_post_hook(after_step)

@@ -16,14 +16,14 @@ from hospital_node.training.ahead import Ahead
 from hospital_node.training.clipped_sum import add_clipped_sum
 from hospital_node.training.features import FeatureCache, features, has_features, with_features
 from hospital_node.training.gradients import Chosen, Drawn, Loss, draw, runs_in_bfloat16, taken
-from hospital_node.training.local_rules import obey_local_rule
+from hospital_node.training.local_rules import obey_courses, obey_local_rule
 from hospital_node.training.mean import noisy_mean
 from hospital_node.training.memory import keep_freed_memory
 from hospital_node.training.optimizer import PatientOptimizer
 from medveil.errors import Error
 from medveil.noise_policies import GaussianNoise, JointNoise
 from medveil.stopping import check_stopped
-from medveil.strategies import OnEverybody, strategy_of
+from medveil.strategies import Courses, OnEverybody, strategy_of
 from medveil.study import CENTRE, Study
 from medveil.tasks import TASKS
 from medveil.tensors import Float32, Update
@@ -96,6 +96,7 @@ class TrainingRound:
         noise, charge: needed under differential privacy, unused without it. The charge is marked as begun
             before the first coin is tossed, and pays for one call.
         cache: keeps a model's fixed features from round to round.
+        courses: of a study whose strategy steers its hospitals; None as long as nobody has one.
         build: makes the study's network; the self-check and the audit bring their own.
     """
 
@@ -109,6 +110,7 @@ class TrainingRound:
     charge: Charge | None
     device: torch.device
     cache: FeatureCache | None = None
+    courses: Courses | None = None
     build: Callable[[Study], nn.Module] = build_model
 
 
@@ -218,8 +220,8 @@ def _prepared(
     return prepare
 
 
-def _base_optimizer(study: Study, module: nn.Module) -> torch.optim.Optimizer:
-    training = study.training
+def _base_optimizer(given: TrainingRound, module: nn.Module) -> torch.optim.Optimizer:
+    training = given.study.training
     weights = [p for p in module.parameters() if p.requires_grad]
     rate = training.learning_rate
     optimizer: torch.optim.Optimizer
@@ -229,7 +231,8 @@ def _base_optimizer(study: Study, module: nn.Module) -> torch.optim.Optimizer:
         optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=training.weight_decay)
     else:
         optimizer = torch.optim.SGD(weights, lr=rate, momentum=training.momentum)
-    obey_local_rule(study, optimizer)
+    obey_local_rule(given.study, optimizer)
+    obey_courses(given.study, module, optimizer, given.courses)
     return optimizer
 
 
@@ -277,7 +280,7 @@ def _train_private(
         return Drawn(*prepare(*take(one.patient, one.which)))
 
     optimizer = PatientOptimizer(
-        _base_optimizer(given.study, module),
+        _base_optimizer(given, module),
         policy=policy,
         expected_patients=policy.sample_rate * given.declared_patients,
         noise=noise,
@@ -293,7 +296,7 @@ def _train_private(
 
 def _train_plain(given: TrainingRound, module: nn.Module, patients: Sequence[Patient]) -> None:
     study, device, generator = given.study, given.device, _entropy()
-    task, optimizer = TASKS[study.task], _base_optimizer(study, module)
+    task, optimizer = TASKS[study.task], _base_optimizer(given, module)
     take, prepare = _taken(study, generator), _prepared(given, module, generator)
     places = [(i, k) for i, patient in enumerate(patients) for k in range(len(patient))]
     wanted, pieces = steps_in_round(study, len(places)), _pieces(study, len(places))

@@ -96,22 +96,23 @@ PROOF = Published(
 
 def study_of(size: int, bits: int, strategy: str, **changes: Any) -> Study:
     spec = ModelSpec((TensorSpec(name="z", shape=(size - 1,)), TensorSpec(name="a", shape=())))
+    counted = getattr(STRATEGIES[strategy]({}), "weights", None) or "declared"
     return make_study(
         **{"model": {"name": "none", "tensors": spec, "initial_model": "0" * 64}} | changes,
-        secure_aggregation={"update_clip": 2.0, "max_weight": 100, "lane_bits": bits},
+        secure_aggregation={"update_clip": 2.0, "max_weight": 100, "lane_bits": bits, "weights": counted},
         strategy={"name": strategy, "average": 0.5},
     )
 
 
 def making(blobs: Blobs, study: Study, step: Step | None, seed: int = 0) -> tuple[Making, Words]:
-    """Two encoded updates, summed into the draft of an attempt."""
+    """Two encoded updates of a roster of four, summed into the draft of an attempt."""
     kind = RoundKind.EVALUATE if step is None else RoundKind.TRAIN
-    p, draw = params_for(study, kind, 2), np.random.default_rng(seed)
+    p, draw = params_for(study, kind, 4), np.random.default_rng(seed)
     total: Words = np.zeros(p.words, np.uint64)
     for index in (1, 2):
         update = Update(draw.uniform(-2, 2, p.parameters).astype(np.float32))
         metrics = encode_metrics(study, counts(study, index))[: p.metrics]
-        total += encode(update, p, weight=50, metrics=metrics, random_bytes=draw.bytes)
+        total += encode(update, p, weight=min(50, p.max_weight), metrics=metrics, random_bytes=draw.bytes)
     draft = blobs.draft(FOLDER, "sum", TRY)
     draft.parent.mkdir(parents=True, exist_ok=True)
     draft.write_bytes(total.astype("<u8").tobytes())
@@ -141,7 +142,7 @@ def test_a_model_made_in_blocks_is_the_model_made_in_one_piece(
         proof = PROOF.model_copy(update={"round": number})
         job, total = making(blobs, study, Step(parent, names, number, proof), seed=number)
         aggregate = decode(total, job.params, hospitals=2, study=study)
-        vector, state = advance(study, vector, aggregate.mean, state, number=number)
+        vector, state = advance(study, vector, aggregate.mean, state, number=number, present=0.5)
         made = make(job)
         assert made.model == model_hash(vector, spec).hex()
         assert model_in(blobs, made.model) == to_safetensors(vector, spec)

@@ -96,7 +96,7 @@ class InstantComputation:
         """There are no images."""
 
     def prepare(
-        self, key: AttemptKey, kind: RoundKind, model: bytes, vector: Any
+        self, key: AttemptKey, kind: RoundKind, model: bytes, vector: Any, course: Any = None
     ) -> asyncio.Future[Contribution]:
         """See :class:`hospital_node.contribution.ContributionSource`."""
         done: asyncio.Future[Contribution] = asyncio.get_running_loop().create_future()

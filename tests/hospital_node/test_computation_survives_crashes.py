@@ -19,10 +19,11 @@ from folders import write_folder
 from hospital_node import computation as module
 from hospital_node.cohort import CohortChanged
 from hospital_node.computation import Computation
-from hospital_node.contribution import Contribution
+from hospital_node.contribution import CommonCourse, Contribution
 from hospital_node.held_back import HeldBack
 from hospital_node.ledger import Charge, ChargeUsed, Ledger
 from hospital_node.operator import opened
+from hospital_node.own_courses import LostCourse, OwnCourses
 from hospital_node.records import Records
 from hospital_node.settings import Node, NodeSettings, Policy
 from hospital_node.training import NoCharge, NoiseCut, TrainingRound
@@ -419,3 +420,53 @@ def test_a_fault_planted_in_the_node_is_seen(
     plant(monkeypatch, Computation, function, old, new)
     with pytest.raises((AssertionError, NoCharge, ChargeUsed)):
         _hold(tmp_path, monkeypatch)
+
+
+def steered(folder: Path, plan: Any, vector: Float32, number: int, common: CommonCourse) -> Contribution:
+    """One round in a process of its own."""
+    with worked_on(folder) as records:
+        records.take(plan, records.frozen(records.reading(plan.study)), 10)
+        records.register(plan)
+        courses = OwnCourses(folder / "plan.courses", KEY)
+        computation = Computation(
+            plan, read, records, unsent=Unsent(folder / "unsent.sealed", KEY), courses=courses
+        )
+
+        async def prepared() -> Contribution:
+            return await computation.prepare(
+                AttemptKey(plan.id, number, 1), RoundKind.TRAIN, b"model %d" % number, vector, common
+            )
+
+        try:
+            return asyncio.run(prepared())
+        finally:
+            computation.close()
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_a_restarted_node_goes_on_from_the_course_that_the_sums_name(tmp_path: Path, private: bool) -> None:
+    plan, vector = plan_of(
+        strategy={"name": "scaffold"},
+        secure_aggregation={"update_clip": 100.0, "max_weight": 100, "weights": "equal"},
+        training={"rounds": 3, "local_steps": 1, "learning_rate": 0.1},
+        privacy=LOCAL if private else {"kind": "none"},
+    )
+    size = vector.size
+    none = CommonCourse(np.zeros(size, np.float32), 0)
+    first = steered(tmp_path, plan, vector, 1, none).update.values
+    courses = OwnCourses(tmp_path / "plan.courses", KEY)
+    assert np.array_equal(courses.find(1, size=size), first)  # 0 + (update - 0)
+    # Round 1 came to no sum with this hospital: its course is still none at all.
+    second = steered(tmp_path, plan, vector, 2, none).update.values
+    assert second.any()
+    assert np.array_equal(courses.find(2, size=size), second)
+    # Round 2 did: it steers the third.
+    common = CommonCourse(np.full(size, 0.5, np.float32), 2)
+    third = steered(tmp_path, plan, vector, 3, common).update.values
+    assert np.allclose(courses.find(3, size=size), second + (third - 0.5), atol=1e-6)
+    again = steered(tmp_path, plan, vector, 3, common).update.values
+    assert np.allclose(courses.find(3, size=size), second + (again - 0.5), atol=1e-6)
+    if private:  # the noised numbers of before, and nothing is paid twice
+        assert np.array_equal(again, third)
+    with pytest.raises(LostCourse, match="round 1"):
+        steered(tmp_path, plan, vector, 3, CommonCourse(common.values, 1))

@@ -14,6 +14,7 @@ from follower import Hospital
 from hospital_node.lineage import OwnVersion, keep_version, load_version
 from medveil.errors import Error
 from medveil.rounds import RoundKind
+from medveil.strategies import COMMON
 from privacy.encoding import params_for
 from world import START, make_study
 
@@ -239,3 +240,25 @@ def large_model() -> dict[str, Any]:
 
     tensors = ModelSpec((TensorSpec(name="weight", shape=(1000, 1000)),))
     return {"name": "wavelet_head", "tensors": tensors, "initial_model": "0" * 64}
+
+
+def test_the_common_course_is_made_by_every_node_and_knows_whose_update_was_summed(at: At) -> None:
+    masked = {"update_clip": 2.0, "max_weight": 100, "weights": "equal"}
+    chain = Chain(options={"strategy": {"name": "scaffold"}, "secure_aggregation": masked})
+    hospital = at(chain)
+    assert hospital.reach(1) is not None
+    assert hospital.lineage.course.summed == 0
+    assert not hospital.lineage.course.values.any()
+    sums = [(1, 2, 3, 4), (2, 3, 4), (1, 2, 4), (2, 3, 4)]
+    for number, (survivors, summed) in enumerate(zip(sums, [1, 1, 3, 3], strict=True), 1):
+        hospital.join(chain.grow(number, survivors=survivors))
+        assert hospital.reach(number + 1).tobytes() == chain.newest.vector.tobytes()
+        hospital.restart()
+        hospital.reach(number + 1)
+        course = hospital.lineage.course
+        assert course.values.tobytes() == chain.newest.state[COMMON].tobytes()
+        assert course.summed == summed
+    hospital.path.unlink()  # all is made again from the sums
+    hospital.restart()
+    hospital.reach(5)
+    assert hospital.lineage.course.summed == 3

@@ -1,4 +1,4 @@
-"""A strategy's local half is obeyed after each step, and under noise it works on released steps only."""
+"""A strategy's word in local steps is obeyed after each, and under noise it works on released steps only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from hospital_node.training import TrainingRound, self_check, train
 from hospital_node.training.unbooked import unbooked_charge
-from medveil.strategies import STRATEGIES, BadStrategy, LocalHalf, strategy_of
+from medveil.strategies import STRATEGIES, BadStrategy, Courses, LocalHalf, strategy_of
 from medveil.study import Study
 from medveil.tensors import Float32
 from medveil_imaging.models import ModelShape, build_model, initial_vector, outputs_for
@@ -32,6 +32,10 @@ LOCAL = {
 }
 JOINT = LOCAL | {"kind": "joint", "honest_hospitals": 3}
 TRAINING = {"rounds": 4, "local_steps": STEPS, "learning_rate": RATE}
+STEERED: dict[str, Any] = {
+    "strategy": {"name": "scaffold"},
+    "secure_aggregation": {"update_clip": 100.0, "max_weight": 100, "weights": "equal"},
+}
 PROX = {"name": "fedprox", "options": {"pull": 0.8}}
 HALVES = [name for name in STRATEGIES if isinstance(STRATEGIES[name]({}), LocalHalf)]
 
@@ -203,3 +207,32 @@ def test_fedsgds_step_is_on_all_images_however_many_are_in_memory_at_once(
     assert len(gradients) == 2
     assert np.allclose(whole, pieces, atol=1e-6)
     assert np.allclose(np.linalg.norm(whole), RATE * 0.1, atol=1e-4)  # shortened once, as a whole
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_each_step_is_the_optimisers_and_a_share_of_the_difference_of_the_courses(
+    gradients: list[torch.Tensor], private: bool
+) -> None:
+    """Under noise the gradients written down are the released sums: the courses come after them."""
+    study, vector = make(**STEERED | ({"privacy": LOCAL} if private else {}))
+    if private:
+        self_check(study, build_model(study))
+    gradients.clear()
+    draw = np.random.default_rng(5)
+    own, common = (draw.normal(size=vector.size).astype(np.float32) for _ in range(2))
+    given = TrainingRound(
+        study,
+        vector,
+        patients(),
+        number=1,
+        declared_patients=10,
+        noise=NoiseSource(bytes(32)) if private else None,
+        charge=unbooked_charge(study, round_number=1, split=Split.TRAIN) if private else None,
+        device=torch.device("cpu"),
+        courses=Courses(common=common, own=own),
+    )
+    found = train(given).values
+    expected = vector
+    for gradient in gradients[-STEPS:]:
+        expected = expected - np.float32(RATE) * gradient.numpy() + (common - own) / STEPS
+    assert np.allclose(found, expected - vector, atol=1e-5)

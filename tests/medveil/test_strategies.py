@@ -107,6 +107,8 @@ def test_every_strategy_is_deterministic_keeps_float32_and_leaves_its_input_alon
         ("fedadagrad", {"momentum": -0.1}),
         ("fedadagrad", {"second_momentum": 0.9}),
         ("fedsgd", {"rate": 0.1}),
+        ("scaffold", {"rate": 0.0}),
+        ("scaffold", {"momentum": 0.5}),
         ("reptile", {"rate": 1.5}),
         ("reptile", {"decay": 0.0}),
         ("reptile", {"epsilon": 0.5}),
@@ -147,6 +149,8 @@ def formula(name: str, options: Mapping[str, float], updates: list[list[float]])
     for update in updates:
         if name in ("fedavg", "fedsgd"):
             moves = update
+        elif name == "scaffold":
+            moves = [single(o["rate"] * u) for u in update]
         elif name == "reptile":
             rate = single(o["decay"] * rate) if rate else o["rate"]
             moves = [single(rate * u) for u in update]
@@ -195,6 +199,7 @@ OPTIONS = {
     "fedadagrad": {"rate": 0.1, "shift": 0.01, "momentum": 0.5},
     "fedsgd": {},
     "reptile": {"rate": 0.7, "decay": 0.9},
+    "scaffold": {"rate": 0.7},
 }
 tiny_and_large = arrays(np.float32, 19, elements=st.floats(-(2.0**10), 2.0**10, width=32))
 

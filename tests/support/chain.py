@@ -119,7 +119,7 @@ class Chain:
             encoded = encode(
                 self.sent(number, (updates or {}).get(i, unit(i))),
                 params,
-                weight=10,
+                weight=min(10, params.max_weight),
                 metrics=encode_metrics(study, counts(study, i)) if params.metrics else np.zeros(0, np.uint64),
                 random_bytes=secrets.token_bytes,
             )
@@ -155,8 +155,14 @@ class Chain:
         params = params_for(study, RoundKind.TRAIN, len(self.identities))
         total = np.frombuffer(made.data, "<u8")
         mean = decode(total, params, hospitals=len(published.survivors), study=study).mean
-        update = spread(study, mean, number=published.round)
-        vector, state = advance(study, self.newest.vector, update, self.newest.state, number=published.round)
+        vector, state = advance(
+            study,
+            self.newest.vector,
+            spread(study, mean, number=published.round),
+            self.newest.state,
+            number=published.round,
+            present=len(published.survivors) / len(self.identities),
+        )
         version = self.newest.version + 1
         self.sums[version] = made
         self.versions.append(OwnVersion(version, published.round, vector, state, model_hash(vector, SPEC)))

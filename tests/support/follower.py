@@ -30,7 +30,7 @@ class Hospital:
         self.lineage = self._lineage()
 
     def _lineage(self) -> Lineage:
-        return Lineage(self.chain.plan, self.folder, self.journal, self.chain, self.passed)
+        return Lineage(self.chain.plan, self.folder, self.journal, self.chain, self.passed, index=self.index)
 
     def passed(self, published: Published, parent: bytes) -> None:
         """What the agent does with each version, where its study is compressed."""

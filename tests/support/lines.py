@@ -108,7 +108,7 @@ class ReadyComputation:
         self.reads += 1
 
     def prepare(
-        self, key: AttemptKey, kind: RoundKind, model: bytes, vector: Any
+        self, key: AttemptKey, kind: RoundKind, model: bytes, vector: Any, course: Any = None
     ) -> asyncio.Future[Contribution]:
         self.prepared.append((key.round, key.attempt, kind))
         done: asyncio.Future[Contribution] = asyncio.get_running_loop().create_future()

@@ -12,6 +12,7 @@ exponentials differ from library to library. The sign of an entry is read and no
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
@@ -31,6 +32,8 @@ SGD_RATE = 0.05
 """Of plain SGD in place of an adaptive optimiser, for networks with normalised layers."""
 AVERAGE = "average"
 """Name in the state of the models' running average; no strategy uses it."""
+COMMON = "common"
+"""Name in the state of the common course of a :class:`Steered` strategy; its step does not see it."""
 
 
 class BadStrategy(Error):
@@ -120,6 +123,51 @@ class LocalHalf(Protocol):
 
 
 @runtime_checkable
+class Steered(Protocol):
+    """What a strategy may have that steers local steps: a common course, and one of each hospital's own.
+
+    The common one stands in the state under :data:`COMMON`, so every node makes it itself, as it makes the
+    model. Its own one no hospital shows to anybody. A course is an update's worth: what a round's steps come
+    to along it. Under noise an own course is made of updates that were noised and charged when they were
+    made, so what it does to later steps is post-processing.
+    """
+
+    def common_after(self, common: Float32, mean_update: Float32, present: Float32) -> Float32:
+        """The common course after a round.
+
+        Args:
+            common, mean_update: float32, shape (d,). present: the sum's share of all hospitals, in (0, 1].
+        Guarantees: as of a step: pure, entry by entry, the same bits on every machine.
+        """
+        ...
+
+    def own_after(self, own: Float32, common: Float32, update: Float32) -> Float32:
+        """A hospital's own course after a round whose sum has its update.
+
+        Args:
+            own, common: those that steered the round. update: what was sent, float32, shape (d,).
+        """
+        ...
+
+    def steered(self, weights: Entries, own: Entries, common: Entries, steps: int) -> Entries:
+        """Where the weights go after an optimiser step.
+
+        Args:
+            weights, own, common: of one tensor. steps: in this round.
+        Guarantees: as :meth:`LocalHalf.local`.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Courses:
+    """What steers a hospital's steps in one round, both float32, shape (d,)."""
+
+    common: Float32
+    own: Float32
+
+
+@runtime_checkable
 class Demanding(Protocol):
     """What a strategy has besides its step if it serves some studies only. The others are refused."""
 
@@ -202,8 +250,30 @@ def spread(study: Study, mean: Float32, *, number: int) -> Float32:
     return mean if shortened is None else shortened.backward(mean, 0, study.model.tensors.size)
 
 
+def own_course(study: Study, courses: Courses, update: Float32) -> Float32:
+    """A hospital's own course after a round that sums this update of it, float32, shape (d,).
+
+    Raises: UnknownName, BadStrategy; TypeError: the strategy steers nobody.
+    """
+    strategy = strategy_of(study)
+    if not isinstance(strategy, Steered):
+        raise TypeError(f"{study.strategy.name} has no courses")
+    return np.asarray(strategy.own_after(courses.own, courses.common, update), np.float32)
+
+
+def is_steered(study: Study, number: int) -> bool:
+    """Whether courses steer the local steps of a round: not where it releases a mean."""
+    return number > study.mean_rounds and isinstance(strategy_of(study), Steered)
+
+
 def advance(
-    study: Study, model: Float32, mean_update: Float32, state: State, *, number: int
+    study: Study,
+    model: Float32,
+    mean_update: Float32,
+    state: State,
+    *,
+    number: int,
+    present: float = 1.0,
 ) -> tuple[Float32, State]:
     """The model that follows from a train round: the only way in which a next model is made.
 
@@ -213,19 +283,25 @@ def advance(
     Args:
         model, mean_update, state: as in :meth:`ServerStrategy.step`, float32, shape (d,).
         number: the round, from 1. The last one publishes the running average, where the study asks for it.
+        present: hospitals in the sum, by those of the roster.
     Returns: the next model, float32, shape (d,), and the state to hand in with it next time.
     Guarantees: the same bits on every machine.
     Raises: UnknownName, BadStrategy, Diverged, InexactArithmetic.
     """
     if not np.float32(2**-100) * np.float32(2**-40) > 0:
         raise InexactArithmetic()
-    own = {name: values for name, values in state.items() if name != AVERAGE}
+    own = {name: values for name, values in state.items() if name not in (AVERAGE, COMMON)}
     mean_round = number <= study.mean_rounds
     with np.errstate(all="ignore"):  # what overflows is refused below
         if mean_round:
             stepped, kept = np.asarray(model + mean_update / np.float32(number), np.float32), State()
         else:
-            stepped, kept = strategy_of(study).step(model, mean_update, own)
+            strategy = strategy_of(study)
+            stepped, kept = strategy.step(model, mean_update, own)
+            if isinstance(strategy, Steered):
+                common, share = state.get(COMMON, np.zeros_like(model)), np.ones(1, np.float32)
+                moved = strategy.common_after(common, mean_update, share * np.float32(present))
+                kept = {**kept, COMMON: moved}
         keep = np.float32(0 if mean_round else study.strategy.average)
         if keep:
             before = state.get(AVERAGE)

@@ -34,7 +34,7 @@ from hospital_node.training import (
 from medveil.errors import Error
 from medveil.metrics import noise_in_sum, summarise
 from medveil.reports import Figures
-from medveil.strategies import State, advance, spread
+from medveil.strategies import COMMON, Courses, State, advance, is_steered, own_course, spread
 from medveil.study import Study
 from medveil.tasks import Sums
 from medveil.tensors import Float32
@@ -143,7 +143,7 @@ def _rounds(
     """Each round's number, the model that it made, and the longest time of one hospital in it."""
     model, state = initial, State()
     for number in range(1, study.training.rounds + 1):
-        mean, longest = _mean_update(hospitals, model, number)
+        mean, longest = _mean_update(hospitals, model, number, state)
         update = spread(study, mean, number=number)
         model, state = advance(study, model, update, state, number=number)
         yield number, model, longest
@@ -153,12 +153,14 @@ def _total(parts: Sequence[Sums]) -> Sums:
     return {name: np.sum([one[name] for one in parts], axis=0) for name in parts[0]}
 
 
-def _mean_update(hospitals: Sequence[_Hospital], model: Float32, number: int) -> tuple[Float32, float]:
+def _mean_update(
+    hospitals: Sequence[_Hospital], model: Float32, number: int, state: State
+) -> tuple[Float32, float]:
     """The weighted mean of what a round sends, and the longest time of one hospital."""
     updates, longest = [], 0.0
     for hospital in hospitals:
         started = time.perf_counter()
-        updates.append(hospital.update(model, number))
+        updates.append(hospital.update(model, number, state))
         longest = max(longest, time.perf_counter() - started)
     weights = [hospital.weight for hospital in hospitals]
     return np.average(updates, axis=0, weights=weights).astype(np.float32), longest
@@ -197,6 +199,8 @@ class _Hospital:
     held: Float32
     """What a compressed study has not yet sent of its training, float32 (d,)."""
     device: torch.device = field(default_factory=choose_device)
+    course: State = field(default_factory=dict)
+    """Of a steered study: its own."""
 
     @property
     def declared(self) -> int:
@@ -208,9 +212,12 @@ class _Hospital:
         """What it counts in the mean."""
         return self.study.secure_aggregation.weight_of(self.declared)
 
-    def update(self, model: Float32, number: int) -> Float32:
+    def update(self, model: Float32, number: int, state: State) -> Float32:
         """Trained minus given weights, paid for; of a compressed study what the round sends of it."""
-        charge = self._charge(number, Charged.TRAIN)
+        charge, courses = self._charge(number, Charged.TRAIN), None
+        if is_steered(self.study, number):
+            still = np.zeros_like(model)
+            courses = Courses(common=state.get(COMMON, still), own=self.course.get(COMMON, still))
         given = TrainingRound(
             self.study,
             model + self.held,
@@ -221,9 +228,13 @@ class _Hospital:
             charge=charge,
             device=self.device,
             cache=self.cache,
+            courses=courses,
         )
         try:
-            sent, self.held[:] = parted(self.study, number, self.held + train(given).values)
+            values = train(given).values
+            if courses is not None:
+                self.course[COMMON] = own_course(self.study, courses, values)
+            sent, self.held[:] = parted(self.study, number, self.held + values)
             return sent.values
         finally:
             if charge is not None:
