@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from medveil.groups import figure_and_part
 from medveil.intervals import Z
@@ -39,6 +39,13 @@ class Reading:
     def interval(self) -> Interval | None:
         """The one to show: that which counts the patients, if it is known."""
         return self.both or self.noise
+
+    def over_patients(self, interval: Interval | None) -> Reading:
+        """The same with the interval of a bootstrap over patients, unless all draws were alike.
+
+        Where nobody was misjudged they are, and tell nothing of other patients.
+        """
+        return self if interval is None or interval[0] == interval[1] else replace(self, both=interval)
 
     @property
     def by_noise_alone(self) -> bool:

@@ -21,7 +21,7 @@ from typing import cast
 from medveil.errors import BadOption, Error
 from medveil.private_files import private_folder
 from medveil.readings import cell_words, interval_words
-from medveil.reports import PlanStatus
+from medveil.reports import Figures, PlanStatus
 from medveil.rounds import RoundKind
 from medveil.shown import Screen
 from medveil.spoken import spoken
@@ -347,12 +347,12 @@ def _show_result(screen: Screen, result: Result, folder: Path) -> None:
     screen.say(f"{result.headline_name} on all hospitals' test patients")
     screen.say(f"  trained together        {interval_words(result.reading(), result.unit) or '—'}")
     for one in result.local_only:
-        screen.say(f"  {one.hospital:<16} alone  {_figure(result, one.metric)}")
-    screen.say(f"  mean of those alone     {_figure(result, result.local_only_mean)}")
+        screen.say(f"  {one.hospital:<16} alone  {_figure(result, one.pooled, one.metric)}")
+    screen.say(f"  mean of those alone     {_figure(result, {}, result.local_only_mean)}")
     exact = result.federated.exact
     assert exact is not None  # the demo owns every site
     for who, figures in [*exact.sites.items(), *((f"all {k}", v) for k, v in exact.groups.items())]:
-        screen.say(f"  together, at {who:<14} {_figure(result, figures.get(result.headline))}")
+        screen.say(f"  together, at {who:<14} {_figure(result, figures)}")
     if result.privacy.kind == "none":
         screen.say("privacy  NONE: masks hide each update, nothing limits what the model tells of a patient")
     for who, cost in result.epsilon.items():
@@ -379,8 +379,8 @@ def _show_rounds(screen: Screen, result: Result) -> None:
     )
 
 
-def _figure(result: Result, value: float | None) -> str:
-    return "—" if value is None else result.written(value)
+def _figure(result: Result, figures: Figures, metric: float | None = None) -> str:
+    return cell_words(result.reading_of(figures, metric=metric), result.unit) or "—"
 
 
 @contextmanager

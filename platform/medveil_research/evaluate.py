@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,7 +49,7 @@ class SiteReport:
         """A figure with its interval: the bootstrap's of the headline, else what the counts tell."""
         found = read(self.figures, figure)
         own = self.interval if figure == self.headline else None
-        return replace(found, both=own) if found and own else found
+        return found and found.over_patients(own)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -91,7 +91,8 @@ def bootstrap_interval(
     Patients are drawn with replacement, with all their images, because a patient's images are alike. A draw
     in which the figure does not exist is left out.
 
-    Returns: None with fewer than two patients, or when fewer than half of the draws have the figure.
+    Returns: None with fewer than two patients, when fewer than half of the draws have the figure, or when all
+        draws are alike: where nobody was misjudged, drawing the same patients again tells nothing of others.
     Source: Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 1979.
     """
     if len(each) < 2:
@@ -107,7 +108,7 @@ def bootstrap_interval(
     if len(values) < resamples / 2:
         return None
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    return (float(low), float(high)) if low < high else None
 
 
 def evaluate_site(folder: Path, study: Study, vector: Float32, split: Split = "test") -> SiteReport:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -268,8 +267,8 @@ class Result(Frozen):
         name, exact = figure or self.headline, self.federated.exact
         metric = self.metric if name == self.headline else None
         found = self.reading_of(self.federated.figures, name, metric)
-        if found and metric is not None and exact and exact.interval and not self.noised:
-            return replace(found, both=exact.interval)
+        if found and metric is not None and exact and not self.noised:
+            return found.over_patients(exact.interval)
         return found
 
     def reading_of(
@@ -296,7 +295,7 @@ class Result(Frozen):
         if not self.noised or exact is None or self.headline not in exact.pooled:
             return self.reading()
         found = read(exact.pooled, self.headline)
-        return replace(found, both=exact.interval) if found and exact.interval else found
+        return found and found.over_patients(exact.interval)
 
     def histogram(self, name: str) -> NDArray[np.float64]:
         """One of the summed histograms."""

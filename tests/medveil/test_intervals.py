@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from medveil import intervals
 from medveil.intervals import Estimate, Z, areas, exact_area, exact_share, mean, mean_of, share
@@ -78,8 +80,9 @@ def test_the_interval_of_an_area_is_fiellers_with_the_variance_of_two_noisy_side
     assert found.both is not None
     for arms, weight in ((found.noise, 0.0), (found.both, 1.0)):
         low, high = by_matrix(p, q, 1.2, weight)
-        assert found.value - arms.below == pytest.approx(low, abs=1e-9)
-        assert found.value + arms.above == pytest.approx(high, abs=1e-9)
+        longer = 1.05 if weight else 1.0  # of patients, where few are misjudged
+        for own, told in ((found.value - low, arms.below), (high - found.value, arms.above)):
+            assert own - 1e-9 <= told <= longer * own + 1e-9
 
 
 def test_without_noise_to_speak_of_it_is_delongs() -> None:
@@ -96,7 +99,7 @@ def test_without_noise_to_speak_of_it_is_delongs() -> None:
     exact = exact_area(p, q)
     assert exact is not None
     assert exact.both is not None
-    assert (exact.both.below + exact.both.above) / 2 == pytest.approx(Z * delong, rel=0.15)
+    assert (exact.both.below + exact.both.above) / 2 == pytest.approx(Z * delong, rel=0.05)
 
 
 def test_an_interval_is_never_empty_and_never_the_end_of_the_range_alone() -> None:
@@ -214,7 +217,7 @@ def test_accuracy_and_means_hold_the_truth_in_19_of_20_draws() -> None:
         hits += one.value - one.both.below <= 0.9 <= one.value + one.both.above
         values = random.uniform(-0.5, 0.3, 80)
         total, count = values.sum() + random.normal(0, 1.0), 80 + random.normal(0, 2.5)
-        squares = (values**2).sum() + random.normal(0, 1.0)
+        squares = (values**2).sum() + random.normal(0, 1.0), 1.0
         told = mean(total, count, deviations=(1.0, 2.5), squares=squares, limits=(-0.5, 0.5))
         assert told is not None
         assert told.both is not None
@@ -269,3 +272,56 @@ def test_what_an_earlier_version_wrote_is_read_with_the_interval_of_its_counts()
     assert (
         read_headline(STUDY, AttemptReport.model_validate({**usual, "figures": {}, "metric": None})) is None
     )
+
+
+def test_a_dice_has_the_interval_of_its_noise_and_few_patients_have_none() -> None:
+    given = subject_of("segmentation") | {"evaluation": {"lesions": True}}
+    study = make_study(**given, privacy=LOCAL)
+    scales, random, hits = noise_scales(study), np.random.default_rng(8), 0
+    lesions = 0
+    there = {"dice": 0.3, "cases": 1.0, "found": 2.0, "missed": 0.5, "false": 0.5}
+    each = {name: np.array([there[name.partition("/")[0]]]) for name in released(study)}
+    for _ in range(200):
+        sums = {name: 200 * value + random.normal(0, 1.2 * scales[name], 1) for name, value in each.items()}
+        found = summarise(study, sums, noise=1.2)
+        hits += found["dice_noise_low"] <= 0.8 <= found["dice_noise_high"]
+        lesions += found["sensitivity_noise_low/b"] <= 0.8 <= found["sensitivity_noise_high/b"]
+        assert "dice_low" not in found  # how patients differ is not summed
+    assert min(hits, lesions) >= 182
+    drowned = summarise(study, {name: 3 * value for name, value in each.items()}, noise=1.2)
+    assert {"dice_undetermined", "dice_undetermined/b", "precision_undetermined/c"} <= set(drowned)
+    assert not {"dice", "dice/b", "precision/c", "noise"} & set(drowned)
+
+
+@given(
+    cells=st.lists(st.floats(-1e7, 1e7, width=32), min_size=2 * CELLS, max_size=2 * CELLS),
+    noise=st.floats(1e-3, 1e4),
+)
+@settings(max_examples=60, deadline=None)
+def test_whatever_the_counts_the_interval_holds_the_figure_and_lies_in_its_range(
+    cells: list[float], noise: float
+) -> None:
+    found = summarise(STUDY, sums_of(*np.reshape(cells, (2, CELLS))), noise=noise)
+    for name in ("auroc", "accuracy"):
+        assert (name in found) != (f"{name}_undetermined" in found)
+        for kind in ("", "noise_"):
+            if name in found:
+                assert 0 <= found[f"{name}_{kind}low"] <= found[name] <= found[f"{name}_{kind}high"] <= 1
+    assert all(math.isfinite(value) for value in found.values())
+
+
+def test_where_a_few_misjudged_patients_decide_the_interval_is_wide_enough_for_other_patients() -> None:
+    """Scores far too sure, an AUROC of .99: DeLong's variance alone holds in 9 of 10 draws."""
+    random, hits, apart = np.random.default_rng(9), 0, math.sqrt(2) * NormalDist().inv_cdf(0.99)
+    chances = []
+    for sign in (1, -1):
+        middle = math.log(0.3 / 0.7) + sign * apart**2 / 2
+        below = [NormalDist(2.5 * middle, 2.5 * apart).cdf(edge) for edge in EDGES]
+        chances.append(np.diff([0.0, *below, 1.0]))
+    truth = exact_area(*(1e6 * side for side in chances))
+    assert truth is not None
+    for _ in range(400):
+        sides = random.multinomial(135, chances[0]), random.multinomial(315, chances[1])
+        found = summarise(STUDY, sums_of(*(s + random.normal(0, 0.6, CELLS) for s in sides)), noise=0.6)
+        hits += found["auroc_low"] <= truth.value <= found["auroc_high"]
+    assert hits >= 374

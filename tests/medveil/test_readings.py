@@ -63,3 +63,9 @@ def test_a_table_says_under_it_what_its_intervals_mean_and_what_is_missing() -> 
     ]
     assert explained([both], noised=False)[0].startswith("95 % interval by the choice of test patients")
     assert explained([alone, Reading(None)], noised=True)[-1].startswith("not determined")
+
+
+def test_a_bootstrap_whose_draws_are_alike_takes_no_interval_away() -> None:
+    known = Reading(1.0, (0.96, 1.0))
+    assert known.over_patients((1.0, 1.0)) == known.over_patients(None) == known
+    assert known.over_patients((0.98, 1.0)) == Reading(1.0, (0.98, 1.0))

@@ -199,10 +199,10 @@ class Regression:
         total = {name: float(values[0]) for name, values in sums.items()}
         deviation = {name: noise * scale for name, scale in self.noise_scales(study).items()}
         cases = total["cases"]
-        square = total["squared"] + CENTRES["squared"] * cases
 
-        def mean(name: str, squares: float | None) -> Estimate | None:
+        def mean(name: str, *, scattered: bool) -> Estimate | None:
             centre = CENTRES.get(name, 0.0)
+            squares = _scatter(total, deviation, name) if scattered else None
             found = intervals.mean(
                 total[name],
                 cases,
@@ -212,12 +212,10 @@ class Regression:
             )
             return found and found.moved(centre)
 
-        half = CENTRES["absolute"]
-        about_half = square - 2 * half * total["absolute"] - half**2 * cases
         found = {
-            "mae": mean("absolute", about_half),
-            "rmse": _root(mean("squared", None)),
-            "bias": mean("error", square),
+            "mae": mean("absolute", scattered=True),
+            "rmse": _root(mean("squared", scattered=False)),
+            "bias": mean("error", scattered=True),
         }
         scaled = {name: one and one.scaled(width) for name, one in found.items()}
         return {**scaled, "r2": _explained(total, deviation)}
@@ -332,6 +330,22 @@ def _errors(
     width = _range(study).high - _range(study).low
     found = {"mae": absolute * width, "rmse": math.sqrt(max(squared, 0.0)) * width, "bias": bias * width}
     return found | ({"r2": 1 - squared / variance} if variance > 1e-9 else {})
+
+
+def _scatter(total: Mapping[str, float], deviation: Mapping[str, float], name: str) -> tuple[float, float]:
+    """Sum of the squares of errors about the centre of their range, from the noised sum of squared errors.
+
+    Returns: it, and the standard deviation of the noise in the squares about the mean that follow from it.
+    """
+    cases, centre = max(total["cases"], 1.0), CENTRES.get(name, 0.0)
+    square = total["squared"] + CENTRES["squared"] * total["cases"]
+    mean = total[name] / cases + centre
+    noise = math.hypot(
+        deviation["squared"],
+        2 * mean * deviation[name],
+        (CENTRES["squared"] - 2 * mean * centre + mean**2) * deviation["cases"],
+    )
+    return square - 2 * centre * total[name] - centre**2 * total["cases"], noise
 
 
 def _root(squared: Estimate | None) -> Estimate | None:

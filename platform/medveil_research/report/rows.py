@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from markupsafe import Markup
 
@@ -319,7 +319,7 @@ def _known(figures: Mapping[str, float], name: str) -> bool:
 def _judged(result: Result, figures: Figures, interval: Interval | None = None) -> Reading | None:
     """Exact figures of some patients, with the bootstrap over them where there is one."""
     found = read(figures, result.headline)
-    return replace(found, both=interval) if found and interval else found
+    return found and found.over_patients(interval)
 
 
 def _limits(result: Result, figure: str) -> tuple[float, float]:
