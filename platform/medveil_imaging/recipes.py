@@ -120,6 +120,12 @@ def _network_none(rounds: int, *, rate: float, batch: int, update_clip: float) -
     return Recipe(training=training, strategy=Strategy(), update_clip=update_clip)
 
 
+def _digits_none(rounds: int) -> Recipe:
+    # As federated averaging was introduced: a short constant rate, and five passes before each average.
+    training = Training(rounds=rounds, local_epochs=5, batch_images=32, learning_rate=0.01, momentum=0.9)
+    return Recipe(training=training, strategy=Strategy(), update_clip=0.5)
+
+
 def _residual_none(rounds: int, *, epochs: int, changes: Mapping[str, Mapping[str, float]]) -> Recipe:
     # The optimiser is made anew in each round; a cosine leaves it long strides while it is young.
     training = Training(
@@ -255,6 +261,7 @@ RECIPES: dict[tuple[str, PrivacyKind], tuple[tuple[str, str], int, Make]] = {
     ("frozen_encoder", "joint"): (IMAGES, 60, _wavelet_joint),
     ("small_cnn", "none"): (IMAGES, 20, partial(_network_none, rate=3e-3, batch=32, update_clip=0.5)),
     ("small_cnn", "local"): (IMAGES, 12, partial(_network_local, rate=6.0, clip_norm=0.5, update_clip=16.0)),
+    ("lenet", "none"): (FILMS, 10, _digits_none),
     ("densenet121", "none"): (IMAGES, 20, partial(_network_none, rate=1e-3, batch=16, update_clip=0.5)),
     ("densenet121", "local"): (IMAGES, 20, partial(_network_local, rate=2.0, clip_norm=0.5, update_clip=8.0)),
     ("unet3d", "none"): (VOLUMES, 10, partial(_network_none, rate=6e-3, batch=2, update_clip=1.0)),

@@ -7,6 +7,7 @@ import typer
 from medveil.options import from_options
 from medveil_research.commands import (
     audit,
+    compare,
     demo,
     doctor,
     enroll,
@@ -42,6 +43,7 @@ def _research() -> typer.Typer:
     group.command("curves")(fetch.curves)
     group.command("report")(report.report)
     group.command("evaluate")(evaluate.evaluate)
+    group.command("compare")(from_options(compare.compare))
     group.command("audit")(audit.audit)
     group.command("mnist")(mnist.mnist)
     return group

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import multiprocessing
 import os
 import re
 import signal
@@ -14,9 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import cast
 
 from medveil.errors import BadOption, Error
 from medveil.private_files import private_folder
@@ -25,32 +22,31 @@ from medveil.reports import Figures, PlanStatus
 from medveil.rounds import RoundKind
 from medveil.shown import Screen
 from medveil.spoken import spoken
-from medveil.study import Deadlines, Study, Target
+from medveil.study import Deadlines, Study
 from medveil.tasks import TASKS
 from medveil.tensors import Float32, from_safetensors, largest_file
 from medveil.values import PrivacyKind
-from medveil_imaging.sources.lines import readable_cells
-from medveil_imaging.sources.manifest import MANIFEST
-from medveil_imaging.sources.phantom import Task as Phantom
-from medveil_imaging.sources.phantom import write_phantom_sites
-from medveil_imaging.sources.phantom_film import FINDINGS
 from medveil_imaging.sources.site import SiteData, read_site
+from medveil_research.apart import each_apart
 from medveil_research.comparison.against_alone import Comparison, Train, compare
-from medveil_research.local_consortium import DEADLINES, LocalConsortium, Site, find_sites
+from medveil_research.local_consortium import DEADLINES, LocalConsortium
 from medveil_research.options import DemoOptions
 from medveil_research.outlook import outlook
 from medveil_research.processes import Event
 from medveil_research.report.page import write_report
 from medveil_research.results import Result, Spent, from_status, write_result
+from medveil_research.sites import (
+    CLASSES,
+    HEART,
+    Site,
+    find_sites,
+    holds_volumes,
+    phantom_of,
+    typical_patients,
+    write_made_up,
+)
 from medveil_research.studies import StudyOptions, class_names, edges_of, new_study, target_of
 
-CLASSES: dict[str, tuple[str, ...]] = {
-    "classification": ("normal", "abnormal"),
-    "segmentation": ("background", "anterior", "posterior"),
-    "findings": FINDINGS,
-}
-HEART = Target(column="heart_mm", unit="mm", low=50, high=170)
-"""What the made-up images show: classes, outlines, findings, a number."""
 WATCH_S = 0.5
 
 
@@ -122,7 +118,7 @@ def demo(options: DemoOptions) -> None:
         sites = _sites(options, folder, screen)
         study, initial = _study(options, sites)
         kills = _kills(options.kill or (), sites)
-        for line in outlook(study, patients=_typical(sites), hospitals=len(sites)):
+        for line in outlook(study, patients=typical_patients(sites), hospitals=len(sites)):
             screen.say(line)
         seconds = {"set up": time.monotonic() - started}
         begun = time.monotonic()
@@ -134,7 +130,10 @@ def demo(options: DemoOptions) -> None:
         seconds["comparison"] = time.monotonic() - begun
     seconds["total"] = time.monotonic() - started
     known = from_status(
-        study, ran.status, patients=_typical(sites), data="phantom" if options.data is None else "real"
+        study,
+        ran.status,
+        patients=typical_patients(sites),
+        data="phantom" if options.data is None else "real",
     )
     report = folder / "report.html"
     result = _completed(known, ran, comparison, seconds, report)
@@ -151,14 +150,7 @@ def _sites(options: DemoOptions, folder: Path, screen: Screen) -> list[Site]:
     if options.data is not None:
         return find_sites(options.data)
     screen.say(f"Drawing {options.hospitals} phantom hospitals …")
-    write_phantom_sites(
-        folder / "sites",
-        profile="mri" if TASKS[options.task].outlines else "xray",
-        task=_phantom(options.task),
-        hospitals=options.hospitals,
-        patients=options.patients,
-    )
-    return find_sites(folder / "sites")
+    return write_made_up(folder / "sites", options.task, options.hospitals, options.patients)
 
 
 def _study(options: DemoOptions, sites: list[Site]) -> tuple[Study, bytes]:
@@ -166,7 +158,7 @@ def _study(options: DemoOptions, sites: list[Site]) -> tuple[Study, bytes]:
     if options.data is not None and options.task == "findings" and not options.classes:
         raise BadOption(problem="--classes names the findings, which are columns of every manifest.csv")
     target = target_of(options.target_column, options.target_range, options.unit)
-    if target is None and options.data is None and _phantom(options.task) == "regression":
+    if target is None and options.data is None and phantom_of(options.task) == "regression":
         target = HEART
     # A network that outlines has a hundred times more weights than so few patients can hide noise in.
     usual: PrivacyKind = "none" if outlines else "local"
@@ -174,35 +166,20 @@ def _study(options: DemoOptions, sites: list[Site]) -> tuple[Study, bytes]:
         StudyOptions(
             name=f"demo-{options.task}",
             task=options.task,
-            profile="mri" if _holds_volumes(sites[0]) else "xray",
+            profile="mri" if holds_volumes(sites[0]) else "xray",
             model=options.model,
             privacy=options.privacy or usual,
             epsilon=options.epsilon,
             hospitals=len(sites),
             rounds=options.rounds,
             size=edges_of(options.size),
-            classes=class_names(options.classes) or CLASSES.get(_phantom(options.task)),
+            classes=class_names(options.classes) or CLASSES.get(phantom_of(options.task)),
             target=target,
             patients_hint=max(s.train_patients for s in sites),
             deadlines=Deadlines(**DEADLINES),
             anyway=True,  # a demonstration spends nobody's privacy; its outlook is printed all the same
         )
     )
-
-
-def _phantom(task: str) -> Phantom:
-    """The task whose made-up images suit this one."""
-    return cast(Phantom, task if task in CLASSES else TASKS[task].recipes_of)
-
-
-def _holds_volumes(site: Site) -> bool:
-    lines = islice(readable_cells(site.folder / MANIFEST, ("image",)), 2)
-    return any(re.search(r"\.nii(\.gz)?$", line["image"].strip()) for line in lines)
-
-
-def _typical(sites: list[Site]) -> int:
-    counts = sorted(s.train_patients for s in sites)
-    return max(1, counts[len(counts) // 2])
 
 
 def _kills(orders: Sequence[str], sites: list[Site]) -> dict[tuple[str, int], bool]:
@@ -306,15 +283,13 @@ def _compare(study: Study, initial: bytes, sites: list[Site], model: bytes) -> C
     spec = study.model.tensors
     data = [_named(read_site(s.folder, study), s.name) for s in sites]
     folders = {s.name: s.folder for s in sites}
-    context = multiprocessing.get_context("spawn")
-    workers = min(len(sites), os.cpu_count() or 1)
-    with context.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:  # ends with the block
 
-        def run(train: Train, learners: Sequence[SiteData]) -> Sequence[Float32]:
-            # Handing over a patient's tensors takes longer than reading them: each is a file descriptor.
-            return pool.map(partial(_train_in, train, study), [folders[site.name] for site in learners])
+    def run(train: Train, learners: Sequence[SiteData]) -> Sequence[Float32]:
+        # Handing over a patient's tensors takes longer than reading them: each is a file descriptor.
+        places = [folders[site.name] for site in learners]
+        return each_apart(partial(_train_in, train, study), places)
 
-        return compare(study, from_safetensors(initial, spec), data, from_safetensors(model, spec), run=run)
+    return compare(study, from_safetensors(initial, spec), data, from_safetensors(model, spec), run=run)
 
 
 def _train_in(train: Train, study: Study, folder: Path) -> Float32:

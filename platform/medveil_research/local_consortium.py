@@ -7,11 +7,9 @@ commands, talk HTTPS over loopback, and read real files.
 from __future__ import annotations
 
 import asyncio
-import re
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,16 +21,14 @@ from hospital_node.ledger import Ledger
 from hospital_node.operator import approve_plan
 from hospital_node.settings import Node, NodeSettings, Policy
 from hospital_node.transport import Transport
-from medveil.cells import simple
 from medveil.errors import Error
 from medveil.identity import Identity
 from medveil.plan import Plan
 from medveil.study import Study
-from medveil_imaging.sources.header import SPLIT_WORDS
-from medveil_imaging.sources.lines import readable_cells
 from medveil_research.client import Client, NoAnswer
 from medveil_research.processes import Event, Process
 from medveil_research.results import Spent
+from medveil_research.sites import Site
 from medveil_research.study_file import write_study
 
 START_LIMIT_S = 60.0
@@ -48,19 +44,6 @@ DEADLINES = {
 """Shorter than a real study's: on one machine a hospital that is silent for 12 s is gone."""
 
 
-class BadSites(Error):
-    """The folder of sites cannot be a consortium."""
-
-    code = "bad-sites"
-
-    def __init__(self, *, problem: str) -> None:
-        super().__init__(
-            what=f"The folder of sites cannot be used: {problem}.",
-            meaning="Nothing was started.",
-            remedy="Give a folder with at least three folders in it, each with a manifest.csv.",
-        )
-
-
 class ProcessDied(Error):
     """A process ended that should not have."""
 
@@ -73,30 +56,6 @@ class ProcessDied(Error):
             meaning="The study cannot go on as planned.",
             remedy=f"Its whole log is in {log}.",
         )
-
-
-@dataclass(frozen=True)
-class Site:
-    """One hospital's folder."""
-
-    name: str
-    folder: Path
-    train_patients: int
-
-
-def find_sites(folder: Path) -> list[Site]:
-    """The sites in a folder, in name order. Raises: BadSites."""
-    sites = []
-    for manifest in sorted(folder.glob("*/manifest.csv")):
-        name = re.sub(r"[^a-z0-9]+", "-", manifest.parent.name.lower()).strip("-")[:48]
-        lines = readable_cells(manifest, ("patient_id", "split"))
-        train = {line["patient_id"] for line in lines if SPLIT_WORDS.get(simple(line["split"])) == "train"}
-        sites.append(Site(name, manifest.parent, len(train)))
-    if len(sites) < 3:
-        raise BadSites(problem=f"it holds {len(sites)} folder(s) with a manifest.csv; three is the least")
-    if len({s.name for s in sites}) != len(sites):
-        raise BadSites(problem="two folders have the same name once it is simplified")
-    return sites
 
 
 class LocalConsortium:

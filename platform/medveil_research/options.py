@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from medveil.bounds import LEAST_SMALLEST, MOST_COLUMNS, SMALLEST
+from medveil.errors import BadOption
 from medveil.registry import names_in
+from medveil.shown import plain
 from medveil.values import MaskGraph, NoiseKind, PrivacyKind, Weights
 
 if TYPE_CHECKING:
@@ -85,6 +87,56 @@ class DemoOptions:
         Path | None, typer.Option("--keep", help="Keep everything (report, models, logs) in this folder.")
     ] = None
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")] = False
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Of ``medveil research compare``."""
+
+    task: Annotated[Task, typer.Option(help="What the models learn.")] = "classification"
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, file_okay=False, help="Folder with one folder a site. Made-up images without it."
+        ),
+    ] = None
+    profile: Annotated[
+        Profile | None, typer.Option(help="Kind of image; films or volumes, as the files are, without it.")
+    ] = None
+    classes: Classes = None
+    target_column: TargetColumn = None
+    target_range: TargetRange = None
+    unit: Unit = ""
+    model: OwnModel = None
+    option: Annotated[
+        list[str] | None, typer.Option(help="An option of the model, e.g. width=16. Repeatable.")
+    ] = None
+    size: Size = None
+    epsilon: Epsilon = 8.0
+    delta: Delta = None
+    rounds: Rounds = None
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Trainings of each kind, from other starts.")] = 3
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Make only this: alone, federated, local, joint or central. Repeatable; all without it."
+        ),
+    ] = None
+    figure: Annotated[
+        str | None, typer.Option(help="Compare by this figure, e.g. accuracy; the task's own without it.")
+    ] = None
+    patients: Annotated[
+        int | None, typer.Option(min=10, help="Made-up patients a hospital (made-up images only).")
+    ] = None
+    hospitals: Annotated[
+        int, typer.Option(min=2, max=128, help="Number of hospitals (made-up images only).")
+    ] = 4
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="Folder for report and trainings; a call with the same one goes on there."
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -260,3 +312,18 @@ class PrivacyPlanOptions:
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Do not refuse a plan with more noise than signal.")
     ] = False
+
+
+def option_of(pair: str) -> tuple[str, int | float | str | bool]:
+    """An option of a model, written like ``width=16``. Raises: BadOption."""
+    name, equals, text = pair.partition("=")
+    if not equals or not name:
+        raise BadOption(problem=f"--option: '{plain(pair, 40)}' is not like width=16")
+    if text in ("true", "false"):
+        return name, text == "true"
+    for kind in (int, float):
+        try:
+            return name, kind(text)
+        except ValueError:
+            continue
+    return name, text

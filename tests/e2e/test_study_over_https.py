@@ -25,10 +25,11 @@ from medveil.tasks.classification import NOISED_BINS
 from medveil.tensors import from_safetensors, model_hash
 from medveil_imaging.sources.phantom import write_phantom_sites
 from medveil_research.client import NoAnswer
-from medveil_research.local_consortium import DEADLINES, LocalConsortium, find_sites
+from medveil_research.local_consortium import DEADLINES, LocalConsortium
 from medveil_research.processes import Event
 from medveil_research.report.page import write_report
 from medveil_research.results import from_status, read_result, write_result
+from medveil_research.sites import find_sites
 from medveil_research.studies import StudyOptions, new_study
 from privacy.dp.ledger import State
 from privacy.dp.policy import Split

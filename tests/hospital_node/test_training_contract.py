@@ -115,6 +115,7 @@ FLAT, SOLID = ModelShape((32, 32), 1), ModelShape((16, 16, 16), 2)
 MODEL_CASES = [
     ("densenet121", FLAT),
     pytest.param("densenet121", ModelShape((32, 32, 32), 1), marks=pytest.mark.slow),
+    ("lenet", FLAT),
     ("mobilenet", FLAT),
     ("position_head", SOLID),
     ("depth_head", ModelShape((16, 16, 16), 1)),

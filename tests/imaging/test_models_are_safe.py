@@ -33,6 +33,7 @@ CASES = [
     ("densenet121", FLAT),
     pytest.param("densenet121", ModelShape((32, 32, 32), 2), marks=pytest.mark.slow),
     ("depth_head", SOLID),
+    ("lenet", FLAT),
     ("mobilenet", ModelShape((32, 32), 10, channels=3)),
     ("position_head", SOLID),
     ("segresnet3d", SOLID),
@@ -164,6 +165,10 @@ def test_in_place_activations_are_switched_off() -> None:
         ("segresnet3d", ModelShape((16, 16, 20), 3), {}),
         ("segresnet3d", SOLID, {"width": 6}),
         ("position_head", ModelShape((16, 16, 16), 3, channels=2), {}),
+        ("lenet", SOLID, {}),
+        ("lenet", ModelShape((12, 28), 10), {}),
+        ("lenet", ModelShape((28, 224), 10), {}),
+        ("lenet", FLAT, {"width": 9}),
         ("mobilenet", SOLID, {}),
         ("mobilenet", ModelShape((28, 28), 1), {}),
         ("mobilenet", FLAT, {"width": 9}),
@@ -185,6 +190,14 @@ def test_networks_take_as_many_channels_as_the_study_has(name: str) -> None:
     differ = [(a.shape, b.shape) for a, b in zip(one.root, four.root, strict=True) if a != b]
     assert differ
     assert all(few[1:2] == (1,) and many[1:2] == (4,) for few, many in differ)
+
+
+def test_lenet_has_the_layers_with_which_averaging_was_introduced() -> None:
+    """Convolutions 5x5 of 32 and 64, then 120, 84 and 10."""
+    spec = spec_of(build("lenet", ModelShape((28, 28), 10), {}))
+    shapes = [tensor.shape for tensor in spec.root if len(tensor.shape) > 1]
+    assert shapes == [(32, 1, 5, 5), (64, 32, 5, 5), (120, 1024), (84, 120), (10, 84)]
+    assert spec.size == 186_110
 
 
 def test_mobilenet_has_the_weights_of_the_papers_network_at_its_size() -> None:

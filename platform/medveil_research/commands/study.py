@@ -9,7 +9,7 @@ import typer
 from medveil.errors import BadOption
 from medveil.options import from_options
 from medveil.shown import Screen, plain
-from medveil_research.options import NewStudyOptions
+from medveil_research.options import NewStudyOptions, option_of
 
 if TYPE_CHECKING:
     from medveil.compression import Compression
@@ -85,7 +85,7 @@ def _wanted(options: NewStudyOptions, weights: WeightFile | None) -> StudyOption
         seed=options.seed,
         start_weights=weights,
         partial_start=options.partial_start,
-        options=dict(_option(pair) for pair in options.option or ()),
+        options=dict(option_of(pair) for pair in options.option or ()),
         compression=_compression(options.compression),
         mask_graph=options.mask_graph,
         weights=options.weights,
@@ -121,17 +121,3 @@ def _slices(text: str | None) -> Slices | None:
         return Slices(every=int(every), low=float(low), high=float(high))
     except ValueError as error:
         raise BadOption(problem=f"--slices: '{plain(text, 40)}' is not like 2:0.3:0.7") from error
-
-
-def _option(pair: str) -> tuple[str, int | float | str | bool]:
-    name, equals, text = pair.partition("=")
-    if not equals or not name:
-        raise BadOption(problem=f"--option: '{plain(pair, 40)}' is not like width=16")
-    if text in ("true", "false"):
-        return name, text == "true"
-    for kind in (int, float):
-        try:
-            return name, kind(text)
-        except ValueError:
-            continue
-    return name, text

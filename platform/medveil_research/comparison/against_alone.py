@@ -80,8 +80,8 @@ def compare(
         sites: read with :func:`medveil_imaging.sources.site.read_site`; a site without training patients
             is judged but trains no model.
         federated: the shared model, float32 (d,).
-        run: how the trainings are spread: ``map`` does one after the other, the ``map`` of a process pool
-            one process per hospital.
+        run: how the trainings are spread: ``map`` does one after the other,
+            :func:`medveil_research.apart.each_apart` one process per hospital.
     """
     learners = [site for site in sites if site.train]
     vectors = list(run(functools.partial(train_alone, study, initial), learners))

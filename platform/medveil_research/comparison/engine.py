@@ -90,7 +90,7 @@ def run_federated(
     initial: Float32,
     sites: Sequence[SiteData],
     *,
-    watched: Split | None = None,
+    watched: Split | Sequence[Patient] = (),
     heard: Heard | None = None,
     noise: Noise = fresh_noise,
     caches: Sequence[FeatureCache] | None = None,
@@ -100,7 +100,7 @@ def run_federated(
     Args:
         initial: where training starts, float32 (d,).
         sites: those without training patients are judged only. One site is a hospital that trains alone.
-        watched: patients on whom each round's model is judged, without noise and outside the budget.
+        watched: patients, or a split of these sites, on whom each round's model is judged, without noise.
         noise: only for whoever must be able to make a figure again; then its noise hides nobody.
         caches: one for each site, to keep fixed features from call to call.
     Guarantees: each site's whole schedule, evaluation included, is charged to a ledger that is thrown away
@@ -111,7 +111,7 @@ def run_federated(
         raise NobodyTrains()
     began = time.monotonic()
     kept = caches or [FeatureCache() for _ in sites]
-    groups = [] if watched is None else [patients_of(site, watched) for site in sites]
+    seen, seen_cache = _watched(watched, sites), FeatureCache()
     model, slowest, curve = initial, 0.0, list[Figures]()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="medveil-compared-")))
@@ -122,8 +122,8 @@ def run_federated(
         ]
         for number, model, longest in _rounds(study, initial, hospitals):
             slowest = max(slowest, longest * (number > 1))
-            if watched is not None:
-                curve.append(judged(study, model, groups, kept))
+            if seen:
+                curve.append(judged(study, model, [seen], [seen_cache]))
             if heard is not None:
                 heard(number, curve[-1] if curve else {})
         total = _total([hospital.evaluation(model) for hospital in hospitals])
@@ -135,6 +135,12 @@ def run_federated(
         seconds=time.monotonic() - began,
         slowest_s=slowest,
     )
+
+
+def _watched(watched: Split | Sequence[Patient], sites: Sequence[SiteData]) -> Sequence[Patient]:
+    if isinstance(watched, str):
+        return tuple(patient for site in sites for patient in patients_of(site, watched))
+    return watched
 
 
 def _rounds(

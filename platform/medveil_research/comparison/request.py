@@ -1,0 +1,69 @@
+"""From the options of ``medveil research compare`` to what is compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from medveil.errors import BadOption
+from medveil.shown import plain
+from medveil_research.comparison.arms import ARMS
+from medveil_research.comparison.whole import Request
+from medveil_research.options import CompareOptions, option_of
+from medveil_research.sites import (
+    CLASSES,
+    HEART,
+    Site,
+    find_sites,
+    holds_volumes,
+    phantom_of,
+    typical_patients,
+    write_made_up,
+)
+from medveil_research.studies import StudyOptions, class_names, edges_of, target_of
+
+NAME = "comparison"
+
+
+def sites_of(options: CompareOptions, folder: Path) -> list[Site]:
+    """The sites that are named, or made-up ones, drawn once. Raises: BadSites, NotMadeUp."""
+    if options.data is not None:
+        return find_sites(options.data, least=2)
+    drawn = folder / "sites"
+    if any(drawn.glob("*/manifest.csv")):
+        return find_sites(drawn, least=2)
+    return write_made_up(drawn, options.task, options.hospitals, options.patients, profile=options.profile)
+
+
+def request_of(options: CompareOptions, sites: Sequence[Site]) -> Request:
+    """The studies' common options. Raises: BadOption."""
+    wanted = options.only or ARMS
+    for name in wanted:
+        if name not in ARMS:
+            raise BadOption(problem=f"--only: '{plain(name, 20)}' is none of {', '.join(ARMS)}")
+    target = target_of(options.target_column, options.target_range, options.unit)
+    drawn = phantom_of(options.task)
+    if target is None and options.data is None and drawn == "regression":
+        target = HEART
+    base = StudyOptions(
+        name=NAME,
+        task=options.task,
+        profile=options.profile or ("mri" if holds_volumes(sites[0]) else "xray"),
+        model=options.model,
+        options=dict(option_of(pair) for pair in options.option or ()),
+        epsilon=options.epsilon,
+        delta=options.delta,
+        hospitals=max(3, sum(site.train_patients > 0 for site in sites)),
+        rounds=options.rounds,
+        size=edges_of(options.size),
+        classes=class_names(options.classes) or CLASSES.get(drawn),
+        target=target,
+        patients_hint=typical_patients([site for site in sites if site.train_patients] or sites),
+    )
+    return Request(
+        base=base,
+        arms=tuple(arm for arm in ARMS if arm in wanted),
+        seeds=options.seeds,
+        figure=options.figure,
+        data="phantom" if options.data is None else "real",
+    )
