@@ -146,12 +146,16 @@ class Attempt:
 
     def _masked(self, state: secagg.CommittedState, contribution: Contribution) -> MaskedUpdate:
         kind = state.party.setting.context.kind
-        study, none = in_round(self._plan.study, kind), np.zeros(0, np.uint64)
+        study, metrics = in_round(self._plan.study, kind), np.zeros(0, np.uint64)
+        places = [member.index for member in self._plan.roster]
+        if contribution.sums is not None:
+            own = places.index(state.party.index)
+            metrics = encode_metrics(study, contribution.sums, place=own, cohort=len(places))
         return masked_update(
             contribution.update,
-            params_for(study, kind, len(self._plan.roster)),
+            params_for(study, kind, len(places)),
             weight=contribution.weight,
-            metrics=none if contribution.sums is None else encode_metrics(study, contribution.sums),
+            metrics=metrics,
             check_key=state.check_key,
             index=state.party.index,
             masks=state.masks,

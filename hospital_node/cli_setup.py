@@ -46,6 +46,12 @@ class NodeOptions:
     count_joint_noise: Annotated[
         bool, typer.Option(help="Count the other hospitals' share of a joint noise towards the cap.")
     ] = False
+    allow_site_figures: Annotated[
+        bool,
+        typer.Option(
+            help="Also take part in studies that show this hospital's own figures to all who may read them."
+        ),
+    ] = False
     min_hospitals: Annotated[
         int, typer.Option(help="Fewest hospitals in a sum that this one takes part in.")
     ] = 3

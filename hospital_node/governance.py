@@ -94,6 +94,11 @@ def check_terms(plan: Plan, settings: NodeSettings, identity: Identity) -> None:
             reason="it has no differential privacy and this hospital's policy does not allow that",
             remedy="Ask for a private study, or set allow_no_privacy in node.json on purpose.",
         )
+    if study.evaluation.per_site and not policy.allow_site_figures:
+        raise PlanRefused(
+            reason="it shows this hospital's own figures, and this hospital's policy does not allow that",
+            remedy="Ask for a study without per_site, or set allow_site_figures in node.json on purpose.",
+        )
     _hidden_enough(study, policy)
     _bearable(plan, settings)
     _same_profile(study)

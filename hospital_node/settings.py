@@ -42,6 +42,8 @@ class Policy(Frozen):
     That trusts as many hospitals as the plan says to add their noise and keep it secret. Otherwise a study
     is charged what this hospital's own noise protects, whatever the others do.
     """
+    allow_site_figures: bool = False
+    """Whether to take part in studies that show this hospital's own figures to all who may read the study."""
     min_hospitals: Annotated[int, Field(ge=3, le=MOST_HOSPITALS)] = 3
     """Fewest hospitals in a sum that this one takes part in."""
     min_colluders: Annotated[int, Field(ge=0, le=MOST_HOSPITALS)] = 0

@@ -171,6 +171,12 @@ def _groups(study: Study) -> Iterator[Row]:
         label = "" if place else "groups"
         kinds = ", ".join(plain(one, VALUE_NAME) for one in groups.names)
         yield label, f"test patients by {plain(name)}, from the column {plain(groups.column, 60)}: {kinds}"
+    if study.evaluation.per_site:
+        text = "your hospital's own figures will be visible to all who may read this study"
+        yield (
+            warn("your own"),
+            f"{text}, unless it has fewer than {study.evaluation.smallest_group} test patients",
+        )
     if declared:
         least = study.evaluation.smallest_group
         yield "", f"figures of each group over all hospitals together; none of fewer than {least} patients"

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from medveil.errors import LocalProtocolError, RemoteProtocolError
 from medveil.metrics import released
-from medveil.parts import in_round
+from medveil.parts import in_round, in_slot, on_the_wire, with_total
 from medveil.rounds import RoundKind
 from medveil.study import Study
 from medveil.tasks import Sums
@@ -180,7 +180,7 @@ def params_for(study: Study, kind: RoundKind, cohort: int) -> EncodingParams:
     """The vector of one round of a study, for a roster of ``cohort`` hospitals."""
     train, masked = kind is RoundKind.TRAIN, study.secure_aggregation
     counts = not train or study.evaluation.every_round
-    counted = sum(released(in_round(study, kind)).values()) if counts else 0
+    counted = sum(_words(in_round(study, kind), cohort).values()) if counts else 0
     return EncodingParams(
         parameters=study.uploaded if train else 0,
         metrics=counted,
@@ -317,7 +317,9 @@ def decode(total: Words, p: EncodingParams, *, hospitals: int, study: Study) -> 
             if len(part) and not middle - reach <= int(part.min()) <= int(part.max()) <= middle + reach:
                 raise SpoiledSum()
             plane[start : start + len(part)] = (part.astype(np.float64) - middle) * scale
-    metrics = decode_metrics(tail[1:], study, hospitals=hospitals) if p.metrics else {}
+    metrics = {}
+    if p.metrics:
+        metrics = decode_metrics(tail[1:], study, hospitals=hospitals, cohort=p.cohort)
     if not can_add_up(study, metrics, hospitals=hospitals):
         raise SpoiledSum()
     return Aggregate(mean, weight, hospitals, metrics)
@@ -331,30 +333,44 @@ def _joined(tail: Words, p: EncodingParams, hospitals: int) -> Words:
     return low + (high << np.uint64(p.limb_bits))
 
 
-def encode_metrics(study: Study, sums: Mapping[str, NDArray[np.float64]]) -> NDArray[np.uint64]:
+def _words(study: Study, cohort: int) -> dict[str, int]:
+    """Names and numbers of the words that a hospital of a roster of ``cohort`` encodes, in wire order."""
+    return on_the_wire(study, released(study), cohort)
+
+
+def encode_metrics(
+    study: Study, sums: Mapping[str, NDArray[np.float64]], *, place: int = 0, cohort: int = 1
+) -> NDArray[np.uint64]:
     """Metric sums as fixed-point words, in the order of :func:`medveil.metrics.released`.
 
+    Args:
+        place: of this hospital in the roster, from 0, and ``cohort`` hospitals are in it; where each has a
+            slot of its own (:func:`medveil.parts.on_the_wire`) it fills that and leaves the others at zero.
     Raises: OutOfRange if a sum is missing, not finite or has another length; without noise if it is negative
         or 2^29 or more, with noise if it lies outside ±2^18.
     """
     offset = _offset(study)
     least, limit = (-offset, offset) if offset else (0, 2**29 * METRIC_STEPS)
-    parts = []
-    for name, length in released(study).items():
-        values = np.asarray(sums.get(name, ()), np.float64) * METRIC_STEPS
+    parts, given = [], in_slot(study, sums, place, cohort)
+    for name, length in _words(study, cohort).items():
+        values = np.asarray(given.get(name, ()), np.float64) * METRIC_STEPS
         if values.shape != (length,) or not ((values >= least) & (values < limit)).all():
             raise OutOfRange(thing=f"The sum '{name}'", limit=f"{length} finite numbers in range")
         parts.append((np.rint(values) + offset).astype(np.uint64))
     return np.concatenate(parts)
 
 
-def decode_metrics(words: Words, study: Study, *, hospitals: int) -> Sums:
-    """The inverse of :func:`encode_metrics`, for a sum over ``hospitals``; nothing is checked."""
+def decode_metrics(words: Words, study: Study, *, hospitals: int, cohort: int = 1) -> Sums:
+    """The inverse of :func:`encode_metrics`, for a sum over ``hospitals``; nothing is checked.
+
+    Args:
+        cohort: hospitals in the roster. Where each has a slot, those are there beside their total.
+    """
     sums, start, offset = {}, 0, float(_offset(study) * hospitals)
-    for name, length in released(study).items():
+    for name, length in _words(study, cohort).items():
         sums[name] = (words[start : start + length].astype(np.float64) - offset) / METRIC_STEPS
         start += length
-    return sums
+    return with_total(study, sums)
 
 
 def _offset(study: Study) -> int:

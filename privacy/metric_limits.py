@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from medveil.metrics import layout, noise_scales
+from medveil.metrics import noise_scales
 from medveil.noise_policies import GaussianNoise
-from medveil.parts import ALL, columns, part_of, parts
+from medveil.parts import ALL, columns, part_of, parts, slots
 from medveil.study import Study
 from medveil.tasks import TASKS
 
@@ -31,17 +31,19 @@ def can_add_up(study: Study, sums: Mapping[str, Values], *, hospitals: int) -> b
     hospital.
 
     Args:
-        sums: as :func:`medveil.metrics.released` lists them; empty where a round carries none.
+        sums: as :func:`medveil.metrics.released` lists them, and those of single hospitals where there are
+            such; empty where a round carries none.
     """
     if not sums:
         return True
     if isinstance(study.privacy, GaussianNoise):
         return _noised(study, study.privacy, sums, hospitals)
     slack = hospitals * STEP
-    if any((sums[name] < 0).any() for name in layout(study)):
+    if any((values < 0).any() for values in sums.values()):
         return False
     return _nobody_twice(study, sums, slack) and all(
-        TASKS[study.task].can_add_up(study, part_of(sums, part), slack) for part in parts(study)
+        TASKS[study.task].can_add_up(study, part_of(sums, part), slack)
+        for part in (*parts(study), *slots(sums))
     )
 
 
@@ -61,7 +63,7 @@ def _noised(study: Study, privacy: GaussianNoise, sums: Mapping[str, Values], ho
     noise = {name: most * scale + hospitals * STEP for name, scale in noise_scales(study).items()}
     if any((np.abs(values) > hospitals * LARGEST_NOISED).any() for values in sums.values()):
         return False
+    task, alone = TASKS[study.task], {n: most / hospitals for n, most in part_of(noise, ALL).items()}
     return all(
-        TASKS[study.task].noised_can_add_up(study, part_of(sums, part), part_of(noise, part))
-        for part in parts(study)
-    )
+        task.noised_can_add_up(study, part_of(sums, part), part_of(noise, part)) for part in parts(study)
+    ) and all(task.noised_can_add_up(study, part_of(sums, part), alone) for part in slots(sums))

@@ -23,7 +23,7 @@ from aggregator.work.workers import attempt as attempt_job
 from medveil.errors import Error, RemoteProtocolError
 from medveil.log import get_logger
 from medveil.metrics import headline, noise_in_sum, summarise
-from medveil.parts import in_round
+from medveil.parts import by_name, in_round
 from medveil.reports import AttemptReport, Damaged, Waiting
 from medveil.rounds import ModelVersion, Phase, RoundKind
 from medveil.strategies import Diverged
@@ -237,13 +237,14 @@ class Publishing:
             )
         rounds = 1 if attempt.kind is RoundKind.EVALUATE else study.training.rounds
         noise = noise_in_sum(study, hospitals=len(attempt.state.survivors), rounds=rounds)
-        figures = summarise(study, made.metrics, noise=noise) if made.metrics else {}
+        sums = by_name(made.metrics, run.plan.names)
+        figures = summarise(study, sums, noise=noise) if sums else {}
         report = AttemptReport(
             **self._runs.measured(run, attempt),
             outcome="done",
             figures=figures,
             metric=figures.get(headline(study)),
-            sums={k: tuple(v.tolist()) for k, v in made.metrics.items()},
+            sums={k: tuple(v.tolist()) for k, v in sums.items()},
             model=made.model,
             epsilon=made.epsilon,
             sum=made.sum,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field
 
 from medveil.bounds import LEAST_SMALLEST, MOST_SMALLEST, SMALLEST
-from medveil.groups import GroupsByName
-from medveil.values import Frozen
+from medveil.groups import HOSPITAL, MARK, GroupsByName
+from medveil.values import Frozen, PrivacyKind
 
 
 class Evaluation(Frozen):
@@ -27,3 +28,21 @@ class Evaluation(Frozen):
         int, Field(ge=LEAST_SMALLEST, le=MOST_SMALLEST, exclude_if=lambda given: given == SMALLEST)
     ] = SMALLEST
     """A group of fewer patients is not shown (:mod:`medveil.small_cells`)."""
+    per_site: bool = Field(default=False, exclude_if=lambda wanted: not wanted)
+    """Whether the final evaluation shows each hospital's own figures; its operator must have allowed it."""
+
+    def parts_besides(self, hospitals: int) -> int:
+        """How many times the final evaluation counts beside all patients, with at most so many hospitals."""
+        groups = sum(len(each.names) for each in self.groups.values())
+        return groups + (hospitals if self.per_site else 0)
+
+
+def parts_problem(asked: Evaluation, classes: Sequence[str], noise: PrivacyKind) -> str | None:
+    """Why the groups or hospitals of an evaluation cannot be told apart, or not shown; None if they can."""
+    if (asked.groups or asked.per_site) and any(MARK in name for name in classes):
+        return f"evaluation: with groups or per_site no class may have '{MARK}' in its name"
+    if asked.per_site and HOSPITAL in asked.groups:
+        return f"evaluation.groups: with per_site no groups can be called '{HOSPITAL}'"
+    if asked.per_site and noise == "joint":  # a hospital's own sums have its own share of the noise only
+        return "evaluation.per_site is for noise of each hospital's own, not for joint noise"
+    return None

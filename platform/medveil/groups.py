@@ -21,6 +21,8 @@ from medveil.values import Frozen, Name
 
 MARK = "@"
 """Stands between a figure's or a sum's name and the group that it is of: ``auroc@sex=F``."""
+HOSPITAL = "hospital"
+"""Stands for a column where single hospitals have figures of their own: ``auroc@hospital=st-marys``."""
 UNKNOWN = "unknown"
 """Figure: patients who are in no group of a column."""
 MOST_GROUPS = 16

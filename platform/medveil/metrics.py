@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from medveil.groups import MARK, UNKNOWN
 from medveil.intervals import Arms, Estimate
 from medveil.noise_policies import GaussianNoise
-from medveil.parts import columns, in_round, part_of, parts, repeated, widening
+from medveil.parts import columns, in_round, part_of, parts, repeated, slots, widening
 from medveil.readings import Reading, named, read
 from medveil.reports import AttemptReport
 from medveil.rounds import RoundKind
@@ -82,7 +82,8 @@ def summarise(study: Study, sums: Mapping[str, NDArray[Any]], *, noise: float = 
     Of ``h/part`` they are ``h_low/part`` and so on. :func:`medveil.readings.read` reads them.
 
     Those of a group stand behind those of all, with the group in their names: ``auroc@sex=F``. For a column
-    all of whose groups are there, ``unknown@sex`` says how many patients are in none of them.
+    all of whose groups are there, ``unknown@sex`` says how many patients are in none of them. Those of single
+    hospitals (``auroc@hospital=st-marys``) follow, where the sums hold them.
 
     Args:
         sums: as :func:`layout` or, with noise, as :func:`released` lists them. The latter give no loss, no
@@ -92,10 +93,12 @@ def summarise(study: Study, sums: Mapping[str, NDArray[Any]], *, noise: float = 
     Source: see :mod:`medveil.intervals`.
     """
     figures: dict[str, float] = {}
-    for part in parts(study):
+    alone = noise_in_sum(study, hospitals=1) if noise > 0 else 0.0
+    single = dict.fromkeys(slots(sums), alone)  # others leave a hospital's sums without noise, too
+    for part, own in (dict.fromkeys(parts(study), noise) | single).items():
         of = part_of(sums, part)
         if of:
-            found = _figures(study, of, noise * widening(study))
+            found = _figures(study, of, own * widening(study))
             figures |= {name + part: value for name, value in found.items()}
     for column, groups in columns(study).items():
         counts = [figures.get(f"patients{part}") for part in groups]

@@ -15,12 +15,13 @@ sqrt(1 + C), by which :func:`widening` scales the noise of every part.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
 
-from medveil.groups import MARK
+from medveil.groups import HOSPITAL, MARK, figure_and_part
 from medveil.rounds import RoundKind
 from medveil.study import Study
 from medveil.tasks import Sums
@@ -32,10 +33,12 @@ ALL = ""
 
 
 def in_round(study: Study, kind: RoundKind) -> Study:
-    """The study as a round of this kind counts it: groups in the final evaluation only."""
-    if kind is RoundKind.EVALUATE or not study.evaluation.groups:
+    """The study as a round of this kind counts it: groups and hospitals in the final evaluation only."""
+    asked = study.evaluation
+    if kind is RoundKind.EVALUATE or not (asked.groups or asked.per_site):
         return study
-    return study.model_copy(update={"evaluation": study.evaluation.model_copy(update={"groups": {}})})
+    plain = asked.model_copy(update={"groups": {}, "per_site": False})
+    return study.model_copy(update={"evaluation": plain})
 
 
 def columns(study: Study) -> dict[str, tuple[str, ...]]:
@@ -77,6 +80,70 @@ def placed(study: Study, sums: Sums, groups: Mapping[str, str]) -> Sums:
 def widening(study: Study) -> float:
     """By how much longer a patient's whole contribution can be than its part of all; see the proof above."""
     return math.sqrt(1 + len(study.evaluation.groups))
+
+
+def slot(hospital: int | str) -> str:
+    """The part of one hospital: by its place in the roster as it travels, by its name as it is published."""
+    return _part(HOSPITAL, str(hospital))
+
+
+def slots(sums: Iterable[str]) -> tuple[str, ...]:
+    """The parts of single hospitals that are there, in order."""
+    return tuple(dict.fromkeys(n[n.index(MARK) :] for n in sums if slot("") in n))
+
+
+def on_the_wire(study: Study, lengths: Mapping[str, T], hospitals: int) -> dict[str, T]:
+    """What is said of the sums that leave a hospital, said of those that it encodes.
+
+    Where each hospital has a part of its own, there is a slot for each in place of the part of all: a
+    hospital fills its own and leaves the others at zero. Their total is the part of all, so a patient counts
+    once there as ever, and so does each hospital's noise.
+
+    Args:
+        hospitals: in the roster.
+    """
+    if not study.evaluation.per_site:
+        return dict(lengths)
+    everybody = part_of(lengths, ALL)
+    filled = {n + slot(place): each for place in range(hospitals) for n, each in everybody.items()}
+    return filled | {name: each for name, each in lengths.items() if name not in everybody}
+
+
+def in_slot(study: Study, sums: Given, place: int, hospitals: int) -> dict[str, NDArray[Any]]:
+    """One hospital's sums as it encodes them: in its own slot, where the study has such.
+
+    Args:
+        place: of the hospital in the roster, from 0. hospitals: in the roster.
+    """
+    if not study.evaluation.per_site:
+        return dict(sums)
+    own = part_of(sums, ALL)
+    nothing = {name: np.zeros_like(values) for name, values in own.items()}
+    filled = {
+        name + slot(each): values
+        for each in range(hospitals)
+        for name, values in (own if each == place else nothing).items()
+    }
+    return filled | {name: values for name, values in sums.items() if name not in own}
+
+
+def with_total(study: Study, sums: Sums) -> Sums:
+    """Sums from the wire with the part of all, which the hospitals' slots add up to."""
+    if not study.evaluation.per_site:
+        return sums
+    each = [part_of(sums, part) for part in slots(sums)]
+    return {name: np.sum([one[name] for one in each], axis=0) for name in each[0]} | sums
+
+
+def by_name(sums: Sums, names: Sequence[str]) -> Sums:
+    """The same with the hospitals' names in place of their places in the roster."""
+    known = {slot(place): slot(name) for place, name in enumerate(names)}
+
+    def renamed(name: str) -> str:
+        own, part = figure_and_part(name)
+        return own + known.get(part, part)
+
+    return {renamed(name): values for name, values in sums.items()}
 
 
 def _part(column: str, group: str) -> str:

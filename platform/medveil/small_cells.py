@@ -6,6 +6,8 @@ and the total are shown, and whoever subtracts them has the sums of all that is 
 hidden and the patients who are in none, together. So as many groups are hidden with a small one as it takes
 until those left are as many patients as a group must have, or nobody.
 
+Single hospitals, where a study shows them, are treated as the groups of one more column.
+
 With noise nothing has to be hidden for privacy: the noise protects each patient in every sum and difference.
 A group whose noised count is small is left out all the same, for its figures would be noise; no other is.
 
@@ -19,7 +21,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from medveil.parts import ALL, columns, part_of
+from medveil.parts import ALL, columns, part_of, slots
 from medveil.study import Study
 from medveil.tasks import TASKS, Sums
 
@@ -32,7 +34,8 @@ def without_small(study: Study, sums: Sums) -> Sums:
     Guarantees: without noise, of each column, what is hidden and who is in no group are together nobody, or
         ``smallest_group`` patients or more. The total is never touched.
     """
-    hidden = {part for groups in columns(study).values() for part in _hidden(study, sums, groups)}
+    each = [*columns(study).values(), slots(sums)]
+    hidden = {part for groups in each for part in _hidden(study, sums, groups)}
     return {name: values for name, values in sums.items() if not any(name.endswith(part) for part in hidden)}
 
 

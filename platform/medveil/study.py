@@ -37,8 +37,7 @@ from medveil.bounds import (
 )
 from medveil.compression import Compression, PublicMap, map_of
 from medveil.errors import BadFile
-from medveil.evaluation import Evaluation
-from medveil.groups import MARK
+from medveil.evaluation import Evaluation, parts_problem
 from medveil.handed import problem_of, read_toml
 from medveil.ids import canonical, digest
 from medveil.noise_policies import JointNoise, Privacy
@@ -351,7 +350,9 @@ class Study(Frozen):
             spec, joint = self.model.tensors, isinstance(self.privacy, JointNoise)
             rounds = self.training.rounds
             self.compression.check(spec, rounds=rounds, joint=joint, centred=self.centred)
-        problem = TASKS[self.task].problem(self)
+        problem = TASKS[self.task].problem(self) or parts_problem(
+            self.evaluation, self.classes, self.privacy.kind
+        )
         if problem is not None:
             raise ValueError(problem)
         profile = PROFILES[self.transforms.profile]
@@ -359,8 +360,6 @@ class Study(Frozen):
             raise ValueError(f"profile '{self.transforms.profile}' has no way for label maps")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("two classes have the same name")
-        if self.evaluation.groups and any(MARK in name for name in self.classes):
-            raise ValueError(f"evaluation.groups: then no class may have '{MARK}' in its name")
         return self
 
     def _joint_noise_adds_up(self, privacy: JointNoise) -> None:
@@ -466,7 +465,7 @@ def _numbers(study: Study) -> Iterator[str]:
         ("transforms.patches times the images of a step", at_once * study.transforms.patches, MOST_IMAGES),
         ("model.tensors, in tensors,", len(shapes), MOST_TENSORS),
         ("model.tensors, in dimensions,", max(len(shape) for shape in shapes), 8),
-        ("evaluation.groups, times the counts of each,", _counts_of_groups(study), MOST_COUNTS),
+        ("evaluation, groups and hospitals times the counts of each,", _counts_of_parts(study), MOST_COUNTS),
         ("cohort.min_hospitals", study.cohort.min_hospitals, MOST_HOSPITALS),
         ("secure_aggregation.colluders", study.secure_aggregation.colluders, MOST_HOSPITALS),
     ):
@@ -480,10 +479,9 @@ def _numbers(study: Study) -> Iterator[str]:
         yield f"model.tensors must not exceed {MOST_PARAMETERS:,} parameters"
 
 
-def _counts_of_groups(study: Study) -> int:
-    """Numbers that groups add to the final evaluation."""
-    groups = sum(len(each.names) for each in study.evaluation.groups.values())
-    return groups * sum(TASKS[study.task].layout(study).values()) if groups else 0
+def _counts_of_parts(study: Study) -> int:
+    parts = study.evaluation.parts_besides(study.cohort.max_hospitals)
+    return parts * sum(TASKS[study.task].layout(study).values()) if parts else 0
 
 
 def _options(place: str, options: dict[str, Any]) -> Iterator[str]:

@@ -176,6 +176,7 @@ class LocalConsortium:
             policy=Policy(
                 allow_no_privacy=study.privacy.kind == "none",
                 count_joint_noise=study.privacy.kind == "joint",
+                allow_site_figures=study.evaluation.per_site,
                 epsilon_cap=10.0 if private is None else private.epsilon,
                 delta_cap=None if private is None else private.delta,
             ),

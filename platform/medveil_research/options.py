@@ -195,6 +195,10 @@ class NewStudyOptions:
     smallest_group: Annotated[
         int, typer.Option(min=LEAST_SMALLEST, help="A group of fewer patients is not shown.")
     ] = SMALLEST
+    per_site: Annotated[
+        bool,
+        typer.Option("--per-site", help="Show each hospital's own figures; every operator must allow it."),
+    ] = False
     patients: Annotated[
         int | None, typer.Option(min=1, help="Training patients a typical hospital has; to judge the noise.")
     ] = None

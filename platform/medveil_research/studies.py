@@ -187,6 +187,8 @@ class StudyOptions:
     """Groups of test patients that have figures of their own."""
     smallest_group: int = SMALLEST
     """A group of fewer patients is not shown."""
+    per_site: bool = False
+    """Whether each hospital's own figures are shown."""
     patients_hint: int | None = None
     """Training patients of a typical hospital: sets how finely weights are encoded, and decides whether a
     private mean is worth its round."""
@@ -326,6 +328,7 @@ def new_study(options: StudyOptions) -> tuple[Study, bytes]:
                 lesions=options.lesions,
                 groups=dict(options.groups),
                 smallest_group=options.smallest_group,
+                per_site=options.per_site,
             ),
             deadlines=options.deadlines,
         )

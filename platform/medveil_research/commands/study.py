@@ -81,6 +81,7 @@ def _wanted(options: NewStudyOptions, weights: WeightFile | None) -> StudyOption
         lesions=options.lesions,
         groups=groups_of(options.group or ()),
         smallest_group=options.smallest_group,
+        per_site=options.per_site,
         patients_hint=options.patients,
         seed=options.seed,
         start_weights=weights,
