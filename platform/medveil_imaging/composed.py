@@ -13,7 +13,7 @@ from monai.transforms import Compose, RandomizableTrait
 from medveil.errors import Error
 from medveil.profiles import PROFILES
 from medveil.study import Transforms
-from medveil_imaging.sources.raw import Film, Float32, Unusable, Volume
+from medveil_imaging.sources.raw import Film, Float32, Float64, Unusable, Volume
 
 
 class BadProfile(Error):
@@ -53,6 +53,28 @@ def own_way(
         if not (fits(made) and bool(torch.isfinite(made).all())):
             raise _misshapen()
         return not_flat(made)
+
+    return apply
+
+
+def own_place(
+    transforms: Transforms, build: Callable[[Transforms], Any]
+) -> Callable[[Volume], tuple[torch.Tensor, Float64]]:
+    """As :func:`own_way` for volumes, with the affine of what is made, in RAS mm.
+
+    Raises: Unusable, when called: MONAI's bookkeeping was lost on the way.
+    """
+    checked, compose = own_way(transforms, build), build(transforms)
+
+    def apply(volume: Volume) -> tuple[torch.Tensor, Float64]:
+        made = compose(_given(volume))
+        if not isinstance(made, MetaTensor):
+            raise Unusable(
+                "no-way-back",
+                "The study's profile does not say where its voxels lie in the patient.",
+                "Tell whoever wrote the profile: its Compose must keep MONAI's MetaTensor.",
+            )
+        return checked(volume), np.asarray(made.affine, np.float64)
 
     return apply
 

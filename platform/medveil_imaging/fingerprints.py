@@ -77,19 +77,25 @@ def fingerprint(transforms: Transforms) -> tuple[float, ...]:
 
     Raises: BadProfile, Unusable: the profile makes nothing of it.
     """
-    profile, channels = PROFILES[transforms.profile], transforms.channel_count
-    if not profile.reads_volumes:
-        made = film_transform(transforms)(_film(channels))
-    elif profile.sliced:
-        made = slice_transform(transforms)(_volume(transforms))[0].transpose(0, 1)
-    else:
-        made = volume_transform(transforms)(_volume(transforms))
-    made = made.double()
+    made = phantom(transforms).double()
     flat = made.flatten(1)
     pool = functional.adaptive_avg_pool2d if made.ndim == 3 else functional.adaptive_avg_pool3d
     blocks = pool(made, 4 if made.ndim == 3 else 2).flatten(1)
     ends = torch.stack([flat.std(1, correction=0), flat.min(1).values, flat.max(1).values], 1)
     return tuple(round(float(value), DIGITS) for value in torch.cat([blocks, ends], 1).flatten())
+
+
+def phantom(transforms: Transforms) -> torch.Tensor:
+    """The finished phantom: float32 (channels, \\*edges), of a sliced volume (channels, slices, \\*edges).
+
+    Raises: BadProfile, Unusable: the profile makes nothing of it.
+    """
+    profile = PROFILES[transforms.profile]
+    if not profile.reads_volumes:
+        return film_transform(transforms)(_film(transforms.channel_count))
+    if profile.sliced:
+        return slice_transform(transforms)(_volume(transforms))[0].transpose(0, 1)
+    return volume_transform(transforms)(_volume(transforms))
 
 
 def _film(channels: int) -> Film:

@@ -5,13 +5,12 @@ A patch lies wholly inside one volume; where it lies follows from that volume's 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
-from torch import nn
 
 from medveil_imaging.patients import Patient
 from medveil_imaging.sources.raw import Volume
@@ -86,9 +85,12 @@ def _box(labels: torch.Tensor, size: tuple[int, ...], generator: torch.Generator
 
 
 def by_windows(
-    module: nn.Module, image: torch.Tensor, size: tuple[int, ...], device: torch.device
+    module: Callable[[torch.Tensor], torch.Tensor],
+    image: torch.Tensor,
+    size: tuple[int, ...],
+    device: torch.device,
 ) -> torch.Tensor:
-    """Logits (1, outputs, \\*shape), float32, of a volume (1, channels, \\*shape) not smaller than ``size``.
+    """Logits (1, outputs, \\*shape), float32, of a volume (1, channels, \\*shape) not below ``size``.
 
     The network sees windows of ``size`` on ``device``; the volume and its logits, once, stay on the CPU.
     """

@@ -22,8 +22,8 @@ from torch.nn import functional
 
 from medveil.profiles import PROFILES, Profile
 from medveil.study import Slices, Transforms
-from medveil_imaging.composed import counted, label_way, layers, not_flat, own_way, plain
-from medveil_imaging.sources.raw import Film, Float32, Unusable, Volume
+from medveil_imaging.composed import counted, label_way, layers, not_flat, own_place, own_way, plain
+from medveil_imaging.sources.raw import Film, Float32, Float64, Unusable, Volume
 
 FLAT = 1e-6
 """A standard deviation below this share of the largest value is rounding, not an image."""
@@ -78,6 +78,53 @@ def volume_transform(transforms: Transforms) -> Callable[[Volume], torch.Tensor]
         return own_way(transforms, profile.compose)
     place, crop = _placed(transforms), _to_size(transforms, profile.outside)
     return lambda volume: plain(crop(place(volume)))
+
+
+def placed_volume(transforms: Transforms) -> Callable[[Volume], tuple[torch.Tensor, Float64]]:
+    """As :func:`volume_transform`, with the affine of the voxels that it gives, in RAS mm.
+
+    For what a model outlines, which is to lie on the volume again.
+
+    Raises:
+        Unusable: as there; or the profile's own way does not say where its voxels lie ("no-way-back").
+    """
+    profile = PROFILES[transforms.profile]
+    if profile.compose is not None:
+        return own_place(transforms, profile.compose)
+    place, crop = _oriented(transforms, "bilinear"), _to_size(transforms, profile.outside)
+
+    def apply(volume: Volume) -> tuple[torch.Tensor, Float64]:
+        placed = place(replace(volume, voxels=_grey(profile, volume.voxels, 3)))
+        cut = crop(MetaTensor(_scaled(profile, plain(placed)), affine=placed.affine))
+        return plain(cut), _affine_of(cut)
+
+    return apply
+
+
+def placed_slices(transforms: Transforms) -> Callable[[Volume], tuple[torch.Tensor, list[int], Float64]]:
+    """As :func:`slice_transform`, with the affine of the volume of all slices, whose third index is their
+    number. Raises: Unusable: as :func:`placed_volume`."""
+    cut, profile = slice_transform(transforms), PROFILES[transforms.profile]
+    own = None if profile.compose is None else own_place(transforms, profile.compose)
+    place = _oriented(transforms, "nearest")
+
+    def apply(volume: Volume) -> tuple[torch.Tensor, list[int], Float64]:
+        images, chosen = cut(volume)
+        if own is None:
+            whole: Any = place(
+                replace(volume, voxels=volume.voxels[:1] if volume.voxels.ndim > 3 else volume.voxels)
+            )
+        else:
+            image, affine = own(volume)
+            whole = MetaTensor(image, affine=torch.from_numpy(affine))
+        fit: Any = ResizeWithPadOrCrop((*transforms.size, whole.shape[-1]))
+        return images, chosen, _affine_of(fit(whole))
+
+    return apply
+
+
+def _affine_of(image: Any) -> Float64:
+    return np.asarray(image.affine, np.float64)
 
 
 def _placed(transforms: Transforms) -> Callable[[Volume], torch.Tensor]:
@@ -204,18 +251,24 @@ class _Resize:
 
 
 def _geometry(transforms: Transforms, mode: str) -> Callable[[Volume], torch.Tensor]:
+    place = _oriented(transforms, mode)
+    return lambda volume: plain(place(volume))
+
+
+def _oriented(transforms: Transforms, mode: str) -> Callable[[Volume], Any]:
+    """In RAS axes and with the study's spacing, as a MetaTensor."""
     orient = Orientation(axcodes="RAS", labels=AXES)
     wanted = transforms.spacing_mm
     resample = Spacing(pixdim=wanted, mode=mode, padding_mode="border", recompute_affine=False)
 
-    def apply(volume: Volume) -> torch.Tensor:
+    def apply(volume: Volume) -> Any:
         voxels = torch.from_numpy(np.ascontiguousarray(layers(volume.voxels, 3)))
         placed: Any = orient(MetaTensor(voxels, affine=torch.from_numpy(volume.affine)))
         spacing = np.linalg.norm(placed.affine[:3, :3].numpy(), axis=0)
         if np.abs(spacing - wanted).max() > SAME_SPACING_MM:
             _check_resampled_size(tuple(placed.shape[1:]), spacing, transforms)
             placed = resample(placed)
-        return plain(placed)
+        return placed
 
     return apply
 

@@ -12,8 +12,10 @@ from medveil_research.commands import (
     doctor,
     enroll,
     evaluate,
+    export,
     fetch,
     mnist,
+    predict,
     privacy,
     report,
     studies,
@@ -44,6 +46,9 @@ def _research() -> typer.Typer:
     group.command("report")(report.report)
     group.command("evaluate")(evaluate.evaluate)
     group.command("compare")(from_options(compare.compare))
+    group.command("predict")(predict.predict)
+    group.command("export")(export.export)
+    group.command("verify")(export.verify)
     group.command("audit")(audit.audit)
     group.command("mnist")(mnist.mnist)
     return group

@@ -36,7 +36,8 @@ from medveil_imaging.patients import PatientImages
 from medveil_imaging.sources.formats import FORMATS
 from medveil_imaging.sources.readers import in_this_process
 from medveil_imaging.sources.site import read_site
-from medveil_research.export import EXPORTS, Finished, export
+from medveil_research.export import EXPORTS, export
+from medveil_research.finished import Finished
 from medveil_research.studies import StudyOptions, new_study
 from privacy.dp.noise import NoiseSource
 from privacy.dp.policy import Split

@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 
 from medveil.errors import UnknownName
 from medveil.study import Study
-from medveil.tensors import from_safetensors, model_hash
+from medveil.tensors import ModelSpec, from_safetensors, model_hash
 from medveil_imaging.models import MODELS, ModelShape, build_model, load_vector
-from medveil_research.export import EXPORTS, Finished, export
+from medveil_research.export import EXPORTS, export
+from medveil_research.finished import Finished
 from medveil_research.studies import StudyOptions, new_study
 
 PLAN = "ab" * 32
@@ -52,7 +53,9 @@ def test_the_file_is_read_back_by_medveil_as_the_same_version(tmp_path: Path) ->
     spec = study.model.tensors
     vector = from_safetensors(tensors.read_bytes(), spec)
     assert np.array_equal(vector, finished.weights)
-    assert json.loads(card.read_text())["version"] == model_hash(vector, spec).hex()
+    told = json.loads(card.read_text())
+    assert told["version"] == model_hash(vector, spec).hex()
+    assert ModelSpec.model_validate(told["tensors"]) == spec  # the card alone says how to read the file
 
 
 def test_the_card_says_what_where_from_and_at_what_price(tmp_path: Path) -> None:
@@ -83,10 +86,10 @@ def test_equal_versions_have_equal_files_and_others_other_names(tmp_path: Path) 
 
 def test_an_unknown_format_is_named_and_nothing_is_made(tmp_path: Path) -> None:
     _, finished = made()
-    with pytest.raises(UnknownName, match="onnx"):
-        export("onnx", finished, tmp_path / "new")
+    with pytest.raises(UnknownName, match="caffe"):
+        export("caffe", finished, tmp_path / "new")
     assert not (tmp_path / "new").exists()
-    assert list(EXPORTS) == ["weights"]
+    assert list(EXPORTS) == ["bundle", "onnx", "weights"]
 
 
 def test_weights_of_another_model_or_an_epsilon_without_noise_are_refused() -> None:

@@ -72,11 +72,11 @@ class PositionHead(nn.Module):
         """
         if images.shape[2:] != self.size:
             raise ValueError("the volumes do not have the size the model was built for")
-        kept = images.dtype if images.dtype == torch.float64 else torch.float16
         with torch.no_grad():
             if not len(images):
-                return images.new_zeros(0, FEATURES, len(self.get_buffer("inside")), dtype=kept)
-            return torch.cat([self._features(volume).to(kept) for volume in torch.split(images, 1)])
+                empty = images.new_zeros(0, FEATURES, len(self.get_buffer("inside")))
+                return empty.to(_kept(images))
+            return torch.cat([self.features_at_once(volume) for volume in torch.split(images, 1)])
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (k, outputs, x, y, z) of volumes (k, 1, x, y, z), or of features computed before."""
@@ -85,11 +85,11 @@ class PositionHead(nn.Module):
         structure = (looks + self._map(self._fine_grid(), "fine"))[:, None]
         if len(self.get_buffer("contrast")) > 1:
             structure = structure + self.get_buffer("contrast") @ self._map(self.parts, "part")
-        prior = self.get_buffer("prior").expand(len(values), len(self.get_buffer("contrast")), -1)
+        prior = self.get_buffer("prior").expand(values.shape[0], len(self.get_buffer("contrast")), -1)
         inside = self.get_buffer("inside")
         parts = prior.index_add(2, inside, structure.expand(prior.shape[0], prior.shape[1], len(inside)))
         logits = torch.cat([torch.zeros_like(parts[:, :1]), parts], 1)
-        return logits.view(len(values), logits.shape[1], *self.size)
+        return logits.view(values.shape[0], logits.shape[1], *self.size)
 
     def _fine_grid(self) -> torch.Tensor:
         empty = self.position.new_zeros(int(np.prod(FINE)))
@@ -109,9 +109,9 @@ class PositionHead(nn.Module):
             volumes = self._along(f"smooth{scale}_{axis}", axis, volumes)
         return volumes
 
-    def _features(self, volume: torch.Tensor) -> torch.Tensor:
-        """(1, 1, x, y, z) → (1, 23, voxels of the ellipsoid)."""
-        raw = volume[:, 0]
+    def features_at_once(self, volumes: torch.Tensor) -> torch.Tensor:
+        """(k, 1, x, y, z) → (k, 23, voxels of the ellipsoid), as :meth:`features`; memory grows with k."""
+        raw = volumes[:, 0]
         smooth = [self._smooth(raw, scale) for scale in range(len(SMOOTHINGS))]
         slopes = [
             self._along(f"slope_{axis}", axis, part) * gain
@@ -129,7 +129,11 @@ class PositionHead(nn.Module):
             for level in LEVELS
         ]
         rest = [fine, medium, wide, fine - medium, medium - wide, *steep, (fine - medium).square() * 4, rough]
-        return torch.stack([*bins, *rest], 1).clamp(-LARGEST, LARGEST)
+        return torch.stack([*bins, *rest], 1).clamp(-LARGEST, LARGEST).to(_kept(volumes))
+
+
+def _kept(volumes: torch.Tensor) -> torch.dtype:
+    return volumes.dtype if volumes.dtype == torch.float64 else torch.float16
 
 
 def hats(edge: int, knots: int) -> Float64:

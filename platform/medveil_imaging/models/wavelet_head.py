@@ -62,7 +62,7 @@ class WaveletHead(nn.Module):
         if not len(images):  # Fourier transforms refuse an empty draw
             return images.new_zeros(0, self.head.in_features)
         with torch.no_grad():
-            return torch.cat([self._features(part) for part in torch.split(images, CHUNK)])
+            return torch.cat([self.features_at_once(part) for part in torch.split(images, CHUNK)])
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (k, outputs) of images (k, channels, rows, columns), or of features (k, d) known already."""
@@ -70,9 +70,15 @@ class WaveletHead(nn.Module):
         logits: torch.Tensor = self.head(values)
         return logits
 
-    def _features(self, images: torch.Tensor) -> torch.Tensor:
-        fixed = (self.get_buffer(name) for name in ("bands", "pool_rows", "pool_columns"))
-        energy = pooled_energies(images.flatten(0, 1), *fixed)
+    def energies(self, images: torch.Tensor) -> torch.Tensor:
+        """See :func:`pooled_energies`."""
+        return pooled_energies(
+            images, *(self.get_buffer(name) for name in ("bands", "pool_rows", "pool_columns"))
+        )
+
+    def features_at_once(self, images: torch.Tensor) -> torch.Tensor:
+        """As :meth:`features`; memory grows with k."""
+        energy = self.energies(images.flatten(0, 1))
         energy = energy.view(*images.shape[:2], *energy.shape[1:])
         scaled = (energy - self.get_buffer("mean")) / self.get_buffer("deviation")
         scaled = scaled.clamp(-CLAMP, CLAMP).flatten(1)

@@ -1,7 +1,8 @@
 """The trained tensors as safetensors, and beside them a card in JSON that says what they are.
 
 Every library that reads safetensors gets the tensors by the names and shapes that the study's model gives
-them; fixed parts of a model, which its file computes or loads, are not among them.
+them; fixed parts of a model, which its file computes or loads, are not among them. The card lists them in
+the order of the wire (:class:`medveil.tensors.ModelSpec`), so the version can be made again from the file.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from medveil.tensors import to_safetensors
-from medveil_research.export import EXPORTS, Finished
+from medveil_research.export import EXPORTS
+from medveil_research.finished import Finished
+from medveil_research.preprocessing import steps_of
 
 
 @EXPORTS.register("weights")
@@ -36,13 +39,20 @@ def card_of(finished: Finished) -> dict[str, Any]:
             "epsilon_of_the_study": study.privacy.epsilon,
             "delta": study.privacy.delta,
         }
-    return {
+    card = {
         "medveil": version("medveil"),
         "study": study.name,
         "study_hash": study.hash.hex(),
-        "plan": finished.plan,
+        "plan": finished.plan or None,
         "version": finished.version,
         **said,
         "model": {"name": study.model.name, "options": study.model.options},
+        "tensors": study.model.tensors.model_dump(mode="json"),
+        "preprocessing": steps_of(study),
         "privacy": privacy,
     }
+    return card | _where_known({"rounds": finished.rounds, "evaluation": dict(finished.figures)})
+
+
+def _where_known(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value}

@@ -1,0 +1,194 @@
+"""A study's network as one program of torch (``torch.export``), for formats that carry no Python.
+
+The program takes images (k, channels, \\*size) for any k from 1 on and gives what the network gives; fixed
+features, frozen weights and the trained ones are all in it.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from medveil.errors import Error
+from medveil.profiles import PROFILES
+from medveil.shown import plain
+from medveil.study import Study
+from medveil.tensors import Float32
+from medveil_imaging.fingerprints import phantom
+from medveil_imaging.models import build_model, load_vector
+from medveil_imaging.models.wavelet_head import WaveletHead
+
+CLOSE = 1e-4
+"""How far what is written may lie from the network, in units of a logit or, of large ones, as a share."""
+BATCH = "batch"
+PLACES = ("stack_trace", "source_fn_stack", "nn_module_stack", "torch_fn")
+"""What torch notes of a program's lines: where the source lay on the machine that wrote it."""
+
+
+class NotExportable(Error):
+    """A model cannot be written in the format that was asked for."""
+
+    code = "not-exportable"
+
+    def __init__(self, *, name: str, form: str, problem: str) -> None:
+        super().__init__(
+            what=f"The model '{plain(name, 48)}' cannot be written as {plain(form, 20)}: {problem}.",
+            meaning="Nothing was written; the model itself is in order.",
+            remedy="Choose another format: 'weights' takes every model.",
+        )
+
+
+class Whole(nn.Module):
+    """A network without the loops over parts of a batch that some with fixed features have."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """As the network."""
+        at_once = getattr(self.network, "features_at_once", None)
+        found: torch.Tensor = self.network(images if at_once is None else at_once(images))
+        return found
+
+
+class WithoutFourier(nn.Module):
+    """A wavelet head that transforms by products with real matrices: ONNX has no complex numbers."""
+
+    def __init__(self, network: WaveletHead) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network)
+        rows, columns = self.network.get_buffer("bands").shape[1:]
+        across, down = _fourier(columns), _fourier(rows)
+        for name, matrix in {
+            "to_columns": across[:columns],
+            "to_rows": down.T,
+            "from_rows": down / rows,
+            "from_columns": across.T / columns,
+        }.items():
+            value = torch.from_numpy(np.ascontiguousarray(matrix, np.float32))
+            self.register_buffer(name, value, persistent=False)
+        self.network.energies = self.energies  # type: ignore[method-assign]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """As the network."""
+        found: torch.Tensor = self.network(self.network.features_at_once(images))
+        return found
+
+    def energies(self, images: torch.Tensor) -> torch.Tensor:
+        """:func:`medveil_imaging.models.wavelet_head.pooled_energies`; real part and imaginary part lie side
+        by side, among the rows while rows are transformed, among the columns while columns are."""
+        bands = self.network.get_buffer("bands")
+        rows, columns = bands.shape[1:]
+        wide = images @ self.get_buffer("to_columns")
+        tall = torch.cat([wide[..., :columns], wide[..., columns:]], -2)
+        tall = self.get_buffer("to_rows") @ tall
+        banded = torch.stack([tall[:, :rows], tall[:, rows:]], 1)[:, None] * bands[:, None]
+        tall = self.get_buffer("from_rows") @ banded.flatten(2, 3)
+        wide = torch.cat([tall[..., :rows, :], tall[..., rows:, :]], -1) @ self.get_buffer("from_columns")
+        moduli = (wide[..., :columns].square() + wide[..., columns:].square()).sqrt()
+        layers = torch.cat([images[:, None], moduli], 1)
+        return self.network.get_buffer("pool_rows") @ layers @ self.network.get_buffer("pool_columns").T
+
+
+def _fourier(edge: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """(2 edge, 2 edge): [re, im] of a row times it are re and im of its Fourier transform."""
+    angles = 2 * np.pi * np.outer(np.arange(edge), np.arange(edge)) / edge
+    real, imaginary = np.cos(angles), -np.sin(angles)
+    return np.block([[real, imaginary], [-imaginary, real]])
+
+
+def network_of(study: Study, vector: Float32) -> nn.Module:
+    """The study's network with these weights, on the CPU, ready to judge."""
+    network = build_model(study)
+    load_vector(network, vector)
+    return network.eval().requires_grad_(False)
+
+
+def trial_images(study: Study) -> torch.Tensor:
+    """Images to compare two forms of a network with: (4, channels, \\*size), the profile's phantom in all
+    directions and one of chance."""
+    transforms = study.transforms
+    made = phantom(transforms)
+    if PROFILES[transforms.profile].sliced:
+        made = made[:, made.shape[1] // 2]
+    box = tuple(
+        slice((length - edge) // 2, (length - edge) // 2 + edge)
+        for length, edge in zip(made.shape[1:], transforms.size, strict=True)
+    )
+    made = made[(slice(None), *box)]
+    chance = torch.randn(made.shape, generator=torch.Generator().manual_seed(1))
+    return torch.stack([made, made.flip(1), made.flip(2), chance])
+
+
+def program_of(study: Study, network: nn.Module, *, form: str) -> torch.export.ExportedProgram:
+    """The network as a program, with a batch of any size.
+
+    Raises: NotExportable: the network computes with something else than torch, or torch cannot follow it.
+    """
+    whole = (
+        WithoutFourier(network) if form == "onnx" and isinstance(network, WaveletHead) else Whole(network)
+    ).eval()
+    example = trial_images(study)[:2].contiguous()
+    with hushed(), torch.no_grad():
+        try:
+            found = torch.export.export(
+                whole, (example,), dynamic_shapes=({0: torch.export.Dim(BATCH, min=1)},)
+            )
+        except Exception as error:  # whatever the network's own code raises when it is given no numbers
+            raise NotExportable(
+                name=study.model.name,
+                form=form,
+                problem=f"it computes with what torch.export cannot follow ({type(error).__name__})",
+            ) from error
+    for node in found.graph.nodes:
+        for name in PLACES:
+            node.meta.pop(name, None)
+    return found
+
+
+def check_same(study: Study, network: nn.Module, other: Any, *, form: str) -> float:
+    """How far ``other`` is from the network on :func:`trial_images`, relative to logits above 1.
+
+    Args: other: images (k, channels, \\*size), float32 → logits, as a tensor.
+    Raises: NotExportable: by more than :data:`CLOSE`.
+    """
+    images, worst = trial_images(study), 0.0
+    with torch.no_grad():
+        for part in (images, images[:1]):
+            wanted, found = network(part), other(part)
+            if wanted.shape != found.shape or not bool(torch.isfinite(found).all()):
+                worst = float("inf")
+            else:
+                apart = (wanted - found).abs() / wanted.abs().clamp(min=1)
+                worst = max(worst, float(apart.max()))
+    if not worst <= CLOSE:
+        raise NotExportable(
+            name=study.model.name, form=form, problem="what was written gives other numbers than the network"
+        )
+    return worst
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """No remark of torch about its own insides: nobody who exports a model can do anything about it."""
+    names = ("torch.onnx", "torch.export", "torch._dynamo", "onnxscript", "onnx_ir")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
