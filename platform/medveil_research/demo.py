@@ -18,7 +18,7 @@ from pathlib import Path
 from medveil.errors import BadOption, Error
 from medveil.private_files import private_folder
 from medveil.readings import cell_words, interval_words
-from medveil.reports import Figures, PlanStatus
+from medveil.reports import AttemptReport, Figures, PlanStatus
 from medveil.rounds import RoundKind
 from medveil.shown import Screen
 from medveil.spoken import spoken
@@ -251,6 +251,7 @@ def _watch(consortium: LocalConsortium, scene: Scene, screen: Screen) -> PlanSta
     """Follow the plan to its end; restart killed hospitals once their round is over."""
     restarted: set[tuple[str, int]] = set()
     shown: dict[str, str] = {}
+    ended = 0
     with screen.live() as live:
         while True:
             consortium.check()
@@ -269,6 +270,9 @@ def _watch(consortium: LocalConsortium, scene: Scene, screen: Screen) -> PlanSta
                     if shown.get(who) != what:
                         screen.say(f"  {who:<16} {what}")
                 shown = doing
+                for attempt in status.attempts[ended:]:
+                    screen.say(f"  {'aggregator':<16} {_ended(attempt, len(status.hospitals))}")
+                ended = len(status.attempts)
             if status.finished:
                 return status
             for who, killed_in in dead:
@@ -277,6 +281,17 @@ def _watch(consortium: LocalConsortium, scene: Scene, screen: Screen) -> PlanSta
                 with scene.lock:
                     scene.doing[who] = "started again"
             time.sleep(WATCH_S)
+
+
+def _ended(attempt: AttemptReport, hospitals: int) -> str:
+    """One line for an attempt that is over."""
+    came = (
+        f"{len(attempt.survivors)} of {hospitals} hospitals" if attempt.done else attempt.reason or "failed"
+    )
+    kind = " (evaluation)" if attempt.kind is RoundKind.EVALUATE else ""
+    return (
+        f"round {attempt.round}{kind} {'done' if attempt.done else 'failed'}: {came}, {attempt.seconds:.1f} s"
+    )
 
 
 def _compare(study: Study, initial: bytes, sites: list[Site], model: bytes) -> Comparison:

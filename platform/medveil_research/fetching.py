@@ -14,6 +14,7 @@ from typing import Any
 from medveil.errors import Error
 from medveil.files import put_in_place, replace_durably, sync
 from medveil.handed import read_whole
+from medveil.parent import CARD, STUDY, WEIGHTS
 from medveil.progress import tell
 from medveil.reports import Figures
 from medveil.rounds import ModelVersion
@@ -23,7 +24,6 @@ from medveil.tensors import BadModelFile, Float32, from_safetensors, largest_fil
 from medveil_research.client import Client, NoAnswer
 from medveil_research.study_file import to_toml
 
-WEIGHTS, STUDY, CARD = "model.safetensors", "study.toml", "version.json"
 PATIENCE_S, PAUSE_S = 60.0, 2.0
 """How long a fetch goes on while no byte comes, and how long it waits between two tries."""
 

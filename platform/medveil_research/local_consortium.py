@@ -26,12 +26,14 @@ from medveil.identity import Identity
 from medveil.plan import Plan
 from medveil.study import Study
 from medveil_research.client import Client, NoAnswer
+from medveil_research.enrolment import enrol
 from medveil_research.processes import Event, Process
 from medveil_research.results import Spent
 from medveil_research.sites import Site
 from medveil_research.study_file import write_study
 
 START_LIMIT_S = 60.0
+RESEARCHER = "researcher"
 DEADLINES = {
     "advertise_s": 90.0,
     "share_s": 90.0,
@@ -82,6 +84,11 @@ class LocalConsortium:
         self.stop()
 
     @property
+    def researcher(self) -> Path:
+        """The folder of the researcher to whom the study is open."""
+        return self.folder / RESEARCHER
+
+    @property
     def client(self) -> Client:
         """The researcher's connection, once the consortium is open."""
         assert self._client is not None  # open() comes first
@@ -96,17 +103,23 @@ class LocalConsortium:
         logs.mkdir(parents=True, exist_ok=True)
         set_up_aggregator(self._settings)
         self._start("aggregator", ["aggregator", "serve", "--folder", str(self._settings.folder)])
-        researcher = Identity.generate("researcher")
-        self._client = Client(self._settings.url, self._authority, researcher)
         self._wait_for_aggregator()
-        self._client.enrol(new_token(self._settings, "researcher", "researcher"))
+        token = new_token(self._settings, RESEARCHER, "researcher")
+        researcher = enrol(
+            self.researcher,
+            name=RESEARCHER,
+            aggregator=self._settings.url,
+            authority=self._authority,
+            token=token,
+        )
+        self._client = researcher.client()
         for site in self.sites:
             self._nodes[site.name] = self._enrolled(site, study)
         write_study(self.folder / "study", study, initial)
         files = self.folder / "study"
         names = [s.name for s in self.sites]
         first = files / "initial.safetensors"
-        plan = create_plan(self._settings, files / "study.toml", first, names, ["researcher"])
+        plan = create_plan(self._settings, files / "study.toml", first, names, [RESEARCHER])
         for node in self._nodes.values():
             approve_plan(node, plan)
         for name, node in self._nodes.items():
@@ -160,11 +173,12 @@ class LocalConsortium:
 
     def _wait_for_aggregator(self) -> None:
         deadline = time.monotonic() + START_LIMIT_S
-        while not self.client.is_up():
-            self.check()
-            if time.monotonic() > deadline:
-                raise NoAnswer(reason="it did not start in time")
-            time.sleep(0.1)
+        with Client(self._settings.url, self._authority, Identity.generate(RESEARCHER)) as client:
+            while not client.is_up():
+                self.check()
+                if time.monotonic() > deadline:
+                    raise NoAnswer(reason="it did not start in time")
+                time.sleep(0.1)
 
     def _enrolled(self, site: Site, study: Study) -> Node:
         private = study.privacy if study.privacy.kind != "none" else None

@@ -17,6 +17,7 @@ DOES = {
 }
 WAITS = {
     "too-few-hospitals": "too few hospitals are in reach",
+    "early-failures": "attempts fail at their beginning, and the next waits longer",
     "abort-certificate": "hospitals are asked to give up an attempt that failed",
 }
 NAMED = 8

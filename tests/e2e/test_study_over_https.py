@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import threading
 import time
 from dataclasses import dataclass, field
@@ -18,12 +19,14 @@ from hospital_node.ledger import Ledger
 from hospital_node.lineage import load_version
 from hospital_node.settings import Node
 from medveil.messages import LedgerEnd
+from medveil.readings import is_figure
 from medveil.reports import PlanStatus
 from medveil.rounds import RoundKind
-from medveil.study import Deadlines, Study
+from medveil.study import Deadlines, Study, read_study
 from medveil.tasks.classification import NOISED_BINS
 from medveil.tensors import from_safetensors, model_hash
 from medveil_imaging.sources.phantom import write_phantom_sites
+from medveil_research import Consortium
 from medveil_research.client import NoAnswer
 from medveil_research.local_consortium import DEADLINES, LocalConsortium
 from medveil_research.processes import Event
@@ -119,6 +122,8 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
         plan = consortium.open(study, initial)
         status = watch(consortium, plan.id, power_cut, killed)
         models = {v.model: consortium.client.model(plan.id, v.model) for v in status.versions}
+        with Consortium(consortium.researcher) as researcher:
+            researcher.study(study.name).fetch(folder=folder / "fetched")
     return Played(folder, study, plan.id, status, models, heard, killed)
 
 
@@ -131,7 +136,8 @@ def test_the_study_finishes_every_round_and_has_final_figures(played: Played) ->
         (ROUNDS + 1, "evaluate"),
     ]
     figures = done[-1].figures
-    assert {"patients"} <= set(figures) <= {"auroc", "noise", "accuracy", "patients"}
+    named = {name for name in figures if is_figure(name)}
+    assert {"patients"} <= named <= {"auroc", "accuracy", "patients"}
     hospitals, deviation = len(done[-1].survivors), played.study.privacy.evaluation_multiplier
     expected = hospitals * patients_in_the_test_split(played)
     noise = deviation * (hospitals * 2 * NOISED_BINS) ** 0.5
@@ -174,6 +180,15 @@ def test_the_models_form_a_chain_and_each_has_the_hash_it_is_named_by(played: Pl
     vectors = [from_safetensors(played.models[v.model], spec) for v in versions]
     assert [model_hash(x, spec).hex() for x in vectors] == [v.model for v in versions]
     assert all(not np.array_equal(a, b) for a, b in pairwise(vectors))
+
+
+def test_a_researcher_takes_the_newest_model_home_with_its_study(played: Played) -> None:
+    folder, newest = played.folder / "fetched", played.status.versions[-1]
+    assert read_study(folder / "study.toml") == played.study
+    assert (folder / "model.safetensors").read_bytes() == played.models[newest.model]
+    card = json.loads((folder / "version.json").read_text())
+    assert (card["plan"], card["number"]) == (played.plan, ROUNDS)
+    assert card["privacy"]["epsilon_spent"] == newest.epsilon
 
 
 def test_every_hospital_has_made_the_last_model_itself(played: Played) -> None:
@@ -254,7 +269,7 @@ def test_no_patient_and_no_file_name_is_in_any_log_or_at_the_aggregator(played: 
 
 def test_no_private_key_is_where_it_does_not_belong(played: Played) -> None:
     keys = {p: p.read_bytes() for p in played.folder.rglob("*.key") if p.name != "server.key"}
-    assert len(keys) == 5
+    assert len(keys) == 6  # four hospitals, the admin, the researcher
     for path in (p for p in played.folder.rglob("*") if p.is_file()):
         content = path.read_bytes()
         for owner, key in keys.items():

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from door import Door
 from medveil.histograms import auroc, calibration_error
+from researchers import Line, enrolled, reaching, study_world
+from world import play
 
 BINS = 64
 HOSPITALS = ("hospital-1", "hospital-2", "hospital-3", "hospital-4")
@@ -192,3 +197,28 @@ def segmentation_result() -> dict[str, Any]:
         },
         data="real",
     )
+
+
+@pytest.fixture(scope="session")
+def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    """An aggregator with a finished study of films."""
+    with study_world(tmp_path_factory.mktemp("aggregator")) as (world, sites):
+        play(world, sites, until=lambda: bool(world.status["finished"]))
+        yield Door(world)
+
+
+@pytest.fixture
+def line(door: Door) -> Iterator[Line]:
+    """A researcher's connections lead to it, without a network."""
+    with reaching(door) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def folder(door: Door, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of anna, to whom the study is open."""
+    where = tmp_path_factory.mktemp("desk")
+    with reaching(door):
+        made = enrolled(door.world, where, "anna")
+    door.service.register.grant(door.world.plan.id, "anna")
+    return made.folder

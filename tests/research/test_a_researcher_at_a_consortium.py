@@ -24,32 +24,8 @@ from medveil_research.enrolment import AlreadyEnrolled, Enrolment, NotEnrolled, 
 from medveil_research.fetching import FetchBroken, TargetExists
 from medveil_research.shared_study import NoSuchVersion, NotEvaluated, SharedStudy
 from medveil_research.watching import moments
-from researchers import ADDRESS, Line, authority, reaching, study_world, token
-from world import World, play
-
-
-@pytest.fixture(scope="module")
-def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
-    """A finished study."""
-    with study_world(tmp_path_factory.mktemp("aggregator")) as (world, sites):
-        play(world, sites, until=lambda: bool(world.status["finished"]))
-        yield Door(world)
-
-
-@pytest.fixture
-def line(door: Door) -> Iterator[Line]:
-    with reaching(door) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def folder(door: Door, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of anna, to whom the study is open."""
-    where = tmp_path_factory.mktemp("desk")
-    with reaching(door):
-        enrolled(door.world, where, "anna")
-    door.service.register.grant(door.world.plan.id, "anna")
-    return where / "anna"
+from researchers import ADDRESS, Line, authority, enrolled, reaching, study_world, token
+from world import play
 
 
 @pytest.fixture
@@ -67,12 +43,6 @@ def films(consortium: Consortium) -> SharedStudy:
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits between two tries."""
     monkeypatch.setattr(fetching, "PAUSE_S", 0.0)
-
-
-def enrolled(world: World, where: Path, name: str, used: str = "") -> Enrolment:
-    pem = where / "ca.pem"
-    pem = pem if pem.exists() else authority(where)
-    return enrol(where / name, name=name, aggregator=ADDRESS, authority=pem, token=used or token(world, name))
 
 
 def test_enrolment_leaves_one_private_folder_and_may_be_repeated(

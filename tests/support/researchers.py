@@ -18,6 +18,7 @@ from door import Door
 from medveil.metrics import empty
 from medveil.study import Study
 from medveil.tasks import Sums
+from medveil_research.enrolment import Enrolment, enrol
 from medveil_research.studies import StudyOptions, new_study
 from world import World, make_sites, make_world
 
@@ -114,3 +115,10 @@ def token(world: World, name: str, role: str = "researcher") -> str:
     text = secrets.token_hex(24)
     world.store.register.add_token(text, name=name, role=role, expires=4.1e9)
     return text
+
+
+def enrolled(world: World, where: Path, name: str, used: str = "") -> Enrolment:
+    """A researcher with a folder of the name, in ``where``."""
+    pem = where / "ca.pem"
+    pem = pem if pem.exists() else authority(where)
+    return enrol(where / name, name=name, aggregator=ADDRESS, authority=pem, token=used or token(world, name))

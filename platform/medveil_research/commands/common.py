@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,6 +33,16 @@ def figure_words(study: SharedStudy, figures: Mapping[str, float]) -> str:
     task = TASKS[study.study.task]
     words = cell_words(study.reading(figures), task.unit(study.study, task.headline))
     return f"{task.headline_name} {words}" if words else ""
+
+
+def explain(studies: Sequence[SharedStudy]) -> None:
+    """Say what the intervals of these studies' figures mean, and what is missing."""
+    from medveil.readings import explained
+
+    for noised in (True, False):
+        those = [s for s in studies if s.evaluated and (s.study.privacy.kind != "none") == noised]
+        for line in explained([study.reading() for study in those], noised=noised):
+            screen.say(f"  {line}")
 
 
 def epsilon_words(epsilon: float | None) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medveil.shown import plain
-from medveil_research.commands.common import Folder, epsilon_words, figure_words, progress, screen
+from medveil_research.commands.common import Folder, epsilon_words, explain, figure_words, progress, screen
 from medveil_research.commands.enroll import show_open
 from medveil_research.options import FOLDER
 
@@ -28,9 +28,9 @@ def studies(
         if as_json:
             screen.json([study.row() for study in found])
         elif found or show_open(consortium):
-            screen.table(
-                ("study", "plan", "figure of the finished model", "privacy", "now"), map(_row, found)
-            )
+            heads = ("study", "plan", "figure of the finished model", "privacy", "now")
+            screen.table(heads, [_row(study) for study in found])
+            explain(found)
 
 
 def _row(study: SharedStudy) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from medveil_research.commands.common import (
     Folder,
     Named,
     epsilon_words,
+    explain,
     figure_words,
     progress,
     screen,
@@ -45,6 +46,7 @@ def watch(study: Named = "", folder: Folder = FOLDER) -> None:
                 lost = moment.lost
                 live.show(_now(moment))
         _end(seen)
+        explain([seen])
         if folder == FOLDER:
             screen.say(f"Next: medveil research fetch {seen.id[:8]}   or   report {seen.id[:8]}")
         else:
