@@ -146,6 +146,9 @@ class Recipe(Frozen):
     colluders: Count
     """Hospitals that the masks resist, together with the aggregator."""
     initial_model: Sha256
+    groups: dict[Label, tuple[Label, ...]] = Field(default_factory=dict)
+    """Groups of test patients that have figures of their own, by column, where they are not too small."""
+    smallest_group: Count = 0
 
 
 class Result(Frozen):
@@ -386,6 +389,8 @@ def _recipe(study: Study) -> Recipe:
         least_hospitals=study.cohort.min_hospitals,
         colluders=masks.colluders,
         initial_model=study.model.initial_model,
+        groups={name: one.names for name, one in study.evaluation.groups.items()},
+        smallest_group=study.evaluation.smallest_group,
     )
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from made_results import made_result
+from medveil.groups import Groups
 from medveil.reports import AttemptReport, PlanStatus
-from medveil.study import Study
+from medveil.study import Study, Target
+from medveil_research.report import rows
 from medveil_research.report.page import render
-from medveil_research.results import OtherStudy, RoundFacts, from_status
+from medveil_research.results import OtherStudy, RoundFacts, from_status, read_result, write_result
 from medveil_research.studies import StudyOptions, new_study
 
 HOSPITALS = ["north", "south", "west"]
@@ -103,3 +107,49 @@ def test_what_a_round_tells_is_what_an_attempt_reports() -> None:
     reported = AttemptReport.model_fields
     for name, field in RoundFacts.model_fields.items():
         assert name == "attempts" or field.annotation == reported[name].annotation
+
+
+def test_groups_stand_in_tables_of_their_own_and_small_ones_are_said_to_be_hidden() -> None:
+    views = tuple(f"view {number}" for number in range(9))
+    groups = {
+        "sex": Groups(column="sex", values=("F", "M")),
+        "view": Groups(column="view", values=views),
+    }
+    result = made_result("classification", privacy="none", patients=200, groups=groups)
+    sex, view = rows.groups(result)
+    assert [(row.name, *row.more) for row in sex.rows] == [("F", "100"), ("M", "50"), ("all", "200")]
+    assert "50 patients are in none of these groups." in sex.caption
+    assert [row.interval == "not shown" for row in view.rows] == [False] * 4 + [True] * 5 + [False]
+    assert "A group of fewer than 10 patients is not shown" in view.caption
+    page = render(result)
+    assert "were not asked for" not in page
+    assert "figures by group on this page" in page
+    assert "not asked for by this study" in render(made_result("classification", patients=20))
+
+
+def test_a_noised_result_knows_the_size_of_its_noise_and_makes_its_two_by_two_table() -> None:
+    result = made_result("classification", patients=300)
+    policy = result.privacy
+    assert policy.evaluation_multiplier is not None
+    assert result.federated.deviations == pytest.approx(
+        dict.fromkeys(("positives/positive", "negatives/positive"), policy.evaluation_multiplier * 2)
+    )
+    page = render(result)
+    assert "At the threshold 0.50" in page
+    assert "Counts carry noise; each may be off by about" in page
+    assert "Whether its percentages are true" in page
+
+
+def test_a_result_says_how_the_study_was_made(study: Study) -> None:
+    recipe = from_status(study, status_of(study, [attempt(1)])).recipe
+    assert recipe is not None
+    assert (recipe.rounds, recipe.initial_model) == (2, study.model.initial_model)
+    assert recipe.work == f"{study.training.local_steps} steps"
+
+
+def test_a_result_is_read_back_with_all_that_is_new_in_it(tmp_path: Path) -> None:
+    result = made_result("regression", target=Target(column="age", unit="years", low=18, high=90))
+    write_result(result, tmp_path / "result.json")
+    again = read_result(tmp_path / "result.json")
+    assert again == result
+    assert render(again) == render(result)

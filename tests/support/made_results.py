@@ -10,7 +10,9 @@ import numpy as np
 import torch
 
 from medveil.metrics import bounded, empty, noise_in_sum, noise_scales, released, summarise
+from medveil.parts import placed
 from medveil.reports import PlanStatus
+from medveil.small_cells import without_small
 from medveil.study import Study
 from medveil.tasks import TASKS
 from medveil_research.results import Result, from_status
@@ -34,23 +36,27 @@ def sums_of(
     """What the final evaluation releases of so many patients, whose scores are right more often than not."""
     draw, task = np.random.default_rng(seed), TASKS[study.task]
     generator = torch.Generator().manual_seed(seed)
-    total = empty(study)
-    noisy = {name: np.zeros(length) for name, length in released(study).items()}
+    private, total = study.privacy.kind != "none", empty(study)
+    if private:
+        total = {name: np.zeros(length) for name, length in released(study).items()}
     size = (4, 4, 4) if task.outlines else ()
-    for _ in range(patients):
+    for number in range(patients):
         labels = task.made_up_labels(study, 1, size, generator)
-        one = task.sums(study, _logits(study, labels, draw, spread), labels)
-        total = {name: values + one[name] for name, values in total.items()}
-        if study.privacy.kind != "none":
-            share = bounded(study, one)
-            noisy = {name: values + share[name] for name, values in noisy.items()}
-    if study.privacy.kind == "none":
-        return {name: values.tolist() for name, values in total.items()}
+        whole = task.sums(study, _logits(study, labels, draw, spread), labels)
+        one = placed(study, whole, _groups(study, number))
+        for name, values in (bounded(study, one) if private else one).items():
+            total[name] += values
     multiplier, scales = noise_in_sum(study, hospitals=hospitals), noise_scales(study)
-    return {
-        name: (values + draw.normal(0, multiplier * scales[name], len(values))).tolist()
-        for name, values in noisy.items()
-    }
+    if private:
+        for name, values in total.items():
+            values += draw.normal(0, multiplier * scales[name], len(values))
+    return {name: values.tolist() for name, values in without_small(study, total).items()}
+
+
+def _groups(study: Study, number: int) -> dict[str, str]:
+    """Half of the patients are in the first group of a column, a quarter in the next one, and so on."""
+    place = (number + 1 & -(number + 1)).bit_length() - 1
+    return {name: one.names[place] for name, one in study.evaluation.groups.items() if place < len(one.names)}
 
 
 def _logits(study: Study, labels: torch.Tensor, draw: np.random.Generator, spread: float) -> torch.Tensor:

@@ -46,7 +46,9 @@ def write_report(result: Result, path: Path) -> Path:
 
 def render(result: Result) -> str:
     """The report as HTML text; equal results give equal text."""
-    scores = scores_of(result)
+    headline = result.reading()
+    drowned = headline is not None and headline.value is None
+    scores = [] if drowned else scores_of(result)
     trained = [r for r in result.rounds if r.kind == "train"]
     return render_page(
         "report.html.j2",
@@ -72,6 +74,7 @@ def render(result: Result) -> str:
         attack=verdict.attacker_chance(result.privacy),
         budget=budget_words(result.privacy.noise_to_signal),
         joint_equals_local=_joint_equals_local(result),
+        drowned=drowned,
         trained=trained,
         judged=any(r.kind == "evaluate" and r.outcome == "done" for r in result.rounds),
         hospitals=verdict.count_words(len(result.hospitals)),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from medveil.groups import MARK, UNKNOWN, figure_and_part
 from medveil.readings import Reading, guess_words, main_words, read, with_unit
 from medveil.reports import Figures
 from medveil.tasks import TASKS
@@ -14,9 +15,9 @@ from medveil_research.report import svg
 from medveil_research.report.scores import Scores
 from medveil_research.results import Interval, Result
 
-PART = "@"
-"""Stands in a figure's name before the part of the patients that it is of: ``auroc@sex=F``."""
 NOTHING = "—"
+LEAST_SPAN = 0.1
+"""Of a figure's whole range that a scale shows."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class Given:
     reading: Reading | None
     more: tuple[str, ...] = ()
     """The cells behind the figure."""
+    missing: str = "too few cases"
+    """What stands in place of a figure that there is not."""
     ours: bool = False
     """Whether it is the model that the page is about."""
 
@@ -96,6 +99,9 @@ def scale(readings: Iterable[Reading | None], limits: tuple[float, float], mark:
     if not values:
         return (limits[0], limits[1]) if limits[1] < float("inf") else (0.0, 1.0)
     low, high = min(values), max(values)
+    least = LEAST_SPAN * (limits[1] - limits[0]) if limits[1] < float("inf") else 0.0
+    if high - low < least:  # else two equal figures would seem far apart
+        low, high = (low + high - least) / 2, (low + high + least) / 2
     room = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
     found = svg.ticks(low - room, high + room, 6)
     step = found[1] - found[0] if len(found) > 1 else room
@@ -107,7 +113,7 @@ def scale(readings: Iterable[Reading | None], limits: tuple[float, float], mark:
 def _row(one: Given, unit: str, low: float, high: float, mark: float | None) -> Row:
     reading = one.reading
     if reading is None:
-        return Row(one.name, Markup(), "too few cases", "", one.more, one.ours)
+        return Row(one.name, Markup(), one.missing, "", one.more, one.ours)
     if reading.value is None:
         return Row(one.name, Markup(), main_words(reading), "", one.more, one.ours)
     if reading.interval is None:
@@ -225,7 +231,7 @@ def classes(result: Result, scores: Sequence[Scores]) -> Rows | None:
                 name,
                 read(figures, f"auroc/{name}", limits=(0.0, 1.0)),
                 (
-                    _cases(figures, name),
+                    _cases(figures, name, by_name.get(name)),
                     _short(at.sensitivity if at else None),
                     _short(at.specificity if at else None),
                 ),
@@ -275,31 +281,43 @@ def lesions(result: Result) -> list[tuple[str, str, str, str]]:
 
 def groups(result: Result) -> list[Rows]:
     """The headline of each group of patients that the study has asked for; a table for each column."""
-    columns: dict[str, list[tuple[str, dict[str, float]]]] = {}
-    for part, figures in parts(result.federated.figures).items():
-        column, equals, group = part.partition("=")
-        if equals:
-            columns.setdefault(column, []).append((group, figures))
-    whole = result.reading()
-    return [_of_column(result, column, found, whole) for column, found in columns.items()]
+    found = parts(result.federated.figures)
+    declared = dict(result.recipe.groups) if result.recipe else {}
+    if not declared:  # a result that does not say what was asked for: what is there
+        for part in found:
+            column, equals, group = part.partition("=")
+            if equals:
+                declared[column] = (*declared.get(column, ()), group)
+    return [_of_column(result, column, names, found) for column, names in declared.items()]
 
 
 def parts(figures: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """Figures by the part of the patients that they are of; those of all under the empty name."""
     found: dict[str, dict[str, float]] = {}
     for name, value in figures.items():
-        figure, _, part = name.partition(PART)
-        found.setdefault(part, {})[figure] = value
+        figure, part = figure_and_part(name)
+        found.setdefault(part.removeprefix(MARK), {})[figure] = value
     return found
 
 
 def _of_column(
-    result: Result, column: str, found: Sequence[tuple[str, dict[str, float]]], whole: Reading | None
+    result: Result, column: str, names: Sequence[str], found: Mapping[str, Mapping[str, float]]
 ) -> Rows:
-    rows = [Given(group, result.reading_of(figures), (_patients(figures),)) for group, figures in found]
-    rows.append(Given("all", whole, (_patients(result.federated.figures),), ours=True))
-    rest = result.federated.figures.get(f"unknown{PART}{column}")
-    words = "" if rest is None else f" {rest:.0f} patients are in none of these groups."
+    rows, hidden, figures = [], 0, result.federated.figures
+    for name in names:
+        own = found.get(f"{column}={name}")
+        hidden += own is None
+        reading = result.reading_of(dict(own)) if own else None
+        missing = "not shown" if own is None else "too few cases"
+        rows.append(Given(name, reading, (_patients(own or {}),), missing=missing))
+    whole, rest = result.reading(), figures.get(f"{UNKNOWN}{MARK}{column}")
+    rows.append(Given("all", whole, (_patients(figures),), ours=True))
+    words = "" if not rest else f" {rest:,.0f} patients are in none of these groups."
+    if hidden:
+        least = result.recipe.smallest_group if result.recipe else 0
+        words += (
+            f" A group of fewer than {least} patients is not shown, nor what would tell of it by subtraction."
+        )
     return table(
         f"By {column}.{words}",
         rows,
@@ -336,10 +354,13 @@ def _patients(figures: Mapping[str, float]) -> str:
     return f"{figures['patients']:,.0f}" if "patients" in figures else NOTHING
 
 
-def _cases(figures: Mapping[str, float], name: str) -> str:
-    if f"known/{name}" not in figures:
+def _cases(figures: Mapping[str, float], name: str, scores: Scores | None) -> str:
+    if f"known/{name}" in figures:
+        return f"{figures.get(f'there/{name}', 0):,.0f} of {figures[f'known/{name}']:,.0f}"
+    if scores is None:
         return NOTHING
-    return f"{figures.get(f'there/{name}', 0):,.0f} of {figures[f'known/{name}']:,.0f}"
+    there, without = float(scores.positives.sum()), float(scores.negatives.sum())
+    return f"{max(there, 0):,.0f} of {max(there + without, 0):,.0f}"
 
 
 def _outlined(result: Result, name: str) -> str:

@@ -58,7 +58,10 @@ def verdict(result: Result) -> Verdict:
             f"{name}, best guess none",
             "The noise that protects the test patients is larger than what they could show: "
             "with more of them, or a larger epsilon, there would be a figure.",
-            (result.headline_meaning,),
+            (
+                result.headline_meaning,
+                "Tables and curves of the same counts would show their noise, so none are drawn.",
+            ),
         )
     unit = result.unit
     guess = guess_words(reading, unit)
