@@ -126,7 +126,7 @@ def _figures(study: Study, sums: Mapping[str, NDArray[Any]], noise: float) -> di
             figures[named(name, "undetermined")] = 1.0
     for name, count in task.noised_counts(study, sums, noise).items():
         figures[name] = max(count, 0.0)
-    headline = found[task.headline]
+    headline = found.get(task.headline)
     return figures | ({"noise": headline.deviation} if headline is not None and noise > 0 else {})
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from medveil.files import replace_durably
+from medveil.groups import MARK
 from medveil.plan import Plan
 from medveil.rounds import ModelVersion
 from medveil_research.extras import library
@@ -89,7 +91,7 @@ def log_to_mlflow(
             if one.epsilon is not None:
                 values["epsilon"] = one.epsilon
             for name, value in values.items():
-                client.log_metric(run_id, name.replace("%", "percent"), value, step=one.round)
+                client.log_metric(run_id, metric_name(name), value, step=one.round)
     newest = versions[-1]
     tags: dict[str, Cell] = {
         LOGGED: max((one.round for one in rounds if one.outcome == "done"), default=logged),
@@ -100,6 +102,15 @@ def log_to_mlflow(
     for name, text in tags.items():
         client.set_tag(run_id, name, "" if text is None else str(text))
     return run_id
+
+
+def metric_name(figure: str) -> str:
+    """A figure's name as MLflow takes it: letters, digits and ``_-. /``, and a path that resolves to itself.
+
+    A group of patients stands behind a slash: ``auroc/sex_F``.
+    """
+    plain = re.sub(r"[^\w.\- /]", "_", figure.replace(MARK, "/"))
+    return "/".join(part if part.strip(".") else "_" for part in plain.split("/"))
 
 
 def _parameters(plan: Plan) -> Row:

@@ -113,3 +113,14 @@ def test_settings_and_models_come_from_entries_that_ship() -> None:
     assert {PROFILES[name].recipes_of for name in PROFILES} <= set(PROFILES)
     with pytest.raises(UnknownName, match="guessing"):
         TASKS["guessing"]
+
+
+def test_a_headline_that_noised_sums_do_not_give_is_no_figure_and_no_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(type(TASKS["classification"]), "headline", "accuracy")
+    study = study_of("classification", privacy=LOCAL)  # of three classes, which release no hits
+    sums = {name: np.full(length, 50.0) for name, length in released(study).items()}
+    figures = summarise(study, sums, noise=1.0)
+    assert "auroc_low" in figures
+    assert not {"accuracy", "noise"} & set(figures)
