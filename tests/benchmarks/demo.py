@@ -101,7 +101,8 @@ def page(results: dict[str, Result]) -> str:
         "|---" * len(columns) + "|",
     ]
     for name, r in results.items():
-        together, between = r.compared
+        shared = r.compared
+        together, between = (shared.value, shared.interval) if shared else (None, None)
         interval = f"{between[0]:.3f}–{between[1]:.3f}" if between else "—"
         lines.append(
             f"| {name} | {r.model} | {r.parameters:,} | {len(r.hospitals)} | "
