@@ -13,12 +13,13 @@ from pydantic import Field
 from medveil.files import replace_durably, sync
 from medveil.handed import read_json, read_whole
 from medveil.identity import Identity
+from medveil.parent import CARD, STUDY, WEIGHTS
 from medveil.reports import Amount, Count, Figures
 from medveil.study import Study, read_study
 from medveil.tensors import BadModelFile, from_safetensors, largest_file, model_hash
 from medveil.values import Frozen, Sha256
 from medveil_research.export import EXPORTS, export
-from medveil_research.fetching import CARD, STUDY, WEIGHTS, TargetExists
+from medveil_research.fetching import TargetExists
 from medveil_research.finished import Finished
 from medveil_research.manifests import (
     MANIFEST,
