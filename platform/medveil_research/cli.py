@@ -12,6 +12,7 @@ from medveil_research.commands import (
     doctor,
     enroll,
     evaluate,
+    explain,
     export,
     fetch,
     mnist,
@@ -47,6 +48,7 @@ def _research() -> typer.Typer:
     group.command("evaluate")(evaluate.evaluate)
     group.command("compare")(from_options(compare.compare))
     group.command("predict")(predict.predict)
+    group.command("explain")(explain.explain)
     group.command("export")(export.export)
     group.command("verify")(export.verify)
     group.command("audit")(audit.audit)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from medveil.errors import BadOption
 from medveil.study import Study
-from medveil.tensors import Float32, from_safetensors, model_hash
+from medveil.tensors import from_safetensors, model_hash
 from medveil_imaging.fingerprints import check_profile
 from medveil_research.export.onnx import Session
 from medveil_research.hand_on import finished_model, read_handed
@@ -43,27 +44,13 @@ def judging(folder: Path, *, threads: int, key: bytes | None = None) -> Judging:
         OtherProfile: this machine makes other tensors of an image than the study's.
         MissingLibrary: onnxruntime is not installed.
     """
-    if not (folder / MANIFEST).is_file():
-        if key is not None:
-            raise BadOption(problem="--key is for a model with a signed manifest, and this one has none")
-        finished = finished_model(folder)
-        return _in_torch(finished.study, finished.weights, finished.version, threads)
-    handed = read_handed(folder, key=key)
-    told, study = handed.manifest, handed.study
-    check_profile(study.transforms)
-    if told.form == "onnx":
-        session = Session(handed.data(".onnx"), threads=threads)
-        return Judging(study, told.version, session, "onnx")
-    if told.form != "weights":
-        raise BadOption(problem=f"a model in the format '{told.form}' has its own programs; see its README")
-    weights = from_safetensors(handed.data(".safetensors"), study.model.tensors)
-    return _in_torch(study, weights, model_hash(weights, study.model.tensors).hex(), threads)
-
-
-def _in_torch(study: Study, weights: Float32, version: str, threads: int) -> Judging:
-    check_profile(study.transforms)
-    torch.set_num_threads(threads)
-    network = network_of(study, weights)
+    if (folder / MANIFEST).is_file():
+        handed = read_handed(folder, key=key)
+        if handed.manifest.form == "onnx":
+            check_profile(handed.study.transforms)
+            session = Session(handed.data(".onnx"), threads=threads)
+            return Judging(handed.study, handed.manifest.version, session, "onnx")
+    study, network, version = in_torch(folder, threads=threads, key=key)
 
     def judge(images: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
@@ -71,3 +58,25 @@ def _in_torch(study: Study, weights: Float32, version: str, threads: int) -> Jud
         return found.float()
 
     return Judging(study, version, judge, "torch")
+
+
+def in_torch(folder: Path, *, threads: int, key: bytes | None = None) -> tuple[Study, nn.Module, str]:
+    """The study, its network with the weights of a folder, and the version.
+
+    Raises: as :func:`judging`; BadOption: the model was handed on in a format that torch does not run.
+    """
+    if not (folder / MANIFEST).is_file():
+        if key is not None:
+            raise BadOption(problem="--key is for a model with a signed manifest, and this one has none")
+        finished = finished_model(folder)
+        study, weights = finished.study, finished.weights
+    else:
+        handed = read_handed(folder, key=key)
+        if handed.manifest.form != "weights":
+            form = handed.manifest.form
+            raise BadOption(problem=f"a model in the format '{form}' cannot be taken here; 'weights' can")
+        study = handed.study
+        weights = from_safetensors(handed.data(".safetensors"), study.model.tensors)
+    check_profile(study.transforms)
+    torch.set_num_threads(threads)
+    return study, network_of(study, weights), model_hash(weights, study.model.tensors).hex()

@@ -1,0 +1,1 @@
+"""What in an image a model's answer rests on, and how its outlines compare with an expert's: as one page."""
