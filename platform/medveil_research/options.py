@@ -206,15 +206,20 @@ class NewStudyOptions:
         list[str] | None, typer.Option(help="An option of the model, e.g. width=16. Repeatable.")
     ] = None
     start: Annotated[
-        Path | None,
+        str,
         typer.Option(
             "--from",
             "--start-weights",
-            exists=True,
-            help="Start from this model: the folder of a fetched version, a MONAI Bundle (folder or zip), "
-            "or a file of weights.",
+            help="Start from this model: the folder of a fetched version or the digits of its hash, a MONAI "
+            "Bundle (folder or zip), or a file of weights.",
         ),
-    ] = None
+    ] = ""
+    folder: Annotated[
+        Path,
+        typer.Option(
+            "--folder", "-f", help="Where 'research enroll' put the key that --from a hash asks with."
+        ),
+    ] = FOLDER
     partial_start: Annotated[
         bool, typer.Option("--partial-start", help="Take what fits of --from; the rest begins afresh.")
     ] = False

@@ -22,6 +22,7 @@ from medveil_research.client import NoAnswer
 from medveil_research.consortium import NoSuchStudy, SeveralStudies
 from medveil_research.enrolment import AlreadyEnrolled, Enrolment, NotEnrolled, enrol
 from medveil_research.fetching import FetchBroken, TargetExists
+from medveil_research.named_start import NoSuchStart, weights_named
 from medveil_research.shared_study import NoSuchVersion, NotEvaluated, SharedStudy
 from medveil_research.watching import moments
 from researchers import ADDRESS, Line, authority, enrolled, reaching, study_world, token
@@ -348,3 +349,27 @@ def test_a_study_is_followed_over_a_broken_line_and_each_round_is_told_once(tmp_
         assert sum(bool(moment.lost) for moment in told) == 1
         assert told[-1].study.finished
         assert told[-1].study.evaluated
+
+
+def test_the_next_study_starts_from_a_version_that_was_fetched_or_is_named_by_its_hash(
+    films: SharedStudy, folder: Path, tmp_path: Path
+) -> None:
+    made = films.fetch(2, tmp_path / "v2")
+    fetched = weights_named(str(made.folder), folder)
+    asked = weights_named(made.version.model[:12], folder)
+    for found in (fetched, asked):
+        assert found.published is not None
+        parent = found.published.parent
+        assert parent is not None
+        assert (parent.study, parent.plan, parent.number) == ("films", films.id, 2)
+        assert (parent.model, parent.epsilon) == (made.version.model, None)
+        assert found.published.study == films.study
+    assert all(fetched.tensors[name].equal(value) for name, value in asked.tensors.items())
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"), [("0" * 8, "open to you"), ("v2", "no such file"), ("abc", "no hash")]
+)
+def test_a_start_that_is_nowhere_is_named(films: SharedStudy, folder: Path, typed: str, said: str) -> None:
+    with pytest.raises(NoSuchStart, match=said):
+        weights_named(typed, folder)

@@ -32,14 +32,14 @@ def _study() -> None:
 
 def study_new(options: NewStudyOptions) -> None:
     """Write a study with proven settings, its noise fitted to the whole schedule, and say what to expect."""
-    from medveil_imaging.weight_files import read_weights
     from medveil_research.model_start import hand_on_frozen, start_lines
+    from medveil_research.named_start import weights_named
     from medveil_research.outlook import outlook
     from medveil_research.strategy_choice import strategy_lines
     from medveil_research.studies import new_study
     from medveil_research.study_file import write_study
 
-    weights = read_weights(options.start) if options.start else None
+    weights = weights_named(options.start, options.folder) if options.start else None
     study, initial = new_study(_wanted(options, weights))
     write_study(options.output, study, initial)
     screen = Screen()
