@@ -28,6 +28,8 @@ UNKNOWN = "unknown"
 MOST_GROUPS = 16
 """Of one column."""
 VALUE_NAME = 40
+LONGEST_CELL = 200
+"""Nothing longer is a group: and nothing is looked for in it."""
 ELSEWHERE = ""
 """Of a cell that says something, but none of the declared groups."""
 
@@ -58,6 +60,8 @@ class Groups(Frozen):
         Capitals, signs and the zeros that spreadsheets add do not tell words apart, unless the declared ones
         differ in nothing else. A number that can be read in two ways is in a group if both are.
         """
+        if len(cell) > LONGEST_CELL:
+            return ELSEWHERE
         if folded(cell) in map(folded, self.values):  # also a declared "unknown"
             return next(name for name in self.values if folded(name) == folded(cell))
         if is_blank(cell):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
+from hospital_node.cli_cohort import _show_groups
 from hospital_node.training import NotSafe, release, self_check
 from hospital_node.training.evaluation import contributions
 from hospital_node.training.unbooked import unbooked_charge
 from medveil import metrics
 from medveil import parts as parts_module
+from medveil.identity import Secret
 from medveil.metrics import bounded, noise_in_sum, noise_scales, released, summarise
 from medveil.parts import ALL, in_round, part_of, parts
 from medveil.rounds import RoundKind
@@ -24,8 +28,12 @@ from medveil.small_cells import without_small
 from medveil.study import Study
 from medveil.tasks import Sums, zeros
 from medveil.tensors import Float32
+from medveil_imaging import cache as cache_module
+from medveil_imaging.cache import ImageCache
 from medveil_imaging.models import ModelShape, build_model, initial_vector, load_vector
 from medveil_imaging.patients import Patient
+from medveil_imaging.sources.readers import in_this_process
+from medveil_imaging.sources.shelf import ShelvedPatient
 from medveil_imaging.sources.site import SiteData, read_site
 from planting import plant
 from privacy.dp.noise import NoiseSource
@@ -74,6 +82,7 @@ class Hospitals:
 
     study: Study
     vector: Float32
+    folders: list[Path]
     sites: list[SiteData]
     people: dict[str, Person]
 
@@ -99,7 +108,7 @@ def study_of(**changes: Any) -> tuple[Study, Float32]:
 @pytest.fixture(scope="module")
 def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Hospitals:
     (study, vector), random = study_of(), np.random.default_rng(7)
-    sites, everybody = [], {}
+    folders, sites, everybody = [], [], {}
     for hospital, header in enumerate(HEADERS):
         folder = tmp_path_factory.mktemp(f"hospital-{hospital}")
         lines = []
@@ -111,8 +120,9 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Hospitals:
             everybody[f"h{hospital}-{number}"] = one if known else Person(one.label, "", one.age)
         with (folder / "manifest.csv").open("w", newline="") as file:
             csv.writer(file).writerows([header, *lines])
-        sites.append(read_site(folder, study))
-    return Hospitals(study, vector, sites, everybody)
+        folders.append(folder)
+        sites.append(read_site(folder, study, readers=in_this_process))
+    return Hospitals(study, vector, folders, sites, everybody)
 
 
 def expected(one: Person) -> set[str]:
@@ -165,6 +175,26 @@ def test_a_hospital_that_lacks_a_column_takes_part_and_its_operator_is_told(hosp
     assert "F, M" in told[2][0].remedy
     assert [p.code for p in told[0]] == ["unknown-groups"]  # whose sex is "other"
     assert "of 14 line(s)" in told[0][0].reason
+
+
+def test_the_operators_check_shows_how_many_test_patients_are_in_each_group_and_in_none(
+    hospitals: Hospitals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _show_groups(hospitals.sites[2], hospitals.study)
+    lines = [re.findall(r"\w+", line) for line in capsys.readouterr().out.splitlines()]
+    assert ["sex", "F", "0"] in lines
+    assert ["sex", "in", "none", "of", "them", "14"] in lines
+
+
+def test_patients_of_a_site_larger_than_memory_are_in_the_same_groups(
+    hospitals: Hospitals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "IN_MEMORY_BYTES", 0)
+    cache = ImageCache(tmp_path, Secret(bytes(32)), most_bytes=2**30)
+    site = read_site(hospitals.folders[0], hospitals.study, readers=in_this_process, cache=cache)
+    assert all(isinstance(one, ShelvedPatient) for one in site.test)
+    assert [one.groups for one in site.test] == [one.groups for one in hospitals.sites[0].test]
+    assert any(one.groups for one in site.test)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from medveil.groups import MARK, UNKNOWN, figure_and_part
+from medveil.groups import HOSPITAL, MARK, UNKNOWN, figure_and_part
 from medveil.readings import Reading, guess_words, main_words, read, with_unit
 from medveil.reports import Figures
 from medveil.tasks import TASKS
@@ -288,6 +288,8 @@ def groups(result: Result) -> list[Rows]:
             column, equals, group = part.partition("=")
             if equals:
                 declared[column] = (*declared.get(column, ()), group)
+    if any(part.startswith(f"{HOSPITAL}=") for part in found):
+        declared[HOSPITAL] = result.hospitals
     return [_of_column(result, column, names, found) for column, names in declared.items()]
 
 
