@@ -165,3 +165,23 @@ def test_a_result_is_read_back_with_all_that_is_new_in_it(tmp_path: Path) -> Non
     again = read_result(tmp_path / "result.json")
     assert again == result
     assert render(again) == render(result)
+
+
+def test_hospitals_that_have_agreed_to_show_their_own_figures_have_a_table_and_others_have_none() -> None:
+    result = made_result("classification", patients=200)
+    assert "every hospital&#39;s operator has allowed it" not in render(result)
+    assert rows.agreed_sites(result) is None
+    own = {"auroc": 0.9, "auroc_low": 0.8, "auroc_high": 0.97, "patients": 60.0}
+    figures = {f"{name}@hospital={who}": value for who in ("north", "west") for name, value in own.items()}
+    federated = result.federated.model_copy(update={"figures": {**result.federated.figures, **figures}})
+    shown = result.model_copy(update={"federated": federated})
+    table = rows.agreed_sites(shown)
+    assert table is not None
+    assert [(row.name, row.interval) for row in table.rows[:2]] == [
+        ("north", "0.800 to 0.970"),
+        ("west", "0.800 to 0.970"),
+    ]
+    assert rows.groups(shown) == []
+    page = render(shown)
+    assert "operator has allowed it" in page
+    assert "figures of each hospital on this page" in page

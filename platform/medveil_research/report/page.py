@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from medveil.readings import Reading, cell_words, interval_words, is_figure, main_words, with_unit
+from medveil.readings import cell_words, interval_words, is_figure, main_words, with_unit
 from medveil_research.report import paper, rounds, rows, verdict
 from medveil_research.report.base import render_page, write_page
 from medveil_research.report.curves import curves
@@ -65,6 +65,7 @@ def render(result: Result) -> str:
         errors=errors(result),
         groups=rows.groups(result),
         sites=rows.sites(result),
+        agreed_sites=rows.agreed_sites(result),
         strips=rounds.strips(result),
         spending=rounds.spending(result),
         spending_axis=rounds.axis_of(result) if trained else "",
@@ -131,21 +132,15 @@ def threshold(scores: list[Scores]) -> Crossed | None:
         tuple(
             (
                 f"{at.threshold:.2f}",
-                _short(at.sensitivity),
-                _short(at.specificity),
-                _short(at.precision),
+                cell_words(at.sensitivity) or rows.NOTHING,
+                cell_words(at.specificity) or rows.NOTHING,
+                cell_words(at.precision) or rows.NOTHING,
             )
             for at in others.values()
         ),
         "patients" if one.deviation else "images",
         total,
     )
-
-
-def _short(reading: Reading | None) -> str:
-    if reading is None:
-        return rows.NOTHING
-    return "not determined" if reading.value is None else interval_words(reading)
 
 
 def rounds_words(result: Result) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from medveil.readings import interval_words
-from medveil_research.report.rows import groups
+from medveil_research.report.rows import agreed_sites, groups
 from medveil_research.results import Result
 from medveil_research.words import plain, short_hash
 
@@ -226,7 +226,7 @@ def _centres(result: Result) -> str:
     exact = result.federated.exact
     return (
         "figures of each hospital on this page"
-        if exact and exact.sites
+        if (exact and exact.sites) or agreed_sites(result)
         else "not seen: only sums over hospitals leave them"
     )
 

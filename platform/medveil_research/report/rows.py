@@ -217,6 +217,15 @@ def sites(result: Result) -> Rows | None:
     )
 
 
+def agreed_sites(result: Result) -> Rows | None:
+    """The same out of the study's own sums, where every hospital has agreed to show its part."""
+    found = parts(result.federated.figures)
+    names = [name for name in result.hospitals if f"{HOSPITAL}={name}" in found]
+    if not names:
+        return None
+    return _of_column(result, HOSPITAL, names, found)
+
+
 def classes(result: Result, scores: Sequence[Scores]) -> Rows | None:
     """AUROC of each finding or class, with sensitivity and specificity at one half."""
     figures, by_name = result.federated.figures, {one.name: one for one in scores}
@@ -286,7 +295,7 @@ def groups(result: Result) -> list[Rows]:
     if not declared:  # a result that does not say what was asked for: what is there
         for part in found:
             column, equals, group = part.partition("=")
-            if equals:
+            if equals and column != HOSPITAL:
                 declared[column] = (*declared.get(column, ()), group)
     if any(part.startswith(f"{HOSPITAL}=") for part in found):
         declared[HOSPITAL] = result.hospitals
