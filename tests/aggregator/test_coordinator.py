@@ -14,7 +14,7 @@ from aggregator.storage.blobs import DamagedBlob
 from medveil.identity import BadSignature
 from medveil.plan import sign_approval
 from medveil.rounds import AttemptKey, Phase, RoundKind
-from medveil.tensors import from_safetensors, model_hash
+from medveil.tensors import Float32, from_safetensors, model_hash
 from privacy.encoding import params_for
 from privacy.secagg.messages import Ready
 from privacy.secagg.server import Conflict, NotAMember, OutOfPhase
@@ -75,6 +75,26 @@ def test_the_mean_is_the_weighted_mean_within_the_promised_bound(build: Build) -
     moved = np.float64(vector_of(world, status["versions"][1]["model"])) - START
     assert np.abs(moved - exact).max() <= bound + 1e-6  # one float32 addition on top
     assert np.abs(moved - exact).max() > 0
+
+
+def test_in_a_compressed_study_shorter_vectors_make_the_same_model_in_a_cycle(build: Build) -> None:
+    whole, half = build(), build(compression={"kind": "sparse", "share": 0.5})
+    draw = np.random.default_rng(5)
+    updates = {i: draw.uniform(-2, 2, SPEC.size).astype(np.float32) for i in range(1, 4)}
+
+    def sent(index: int, number: int) -> Float32:
+        public = half.plan.study.public_map(number)
+        assert public is not None
+        return public.forward(updates[index])
+
+    sites = make_sites(half, update=sent)
+    versions = finish(half, sites)["versions"]
+    moved = np.float64(vector_of(half, versions[-1]["model"])) - START
+    assert np.abs(moved - np.mean(list(updates.values()), axis=0)).max() < 1e-4
+    first = np.float64(vector_of(half, versions[1]["model"])) - START
+    assert np.count_nonzero(first) == 6
+    longer, shorter = (params_for(w.plan.study, RoundKind.TRAIN, 3) for w in (whole, half))
+    assert shorter.packed_words == longer.packed_words // 2
 
 
 def test_versions_form_a_chain_of_hashes_and_name_their_survivors(build: Build) -> None:

@@ -47,7 +47,7 @@ def numbers(size: int, seed: int = 0) -> Any:
     ("chosen", "length", "digest"),
     [
         (KINDS[0], 37, "7c345a92ed83392d78da461e0f4ad5c9be84e94db2fe1249987cde7b9b7dccae"),
-        (KINDS[2], 34, "d8743d6c982c1e03e7ff339ce54c197e4fab08248df8e732b22409f76b363a5b"),
+        (KINDS[2], 100, "b2329bcd68a26fb89562c4e00802b1f6bd0786fc9b82d664f84c32d6e4b6d1e4"),
     ],
 )
 def test_a_map_is_the_one_that_was_written_down(chosen: Compression, length: int, digest: str) -> None:
@@ -121,7 +121,7 @@ def test_tensors_without_more_columns_than_the_rank_are_sent_whole() -> None:
         ({"kind": "sparse", "share": 0.001}, "between 0.00390625 and 0.5"),
         ({"kind": "sparse", "share": float("nan")}, "between 0.00390625 and 0.5"),
         ({"kind": "sparse", "share": 0.1}, "4 numbers or more, not 2"),
-        ({"kind": "sparse", "share": 0.34}, "sent once in 3 rounds, and the study has 2"),
+        ({"kind": "sparse", "share": 0.34}, "length in 3 rounds, there are 2"),
         ({"kind": "sparse"}, "wants the option 'share' and no other"),
         ({"kind": "sparse", "share": 0.5, "rank": 2}, "wants the option 'share' and no other"),
         ({"kind": "low_rank", "rank": 0}, "between 1 and 4096"),

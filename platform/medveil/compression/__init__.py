@@ -58,7 +58,7 @@ class Compression(Frozen):
             )
         cycle = map_of(self, spec, seed=b"", number=1).cycle
         if rounds < cycle:
-            raise ValueError(f"compression: all is sent once in {cycle} rounds, and the study has {rounds}")
+            raise ValueError(f"compression sends an update's length in {cycle} rounds, there are {rounds}")
 
 
 class PublicMap(Protocol):
@@ -76,7 +76,7 @@ class PublicMap(Protocol):
 
     @property
     def cycle(self) -> int:
-        """Rounds in which each number of an update is sent about once."""
+        """Rounds in which as many numbers are sent as an update has."""
         ...
 
     def forward(self, update: Float32) -> Float32:

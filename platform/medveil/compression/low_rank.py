@@ -6,7 +6,7 @@ So P's columns are orthonormal without a single sum, and (W P) P^T, of that rank
 form V P^T that is nearest to W. It keeps rank / n of the squared length on average, as with a P of normal
 entries; but each of its entries is one product, and so the same on every machine.
 
-A tensor with no more columns than ``rank`` is sent whole, and so is a vector (a matrix of one column).
+A tensor with no more columns than ``rank`` is sent whole, and so is one with one row or one column: a vector.
 
 Sources: Konečný et al. 2016 and Vogels, Karimireddy, Jaggi, "PowerSGD", NeurIPS 2019 (low-rank updates that
 add up; PowerSGD needs a second exchange for P); Charikar, Chen, Farach-Colton, ICALP 2002 (signs and groups).
@@ -65,7 +65,7 @@ class LowRank:
                 f"no tensor has more than {widest} columns, so rank {rank} would shorten nothing"
             )
         self.length = self._tensors[-1].sent_end
-        self.cycle = max(-(-t.columns // t.rank) for t in shortened)
+        self.cycle = -(-spec.size // self.length)
 
     def forward(self, update: Float32) -> Float32:
         """Each tensor's signed group sums, row by row."""
@@ -112,7 +112,7 @@ class LowRank:
 def _laid_out(spec: ModelSpec, rank: int) -> Iterator[_Tensor]:
     start = sent = 0
     for number, tensor in enumerate(spec.root):
-        rows = tensor.shape[0] if len(tensor.shape) > 1 else tensor.size
+        rows = tensor.shape[0] if len(tensor.shape) > 1 and tensor.shape[0] > 1 else tensor.size
         columns = tensor.size // rows
         found = _Tensor(number, rows, columns, start, sent, min(rank, columns))
         yield found
