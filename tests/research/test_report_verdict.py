@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from medveil_research.report.page import render, threshold
+from medveil_research.report.rows import comparison
 from medveil_research.report.scores import scores_of
 from medveil_research.report.verdict import against_alone, cost_of_privacy, title, verdict
 from medveil_research.results import Result
@@ -109,3 +110,19 @@ def test_a_model_that_is_no_better_than_those_alone_is_not_called_better(
     worse = Result.model_validate(classification_result | {"local_only_mean": 0.999})
     assert "worse than the mean" in against_alone(worse)
     assert "better than none of the single models" in against_alone(worse)
+
+
+def test_models_of_single_hospitals_stand_with_their_intervals_where_they_are_known(
+    classification_result: Value,
+) -> None:
+    first, *_ = classification_result["local_only"]
+    first["pooled"] |= {"auroc_low": 0.88, "auroc_high": 0.95}
+    table = comparison(Result.model_validate(classification_result))
+    assert table is not None
+    assert [(row.interval, row.guess) for row in table.rows[:2]] == [
+        ("0.880 to 0.950", "0.921"),
+        ("—", "0.934"),
+    ]
+    assert table.rows[-1].ours
+    classification_result["local_only"] = []
+    assert comparison(Result.model_validate(classification_result)) is None

@@ -168,13 +168,13 @@ def _plain(value: float) -> str:
 def comparison(result: Result) -> Rows | None:
     """Each hospital alone and the shared model, on the same test patients; where somebody has compared."""
     shared = result.compared
-    alone = [(a.hospital, a.pooled.get(result.headline, a.metric)) for a in result.local_only]
-    if shared is None or shared.value is None or not any(value is not None for _, value in alone):
+    alone = [(a.hospital, result.reading_of(a.pooled, metric=a.metric)) for a in result.local_only]
+    known = [(name, found, found.value) for name, found in alone if found and found.value is not None]
+    if shared is None or shared.value is None or not known:
         return None
     rows = [
-        Given(f"{name} alone", Reading(value), (_difference(value, shared.value, result.unit),))
-        for name, value in alone
-        if value is not None
+        Given(f"{name} alone", found, (_difference(value, shared.value, result.unit),))
+        for name, found, value in known
     ]
     rows.append(Given("All hospitals together", shared, ("this model",), ours=True))
     exact = result.noised and shared != result.reading()
