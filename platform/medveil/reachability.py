@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Iterator
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from medveil.errors import RemoteProtocolError, utc
 
@@ -45,6 +47,17 @@ def why(error: BaseException) -> str:
         if any(isinstance(cause, kind) for cause in causes):
             return reason
     return f"the connection ended ({type(error).__name__})"
+
+
+def proxy_for(address: str) -> str:
+    """The proxy that the environment names for this address, without a password; empty if there is none."""
+    parts = urlsplit(address)
+    if proxy_bypass(parts.netloc.rpartition("@")[2]):
+        return ""
+    named = getproxies()
+    found = named.get(parts.scheme) or named.get("all") or ""
+    scheme, mark, rest = found.rpartition("://")
+    return f"{scheme}{mark}{rest.rpartition('@')[2]}"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -29,7 +29,7 @@ from medveil.messages import Enrol, enrolment_path, seconds_to_wait
 from medveil.outside import NotPlain, decode_json
 from medveil.plan import BadPlan, Plan, parse_plan
 from medveil.progress import tell
-from medveil.reachability import check_certificate, why
+from medveil.reachability import check_certificate, proxy_for, why
 from medveil.reports import PlanLine, PlanStatus
 from medveil.shown import plain
 
@@ -54,6 +54,7 @@ REMEDIES = {
     "not-allowed": "This name may not read studies: was its token made for a hospital? Ask the admin for one "
     "of 'medveil aggregator enroll-token NAME --researcher' under another name.",
     "stale-request": "Set both machines' clocks by NTP.",
+    "proxy": "Name the aggregator in NO_PROXY, or take the proxy out of HTTPS_PROXY and ALL_PROXY.",
     "not-found": "It is not there, or not open to this researcher: the admin opens it with "
     "'medveil aggregator people grant'.",
 }
@@ -86,19 +87,25 @@ class Client:
 
     Args:
         address: e.g. ``https://fl.example.org:8443``. authority: the aggregator's ``ca.pem``.
+    Raises: NoAnswer, if the environment names a proxy that cannot be used.
     """
 
     def __init__(self, address: str, authority: Path, identity: Identity) -> None:
         context = ssl.create_default_context(cafile=str(authority))
         self._identity = identity
-        self._client = httpx.Client(
-            base_url=address,
-            verify=context,
-            timeout=30.0,
-            headers=ASK_PLAINLY,
-            cookies=no_cookies(),
-            follow_redirects=False,
-        )
+        self._proxy = plain(proxy_for(address), 200)
+        try:
+            self._client = httpx.Client(
+                base_url=address,
+                verify=context,
+                timeout=30.0,
+                headers=ASK_PLAINLY,
+                cookies=no_cookies(),
+                follow_redirects=False,
+            )
+        except (ImportError, ValueError) as error:  # a SOCKS proxy, or one that is no address
+            reason = f"the environment names the proxy '{self._proxy}', which this program cannot use"
+            raise NoAnswer(reason=reason, told="proxy") from error
 
     def __enter__(self) -> Self:
         return self
@@ -247,7 +254,9 @@ class Client:
                 response.close()
         except (httpx.TransportError, TimeoutError, ConnectionError) as error:
             check_certificate(error)
-            raise NoAnswer(reason=why(error), lost=True) from error
+            behind = f", behind the proxy '{self._proxy}'" if self._proxy else ""
+            told = "proxy" if self._proxy else ""
+            raise NoAnswer(reason=why(error) + behind, told=told, lost=True) from error
 
 
 def _collected(response: httpx.Response, limit: int) -> bytes:

@@ -7,11 +7,15 @@ import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from medveil.errors import BadOption
 from medveil.files import replace_durably
 from medveil.groups import MARK
 from medveil.plan import Plan
+from medveil.progress import tell
 from medveil.rounds import ModelVersion
+from medveil.shown import plain
 from medveil_research.extras import library
 from medveil_research.fetching import TargetExists
 from medveil_research.results import RoundFacts
@@ -70,12 +74,29 @@ def write_csv(table: Sequence[Row], path: Path, *, replace: bool = False) -> Pat
 def log_to_mlflow(
     plan: Plan, rounds: Sequence[RoundFacts], versions: Sequence[ModelVersion], *, uri: str, experiment: str
 ) -> str:
-    """One run per plan: parameters, tags, each round's figures at its number. Raises: MissingLibrary.
+    """One run per plan: parameters, tags, each round's figures at its number.
 
     A round that is in the run already is not logged again, so this may be called while the study runs.
+
+    Raises: MissingLibrary, BadOption where MLflow does not take the store.
     """
-    library("mlflow")
-    client = library("mlflow.tracking").MlflowClient(tracking_uri=uri)
+    refusal = library("mlflow.exceptions").MlflowException
+    try:
+        client = library("mlflow.tracking").MlflowClient(tracking_uri=uri)
+        return _logged(client, plan, rounds, versions, experiment)
+    except refusal as error:
+        problem = f"MLflow does not take the store '{plain(uri, 100)}': {plain(error, 200)}"
+        raise BadOption(problem=problem.rstrip(".")) from error
+
+
+def _logged(
+    client: Any,
+    plan: Plan,
+    rounds: Sequence[RoundFacts],
+    versions: Sequence[ModelVersion],
+    experiment: str,
+) -> str:
+    """Log what is new to the plan's run, and make the run if there is none; its id."""
     known = client.get_experiment_by_name(experiment)
     place = known.experiment_id if known else client.create_experiment(experiment)
     found = client.search_runs([place], f"tags.`{PLAN}` = '{plan.id}'")
@@ -85,7 +106,8 @@ def log_to_mlflow(
         for name, value in _parameters(plan).items():
             client.log_param(run_id, name, value)
     logged = int(run.data.tags.get(LOGGED, 0))
-    for one in rounds:
+    for number, one in enumerate(rounds, 1):
+        tell("rounds logged", number, len(rounds))
         if one.round > logged and one.outcome == "done":
             values = {**one.figures, "seconds": one.seconds}
             if one.epsilon is not None:

@@ -17,8 +17,8 @@ from aggregator.access.tls import make_certificates
 from hospital_node.transport import Transport
 from medveil.errors import RemoteProtocolError
 from medveil.identity import Identity
-from medveil.reachability import CertificateRefused, why
-from medveil_research.client import Client
+from medveil.reachability import CertificateRefused, proxy_for, why
+from medveil_research.client import Client, NoAnswer
 
 Ask = Callable[[str, Path], None]
 ME = Identity.generate("hospital-1")
@@ -104,3 +104,38 @@ def test_the_first_cause_is_found_under_the_librarys_own_errors(cause: Exception
     lost = OSError("the library's own")
     lost.__cause__ = cause
     assert words in why(lost)
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        ({}, ""),
+        ({"https_proxy": "http://anna:secret@proxy:3128"}, "http://proxy:3128"),
+        ({"all_proxy": "socks5://127.0.0.1:3"}, "socks5://127.0.0.1:3"),
+        ({"https_proxy": "http://proxy:3128", "no_proxy": "fl.example.org"}, ""),
+        ({"http_proxy": "http://proxy:3128"}, ""),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)
+def test_a_proxy_that_the_environment_names_is_found_and_its_password_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, named: dict[str, str], expected: str
+) -> None:
+    for name in ("https_proxy", "http_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in named.items():
+        monkeypatch.setenv(name, value)
+    assert proxy_for("https://fl.example.org:8443") == expected
+
+
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:9"])
+def test_a_researcher_is_told_of_the_proxy_in_between(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, proxy: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    make_certificates(tmp_path, ("fl.example.org",))
+    with pytest.raises(NoAnswer, match=proxy) as refused:
+        as_researcher("https://fl.example.org:8443", tmp_path / "ca.pem")
+    assert "NO_PROXY" in refused.value.remedy

@@ -321,6 +321,8 @@ def test_curves_reach_mlflow_once_each(films: SharedStudy, tmp_path: Path) -> No
     found = client.get_run(run).data
     assert found.params["model"] == "small_cnn"
     assert found.tags["medveil.plan"] == films.id
+    with pytest.raises(BadOption, match="nonsense"):
+        films.to_mlflow("nonsense://x")
 
 
 def test_a_study_is_followed_over_a_broken_line_and_each_round_is_told_once(tmp_path: Path) -> None:

@@ -54,7 +54,8 @@ def curves(
     with Consortium(folder) as consortium, progress.waiting():
         seen = consortium.study(study)
     if mlflow:
-        run = seen.to_mlflow(mlflow)
+        with progress.waiting():
+            run = seen.to_mlflow(mlflow)
         screen.say(f"logged  {len(seen.rounds)} rounds to run {plain(run)} of the experiment medveil")
     if output or not mlflow:
         path = seen.curves_csv(output or Path(f"{seen.name}-rounds.csv"), replace=replace)
