@@ -140,7 +140,10 @@ class Client:
 
     def status(self, plan: str) -> PlanStatus:
         """A plan's attempts, model versions and open phase."""
-        return self._checked(f"/v1/plans/{plan}/status", PLAN_STATUS)
+        found = self._checked(f"/v1/plans/{plan}/status", PLAN_STATUS)
+        if found.plan != plan:
+            raise NoAnswer(reason=NO_STATUS)
+        return found
 
     def model(self, plan: str, model: str, *, limit: int = MODEL_BYTES) -> bytes:
         """A model version as safetensors.

@@ -22,6 +22,7 @@ from medveil.tensors import Float32
 from medveil_imaging.cache import temporary_cache
 from medveil_imaging.fingerprints import check_profile
 from medveil_imaging.patients import Patient
+from medveil_imaging.sources.raw import Problem
 from medveil_imaging.sources.site import SiteData, read_site
 
 Split = Literal["train", "val", "test"]
@@ -44,6 +45,8 @@ class SiteReport:
     """What each figure is counted in; empty for shares and counts."""
     rejected: int
     """Files or lines that could not be used."""
+    problems: tuple[Problem, ...] = ()
+    """Each of them, and what is used but should be looked at. For that hospital's own screen only."""
 
     def reading(self, figure: str) -> Reading | None:
         """A figure with its interval: the bootstrap's of the headline, else what the counts tell."""
@@ -128,6 +131,7 @@ def evaluate_site(folder: Path, study: Study, vector: Float32, split: Split = "t
         sums=sums,
         units={name: TASKS[study.task].unit(study, figure_and_part(name)[0]) for name in figures},
         rejected=sum(problem.severity == "error" for problem in site.problems),
+        problems=tuple(site.problems),
     )
 
 

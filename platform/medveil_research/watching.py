@@ -32,7 +32,7 @@ def moments(
 
     Raises: NoAnswer, where the aggregator refuses to answer. One that cannot be reached is asked on and on.
     """
-    told = 0
+    told, took_s = 0, 0.0
     while True:
         ended = _ended(study, after=told)
         told = max((one.round for one in ended), default=told)
@@ -40,9 +40,11 @@ def moments(
         if study.finished:
             return
         while True:
-            sleep(every_s)
+            sleep(max(every_s, 4 * took_s))  # a long history over a slow line is not asked for all the time
+            asked = time.monotonic()
             try:
                 study = study.again()
+                took_s = time.monotonic() - asked
                 break
             except NoAnswer as error:
                 if not error.lost:

@@ -62,13 +62,18 @@ def test_a_new_study_evaluates_a_hospital_from_the_command_line(app: typer.Typer
     assert made.exit_code == 0
     assert "epsilon 8 at delta 0.00001" in made.output
     assert "of the signal" in made.output
+    manifest = site / "manifest.csv"
+    columns = manifest.read_text(encoding="utf-8").splitlines()[0].split(",")
+    gone = {"image": "nowhere.dcm", "patient_id": "p-gone", "split": "val", "label": "0"}
+    with open(manifest, "a", encoding="utf-8") as file:
+        file.write(",".join(gone.get(column, "") for column in columns) + "\n")
     done = _run(
-        app, "research", "evaluate", "--study", tmp_path / "study" / "study.toml",
-        "--model", tmp_path / "study" / "initial.safetensors", "--data", site, "--split", "train",
-        "--json", tmp_path / "figures.json",
+        app, "research", "evaluate", "--model", tmp_path / "study" / "initial.safetensors", "--data", site,
+        "--split", "train", "--json", tmp_path / "figures.json",
     )  # fmt: skip
     assert done.exit_code == 0
-    assert "files rejected while reading: 0" in done.output
+    assert "files rejected while reading: 1" in done.output
+    assert "nowhere.dcm" in done.output
     figures = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
     assert figures["figures"]["patients"] == 8
     assert f"{figures['figures']['auroc']:.3f}" in done.output

@@ -91,7 +91,7 @@ def test_a_study_that_ends_without_figures_says_so_and_keeps_the_rest(tmp_path: 
 def test_a_model_is_fetched_into_a_folder_that_evaluation_takes(folder: Path, line: Line) -> None:
     said = run("fetch", "films", "--version", "1", "--folder", folder)
     assert "films version 1" in said
-    assert "medveil research evaluate --study films-version-1/study.toml" in said
+    assert "medveil research evaluate --model films-version-1 --data" in said
     with pytest.raises(TargetExists):
         run("fetch", "films", "--version", "1", "--folder", folder)
 

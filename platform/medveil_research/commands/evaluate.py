@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from medveil.errors import BadOption
 from medveil.shown import Screen, plain
 
 if TYPE_CHECKING:
@@ -16,24 +17,36 @@ if TYPE_CHECKING:
 Split = Literal["train", "val", "test"]
 
 
+SHOWN = 20
+"""Most problems with files that are listed."""
+
+
 def evaluate(
-    study: Annotated[
-        Path, typer.Option(exists=True, dir_okay=False, help="The study.toml the model belongs to.")
+    model: Annotated[
+        Path, typer.Option(exists=True, help="A folder of 'fetch', or a model as a .safetensors file.")
     ],
-    model: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="The model, a .safetensors file.")],
     data: Annotated[Path, typer.Option(exists=True, file_okay=False, help="One hospital's folder.")],
+    study: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="The model's study.toml; the one beside it without."),
+    ] = None,
     split: Annotated[Split, typer.Option(help="Which patients to judge by.")] = "test",
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures as JSON.")] = None,
 ) -> None:
     """Judge a model on one hospital's own patients, with a 95 % interval. Nothing leaves this machine."""
     from medveil.handed import read_whole
+    from medveil.parent import STUDY, WEIGHTS
     from medveil.study import read_study
     from medveil.tensors import from_safetensors, largest_file
     from medveil_research.evaluate import evaluate_site
 
-    read = read_study(study)
+    weights = model / WEIGHTS if model.is_dir() else model
+    beside = study or weights.with_name(STUDY)
+    if not beside.is_file():
+        raise BadOption(problem=f"--study: there is no {STUDY} beside the model, so name the model's own")
+    read = read_study(beside)
     spec = read.model.tensors
-    vector = from_safetensors(read_whole(model, largest_file(spec)), spec)
+    vector = from_safetensors(read_whole(weights, largest_file(spec)), spec)
     with Screen(stderr=True).waiting():
         found = evaluate_site(data, read, vector, split)
     _show_figures(found)
@@ -58,3 +71,15 @@ def _show_figures(found: SiteReport) -> None:
     if found.headline not in found.figures:
         screen.say(f"No {found.headline}: there are too few cases of one kind.")
     screen.say(f"files rejected while reading: {found.rejected}")
+    _show_problems(screen, found)
+
+
+def _show_problems(screen: Screen, found: SiteReport) -> None:
+    if found.problems:
+        rows = [
+            ("" if p.row is None else str(p.row), plain(p.file), plain(p.reason), plain(p.remedy), p.code)
+            for p in found.problems[:SHOWN]
+        ]
+        screen.table(("row", "file", "what is wrong", "what to do", "code"), rows)
+        if len(found.problems) > SHOWN:
+            screen.say(f"and {len(found.problems) - SHOWN} more; 'medveil node check' lists all of a node's.")

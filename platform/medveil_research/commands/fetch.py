@@ -33,8 +33,7 @@ def fetch(
     spent = epsilon_words(found.epsilon) or "no differential privacy"
     screen.say(f"written  {plain(made.weights)}")
     screen.say(f"{seen.name} version {found.number} of plan {seen.id[:8]}, {spent}, model {found.model[:12]}")
-    where = f"--study {quote(str(made.study))} --model {quote(str(made.weights))}"
-    screen.say(f"Next: medveil research evaluate {where} --data FOLDER")
+    screen.say(f"Next: medveil research evaluate --model {quote(str(made.folder))} --data FOLDER")
 
 
 def curves(

@@ -81,7 +81,7 @@ def _end(study: SharedStudy) -> None:
     """What came of it. Raises: NotEvaluated."""
     words = figure_words(study, study.figures)
     spent = epsilon_words(study.epsilon)
-    version = study.versions[-1].number
+    version = study.version().number
     screen.say(
         strong("finished"),
         plain(", ".join(filter(None, (words, spent, f"model version {version}")))),
