@@ -19,7 +19,8 @@ from medveil.study import Deadlines, Study
 from medveil.tensors import from_safetensors
 from medveil_imaging.sources.phantom import write_phantom_sites
 from medveil_research.evaluate import evaluate_site
-from medveil_research.local_consortium import DEADLINES, LocalConsortium, find_sites
+from medveil_research.local_consortium import DEADLINES, LocalConsortium
+from medveil_research.sites import find_sites
 from medveil_research.studies import StudyOptions, new_study
 
 PATIENTS, LIMIT_S = 48, 600.0

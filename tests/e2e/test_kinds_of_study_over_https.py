@@ -14,9 +14,10 @@ from medveil.rounds import RoundKind
 from medveil.study import Deadlines, Study
 from medveil.tasks import TASKS
 from medveil_imaging.sources.phantom import Task, write_phantom_sites
-from medveil_research.local_consortium import DEADLINES, LocalConsortium, find_sites
+from medveil_research.local_consortium import DEADLINES, LocalConsortium
 from medveil_research.report.page import write_report
 from medveil_research.results import from_status
+from medveil_research.sites import find_sites
 from medveil_research.studies import StudyOptions, new_study
 
 HOSPITALS, PATIENTS, ROUNDS, LIMIT_S = 3, 12, 2, 900.0
