@@ -55,12 +55,21 @@ class Reading:
     @property
     def at_top(self) -> bool:
         """Whether nothing above the figure is left; then only its lower end tells something."""
-        return self.interval is not None and self.value is not None and self.value >= self.interval[1]
+        return self._ends(above=True)
 
     @property
     def at_bottom(self) -> bool:
         """The same of below."""
-        return self.interval is not None and self.value is not None and self.value <= self.interval[0]
+        return self._ends(above=False)
+
+    def _ends(self, *, above: bool) -> bool:
+        """Whether the figure lies at an end of its interval because its range ends there.
+
+        A bootstrap's interval may end at the figure, or short of it, in the middle of the range.
+        """
+        if self.value is None or self.interval is None or (self.uncut is None and self.value not in (0, 1)):
+            return False
+        return self.value >= self.interval[1] if above else self.value <= self.interval[0]
 
 
 def named(figure: str, ending: str) -> str:

@@ -32,6 +32,7 @@ from medveil.readings import Reading, cell_words, explained, interval_words, is_
             "6.10 to 7.90 years (7.00)",
         ),
         (Reading(0.84), "", "0.840", "0.840"),
+        (Reading(0.97, (0.9, 0.96)), "", "0.900 to 0.960 (best guess 0.970)", "0.900 to 0.960 (0.970)"),
         (Reading(None), "", "not determined: too few patients for this noise", "not determined"),
         (None, "", "", ""),
     ],
