@@ -127,18 +127,6 @@ def test_groups_stand_in_tables_of_their_own_and_small_ones_are_said_to_be_hidde
     assert "not asked for by this study" in render(made_result("classification", patients=20))
 
 
-def test_single_hospitals_stand_in_a_table_where_the_study_shows_them() -> None:
-    result = made_result("classification", privacy="none", patients=200)
-    first, *others = result.hospitals
-    own = {f"auroc@hospital={first}": 0.8, f"patients@hospital={first}": 60.0}
-    figures = {**result.federated.figures, **own}
-    shown = result.model_copy(update={"federated": result.federated.model_copy(update={"figures": figures})})
-    (found,) = rows.groups(shown)
-    assert [row.name for row in found.rows] == [first, *others, "all"]
-    assert found.rows[0].more == ("60",)
-    assert all(row.interval == "not shown" for row in found.rows[1:-1])
-
-
 def test_a_noised_result_knows_the_size_of_its_noise_and_makes_its_two_by_two_table() -> None:
     result = made_result("classification", patients=300)
     policy = result.privacy
@@ -177,9 +165,11 @@ def test_hospitals_that_have_agreed_to_show_their_own_figures_have_a_table_and_o
     shown = result.model_copy(update={"federated": federated})
     table = rows.agreed_sites(shown)
     assert table is not None
-    assert [(row.name, row.interval) for row in table.rows[:2]] == [
-        ("north", "0.800 to 0.970"),
-        ("west", "0.800 to 0.970"),
+    assert [(row.name, row.interval, *row.more) for row in table.rows[:4]] == [
+        ("north", "0.800 to 0.970", "60"),
+        ("south", "not shown", "—"),
+        ("west", "0.800 to 0.970", "60"),
+        ("east", "not shown", "—"),
     ]
     assert rows.groups(shown) == []
     page = render(shown)

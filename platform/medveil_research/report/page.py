@@ -60,6 +60,7 @@ def render(result: Result) -> str:
         crossed=threshold(scores),
         drawings=curves(scores, lambda one: one.cell_at(USUAL)),
         classes=rows.classes(result, scores),
+        tables=[one.at(one.cell_at(USUAL)) for one in scores] if len(scores) > 1 else [],
         structures=rows.structures(result),
         lesions=rows.lesions(result),
         errors=errors(result),

@@ -220,10 +220,9 @@ def sites(result: Result) -> Rows | None:
 def agreed_sites(result: Result) -> Rows | None:
     """The same out of the study's own sums, where every hospital has agreed to show its part."""
     found = parts(result.federated.figures)
-    names = [name for name in result.hospitals if f"{HOSPITAL}={name}" in found]
-    if not names:
+    if not any(part.startswith(f"{HOSPITAL}=") for part in found):
         return None
-    return _of_column(result, HOSPITAL, names, found)
+    return _of_column(result, HOSPITAL, result.hospitals, found)
 
 
 def classes(result: Result, scores: Sequence[Scores]) -> Rows | None:
@@ -297,8 +296,6 @@ def groups(result: Result) -> list[Rows]:
             column, equals, group = part.partition("=")
             if equals and column != HOSPITAL:
                 declared[column] = (*declared.get(column, ()), group)
-    if any(part.startswith(f"{HOSPITAL}=") for part in found):
-        declared[HOSPITAL] = result.hospitals
     return [_of_column(result, column, names, found) for column, names in declared.items()]
 
 
