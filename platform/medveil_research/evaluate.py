@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -114,12 +114,22 @@ def bootstrap_interval(
     return (float(low), float(high)) if low < high else None
 
 
-def evaluate_site(folder: Path, study: Study, vector: Float32, split: Split = "test") -> SiteReport:
-    """Read a hospital's folder and judge the model on one split of its patients."""
+def evaluate_site(
+    folder: Path,
+    study: Study,
+    vector: Float32,
+    split: Split = "test",
+    *,
+    change: Callable[[SiteData, Float32], Float32] = lambda _, vector: vector,
+) -> SiteReport:
+    """Read a hospital's folder and judge the model on one split of its patients.
+
+    Args: change: what is made of the model at this hospital before it is judged.
+    """
     check_profile(study.transforms)
     with temporary_cache() as cache:
         site = read_site(folder, study, cache=cache)
-        each = patient_sums(study, vector, patients_of(site, split))
+        each = patient_sums(study, change(site, vector), patients_of(site, split))
     sums = add(study, each)
     figures = summarise(study, sums)
     return SiteReport(

@@ -269,7 +269,7 @@ def section(name: str, found: Sequence[Outcome]) -> list[str]:
     for one in found:
         rate = "".join(f", {k} {v:g}" for k, v in one.options.items())
         rounds = "not reached" if one.reached is None else str(one.reached)
-        sent = "" if one.reached is None else f"{one.reached * one.upload_mb:.3g} MB"
+        sent = "" if one.reached is None else f"{1000 * one.reached * one.upload_mb:.3g} kB"
         ends = f"{best(one.curve):.3f} | **{one.final:.3f}**"
         lines.append(f"| {one.strategy}{rate} | {rounds} of {len(one.curve)} | {sent} | {ends} |")
     return lines

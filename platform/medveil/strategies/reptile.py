@@ -27,7 +27,8 @@ class Reptile:
     One step is that of federated averaging with a rate; the paper says so itself. What differs is whose mean
     it is and what it is for: each hospital is a task and counts alike, however many patients it has, and the
     last steps are short, so that the result lies near all of the adapted weights instead of at the latest
-    mean. It is a start, to be trained on at each hospital, and its figures before that are a start's.
+    mean. It is a start, to be trained on at each hospital (``medveil research evaluate --adapt``), and its
+    figures before that are a start's.
     """
 
     weights = "equal"

@@ -12,6 +12,9 @@ from medveil.errors import BadOption
 from medveil.shown import Screen, plain
 
 if TYPE_CHECKING:
+    from medveil.study import Study
+    from medveil.tensors import Float32
+    from medveil_imaging.sources.site import SiteData
     from medveil_research.evaluate import SiteReport
 
 Split = Literal["train", "val", "test"]
@@ -31,14 +34,46 @@ def evaluate(
         typer.Option(exists=True, dir_okay=False, help="The model's study.toml; the one beside it without."),
     ] = None,
     split: Annotated[Split, typer.Option(help="Which patients to judge by.")] = "test",
+    adapt: Annotated[
+        int, typer.Option(min=0, help="First train on for so many steps on this hospital's patients.")
+    ] = 0,
+    keep: Annotated[
+        Path | None, typer.Option(help="Save the adapted model here; it must not leave the hospital.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures as JSON.")] = None,
 ) -> None:
     """Judge a model on one hospital's own patients, with a 95 % interval. Nothing leaves this machine."""
+    from medveil.files import replace_durably
+    from medveil.tensors import to_safetensors
+    from medveil_research.adapting import adapted
+    from medveil_research.evaluate import evaluate_site
+    from medveil_research.fetching import TargetExists
+
+    if keep is not None and not adapt:
+        raise BadOption(problem="--keep is for an adapted model (--adapt STEPS)")
+    if keep is not None and keep.exists():
+        raise TargetExists(path=keep)
+    read, vector = _model(model, study)
+
+    def change(site: SiteData, vector: Float32) -> Float32:
+        mine = adapted(read, vector, site, steps=adapt) if adapt else vector
+        if keep is not None:
+            replace_durably(keep, to_safetensors(mine, read.model.tensors), private=True)
+        return mine
+
+    with Screen(stderr=True).waiting():
+        found = evaluate_site(data, read, vector, split, change=change)
+    _show_figures(found)
+    if json_file:
+        json_file.write_text(json.dumps(found.as_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+def _model(model: Path, study: Path | None) -> tuple[Study, Float32]:
+    """The study and the model, float32 (d,). Raises: BadOption, BadFile, BadModelFile."""
     from medveil.handed import read_whole
     from medveil.parent import STUDY, WEIGHTS
     from medveil.study import read_study
     from medveil.tensors import from_safetensors, largest_file
-    from medveil_research.evaluate import evaluate_site
 
     weights = model / WEIGHTS if model.is_dir() else model
     beside = study or weights.with_name(STUDY)
@@ -46,12 +81,7 @@ def evaluate(
         raise BadOption(problem=f"--study: there is no {STUDY} beside the model, so name the model's own")
     read = read_study(beside)
     spec = read.model.tensors
-    vector = from_safetensors(read_whole(weights, largest_file(spec)), spec)
-    with Screen(stderr=True).waiting():
-        found = evaluate_site(data, read, vector, split)
-    _show_figures(found)
-    if json_file:
-        json_file.write_text(json.dumps(found.as_dict(), indent=2) + "\n", encoding="utf-8")
+    return read, from_safetensors(read_whole(weights, largest_file(spec)), spec)
 
 
 def _show_figures(found: SiteReport) -> None:
