@@ -20,10 +20,10 @@ TASK ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check lint types imports bench soak mutants doctor lock clean
+.PHONY: help install demo seed-mnist seed-vision seed-xray seed-mri test test-all check lint types imports bench soak mutants doctor lock clean
 
 help: ## Show what can be made
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 install: $(STAMP) ## Make .venv and install the locked packages (again only when the lock changes)
 
@@ -44,6 +44,18 @@ $(STAMP): $(PACKAGES) pyproject.toml
 
 demo: $(STAMP) ## Run a whole federated study on this machine and write its report
 	@$(BIN)/medveil demo $(if $(DATA),--data "$(DATA)") $(if $(TASK),--task "$(TASK)") $(ARGS)
+
+seed-mnist: $(STAMP) ## Digits, five hospitals, FedAvg, ten rounds of five passes (DATA=<the IDX files of MNIST>)
+	@$(BIN)/medveil research seed mnist $(if $(DATA),--data "$(DATA)") $(ARGS)
+
+seed-vision: $(STAMP) ## MobileNetV2 on 224x224x3 pictures, ten kinds, Adam: federated against centralised (DATA=)
+	@$(BIN)/medveil research seed vision $(if $(DATA),--data "$(DATA)") $(ARGS)
+
+seed-xray: $(STAMP) ## Films among hospitals that differ: alone, federated, centralised (DATA=<folder of sites>)
+	@$(BIN)/medveil research seed xray $(if $(DATA),--data "$(DATA)") $(ARGS)
+
+seed-mri: $(STAMP) ## Volumes among hospitals that differ: alone, federated, centralised (DATA=<folder of sites>)
+	@$(BIN)/medveil research seed mri $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 test: $(STAMP) ## Run the tests (at most 5 minutes on 2 cores)
 	$(BIN)/lint-imports --no-logo

@@ -19,6 +19,7 @@ from medveil_research.commands import (
     predict,
     privacy,
     report,
+    seed,
     studies,
     study,
     watch,
@@ -52,5 +53,6 @@ def _research() -> typer.Typer:
     group.command("export")(export.export)
     group.command("verify")(export.verify)
     group.command("audit")(audit.audit)
+    group.command("seed")(seed.seed)
     group.command("mnist")(mnist.mnist)
     return group

@@ -34,7 +34,7 @@ from medveil_research.options import DemoOptions
 from medveil_research.outlook import outlook
 from medveil_research.processes import Event
 from medveil_research.report.page import write_report
-from medveil_research.results import Result, Spent, from_status, write_result
+from medveil_research.results import Images, Result, Spent, from_status, write_result
 from medveil_research.sites import (
     CLASSES,
     HEART,
@@ -86,6 +86,10 @@ class Scene:
     phase: str = "starting"
     kills: dict[tuple[str, int], bool] = field(default_factory=dict)
     killed: list[str] = field(default_factory=list)
+    figure: str | None = None
+    """Said after each round."""
+    said: int = 0
+    """Attempts whose figure was said."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -122,18 +126,21 @@ def demo(options: DemoOptions) -> None:
             screen.say(line)
         seconds = {"set up": time.monotonic() - started}
         begun = time.monotonic()
-        ran = _run(study, initial, sites, folder, kills, screen)
+        scene = Scene("", {s.name: "starting" for s in sites}, study.training.rounds, kills=kills)
+        scene.figure = options.figure
+        ran = _run(study, initial, sites, folder, scene, screen)
         seconds["study"] = time.monotonic() - begun
-        screen.say("Training at each hospital alone, for comparison …")
+        if options.alone:
+            screen.say("Training at each hospital alone, for comparison …")
         begun = time.monotonic()
-        comparison = _compare(study, initial, sites, ran.model)
+        comparison = _compare(study, initial, sites, ran.model, alone=options.alone)
         seconds["comparison"] = time.monotonic() - begun
     seconds["total"] = time.monotonic() - started
     known = from_status(
         study,
         ran.status,
         patients=typical_patients(sites),
-        data="phantom" if options.data is None else "real",
+        data=_kind(options),
     )
     report = folder / "report.html"
     result = _completed(known, ran, comparison, seconds, report)
@@ -144,6 +151,10 @@ def demo(options: DemoOptions) -> None:
     failed = [r.round for r in result.rounds if r.outcome != "done"]
     if failed:
         raise RoundFailed(rounds=failed)
+
+
+def _kind(options: DemoOptions) -> Images:
+    return "phantom" if options.data is None or options.made_up else "real"
 
 
 def _sites(options: DemoOptions, folder: Path, screen: Screen) -> list[Site]:
@@ -198,11 +209,10 @@ def _run(
     initial: bytes,
     sites: list[Site],
     folder: Path,
-    kills: dict[tuple[str, int], bool],
+    scene: Scene,
     screen: Screen,
 ) -> Ran:
     """The federated study itself, by real processes over HTTPS."""
-    scene = Scene("", {s.name: "starting" for s in sites}, study.training.rounds, kills=kills)
     consortium: LocalConsortium
 
     def heard(who: str, event: Event) -> None:
@@ -273,6 +283,7 @@ def _watch(consortium: LocalConsortium, scene: Scene, screen: Screen) -> PlanSta
                 for attempt in status.attempts[ended:]:
                     screen.say(f"  {'aggregator':<16} {_ended(attempt, len(status.hospitals))}")
                 ended = len(status.attempts)
+            _say_figures(scene, status, screen)
             if status.finished:
                 return status
             for who, killed_in in dead:
@@ -294,7 +305,22 @@ def _ended(attempt: AttemptReport, hospitals: int) -> str:
     )
 
 
-def _compare(study: Study, initial: bytes, sites: list[Site], model: bytes) -> Comparison:
+def _say_figures(scene: Scene, status: PlanStatus, screen: Screen) -> None:
+    """One line for each round that has ended: its figures are of the model that it began with."""
+    ended = [] if scene.figure is None else [one for one in status.attempts if one.done]
+    for one in ended[scene.said :]:
+        value = one.figures.get(scene.figure or "")
+        told = "not determined" if value is None else f"{value:.3f}"
+        if one.kind is RoundKind.EVALUATE:
+            screen.say(f"finished model   {scene.figure} {told} on all hospitals' test patients")
+        elif one.round > 1:
+            screen.say(f"after round {one.round - 1:<4} {scene.figure} {told} on their validation patients")
+    scene.said = len(ended)
+
+
+def _compare(
+    study: Study, initial: bytes, sites: list[Site], model: bytes, *, alone: bool = True
+) -> Comparison:
     spec = study.model.tensors
     data = [_named(read_site(s.folder, study), s.name) for s in sites]
     folders = {s.name: s.folder for s in sites}
@@ -304,7 +330,8 @@ def _compare(study: Study, initial: bytes, sites: list[Site], model: bytes) -> C
         places = [folders[site.name] for site in learners]
         return each_apart(partial(_train_in, train, study), places)
 
-    return compare(study, from_safetensors(initial, spec), data, from_safetensors(model, spec), run=run)
+    start, shared = from_safetensors(initial, spec), from_safetensors(model, spec)
+    return compare(study, start, data, shared, run=run, alone=alone)
 
 
 def _train_in(train: Train, study: Study, folder: Path) -> Float32:
@@ -338,7 +365,8 @@ def _show_result(screen: Screen, result: Result, folder: Path) -> None:
     screen.say(f"  trained together        {interval_words(result.reading(), result.unit) or '—'}")
     for one in result.local_only:
         screen.say(f"  {one.hospital:<16} alone  {_figure(result, one.pooled, one.metric)}")
-    screen.say(f"  mean of those alone     {_figure(result, {}, result.local_only_mean)}")
+    if result.local_only:
+        screen.say(f"  mean of those alone     {_figure(result, {}, result.local_only_mean)}")
     exact = result.federated.exact
     assert exact is not None  # the demo owns every site
     for who, figures in [*exact.sites.items(), *((f"all {k}", v) for k, v in exact.groups.items())]:

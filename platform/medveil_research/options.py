@@ -82,6 +82,15 @@ class DemoOptions:
             help="Stop a hospital in a round, e.g. hospital-3@2, to see the study go on. Repeatable."
         ),
     ] = None
+    figure: Annotated[
+        str | None, typer.Option(help="Say this figure after each round, e.g. accuracy; without noise only.")
+    ] = None
+    alone: Annotated[
+        bool, typer.Option("--alone/--not-alone", help="Also train at each hospital alone, to compare.")
+    ] = True
+    made_up: Annotated[
+        bool, typer.Option("--made-up", help="The images of --data are made up; the report says so.")
+    ] = False
     json: Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON.")] = None
     folder: Annotated[
         Path | None, typer.Option("--keep", help="Keep everything (report, models, logs) in this folder.")
@@ -125,6 +134,9 @@ class CompareOptions:
     figure: Annotated[
         str | None, typer.Option(help="Compare by this figure, e.g. accuracy; the task's own without it.")
     ] = None
+    each_round: Annotated[
+        bool, typer.Option("--each-round", help="Say the figure after each round, on validation patients.")
+    ] = False
     patients: Annotated[
         int | None, typer.Option(min=10, help="Made-up patients a hospital (made-up images only).")
     ] = None

@@ -72,6 +72,7 @@ def compare(
     federated: Float32,
     *,
     run: Run = map,
+    alone: bool = True,
     resamples: int = 200,
 ) -> Comparison:
     """Train at every site alone, and judge all models on the test patients of all sites.
@@ -82,17 +83,18 @@ def compare(
         federated: the shared model, float32 (d,).
         run: how the trainings are spread: ``map`` does one after the other,
             :func:`medveil_research.apart.each_apart` one process per hospital.
+        alone: whether anybody trains alone; otherwise the shared model is judged only.
     """
-    learners = [site for site in sites if site.train]
+    learners = [site for site in sites if site.train and alone]
     vectors = list(run(functools.partial(train_alone, study, initial), learners))
     device, cache = choose_device(), FeatureCache()
-    alone = []
+    single = []
     for site, vector in zip(learners, vectors, strict=True):
         found = {s.name: contribution(study, vector, s.test, device=device, cache=cache) for s in sites}
         pooled, own = summarise(study, add(study, list(found.values()))), summarise(study, found[site.name])
         metric = pooled.get(headline(study))
-        alone.append(AloneFacts(hospital=site.name, pooled=pooled, own=own, metric=metric))
-    return Comparison(_exact(study, sites, federated, device, resamples), tuple(alone))
+        single.append(AloneFacts(hospital=site.name, pooled=pooled, own=own, metric=metric))
+    return Comparison(_exact(study, sites, federated, device, resamples), tuple(single))
 
 
 def _exact(

@@ -65,5 +65,6 @@ def request_of(options: CompareOptions, sites: Sequence[Site]) -> Request:
         arms=tuple(arm for arm in ARMS if arm in wanted),
         seeds=options.seeds,
         figure=options.figure,
+        each_round=options.each_round,
         data="phantom" if options.data is None else "real",
     )

@@ -12,6 +12,7 @@ from hospital_node.training import FeatureCache, choose_device, contributions
 from medveil.errors import Error
 from medveil.metrics import headline
 from medveil.progress import tell
+from medveil.reports import Figures
 from medveil.shown import plain
 from medveil.study import Study
 from medveil.tensors import Float32
@@ -19,7 +20,7 @@ from medveil_imaging.cache import temporary_cache
 from medveil_imaging.sources.site import SiteData, read_site
 from medveil_research.comparison import arms, paired, sums_up
 from medveil_research.comparison.arms import Arm, Missing, Training
-from medveil_research.comparison.engine import NobodyTrains, images_of, run_federated
+from medveil_research.comparison.engine import Heard, NobodyTrains, images_of, run_federated
 from medveil_research.comparison.result import ComparisonResult, Problem, RunFacts, SiteFacts
 from medveil_research.comparison.runs import Finished, Runs, fingerprint
 from medveil_research.results import Images
@@ -40,6 +41,8 @@ class Request:
     figure: str | None = None
     """None: the task's headline."""
     data: Images = "real"
+    each_round: bool = False
+    """Whether a line is said after each round, with the figure on validation patients."""
     draws: int = paired.DRAWS
     """Of test patients, for the intervals over patients."""
 
@@ -104,13 +107,11 @@ def compare_read(
         raise NobodyTrains()
     studies = studies or _studies(request)
     study = next(iter(studies.by_seed[0].values()))[0]
-    planned, missing = list[Training](), [*studies.missing]
-    for seed, made in enumerate(studies.by_seed):
-        found, more = arms.trainings(made, sites, seed)
-        planned += found
-        missing += more if seed == 0 else []
-    finished, failed = _all(planned, sites, Runs(output / "runs", fingerprint(sites)), said)
     figure = request.figure or headline(study)
+    planned, missing = _planned(studies, sites)
+    finished, failed = _all(
+        planned, sites, Runs(output / "runs", fingerprint(sites)), said, figure * request.each_round
+    )
     problems = [*_of_sites(sites), *(_of_error(one.error, of=one.arm) for one in missing), *failed]
     if not finished:
         raise NothingMade(problems=problems)
@@ -146,8 +147,17 @@ def _studies(request: Request) -> Studies:
     return Studies(by_seed, missing)
 
 
+def _planned(studies: Studies, sites: Sequence[SiteData]) -> tuple[list[Training], list[Missing]]:
+    planned, missing = list[Training](), [*studies.missing]
+    for seed, made in enumerate(studies.by_seed):
+        found, more = arms.trainings(made, sites, seed)
+        planned += found
+        missing += more if seed == 0 else []
+    return planned, missing
+
+
 def _all(
-    planned: Sequence[Training], sites: Sequence[SiteData], runs: Runs, said: Said
+    planned: Sequence[Training], sites: Sequence[SiteData], runs: Runs, said: Said, figure: str
 ) -> tuple[list[tuple[Training, Finished]], list[Problem]]:
     finished: list[tuple[Training, Finished]] = []
     failed: list[Problem] = []
@@ -161,7 +171,8 @@ def _all(
             finished.append((training, known))
         else:
             try:
-                made = _made(training, sites, partial(_tell, before, rounds))
+                heard = partial(_heard, training.label, figure, said, before, rounds)
+                made = _made(training, sites, heard)
             except Error as error:
                 failed.append(_of_error(error, of=training.label))
                 said(f"{training.label}: {error.what}")
@@ -173,11 +184,19 @@ def _all(
     return finished, failed
 
 
+def _heard(
+    label: str, figure: str, said: Said, before: int, rounds: int, number: int, figures: Figures
+) -> None:
+    if figure in figures:
+        said(f"{label}, round {number}: {figure} {figures[figure]:.3f}")
+    _tell(before, rounds, number)
+
+
 def _tell(before: int, rounds: int, number: int) -> None:
     tell("rounds of all trainings", before + number, rounds)
 
 
-def _made(training: Training, sites: Sequence[SiteData], heard: Callable[[int], None]) -> Finished:
+def _made(training: Training, sites: Sequence[SiteData], heard: Heard) -> Finished:
     """Train, and judge the model on every site's test patients."""
     study, device = training.study, choose_device()
     trained = run_federated(
@@ -185,7 +204,7 @@ def _made(training: Training, sites: Sequence[SiteData], heard: Callable[[int], 
         training.initial,
         training.learners,
         watched=tuple(patient for site in sites for patient in site.val),
-        heard=lambda number, _: heard(number),
+        heard=heard,
     )
     judged = paired.gathered(
         study,
