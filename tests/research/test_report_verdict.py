@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from medveil.readings import Reading
 from medveil_research.report.page import render, threshold
-from medveil_research.report.rows import comparison
+from medveil_research.report.rows import Given, comparison, table
 from medveil_research.report.scores import scores_of
 from medveil_research.report.verdict import against_alone, cost_of_privacy, title, verdict
 from medveil_research.results import Result
@@ -37,18 +38,18 @@ def test_the_title_is_the_name_as_words_and_what_it_does(
 
 
 @pytest.mark.parametrize(
-    ("ends", "figure", "pairs"),
+    ("area", "ends", "figure", "pairs"),
     [
-        ((0.908, 0.979), "0.908 to 0.979", "in 91 to 98 of 100 pairs"),
-        ((0.884, 0.95), "above 0.884", "in at least 88 of 100 pairs"),
-        ((0.949, 0.951), "0.949 to 0.951", "in 95 of 100 pairs"),
+        (0.95, (0.908, 0.979), "0.908 to 0.979", "in 91 to 98 of 100 pairs"),
+        (1.0, (0.884, 1.0), "above 0.884", "in at least 88 of 100 pairs"),
+        (0.95, (0.949, 0.951), "0.949 to 0.951", "in 95 of 100 pairs"),
     ],
 )
 def test_an_area_is_told_as_pairs_of_a_hundred(
-    classification_result: Value, ends: tuple[float, float], figure: str, pairs: str
+    classification_result: Value, area: float, ends: tuple[float, float], figure: str, pairs: str
 ) -> None:
     low, high = ends
-    told = verdict(with_figures(classification_result, auroc=0.95, auroc_low=low, auroc_high=high))
+    told = verdict(with_figures(classification_result, auroc=area, auroc_low=low, auroc_high=high))
     assert told.figure == figure
     assert pairs in told.sentence
     assert "chance in the choice of patients." in told.details[0]
@@ -126,3 +127,11 @@ def test_models_of_single_hospitals_stand_with_their_intervals_where_they_are_kn
     assert table.rows[-1].ours
     classification_result["local_only"] = []
     assert comparison(Result.model_validate(classification_result)) is None
+
+
+def test_a_table_of_what_the_noise_drowned_has_a_short_word_in_each_row_and_the_reason_once() -> None:
+    drowned = [Given(name, Reading(None)) for name in ("effusion", "nodules")]
+    found = table("Each finding.", drowned, first="finding", figure="AUROC")
+    assert [row.interval for row in found.rows] == ["not determined"] * 2
+    assert found.caption == "Each finding. Not determined: too few patients for this noise."
+    assert found.axis == ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from medveil.groups import HOSPITAL, MARK, UNKNOWN, figure_and_part
-from medveil.readings import Reading, guess_words, main_words, read, with_unit
+from medveil.readings import UNDETERMINED, Reading, cell_words, guess_words, main_words, read, with_unit
 from medveil.reports import Figures
 from medveil.tasks import TASKS
 from medveil_research.report import svg
@@ -78,13 +78,17 @@ def table(
         mark: a value to which a thin upright belongs.
     """
     low, high = scale([one.reading for one in given], limits, mark)
+    known = [one.reading for one in given if one.reading is not None]
+    if any(one.interval for one in known):
+        caption += f" Lines are 95 % intervals, drawn from {_plain(low)} to {_plain(high)}."
+    if any(one.value is None for one in known):
+        caption += f" {UNDETERMINED[:1].upper()}{UNDETERMINED[1:]}."
+    drawn = any(one.value is not None for one in known)
     return Rows(
-        f"{caption} Lines are 95 % intervals, drawn from {_plain(low)} to {_plain(high)}."
-        if any(one.reading and one.reading.interval for one in given)
-        else caption,
+        caption,
         first,
         figure,
-        _axis(low, high),
+        _axis(low, high) if drawn else Markup(),
         heads,
         tuple(_row(one, unit, low, high, mark) for one in given),
     )
@@ -115,7 +119,7 @@ def _row(one: Given, unit: str, low: float, high: float, mark: float | None) -> 
     if reading is None:
         return Row(one.name, Markup(), one.missing, "", one.more, one.ours)
     if reading.value is None:
-        return Row(one.name, Markup(), main_words(reading), "", one.more, one.ours)
+        return Row(one.name, Markup(), cell_words(reading), "", one.more, one.ours)
     if reading.interval is None:
         interval, guess = NOTHING, with_unit(reading.value, unit)
     else:
