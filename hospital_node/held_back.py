@@ -1,7 +1,7 @@
 """What this hospital has learned and a compressed study has not yet sent; sealed on disk between rounds.
 
 The next round's training begins at the global model plus what is held back, and adds to it; what the round's
-public map sends of the two leaves it. Three things move it:
+public map sends of the two leaves it, and so does what no later round will send. Three things move it:
 
 * A version came of a round and this hospital is among its survivors: what it sent is no longer held back,
   what its training in that round added is.
@@ -129,13 +129,15 @@ def parted(study: Study, number: int, whole: Float32) -> tuple[Update, Float32]:
     Args:
         whole: float32, shape (d,).
     Returns: shape (``study.uploaded``,), each within the study's ``update_clip``; and shape (d,).
-        Without compression all is sent.
+        What no later round will send is not left: the others never hear of it, and this hospital's training
+        would go on from what the finished model lacks. Without compression all is sent.
     """
     sending, limit = study.public_map(number), np.float32(study.secure_aggregation.update_clip)
     if sending is None:
         return Update(whole), np.zeros_like(whole)
     sent = np.clip(sending.forward(whole), -limit, limit)
-    return Update(sent), whole - sending.backward(sent, 0, len(whole))
+    rest = whole - sending.backward(sent, 0, len(whole))
+    return Update(sent), sending.still(rest, study.training.rounds)
 
 
 def _name(number: int, model: bytes) -> bytes:

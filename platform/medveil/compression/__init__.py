@@ -76,7 +76,7 @@ class PublicMap(Protocol):
 
     @property
     def cycle(self) -> int:
-        """Rounds in which as many numbers are sent as an update has."""
+        """Rounds in which about as many numbers are sent as an update has."""
         ...
 
     def forward(self, update: Float32) -> Float32:
@@ -85,6 +85,10 @@ class PublicMap(Protocol):
 
     def backward(self, sent: Float32, first: int, end: int) -> Float32:
         """Coordinates ``first`` to ``end`` of the update that ``sent``, shape (k,), stands for."""
+        ...
+
+    def still(self, rest: Float32, last: int) -> Float32:
+        """What later rounds up to ``last`` may still send of the rest of an update, shape (d,)."""
         ...
 
 

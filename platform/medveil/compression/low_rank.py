@@ -96,6 +96,10 @@ class LowRank:
             update[low - first : high - first] = part.reshape(-1)[skipped : skipped + high - low]
         return update
 
+    def still(self, rest: Float32, last: int) -> Float32:
+        """All of it, while there are rounds: every one sends something of everything."""
+        return rest if self._number < last else np.zeros_like(rest)
+
     def _groups(self, t: _Tensor) -> tuple[NDArray[np.int64], Float32]:
         """Of each column its group and its entry of P; shapes (n,)."""
         if t.number not in self._drawn:
