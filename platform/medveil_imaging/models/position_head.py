@@ -121,7 +121,7 @@ class PositionHead(nn.Module):
         roughness = self._smooth((raw - smooth[1]).square(), 1) * 2
         inside = self.get_buffer("inside")
         fine, medium, wide, rough, *steep = (
-            part.flatten(1)[:, inside] for part in (*smooth, roughness, *slopes)
+            part.flatten(1).index_select(1, inside) for part in (*smooth, roughness, *slopes)
         )
         bins = [
             torch.exp(-(part - level).square() / (2 * width**2))
