@@ -72,14 +72,15 @@ def rows_of(name: str, result: ComparisonResult) -> list[Row]:
     return rows
 
 
-def section(name: str, result: ComparisonResult, seeds: int) -> str:
+def section(name: str, result: ComparisonResult, seeds: int, only: Sequence[Arm]) -> str:
     """The figures as a part of the page of results."""
+    chosen = f" --only {' '.join(only)}" if only else ""
     train, test = (sum(getattr(one, split) for one in result.sites) for split in ("train", "test"))
     lines = [
-        f"## Films: federated, alone and in one place ({name})",
+        f"## Films: ways to train compared ({name})",
         "",
         "Written by `tests/benchmarks/comparison.py --data FOLDER "
-        f"--jobs {name} --seeds {seeds} --write PAGE`,",
+        f"--jobs {name}{chosen} --seeds {seeds} --write PAGE`,",
         f"on {cpu()}, one thread, other work beside it. Guangzhou a to c, {train:,} training and",
         f"{test} test patients; {seeds} seeds; whoever trains in one place makes as many optimiser steps as",
         "all hospitals together. Intervals are 95 %: over patients (paired bootstrap), over seeds (Student).",
@@ -120,7 +121,9 @@ def main() -> None:
             )
             rows += rows_of(name, result)
             if given.write is not None:
-                put_section(given.write, f"comparison {name}", section(name, result, given.seeds))
+                put_section(
+                    given.write, f"comparison {name}", section(name, result, given.seeds, given.only or ())
+                )
     publish(rows, given.json)
 
 

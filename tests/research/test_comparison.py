@@ -15,7 +15,6 @@ import torch
 from hospital_node.training import Diverged, evaluate
 from medveil.metrics import layout, summarise
 from medveil.readings import is_figure
-from medveil.tasks import TASKS
 from medveil_imaging.patients import PatientImages
 from medveil_imaging.sources.site import SiteData
 from medveil_research.comparison import arms, engine, paired, told, whole
@@ -23,6 +22,7 @@ from medveil_research.comparison.result import ComparisonResult, Problem, read_c
 from medveil_research.comparison.whole import NothingMade, Request, compare_read
 from medveil_research.evaluate import patient_sums
 from medveil_research.report.comparison import render_comparison
+from medveil_research.sites import HEART
 from medveil_research.studies import StudyOptions
 
 EDGE = 16
@@ -319,6 +319,10 @@ def test_words_say_better_and_worse_the_right_way_round(result: ComparisonResult
     one = result.differences[0].model_copy(update={"value": 0.2, "patients": (0.1, 0.3), "seeds": None})
     good = result.model_copy(update={"differences": (one,)})
     assert "0.200 better than training in one place" in told.verdict(good)
-    assert not TASKS["regression"].higher_is_better
+    number = good.model_copy(
+        update={"task": "regression", "figure": "mae", "target": HEART, "arms": result.arms[:1]}
+    )
+    assert told.value_of(number, number.arms[0]).count("mm") == 1
+    assert "0.20 mm worse than training in one place" in told.verdict(number)
     unsure = one.model_copy(update={"patients": (-0.1, 0.3)})
     assert "cannot be told apart" in told.verdict(result.model_copy(update={"differences": (unsure,)}))

@@ -46,7 +46,7 @@ def value_of(result: ComparisonResult, one: ArmFacts) -> str:
     if one.value is None:
         return UNKNOWN
     reading = Reading(one.value, one.patients)
-    return cell_words(reading) if one.patients else result.written(one.value)
+    return cell_words(reading, result.unit) if one.patients else result.written(one.value)
 
 
 def names_of(one: Difference) -> tuple[str, str]:
