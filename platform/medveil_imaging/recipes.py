@@ -262,6 +262,7 @@ RECIPES: dict[tuple[str, PrivacyKind], tuple[tuple[str, str], int, Make]] = {
     ("small_cnn", "none"): (IMAGES, 20, partial(_network_none, rate=3e-3, batch=32, update_clip=0.5)),
     ("small_cnn", "local"): (IMAGES, 12, partial(_network_local, rate=6.0, clip_norm=0.5, update_clip=16.0)),
     ("lenet", "none"): (FILMS, 10, _digits_none),
+    ("lenet", "local"): (FILMS, 20, partial(_network_local, rate=2.0, clip_norm=0.5, update_clip=8.0)),
     ("densenet121", "none"): (IMAGES, 20, partial(_network_none, rate=1e-3, batch=16, update_clip=0.5)),
     ("densenet121", "local"): (IMAGES, 20, partial(_network_local, rate=2.0, clip_norm=0.5, update_clip=8.0)),
     ("unet3d", "none"): (VOLUMES, 10, partial(_network_none, rate=6e-3, batch=2, update_clip=1.0)),

@@ -28,6 +28,7 @@ from privacy.dp.noise import NoiseSource
 LABELLED: dict[str, tuple[int, ...]] = {
     "densenet121": (32, 32),
     "depth_head": (24, 24, 24),
+    "lenet": (16, 16),
     "mobilenet": (32, 32),
     "small_cnn": (16, 16),
     "wavelet_head": (32, 32),

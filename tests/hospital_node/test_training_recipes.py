@@ -13,7 +13,7 @@ from medveil_imaging.recipes import NoRecipe, is_measured, recipe
 from medveil_research.studies import StudyOptions, new_study
 from privacy.dp.accounting import Event, calibrate, epsilon
 
-FILMS = ("wavelet_head", "small_cnn", "densenet121", "frozen_encoder")
+FILMS = ("wavelet_head", "small_cnn", "lenet", "densenet121", "frozen_encoder")
 
 
 def shipped(name: str, privacy: Any, **options: Any) -> Any:

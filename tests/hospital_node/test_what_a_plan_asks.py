@@ -220,6 +220,7 @@ def test_every_policy_can_be_set_when_the_node_is_made(tmp_path: Path, authority
         *words,
         "--allow-no-privacy",
         "--count-joint-noise",
+        "--allow-site-figures",
     )
     policy = Node.load(tmp_path / "node").settings.policy
     left = {name for name, field in Policy.model_fields.items() if getattr(policy, name) == field.default}
