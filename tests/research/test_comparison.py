@@ -326,3 +326,6 @@ def test_words_say_better_and_worse_the_right_way_round(result: ComparisonResult
     assert "0.20 mm worse than training in one place" in told.verdict(number)
     unsure = one.model_copy(update={"patients": (-0.1, 0.3)})
     assert "cannot be told apart" in told.verdict(result.model_copy(update={"differences": (unsure,)}))
+    by_seeds = good.differences[0].model_copy(update={"patients": (0.1, 0.3), "seeds": (-0.1, 0.5)})
+    words = told.verdict(result.model_copy(update={"differences": (by_seeds,)}))
+    assert "cannot be told apart: +0.200 (95 % over seeds −0.100 to +0.500)" in words

@@ -103,7 +103,13 @@ def verdict(result: ComparisonResult) -> str:
 def _sentence(result: ComparisonResult, one: Difference) -> str:
     first, second = (WORDS[arm] for arm in (one.first, one.second))
     apart = f"{result.written(abs(one.value))}"
-    ends = f" (95 % over patients {between(result, one.patients)})" if one.patients else ""
+    known = {"patients": one.patients, "seeds": one.seeds}
+    if not is_clear(one):  # told with what leaves it open
+        known = {name: ends for name, ends in known.items() if ends and ends[0] <= 0 <= ends[1]} or known
+    else:
+        known.pop("seeds")
+    told = "; ".join(f"95 % over {name} {between(result, ends)}" for name, ends in known.items() if ends)
+    ends = f" ({told})" if told else ""
     if not is_clear(one):
         return f"{first.capitalize()} and {second} cannot be told apart: {signed(result, one.value)}{ends}."
     better = (one.value > 0) == result.higher_is_better
