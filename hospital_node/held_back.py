@@ -11,21 +11,19 @@ public map sends of the two leaves it, and so does what no later round will send
   by leaving it out (docs/decisions/0037-smaller-uploads.md).
 * No version came of a round: what was held back before it stays.
 
-It is training as it is, noised where the study's updates are; so it is sealed (ChaCha20-Poly1305) under a key
-that only this node's identity can derive. A file that is missing or damaged counts as nothing held back.
+It is training as it is, noised where the study's updates are; so it is sealed under a key that only this
+node's identity can derive. A file that is missing or damaged counts as nothing held back.
 """
 
 from __future__ import annotations
 
-import secrets
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from medveil.files import put_in_place, replace_durably
+from hospital_node.sealed import SealedFile
+from medveil.files import put_in_place
 from medveil.identity import Secret
 from medveil.log import get_logger
 from medveil.plan import Plan
@@ -34,7 +32,7 @@ from medveil.tensors import Float32, Update
 
 LABEL = "held-back"
 """What the sealing key is derived for."""
-_NONCE, _MODEL = 12, 32
+_MODEL = 32
 log = get_logger()
 
 
@@ -46,8 +44,9 @@ class HeldBack:
     """
 
     def __init__(self, folder: Path, plan: Plan, key: Secret) -> None:
-        self._plan, self._cipher = plan, ChaCha20Poly1305(key.reveal())
-        self._now, self._next = folder / f"{plan.id}.held", folder / f"{plan.id}.held-next"
+        self._plan, bound = plan, f"{LABEL} {plan.id}".encode()
+        self._now = SealedFile(folder / f"{plan.id}.held", key, bound)
+        self._next = SealedFile(folder / f"{plan.id}.held-next", key, bound)
 
     def start(self, model: Float32) -> Float32:
         """Where this hospital's training begins: the global model, float32 (d,), plus what is held back."""
@@ -78,7 +77,7 @@ class HeldBack:
         try:
             found = self._open(self._next)
             if summed and found is not None and found[0] == _name(number, model):
-                put_in_place(self._next, self._now)
+                put_in_place(self._next.path, self._now.path)
             else:
                 self._drop(number)
         except OSError:
@@ -87,9 +86,9 @@ class HeldBack:
 
     def forget(self) -> None:
         """Nothing is held back any more."""
-        for path in (self._now, self._next):
+        for file in (self._now, self._next):
             with suppress(OSError):
-                path.unlink()
+                file.path.unlink()
 
     def _vector(self) -> Float32:
         found = self._open(self._now)
@@ -101,26 +100,15 @@ class HeldBack:
             old = found[1]
             self._keep(self._now, found[0], old - sending.backward(sending.forward(old), 0, len(old)))
 
-    def _keep(self, path: Path, name: bytes, vector: Float32) -> None:
-        nonce = secrets.token_bytes(_NONCE)
-        content = name + np.ascontiguousarray(vector, "<f4").tobytes()
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        replace_durably(path, nonce, self._cipher.encrypt(nonce, content, self._bound), private=True)
+    def _keep(self, file: SealedFile, name: bytes, vector: Float32) -> None:
+        file.write(name + np.ascontiguousarray(vector, "<f4").tobytes())
 
-    def _open(self, path: Path) -> tuple[bytes, Float32] | None:
+    def _open(self, file: SealedFile) -> tuple[bytes, Float32] | None:
         """The name and the vector; None if there is nothing, or nothing whole, of it."""
-        try:
-            sealed = path.read_bytes()
-            content = self._cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], self._bound)
-        except (OSError, ValueError, InvalidTag):
+        content, head = file.read(), len(_name(0, bytes(_MODEL)))
+        if content is None or len(content) != head + 4 * self._plan.study.model.tensors.size:
             return None
-        head = len(_name(0, bytes(_MODEL)))
-        vector = np.frombuffer(content, "<f4", offset=head)
-        return (content[:head], vector) if len(vector) == self._plan.study.model.tensors.size else None
-
-    @property
-    def _bound(self) -> bytes:
-        return f"{LABEL} {self._plan.id}".encode()
+        return content[:head], np.frombuffer(content, "<f4", offset=head)
 
 
 def parted(study: Study, number: int, whole: Float32) -> tuple[Update, Float32]:

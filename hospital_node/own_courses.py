@@ -9,24 +9,17 @@ any two steps leaves both.
 
 from __future__ import annotations
 
-import io
-import secrets
-import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
+from hospital_node.sealed import SealedFile
 from medveil.errors import LocalProtocolError
-from medveil.files import replace_durably
 from medveil.identity import Secret
 from medveil.tensors import Float32
 
 LABEL = "own-courses"
 """What the sealing key is derived for."""
-_NONCE = 12
 
 
 class LostCourse(LocalProtocolError):
@@ -50,7 +43,7 @@ class OwnCourses:
     """
 
     def __init__(self, path: Path, key: Secret) -> None:
-        self._path, self._cipher = path, ChaCha20Poly1305(key.reveal())
+        self._file = SealedFile(path, key, LABEL.encode())
 
     def find(self, number: int, *, size: int) -> Float32:
         """The course that was made in a round, float32, shape (size,); zeros for round 0: before the first.
@@ -67,26 +60,17 @@ class OwnCourses:
     def keep(self, number: int, course: Float32, *, beside: int) -> None:
         """Keep a round's course on stable storage, and of the others that of round ``beside``."""
         kept = {n: values for n, values in self._open().items() if n == beside} | {number: course}
-        buffer = io.BytesIO()
-        content: dict[str, Any] = {str(n): values for n, values in kept.items()}
-        np.savez(buffer, **content)
-        nonce = secrets.token_bytes(_NONCE)
-        sealed = nonce + self._cipher.encrypt(nonce, buffer.getvalue(), LABEL.encode())
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        replace_durably(self._path, sealed, private=True)
+        self._file.write_arrays({str(n): values for n, values in kept.items()})
 
     def forget(self) -> None:
         """The plan is over."""
-        self._path.unlink(missing_ok=True)
+        self._file.path.unlink(missing_ok=True)
 
     def _open(self) -> dict[int, Float32]:
         """What is kept, by round; nothing if nothing whole is there."""
         try:
-            sealed = self._path.read_bytes()
-            content = self._cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], LABEL.encode())
-            with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-                return {int(name): stored[name] for name in stored.files}
-        except (OSError, ValueError, KeyError, InvalidTag, zipfile.BadZipFile, EOFError):
+            return {int(name): values for name, values in self._file.read_arrays().items()}
+        except ValueError:
             return {}
 
 
