@@ -7,10 +7,7 @@ features, frozen weights and the trained ones are all in it.
 from __future__ import annotations
 
 import copy
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -19,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from medveil.errors import Error
+from medveil.muted import muted
 from medveil.profiles import PROFILES
 from medveil.shown import plain
 from medveil.study import Study
@@ -194,18 +192,6 @@ def check_same(study: Study, network: nn.Module, other: Any, *, form: str) -> fl
     return worst
 
 
-@contextmanager
-def hushed() -> Iterator[None]:
+def hushed() -> AbstractContextManager[None]:
     """No remark of torch about its own insides: nobody who exports a model can do anything about it."""
-    names = ("torch.onnx", "torch.export", "torch._dynamo", "onnxscript", "onnx_ir")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    return muted("torch.onnx", "torch.export", "torch._dynamo", "onnxscript", "onnx_ir")

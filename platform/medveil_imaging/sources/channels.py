@@ -93,3 +93,10 @@ def _on_grid(first: Volume, volume: Volume, name: str, reference: str) -> tuple[
             f"List sequences of one examination, resampled to channel {reference} if the patient has moved.",
         )
     return voxels, share
+
+
+def one_volume(volumes: Sequence[Volume], names: Sequence[str]) -> Volume:
+    """The volume of one file, or of one for each channel that the study names. Raises: Unusable."""
+    if not names:
+        return volumes[0]
+    return split_channels(volumes[0], names) if len(volumes) < len(names) else joined_channels(volumes, names)

@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import cast
 
 import torch
 
 from medveil.profiles import PROFILES
-from medveil.study import Study
+from medveil.study import Study, Transforms
 from medveil.tasks import Label
 from medveil_imaging.patches import without_margins
-from medveil_imaging.sources.channels import joined_channels, split_channels
+from medveil_imaging.sources.channels import one_volume
 from medveil_imaging.sources.label_maps import checked_label_film, checked_labels
 from medveil_imaging.sources.manifest import Row
 from medveil_imaging.sources.people import Marks, marks_of
-from medveil_imaging.sources.raw import Film, Note, Unusable, Volume
+from medveil_imaging.sources.raw import Film, Note, Volume, brought_into_shape
 from medveil_imaging.sources.read import Kind, Wanted
 from medveil_imaging.transforms import (
     film_transform,
@@ -64,14 +65,10 @@ class RowShape:
     def __init__(self, study: Study, key: bytes) -> None:
         self._key = key
         self._classes = len(study.classes)
-        self._channels = study.transforms.channels
+        self._transforms = study.transforms
         self._whole = study.transforms.patches > 0
         profile = PROFILES[study.transforms.profile]
-        self._flat, self._colour, self._sliced = (
-            not profile.reads_volumes,
-            profile.channels == 3,
-            profile.sliced,
-        )
+        self._flat, self._sliced = not profile.reads_volumes, profile.sliced
         if self._flat:
             self._film = film_transform(study.transforms)
             self._label_film = label_film_transform(study.transforms)
@@ -84,11 +81,7 @@ class RowShape:
 
     def wanted(self, row: Row) -> tuple[Wanted, ...]:
         """The files that the line is made of; what they hold comes to :meth:`shaped` in the same order."""
-        together = len(row.paths) < len(self._channels)
-        kind: Kind = "channels" if together else "volume"
-        if self._flat:
-            kind = "colour film" if self._colour else "film"
-        images = tuple(Wanted(kind, path) for path in row.paths)
+        images = images_wanted(self._transforms, row.paths)
         outline: Kind = "label film" if self._flat else "label map"
         return images if row.label_map is None else (*images, Wanted(outline, row.label_map))
 
@@ -98,15 +91,8 @@ class RowShape:
         Raises:
             Unusable: the images cannot be brought into the study's shape.
         """
-        try:
-            made = self._one_film(row, read) if self._flat else self._one_volume(row, read)
-        except Unusable:
-            raise
-        except Exception as error:  # geometry that the readers let pass and the resampling cannot use
-            raise Unusable(
-                "unusable-image", "The image cannot be brought into shape.", "Export it again."
-            ) from error
-        return made
+        with brought_into_shape():
+            return self._one_film(row, read) if self._flat else self._one_volume(row, read)
 
     def _one_film(self, row: Row, read: Sequence[Film | Volume]) -> Shaped:
         raw = cast(Film, read[0])
@@ -117,7 +103,7 @@ class RowShape:
         return self._single(raw, self._film(raw), placed, notes + (LOST,) * lost)
 
     def _one_volume(self, row: Row, read: Sequence[Film | Volume]) -> Shaped:
-        raw = self._with_channels(cast(Sequence[Volume], read[: len(row.paths)]))
+        raw = one_volume(cast(Sequence[Volume], read[: len(row.paths)]), self._transforms.channels)
         if self._sliced:
             return self._each_slice(row, raw, read)
         if row.label_map is None:
@@ -126,14 +112,6 @@ class RowShape:
         seen, outlined = without_margins(raw, labels) if self._whole else (raw, labels)
         placed, lost = self._outline(outlined)
         return self._single(raw, self._volume(seen), placed, notes + (CUT,) * lost)
-
-    def _with_channels(self, volumes: Sequence[Volume]) -> Volume:
-        """The line's volume: of one file, or of one for each channel that the study names."""
-        if not self._channels:
-            return volumes[0]
-        if len(volumes) < len(self._channels):
-            return split_channels(volumes[0], self._channels)
-        return joined_channels(volumes, self._channels)
 
     def _each_slice(self, row: Row, raw: Volume, read: Sequence[Film | Volume]) -> Shaped:
         images, chosen = self._slices(raw)
@@ -156,3 +134,12 @@ def label_tensor(label: Label | None) -> torch.Tensor:
     if isinstance(label, tuple):
         return torch.tensor([math.nan if value is None else value for value in label], dtype=torch.float32)
     return torch.tensor(label, dtype=torch.int64 if isinstance(label, int) else torch.float32)
+
+
+def images_wanted(transforms: Transforms, paths: Sequence[Path]) -> tuple[Wanted, ...]:
+    """What the files that make one image are to be read as."""
+    profile = PROFILES[transforms.profile]
+    kind: Kind = "film" if profile.channels == 1 else "colour film"
+    if profile.reads_volumes:
+        kind = "channels" if len(paths) < len(transforms.channels) else "volume"
+    return tuple(Wanted(kind, path) for path in paths)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import gzip
-import logging
 import os
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -16,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medveil.errors import Error
+from medveil.muted import muted
 
 MAX_PIXELS = 2**26
 """Largest film: 67 million pixels (detectors have at most about 36 million). Checked before decoding."""
@@ -149,18 +148,19 @@ def read_bytes(path: Path) -> bytes:
     return data
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> AbstractContextManager[None]:
     """No warning and no log line of an image library gets out: they may quote tags."""
-    names = ("pydicom", "nibabel", "nibabel.global", "PIL", "monai")
-    loggers = [log for log in map(logging.getLogger, names) if log.level <= logging.CRITICAL]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
+    return muted("pydicom", "nibabel", "nibabel.global", "PIL", "monai")
+
+
+@contextmanager
+def brought_into_shape() -> Iterator[None]:
+    """Whatever goes wrong with an image here is a fault of that image. Raises: Unusable."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        yield
+    except Unusable:
+        raise
+    except Exception as error:  # geometry that the readers let pass and the resampling cannot use
+        raise Unusable(
+            "unusable-image", "The image cannot be brought into shape.", "Export it again."
+        ) from error

@@ -16,9 +16,10 @@ from medveil.profiles import PROFILES
 from medveil.study import Slices, Study
 from medveil.tasks import TASKS
 from medveil_imaging.patches import without_margins
-from medveil_imaging.sources.channels import joined_channels, split_channels
-from medveil_imaging.sources.raw import Film, Float64, Unusable, Volume
-from medveil_imaging.sources.read import Kind, Wanted
+from medveil_imaging.sources.channels import one_volume
+from medveil_imaging.sources.one_row import images_wanted
+from medveil_imaging.sources.raw import Film, Float64, Unusable, Volume, brought_into_shape
+from medveil_imaging.sources.read import Wanted
 from medveil_imaging.transforms import film_transform, placed_slices, placed_volume
 from medveil_research.prediction.cases import Case
 
@@ -54,29 +55,14 @@ class Shaper:
 
     def wanted(self, case: Case) -> tuple[Wanted, ...]:
         """The files of a case and what each is to be read as."""
-        kind: Kind = "film" if self._profile.channels == 1 else "colour film"
-        if self._profile.reads_volumes:
-            kind = "channels" if len(case.paths) < len(self._study.transforms.channels) else "volume"
-        return tuple(Wanted(kind, path) for path in case.paths)
+        return images_wanted(self._study.transforms, case.paths)
 
     def seen(self, read: Sequence[Film | Volume]) -> Placed:
         """What the network is shown. Raises: Unusable: the images do not fit the study."""
-        try:
+        with brought_into_shape():
             if not self._profile.reads_volumes:
                 return self._of_film(cast(Film, read[0]))
-            return self._of_volume(self._joined(cast(Sequence[Volume], read)))
-        except Unusable:
-            raise
-        except Exception as error:  # geometry that the readers let pass and the resampling cannot use
-            raise Unusable(
-                "unusable-image", "The image cannot be brought into shape.", "Export it again."
-            ) from error
-
-    def _joined(self, read: Sequence[Volume]) -> Volume:
-        names = self._study.transforms.channels
-        if not names:
-            return read[0]
-        return split_channels(read[0], names) if len(read) < len(names) else joined_channels(read, names)
+            return self._of_volume(one_volume(cast(Sequence[Volume], read), self._study.transforms.channels))
 
     def _of_film(self, film: Film) -> Placed:
         if self._outlines and self._profile.compose is not None:
