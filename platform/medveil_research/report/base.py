@@ -1,4 +1,4 @@
-"""What every page has in common: the look, the policy that forbids script and network, and how text is shown.
+"""What every page of a researcher has in common: one file with its look, and a policy that forbids the rest.
 
 A page is a template of ``medveil_research/templates`` that begins with ``{% extends "base.html.j2" %}`` and
 fills the blocks ``title`` and ``content``; ``write_page(render_page("mine.html.j2", some=value), path)``
@@ -10,22 +10,19 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-import importlib.metadata
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
-from medveil import shown
+from medveil import look
 from medveil.files import replace_durably
 from medveil.spoken import spoken
 from medveil_research.words import in_bytes, in_seconds, number, plain, short_hash
 
-STYLES = ("tokens.css", "page.css", "report.css")
-"""In this order: colours and distances, the family's look, and what only a researcher's pages need."""
-LONGEST = 2000
-"""Most characters of one text on a page."""
+OWN_STYLE = "report.css"
+"""What only a researcher's pages need beside the family's look."""
 
 
 def render_page(template: str, *, pictures: bool = False, **values: Any) -> str:
@@ -38,8 +35,8 @@ def render_page(template: str, *, pictures: bool = False, **values: Any) -> str:
         template: a file of ``medveil_research/templates`` that extends ``base.html.j2``.
         pictures: whether it holds pictures as ``data:`` addresses; nothing else may be loaded.
     """
-    environment = _environment()
-    style = _style()
+    templates = _templates()
+    style = look.style(templates, OWN_STYLE)
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = [
         "default-src 'none'",
@@ -48,8 +45,8 @@ def render_page(template: str, *, pictures: bool = False, **values: Any) -> str:
         "base-uri 'none'",
         "form-action 'none'",
     ]
-    return environment.get_template(template).render(
-        {**values, "style": Markup(style), "content_policy": "; ".join(policy), "version": _version()}
+    return templates.get_template(template).render(
+        {**values, "style": Markup(style), "content_policy": "; ".join(policy), "version": look.version()}
     )
 
 
@@ -61,39 +58,15 @@ def write_page(html: str, path: Path) -> Path:
 
 
 @functools.cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("medveil_research"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_visible,
+def _templates() -> Environment:
+    return look.environment(
+        "medveil_research",
+        {
+            "bytes": in_bytes,
+            "seconds": in_seconds,
+            "number": number,
+            "plain": plain,
+            "short": short_hash,
+            "words": lambda plan: spoken(bytes.fromhex(plan)),
+        },
     )
-    environment.filters |= {
-        "bytes": in_bytes,
-        "seconds": in_seconds,
-        "number": number,
-        "plain": plain,
-        "short": short_hash,
-        "words": lambda plan: spoken(bytes.fromhex(plan)),
-    }
-    return environment
-
-
-def _visible(value: object) -> object:
-    if not isinstance(value, str) or isinstance(value, Markup):
-        return value
-    before, after = value[:1] == " ", value[1:][-1:] == " "  # a template's own, between two words
-    return " " * before + shown.plain(value, LONGEST) + " " * after
-
-
-@functools.cache
-def _style() -> str:
-    loader = _environment().loader
-    assert loader is not None
-    return "\n".join(loader.get_source(_environment(), name)[0] for name in STYLES)
-
-
-def _version() -> str:
-    return importlib.metadata.version("medveil")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from medveil.look import svg
 from medveil.readings import Reading
 from medveil.tasks import TASKS
 from medveil_research.comparison import told
 from medveil_research.comparison.result import ArmFacts, ComparisonResult, Difference
-from medveil_research.report import svg
 from medveil_research.report.base import render_page, write_page
 from medveil_research.report.rows import Given, Rows, scale, table
 

@@ -9,8 +9,8 @@ import numpy as np
 from markupsafe import Markup
 
 from medveil.histograms import auroc, roc_curve
+from medveil.look import svg
 from medveil.readings import Reading
-from medveil_research.report import svg
 from medveil_research.report.scores import Scores, Table, calibration
 
 MOST_CURVES = 6

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from medveil.look import svg
 from medveil.readings import Reading, guess_words, main_words, read, with_unit
 from medveil.tasks import TASKS
-from medveil_research.report import svg
 from medveil_research.results import Result
 
 NAMES = {

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from medveil.look import svg
 from medveil.readings import Reading, interval_words
-from medveil_research.report import svg
 from medveil_research.report.rows import scale
 from medveil_research.results import Result, RoundFacts
 from medveil_research.words import in_seconds

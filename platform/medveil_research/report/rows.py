@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from medveil.groups import HOSPITAL, MARK, UNKNOWN, figure_and_part
+from medveil.look import svg
 from medveil.readings import UNDETERMINED, Reading, cell_words, guess_words, main_words, read, with_unit
 from medveil.reports import Figures
 from medveil.tasks import TASKS
-from medveil_research.report import svg
 from medveil_research.report.scores import Scores
 from medveil_research.results import Interval, Result
 
