@@ -10,6 +10,7 @@ import asyncio
 from enum import StrEnum
 from typing import TypeVar
 
+from hospital_node import live
 from hospital_node.attempt import POLL_S, Attempt, OutOfOrder
 from hospital_node.audit_witness import AuditWitness
 from hospital_node.clearance import Clearance
@@ -78,6 +79,7 @@ class PlanAgent:
             try:
                 if work is None:
                     work = await self._poll()
+                self._note(work)
                 if work.status == "finished":
                     self._audit.settle()
                     log.info("plan.finished", plan=self._plan.id)
@@ -116,6 +118,22 @@ class PlanAgent:
         self._audit.take(work.head, self._key(work) if work.status == "running" else None)
         self._seen = work.mark
         return work
+
+    def _note(self, work: Work) -> None:
+        """Tell whoever looks at this node where it stands in the plan."""
+        attempt, running = self._attempt, work.status == "running"
+        joined = attempt is not None and attempt.key == self._key(work)
+        answered = attempt is not None and attempt.answered == work.phase
+        stand, waits_for = live.waiting_in(work, joined=joined, answered=answered)
+        live.note(
+            self._plan.id,
+            stand=stand,
+            waits_for=waits_for,
+            code="",
+            round=work.round,
+            attempt=work.attempt if running else 0,
+            phase=work.phase if running else "",
+        )
 
     async def _answer(self, work: Work) -> Work | None:
         """Do what is asked; the work that came with the answer to it, None if nothing was to be sent."""
@@ -200,6 +218,10 @@ class PlanAgent:
         refused = isinstance(error, RemoteProtocolError) and not late
         event = "attempt.refused" if refused else "attempt.missed"
         log.warning(event, **key.where, code=error.code)
+        live.note(
+            self._plan.id, waits_for="the next attempt: this hospital is not in this one", code=error.code
+        )
+        live.note_problem(error)
 
     def _key(self, work: Work) -> AttemptKey:
         return AttemptKey(self._plan.id, work.round, work.attempt)

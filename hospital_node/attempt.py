@@ -78,6 +78,11 @@ class Attempt:
         """Whether the attempt waits for this hospital's own computation."""
         return (self._answered, self._phase) == (Phase.SHARE, Phase.COMMIT)
 
+    @property
+    def answered(self) -> Phase:
+        """The last phase that this hospital has answered."""
+        return self._answered
+
     async def begin(self) -> Work:
         """Hand out this node's keys; the work that comes with the answer."""
         return await self._send("advertise", self._keys)

@@ -16,6 +16,7 @@ import typer
 from hospital_node.cli_cohort import check_images, cohort
 from hospital_node.cli_ledger import DEFAULT, Folder, ledger, node_in
 from hospital_node.cli_setup import certificate, enroll, init
+from hospital_node.cli_status import status
 from medveil.log import set_up
 from medveil.options import from_options
 from medveil.private_files import keep_private
@@ -35,6 +36,7 @@ app.command()(cohort)
 app.command()(from_options(init))
 app.command()(enroll)
 app.command()(certificate)
+app.command()(status)
 screen, progress = Screen(), Screen(stderr=True)
 
 

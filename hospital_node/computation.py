@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from threading import Event
 
 import numpy as np
 
+from hospital_node import live
 from hospital_node.contribution import CommonCourse, Contribution
 from hospital_node.governance import declared_patients
 from hospital_node.held_back import HeldBack
@@ -110,11 +112,11 @@ class Computation:
             stop = self._stop = Event()
 
             def work() -> Contribution:
-                with stoppable(stop):
+                with stoppable(stop), live.followed(key.plan):
                     check_stopped()
                     return self._contribution(_Task(key, kind, model, vector, course))
 
-            future = asyncio.get_running_loop().run_in_executor(self._thread, work)
+            future = asyncio.get_running_loop().run_in_executor(self._thread, copy_context().run, work)
             future.add_done_callback(_looked_at)
             self._in_hand = (wanted, future)
         return self._in_hand[1]
@@ -129,7 +131,7 @@ class Computation:
             with suppress(Exception):
                 self._read_images()
 
-        return self._thread.submit(read)
+        return self._thread.submit(copy_context().run, read)
 
     def finished(self) -> None:
         """The plan is over: nothing of it will be asked for again."""
@@ -180,6 +182,7 @@ class Computation:
         courses = self._steering(task)
         if found is None:
             log.info("work.started", **key.where, kind=task.kind.value)
+            live.note(key.plan, device=self._device.type)
             found = self._computed(task, weight, name, courses)
             log.info("work.finished", **key.where, kind=task.kind.value)
         else:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hospital_node import live
 from medveil.log import get_logger
-from medveil.progress import Look, Pace, listening
+from medveil.progress import Look, Pace
 from medveil.study import Study
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def read_images_logged(node: Node, study: Study, plan: str) -> SiteData:
             reason="seconds is the time left",
         )
 
-    with listening(Pace(note, every_s=LOG_EVERY_S)):
+    with live.followed(plan, Pace(note, every_s=LOG_EVERY_S)):
         site = read_images(node, study)
     refused = sum(problem.severity == "error" for problem in site.problems)
     log.info("images.read", plan=plan, count=refused, reason="count is the number of refused items")

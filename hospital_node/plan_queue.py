@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 
-from hospital_node import held_back
+from hospital_node import held_back, live
 from hospital_node.agent import IDLE_S, PlanAgent
 from hospital_node.attempt import POLL_S
 from hospital_node.audit_witness import AuditWitness
@@ -29,7 +29,7 @@ from medveil.errors import Error, RemoteProtocolError
 from medveil.identity import Identity
 from medveil.log import get_logger
 from medveil.messages import BadMessage, PlanOffer
-from medveil.plan import BadPlan, NotApproved, Plan
+from medveil.plan import BadPlan, NotApproved, Plan, valid_approvals
 from medveil_imaging.cache import clear_cache
 from medveil_imaging.sources.site import SiteData
 from privacy.dp.ledger import BudgetExceeded
@@ -62,11 +62,23 @@ async def run(node: Node, read: Callable[[Plan], SiteData]) -> None:
     """
     identity = Identity.load(node.settings.name, node.key)
     journal = Journal(node.journal)
-    with closing(Records.open(node, identity, journal)) as records:
-        async with Transport(node.settings.aggregator, node.authority, identity) as transport:
-            transport.ledger_end = records.end_text
-            with closing(PlanQueue(node, identity, journal, records, transport, read)) as queue:
-                await queue.work()
+    board = live.Board(node)
+    with closing(Records.open(node, identity, journal)) as records, live.told_to(board):
+        writing = asyncio.ensure_future(board.keep())
+        try:
+            await _work(node, identity, journal, records, read)
+        finally:
+            writing.cancel()
+            board.close()
+
+
+async def _work(
+    node: Node, identity: Identity, journal: Journal, records: Records, read: Callable[[Plan], SiteData]
+) -> None:
+    async with Transport(node.settings.aggregator, node.authority, identity) as transport:
+        transport.ledger_end = records.end_text
+        with closing(PlanQueue(node, identity, journal, records, transport, read)) as queue:
+            await queue.work()
 
 
 @dataclass(frozen=True)
@@ -115,6 +127,7 @@ class PlanQueue:
                     continue
             except RemoteProtocolError as error:
                 log.warning("aggregator.problem", code=error.code)
+                live.note_problem(error)
             await asyncio.sleep(IDLE_S)
 
     def forget_images(self) -> None:
@@ -135,10 +148,12 @@ class PlanQueue:
         """
         self._drop_what_is_old()
         offers, waiting = await self._offers(), None
+        self._note_plans(offers)
         for plan, signature in self._journal.approved():
             if plan.id in self._finished or plan.id not in offers:
                 continue
             if self._node.settings.name not in offers[plan.id].approvals:
+                live.note(plan.id, stand="preparing", waits_for="this hospital's images and the first model")
                 await self._prepare(plan)
                 await self._line.approve(plan.id, signature)
                 waiting = plan
@@ -147,10 +162,24 @@ class PlanQueue:
                 self._admit(plan, offers[plan.id])
             except REFUSALS as refused:
                 log.info("plan.waiting", plan=plan.id, code=refused.code)
+                live.note_waiting(plan.id, refused)
                 waiting = plan if isinstance(refused, NotApproved) else waiting
                 continue
             return plan, waiting
         return None, waiting
+
+    def _note_plans(self, offers: dict[str, PlanOffer]) -> None:
+        """Tell which approved plans there are, and how many hospitals have signed each."""
+        plans = {plan.id: plan for plan, _ in self._journal.approved()}
+        going_on = {
+            one for one in plans if one not in self._finished and self._journal.progress(one) is not None
+        }
+        live.note_only(going_on)
+        for one in going_on:
+            plan, offer = plans[one], offers.get(one)
+            valid = 0 if offer is None else valid_approvals(plan, dict(offer.approvals))
+            live.note(one, study=plan.study.name, rounds=plan.study.training.rounds + 1)
+            live.note(one, approvals=valid, approvals_needed=plan.approvals_needed)
 
     async def _offers(self) -> dict[str, PlanOffer]:
         """Plan → what the aggregator offers of it. One bad offer stops no other."""

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import httpx2 as httpx
 
+from hospital_node import live
 from hospital_node.line import AggregatorProblem, Message, Unreachable, decoded
 from medveil.answers import (
     ASK_PLAINLY,
@@ -156,7 +157,9 @@ class Transport:
         started, pause = loop.time(), 0.25
         while True:
             try:
-                return await self._once(method, path, body, digest, limit)
+                answer = await self._once(method, path, body, digest, limit)
+                live.note_connected(True)
+                return answer
             except (httpx.TransportError, TimeoutError, _Busy) as error:
                 busy = error if isinstance(error, _Busy) else None
                 reason = str(busy) if busy else why(error)
@@ -164,6 +167,7 @@ class Transport:
                     check_certificate(error)
                     raise Unreachable(reason=reason) from error
                 log.info("aggregator.unreachable", reason=reason)
+                live.note_connected(False)
                 asked_s = busy.wait_s if busy else 0.0
             await asyncio.sleep(asked_s + pause * random.uniform(0.5, 1.5))
             pause = min(2 * pause, 10.0)

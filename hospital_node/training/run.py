@@ -22,6 +22,7 @@ from hospital_node.training.memory import keep_freed_memory
 from hospital_node.training.optimizer import PatientOptimizer
 from medveil.errors import Error
 from medveil.noise_policies import GaussianNoise, JointNoise
+from medveil.progress import tell
 from medveil.stopping import check_stopped
 from medveil.strategies import Courses, OnEverybody, strategy_of
 from medveil.study import CENTRE, Study
@@ -74,6 +75,8 @@ class NoiseCut(Error):
         )
 
 
+STEPS = "steps of training"
+"""What is told of how far a round's training is (:mod:`medveil.progress`)."""
 Take = Callable[[Patient, Sequence[int]], tuple[torch.Tensor, torch.Tensor]]
 """Some of a patient's images (k, …) and their labels (k, …), as a step begins with them."""
 
@@ -292,6 +295,7 @@ def _train_private(
         for drawn in ahead(taken(draw(patients, policy, noise), seen)):
             add_clipped_sum(optimizer, module, loss, drawn, device=given.device)
         optimizer.finish_step()
+        tell(STEPS, step + 1, steps)
 
 
 def _train_plain(given: TrainingRound, module: nn.Module, patients: Sequence[Patient]) -> None:
@@ -322,6 +326,7 @@ def _train_plain(given: TrainingRound, module: nn.Module, patients: Sequence[Pat
         if study.training.gradient_norm is not None:
             nn.utils.clip_grad_norm_(module.parameters(), study.training.gradient_norm)
         optimizer.step()
+        tell(STEPS, (place + 1) // pieces, wanted)
 
 
 def _ahead(study: Study, module: nn.Module, patients: Sequence[Patient]) -> Ahead:

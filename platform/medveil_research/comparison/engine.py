@@ -33,6 +33,7 @@ from hospital_node.training import (
 )
 from medveil.errors import Error
 from medveil.metrics import noise_in_sum, summarise
+from medveil.progress import unheard
 from medveil.reports import Figures
 from medveil.strategies import COMMON, Courses, State, advance, is_steered, own_course, spread
 from medveil.study import Study
@@ -237,7 +238,8 @@ class _Hospital:
             courses=courses,
         )
         try:
-            values = train(given).values
+            with unheard():
+                values = train(given).values
             if courses is not None:
                 self.course[COMMON] = own_course(self.study, courses, values)
             sent, self.held[:] = parted(self.study, number, self.held + values)
