@@ -71,7 +71,9 @@ async def keep_certificate(node: Node) -> None:
     while True:
         try:
             if pair.exists() and due(pair.read_bytes(), dt.datetime.now(dt.UTC)):
-                async with Transport(node.settings.aggregator, node.authority, identity) as transport:
+                async with Transport(
+                    node.settings.aggregator, node.authority, identity, proxy=node.settings.proxy
+                ) as transport:
                     await get_certificate(node, transport)
         except (Error, OSError, ValueError) as error:
             log.warning("certificate.not-renewed", reason=getattr(error, "code", type(error).__name__))

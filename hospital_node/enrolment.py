@@ -53,7 +53,9 @@ def line_to_aggregator(node: Node) -> Transport:
     from medveil.identity import Identity
 
     identity = Identity.load(node.settings.name, node.key)
-    return Transport(node.settings.aggregator, node.authority, identity, patience_s=PATIENCE_S)
+    return Transport(
+        node.settings.aggregator, node.authority, identity, patience_s=PATIENCE_S, proxy=node.settings.proxy
+    )
 
 
 async def enrol(node: Node, token: str) -> None:

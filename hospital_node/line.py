@@ -44,6 +44,21 @@ class Unreachable(RemoteProtocolError):
             meaning="Nothing was changed. A running node waits and tries again.",
             remedy="Check the address, the network and the proxy, then: medveil node check --connection.",
         )
+        self.reason = reason
+
+
+class ProxyRefused(RemoteProtocolError):
+    """A proxy in between answers, and does not connect."""
+
+    code = "proxy-refused"
+
+    def __init__(self, *, reason: str, remedy: str) -> None:
+        super().__init__(
+            what=f"The way to the aggregator ends here: {reason}.",
+            meaning="Nothing has left this network. A running node waits and tries again.",
+            remedy=remedy,
+        )
+        self.reason = reason
 
 
 class VersionSource(Protocol):

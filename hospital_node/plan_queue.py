@@ -75,7 +75,9 @@ async def run(node: Node, read: Callable[[Plan], SiteData]) -> None:
 async def _work(
     node: Node, identity: Identity, journal: Journal, records: Records, read: Callable[[Plan], SiteData]
 ) -> None:
-    async with Transport(node.settings.aggregator, node.authority, identity) as transport:
+    async with Transport(
+        node.settings.aggregator, node.authority, identity, proxy=node.settings.proxy
+    ) as transport:
         transport.ledger_end = records.end_text
         with closing(PlanQueue(node, identity, journal, records, transport, read)) as queue:
             await queue.work()

@@ -79,6 +79,9 @@ class NodeSettings(Frozen):
     policy: Policy = Policy()
     cache_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 20.0
     """Most disk, in GB, for sealed copies of images that are too many for memory; 0: all are in memory."""
+    proxy: Annotated[str, Field(max_length=500, repr=False)] = ""
+    """The proxy on the way to the aggregator, maybe with a password; ``none``: go without one. If empty, the
+    environment says (HTTPS_PROXY, NO_PROXY)."""
 
 
 class NoNode(Error):

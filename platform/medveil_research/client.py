@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self, TypeVar
+from typing import Any, BinaryIO, Self, TypeVar
 
 import httpx2 as httpx
 from pydantic import TypeAdapter, ValidationError
+from socksio import SOCKSError
 
 from medveil.answers import (
     ASK_PLAINLY,
@@ -29,7 +30,7 @@ from medveil.messages import Enrol, enrolment_path, seconds_to_wait
 from medveil.outside import NotPlain, decode_json
 from medveil.plan import BadPlan, Plan, parse_plan
 from medveil.progress import tell
-from medveil.reachability import check_certificate, proxy_for, why
+from medveil.reachability import Proxy, check_certificate, proxy_to, proxy_trouble, why
 from medveil.reports import PlanLine, PlanStatus
 from medveil.shown import plain
 
@@ -66,19 +67,19 @@ class NoAnswer(RemoteProtocolError):
 
     code = "no-answer"
 
-    def __init__(self, *, reason: str, told: str = "", lost: bool = False) -> None:
+    def __init__(self, *, reason: str, told: str = "", lost: bool = False, remedy: str = "") -> None:
         """
         Args:
             told: the code of the problem that the aggregator answered with; empty if it told none.
             lost: whether the connection failed, or it had no time: asking again later may help.
+            remedy: what to do, where it does not follow from ``told``.
         """
         self.reason, self.told, self.lost = reason, told, lost
         super().__init__(
             what=f"The aggregator gave no useful answer: {reason}.",
             meaning="Nothing was changed.",
-            remedy=REMEDIES.get(
-                told, "Check its address, its certificate, and that this identity is enrolled."
-            ),
+            remedy=remedy
+            or REMEDIES.get(told, "Check its address, its certificate, and that this identity is enrolled."),
         )
 
 
@@ -87,25 +88,23 @@ class Client:
 
     Args:
         address: e.g. ``https://fl.example.org:8443``. authority: the aggregator's ``ca.pem``.
-    Raises: NoAnswer, if the environment names a proxy that cannot be used.
+    Raises: BadProxy, if the environment names a proxy that cannot be used.
     """
 
     def __init__(self, address: str, authority: Path, identity: Identity) -> None:
         context = ssl.create_default_context(cafile=str(authority))
         self._identity = identity
-        self._proxy = plain(proxy_for(address), 200)
-        try:
-            self._client = httpx.Client(
-                base_url=address,
-                verify=context,
-                timeout=30.0,
-                headers=ASK_PLAINLY,
-                cookies=no_cookies(),
-                follow_redirects=False,
-            )
-        except (ImportError, ValueError) as error:  # a SOCKS proxy, or one that is no address
-            reason = f"the environment names the proxy '{self._proxy}', which this program cannot use"
-            raise NoAnswer(reason=reason, told="proxy") from error
+        self._proxy = proxy_to(address)
+        self._client = httpx.Client(
+            base_url=address,
+            verify=context,
+            proxy=_through(self._proxy),
+            trust_env=False,
+            timeout=30.0,
+            headers=ASK_PLAINLY,
+            cookies=no_cookies(),
+            follow_redirects=False,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -249,17 +248,50 @@ class Client:
         request = self._client.build_request(method, path, content=body, headers=dict(headers))
         target = request.url.raw_path.decode("ascii")
         request.headers.update(sign_request(self._identity, method, target, body).headers())
+        opened = _watched(request)
         try:
             response = self._client.send(request, stream=True)
             try:
                 return response, read(response) if response.is_success else _problem(response)
             finally:
                 response.close()
-        except (httpx.TransportError, TimeoutError, ConnectionError) as error:
+        except (httpx.TransportError, TimeoutError, ConnectionError, SOCKSError) as error:
+            for line in opened:
+                line.close()
+            raise self._lost(error) from error
+
+    def _lost(self, error: Exception) -> NoAnswer:
+        """Raises: CertificateRefused."""
+        if self._proxy is None:
             check_certificate(error)
-            behind = f", behind the proxy '{self._proxy}'" if self._proxy else ""
-            told = "proxy" if self._proxy else ""
-            raise NoAnswer(reason=why(error) + behind, told=told, lost=True) from error
+            return NoAnswer(reason=why(error), lost=True)
+        shown = self._proxy.shown
+        check_certificate(error, proxy=shown)
+        if isinstance(error, httpx.ProxyError | SOCKSError):
+            words = str(error) if isinstance(error, httpx.ProxyError) else "it does not speak SOCKS 5"
+            reason, remedy = proxy_trouble(words, shown)
+            return NoAnswer(reason=reason, told="proxy", lost=True, remedy=remedy)
+        return NoAnswer(reason=why(error, shown), told="proxy", lost=True)
+
+
+def _through(proxy: Proxy | None) -> httpx.Proxy | None:
+    """The proxy itself, if it speaks TLS, is judged by this machine's authorities."""
+    if proxy is None:
+        return None
+    own = ssl.create_default_context() if proxy.url.startswith("https:") else None
+    return httpx.Proxy(proxy.url, ssl_context=own)
+
+
+def _watched(request: httpx.Request) -> list[Any]:
+    """The lines to a SOCKS proxy that this request opens: the library leaves one open that leads nowhere."""
+    opened: list[Any] = []
+
+    def seen(event: str, told: Any) -> None:
+        if event == "socks.connect_tcp.complete":
+            opened.append(told["return_value"])
+
+    request.extensions["trace"] = seen
+    return opened
 
 
 def _collected(response: httpx.Response, limit: int) -> bytes:

@@ -203,7 +203,9 @@ class LocalConsortium:
 
 async def _enrol(node: Node, token: str) -> None:
     identity = Identity.load(node.settings.name, node.key)
-    async with Transport(node.settings.aggregator, node.authority, identity) as transport:
+    async with Transport(
+        node.settings.aggregator, node.authority, identity, proxy=node.settings.proxy
+    ) as transport:
         await transport.enrol(token)
 
 
