@@ -129,6 +129,57 @@ def _grey(
     return Stored(values, padding, notes=notes + ((SPARE_BITS,) if told else ()))
 
 
+def visible_words(header: Dataset, limit: int) -> NDArray[Any] | None:
+    """The words of an image's pixels with nothing in the bits that hold no picture.
+
+    A word that is padding as a whole stays. What :func:`stored_values` makes of the words is the same.
+
+    Args:
+        limit: most pixels of all frames together.
+    Returns: shape (frames, rows, columns) of a grey image, in this machine's byte order; None: there is
+        nothing in the spare bits and nothing behind the last pixel, or there are no such bits.
+    Raises:
+        Unusable: as :func:`stored_values`, or a compressed image has something in such bits.
+    """
+    single = whole(header, "SamplesPerPixel", 1) == 1
+    if "PixelData" not in header or not single or whole(header, "BitsAllocated", 0) in (0, 1):
+        return None
+    frames = frame_count(header)
+    shape = (frames, whole(header, "Rows", 0), whole(header, "Columns", 0))
+    check_pixel_count(shape, limit)
+    bits, found = _Bits.of(header), streams(header, frames)
+    exact = bits.stored == bits.allocated or (found and all(s.precision <= bits.stored for s in found))
+    if any(s.lossy for s in found) or (exact and found):
+        return None
+    words = _decode(header, bits, found, 1).reshape(shape).copy()
+    bits.check_undoubted(words)
+    changed = bool(_length_notes(header, words))
+    if not exact and text(header, "PhotometricInterpretation") in GREY:
+        _grey(header, words, bits, found, ())  # refuses where nobody knows which bits are the picture
+    for frame in words:
+        changed |= not exact and _cleared(frame, header, bits, found)
+    if changed and UID(header.file_meta.TransferSyntaxUID).is_encapsulated:
+        raise Unusable(
+            "hidden-bits",
+            "Something is stored in bits of the compressed image that hold no picture.",
+            "Export the image uncompressed.",
+        )
+    return words if changed else None
+
+
+def _cleared(frame: NDArray[Any], header: Dataset, bits: _Bits, found: list[Stream]) -> bool:
+    """Clear the spare bits of a frame in place, and say whether there was something in them."""
+    values, spare = bits.values(frame, found)
+    if spare is None or not spare.any():
+        return False
+    plain = values.view(f"u{values.itemsize}") << (bits.high + 1 - bits.stored)
+    back = plain.view(values.dtype)
+    as_word = declared_padding(header, frame, values, lossy=False)
+    spare &= ~as_word | declared_padding(header, back, values, lossy=False)
+    frame[spare] = back[spare]
+    return bool(spare.any())
+
+
 @dataclass(frozen=True)
 class _Bits:
     """Where in a word the value lies."""
