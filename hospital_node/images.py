@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 LABEL = "image-cache"
 """What the cache's key is derived for."""
+PACS_LABEL = "pacs-images"
+"""What the key of images from the PACS is derived for."""
 LOG_EVERY_S = 10.0
 
 
@@ -25,13 +27,15 @@ def read_images(node: Node, study: Study) -> SiteData:
     workers().start()  # while this process loads what it needs itself
     from medveil.identity import Identity
     from medveil_imaging.cache import ImageCache
+    from medveil_imaging.sources.sealed import open_with
     from medveil_imaging.sources.site import read_site
 
+    identity = Identity.load(node.settings.name, node.key)
+    open_with(identity.secret_for(PACS_LABEL))
     most_bytes = int(node.settings.cache_gb * 1e9)
     if not most_bytes:
         return read_site(node.settings.data, study)
-    secret = Identity.load(node.settings.name, node.key).secret_for(LABEL)
-    cache = ImageCache(node.cache, secret, most_bytes=most_bytes)
+    cache = ImageCache(node.cache, identity.secret_for(LABEL), most_bytes=most_bytes)
     return read_site(node.settings.data, study, cache=cache)
 
 

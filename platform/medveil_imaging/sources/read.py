@@ -12,7 +12,8 @@ import numpy as np
 
 from medveil_imaging.sources.dicom.series import read_dicom_series
 from medveil_imaging.sources.formats import Format, format_of
-from medveil_imaging.sources.raw import Film, Float32, Note, Unusable, Volume, quiet, read_bytes, too_large
+from medveil_imaging.sources.raw import Film, Float32, Note, Unusable, Volume, quiet, too_large
+from medveil_imaging.sources.sealed import image_bytes
 
 Image = TypeVar("Image", Film, Volume)
 STROKES = 24
@@ -166,7 +167,7 @@ def _guarded(reader: Callable[[Path], Image], path: Path) -> Image:
 def _read_film(path: Path) -> Film:
     if path.is_dir():
         raise Unusable("folder", "This is a folder; a film is one file.", "List the films one by one.")
-    data = read_bytes(path)
+    data = image_bytes(path)
     known = _known(data)
     if known.film is None:
         raise Unusable("wrong-format", f"This is {known.what}, not a film.", "List films for this study.")
@@ -176,7 +177,7 @@ def _read_film(path: Path) -> Film:
 def _read_colour(path: Path) -> Film:
     if path.is_dir():
         raise Unusable("folder", "This is a folder; a picture is one file.", "List the pictures one by one.")
-    data = read_bytes(path)
+    data = image_bytes(path)
     known = _known(data)
     if known.colour is None:
         raise Unusable(
@@ -188,7 +189,7 @@ def _read_colour(path: Path) -> Film:
 def _read_label_film(path: Path) -> Film:
     if path.is_dir():
         raise Unusable("folder", "This is a folder; a label map is one file.", "List the label map itself.")
-    data = read_bytes(path)
+    data = image_bytes(path)
     known = _known(data)
     if known.label_film is None:
         raise Unusable(
@@ -204,7 +205,7 @@ def _read_channels(path: Path) -> Volume:
             "This is a folder; a file with all channels is one file.",
             "Give the manifest a column for each channel instead.",
         )
-    data = read_bytes(path)
+    data = image_bytes(path)
     known = _known(data)
     if known.channels is None:
         raise Unusable(
@@ -218,7 +219,7 @@ def _read_channels(path: Path) -> Volume:
 def _read_volume(path: Path) -> Volume:
     if path.is_dir():
         return read_dicom_series(path)
-    data = read_bytes(path)
+    data = image_bytes(path)
     known = _known(data)
     if known.volume is None:
         raise Unusable("wrong-format", f"This is {known.what}, not a volume.", "List volumes for this study.")

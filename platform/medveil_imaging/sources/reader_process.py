@@ -123,19 +123,24 @@ def _read_until_told(handle: int, memory_bytes: int, cpu_s: int) -> None:
 
 
 def _request(asker: socket.socket) -> Any:
+    from medveil.identity import Secret
     from medveil_imaging.sources.read import Wanted
+    from medveil_imaging.sources.sealed import open_with
 
     head = asker.recv(REQUEST.size, socket.MSG_WAITALL)
     if len(head) < REQUEST.size:
         os._exit(0)
     text = asker.recv(REQUEST.unpack(head)[0], socket.MSG_WAITALL)
-    kind, path = json.loads(text)
+    kind, path, key = json.loads(text)
+    open_with(Secret(bytes.fromhex(key)) if key else None)
     return Wanted(kind, Path(path))
 
 
 def request(kind: str, path: Path) -> bytes:
     """What a reader is sent. Surrogates stand for bytes of a name that are no text, and come back as such."""
-    text = json.dumps([kind, str(path)]).encode()
+    from medveil_imaging.sources.sealed import key_in_use
+
+    text = json.dumps([kind, str(path), key_in_use()]).encode()
     return REQUEST.pack(len(text)) + text
 
 

@@ -10,7 +10,8 @@ from medveil_imaging.sources.dicom.identity import patient_mark
 from medveil_imaging.sources.dicom.planes import Plane, check_is_mr, planes_of
 from medveil_imaging.sources.dicom.stack import stack
 from medveil_imaging.sources.dicom.stored import PIXELS, frame_count
-from medveil_imaging.sources.raw import MAX_VOXELS, Note, Unusable, Volume, check_pixel_count, read_bytes
+from medveil_imaging.sources.raw import MAX_VOXELS, Note, Unusable, Volume, check_pixel_count
+from medveil_imaging.sources.sealed import image_bytes
 
 MAX_SLICES = 2048
 NOT_SLICES = frozenset({"DICOMDIR", "Thumbs.db", "desktop.ini"})
@@ -97,7 +98,7 @@ def _pieces(folder: Path) -> tuple[list[_Piece], bool]:
     for path in paths:
         if path.is_dir() or inside not in path.resolve().parents:
             raise _mixed("The folder holds other things than slices.")
-        data = read_bytes(path)
+        data = image_bytes(path)
         if not begins_like_dicom(data):
             foreign.append(path)
             continue

@@ -1,0 +1,253 @@
+"""A PACS that speaks DIMSE: C-ECHO, C-FIND and C-GET (PS3.4). It needs the extra ``dimse``.
+
+C-GET sends instances over the association that this node has opened, so nothing listens here. This side only
+takes them: no storage class is ever offered as a sender.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydicom.dataset import Dataset
+
+from hospital_node.pacs.admission import text_of
+from hospital_node.pacs.peer import Examination, Query, Series
+from hospital_node.pacs.problems import (
+    DimseMissing,
+    NotAPacs,
+    PacsLogin,
+    PacsUnreachable,
+    SeriesIncomplete,
+    SeriesTooLarge,
+)
+from hospital_node.pacs.throttle import Throttle
+from medveil.errors import BadOption
+from medveil.muted import muted
+from medveil_imaging.sources.raw import quiet
+
+try:
+    from pynetdicom import AE, evt
+    from pynetdicom.presentation import build_role
+    from pynetdicom.sop_class import (
+        StudyRootQueryRetrieveInformationModelFind as FIND,
+    )
+    from pynetdicom.sop_class import (
+        StudyRootQueryRetrieveInformationModelGet as GET,
+    )
+    from pynetdicom.sop_class import (
+        Verification,
+    )
+except ImportError:  # the extra is not installed; who asks is told so by name
+    AE = None
+
+TIMEOUT_S = 60.0
+MOST_SERIES = 2**32
+"""Bytes of one series, which wait in memory until they are taken."""
+PENDING = (0xFF00, 0xFF01)
+PICTURES = (  # what is fetched: an association has room for 128 kinds of objects in all
+    "1.2.840.10008.5.1.4.1.1.1",  # computed radiography
+    "1.2.840.10008.5.1.4.1.1.1.1",  # digital x-ray, for presentation
+    "1.2.840.10008.5.1.4.1.1.1.1.1",
+    "1.2.840.10008.5.1.4.1.1.1.2",  # mammography
+    "1.2.840.10008.5.1.4.1.1.1.2.1",
+    "1.2.840.10008.5.1.4.1.1.1.3",  # intra-oral
+    "1.2.840.10008.5.1.4.1.1.1.3.1",
+    "1.2.840.10008.5.1.4.1.1.2",  # CT
+    "1.2.840.10008.5.1.4.1.1.2.1",
+    "1.2.840.10008.5.1.4.1.1.4",  # MR
+    "1.2.840.10008.5.1.4.1.1.4.1",
+    "1.2.840.10008.5.1.4.1.1.7",  # secondary capture
+    "1.2.840.10008.5.1.4.1.1.7.2",
+    "1.2.840.10008.5.1.4.1.1.7.3",
+    "1.2.840.10008.5.1.4.1.1.12.1",  # x-ray angiography
+    "1.2.840.10008.5.1.4.1.1.12.2",
+    "1.2.840.10008.5.1.4.1.1.128",  # PET
+    "1.2.840.10008.5.1.4.1.1.66.4",  # segmentation
+)
+SYNTAXES = (
+    "1.2.840.10008.1.2.1",
+    "1.2.840.10008.1.2",
+    "1.2.840.10008.1.2.4.90",
+    "1.2.840.10008.1.2.4.91",
+    "1.2.840.10008.1.2.4.70",
+    "1.2.840.10008.1.2.4.80",
+    "1.2.840.10008.1.2.4.50",
+    "1.2.840.10008.1.2.5",
+)
+
+
+class Dimse:
+    """See :class:`hospital_node.pacs.peer.Pacs`.
+
+    Args:
+        address: ``dimse://TITLE@host:port``.
+        title: this node's own title, as the PACS knows it.
+    """
+
+    def __init__(self, address: str, *, title: str, throttle: Throttle | None = None) -> None:
+        if AE is None:
+            raise DimseMissing()
+        parts = urlsplit(address)
+        try:
+            self._host, self._port, self._theirs = parts.hostname, parts.port or 104, parts.username
+        except ValueError as error:
+            raise BadOption(problem="the address's port is none") from error
+        if not self._host or not self._theirs:
+            raise BadOption(problem="a DIMSE address is written like dimse://TITLE@pacs.example.org:104")
+        self._title, self._throttle = title, throttle or Throttle()
+
+    def check(self) -> None:
+        """C-ECHO."""
+        with self._associated([Verification]) as line:
+            status = line.send_c_echo()
+            if not status or status.Status != 0:
+                raise PacsUnreachable(reason="it did not answer an echo")
+
+    def examinations(self, query: Query, accession: str | None = None) -> Iterator[Examination]:
+        """C-FIND at the level of studies."""
+        asked = _identifier("STUDY", "StudyInstanceUID PatientID StudyDescription ModalitiesInStudy".split())
+        asked.StudyDate, asked.AccessionNumber = query.days, accession or ""
+        asked.ModalitiesInStudy = query.modality.upper()
+        for told in self._find(asked):
+            yield Examination(
+                uid=text_of(told, "StudyInstanceUID"),
+                patient=text_of(told, "PatientID"),
+                accession=text_of(told, "AccessionNumber"),
+                day=text_of(told, "StudyDate"),
+                description=text_of(told, "StudyDescription"),
+            )
+
+    def series_of(self, examination: Examination) -> Sequence[Series]:
+        """C-FIND at the level of series."""
+        return self._series(examination.uid, "")
+
+    def count(self, series: Series) -> int:
+        """By the index; where that does not say, by the instances that it lists."""
+        for one in self._series(series.examination, series.uid):
+            if one.uid == series.uid and one.count is not None:
+                return one.count
+        asked = _identifier("IMAGE", ["SOPInstanceUID"])
+        asked.StudyInstanceUID, asked.SeriesInstanceUID = series.examination, series.uid
+        return len(self._find(asked))
+
+    def instances(self, series: Series) -> Iterator[bytes]:
+        """C-GET of one series; the other side waits while an instance is looked at."""
+        asked = _identifier("SERIES", [])
+        asked.StudyInstanceUID, asked.SeriesInstanceUID = series.examination, series.uid
+        came: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        total, too_large = 0, threading.Event()
+
+        def take(event: Any) -> int:
+            nonlocal total
+            data = _file(event)
+            total += len(data)
+            if total > MOST_SERIES:
+                too_large.set()
+                return 0xA700  # out of resources: the PACS ends
+            self._throttle.took(len(data))
+            came.put(data)
+            return 0x0000
+
+        roles = [build_role(kind, scp_role=True) for kind in PICTURES]
+        with self._associated([GET], PICTURES, roles, [(evt.EVT_C_STORE, take)]) as line:
+            for status, _ in line.send_c_get(asked, GET):
+                if too_large.is_set():
+                    line.abort()
+                    raise SeriesTooLarge(limit=f"{MOST_SERIES // 2**30} GiB")
+                yield from _all_of(came)
+                if not status or "Status" not in status:
+                    raise PacsUnreachable(reason="it stopped in the middle of a series")
+                if status.Status not in (0, *PENDING):
+                    missing = int(status.get("NumberOfFailedSuboperations") or 0)
+                    done = int(status.get("NumberOfCompletedSuboperations") or 0)
+                    raise SeriesIncomplete(came=done, told=done + missing)
+            yield from _all_of(came)
+
+    def close(self) -> None:
+        """Nothing: each question has an association of its own."""
+
+    def _series(self, examination: str, uid: str) -> list[Series]:
+        wanted = "Modality BodyPartExamined SeriesDescription NumberOfSeriesRelatedInstances".split()
+        asked = _identifier("SERIES", wanted)
+        asked.StudyInstanceUID, asked.SeriesInstanceUID = examination, uid
+        return [
+            Series(
+                examination=examination,
+                uid=text_of(told, "SeriesInstanceUID"),
+                modality=text_of(told, "Modality").upper(),
+                body_part=text_of(told, "BodyPartExamined"),
+                description=text_of(told, "SeriesDescription"),
+                count=_number(told),
+            )
+            for told in self._find(asked)
+        ]
+
+    def _find(self, asked: Dataset) -> list[Dataset]:
+        found = []
+        with self._associated([FIND]) as line:
+            for status, told in line.send_c_find(asked, FIND):
+                if not status or "Status" not in status:
+                    raise PacsUnreachable(reason="it stopped in the middle of a list")
+                if status.Status in PENDING and told is not None:
+                    found.append(told)
+                elif status.Status != 0:
+                    raise NotAPacs(reason=f"it refused a question with status {status.Status:04X}")
+        return found
+
+    @contextmanager
+    def _associated(
+        self, kinds: Sequence[str], pictures: Sequence[str] = (), roles: Any = None, handlers: Any = None
+    ) -> Iterator[Any]:
+        """An association, released at the end. Raises: PacsUnreachable, PacsLogin."""
+        entity = AE(ae_title=self._title)
+        entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = TIMEOUT_S
+        entity.connection_timeout = TIMEOUT_S
+        for kind in kinds:
+            entity.add_requested_context(kind)
+        for kind in pictures:
+            entity.add_requested_context(kind, list(SYNTAXES))
+        with muted("pynetdicom", "pynetdicom.assoc", "pynetdicom.acse"), quiet():
+            line = entity.associate(
+                self._host, self._port, ae_title=self._theirs, ext_neg=roles, evt_handlers=handlers
+            )
+            try:
+                if not line.is_established:
+                    if line.is_rejected:
+                        raise PacsLogin(reason="it does not know one of the two titles, or this machine")
+                    raise PacsUnreachable(reason="no association came about")
+                yield line
+            finally:
+                with suppress(RuntimeError):
+                    line.release() if line.is_established else line.abort()
+
+
+def _identifier(level: str, empty: Sequence[str]) -> Dataset:
+    asked = Dataset()
+    asked.QueryRetrieveLevel = level
+    for name in empty:
+        setattr(asked, name, "" if name != "NumberOfSeriesRelatedInstances" else None)
+    return asked
+
+
+def _number(told: Dataset) -> int | None:
+    text = text_of(told, "NumberOfSeriesRelatedInstances")
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def _file(event: Any) -> bytes:
+    """The instance as a DICOM file, its data set as it came over the line."""
+    data: bytes = event.encoded_dataset()
+    return data
+
+
+def _all_of(came: queue.SimpleQueue[bytes]) -> Iterator[bytes]:
+    while True:
+        try:
+            yield came.get_nowait()
+        except queue.Empty:
+            return
