@@ -16,6 +16,7 @@ import typer
 from hospital_node.cli_cohort import check_images, cohort
 from hospital_node.cli_ledger import DEFAULT, Folder, ledger, node_in
 from hospital_node.cli_pacs import pacs
+from hospital_node.cli_sent import sent
 from hospital_node.cli_setup import certificate, enroll, init
 from hospital_node.cli_status import status
 from medveil.log import set_up
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 app.add_typer(ledger, name="ledger")
 app.add_typer(pacs, name="pacs")
+app.add_typer(sent, name="sent")
 app.command()(cohort)
 app.command()(from_options(init))
 app.command()(enroll)

@@ -1,4 +1,4 @@
-"""In the node's journal: which cohort each plan has, and where the ledger's chain ended."""
+"""In the node's journal: which cohort each plan has, and where the chains of the node's files ended."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from hospital_node.journal import Journal
+from hospital_node.transmissions.entries import End
 
 _META = sa.MetaData()
 _PARTS = sa.Table(
@@ -27,6 +28,13 @@ _ENDS = sa.Table(
     sa.Column("count", sa.Integer, nullable=False),
     sa.Column("number", sa.Integer, nullable=False),
     sa.Column("hash", sa.String, nullable=False),
+)
+_SENT = sa.Table(
+    "sent_end",
+    _META,
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("hash", sa.LargeBinary, nullable=False),
+    sa.Column("signature", sa.LargeBinary, nullable=False),
 )
 
 
@@ -113,3 +121,23 @@ class JournalAnchor:
                 sa.text("INSERT OR REPLACE INTO ledger_ends VALUES (:whose, :count, :number, :hash)"),
                 {"whose": whose, "count": count, "number": number, "hash": hash_},
             )
+
+
+class SentAnchor:
+    """The journal as what knows where the record of transmissions ended: its newest end, signed."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._engine = journal.engine
+        _META.create_all(self._engine)
+
+    def newest(self) -> End | None:
+        """The end that was kept last; None before there was one."""
+        with self._engine.connect() as tx:
+            row = tx.execute(sa.select(_SENT)).first()
+        return None if row is None else End(row.number, row.hash, row.signature)
+
+    def keep(self, end: End) -> None:
+        """Keep an end, on stable storage on return."""
+        with self._engine.begin() as tx:
+            tx.execute(_SENT.delete())
+            tx.execute(_SENT.insert().values(number=end.number, hash=end.hash, signature=end.signature))

@@ -28,6 +28,12 @@ APPROVALS = sa.Table(
     sa.Column("text", sa.String, nullable=False),
     sa.Column("signature", sa.LargeBinary, nullable=False),
 )
+APPROVERS = sa.Table(
+    "approvers",
+    META,
+    sa.Column("plan", sa.String, primary_key=True),
+    sa.Column("who", sa.String, nullable=False),
+)
 SHOWN = sa.Table(
     "shown",
     META,
@@ -118,13 +124,24 @@ class Journal(Steps):
         """Give the file back."""
         self._engine.dispose()
 
-    def approve(self, plan: Plan, signature: bytes) -> None:
-        """Remember that the operator approved exactly this plan."""
+    def approve(self, plan: Plan, signature: bytes, *, by: str = "") -> None:
+        """Remember that the operator approved exactly this plan.
+
+        Args:
+            by: the local user who did.
+        """
         with self._engine.begin() as tx:
+            tx.execute(APPROVERS.delete().where(APPROVERS.c.plan == plan.id))
+            tx.execute(APPROVERS.insert().values(plan=plan.id, who=by))
             tx.execute(
                 sa.text("INSERT OR REPLACE INTO approvals VALUES (:plan, :text, :signature)"),
                 {"plan": plan.id, "text": plan.model_dump_json(), "signature": signature},
             )
+
+    def approver(self, plan: str) -> str:
+        """The local user who approved a plan; empty if that is not known."""
+        with self._engine.connect() as tx:
+            return tx.scalar(sa.select(APPROVERS.c.who).where(APPROVERS.c.plan == plan)) or ""
 
     def _first_models(self) -> dict[str, bytes]:
         """Approved plan → hash of its initial model, also of plans that are no longer valid."""

@@ -29,6 +29,7 @@ from hospital_node.governance import (
 from hospital_node.journal import Journal, ShownPlan
 from hospital_node.records import Records
 from hospital_node.settings import Node
+from hospital_node.transmissions.person import local_user
 from medveil.errors import Error
 from medveil.identity import Identity, verify
 from medveil.messages import LedgerEnd, PlanOffer, PlanOffers
@@ -296,7 +297,7 @@ def approve_plan(
         part = found.part
         if part is None and found.cohort.count(Split.TRAIN):
             part = records.take(plan, found.cohort, found.declared)
-        journal.approve(plan, sign_approval(plan, identity))
+        journal.approve(plan, sign_approval(plan, identity), by=local_user())
     return part
 
 

@@ -14,6 +14,7 @@ from hospital_node.audit_witness import AuditWitness
 from hospital_node.clearance import check_start
 from hospital_node.cohort import CohortDamaged, CohortMissing
 from hospital_node.computation import Computation
+from hospital_node.frozen import SentAnchor
 from hospital_node.governance import PlanRefused, binding, check_plan, read_offer, well_formed
 from hospital_node.held_back import HeldBack
 from hospital_node.journal import Journal
@@ -23,6 +24,8 @@ from hospital_node.own_courses import LABEL as COURSES
 from hospital_node.own_courses import OwnCourses, course_path
 from hospital_node.records import Records
 from hospital_node.settings import Node
+from hospital_node.transmissions.entries import BadTransmission, NotRecorded
+from hospital_node.transmissions.record import About, SentRecord
 from hospital_node.transport import Transport
 from hospital_node.unsent import LABEL, Unsent
 from medveil.errors import Error, RemoteProtocolError
@@ -79,8 +82,16 @@ async def _work(
         node.settings.aggregator, node.authority, identity, proxy=node.settings.proxy
     ) as transport:
         transport.ledger_end = records.end_text
+        on_record(transport.sent, records, journal)
         with closing(PlanQueue(node, identity, journal, records, transport, read)) as queue:
             await queue.work()
+
+
+def on_record(sent: SentRecord, records: Records, journal: Journal) -> None:
+    """Let the record of transmissions know what the ledger and the journal know. Raises: NotRecorded."""
+    sent.about = lambda plan: About(records.charged(plan), journal.approver(plan))
+    if not sent.tie(SentAnchor(journal)):
+        log.error("sent.set-back", code=BadTransmission.code)
 
 
 @dataclass(frozen=True)
@@ -129,6 +140,9 @@ class PlanQueue:
                     continue
             except RemoteProtocolError as error:
                 log.warning("aggregator.problem", code=error.code)
+                live.note_problem(error)
+            except NotRecorded as error:
+                log.error("sent.not-recorded", code=error.code)
                 live.note_problem(error)
             await asyncio.sleep(IDLE_S)
 

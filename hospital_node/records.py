@@ -41,7 +41,7 @@ from medveil.messages import LedgerEnd, sign_ledger_end
 from medveil.plan import Plan
 from medveil.study import Study
 from medveil_imaging.sources.manifest import MANIFEST
-from privacy.dp.ledger import MARKS, OPEN, PROMISED, Row, State, restorations
+from privacy.dp.ledger import MARKS, OPEN, PROMISED, Row, State, charges, restorations, total
 
 if TYPE_CHECKING:  # an operator looks at records without what reads images
     from medveil_imaging.patients import Patient
@@ -87,6 +87,8 @@ class Records:
         self._newest_end: tuple[Row | None, str] = (None, "")
         self._uses: dict[str, tuple[Part, Use]] = {}
         """What is in the ledger already, so that a round need not hold everybody against the budget again."""
+        self._charged: dict[str, tuple[int, float]] = {}
+        """Plan → its charges so far, and their epsilon."""
         self._look_at_alarm()
 
     @classmethod
@@ -200,6 +202,14 @@ class Records:
     def _mark_of(self, row: Row) -> bytes:
         key = self._identity.secret_for("ledger-end").reveal()
         return hmac.digest(key, f"{row.number} {row.hash}".encode(), "sha256")
+
+    def charged(self, plan: str) -> float | None:
+        """Epsilon that was charged for a plan so far; None if nothing was. Counted once for each charge."""
+        taken = charges(self.ledger.rows(), plan)
+        if plan not in self._charged or self._charged[plan][0] != len(taken):
+            delta = min((entry.delta for entry in taken), default=1.0)
+            self._charged[plan] = (len(taken), total(taken, delta, joint=True))
+        return self._charged[plan][1] if taken else None
 
     def close(self) -> None:
         """Let go of the ledger."""

@@ -17,6 +17,7 @@ from socksio import SOCKSError
 
 from hospital_node import live
 from hospital_node.line import AggregatorProblem, Message, ProxyRefused, Unreachable, decoded
+from hospital_node.transmissions.record import Leaving, SentRecord
 from medveil.answers import (
     ASK_PLAINLY,
     PROBLEM_BYTES,
@@ -84,6 +85,8 @@ class Transport:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._context, self._pair, self._loaded = context, authority.with_name(CLIENT_PAIR), 0
         self._identity, self._patience_s = identity, patience_s
+        self.sent = SentRecord(authority.parent, identity, to=address, authority=authority)
+        """What leaves is in it before the first byte does."""
         self.ledger_end: Callable[[], str] = str
         """Where this hospital's ledger ends, in the form of :class:`medveil.messages.LedgerEnd`; empty if
         there is nothing to tell. It goes with polls and messages whenever it has changed."""
@@ -98,6 +101,7 @@ class Transport:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._client.aclose()
+        self.sent.close()
 
     async def enrol(self, token: str) -> None:
         """Use a one-time token. Raises: AggregatorProblem, Unreachable."""
@@ -170,11 +174,18 @@ class Transport:
         """What the aggregator answers, at most ``limit`` bytes.
 
         Raises: AggregatorProblem, AnswerTooLarge, EncodedAnswer, Unreachable, ProxyRefused,
-            WrongAuthority, CertificateRefused.
+            WrongAuthority, CertificateRefused; NotRecorded, and then nothing has left.
         """
+        with self.sent.leaving(method, path, body, digest) as leaving:
+            return await self._sent(leaving, method, path, body, digest, limit)
+
+    async def _sent(
+        self, leaving: Leaving, method: str, path: str, body: bytes, digest: bytes | None, limit: int
+    ) -> bytes:
         loop = asyncio.get_running_loop()
         started, pause = loop.time(), 0.25
         while True:
+            leaving.tries += 1
             try:
                 answer = await self._once(method, path, body, digest, limit)
                 live.note_connected(True)
