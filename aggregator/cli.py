@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aggregator.cli_people import DEFAULT, Folder, people
+from aggregator.cli_relay import relay
 from aggregator.settings import Settings, load
 from medveil.ids import fingerprint
 from medveil.private_files import keep_private
@@ -30,6 +31,7 @@ app = typer.Typer(
 study = typer.Typer(help="Create studies and watch them.")
 app.add_typer(study, name="study")
 app.add_typer(people, name="people")
+app.add_typer(relay, name="relay")
 audit = typer.Typer(help="The audit log: who changed what, chained and signed.")
 app.add_typer(audit, name="audit")
 screen = Screen()
@@ -85,11 +87,16 @@ def enroll_token(
     name: Annotated[str, typer.Argument(help="The hospital's (or researcher's) name.")],
     folder: Folder = DEFAULT,
     researcher: Annotated[bool, typer.Option(help="For a researcher: may read, takes no part.")] = False,
+    relay: Annotated[bool, typer.Option(help="For a region's relay: adds masked vectors.")] = False,
 ) -> None:
     """Print a one-time enrolment token, valid for three days."""
     from aggregator import admin
+    from medveil.errors import BadOption
 
-    screen.say(admin.new_token(load(folder), name, "researcher" if researcher else "hospital"))
+    if researcher and relay:
+        raise BadOption(problem="--researcher and --relay: a name is one of them")
+    role = "researcher" if researcher else "relay" if relay else "hospital"
+    screen.say(admin.new_token(load(folder), name, role))
 
 
 @app.command()

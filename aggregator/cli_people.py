@@ -75,7 +75,7 @@ def people_revoke(
 
 @people.command("grant")
 def people_grant(
-    name: Annotated[str, typer.Argument(help="A researcher.")],
+    name: Annotated[str, typer.Argument(help="A researcher, or a region's relay.")],
     plan: Annotated[
         str,
         typer.Argument(
@@ -85,7 +85,7 @@ def people_grant(
     folder: Folder = DEFAULT,
     withdraw: Annotated[bool, typer.Option("--withdraw", help="Take it back instead.")] = False,
 ) -> None:
-    """Let a researcher read a study's progress and models."""
+    """Let a researcher read a study's progress and models, or a relay add its masked vectors."""
     from aggregator import admin
     from medveil.spoken import spoken
 

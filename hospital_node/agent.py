@@ -19,6 +19,7 @@ from hospital_node.held_back import HeldBack
 from hospital_node.journal import Journal
 from hospital_node.line import AggregatorProblem, Line
 from hospital_node.lineage import Lineage, WrongModel
+from hospital_node.relay import RelayLine
 from hospital_node.settings import Node
 from hospital_node.steps import AlreadyDone
 from medveil.errors import Error, RemoteProtocolError
@@ -50,6 +51,8 @@ class PlanAgent:
         computation: ContributionSource,
         line: Line,
         held: HeldBack | None = None,
+        *,
+        relay: RelayLine | None = None,
     ) -> None:
         member = plan.member(node.settings.name)
         assert member is not None  # check_plan has seen it
@@ -62,7 +65,7 @@ class PlanAgent:
         """The last attempt that this node has told the aggregator to give up."""
         self._seen = ""
         """The mark of the work that this node was told last."""
-        self._held = held
+        self._held, self._relay = held, relay
         self._lineage = Lineage(plan, node.models, journal, line, self._passed, index=member.index)
         self._clearance = Clearance(plan, journal, line)
         self._audit = AuditWitness(journal)
@@ -174,6 +177,7 @@ class PlanAgent:
             journal=self._journal,
             line=self._line,
             remember=self._lineage.remember,
+            relay=self._relay,
         )
         self._sat_out = None
         return self._heard(await self._attempt.begin())

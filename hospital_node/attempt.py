@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import secrets
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from hospital_node.contribution import Contribution
 from hospital_node.journal import Journal
 from hospital_node.line import Line, decoded
 from hospital_node.lineage import CommittedCheck
+from hospital_node.relay import RelayLine, by_relay
 from medveil.errors import RemoteProtocolError
 from medveil.log import get_logger
 from medveil.messages import Work
@@ -25,7 +27,7 @@ from medveil.plan import Plan
 from medveil.rounds import AttemptKey, Phase, RoundKind
 from privacy.encoding import encode_metrics, params_for
 from privacy.secagg import node as secagg
-from privacy.secagg.messages import Advertised, Committed, Quorum, Signed, Survivors, Upload
+from privacy.secagg.messages import Advertised, Committed, Quorum, Signed, Survivors
 from privacy.secagg.vector import MaskedUpdate, masked_update
 
 POLL_S = 5.0
@@ -53,6 +55,7 @@ class Attempt:
     Args:
         contribution: what it will add, once that is computed.
         remember: keeps what the published sum will be checked with.
+        relay: of this hospital's region, if it has one.
     """
 
     def __init__(
@@ -64,11 +67,13 @@ class Attempt:
         journal: Journal,
         line: Line,
         remember: Callable[[CommittedCheck], None],
+        relay: RelayLine | None = None,
     ) -> None:
         context = party.setting.context
         self.key = AttemptKey(plan.id, context.round, context.attempt)
         self._plan, self._contribution = plan, contribution
         self._journal, self._line, self._remember = journal, line, remember
+        self._relay = relay
         self._state: State
         self._state, self._keys = secagg.advertise(party, secrets.token_bytes)
         self._phase = self._answered = Phase.ADVERTISE
@@ -117,7 +122,7 @@ class Attempt:
             case Phase.UPLOAD, secagg.SharedState() as state if self._answered is Phase.COMMIT:
                 committed = secagg.commit(state, await decoded(Committed, payload))
                 self._state = committed
-                work = await self._send("upload", await self._upload(committed))
+                work = await self._upload(committed)
                 log.info("update.sent", **self.key.where)
                 return work
             case Phase.AGREE, secagg.CommittedState() as state:
@@ -139,15 +144,28 @@ class Attempt:
             return True
         return False
 
-    async def _upload(self, state: secagg.CommittedState) -> Upload:
-        """Mask the contribution, note that it leaves, send it; the word that signs for it."""
+    async def _upload(self, state: secagg.CommittedState) -> Work:
+        """Mask the contribution, note that it leaves, send it and sign for it; what is next."""
         contribution, context = self._contribution.result(), state.party.setting.context
         loop = asyncio.get_running_loop()
         masked = await loop.run_in_executor(None, self._masked, state, contribution)
         if context.kind is RoundKind.TRAIN:
             self._remember(CommittedCheck(context, state.committed_hash, state.check_key))
         self._journal.upload(self.key, advertised=tuple(state.peers))
-        return secagg.upload(state, await self._send_segments(masked))
+        work = None
+        if self._relay is not None:
+            work = await by_relay(
+                self._relay,
+                self._line,
+                self.key,
+                partial(self._send_segments, masked),
+                lambda hashes, relay: secagg.upload(state, hashes, relay=relay).to_bytes(),
+            )
+        if work is None:
+            work = await self._send(
+                "upload", secagg.upload(state, await self._send_segments(masked, self._line))
+            )
+        return work
 
     def _masked(self, state: secagg.CommittedState, contribution: Contribution) -> MaskedUpdate:
         kind = state.party.setting.context.kind
@@ -167,12 +185,12 @@ class Attempt:
             random_bytes=secrets.token_bytes,
         )
 
-    async def _send_segments(self, masked: MaskedUpdate) -> list[bytes]:
+    async def _send_segments(self, masked: MaskedUpdate, to: Line | RelayLine) -> list[bytes]:
         hashes = []
         for number, segment in enumerate(masked.segments()):
             data = bytes(segment)
             hashes.append(hashlib.sha256(data).digest())
-            await self._line.segment(self.key, number, data, digest=hashes[-1])
+            await to.segment(self.key, number, data, digest=hashes[-1])
         return hashes
 
     async def _send(self, kind: str, message: Signed) -> Work:

@@ -16,6 +16,7 @@ import typer
 from hospital_node.cli_cohort import check_images, cohort
 from hospital_node.cli_ledger import DEFAULT, Folder, ledger, node_in
 from hospital_node.cli_pacs import pacs
+from hospital_node.cli_relay import relay
 from hospital_node.cli_sent import sent
 from hospital_node.cli_setup import certificate, enroll, init
 from hospital_node.cli_status import status
@@ -40,6 +41,7 @@ app.command()(cohort)
 app.command()(from_options(init))
 app.command()(enroll)
 app.command()(certificate)
+app.command()(relay)
 app.command()(status)
 screen, progress = Screen(), Screen(stderr=True)
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hospital_node.settings import Node, NodeSettings
-from medveil.errors import BadFile
-from medveil.handed import read_whole
+from hospital_node.settings import Node, NodeSettings, RelaySettings
+from medveil.errors import BadFile, BadOption
+from medveil.files import replace_durably
+from medveil.handed import problem_of, read_whole
 from medveil.shown import plain
 
 if TYPE_CHECKING:
@@ -24,11 +25,7 @@ PATIENCE_S = 5.0
 def set_up_node(folder: Path, settings: NodeSettings, authority: Path) -> Node:
     """Make the node's folder: identity key, settings, pinned authority. Raises: BadFile, KeyFileExists."""
     node = Node(folder, settings)
-    certificate = read_whole(authority, AUTHORITY_BYTES)
-    try:
-        certificates_in(certificate)
-    except ValueError as error:
-        raise BadFile(name=plain(authority.name), problem="it holds no certificate (PEM)") from error
+    certificate = _authority(authority)
     if not settings.data.is_dir():
         raise BadFile(name="--data", problem=f"there is no folder '{plain(settings.data)}'")
     from medveil.identity import Identity
@@ -37,6 +34,40 @@ def set_up_node(folder: Path, settings: NodeSettings, authority: Path) -> Node:
     node.authority.write_bytes(certificate)
     node.save()
     return node
+
+
+def set_relay(node: Node, address: str, authority: Path | None) -> Node:
+    """The node with the relay of its region, or with none if the address is empty.
+
+    Args:
+        authority: the relay's certificate authority (PEM).
+    Raises: BadOption, BadFile; then nothing was changed.
+    """
+    from pydantic import ValidationError
+
+    relay = None
+    if address:
+        if authority is None:
+            raise BadOption(problem="--authority is missing: the relay's ca.pem")
+        try:
+            relay = RelaySettings(address=address)
+        except ValidationError as error:
+            raise BadOption(problem=problem_of(error)) from error
+        pem = _authority(authority)
+        replace_durably(node.relay_authority, pem, private=True)
+    changed = Node(node.folder, node.settings.model_copy(update={"relay": relay}))
+    changed.save()
+    return changed
+
+
+def _authority(file: Path) -> bytes:
+    """A certificate authority's file. Raises: BadFile."""
+    pem = read_whole(file, AUTHORITY_BYTES)
+    try:
+        certificates_in(pem)
+    except ValueError as error:
+        raise BadFile(name=plain(file.name), problem="it holds no certificate (PEM)") from error
+    return pem
 
 
 def certificates_in(pem: bytes) -> list[bytes]:

@@ -23,6 +23,7 @@ from hospital_node.line import QueueLine
 from hospital_node.own_courses import LABEL as COURSES
 from hospital_node.own_courses import OwnCourses, course_path
 from hospital_node.records import Records
+from hospital_node.relay import RelayLine, line_to_relay
 from hospital_node.settings import Node
 from hospital_node.transmissions.entries import BadTransmission, NotRecorded
 from hospital_node.transmissions.record import About, SentRecord
@@ -83,8 +84,11 @@ async def _work(
     ) as transport:
         transport.ledger_end = records.end_text
         on_record(transport.sent, records, journal)
-        with closing(PlanQueue(node, identity, journal, records, transport, read)) as queue:
-            await queue.work()
+        async with line_to_relay(node, identity) as relay:
+            if relay is not None:
+                relay.sent.about = transport.sent.about
+            with closing(PlanQueue(node, identity, journal, records, transport, read, relay)) as queue:
+                await queue.work()
 
 
 def on_record(sent: SentRecord, records: Records, journal: Journal) -> None:
@@ -116,7 +120,9 @@ class PlanQueue:
         records: Records,
         line: QueueLine,
         read: Callable[[Plan], SiteData],
+        relay: RelayLine | None = None,
     ) -> None:
+        self._relay = relay
         self._node, self._identity, self._journal = node, identity, journal
         self._records, self._line, self._read = records, line, read
         self._finished: set[str] = set()
@@ -261,7 +267,16 @@ class PlanQueue:
             held = HeldBack(self._node.models, plan, self._identity.secret_for(held_back.LABEL))
         courses = OwnCourses(course_path(self._node.models, plan.id), self._identity.secret_for(COURSES))
         computation = Computation(plan, self._read, self._records, unsent=unsent, held=held, courses=courses)
-        agent = PlanAgent(plan, self._node, self._identity, self._journal, computation, self._line, held)
+        agent = PlanAgent(
+            plan,
+            self._node,
+            self._identity,
+            self._journal,
+            computation,
+            self._line,
+            held,
+            relay=self._relay,
+        )
         return computation, agent
 
     async def _work_on(self, plan: Plan) -> None:

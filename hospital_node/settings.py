@@ -68,6 +68,12 @@ class Policy(Frozen):
         return default_delta(1 if declared is None else max(1, declared))
 
 
+class RelaySettings(Frozen):
+    """The relay of this hospital's region; the authority that it is known by lies in ``relay-ca.pem``."""
+
+    address: Annotated[str, Field(pattern=r"^https://[^/]+$")]
+
+
 class NodeSettings(Frozen):
     """Kept in ``node.json``; the folder beside it holds the key, the pinned authority, journal and ledger."""
 
@@ -82,6 +88,8 @@ class NodeSettings(Frozen):
     proxy: Annotated[str, Field(max_length=500, repr=False)] = ""
     """The proxy on the way to the aggregator, maybe with a password; ``none``: go without one. If empty, the
     environment says (HTTPS_PROXY, NO_PROXY)."""
+    relay: RelaySettings | None = None
+    """By way of which masked vectors go to the aggregator, if there is one."""
 
 
 class NoNode(Error):
@@ -104,6 +112,7 @@ class Node:
         self.folder, self.settings = folder, settings
         self.key = folder / "identity.key"
         self.authority = folder / "ca.pem"
+        self.relay_authority = folder / "relay-ca.pem"
         self.journal = folder / "journal.db"
         self.ledger = folder / "ledger.jsonl"
         self.splits = folder / "splits.json"

@@ -49,6 +49,7 @@ from medveil.reachability import (
     refused_certificate,
     why,
 )
+from medveil.relaying import Held, RelayIdentity
 from medveil.rounds import AttemptKey
 from privacy.secagg.messages import Certificates, Published
 
@@ -162,6 +163,14 @@ class Transport:
     async def segment(self, key: AttemptKey, segment: int, data: bytes, *, digest: bytes) -> None:
         """One segment of a masked vector, and its SHA-256."""
         await self._send("PUT", f"{_path(key)}/segments/{segment}", data, limit=PROBLEM_BYTES, digest=digest)
+
+    async def relay(self) -> RelayIdentity:
+        """Who answers there, if it is a relay. Raises: AggregatorProblem, BadMessage, Unreachable."""
+        return await self._message(RelayIdentity, "GET", "/v1/relay")
+
+    async def hold(self, key: AttemptKey, body: bytes, *, wait_s: float) -> Held:
+        """Hand a relay the word for a masked vector; whether the aggregator has it."""
+        return await self._message(Held, "POST", f"{_path(key)}/upload?wait_s={wait_s:g}", body)
 
     async def _message(self, kind: type[Message], method: str, path: str, body: bytes = b"") -> Message:
         """An answer that is a message. Raises: BadMessage, what :meth:`_send` raises."""

@@ -7,11 +7,13 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from aggregator.storage.plans import CLOSE, GIVE_UP, RESTORED
+from aggregator.rounds import relayed
+from aggregator.storage.plans import CLOSE, GIVE_UP, RELAYED, RESTORED
 from aggregator.work.versions import NextVersion
 from aggregator.work.workers import Failure
 from medveil.identity import BadSignature
 from medveil.plan import Plan
+from medveil.relaying import RelayedUploads
 from medveil.reports import Waiting
 from medveil.rounds import AttemptKey, RoundKind
 from privacy.encoding import EncodingParams, params_for
@@ -50,10 +52,12 @@ class Attempt:
     phases: dict[str, float] = field(default_factory=dict)
     bytes_up: Counter[str] = field(default_factory=Counter)
     bytes_down: Counter[str] = field(default_factory=Counter)
-    claims: Counter[int] = field(default_factory=Counter)
-    """Hospital's index → how often it was allowed to write a segment."""
-    read_back: dict[int, tuple[int, tuple[bytes, ...]]] = field(default_factory=dict)
-    """Hospital's index → the segments that were found stored as it signed them, and its claims by then."""
+    claims: Counter[int | str] = field(default_factory=Counter)
+    """Hospital's index, or what a relay's sum is stored under → how often it might write a segment."""
+    read_back: dict[int | str, tuple[int, tuple[bytes, ...]]] = field(default_factory=dict)
+    """The same → the segments that were found stored as signed, and the claims by then."""
+    relayed: tuple[relayed.Relayed, ...] = ()
+    """Sums of regions that have come in."""
     sitting_out: set[str] = field(default_factory=set)
     """Hospitals that said they have left this attempt; they say so with every poll."""
     wrong_shares: tuple[str, ...] = ()
@@ -107,6 +111,10 @@ def go_on(attempt: Attempt, events: Iterable[Event]) -> Attempt:
         elif kind == GIVE_UP:
             attempt.reason = body.decode()
             attempt.state = server.give_up(attempt.state, vectors_lost=attempt.reason == RESTORED)
+        elif kind == RELAYED:
+            told = RelayedUploads.from_bytes(body)
+            attempt.state, group = relayed.take(attempt.state, told, words=attempt.params.words)
+            attempt.relayed = (*attempt.relayed, group)
         else:
             message: HospitalMessage = MESSAGES[kind].from_bytes(body)
             attempt.state = server.receive(attempt.state, message)

@@ -12,11 +12,15 @@ from dataclasses import dataclass
 
 from aggregator.errors import NotFound
 from aggregator.rounds.attempt import Attempt
+from aggregator.rounds.relayed import WrongRelay, source_of, take
 from aggregator.rounds.runs import Run, Runs, WrongRound, mark_of
+from aggregator.storage.plans import RELAYED
+from aggregator.storage.register import Party
 from aggregator.work.unmasking import WrongLength, segment_lengths
 from medveil.errors import Error, RemoteProtocolError
 from medveil.identity import verify
 from medveil.log import get_logger
+from medveil.relaying import RelayedUploads, RelayWork, Uploader
 from medveil.rounds import AttemptKey, Phase
 from privacy.secagg import server
 from privacy.secagg.messages import MESSAGES, HospitalMessage, Upload
@@ -44,7 +48,8 @@ class SegmentClaim:
     """The right of one request to write one segment of a masked vector."""
 
     key: AttemptKey
-    hospital: int
+    source: int | str
+    """The hospital's index, or what a relay's sum is stored under."""
     segment: int
 
 
@@ -113,8 +118,7 @@ class Intake:
         """
         claim = self.look_at_segment(key, name, segment, size=size)
         if claim is not None:
-            _current(self._runs.of(key.plan, name), key).claims[claim.hospital] += 1
-            self._claims.add(claim)
+            self._claim(claim)
         return claim
 
     def look_at_segment(self, key: AttemptKey, name: str, segment: int, *, size: int) -> SegmentClaim | None:
@@ -126,18 +130,44 @@ class Intake:
             raise server.OutOfPhase(phase=state.phase)
         if member.index in state.uploaded:
             return None
+        return self._wanted(current, SegmentClaim(current.key, member.index, segment), size)
+
+    def look_at_relayed_segment(
+        self, key: AttemptKey, relay: str, segment: int, *, size: int
+    ) -> SegmentClaim | None:
+        """As :meth:`look_at_segment`, of a sum that a relay has made of its region's masked vectors."""
+        current = self._open(key)
+        if current.state.phase is not Phase.UPLOAD:
+            raise server.OutOfPhase(phase=current.state.phase)
+        if any(one.relay == relay for one in current.relayed):
+            return None
+        return self._wanted(current, SegmentClaim(current.key, source_of(relay), segment), size)
+
+    def claim_relayed_segment(
+        self, key: AttemptKey, relay: str, segment: int, *, size: int
+    ) -> SegmentClaim | None:
+        """As :meth:`claim_segment`, of a sum that a relay has made."""
+        claim = self.look_at_relayed_segment(key, relay, segment, size=size)
+        if claim is not None:
+            self._claim(claim)
+        return claim
+
+    def _wanted(self, current: Attempt, claim: SegmentClaim, size: int) -> SegmentClaim:
         lengths = segment_lengths(current.params.words)
-        if not 0 <= segment < len(lengths) or size != lengths[segment]:
+        if not 0 <= claim.segment < len(lengths) or size != lengths[claim.segment]:
             raise WrongLength()
-        claim = SegmentClaim(current.key, member.index, segment)
         if claim in self._claims:
             raise StillWriting()
         return claim
 
+    def _claim(self, claim: SegmentClaim) -> None:
+        self._open(claim.key).claims[claim.source] += 1
+        self._claims.add(claim)
+
     def keep_segment(self, claim: SegmentClaim, data: bytes) -> None:
         """Write a claimed segment durably; once for each claim, on any thread. Raises: StorageFailed."""
         try:
-            self._runs.blobs.put_segment(claim.key.folder, claim.hospital, claim.segment, data)
+            self._runs.blobs.put_segment(claim.key.folder, claim.source, claim.segment, data)
         finally:
             self._claims.discard(claim)
 
@@ -166,16 +196,71 @@ class Intake:
                 self._check_upload(attempt, message)
                 attempt.read_back[member.index] = claims, message.segments
 
-    def _check_upload(self, attempt: Attempt, message: Upload) -> None:
-        sender, lengths = message.sender, segment_lengths(attempt.params.words)
-        if len(message.segments) != len(lengths):
-            raise WrongLength()
-        if any((c.key, c.hospital) == (attempt.key, sender) for c in self._claims.copy()):
-            raise StillWriting()
-        if attempt.read_back.get(sender) == (attempt.claims[sender], message.segments):
+    def read_back_relayed(self, key: AttemptKey, relay: str, body: bytes) -> None:
+        """As :meth:`read_back`, before :meth:`receive_relayed`."""
+        with suppress(Error):
+            attempt, told, source = self._open(key), RelayedUploads.from_bytes(body), source_of(relay)
+            if len(told.segments) == len(segment_lengths(attempt.params.words)):
+                claims = attempt.claims[source]
+                self._check_stored(attempt, source, told.segments)
+                attempt.read_back[source] = claims, told.segments
+
+    def relay_work(self, key: AttemptKey) -> RelayWork:
+        """What a relay has to know to add its region's masked vectors.
+
+        Raises: NotFound, WrongRound, OutOfPhase.
+        """
+        current, run = self._open(key), self._runs.get(key.plan)
+        state = current.state
+        if state.phase is not Phase.UPLOAD or run is None:
+            raise server.OutOfPhase(phase=state.phase)
+        missing = [m for m in run.plan.roster if m.index in state.invited - set(state.uploaded)]
+        away, passed = current.sitting_out, self._runs.now() - current.phase_opened
+        return RelayWork(
+            words=current.params.words,
+            missing=tuple(Uploader(index=m.index, name=m.name, key=m.key) for m in missing),
+            in_reach=tuple(
+                m.name for m in missing if m.name not in away and self._runs.is_in_reach(run, m.name)
+            ),
+            seconds_left=max(0.0, run.plan.study.deadlines.upload_s - passed),
+        )
+
+    def receive_relayed(self, key: AttemptKey, relay: Party, body: bytes) -> None:
+        """Take a region's uploads that came as one sum: all of them, or raise and change nothing.
+
+        The same message may come again: its sender has lost the answer.
+        Raises: NotFound, WrongRound, BadMessage, WrongRelay, StillWriting, DamagedBlob, what
+            :func:`aggregator.rounds.relayed.take` raises.
+        """
+        current, told = self._open(key), RelayedUploads.from_bytes(body)
+        if (told.relay.name, told.relay.key) != (relay.name, relay.public_key):
+            raise WrongRelay()
+        if any(one.relay == relay.name and one.segments == told.segments for one in current.relayed):
             return
-        for number, digest in enumerate(message.segments):
-            self._runs.blobs.segment(attempt.key.folder, sender, number, digest)
+        state, group = take(current.state, told, words=current.params.words)
+        self._check_stored(current, group.source, group.segments)
+        self._runs.record(current, RELAYED, body, state, actor=relay.name)
+        current.relayed = (*current.relayed, group)
+
+    def _open(self, key: AttemptKey) -> Attempt:
+        run = self._runs.get(key.plan)
+        if run is None:
+            raise NotFound()
+        return _current(run, key)
+
+    def _check_upload(self, attempt: Attempt, message: Upload) -> None:
+        if len(message.segments) != len(segment_lengths(attempt.params.words)):
+            raise WrongLength()
+        self._check_stored(attempt, message.sender, message.segments)
+
+    def _check_stored(self, attempt: Attempt, source: int | str, segments: tuple[bytes, ...]) -> None:
+        """Raises: StillWriting, DamagedBlob unless exactly these segments are stored."""
+        if any((c.key, c.source) == (attempt.key, source) for c in self._claims.copy()):
+            raise StillWriting()
+        if attempt.read_back.get(source) == (attempt.claims[source], segments):
+            return
+        for number, digest in enumerate(segments):
+            self._runs.blobs.segment(attempt.key.folder, source, number, digest)
 
 
 def _current(run: Run, key: AttemptKey) -> Attempt:
@@ -188,4 +273,8 @@ def _is_repeat(state: server.ServerState, message: HospitalMessage) -> bool:
     """Whether exactly this message was taken before, in any phase: the answer to it may have been lost."""
     phase = next(p for p, kind in server.EXPECTS.items() if isinstance(message, kind))
     taken: Mapping[int, HospitalMessage] = getattr(state, server.ANSWERS[phase])
-    return taken.get(message.sender) == message
+    before = taken.get(message.sender)
+    if isinstance(message, Upload) and isinstance(before, Upload) and before.relay and not message.relay:
+        # Its relay has handed this vector in, and the hospital does not know.
+        return (before.committed_hash, before.segments) == (message.committed_hash, message.segments)
+    return before == message

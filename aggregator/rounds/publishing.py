@@ -14,6 +14,7 @@ from typing import ParamSpec, TypeVar
 
 from aggregator.rounds import endings
 from aggregator.rounds.attempt import Attempt, Publication
+from aggregator.rounds.relayed import uploads_of
 from aggregator.rounds.runs import Run, Runs
 from aggregator.storage.blobs import StorageFailed
 from aggregator.work.unmasking import Summing, segment_lengths, sum_segment
@@ -162,9 +163,9 @@ class Publishing:
         """The sum can be opened and was not: whatever is broken may be mended."""
         attempt.publication, attempt.retry_at = None, self._runs.now() + RETRY_S
         attempt.trouble = Waiting(reason=failure.code, failed_in=Phase.UNMASK)
-        if failure.hospital is not None:
-            (name,) = run.names([failure.hospital])
-            damaged = Damaged(hospital=name, segment=failure.segment)
+        if failure.source is not None:
+            named = failure.source if isinstance(failure.source, str) else run.names([failure.source])[0]
+            damaged = Damaged(hospital=named, segment=failure.segment)
             attempt.trouble = Waiting(reason=failure.code, failed_in=Phase.UNMASK, damaged=damaged)
         key = attempt.key
         log.error("sum.waits", plan=key.plan, round=key.round, attempt=key.attempt, code=failure.code)
@@ -187,7 +188,7 @@ class Publishing:
         attempt.wrong_shares = run.names(server.wrong_returns(state))
         # The last phase has closed with a threshold of answers; that number is enough to unmask.
         removal = server.masks_to_remove(replace(state, phase=Phase.UNMASK))
-        uploads = {i: state.uploaded[i].segments for i in state.survivors}
+        uploads = uploads_of(state, attempt.relayed)
         folder, draft_id = attempt.key.folder, secrets.token_hex(8)
         self._runs.blobs.forget_drafts(folder)
         job = Summing(self._runs.blobs, folder, draft_id, words, uploads, tuple(removal))

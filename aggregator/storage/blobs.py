@@ -135,29 +135,33 @@ class Blobs:
         """Make a finished draft the sum of this hash. Raises: StorageFailed."""
         _keep(draft, self._sums / name)
 
-    def put_segment(self, attempt: str, hospital: int, number: int, data: bytes) -> None:
-        """Keep one segment of a masked upload; a repeated upload replaces an unsigned one."""
-        write_durably(self._segment(attempt, hospital, number), data)
+    def put_segment(self, attempt: str, source: int | str, number: int, data: bytes) -> None:
+        """Keep one segment of a masked upload; a repeated upload replaces an unsigned one.
 
-    def segment(self, attempt: str, hospital: int, number: int, digest: bytes) -> bytes:
+        Args:
+            source: a hospital's index, or what a relay's sum is stored under.
+        """
+        write_durably(self._segment(attempt, source, number), data)
+
+    def segment(self, attempt: str, source: int | str, number: int, digest: bytes) -> bytes:
         """Read a segment that has exactly this SHA-256.
 
         Raises: DamagedBlob.
         """
-        with self.mapped_segment(attempt, hospital, number) as found:
+        with self.mapped_segment(attempt, source, number) as found:
             data = bytes(found)
         if hashlib.sha256(data).digest() != digest:
             raise DamagedBlob()
         return data
 
     @contextmanager
-    def mapped_segment(self, attempt: str, hospital: int, number: int) -> Iterator[memoryview]:
+    def mapped_segment(self, attempt: str, source: int | str, number: int) -> Iterator[memoryview]:
         """The bytes of a segment without a copy of them, unchecked.
 
         Raises: DamagedBlob if it is not there or empty.
         """
         try:
-            with open(self._segment(attempt, hospital, number), "rb") as file:
+            with open(self._segment(attempt, source, number), "rb") as file:
                 data = mmap.mmap(file.fileno(), 0, flags=_MAPPED, prot=mmap.PROT_READ)
         except (OSError, ValueError) as error:  # ValueError: an empty file
             raise DamagedBlob() from error
@@ -187,8 +191,8 @@ class Blobs:
             for file in folder.glob(f"*{SCRATCH}"):
                 _remove(file)
 
-    def _segment(self, attempt: str, hospital: int, number: int) -> Path:
-        return self._uploads / attempt / f"{hospital}-{number}"
+    def _segment(self, attempt: str, source: int | str, number: int) -> Path:
+        return self._uploads / attempt / f"{source}-{number}"
 
 
 def _open(path: Path) -> BinaryIO:

@@ -109,12 +109,12 @@ class BucketBlobs(Blobs):
     def keep_sum(self, name: str, draft: Path) -> None:
         self._keep(f"sums/{name}", draft)
 
-    def put_segment(self, attempt: str, hospital: int, number: int, data: bytes) -> None:
-        self._put(self._key(attempt, hospital, number), data)
+    def put_segment(self, attempt: str, source: int | str, number: int, data: bytes) -> None:
+        self._put(self._key(attempt, source, number), data)
 
     @contextmanager
-    def mapped_segment(self, attempt: str, hospital: int, number: int) -> Iterator[memoryview]:
-        data = self._get(self._key(attempt, hospital, number))
+    def mapped_segment(self, attempt: str, source: int | str, number: int) -> Iterator[memoryview]:
+        data = self._get(self._key(attempt, source, number))
         if not len(data):
             raise DamagedBlob()
         yield data
@@ -165,8 +165,8 @@ class BucketBlobs(Blobs):
             size = obstore.head(self._store, key)["size"]
         return cast("BinaryIO", io.BufferedReader(_Object(self._store, key, size), PIECE))
 
-    def _key(self, attempt: str, hospital: int, number: int) -> str:
-        return f"uploads/{attempt}/{hospital}-{number}"
+    def _key(self, attempt: str, source: int | str, number: int) -> str:
+        return f"uploads/{attempt}/{source}-{number}"
 
 
 class _Object(io.RawIOBase):

@@ -17,8 +17,9 @@ from medveil.reports import AttemptReport
 from medveil.rounds import EARLY, AttemptKey, ModelVersion, RoundKind
 from medveil.spoken import named
 
-CLOSE, GIVE_UP = "close", "give-up"
-"""Events beside the messages: the end of a phase, and of the hope that an attempt succeeds by itself."""
+CLOSE, GIVE_UP, RELAYED = "close", "give-up", "relayed"
+"""Events beside the messages: the end of a phase, of the hope that an attempt succeeds by itself, and the
+uploads of a region that came as one sum."""
 RESTORED = "restored"
 """Why an attempt failed that was open in a backup: its masked vectors are in none."""
 

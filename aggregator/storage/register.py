@@ -51,7 +51,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Party:
-    """Somebody enrolled: a hospital or a researcher."""
+    """Somebody enrolled: a hospital, a researcher or a relay."""
 
     name: str
     role: str
@@ -198,8 +198,9 @@ class Register:
         return sorted(found)
 
     def grant(self, plan: str, name: str) -> None:
-        """Let a researcher read a plan. Raises: UnknownPerson."""
-        if name not in self.researchers():
+        """Let a researcher read a plan, or a relay add its vectors. Raises: UnknownPerson."""
+        relays = {p.name for p in self.enrolled_keys() if p.role == "relay" and not p.revoked}
+        if name not in relays and name not in self.researchers():
             raise UnknownPerson(name=name)
         key = {"plan": plan, "name": name}
         with self._transactions.change("grant", "admin") as change:
@@ -226,7 +227,7 @@ class Register:
             return list(tx.scalars(sa.select(PLANS.c.id)))
 
     def readable(self, name: str) -> set[str]:
-        """The plans that this researcher may read."""
+        """The plans that this researcher may read, or whose vectors this relay may add."""
         with self._transactions.read() as tx:
             return set(tx.scalars(sa.select(READERS.c.plan).where(READERS.c.name == name, READERS.c.may)))
 

@@ -23,7 +23,7 @@ from aggregator.storage.transactions import NotLeading
 from aggregator.web.limits import Gate
 from aggregator.web.metrics import Metrics
 from aggregator.web.problems import on_bad_address, on_error, on_fault
-from aggregator.web.routes import hospitals, models, people
+from aggregator.web.routes import hospitals, models, people, relays
 from aggregator.web.routes.parameters import READING
 from aggregator.web.service import Service
 from aggregator.web.standby import open_stand_by
@@ -73,6 +73,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.service = app.state.stand_by = None
     app.state.metrics = Metrics(tls=settings.folder / "tls", disk=settings.folder)
     app.add_middleware(Gate, limits=settings.limits, observe=app.state.metrics.request)
+    app.include_router(relays.router)  # before the hospitals': "relayed" is no kind of message
     app.include_router(hospitals.router)
     app.include_router(models.router)
     app.include_router(people.router)

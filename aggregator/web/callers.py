@@ -143,8 +143,13 @@ class Callers:
             raise NotFound()
         return party
 
+    async def check_granted(self, party: Party, plan: str) -> None:
+        """Whether a relay may add a plan's vectors. Raises: NotFound, as for a plan that does not exist."""
+        if plan not in await self.readable(party):
+            raise NotFound()
+
     async def readable(self, party: Party) -> set[str]:
-        """The plans granted to a researcher."""
+        """The plans granted to a researcher or a relay."""
         return await self._lookups.ask(lambda: self.register.readable(party.name))
 
     async def still_welcome(self, party: Party) -> None:

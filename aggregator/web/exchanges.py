@@ -108,6 +108,42 @@ async def take_segment(service: Service, key: AttemptKey, party: Party, segment:
     coordinator.runs.count_bytes(key.plan, party.name, up=len(body), down=0)
 
 
+async def look_at_relayed_segment(
+    service: Service, key: AttemptKey, relay: Party, segment: int, *, size: int
+) -> None:
+    """As :func:`look_at_segment`, of a sum that a relay has made."""
+    look = partial(service.coordinator.intake.look_at_relayed_segment, key, relay.name, segment, size=size)
+    await service.run(look)
+
+
+async def take_relayed_segment(
+    service: Service, key: AttemptKey, relay: Party, segment: int, body: bytes
+) -> None:
+    """Keep one segment of a relay's sum. Raises: what :func:`take_segment` raises."""
+    ask = partial(service.coordinator.intake.claim_relayed_segment, key, relay.name, segment, size=len(body))
+    claim = await service.run(ask)
+    if claim is not None:
+        await _keep(service, claim, body)
+    service.coordinator.runs.count_bytes(key.plan, relay.name, up=len(body), down=0)
+
+
+async def take_relayed(service: Service, key: AttemptKey, relay: Party, body: bytes) -> None:
+    """Take a region's uploads; they are on the disk afterwards.
+
+    Raises: what :meth:`Intake.receive_relayed` raises.
+    """
+    coordinator = service.coordinator
+    await service.with_segments(lambda: coordinator.intake.read_back_relayed(key, relay.name, body))
+
+    def take() -> bool:
+        coordinator.intake.receive_relayed(key, relay, body)
+        coordinator.runs.count_bytes(key.plan, relay.name, up=len(body), down=0)
+        return coordinator.go_on()
+
+    if await service.run(take):
+        service.announce()
+
+
 async def _keep(service: Service, claim: SegmentClaim, data: bytes) -> None:
     """Write a claimed segment while the coordinator's thread does other things: storage may be slow."""
     try:

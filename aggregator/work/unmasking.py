@@ -39,13 +39,14 @@ class DamagedSegment(RemoteProtocolError):
 
     code = "damaged-segment"
 
-    def __init__(self, *, hospital: int, segment: int) -> None:
+    def __init__(self, *, source: int | str, segment: int) -> None:
+        whose = source if isinstance(source, str) else f"hospital {source}"
         super().__init__(
-            what=f"Segment {segment} of hospital {hospital}'s upload is missing or damaged on the disk.",
+            what=f"Segment {segment} of {whose}'s upload is missing or damaged on the disk.",
             meaning="The sum can be opened, so it is tried again every minute; its plan waits for it.",
             remedy="Check the aggregator's disk; put the folder 'uploads' back from a copy, if there is one.",
         )
-        self.hospital, self.segment = hospital, segment
+        self.source, self.segment = source, segment
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Summing:
         folder: the attempt's folder among the uploads.
         draft_id: of this try; its drafts bear it, so that no other try can write into them.
         words: length of the vector.
-        uploads: survivor's index → SHA-256 of each of its segments.
+        uploads: survivor's index, or what a relay's sum is stored under → SHA-256 of each of its segments.
         removal: the masks that are still in the survivors' sum, with their signs reversed.
     """
 
@@ -64,7 +65,7 @@ class Summing:
     folder: str
     draft_id: str
     words: int
-    uploads: Mapping[int, tuple[bytes, ...]]
+    uploads: Mapping[int | str, tuple[bytes, ...]]
     removal: tuple[Mask, ...] = field(repr=False)
 
     @property
@@ -86,14 +87,14 @@ def sum_segment(job: Summing, number: int) -> None:
     """
     length = segment_lengths(job.words)[number]
     total = np.zeros(length // 8, np.uint64)
-    for hospital, digests in job.uploads.items():
+    for source, digests in job.uploads.items():
         try:
-            with job.blobs.mapped_segment(job.folder, hospital, number) as data:
+            with job.blobs.mapped_segment(job.folder, source, number) as data:
                 if len(data) != length or hashlib.sha256(data).digest() != digests[number]:
                     raise DamagedBlob()
                 np.add(total, np.frombuffer(data, "<u8"), out=total)
         except DamagedBlob as error:
-            raise DamagedSegment(hospital=hospital, segment=number) from error
+            raise DamagedSegment(source=source, segment=number) from error
     add_masks(total, job.removal, first_segment=number)
     try:
         with open(job.draft, "r+b", opener=_create) as file:

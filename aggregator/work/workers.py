@@ -32,7 +32,7 @@ class Failure:
     """A known problem on its way back from a worker: the error's code, and whose segment it names, if any."""
 
     code: str
-    hospital: int | None = None
+    source: int | str | None = None
     segment: int | None = None
 
 
@@ -41,7 +41,7 @@ def attempt(job: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T | Fa
     try:
         return job(*args, **kwargs)
     except Error as error:
-        return Failure(error.code, getattr(error, "hospital", None), getattr(error, "segment", None))
+        return Failure(error.code, getattr(error, "source", None), getattr(error, "segment", None))
 
 
 class Inline(Executor):

@@ -23,6 +23,7 @@ Sealed = Annotated[bytes, Field(min_length=114, max_length=114)]
 Commitments = Annotated[bytes, Field(min_length=32, max_length=32)]
 """To a self-mask share and a mask-key share, 16 bytes each."""
 Share = Annotated[bytes, Field(min_length=33, max_length=33)]
+Relay = Annotated[bytes, Field(max_length=32, exclude_if=lambda key: not key)]
 Members = tuple[Index, ...]
 
 
@@ -81,6 +82,8 @@ class Upload(Signed):
     committed_hash: Key
     segments: tuple[Key, ...]
     """SHA-256 of each segment of 16 MiB."""
+    relay: Relay = b""
+    """Public key of the relay that has the segments and adds them to its region's; empty without one."""
 
 
 class Agree(Signed):

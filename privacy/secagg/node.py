@@ -245,11 +245,15 @@ def commit(state: SharedState, seen: Committed) -> CommittedState:
     )
 
 
-def upload(state: CommittedState, segment_hashes: Sequence[bytes]) -> Upload:
-    """4b. Sign the masked vector that the segments hold."""
+def upload(state: CommittedState, segment_hashes: Sequence[bytes], *, relay: bytes = b"") -> Upload:
+    """4b. Sign the masked vector that the segments hold.
+
+    Args:
+        relay: public key of the relay that has the segments, if they are not at the aggregator.
+    """
     party = state.party
     return Upload(
-        sender=party.index, committed_hash=state.committed_hash, segments=tuple(segment_hashes)
+        sender=party.index, committed_hash=state.committed_hash, segments=tuple(segment_hashes), relay=relay
     ).signed_by(party.identity, party.setting.context, state.transcript)
 
 

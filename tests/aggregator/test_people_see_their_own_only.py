@@ -81,9 +81,11 @@ def tenants(door: Door) -> tuple[Tenant, Tenant]:
 
     def tenant(name: str, plan: Plan, hospital: Identity) -> Tenant:
         key, token = door.enrolled(f"{name}-key", "researcher"), door.token(f"{name}-token", Role.RESEARCHER)
-        for reader in (f"{name}-key", f"{name}-token"):
+        relay = door.enrolled(f"{name}-relay", "relay")
+        for reader in (f"{name}-key", f"{name}-token", f"{name}-relay"):
             door.service.register.grant(plan.id, reader)
         asks = {"hospital": signing(door, hospital), "key": signing(door, key), "token": bearing(door, token)}
+        asks["relay"] = signing(door, relay)
         return Tenant(plan, plan.study.model.initial_model, asks)
 
     return tenant("north", world.plan, world.identities[0]), tenant("south", other, clinics[0])

@@ -68,7 +68,7 @@ def test_a_damaged_segment_names_itself_and_nothing_is_written(folder: Path, dam
         path.write_bytes(changed[damage])
     with pytest.raises(DamagedSegment, match="Segment 1 of hospital 2") as found:
         sum_segment(job, 1)
-    assert (found.value.hospital, found.value.segment) == (2, 1)
+    assert (found.value.source, found.value.segment) == (2, 1)
     assert not job.draft.exists()
     sum_segment(job, 0)  # the others are as they were
 

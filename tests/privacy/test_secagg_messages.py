@@ -212,7 +212,7 @@ def _other(value: Any) -> Any:
     if isinstance(value, int):
         return value + 1
     if isinstance(value, bytes):
-        return bytes([value[0] ^ 1]) + value[1:]
+        return bytes([value[0] ^ 1]) + value[1:] if value else b"x" * 32
     if isinstance(value, tuple):
         return value[:-1]
     return {k: v for k, v in value.items() if k == 9_999}  # one entry fewer
