@@ -37,7 +37,7 @@ UIDS = (
 """The telling ends of the files' study UIDs."""
 SHORTEST = 6
 """Letters of a part of a name that is looked for by itself: shorter ones are parts of common words."""
-CODINGS = ("utf-8", "latin-1", "utf-16-le", "utf-16-be", "utf-32-le", "gb18030", "cp437")
+CODINGS = ("utf-8", "latin-1", "utf-16-le", "utf-16-be", "gb18030", "cp437")
 
 
 @cache
@@ -68,7 +68,16 @@ def _needles() -> dict[bytes, str]:
                 needles[raw.lower()] = canary
                 if coding in ("utf-8", "latin-1"):
                     needles[raw.hex().encode()] = canary
-    return needles
+    return _shortest(needles)
+
+
+def _shortest(needles: dict[bytes, str]) -> dict[bytes, str]:
+    """Without those that hold another one: where they are, that one is."""
+    kept: dict[bytes, str] = {}
+    for needle in sorted(needles, key=len):
+        if not any(one in needle for one in kept):
+            kept[needle] = needles[needle]
+    return kept
 
 
 @cache
@@ -79,14 +88,14 @@ def _in_base64() -> dict[bytes, str]:
         for raw in {form.encode() for form in (canary, canary.lower(), canary.upper())}:
             for before in range(3):
                 shown = base64.b64encode(bytes(before) + raw)
-                whole = shown[(0, 2, 3)[before] : len(shown) // 4 * 4 - 4]
+                whole = shown[(0, 2, 3)[before] : (before + len(raw)) * 8 // 6]
                 if len(whole) >= 6:
                     needles[whole] = canary
-    return needles
+    return _shortest(needles)
 
 
 def found_in(data: bytes) -> set[str]:
-    """The canaries that bytes hold, also under gzip or zlib."""
+    """Canaries that bytes hold, also under gzip or zlib: of several that overlap the shortest."""
     small = data.lower()
     found = {canary for needle, canary in _needles().items() if needle in small}
     found |= {canary for needle, canary in _in_base64().items() if needle in data}
