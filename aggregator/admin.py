@@ -30,9 +30,11 @@ from aggregator.storage.register import Register, Role, UnknownPerson
 from aggregator.storage.store import Store
 from aggregator.storage.transactions import AlreadyThere
 from aggregator.witnesses import Witness, binding_heads
-from medveil.errors import BadFile, Error
+from medveil.errors import BadFile, BadOption, Error
 from medveil.handed import problem_of, read_whole
 from medveil.identity import Identity
+from medveil.ids import NAME
+from medveil.invitation import ADDRESS, is_title
 from medveil.plan import Member, Plan
 from medveil.reports import PlanStatus
 from medveil.shown import plain
@@ -78,7 +80,7 @@ class NoHospitals(Error):
         super().__init__(
             what=f"These hospitals are not enrolled: {names}.",
             meaning="A plan names exact keys, so every hospital must be enrolled before it is written.",
-            remedy="Hand out tokens with 'medveil aggregator enroll-token NAME' and wait for the nodes.",
+            remedy="Invite them with 'medveil aggregator invite NAME', and wait until they have joined.",
         )
 
 
@@ -99,8 +101,12 @@ def set_up_aggregator(settings: Settings) -> bytes:
     """Make the aggregator's folder: admin key, settings, TLS certificate, database.
 
     Returns: the certificate of its authority (DER), which the hospitals pin.
-    Raises: KeyFileExists if the folder already holds an aggregator.
+    Raises: BadOption; KeyFileExists if the folder already holds an aggregator.
     """
+    if not re.fullmatch(ADDRESS, settings.url):
+        raise BadOption(problem=f"'{plain(settings.url, 100)}' is no address as https://fl.example.org:8443")
+    if not is_title(settings.title):
+        raise BadOption(problem="a consortium's name is one line of 1 to 80 characters")
     Identity.generate("admin").save(settings.folder / KEY)
     settings.save()
     make_certificates(settings.folder / "tls", settings.names)
@@ -175,10 +181,22 @@ def replace_admin_key(settings: Settings, *, without_old: bool) -> Changed:
     return new_admin_key(settings, without_old=without_old)
 
 
+def check_newcomer(name: str) -> None:
+    """Raises: BadOption unless a hospital or a researcher may be called so."""
+    if not NAME.fullmatch(name):
+        raise BadOption(
+            problem=f"'{plain(name, 60)}' is no name; it takes lower case letters, digits and inner hyphens, "
+            "48 at most, as in st-marys"
+        )
+
+
 def new_token(settings: Settings, name: str, role: str) -> str:
-    """Make a one-time enrolment token and keep its hash."""
+    """Make a one-time enrolment token and keep its hash. Raises: BadOption, AlreadyThere."""
+    check_newcomer(name)
     token = secrets.token_hex(24)
     with opened(settings) as store:
+        if store.register.party(name) is not None:
+            raise AlreadyThere(thing=f"somebody called '{name}', enrolled with a key")
         store.register.add_token(token, name=name, role=role, expires=time.time() + TOKEN_HOURS * 3600)
     return token
 

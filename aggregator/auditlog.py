@@ -25,8 +25,11 @@ START = bytes(32)
 REPLACED = "admin-key.replaced"
 """The action of the entry by which a new admin key takes the place of one that was not asked."""
 KEY_CHANGES = (HANDED_OVER, REPLACED)
-DETAILS = frozenset("row role kind outcome reason model bytes rows schema lead head old new word".split())
-"""What an entry may tell besides actor, action and subject: codes, counts, digests, the admin's public keys.
+DETAILS = frozenset(
+    "row role name kind outcome reason model bytes rows schema lead head old new word".split()
+)
+"""What an entry may tell besides actor, action and subject: codes, counts, digests, for whom a token is, the
+admin's public keys.
 
 No secret key, no share.
 """

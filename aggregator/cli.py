@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aggregator.cli_invite import invitations, invite
 from aggregator.cli_people import DEFAULT, Folder, people
 from aggregator.cli_relay import relay
 from aggregator.settings import Settings, load
@@ -32,6 +33,8 @@ study = typer.Typer(help="Create studies and watch them.")
 app.add_typer(study, name="study")
 app.add_typer(people, name="people")
 app.add_typer(relay, name="relay")
+app.command()(invite)
+app.command()(invitations)
 audit = typer.Typer(help="The audit log: who changed what, chained and signed.")
 app.add_typer(audit, name="audit")
 screen = Screen()
@@ -56,15 +59,27 @@ def init(
     ],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8443,
+    consortium: Annotated[
+        str, typer.Option(help="What hospitals know the consortium by; asked for at a terminal.")
+    ] = "",
+    address: Annotated[
+        str, typer.Option(help="Where hospitals reach it, if that is not https://NAME:PORT (a front).")
+    ] = "",
 ) -> None:
     """Make the aggregator's folder: database, admin key, TLS certificate."""
     from aggregator import admin
 
-    authority = admin.set_up_aggregator(Settings(folder, host, port, tuple(name)))
-    screen.say(f"The aggregator is ready in {folder}.")
-    screen.say(f"  For the hospitals:  {folder / 'tls' / 'ca.pem'}  (they pin it; compare by telephone)")
-    screen.say(f"  Its fingerprint:    {fingerprint(authority)}")
-    screen.say(f"  Next:               medveil aggregator serve --folder {quote(str(folder))}")
+    if not consortium and can_ask():
+        consortium = screen.answer(f"What is the consortium called? (Enter: {plain(name[0], 80)})")
+    settings = Settings(
+        folder, host, port, tuple(name), consortium=consortium.strip(), address=address.rstrip("/")
+    )
+    authority = admin.set_up_aggregator(settings)
+    screen.say(f"The aggregator of {plain(settings.title)} is ready in {folder}.")
+    screen.say(f"  Hospitals reach it at {settings.url} and trust {folder / 'tls' / 'ca.pem'},")
+    screen.say(f"  whose fingerprint is  {fingerprint(authority)}")
+    screen.say(f"Next: medveil aggregator serve --folder {quote(str(folder))}")
+    screen.say(f"      medveil aggregator invite NAME --folder {quote(str(folder))}    (for each hospital)")
 
 
 @app.command()

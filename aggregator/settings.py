@@ -79,6 +79,12 @@ class Settings:
 
     blobs: str = ""
     """``s3://BUCKET/PREFIX?endpoint=URL&region=NAME``; empty for the folder. Credentials: the environment."""
+    consortium: str = ""
+    """What hospitals know the consortium by; the first name if empty."""
+    address: str = ""
+    """Where hospitals reach it, if that is not the first name and the port: a front stands before it."""
+    authority: str = ""
+    """File (PEM) of the authority that signs what hospitals are shown there, if it is not ``tls/ca.pem``."""
 
     @property
     def where(self) -> Path | str:
@@ -88,7 +94,13 @@ class Settings:
     @property
     def url(self) -> str:
         """Address for the hospitals."""
-        return f"https://{self.names[0]}:{self.port}"
+        name = self.names[0]
+        return self.address or f"https://{f'[{name}]' if ':' in name else name}:{self.port}"
+
+    @property
+    def title(self) -> str:
+        """What hospitals know the consortium by."""
+        return self.consortium or self.names[0]
 
     def save(self) -> None:
         """Write ``aggregator.json``."""
@@ -119,6 +131,7 @@ def load(folder: Path) -> Settings:
             database=str(values.get("database", "")),
             workers=int(values.get("workers", 0)),
             blobs=str(values.get("blobs", "")),
+            **{key: str(values.get(key, "")) for key in ("consortium", "address", "authority")},
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadFile(name=str(path.name), problem=str(error) or type(error).__name__) from error

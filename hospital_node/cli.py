@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hospital_node.cli_cohort import check_images, cohort
+from hospital_node.cli_join import doctor, join
 from hospital_node.cli_ledger import DEFAULT, Folder, ledger, node_in
 from hospital_node.cli_pacs import pacs
 from hospital_node.cli_relay import relay
@@ -38,11 +39,13 @@ app.add_typer(ledger, name="ledger")
 app.add_typer(pacs, name="pacs")
 app.add_typer(sent, name="sent")
 app.command()(cohort)
+app.command()(from_options(join))
 app.command()(from_options(init))
 app.command()(enroll)
 app.command()(certificate)
 app.command()(relay)
 app.command()(status)
+app.command()(doctor)
 screen, progress = Screen(), Screen(stderr=True)
 
 

@@ -20,16 +20,10 @@ if TYPE_CHECKING:
 screen = Screen()
 
 
-@dataclass(frozen=True)
-class NodeOptions:
-    """Options of ``medveil node init``."""
+@dataclass(frozen=True, kw_only=True)
+class NodeChoices:
+    """What an operator may choose when a node is made, however that comes about."""
 
-    name: Annotated[str, typer.Option(help="This hospital's name, e.g. st-marys.")]
-    aggregator: Annotated[
-        str, typer.Option(help="Address of the aggregator, e.g. https://fl.example.org:8443")
-    ]
-    authority: Annotated[Path, typer.Option(help="The aggregator's ca.pem, as its admin handed it out.")]
-    data: Annotated[Path, typer.Option(help="Folder with manifest.csv and the images. Only read.")]
     dataset: Annotated[
         str | None, typer.Option(help="A name of this set of patients; the hospital's without.")
     ] = None
@@ -64,9 +58,13 @@ class NodeOptions:
     memory_gb: Annotated[
         float | None, typer.Option(help="Most memory a plan may take, in GB; 90 % of the machine without it.")
     ] = None
+    proxy: Annotated[
+        str,
+        typer.Option(help="The proxy to the aggregator; 'none': go without. HTTPS_PROXY says, if left out."),
+    ] = ""
     folder: Folder = DEFAULT
 
-    def settings(self) -> NodeSettings:
+    def settings(self, name: str, aggregator: str, data: Path) -> NodeSettings:
         """What is kept of them. Raises: BadOption."""
         from pydantic import ValidationError
 
@@ -75,21 +73,35 @@ class NodeOptions:
 
         try:
             return NodeSettings(
-                name=self.name,
-                aggregator=self.aggregator.rstrip("/"),
-                data=self.data.absolute(),
-                dataset=self.dataset or self.name,
+                name=name,
+                aggregator=aggregator.rstrip("/"),
+                data=data.absolute(),
+                dataset=self.dataset or name,
                 policy=Policy(**{limit: getattr(self, limit) for limit in Policy.model_fields}),
+                proxy=self.proxy,
             )
         except ValidationError as error:
             raise BadOption(problem=problem_of(error)) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeOptions(NodeChoices):
+    """Options of ``medveil node init``."""
+
+    name: Annotated[str, typer.Option(help="This hospital's name, e.g. st-marys.")]
+    aggregator: Annotated[
+        str, typer.Option(help="Address of the aggregator, e.g. https://fl.example.org:8443")
+    ]
+    authority: Annotated[Path, typer.Option(help="The aggregator's ca.pem, as its admin handed it out.")]
+    data: Annotated[Path, typer.Option(help="Folder with manifest.csv and the images. Only read.")]
 
 
 def init(options: NodeOptions) -> None:
     """Make this node's folder: identity key, settings, pinned authority."""
     from hospital_node.enrolment import certificates_in, set_up_node
 
-    node = set_up_node(options.folder, options.settings(), options.authority)
+    settings = options.settings(options.name, options.aggregator, options.data)
+    node = set_up_node(options.folder, settings, options.authority)
     from medveil.identity import Identity
     from medveil.ids import fingerprint
 

@@ -42,7 +42,7 @@ class Unreachable(RemoteProtocolError):
         super().__init__(
             what=f"The aggregator does not answer: {reason}.",
             meaning="Nothing was changed. A running node waits and tries again.",
-            remedy="Check the address, the network and the proxy, then: medveil node check --connection.",
+            remedy="Check the address, the network and the proxy, then: medveil node doctor.",
         )
         self.reason = reason
 

@@ -17,6 +17,7 @@ from medveil.bounds import (
     default_delta,
 )
 from medveil.errors import Error
+from medveil.files import replace_durably
 from medveil.handed import parsed
 from medveil.values import Frozen, Name
 
@@ -101,7 +102,7 @@ class NoNode(Error):
         super().__init__(
             what=f"There is no node in the folder '{folder}'.",
             meaning="Nothing was done.",
-            remedy="Name the node's folder with --folder, or make one with 'medveil node init'.",
+            remedy="Name the node's folder with --folder, or make one with 'medveil node join'.",
         )
 
 
@@ -131,7 +132,7 @@ class Node:
         return cls(folder, parsed(NodeSettings, data, name=str(folder / FILE)))
 
     def save(self) -> None:
-        """Write ``node.json``."""
+        """Write ``node.json``, whole or not at all."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        text = json.dumps(self.settings.model_dump(mode="json"), indent=2)
-        (self.folder / FILE).write_text(text + "\n")
+        text = json.dumps(self.settings.model_dump(mode="json"), indent=2) + "\n"
+        replace_durably(self.folder / FILE, text.encode(), private=True)

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import random
-import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 from urllib.parse import quote
 
 import httpx2 as httpx
-from socksio import SOCKSError
 
 from hospital_node import live
-from hospital_node.line import AggregatorProblem, Message, ProxyRefused, Unreachable, decoded
+from hospital_node.connecting import FAILURES, check_shown, closing_lines, lost_by, open_client, pinned
+from hospital_node.line import AggregatorProblem, Message, Unreachable, decoded
 from hospital_node.transmissions.record import Leaving, SentRecord
 from medveil.answers import (
-    ASK_PLAINLY,
     PROBLEM_BYTES,
     AnswerTooLarge,
     Collected,
     EncodedAnswer,
-    no_cookies,
     problem_in,
     time_for,
 )
@@ -40,22 +37,12 @@ from medveil.messages import (
     enrolment_path,
     seconds_to_wait,
 )
-from medveil.reachability import (
-    OTHER_AUTHORITY,
-    Proxy,
-    check_certificate,
-    proxy_to,
-    proxy_trouble,
-    refused_certificate,
-    why,
-)
+from medveil.reachability import proxy_to
 from medveil.relaying import Held, RelayIdentity
 from medveil.rounds import AttemptKey
 from privacy.secagg.messages import Certificates, Published
 
-TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 GIVE_UP_S = 90.0
-LOOK_S = 5.0
 BUSY = (429, 502, 503, 504)
 CLIENT_PAIR = "client.pem"
 """Beside the pinned authority: the client certificate and its key, where the aggregator asks for them."""
@@ -82,8 +69,7 @@ class Transport:
         proxy: str = "",
     ) -> None:
         self.proxy = proxy_to(address, proxy)
-        context = ssl.create_default_context(cafile=str(authority))
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context = pinned(authority)
         self._context, self._pair, self._loaded = context, authority.with_name(CLIENT_PAIR), 0
         self._identity, self._patience_s = identity, patience_s
         self.sent = SentRecord(authority.parent, identity, to=address, authority=authority)
@@ -93,7 +79,7 @@ class Transport:
         there is nothing to tell. It goes with polls and messages whenever it has changed."""
         self._end_told = ""
         self._address = address
-        self._client = _client(address, context, self.proxy)
+        self._client = open_client(address, context, self.proxy)
 
     async def __aenter__(self) -> Self:
         return self
@@ -199,51 +185,17 @@ class Transport:
                 answer = await self._once(method, path, body, digest, limit)
                 live.note_connected(True)
                 return answer
-            except (httpx.TransportError, TimeoutError, SOCKSError, _Busy) as error:
-                lost = self._lost(error)
+            except (*FAILURES, _Busy) as error:
+                busy = error if isinstance(error, _Busy) else None
+                lost = Unreachable(reason=str(busy)) if busy else lost_by(error, self.proxy)
                 if loop.time() - started > self._patience_s:
-                    issuer = await self._issuer_shown(error)
-                    check_certificate(error, proxy=self._proxy_shown, issuer=issuer)
+                    await check_shown(error, self._address, self.proxy)
                     raise lost from error
                 log.info("aggregator.unreachable", reason=lost.reason)
                 live.note_connected(False)
-                asked_s = error.wait_s if isinstance(error, _Busy) else 0.0
+                asked_s = busy.wait_s if busy else 0.0
             await asyncio.sleep(asked_s + pause * random.uniform(0.5, 1.5))
             pause = min(2 * pause, 10.0)
-
-    @property
-    def _proxy_shown(self) -> str:
-        return self.proxy.shown if self.proxy else ""
-
-    def _lost(self, error: Exception) -> Unreachable | ProxyRefused:
-        if isinstance(error, _Busy):
-            return Unreachable(reason=str(error))
-        if self.proxy is not None and isinstance(error, httpx.ProxyError | SOCKSError):
-            words = str(error) if isinstance(error, httpx.ProxyError) else "it does not speak SOCKS 5"
-            reason, remedy = proxy_trouble(words, self._proxy_shown)
-            return ProxyRefused(reason=reason, remedy=remedy)
-        return Unreachable(reason=why(error, self._proxy_shown))
-
-    async def _issuer_shown(self, error: Exception) -> str:
-        """Who has signed the certificate that another authority's was shown in place of; empty if unknown.
-
-        The library tells nothing of a certificate that it refuses, so it is looked at once more. Nothing is
-        sent but the question for ``/healthz``, nothing of the answer is used, and trust does not follow.
-        """
-        refused = refused_certificate(error)
-        if refused is None or refused.verify_code not in OTHER_AUTHORITY:
-            return ""
-        unjudged = ssl.create_default_context()
-        unjudged.check_hostname, unjudged.verify_mode = False, ssl.CERT_NONE
-        with suppress(httpx.HTTPError, SOCKSError, TimeoutError, ValueError):
-            async with (
-                asyncio.timeout(LOOK_S),
-                _client(self._address, unjudged, self.proxy) as client,
-                client.stream("GET", "/healthz") as answer,
-            ):
-                shown = answer.extensions["network_stream"].get_extra_info("ssl_object")
-                return issuer_of(shown.getpeercert(binary_form=True))
-        return ""
 
     def _load_certificate(self) -> None:
         """Show the client certificate, if there is one, on every connection that opens from now on."""
@@ -264,7 +216,7 @@ class Transport:
         target = request.url.raw_path.decode("ascii")
         proof = sign_request(self._identity, method, target, body, digest=digest)
         request.headers.update(proof.headers())
-        async with asyncio.timeout(time_for(body)), _closing_lines(request):
+        async with asyncio.timeout(time_for(body)), closing_lines(request):
             response = await self._client.send(request, stream=True)
         try:
             if response.is_success:
@@ -275,55 +227,6 @@ class Transport:
             raise _refusal(response, {})
         finally:
             await response.aclose()
-
-
-def _client(address: str, context: ssl.SSLContext, proxy: Proxy | None) -> httpx.AsyncClient:
-    """A client that takes nothing from the environment: the proxy was chosen before."""
-    through = None
-    if proxy is not None:
-        # The proxy itself, if it speaks TLS, is judged by this machine's authorities; the aggregator is not.
-        own = ssl.create_default_context() if proxy.url.startswith("https:") else None
-        through = httpx.Proxy(proxy.url, ssl_context=own)
-    return httpx.AsyncClient(
-        base_url=address,
-        verify=context,
-        proxy=through,
-        trust_env=False,
-        timeout=TIMEOUT,
-        headers=ASK_PLAINLY,
-        cookies=no_cookies(),
-        follow_redirects=False,
-    )
-
-
-@asynccontextmanager
-async def _closing_lines(request: httpx.Request) -> AsyncIterator[None]:
-    """Close what a request has opened if it fails: the library leaves the line to a SOCKS proxy open."""
-    opened: list[Any] = []
-
-    async def seen(event: str, told: Any) -> None:
-        if event == "socks.connect_tcp.complete":
-            opened.append(told["return_value"])
-
-    request.extensions["trace"] = seen
-    try:
-        yield
-    except BaseException:
-        for line in opened:
-            await line.aclose()
-        raise
-
-
-def issuer_of(certificate: bytes) -> str:
-    """The name of whoever signed a certificate (DER). Raises: ValueError."""
-    from cryptography import x509
-    from cryptography.x509.oid import NameOID
-
-    issuer = x509.load_der_x509_certificate(certificate).issuer
-    for kind in (NameOID.COMMON_NAME, NameOID.ORGANIZATION_NAME):
-        for one in issuer.get_attributes_for_oid(kind):
-            return str(one.value)
-    return issuer.rfc4514_string()
 
 
 class _Busy(Exception):

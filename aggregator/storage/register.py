@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Any
 
 import sqlalchemy as sa
 
 from aggregator.storage.tables import API_TOKENS, PARTIES, PLANS, READERS, REVOCATIONS, TOKENS, at
-from aggregator.storage.transactions import AlreadyThere, Transactions
+from aggregator.storage.transactions import AlreadyThere, Change, Transactions
 from medveil.errors import Error
 from medveil.ids import canonical
 
@@ -24,6 +25,19 @@ class TokenRefused(Error):
             what="The enrolment token is wrong, used, expired or made for another name.",
             meaning="Nobody was enrolled.",
             remedy="Ask the consortium's admin for a new token: medveil aggregator enroll-token NAME.",
+        )
+
+
+class OpenToken(Error):
+    """A newcomer has an enrolment token that works."""
+
+    code = "open-token"
+
+    def __init__(self, *, name: str) -> None:
+        super().__init__(
+            what=f"'{name}' has an invitation, or a token, that is still open.",
+            meaning="Two of them could enrol two different keys under one name. Nothing was made.",
+            remedy="Use the one that is there, or take it back and make another one with --again.",
         )
 
 
@@ -57,6 +71,18 @@ class Party:
     role: str
     public_key: bytes
     revoked: bool = False
+
+
+@dataclass(frozen=True)
+class EnrolToken:
+    """What is kept of an enrolment token: never the token itself."""
+
+    hash: str
+    name: str
+    role: str
+    expires: float
+    used: bool = False
+    """Somebody has enrolled with it, or it was taken back."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +129,39 @@ class Register:
 
     def add_token(self, token: str, *, name: str, role: str, expires: float) -> None:
         """Remember the hash of a one-time token."""
-        values = {"hash": _hash(token), "name": name, "role": role, "expires": expires, "used": False}
         with self._transactions.change("add_token", "admin") as change:
-            change.insert(TOKENS, values, "token.added", role=role)
+            _add(change, EnrolToken(_hash(token), name, role, expires))
+
+    def add_only_token(
+        self, token: str, *, name: str, role: str, expires: float, now: float, again: bool
+    ) -> None:
+        """Remember the hash of the one token that a newcomer has.
+
+        Args:
+            again: take back another one that is open.
+        Raises: AlreadyThere if the name is enrolled; OpenToken if it has one, and not ``again``.
+        """
+        with self._transactions.change("add_token", "admin") as change:
+            if change.select(sa.select(PARTIES.c.name).where(PARTIES.c.name == name)).first() is not None:
+                raise AlreadyThere(
+                    thing=f"somebody called '{name}', enrolled (or revoked: a name never comes back)"
+                )
+            taken_back = _take_back(change, name, now) if again else 0
+            if not taken_back and change.select(_open(name, now)).first() is not None:
+                raise OpenToken(name=name)
+            _add(change, EnrolToken(_hash(token), name, role, expires))
+
+    def take_back_tokens(self, name: str, *, now: float) -> None:
+        """Let nobody enrol with this name's open tokens any more. Raises: UnknownPerson if there is none."""
+        with self._transactions.change("add_token", "admin") as change:
+            if not _take_back(change, name, now):
+                raise UnknownPerson(name=name)
+
+    def enrol_tokens(self) -> list[EnrolToken]:
+        """Every enrolment token there ever was, by name and expiry."""
+        wanted = sa.select(TOKENS).order_by(TOKENS.c.name, TOKENS.c.expires)
+        with self._transactions.read() as tx:
+            return [EnrolToken(**r._mapping) for r in tx.execute(wanted)]
 
     def enrol(self, token: str, *, name: str, public_key: bytes, now: float) -> Party:
         """Use up a token and remember the newcomer. The same newcomer may repeat a lost request.
@@ -230,6 +286,23 @@ class Register:
         """The plans that this researcher may read, or whose vectors this relay may add."""
         with self._transactions.read() as tx:
             return set(tx.scalars(sa.select(READERS.c.plan).where(READERS.c.name == name, READERS.c.may)))
+
+
+def _add(change: Change, token: EnrolToken) -> None:
+    change.insert(TOKENS, asdict(token), "token.added", role=token.role, name=token.name)
+
+
+def _open(name: str, now: float) -> sa.Select[Any]:
+    mine = TOKENS.c.name == name
+    return sa.select(TOKENS.c.hash).where(mine, TOKENS.c.used.is_(False), TOKENS.c.expires > now)
+
+
+def _take_back(change: Change, name: str, now: float) -> int:
+    """How many there were."""
+    found = list(change.select(_open(name, now)).scalars())
+    for one in found:
+        change.update(TOKENS, {"hash": one}, {"used": True}, "token.taken-back", name=name)
+    return len(found)
 
 
 def _hash(token: str) -> str:

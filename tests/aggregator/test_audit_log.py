@@ -74,7 +74,7 @@ READS = {
     "last_write probe read remembered_head settled signer witnessed",
     "plans": "all approval_counts approvals attempts events has_model is_open newest_version progress rows "
     "version versions",
-    "register": "api_token api_tokens enrolled_keys opens party plan_ids readable researchers",
+    "register": "api_token api_tokens enrol_tokens enrolled_keys opens party plan_ids readable researchers",
     "log": "entries key_changes recorded_key succession verify",
 }
 PARTS = {"transactions": Transactions, "plans": Plans, "register": Register, "log": AuditLog}
@@ -107,6 +107,10 @@ REGISTER_CHANGES: dict[str, Callable[[Register], object]] = {
     "register.withdraw": lambda r: r.withdraw(PLAN.id, "anna"),
     "register.revoke_api_token": lambda r: r.revoke_api_token("id", name="anna", now=1.0),
     "register.revoke": lambda r: r.revoke("st-marys", now=1.0),
+    "register.add_only_token": lambda r: r.add_only_token(
+        "one", name="st-johns", role="hospital", expires=9.0, now=1.0, again=False
+    ),
+    "register.take_back_tokens": lambda r: r.take_back_tokens("st-johns", now=1.0),
 }
 
 

@@ -13,6 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from medveil import examined
 from medveil.errors import BadFile, BadOption
 from medveil.study import read_study
 from medveil_imaging.sources.phantom import write_phantom_sites
@@ -143,7 +144,7 @@ def test_the_doctor_names_each_thing_it_looked_at(app: typer.Typer, tmp_path: Pa
 def test_the_doctor_ends_with_status_one_and_a_remedy_on_a_problem(
     app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: Usage(10, 9, 1))
+    monkeypatch.setattr(examined.shutil, "disk_usage", lambda _: Usage(10, 9, 1))
     done = _run(app, "doctor", "--folder", tmp_path)
     assert done.exit_code == 1
     assert "problem" in done.output
@@ -154,7 +155,7 @@ def test_the_doctor_ends_with_status_one_and_a_remedy_on_a_problem(
 def test_a_clock_before_this_software_existed_is_a_problem(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: float
 ) -> None:
-    monkeypatch.setattr(doctor.time, "time", lambda: clock)
+    monkeypatch.setattr(examined.time, "time", lambda: clock)
     assert not next(f for f in doctor.examine(tmp_path) if f.name == "clock").passed
 
 

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from medveil.shown import Screen, fault, good, plain
+from medveil.examined import show
+from medveil.shown import Screen
 
 
 def doctor(
@@ -18,12 +19,5 @@ def doctor(
     """Look at this machine: Python, memory, disk, torch, SQLite, clock, ports. Exit status 1 on a problem."""
     from medveil_research.doctor import examine
 
-    screen = Screen()
-    findings = examine(folder)
-    for finding in findings:
-        mark = good("PASSED ") if finding.passed else fault("problem")
-        screen.say(mark, f"{finding.name:<14}", plain(finding.found))
-        if finding.remedy:
-            screen.say("        fix           ", plain(finding.remedy))
-    if not all(finding.passed for finding in findings):
+    if not show(Screen(), examine(folder)):
         raise typer.Exit(1)

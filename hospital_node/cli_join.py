@@ -1,0 +1,105 @@
+"""``medveil node join`` and ``medveil node doctor``: come in by an invitation, and see what is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hospital_node.cli_ledger import DEFAULT, Folder
+from hospital_node.cli_setup import NodeChoices
+from medveil.errors import BadOption
+from medveil.shown import NotConfirmed, Screen, Words, can_ask, strong
+
+if TYPE_CHECKING:
+    from hospital_node.joining import Joined
+    from medveil.invitation import Invitation
+
+screen = Screen()
+NOT_JOINED = 1
+NO_NODE = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoinOptions(NodeChoices):
+    """Options of ``medveil node join``: those of the node, and where it comes from."""
+
+    invitation: Annotated[Path, typer.Argument(help="The file that the consortium's admin has sent.")]
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with the images, and manifest.csv. Only read.")
+    ] = None
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask: the twelve words were compared before.")] = (
+        False
+    )
+
+    def images(self) -> Path:
+        """Where the images come from. Raises: BadOption."""
+        if self.data is None:
+            raise BadOption(problem="nothing says where the images are; add --data FOLDER")
+        return self.data
+
+
+def join(options: JoinOptions) -> None:
+    """Join a consortium by its invitation: look at everything, make this node, enrol it."""
+    from hospital_node import joining
+    from medveil.examined import show
+    from medveil.invitation import Invitation
+
+    invitation = Invitation.read(options.invitation)
+    settings = options.settings(invitation.name, invitation.aggregator, options.images())
+    begun = joining.check_folder(options.folder, invitation)
+    _show(invitation)
+    if begun is None:
+        import time
+
+        invitation.check_time(time.time())
+    if not show(screen, joining.examine(invitation, settings)):
+        screen.say("Nothing was made, the invitation was not used. Mend this and type the command again.")
+        raise typer.Exit(NOT_JOINED)
+    compared = options.yes or (begun is not None and begun.invitation == invitation.hash.hex())
+    question = "Has the consortium's admin read these twelve words to you by telephone?"
+    if not compared and not (can_ask() and screen.ask(question)):
+        raise NotConfirmed()
+    _show_joined(joining.join(options.folder, settings, invitation), invitation)
+
+
+def _show(invitation: Invitation) -> None:
+    screen.say(strong(f"{invitation.name} is invited into {invitation.consortium}."))
+    rows: list[tuple[Words, Words]] = [
+        ("address", invitation.aggregator),
+        ("words", strong(" ".join(invitation.words[:6]))),
+        ("", strong(" ".join(invitation.words[6:]))),
+    ]
+    screen.fields(rows, indent=2)
+
+
+def _show_joined(done: Joined, invitation: Invitation) -> None:
+    from medveil.ids import fingerprint
+
+    folder, node = quote(str(done.node.folder)), done.node
+    screen.say(strong(f"{node.settings.name} has joined {invitation.consortium}. Its node is in {folder}."))
+    if done.certificate:
+        screen.say("The aggregator asks for TLS certificates, and has made one; a running node renews it.")
+    screen.say("In the same call, read this node's key to the admin, who compares it:")
+    screen.say(f"  {fingerprint(done.key)}")
+    if done.plans:
+        screen.say(f"Plans on offer: {done.plans}. Next:")
+    else:
+        screen.say("No plan is on offer yet. As soon as the admin has told you of one:")
+    screen.say(f"  medveil node check --folder {folder}      look at the images as it would")
+    screen.say(f"  medveil node approve --folder {folder}    read it, and approve it by its words")
+    screen.say(f"  medveil node run --folder {folder}        work on it")
+
+
+def doctor(folder: Folder = DEFAULT) -> None:
+    """Look at all that this node needs, and say the fix. Exit code 0: passed, 1: a problem, 4: no node."""
+    from hospital_node.doctor import examine
+    from medveil.examined import show
+
+    with Screen(stderr=True).waiting():
+        found, node = examine(folder)
+    passed = show(screen, found)
+    raise typer.Exit(NO_NODE if not node else 0 if passed else 1)
