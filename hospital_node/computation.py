@@ -18,6 +18,7 @@ from hospital_node.governance import declared_patients
 from hospital_node.held_back import HeldBack
 from hospital_node.ledger import Charge
 from hospital_node.own_courses import OwnCourses
+from hospital_node.personal import PersonalWeights
 from hospital_node.records import Read, Records, Source, Use
 from hospital_node.training import FeatureCache, TrainingRound, choose_device, release, train
 from hospital_node.unsent import Computed, Unsent
@@ -72,6 +73,7 @@ class Computation:
         unsent: where the contribution in hand is remembered.
         held: what the plan has not yet sent; None where its study compresses nothing.
         courses: where this hospital's own courses are, for a study that is steered.
+        personal: this hospital's own weights; None where all are shared. They are left when the plan is over.
     """
 
     def __init__(
@@ -83,9 +85,11 @@ class Computation:
         unsent: Unsent,
         held: HeldBack | None = None,
         courses: OwnCourses | None = None,
+        personal: PersonalWeights | None = None,
     ) -> None:
         self._plan, self._read, self._records, self._courses = plan, read, records, courses
         self._ledger, self._unsent, self._held = records.ledger, unsent, held
+        self._personal = personal
         self._private = plan.study.privacy.kind != "none"
         self._all: tuple[Source, Read] | None = None
         """What was read, and what it was read by."""
@@ -206,7 +210,7 @@ class Computation:
     def _computed(self, task: _Task, weight: int, name: str, courses: Courses | None) -> Computed:
         """What a round makes, charged before and stored under ``name`` after."""
         study, site, key, kind = self._plan.study, self._site()[0], task.key, task.kind
-        vector, number = task.vector, key.round
+        vector, number = self._own_model(task), key.round
         if kind is RoundKind.TRAIN and not site.train:
             raise NoPatients()
         splits = [Split.TEST]
@@ -221,7 +225,7 @@ class Computation:
                     )
             update, sums = Update(np.empty(0, np.float32)), None
             if kind is RoundKind.TRAIN:
-                update = self._update(task, courses, weight, charges.get(Split.TRAIN))
+                update = self._update(task, vector, courses, weight, charges.get(Split.TRAIN))
             if splits[-1] is not Split.TRAIN:
                 sums = release(
                     in_round(study, kind),
@@ -239,12 +243,20 @@ class Computation:
                 charge.end()
         return update, sums
 
-    def _update(self, task: _Task, courses: Courses | None, weight: int, charge: Charge | None) -> Update:
-        """What training makes of the global model, or what this round sends of it."""
+    def _own_model(self, task: _Task) -> Float32:
+        """The round's model as this hospital has it."""
+        if self._personal is None:
+            return task.vector
+        return self._personal.whole(task.vector, _summed(task))
+
+    def _update(
+        self, task: _Task, model: Float32, courses: Courses | None, weight: int, charge: Charge | None
+    ) -> Update:
+        """What training makes of the model, or what this round sends of it."""
         number, held = task.key.round, self._held
         given = TrainingRound(
             self._plan.study,
-            task.vector if held is None else held.start(task.vector),
+            model if held is None else held.start(model),
             self._site()[0].train,
             number=number,
             declared_patients=weight,
@@ -255,7 +267,15 @@ class Computation:
             courses=courses,
         )
         update = train(given)
+        if self._personal is not None:
+            return self._personal.part(number, model, update, summed=_summed(task))
         return update if held is None else held.shorten(number, task.model, update)
+
+
+def _summed(task: _Task) -> int:
+    if task.course is None:
+        raise TypeError("whose personal weights hold follows from the node's own version of the model")
+    return task.course.summed
 
 
 def _looked_at(future: asyncio.Future[Contribution]) -> None:

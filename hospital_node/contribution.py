@@ -23,12 +23,14 @@ class Contribution:
 
 @dataclass(frozen=True)
 class CommonCourse:
-    """What this node's own version of the model says of courses, for the round that starts from it."""
+    """What this node's own version of the model says of courses and personal weights, for the round that
+    starts from it."""
 
     values: Float32
     """float32, shape (d,); zeros before the first sum."""
     summed: int
-    """The last round whose sum has this hospital's update: its own course of then holds. 0: none yet."""
+    """The last round whose sum has this hospital's update: its own course and its personal weights of then
+    hold. 0: none yet."""
 
 
 class ContributionSource(Protocol):

@@ -90,7 +90,8 @@ class OwnVersion:
     model: bytes
     """The model's hash."""
     summed: int = 0
-    """Of a steered study: the last round that trained whose sum has this hospital's update; 0: none yet."""
+    """Of a steered study, or one with personal weights: the last round that trained whose sum has this
+    hospital's update; 0: none yet."""
 
 
 def load_version(path: Path, study: Study) -> OwnVersion | None:
@@ -221,8 +222,8 @@ def make_next(
     except (SpoiledSum, Diverged) as error:
         raise BrokenLineage(reason="a sum that no honest hospitals can add up to") from error
     name = model_hash(vector, study.model.tensors)
-    steered = index in published.survivors and is_steered(study, published.round)
-    summed = published.round if steered else parent.summed
+    own = is_steered(study, published.round) or bool(study.model.personal)
+    summed = published.round if own and index in published.survivors else parent.summed
     return OwnVersion(parent.version + 1, published.round, vector, state, name, summed)
 
 
@@ -262,10 +263,12 @@ class Lineage:
 
     @property
     def course(self) -> CommonCourse:
-        """Of a steered study: what the next round goes by, beside the hospital's own course."""
+        """Of a steered study: what the next round goes by, beside the hospital's own course; of one with
+        personal weights, whose these are."""
         own = self._own
         if own is None or COMMON not in own.state:
-            return CommonCourse(np.zeros(self._plan.study.model.tensors.size, np.float32), 0)
+            still = np.zeros(self._plan.study.model.tensors.size, np.float32)
+            return CommonCourse(still, 0 if own is None else own.summed)
         return CommonCourse(own.state[COMMON], own.summed)
 
     def remember(self, check: CommittedCheck) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 
-from hospital_node import held_back, live
+from hospital_node import held_back, live, personal
 from hospital_node.agent import IDLE_S, PlanAgent
 from hospital_node.attempt import POLL_S
 from hospital_node.audit_witness import AuditWitness
@@ -22,6 +22,7 @@ from hospital_node.ledger import LedgerSetBack
 from hospital_node.line import QueueLine
 from hospital_node.own_courses import LABEL as COURSES
 from hospital_node.own_courses import OwnCourses, course_path
+from hospital_node.personal import PersonalWeights
 from hospital_node.records import Records
 from hospital_node.relay import RelayLine, line_to_relay
 from hospital_node.settings import Node
@@ -266,7 +267,12 @@ class PlanQueue:
         if plan.study.compression is not None:
             held = HeldBack(self._node.models, plan, self._identity.secret_for(held_back.LABEL))
         courses = OwnCourses(course_path(self._node.models, plan.id), self._identity.secret_for(COURSES))
-        computation = Computation(plan, self._read, self._records, unsent=unsent, held=held, courses=courses)
+        own = None
+        if plan.study.model.personal:
+            own = PersonalWeights(self._node.models, plan, self._identity.secret_for(personal.LABEL))
+        computation = Computation(
+            plan, self._read, self._records, unsent=unsent, held=held, courses=courses, personal=own
+        )
         agent = PlanAgent(
             plan,
             self._node,

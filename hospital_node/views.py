@@ -152,6 +152,11 @@ def _leaving(study: Study, asked: Demand) -> str:
     mean = f", in {when} the {noised}mean of the patients' features" if study.centred else ""
     clip, size = study.secure_aggregation.update_clip, study.model.tensors.size
     part = ""
+    if study.shared is not None:
+        part = (
+            f"; {size - study.uploaded:,} weights of the model's {size:,} are this hospital's own "
+            f"({_names(study.model.personal)}): they stay here, sealed"
+        )
     if study.compression is not None:
         part = (
             f"; a round sends {study.uploaded:,} numbers of an update's {size:,}, the rest stays here, "
@@ -162,6 +167,11 @@ def _leaving(study: Study, asked: Demand) -> str:
         f"{_bytes(asked.evaluation_bytes)} for the evaluation; no number of an update larger than {clip:g}"
         f"{part}"
     )
+
+
+def _names(tensors: tuple[str, ...], most: int = 4) -> str:
+    shown = ", ".join(plain(name, 60) for name in tensors[:most])
+    return shown if len(tensors) <= most else f"{shown} and {len(tensors) - most} more"
 
 
 def _groups(study: Study) -> Iterator[Row]:

@@ -184,6 +184,7 @@ def _next_model(job: Making, step: Step, total: BinaryIO, tail: Words) -> tuple[
                 {name: _state(file, spans, spec.size) for name, file in before.items()},
                 number=step.proof.round,
                 present=job.hospitals / job.params.cohort,
+                first=spans[0][0],
             )
             _write(after.file(MODEL), spans, stepped, start=len(header))
             for name, values in state.items():
@@ -215,7 +216,7 @@ class _Drafts:
 
 
 def _updates(job: Making, step: Step, total: BinaryIO, tail: Words) -> Iterator[tuple[Spans, Float32]]:
-    """The mean update in blocks: which coordinates, and their values.
+    """The mean update in blocks: which coordinates, and their values; one run of them where a map shortens.
 
     Of a compressed study what was sent is in memory whole, 4 bytes a number; the update it stands for is not.
     """

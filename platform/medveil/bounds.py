@@ -7,6 +7,12 @@ where it is worked on.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from medveil.shown import is_plain, plain
+
 STORED = {"stored": True}
 """Context for validating what was accepted before: its parts must agree, these bounds do not matter."""
 MOST_STEPS = 10_000_000
@@ -42,3 +48,16 @@ def default_delta(patients: int) -> float:
     if patients < 1:
         raise ValueError("a data set has at least one patient")
     return min(1e-5, 1 / (10 * patients))
+
+
+def options_beyond(place: str, options: Mapping[str, Any]) -> Iterator[str]:
+    """Where a model's or a strategy's options go beyond the bounds, and how."""
+    if len(options) > MOST_OPTIONS:
+        yield f"{place} must not exceed {MOST_OPTIONS} entries"
+    for name, value in options.items():
+        text = value if isinstance(value, str) else ""
+        if max(len(name), len(text)) > SHORT or not is_plain(name) or not is_plain(text):
+            yield f"{place}: names and texts have at most {SHORT} printable characters"
+        whole = isinstance(value, int) and abs(value) > LARGEST
+        if whole or (isinstance(value, float) and not math.isfinite(value)):
+            yield f"{place}: '{plain(name, 40)}' is no number of a usual size"

@@ -27,13 +27,12 @@ from medveil.bounds import (
     MOST_EPOCHS,
     MOST_HOSPITALS,
     MOST_IMAGES,
-    MOST_OPTIONS,
     MOST_PARAMETERS,
     MOST_STEPS,
     MOST_TENSORS,
     MOST_VOXELS,
-    SHORT,
     STORED,
+    options_beyond,
 )
 from medveil.compression import Compression, PublicMap, map_of
 from medveil.errors import BadFile
@@ -42,6 +41,8 @@ from medveil.handed import problem_of, read_toml
 from medveil.ids import canonical, digest
 from medveil.noise_policies import JointNoise, Privacy
 from medveil.parent import Parent
+from medveil.personal import Shared
+from medveil.personal import check as check_personal
 from medveil.profiles import PROFILES
 from medveil.registry import Registry
 from medveil.shown import is_plain, plain
@@ -84,6 +85,10 @@ class ModelChoice(Frozen):
     initial_model: Sha256
     parent: Parent | None = Field(default=None, exclude_if=lambda given: given is None)
     """The published model that the initial one was made of."""
+    personal: Annotated[
+        tuple[str, ...], Field(max_length=MOST_TENSORS, exclude_if=lambda given: not given)
+    ] = ()
+    """Tensors whose weights stay in each hospital (:mod:`medveil.personal`)."""
 
 
 class Slices(Frozen):
@@ -346,10 +351,12 @@ class Study(Frozen):
             raise ValueError("gradient_norm is for studies without noise; with noise there is clip_norm")
         if MIRROR in self.training.augmentations and not PROFILES[self.transforms.profile].mirrors:
             raise ValueError(f"left and right differ in images of profile '{self.transforms.profile}'")
+        spec, joint = self.model.tensors, isinstance(self.privacy, JointNoise)
+        given = {"joint": joint, "centred": self.centred}
         if self.compression is not None:
-            spec, joint = self.model.tensors, isinstance(self.privacy, JointNoise)
-            rounds = self.training.rounds
-            self.compression.check(spec, rounds=rounds, joint=joint, centred=self.centred)
+            self.compression.check(spec, rounds=self.training.rounds, **given)
+        if self.model.personal:
+            check_personal(spec, self.model.personal, **given, compressed=self.compression is not None)
         problem = TASKS[self.task].problem(self) or parts_problem(
             self.evaluation, self.classes, self.privacy.kind
         )
@@ -404,7 +411,14 @@ class Study(Frozen):
     def public_map(self, number: int) -> PublicMap | None:
         """What shortens the updates of round ``number``; None where they are sent whole."""
         seed, chosen = bytes.fromhex(self.model.initial_model), self.compression
-        return None if chosen is None else map_of(chosen, self.model.tensors, seed=seed, number=number)
+        if chosen is not None:
+            return map_of(chosen, self.model.tensors, seed=seed, number=number)
+        return self.shared
+
+    @property
+    def shared(self) -> Shared | None:
+        """The weights that are not personal; None where all are shared."""
+        return Shared(self.model.tensors, self.model.personal) if self.model.personal else None
 
     @property
     def uploaded(self) -> int:
@@ -448,7 +462,7 @@ def _beyond(study: Study) -> Iterator[str]:
         if not is_plain(tensor.name):
             yield "model.tensors: a name holds characters that cannot be shown"
     for place, options in (("model", study.model.options), ("strategy", study.strategy.options)):
-        yield from _options(f"{place}.options", dict(options))
+        yield from options_beyond(f"{place}.options", dict(options))
 
 
 def _numbers(study: Study) -> Iterator[str]:
@@ -482,15 +496,3 @@ def _numbers(study: Study) -> Iterator[str]:
 def _counts_of_parts(study: Study) -> int:
     parts = study.evaluation.parts_besides(study.cohort.max_hospitals)
     return parts * sum(TASKS[study.task].layout(study).values()) if parts else 0
-
-
-def _options(place: str, options: dict[str, Any]) -> Iterator[str]:
-    if len(options) > MOST_OPTIONS:
-        yield f"{place} must not exceed {MOST_OPTIONS} entries"
-    for name, value in options.items():
-        text = value if isinstance(value, str) else ""
-        if max(len(name), len(text)) > SHORT or not is_plain(name) or not is_plain(text):
-            yield f"{place}: names and texts have at most {SHORT} printable characters"
-        whole = isinstance(value, int) and abs(value) > LARGEST
-        if whole or (isinstance(value, float) and not math.isfinite(value)):
-            yield f"{place}: '{plain(name, 40)}' is no number of a usual size"

@@ -155,6 +155,7 @@ def _card(study: Study, version: ModelVersion, figures: Figures) -> bytes:
         "study": study.name,
         "study_hash": study.hash.hex(),
         **version.model_dump(mode="json", exclude={"epsilon"}),
+        **({"not_published": list(study.model.personal)} if study.model.personal else {}),
         "privacy": privacy,
         "figures": dict(figures),
     }

@@ -140,6 +140,8 @@ def start_lines(study: Study, weights: WeightFile) -> list[str]:
     lines = []
     if parent is not None:
         lines.append(f"start    {parent.words}")
+        if weights.published and weights.published.study.model.personal:
+            lines.append("         without that study's personal weights: they begin where they began there")
     lines += [f"start    {weights.name}: {len(fit.taken)} tensors taken{_listed(', not used: ', fit.left)}"]
     if fit.fresh:
         lines.append(f"         begin afresh: {_listed('', fit.fresh)}")

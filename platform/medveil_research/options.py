@@ -250,6 +250,13 @@ class NewStudyOptions:
             "rest stays in the hospital for later rounds."
         ),
     ] = None
+    personal: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Weights that stay in each hospital: 'norm' (normalisations), 'head' (the last layer), or a "
+            "pattern of tensor names like 'fc*'. Repeatable."
+        ),
+    ] = None
     mask_graph: Annotated[
         MaskGraph, typer.Option(help="Who masks with whom; more than 128 hospitals need 'hidden'.")
     ] = "complete"

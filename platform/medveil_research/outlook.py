@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from medveil.errors import Error
+from medveil.shown import plain as printable
 from medveil.study import Study
 from medveil_imaging.frozen import BASE
 from medveil_imaging.recipes import is_measured
@@ -87,11 +89,22 @@ def _missing(least: int, hospitals: int) -> str:
     return "with fewer a round makes no model"
 
 
+def _some(names: Sequence[str], most: int = 3) -> str:
+    shown = ", ".join(printable(name, 40) for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
 def outlook(study: Study, *, patients: int | None, hospitals: int) -> list[str]:
     """What to expect of a study, in a few lines for its author."""
     lines = [f"model    {study.model.name}, {study.trained_weights:,} trained parameters"]
     if not is_measured(study.model.name) or BASE in study.model.options:
         lines.append("settings general ones to begin with, not measured with this model")
+    if study.shared is not None:
+        own = study.model.tensors.size - study.uploaded
+        lines += [
+            f"personal {own:,} of them ({_some(study.model.personal)}) stay in each hospital;",
+            "         what is published has their initial values, and is of use where they are fitted",
+        ]
     if study.compression is not None:
         lines.append(f"uploads  {study.uploaded:,} of these numbers in each round, the others in later ones")
     if study.privacy.kind == "none":

@@ -46,6 +46,22 @@ class NotExportable(Error):
         )
 
 
+class PersonalWeights(Error):
+    """A published model lacks what its hospitals have kept for themselves."""
+
+    code = "personal-weights"
+
+    def __init__(self, *, name: str, count: int) -> None:
+        super().__init__(
+            what=f"{count} tensor(s) of the model '{plain(name, 48)}' stay in the hospitals; in its file are "
+            "the values that the study began with.",
+            meaning="Before they are fitted to somebody's patients the model says nothing of an image, so it "
+            "was not used.",
+            remedy="Fit it to your own patients: 'medveil research evaluate --adapt STEPS --keep FILE', or "
+            "'medveil study new --from' for a study that goes on from it.",
+        )
+
+
 class Whole(nn.Module):
     """A network without the loops over parts of a batch that some with fixed features have."""
 
@@ -121,10 +137,17 @@ def _mirrored(values: NDArray[np.float64], *axes: int) -> NDArray[np.float64]:
 
 
 def network_of(study: Study, vector: Float32) -> nn.Module:
-    """The study's network with these weights, on the CPU, ready to judge."""
+    """The study's network with these weights, on the CPU, ready to judge. Raises: PersonalWeights."""
+    check_whole(study)
     network = build_model(study)
     load_vector(network, vector)
     return network.eval().requires_grad_(False)
+
+
+def check_whole(study: Study) -> None:
+    """Raises: PersonalWeights: what the study publishes is not all of its model."""
+    if study.model.personal:
+        raise PersonalWeights(name=study.model.name, count=len(study.model.personal))
 
 
 def trial_images(study: Study) -> torch.Tensor:

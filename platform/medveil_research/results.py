@@ -149,6 +149,8 @@ class Recipe(Frozen):
     groups: dict[Label, tuple[Label, ...]] = Field(default_factory=dict)
     """Groups of test patients that have figures of their own, by column, where they are not too small."""
     smallest_group: Count = 0
+    personal: Count = 0
+    """Tensors of the model that each hospital has for itself; of what is published they are no part."""
 
 
 class Result(Frozen):
@@ -391,6 +393,7 @@ def _recipe(study: Study) -> Recipe:
         initial_model=study.model.initial_model,
         groups={name: one.names for name, one in study.evaluation.groups.items()},
         smallest_group=study.evaluation.smallest_group,
+        personal=len(study.model.personal),
     )
 
 

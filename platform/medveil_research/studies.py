@@ -35,7 +35,8 @@ from medveil.study import (
 from medveil.tasks import TASKS
 from medveil.values import MaskGraph, PrivacyKind, Weights
 from medveil_imaging.fingerprints import with_profile
-from medveil_imaging.models import ModelShape, Option, outputs_for
+from medveil_imaging.models import ModelShape, Option, build, outputs_for
+from medveil_imaging.personal import personal_tensors
 from medveil_imaging.recipes import Recipe, Variant, recipe
 from medveil_imaging.weight_files import WeightFile
 from medveil_research.contract import prove_if_new
@@ -218,6 +219,9 @@ class StudyOptions:
     """Take what fits of the start weights, and let the rest of the model begin afresh."""
     compression: Compression | None = None
     """How updates are shortened; a study with it has no private mean."""
+    personal: Sequence[str] = ()
+    """Weights that stay in each hospital (:func:`medveil_imaging.personal.personal_tensors`); a study with
+    some has no private mean."""
     anyway: bool = False
     """Make a study with more noise than signal; it carries a mark that hospitals see."""
 
@@ -385,7 +389,7 @@ def _start(
 ) -> tuple[ModelChoice, bytes]:
     """The model and where it starts; with a private mean where the recipe has one and it is clear enough."""
     choice, initial = _model(options, transforms, options.model_options)
-    whole = options.before is None and options.compression is None
+    whole = options.before is None and options.compression is None and not options.personal
     if not settings.mean_rounds or "centred" in choice.options or not whole:
         return choice, initial
     if policy.kind != "none" and not mean_is_clear(
@@ -407,7 +411,7 @@ def _model(
 ) -> tuple[ModelChoice, bytes]:
     """Args: own: the model's own options."""
     shape = ModelShape(transforms.size, outputs_for(options.task, options.labels), transforms.channel_count)
-    return start_model(
+    choice, initial = start_model(
         options.chosen_model,
         shape,
         own,
@@ -415,6 +419,10 @@ def _model(
         weights=options.start_weights,
         partly=options.partial_start,
     )
+    if not options.personal:
+        return choice, initial
+    network = build(choice.name, shape, choice.options)
+    return choice.model_copy(update={"personal": personal_tensors(network, options.personal)}), initial
 
 
 def _policy(options: StudyOptions, settings: Recipe) -> Policy:

@@ -19,7 +19,7 @@ from medveil.identity import Secret
 from medveil.rounds import RoundKind
 from medveil.strategies import STRATEGIES, advance, spread
 from medveil.study import Study
-from medveil.tensors import ModelSpec, TensorSpec, Update, model_hash, to_safetensors
+from medveil.tensors import ModelSpec, TensorSpec, Update, model_hash, to_safetensors, unflatten
 from privacy.encoding import SpoiledSum, Words, decode, encode_metrics, params_for
 from privacy.secagg.masks import SEGMENT_WORDS, Mask
 from privacy.secagg.messages import Published
@@ -94,13 +94,13 @@ PROOF = Published(
 )  # fmt: skip
 
 
-def study_of(size: int, bits: int, strategy: str, **changes: Any) -> Study:
+def study_of(size: int, bits: int, strategy: str, average: float = 0.5, **changes: Any) -> Study:
     spec = ModelSpec((TensorSpec(name="z", shape=(size - 1,)), TensorSpec(name="a", shape=())))
     counted = getattr(STRATEGIES[strategy]({}), "weights", None) or "declared"
     return make_study(
         **{"model": {"name": "none", "tensors": spec, "initial_model": "0" * 64}} | changes,
         secure_aggregation={"update_clip": 2.0, "max_weight": 100, "lane_bits": bits, "weights": counted},
-        strategy={"name": strategy, "average": 0.5},
+        strategy={"name": strategy, "average": average},
     )
 
 
@@ -155,6 +155,32 @@ def test_a_model_made_in_blocks_is_the_model_made_in_one_piece(
         assert all(np.array_equal(made.metrics[k], aggregate.metrics[k]) for k in made.metrics)
         check_published(blobs, made, total, number)
         parent, names = made.model, dict(made.state)
+
+
+@pytest.mark.parametrize("kept", [("z",), ("b",), ("z", "a"), ("a", "b")])
+def test_no_strategy_and_no_average_changes_a_bit_of_personal_weights(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, kept: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(versions, "BLOCK_WORDS", 8)
+    tensors = {"z": (3, 7), "a": (2, 5), "b": (9,)}
+    spec = ModelSpec(tuple(TensorSpec(name=name, shape=shape) for name, shape in tensors.items()))
+    model = {"name": "none", "tensors": spec, "initial_model": "0" * 64, "personal": kept}
+    for strategy in sorted(set(STRATEGIES) - {"scaffold"}):
+        study, blobs = study_of(2, 21, strategy, average=0.9, model=model), Blobs(folder / strategy)
+        parent, names = first(blobs, study), {}
+        start = vector = np.linspace(-1, 1, spec.size, dtype=np.float32)
+        state = {}
+        for number in range(1, study.training.rounds + 1):
+            proof = PROOF.model_copy(update={"round": number})
+            job, total = making(blobs, study, Step(parent, names, number, proof), seed=number)
+            assert job.params.parameters == spec.size - sum(t.size for t in spec.root if t.name in kept)
+            mean = decode(total, job.params, hospitals=2, study=study).mean
+            vector, state = advance(study, vector, spread(study, mean, number=number), state, number=number)
+            made = make(job)
+            assert made.model == model_hash(vector, spec).hex()
+            parent, names = made.model, dict(made.state or {})
+        before, after = unflatten(start, spec), unflatten(vector, spec)
+        assert {name for name in tensors if before[name].tobytes() == after[name].tobytes()} == set(kept)
 
 
 @pytest.mark.parametrize(

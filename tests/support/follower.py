@@ -11,6 +11,7 @@ from chain import Chain, Sum
 from hospital_node.held_back import HeldBack
 from hospital_node.journal import Journal
 from hospital_node.lineage import Lineage, version_path
+from hospital_node.personal import PersonalWeights
 from medveil.errors import Error
 from medveil.identity import Secret
 from medveil.rounds import AttemptKey
@@ -27,7 +28,12 @@ class Hospital:
         self.journal = Journal(folder / "journal.db")
         compressed = chain.plan.study.compression is not None
         self.held = HeldBack(folder, chain.plan, Secret(bytes(32))) if compressed else None
+        self.personal = self._personal()
         self.lineage = self._lineage()
+
+    def _personal(self) -> PersonalWeights | None:
+        plan = self.chain.plan
+        return PersonalWeights(self.folder, plan, Secret(bytes(32))) if plan.study.model.personal else None
 
     def _lineage(self) -> Lineage:
         return Lineage(self.chain.plan, self.folder, self.journal, self.chain, self.passed, index=self.index)
@@ -43,6 +49,7 @@ class Hospital:
 
     def restart(self) -> None:
         """A new process: keys that were in memory are gone."""
+        self.personal = self._personal()
         self.lineage = self._lineage()
 
     def join(self, made: Sum) -> None:

@@ -207,6 +207,9 @@ def strategy_of(study: Study) -> ServerStrategy:
     if isinstance(strategy, LocalHalf) and study.compression is not None:
         # Its steps would be drawn to what this hospital holds back as well, not to the global model alone.
         raise BadStrategy(problem=f"{study.strategy.name} changes local steps, which compression cannot bear")
+    if isinstance(strategy, Steered) and study.model.personal:
+        # Its courses are of whole updates, and a hospital's own weights have no common one.
+        raise BadStrategy(problem=f"{study.strategy.name} steers whole updates, not shared parts of them")
     if isinstance(strategy, Demanding):
         problem = _unsuited(study, strategy) or strategy.problem(study)
         if problem is not None:
@@ -274,16 +277,18 @@ def advance(
     *,
     number: int,
     present: float = 1.0,
+    first: int = 0,
 ) -> tuple[Float32, State]:
     """The model that follows from a train round: the only way in which a next model is made.
 
     The first rounds of a centred study make no strategy's step: the centre becomes the average of the means
-    released so far, and no momentum is left behind.
+    released so far, and no momentum is left behind. In the places of personal weights nothing changes.
 
     Args:
         model, mean_update, state: as in :meth:`ServerStrategy.step`, float32, shape (d,).
         number: the round, from 1. The last one publishes the running average, where the study asks for it.
         present: hospitals in the sum, by those of the roster.
+        first: coordinate of the model that these vectors begin with, if they are one block of it.
     Returns: the next model, float32, shape (d,), and the state to hand in with it next time.
     Guarantees: the same bits on every machine.
     Raises: UnknownName, BadStrategy, Diverged, InexactArithmetic.
@@ -308,6 +313,8 @@ def advance(
             mean = stepped if before is None else keep * before + (1 - keep) * stepped
             kept = {**kept, AVERAGE: mean}
             stepped = mean if number == study.training.rounds else stepped
+    if study.shared is not None:  # an average would move them by its rounding
+        stepped = np.where(study.shared.stays(first, first + len(model)), model, stepped)
     if not all(np.isfinite(values).all() for values in (stepped, *kept.values())):
         raise Diverged()
     return stepped, kept

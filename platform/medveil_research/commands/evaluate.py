@@ -48,12 +48,15 @@ def evaluate(
     from medveil_research.adapting import adapted
     from medveil_research.evaluate import evaluate_site
     from medveil_research.fetching import TargetExists
+    from medveil_research.programs import check_whole
 
     if keep is not None and not adapt:
         raise BadOption(problem="--keep is for an adapted model (--adapt STEPS)")
     if keep is not None and keep.exists():
         raise TargetExists(path=keep)
     read, vector = _model(model, study)
+    if not adapt:
+        check_whole(read)
 
     def change(site: SiteData, vector: Float32) -> Float32:
         mine = adapted(read, vector, site, steps=adapt) if adapt else vector

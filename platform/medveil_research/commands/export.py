@@ -86,6 +86,11 @@ def show(screen: Screen, done: Exported) -> None:
         else f"epsilon {paid.epsilon:.4g} at delta {paid.delta:g} for a patient of every round"
     )
     screen.say(f"privacy  {spent}")
+    kept = len(done.study.model.personal)
+    if kept:
+        screen.say(
+            warn("lacks   "), f"{kept} tensors that stay in the hospitals; initial values are in their place"
+        )
     if done.signed.signature is None:
         screen.say(warn("unsigned"), "nobody stands behind it; the hashes show damage only")
     else:

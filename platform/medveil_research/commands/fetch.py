@@ -33,7 +33,14 @@ def fetch(
     spent = epsilon_words(found.epsilon) or "no differential privacy"
     screen.say(f"written  {plain(made.weights)}")
     screen.say(f"{seen.name} version {found.number} of plan {seen.id[:8]}, {spent}, model {found.model[:12]}")
-    screen.say(f"Next: medveil research evaluate --model {quote(str(made.folder))} --data FOLDER")
+    kept, adapt = len(seen.study.model.personal), ""
+    if kept:
+        screen.say(
+            f"{kept} tensors stay in the hospitals: in their place are the study's initial values, so the"
+        )
+        screen.say("model says nothing of an image before it is fitted to somebody's patients")
+        adapt = " --adapt STEPS"
+    screen.say(f"Next: medveil research evaluate --model {quote(str(made.folder))} --data FOLDER{adapt}")
 
 
 def curves(

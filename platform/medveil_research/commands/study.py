@@ -88,6 +88,7 @@ def _wanted(options: NewStudyOptions, weights: WeightFile | None) -> StudyOption
         partial_start=options.partial_start,
         options=dict(option_of(pair) for pair in options.option or ()),
         compression=_compression(options.compression),
+        personal=tuple(options.personal or ()),
         mask_graph=options.mask_graph,
         weights=options.weights,
         strategy=options.strategy,

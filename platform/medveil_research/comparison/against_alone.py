@@ -44,6 +44,7 @@ class Comparison:
 
 def alone(study: Study) -> Study:
     """The study as one hospital would run it for the same epsilon: all the noise is its own."""
+    study = study.model_copy(update={"model": study.model.model_copy(update={"personal": ()})})
     policy = study.privacy
     if not isinstance(policy, JointNoise):
         return study

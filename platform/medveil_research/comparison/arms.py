@@ -143,12 +143,15 @@ def trainings(
 def in_one_place(study: Study, hospitals: Sequence[SiteData]) -> Study:
     """The study of one place that makes, round by round, the steps of all these hospitals together.
 
-    Its updates are neither cut nor compressed: nothing is sent where nobody else takes part.
+    Its updates are neither cut nor compressed, and no weights are personal: nothing is sent where nobody else
+    takes part.
     """
     steps = sum(steps_in_round(study, images_of(site)) for site in hospitals)
     training = study.training.model_copy(update={"local_steps": max(1, steps), "local_epochs": None})
     masked = study.secure_aggregation.model_copy(update={"update_clip": UNCUT})
-    return study.model_copy(update={"training": training, "secure_aggregation": masked, "compression": None})
+    model = study.model.model_copy(update={"personal": ()})
+    changes = {"training": training, "secure_aggregation": masked, "compression": None, "model": model}
+    return study.model_copy(update=changes)
 
 
 def everybody(sites: Sequence[SiteData]) -> SiteData:

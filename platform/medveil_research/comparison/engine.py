@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +70,8 @@ class Trained:
 
     model: Float32 = field(repr=False)
     """float32 (d,)."""
+    own: Mapping[str, Float32] = field(repr=False)
+    """Of a study with personal weights: the model as each site that trained has it, by name, float32 (d,)."""
     curve: tuple[Figures, ...]
     """Exact figures on the watched patients of all sites after each round; empty if nobody watched."""
     released: Figures
@@ -101,7 +103,7 @@ def run_federated(
     Args:
         initial: where training starts, float32 (d,).
         sites: those without training patients are judged only. One site is a hospital that trains alone.
-        watched: patients, or a split of these sites, on whom each round's model is judged, without noise.
+        watched: patients whom each round's model judges without noise; a split of a site, the site's own.
         noise: only for whoever must be able to make a figure again; then its noise hides nobody.
         caches: one for each site, to keep fixed features from call to call.
     Guarantees: each site's whole schedule, evaluation included, is charged to a ledger that is thrown away
@@ -111,25 +113,25 @@ def run_federated(
     if not any(site.train for site in sites):
         raise NobodyTrains()
     began = time.monotonic()
-    kept = caches or [FeatureCache() for _ in sites]
-    seen, seen_cache = _watched(watched, sites), FeatureCache()
+    seen = _Watched.of(study, watched, sites)
     model, slowest, curve = initial, 0.0, list[Figures]()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="medveil-compared-")))
         hospitals = [
-            _Hospital(study, site, cache, noise, _ledger(study, folder, site, stack), np.zeros_like(initial))
-            for site, cache in zip(sites, kept, strict=True)
+            _Hospital(study, site, cache, noise, _ledger(study, folder, site, stack), *_begun(initial))
+            for site, cache in zip(sites, caches or [FeatureCache() for _ in sites], strict=True)
             if site.train
         ]
         for number, model, longest in _rounds(study, initial, hospitals):
             slowest = max(slowest, longest * (number > 1))
             if seen:
-                curve.append(judged(study, model, [seen], [seen_cache]))
+                curve.append(seen.judged(study, model, hospitals))
             if heard is not None:
                 heard(number, curve[-1] if curve else {})
         total = _total([hospital.evaluation(model) for hospital in hospitals])
     return Trained(
         model=model,
+        own=_own(model, hospitals) if study.model.personal else {},
         curve=tuple(curve),
         released=summarise(study, total, noise=noise_in_sum(study, hospitals=len(hospitals))),
         steps=steps_of(study, sites),
@@ -138,10 +140,41 @@ def run_federated(
     )
 
 
-def _watched(watched: Split | Sequence[Patient], sites: Sequence[SiteData]) -> Sequence[Patient]:
-    if isinstance(watched, str):
-        return tuple(patient for site in sites for patient in patients_of(site, watched))
-    return watched
+def _begun(initial: Float32) -> tuple[Float32, Float32]:
+    """What a hospital holds back and where its training has come, before the first round."""
+    return np.zeros_like(initial), initial.copy()
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """Who is judged by one model: a site's patients if it has one of its own, else all of them."""
+
+    names: tuple[str, ...]
+    groups: tuple[Sequence[Patient], ...]
+    caches: tuple[FeatureCache, ...]
+
+    @classmethod
+    def of(cls, study: Study, watched: Split | Sequence[Patient], sites: Sequence[SiteData]) -> _Watched:
+        if not isinstance(watched, str):
+            found: list[tuple[str, Sequence[Patient]]] = [("", watched)]
+        else:
+            found = [(site.name, patients_of(site, watched)) for site in sites]
+            if not study.model.personal:
+                found = [("", tuple(patient for _, people in found for patient in people))]
+        found = [(name, people) for name, people in found if people]
+        names, groups = tuple(name for name, _ in found), tuple(people for _, people in found)
+        return cls(names, groups, tuple(FeatureCache() for _ in found))
+
+    def __bool__(self) -> bool:
+        return bool(self.groups)
+
+    def judged(self, study: Study, model: Float32, hospitals: Sequence[_Hospital]) -> Figures:
+        own = _own(model, hospitals)
+        return _judged(study, [own.get(name, model) for name in self.names], self.groups, self.caches)
+
+
+def _own(model: Float32, hospitals: Sequence[_Hospital]) -> dict[str, Float32]:
+    return {hospital.site.name: hospital.mine(model) for hospital in hospitals}
 
 
 def _rounds(
@@ -177,10 +210,20 @@ def judged(
     study: Study, model: Float32, groups: Sequence[Sequence[Patient]], caches: Sequence[FeatureCache]
 ) -> Figures:
     """Exact figures of a model on these groups of patients together, one cache for each group."""
+    return _judged(study, [model] * len(groups), groups, caches)
+
+
+def _judged(
+    study: Study,
+    models: Sequence[Float32],
+    groups: Sequence[Sequence[Patient]],
+    caches: Sequence[FeatureCache],
+) -> Figures:
+    """The same with a model for each group."""
     device = choose_device()
     sums = [
         evaluate(study, model, group, device=device, cache=cache)
-        for group, cache in zip(groups, caches, strict=True)
+        for model, group, cache in zip(models, groups, caches, strict=True)
     ]
     return summarise(study, add(study, sums))
 
@@ -205,6 +248,8 @@ class _Hospital:
     ledger: Ledger | None
     held: Float32
     """What a compressed study has not yet sent of its training, float32 (d,)."""
+    own: Float32
+    """Where its training has come, float32 (d,): its personal weights are of it."""
     device: torch.device = field(default_factory=choose_device)
     course: State = field(default_factory=dict)
     """Of a steered study: its own."""
@@ -227,7 +272,7 @@ class _Hospital:
             courses = Courses(common=state.get(COMMON, still), own=self.course.get(COMMON, still))
         given = TrainingRound(
             self.study,
-            model + self.held,
+            self.mine(model) + self.held,
             self.site.train,
             number=number,
             declared_patients=self.declared,
@@ -242,11 +287,19 @@ class _Hospital:
                 values = train(given).values
             if courses is not None:
                 self.course[COMMON] = own_course(self.study, courses, values)
+            if self.study.shared is not None:
+                self.own[:] = given.start + values
+                return self.study.shared.forward(values)
             sent, self.held[:] = parted(self.study, number, self.held + values)
             return sent.values
         finally:
             if charge is not None:
                 charge.end()
+
+    def mine(self, model: Float32) -> Float32:
+        """A version as this hospital has it."""
+        shared = self.study.shared
+        return model if shared is None else np.where(shared.stays(0, len(model)), self.own, model)
 
     def evaluation(self, model: Float32) -> Sums:
         """What the node would send of the final round."""
@@ -255,7 +308,7 @@ class _Hospital:
         source = None if charge is None else self.noise(self.site.name, last)
         return release(
             self.study,
-            model,
+            self.mine(model),
             self.site.test,
             noise=source,
             charge=charge,

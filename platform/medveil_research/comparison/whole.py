@@ -203,13 +203,19 @@ def _made(training: Training, sites: Sequence[SiteData], heard: Heard) -> Finish
         study,
         training.initial,
         training.learners,
-        watched=tuple(patient for site in sites for patient in site.val),
+        watched="val" if study.model.personal else tuple(patient for site in sites for patient in site.val),
         heard=heard,
     )
     judged = paired.gathered(
         study,
         [
-            contributions(study, trained.model, site.test, device=device, cache=FeatureCache())
+            contributions(
+                study,
+                trained.own.get(site.name, trained.model),
+                site.test,
+                device=device,
+                cache=FeatureCache(),
+            )
             for site in sites
         ],
     )

@@ -51,7 +51,8 @@ def card_of(finished: Finished) -> dict[str, Any]:
         "preprocessing": steps_of(study),
         "privacy": privacy,
     }
-    return card | _where_known({"rounds": finished.rounds, "evaluation": dict(finished.figures)})
+    kept = {"not_published": list(study.model.personal)}
+    return card | _where_known(kept | {"rounds": finished.rounds, "evaluation": dict(finished.figures)})
 
 
 def _where_known(values: dict[str, Any]) -> dict[str, Any]:

@@ -247,9 +247,16 @@ def _recipe(result: Result) -> dict[str, str]:
     channels = "" if recipe.channels == 1 else f", {recipe.channels} channels"
     changes = f"; random changes: {', '.join(recipe.changes)}" if recipe.changes else ""
     schedule = "" if recipe.schedule == "constant" else f", falling ({recipe.schedule})"
+    own = (
+        f"; {recipe.personal} tensors stay in each hospital, which is judged with its own"
+        if recipe.personal
+        else ""
+    )
     return {
         "preparation": f"profile {result.profile}: {edges}{channels}{spacing}",
         "start": f"weights {short_hash(recipe.initial_model)}…, named in the plan",
         "training": f"{recipe.rounds} rounds of {recipe.work} at each hospital, {recipe.optimizer} at rate "
-        f"{recipe.learning_rate:g}{schedule}, joined by {recipe.strategy}{changes}",
+        f"{recipe.learning_rate:g}{schedule}, joined by {recipe.strategy}{changes}{own}",
+        "limits": own
+        and "the published model lacks the hospitals' own weights: alone it does not reach these figures",
     }
