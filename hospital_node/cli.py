@@ -16,6 +16,7 @@ import typer
 from hospital_node.cli_cohort import check_images, cohort
 from hospital_node.cli_join import doctor, join
 from hospital_node.cli_ledger import DEFAULT, Folder, ledger, node_in
+from hospital_node.cli_manifest import manifest
 from hospital_node.cli_pacs import pacs
 from hospital_node.cli_relay import relay
 from hospital_node.cli_sent import sent
@@ -40,6 +41,7 @@ app.add_typer(pacs, name="pacs")
 app.add_typer(sent, name="sent")
 app.command()(cohort)
 app.command()(from_options(join))
+app.command()(from_options(manifest))
 app.command()(from_options(init))
 app.command()(enroll)
 app.command()(certificate)

@@ -24,10 +24,15 @@ def patient_mark(header: Dataset) -> bytes | None:
     Returns: 32 bytes; None where the header names nobody (empty, or a placeholder such as ``ANONYMOUS``).
     """
     written = _plain(header, "PatientID")
-    if PLACEHOLDER.fullmatch(re.sub(r"[\W_]+", " ", written).strip().upper()):
+    if names_nobody(written):
         return None
     issuer = _plain(header, "IssuerOfPatientID")
     return hashlib.sha256(f"{len(issuer)}:{issuer}{written}".encode()).digest()
+
+
+def names_nobody(patient_id: str) -> bool:
+    """Whether a PatientID is empty, or what de-identification writes for everybody."""
+    return PLACEHOLDER.fullmatch(re.sub(r"[\W_]+", " ", patient_id).strip().upper()) is not None
 
 
 def _plain(header: Dataset, name: str) -> str:
