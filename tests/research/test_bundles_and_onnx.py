@@ -190,6 +190,39 @@ def test_bundle_out_is_bundle_in(tmp_path: Path) -> None:
     assert np.array_equal(from_safetensors(initial, study.model.tensors), finished.weights)
 
 
+DEMANDED = frozenset(
+    """
+    schema version monai_version pytorch_version numpy_version required_packages_version
+    task description authors copyright network_data_format
+    """.split()
+)
+"""What MONAI's schema demands of a bundle's metadata."""
+OF_A_TENSOR = {
+    "type": str,
+    "format": str,
+    "num_channels": int,
+    "spatial_shape": list,
+    "dtype": str,
+    "value_range": list,
+}
+"""What it demands of each input and output of its network, and of which kind it is."""
+
+
+@pytest.mark.parametrize("model", STUDIES)
+def test_the_metadata_has_what_monais_schema_demands(model: str) -> None:
+    told = metadata_of(made(model))
+    assert told.keys() >= DEMANDED
+    assert all(
+        isinstance(told[name], str)
+        for name in DEMANDED
+        if name.endswith(("version", "task", "authors")) and "packages" not in name
+    )
+    network = told["network_data_format"]
+    for tensor in (*network["inputs"].values(), *network["outputs"].values()):
+        assert {name: type(tensor[name]) for name in OF_A_TENSOR} == OF_A_TENSOR
+        assert all(isinstance(size, int | str) for size in tensor["spatial_shape"])
+
+
 def test_the_metadata_satisfies_monais_own_schema() -> None:
     """Held against MONAI's file where MEDVEIL_MONAI_SCHEMA names a copy of it."""
     given = os.environ.get("MEDVEIL_MONAI_SCHEMA")
