@@ -15,9 +15,10 @@ from aggregator.cli_invite import invitations, invite
 from aggregator.cli_people import DEFAULT, Folder, people
 from aggregator.cli_relay import relay
 from aggregator.settings import Settings, load
+from medveil.errors import utc
 from medveil.ids import fingerprint
 from medveil.private_files import keep_private
-from medveil.shown import NotConfirmed, Screen, can_ask, plain, strong
+from medveil.shown import NotConfirmed, Screen, can_ask, plain, strong, warn
 
 if TYPE_CHECKING:
     from aggregator.auditlog import KeyChange
@@ -346,6 +347,9 @@ def _show_status(plan: Plan, status: PlanStatus) -> None:
     screen.say(strong(status.name), f" {state}")
     _show_fingerprint(plan)
     screen.say(f"  approved by {', '.join(status.approved) or 'nobody yet'}")
+    for one in status.refusals:
+        day = utc(one.at)[:10]
+        screen.say(warn(f"  {plain(one.kind, 20)} by"), f"{plain(one.hospital)}, {day}: {plain(one.reason)}")
     from medveil.metrics import read_headline
     from medveil.readings import cell_words, explained
     from medveil.tasks import TASKS

@@ -17,8 +17,9 @@ from hospital_node.clearance import Clearance
 from hospital_node.contribution import ContributionSource
 from hospital_node.held_back import HeldBack
 from hospital_node.journal import Journal
-from hospital_node.line import AggregatorProblem, Line
+from hospital_node.line import AggregatorProblem, Line, Patience
 from hospital_node.lineage import Lineage, WrongModel
+from hospital_node.orders import Gate, Orders, TakesNoPart
 from hospital_node.relay import RelayLine
 from hospital_node.settings import Node
 from hospital_node.steps import AlreadyDone
@@ -34,8 +35,14 @@ from privacy.secagg.messages import Published
 from privacy.secagg.node import Party
 
 IDLE_S = 2.0
-"""Between two requests where the last one was refused."""
+"""Between two looks at what there is to do."""
 Word = TypeVar("Word", bound=StrEnum)
+
+
+class _Waited(Exception):
+    """A poll was refused; that is told, and the time to wait is over."""
+
+
 log = get_logger()
 
 
@@ -66,15 +73,22 @@ class PlanAgent:
         self._seen = ""
         """The mark of the work that this node was told last."""
         self._held, self._relay = held, relay
+        self._gate, self._patience = Gate(plan.id, Orders(journal)), Patience()
+        self._told: Work | None = None
+        """What the aggregator has told last."""
         self._lineage = Lineage(plan, node.models, journal, line, self._passed, index=member.index)
         self._clearance = Clearance(plan, journal, line)
         self._audit = AuditWitness(journal)
+        self._asked = self._audit.asked()
+        """The audit log's newest head when the last question was asked."""
 
     async def follow(self) -> None:
         """Answer phase after phase until the plan is finished.
 
         A problem on either side ends this node's part in the attempt and is logged with its code; the others
         go on without it, and the next round is a new chance.
+
+        Raises: TakesNoPart if the operator has taken the approval back.
         """
         work: Work | None = None
         begun = False
@@ -82,6 +96,7 @@ class PlanAgent:
             try:
                 if work is None:
                     work = await self._poll()
+                self._told = work
                 self._note(work)
                 if work.status == "finished":
                     self._audit.settle()
@@ -91,6 +106,10 @@ class PlanAgent:
                     begun = True
                     self._computation.read_ahead()
                 work = await self._answer(work)
+            except _Waited:
+                work = None
+            except TakesNoPart:
+                raise
             except Error as error:
                 work = None
                 self._leave(error)
@@ -108,17 +127,44 @@ class PlanAgent:
         attempt = self._attempt
         left = self._sat_out if attempt is None else None
         wait_s = 0.0 if attempt is not None and attempt.computing else POLL_S
+        told: dict[str, bool] = {"away": True} if attempt is None and self._closed() else {}
+        self._asked = self._audit.asked()
         try:
-            return self._heard(
-                await self._line.work(self._plan.id, seen=self._seen, wait_s=wait_s, sitting_out=left)
+            work = await self._line.work(
+                self._plan.id, seen=self._seen, wait_s=wait_s, sitting_out=left, **told
             )
-        except RemoteProtocolError:
-            await asyncio.sleep(IDLE_S)  # a refusal of every poll must not become a flood of them
+        except TakesNoPart:
             raise
+        except Error as error:
+            pause_s, news = self._patience.after(error)
+            if news:
+                self._leave(error)
+            await asyncio.sleep(pause_s)  # a refusal of every poll must not become a flood of them
+            raise _Waited() from error
+        self._patience.answered()
+        return self._heard(work)
+
+    def _closed(self, number: int = 0) -> str:
+        """Why this hospital joins no attempt at a round now (0: at any); empty if it does."""
+        return self._gate.closed(number)
+
+    @property
+    def between_rounds(self) -> bool:
+        """Whether it has no attempt in hand."""
+        return self._attempt is None
+
+    def has_left(self, number: int) -> bool:
+        """Whether this node's part in a round, and in all before it, is over."""
+        if self._attempt is not None:
+            return False
+        told = self._told
+        ahead = told is not None and told.status == "running" and told.round <= number
+        return not (ahead and told is not None and self._key(told) != self._sat_out)
 
     def _heard(self, work: Work) -> Work:
         """Work that came with an answer of any kind, its audit head held against those before."""
-        self._audit.take(work.head, self._key(work) if work.status == "running" else None)
+        attempt = self._key(work) if work.status == "running" else None
+        self._audit.take(work.head, attempt, asked=self._asked)
         self._seen = work.mark
         return work
 
@@ -128,6 +174,8 @@ class PlanAgent:
         joined = attempt is not None and attempt.key == self._key(work)
         answered = attempt is not None and attempt.answered == work.phase
         stand, waits_for = live.waiting_in(work, joined=joined, answered=answered)
+        if not joined and stand != "finished" and (why := self._closed(work.round)):
+            stand, waits_for = "away", why
         live.note(
             self._plan.id,
             stand=stand,
@@ -150,10 +198,13 @@ class PlanAgent:
         if key == self._sat_out:
             return None
         phase = _parsed(Phase, work.phase)
+        self._asked = self._audit.asked()
         if self._attempt is not None:
             told = await self._attempt.answer(phase, work.payload)
             return None if told is None else self._heard(told)
         self._sat_out = key  # of one that it joins, until its keys are out: a failed start is not repeated
+        if phase is Phase.ADVERTISE and self._closed(key.round):
+            return None
         if phase is Phase.ADVERTISE:
             return await self._join(work)
         # Its keys went with the process that joined; without a word the others would wait for it.
@@ -208,7 +259,7 @@ class PlanAgent:
             log.info("attempt.kept", **key.where, code=error.code)
             self._given_up = key
             return None
-        body = vow(self._party(key, model)).to_bytes()
+        body, self._asked = vow(self._party(key, model)).to_bytes(), self._audit.asked()
         work = await self._line.message(key, "abort", body, wait_s=POLL_S)
         self._given_up = key
         log.warning("attempt.aborted", **key.where)

@@ -122,16 +122,25 @@ class AuditWitness:
         self._newest: SeenHead | None = None
         self._epoch, self._about = 0, ""
 
-    def take(self, head: AuditHead | None, attempt: AttemptKey | None = None) -> None:
+    def asked(self) -> SeenHead | None:
+        """The newest head that is known before a question: no answer to it may come with an older one."""
+        return self._known()
+
+    def take(
+        self, head: AuditHead | None, attempt: AttemptKey | None = None, *, asked: SeenHead | None = None
+    ) -> None:
         """Hold a head against those seen before, then keep it.
 
-        A node asks one thing after the other, so an honest aggregator's heads never go backwards. The first
+        Whoever asks one thing after the other gets heads from an honest aggregator that never go backwards. A
+        node that follows several plans has several questions out, and their answers may overtake each other:
+        then a head is at least what was known when its own question was asked. The first
         head and each attempt's are on disk before this returns; those in between are in memory until
         :meth:`settle`, for every one of them is bound by the next attempt's head.
 
         Args:
             attempt: that this node is asked to in the same answer. Its opening is an entry, so the head must
                 be newer than any that an earlier attempt of the plan came with.
+            asked: what :meth:`asked` said before the question; without it no answer has overtaken this one.
         Raises: AuditKeyChanged, AuditRolledBack, AuditForked, AuditWithheld: then an alarm stands, unless no
             head was known before. While an alarm stands, heads are not looked at.
         """
@@ -144,24 +153,26 @@ class AuditWitness:
         known = self._known()
         last = None if attempt is None else self._heads.of_attempt(attempt.plan)
         opened = attempt is not None and (last is None or last.about != about)
+        floor = asked if asked and known and asked.number < known.number else known
         try:
             if head is None:
                 raise AuditWithheld(reason="an answer came without it")
             steps = [] if known is None else self._hand_overs_to(head, known)
-            self._check(head, known, steps)
+            self._check(head, floor, steps)
             if opened and last is not None and head.number <= last.number:
                 raise AuditWithheld(reason=f"a new attempt was opened, and it is still {head.number}")
         except RemoteProtocolError as error:
             self._refuse(head, known, error)
             raise
         newest = self._follow(steps) or known
+        older = newest is not None and head.number < newest.number
         if newest is None:
             self._heads.keep(self._seen("first", head, about))
         elif opened:
             self._heads.keep(self._seen("attempt", head, about))
-        elif (head.number, head.hash, head.key) != (newest.number, newest.hash, newest.key):
+        elif not older and (head.number, head.hash, head.key) != (newest.number, newest.hash, newest.key):
             self._heads.keep(self._seen("newest", head, ""))
-        self._newest, self._about = self._seen("newest", head, ""), about
+        self._newest, self._about = newest if older else self._seen("newest", head, ""), about
         self._epoch = self._heads.epoch()
 
     def _refuse(self, head: AuditHead | None, known: SeenHead | None, error: RemoteProtocolError) -> None:

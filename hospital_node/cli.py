@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hospital_node.cli_cohort import check_images, cohort
+from hospital_node.cli_consent import leave, pause, refuse, resume, stop, withdraw
 from hospital_node.cli_join import doctor, join
 from hospital_node.cli_ledger import DEFAULT, Folder, ledger, node_in
 from hospital_node.cli_manifest import manifest
@@ -47,6 +49,8 @@ app.command()(enroll)
 app.command()(certificate)
 app.command()(relay)
 app.command()(status)
+for command in (refuse, withdraw, leave, pause, resume, stop):
+    app.command()(command)
 app.command()(doctor)
 screen, progress = Screen(), Screen(stderr=True)
 
@@ -157,7 +161,7 @@ def run(folder: Folder = DEFAULT) -> None:
         return read_images_logged(node, plan.study, plan.id)
 
     async def until_stopped() -> None:
-        task = asyncio.ensure_future(work(node, read))
+        task: asyncio.Future[None] = asyncio.ensure_future(work(node, read))
         renewing = asyncio.ensure_future(keep_certificate(node))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -167,12 +171,11 @@ def run(folder: Folder = DEFAULT) -> None:
         finally:
             renewing.cancel()
 
-    try:
+    with suppress(asyncio.CancelledError):
         asyncio.run(until_stopped())
-    except asyncio.CancelledError:
-        log.info("node.stopped")
-        sys.stderr.flush()
-        os._exit(0)  # a training step in hand is not waited for; its charge stands
+    log.info("node.stopped")
+    sys.stderr.flush()
+    os._exit(0)  # a training step in hand is not waited for; its charge stands
 
 
 @app.command()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from threading import Event
@@ -21,6 +21,7 @@ from hospital_node.own_courses import OwnCourses
 from hospital_node.personal import PersonalWeights
 from hospital_node.records import Read, Records, Source, Use
 from hospital_node.training import FeatureCache, TrainingRound, choose_device, release, train
+from hospital_node.turns import Turns
 from hospital_node.unsent import Computed, Unsent
 from medveil.errors import Error
 from medveil.log import get_logger
@@ -74,6 +75,7 @@ class Computation:
         held: what the plan has not yet sent; None where its study compresses nothing.
         courses: where this hospital's own courses are, for a study that is steered.
         personal: this hospital's own weights; None where all are shared. They are left when the plan is over.
+        turns: whose turn it is to compute, where several plans are worked on.
     """
 
     def __init__(
@@ -86,8 +88,10 @@ class Computation:
         held: HeldBack | None = None,
         courses: OwnCourses | None = None,
         personal: PersonalWeights | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self._plan, self._read, self._records, self._courses = plan, read, records, courses
+        self._turns = turns
         self._ledger, self._unsent, self._held = records.ledger, unsent, held
         self._personal = personal
         self._private = plan.study.privacy.kind != "none"
@@ -116,7 +120,7 @@ class Computation:
             stop = self._stop = Event()
 
             def work() -> Contribution:
-                with stoppable(stop), live.followed(key.plan):
+                with stoppable(stop), live.followed(key.plan), self._turn(stop):
                     check_stopped()
                     return self._contribution(_Task(key, kind, model, vector, course))
 
@@ -125,6 +129,23 @@ class Computation:
             self._in_hand = (wanted, future)
         return self._in_hand[1]
 
+    @contextmanager
+    def _turn(self, stop: Event) -> Iterator[None]:
+        """The machine to itself. Images are read before, if there is room for those of every plan."""
+        if self._turns is None:
+            yield
+            return
+        if self._turns.has_room:
+            with suppress(Exception):  # it shows again in the round
+                self._read_images()
+        with self._turns.turn(self._plan.id, stop):
+            yield
+
+    def forget_images(self) -> None:
+        """Give the memory of the images back, between two rounds; any thread may say so."""
+        self._all = self._images = None
+        self._cache = FeatureCache()
+
     def read_ahead(self) -> Future[None]:
         """Begin to read the images before the first round wants them; a fault in them shows in that round.
 
@@ -132,6 +153,8 @@ class Computation:
         """
 
         def read() -> None:
+            if self._turns is not None and not self._turns.has_room:
+                return
             with suppress(Exception):
                 self._read_images()
 
@@ -158,23 +181,26 @@ class Computation:
         are read must not make the next one begin with the first file again.
         """
         source = self._records.source(self._plan)
-        if self._all is None or self._all[0] != source:
+        known = self._all
+        if known is None or known[0] != source:
             self._all = self._images = None
             check_profile(self._plan.study.transforms)
             with stoppable(self._over):
-                self._all = (source, self._records.read(self._plan, self._read))
-        return self._all[1]
+                self._all = known = (source, self._records.read(self._plan, self._read))
+        return known[1]
 
     def _site(self) -> tuple[SiteData, Use | None]:
         """The images that this plan may use, and with whom; aside, for meanwhile the node already answers."""
         read, use = self._read_images(), self._records.use(self._plan)
-        if self._images is None:
+        images = self._images
+        if images is None:
             try:
-                self._images, self._cache = self._records.check(self._plan, read), FeatureCache()
+                images, self._cache = self._records.check(self._plan, read), FeatureCache()
             except Error:
                 self._all = None  # the folder may be put right without a word in the manifest
                 raise
-        return self._images, use
+            self._images = images
+        return images, use
 
     def _contribution(self, task: _Task) -> Contribution:
         study, key, (site, use) = self._plan.study, task.key, self._site()

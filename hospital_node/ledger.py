@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
+from threading import RLock
 from types import TracebackType
-from typing import Self
+from typing import Concatenate, ParamSpec, Self, TypeVar
 
 from hospital_node.cohort import Cohort, CohortDamaged, Cohorts, Held, is_cohort
 from hospital_node.ledgerfile import (
@@ -104,6 +107,21 @@ class Charge:
         return f"Charge(round {self.entry.round}, attempt {self.entry.attempt}, {self.entry.state.value})"
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _alone(method: Callable[Concatenate[Ledger, P], T]) -> Callable[Concatenate[Ledger, P], T]:
+    """A look at the rows and what it writes are one step: plans register while others are charged."""
+
+    @wraps(method)
+    def held(self: Ledger, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return held
+
+
 class Ledger:
     """One hospital's ledger file, held exclusively by this process. Open it with :meth:`open`.
 
@@ -122,6 +140,7 @@ class Ledger:
         """Whether cohorts are written; not for a copy of the ledger beside the folder of the right one."""
         self._known: dict[str, Cohort] = {}
         self._lost = frozenset({EVERYBODY})
+        self._lock = RLock()
         """Names of rows whose patients are no longer known."""
 
     @classmethod
@@ -171,6 +190,7 @@ class Ledger:
                     raise
                 self._lost |= {name}
 
+    @_alone
     def register(
         self,
         study: Study,
@@ -272,6 +292,7 @@ class Ledger:
         names = set(rules.current(self._file.rows, plan_id).values())
         return self._known.get(names.pop()) if len(names) == 1 else None
 
+    @_alone
     def migrate(self, name: str) -> None:
         """Note, once, what an earlier version kept beside the ledger."""
         if not any(row.entry.state is State.MIGRATED for row in self._file.rows):
@@ -282,6 +303,7 @@ class Ledger:
         names = {r.entry.dataset for r in self.rows() if r.entry.state not in MARKS}
         self._lost |= {name for name in names if not is_cohort(name)}
 
+    @_alone
     def promise(self, study: Study, plan_id: str) -> None:
         """Enter a schedule that was admitted once and whose rows are lost: everybody pays for it.
 
@@ -293,6 +315,7 @@ class Ledger:
                 lost = Entry(State.REGISTERED, EVERYBODY, plan_id, 0, 0, 0, event, delta, 0.0, split=split)
                 self._append(lost)
 
+    @_alone
     def go_on(self, *, count: int) -> None:
         """The owner's word to go on from an older copy: everything promised so far counts as spent.
 
@@ -302,6 +325,7 @@ class Ledger:
         self._append(mark(State.RESTORED, count=count))
         self._open = {}
 
+    @_alone
     def charge(
         self,
         study: Study,
@@ -340,6 +364,7 @@ class Ledger:
             raise rules.BadTransition(problem="its noise is not the registered noise")
         return Charge(self, entry)
 
+    @_alone
     def settle(self, *, plan_id: str, round_number: int) -> None:
         """Mark what a process that has ended left open for a round as released: its outcome was kept, and is
         about to leave."""
@@ -423,6 +448,7 @@ class Ledger:
         """The delta at which epsilon is counted: the smallest that a study names, or ``delta``."""
         return rules.strictest_delta(self._file.rows, self._whose(dataset), delta)
 
+    @_alone
     def _move(self, entry: Entry, state: State) -> Entry:
         moved = replace(entry, state=state)
         self._append(moved)

@@ -10,8 +10,8 @@ import asyncio
 import re
 from typing import Protocol, TypeVar
 
-from medveil.errors import RemoteProtocolError
-from medveil.messages import PlanOffers, Wire, Work
+from medveil.errors import Error, RemoteProtocolError
+from medveil.messages import PlanOffers, Refusal, Wire, Work
 from medveil.rounds import AttemptKey
 from medveil.shown import plain
 from privacy.secagg.messages import Certificates, Published
@@ -89,13 +89,20 @@ class Line(VersionSource, CertificateSource, Protocol):
     """What following one plan takes. Every call raises AggregatorProblem, BadMessage or Unreachable."""
 
     async def work(
-        self, plan: str, *, seen: str, wait_s: float, sitting_out: AttemptKey | None = None
+        self,
+        plan: str,
+        *,
+        seen: str,
+        wait_s: float,
+        sitting_out: AttemptKey | None = None,
+        away: bool = False,
     ) -> Work:
         """What to do next; waits for news at the aggregator.
 
         Args:
             seen: the mark of the work that this node was told last.
             sitting_out: an attempt that this node has left, so that nobody waits for it.
+            away: whether it joins no attempt for now, so that no round counts on it.
         """
         ...
 
@@ -118,6 +125,35 @@ class QueueLine(Line, Protocol):
     async def approve(self, plan: str, signature: bytes) -> None:
         """Hand in this hospital's approval."""
         ...
+
+    async def refuse(self, plan: str, told: Refusal) -> None:
+        """Hand in this hospital's word that it takes no part."""
+        ...
+
+
+STANDING = ("revoked", "unknown-sender", "not-allowed", "wrong-certificate", "bad-signature")
+"""Refusals that no waiting changes: a person must."""
+SHORTEST_S, LONGEST_S = 2.0, 300.0
+
+
+class Patience:
+    """How long to wait after a refusal: seconds, and up to minutes after one that no waiting changes."""
+
+    def __init__(self) -> None:
+        self._in_a_row, self._code = 0, ""
+
+    def answered(self) -> None:
+        """The last request was taken."""
+        self._in_a_row, self._code = 0, ""
+
+    def after(self, error: Error) -> tuple[float, bool]:
+        """Seconds to wait, and whether this is news: the same standing refusal is told once."""
+        if error.code not in STANDING:
+            self._in_a_row, self._code = 0, error.code
+            return SHORTEST_S, True
+        news, self._code = error.code != self._code, error.code
+        self._in_a_row = 1 if news else self._in_a_row + 1
+        return min(SHORTEST_S * 2.0 ** (self._in_a_row - 1), LONGEST_S), news
 
 
 async def decoded(kind: type[Message], data: bytes) -> Message:

@@ -289,6 +289,22 @@ def note_connected(yes: bool) -> None:
         board.connected(yes)
 
 
+def note_held(*, paused: bool, leaving: set[str]) -> None:
+    """Tell what the operator has said."""
+    board = _BOARD.get()
+    if board is None:
+        return
+    if board.live.paused is not paused:
+        board.change(paused=paused)
+    for one in board.live.plans:
+        board.plan(one.plan, leaving=one.plan in leaving)
+
+
+def own_birth() -> tuple[int, str]:
+    """This process's number, and what tells it from a later one of the same number."""
+    return os.getpid(), _born(os.getpid())
+
+
 def note_only(plans: set[str]) -> None:
     """Forget every plan but these."""
     board = _BOARD.get()

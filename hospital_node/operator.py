@@ -27,6 +27,7 @@ from hospital_node.governance import (
     well_formed,
 )
 from hospital_node.journal import Journal, ShownPlan
+from hospital_node.orders import Orders, Word
 from hospital_node.records import Records
 from hospital_node.settings import Node
 from hospital_node.transmissions.person import local_user
@@ -59,6 +60,8 @@ class Stands(StrEnum):
     APPROVED = "approved"
     RUNNING = "running"
     FINISHED = "finished"
+    LEFT = "left"
+    """This hospital has refused it, or withdrawn from it. It may be approved again."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,8 @@ class Standing:
     """Whom it would be done with, unless it is refused."""
     offer: PlanOffer | None = None
     """What the aggregator sent, if it did just now."""
+    word: Word | None = None
+    """That this hospital takes no part, and why, if its operator has said so."""
     parent_known: bool = False
     """Whether this hospital approved the plan that made the model it starts from."""
 
@@ -170,7 +175,8 @@ def standing(
         own = [signature for one, signature in journal.approved() if one.id == plan.id]
         joined = journal.progress(plan.id)
         before = parent is not None and journal.plan(parent.plan) is not None
-    approved, known = bool(own), dict(approvals or {})
+        word = Orders(journal).word(plan.id)
+    approved, known = bool(own) and word is None, dict(approvals or {})
     if approved:
         known[node.settings.name] = own[0]
     valid = valid_approvals(plan, known)
@@ -179,11 +185,12 @@ def standing(
     try:
         found = allowed(node, plan, patients=patients, images=images)
     except Error as error:
-        return Standing(plan, Stands.REFUSED, error, valid, joined or 0, parent_known=before)
+        return Standing(plan, Stands.REFUSED, error, valid, joined or 0, word=word, parent_known=before)
     if approved:
         stands = Stands.RUNNING if joined else Stands.APPROVED
         return Standing(plan, stands, None, valid, joined or 0, found, parent_known=before)
-    return Standing(plan, Stands.ALLOWED, None, valid, patients=found, parent_known=before)
+    stands = Stands.ALLOWED if word is None else Stands.LEFT
+    return Standing(plan, stands, None, valid, patients=found, word=word, parent_known=before)
 
 
 def shown_plan(node: Node, typed: Sequence[str]) -> Plan:
@@ -298,6 +305,7 @@ def approve_plan(
         if part is None and found.cohort.count(Split.TRAIN):
             part = records.take(plan, found.cohort, found.declared)
         journal.approve(plan, sign_approval(plan, identity), by=local_user())
+        Orders(journal).approved(plan.id)
     return part
 
 

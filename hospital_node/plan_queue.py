@@ -1,4 +1,4 @@
-"""The plans that a hospital's operator has approved, one after the other."""
+"""The plans that a hospital's operator has approved: followed side by side, computed in turns."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from hospital_node.audit_witness import AuditWitness
 from hospital_node.clearance import check_start
 from hospital_node.cohort import CohortDamaged, CohortMissing
 from hospital_node.computation import Computation
+from hospital_node.demand import demand_of, memory_limit
 from hospital_node.frozen import SentAnchor
 from hospital_node.governance import PlanRefused, binding, check_plan, read_offer, well_formed
 from hospital_node.held_back import HeldBack
 from hospital_node.journal import Journal
 from hospital_node.ledger import LedgerSetBack
-from hospital_node.line import QueueLine
+from hospital_node.line import Patience, QueueLine
+from hospital_node.orders import EVERY_PLAN, Hold, Orders, TakesNoPart
 from hospital_node.own_courses import LABEL as COURSES
 from hospital_node.own_courses import OwnCourses, course_path
 from hospital_node.personal import PersonalWeights
@@ -29,12 +31,13 @@ from hospital_node.settings import Node
 from hospital_node.transmissions.entries import BadTransmission, NotRecorded
 from hospital_node.transmissions.record import About, SentRecord
 from hospital_node.transport import Transport
+from hospital_node.turns import Turns
 from hospital_node.unsent import LABEL, Unsent
 from medveil.errors import Error, RemoteProtocolError
 from medveil.identity import Identity
 from medveil.log import get_logger
-from medveil.messages import BadMessage, PlanOffer
-from medveil.plan import BadPlan, NotApproved, Plan, valid_approvals
+from medveil.messages import BadMessage, PlanOffer, Refusal
+from medveil.plan import BadPlan, NotApproved, Plan, sign_refusal, valid_approvals
 from medveil_imaging.cache import clear_cache
 from medveil_imaging.sources.site import SiteData
 from privacy.dp.ledger import BudgetExceeded
@@ -46,6 +49,12 @@ PREPARED_S = 900.0
 """Images that were read ahead are used for a plan that begins within this time, and read again after it."""
 NEWS_PAUSE_S = 0.2
 """Shortest time between two looks at a plan that waits, whatever the aggregator calls news."""
+LOOK_S = 1.0
+"""Between two looks at what the operator has said."""
+MOST_FOLLOWED = 8
+"""Plans that are followed at a time; each has one request waiting at the aggregator, which allows 16."""
+PLACE_S = 60.0
+"""A plan gives its place up to another one, between two rounds, after this time at the earliest."""
 REFUSALS = (
     NotApproved,
     PlanRefused,
@@ -60,7 +69,7 @@ log = get_logger()
 
 
 async def run(node: Node, read: Callable[[Plan], SiteData]) -> None:
-    """Work on every approved plan, one after the other, until stopped.
+    """Work on every approved plan, in turns, until stopped.
 
     Args:
         read: reads the hospital's images for a plan.
@@ -84,10 +93,11 @@ async def _work(
         node.settings.aggregator, node.authority, identity, proxy=node.settings.proxy
     ) as transport:
         transport.ledger_end = records.end_text
+        transport.check_plan = Orders(journal).check
         on_record(transport.sent, records, journal)
         async with line_to_relay(node, identity) as relay:
             if relay is not None:
-                relay.sent.about = transport.sent.about
+                relay.sent.about, relay.check_plan = transport.sent.about, transport.check_plan
             with closing(PlanQueue(node, identity, journal, records, transport, read, relay)) as queue:
                 await queue.work()
 
@@ -110,8 +120,22 @@ class _Prepared:
     at: float
 
 
+@dataclass(frozen=True)
+class _Followed:
+    """A plan that is being worked on."""
+
+    plan: Plan
+    agent: PlanAgent
+    task: asyncio.Task[None]
+    since: float
+    """When it got its place (the event loop's seconds)."""
+
+
 class PlanQueue:
-    """The approved plans of one node. One has its images in memory: in hand, or next."""
+    """The approved plans of one node: each is followed by itself, and they compute in turns, round by round.
+
+    What the operator says meanwhile (:mod:`hospital_node.orders`) is obeyed within ``LOOK_S``.
+    """
 
     def __init__(
         self,
@@ -126,36 +150,124 @@ class PlanQueue:
         self._relay = relay
         self._node, self._identity, self._journal = node, identity, journal
         self._records, self._line, self._read = records, line, read
+        self._orders, self._patience = Orders(journal), Patience()
+        self._turns = Turns(memory_limit(node.settings.policy))
         self._finished: set[str] = set()
+        self._followed: dict[str, _Followed] = {}
+        self._later: list[str] = []
+        """Plans that had a place and gave it up for others, the longest ago first."""
         self._prepared: _Prepared | None = None
         self._seen = ""
         """The mark of what was last told of a plan that waits."""
+        self._broken: asyncio.Future[None] | None = None
+        """Ends with the fault of a plan that nobody knew what to do about."""
+        self._told: dict[str, str] = {}
+        """Plan → the code that was told of it last: what does not change is told once."""
 
     async def work(self) -> None:
-        """Go from plan to plan; never returns."""
+        """Follow every approved plan; returns when the operator has said that the node is to stop."""
+        looking = asyncio.ensure_future(self._obey())
+        going = asyncio.ensure_future(self._go_on())
+        self._broken = asyncio.get_running_loop().create_future()
+        try:
+            done, _ = await asyncio.wait({looking, going, self._broken}, return_when=asyncio.FIRST_COMPLETED)
+            for one in done:
+                one.result()
+        finally:
+            tasks = [looking, going, *(one.task for one in self._followed.values())]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _go_on(self) -> None:
         while True:
+            pause_s = IDLE_S
             try:
-                plan, waiting = await self.next_plan()
-                if plan is not None:
-                    await self._work_on(plan)
-                    self._finished.add(plan.id)
-                    self._journal.finish(plan.id)
-                    self.forget_images()
-                    continue  # after a restart there may be years of finished plans to pass
-                if waiting is not None:
-                    await self._news_of(waiting)
-                    continue
+                await self._hand_in()
+                if self._wants_a_place():
+                    ready, waiting = await self.next_plans()
+                    self._patience.answered()
+                    for plan in ready:
+                        self._follow(plan)
+                    if waiting is not None:
+                        await self._news_of(waiting)
+                        continue
             except RemoteProtocolError as error:
-                log.warning("aggregator.problem", code=error.code)
-                live.note_problem(error)
+                pause_s, news = self._patience.after(error)
+                if news:
+                    log.warning("aggregator.problem", code=error.code)
+                    live.note_problem(error)
             except NotRecorded as error:
                 log.error("sent.not-recorded", code=error.code)
                 live.note_problem(error)
-            await asyncio.sleep(IDLE_S)
+            await asyncio.sleep(pause_s)
+
+    def _wants_a_place(self) -> bool:
+        """Whether there is an approved plan that nobody follows; else nobody asks for plans."""
+        words = self._orders.words()
+        return any(
+            plan.id not in self._followed and plan.id not in words and not self._is_over(plan)
+            for plan, _ in self._journal.approved()
+        )
+
+    def _is_over(self, plan: Plan) -> bool:
+        if plan.id not in self._finished and self._journal.progress(plan.id) is None:
+            self._finished.add(plan.id)
+        return plan.id in self._finished
+
+    # ---- what the operator says
+
+    async def _obey(self) -> None:
+        """Look at the operator's word every moment; returns when it is to stop."""
+        own = live.own_birth()
+        while True:
+            words, holds = self._orders.words(), self._orders.holds()
+            for plan, one in list(self._followed.items()):
+                if plan in words:
+                    one.task.cancel()
+            for hold in holds:
+                if hold.kind == "leave":
+                    self._leave(hold)
+                if hold.kind == "stop":
+                    self._orders.release(hold.plan, "stop")
+                    if (hold.round, hold.reason) == own:
+                        return
+            live.note_held(
+                paused=any(one.kind == "pause" and one.plan == EVERY_PLAN for one in holds),
+                leaving={one.plan for one in holds if one.kind == "leave"},
+            )
+            await asyncio.sleep(LOOK_S)
+
+    def _leave(self, hold: Hold) -> None:
+        """Take the approval back, once this node's part in the round is over."""
+        one = self._followed.get(hold.plan)
+        plan = self._journal.plan(hold.plan)
+        if plan is None or (one is not None and not one.agent.has_left(hold.round)):
+            return
+        signature = sign_refusal(plan, self._identity, "withdrawn", hold.reason)
+        self._orders.say(hold.plan, "withdrawn", hold.reason, signature)
+        if one is not None:
+            one.task.cancel()
+
+    async def _hand_in(self) -> None:
+        """Tell the aggregator in which plans this hospital takes no part."""
+        for word in self._orders.words().values():
+            if word.handed_in:
+                continue
+            told = Refusal(kind=word.kind, reason=word.reason, signature=word.signature)
+            await self._line.refuse(word.plan, told)
+            self._orders.was_handed_in(word)
+            log.info("plan.left", plan=word.plan, kind=word.kind)
+
+    # ---- which plan
 
     def forget_images(self) -> None:
         """Nothing of the images stays on the node's disk when no plan wants them."""
-        if all(self._journal.progress(plan.id) is None for plan, _ in self._journal.approved()):
+        words = self._orders.words()
+        if all(
+            self._journal.progress(plan.id) is None or plan.id in words
+            for plan, _ in self._journal.approved()
+        ):
             with suppress(OSError):
                 clear_cache(self._node.cache)
 
@@ -164,50 +276,68 @@ class PlanQueue:
         if self._prepared is not None:
             self._prepared.computation.close()
 
-    async def next_plan(self) -> tuple[Plan | None, Plan | None]:
-        """The first approved plan that is not finished, is binding, and is within policy and budget.
+    async def next_plans(self) -> tuple[list[Plan], Plan | None]:
+        """The approved plans that nobody follows yet, and that are binding and within policy and budget.
 
-        Returns: that plan, and one that waits for other hospitals' approvals; each None if there is none.
+        Returns: those plans, and one that waits for other hospitals' approvals, if there is one.
         """
         self._drop_what_is_old()
-        offers, waiting = await self._offers(), None
+        offers, ready, waiting = await self._offers(), [], None
         self._note_plans(offers)
-        for plan, signature in self._journal.approved():
-            if plan.id in self._finished or plan.id not in offers:
+        words = self._orders.words()
+        for plan, signature in self._in_order():
+            if plan.id in words or self._is_over(plan) or plan.id not in offers:
                 continue
             if self._node.settings.name not in offers[plan.id].approvals:
                 live.note(plan.id, stand="preparing", waits_for="this hospital's images and the first model")
                 await self._prepare(plan)
+                self._orders.check(plan.id)
                 await self._line.approve(plan.id, signature)
                 waiting = plan
                 continue
             try:
                 self._admit(plan, offers[plan.id])
             except REFUSALS as refused:
-                log.info("plan.waiting", plan=plan.id, code=refused.code)
-                live.note_waiting(plan.id, refused)
+                self._waits(plan, refused)
                 waiting = plan if isinstance(refused, NotApproved) else waiting
                 continue
-            return plan, waiting
-        return None, waiting
+            self._told.pop(plan.id, None)
+            ready.append(plan)
+        return ready, waiting
+
+    def _in_order(self) -> list[tuple[Plan, bytes]]:
+        """Approved plans that nobody follows: who gave a place up for others comes after those."""
+        found = [(plan, s) for plan, s in self._journal.approved() if plan.id not in self._followed]
+        return sorted(found, key=lambda one: self._later.index(one[0].id) if one[0].id in self._later else -1)
+
+    def _waits(self, plan: Plan, refused: Error) -> None:
+        """Said once, and when it changes."""
+        live.note_waiting(plan.id, refused)
+        if self._told.get(plan.id) != refused.code:
+            self._told[plan.id] = refused.code
+            log.info("plan.waiting", plan=plan.id, code=refused.code)
 
     def _note_plans(self, offers: dict[str, PlanOffer]) -> None:
         """Tell which approved plans there are, and how many hospitals have signed each."""
-        plans = {plan.id: plan for plan, _ in self._journal.approved()}
-        going_on = {
-            one for one in plans if one not in self._finished and self._journal.progress(one) is not None
+        words = self._orders.words()
+        plans = {
+            plan.id: plan
+            for plan, _ in self._journal.approved()
+            if plan.id not in words and not self._is_over(plan)
         }
-        live.note_only(going_on)
-        for one in going_on:
-            plan, offer = plans[one], offers.get(one)
+        live.note_only(set(plans))
+        for one, plan in plans.items():
+            offer = offers.get(one)
             valid = 0 if offer is None else valid_approvals(plan, dict(offer.approvals))
             live.note(one, study=plan.study.name, rounds=plan.study.training.rounds + 1)
             live.note(one, approvals=valid, approvals_needed=plan.approvals_needed)
 
     async def _offers(self) -> dict[str, PlanOffer]:
         """Plan → what the aggregator offers of it. One bad offer stops no other."""
-        answer, audit = await self._line.offers(), AuditWitness(self._journal)
-        audit.take(answer.head)
+        audit = AuditWitness(self._journal)
+        asked = audit.asked()
+        answer = await self._line.offers()
+        audit.take(answer.head, asked=asked)
         self._records.meet(answer.ledger)
         found, pinned = {}, audit.key
         for sent in answer.offers:
@@ -229,8 +359,10 @@ class PlanQueue:
 
     async def _news_of(self, plan: Plan) -> None:
         """Wait a little, but no longer than until the first round of a plan is opened."""
+        audit = AuditWitness(self._journal)
+        asked = audit.asked()
         work = await self._line.work(plan.id, seen=self._seen, wait_s=POLL_S)
-        AuditWitness(self._journal).take(work.head)
+        audit.take(work.head, asked=asked)
         self._seen = work.mark
         await asyncio.sleep(NEWS_PAUSE_S)
 
@@ -262,7 +394,7 @@ class PlanQueue:
             return ready.computation, ready.agent
         if ready is not None:
             ready.computation.close()
-        unsent = Unsent(self._node.unsent, self._identity.secret_for(LABEL))
+        unsent = Unsent.of_plan(self._node, plan.id, self._identity.secret_for(LABEL))
         held = None
         if plan.study.compression is not None:
             held = HeldBack(self._node.models, plan, self._identity.secret_for(held_back.LABEL))
@@ -271,7 +403,14 @@ class PlanQueue:
         if plan.study.model.personal:
             own = PersonalWeights(self._node.models, plan, self._identity.secret_for(personal.LABEL))
         computation = Computation(
-            plan, self._read, self._records, unsent=unsent, held=held, courses=courses, personal=own
+            plan,
+            self._read,
+            self._records,
+            unsent=unsent,
+            held=held,
+            courses=courses,
+            personal=own,
+            turns=self._turns,
         )
         agent = PlanAgent(
             plan,
@@ -285,11 +424,57 @@ class PlanQueue:
         )
         return computation, agent
 
-    async def _work_on(self, plan: Plan) -> None:
+    def _follow(self, plan: Plan) -> None:
+        """Give a plan a place, now or when one is free: nobody waits for more than a round of the others."""
+        if plan.id in self._followed:
+            return
+        if len(self._followed) >= MOST_FOLLOWED and not self._give_up_a_place():
+            live.note(plan.id, stand="waiting", waits_for="the other studies of this hospital")
+            return
+        with suppress(ValueError):
+            self._later.remove(plan.id)
         computation, agent = self._open(plan)
+        self._turns.join(
+            plan.id,
+            size=demand_of(plan, self._node.settings).memory_bytes,
+            forget=computation.forget_images,
+        )
+        task = asyncio.ensure_future(self._work_on(plan, computation, agent))
+        self._followed[plan.id] = _Followed(plan, agent, task, asyncio.get_running_loop().time())
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        for plan, one in list(self._followed.items()):
+            if one.task is task:
+                del self._followed[plan]
+        if not task.cancelled() and (fault := task.exception()) and self._broken and not self._broken.done():
+            self._broken.set_exception(fault)
+
+    def _give_up_a_place(self) -> bool:
+        """Whether a plan between two rounds, which has had its place for long enough, makes room."""
+        now = asyncio.get_running_loop().time()
+        for plan, one in self._followed.items():
+            if one.agent.between_rounds and now - one.since > PLACE_S:
+                self._later.append(plan)
+                one.task.cancel()
+                del self._followed[plan]
+                return True
+        return False
+
+    async def _work_on(self, plan: Plan, computation: Computation, agent: PlanAgent) -> None:
         log.info("node.ready", plan=plan.id)
         try:
             await agent.follow()
             computation.finished()
+            self._finished.add(plan.id)
+            self._journal.finish(plan.id)
+        except TakesNoPart:
+            pass  # its operator has said so, and the loop that looks has seen it or will
         finally:
-            computation.close()
+            self._turns.leave(plan.id)
+            await asyncio.to_thread(
+                computation.close
+            )  # a step in hand ends first; the others go on meanwhile
+            if plan.id in self._finished or self._orders.word(plan.id) is not None:
+                computation.finished()
+                self.forget_images()

@@ -53,7 +53,10 @@ class SeenHeads:
         """Add a head of the audit log. Only a row of the kind ``newest`` is ever replaced, by the next."""
         with self._engine.begin() as tx:
             if head.kind not in ("refused", "accepted", "handed-over"):
-                tx.execute(HEADS.delete().where(HEADS.c.kind == "newest", HEADS.c.id > self._epoch(tx)))
+                older = HEADS.c.number <= head.number
+                tx.execute(
+                    HEADS.delete().where(HEADS.c.kind == "newest", HEADS.c.id > self._epoch(tx), older)
+                )
             tx.execute(HEADS.insert().values(**asdict(head)))
 
     def all(self) -> list[SeenHead]:
@@ -63,9 +66,9 @@ class SeenHeads:
 
     def newest(self) -> SeenHead | None:
         """The newest head that was taken or accepted."""
-        wanted = sa.select(HEADS).where(HEADS.c.kind != "refused").order_by(HEADS.c.id.desc()).limit(1)
         with self._engine.connect() as tx:
-            row = tx.execute(wanted).first()
+            taken = sa.select(HEADS).where(HEADS.c.kind != "refused", HEADS.c.id >= self._epoch(tx))
+            row = tx.execute(taken.order_by(HEADS.c.number.desc(), HEADS.c.id.desc()).limit(1)).first()
         return None if row is None else _seen_head(row)
 
     def alarm(self) -> SeenHead | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +34,7 @@ from medveil.messages import (
     Approval,
     Enrol,
     PlanOffers,
+    Refusal,
     Work,
     enrolment_path,
     seconds_to_wait,
@@ -43,6 +45,7 @@ from medveil.rounds import AttemptKey
 from privacy.secagg.messages import Certificates, Published
 
 GIVE_UP_S = 90.0
+PLAN, REFUSAL = re.compile(r"/v1/plans/([0-9a-f]{64})/"), "/refusal"
 BUSY = (429, 502, 503, 504)
 CLIENT_PAIR = "client.pem"
 """Beside the pinned authority: the client certificate and its key, where the aggregator asks for them."""
@@ -77,6 +80,9 @@ class Transport:
         self.ledger_end: Callable[[], str] = str
         """Where this hospital's ledger ends, in the form of :class:`medveil.messages.LedgerEnd`; empty if
         there is nothing to tell. It goes with polls and messages whenever it has changed."""
+        self.check_plan: Callable[[str], None] = lambda plan: None
+        """Called with a plan before anything is sent for it, also again after a lost line; it may raise. Only
+        the word that this hospital takes no part is sent without it."""
         self._end_told = ""
         self._address = address
         self._client = open_client(address, context, self.proxy)
@@ -108,13 +114,24 @@ class Transport:
         body = Approval(signature=signature).to_bytes()
         await self._send("POST", f"/v1/plans/{plan}/approval", body, limit=PROBLEM_BYTES)
 
+    async def refuse(self, plan: str, told: Refusal) -> None:
+        """Hand in this hospital's word that it takes no part."""
+        await self._send("POST", f"/v1/plans/{plan}{REFUSAL}", told.to_bytes(), limit=PROBLEM_BYTES)
+
     async def work(
-        self, plan: str, *, seen: str, wait_s: float, sitting_out: AttemptKey | None = None
+        self,
+        plan: str,
+        *,
+        seen: str,
+        wait_s: float,
+        sitting_out: AttemptKey | None = None,
+        away: bool = False,
     ) -> Work:
         """What to do next; waits for news at the aggregator."""
         path = f"/v1/plans/{plan}/work?seen={quote(seen, safe='')}&wait_s={wait_s:g}"
         if sitting_out is not None:
             path += f"&sitting_out={sitting_out.round}.{sitting_out.attempt}"
+        path += "&away=1" if away else ""
         return await self._work("GET", path)
 
     async def _work(self, method: str, path: str, body: bytes = b"") -> Work:
@@ -171,6 +188,7 @@ class Transport:
         Raises: AggregatorProblem, AnswerTooLarge, EncodedAnswer, Unreachable, ProxyRefused,
             WrongAuthority, CertificateRefused; NotRecorded, and then nothing has left.
         """
+        self._check_plan(path)
         with self.sent.leaving(method, path, body, digest) as leaving:
             return await self._sent(leaving, method, path, body, digest, limit)
 
@@ -197,6 +215,10 @@ class Transport:
             await asyncio.sleep(asked_s + pause * random.uniform(0.5, 1.5))
             pause = min(2 * pause, 10.0)
 
+    def _check_plan(self, path: str) -> None:
+        if (about := PLAN.match(path)) is not None and not path.endswith(REFUSAL):
+            self.check_plan(about[1])
+
     def _load_certificate(self) -> None:
         """Show the client certificate, if there is one, on every connection that opens from now on."""
         try:
@@ -212,6 +234,7 @@ class Transport:
 
     async def _once(self, method: str, path: str, body: bytes, digest: bytes | None, limit: int) -> bytes:
         self._load_certificate()
+        self._check_plan(path)  # once more: a lost line may have taken a while
         request = self._client.build_request(method, path, content=body)
         target = request.url.raw_path.decode("ascii")
         proof = sign_request(self._identity, method, target, body, digest=digest)

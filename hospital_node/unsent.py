@@ -7,8 +7,9 @@ under a key that only this node's identity can derive: no copy of the file alone
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from hospital_node.sealed import SealedFile
 from medveil.identity import Secret
 from medveil.tasks import Sums
 from medveil.tensors import Update
+
+if TYPE_CHECKING:
+    from hospital_node.settings import Node
 
 Computed = tuple[Update, Sums | None]
 LABEL = "kept-contribution"
@@ -27,6 +31,14 @@ class Unsent:
 
     def __init__(self, path: Path, key: Secret) -> None:
         self._file = SealedFile(path, key, LABEL.encode())
+
+    @classmethod
+    def of_plan(cls, node: Node, plan: str, key: Secret) -> Self:
+        """Where a plan's contribution is kept; what an earlier version kept of it is taken over."""
+        path, former = node.unsent.with_name(f"unsent-{plan[:16]}.sealed"), cls(node.unsent, key)
+        if node.unsent.exists() and not path.exists() and (former._open()[0] or "").startswith(plan):
+            os.replace(node.unsent, path)
+        return cls(path, key)
 
     def store(self, key: str, computed: Computed) -> None:
         """Keep it, on stable storage, under a key that names plan, round and model."""

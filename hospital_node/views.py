@@ -335,6 +335,13 @@ def _standing_row(one: Standing) -> Row:
 
     plan, missing = one.plan, max(0, one.plan.approvals_needed - one.approvals)
     rounds = plan.study.training.rounds + 1
+    if one.word is not None and one.refusal is None:
+        day = time.strftime("%Y-%m-%d", time.localtime(one.word.at))
+        return (
+            warn(one.word.kind),
+            f"by this hospital on {day}: {plain(one.word.reason)} It sends nothing for it. To take part "
+            "after all: medveil node approve WORDS",
+        )
     if one.refusal is not None:
         return fault("refused"), f"{plain(one.refusal.what)} {plain(one.refusal.remedy)}"
     if one.stands is Stands.ALLOWED:

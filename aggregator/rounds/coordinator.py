@@ -88,7 +88,7 @@ class Coordinator:
         """Close what is complete or overdue and open what is next; whether anything changed."""
         before = [run.mark for run in self.runs.all()]
         for run in self.runs.all():
-            if not run.finished and self._is_approved(run):
+            if not run.finished and (self._is_approved(run) or schedule.too_few_left(run)):
                 self._advance_as_far_as_possible(run)
         return before != [run.mark for run in self.runs.all()]
 
@@ -126,8 +126,8 @@ class Coordinator:
 
     def _close_phase(self, run: Run, attempt: Attempt) -> None:
         """Once it is over: go on with those who answered, or end the attempt when they are too few."""
-        state, is_in_reach = attempt.state, partial(self.runs.is_in_reach, run)
-        if not schedule.is_over(run, attempt, is_in_reach, self.runs.now()):
+        state, is_waited_for = attempt.state, partial(self.runs.is_waited_for, run)
+        if not schedule.is_over(run, attempt, is_waited_for, self.runs.now()):
             return
         try:
             closed = server.close_phase(state)

@@ -20,6 +20,8 @@ from aggregator.work.unmasking import WrongLength, segment_lengths
 from medveil.errors import Error, RemoteProtocolError
 from medveil.identity import verify
 from medveil.log import get_logger
+from medveil.messages import Refusal
+from medveil.plan import check_refusal
 from medveil.relaying import RelayedUploads, RelayWork, Uploader
 from medveil.rounds import AttemptKey, Phase
 from privacy.secagg import server
@@ -68,8 +70,28 @@ class Intake:
         verify(member.key, signature, "approve-plan", run.plan.hash)
         self._runs.store.plans.add_approval(plan_id, name, signature)
         run.approvals[name] = signature
+        run.refusals.pop(name, None)
         log.info("plan.approved", plan=plan_id, node=name)
         return len(run.approvals) == 1
+
+    def refuse(self, plan_id: str, name: str, told: Refusal) -> None:
+        """Keep a hospital's word that it takes no part, or no more. Raises: NotFound, BadSignature.
+
+        Nobody waits for it from now on. Only its own next approval lifts it.
+        """
+        run = self._runs.of(plan_id, name)
+        member = run.plan.member(name)
+        assert member is not None  # Runs.of has checked it
+        check_refusal(run.plan, member, told.kind, told.reason, told.signature)
+        self._runs.store.plans.add_refusal(plan_id, name, told, self._runs.wall_clock())
+        run.approvals.pop(name, None)
+        run.refusals = self._runs.store.plans.refusals(plan_id)
+        log.info("plan.refused", plan=plan_id, node=name, kind=told.kind)
+
+    def is_away(self, plan_id: str, name: str, away: bool) -> None:
+        """This hospital joins no attempt for now, or does again. Raises: NotFound."""
+        run = self._runs.of(plan_id, name)
+        (run.away.add if away else run.away.discard)(name)
 
     def sits_out(self, key: AttemptKey, name: str) -> None:
         """This hospital has left this attempt: nobody waits for it. Raises: NotFound."""

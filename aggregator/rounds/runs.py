@@ -18,7 +18,7 @@ from aggregator.storage.store import Store
 from medveil.errors import RemoteProtocolError
 from medveil.log import get_logger
 from medveil.plan import Plan
-from medveil.reports import AttemptReport
+from medveil.reports import AttemptReport, HospitalsRefusal
 from medveil.rounds import AttemptKey, ModelVersion, Phase, RoundKind
 from privacy.secagg import server
 
@@ -59,6 +59,10 @@ class Run:
     attempt: Attempt | None = None
     approved_at: float | None = None
     """When most hospitals had approved (monotonic clock); None before."""
+    refusals: dict[str, HospitalsRefusal] = field(default_factory=dict)
+    """Hospital → its word that it takes no part."""
+    away: set[str] = field(default_factory=set)
+    """Who joins no attempt for now, by its own word."""
     received: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     """Hospital → what its last message answered, and the message's SHA-256."""
 
@@ -110,6 +114,7 @@ def read_run(
     """
     progress = store.plans.progress(plan.id)
     run = Run(plan, signature, store.plans.approvals(plan.id), finished, progress.newest)
+    run.refusals = store.plans.refusals(plan.id)
     for report in progress.recent:
         run.end(report)
     run.ended = progress.ended
@@ -196,8 +201,12 @@ class Runs:
 
     def reachable(self, run: Run) -> list[str]:
         """Hospitals that have approved (the others take no part) and were heard from lately."""
-        ready = self._heard.keys() & run.approvals
+        ready = (self._heard.keys() & run.approvals) - run.away
         return [n for n in run.plan.names if n in ready and self.is_in_reach(run, n)]
+
+    def is_waited_for(self, run: Run, name: str) -> bool:
+        """Whether an open attempt waits for a hospital that has not answered yet."""
+        return name not in run.refusals and name not in run.away and self.is_in_reach(run, name)
 
     # ---- what is in the store
 

@@ -39,12 +39,22 @@ def fewest(plan: Plan) -> int:
     return setting_for(plan, number=1, attempt=1, kind=RoundKind.TRAIN, model=b"").smallest
 
 
+def too_few_left(run: Run) -> str:
+    """Why a plan can have no further attempt since hospitals take no part; empty if it can."""
+    left, need = len(run.plan.roster) - len(run.refusals), fewest(run.plan)
+    if left >= need:
+        return ""
+    return f"{len(run.refusals)} of {len(run.plan.roster)} hospitals take no part; {need} are needed"
+
+
 def following(run: Run) -> tuple[AttemptKey, RoundKind] | None:
     """The attempt that comes next; None when the last round is over.
 
     Raises: PlanStuck.
     """
     study, number, attempt = run.plan.study, 1, 1
+    if reason := too_few_left(run):
+        raise PlanStuck(reason=reason)
     if run.last:
         last = run.last[-1]
         number, attempt = last.round + 1, 1
@@ -82,14 +92,14 @@ def _check_closed(last: AttemptReport) -> None:
         )
 
 
-def is_over(run: Run, attempt: Attempt, is_in_reach: Callable[[str], bool], now: float) -> bool:
+def is_over(run: Run, attempt: Attempt, is_waited_for: Callable[[str], bool], now: float) -> bool:
     """Whether a phase may be closed: its time is up, or everybody who is waited for has answered.
 
-    Nobody waits for a hospital that has left the attempt, or was not heard from lately.
+    Nobody waits for a hospital that has left the attempt or the plan, is away, or was not heard from lately.
     """
     state = attempt.state
     missing = run.names(state.invited - set(state.answers))
-    if any(is_in_reach(name) for name in missing if name not in attempt.sitting_out):
+    if any(is_waited_for(name) for name in missing if name not in attempt.sitting_out):
         return now - attempt.phase_opened > _limit(run.plan.study.deadlines, state.phase)
     return True
 

@@ -57,6 +57,8 @@ def _status_of(
         finished=run.finished,
         hospitals=tuple(run.plan.names),
         approved=tuple(sorted(run.approvals)),
+        refusals=tuple(run.refusals.values()),
+        away=tuple(sorted(run.away & run.approvals.keys())),
         in_reach=in_reach,
         open=open_attempt,
         waiting_for=schedule.waiting_for(run, reachable, pause),

@@ -9,11 +9,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from aggregator.auditlog import Head
-from aggregator.storage.tables import APPROVALS, ATTEMPTS, EVENTS, PLANS, VERSIONS, at
+from aggregator.storage.tables import APPROVALS, ATTEMPTS, EVENTS, PLANS, REFUSALS, VERSIONS, at
 from aggregator.storage.transactions import AlreadyThere, Change, Transactions
 from medveil.errors import Error
+from medveil.messages import Refusal
 from medveil.plan import Plan, stored_plan
-from medveil.reports import AttemptReport
+from medveil.reports import AttemptReport, HospitalsRefusal
 from medveil.rounds import EARLY, AttemptKey, ModelVersion, RoundKind
 from medveil.spoken import named
 
@@ -126,20 +127,45 @@ class Plans:
     def add_approval(self, plan: str, name: str, signature: bytes) -> None:
         """Keep a checked approval; Ed25519 is deterministic, so a repeat is the same row."""
         values = {"plan": plan, "name": name, "signature": signature}
+        key = {"plan": plan, "name": name}
         with self._transactions.change("add_approval", name) as change:
-            known = sa.select(APPROVALS.c.name).where(APPROVALS.c.plan == plan, APPROVALS.c.name == name)
+            known = sa.select(APPROVALS.c.name).where(*at(APPROVALS, key))
             if change.select(known).first() is None:
                 change.insert(APPROVALS, values, "plan.approved")
+            refused = sa.select(REFUSALS.c.name).where(*at(REFUSALS, key), REFUSALS.c.stands)
+            if change.select(refused).first() is not None:
+                change.update(REFUSALS, key, {"stands": False}, "plan.approved-again")
+
+    def add_refusal(self, plan: str, name: str, told: Refusal, now: float) -> None:
+        """Keep a hospital's checked word that it takes no part: its approval counts no more."""
+        key, said = {"plan": plan, "name": name}, {"kind": told.kind, "reason": told.reason}
+        values = {**key, **said, "signature": told.signature, "time": now, "stands": True}
+        with self._transactions.change("add_refusal", name) as change:
+            before = change.select(sa.select(REFUSALS).where(*at(REFUSALS, key))).first()
+            if before is None:
+                change.insert(REFUSALS, values, f"plan.{told.kind}", reason=told.reason)
+            elif not before.stands or before.signature != told.signature:
+                change.update(REFUSALS, key, values, f"plan.{told.kind}", reason=told.reason)
+
+    def refusals(self, plan: str) -> dict[str, HospitalsRefusal]:
+        """The hospitals that take no part in a plan, and why."""
+        wanted = sa.select(REFUSALS).where(REFUSALS.c.plan == plan, REFUSALS.c.stands)
+        with self._transactions.read() as tx:
+            rows = tx.execute(wanted.order_by(REFUSALS.c.name)).all()
+        return {
+            r.name: HospitalsRefusal(hospital=r.name, kind=r.kind, reason=r.reason, at=r.time) for r in rows
+        }
 
     def approvals(self, plan: str) -> dict[str, bytes]:
-        """Hospital → signature."""
+        """Hospital → signature, of those who have not taken it back."""
+        wanted = sa.select(APPROVALS).where(APPROVALS.c.plan == plan, _stands())
         with self._transactions.read() as tx:
-            rows = tx.execute(sa.select(APPROVALS).where(APPROVALS.c.plan == plan)).all()
+            rows = tx.execute(wanted).all()
         return {r.name: r.signature for r in rows}
 
     def approval_counts(self) -> dict[str, int]:
         """Plan → how many approvals it has; plans without any are left out."""
-        wanted = sa.select(APPROVALS.c.plan, sa.func.count()).group_by(APPROVALS.c.plan)
+        wanted = sa.select(APPROVALS.c.plan, sa.func.count()).where(_stands()).group_by(APPROVALS.c.plan)
         with self._transactions.read() as tx:
             return {row[0]: row[1] for row in tx.execute(wanted)}
 
@@ -283,6 +309,12 @@ class Plans:
                 values = {"outcome": "failed", "report": _report(row, "failed", report).stored()}
                 change.forget(EVENTS, key.where)
                 change.update(ATTEMPTS, key.where, values, "attempt.ended", outcome="failed", reason=RESTORED)
+
+
+def _stands() -> sa.ColumnElement[bool]:
+    """Of an approval: its hospital has not taken it back."""
+    same = (REFUSALS.c.plan == APPROVALS.c.plan) & (REFUSALS.c.name == APPROVALS.c.name)
+    return ~sa.exists().where(same, REFUSALS.c.stands)
 
 
 def _kinds(change: Change, key: AttemptKey) -> list[str]:

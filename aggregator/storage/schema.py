@@ -18,6 +18,7 @@ SCHEMAS = {
     "0001": {"b74db620076d235a3d22fd2d80628b9d", "4ea8a766eb61848f0d7df481df3f8222"},
     "0002": {"c1221d48cc7ac00c35c5b1a4d239987e"},
     "0003": {"d10b43238329ab8ebbfd07b6c18aae9f"},
+    "0004": {"4ea1d5344506521951a78355e8ecc6a0"},
 }
 """Digests of :func:`described` for each schema version: made by the migrations, or by version 0.1.0 before
 there were any. A test makes them anew."""

@@ -50,6 +50,17 @@ APPROVALS = sa.Table(
     sa.Column("name", sa.String, primary_key=True),
     sa.Column("signature", sa.LargeBinary, nullable=False),
 )
+REFUSALS = sa.Table(
+    "refusals",
+    META,
+    sa.Column("plan", sa.String, sa.ForeignKey("plans.id"), primary_key=True),
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("kind", sa.String, nullable=False),
+    sa.Column("reason", sa.String, nullable=False),
+    sa.Column("signature", sa.LargeBinary, nullable=False),
+    sa.Column("time", sa.Float, nullable=False),
+    sa.Column("stands", sa.Boolean, nullable=False),
+)
 ATTEMPTS = sa.Table(
     "attempts",
     META,

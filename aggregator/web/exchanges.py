@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from functools import partial
 
 from aggregator.rounds.intake import SegmentClaim
@@ -20,18 +21,31 @@ def longest_message(service: Service, plan: str) -> int:
     return min(service.coordinator.intake.longest_message(plan) or SMALL_LIMIT, MESSAGE_LIMIT)
 
 
-async def take_poll(
-    service: Service, plan: str, party: Party, *, ledger: str, sitting_out: str, size: int
-) -> None:
-    """Note what a poll tells by the way: where the hospital's ledger ends and which attempt it has left.
+@dataclass(frozen=True)
+class Told:
+    """What a poll tells by the way; each is empty where there is nothing to tell."""
+
+    ledger: str
+    """Where the hospital's ledger ends."""
+    sitting_out: str
+    """Which attempt it has left."""
+    away: bool
+    """Whether it joins no attempt for now."""
+
+
+async def take_poll(service: Service, plan: str, party: Party, told: Told, *, size: int) -> None:
+    """Note what a poll tells by the way.
 
     Raises: NotFound; for a ledger's end BadMessage, BadSignature, LedgerBehind.
     """
     coordinator = service.coordinator
-    if ledger:
-        await service.run(lambda: coordinator.ledger_ends.note(party, ledger))
-    if sitting_out:
-        left = AttemptKey(plan, *map(int, sitting_out.split(".")))
+    if told.ledger:
+        await service.run(lambda: coordinator.ledger_ends.note(party, told.ledger))
+    run = coordinator.runs.get(plan)
+    if told.away is not (run is not None and party.name in run.away):
+        await service.run(lambda: coordinator.intake.is_away(plan, party.name, told.away))
+    if told.sitting_out:
+        left = AttemptKey(plan, *map(int, told.sitting_out.split(".")))
         await service.run(lambda: coordinator.intake.sits_out(left, party.name))
     coordinator.runs.count_bytes(plan, party.name, up=size, down=0)
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from medveil.errors import RemoteProtocolError
 from medveil.identity import Identity, verify
 from medveil.ids import canonical, digest
 from medveil.outside import decode_cbor
+from medveil.shown import is_plain
 from medveil.values import Name
 
 Hash = Annotated[bytes, Field(min_length=32, max_length=32)]
@@ -233,6 +234,30 @@ class Approval(Wire):
     """An operator's signature under a plan."""
 
     signature: Signature
+
+
+LONGEST_REASON = 300
+RefusalKind = Literal["refused", "withdrawn"]
+"""Never approved, or an approval that was taken back."""
+
+
+def _plain_reason(text: str) -> str:
+    if not is_plain(text) or not text.strip():
+        raise ValueError("it is empty, or holds characters that cannot be shown")
+    return text
+
+
+Reason = Annotated[str, Field(max_length=LONGEST_REASON), AfterValidator(_plain_reason)]
+"""Why, in the operator's own words: one line that can be shown."""
+
+
+class Refusal(Wire):
+    """A hospital's word that it takes no part in a plan, or no part any more."""
+
+    kind: RefusalKind
+    reason: Reason
+    signature: Signature
+    """The hospital's, made by :func:`medveil.plan.sign_refusal`."""
 
 
 class Work(Wire):

@@ -140,6 +140,16 @@ def sign_approval(plan: Plan, identity: Identity) -> bytes:
     return identity.sign("approve-plan", plan.hash)
 
 
+def sign_refusal(plan: Plan, identity: Identity, kind: str, reason: str) -> bytes:
+    """A hospital's word that it takes no part in exactly this plan, or none any more."""
+    return identity.sign("refuse-plan", plan.hash, kind.encode(), reason.encode())
+
+
+def check_refusal(plan: Plan, member: Member, kind: str, reason: str, signature: bytes) -> None:
+    """Raises: BadSignature unless it is this hospital's own word."""
+    verify(member.key, signature, "refuse-plan", plan.hash, kind.encode(), reason.encode())
+
+
 def valid_approvals(plan: Plan, approvals: dict[str, bytes]) -> int:
     """How many approvals (hospital name → signature) of exactly this plan are valid."""
     valid = 0

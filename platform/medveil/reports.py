@@ -137,6 +137,18 @@ class Waiting(_AsWritten):
     """How many of either it takes."""
 
 
+class HospitalsRefusal(Frozen, extra="ignore"):
+    """A hospital that takes no part in a plan, as its operator has said."""
+
+    hospital: Name
+    kind: Label
+    """``refused``: never approved. ``withdrawn``: the approval was taken back."""
+    reason: Text
+    """The operator's own words."""
+    at: Amount
+    """When the aggregator heard of it; Unix seconds."""
+
+
 class PlanStatus(Frozen, extra="ignore"):
     """A plan's progress: what it is doing, every attempt that ended, every version of its model."""
 
@@ -147,6 +159,10 @@ class PlanStatus(Frozen, extra="ignore"):
     approved: tuple[Name, ...]
     in_reach: tuple[Name, ...] | None
     """Who was heard from lately. Only the process that leads knows; None says that another one answered."""
+    refusals: tuple[HospitalsRefusal, ...] = ()
+    """Who takes no part, and why."""
+    away: tuple[Name, ...] = ()
+    """Who has approved and joins no attempt for now, by its own word. Only the process that leads knows."""
     open: OpenAttempt | None
     waiting_for: Waiting | None
     """None if it moves. Only the process that leads knows of hospitals out of reach, and of a failed sum."""

@@ -24,6 +24,7 @@ from world import SPEC, START, Site, model_in, unit
 AGGREGATOR = Path(aggregator.__file__).parent
 ORDER = """
     commit.begin_log commit.lead commit.add_token commit.enrol commit.add_plan commit.add_approval
+    commit.add_refusal
     commit.probe commit.restored nonce.keep key.write key.sync-folder commit.change_admin_key
     key.rename commit.note_ledger commit.add_api_token commit.grant commit.withdraw
     commit.revoke_api_token commit.revoke commit.open_attempt commit.add_event blob.write blob.sync

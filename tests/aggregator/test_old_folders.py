@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from aggregator.auditlog import Head
 from aggregator.cli import app
+from aggregator.storage.database import Database
 from medveil.identity import Identity
 from medveil.plan import Plan
 from old_folders import unpack
@@ -34,7 +35,8 @@ class Left:
     def status(self, plan: str) -> dict[str, Any]:
         """Without whom the aggregator has heard from lately."""
         status = status_of(self.world.coordinator, self.world.reader, plan)
-        return {name: value for name, value in status.items() if name != "in_reach"}
+        later = ("in_reach", "refusals", "away")
+        return {name: value for name, value in status.items() if name not in later}
 
 
 @pytest.fixture
@@ -43,6 +45,7 @@ def left(folder: Path) -> Iterator[Left]:
     database, keys = folder / "aggregator" / "aggregator.db", folder / "keys"
     with closing(sqlite3.connect(database)) as link:
         rows = dict(link.execute("SELECT id, plan FROM plans"))
+    Database.migrated(database).close()
     keys.mkdir()
     for name, secret in told["hospitals"].items():
         (keys / name).write_bytes(bytes.fromhex(secret))

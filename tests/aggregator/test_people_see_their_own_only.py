@@ -14,7 +14,7 @@ from aggregator.storage.register import Role
 from aggregator.work.versions import first_version
 from door import Door
 from medveil.identity import Identity
-from medveil.messages import Approval
+from medveil.messages import Approval, Refusal
 from medveil.plan import Plan, sign_approval
 from medveil.rounds import Phase
 from medveil.tensors import model_hash, to_safetensors
@@ -103,9 +103,11 @@ def filled(path: str, plan: str, model: str) -> str:
 
 
 def body_for(method: str, path: str) -> bytes:
-    return (
-        Approval(signature=bytes(64)).to_bytes() if path.endswith("approval") else b"\xa0" * (method != "GET")
-    )
+    if path.endswith("approval"):
+        return Approval(signature=bytes(64)).to_bytes()
+    if path.endswith("refusal"):
+        return Refusal(kind="refused", reason="not now", signature=bytes(64)).to_bytes()
+    return b"\xa0" * (method != "GET")
 
 
 def test_the_ids_of_one_consortium_lead_the_other_nowhere(door: Door, tenants: tuple[Tenant, Tenant]) -> None:

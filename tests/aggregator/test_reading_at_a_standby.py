@@ -144,6 +144,7 @@ def test_whatever_a_standby_cannot_do_is_left_to_the_leader(pair: Pair) -> None:
         ("GET", "/v1/plans"),
         ("GET", f"{at}/work"),
         ("POST", f"{at}/approval"),
+        ("POST", f"{at}/refusal"),
         ("POST", f"{at}/rounds/1/attempts/1/advertise"),
         ("GET", "/v1/audit"),
         ("GET", "/readyz"),

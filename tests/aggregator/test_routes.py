@@ -23,7 +23,7 @@ from aggregator.web.bodies import BodyMemory, BrokenOff, read_body
 from door import Door
 from medveil.errors import utc
 from medveil.identity import FRESHNESS_S, Identity, sign_request
-from medveil.messages import Approval, PlanOffer, PlanOffers, Work
+from medveil.messages import Approval, PlanOffer, PlanOffers, Refusal, Work
 from medveil.plan import Plan, sign_approval
 from privacy.secagg import node
 from privacy.secagg.messages import Agree, Shares, Unmask, Upload
@@ -54,12 +54,14 @@ def unchanged(door: Door) -> Iterator[None]:
     assert door.world.status == status
 
 
+REFUSAL = Refusal(kind="refused", reason="not now", signature=bytes(64)).to_bytes()
 GOOD = [
     ("GET", "/v1/plans", b""),
     ("GET", "{at}/work", b""),
     ("GET", "{at}/status", b""),
     ("GET", "{at}", b""),
     ("POST", "{at}/approval", Approval(signature=bytes(64)).to_bytes()),
+    ("POST", "{at}/refusal", REFUSAL),
     ("POST", "{at}/rounds/1/attempts/1/shares", b"?"),
     ("PUT", "{at}/rounds/1/attempts/1/segments/0", b"?"),
     ("GET", "{at}/models/" + "0" * 64, b""),
@@ -326,7 +328,7 @@ def test_a_researcher_may_look_and_nothing_else(door: Door, method: str, path: s
 
 def good_body(path: str, body: bytes) -> bytes:
     """A body that parses, so that only the address can be at fault."""
-    return body if path.endswith("approval") else b"\xa0"
+    return body if path.endswith(("approval", "refusal")) else b"\xa0"
 
 
 @pytest.mark.usefixtures("unchanged")

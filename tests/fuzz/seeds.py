@@ -13,7 +13,7 @@ for folder in (HERE.parents[1], HERE.parents[1] / "platform", HERE.parent / "sup
 
 from bombs import BOMBS, JSON_BOMBS  # noqa: E402
 from medveil.identity import Identity, sign_request  # noqa: E402
-from medveil.messages import Approval, AuditHead, Enrol, PlanOffer, PlanOffers, Wire, Work  # noqa: E402
+from medveil.messages import Approval, AuditHead, Enrol, PlanOffer, PlanOffers, Refusal, Wire, Work  # noqa: E402
 from medveil.tensors import to_safetensors  # noqa: E402
 from privacy.secagg.messages import (  # noqa: E402
     Abort,
@@ -78,6 +78,7 @@ REQUESTS = (
     b"POST {enrol} n\n" + Enrol(token="a" * 32).to_bytes(),
     b"POST {enrol} n\n" + BOMBS["shared references in a map"],
     b"POST {at}/approval 1\n" + Approval(signature=B64).to_bytes(),
+    b"POST {at}/refusal 1\n" + Refusal(kind="withdrawn", reason="no", signature=B64).to_bytes(),
     b"POST {at}/rounds/1/attempts/1/shares 1\n" + SENT[3].to_bytes(),
     b"POST {at}/rounds/1/attempts/1/advertise 2\n" + ADVERTISE.to_bytes(),
     b"POST {at}/rounds/1/attempts/1/upload 2\n" + SENT[5].to_bytes(),

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -17,13 +18,15 @@ import structlog
 
 from aggregator.access.tls import make_certificates
 from hospital_node import attempt
+from hospital_node.journal import Journal
 from hospital_node.line import AggregatorProblem
-from hospital_node.plan_queue import run
+from hospital_node.plan_queue import PlanQueue, run
 from lines import HONEST, Line, Stuck, follow, make_agent, make_node, scene
 from medveil import log
 from medveil.messages import Work
+from medveil.plan import Plan
 from privacy.secagg.messages import Advertised, Committed, Quorum, Survivors, Unmask
-from world import World, make_sites
+from world import World, make_plan, make_sites, make_study
 
 Build = Callable[..., World]
 
@@ -200,23 +203,26 @@ def test_a_node_that_starts_again_passes_finished_plans_without_a_pause(
     world.identities[0].save(node_.key)
     make_certificates(world.folder / "tls", ("localhost",))
     node_.authority.write_bytes((world.folder / "tls" / "ca.pem").read_bytes())
-    left, done = [3, 2, 1], []
+    plans = [make_plan(world.identities, make_study(name=f"study-{number}")) for number in (1, 2, 3)]
+    done: list[str] = []
 
-    async def next_plan(*_: object) -> Any:
-        return (world.plan if left else None), None
+    async def next_plans(queue: PlanQueue) -> Any:
+        if done:
+            raise Stuck
+        return plans, None
 
-    async def work_on(*_: object) -> None:
-        done.append(left.pop())
+    async def work_on(_: PlanQueue, plan: Plan, *__: object) -> None:
+        done.append(plan.study.name)
 
-    async def sleep(_: float) -> None:
-        raise Stuck
-
-    monkeypatch.setattr("hospital_node.plan_queue.PlanQueue.next_plan", next_plan)
-    monkeypatch.setattr("hospital_node.plan_queue.PlanQueue._work_on", work_on)
-    monkeypatch.setattr("hospital_node.plan_queue.asyncio.sleep", sleep)
+    for plan in plans:
+        with closing(Journal(node_.journal)) as journal:
+            journal.approve(plan, b"signed")
+    monkeypatch.setattr(PlanQueue, "next_plans", next_plans)
+    monkeypatch.setattr(PlanQueue, "_work_on", work_on)
+    monkeypatch.setattr("hospital_node.plan_queue.IDLE_S", 0.0)
     with pytest.raises(Stuck):
         asyncio.run(run(node_, lambda _: pytest.fail("no image is read")))
-    assert done == [1, 2, 3]
+    assert done == ["study-1", "study-2", "study-3"]
 
 
 def test_an_agent_needs_neither_a_network_nor_a_training_engine() -> None:

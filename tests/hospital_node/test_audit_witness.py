@@ -22,6 +22,7 @@ from hospital_node.audit_witness import (
 )
 from hospital_node.cli import app
 from hospital_node.journal import Journal
+from hospital_node.seen_heads import SeenHead
 from hospital_node.settings import Node
 from lines import Line, follow, make_agent
 from medveil.errors import RemoteProtocolError
@@ -63,6 +64,25 @@ def test_the_first_the_newest_and_one_head_an_attempt_are_kept(
     assert kept(journal)[2:] == [("attempt", 8), ("newest", 12)]
     assert witness.key == ADMIN.public_key
     witness.check_alarm()
+
+
+def test_an_answer_that_another_one_has_overtaken_is_held_against_what_was_known_when_it_was_asked_for(
+    witness: AuditWitness, journal: Journal
+) -> None:
+    other = AuditWitness(journal)  # as of another plan, which the same node follows
+    asked = other.asked()
+    witness.take(head_of(ADMIN, 12), AttemptKey(PLAN, 3, 1))
+    other.take(head_of(ADMIN, 10), AttemptKey("cd" * 32, 1, 1), asked=asked)
+    assert ("attempt", 10) in kept(journal)
+    newest = witness.asked()
+    assert newest is not None
+    assert newest.number == 12
+    for late, fault in ((head_of(ADMIN, 12, "fork"), AuditForked), (head_of(OTHER, 11), AuditKeyChanged)):
+        with pytest.raises(fault):
+            AuditWitness(journal).take(late, asked=asked)
+        journal.heads.keep(SeenHead("accepted", 12, head_of(ADMIN, 12).hash, b"", ADMIN.public_key, 0.0, ""))
+    with pytest.raises(AuditRolledBack):
+        other.take(head_of(ADMIN, 11), asked=other.asked())
 
 
 def altered(head: AuditHead) -> AuditHead:

@@ -462,7 +462,8 @@ def test_an_approved_plan_is_offered_again_under_the_new_key_and_needs_no_new_ap
         def chosen() -> Plan | None:
             line: Any = Offers(world.coordinator.instructions.offers("hospital-1"))
             queue = PlanQueue(node, identity, journal, records, line, line.read)
-            return asyncio.run(queue.next_plan())[0]
+            ready, _ = asyncio.run(queue.next_plans())
+            return ready[0] if ready else None
 
         assert chosen() == world.plan
         rotate(world)

@@ -108,8 +108,8 @@ def queue_of(node: Node, aggregator: Offers, approved: list[Plan], read: Any = N
 
 def chosen(node: Node, aggregator: Offers, approved: list[Plan]) -> Plan | None:
     with queue_of(node, aggregator, approved) as queue:
-        plan, aggregator.waits_for = asyncio.run(queue.next_plan())
-        return plan
+        plans, aggregator.waits_for = asyncio.run(queue.next_plans())
+        return plans[0] if plans else None
 
 
 @pytest.fixture
@@ -153,11 +153,11 @@ def test_images_that_were_read_long_before_a_plan_begins_are_read_again(
     monkeypatch.setattr("hospital_node.plan_queue.PREPARED_S", kept_s)
 
     async def begin(queue: PlanQueue) -> tuple[object, object]:
-        await queue.next_plan()
+        await queue.next_plans()
         ready = queue._prepared
         assert ready is not None
         aggregator._offers = PlanOffers(offers=(offer_of(plan, PEOPLE),), head=head_of(ADMIN, 1))
-        assert (await queue.next_plan())[0] == plan
+        assert (await queue.next_plans())[0] == [plan]
         return ready.computation, queue._open(plan)[0]
 
     with queue_of(node, aggregator, [plan]) as queue:

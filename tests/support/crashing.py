@@ -29,8 +29,8 @@ from aggregator.work.versions import first_version
 from databases import takes_the_lead
 from medveil.errors import Error, RemoteProtocolError
 from medveil.identity import Identity, sign_request
-from medveil.messages import sign_ledger_end
-from medveil.plan import Plan, sign_approval
+from medveil.messages import Refusal, sign_ledger_end
+from medveil.plan import Plan, sign_approval, sign_refusal
 from medveil.tensors import to_safetensors
 from world import SPEC, START, make_plan, make_study, status_of
 
@@ -214,6 +214,11 @@ def consortium(folder: Path, where: Path | str, crashes: list[str]) -> Consortiu
     repeat("plans.add", plan, admin.sign("create-plan", plan.hash), first, 1.0, done="already-there")
     for one in identities:
         repeat("plans.add_approval", plan.id, one.name, sign_approval(plan, one))
+    told = Refusal(
+        kind="withdrawn", reason="not now", signature=sign_refusal(plan, one, "withdrawn", "not now")
+    )
+    repeat("plans.add_refusal", plan.id, one.name, told, 1.0)
+    repeat("plans.add_approval", plan.id, one.name, sign_approval(plan, one))  # its operator's second thought
     repeat("transactions.probe")
     repeat("plans.restored", Head(1, bytes(32)))  # nothing is open yet
     early = sign_request(identities[0], "GET", "/v1/plans", b"")

@@ -43,14 +43,25 @@ class Line:
         self.proof_lie: Callable[[int, Published], Published] = lambda version, published: published
         self.sum_lie: Callable[[int, bytes], bytes] = lambda version, data: data
         self.fetched: list[str] = []
+        self.away = False
+        """What this hospital has told last of whether it joins attempts."""
         self.waits_for_nobody = False
         """Whether a hospital that has left an attempt is not waited for; a lying aggregator may ignore it."""
 
     async def work(
-        self, plan: str, *, seen: str, wait_s: float, sitting_out: AttemptKey | None = None
+        self,
+        plan: str,
+        *,
+        seen: str,
+        wait_s: float,
+        sitting_out: AttemptKey | None = None,
+        away: bool = False,
     ) -> Work:
         await asyncio.sleep(0)
         self.left.append("" if sitting_out is None else f"{sitting_out.round}.{sitting_out.attempt}")
+        if away != self.away:
+            self.away = away
+            self.world.coordinator.intake.is_away(plan, self.name, away)
         if sitting_out is not None and self.waits_for_nobody:
             self.world.coordinator.intake.sits_out(sitting_out, self.name)
         return self._news(plan, seen)

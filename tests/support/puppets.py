@@ -38,7 +38,13 @@ class Line:
     sent: list[tuple[str, bytes]] = field(default_factory=list)
 
     async def work(
-        self, plan: str, *, seen: str, wait_s: float, sitting_out: AttemptKey | None = None
+        self,
+        plan: str,
+        *,
+        seen: str,
+        wait_s: float,
+        sitting_out: AttemptKey | None = None,
+        away: bool = False,
     ) -> Work:
         raise AssertionError("the liar tells agents what to do; none of them polls")
 

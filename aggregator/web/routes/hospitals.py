@@ -13,6 +13,7 @@ from aggregator.web.routes.parameters import (
     BYTES,
     CBOR,
     PEM,
+    Away,
     End,
     Key,
     Kind,
@@ -26,7 +27,7 @@ from aggregator.web.routes.parameters import (
     takes,
 )
 from aggregator.web.service import service_of
-from medveil.messages import Approval, Enrol
+from medveil.messages import Approval, Enrol, Refusal
 from medveil.rounds import AttemptKey
 
 router = APIRouter(prefix="/v1")
@@ -82,6 +83,22 @@ async def approve(request: Request, plan: PlanId) -> Response:
     return Response(status_code=204)
 
 
+@router.post(
+    "/plans/{plan}/refusal",
+    status_code=204,
+    responses=refusals(*SIGNED, *CONFLICT),
+    openapi_extra=takes(CBOR),
+)
+async def refuse(request: Request, plan: PlanId) -> Response:
+    """A hospital's word that it takes no part in a plan, or no part any more, and why."""
+    service = service_of(request)
+    party, body = await service.callers.authenticate(request, roles=HOSPITAL)
+    message = Refusal.from_bytes(body)
+    await service.run(lambda: service.coordinator.intake.refuse(plan, party.name, message))
+    service.wake()  # the others go on without it
+    return Response(status_code=204)
+
+
 @router.get(
     "/plans/{plan}/work", response_class=Response, responses=answers(CBOR) | refusals(*SIGNED, *CONFLICT)
 )
@@ -92,15 +109,17 @@ async def work(
     wait_s: WaitS = 0.0,
     sitting_out: SittingOut = "",
     ledger: End = "",
+    away: Away = False,
 ) -> Response:
     """What the hospital is to do; waits up to ``wait_s`` for news if it has seen the present state.
 
     ``sitting_out`` names an attempt ("round.attempt") that the hospital has left. ``ledger`` tells where the
-    hospital's privacy ledger ends.
+    hospital's privacy ledger ends, ``away`` that it joins no attempt for now: nobody waits for it.
     """
     service = service_of(request)
     party, body = await service.callers.authenticate(request, roles=HOSPITAL)
-    await exchanges.take_poll(service, plan, party, ledger=ledger, sitting_out=sitting_out, size=len(body))
+    told = exchanges.Told(ledger=ledger, sitting_out=sitting_out, away=away)
+    await exchanges.take_poll(service, plan, party, told, size=len(body))
     answer = await exchanges.next_work(service, plan, party, seen=seen, wait_s=wait_s)
     return Response(answer, media_type=CBOR)
 

@@ -37,6 +37,7 @@ SeenMark = Annotated[str, Query(max_length=100)]
 """The mark of a plan that the hospital has seen."""
 WaitS = Annotated[float, Query(ge=0, le=POLL_LIMIT_S)]
 SittingOut = Annotated[str, Query(pattern=r"^([0-9]{1,6}\.[0-9]{1,6})?$")]
+Away = Annotated[bool, Query()]
 End = Annotated[str, Query(pattern=r"^([0-9]{1,7}\.[0-9]{1,10}\.[0-9a-f]{64}\.[0-9a-f]{128})?$")]
 """A :class:`medveil.messages.LedgerEnd` as text."""
 After = Annotated[int, BeforeValidator(plain_number), Query(ge=0, le=2**53)]
