@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from hospital_node import held_back, live, personal
 from hospital_node.agent import IDLE_S, PlanAgent
@@ -15,12 +16,12 @@ from hospital_node.clearance import check_start
 from hospital_node.cohort import CohortDamaged, CohortMissing
 from hospital_node.computation import Computation
 from hospital_node.demand import demand_of, memory_limit
-from hospital_node.frozen import SentAnchor
 from hospital_node.governance import PlanRefused, binding, check_plan, read_offer, well_formed
 from hospital_node.held_back import HeldBack
 from hospital_node.journal import Journal
 from hospital_node.ledger import LedgerSetBack
 from hospital_node.line import Patience, QueueLine
+from hospital_node.on_record import recorded, tie
 from hospital_node.orders import EVERY_PLAN, Hold, Orders, TakesNoPart
 from hospital_node.own_courses import LABEL as COURSES
 from hospital_node.own_courses import OwnCourses, course_path
@@ -28,8 +29,7 @@ from hospital_node.personal import PersonalWeights
 from hospital_node.records import Records
 from hospital_node.relay import RelayLine, line_to_relay
 from hospital_node.settings import Node
-from hospital_node.transmissions.entries import BadTransmission, NotRecorded
-from hospital_node.transmissions.record import About, SentRecord
+from hospital_node.transmissions.entries import NotRecorded
 from hospital_node.transport import Transport
 from hospital_node.turns import Turns
 from hospital_node.unsent import LABEL, Unsent
@@ -39,9 +39,11 @@ from medveil.log import get_logger
 from medveil.messages import BadMessage, PlanOffer, Refusal
 from medveil.plan import BadPlan, NotApproved, Plan, sign_refusal, valid_approvals
 from medveil_imaging.cache import clear_cache
-from medveil_imaging.sources.site import SiteData
 from privacy.dp.ledger import BudgetExceeded
 from privacy.dp.policy import UnderstatedEpsilon
+
+if TYPE_CHECKING:
+    from medveil_imaging.sources.site import SiteData
 
 PREPARE_S = 60.0
 """Longest that an approval waits for the images to be read."""
@@ -94,19 +96,12 @@ async def _work(
     ) as transport:
         transport.ledger_end = records.end_text
         transport.check_plan = Orders(journal).check
-        on_record(transport.sent, records, journal)
-        async with line_to_relay(node, identity) as relay:
+        tie(transport.sent, records, journal)
+        async with recorded(node, transport.sent), line_to_relay(node, identity) as relay:
             if relay is not None:
                 relay.sent.about, relay.check_plan = transport.sent.about, transport.check_plan
             with closing(PlanQueue(node, identity, journal, records, transport, read, relay)) as queue:
                 await queue.work()
-
-
-def on_record(sent: SentRecord, records: Records, journal: Journal) -> None:
-    """Let the record of transmissions know what the ledger and the journal know. Raises: NotRecorded."""
-    sent.about = lambda plan: About(records.charged(plan), journal.approver(plan))
-    if not sent.tie(SentAnchor(journal)):
-        log.error("sent.set-back", code=BadTransmission.code)
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,27 @@ class RelaySettings(Frozen):
     address: Annotated[str, Field(pattern=r"^https://[^/]+$")]
 
 
+class AuditSyslog(Frozen):
+    """The hospital's audit archive: DICOM audit messages go there by syslog over TLS (RFC 5425)."""
+
+    address: Annotated[
+        str, Field(pattern=r"^[^\s/:]+:[0-9]{1,5}$|^\[[0-9a-fA-F:]+\]:[0-9]{1,5}$", max_length=300)
+    ]
+    """``host:port``; 6514 is usual."""
+    authority: Path
+    """That signed the archive's certificate (PEM)."""
+    certificate: Path | None = None
+    """This node's own for it, with its key (PEM), where the archive asks for one."""
+    site: Annotated[str, Field(max_length=60)] = ""
+    """How the archive calls this hospital (AuditEnterpriseSiteID)."""
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Host and port."""
+        host, _, port = self.address.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
 class NodeSettings(Frozen):
     """Kept in ``node.json``; the folder beside it holds the key, the pinned authority, journal and ledger."""
 
@@ -91,6 +112,8 @@ class NodeSettings(Frozen):
     environment says (HTTPS_PROXY, NO_PROXY)."""
     relay: RelaySettings | None = None
     """By way of which masked vectors go to the aggregator, if there is one."""
+    audit_syslog: AuditSyslog | None = None
+    """Where the record of transmissions is sent as well, if anywhere."""
 
 
 class NoNode(Error):

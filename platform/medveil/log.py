@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from typing import Any
 
 from medveil.shown import plain
@@ -52,6 +53,26 @@ def _shown(value: Any) -> Any:
     return plain(value, LONGEST)
 
 
+Hearer = Callable[[str, Mapping[str, Any]], None]
+_HEARERS: list[Hearer] = []
+
+
+@contextmanager
+def heard(hearer: Hearer) -> Iterator[None]:
+    """Inside, every event that is written is told to ``hearer`` too: its name and its fields, as allowed."""
+    _HEARERS.append(hearer)
+    try:
+        yield
+    finally:
+        _HEARERS.remove(hearer)
+
+
+def _tell(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for hearer in tuple(_HEARERS):
+        hearer(str(event.get("event", "")), event)
+    return event
+
+
 def set_up(level: str = "info") -> None:
     """Log JSON lines to standard error, of this level and above."""
     if "structlog" in sys.modules:
@@ -77,6 +98,7 @@ def _configure(level: str) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _only_allowed,
+            _tell,
             structlog.processors.JSONRenderer(sort_keys=True),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),

@@ -1,0 +1,58 @@
+"""A node that runs, and its record of transmissions: what it is told besides, and the archive it goes to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Any
+
+from hospital_node.frozen import SentAnchor
+from hospital_node.journal import Journal
+from hospital_node.records import Records
+from hospital_node.settings import Node
+from hospital_node.transmissions.archive import AuditArchive
+from hospital_node.transmissions.entries import BadTransmission, Detail, NotRecorded
+from hospital_node.transmissions.person import local_user
+from hospital_node.transmissions.record import About, SentRecord
+from medveil.log import get_logger, heard
+
+log = get_logger()
+
+
+def tie(sent: SentRecord, records: Records, journal: Journal) -> None:
+    """Let the record know what the ledger and the journal know. Raises: NotRecorded."""
+    sent.about = lambda plan: About(records.charged(plan), journal.approver(plan))
+    if not sent.tie(SentAnchor(journal)):
+        log.error("sent.set-back", code=BadTransmission.code)
+
+
+@asynccontextmanager
+async def recorded(node: Node, sent: SentRecord) -> AsyncIterator[None]:
+    """Inside the record tells start, stop and alarms, and the audit archive is told what the record tells.
+
+    Raises: NotRecorded if not even the start can be written.
+    """
+    who: dict[str, Detail] = {"approved_by": local_user()}
+    sent.note("started", who)
+    target = node.settings.audit_syslog
+    archive = None if target is None else AuditArchive(node, target)
+    sending = None if archive is None else asyncio.ensure_future(archive.run())
+    try:
+        with heard(partial(_alert, sent)):
+            yield
+    finally:
+        with suppress(NotRecorded):
+            sent.note("stopped", who)
+        if archive is not None and sending is not None:
+            sending.cancel()
+            await archive.close()
+
+
+def _alert(sent: SentRecord, event: str, fields: Mapping[str, Any]) -> None:
+    """Whatever the log calls an error is an alert: a refused model or audit log, a ledger set back."""
+    if fields.get("level") == "error":
+        told = {name: fields[name] for name in ("plan", "code") if isinstance(fields.get(name), str)}
+        with suppress(NotRecorded):
+            sent.note("alert", {"event": event, **told})
