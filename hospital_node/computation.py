@@ -8,7 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import cached_property
 from threading import Event
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,7 +22,6 @@ from hospital_node.ledger import Charge
 from hospital_node.own_courses import OwnCourses
 from hospital_node.personal import PersonalWeights
 from hospital_node.records import Read, Records, Source, Use
-from hospital_node.training import FeatureCache, TrainingRound, choose_device, release, train
 from hospital_node.turns import Turns
 from hospital_node.unsent import Computed, Unsent
 from medveil.errors import Error
@@ -31,12 +32,51 @@ from medveil.rounds import AttemptKey, RoundKind
 from medveil.stopping import check_stopped, stoppable
 from medveil.strategies import Courses, is_steered, own_course
 from medveil.tensors import Float32, Update
-from medveil_imaging.fingerprints import check_profile
-from medveil_imaging.sources.site import SiteData
+from medveil_imaging.lean import import_monai
 from privacy.dp.noise import NoiseSource
 from privacy.dp.policy import Split
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import device
+
+    from hospital_node.training import FeatureCache, TrainingRound
+    from medveil.study import Study
+    from medveil.tasks import Sums
+    from medveil_imaging.patients import Patient
+    from medveil_imaging.sources.site import SiteData
+
 log = get_logger()
+
+
+def load_training() -> None:
+    """Load what reads and trains. A node that has nothing to do carries neither torch nor MONAI."""
+    import_monai()
+    import hospital_node.training  # noqa: F401
+
+
+def train(given: TrainingRound) -> Update:
+    """:func:`hospital_node.training.train`, loaded when it is wanted."""
+    from hospital_node import training
+
+    return training.train(given)
+
+
+def release(
+    study: Study,
+    vector: Float32,
+    patients: Sequence[Patient],
+    *,
+    noise: NoiseSource | None,
+    charge: Charge | None,
+    device: device,
+    cache: FeatureCache | None = None,
+) -> Sums:
+    """:func:`hospital_node.training.release`, loaded when it is wanted."""
+    from hospital_node import training
+
+    return training.release(study, vector, patients, noise=noise, charge=charge, device=device, cache=cache)
 
 
 class NoPatients(Error):
@@ -98,12 +138,17 @@ class Computation:
         self._all: tuple[Source, Read] | None = None
         """What was read, and what it was read by."""
         self._images: SiteData | None = None
-        self._device = choose_device()
-        self._cache = FeatureCache()
+        self._cache: FeatureCache | None = None
         self._thread = ThreadPoolExecutor(1, "training")
         self._in_hand: tuple[tuple[int, bytes], asyncio.Future[Contribution]] | None = None
         """By round and model."""
         self._stop, self._over = Event(), Event()
+
+    @cached_property
+    def _device(self) -> device:
+        from hospital_node.training import choose_device
+
+        return choose_device()
 
     def prepare(
         self,
@@ -144,7 +189,7 @@ class Computation:
     def forget_images(self) -> None:
         """Give the memory of the images back, between two rounds; any thread may say so."""
         self._all = self._images = None
-        self._cache = FeatureCache()
+        self._cache = None  # the next round makes one
 
     def read_ahead(self) -> Future[None]:
         """Begin to read the images before the first round wants them; a fault in them shows in that round.
@@ -180,6 +225,9 @@ class Computation:
         Only the plan's end stops it: every round wants the same images, and a round that comes while they
         are read must not make the next one begin with the first file again.
         """
+        load_training()
+        from medveil_imaging.fingerprints import check_profile
+
         source = self._records.source(self._plan)
         known = self._all
         if known is None or known[0] != source:
@@ -194,6 +242,8 @@ class Computation:
         read, use = self._read_images(), self._records.use(self._plan)
         images = self._images
         if images is None:
+            from hospital_node.training import FeatureCache
+
             try:
                 images, self._cache = self._records.check(self._plan, read), FeatureCache()
             except Error:
@@ -279,6 +329,8 @@ class Computation:
         self, task: _Task, model: Float32, courses: Courses | None, weight: int, charge: Charge | None
     ) -> Update:
         """What training makes of the model, or what this round sends of it."""
+        from hospital_node.training import TrainingRound
+
         number, held = task.key.round, self._held
         given = TrainingRound(
             self._plan.study,

@@ -32,11 +32,13 @@ def read_images(node: Node, study: Study) -> SiteData:
 
     identity = Identity.load(node.settings.name, node.key)
     open_with(identity.secret_for(PACS_LABEL))
-    most_bytes = int(node.settings.cache_gb * 1e9)
-    if not most_bytes:
-        return read_site(node.settings.data, study)
-    cache = ImageCache(node.cache, identity.secret_for(LABEL), most_bytes=most_bytes)
-    return read_site(node.settings.data, study, cache=cache)
+    most_bytes, cache = int(node.settings.cache_gb * 1e9), None
+    if most_bytes:
+        cache = ImageCache(node.cache, identity.secret_for(LABEL), most_bytes=most_bytes)
+    try:
+        return read_site(node.settings.data, study, cache=cache)
+    finally:
+        workers().rest()  # a node may wait for months with what it has read
 
 
 def read_images_logged(node: Node, study: Study, plan: str) -> SiteData:

@@ -234,9 +234,18 @@ class Workers:
             self._at_work -= 1
             return self._server.end(reader) if self._server is not None and self._server.lives else None
 
+    def rest(self) -> None:
+        """End every process, unless one of them is at work; they start again when they are wanted."""
+        self._end(only_resting=True)
+
     def close(self) -> None:
         """End every process."""
+        self._end(only_resting=False)
+
+    def _end(self, *, only_resting: bool) -> None:
         with self._lock:
+            if only_resting and self._at_work:
+                return
             server, self._server = self._server, None
             for reader in self._resting:
                 reader.socket.close()
