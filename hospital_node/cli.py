@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hospital_node.cli_check import check_kind
 from hospital_node.cli_cohort import check_images, cohort
 from hospital_node.cli_consent import leave, pause, refuse, resume, stop, withdraw
 from hospital_node.cli_join import doctor, join
@@ -60,10 +61,26 @@ def check(
     study: Annotated[
         Path | None, typer.Option(help="A study file to check the images against; offered plans without it.")
     ] = None,
+    profile: Annotated[
+        str, typer.Option(help="A kind of image, before there is a study: xray, mri, brain, picture …")
+    ] = "",
+    data: Annotated[
+        Path | None, typer.Option(help="A folder with manifest.csv, before there is a node.")
+    ] = None,
+    target: Annotated[
+        str, typer.Option(help="With --profile: the column of a number that is to be learned.")
+    ] = "",
+    preview: Annotated[
+        Path | None, typer.Option(help="Also write a page with a few images as the network will see them.")
+    ] = None,
     connection: Annotated[bool, typer.Option(help="Also ask the aggregator for the plans.")] = True,
     folder: Folder = DEFAULT,
 ) -> None:
     """Read every image as a study would and list what cannot be used, why, and what to do."""
+    if profile or data is not None or preview is not None:
+        raise typer.Exit(
+            check_kind(study=study, profile=profile, data=data, target=target, preview=preview, folder=folder)
+        )
     node = node_in(folder)
     import asyncio
 

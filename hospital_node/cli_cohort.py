@@ -11,13 +11,14 @@ from hospital_node.cli_ledger import DEFAULT, Folder, node_in
 from medveil.shown import NotConfirmed, Screen, can_ask, fault, good, plain, strong, warn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from hospital_node.cohort import Changes, Cohort, Reading
     from hospital_node.operator import Frozen
     from hospital_node.settings import Node
     from medveil.plan import Plan
     from medveil.study import Study
+    from medveil_imaging.sources.raw import Problem
     from medveil_imaging.sources.site import SiteData
 
 screen, progress = Screen(), Screen(stderr=True)
@@ -47,7 +48,7 @@ def check_images(node: Node, study: Study, plan: Plan | None = None) -> int:
         rows = [(name, str(len(each)), str(sum(len(p) for p in each))) for name, each in splits]
         screen.table(("split", "patients", "images"), rows)
         _show_groups(site, study)
-        _show_problems(site)
+        show_problems(site.problems)
         if plan is not None:
             changed = _show_changes(frozen(records, plan, images))
     refused = [p for p in site.problems if p.severity == "error"]
@@ -78,11 +79,12 @@ def _show_groups(site: SiteData, study: Study) -> None:
         screen.table(("groups", "of test patients", "patients"), rows)
 
 
-def _show_problems(site: SiteData) -> None:
-    if not site.problems:
+def show_problems(problems: Sequence[Problem]) -> None:
+    """What cannot be used, and what somebody should look at: a row each, for the operator's own screen."""
+    if not problems:
         return
     rows = []
-    for p in site.problems:
+    for p in problems:
         mark = fault("refused") if p.severity == "error" else warn("warning")
         row = "" if p.row is None else str(p.row)
         rows.append((mark, row, plain(p.file), plain(p.reason), plain(p.remedy), p.code))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -100,7 +101,9 @@ def manifest(options: ManifestOptions) -> None:
     if not options.yes and not (can_ask() and screen.ask(question)):
         raise NotConfirmed()
     path = write_manifest(found, replace=options.replace)
-    screen.say(good("written"), f"{plain(path)}, {count:,} lines.")
+    screen.say(good("written"), f"{plain(path)}, {count:,} lines. Next:")
+    profile = "mri" if found.proposal.volumes else "xray"
+    screen.say(f"  medveil node check --data {quote(str(options.images))} --profile {profile}")
 
 
 def _show(found: Proposed) -> None:

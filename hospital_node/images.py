@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hospital_node import live
@@ -39,6 +42,38 @@ def read_images(node: Node, study: Study) -> SiteData:
         return read_site(node.settings.data, study, cache=cache)
     finally:
         workers().rest()  # a node may wait for months with what it has read
+
+
+@contextmanager
+def read_once(
+    folder: Path, study: Study, node: Node | None = None, *, labelled: bool = True
+) -> Iterator[SiteData]:
+    """A folder's images for a look that nobody comes back to; they may be looked at inside the block.
+
+    Nothing is kept: images that are too many for memory lie in a folder that goes at the end, sealed under a
+    key that is nowhere but in memory.
+
+    Args:
+        node: whose key opens images from a PACS; None for a folder of files.
+        labelled: as for :func:`medveil_imaging.sources.manifest.settled_rows`.
+    Raises: Stopped, ReadersMissing.
+    """
+    from medveil_imaging.sources.workers import workers
+
+    workers().start()
+    from hospital_node.demand import images_in
+    from medveil.identity import Identity
+    from medveil_imaging.cache import in_memory, temporary_cache
+    from medveil_imaging.sources.sealed import open_with
+    from medveil_imaging.sources.site import read_site
+
+    if node is not None:
+        open_with(Identity.load(node.settings.name, node.key).secret_for(PACS_LABEL))
+    if in_memory(study, images_in(folder)):
+        yield read_site(folder, study, labelled=labelled)
+        return
+    with temporary_cache() as cache:
+        yield read_site(folder, study, cache=cache, labelled=labelled)
 
 
 def read_images_logged(node: Node, study: Study, plan: str) -> SiteData:

@@ -65,7 +65,8 @@ class ManifestThere(Error):
         super().__init__(
             what=f"The folder has a {MANIFEST} already, and it is not replaced without a word.",
             meaning="Nothing was written.",
-            remedy=f"To replace it, add --replace; the old one is kept as {MANIFEST}{OLD}.",
+            remedy="To check it: medveil node check --data FOLDER --profile xray. To replace it: --replace; "
+            f"the old one is kept as {MANIFEST}{OLD}.",
         )
 
 

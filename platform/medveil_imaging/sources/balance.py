@@ -6,6 +6,10 @@ from collections.abc import Mapping
 
 from medveil.study import LEAST_DECLARED
 
+FEW = 50
+"""Below, sqrt(d) / (mu n) is near one half and more, for the d = 1,217 weights of ``wavelet_head`` and the mu
+of about 1.6 that epsilon 8 is at delta 1e-5: the noise of all full-batch steps against the longest signal."""
+
 Patients = Mapping[str, Mapping[str, int]]
 """Split → class → patients with at least one image of it; the class "" where there are none."""
 
@@ -38,5 +42,11 @@ def doubts(patients: Patients, totals: Mapping[str, int]) -> list[str]:
         found.append(
             f"{count} training patients are few: a study with noise counts a hospital as {LEAST_DECLARED} at "
             "least, and noise that hides one of so few hides what is learned as well."
+        )
+    elif 0 < count < FEW:
+        found.append(
+            f"{count} training patients are few for a study with this hospital's own noise: below {FEW} "
+            "even the smallest network learns more noise than it should. Joint noise, which hospitals share, "
+            "is less."
         )
     return found

@@ -62,9 +62,13 @@ def usable_rows(folder: Path, study: Study) -> list[Row]:
     return settled_rows(folder, study, Findings())
 
 
-def settled_rows(folder: Path, study: Study, findings: Findings) -> list[Row]:
-    """The lines that can be used, held against each other patient by patient; what is found is noted."""
-    return _settled(_judged(folder, study, findings), findings)
+def settled_rows(folder: Path, study: Study, findings: Findings, *, labelled: bool = True) -> list[Row]:
+    """The lines that can be used, held against each other patient by patient; what is found is noted.
+
+    Args:
+        labelled: False for a look at images of which nothing is known: no label is asked for, each is 0.
+    """
+    return _settled(_judged(folder, study, findings, labelled), findings)
 
 
 def _settled(rows: list[Row], findings: Findings) -> list[Row]:
@@ -110,7 +114,7 @@ def _in_two_splits(row: Row, written: dict[str, Row]) -> Unusable:
     )
 
 
-def _judged(folder: Path, study: Study, findings: Findings) -> list[Row]:
+def _judged(folder: Path, study: Study, findings: Findings, labelled: bool) -> list[Row]:
     """The lines that name a patient, a split, an image and its label, as far as one line can tell.
 
     Nothing of a manifest of which a line is unreadable: half a manifest is none.
@@ -120,10 +124,10 @@ def _judged(folder: Path, study: Study, findings: Findings) -> list[Row]:
     unreadable: list[Unreadable] = []
     labels: set[str] = set()
     try:
-        table, places, images = _columns(folder, study)
-        unknown = _unknown(table, study, places, findings)
+        table, places, images = _columns(folder, study, labelled)
+        unknown = _unknown(table, study, places, findings) if labelled else {}
         find_groups(table.header, study, places, findings)
-        judge = _Judge(study, Places(folder), images, findings)
+        judge = _Judge(study, Places(folder), images, findings, labelled)
         for number, cells in table.lines(places):
             if isinstance(cells, Unreadable):
                 unreadable.append(cells)
@@ -156,9 +160,9 @@ def _judged(folder: Path, study: Study, findings: Findings) -> list[Row]:
     return rows
 
 
-def _columns(folder: Path, study: Study) -> tuple[Table, dict[str, int], tuple[str, ...]]:
+def _columns(folder: Path, study: Study, labelled: bool) -> tuple[Table, dict[str, int], tuple[str, ...]]:
     """The manifest, where its columns stand, and which of them name a line's files."""
-    channels, told = study.transforms.channels, _labels(study)
+    channels, told = study.transforms.channels, _labels(study) if labelled else ()
     table = open_table(folder / MANIFEST, (*COLUMNS, *told, *channels))
     apart = bool(channels) and all(table.header.place(channel) is not None for channel in channels)
     images = channels if apart else COLUMNS[:1]
@@ -203,7 +207,7 @@ def _unknown(table: Table, study: Study, places: dict[str, int], findings: Findi
 def _check_first_class(labels: set[str], study: Study, findings: Findings) -> None:
     """Tell of classes that were counted from 1: then the numbers that can be used are wrong as well."""
     numbers = {int(label) for label in labels if label.isascii() and label.isdigit()}
-    if 0 not in numbers and max(numbers, default=0) == len(study.classes):
+    if numbers and 0 not in numbers and max(numbers) == len(study.classes):
         problem = Problem(
             MANIFEST,
             None,
@@ -240,6 +244,7 @@ class _Judge:
     places: Places
     images: tuple[str, ...]
     findings: Findings
+    labelled: bool
 
     def row(self, number: int, cell: Cells) -> Row:
         """The line, if it can be used. Raises: Unusable, Unreadable."""
@@ -258,7 +263,9 @@ class _Judge:
             raise Unusable("bad-split", "The split is not train, val or test.", "Correct the line.")
         label: Label | None = None
         label_map = None
-        if TASKS[self.study.task].outlines:
+        if not self.labelled:
+            label = 0
+        elif TASKS[self.study.task].outlines:
             label_map = self._path(number, cell, "label_map", "label map")
         else:
             try:

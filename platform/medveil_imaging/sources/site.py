@@ -41,7 +41,12 @@ class SiteData:
 
 
 def read_site(
-    folder: Path, study: Study, *, readers: Readers | None = None, cache: ImageCache | None = None
+    folder: Path,
+    study: Study,
+    *,
+    readers: Readers | None = None,
+    cache: ImageCache | None = None,
+    labelled: bool = True,
 ) -> SiteData:
     """Read a site; every image is transformed as the study says.
 
@@ -52,10 +57,11 @@ def read_site(
     Args:
         readers: who opens the files; without it :func:`medveil_imaging.sources.workers.workers`.
         cache: where images go that are too many for memory; without it all are in memory.
+        labelled: as for :func:`medveil_imaging.sources.manifest.settled_rows`.
     Raises: Stopped between two files; ReadersMissing.
     """
     name, findings, opening = folder.resolve().name, Findings(), readers or workers()
-    rows = settled_rows(folder, study, findings)
+    rows = settled_rows(folder, study, findings, labelled=labelled)
     compare_people(rows, findings)
     shelf = None if cache is None or in_memory(study, len(rows)) else Shelf(cache, study, opening)
     seen: list[tuple[Row, Marks]] = []
