@@ -14,7 +14,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from numpy.typing import NDArray
 
-from medveil.files import replace_durably
+from medveil.files import replace_durably, replace_lightly
 from medveil.identity import Secret
 
 _NONCE = 12
@@ -31,11 +31,14 @@ class SealedFile:
     def __init__(self, path: Path, key: Secret, bound: bytes) -> None:
         self.path, self._cipher, self._bound = path, ChaCha20Poly1305(key.reveal()), bound
 
-    def write(self, content: bytes) -> None:
-        """Put it on stable storage in place of what was there. Raises: OSError."""
+    def write(self, content: bytes, *, synced: bool = True) -> None:
+        """Put it in place of what was there, on stable storage; not ``synced``, a power cut may leave nothing
+        that opens. Raises: OSError."""
         nonce = secrets.token_bytes(_NONCE)
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        replace_durably(self.path, nonce, self._cipher.encrypt(nonce, content, self._bound), private=True)
+        sealed = self._cipher.encrypt(nonce, content, self._bound)
+        replace = replace_durably if synced else replace_lightly
+        replace(self.path, nonce, sealed, private=True)
 
     def read(self) -> bytes | None:
         """What it holds; None if there is nothing, or nothing whole."""

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from hospital_node.pacs.fetching import Clean
 from hospital_node.pacs.keyed import KeyedNames
-from medveil_imaging.deidentification.files import deidentified_file
 from medveil_imaging.deidentification.pseudonyms import Pseudonyms
+from medveil_imaging.deidentification.series import SeriesCleaner
 
 
 def cleaner(names: KeyedNames) -> Clean:
     """The function by which every instance is cleaned before it is written anywhere."""
-    pseudonyms = Pseudonyms(names.key_of("de-identification").reveal())
-
-    def clean(data: bytes) -> tuple[bytes, tuple[str, ...]]:
-        content, done = deidentified_file(data, pseudonyms)
-        return content, done.codes
-
-    return clean
+    return SeriesCleaner(Pseudonyms(names.key_of("de-identification").reveal())).clean

@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from hospital_node.pacs.admission import admitted, text_of
+from hospital_node.pacs.admission import Admission
 from hospital_node.pacs.lists import Labels, OptedOut
 from hospital_node.pacs.peer import Pacs, Query, Series, found
 from hospital_node.pacs.problems import (
-    AnotherPatient,
     NotAPacs,
     OutsideHours,
     PacsUnreachable,
@@ -228,27 +227,21 @@ class Fetching:
             told = count
 
     def _received(self, series: Series, add: Callable[[str, bytes], None]) -> Record:
-        known: set[str] = set()
-        patient, codes = series.patient, dict[str, None]()
+        door, codes = Admission(series, self._wanted.opted_out), dict[str, None]()
         for data in self._pacs.instances(series):
             check_stopped()
-            header = admitted(data, series, self._wanted.opted_out, known)
-            patient = patient or text_of(header, "PatientID")
-            if text_of(header, "PatientID") != patient:
-                raise AnotherPatient()
-            uid = text_of(header, "SOPInstanceUID")
+            one = door.admitted(data)
             content, done = self._clean(data)
-            known.add(uid)
             codes |= dict.fromkeys(done)
-            add(self._store.names.instance(uid), content)
+            add(self._store.names.instance(one.uid), content)
         labels = self._wanted.labels
         return Record(
             state=DONE,
-            patient=self._store.names.patient(patient) if known else "",
+            patient=self._store.names.patient(door.patient) if door.count else "",
             accession=self._store.names.accession(series.accession),
             modality=series.modality,
             films=series.modality in FILM_MODALITIES,
-            count=len(known),
+            count=door.count,
             codes=tuple(codes),
             cells=dict(labels.cells.get(series.accession, {})) if labels is not None else {},
         )

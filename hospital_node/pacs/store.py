@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import shutil
 import time
 from collections import defaultdict
@@ -73,10 +74,11 @@ class Arriving:
     def add(self, name: str, content: bytes) -> None:
         """One de-identified instance. Raises: OSError."""
         sealed = seal(content, self._key)
-        path = self.folder / f"{name}.dcm"
-        path.touch(mode=0o600)
-        path.write_bytes(sealed)
-        self.files[path.name] = len(sealed)
+        file = f"{name}.dcm"
+        handle = os.open(self.folder / file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(sealed)
+        self.files[file] = len(sealed)
 
     def abandon(self) -> None:
         """Nothing of it is kept."""
@@ -149,7 +151,7 @@ class Store:
 
     def write(self, name: str, record: Record) -> None:
         """Replace a record."""
-        self._file(name).write(record.model_dump_json(exclude_defaults=True).encode())
+        self._file(name).write(record.model_dump_json(exclude_defaults=True).encode(), synced=False)
 
     def remove_opted_out(self, opted_out: OptedOut, code: str) -> int:
         """Remove what is here of those who have said no since. Returns: series that were removed."""

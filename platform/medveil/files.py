@@ -48,6 +48,15 @@ def replace_durably(
     put_in_place(scratch, path, step=step)
 
 
+def replace_lightly(path: Path, *parts: bytes | memoryview, private: bool = False) -> None:
+    """Write beside and rename, for what can be made again: a crash of this process leaves the old or the new,
+    a power cut perhaps an empty file. Raises: OSError."""
+    scratch = path.with_name(path.name + PART)
+    with open(scratch, "wb", opener=_owners if private else None) as file:
+        file.writelines(parts)
+    os.replace(scratch, path)
+
+
 def put_in_place(scratch: Path, path: Path, *, step: Step = _no_step) -> None:
     """Give a file that is on stable storage its name, there as well. Raises: OSError, NameNotSynced."""
     with step("rename"):

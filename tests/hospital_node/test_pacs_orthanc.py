@@ -1,4 +1,4 @@
-"""A real Orthanc with a password: what went in comes out without identities, and nothing there has changed."""
+"""A real Orthanc with a password: what went in comes out without identities, and nothing there changes."""
 
 from __future__ import annotations
 
