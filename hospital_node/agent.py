@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from enum import StrEnum
+from functools import partial
 from typing import TypeVar
 
 from hospital_node import live
@@ -17,7 +18,8 @@ from hospital_node.clearance import Clearance
 from hospital_node.contribution import ContributionSource
 from hospital_node.held_back import HeldBack
 from hospital_node.journal import Journal
-from hospital_node.line import AggregatorProblem, Line, Patience
+from hospital_node.limits import outside_hours
+from hospital_node.line import STANDING, AggregatorProblem, Line, Patience
 from hospital_node.lineage import Lineage, WrongModel
 from hospital_node.orders import Gate, Orders, TakesNoPart
 from hospital_node.relay import RelayLine
@@ -73,7 +75,8 @@ class PlanAgent:
         self._seen = ""
         """The mark of the work that this node was told last."""
         self._held, self._relay = held, relay
-        self._gate, self._patience = Gate(plan.id, Orders(journal)), Patience()
+        hours = partial(outside_hours, node.settings.policy)
+        self._gate, self._patience = Gate(plan.id, Orders(journal), hours), Patience()
         self._told: Work | None = None
         """What the aggregator has told last."""
         self._lineage = Lineage(plan, node.models, journal, line, self._passed, index=member.index)
@@ -128,8 +131,8 @@ class PlanAgent:
         left = self._sat_out if attempt is None else None
         wait_s = 0.0 if attempt is not None and attempt.computing else POLL_S
         told: dict[str, bool] = {"away": True} if attempt is None and self._closed() else {}
-        self._asked = self._audit.asked()
         try:
+            self._asked = self._audit.asked()
             work = await self._line.work(
                 self._plan.id, seen=self._seen, wait_s=wait_s, sitting_out=left, **told
             )
@@ -137,12 +140,22 @@ class PlanAgent:
             raise
         except Error as error:
             pause_s, news = self._patience.after(error)
-            if news:
-                self._leave(error)
+            self._refused(error, news=news)
             await asyncio.sleep(pause_s)  # a refusal of every poll must not become a flood of them
             raise _Waited() from error
         self._patience.answered()
         return self._heard(work)
+
+    def _refused(self, error: Error, *, news: bool) -> None:
+        """Tell of a refused poll; of one that only a person can mend once, in words, and for all plans."""
+        if error.code not in STANDING:
+            self._leave(error)
+            return
+        self._attempt = None
+        if news and live.is_news(error):
+            log.warning("node.refused", code=error.code, reason=STANDING[error.code])
+        live.note(self._plan.id, stand="waiting", waits_for=STANDING[error.code], code=error.code)
+        live.note_problem(error)
 
     def _closed(self, number: int = 0) -> str:
         """Why this hospital joins no attempt at a round now (0: at any); empty if it does."""

@@ -24,13 +24,14 @@ from hospital_node.cli_pacs import pacs
 from hospital_node.cli_relay import relay
 from hospital_node.cli_sent import sent
 from hospital_node.cli_setup import certificate, enroll, init
-from hospital_node.cli_status import status
+from hospital_node.cli_status import policy, status
 from medveil.log import set_up
 from medveil.options import from_options
 from medveil.private_files import keep_private
 from medveil.shown import NotConfirmed, Screen, can_ask
 
 if TYPE_CHECKING:
+    from hospital_node.operator import Standing
     from hospital_node.settings import Node
     from medveil.plan import Plan
     from medveil_imaging.sources.site import SiteData
@@ -50,6 +51,7 @@ app.command()(enroll)
 app.command()(certificate)
 app.command()(relay)
 app.command()(status)
+app.command()(policy)
 for command in (refuse, withdraw, leave, pause, resume, stop):
     app.command()(command)
 app.command()(doctor)
@@ -129,11 +131,22 @@ def approve(
     for one in found:
         if isinstance(one, operator.Standing):
             operator.remember_shown(node, one)
-            views.show_plan(screen, one, node.settings)
+            views.show_plan(screen, _compared(node, one), node.settings)
         else:
             views.show_unreadable(screen, one)
     if not found:
         screen.say("No plan is on offer.")
+
+
+def _compared(node: Node, one: Standing) -> Standing:
+    """With the plan that it may take the place of, unless it is approved itself."""
+    from dataclasses import replace
+
+    from hospital_node import operator
+
+    if one.stands in (operator.Stands.APPROVED, operator.Stands.RUNNING, operator.Stands.FINISHED):
+        return one
+    return replace(one, before=operator.approved_before(node, one.plan))
 
 
 def _approve_shown(node: Node, typed: list[str], patients: int | None, *, yes: bool) -> None:
@@ -144,7 +157,7 @@ def _approve_shown(node: Node, typed: list[str], patients: int | None, *, yes: b
     plan, images = operator.shown_plan(node, typed), ImagesFolder()
     with progress.waiting():
         standing = operator.standing(node, plan, patients=patients, images=images)
-    views.show_plan(screen, standing, node.settings)
+    views.show_plan(screen, _compared(node, standing), node.settings)
     if standing.refusal is not None:
         raise standing.refusal
     question = (
@@ -160,7 +173,23 @@ def _approve_shown(node: Node, typed: list[str], patients: int | None, *, yes: b
 def run(folder: Folder = DEFAULT) -> None:
     """Work on the approved plans until stopped (Ctrl-C, SIGTERM)."""
     node = node_in(folder)
-    set_up()
+    from hospital_node.limits import confine_gpu
+    from hospital_node.sentences import for_people
+    from medveil.log import get_logger
+
+    set_up(people=for_people(node))
+    confine_gpu(node.settings.policy, os.environ)
+    log = get_logger()
+    log.info("node.starting")
+    with suppress(KeyboardInterrupt):
+        _run(node)
+    log.info("node.stopped")
+    sys.stderr.flush()
+    os._exit(0)  # a training step in hand is not waited for; its charge stands
+
+
+def _run(node: Node) -> None:
+    """Raises: what the operator must put right before a node can run."""
     import asyncio
     import signal
 
@@ -188,11 +217,9 @@ def run(folder: Folder = DEFAULT) -> None:
         finally:
             renewing.cancel()
 
+    log.info("node.started")
     with suppress(asyncio.CancelledError):
         asyncio.run(until_stopped())
-    log.info("node.stopped")
-    sys.stderr.flush()
-    os._exit(0)  # a training step in hand is not waited for; its charge stands
 
 
 @app.command()

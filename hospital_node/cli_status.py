@@ -36,6 +36,17 @@ def status(
     raise typer.Exit(found.health)
 
 
+def policy(folder: Folder = DEFAULT) -> None:
+    """Show what this hospital allows, line by line, and what each line means; node.json holds it."""
+    node = node_in(folder)
+    from hospital_node.limits import outside_hours, policy_rows
+
+    screen.table(("in node.json", "says", "what it means"), policy_rows(node.settings.policy))
+    closed = outside_hours(node.settings.policy)
+    if closed:
+        screen.say(warn("now"), f"outside of {closed}")
+
+
 def rows(node: Node, found: NodeStatus) -> Iterator[tuple[Words, Words]]:
     """Connected; study and round; whom it waits for; budget; the last problem."""
     yield "connected", _connected(node, found)

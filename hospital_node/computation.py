@@ -28,6 +28,7 @@ from medveil.errors import Error
 from medveil.log import get_logger
 from medveil.parts import in_round
 from medveil.plan import Plan
+from medveil.progress import Look, Pace
 from medveil.rounds import AttemptKey, RoundKind
 from medveil.stopping import check_stopped, stoppable
 from medveil.strategies import Courses, is_steered, own_course
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from medveil_imaging.patients import Patient
     from medveil_imaging.sources.site import SiteData
 
+LOG_EVERY_S = 10.0
 log = get_logger()
 
 
@@ -165,7 +167,7 @@ class Computation:
             stop = self._stop = Event()
 
             def work() -> Contribution:
-                with stoppable(stop), live.followed(key.plan), self._turn(stop):
+                with stoppable(stop), live.followed(key.plan, _logged(key)), self._turn(stop):
                     check_stopped()
                     return self._contribution(_Task(key, kind, model, vector, course))
 
@@ -354,6 +356,25 @@ def _summed(task: _Task) -> int:
     if task.course is None:
         raise TypeError("whose personal weights hold follows from the node's own version of the model")
     return task.course.summed
+
+
+def _logged(key: AttemptKey) -> Pace:
+    """The log says every ten seconds how far training is."""
+
+    def tell(look: Look) -> None:
+        now = look.now
+        if now.part not in live.PARTS:
+            return
+        log.info(
+            "work.going",
+            **key.where,
+            count=now.done,
+            total=now.total,
+            rate=round(look.rate, 1),
+            seconds=round(look.left_s),
+        )
+
+    return Pace(tell, every_s=LOG_EVERY_S)
 
 
 def _looked_at(future: asyncio.Future[Contribution]) -> None:

@@ -99,6 +99,7 @@ def check_terms(plan: Plan, settings: NodeSettings, identity: Identity) -> None:
             reason="it shows this hospital's own figures, and this hospital's policy does not allow that",
             remedy="Ask for a study without per_site, or set allow_site_figures in node.json on purpose.",
         )
+    _wanted(study, policy)
     _hidden_enough(study, policy)
     _bearable(plan, settings)
     _same_profile(study)
@@ -110,6 +111,19 @@ def check_terms(plan: Plan, settings: NodeSettings, identity: Identity) -> None:
             reason="this node cannot make its models, for it does not know the strategy or its options",
             remedy="Ask the admin for a corrected study; node and aggregator must run the same version.",
         ) from error
+
+
+def _wanted(study: Study, policy: Policy) -> None:
+    """Whether this hospital takes part in such studies at all."""
+    for what, name, known, setting in (
+        ("task", study.task, policy.tasks, "tasks"),
+        ("kind of image", study.transforms.profile, policy.profiles, "profiles"),
+    ):
+        if known is not None and name not in known:
+            raise PlanRefused(
+                reason=f"its {what} is '{name}'; this hospital's policy allows {', '.join(known)}",
+                remedy=f"Ask for another study, or add it to {setting} in node.json on purpose.",
+            )
 
 
 def _same_profile(study: Study) -> None:
@@ -184,6 +198,12 @@ def _bearable(plan: Plan, settings: NodeSettings) -> None:
                 reason=f"it asks for {number:,} {what}; {most:,} is the most here",
                 remedy=f"Ask for a smaller study, or raise {setting} in node.json on purpose.",
             )
+    megabytes = max(asked.upload_bytes, asked.evaluation_bytes) / 1e6
+    if policy.max_upload_mb is not None and megabytes > policy.max_upload_mb:
+        raise PlanRefused(
+            reason=f"a round sends {megabytes:,.3g} MB; {policy.max_upload_mb:g} MB is the most here",
+            remedy="Ask for a smaller model or a compressed study, or raise max_upload_mb on purpose.",
+        )
     limit = memory_limit(policy)
     if asked.memory_bytes > limit:
         raise PlanRefused(

@@ -79,6 +79,7 @@ def read_once(
 def read_images_logged(node: Node, study: Study, plan: str) -> SiteData:
     """As :func:`read_images`; the log says every ten seconds how far it is, and at the end what it gave."""
     log = get_logger()
+    log.info("images.begun", plan=plan)
 
     def note(look: Look) -> None:
         now = look.now

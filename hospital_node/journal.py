@@ -18,6 +18,7 @@ from hospital_node.seen_heads import SeenHeads
 from hospital_node.steps import STEPS, Steps
 from medveil.errors import Error
 from medveil.plan import BadPlan, Plan, stored_plan
+from medveil.shown import plain
 from medveil.study import too_much
 
 META = sa.MetaData()
@@ -96,6 +97,19 @@ class ForeignJournal(Error):
         )
 
 
+class JournalFailed(Error):
+    """The journal's file could not be read or written."""
+
+    code = "journal-failed"
+
+    def __init__(self, *, reason: str) -> None:
+        super().__init__(
+            what=f"This node's journal.db could not be used: {reason}.",
+            meaning="What was about to be noted was not; nothing was signed or sent after it.",
+            remedy="Check that the disk has room and that the node's folder belongs to this user.",
+        )
+
+
 class Journal(Steps):
     """One SQLite file, written with a rollback journal and ``synchronous=FULL``.
 
@@ -105,6 +119,7 @@ class Journal(Steps):
     def __init__(self, path: Path) -> None:
         self._engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
         sa.event.listen(self._engine, "connect", _durable)
+        sa.event.listen(self._engine, "handle_error", _failed)
         with self._engine.connect() as tx:
             acts = sa.text("SELECT type FROM sqlite_master WHERE type NOT IN ('table', 'index')")
             for kind in tx.scalars(acts):
@@ -220,6 +235,12 @@ class Journal(Steps):
         """The operator has looked into it."""
         with self._engine.begin() as tx:
             tx.execute(ALARMS.delete().where(ALARMS.c.plan == plan))
+
+
+def _failed(context: sa.engine.ExceptionContext) -> None:
+    """Raises: JournalFailed for what the disk or the file's rights are at fault for."""
+    if isinstance(context.sqlalchemy_exception, sa.exc.OperationalError):
+        raise JournalFailed(reason=plain(context.original_exception, 100)) from context.original_exception
 
 
 def _durable(connection: object, _: object) -> None:

@@ -131,8 +131,14 @@ class QueueLine(Line, Protocol):
         ...
 
 
-STANDING = ("revoked", "unknown-sender", "not-allowed", "wrong-certificate", "bad-signature")
-"""Refusals that no waiting changes: a person must."""
+STANDING = {
+    "revoked": "the consortium's admin has revoked this hospital's key. Telephone the admin.",
+    "unknown-sender": "it does not know this hospital's key. Was it enrolled there? Telephone the admin.",
+    "not-allowed": "this key may not do what a hospital does. Telephone the admin.",
+    "wrong-certificate": "it asks for a client certificate. Get one: medveil node certificate.",
+    "bad-signature": "this node's key is not the one that was enrolled under its name. Telephone the admin.",
+}
+"""Refusals that no waiting changes: a person must. In words for the operator."""
 SHORTEST_S, LONGEST_S = 2.0, 300.0
 
 

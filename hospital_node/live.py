@@ -282,6 +282,13 @@ def note_problem(error: Error) -> None:
         board.problem(error)
 
 
+def is_news(error: Error) -> bool:
+    """Whether the last problem that was told is another one."""
+    board = _BOARD.get()
+    last = None if board is None else board.live.problem
+    return last is None or last.code != error.code
+
+
 def note_connected(yes: bool) -> None:
     """Tell whether the aggregator has just answered."""
     board = _BOARD.get()

@@ -82,6 +82,8 @@ class Standing:
     """What the aggregator sent, if it did just now."""
     word: Word | None = None
     """That this hospital takes no part, and why, if its operator has said so."""
+    before: Plan | None = None
+    """The plan of the same study's name that was approved here last, if there is one."""
     parent_known: bool = False
     """Whether this hospital approved the plan that made the model it starts from."""
 
@@ -146,6 +148,13 @@ def _taken(
     except Error as error:
         return Unreadable(number, error)
     return replace(standing(node, plan, offer.approvals, images=images), offer=offer)
+
+
+def approved_before(node: Node, plan: Plan) -> Plan | None:
+    """The plan of the same study's name, and another one, that was approved here last."""
+    with opened(node) as journal:
+        found = [p for p, _ in journal.approved() if p.study.name == plan.study.name and p.id != plan.id]
+    return found[-1] if found else None
 
 
 def remember_shown(node: Node, one: Standing) -> None:

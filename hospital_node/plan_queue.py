@@ -20,7 +20,8 @@ from hospital_node.governance import PlanRefused, binding, check_plan, read_offe
 from hospital_node.held_back import HeldBack
 from hospital_node.journal import Journal
 from hospital_node.ledger import LedgerSetBack
-from hospital_node.line import Patience, QueueLine
+from hospital_node.limits import confine_gpu_memory
+from hospital_node.line import STANDING, Patience, QueueLine
 from hospital_node.on_record import recorded, tie
 from hospital_node.orders import EVERY_PLAN, Hold, Orders, TakesNoPart
 from hospital_node.own_courses import LABEL as COURSES
@@ -79,6 +80,7 @@ async def run(node: Node, read: Callable[[Plan], SiteData]) -> None:
     identity = Identity.load(node.settings.name, node.key)
     journal = Journal(node.journal)
     board = live.Board(node)
+    confine_gpu_memory(node.settings.policy)
     with closing(Records.open(node, identity, journal)) as records, live.told_to(board):
         writing = asyncio.ensure_future(board.keep())
         try:
@@ -95,11 +97,13 @@ async def _work(
         node.settings.aggregator, node.authority, identity, proxy=node.settings.proxy
     ) as transport:
         transport.ledger_end = records.end_text
+        transport.pace.bytes_per_s = node.settings.policy.upload_bytes_per_s
         transport.check_plan = Orders(journal).check
         tie(transport.sent, records, journal)
         async with recorded(node, transport.sent), line_to_relay(node, identity) as relay:
             if relay is not None:
                 relay.sent.about, relay.check_plan = transport.sent.about, transport.check_plan
+                relay.pace = transport.pace
             with closing(PlanQueue(node, identity, journal, records, transport, read, relay)) as queue:
                 await queue.work()
 
@@ -189,9 +193,11 @@ class PlanQueue:
                         continue
             except RemoteProtocolError as error:
                 pause_s, news = self._patience.after(error)
-                if news:
+                if error.code in STANDING and news and live.is_news(error):
+                    log.warning("node.refused", code=error.code, reason=STANDING[error.code])
+                elif error.code not in STANDING:
                     log.warning("aggregator.problem", code=error.code)
-                    live.note_problem(error)
+                live.note_problem(error)
             except NotRecorded as error:
                 log.error("sent.not-recorded", code=error.code)
                 live.note_problem(error)
@@ -310,7 +316,7 @@ class PlanQueue:
         live.note_waiting(plan.id, refused)
         if self._told.get(plan.id) != refused.code:
             self._told[plan.id] = refused.code
-            log.info("plan.waiting", plan=plan.id, code=refused.code)
+            log.info("plan.waiting", plan=plan.id, code=refused.code, reason=refused.remedy)
 
     def _note_plans(self, offers: dict[str, PlanOffer]) -> None:
         """Tell which approved plans there are, and how many hospitals have signed each."""

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from hospital_node.line import Line
 from hospital_node.settings import Node
-from hospital_node.transport import Transport
 from medveil.errors import Error
 from medveil.identity import Identity
 from medveil.log import get_logger
 from medveil.messages import Work
 from medveil.relaying import Held, RelayIdentity
 from medveil.rounds import AttemptKey, Phase
+
+if TYPE_CHECKING:
+    from hospital_node.transport import Transport
 
 HOLD_S = 5.0
 """How long the relay's answer may wait for the rest of the region; the aggregator is asked in between."""
@@ -49,6 +51,8 @@ async def line_to_relay(node: Node, identity: Identity) -> AsyncIterator[Transpo
     if node.settings.relay is None:
         yield None
         return
+    from hospital_node.transport import Transport  # an agent in a simulation starts without it
+
     address, authority, proxy = node.settings.relay.address, node.relay_authority, node.settings.proxy
     async with Transport(address, authority, identity, patience_s=PATIENCE_S, proxy=proxy) as relay:
         yield relay

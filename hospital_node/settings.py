@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from medveil.bounds import (
     LARGEST_DELTA,
@@ -19,9 +21,48 @@ from medveil.bounds import (
 from medveil.errors import Error
 from medveil.files import replace_durably
 from medveil.handed import parsed
+from medveil.registry import names_in
+from medveil.shown import plain
 from medveil.values import Frozen, Name
 
 FILE = "node.json"
+
+
+LEAST_BYTES_PER_S = 32_768
+"""An aggregator cuts off whoever sends at less than half of it."""
+HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
+
+
+def minutes_of(hours: str) -> tuple[int, int]:
+    """Start and end of hours ("19:00-07:00") in minutes of the day. Raises: ValueError."""
+    found = HOURS.fullmatch(hours)
+    if found is None:
+        raise ValueError('hours are written as "19:00-07:00"')
+    hour, minute, to_hour, to_minute = map(int, found.groups())
+    start, end = 60 * hour + minute, 60 * to_hour + to_minute
+    if start == end:
+        raise ValueError("its hours begin when they end; leave them out to train at any time")
+    return start, end
+
+
+def _hours(text: str) -> str:
+    minutes_of(text)
+    return text
+
+
+def _known(package: str, kind: str) -> Callable[[str], str]:
+    def check(name: str) -> str:
+        if name not in names_in(package):
+            known = ", ".join(names_in(package))
+            raise ValueError(f"there is no {kind} called '{plain(name, 40)}'; there are {known}")
+        return name
+
+    return check
+
+
+Hours = Annotated[str, AfterValidator(_hours)]
+TaskName = Annotated[str, AfterValidator(_known("medveil.tasks", "task"))]
+ProfileName = Annotated[str, AfterValidator(_known("medveil.profiles", "profile"))]
 
 
 class Policy(Frozen):
@@ -57,6 +98,23 @@ class Policy(Frozen):
     """Most pixels or voxels of an image as the model sees it."""
     memory_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Most memory that a plan may ask for, in GB; nine tenths of the machine's without it."""
+
+    tasks: Annotated[tuple[TaskName, ...], Field(min_length=1)] | None = None
+    """What may be learned here; anything without it."""
+    profiles: Annotated[tuple[ProfileName, ...], Field(min_length=1)] | None = None
+    """Kinds of images that may be used; any without it."""
+    max_upload_mb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Most that a round may send, in MB."""
+    upload_bytes_per_s: Annotated[int, Field(ge=LEAST_BYTES_PER_S)] | None = None
+    """Fastest that masked vectors are sent, over all studies."""
+    hours: Hours | None = None
+    """Local time in which attempts are joined, "19:00-07:00". One that began goes on."""
+    gpu: bool = True
+    """Whether the GPU may be used."""
+    gpu_device: Annotated[int, Field(ge=0, le=63)] | None = None
+    """Which, counted from 0; the first without it."""
+    gpu_memory_share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Of its memory."""
 
     def delta_limit(self, declared: int | None = None) -> float:
         """The delta at which this hospital counts, unless a study names a smaller one.

@@ -16,6 +16,7 @@ import httpx2 as httpx
 
 from hospital_node import live
 from hospital_node.connecting import FAILURES, check_shown, closing_lines, lost_by, open_client, pinned
+from hospital_node.limits import Pace
 from hospital_node.line import AggregatorProblem, Message, Unreachable, decoded
 from hospital_node.transmissions.record import Leaving, SentRecord
 from medveil.answers import (
@@ -83,6 +84,8 @@ class Transport:
         self.check_plan: Callable[[str], None] = lambda plan: None
         """Called with a plan before anything is sent for it, also again after a lost line; it may raise. Only
         the word that this hospital takes no part is sent without it."""
+        self.pace = Pace()
+        """How fast large bodies go out."""
         self._end_told = ""
         self._address = address
         self._client = open_client(address, context, self.proxy)
@@ -235,7 +238,8 @@ class Transport:
     async def _once(self, method: str, path: str, body: bytes, digest: bytes | None, limit: int) -> bytes:
         self._load_certificate()
         self._check_plan(path)  # once more: a lost line may have taken a while
-        request = self._client.build_request(method, path, content=body)
+        size = {"content-length": str(len(body))} if body else {}
+        request = self._client.build_request(method, path, content=self.pace.body(body), headers=size)
         target = request.url.raw_path.decode("ascii")
         proof = sign_request(self._identity, method, target, body, digest=digest)
         request.headers.update(proof.headers())

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from hospital_node.settings import NodeSettings
+from hospital_node.settings import NodeSettings, Policy
 from medveil.groups import VALUE_NAME
 from medveil.ids import fingerprint
 from medveil.noise_policies import JointNoise, NoPrivacy
@@ -44,6 +44,8 @@ def show_plan(screen: Screen, one: Standing, settings: NodeSettings) -> None:
     plan = one.plan
     screen.say(strong(plan.study.name))
     screen.fields(plan_rows(plan, settings, known=one.parent_known), width=WIDTH, indent=2)
+    if one.before is not None:
+        screen.fields(changed_rows(one.before, plan, settings), width=WIDTH, indent=2)
     if one.patients is not None:
         screen.fields(_patients_rows(one.patients, plan.study), width=WIDTH, indent=2)
     screen.fields([_standing_row(one)], width=WIDTH, indent=2)
@@ -92,6 +94,36 @@ def plan_rows(plan: Plan, settings: NodeSettings, *, known: bool = False) -> Ite
         yield "with", f"{plain(member.name)}  key {fingerprint(member.key)}{own}"
     yield from _who_could_see(plan)
     yield from _asking(study, asked, settings)
+    yield from _own_limits(settings.policy)
+
+
+NOT_COMPARED = ("words", "hash")
+
+
+def changed_rows(before: Plan, now: Plan, settings: NodeSettings) -> Iterator[Row]:
+    """What is another in a plan than in the last one of its name that this hospital approved: only that."""
+    old, new = _by_label(before, settings), _by_label(now, settings)
+    yield "compared", f"with the plan of this name that was approved here last, {spoken(before.hash)}"
+    same = True
+    for label in dict.fromkeys([*old, *new]):
+        gone = [line for line in old.get(label, []) if line not in new.get(label, [])]
+        come = [line for line in new.get(label, []) if line not in old.get(label, [])]
+        for mark, lines in (("was", gone), ("now", come)):
+            same = same and not lines
+            for line in lines:
+                yield warn(mark), f"{label}: {line}"
+    if same:
+        yield "", "nothing that an approval binds this hospital to has changed but its initial model"
+
+
+def _by_label(plan: Plan, settings: NodeSettings) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    label = ""
+    for name, words in plan_rows(plan, settings):
+        label = str(name) or label
+        if label not in NOT_COMPARED:
+            found.setdefault(label, []).append(str(words))
+    return found
 
 
 def _learning(study: Study) -> Iterator[Row]:
@@ -293,6 +325,21 @@ def _asking(study: Study, asked: Demand, settings: NodeSettings) -> Iterator[Row
             f"{_hours(times.unmask_s)} for the steps between"
         ),
     )
+
+
+def _own_limits(policy: Policy) -> Iterator[Row]:
+    """What this hospital's policy says of when and how it would be done."""
+    parts = []
+    if policy.hours is not None:
+        parts.append(f"joins rounds from {policy.hours[:5]} to {policy.hours[6:]} only")
+    if policy.upload_bytes_per_s is not None:
+        parts.append(f"sends at most {_bytes(policy.upload_bytes_per_s)} a second")
+    if not policy.gpu:
+        parts.append("uses no GPU")
+    elif policy.gpu_memory_share is not None:
+        parts.append(f"takes {policy.gpu_memory_share:.0%} of the GPU's memory")
+    if parts:
+        yield "here", f"this hospital {'; '.join(parts)} (medveil node policy)"
 
 
 def _patients_rows(found: Patients, study: Study) -> Iterator[Row]:

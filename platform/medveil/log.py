@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
@@ -24,9 +25,12 @@ losses have no field here, so they cannot be logged by accident.
 """
 
 LONGEST = 300
+SENTENCE = 500
 MOST_ITEMS = 3000
-_LATER: list[str] = []
-"""The level that was set up, until the first logger is asked for."""
+People = Callable[[Mapping[str, Any]], str]
+"""An event as a sentence."""
+_LATER: list[tuple[str, People | None]] = []
+"""What was set up, until the first logger is asked for."""
 
 
 def _only_allowed(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -73,12 +77,16 @@ def _tell(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[st
     return event
 
 
-def set_up(level: str = "info") -> None:
-    """Log JSON lines to standard error, of this level and above."""
+def set_up(level: str = "info", *, people: People | None = None) -> None:
+    """Log JSON lines to standard error, of this level and above.
+
+    Args:
+        people: how an event reads; used in place of JSON where a person looks at a terminal.
+    """
     if "structlog" in sys.modules:
-        _configure(level)
+        _configure(level, people)
     else:
-        _LATER[:] = [level]
+        _LATER[:] = [(level, people)]
 
 
 def get_logger() -> Any:
@@ -86,12 +94,21 @@ def get_logger() -> Any:
     import structlog  # a command that logs nothing starts without it
 
     if _LATER:
-        _configure(_LATER.pop())
+        _configure(*_LATER.pop())
     return structlog.get_logger()
 
 
-def _configure(level: str) -> None:
+def _sentences(people: People) -> Callable[..., str]:
+    def shown(_: Any, __: str, event: Mapping[str, Any]) -> str:
+        return f"{dt.datetime.now():%H:%M:%S}  {plain(people(event), SENTENCE)}"
+
+    return shown
+
+
+def _configure(level: str, people: People | None = None) -> None:
     import structlog
+
+    as_json = people is None or not sys.stderr.isatty()
 
     structlog.configure(
         processors=[
@@ -99,7 +116,9 @@ def _configure(level: str) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _only_allowed,
             _tell,
-            structlog.processors.JSONRenderer(sort_keys=True),
+            structlog.processors.JSONRenderer(sort_keys=True)
+            if as_json or people is None
+            else _sentences(people),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
