@@ -14,6 +14,7 @@ from medveil.study import Study
 
 if TYPE_CHECKING:
     from hospital_node.settings import Node
+    from medveil_imaging.sources.rules import Rules
     from medveil_imaging.sources.site import SiteData
 
 LABEL = "image-cache"
@@ -39,7 +40,7 @@ def read_images(node: Node, study: Study) -> SiteData:
     if most_bytes:
         cache = ImageCache(node.cache, identity.secret_for(LABEL), most_bytes=most_bytes)
     try:
-        return read_site(node.settings.data, study, cache=cache)
+        return read_site(node.settings.data, study, cache=cache, rules=_rules(node))
     finally:
         workers().rest()  # a node may wait for months with what it has read
 
@@ -54,7 +55,7 @@ def read_once(
     key that is nowhere but in memory.
 
     Args:
-        node: whose key opens images from a PACS; None for a folder of files.
+        node: whose key opens images from a PACS, and whose policy holds; None for a folder of files.
         labelled: as for :func:`medveil_imaging.sources.manifest.settled_rows`.
     Raises: Stopped, ReadersMissing.
     """
@@ -69,11 +70,19 @@ def read_once(
 
     if node is not None:
         open_with(Identity.load(node.settings.name, node.key).secret_for(PACS_LABEL))
+    rules = _rules(node)
     if in_memory(study, images_in(folder)):
-        yield read_site(folder, study, labelled=labelled)
+        yield read_site(folder, study, labelled=labelled, rules=rules)
         return
     with temporary_cache() as cache:
-        yield read_site(folder, study, cache=cache, labelled=labelled)
+        yield read_site(folder, study, cache=cache, labelled=labelled, rules=rules)
+
+
+def _rules(node: Node | None) -> Rules:
+    """What becomes of images that show writing or a face: the node's policy, or a warning."""
+    from medveil_imaging.sources.rules import Rules
+
+    return Rules() if node is None else Rules(node.settings.policy.burned_in, node.settings.policy.faces)
 
 
 def read_images_logged(node: Node, study: Study, plan: str) -> SiteData:

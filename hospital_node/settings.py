@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -98,6 +98,10 @@ class Policy(Frozen):
     """Most pixels or voxels of an image as the model sees it."""
     memory_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Most memory that a plan may ask for, in GB; nine tenths of the machine's without it."""
+    burned_in: Literal["warn", "refuse"] = "warn"
+    """What becomes of a film that seems to show writing: used with a warning, or not used."""
+    faces: Literal["warn", "refuse", "allow"] = "warn"
+    """What becomes of a volume that seems to show a face; ``allow``: used, and nothing is said."""
 
     tasks: Annotated[tuple[TaskName, ...], Field(min_length=1)] | None = None
     """What may be learned here; anything without it."""

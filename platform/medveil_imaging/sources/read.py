@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,13 +10,14 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from medveil_imaging.sources.dicom.series import read_dicom_series
+from medveil_imaging.sources.faces import shows_face
 from medveil_imaging.sources.formats import Format, format_of
-from medveil_imaging.sources.raw import Film, Float32, Note, Unusable, Volume, quiet, too_large
+from medveil_imaging.sources.raw import Film, Float32, Unusable, Volume, quiet, too_large
+from medveil_imaging.sources.rules import FACE, WRITING
 from medveil_imaging.sources.sealed import image_bytes
+from medveil_imaging.sources.writing import shows_writing
 
 Image = TypeVar("Image", Film, Volume)
-STROKES = 24
-"""Changes between ink and ground along one row: a dozen strokes, more than a side marker (R, L) has."""
 SINGULAR = 1e-6
 """Smallest volume of one voxel in cubic mm."""
 
@@ -75,26 +75,9 @@ def read_colour_film(path: Path) -> Film:
 def _looked_at(film: Film, pixels: Float32) -> Film:
     """The film, with a note if its grey pixels show writing. Raises: Unusable: not finite, or constant."""
     _check_values(film.pixels)
-    if shows_writing(pixels) or shows_writing(pixels[::-1]):
-        note = Note(
-            "possible-writing",
-            "A border of the picture looks like printed text, whatever its header says.",
-            "Look at the picture; export it without names, or leave it out.",
-        )
-        return replace(film, notes=(*film.notes, note))
+    if shows_writing(pixels):
+        return replace(film, notes=(*film.notes, WRITING))
     return film
-
-
-def shows_writing(pixels: Float32) -> bool:
-    """Whether the top sixth holds lines of small strokes between plain rows of one value: a printed name.
-
-    A rough sign, for a warning only: it finds text on a plain band, not text over anatomy.
-    """
-    top = pixels[: max(8, len(pixels) // 6)]
-    ink = top != top[0, 0]
-    strokes = np.abs(np.diff(ink.astype(np.int8), axis=1)).sum(1)
-    kinds = np.where(~ink.any(1), "-", np.where((strokes >= STROKES) & (ink.mean(1) < 0.5), "t", "."))
-    return re.search(r"^-+t[t.]{2,}t[t.]*-", "".join(kinds)) is not None
 
 
 def read_volume(path: Path) -> Volume:
@@ -103,10 +86,7 @@ def read_volume(path: Path) -> Volume:
     Raises:
         Unusable: and nothing else, whatever the file holds.
     """
-    volume = _guarded(_read_volume, path)
-    _check_values(volume.voxels)
-    _check_geometry(volume)
-    return volume
+    return _checked(_guarded(_read_volume, path))
 
 
 def read_channels(path: Path) -> Volume:
@@ -115,10 +95,7 @@ def read_channels(path: Path) -> Volume:
     Raises:
         Unusable: and nothing else, whatever the file holds.
     """
-    volume = _guarded(_read_channels, path)
-    _check_values(volume.voxels)
-    _check_geometry(volume)
-    return volume
+    return _checked(_guarded(_read_channels, path))
 
 
 def read_label_map(path: Path) -> Volume:
@@ -252,6 +229,13 @@ def _known(data: bytes) -> Format:
         "This is no DICOM file with a preamble, no NIfTI, no PNG and no JPEG.",
         "Export the image as DICOM, NIfTI (volumes), PNG or JPEG (films).",
     )
+
+
+def _checked(volume: Volume) -> Volume:
+    """The volume, with a note if it shows a face. Raises: Unusable: values or geometry that cannot be."""
+    _check_values(volume.voxels)
+    _check_geometry(volume)
+    return replace(volume, notes=(*volume.notes, FACE)) if shows_face(volume) else volume
 
 
 def _check_values(values: Float32) -> None:

@@ -24,8 +24,11 @@ from medveil_imaging.sources.one_row import RowShape, Shaped
 from medveil_imaging.sources.people import Marks, compare_images, compare_people
 from medveil_imaging.sources.raw import Problem, Unusable, quiet
 from medveil_imaging.sources.readers import Readers
+from medveil_imaging.sources.rules import Rules
 from medveil_imaging.sources.shelf import Found, Shelf, Shelved, ShelvedPatient, shaped_with
 from medveil_imaging.sources.workers import workers
+
+RULES = Rules()
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ def read_site(
     readers: Readers | None = None,
     cache: ImageCache | None = None,
     labelled: bool = True,
+    rules: Rules = RULES,
 ) -> SiteData:
     """Read a site; every image is transformed as the study says.
 
@@ -58,6 +62,7 @@ def read_site(
         readers: who opens the files; without it :func:`medveil_imaging.sources.workers.workers`.
         cache: where images go that are too many for memory; without it all are in memory.
         labelled: as for :func:`medveil_imaging.sources.manifest.settled_rows`.
+        rules: whether images are used that show writing or a face.
     Raises: Stopped between two files; ReadersMissing.
     """
     name, findings, opening = folder.resolve().name, Findings(), readers or workers()
@@ -70,10 +75,14 @@ def read_site(
         lines = _shaped(study, rows, opening) if shelf is None else shaped_with(shelf, rows, opening)
         for done, (row, one) in enumerate(lines, start=1):
             tell("images", done, len(rows))
-            if isinstance(one, Unusable):
-                findings.refuse(one, row.image, row.number)
+            try:
+                if isinstance(one, Unusable):
+                    raise one
+                notes = rules.judged(one.notes)
+            except Unusable as error:
+                findings.refuse(error, row.image, row.number)
                 continue
-            for note in one.notes:
+            for note in notes:
                 findings.warn(note, row.image, row.number)
             gather.add(row, one)
             seen.append((row, one.marks))
