@@ -15,7 +15,7 @@ from hospital_node import live
 from hospital_node.attempt import POLL_S, Attempt, OutOfOrder
 from hospital_node.audit_witness import AuditWitness
 from hospital_node.clearance import Clearance
-from hospital_node.contribution import ContributionSource
+from hospital_node.contribution import ContributionSource, Lasting
 from hospital_node.held_back import HeldBack
 from hospital_node.journal import Journal
 from hospital_node.limits import outside_hours
@@ -91,7 +91,8 @@ class PlanAgent:
         A problem on either side ends this node's part in the attempt and is logged with its code; the others
         go on without it, and the next round is a new chance.
 
-        Raises: TakesNoPart if the operator has taken the approval back.
+        Raises: TakesNoPart if the operator has taken the approval back. An error that is Lasting:
+            nothing goes on before the node's files are opened again.
         """
         work: Work | None = None
         begun = False
@@ -114,6 +115,8 @@ class PlanAgent:
             except TakesNoPart:
                 raise
             except Error as error:
+                if isinstance(error, Lasting):
+                    raise
                 work = None
                 self._leave(error)
 

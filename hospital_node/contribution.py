@@ -11,6 +11,10 @@ from medveil.tasks import Sums
 from medveil.tensors import Float32, Update
 
 
+class Lasting:
+    """Mark of an error that does not end with the attempt: only opening the node's files again helps."""
+
+
 @dataclass(frozen=True)
 class Contribution:
     """What this hospital adds to a sum; in a study with noise it is noised, charged and marked as such."""

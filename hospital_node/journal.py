@@ -55,6 +55,8 @@ ALARMS = sa.Table(
     sa.Column("claimed", sa.String, nullable=False),
     sa.Column("computed", sa.String, nullable=False),
 )
+UNWRITABLE = (sa.exc.OperationalError,)
+"""What a journal raises that its disk does not take."""
 MOST_SHOWN = 200
 """Plans that were shown and are kept; the oldest go first."""
 

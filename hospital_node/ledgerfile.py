@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from hospital_node.cohort import is_cohort
+from hospital_node.contribution import Lasting
 from medveil.errors import Error
 from medveil.files import sync
 from privacy.dp import ledger as rules
@@ -44,7 +45,7 @@ class LedgerUnreadable(Error):
         )
 
 
-class LedgerClosed(Error):
+class LedgerClosed(Error, Lasting):
     """The ledger was closed, or a write failed half-way."""
 
     code = "ledger-closed"

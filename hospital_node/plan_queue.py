@@ -29,8 +29,8 @@ from hospital_node.own_courses import OwnCourses, course_path
 from hospital_node.personal import PersonalWeights
 from hospital_node.records import Records
 from hospital_node.relay import RelayLine, line_to_relay
+from hospital_node.room import with_room
 from hospital_node.settings import Node
-from hospital_node.transmissions.entries import NotRecorded
 from hospital_node.transport import Transport
 from hospital_node.turns import Turns
 from hospital_node.unsent import LABEL, Unsent
@@ -72,11 +72,16 @@ log = get_logger()
 
 
 async def run(node: Node, read: Callable[[Plan], SiteData]) -> None:
-    """Work on every approved plan, in turns, until stopped.
+    """Work on every approved plan, in turns, until stopped; while the disk is full, wait for room.
 
     Args:
         read: reads the hospital's images for a plan.
     """
+    await with_room(node.folder, lambda: _with_files(node, read))
+
+
+async def _with_files(node: Node, read: Callable[[Plan], SiteData]) -> None:
+    """From the files as they are on disk, as after a crash."""
     identity = Identity.load(node.settings.name, node.key)
     journal = Journal(node.journal)
     board = live.Board(node)
@@ -197,9 +202,6 @@ class PlanQueue:
                     log.warning("node.refused", code=error.code, reason=STANDING[error.code])
                 elif error.code not in STANDING:
                     log.warning("aggregator.problem", code=error.code)
-                live.note_problem(error)
-            except NotRecorded as error:
-                log.error("sent.not-recorded", code=error.code)
                 live.note_problem(error)
             await asyncio.sleep(pause_s)
 

@@ -7,8 +7,8 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import AsyncIterator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -202,9 +202,13 @@ class Killed(BaseException):
     """The process is gone: nothing that it would do in passing is done."""
 
 
-def send_until(folder: Path, crash: str, patch: pytest.MonkeyPatch) -> None:
-    """Send one message after the other, and die at a step; each one that leaves is a file in ``line``."""
-    reached, real_write, real_sync = [0], os.write, os.fdatasync
+def send_until(folder: Path, crash: str, patch: pytest.MonkeyPatch) -> dict[int, int]:
+    """Send one message after the other, and die at a step; each one that leaves is a file in ``line``.
+
+    Returns: of each file, by inode, how much is on stable storage.
+    """
+    synced: dict[int, int] = {}
+    reached, real_write, real_sync, real_fsync = [0], os.write, os.fdatasync, os.fsync
 
     def step(name: str) -> None:
         reached[0] += name == crash.partition(":")[0]
@@ -226,27 +230,44 @@ def send_until(folder: Path, crash: str, patch: pytest.MonkeyPatch) -> None:
     def fdatasync(handle: int) -> None:
         step("sync")
         real_sync(handle)
+        synced[os.fstat(handle).st_ino] = os.fstat(handle).st_size
+
+    def fsync(handle: int) -> None:
+        real_fsync(handle)
+        synced[os.fstat(handle).st_ino] = os.fstat(handle).st_size
 
     with patch.context() as inside:
+        inside.setattr(record.os, "fsync", fsync)
         inside.setattr(record.os, "write", write)
         inside.setattr(record.os, "fdatasync", fdatasync)
         one = record_in(folder, most_bytes=2500)
-        for number in range(6):
-            with one.leaving("POST", place("advertise", number + 1), b"x", None) as leaving:
-                step("left")
-                (folder / "line" / str(number + 1)).touch()
-                leaving.tries += 1
+        with suppress(Killed):
+            send_six(folder, one, step)
+    assert len(reached) > 1, "it did not die"
+    return synced
+
+
+def send_six(folder: Path, one: SentRecord, step: Callable[[str], None]) -> None:
+    for number in range(6):
+        with one.leaving("POST", place("advertise", number + 1), b"x", None) as leaving:
+            step("left")
+            (folder / "line" / str(number + 1)).touch()
+            leaving.tries += 1
 
 
 @pytest.mark.parametrize(
     "crash", [*(f"{step}:{n}" for step in ("write", "sync", "left") for n in (1, 2, 5)), "write:3", "write:9"]
 )
+@pytest.mark.parametrize("power_cut", [False, True])
 def test_a_crash_leaves_no_transmission_unrecorded(
-    tmp_path: Path, crash: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, crash: str, power_cut: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "line").mkdir()
-    with pytest.raises(Killed):
-        send_until(tmp_path, crash, monkeypatch)
+    synced = send_until(tmp_path, crash, monkeypatch)
+    if power_cut:
+        for path in tmp_path.glob("sent*.jsonl"):
+            if path.stat().st_ino in synced:
+                os.truncate(path, synced[path.stat().st_ino])
     arrived = {int(path.name) for path in (tmp_path / "line").iterdir()}
     one = record_in(tmp_path)
     send(one, attempt=99)
