@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hospital_node.cli_cohort import show_problems
 from hospital_node.cli_ledger import node_in
+from hospital_node.cli_manifest import BY_CLASS, fit_beside
 from medveil.errors import BadFile, BadOption
 from medveil.shown import Screen, fault, good, plain, strong, warn
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from hospital_node.profile_check import Counts, Effort, ProfileCheck, Question
 
 screen, progress = Screen(), Screen(stderr=True)
-MOST_CLASSES = 8
 WIDTH = 10
 NETWORK = "small_cnn"
 
@@ -88,7 +88,7 @@ def _said(question: Question) -> str:
 
 def _show_counts(counts: Counts) -> None:
     classes = sorted({name for by_class in counts.classes.values() for name in by_class})
-    apart = classes if len(classes) <= MOST_CLASSES else []
+    apart = classes if fit_beside(classes) else []
     numbers = bool(counts.numbers)
     rows = []
     for split, patients in counts.patients.items():
@@ -98,9 +98,9 @@ def _show_counts(counts: Counts) -> None:
             held = counts.numbers.get(split)
             row.append("" if held is None else f"{held[0]:.4g} to {held[2]:.4g}, median {held[1]:.4g}")
         rows.append(row)
-    heads = ["split", "patients", "images", *(f"patients: {plain(name, 30)}" for name in apart)]
+    heads = ["split", "patients", "images", *(plain(name, 30) for name in apart)]
     heads += ["the number"] * numbers
-    screen.table(heads, rows, right=range(1, len(heads)))
+    screen.table(heads, rows, title=BY_CLASS if apart else "", right=range(1, len(heads)))
     if classes and not apart:
         splits = tuple(counts.patients)
         listed = [

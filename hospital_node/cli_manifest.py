@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 
 screen, progress = Screen(), Screen(stderr=True)
 WIDTH = 10
-MOST_CLASSES = 6
-"""Classes that have a column each; more have a row each."""
+MOST_CLASSES, MOST_LETTERS = 4, 32
+"""Classes that have a column each, and letters of all their names; more have a row each."""
+MOST_WORDS = 6
+"""Different cells of a column that are shown."""
+BY_CLASS = "On the right: patients with an image of each class"
 MOST_ROWS = 20
 
 
@@ -103,7 +106,8 @@ def manifest(options: ManifestOptions) -> None:
     path = write_manifest(found, replace=options.replace)
     screen.say(good("written"), f"{plain(path)}, {count:,} lines. Next:")
     profile = "mri" if found.proposal.volumes else "xray"
-    screen.say(f"  medveil node check --data {quote(str(options.images))} --profile {profile}")
+    target = f" --target {quote(options.target)}" if options.target else ""
+    screen.say(f"  medveil node check --data {quote(str(options.images))} --profile {profile}{target}")
 
 
 def _show(found: Proposed) -> None:
@@ -137,13 +141,13 @@ def _show(found: Proposed) -> None:
 
 def _show_counts(counted: Tally) -> None:
     classes = sorted(counted.labelled)
-    apart = classes if len(classes) <= MOST_CLASSES else []
+    apart = classes if fit_beside(classes) else []
     rows = [_row(counted, split, apart) for split in counted.patients]
     everybody = sum(counted.patients.values()), sum(counted.images.values())
     total = ["all", *(f"{number:,}" for number in everybody)]
     total += [f"{sum(counted.labels[split].get(name, 0) for split in counted.labels):,}" for name in apart]
-    heads = ("split", "patients", "images", *(f"patients: {plain(name, 30)}" for name in apart))
-    screen.table(heads, [*rows, total], right=range(1, len(heads)))
+    heads = ("split", "patients", "images", *(plain(name, 30) for name in apart))
+    screen.table(heads, [*rows, total], title=BY_CLASS if apart else "", right=range(1, len(heads)))
     if classes and not apart:
         listed = [(plain(name, 60), f"{count:,}") for name, count in sorted(counted.labelled.items())]
         screen.table(("label", "images"), listed[:MOST_ROWS], right=(1,))
@@ -153,6 +157,11 @@ def _show_counts(counted: Tally) -> None:
         ordered = sorted(counted.sources.items(), key=lambda one: -one[1][1])
         sources = [(plain(name, 60) or "not told", f"{p:,}", f"{i:,}") for name, (p, i) in ordered]
         screen.table(("scanner or site", "patients", "images"), sources[:MOST_ROWS], right=(1, 2))
+
+
+def fit_beside(classes: Sequence[str]) -> bool:
+    """Whether so many classes have room in the columns of one table."""
+    return len(classes) <= MOST_CLASSES and sum(map(len, classes)) <= MOST_LETTERS
 
 
 def _row(counted: Tally, split: str, apart: Sequence[str]) -> list[str]:
@@ -178,5 +187,5 @@ def _held(images: Sequence[Image], column: str) -> str:
     missing = f", blank in {blank:,} lines" if blank else ""
     if cells and len(numbers) == len(cells) and len(cells) > 2:
         return f"{min(numbers):g} to {max(numbers):g}{missing}"
-    words = ", ".join(f"{plain(cell, 30)} {count:,}" for cell, count in cells.most_common(MOST_CLASSES))
-    return f"{words or 'nothing'}{' …' if len(cells) > MOST_CLASSES else ''}{missing}"
+    words = ", ".join(f"{plain(cell, 30)} {count:,}" for cell, count in cells.most_common(MOST_WORDS))
+    return f"{words or 'nothing'}{' …' if len(cells) > MOST_WORDS else ''}{missing}"

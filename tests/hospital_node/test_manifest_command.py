@@ -45,7 +45,7 @@ def films(tmp_path: Path) -> Path:
 def test_it_shows_counts_and_writes_when_it_is_told_to(run: Run, films: Path, tmp_path: Path) -> None:
     answer = run(str(films), "--yes")
     assert answer.exit_code == 0, answer.output
-    for words in ("a folder for each class", "from the folders: normal, sick", "patients: sick", "│ all   │"):
+    for words in ("a folder for each class", "from the folders: normal, sick", "normal ┃ sick", "│ all   │"):
         assert words in answer.output
     written = films / "manifest.csv"
     assert written.read_text().startswith(

@@ -116,6 +116,14 @@ def test_age_sex_and_scanner_are_written_when_they_are_asked_for(tmp_path: Path)
     assert found.images[0].source == "ACME X1"
 
 
+def test_an_age_of_a_list_is_a_number_of_years(tmp_path: Path) -> None:
+    dicom(tmp_path / "in/1", "A")
+    dicom(tmp_path / "in/2", "B")
+    (tmp_path / "list.csv").write_text("PatientID,age,label\nA,070Y,0\nB,018M,1\n")
+    found = proposal_of(tmp_path / "in", labels=read_list(tmp_path / "list.csv"), columns=("age",))
+    assert [one.more["age"] for one in found.images] == ["70", "1.5"]
+
+
 def test_the_head_is_enough_however_the_file_is_stored(tmp_path: Path) -> None:
     header = header_of(
         picture(200, 200), AccessionNumber="A1", PatientID="Ä-1", SpecificCharacterSet="ISO_IR 192"

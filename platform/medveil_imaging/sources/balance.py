@@ -40,13 +40,17 @@ def doubts(patients: Patients, totals: Mapping[str, int]) -> list[str]:
     count = totals.get("train", 0)
     if 0 < count < LEAST_DECLARED:
         found.append(
-            f"{count} training patients are few: a study with noise counts a hospital as {LEAST_DECLARED} at "
+            f"{_patients(count)} few: a study with noise counts a hospital as {LEAST_DECLARED} at "
             "least, and noise that hides one of so few hides what is learned as well."
         )
     elif 0 < count < FEW:
         found.append(
-            f"{count} training patients are few for a study with this hospital's own noise: below {FEW} "
+            f"{_patients(count)} few for a study with this hospital's own noise: below {FEW} "
             "even the smallest network learns more noise than it should. Joint noise, which hospitals share, "
             "is less."
         )
     return found
+
+
+def _patients(count: int) -> str:
+    return "1 training patient is" if count == 1 else f"{count} training patients are"

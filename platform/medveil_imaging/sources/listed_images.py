@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from medveil.cells import simple
+from medveil_imaging.sources.dicom.elements import years_of
 from medveil_imaging.sources.lists import (
     LABEL_COLUMN,
     PATIENT_COLUMNS,
@@ -77,8 +78,13 @@ def _filled(
         label=image.label if label is None else row[label],
         patient=image.patient if patient is None else row[patient],
         split=image.split or ("" if split is None else split_in(row[split])),
-        more={**image.more, **{column: row[place] for column, place in more.items()}},
+        more={**image.more, **{column: _in_years(row[place]) for column, place in more.items()}},
     )
+
+
+def _in_years(cell: str) -> str:
+    """An age as DICOM writes it (``061Y``) as a number; anything else as it is."""
+    return years_of(cell) or cell
 
 
 def _said(listed: Listed, match: Joined, label: int | None, patient: int | None) -> str:

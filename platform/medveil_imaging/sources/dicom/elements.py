@@ -160,11 +160,19 @@ def _as_written(found: Dataset, name: str) -> str:
 
 
 def _age(found: Dataset) -> str:
-    told = re.fullmatch(r"([0-9]{3})([DWMY])", _one(found, "PatientAge"))
-    if told is not None:
-        years = int(told[1]) / {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}[told[2]]
-        return f"{years:.0f}" if told[2] == "Y" else f"{years:.1f}"
+    told = years_of(_one(found, "PatientAge"))
+    if told:
+        return told
     born, seen = (_one(found, name) for name in ("PatientBirthDate", "StudyDate"))
     if re.fullmatch(r"[0-9]{8}", born) and re.fullmatch(r"[0-9]{8}", seen) and seen >= born:
         return str(int(seen[:4]) - int(born[:4]) - (seen[4:] < born[4:]))
     return ""
+
+
+def years_of(age: str) -> str:
+    """The years of an age as DICOM writes it, ``061Y`` or ``018M``; "" if it is none."""
+    told = re.fullmatch(r"([0-9]{3})([DWMY])", age)
+    if told is None:
+        return ""
+    years = int(told[1]) / {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}[told[2]]
+    return f"{years:.0f}" if told[2] == "Y" else f"{years:.1f}"

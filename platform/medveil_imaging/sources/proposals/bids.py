@@ -20,6 +20,8 @@ from medveil_imaging.sources.proposals import LAYOUTS, Layout
 from medveil_imaging.sources.proposed import Image, Proposal, Wish
 from medveil_imaging.sources.tree import File, Leavings, Reason, Tree
 
+TABLES = (".tsv", ".json", ".bval", ".bvec")
+"""Endings of files that say something about images, and are none."""
 MAPS = frozenset({"dseg", "mask", "probseg"})
 DISCRETE = ("dseg", "mask")
 USUAL = ("T1w", "FLAIR", "T2w", "PDw", "T2starw")
@@ -29,7 +31,7 @@ OWN_SPACE = frozenset({None, "orig", "individual"})
 """What a name says of the space in which the image itself was made."""
 OFFERED = ("age", "sex")
 """Columns of participants.tsv that go into the manifest without being asked for."""
-NO_NIFTI = Reason("no NIfTI image (tables, sidecars, notes)", "Nothing need be done.")
+NO_NIFTI = Reason("no NIfTI image of a subject", "Nothing, if it is none; else convert it to NIfTI.")
 OTHER_SUFFIX = Reason(
     "an image of another kind than is asked for", "Nothing, if it is not meant; else --suffix NAME."
 )
@@ -106,7 +108,7 @@ def propose_bids(tree: Tree, wish: Wish, leavings: Leavings) -> Proposal:
     told = (
         ("images", _kinds(found, suffixes)),
         *said,
-        *_of_labels(participants, label),
+        *_of_labels(participants, label, wish.columns),
         ("patients", "sub-LABEL"),
     )
     channels = tuple(suffix.lower() for suffix in suffixes) if len(suffixes) > 1 else ()
@@ -115,6 +117,8 @@ def propose_bids(tree: Tree, wish: Wish, leavings: Leavings) -> Proposal:
 
 
 def _named(file: File, leavings: Leavings) -> _Named | None:
+    if file.name.endswith(TABLES):
+        return None
     if file.kind != "nifti" or ASIDE & set(file.folders):
         leavings.leave(NO_NIFTI, file.path)
         return None
@@ -261,11 +265,11 @@ def _kinds(found: Counter[str], suffixes: Sequence[str]) -> str:
     return f"{' with '.join(suffixes)} of subjects{more}"
 
 
-def _of_labels(participants: Participants, label: str) -> list[tuple[str, str]]:
+def _of_labels(participants: Participants, label: str, taken: Sequence[str]) -> list[tuple[str, str]]:
     said = []
     if label:
         said.append(("labels", f"from the column {label} of participants.tsv"))
-    elif participants.offers():
+    elif not taken and participants.offers():
         said.append(
             (
                 "offered",
