@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -113,6 +114,8 @@ def enroll_token(
         raise BadOption(problem="--researcher and --relay: a name is one of them")
     role = "researcher" if researcher else "relay" if relay else "hospital"
     screen.say(admin.new_token(load(folder), name, role))
+    until = utc(time.time() + admin.TOKEN_HOURS * 3600)
+    Screen(stderr=True).say(f"For {name} ({role}), once, until {until}.")  # a script takes the token alone
 
 
 @app.command()

@@ -96,10 +96,8 @@ def _show_joined(done: Joined, invitation: Invitation) -> None:
 
 def doctor(folder: Folder = DEFAULT) -> None:
     """Look at all that this node needs, and say the fix. Exit code 0: passed, 1: a problem, 4: no node."""
-    from hospital_node.doctor import examine
+    from hospital_node.doctor import examine, has_node
     from medveil.examined import show
 
-    with Screen(stderr=True).waiting():
-        found, node = examine(folder)
-    passed = show(screen, found)
-    raise typer.Exit(NO_NODE if not node else 0 if passed else 1)
+    passed = show(screen, examine(folder))
+    raise typer.Exit(NO_NODE if not has_node(folder) else 0 if passed else 1)

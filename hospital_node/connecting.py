@@ -30,6 +30,11 @@ from medveil.reachability import (
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 LOOK_S = 15.0
 ISSUER_S = 5.0
+AT_PROXY = "at the proxy"
+OWN_AUTHORITY = (
+    "Add the hospital's own authority to this machine's (update-ca-certificates), or name its file in "
+    "SSL_CERT_FILE. It is trusted for the proxy and never for the aggregator."
+)
 FAILURES = (httpx.TransportError, TimeoutError, SOCKSError)
 """What ends a request that did not get its answer."""
 
@@ -60,7 +65,10 @@ def open_client(address: str, context: ssl.SSLContext, proxy: Proxy | None) -> h
     through = None
     if proxy is not None:
         # The proxy itself, if it speaks TLS, is judged by this machine's authorities; the aggregator is not.
-        own = ssl.create_default_context() if proxy.url.startswith("https:") else None
+        own = None
+        if proxy.url.startswith("https:"):
+            own = ssl.create_default_context()
+            own.sslobject_class = _OfTheProxy
         through = httpx.Proxy(proxy.url, ssl_context=own)
     return httpx.AsyncClient(
         base_url=address,
@@ -72,6 +80,17 @@ def open_client(address: str, context: ssl.SSLContext, proxy: Proxy | None) -> h
         cookies=no_cookies(),
         follow_redirects=False,
     )
+
+
+class _OfTheProxy(ssl.SSLObject):
+    """Says of a refused certificate that it was the proxy's; the error itself does not."""
+
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except ssl.SSLCertVerificationError as error:
+            error.add_note(AT_PROXY)
+            raise
 
 
 @asynccontextmanager
@@ -137,7 +156,14 @@ def _ahead(date: str, at: float) -> float | None:
 
 
 async def check_shown(error: BaseException, address: str, proxy: Proxy | None) -> None:
-    """If a certificate is why the connection failed, say so. Raises: WrongAuthority, CertificateRefused."""
+    """If a certificate is why the connection failed, say so.
+
+    Raises: WrongAuthority, CertificateRefused; ProxyRefused if it was the proxy's own.
+    """
+    refused = refused_certificate(error)
+    if refused is not None and proxy is not None and AT_PROXY in getattr(refused, "__notes__", ()):
+        reason = f"the certificate of the proxy '{proxy.shown}' is not accepted: {refused.verify_message}"
+        raise ProxyRefused(reason=reason, remedy=OWN_AUTHORITY) from error
     issuer = await _issuer_shown(error, address, proxy)
     check_certificate(error, proxy=proxy.shown if proxy else "", issuer=issuer)
 

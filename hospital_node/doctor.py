@@ -7,14 +7,14 @@ import math
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 from cryptography import x509
 
 from hospital_node.connecting import Look, look
 from hospital_node.enrolment import line_to_aggregator
-from hospital_node.settings import Node, NodeSettings, NoNode
+from hospital_node.settings import FILE, Node, NodeSettings
 from hospital_node.transport import CLIENT_PAIR
 from medveil.errors import Error, utc
 from medveil.examined import Finding, disk, examined, memory, python
@@ -26,7 +26,6 @@ from medveil.shown import plain
 
 MANIFEST = "manifest.csv"
 SOON_S = 30 * 86_400.0
-Named = tuple[str, Callable[[], Finding]]
 
 
 def authority_finding(pem: bytes) -> Finding:
@@ -100,35 +99,37 @@ def torch_and_gpu() -> Finding:
     return Finding("torch", f"{torch.__version__}, CUDA: {told}")
 
 
-def examine(folder: Path) -> tuple[list[Finding], bool]:
-    """Look at everything; a check that itself fails is a finding, not a crash.
+def has_node(folder: Path) -> bool:
+    """Whether there is anything to look at but the machine."""
+    return (folder / FILE).exists()
 
-    Returns: the findings, and whether there is a node in the folder at all.
-    """
-    machine: list[Named] = [("versions", versions), ("torch", torch_and_gpu)]
+
+def examine(folder: Path) -> Iterator[Finding]:
+    """Look at one thing after the other; a check that itself fails is a finding, not a crash."""
+    yield from examined((("versions", versions), ("torch", torch_and_gpu)))
     try:
         node = Node.load(folder)
     except Error as error:
-        found = examined([*machine, ("memory", memory), ("disk", lambda: disk(_nearest(folder)))])
-        remedy = f"{error.remedy} [{error.code}]"
-        return [*found, Finding("node", error.what, remedy)], not isinstance(error, NoNode)
+        yield from examined((("memory", memory), ("disk", lambda: disk(_nearest(folder)))))
+        yield Finding("node", error.what, f"{error.remedy} [{error.code}]")
+        return
     seen: list[Look] = []
-    checks: list[Named] = [
-        *machine,
-        ("node", lambda: node_finding(node)),
-        ("disk", lambda: disk(folder)),
-        ("images", lambda: images_finding(node.settings.data)),
-        ("manifest", lambda: manifest_finding(node.settings.data)),
-        ("memory", lambda: memory_finding(node)),
-        ("authority", lambda: authority_finding(node.authority.read_bytes())),
-        ("address", lambda: address_finding(node.settings, node.authority, seen)),
-    ]
+    yield from examined(
+        (
+            ("node", lambda: node_finding(node)),
+            ("disk", lambda: disk(folder)),
+            ("images", lambda: images_finding(node.settings.data)),
+            ("manifest", lambda: manifest_finding(node.settings.data)),
+            ("memory", lambda: memory_finding(node)),
+            ("authority", lambda: authority_finding(node.authority.read_bytes())),
+            ("address", lambda: address_finding(node.settings, node.authority, seen)),
+        )
+    )
     if (folder / CLIENT_PAIR).exists():
-        checks.append(("certificate", lambda: certificate_finding((folder / CLIENT_PAIR).read_bytes())))
-    found = examined(checks)
+        yield from examined([("certificate", lambda: certificate_finding(folder / CLIENT_PAIR))])
     if seen:
-        found += [clock_finding(seen[0]), *examined([("enrolment", lambda: enrolment_finding(node))])]
-    return found, True
+        yield clock_finding(seen[0])
+        yield from examined([("enrolment", lambda: enrolment_finding(node))])
 
 
 def _nearest(folder: Path) -> Path:
@@ -168,7 +169,7 @@ def manifest_finding(folder: Path) -> Finding:
     from hospital_node.demand import images_in
 
     if not (folder / MANIFEST).is_file():
-        remedy = f"Write {MANIFEST} into the folder of images; docs/operator.md says how."
+        remedy = f"Make one: medveil node manifest (docs/operator.md says what {MANIFEST} holds)."
         return Finding("manifest", f"there is no {MANIFEST}", remedy)
     with open(folder / MANIFEST, "rb") as file:
         file.read(1)
@@ -197,9 +198,9 @@ def memory_finding(node: Node) -> Finding:
     return Finding("memory", told, remedy if asked[most] > limit else "")
 
 
-def certificate_finding(pair: bytes) -> Finding:
+def certificate_finding(pair: Path) -> Finding:
     """The node's TLS client certificate, where there is one."""
-    left_s = x509.load_pem_x509_certificate(pair).not_valid_after_utc.timestamp() - time.time()
+    left_s = x509.load_pem_x509_certificate(pair.read_bytes()).not_valid_after_utc.timestamp() - time.time()
     if left_s <= 0:
         return Finding("certificate", "this node's is over", "Get another one: medveil node certificate.")
     return Finding("certificate", f"this node's ends in {math.ceil(left_s / 86_400)} days; it renews itself")

@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,20 +128,20 @@ def check_folder(folder: Path, invitation: Invitation) -> Begun | None:
     return begun
 
 
-def examine(invitation: Invitation, settings: NodeSettings) -> list[Finding]:
-    """Everything that joining depends on, looked at at once; nothing is made."""
+def examine(invitation: Invitation, settings: NodeSettings) -> Iterator[Finding]:
+    """Everything that joining depends on, one thing after the other; nothing is made."""
     with tempfile.TemporaryDirectory() as scratch:  # mode 0700
         authority = Path(scratch) / "ca.pem"
         authority.write_text(invitation.authority)
         seen: list[Look] = []
-        found = examined(
+        yield from examined(
             (
                 ("authority", lambda: authority_finding(invitation.authority.encode())),
                 ("images", lambda: images_finding(settings.data)),
                 ("address", lambda: address_finding(settings, authority, seen)),
             )
         )
-    return [*found, *(clock_finding(one) for one in seen)]
+    yield from map(clock_finding, seen)
 
 
 def join(folder: Path, settings: NodeSettings, invitation: Invitation) -> Joined:

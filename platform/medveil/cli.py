@@ -81,11 +81,19 @@ def root_app(words: list[str]) -> typer.Typer:
 
     import typer
 
+    def begin(
+        version: bool = typer.Option(
+            False, "--version", is_eager=True, callback=_show_version, help="Show the version and exit."
+        ),
+    ) -> None:
+        _begin()
+
     called = next((word for word in words if not word.startswith("-")), "")
     app = typer.Typer(
         name="medveil",
         cls=_group(),
-        callback=_begin,
+        callback=begin,
+        context_settings={"help_option_names": ["-h", "--help"]},
         help="Hospitals train one imaging model together; no image and no single update leaves a hospital.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
@@ -139,6 +147,19 @@ def _ending_in(word: str) -> list[str]:
 
 def _not_loaded() -> None:
     """Stands in the list for a command of a room that was not called."""
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        import platform
+        from importlib.metadata import version
+
+        import typer
+
+        from medveil.shown import Screen
+
+        Screen().say(f"medveil {version('medveil')}, Python {platform.python_version()}")
+        raise typer.Exit
 
 
 def _begin() -> None:

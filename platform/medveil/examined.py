@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,22 +39,20 @@ class Finding:
 Check = Callable[[], Finding]
 
 
-def examined(checks: Sequence[tuple[str, Check]]) -> list[Finding]:
-    """Look at everything; a check that itself fails is a finding, not a crash."""
-    findings = []
+def examined(checks: Iterable[tuple[str, Check]]) -> Iterator[Finding]:
+    """Look at one thing after the other; a check that itself fails is a finding, not a crash."""
     for name, check in checks:
         try:
-            findings.append(check())
+            yield check()
         except Error as error:
-            findings.append(refused(name, error))
+            yield refused(name, error)
         except Exception as error:
             if isinstance(error, OSError) and error.strerror:
                 remedy = "Check that it is there and belongs to this user, and the room on its disk."
-                findings.append(Finding(name, error.strerror, remedy))
-                continue
-            remedy = f"This could not be examined: {plain(error, 120)}"
-            findings.append(Finding(name, type(error).__name__, remedy))
-    return findings
+                yield Finding(name, error.strerror, remedy)
+            else:
+                remedy = f"This could not be examined: {plain(error, 120)}"
+                yield Finding(name, type(error).__name__, remedy)
 
 
 def refused(name: str, error: Error) -> Finding:
@@ -63,7 +61,7 @@ def refused(name: str, error: Error) -> Finding:
 
 
 def show(screen: Screen, findings: Iterable[Finding]) -> bool:
-    """A line for each, the fix under what is not in order; whether all is."""
+    """A line for each as it comes, the fix under what is not in order; whether all is."""
     passed = True
     for one in findings:
         mark = good("PASSED ") if one.passed else fault("problem")

@@ -31,7 +31,8 @@ def from_options(function: Callable[[Options], None]) -> Callable[..., None]:
     run.__name__, run.__qualname__ = function.__name__, function.__qualname__
     run.__module__, run.__doc__ = function.__module__, function.__doc__
     taken = [field for field in fields(kind) if field.init]
-    taken.sort(key=lambda field: _default(field) is not Parameter.empty)  # as in a class that inherits none
+    own = kind.__annotations__  # what must be said first, then what is this command's own
+    taken.sort(key=lambda field: (_default(field) is not Parameter.empty, field.name not in own))
     run.__annotations__ = {field.name: hints[field.name] for field in taken}
     run.__signature__ = Signature(  # type: ignore[attr-defined]
         [

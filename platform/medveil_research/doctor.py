@@ -6,13 +6,14 @@ import os
 import socket
 import sqlite3
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from hospital_node.doctor import torch_and_gpu
 from medveil.examined import Finding, clock, disk, examined, memory, python
 
 
-def examine(folder: Path) -> list[Finding]:
+def examine(folder: Path) -> Iterator[Finding]:
     """Look at everything; a check that itself fails is a finding, not a crash.
 
     Args:

@@ -25,6 +25,7 @@ from aggregator.web.exchanges import MESSAGE_LIMIT, SEGMENT_LIMIT
 from aggregator.web.routes.parameters import POLL_LIMIT_S
 from hospital_node.settings import NodeSettings, Policy
 from medveil import evaluation, groups, log, noise_policies, study
+from medveil.cli import root_app
 from medveil.compression import MAPS
 from medveil.errors import Error
 from medveil.profiles import PROFILES
@@ -97,7 +98,9 @@ def root_command() -> click.Command:
     for entry in entry_points(group="medveil.commands"):
         room = entry.load()
         app.add_typer(room, name=entry.name) if isinstance(room, typer.Typer) else room(app)
-    return typer.main.get_command(app)
+    command = typer.main.get_command(app)
+    command.params = typer.main.get_command(root_app([])).params
+    return command
 
 
 def test_every_relative_link_leads_to_a_page_and_a_heading() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from medveil.errors import Error
 from medveil.invitation import Invitation, InvitationAltered, InvitationExpired, NotAnInvitation
 from medveil.shown import NotConfirmed
 from proxies import SmallProxy, running
-from served import served
+from served import ROOT, served
 
 
 @dataclass
@@ -91,11 +92,18 @@ def nothing_was_made() -> None:
     assert sorted(os.listdir()) == sorted(["films", *map(str, Path().glob("*.invitation"))])
 
 
-def test_two_commands_and_a_call_bring_a_hospital_in(consortium: Consortium) -> None:
+def documented(page: str, command: str) -> list[str]:
+    """The first command of this kind in a page, as it is typed; the page's folder of images is ours."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    line = next(line for line in text.splitlines() if line.startswith(f"medveil {command} "))
+    return shlex.split(line.replace("/data/chest-films", "films"))[2:]
+
+
+def test_the_two_documented_commands_and_a_call_bring_a_hospital_in(consortium: Consortium) -> None:
     """With the certificate that this aggregator asks for, and so that the doctor has nothing to say."""
-    invited = consortium.does("invite", "st-marys")
+    invited = consortium.does(*documented("admin.md", "aggregator invite"))
     assert "medveil node join st-marys.invitation --data FOLDER" in invited.output
-    joined = join("st-marys.invitation", "--epsilon-cap", "3")
+    joined = types(*documented("operator.md", "node join"), "--yes")
     assert joined.exit_code == 0, joined.output
     words = Invitation.read(Path("st-marys.invitation")).words
     for line in (" ".join(words[:6]), " ".join(words[6:])):
@@ -107,7 +115,7 @@ def test_two_commands_and_a_call_bring_a_hospital_in(consortium: Consortium) -> 
     assert key is not None
     assert key[0] in consortium.key_of("st-marys")
     node = Node.load(Path("node-data"))
-    assert node.settings.policy.epsilon_cap == 3
+    assert node.settings.policy.epsilon_cap == 10
     assert (node.folder / "client.pem").exists()
     assert not (node.folder / "joining.json").exists()
     write_folder(Path("films"))

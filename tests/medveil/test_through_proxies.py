@@ -197,6 +197,22 @@ def test_a_proxy_that_opens_tls_is_refused_and_the_authority_behind_it_is_named(
         assert "unopened (no TLS inspection)" in refused.value.remedy
 
 
+def test_a_proxy_whose_own_certificate_is_not_known_is_not_called_an_aggregator_that_lies(
+    address: str, tls: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hospital's authority counts for the hospital's proxy; here the proxy has another name."""
+    with running(SmallProxy("https", shows=context_of(tls / "hospital"))) as proxy:
+        for authority in ("", str(tls / "hospital" / "ca.pem")):
+            if authority:
+                monkeypatch.setenv("SSL_CERT_FILE", authority)
+            with pytest.raises(
+                ProxyRefused, match=r"certificate of the proxy 'https://127\.0\.0\.1"
+            ) as refused:
+                as_node(address, tls / "ours" / "ca.pem", proxy.url)
+            assert "SSL_CERT_FILE" in refused.value.remedy
+            assert ("127.0.0.1" in refused.value.what.partition("accepted")[2]) == bool(authority)
+
+
 @pytest.mark.parametrize(
     ("named", "problem"),
     [

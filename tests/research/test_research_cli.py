@@ -132,7 +132,7 @@ def test_a_report_is_made_from_a_result_file(
 
 def test_the_doctor_names_each_thing_it_looked_at(app: typer.Typer, tmp_path: Path) -> None:
     done = _run(app, "doctor", "--folder", tmp_path)
-    findings = doctor.examine(tmp_path)
+    findings = list(doctor.examine(tmp_path))
     assert [f.name for f in findings] == [
         "Python", "processor", "memory", "disk", "torch", "SQLite", "clock", "loopback port",
     ]  # fmt: skip

@@ -21,13 +21,15 @@ class SmallProxy:
     """A proxy on a port of this machine, one thread for each connection."""
 
     kind: str
-    """``http`` or ``socks5``."""
+    """``http``, ``https`` or ``socks5``."""
     password: str = ""
     """``USER:PASSWORD``; everybody may pass if empty."""
     refuses: str = ""
     """What it answers to every CONNECT, e.g. ``403 Forbidden``; of SOCKS the reply's number."""
     opens_as: ssl.SSLContext | None = None
     """TLS is ended here, under this certificate."""
+    shows: ssl.SSLContext | None = None
+    """Its own certificate, for ``https``."""
     asked: list[str] = field(default_factory=list)
     """HOST:PORT of every connection that was asked for."""
     port: int = 0
@@ -43,6 +45,10 @@ class SmallProxy:
     def serve(self, line: socket.socket) -> None:
         with line:
             line.settimeout(TIMEOUT_S)
+            if self.shows is not None:
+                with self.shows.wrap_socket(line, server_side=True) as opened:
+                    self._http(opened)
+                return
             target = self._http(line) if self.kind == "http" else self._socks(line)
             if target is None:
                 return
