@@ -16,6 +16,7 @@ from medveil_research.commands import (
     export,
     fetch,
     mnist,
+    own_model,
     predict,
     privacy,
     report,
@@ -53,6 +54,7 @@ def _research() -> typer.Typer:
     group.command("export")(export.export)
     group.command("verify")(export.verify)
     group.command("audit")(audit.audit)
+    group.command("own-model")(own_model.own_model)
     group.command("seed")(seed.seed)
     group.command("mnist")(mnist.mnist)
     return group

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import stat
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,16 @@ from pydantic import ValidationError
 from torch import nn
 from typer.testing import CliRunner
 
+from hospital_node.journal import Journal
+from hospital_node.lineage import OwnVersion, keep_version, version_path
+from hospital_node.personal import LABEL
+from hospital_node.personal import PersonalWeights as PersonalPart
+from hospitals import PEOPLE, make_hospital
 from medveil.compression import Compression
 from medveil.errors import BadFile, BadOption
 from medveil.strategies import BadStrategy
 from medveil.study import Study, read_study
-from medveil.tensors import Float32, from_safetensors
+from medveil.tensors import Float32, Update, from_safetensors, model_hash
 from medveil_imaging.models import ModelShape, build
 from medveil_imaging.patients import PatientImages
 from medveil_imaging.personal import personal_tensors
@@ -28,11 +35,15 @@ from medveil_research.cli import register
 from medveil_research.comparison.arms import in_one_place
 from medveil_research.comparison.engine import run_federated
 from medveil_research.export import export
+from medveil_research.fetching import TargetExists
 from medveil_research.finished import Finished
 from medveil_research.outlook import outlook
+from medveil_research.own_model import NoOwnModel, own_model
+from medveil_research.prediction.networks import in_torch
 from medveil_research.programs import PersonalWeights, network_of
 from medveil_research.studies import StudyOptions, new_study
 from medveil_research.study_file import to_toml, write_study
+from world import make_plan
 
 USUAL = StudyOptions(
     name="own-heads",
@@ -195,3 +206,38 @@ def test_nobody_takes_what_was_published_for_a_whole_model(tmp_path: Path) -> No
     words += ["--study", str(tmp_path / "study" / "study.toml"), "--data", str(tmp_path)]
     refused = CliRunner().invoke(app, words).exception
     assert isinstance(refused, PersonalWeights)
+
+
+def test_a_hospital_takes_its_own_model_out_of_its_node_and_predicts_with_it(tmp_path: Path) -> None:
+    study, start = made("head")
+    plan = make_plan(PEOPLE, study)
+    node = make_hospital(tmp_path).node
+    with closing(Journal(node.journal)) as journal:
+        journal.approve(plan, b"signed")
+
+    def refused() -> str:
+        with pytest.raises(NoOwnModel) as caught:
+            own_model(node, study.name)
+        return caught.value.what
+
+    assert "no sum of this plan" in refused()
+    shared = np.ones_like(start)
+    version = OwnVersion(2, 2, shared, {}, model_hash(shared, study.model.tensors), 2)
+    keep_version(version_path(node.models, plan), version)
+    assert "not on its disk" in refused()
+    kept = PersonalPart(node.models, plan, PEOPLE[0].secret_for(LABEL))
+    kept.part(2, np.full_like(start, 3.0), Update(np.full_like(start, 0.5)), summed=0)
+    app = typer.Typer()
+    register(app)
+    words = ["research", "own-model", plan.id[:8], "--node", str(node.folder), "-o", str(tmp_path / "mine")]
+    shown = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert shown.exit_code == 0
+    read, network, _ = in_torch(tmp_path / "mine", threads=1)
+    assert read.model.personal == ()
+    values = {name: set(weight.flatten().tolist()) for name, weight in network.named_parameters()}
+    assert values.pop("11.weight") == values.pop("11.bias") == {3.5}
+    assert all(found == {1.0} for found in values.values())
+    assert stat.S_IMODE((tmp_path / "mine" / "model.safetensors").stat().st_mode) == 0o600
+    assert isinstance(CliRunner().invoke(app, words).exception, TargetExists)
+    with pytest.raises(NoOwnModel, match="no approved plan of that name"):
+        own_model(node, "another")
