@@ -185,6 +185,13 @@ class Board:
             if known[plan] != before:
                 self._set(plans=tuple(known.values()))
 
+    def drop(self, plan: str) -> None:
+        """Forget a plan."""
+        with self._lock:
+            left = tuple(one for one in self._live.plans if one.plan != plan)
+            if left != self._live.plans:
+                self._set(plans=left)
+
     def only(self, plans: set[str]) -> None:
         """Forget every other plan."""
         with self._lock:
@@ -310,6 +317,13 @@ def note_held(*, paused: bool, leaving: set[str]) -> None:
 def own_birth() -> tuple[int, str]:
     """This process's number, and what tells it from a later one of the same number."""
     return os.getpid(), _born(os.getpid())
+
+
+def note_gone(plan: str) -> None:
+    """A plan is over here, or this hospital takes no part in it."""
+    board = _BOARD.get()
+    if board is not None:
+        board.drop(plan)
 
 
 def note_only(plans: set[str]) -> None:

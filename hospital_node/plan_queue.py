@@ -225,9 +225,10 @@ class PlanQueue:
         own = live.own_birth()
         while True:
             words, holds = self._orders.words(), self._orders.holds()
-            for plan, one in list(self._followed.items()):
-                if plan in words:
-                    one.task.cancel()
+            for plan in words:
+                live.note_gone(plan)
+                if plan in self._followed:
+                    self._followed[plan].task.cancel()
             for hold in holds:
                 if hold.kind == "leave":
                     self._leave(hold)
@@ -481,3 +482,4 @@ class PlanQueue:
             if plan.id in self._finished or self._orders.word(plan.id) is not None:
                 computation.finished()
                 self.forget_images()
+                live.note_gone(plan.id)

@@ -114,7 +114,8 @@ class Ward:
             if not task.cancelled():
                 task.result()
 
-        with live.told_to(live.Board(self.node)):
+        self.board = live.Board(self.node)
+        with live.told_to(self.board):
             asyncio.run(working())
 
     @property
@@ -209,6 +210,7 @@ def test_after_a_withdrawal_nothing_of_the_plan_is_sent(
     ward.work(queue, offered_again_and_again)
     assert ward.kinds[-2:] == [after, "withdrawn"]
     assert ward.kinds.count(after) == 1
+    assert ward.board.live.plans == ()
     (said,) = ward.world.status["refusals"]
     assert (said["hospital"], said["kind"], said["reason"]) == ("hospital-4", "withdrawn", WHY)
     assert ward.identity.name not in ward.world.status["approved"]
