@@ -71,13 +71,14 @@ class NodeChoices:
         from hospital_node.settings import NodeSettings, Policy
         from medveil.handed import problem_of
 
+        chosen = {limit: getattr(self, limit) for limit in Policy.model_fields if hasattr(self, limit)}
         try:
             return NodeSettings(
                 name=name,
                 aggregator=aggregator.rstrip("/"),
                 data=data.absolute(),
                 dataset=self.dataset or name,
-                policy=Policy(**{limit: getattr(self, limit) for limit in Policy.model_fields}),
+                policy=Policy(**chosen),  # the rest is set in node.json
                 proxy=self.proxy,
             )
         except ValidationError as error:
