@@ -11,9 +11,16 @@ import pydicom
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+)
 
 from dicom_files import film_file, header_of, picture, put_text, save
 from medveil_imaging.deidentification.datasets import Options
@@ -189,6 +196,26 @@ def test_what_lies_behind_the_last_pixel_is_cut(tmp_path: Path) -> None:
     header.PixelData += SECRET + b" " * (len(SECRET) % 2)
     path = save(tmp_path / "long.dcm", header)
     assert SECRET not in deidentified_file(path.read_bytes(), PSEUDONYMS)[0]
+
+
+def test_comments_in_compressed_frames_go_and_the_picture_stays(tmp_path: Path) -> None:
+    for kind, syntax, comment in (
+        ("JPEG", JPEGBaseline8Bit, b"\xff\xfe\x00\x0e" + SECRET),
+        ("JPEG", JPEGBaseline8Bit, b"\xff\xe1\x00\x0e" + SECRET),
+        ("JPEG2000", JPEG2000Lossless, b"\xff\x64\x00\x10\x00\x01" + SECRET),
+    ):
+        pixels = (picture() >> 4).astype(np.uint8)
+        out = io.BytesIO()
+        Image.fromarray(pixels).save(out, kind, **({"no_jp2": True} if kind == "JPEG2000" else {}))
+        frame = out.getvalue()
+        place = 2 if kind == "JPEG" else frame.index(b"\xff\x52")  # behind the size, which comes first
+        frame = frame[:place] + comment + frame[place:]
+        path = film_file(tmp_path / "in.dcm", pixels, syntax=syntax, frames=[frame])
+        made, _ = deidentified_file(path.read_bytes(), PSEUDONYMS)
+        assert SECRET in path.read_bytes()
+        assert SECRET not in made
+        (tmp_path / "out.dcm").write_bytes(made)
+        assert np.array_equal(read_film(tmp_path / "out.dcm").pixels, read_film(path).pixels), kind
 
 
 def test_a_picture_that_somebody_cleaned_before_keeps_that_record(tmp_path: Path) -> None:

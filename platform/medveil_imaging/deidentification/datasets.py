@@ -16,7 +16,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
 from medveil_imaging.deidentification.methods import BASIC, CHARACTERISTICS, SHIFTED, earlier, record
-from medveil_imaging.deidentification.pixels import visible_pixels
+from medveil_imaging.deidentification.pixels import visible_pixels, without_comments
 from medveil_imaging.deidentification.pseudonyms import Pseudonyms
 from medveil_imaging.deidentification.table import action_of
 from medveil_imaging.deidentification.values import DATES, age_band, dummy, moved_back
@@ -37,6 +37,7 @@ PICTURE = frozenset(
         *range(0x00281221, 0x00281224),
     }
 )
+FRAME_TABLES = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
 SEX, AGE = 0x00100040, 0x00101010
 PERSON = 0x0010
 """The group of the patient, whose dates (of birth) are never told, shifted or not."""
@@ -94,8 +95,11 @@ def deidentified(dataset: Dataset, pseudonyms: Pseudonyms, options: Options | No
         walk = _Walk(pseudonyms, chosen, days)
         clean = walk.cleaned(dataset, 0)
         pixels = visible_pixels(dataset)
+        pixels = without_comments(dataset) if pixels is None else pixels
         if pixels is not None:
             clean[pixels.tag] = pixels
+            for name in FRAME_TABLES:  # they tell where frames began
+                clean.pop(name, None)
             walk.counts["pixels"] += 1
         clean.PatientID = person
         asked = {SHIFTED: chosen.dates == "shifted", CHARACTERISTICS: chosen.characteristics}
