@@ -57,8 +57,8 @@ class PersonalWeights(Error):
             "the values that the study began with.",
             meaning="Before they are fitted to somebody's patients the model says nothing of an image, so it "
             "was not used.",
-            remedy="Fit it to your own patients: 'medveil research evaluate --adapt STEPS --keep FILE', or "
-            "'medveil study new --from' for a study that goes on from it.",
+            remedy="Fit it to your own patients ('medveil research evaluate --adapt STEPS'), go on from it "
+            "('medveil study new --from'), or take your own hospital's ('medveil research own-model').",
         )
 
 
