@@ -21,6 +21,7 @@ from hospital_node.cli_join import doctor, join
 from hospital_node.cli_ledger import DEFAULT, Folder, ledger, node_in
 from hospital_node.cli_manifest import manifest
 from hospital_node.cli_pacs import pacs
+from hospital_node.cli_page import page
 from hospital_node.cli_relay import relay
 from hospital_node.cli_sent import sent
 from hospital_node.cli_setup import certificate, enroll, init
@@ -55,6 +56,7 @@ app.command()(policy)
 for command in (refuse, withdraw, leave, pause, resume, stop):
     app.command()(command)
 app.command()(doctor)
+app.command()(page)
 screen, progress = Screen(), Screen(stderr=True)
 
 

@@ -31,6 +31,7 @@ def check_images(node: Node, study: Study, plan: Plan | None = None) -> int:
 
     Returns: the exit status: 0 fine, 1 something refused or changed, 4 nobody to train on.
     """
+    from hospital_node.checked import keep
     from hospital_node.cohort import ImagesFolder
     from hospital_node.images import read_images
     from hospital_node.operator import frozen, viewed
@@ -43,6 +44,7 @@ def check_images(node: Node, study: Study, plan: Plan | None = None) -> int:
     with progress.waiting(), viewed(node) as records:
         if study.privacy.kind != "none":
             moved = records.ledger.usable(study, records.frozen(images.reading(study, records.reading)))[1]
+        keep(node, study, site, moved=moved)
         screen.say(strong(study.name), f"{study.task} of {study.transforms.profile} images")
         splits = (("train", site.train), ("val", site.val), ("test", site.test))
         rows = [(name, str(len(each)), str(sum(len(p) for p in each))) for name, each in splits]

@@ -69,7 +69,7 @@ def test_no_template_brings_a_style_a_handler_or_a_script_or_file_of_another_hos
     if file.parts[-3] == "medveil_research":  # one file, without script
         assert not re.search(r"<script|<link", text)
     assert not re.search(
-        r'<script(?! src="/[a-z.]+"[^>]*></script>)|<link(?! rel="stylesheet" href="/)', text
+        r'<script(?! src="/[a-z.]+"[^>]*></script>)|<link(?! rel="(icon|stylesheet)" href="/)', text
     )
 
 

@@ -1,0 +1,103 @@
+"""A plan on offer as its operator reads it, and how it differs from the one that was approved last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from hospital_node.demand import demand_of
+from hospital_node.operator import Standing
+from hospital_node.page.values import Card, Difference, Trouble
+from hospital_node.settings import NodeSettings
+from hospital_node.views import plan_rows
+from medveil.plan import Plan
+from medveil.shown import Words, plain
+from medveil.spoken import words_of
+from medveil.study import Study
+from privacy.dp.policy import Split
+
+DESCRIPTION = 2000
+"""Most characters of what a study's author says."""
+
+
+def card_of(one: Standing, settings: NodeSettings) -> Card:
+    """A plan and where it stands, for its operator."""
+    plan, study = one.plan, one.plan.study
+    privacy, asked, before = study.privacy, demand_of(plan, settings), one.before
+    private, found = privacy.kind != "none", one.patients
+    return Card(
+        plan=plan.id,
+        words=words_of(plan.hash),
+        study=study.name,
+        description=plain(study.description, DESCRIPTION) if study.description else "",
+        task=study.task,
+        classes=tuple(plain(name, 60) for name in study.classes),
+        profile=study.transforms.profile,
+        model=plain(study.model.name),
+        parameters=study.trained_weights,
+        rounds=study.training.rounds,
+        hospitals=tuple(plain(member.name) for member in plan.roster),
+        smallest_sum=study.cohort.min_hospitals,
+        resisted=study.secure_aggregation.colluders,
+        privacy=privacy.kind,
+        epsilon=privacy.epsilon if privacy.kind != "none" else 0.0,
+        delta=privacy.delta if privacy.kind != "none" else 0.0,
+        cap=settings.policy.epsilon_cap if private else 0.0,
+        upload_bytes=asked.upload_bytes,
+        evaluation_bytes=asked.evaluation_bytes,
+        longest_hours=asked.longest_hours,
+        memory_bytes=asked.memory_bytes,
+        own_figures=study.evaluation.per_site,
+        starts_from="" if study.model.parent is None else plain(study.model.parent.words),
+        patients={} if found is None else {split.value: found.cohort.count(split) for split in Split},
+        left_out=0 if found is None else found.moved,
+        declared=0 if found is None else found.declared,
+        stands=one.stands.value,
+        approvals=one.approvals,
+        approvals_needed=plan.approvals_needed,
+        word="" if one.word is None else plain(one.word.reason),
+        refusal=None if one.refusal is None else Trouble.of(one.refusal),
+        since="" if before is None else before.study.name,
+        differences=() if before is None else tuple(differences(before, plan)),
+        terms=tuple((_text(a), _text(b)) for a, b in plan_rows(plan, settings, known=one.parent_known)),
+    )
+
+
+def _private(study: Study) -> tuple[str, str]:
+    privacy = study.privacy
+    return ("—", "—") if privacy.kind == "none" else (f"{privacy.epsilon:g}", f"{privacy.delta:g}")
+
+
+ITEMS: dict[str, Callable[[Plan], str]] = {
+    "rounds": lambda p: f"{p.study.training.rounds:,}",
+    "noise": lambda p: p.study.privacy.kind,
+    "epsilon": lambda p: _private(p.study)[0],
+    "delta": lambda p: _private(p.study)[1],
+    "hospitals": lambda p: ", ".join(plain(member.name) for member in p.roster),
+    "smallest-sum": lambda p: str(p.study.cohort.min_hospitals),
+    "colluders": lambda p: str(p.study.secure_aggregation.colluders),
+    "task": lambda p: p.study.task,
+    "classes": lambda p: ", ".join(plain(name, 60) for name in p.study.classes),
+    "model": lambda p: f"{plain(p.study.model.name)}, {p.study.trained_weights:,}",
+    "images": lambda p: f"{p.study.transforms.profile}, {' × '.join(map(str, p.study.transforms.size))}",
+    "work": lambda p: _work(p.study),
+    "own-figures": lambda p: "✓" if p.study.evaluation.per_site else "—",
+}
+"""What is compared: key of the catalogue → the item in a plan's own words."""
+
+
+def differences(before: Plan, now: Plan) -> Iterator[Difference]:
+    """What a person would ask about; every other term is in the fold below, whole."""
+    for item, told in ITEMS.items():
+        if told(before) != told(now):
+            yield Difference(item, told(before), told(now))
+
+
+def _work(study: Study) -> str:
+    training = study.training
+    steps = training.local_steps or 0
+    unit = f"{steps:,} ×" if steps else f"{training.local_epochs or 0} ×"
+    return f"{unit} {training.batch_images:,}, {training.optimizer} {training.learning_rate:g}"
+
+
+def _text(words: Words) -> str:
+    return words if isinstance(words, str) else words.plain
