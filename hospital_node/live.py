@@ -64,7 +64,7 @@ class PlanLive(Frozen):
     stand: Stand = "waiting"
     """``approvals``: too few hospitals have signed. ``ready``: between two rounds. ``away``: this hospital
     joins no attempt, as its operator or its policy says."""
-    waits_for: str = ""
+    waits_for: str = "the aggregator's answer"
     """In words, for people."""
     code: str = ""
     """Of what keeps it waiting."""

@@ -184,6 +184,7 @@ class PlanQueue:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _go_on(self) -> None:
+        self._note_plans({})
         while True:
             pause_s = IDLE_S
             try:

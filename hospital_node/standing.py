@@ -9,6 +9,7 @@ from enum import IntEnum
 from hospital_node import live
 from hospital_node.live import Live, PlanLive
 from hospital_node.operator import opened
+from hospital_node.orders import Orders
 from hospital_node.settings import Node
 from hospital_node.spending import spending
 from medveil.errors import Error
@@ -75,6 +76,7 @@ def status_of(node: Node) -> NodeStatus:
 
 def _approved(node: Node) -> tuple[PlanLive, ...]:
     with opened(node) as journal:
+        left = Orders(journal).words()
         return tuple(
             PlanLive(
                 plan=plan.id,
@@ -85,7 +87,7 @@ def _approved(node: Node) -> tuple[PlanLive, ...]:
                 waits_for="this node to run: medveil node run",
             )
             for plan, _ in journal.approved()
-            if (progress := journal.progress(plan.id)) is not None
+            if plan.id not in left and (progress := journal.progress(plan.id)) is not None
         )
 
 

@@ -214,6 +214,7 @@ class Transport:
                     raise lost from error
                 log.info("aggregator.unreachable", reason=lost.reason)
                 live.note_connected(False)
+                live.note_problem(lost)
                 asked_s = busy.wait_s if busy else 0.0
             await asyncio.sleep(asked_s + pause * random.uniform(0.5, 1.5))
             pause = min(2 * pause, 10.0)

@@ -99,8 +99,16 @@ def get_logger() -> Any:
 
 
 def _sentences(people: People) -> Callable[..., str]:
+    import structlog
+
+    last = [""]
+
     def shown(_: Any, __: str, event: Mapping[str, Any]) -> str:
-        return f"{dt.datetime.now():%H:%M:%S}  {plain(people(event), SENTENCE)}"
+        sentence = plain(people(event), SENTENCE)
+        if sentence == last[0]:
+            raise structlog.DropEvent  # said already, and nothing else since
+        last[0] = sentence
+        return f"{dt.datetime.now():%H:%M:%S}  {sentence}"
 
     return shown
 

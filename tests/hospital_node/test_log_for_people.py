@@ -130,3 +130,16 @@ def test_a_journal_that_cannot_be_written_is_an_error_in_words(tmp_path: Path) -
     with pytest.raises(JournalFailed, match="readonly database"):
         write()
     journal.close()
+
+
+def test_what_is_said_twice_in_a_row_is_said_once() -> None:
+    code = (
+        "from medveil.log import get_logger, set_up; set_up(people=lambda event: str(event['count'])); "
+        "[get_logger().info('x', count=count) for count in (1, 1, 1, 2, 1)]"
+    )
+    ours, theirs = pty.openpty()
+    subprocess.run([sys.executable, "-c", code], stderr=theirs, check=True)
+    os.close(theirs)
+    said = [line.split()[-1] for line in os.read(ours, 1000).decode().splitlines()]
+    os.close(ours)
+    assert said == ["1", "2", "1"]
