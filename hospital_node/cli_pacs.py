@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hospital_node.pacs.fetching import Outcome, Refusal, Wanted
-    from hospital_node.pacs.peer import Query
+    from hospital_node.pacs.peer import Pacs, Query
     from hospital_node.pacs.settings import PacsSettings
     from hospital_node.settings import Node
 
@@ -29,7 +29,7 @@ MOST = 200
 """Rows of a table, or refusals, that are shown."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Connection:
     """Options by which a PACS is reached."""
 
@@ -60,7 +60,7 @@ class Connection:
         typer.Option(help="CSV with patient_id or accession_number of those who said no."),
     ] = None
 
-    def settings(self, address: str) -> PacsSettings:
+    def pacs_settings(self, address: str) -> PacsSettings:
         """What is kept of them. Raises: BadOption, PasswordShown, BadPacsList."""
         from pydantic import ValidationError
 
@@ -86,7 +86,7 @@ class Connection:
         return made
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Selection:
     """Options that say which series are meant."""
 
@@ -136,7 +136,7 @@ class Selection:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ConnectOptions(Connection):
     """Options of ``medveil node pacs connect``."""
 
@@ -146,14 +146,14 @@ class ConnectOptions(Connection):
     folder: Folder = DEFAULT
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FindOptions(Selection):
     """Options of ``medveil node pacs find``."""
 
     folder: Folder = DEFAULT
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FetchOptions(Selection):
     """Options of ``medveil node pacs fetch``."""
 
@@ -166,7 +166,7 @@ def connect(options: ConnectOptions) -> None:
     node = node_in(options.folder)
     from hospital_node.pacs import settings
 
-    made = options.settings(options.address)
+    made = options.pacs_settings(options.address)
     made.connected().check()
     settings.save(node.folder, made)
     screen.say(good("PASSED"), " The PACS answers and lets this node in. Next: medveil node pacs find")
@@ -210,8 +210,13 @@ def fetch(options: FetchOptions) -> None:
     raise typer.Exit(1 if outcome.refusals else 0)
 
 
-def fetched(node: Node, settings: PacsSettings, wanted: Wanted) -> Outcome:
-    """One run, shown as it goes. Raises: what says that the PACS cannot be asked at all."""
+def fetched(node: Node, settings: PacsSettings, wanted: Wanted, line: Pacs | None = None) -> Outcome:
+    """One run, shown as it goes.
+
+    Args:
+        line: to the PACS, if there is one already.
+    Raises: what says that the PACS cannot be asked at all.
+    """
     from hospital_node.pacs.cleaning import cleaner
     from hospital_node.pacs.fetching import Fetching
     from hospital_node.pacs.store import store_of
@@ -220,7 +225,7 @@ def fetched(node: Node, settings: PacsSettings, wanted: Wanted) -> Outcome:
     if wanted.labels is not None and wanted.labels.left:
         names = ", ".join(plain(name, 40) for name in wanted.labels.left[:20])
         screen.say(faint(f"Not taken from the list: {names} (--column NAME takes one)."))
-    line = settings.connected()
+    line = settings.connected() if line is None else line
     try:
         with progress.waiting():
             outcome = Fetching(line, store, wanted, cleaner(store.names)).run()

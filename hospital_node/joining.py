@@ -25,7 +25,7 @@ from hospital_node.enrolment import line_to_aggregator
 from hospital_node.line import AggregatorProblem
 from hospital_node.settings import FILE, Node, NodeSettings
 from medveil.errors import Error
-from medveil.examined import Finding, examined
+from medveil.examined import Check, Finding, examined
 from medveil.files import replace_durably
 from medveil.handed import parsed, read_whole
 from medveil.identity import Identity, KeyFileExists
@@ -128,8 +128,12 @@ def check_folder(folder: Path, invitation: Invitation) -> Begun | None:
     return begun
 
 
-def examine(invitation: Invitation, settings: NodeSettings) -> Iterator[Finding]:
-    """Everything that joining depends on, one thing after the other; nothing is made."""
+def examine(invitation: Invitation, settings: NodeSettings, images: Check | None = None) -> Iterator[Finding]:
+    """Everything that joining depends on, one thing after the other; nothing is made.
+
+    Args:
+        images: looks at where images come from, if that is no folder.
+    """
     with tempfile.TemporaryDirectory() as scratch:  # mode 0700
         authority = Path(scratch) / "ca.pem"
         authority.write_text(invitation.authority)
@@ -137,7 +141,7 @@ def examine(invitation: Invitation, settings: NodeSettings) -> Iterator[Finding]
         yield from examined(
             (
                 ("authority", lambda: authority_finding(invitation.authority.encode())),
-                ("images", lambda: images_finding(settings.data)),
+                ("images", images or (lambda: images_finding(settings.data))),
                 ("address", lambda: address_finding(settings, authority, seen)),
             )
         )

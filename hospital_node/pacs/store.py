@@ -222,9 +222,9 @@ def _split_of(told: set[str]) -> str:
     return next((split for split in ("train", "val", "test") if split in told), "")
 
 
-def folder_of(node: Node) -> Path:
-    """Where the images of a node's PACS lie, with their manifest."""
-    return node.folder / FOLDER / "images"
+def folder_in(node: Path) -> Path:
+    """Where the images of a PACS lie, with their manifest, in a node's folder."""
+    return node / FOLDER / "images"
 
 
 def store_of(node: Node) -> Store:

@@ -177,7 +177,9 @@ def test_the_pack_comes_out_as_the_volumes_and_films_it_was_made_from(
         assert (outcome.instances, outcome.refusals) == (before[0], [])
         assert server.state() == before
     for site in SITES:
-        for line in csv.DictReader((pack / site / "manifest.csv").open(encoding="utf-8", newline="")):
+        with (pack / site / "manifest.csv").open(encoding="utf-8", newline="") as file:
+            listed = list(csv.DictReader(file))
+        for line in listed:
             record = store.record(store.names.series(line["series_uid"]))
             assert record is not None
             assert record.patient == store.names.patient(line["patient_id_in_file"])
