@@ -173,17 +173,24 @@ def test_a_line_that_is_cut_greys_the_page_and_one_that_comes_back_brings_the_ne
     chromium: Any, page: Served
 ) -> None:
     reader: Any = page.page.reader
-    before = reader.now
+    before, real = reader.now, page.page.stream
     context = chromium.new_context()
     context.add_init_script(FAST_CLOCK)
     window = context.new_page()
+
+    async def falls_silent(request: Any) -> Any:
+        async for one in real(request):
+            yield one
+            await page.page._stopping.wait()
+
+    page.page.stream = falls_silent  # type: ignore[method-assign,assignment]
     window.goto(page.link)
     window.locator("#age", has_text="live").wait_for()
-    page.page.every_s = 3600.0
+    window.wait_for_load_state("networkidle")
     window.evaluate("pass(41000)")
-    window.locator("#age.late", has_text="no news for 4").wait_for()
+    window.locator("#age.late", has_text="no news for").wait_for()
     assert window.locator("main.stale").count() == 1
-    page.page.every_s = 0.05
+    page.page.stream = real  # type: ignore[method-assign]
     window.reload()
     reader.change(leaves=made_panels(0).leaves)
     window.locator("#leaves", has_text="Nothing has left").wait_for()
