@@ -169,6 +169,8 @@ def test_every_call_that_makes_something_durable_is_inside_a_step() -> None:
         "backup.py: os.fsync(copy.fileno())",  # a copy in a new folder, which counts when its list is written
         "blobs.py: sync(folder.parent)",  # an empty folder
         "database.py: connection.commit()",  # a session's setting
+        "invitations.py: replace_durably(path, before, private=True)",  # a file that is handed on
+        "invitations.py: replace_durably(path, invitation.to_bytes(), private=True)",
     ]
 
 
