@@ -58,6 +58,28 @@ class NodeChoices:
     memory_gb: Annotated[
         float | None, typer.Option(help="Most memory a plan may take, in GB; 90 % of the machine without it.")
     ] = None
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option("--task", help="What may be learned here; repeatable."),
+    ] = None
+    profiles: Annotated[
+        list[str] | None, typer.Option("--profile", help="Kinds of images that may be used; repeatable.")
+    ] = None
+    hours: Annotated[
+        str | None, typer.Option(help="Local time in which rounds are joined, e.g. 19:00-07:00.")
+    ] = None
+    max_upload_mb: Annotated[float | None, typer.Option(help="Most that a round may send, in MB.")] = None
+    upload_bytes_per_s: Annotated[int | None, typer.Option(help="Fastest that updates are sent.")] = None
+    gpu: Annotated[bool, typer.Option(help="Whether the GPU may be used.")] = True
+    gpu_device: Annotated[int | None, typer.Option(help="Which GPU, counted from 0.")] = None
+    gpu_memory_share: Annotated[float | None, typer.Option(help="Most of the GPU's memory, 0 to 1.")] = None
+    burned_in: Annotated[
+        str,
+        typer.Option(help="Films that seem to show writing: warn or refuse."),
+    ] = "warn"
+    faces: Annotated[str, typer.Option(help="Volumes that seem to show a face: warn, refuse or allow.")] = (
+        "warn"
+    )
     proxy: Annotated[
         str,
         typer.Option(help="The proxy to the aggregator; 'none': go without. HTTPS_PROXY says, if left out."),
@@ -71,14 +93,14 @@ class NodeChoices:
         from hospital_node.settings import NodeSettings, Policy
         from medveil.handed import problem_of
 
-        chosen = {limit: getattr(self, limit) for limit in Policy.model_fields if hasattr(self, limit)}
+        chosen = {limit: getattr(self, limit) for limit in Policy.model_fields}
         try:
             return NodeSettings(
                 name=name,
                 aggregator=aggregator.rstrip("/"),
                 data=data.absolute(),
                 dataset=self.dataset or name,
-                policy=Policy(**chosen),  # the rest is set in node.json
+                policy=Policy(**chosen),
                 proxy=self.proxy,
             )
         except ValidationError as error:

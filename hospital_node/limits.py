@@ -111,6 +111,8 @@ def policy_rows(policy: Policy) -> Iterator[tuple[str, str, str]]:
     yield "hours", one.hours or "always", "local time in which rounds are joined; one that began goes on"
     memory = "nine tenths" if one.memory_gb is None else f"{one.memory_gb:g} GB"
     yield "memory_gb", memory, "most of this machine's memory"
+    yield "burned_in", one.burned_in, "what becomes of a film that seems to show writing"
+    yield "faces", one.faces, "what becomes of a volume that seems to show a face"
     yield "gpu", _yes(one.gpu), "the GPU may be used"
     device = "the first" if one.gpu_device is None else str(one.gpu_device)
     yield "gpu_device", device, "which, counted from 0"

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from aggregator.auditlog import Head
+from aggregator.storage.database import Database
 from medveil.identity import Identity
 from medveil.plan import Plan
 from old_folders import unpack
@@ -33,6 +34,7 @@ def left(folder: Path, told: dict[str, Any]) -> Iterator[Left]:
     identities = [Identity.load(name, folder / name) for name in told["hospitals"]]
     admin = Identity.load("admin", folder / "admin.key")
     database = folder / "aggregator.db"
+    Database.migrated(database).close()
     with closing(sqlite3.connect(database)) as link:
         texts = dict(link.execute("SELECT id, plan FROM plans"))
     plans = {name: Plan.model_validate_json(texts[one["id"]]) for name, one in told["plans"].items()}

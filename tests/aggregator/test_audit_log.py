@@ -24,7 +24,7 @@ from aggregator.storage.transactions import Transactions, WrongAdminKey
 from databases import run
 from door import Door
 from medveil.identity import BadSignature, Identity
-from medveil.messages import PlanOffers, Work
+from medveil.messages import PlanOffers, Refusal, Work
 from medveil.plan import Plan
 from medveil.reports import AttemptReport
 from medveil.rounds import AttemptKey, ModelVersion, RoundKind
@@ -61,6 +61,9 @@ CHANGES: dict[str, Callable[[Store], object]] = {
     "register.enrol": lambda s: s.register.enrol(SECRETS[0], name="st-marys", public_key=b"k" * 32, now=1.0),
     "plans.add": lambda s: s.plans.add(PLAN, b"s" * 64, version(0), 1.0),
     "plans.add_approval": lambda s: s.plans.add_approval(PLAN.id, "hospital-1", b"s" * 64),
+    "plans.add_refusal": lambda s: s.plans.add_refusal(
+        PLAN.id, "hospital-2", Refusal(kind="refused", reason="no films", signature=b"s" * 64), 1.0
+    ),
     "plans.open_attempt": lambda s: s.plans.open_attempt(KEY, kind=RoundKind.TRAIN, model="00" * 32, now=1.0),
     "plans.add_event": lambda s: s.plans.add_event(KEY, 0, "unmask", SECRETS[1].encode(), actor="hospital-1"),
     "plans.end_attempt": lambda s: s.plans.end_attempt(PLAN.id, FAILED, version=version(1)),
@@ -72,8 +75,8 @@ CHANGES: dict[str, Callable[[Store], object]] = {
 READS = {
     "transactions": "admin_key break_off check_admin_key check_file check_lead close head in_doubt "
     "last_write probe read remembered_head settled signer witnessed",
-    "plans": "all approval_counts approvals attempts events has_model is_open newest_version progress rows "
-    "version versions",
+    "plans": "all approval_counts approvals attempts events has_model is_open newest_version progress "
+    "refusals rows version versions",
     "register": "api_token api_tokens enrol_tokens enrolled_keys opens party plan_ids readable researchers",
     "log": "entries key_changes recorded_key succession verify",
 }
@@ -139,7 +142,7 @@ def test_every_change_adds_entries_and_the_tables_are_what_they_say(store: Store
         assert without_log(where) != rows, name
         assert store.log.verify() == store.transactions.head
     log = list(store.log.entries())
-    assert [(e.actor, e.action) for e in log][-18:] == [
+    assert [(e.actor, e.action) for e in log][-19:] == [
         ("aggregator", "lead.taken"),
         ("admin", "token.added"),
         ("st-marys", "token.used"),
@@ -147,6 +150,7 @@ def test_every_change_adds_entries_and_the_tables_are_what_they_say(store: Store
         ("admin", "plan.created"),
         ("admin", "version.published"),
         ("hospital-1", "plan.approved"),
+            ("hospital-2", "plan.refused"),
         ("aggregator", "attempt.opened"),
         ("hospital-1", "attempt.message"),
         ("aggregator", "attempt.ended"),
@@ -321,7 +325,7 @@ def test_a_log_signed_anew_with_another_key_is_found() -> None:
 
 
 @pytest.mark.parametrize(
-    "details", [{"patient": "x"}, {"row": b"bytes"}, {"row": 1.5}, {"reason": "x" * 81}, {"name": "y"}]
+    "details", [{"patient": "x"}, {"row": b"bytes"}, {"row": 1.5}, {"reason": "x" * 81}, {"surname": "y"}]
 )
 def test_only_listed_short_details_can_be_written(details: Any) -> None:
     with pytest.raises(ValueError, match="takes no detail"):

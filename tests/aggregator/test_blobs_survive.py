@@ -54,7 +54,7 @@ def test_a_torn_or_flipped_segment_is_never_summed(folder: Path, kind: str, foun
         blobs.segment("a", 2, 0, DIGEST)
     with pytest.raises(DamagedSegment) as caught:
         sum_segment(job, 0)
-    assert (caught.value.hospital, caught.value.segment) == (2, 0)
+    assert (caught.value.source, caught.value.segment) == (2, 0)
     blobs.put_segment("a", 2, 0, DATA)  # the upload is repeated
     sum_segment(job, 0)
 

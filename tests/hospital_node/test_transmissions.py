@@ -29,6 +29,7 @@ from hospital_node.transport import Transport
 from medveil.identity import Identity
 from medveil.ids import fingerprint
 from medveil.rounds import AttemptKey
+from medveil.shown import Screen
 
 ME, PLAN = Identity.generate("st-marys"), "ab" * 32
 
@@ -390,7 +391,11 @@ def command(node: Node, *words: str) -> str:
     return done.output
 
 
-def test_people_see_what_left_what_it_sums_to_and_what_never_leaves(node: Node) -> None:
+def test_people_see_what_left_what_it_sums_to_and_what_never_leaves(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("hospital_node.cli_sent.screen", Screen())  # an earlier test's may be narrower
     shown = command(node)
     assert "masked-segment × 2" in shown
     assert "alice" in shown

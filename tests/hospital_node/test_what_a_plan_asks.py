@@ -210,6 +210,15 @@ def test_every_policy_can_be_set_when_the_node_is_made(tmp_path: Path, authority
         "--memory-gb": "8",
         "--delta-cap": "1e-6",
         "--epsilon-cap": "3",
+        "--task": "segmentation",
+        "--profile": "mri",
+        "--hours": "19:00-07:00",
+        "--max-upload-mb": "50",
+        "--upload-bytes-per-s": "100000",
+        "--gpu-device": "1",
+        "--gpu-memory-share": "0.5",
+        "--burned-in": "refuse",
+        "--faces": "allow",
     }
     words = [part for pair in options.items() for part in pair]
     words += ["--allow-no-privacy", "--count-joint-noise"]
@@ -221,6 +230,7 @@ def test_every_policy_can_be_set_when_the_node_is_made(tmp_path: Path, authority
         "--allow-no-privacy",
         "--count-joint-noise",
         "--allow-site-figures",
+        "--no-gpu",
     )
     policy = Node.load(tmp_path / "node").settings.policy
     left = {name for name, field in Policy.model_fields.items() if getattr(policy, name) == field.default}
@@ -229,7 +239,13 @@ def test_every_policy_can_be_set_when_the_node_is_made(tmp_path: Path, authority
 
 @pytest.mark.parametrize(
     "option",
-    [("--min-hospitals", "2"), ("--memory-gb", "0"), ("--epsilon-cap", "nan"), ("--max-steps", "0")],
+    [
+        ("--min-hospitals", "2"),
+        ("--memory-gb", "0"),
+        ("--epsilon-cap", "nan"),
+        ("--max-steps", "0"),
+        ("--hours", "late"),
+    ],
 )
 def test_a_policy_that_makes_no_sense_is_refused_at_once(
     tmp_path: Path, authority: Path, option: tuple[str, str]

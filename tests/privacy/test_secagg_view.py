@@ -171,6 +171,7 @@ SIMULATOR: dict[str, dict[str, str]] = {
         "signature": "identity keys",
         "committed_hash": "the set U2 and the transcript",
         "segments": "hashes of uniform words that add up to the sum and the revealed masks",
+        "relay": "a public key that the hospital's operator has named before any update",
     },
     "agree": {
         "sender": "the set of those who agreed",
