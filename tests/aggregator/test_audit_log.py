@@ -150,7 +150,7 @@ def test_every_change_adds_entries_and_the_tables_are_what_they_say(store: Store
         ("admin", "plan.created"),
         ("admin", "version.published"),
         ("hospital-1", "plan.approved"),
-            ("hospital-2", "plan.refused"),
+        ("hospital-2", "plan.refused"),
         ("aggregator", "attempt.opened"),
         ("hospital-1", "attempt.message"),
         ("aggregator", "attempt.ended"),

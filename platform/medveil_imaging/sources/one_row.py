@@ -83,7 +83,7 @@ class RowShape:
         """The files that the line is made of; what they hold comes to :meth:`shaped` in the same order."""
         images = images_wanted(self._transforms, row.paths)
         outline: Kind = "label film" if self._flat else "label map"
-        return images if row.label_map is None else (*images, Wanted(outline, row.label_map))
+        return images if row.label_map is None else (*images, Wanted(outline, row.label_map, row.paths[0]))
 
     def shaped(self, row: Row, read: Sequence[Film | Volume]) -> Shaped:
         """The line's images and labels.

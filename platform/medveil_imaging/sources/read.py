@@ -9,6 +9,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
+from medveil_imaging.sources.dicom.segmentation import is_segmentation, read_segmentation
 from medveil_imaging.sources.dicom.series import read_dicom_series
 from medveil_imaging.sources.faces import shows_face
 from medveil_imaging.sources.formats import Format, format_of
@@ -33,6 +34,8 @@ class Wanted:
 
     kind: Kind
     path: Path
+    beside: Path | None = None
+    """Of a label map: its image, on whose slices a DICOM segmentation is laid."""
 
 
 def read_wanted(wanted: Wanted) -> Film | Volume:
@@ -46,7 +49,7 @@ def read_wanted(wanted: Wanted) -> Film | Volume:
         "colour film": read_colour_film,
         "volume": read_volume,
         "channels": read_channels,
-        "label map": read_label_map,
+        "label map": lambda path: read_label_map(path, wanted.beside),
         "label film": read_label_film,
     }
     return readers[wanted.kind](wanted.path)
@@ -98,14 +101,16 @@ def read_channels(path: Path) -> Volume:
     return _checked(_guarded(_read_channels, path))
 
 
-def read_label_map(path: Path) -> Volume:
-    """A label map: NIfTI, still as float32; one with background only is a label map too.
+def read_label_map(path: Path, image: Path | None = None) -> Volume:
+    """A label map: NIfTI or DICOM SEG, still as float32; one with background only is a label map too.
 
+    Args:
+        image: the DICOM series that is outlined, or its one file; a DICOM SEG is laid on it.
     Raises:
         Unusable: and nothing else, whatever the file holds.
     """
     try:
-        labels = _guarded(_read_volume, path)
+        labels = _guarded(lambda file: _read_label_map(file, image), path)
     except Unusable as error:
         if error.code != "wrong-dimensions":
             raise
@@ -161,6 +166,12 @@ def _read_colour(path: Path) -> Film:
             "wrong-format", f"This is {known.what}; pictures in colour are PNG or JPEG.", "Export it as PNG."
         )
     return known.colour(data)
+
+
+def _read_label_map(path: Path, image: Path | None) -> Volume:
+    if not path.is_dir() and is_segmentation(data := image_bytes(path)):
+        return read_segmentation(data, image)
+    return _read_volume(path)
 
 
 def _read_label_film(path: Path) -> Film:

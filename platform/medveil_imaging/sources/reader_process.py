@@ -131,16 +131,16 @@ def _request(asker: socket.socket) -> Any:
     if len(head) < REQUEST.size:
         os._exit(0)
     text = asker.recv(REQUEST.unpack(head)[0], socket.MSG_WAITALL)
-    kind, path, key = json.loads(text)
+    kind, path, beside, key = json.loads(text)
     open_with(Secret(bytes.fromhex(key)) if key else None)
-    return Wanted(kind, Path(path))
+    return Wanted(kind, Path(path), Path(beside) if beside else None)
 
 
-def request(kind: str, path: Path) -> bytes:
+def request(kind: str, path: Path, beside: Path | None = None) -> bytes:
     """What a reader is sent. Surrogates stand for bytes of a name that are no text, and come back as such."""
     from medveil_imaging.sources.sealed import key_in_use
 
-    text = json.dumps([kind, str(path), key_in_use()]).encode()
+    text = json.dumps([kind, str(path), str(beside or ""), key_in_use()]).encode()
     return REQUEST.pack(len(text)) + text
 
 

@@ -97,8 +97,9 @@ class _Reader:
             self.deadline = time.monotonic() + limits.wall_s
         self.files.append(file)
         file.tries += 1
+        asked = file.wanted
         with suppress(OSError):  # it has ended; that shows when it is listened to
-            self.socket.sendall(reader_process.request(file.wanted.kind, file.wanted.path))
+            self.socket.sendall(reader_process.request(asked.kind, asked.path, asked.beside))
 
     def answer(self, limits: Limits) -> None:
         """Take what it says of its first file. Raises: BadFrame, EOFError, OSError (also TimeoutError)."""

@@ -83,16 +83,7 @@ def planes_of(header: Dataset, limit: int) -> tuple[list[Plane], tuple[Note, ...
     Raises:
         Unusable: as :func:`stored_values`, or a frame without its place.
     """
-    count = frame_count(header)
-    shared, groups = (
-        first(header, "SharedFunctionalGroupsSequence"),
-        header.get("PerFrameFunctionalGroupsSequence"),
-    )
-    if count > 1 and (groups is None or len(groups) != count):
-        raise no_geometry()
-    sources = [
-        _Source(header, shared, groups[k] if groups and len(groups) == count else None) for k in range(count)
-    ]
+    sources = _sources(header)
     places = [source.place() for source in sources]
     stored = stored_values(header, limit)
     if not stored.grey:  # a map in colours, or a picture of the screen: no grey scale of a scanner
@@ -117,6 +108,29 @@ def planes_of(header: Dataset, limit: int) -> tuple[list[Plane], tuple[Note, ...
             )
         )
     return planes, tuple(dict.fromkeys(notes + list(polarity)))
+
+
+def places_of(header: Dataset) -> list[tuple[Float64, Float64, Float64]]:
+    """Position, directions and spacing of each frame of a file, as of a :class:`Plane`.
+
+    Raises:
+        Unusable: a frame without its place.
+    """
+    return [source.place() for source in _sources(header)]
+
+
+def _sources(header: Dataset) -> list[_Source]:
+    """One for each frame. Raises: Unusable: the file does not tell of each."""
+    count = frame_count(header)
+    shared, groups = (
+        first(header, "SharedFunctionalGroupsSequence"),
+        header.get("PerFrameFunctionalGroupsSequence"),
+    )
+    if count > 1 and (groups is None or len(groups) != count):
+        raise no_geometry()
+    return [
+        _Source(header, shared, groups[k] if groups and len(groups) == count else None) for k in range(count)
+    ]
 
 
 @dataclass(frozen=True)
