@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hospital_node.cli_ledger import DEFAULT, Folder
-from hospital_node.cli_pacs import Connection, Selection, fetched
+from hospital_node.cli_pacs import Connection, Fetched, fetched
 from hospital_node.cli_setup import NodeChoices
 from medveil.errors import BadOption
 from medveil.shown import NotConfirmed, Screen, Words, can_ask, plain, strong
@@ -27,7 +27,7 @@ NO_NODE = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class JoinOptions(Selection, Connection, NodeChoices):
+class JoinOptions(Fetched, Connection, NodeChoices):
     """Options of ``medveil node join``: those of the node, where it comes from, and where its images are."""
 
     invitation: Annotated[Path, typer.Argument(help="The file that the consortium's admin has sent.")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -137,6 +137,30 @@ class Selection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Fetched(Selection):
+    """What comes beside the images."""
+
+    outlines: Annotated[
+        str,
+        typer.Option(
+            help="Fetch outlines (DICOM SEG) too, those with these words in their description; * is any."
+        ),
+    ] = ""
+    segment: Annotated[
+        list[str],
+        typer.Option(help='A segment of the outlines and its class, "anterior=1"; may be repeated.'),
+    ] = field(default_factory=list)
+
+    def wanted(self, settings: PacsSettings, *, wait: bool = False) -> Wanted:
+        """Raises: BadOption, BadPacsList."""
+        from hospital_node.pacs.outlines import Outlines, classes_of
+
+        asked = bool(self.outlines.strip() or self.segment)
+        outlines = Outlines(self.outlines, classes_of(self.segment)) if asked else None
+        return replace(super().wanted(settings, wait=wait), outlines=outlines)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConnectOptions(Connection):
     """Options of ``medveil node pacs connect``."""
 
@@ -154,7 +178,7 @@ class FindOptions(Selection):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FetchOptions(Selection):
+class FetchOptions(Fetched):
     """Options of ``medveil node pacs fetch``."""
 
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the hospital's hours to come.")] = False
@@ -271,6 +295,8 @@ def _show_outcome(outcome: Outcome, node: Node, images: Path) -> None:
         f"{outcome.fetched:,} series fetched ({outcome.instances:,} images), {outcome.kept:,} were here. "
         f"The manifest has {outcome.lines:,} lines."
     )
+    if outcome.outlines:
+        screen.say(f"{outcome.outlines:,} series have their outline (label_map).")
     if outcome.removed:
         screen.say(f"{outcome.removed:,} series of patients who have said no since were removed.")
     _show_refusals(outcome.refusals)

@@ -68,6 +68,7 @@ PICTURES = (  # what is fetched: an association has room for 128 kinds of object
     "1.2.840.10008.5.1.4.1.1.12.2",
     "1.2.840.10008.5.1.4.1.1.128",  # PET
     "1.2.840.10008.5.1.4.1.1.66.4",  # segmentation
+    "1.2.840.10008.5.1.4.1.1.66.7",
 )
 SYNTAXES = (
     "1.2.840.10008.1.2.1",

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from hospital_node.pacs.admission import Admission
 from hospital_node.pacs.lists import Labels, OptedOut
-from hospital_node.pacs.peer import Pacs, Query, Series, found
+from hospital_node.pacs.outlines import Outlines, reduced
+from hospital_node.pacs.peer import Examination, Pacs, Query, Series, found
 from hospital_node.pacs.problems import (
     NotAPacs,
+    OutlineElsewhere,
     OutsideHours,
     PacsUnreachable,
     SeriesGrew,
     SeriesIncomplete,
     SeriesRefused,
+    SeveralOutlines,
     UnknownAccession,
 )
 from hospital_node.pacs.problems import (
@@ -55,6 +58,8 @@ class Wanted:
     hours: Hours | None = None
     wait: bool = False
     """Whether to wait for the hours to come."""
+    outlines: Outlines | None = None
+    """Which outlines come with the images; None: none."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,8 @@ class Outcome:
     kept: int = 0
     """Series that were here already."""
     instances: int = 0
+    outlines: int = 0
+    """Series that have an outline now."""
     removed: int = 0
     """Series that were removed because their patients said no."""
     lines: int = 0
@@ -176,6 +183,8 @@ class Fetching:
                 check_stopped()
                 self._series(one)
                 tell("series", done, len(series))
+            if self._wanted.outlines is not None:
+                self._outline(series, self._wanted.outlines)
         except Error as error:
             self.outcome.ended = error
         finally:
@@ -245,6 +254,65 @@ class Fetching:
             codes=tuple(codes),
             cells=dict(labels.cells.get(series.accession, {})) if labels is not None else {},
         )
+
+    def _outline(self, series: Sequence[Series], chosen: Outlines) -> None:
+        """Outlines of the series that are here, fetched anew: they are small, and may have been redrawn."""
+        examinations: dict[str, list[Series]] = {}
+        for one in series:
+            if one.modality not in FILM_MODALITIES:
+                examinations.setdefault(one.examination, []).append(one)
+        for pictures in examinations.values():
+            check_stopped()
+            self._wait_for_hours()
+            one = pictures[0]
+            told = one.patient, one.accession, one.day, one.examination_description
+            try:
+                drawn = self._drawn(Examination(one.examination, *told), chosen)
+                self._search.note_success()
+            except (PacsUnreachable, NotAPacs) as error:
+                self._search.note_failure(_called(one), error)
+                continue
+            for picture in pictures:
+                self._keep_outline(picture, drawn.pop(picture.uid, []))
+            for left in drawn:
+                self._search.refuse(f"{_called(one)}: an outline of series {left}", OutlineElsewhere())
+
+    def _drawn(self, examination: Examination, chosen: Outlines) -> dict[str, list[bytes]]:
+        """Series → its outlines, cleaned."""
+        drawn: dict[str, list[bytes]] = {}
+        for told in self._pacs.series_of(examination):
+            one = told.of(examination)
+            if not chosen.fits(one):
+                continue
+            door = Admission(one, self._wanted.opted_out)
+            try:
+                for data in self._pacs.instances(one):
+                    door.admitted(data)
+                    plain, picture = reduced(data, chosen.classes)
+                    drawn.setdefault(picture, []).append(self._clean(plain)[0])
+            except (SeriesRefused, Unusable) as error:
+                self._search.refuse(_called(one), error)
+        return drawn
+
+    def _keep_outline(self, picture: Series, drawn: Sequence[bytes]) -> None:
+        name = self._store.names.series(picture.uid)
+        own, record = f"{name}-outline", self._store.record(name)
+        if record is None or record.state != DONE:
+            return
+        if len(drawn) != 1:
+            self._store.forget(own)
+            if drawn:
+                self._store.refuse(own, SeveralOutlines.code)
+                self._search.refuse(_called(picture), SeveralOutlines())
+            return
+        arriving = self._store.arriving(own)
+        try:
+            arriving.add(self._store.names.instance(picture.uid), drawn[0])
+            kept = Record(state=DONE, patient=record.patient, accession=record.accession, modality="SEG")
+            self._store.keep(own, arriving, kept.model_copy(update={"of": name, "count": 1}))
+            self.outcome.outlines += 1
+        finally:
+            arriving.abandon()
 
     def _wait_for_hours(self) -> None:
         hours = self._wanted.hours

@@ -264,3 +264,42 @@ class SeriesTooLarge(SeriesRefused):
             meaning=_LEFT_OUT,
             remedy="Ask for a narrower description, so that only the series that are needed come.",
         )
+
+
+class SegmentsUnclear(SeriesRefused):
+    """The segments of an outline are not those that were named."""
+
+    code = "pacs-segments"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="The outline does not have each segment that --segment names exactly once.",
+            meaning="The outline was left out; its images came in.",
+            remedy="Compare the names with the segments in a viewer, or choose others with --outlines.",
+        )
+
+
+class SeveralOutlines(SeriesRefused):
+    """Somebody must choose."""
+
+    code = "pacs-several-outlines"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="The PACS has several outlines of one series.",
+            meaning="No outline was taken; the images came in.",
+            remedy='Choose one by words in its description: --outlines "final".',
+        )
+
+
+class OutlineElsewhere(SeriesRefused):
+    """An outline of what is not here."""
+
+    code = "pacs-outline-elsewhere"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="The outline was drawn on a series that was not fetched.",
+            meaning="The outline was left out; the others were fetched.",
+            remedy="Ask for that series as well, or choose other outlines with --outlines.",
+        )

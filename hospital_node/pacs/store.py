@@ -35,6 +35,8 @@ RECORDS_LABEL = "pacs-records"
 FOLDER = "pacs"
 """In the node's folder."""
 COLUMNS = ("image", "patient_id", "split")
+OUTLINE = "label_map"
+"""The manifest's column of outlines, if there are any."""
 REFUSED, DONE = "refused", "done"
 
 
@@ -49,6 +51,8 @@ class Record(Frozen):
     accession: str = ""
     """A keyed hash of the accession number."""
     modality: str = ""
+    of: str = ""
+    """Of outlines: the name of the series that they were drawn on."""
     films: bool = False
     """Whether each instance is an image by itself; else the series is one."""
     count: int = 0
@@ -149,6 +153,11 @@ class Store:
         self._drop(self.record(name))
         self.write(name, Record(state=REFUSED, code=code, when=int(time.time())))
 
+    def forget(self, name: str) -> None:
+        """As if the series had never been asked for."""
+        self._drop(self.record(name))
+        (self._records / f"{name}.sealed").unlink(missing_ok=True)
+
     def write(self, name: str, record: Record) -> None:
         """Replace a record."""
         self._file(name).write(record.model_dump_json(exclude_defaults=True).encode(), synced=False)
@@ -183,22 +192,29 @@ class Store:
         A patient has one split: what the hospital's list says of any of the examinations, else
         :meth:`KeyedNames.split`. Whom the list puts in several is taught, never tested. Returns: lines.
         """
-        done = [record for _, record in self.records() if record.state == DONE]
+        here = [(name, record) for name, record in self.records() if record.state == DONE]
+        done = [record for _, record in here if not record.of]
+        outlines = {record.of: record for _, record in here if record.of}
+        outlined = {record.folder: outlines[name] for name, record in here if name in outlines}
         told: dict[str, set[str]] = defaultdict(set)
         for record in done:
             told[record.patient] |= {record.cells.get("split", "")} - {""}
         columns = list(dict.fromkeys(c for record in done for c in record.cells if c != "split"))
+        columns += [OUTLINE] * (bool(outlined) and OUTLINE not in columns)
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow((*COLUMNS, *columns))
         count = 0
         for record in sorted(done, key=lambda one: (one.patient, one.folder)):
             split = _split_of(told[record.patient]) or self.names.split(record.patient)
+            cells = dict(record.cells)
+            if record.folder in outlined:
+                cells[OUTLINE] = "/".join((outlined[record.folder].folder, *outlined[record.folder].files))
             for image in images_of(record):
-                table.writerow((image, record.patient, split, *(record.cells.get(c, "") for c in columns)))
+                table.writerow((image, record.patient, split, *(cells.get(c, "") for c in columns)))
                 count += 1
         replace_durably(self.images / "manifest.csv", text.getvalue().encode(), private=True)
-        self._sweep({record.folder for record in done})
+        self._sweep({record.folder for _, record in here})
         return count
 
     def _sweep(self, known: set[str]) -> None:

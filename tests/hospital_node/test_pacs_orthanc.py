@@ -5,17 +5,21 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom import dcmread
+from pydicom.uid import ExplicitVRLittleEndian
 from typer.testing import CliRunner
 
 import dcmtk_peer
 import orthanc
 from dicom_files import NAME, block, save, slice_header
+from dicom_segs import highdicom_seg, outlined
 from hospital_node.cli import app
 from hospital_node.images import PACS_LABEL
 from hospital_node.pacs.cleaning import cleaner
@@ -23,13 +27,14 @@ from hospital_node.pacs.dicomweb import DicomWeb
 from hospital_node.pacs.dimse import Dimse
 from hospital_node.pacs.fetching import Fetching, Search, Wanted
 from hospital_node.pacs.lists import read_labels
+from hospital_node.pacs.outlines import Outlines
 from hospital_node.pacs.peer import Pacs, Query
 from hospital_node.pacs.problems import PacsLogin
 from hospital_node.pacs.store import Store, store_of
 from hospital_node.settings import Node
 from lying_pacs import instance
 from medveil.identity import Identity, Secret
-from medveil_imaging.sources.read import read_film, read_volume
+from medveil_imaging.sources.read import read_film, read_label_map, read_volume
 from medveil_imaging.sources.sealed import MAGIC, open_with
 
 DATA = Path(os.environ.get("MEDVEIL_DATA") or "no such folder")
@@ -53,6 +58,7 @@ def made(folder: Path) -> list[bytes]:
             StudyDate="20240202",
             PatientID="PAT007",
             SeriesDescription="T1 axial",
+            FrameOfReferenceUID="1.2.8",
         )
         slices.append(save(folder / f"{number}.dcm", header).read_bytes())
     return [*slices, instance(1, 0), instance(1, 1)]
@@ -110,6 +116,32 @@ def as_read(files: list[bytes], folder: Path) -> np.ndarray:  # type: ignore[typ
     for number, data in enumerate(files):
         (folder / "plain" / f"{number}.dcm").write_bytes(data)
     return read_volume(folder / "plain").voxels
+
+
+@needs_orthanc
+@pytest.mark.slow  # it loads highdicom, and starts a server of its own
+@pytest.mark.parametrize(
+    ("kind", "protocol"), [("BINARY", "dicomweb"), ("LABELMAP", "dicomweb"), ("BINARY", "dimse")]
+)
+def test_an_outline_that_highdicom_wrote_comes_in_bit_for_bit(
+    kind: str, protocol: str, new_store: Callable[[], Store], tmp_path: Path
+) -> None:
+    pytest.importorskip("highdicom")
+    files = made(tmp_path)[:6]
+    sources = [dcmread(BytesIO(data)) for data in files]
+    drawn = BytesIO()
+    highdicom_seg(sources, outlined(), kind, ExplicitVRLittleEndian).save_as(drawn)
+    with orthanc.running(tmp_path / "server", [*files, drawn.getvalue()]) as running:
+        pacs: Pacs = web(running) if protocol == "dicomweb" else Dimse(running.dimse, title=orthanc.OUR_TITLE)
+        before, store = running.state(), new_store()
+        wanted = Wanted(Query(modality="MR"), outlines=Outlines("", {"part 1": 1, "part 2": 2}))
+        outcome = Fetching(pacs, store, wanted, cleaner(store.names)).run()
+        assert running.state() == before
+    assert (outcome.fetched, outcome.outlines, outcome.refusals) == (1, 1, [])
+    with (store.images / "manifest.csv").open() as file:
+        (line,) = csv.DictReader(file)
+    read = read_label_map(store.images / line["label_map"], store.images / line["image"])
+    assert np.array_equal(read.voxels, outlined())
 
 
 @needs_orthanc

@@ -53,13 +53,7 @@ def read_segmentation(data: bytes, image: Path | None) -> Volume:
             of the series, segments that overlap, or numbers that no segment has.
     """
     header, _ = parse(data)
-    kind = text(header, "SegmentationType")
-    if kind not in BITS:
-        raise Unusable(
-            "segmentation-kind",
-            "The segmentation holds fractions or probabilities, or does not say what it holds.",
-            "Export it as BINARY or LABELMAP.",
-        )
+    kind = kind_of(header)
     onto, uids = _image(image)
     _check_reference(header, uids)
     marks = {onto.patient_mark, patient_mark(header)} - {None}
@@ -80,6 +74,26 @@ def read_segmentation(data: bytes, image: Path | None) -> Volume:
     if not set(np.unique(labels).astype(int).tolist()) <= numbers | {0}:
         raise contradiction()
     return Volume(labels, onto.affine)
+
+
+def kind_of(header: Dataset) -> str:
+    """BINARY or LABELMAP. Raises: Unusable: fractions, or it does not say."""
+    kind = text(header, "SegmentationType")
+    if kind not in BITS:
+        raise Unusable(
+            "segmentation-kind",
+            "The segmentation holds fractions or probabilities, or does not say what it holds.",
+            "Export it as BINARY or LABELMAP.",
+        )
+    return kind
+
+
+def referenced_series(header: Dataset) -> str:
+    """The series that a SEG outlines. Raises: Unusable: it names none, or several."""
+    series = {text(one, "SeriesInstanceUID") for one in header.get("ReferencedSeriesSequence") or ()}
+    if len(series) != 1 or "" in series:
+        raise _other_series()
+    return series.pop()
 
 
 def _image(image: Path | None) -> tuple[Volume, dict[str, set[str]]]:
@@ -115,17 +129,21 @@ def _check_reference(header: Dataset, uids: dict[str, set[str]]) -> None:
         not (series or set(_sources(header)) & uids["SOPInstanceUID"])
         or not series <= (uids["SeriesInstanceUID"])
     ):
-        raise Unusable(
-            "segmentation-series",
-            "The segmentation outlines another series, or does not say which.",
-            "Name the segmentation that was drawn on this series.",
-        )
+        raise _other_series()
     if uids["FrameOfReferenceUID"] and text(header, "FrameOfReferenceUID") not in uids["FrameOfReferenceUID"]:
         raise Unusable(
             "segmentation-frame-of-reference",
             "The segmentation and its image do not share their frame of reference.",
             "Export the segmentation that was drawn on this series.",
         )
+
+
+def _other_series() -> Unusable:
+    return Unusable(
+        "segmentation-series",
+        "The segmentation outlines another series, or does not say which.",
+        "Name the segmentation that was drawn on this series.",
+    )
 
 
 def _sources(header: Dataset) -> Iterator[str]:
@@ -199,7 +217,7 @@ def _lay_segments(
 ) -> None:
     for frame, layer, segment in zip(frames, layers, segments, strict=True):
         here, place = labels[:, :, layer], frame != 0
-        if (here[place] != 0).any():
+        if ((here[place] != 0) & (here[place] != segment)).any():
             raise Unusable(
                 "segmentation-overlap",
                 "Segments of the segmentation overlap; a voxel has one class.",
