@@ -267,7 +267,8 @@ def status(folder: Folder = DEFAULT) -> None:
 
     made, store = settings.load(node.folder), store_of(node)
     records = [record for _, record in store.records()]
-    done = [record for record in records if record.state == DONE]
+    done = [record for record in records if record.state == DONE and not record.of]
+    outlines = sum(record.state == DONE and bool(record.of) for record in records)
     torn = sum(not store.is_whole(record) for record in done)
     size = sum(sum(record.files.values()) for record in done)
     screen.fields(
@@ -283,6 +284,8 @@ def status(folder: Folder = DEFAULT) -> None:
     by_modality = Counter(record.modality for record in done)
     for modality, count in sorted(by_modality.items()):
         screen.fields([("", f"{count:,} series of {modality or 'no modality'}")])
+    if outlines:
+        screen.fields([("", f"{outlines:,} of them with an outline")])
     refused = Counter(record.code for record in records if record.state != DONE)
     for code, count in refused.most_common():
         screen.fields([(warn("refused"), f"{count:,} series: {code}")])

@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset
+from typer.testing import CliRunner
 
 from dicom_files import block, save, slice_header
 from dicom_segs import framed, item, outlined, seg
+from hospital_node.cli import app
 from hospital_node.images import PACS_LABEL
+from hospital_node.pacs import settings
 from hospital_node.pacs.cleaning import cleaner
 from hospital_node.pacs.fetching import Fetching, Outcome, Wanted
 from hospital_node.pacs.lists import OptedOut
@@ -182,6 +185,18 @@ def test_of_several_outlines_somebody_chooses(archive: Archive, store: Store, tm
     assert fetched(archive, store, Outlines("final")).outlines == 0
     assert "label_map" not in lines(store)[0]
     assert len(list(store.images.iterdir())) == 2  # the series and the manifest
+
+
+def test_status_counts_outlines_apart_from_series(
+    archive: Archive, store: Store, node: Node, tmp_path: Path
+) -> None:
+    archive.add_seg(1, tmp_path)
+    fetched(archive, store, Outlines())
+    settings.save(node.folder, settings.PacsSettings(address="https://here/dicom-web"))
+    told = CliRunner().invoke(app, ["pacs", "status", "--folder", str(node.folder)]).output
+    assert "1 series of 1 patients" in told
+    assert "6 images" in told
+    assert "1 of them with an outline" in told
 
 
 def test_who_said_no_leaves_no_outline_behind(archive: Archive, store: Store, tmp_path: Path) -> None:
