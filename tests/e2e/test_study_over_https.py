@@ -101,7 +101,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
             hospitals=4,
             rounds=ROUNDS,
             patients_hint=PATIENTS,
-            deadlines=Deadlines(**(DEADLINES | {"silence_s": 9.0})),
+            deadlines=Deadlines(**(DEADLINES | {"silence_s": 20.0})),
         )
     )
     heard: list[tuple[str, Event]] = []
