@@ -28,10 +28,10 @@ def relay(
 ) -> None:
     """Send masked vectors by way of the region's relay, or say by way of which they go."""
     node = node_in(folder)
-    if none == bool(address) and (none or authority is not None):
+    if (none and address) or (authority is not None and not none and not address):
         raise BadOption(problem="--none and --address: one of them")
-    from hospital_node.enrolment import certificates_in, set_relay
-    from medveil.ids import fingerprint
+    from hospital_node.enrolment import set_relay
+    from medveil.authority import fingerprints_in
 
     if address or none:
         node = set_relay(node, address.rstrip("/"), authority)
@@ -40,5 +40,5 @@ def relay(
         screen.say("Masked vectors go to the aggregator directly.")
         return
     screen.say(f"Masked vectors go by way of {plain(node.settings.relay.address)}, and directly if it fails.")
-    for one in certificates_in(node.relay_authority.read_bytes()):
-        screen.say(f"  The relay's ca:  {fingerprint(one)}")
+    for one in fingerprints_in(node.relay_authority.read_bytes()):
+        screen.say(f"  The relay's ca:  {one}")

@@ -121,7 +121,8 @@ class NodeOptions(NodeChoices):
 
 def init(options: NodeOptions) -> None:
     """Make this node's folder: identity key, settings, pinned authority."""
-    from hospital_node.enrolment import certificates_in, set_up_node
+    from hospital_node.enrolment import set_up_node
+    from medveil.authority import fingerprints_in
 
     settings = options.settings(options.name, options.aggregator, options.data)
     node = set_up_node(options.folder, settings, options.authority)
@@ -132,8 +133,8 @@ def init(options: NodeOptions) -> None:
     screen.say(f"The node of {options.name} is ready in {options.folder}.")
     screen.say("Compare both by telephone:")
     screen.say(f"  Its key's fingerprint:  {fingerprint(identity.public_key)}")
-    for one in certificates_in(node.authority.read_bytes()):
-        screen.say(f"  The aggregator's ca:    {fingerprint(one)}")
+    for one in fingerprints_in(node.authority.read_bytes()):
+        screen.say(f"  The aggregator's ca:    {one}")
     screen.say(f"Next: medveil node enroll TOKEN --folder {quote(str(options.folder))}")
 
 

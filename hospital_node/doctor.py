@@ -16,10 +16,10 @@ from hospital_node.connecting import Look, look
 from hospital_node.enrolment import line_to_aggregator
 from hospital_node.settings import FILE, Node, NodeSettings
 from hospital_node.transport import CLIENT_PAIR
+from medveil.authority import certificates_in
 from medveil.errors import Error, utc
 from medveil.examined import Finding, disk, examined, memory, python
 from medveil.identity import FRESHNESS_S, Identity
-from medveil.invitation import certificates_in
 from medveil.private_files import OTHERS
 from medveil.reachability import proxy_to
 from medveil.shown import plain

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hospital_node.settings import Node, NodeSettings, RelaySettings
+from medveil.authority import read_authority
 from medveil.errors import BadFile, BadOption
 from medveil.files import replace_durably
-from medveil.handed import problem_of, read_whole
+from medveil.handed import problem_of
 from medveil.shown import plain
 
 if TYPE_CHECKING:
     from hospital_node.transport import Transport
 
-AUTHORITY_BYTES = 2**20
 PATIENCE_S = 5.0
 """How long a command that a person waits for tries to reach the aggregator."""
 
@@ -25,7 +25,7 @@ PATIENCE_S = 5.0
 def set_up_node(folder: Path, settings: NodeSettings, authority: Path) -> Node:
     """Make the node's folder: identity key, settings, pinned authority. Raises: BadFile, KeyFileExists."""
     node = Node(folder, settings)
-    certificate = _authority(authority)
+    certificate = read_authority(authority)
     if not settings.data.is_dir():
         raise BadFile(name="--data", problem=f"there is no folder '{plain(settings.data)}'")
     from medveil.identity import Identity
@@ -53,29 +53,11 @@ def set_relay(node: Node, address: str, authority: Path | None) -> Node:
             relay = RelaySettings(address=address)
         except ValidationError as error:
             raise BadOption(problem=problem_of(error)) from error
-        pem = _authority(authority)
+        pem = read_authority(authority)
         replace_durably(node.relay_authority, pem, private=True)
     changed = Node(node.folder, node.settings.model_copy(update={"relay": relay}))
     changed.save()
     return changed
-
-
-def _authority(file: Path) -> bytes:
-    """A certificate authority's file. Raises: BadFile."""
-    pem = read_whole(file, AUTHORITY_BYTES)
-    try:
-        certificates_in(pem)
-    except ValueError as error:
-        raise BadFile(name=plain(file.name), problem="it holds no certificate (PEM)") from error
-    return pem
-
-
-def certificates_in(pem: bytes) -> list[bytes]:
-    """The certificates of a PEM file, each as DER. Raises: ValueError if there is none."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives.serialization import Encoding
-
-    return [one.public_bytes(Encoding.DER) for one in x509.load_pem_x509_certificates(pem)]
 
 
 def line_to_aggregator(node: Node) -> Transport:

@@ -14,12 +14,11 @@ from pydantic import ValidationError
 from aggregator.access.tls import make_certificates
 from aggregator.relay.line import UpstreamLine
 from aggregator.relay.settings import RelayFolder, RelaySettings
-from medveil.errors import BadFile, BadOption
-from medveil.handed import problem_of, read_whole
+from medveil.authority import read_authority
+from medveil.errors import BadOption
+from medveil.handed import problem_of
 from medveil.identity import Identity
-from medveil.shown import plain
 
-AUTHORITY_BYTES = 2**20
 ENROL_S = 5.0
 """How long a command that a person waits for tries to reach the aggregator."""
 
@@ -36,11 +35,7 @@ def set_up_relay(folder: Path, authority: Path, told: Mapping[str, Any]) -> byte
         made = RelayFolder(folder, RelaySettings.model_validate(dict(told)))
     except ValidationError as error:
         raise BadOption(problem=problem_of(error)) from error
-    pinned = read_whole(authority, AUTHORITY_BYTES)
-    try:
-        x509.load_pem_x509_certificates(pinned)
-    except ValueError as error:
-        raise BadFile(name=plain(authority.name), problem="it holds no certificate (PEM)") from error
+    pinned = read_authority(authority)
     Identity.generate(made.settings.name).save(made.key)
     made.authority.write_bytes(pinned)
     make_certificates(made.tls, made.settings.names)

@@ -32,9 +32,9 @@ from hospital_node.transmissions.entries import (
     seal,
 )
 from hospital_node.transmissions.requests import MASKED, Sent, sent
+from medveil.authority import fingerprints_in
 from medveil.files import sync
 from medveil.identity import Identity
-from medveil.ids import fingerprint
 
 FILE, LOCK, ARCHIVED = "sent.jsonl", "sent.lock", "sent-{:012d}.jsonl"
 FILE_BYTES = 16 * 2**20
@@ -185,12 +185,8 @@ class SentRecord:
 
     def _fingerprint(self) -> str:
         if not self._authority_name:
-            from cryptography import x509
-            from cryptography.hazmat.primitives.serialization import Encoding
-
             with suppress(OSError, ValueError):
-                (first, *_) = x509.load_pem_x509_certificates(self._authority.read_bytes())
-                self._authority_name = fingerprint(first.public_bytes(Encoding.DER))
+                self._authority_name = fingerprints_in(self._authority.read_bytes())[0]
         return self._authority_name
 
     def _count(self, kind: str) -> None:

@@ -11,11 +11,11 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import Field, ValidationError, field_validator
 
-from medveil.errors import BadFile, Error, utc
+from medveil.authority import certificates_in, read_authority
+from medveil.errors import Error, utc
 from medveil.handed import read_whole
 from medveil.ids import canonical, digest
 from medveil.outside import NotPlain, decode_json
@@ -146,15 +146,7 @@ def is_title(text: str) -> bool:
     return 0 < len(text) <= MOST_TITLE and is_plain(text) and text == text.strip()
 
 
-def certificates_in(pem: bytes) -> list[x509.Certificate]:
-    """The certificates of a PEM file. Raises: ValueError if there is none."""
-    return x509.load_pem_x509_certificates(pem)
-
-
 def authority_in(path: Path) -> str:
     """The certificates of a file as plain PEM: what else stands there stays behind. Raises: BadFile."""
-    try:
-        found = certificates_in(read_whole(path, MOST_AUTHORITY))
-    except ValueError as error:
-        raise BadFile(name=plain(path.name), problem="it holds no certificate (PEM)") from error
+    found = certificates_in(read_authority(path, MOST_AUTHORITY))
     return "".join(one.public_bytes(Encoding.PEM).decode() for one in found)

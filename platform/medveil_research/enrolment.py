@@ -9,6 +9,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
+from medveil.authority import read_authority
 from medveil.errors import BadFile, BadOption, Error
 from medveil.files import replace_durably
 from medveil.handed import parsed, problem_of, read_whole
@@ -20,7 +21,7 @@ from medveil_research.client import Client, NoAnswer
 from medveil_research.options import FOLDER
 
 FILE, KEY, AUTHORITY = "research.json", "identity.key", "ca.pem"
-SETTINGS_BYTES, AUTHORITY_BYTES = 2**16, 2**20
+SETTINGS_BYTES = 2**16
 
 
 class NotEnrolled(Error):
@@ -83,7 +84,7 @@ class Enrolment:
     def client(self) -> Client:
         """A connection; the caller closes it. Raises: BadFile."""
         authority = self.folder / AUTHORITY
-        _certificates(authority)
+        read_authority(authority)
         return Client(self.settings.aggregator, authority, self.identity())
 
 
@@ -98,7 +99,7 @@ def enrol(folder: Path, *, name: str, aggregator: str, authority: Path, token: s
     Raises: BadOption, BadFile, AlreadyEnrolled, CertificateRefused, NoAnswer.
     """
     settings = _settings(name, aggregator)
-    certificate = _certificates(authority)
+    certificate = read_authority(authority)
     if not token.strip() or len(token) > 200 or not token.isprintable():
         raise BadOption(problem="the token is empty, or no token of an aggregator")
     new = Enrolment(folder, settings)
@@ -128,18 +129,6 @@ def _settings(name: str, aggregator: str) -> Settings:
         wrong = problem_of(error)
         hint = "it is like https://fl.example.org:8443" if wrong.startswith("aggregator") else wrong
         raise BadOption(problem=f"--{'aggregator' if hint != wrong else 'name'}: {hint}") from error
-
-
-def _certificates(authority: Path) -> bytes:
-    """The bytes of a PEM file with a certificate. Raises: BadFile."""
-    from cryptography import x509
-
-    data = read_whole(authority, AUTHORITY_BYTES)
-    try:
-        x509.load_pem_x509_certificates(data)
-    except ValueError as error:
-        raise BadFile(name=plain(authority.name), problem="it holds no certificate (PEM)") from error
-    return data
 
 
 def _make(new: Enrolment, certificate: bytes) -> None:

@@ -19,8 +19,9 @@ from aggregator.invitations import invite, newcomers, take_back
 from aggregator.settings import Settings, load
 from aggregator.storage.register import OpenToken, TokenRefused, UnknownPerson
 from aggregator.storage.transactions import AlreadyThere
+from medveil.authority import certificates_in
 from medveil.errors import BadFile, BadOption
-from medveil.invitation import Invitation, certificates_in
+from medveil.invitation import Invitation
 
 
 @pytest.fixture
