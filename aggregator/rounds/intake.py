@@ -132,59 +132,52 @@ class Intake:
             run.received[name] = received
         return answered
 
-    def claim_segment(self, key: AttemptKey, name: str, segment: int, *, size: int) -> SegmentClaim | None:
+    def claim_segment(
+        self, key: AttemptKey, name: str, segment: int, *, size: int, relay: bool = False
+    ) -> SegmentClaim | None:
         """The right to write a segment of a masked vector; None if the upload is signed and stays as it is.
 
-        Until it is kept, nobody else may write this segment and its hospital's upload is not taken.
+        Until it is kept, nobody else may write this segment and its sender's upload is not taken.
+
+        Args:
+            relay: whether the sender is a relay, and the vector the sum that it has made of its region's.
         Raises: NotFound, WrongRound, WrongLength, OutOfPhase, StillWriting.
         """
-        claim = self.look_at_segment(key, name, segment, size=size)
+        claim = self.look_at_segment(key, name, segment, size=size, relay=relay)
         if claim is not None:
-            self._claim(claim)
+            self._open(key).claims[claim.source] += 1
+            self._claims.add(claim)
         return claim
 
-    def look_at_segment(self, key: AttemptKey, name: str, segment: int, *, size: int) -> SegmentClaim | None:
+    def look_at_segment(
+        self, key: AttemptKey, name: str, segment: int, *, size: int, relay: bool = False
+    ) -> SegmentClaim | None:
         """What :meth:`claim_segment` would say; it changes nothing and is asked before a body is read."""
-        run = self._runs.of(key.plan, name)
-        current, member = _current(run, key), run.plan.member(name)
-        state = current.state
-        if member is None or state.phase is not Phase.UPLOAD or member.index not in state.invited:
-            raise server.OutOfPhase(phase=state.phase)
-        if member.index in state.uploaded:
+        source = self._of_relay(key, name) if relay else self._of_hospital(key, name)
+        if source is None:
             return None
-        return self._wanted(current, SegmentClaim(current.key, member.index, segment), size)
-
-    def look_at_relayed_segment(
-        self, key: AttemptKey, relay: str, segment: int, *, size: int
-    ) -> SegmentClaim | None:
-        """As :meth:`look_at_segment`, of a sum that a relay has made of its region's masked vectors."""
-        current = self._open(key)
-        if current.state.phase is not Phase.UPLOAD:
-            raise server.OutOfPhase(phase=current.state.phase)
-        if any(one.relay == relay for one in current.relayed):
-            return None
-        return self._wanted(current, SegmentClaim(current.key, source_of(relay), segment), size)
-
-    def claim_relayed_segment(
-        self, key: AttemptKey, relay: str, segment: int, *, size: int
-    ) -> SegmentClaim | None:
-        """As :meth:`claim_segment`, of a sum that a relay has made."""
-        claim = self.look_at_relayed_segment(key, relay, segment, size=size)
-        if claim is not None:
-            self._claim(claim)
-        return claim
-
-    def _wanted(self, current: Attempt, claim: SegmentClaim, size: int) -> SegmentClaim:
-        lengths = segment_lengths(current.params.words)
-        if not 0 <= claim.segment < len(lengths) or size != lengths[claim.segment]:
+        lengths = segment_lengths(self._open(key).params.words)
+        if not 0 <= segment < len(lengths) or size != lengths[segment]:
             raise WrongLength()
+        claim = SegmentClaim(key, source, segment)
         if claim in self._claims:
             raise StillWriting()
         return claim
 
-    def _claim(self, claim: SegmentClaim) -> None:
-        self._open(claim.key).claims[claim.source] += 1
-        self._claims.add(claim)
+    def _of_hospital(self, key: AttemptKey, name: str) -> int | None:
+        """What a hospital's segments are stored under; None if its upload is signed already."""
+        run = self._runs.of(key.plan, name)
+        state, member = _current(run, key).state, run.plan.member(name)
+        if member is None or state.phase is not Phase.UPLOAD or member.index not in state.invited:
+            raise server.OutOfPhase(phase=state.phase)
+        return None if member.index in state.uploaded else member.index
+
+    def _of_relay(self, key: AttemptKey, name: str) -> str | None:
+        """What a relay's segments are stored under; None if its sum is taken already."""
+        current = self._open(key)
+        if current.state.phase is not Phase.UPLOAD:
+            raise server.OutOfPhase(phase=current.state.phase)
+        return None if any(one.relay == name for one in current.relayed) else source_of(name)
 
     def keep_segment(self, claim: SegmentClaim, data: bytes) -> None:
         """Write a claimed segment durably; once for each claim, on any thread. Raises: StorageFailed."""

@@ -14,6 +14,8 @@ from medveil.rounds import AttemptKey, Phase
 
 MESSAGE_LIMIT = 4 * 2**20
 SEGMENT_LIMIT = 16 * 2**20
+RELAY = "relay"
+"""The role of a region's relay."""
 
 
 def longest_message(service: Service, plan: str) -> int:
@@ -101,12 +103,12 @@ async def take_message(
 async def look_at_segment(
     service: Service, key: AttemptKey, party: Party, segment: int, *, size: int
 ) -> None:
-    """Whether a segment of this size is wanted, before its body is read.
+    """Whether a segment of this size is wanted of a hospital or a relay, before its body is read.
 
     Raises: what :meth:`Intake.look_at_segment` raises.
     """
     look = partial(service.coordinator.intake.look_at_segment, key, party.name, segment, size=size)
-    await service.run(look)
+    await service.run(partial(look, relay=party.role == RELAY))
 
 
 async def take_segment(service: Service, key: AttemptKey, party: Party, segment: int, body: bytes) -> None:
@@ -116,29 +118,10 @@ async def take_segment(service: Service, key: AttemptKey, party: Party, segment:
     """
     coordinator = service.coordinator
     ask = partial(coordinator.intake.claim_segment, key, party.name, segment, size=len(body))
-    claim = await service.run(ask)
+    claim = await service.run(partial(ask, relay=party.role == RELAY))
     if claim is not None:
         await _keep(service, claim, body)
     coordinator.runs.count_bytes(key.plan, party.name, up=len(body), down=0)
-
-
-async def look_at_relayed_segment(
-    service: Service, key: AttemptKey, relay: Party, segment: int, *, size: int
-) -> None:
-    """As :func:`look_at_segment`, of a sum that a relay has made."""
-    look = partial(service.coordinator.intake.look_at_relayed_segment, key, relay.name, segment, size=size)
-    await service.run(look)
-
-
-async def take_relayed_segment(
-    service: Service, key: AttemptKey, relay: Party, segment: int, body: bytes
-) -> None:
-    """Keep one segment of a relay's sum. Raises: what :func:`take_segment` raises."""
-    ask = partial(service.coordinator.intake.claim_relayed_segment, key, relay.name, segment, size=len(body))
-    claim = await service.run(ask)
-    if claim is not None:
-        await _keep(service, claim, body)
-    service.coordinator.runs.count_bytes(key.plan, relay.name, up=len(body), down=0)
 
 
 async def take_relayed(service: Service, key: AttemptKey, relay: Party, body: bytes) -> None:

@@ -47,7 +47,7 @@ class Upstream:
             self.altered.append(hashlib.sha256(data).digest())
 
         def take() -> None:
-            claim = intake.claim_relayed_segment(key, self.party.name, number, size=len(data))
+            claim = intake.claim_segment(key, self.party.name, number, size=len(data), relay=True)
             if claim is not None:
                 intake.keep_segment(claim, data)
                 intake.settle_segment(claim)
