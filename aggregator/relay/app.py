@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
 
 from aggregator.access.signatures import Gatekeeper
 from aggregator.relay.line import UpstreamLine
@@ -20,9 +18,8 @@ from aggregator.web.callers import signed_target
 from aggregator.web.exchanges import MESSAGE_LIMIT, SEGMENT_LIMIT
 from aggregator.web.limits import Gate, Quotas, leases_of
 from aggregator.web.metrics import Metrics
-from aggregator.web.problems import on_bad_address, on_error, on_fault
+from aggregator.web.problems import bare_app
 from aggregator.web.routes.parameters import CBOR, Number, PlanId, Segment, WaitS
-from medveil.errors import Error
 from medveil.identity import Identity, RequestProof
 from medveil.relaying import Uploader
 from medveil.rounds import AttemptKey
@@ -64,21 +61,7 @@ def create_app(folder: RelayFolder, limits: Limits | None = None) -> FastAPI:
         await relay.close()
         await line.close()
 
-    app = FastAPI(
-        title="MedVeil relay",
-        version="1",
-        lifespan=lifespan,
-        exception_handlers={
-            Error: on_error,
-            RequestValidationError: on_bad_address,
-            HTTPException: on_bad_address,
-            Exception: on_fault,
-        },
-        openapi_url=None,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-    )
+    app = bare_app("MedVeil relay", lifespan)
     app.state.service = None
     app.state.metrics = Metrics(tls=folder.tls, disk=folder.folder)
     app.add_middleware(Gate, limits=limits, observe=app.state.metrics.request)

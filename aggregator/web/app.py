@@ -10,8 +10,6 @@ from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException
 
 from aggregator.access.nonces import EarlyNonces
 from aggregator.access.signatures import Gatekeeper
@@ -22,13 +20,12 @@ from aggregator.storage.open import open_blobs
 from aggregator.storage.transactions import NotLeading
 from aggregator.web.limits import Gate
 from aggregator.web.metrics import Metrics
-from aggregator.web.problems import on_bad_address, on_error, on_fault
+from aggregator.web.problems import bare_app
 from aggregator.web.routes import hospitals, models, people, relays
 from aggregator.web.routes.parameters import READING
 from aggregator.web.service import Service
 from aggregator.web.standby import open_stand_by
 from aggregator.work.workers import Workers
-from medveil.errors import Error
 from medveil.log import get_logger
 
 TICK_S = 0.2
@@ -55,21 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
             serving.close()
         workers.shutdown()  # what they had in hand is made again after the next start
 
-    app = FastAPI(
-        title="MedVeil aggregator",
-        version="1",
-        lifespan=lifespan,
-        exception_handlers={
-            Error: on_error,
-            RequestValidationError: on_bad_address,
-            HTTPException: on_bad_address,
-            Exception: on_fault,
-        },
-        openapi_url=None,  # people.description asks who wants it
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,  # the redirect would repeat the Host header of whoever asks
-    )
+    app = bare_app("MedVeil aggregator", lifespan)
     app.state.service = app.state.stand_by = None
     app.state.metrics = Metrics(tls=settings.folder / "tls", disk=settings.folder)
     app.add_middleware(Gate, limits=settings.limits, observe=app.state.metrics.request)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from fastapi import Request
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
@@ -262,3 +265,22 @@ async def on_bad_address(request: Request, error: Exception) -> JSONResponse:
 async def on_fault(request: Request, error: Exception) -> JSONResponse:
     """A fault of our own, in the same form; the web framework raises it again for the log."""
     return problem(Internal())
+
+
+def bare_app(title: str, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]) -> FastAPI:
+    """An application that answers every problem in words, and has no page of its own and no route yet."""
+    return FastAPI(
+        title=title,
+        version="1",
+        lifespan=lifespan,
+        exception_handlers={
+            Error: on_error,
+            RequestValidationError: on_bad_address,
+            HTTPException: on_bad_address,
+            Exception: on_fault,
+        },
+        openapi_url=None,  # of the aggregator people.description asks who wants it
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # the redirect would repeat the Host header of whoever asks
+    )
