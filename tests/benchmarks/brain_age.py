@@ -28,7 +28,7 @@ from medveil_imaging.sources.site import SiteData, read_site
 from medveil_research.evaluate import add
 from medveil_research.studies import StudyOptions, new_study
 from results_page import put_section
-from rows import Row, arguments, cpu, publish
+from rows import Row, arguments, cpu, publish, with_data
 
 SITES = ("brain-a", "brain-b", "brain-c")
 LOW, HIGH = 18, 90
@@ -76,9 +76,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--seeds", type=int, default=4, help="runs with different noise")
     parser.add_argument("--write", type=Path, help="put the table into this Markdown page")
-    given = parser.parse_args()
-    if given.data is None:
-        parser.exit(message="This benchmark needs the real data sets: --data FOLDER\n")
+    given = with_data(parser)
     torch.set_num_threads(1)
     plain, start = study_of("none")
     sites = [read_site(given.data / "mri-brain" / name, plain) for name in SITES]

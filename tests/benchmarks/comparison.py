@@ -25,7 +25,7 @@ from medveil_research.comparison.whole import Request, compare_sites
 from medveil_research.sites import find_sites, typical_patients
 from medveil_research.studies import StudyOptions
 from results_page import put_section
-from rows import Row, arguments, cpu, publish
+from rows import Row, arguments, cpu, publish, with_data
 
 SITES = ("guangzhou-a", "guangzhou-b", "guangzhou-c")
 WITHIN = -0.003
@@ -109,9 +109,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each kind")
     parser.add_argument("--keep", type=Path, help="keep finished trainings in this folder")
     parser.add_argument("--write", type=Path, help="put the figures into this Markdown page")
-    given = parser.parse_args()
-    if given.data is None:
-        parser.exit(message="This benchmark needs the real data sets: --data FOLDER\n")
+    given = with_data(parser)
     torch.set_num_threads(1)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="medveil-comparison-") as scratch:

@@ -37,7 +37,7 @@ from privacy.encoding import params_for
 from privacy.secagg.masks import Mask
 from privacy.secagg.vector import masked_update
 from results_page import put_section
-from rows import Row, arguments, cpu, publish
+from rows import Row, arguments, cpu, publish, with_data
 
 WHOLE = "whole"
 WAYS = {
@@ -205,9 +205,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="runs of each setting")
     parser.add_argument("--only", choices=JOBS, help="one data set instead of all")
     parser.add_argument("--write", type=Path, help="put the table into this Markdown page")
-    given = parser.parse_args()
-    if given.data is None:
-        parser.exit(message="This benchmark needs the real data sets: --data FOLDER\n")
+    given = with_data(parser)
     torch.set_num_threads(1)
     every = []
     for name in [given.only] if given.only else JOBS:

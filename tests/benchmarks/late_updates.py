@@ -43,7 +43,7 @@ from medveil_research.studies import StudyOptions, new_study
 from privacy.dp.noise import NoiseSource
 from privacy.dp.policy import Split
 from results_page import put_section
-from rows import Row, arguments, cpu, publish
+from rows import Row, arguments, cpu, publish, with_data
 
 WEIGHT = np.float32(2**-0.5)
 OFTEN = 0.3
@@ -198,9 +198,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="settings, separated by semicolons; all without it")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--write", type=Path, help="put the table into this Markdown page")
-    given = parser.parse_args()
-    if given.data is None:
-        parser.exit(message="This benchmark needs the real data sets: --data FOLDER\n")
+    given = with_data(parser)
     torch.set_num_threads(1)
     rows = []
     for name in given.only.split(";") if given.only else SETTINGS:

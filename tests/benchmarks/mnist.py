@@ -29,7 +29,7 @@ from medveil_research.comparison.engine import run_federated
 from medveil_research.mnist import write_mnist_sites
 from medveil_research.studies import StudyOptions, new_study
 from results_page import put_section
-from rows import Row, arguments, cpu, publish
+from rows import Row, arguments, cpu, publish, with_data
 
 CLIENTS, ROUNDS = 5, 10
 ACCEPT, AIM = 0.988, 0.993
@@ -112,9 +112,7 @@ def main() -> None:
     parser.add_argument("--by-label", action="store_true", help="each client sees about two digits")
     parser.add_argument("--seeds", type=int, default=1, help="runs from different initial weights")
     parser.add_argument("--write", type=Path, help="put the table into this Markdown page")
-    given = parser.parse_args()
-    if given.data is None:
-        parser.exit(message="This benchmark needs the real data sets: --data FOLDER\n")
+    given = with_data(parser)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="medveil-mnist-") as scratch:
         cuts = write_mnist_sites(

@@ -28,7 +28,7 @@ from medveil_imaging.sources.site import SiteData
 from medveil_research.comparison.engine import judged, run_federated
 from medveil_research.studies import StudyOptions, new_study
 from results_page import put_section
-from rows import Row, arguments, cpu, publish
+from rows import Row, arguments, cpu, publish, with_data
 
 WAYS = {
     "alone": (),
@@ -140,9 +140,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="settings, separated by semicolons; all without it")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--write", type=Path, help="put the table into this Markdown page")
-    given = parser.parse_args()
-    if given.data is None:
-        parser.exit(message="This benchmark needs the real data sets: --data FOLDER\n")
+    given = with_data(parser)
     torch.set_num_threads(1)
     rows = []
     for name in given.only.split(";") if given.only else SETTINGS:

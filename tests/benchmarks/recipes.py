@@ -25,7 +25,7 @@ from hospital_node.training import FeatureCache
 from medveil.study import Study
 from medveil_imaging.sources.site import SiteData
 from results_page import put_section
-from rows import Row, arguments, publish
+from rows import Row, arguments, publish, with_data
 
 Kind = Literal["local", "joint"]
 EPSILONS = (8.0, 3.0, 1.0)
@@ -112,9 +112,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--seeds", type=int, default=4, help="runs with different noise per setting")
     parser.add_argument("--write", type=Path, help="put the table into this Markdown page")
-    given = parser.parse_args()
-    if given.data is None:
-        parser.exit(message="This benchmark needs the real data sets: --data FOLDER\n")
+    given = with_data(parser)
     torch.set_num_threads(1)
     sites = films(given.data, changed("local", 8.0, Change("shipped"))[0])
     found = list(measure(sites, given.seeds))

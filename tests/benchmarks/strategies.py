@@ -37,7 +37,7 @@ from medveil_research.evaluate import Split
 from medveil_research.studies import StudyOptions, new_study
 from privacy.encoding import params_for
 from results_page import put_section
-from rows import Row, arguments, cpu, publish
+from rows import Row, arguments, cpu, publish, with_data
 
 ADAPTIVE = ("fedadam", "fedyogi", "fedadagrad")
 DIGITS, TESTED, CLIENTS = 3000, 1000, 5
@@ -280,9 +280,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--only", default="", help="settings, separated by commas; all without it")
     parser.add_argument("--write", type=Path, help="put the table into this Markdown page")
-    given = parser.parse_args()
-    if given.data is None:
-        parser.exit(message="This benchmark needs the real data sets: --data FOLDER\n")
+    given = with_data(parser)
     torch.set_num_threads(1)
     rows = []
     for name in given.only.split(",") if given.only else SETTINGS:

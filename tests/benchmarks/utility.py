@@ -39,7 +39,7 @@ from medveil_research.evaluate import Split, patients_of
 from medveil_research.studies import StudyOptions, new_study
 from privacy.dp.noise import NoiseSource
 from results_page import put_section
-from rows import Row, arguments, cpu, publish
+from rows import Row, arguments, cpu, publish, with_data
 
 Kind = Literal["none", "joint", "local"]
 STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 8: 2.36, 10: 2.26}
@@ -333,9 +333,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=4, help="runs with different noise per setting")
     parser.add_argument("--only", choices=JOBS, help="one data set instead of all")
     parser.add_argument("--write", type=Path, help="put the table into this Markdown page")
-    given = parser.parse_args()
-    if given.data is None:
-        parser.exit(message="This benchmark needs the real data sets: --data FOLDER\n")
+    given = with_data(parser)
     torch.set_num_threads(1)
     names = [given.only] if given.only else list(JOBS)
     cells = [cell for name in names for cell in measure(name, given.data, given.seeds)]

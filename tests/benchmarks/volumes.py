@@ -29,7 +29,7 @@ from medveil.tensors import Float32, from_safetensors
 from medveil_imaging.sources.site import SiteData, read_site
 from medveil_research.studies import StudyOptions, new_study
 from results_page import put_section
-from rows import Row, arguments, cpu, publish
+from rows import Row, arguments, cpu, publish, with_data
 
 NETWORK = {"channels": "16-32-64-128"}
 
@@ -166,9 +166,7 @@ def main() -> None:
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--write", type=Path, help="put the figures into this Markdown page")
-    given = parser.parse_args()
-    if given.data is None:
-        parser.exit(message="This benchmark needs the real data sets: --data FOLDER\n")
+    given = with_data(parser)
     torch.set_num_threads(1)
     every = []
     for name in given.jobs:

@@ -47,6 +47,14 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def with_data(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """What was typed; ends the program with a word where the real data sets are not named."""
+    given = parser.parse_args()
+    if given.data is None:
+        parser.exit(message="This benchmark needs the real data sets: --data FOLDER\n")
+    return given
+
+
 def publish(found: Sequence[Row | Skipped], json_file: Path | None) -> None:
     """Print the table with the CPU's name and what was skipped, and write the rows."""
     rows = [row for row in found if isinstance(row, Row)]
