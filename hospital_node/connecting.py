@@ -1,23 +1,20 @@
-"""How a line to the aggregator is opened: through which proxy, under which authority, and why it failed."""
+"""How a line to the aggregator is looked at before anything is sent, and why it failed, in words."""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
 
 import httpx2 as httpx
 from socksio import SOCKSError
 
 from hospital_node.line import AggregatorProblem, ProxyRefused, Unreachable
-from medveil.answers import ASK_PLAINLY, no_cookies
-from medveil.errors import BadFile
+from medveil.outgoing import AT_PROXY, FAILURES, closing_lines, open_client, pinned
 from medveil.reachability import (
     OTHER_AUTHORITY,
     Proxy,
@@ -27,16 +24,12 @@ from medveil.reachability import (
     why,
 )
 
-TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 LOOK_S = 15.0
 ISSUER_S = 5.0
-AT_PROXY = "at the proxy"
 OWN_AUTHORITY = (
     "Add the hospital's own authority to this machine's (update-ca-certificates), or name its file in "
     "SSL_CERT_FILE. It is trusted for the proxy and never for the aggregator."
 )
-FAILURES = (httpx.TransportError, TimeoutError, SOCKSError)
-"""What ends a request that did not get its answer."""
 
 
 @dataclass(frozen=True)
@@ -47,68 +40,6 @@ class Look:
     """How far its clock is ahead of this machine's, within a second or two; None: it tells no time."""
     certificate_ends: float
     """When its TLS certificate expires, Unix seconds."""
-
-
-def pinned(authority: Path) -> ssl.SSLContext:
-    """TLS that trusts this authority and no other. Raises: BadFile."""
-    try:
-        context = ssl.create_default_context(cafile=str(authority))
-    except OSError as error:  # ssl.SSLError too
-        problem = "it holds no certificate (PEM)" if isinstance(error, ssl.SSLError) else error.strerror
-        raise BadFile(name=authority.name, problem=problem or "it cannot be read") from error
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
-
-
-def open_client(address: str, context: ssl.SSLContext, proxy: Proxy | None) -> httpx.AsyncClient:
-    """A client that takes nothing from the environment: the proxy was chosen before."""
-    through = None
-    if proxy is not None:
-        # The proxy itself, if it speaks TLS, is judged by this machine's authorities; the aggregator is not.
-        own = None
-        if proxy.url.startswith("https:"):
-            own = ssl.create_default_context()
-            own.sslobject_class = _OfTheProxy
-        through = httpx.Proxy(proxy.url, ssl_context=own)
-    return httpx.AsyncClient(
-        base_url=address,
-        verify=context,
-        proxy=through,
-        trust_env=False,
-        timeout=TIMEOUT,
-        headers=ASK_PLAINLY,
-        cookies=no_cookies(),
-        follow_redirects=False,
-    )
-
-
-class _OfTheProxy(ssl.SSLObject):
-    """Says of a refused certificate that it was the proxy's; the error itself does not."""
-
-    def do_handshake(self) -> None:
-        try:
-            super().do_handshake()
-        except ssl.SSLCertVerificationError as error:
-            error.add_note(AT_PROXY)
-            raise
-
-
-@asynccontextmanager
-async def closing_lines(request: httpx.Request) -> AsyncIterator[None]:
-    """Close what a request has opened if it fails: the library leaves the line to a SOCKS proxy open."""
-    opened: list[Any] = []
-
-    async def seen(event: str, told: Any) -> None:
-        if event == "socks.connect_tcp.complete":
-            opened.append(told["return_value"])
-
-    request.extensions["trace"] = seen
-    try:
-        yield
-    except BaseException:
-        for line in opened:
-            await line.aclose()
-        raise
 
 
 def lost_by(error: BaseException, proxy: Proxy | None) -> Unreachable | ProxyRefused:

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import httpx2 as httpx
 
 from hospital_node import live
-from hospital_node.connecting import FAILURES, check_shown, closing_lines, lost_by, open_client, pinned
+from hospital_node.connecting import check_shown, lost_by
 from hospital_node.limits import Pace
 from hospital_node.line import AggregatorProblem, Message, Unreachable, decoded
 from hospital_node.transmissions.record import Leaving, SentRecord
@@ -40,6 +40,7 @@ from medveil.messages import (
     enrolment_path,
     seconds_to_wait,
 )
+from medveil.outgoing import FAILURES, closing_lines, open_client, pinned
 from medveil.reachability import proxy_to
 from medveil.relaying import Held, RelayIdentity
 from medveil.rounds import AttemptKey

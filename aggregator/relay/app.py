@@ -54,7 +54,8 @@ def create_app(folder: RelayFolder, limits: Limits | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         identity = Identity.load(folder.settings.name, folder.key)
-        line = UpstreamLine(folder.settings.aggregator, folder.authority, identity)
+        told = folder.settings
+        line = UpstreamLine(told.aggregator, folder.authority, identity, proxy=told.proxy)
         relay = Relay(folder.held, identity, folder.settings.hospitals, line)
         app.state.door = Door(relay, limits)
         yield

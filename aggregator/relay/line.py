@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 import httpx2 as httpx
+from socksio import SOCKSError
 
 from medveil.answers import (
-    ASK_PLAINLY,
     PROBLEM_BYTES,
     AnswerTooLarge,
     Collected,
     EncodedAnswer,
-    no_cookies,
     problem_in,
     time_for,
 )
 from medveil.errors import RemoteProtocolError
 from medveil.identity import Identity, sign_request
 from medveil.messages import MAX_MESSAGE_BYTES, Enrol, enrolment_path, seconds_to_wait
-from medveil.reachability import check_certificate, why
+from medveil.outgoing import FAILURES, closing_lines, open_client, pinned
+from medveil.reachability import check_certificate, proxy_to, proxy_trouble, why
 from medveil.relaying import RelayWork
 from medveil.rounds import AttemptKey
 from medveil.shown import plain
 
-TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 PATIENCE_S = 20.0
 """How long a lost request is sent again. The hospitals wait meanwhile, and send themselves after it."""
 BUSY = (429, 502, 503, 504)
@@ -39,11 +37,11 @@ class AggregatorRefuses(RemoteProtocolError):
 
     code = "aggregator-refuses"
 
-    def __init__(self, *, reason: str, told: str = "") -> None:
+    def __init__(self, *, reason: str, told: str = "", remedy: str = "") -> None:
         super().__init__(
             what=f"The aggregator did not take it: {plain(reason)}.",
             meaning="The relay's hospitals send their masked vectors themselves.",
-            remedy="If it lasts, look at the relay's log, its token and its address.",
+            remedy=remedy or "If it lasts, look at the relay's log, its token and its address.",
         )
         self.told = told
         """The aggregator's code, if it gave one."""
@@ -66,22 +64,25 @@ class Upstream(Protocol):
 
 
 class UpstreamLine:
-    """Signed requests to the aggregator. A retry signs a new request around identical bytes."""
+    """Signed requests to the aggregator. A retry signs a new request around identical bytes.
+
+    Args:
+        proxy: as :func:`medveil.reachability.proxy_to` takes it; the environment's if empty.
+    Raises: BadProxy, BadFile.
+    """
 
     def __init__(
-        self, address: str, authority: Path, identity: Identity, *, patience_s: float = PATIENCE_S
+        self,
+        address: str,
+        authority: Path,
+        identity: Identity,
+        *,
+        patience_s: float = PATIENCE_S,
+        proxy: str = "",
     ) -> None:
-        context = ssl.create_default_context(cafile=str(authority))
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self._proxy = proxy_to(address, proxy, file="relay.json")
         self._identity, self._patience_s = identity, patience_s
-        self._client = httpx.AsyncClient(
-            base_url=address,
-            verify=context,
-            timeout=TIMEOUT,
-            headers=ASK_PLAINLY,
-            cookies=no_cookies(),
-            follow_redirects=False,
-        )
+        self._client = open_client(address, pinned(authority), self._proxy)
 
     async def close(self) -> None:
         """End the connections."""
@@ -118,21 +119,30 @@ class UpstreamLine:
                 )
                 if status not in BUSY:
                     raise refusal
-            except (httpx.TransportError, TimeoutError, AnswerTooLarge, EncodedAnswer) as error:
-                check_certificate(error)
-                refusal = AggregatorRefuses(reason=why(error))
+            except (*FAILURES, AnswerTooLarge, EncodedAnswer) as error:
+                refusal = self._lost_by(error)
                 refusal.__cause__ = error
             if loop.time() - started > self._patience_s:
                 raise refusal
             await asyncio.sleep(asked_s + pause)
             pause = min(2 * pause, 5.0)
 
+    def _lost_by(self, error: BaseException) -> AggregatorRefuses:
+        """What a request's failure is, in words. Raises: WrongAuthority, CertificateRefused."""
+        shown = self._proxy.shown if self._proxy else ""
+        if self._proxy is not None and isinstance(error, httpx.ProxyError | SOCKSError):
+            words = str(error) if isinstance(error, httpx.ProxyError) else "it does not speak SOCKS 5"
+            reason, remedy = proxy_trouble(words, shown)
+            return AggregatorRefuses(reason=reason, remedy=remedy)
+        check_certificate(error, proxy=shown)
+        return AggregatorRefuses(reason=why(error, shown))
+
     async def _once(self, method: str, path: str, body: bytes, limit: int) -> tuple[int, bytes, float]:
         """Status, body, and the seconds that the aggregator asks to wait."""
         request = self._client.build_request(method, path, content=body)
         target = request.url.raw_path.decode("ascii")
         request.headers.update(sign_request(self._identity, method, target, body).headers())
-        async with asyncio.timeout(time_for(body)):
+        async with asyncio.timeout(time_for(body)), closing_lines(request):
             response = await self._client.send(request, stream=True)
         try:
             answer = Collected(response.headers, limit if response.is_success else PROBLEM_BYTES)

@@ -50,7 +50,8 @@ def enrol_relay(folder: Path, token: str) -> str:
     identity = Identity.load(found.settings.name, found.key)
 
     async def show() -> None:
-        line = UpstreamLine(found.settings.aggregator, found.authority, identity, patience_s=ENROL_S)
+        told = found.settings
+        line = UpstreamLine(told.aggregator, found.authority, identity, patience_s=ENROL_S, proxy=told.proxy)
         try:
             await line.enrol(token)
         finally:

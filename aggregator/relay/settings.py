@@ -41,6 +41,8 @@ class RelaySettings(Frozen):
     port: Annotated[int, Field(ge=1, le=65_535)] = 8444
     names: Annotated[tuple[str, ...], Field(min_length=1)] = ("localhost", "127.0.0.1")
     """DNS names and addresses in the relay's certificate."""
+    proxy: Annotated[str, Field(max_length=500)] = ""
+    """On the way to the aggregator; the environment's if empty (:func:`medveil.reachability.proxy_to`)."""
 
 
 class RelayFolder:

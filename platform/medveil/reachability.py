@@ -28,7 +28,8 @@ OTHER_AUTHORITY = (18, 19, 20, 21)
 """OpenSSL's results for a certificate that a trusted authority has not signed."""
 _PASSWORD = (
     "Give its user and password, as http://USER:PASSWORD@HOST:PORT, in HTTPS_PROXY or as 'proxy' in "
-    "node.json (signs in them percent-encoded). Only plain passwords are spoken, no NTLM and no Kerberos."
+    "node.json or relay.json (signs in them percent-encoded). Only plain passwords are spoken, no NTLM and "
+    "no Kerberos."
 )
 _NOT_ALLOWED = "Ask the network people to let this machine through to the aggregator's address and port."
 _NOT_REACHED = (
@@ -76,7 +77,8 @@ class BadProxy(Error):
             what=f"The proxy '{proxy}', named by {source}, cannot be used: {problem}.",
             meaning="Nothing was sent.",
             remedy="Name it as http://HOST:PORT or socks5://HOST:PORT in HTTPS_PROXY or as 'proxy' in "
-            f"node.json, where '{DIRECT}' stands for no proxy; NO_PROXY lists the addresses that need none.",
+            f"node.json or relay.json, where '{DIRECT}' stands for no proxy; NO_PROXY lists the addresses "
+            "that need none.",
         )
 
 
@@ -92,17 +94,18 @@ class Proxy:
     """Who names it."""
 
 
-def proxy_to(address: str, own: str = "") -> Proxy | None:
+def proxy_to(address: str, own: str = "", *, file: str = "node.json") -> Proxy | None:
     """The proxy on the way to an address; None: connect directly.
 
     Args:
         own: this program's own setting: a proxy's address, or :data:`DIRECT`. If empty, the environment says
             (HTTPS_PROXY, ALL_PROXY, NO_PROXY, in either case), and this machine needs none to reach itself.
+        file: where that setting stands, for the words of a problem.
     Raises: BadProxy.
     """
     if own == DIRECT:
         return None
-    named, source = own or _of_environment(address), "node.json" if own else "the environment"
+    named, source = own or _of_environment(address), file if own else "the environment"
     return _read(named, source) if named else None
 
 

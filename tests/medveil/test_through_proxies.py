@@ -1,4 +1,4 @@
-"""Node and researcher reach the aggregator through a proxy, or are told which proxy, and what to do."""
+"""Node, researcher and relay reach the aggregator through a proxy, or are told which, and what to do."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from aggregator.access.tls import make_certificates
+from aggregator.relay.line import AggregatorRefuses, UpstreamLine
 from hospital_node.line import AggregatorProblem, ProxyRefused, Unreachable
 from hospital_node.transport import Transport
 from medveil.errors import Error, RemoteProtocolError
 from medveil.identity import Identity
 from medveil.reachability import BadProxy, CertificateRefused, WrongAuthority
+from medveil.rounds import AttemptKey
 from medveil_research.client import Client, NoAnswer
 from proxies import SmallProxy, running
 
@@ -35,6 +37,17 @@ def as_node(address: str, authority: Path, proxy: str = "") -> None:
 def as_researcher(address: str, authority: Path, proxy: str = "") -> None:
     with Client(address, authority, ME) as client:
         client.check_up()
+
+
+def as_relay(address: str, authority: Path, proxy: str = "") -> None:
+    async def work() -> None:
+        line = UpstreamLine(address, authority, ME, patience_s=-1.0, proxy=proxy)
+        try:
+            await line.work(AttemptKey("ab" * 32, 1, 1))
+        finally:
+            await line.close()
+
+    asyncio.run(work())
 
 
 @pytest.fixture(autouse=True)
@@ -92,11 +105,11 @@ def address(tls: Path) -> Iterator[str]:
 
 def answered(ask: Ask, address: str, authority: Path, proxy: str = "") -> None:
     """The aggregator itself has answered, in its own way."""
-    with pytest.raises((AggregatorProblem, NoAnswer), match="418"):
+    with pytest.raises((AggregatorProblem, NoAnswer, AggregatorRefuses), match="418"):
         ask(address, authority, proxy)
 
 
-@pytest.mark.parametrize("ask", [as_node, as_researcher])
+@pytest.mark.parametrize("ask", [as_node, as_researcher, as_relay])
 @pytest.mark.parametrize("kind", ["http", "socks5"])
 @pytest.mark.parametrize("password", ["", "anna:p%40ss"])
 def test_a_proxy_of_the_environment_is_used_and_gets_its_password(
@@ -124,7 +137,7 @@ def test_a_nodes_own_setting_goes_before_the_environment_and_none_goes_without(
     assert "proxy '" not in str(refused.value)
 
 
-@pytest.mark.parametrize("ask", [as_node, as_researcher])
+@pytest.mark.parametrize("ask", [as_node, as_researcher, as_relay])
 @pytest.mark.parametrize(
     ("proxy", "words", "remedy"),
     [
@@ -152,13 +165,13 @@ def test_a_proxy_that_does_not_connect_is_named_with_its_reason_and_what_to_do(
 ) -> None:
     with running(proxy):
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
-        with pytest.raises((ProxyRefused, NoAnswer), match=words) as refused:
+        with pytest.raises((ProxyRefused, NoAnswer, AggregatorRefuses), match=words) as refused:
             ask(address, tls / "ours" / "ca.pem", "")
         assert proxy.url in refused.value.what
         assert remedy in refused.value.remedy
 
 
-@pytest.mark.parametrize("ask", [as_node, as_researcher])
+@pytest.mark.parametrize("ask", [as_node, as_researcher, as_relay])
 def test_a_wrong_password_is_never_shown_and_another_protocol_is_named(
     address: str, tls: Path, monkeypatch: pytest.MonkeyPatch, ask: Ask
 ) -> None:
@@ -174,7 +187,7 @@ def test_a_wrong_password_is_never_shown_and_another_protocol_is_named(
                 ask(address, tls / "ours" / "ca.pem", "")
 
 
-@pytest.mark.parametrize("ask", [as_node, as_researcher])
+@pytest.mark.parametrize("ask", [as_node, as_researcher, as_relay])
 def test_a_proxy_that_is_not_there_is_named_and_not_the_aggregator(
     address: str, tls: Path, monkeypatch: pytest.MonkeyPatch, ask: Ask
 ) -> None:
@@ -228,7 +241,7 @@ def test_a_proxy_that_cannot_be_used_is_refused_before_anything_is_sent(
     tls: Path, monkeypatch: pytest.MonkeyPatch, named: str, problem: str
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", named)
-    for ask in (as_node, as_researcher):
+    for ask in (as_node, as_researcher, as_relay):
         with pytest.raises(BadProxy, match=problem) as refused:
             ask("https://fl.example.org:1", tls / "ours" / "ca.pem")
         assert "secret" not in str(refused.value)

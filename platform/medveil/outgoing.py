@@ -1,0 +1,86 @@
+"""How a line out is opened: through which proxy, under which authority. Who sends goes this way.
+
+Nothing is taken from the environment here: :func:`medveil.reachability.proxy_to` has chosen the proxy before.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+from socksio import SOCKSError
+
+from medveil.answers import ASK_PLAINLY, no_cookies
+from medveil.errors import BadFile
+from medveil.reachability import Proxy
+
+TIMEOUT = httpx.Timeout(60.0, connect=10.0)
+AT_PROXY = "at the proxy"
+FAILURES = (httpx.TransportError, TimeoutError, SOCKSError)
+"""What ends a request that did not get its answer."""
+
+
+def pinned(authority: Path) -> ssl.SSLContext:
+    """TLS that trusts this authority and no other. Raises: BadFile."""
+    try:
+        context = ssl.create_default_context(cafile=str(authority))
+    except OSError as error:  # ssl.SSLError too
+        problem = "it holds no certificate (PEM)" if isinstance(error, ssl.SSLError) else error.strerror
+        raise BadFile(name=authority.name, problem=problem or "it cannot be read") from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def open_client(address: str, context: ssl.SSLContext, proxy: Proxy | None) -> httpx.AsyncClient:
+    """A client that takes nothing from the environment: the proxy was chosen before."""
+    through = None
+    if proxy is not None:
+        # The proxy itself, if it speaks TLS, is judged by this machine's authorities; the aggregator is not.
+        own = None
+        if proxy.url.startswith("https:"):
+            own = ssl.create_default_context()
+            own.sslobject_class = _OfTheProxy
+        through = httpx.Proxy(proxy.url, ssl_context=own)
+    return httpx.AsyncClient(
+        base_url=address,
+        verify=context,
+        proxy=through,
+        trust_env=False,
+        timeout=TIMEOUT,
+        headers=ASK_PLAINLY,
+        cookies=no_cookies(),
+        follow_redirects=False,
+    )
+
+
+class _OfTheProxy(ssl.SSLObject):
+    """Says of a refused certificate that it was the proxy's; the error itself does not."""
+
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except ssl.SSLCertVerificationError as error:
+            error.add_note(AT_PROXY)
+            raise
+
+
+@asynccontextmanager
+async def closing_lines(request: httpx.Request) -> AsyncIterator[None]:
+    """Close what a request has opened if it fails: the library leaves the line to a SOCKS proxy open."""
+    opened: list[Any] = []
+
+    async def seen(event: str, told: Any) -> None:
+        if event == "socks.connect_tcp.complete":
+            opened.append(told["return_value"])
+
+    request.extensions["trace"] = seen
+    try:
+        yield
+    except BaseException:
+        for line in opened:
+            await line.aclose()
+        raise
