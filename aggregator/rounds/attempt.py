@@ -52,6 +52,8 @@ class Attempt:
     phases: dict[str, float] = field(default_factory=dict)
     bytes_up: Counter[str] = field(default_factory=Counter)
     bytes_down: Counter[str] = field(default_factory=Counter)
+    phase_up: Counter[str] = field(default_factory=Counter)
+    phase_down: Counter[str] = field(default_factory=Counter)
     claims: Counter[int | str] = field(default_factory=Counter)
     """Hospital's index, or what a relay's sum is stored under → how often it might write a segment."""
     read_back: dict[int | str, tuple[int, tuple[bytes, ...]]] = field(default_factory=dict)

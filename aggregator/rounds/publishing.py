@@ -247,6 +247,7 @@ class Publishing:
             metric=figures.get(headline(study)),
             sums={k: tuple(v.tolist()) for k, v in sums.items()},
             model=made.model,
+            update_norm=made.norm,
             epsilon=made.epsilon,
             sum=made.sum,
             proof=made.proof,

@@ -141,6 +141,7 @@ class Measured(TypedDict):
     survivors: tuple[str, ...]
     bytes_up: dict[str, int]
     bytes_down: dict[str, int]
+    phase_bytes: dict[str, tuple[int, int]]
     wrong_shares: tuple[str, ...]
 
 
@@ -191,8 +192,11 @@ class Runs:
         run = self._runs.get(plan_id)
         attempt = None if run is None else run.attempt
         if attempt is not None:
+            phase = attempt.state.phase.value
             attempt.bytes_up[name] += up
             attempt.bytes_down[name] += down
+            attempt.phase_up[phase] += up
+            attempt.phase_down[phase] += down
 
     def is_in_reach(self, run: Run, name: str) -> bool:
         """Whether a hospital was heard from lately; any thread may ask."""
@@ -271,6 +275,7 @@ class Runs:
             "survivors": run.names(state.survivors),
             "bytes_up": dict(attempt.bytes_up),
             "bytes_down": dict(attempt.bytes_down),
+            "phase_bytes": {p: (attempt.phase_up[p], attempt.phase_down[p]) for p in list(attempt.phase_up)},
             "wrong_shares": attempt.wrong_shares,
         }
 

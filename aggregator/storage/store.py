@@ -8,6 +8,7 @@ from pathlib import Path
 
 from aggregator.storage.ledgerends import LedgerEnds
 from aggregator.storage.log import AuditLog
+from aggregator.storage.past import Past
 from aggregator.storage.plans import Plans
 from aggregator.storage.register import Register
 from aggregator.storage.transactions import Transactions
@@ -31,6 +32,7 @@ class Store:
         self.plans = Plans(self.transactions)
         self.register = Register(self.transactions)
         self.log = AuditLog(self.transactions)
+        self.past = Past(self.transactions)
         self.ledger_ends = LedgerEnds(self.transactions)
 
     def close(self) -> None:

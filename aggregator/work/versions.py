@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from aggregator.storage.blobs import Blobs, DamagedBlob, StorageFailed
 from aggregator.work.unmasking import SUM, Summing, segment_lengths, sum_segment
 from medveil.errors import RemoteProtocolError
 from medveil.plan import Plan
+from medveil.reports import LARGEST
 from medveil.rounds import ModelVersion
 from medveil.small_cells import without_small
 from medveil.strategies import advance
@@ -116,6 +118,8 @@ class NextVersion:
     metrics: Sums
     """Without the groups that are too small: they leave this process no more."""
     model: str | None = None
+    norm: float | None = None
+    """Length of the mean update."""
     epsilon: float | None = None
     state: Mapping[str, str] | None = None
     sum: str | None = None
@@ -137,7 +141,7 @@ def make(job: Making) -> NextVersion:
             rest = decode(tail, replace(job.params, parameters=0), hospitals=job.hospitals, study=job.study)
             if job.step is None:
                 return NextVersion(without_small(job.study, rest.metrics))
-            model, state = _next_model(job, job.step, total, tail)
+            model, state, norm = _next_model(job, job.step, total, tail)
             digest = _hash(total, hashlib.sha256())
         proof = job.step.proof.model_copy(update={"sum_hash": digest}).to_bytes()
     except OSError as error:
@@ -145,9 +149,8 @@ def make(job: Making) -> NextVersion:
     name = hashlib.sha256(proof).hexdigest()
     job.blobs.put_sum(name, proof)
     job.blobs.keep_sum(digest.hex(), draft)
-    return NextVersion(
-        rest.metrics, model, _epsilon(job.study, job.step.number), state, sum=digest.hex(), proof=name
-    )
+    epsilon = _epsilon(job.study, job.step.number)
+    return NextVersion(rest.metrics, model, norm, epsilon, state, sum=digest.hex(), proof=name)
 
 
 def sum_and_make(summing: Summing, making: Making) -> NextVersion:
@@ -161,8 +164,9 @@ def stand_by() -> None:
     """Nothing: the worker that has run it has started, and has loaded what the other jobs need."""
 
 
-def _next_model(job: Making, step: Step, total: BinaryIO, tail: Words) -> tuple[str, dict[str, str]]:
-    spec = job.study.model.tensors
+def _next_model(job: Making, step: Step, total: BinaryIO, tail: Words) -> tuple[str, dict[str, str], float]:
+    """The next model and the optimiser's state, by hash, and the length of the mean update."""
+    spec, squares = job.study.model.tensors, 0.0
     header = safetensors_header(spec)
     with ExitStack() as files:
         before = {name: files.enter_context(job.blobs.open_model(n)) for name, n in step.state.items()}
@@ -177,6 +181,7 @@ def _next_model(job: Making, step: Step, total: BinaryIO, tail: Words) -> tuple[
         after = _Drafts(job, files)
         after.file(MODEL).write(header)
         for spans, update in _updates(job, step, total, tail):
+            squares += float(np.sum(np.square(update, dtype=np.float64)))
             stepped, state = advance(
                 job.study,
                 _read(parent, spans, start=len(header)),
@@ -195,7 +200,7 @@ def _next_model(job: Making, step: Step, total: BinaryIO, tail: Words) -> tuple[
     for name, digest in digests.items():
         job.blobs.keep_model(digest, after.path(_STATE + name))
     job.blobs.keep_model(model, after.path(MODEL))
-    return model, digests
+    return model, digests, min(math.sqrt(squares), LARGEST)
 
 
 class _Drafts:

@@ -67,6 +67,8 @@ class AttemptReport(_AsWritten):
     """Hospitals whose contribution is in the sum, if there is one."""
     bytes_up: dict[Name, Count] = Field(default_factory=dict)
     bytes_down: dict[Name, Count] = Field(default_factory=dict)
+    phase_bytes: dict[Label, tuple[Count, Count]] = Field(default_factory=dict)
+    """The same of all hospitals together, by the phase that was open: up, down."""
     wrong_shares: tuple[Name, ...] = ()
     """Who returned other shares than it was dealt."""
     figures: Figures = Field(default_factory=dict)
@@ -77,6 +79,8 @@ class AttemptReport(_AsWritten):
     """The summed histograms and counts behind ``figures``; see :func:`medveil.metrics.layout`."""
     model: Sha256 | None = None
     """Hash of the model that this attempt made; None when it made none."""
+    update_norm: Amount | None = None
+    """Length of the mean update behind that model, with the noise that is in it."""
     epsilon: Amount | None = None
     """Spent by a patient of a hospital that took part in every round so far."""
     sum: Sha256 | None = None
