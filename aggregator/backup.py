@@ -16,19 +16,22 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from aggregator.adminkey import KEY, NEXT, load_admin, open_store, settle_key
 from aggregator.auditlog import Head
-from aggregator.settings import Settings
+from aggregator.settings import LAST_BACKUP, Settings
 from aggregator.storage.blobs import SCRATCH, Blobs, StorageFailed, write_durably
 from aggregator.storage.database import alone, copy_database, shown_address
 from aggregator.storage.open import open_blobs
 from aggregator.storage.store import Store
 from medveil.errors import Error
+from medveil.files import replace_lightly
 from medveil.identity import BadSignature, Identity, verify
 from medveil.ids import canonical, fingerprint
 from medveil.outside import NotPlain, decode_json
@@ -113,6 +116,8 @@ def back_up(settings: Settings, target: Path) -> Head | None:
         raise StorageFailed() from error
     signed = _signed(content, load_admin(target))
     write_durably(target / MANIFEST, json.dumps(signed, indent=1).encode())
+    with suppress(OSError):  # the backup is whole; only the alarm for old ones would not know of it
+        replace_lightly(settings.folder / LAST_BACKUP, f"{time.time():.0f}\n".encode())
     return head
 
 

@@ -7,9 +7,12 @@ import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+from aggregator.monitoring import Monitoring
 from medveil.errors import BadFile
 
 DATABASE_VARIABLE = "MEDVEIL_DATABASE"
+LAST_BACKUP = "last-backup"
+"""File in the aggregator's folder: when ``medveil aggregator backup`` was done last, Unix seconds."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,9 @@ class Settings:
     authority: str = ""
     """File (PEM) of the authority that signs what hospitals are shown there, if it is not ``tls/ca.pem``."""
 
+    monitoring: Monitoring = field(default_factory=Monitoring)
+    """What machines may see, and where they are told."""
+
     @property
     def where(self) -> Path | str:
         """The database: the URL in the environment, else the one set here, else the file in the folder."""
@@ -106,6 +112,7 @@ class Settings:
         """Write ``aggregator.json``."""
         values = {k: v for k, v in asdict(self).items() if k != "folder"}
         values["limits"] = self.limits.changed
+        values["monitoring"] = self.monitoring.model_dump(mode="json", exclude_defaults=True)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (self.folder / "aggregator.json").write_text(json.dumps(values, indent=2) + "\n")
 
@@ -131,6 +138,7 @@ def load(folder: Path) -> Settings:
             database=str(values.get("database", "")),
             workers=int(values.get("workers", 0)),
             blobs=str(values.get("blobs", "")),
+            monitoring=Monitoring.read(values.get("monitoring", {})),
             **{key: str(values.get(key, "")) for key in ("consortium", "address", "authority")},
         )
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -11,6 +11,7 @@ from aggregator.access.signatures import Gatekeeper
 from aggregator.relay.line import UpstreamLine
 from aggregator.relay.relay import Relay
 from aggregator.relay.settings import RelayFolder
+from aggregator.relay.watched import check_token, monitor_token, relay_gauges
 from aggregator.settings import Limits
 from aggregator.storage.register import Party
 from aggregator.web.bodies import BodyMemory, read_body
@@ -58,13 +59,16 @@ def create_app(folder: RelayFolder, limits: Limits | None = None) -> FastAPI:
         line = UpstreamLine(told.aggregator, folder.authority, identity, proxy=told.proxy)
         relay = Relay(folder.held, identity, folder.settings.hospitals, line)
         app.state.door = Door(relay, limits)
+        app.state.token = monitor_token(folder.token)
         yield
         await relay.close()
         await line.close()
 
     app = bare_app("MedVeil relay", lifespan)
     app.state.service = None
+    app.state.token = ""
     app.state.metrics = Metrics(tls=folder.tls, disk=folder.folder)
+    app.state.metrics.show(lambda: relay_gauges(_door(app).relay, len(folder.settings.hospitals)))
     app.add_middleware(Gate, limits=limits, observe=app.state.metrics.request)
     _add_routes(app)
     return app
@@ -75,17 +79,24 @@ def _add_routes(app: FastAPI) -> None:
     async def healthz() -> Response:
         return Response(status_code=204)
 
+    @app.get("/metrics", response_class=Response)
+    async def metrics(request: Request) -> Response:
+        """Counts for Prometheus, which shows the token of ``monitor.token``."""
+        check_token(request.headers.get("authorization", ""), request.app.state.token)
+        text, media_type = request.app.state.metrics.page()
+        return Response(text, media_type=media_type)
+
     @app.get("/v1/relay", response_class=Response)
     async def who(request: Request) -> Response:
         """The relay's name and key: a hospital signs that its vector goes to it."""
-        return Response(_door(request).relay.identity.to_bytes(), media_type=CBOR)
+        return Response(_door(request.app).relay.identity.to_bytes(), media_type=CBOR)
 
     @app.put("/v1/plans/{plan}/rounds/{number}/attempts/{attempt}/segments/{segment}", status_code=204)
     async def segment(
         request: Request, plan: PlanId, number: Number, attempt: Number, segment: Segment
     ) -> Response:
         """One segment of a masked vector."""
-        door, key = _door(request), AttemptKey(plan, number, attempt)
+        door, key = _door(request.app), AttemptKey(plan, number, attempt)
         sender, body = await door.admit(request, key, limit=SEGMENT_LIMIT)
         await door.relay.put_segment(key, sender.name, segment, body)
         return Response(status_code=204)
@@ -95,12 +106,12 @@ def _add_routes(app: FastAPI) -> None:
         request: Request, plan: PlanId, number: Number, attempt: Number, wait_s: WaitS = 0.0
     ) -> Response:
         """A hospital's word for its masked vector; the answer waits for the region."""
-        door, key = _door(request), AttemptKey(plan, number, attempt)
+        door, key = _door(request.app), AttemptKey(plan, number, attempt)
         sender, body = await door.admit(request, key, limit=MESSAGE_LIMIT)
         held = await door.relay.hold(key, sender, body, wait_s=wait_s)
         return Response(held.to_bytes(), media_type=CBOR)
 
 
-def _door(request: Request) -> Door:
-    found: Door = request.app.state.door
+def _door(app: FastAPI) -> Door:
+    found: Door = app.state.door
     return found

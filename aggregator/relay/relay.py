@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import shutil
+from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -99,6 +100,15 @@ class Relay:
         self._held: dict[AttemptKey, _Holding] = {}
         self._look_s = look_s
         self._asking = asyncio.Lock()
+        self.sums: Counter[str] = Counter()
+        """Regions' sums that were to be handed in, by outcome: ``sent``, ``failed``."""
+        self.vectors = 0
+        """Masked vectors in those that were sent."""
+
+    @property
+    def in_hand(self) -> int:
+        """Attempts for which vectors are kept."""
+        return sum(not one.ended.is_set() for one in self._held.values())
 
     async def uploader(self, key: AttemptKey, name: str) -> Uploader:
         """A hospital of this region that the attempt has committed to.
@@ -191,15 +201,19 @@ class Relay:
                     await self._deliver(key, holding, words)
                     holding.taken = frozenset(words)
                     self._end(holding)
+                    self.sums["sent"] += 1
+                    self.vectors += len(words)
                     log.info("region.sent", **key.where, count=len(words))
                     return
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._look_s):
                         await holding.changed.wait()
         except Error as error:
+            self.sums["failed"] += 1
             log.warning("region.failed", **key.where, code=error.code)
             self._end(holding, "the aggregator did not take it")
         except OSError as error:
+            self.sums["failed"] += 1
             log.error("region.failed", **key.where, reason=type(error).__name__)
             self._end(holding, "its disk failed")
 

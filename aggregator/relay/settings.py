@@ -54,6 +54,8 @@ class RelayFolder:
         self.authority = folder / "aggregator-ca.pem"
         self.tls = folder / "tls"
         self.held = folder / "held"
+        self.token = folder / "monitor.token"
+        """What Prometheus shows to read the metrics; made at the first start."""
 
     @classmethod
     def load(cls, folder: Path) -> RelayFolder:

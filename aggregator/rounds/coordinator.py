@@ -53,7 +53,8 @@ class Coordinator:
         self.ledger_ends = store.ledger_ends
         self.intake = Intake(self.runs)
         self.instructions = Instructions(self.runs, self.ledger_ends)
-        self._publishing = Publishing(self.runs, workers or Inline(), lambda: self.on_result())
+        self.workers: Executor = workers or Inline()
+        self._publishing = Publishing(self.runs, self.workers, lambda: self.on_result())
         self._store = store
         self._looked_at: int | None = None
         self.runs.start_over()

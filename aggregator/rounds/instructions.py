@@ -18,6 +18,8 @@ class Instructions:
     def __init__(self, runs: Runs, ledger_ends: LedgerEnds) -> None:
         self._runs, self._ledger_ends = runs, ledger_ends
         self._succession = runs.store.log.succession()  # it changes only while nobody leads
+        self.witnessed = 0
+        """The newest entry of the audit log whose hash a hospital was given to keep."""
 
     def offers(self, name: str) -> PlanOffers:
         """Every plan whose roster names this hospital."""
@@ -88,6 +90,7 @@ class Instructions:
 
     def _as_sent(self, head: Head) -> AuditHead:
         """The audit log's head, for the hospital to keep."""
+        self.witnessed = max(self.witnessed, head.number)
         return AuditHead(
             number=head.number,
             hash=head.hash,

@@ -163,6 +163,8 @@ class Runs:
         self.store, self.blobs, self.now, self.wall_clock = store, blobs, now, wall_clock
         self._runs: dict[str, Run] = {}
         self._heard: dict[str, float] = {}
+        self.on_end: list[Callable[[Run, AttemptReport], object]] = []
+        """Called with every attempt that has ended, after it is stored; it may not raise."""
 
     # ---- which plan, and who is there
 
@@ -186,6 +188,10 @@ class Runs:
     def touch(self, name: str) -> None:
         """This hospital has just been heard from; any thread may say so."""
         self._heard[name] = self.now()
+
+    def heard(self, name: str) -> float | None:
+        """When a hospital was heard from last (monotonic clock); None if not since the start."""
+        return self._heard.get(name)
 
     def count_bytes(self, plan_id: str, name: str, *, up: int, down: int) -> None:
         """Traffic of a hospital, booked on the attempt that is open; any thread may tell."""
@@ -304,6 +310,8 @@ class Runs:
             survivors=len(attempt.state.survivors),
             reason=report.reason,
         )
+        for told in self.on_end:
+            told(run, report)
 
     def finish(self, run: Run) -> None:
         """No more rounds."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import takewhile
 
@@ -100,11 +101,14 @@ def is_over(run: Run, attempt: Attempt, is_waited_for: Callable[[str], bool], no
     state = attempt.state
     missing = run.names(state.invited - set(state.answers))
     if any(is_waited_for(name) for name in missing if name not in attempt.sitting_out):
-        return now - attempt.phase_opened > _limit(run.plan.study.deadlines, state.phase)
+        return now - attempt.phase_opened > phase_limit_s(run.plan.study.deadlines, state.phase)
     return True
 
 
-def _limit(deadlines: Deadlines, phase: Phase) -> float:
+def phase_limit_s(deadlines: Deadlines, phase: Phase) -> float:
+    """How long a phase may last; infinite for one that waits as long as it takes, or for nobody."""
+    if phase is Phase.ABORT or phase.ended:
+        return math.inf
     name = "train_s" if phase is Phase.COMMIT else f"{phase.value}_s"
     return float(getattr(deadlines, name))
 

@@ -166,6 +166,8 @@ class Transactions:
         self._database = Database(where)
         self._signer, self._wall_clock = signer, wall_clock
         self._lead: str | None = None
+        self.on_written: Callable[[float], object] = lambda seconds: None
+        """Called with the time that each change took, its commit included."""
         self._ours = NOTHING
         """The newest entry if this process wrote it; any other one's signature is looked at first."""
         with self.read() as tx:
@@ -236,11 +238,13 @@ class Transactions:
         Raises: StorageFailed; NotLeading if this process had the lead and has lost it; WrongAdminKey if it
             would write and another key signs the log by now.
         """
+        began = time.perf_counter()
         with self._database.write(name) as tx:
             if self._lead is not None and _lead(tx) != self._lead:
                 raise NotLeading()
             change = Change(tx, self._signer, int(self._wall_clock() * 1000), actor, self._ours)
             yield change
+        self.on_written(time.perf_counter() - began)
         self._signer = change.signer
         if change.head is not None:
             self._head = self._ours = change.head

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
+from prometheus_client.core import Metric
 
 from aggregator.access.nonces import EarlyNonces
 from aggregator.access.signatures import Gatekeeper
@@ -18,8 +20,9 @@ from aggregator.rounds.coordinator import Coordinator
 from aggregator.settings import Settings
 from aggregator.storage.open import open_blobs
 from aggregator.storage.transactions import NotLeading
+from aggregator.web.gauges import process_gauges
 from aggregator.web.limits import Gate
-from aggregator.web.metrics import Metrics
+from aggregator.web.metrics import Metrics, last_backup
 from aggregator.web.problems import bare_app
 from aggregator.web.routes import hospitals, models, people, relays
 from aggregator.web.routes.parameters import READING
@@ -42,7 +45,6 @@ def create_app(settings: Settings) -> FastAPI:
         workers = Workers(settings.workers)
         app.state.service = open_service(settings, workers)
         app.state.stand_by = None if app.state.service else open_stand_by(settings)
-        app.state.metrics.show(lambda: app.state.service.gauges() if app.state.service else {})
         keeper = asyncio.create_task(_keep_going(app, settings, workers))
         yield
         keeper.cancel()
@@ -55,6 +57,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = bare_app("MedVeil aggregator", lifespan)
     app.state.service = app.state.stand_by = None
     app.state.metrics = Metrics(tls=settings.folder / "tls", disk=settings.folder)
+    app.state.metrics.show(partial(_gauges, app, settings))
     app.add_middleware(Gate, limits=settings.limits, observe=app.state.metrics.request)
     app.include_router(relays.router)  # before the hospitals': "relayed" is no kind of message
     app.include_router(hospitals.router)
@@ -62,6 +65,14 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(people.router)
     _describe_senders(app)
     return app
+
+
+def _gauges(app: FastAPI, settings: Settings) -> Iterator[Metric]:
+    service: Service | None = app.state.service
+    yield from process_gauges(leads=service is not None, version=version("medveil"))
+    yield last_backup(settings.folder)
+    if service is not None:
+        yield from service.gauges()
 
 
 def _describe_senders(app: FastAPI) -> None:

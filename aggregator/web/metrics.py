@@ -1,7 +1,8 @@
-"""Counts for Prometheus: how the service does, never how a hospital does.
+"""Counts for Prometheus: how the service does, and by :mod:`aggregator.web.gauges` how each study does.
 
-Labels are on an allow-list, and their values are routes, methods, statuses, codes and reasons that the
-program itself names. Nothing that a sender makes up becomes a label.
+Labels are on an allow-list, and their values are routes, methods, statuses, codes, reasons, phases and states
+that the program itself names, ids of studies and places in a roster. Nothing that a sender makes up becomes a
+label; a hospital's name does only where ``monitoring.hospitals`` says so.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from cryptography import x509
@@ -19,12 +20,15 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.process_collector import ProcessCollector
 from starlette.types import Scope
 
+from aggregator.settings import LAST_BACKUP
 from aggregator.web.problems import known_method
 
-ALLOWED_LABELS = frozenset("route method status code reason state le".split())
+ALLOWED_LABELS = frozenset(
+    "route method status code reason state le study phase outcome scope hospital version".split()
+)
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BUCKETS = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 40.0)
-Gauges = Callable[[], dict[str, dict[str, float]]]
+Gauges = Callable[[], Iterable[Metric]]
 
 
 class Metrics:
@@ -60,7 +64,7 @@ class Metrics:
         self._registry.register(self._gauges)
 
     def show(self, gauges: Gauges) -> None:
-        """Ask ``gauges`` for the present state at every scrape: name → state → value."""
+        """Ask ``gauges`` for the present state at every scrape."""
         self._gauges.ask = gauges
 
     def request(self, scope: Scope, status: int, seconds: float) -> None:
@@ -83,24 +87,31 @@ class _Gauges:
 
     def __init__(self, tls: Path, disk: Path) -> None:
         self._tls, self._disk = tls, disk
-        self.ask: Gauges = dict
+        self.ask: Gauges = tuple
 
     def collect(self) -> Iterator[Metric]:
-        for name, values in self.ask().items():
-            gauge = GaugeMetricFamily(f"medveil_{name}", f"{name.capitalize()} by state.", labels=["state"])
-            for state, value in values.items():
-                gauge.add_metric([state], value)
-            yield gauge
+        yield from self.ask()
         days = _seconds_left(self._tls / "server.pem")
         if days is not None:
             yield GaugeMetricFamily(
                 "medveil_certificate_seconds_left", "Until the server certificate expires.", value=days
             )
+        disk = shutil.disk_usage(self._disk)
+        text = "Room for the database and the blobs."
+        yield GaugeMetricFamily("medveil_disk_free_bytes", text, value=disk.free)
         yield GaugeMetricFamily(
-            "medveil_disk_free_bytes",
-            "Room for the database and the blobs.",
-            value=shutil.disk_usage(self._disk).free,
+            "medveil_disk_size_bytes", "The whole disk that they are on.", value=disk.total
         )
+
+
+def last_backup(folder: Path) -> Metric:
+    """When the last backup was made."""
+    try:
+        seconds = float((folder / LAST_BACKUP).read_text())
+    except (OSError, ValueError):
+        seconds = 0.0
+    text = "When 'medveil aggregator backup' was done last, Unix time; 0: never."
+    return GaugeMetricFamily("medveil_backup_timestamp_seconds", text, value=seconds)
 
 
 def _seconds_left(certificate: Path) -> float | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
 from typing import TypeVar
 
+from prometheus_client.core import Metric
 from starlette.requests import Request
 
 from aggregator.access.signatures import Gatekeeper
@@ -23,6 +24,7 @@ from aggregator.storage.register import Party, TokenRefused
 from aggregator.storage.store import Store
 from aggregator.storage.transactions import NotLeading
 from aggregator.web.callers import Callers
+from aggregator.web.gauges import StudyGauges, audit_families, by_state
 from aggregator.web.longpolls import LongPolls
 from aggregator.web.readiness import Readiness
 from aggregator.web.reading import Reading
@@ -57,6 +59,11 @@ class Service:
             heard_from=coordinator.runs.touch,
         )
         self.readiness = Readiness({"database": store.transactions.probe, "blobs": coordinator.probe_blobs})
+        self._studies = StudyGauges(
+            coordinator.runs, coordinator.workers.submit, hospitals=settings.monitoring.hospitals
+        )
+        coordinator.runs.on_end.append(self._studies.count)
+        store.transactions.on_written = self._studies.writes.observe
         self.polls = LongPolls(coordinator.instructions.mark)
         self.stopping = False
         self._tls = settings.folder / "tls" if settings.client_certificates else None
@@ -184,15 +191,18 @@ class Service:
         """The audit log from number ``after`` + 1 on, at most ``MOST_ENTRIES``."""
         return await self.lookups.ask(lambda: list(islice(self.store.log.entries(after), MOST_ENTRIES)))
 
-    def gauges(self) -> dict[str, dict[str, float]]:
-        """The present state in numbers, for the metrics; no hospital has a line of its own."""
+    def gauges(self) -> Iterator[Metric]:
+        """The present state in numbers, for the metrics. On the coordinator's thread."""
         plans = self.coordinator.runs.all()
         finished = sum(run.finished for run in plans)
-        return {
-            "plans": {"finished": finished, "open": len(plans) - finished},
-            "requests_in_hand": {"now": self.callers.quotas.in_hand},
-            "body_bytes": {"reserved": self.callers.memory.used},
-        }
+        yield by_state("plans", "Studies.", {"finished": finished, "open": len(plans) - finished})
+        in_hand = {"now": self.callers.quotas.in_hand}
+        yield by_state("requests_in_hand", "Requests that are being answered.", in_hand)
+        reserved = {"reserved": self.callers.memory.used}
+        yield by_state("body_bytes", "Memory for large bodies.", reserved)
+        newest = self.store.transactions.head.number
+        yield from audit_families(newest, self.coordinator.instructions.witnessed)
+        yield from self._studies.collect()
 
     def close(self) -> None:
         """Finish the work in hand and stop; what hangs at the database is broken off."""

@@ -53,7 +53,7 @@ def test_requests_are_counted_by_route_and_nothing_a_sender_makes_up_becomes_a_l
     assert "BREW" not in text
 
 
-def test_no_hospital_no_person_and_no_plan_is_in_the_metrics(door: Door) -> None:
+def test_no_hospital_no_person_and_no_name_of_a_study_is_in_the_metrics(door: Door) -> None:
     door.ask(door.hospital(), "GET", f"{door.at}/work")
     text = scrape(door)
     for word in (*door.world.plan.names, "prometheus", door.world.plan.id, door.world.plan.study.name):

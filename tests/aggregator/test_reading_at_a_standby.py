@@ -182,3 +182,11 @@ def test_a_plan_that_is_made_later_is_found(pair: Pair) -> None:
     world.store.plans.add(plan, world.admin.sign("create-plan", plan.hash), first, 1.0)
     told, there = (json.loads(found) for found in pair.both(path))
     assert told | {"in_reach": None} == there
+
+
+def test_a_process_that_stands_by_tells_prometheus_so(pair: Pair) -> None:
+    token = pair.leader.token("prometheus", Role.MONITOR)
+    told = pair.there("/metrics", {"Authorization": f"Bearer {token}"})
+    assert "medveil_leader 0.0" in told.text
+    assert "medveil_study" not in told.text
+    assert "medveil_leader 1.0" in pair.leader.show(token, "GET", "/metrics").text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -53,10 +54,10 @@ async def ready(request: Request) -> dict[str, str]:
     responses=answers("text/plain") | refusals(*SIGNED, *CONFLICT),
 )
 async def metrics(request: Request) -> Response:
-    """Counts for Prometheus; for the roles monitor and admin."""
-    service = service_of(request)
-    await service.callers.authenticate(request, roles=(Role.MONITOR, Role.ADMIN))
-    text, media_type = await service.run(request.app.state.metrics.page)
+    """Counts for Prometheus, of a process that stands by too; for the roles monitor and admin."""
+    await reading_of(request).callers.authenticate(request, roles=(Role.MONITOR, Role.ADMIN))
+    service, page = request.app.state.service, request.app.state.metrics.page
+    text, media_type = await (asyncio.to_thread(page) if service is None else service.run(page))
     return Response(text, media_type=media_type)
 
 
