@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import dying_fetcher
+from canaries import DATES, NAMES, NUMBERS, found_in, found_under
 from hospital_node.pacs.cleaning import cleaner
 from hospital_node.pacs.dicomweb import DicomWeb, boundary_in, parts
 from hospital_node.pacs.fetching import Fetching, Outcome, Wanted
@@ -21,7 +25,7 @@ from hospital_node.pacs.problems import (
 )
 from hospital_node.pacs.store import REFUSED, Store, store_of
 from hospital_node.settings import Node
-from lying_pacs import LyingPacs, certificate, lying, shelved
+from lying_pacs import LyingPacs, certificate, instance, lying, shelved
 from medveil.errors import Error
 from medveil.identity import Identity, Secret
 
@@ -103,6 +107,26 @@ def test_a_fault_costs_its_series_and_leaves_no_trace_of_it(
         again = fetch(pacs)  # the faults are gone: what is here is not fetched again
         assert (again.fetched, again.kept, codes(again)) == (len(bad), len(good), [])
         assert [len(one.given) for one in good] == [1] * len(good)
+
+
+@pytest.mark.slow
+def test_a_fetch_that_dies_at_any_write_leaves_no_identity_on_the_disk(tmp_path: Path) -> None:
+    """The identities are those that are looked for everywhere, also where they do not belong."""
+    told = {"PatientName": NAMES[0], "PatientID": NUMBERS[0], "AccessionNumber": NUMBERS[4]}
+    told |= {"PatientBirthDate": DATES[0], "InstitutionName": NAMES[1], "Manufacturer": NAMES[0]}
+    shelf = [shelved(1, 2)]
+    shelf[0].patient, shelf[0].accession = NUMBERS[0], NUMBERS[4]
+    shelf[0].files = [instance(1, index, written={"SliceLocation": NAMES[2]}, **told) for index in range(2)]
+    assert {"Quillfeather", "Leopold", NUMBERS[0], DATES[0]} <= found_in(shelf[0].files[0])
+    with lying(shelf) as pacs:
+        command = [sys.executable, dying_fetcher.__file__, pacs.url, str(tmp_path / "nodes")]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    writes = done.stdout.split()[-1]
+    assert int(writes) >= 6
+    assert len(list((tmp_path / "nodes" / writes).glob("pacs/images/*/*.dcm"))) == 2
+    assert found_under(tmp_path / "nodes") == {}
+    assert found_in((done.stdout + done.stderr).encode()) == set()
 
 
 def test_a_series_that_grew_is_fetched_again_whole(store: Store, fetch: Callable[..., Outcome]) -> None:

@@ -14,29 +14,17 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 from pydicom.uid import UID
+from pydicom.valuerep import PersonName
 
+from medveil_imaging.deidentification.fitting import DATES, WIDTHS, always_goes, fits, telling_words
 from medveil_imaging.deidentification.methods import BASIC, CHARACTERISTICS, SHIFTED, earlier, record
 from medveil_imaging.deidentification.pixels import visible_pixels, without_comments
 from medveil_imaging.deidentification.pseudonyms import Pseudonyms
 from medveil_imaging.deidentification.table import action_of
-from medveil_imaging.deidentification.values import DATES, age_band, dummy, moved_back
+from medveil_imaging.deidentification.values import age_band, dummy, moved_back
 from medveil_imaging.sources.dicom.identity import patient_mark
 from medveil_imaging.sources.raw import quiet
 
-FREE = frozenset({"AE", "LT", "OB", "OD", "OF", "OL", "OV", "OW", "PN", "ST", "UC", "UN", "UR", "UT"})
-"""Kinds of value that may hold anything: they go unless the table or :data:`PICTURE` says what they are."""
-PICTURE = frozenset(
-    {
-        0x7FE00001,  # where compressed frames begin, and how long they are
-        0x7FE00002,
-        0x7FE00008,  # pixels as floating-point numbers
-        0x7FE00009,
-        0x7FE00010,
-        0x00283006,  # tables: grey values, and palettes
-        *range(0x00281201, 0x00281204),
-        *range(0x00281221, 0x00281224),
-    }
-)
 FRAME_TABLES = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
 SEX, AGE = 0x00100040, 0x00101010
 PERSON = 0x0010
@@ -67,7 +55,8 @@ class Deidentified:
     dataset: Dataset = field(repr=False)
     removed: Mapping[str, int]
     """How many elements were ``removed``, ``emptied``, ``replaced``; how many ``uids`` and ``dates`` changed;
-    how many ``private`` ones, and how many that the standard's dictionary lacks (``unknown``), went."""
+    how many ``private`` ones, how many that the standard's dictionary lacks (``unknown``), and how many that
+    hold what is no value of theirs (``unfit``), went."""
     codes: tuple[str, ...]
     """Of the standard's context group 7050, as they stand in (0012,0064)."""
 
@@ -75,24 +64,26 @@ class Deidentified:
 def deidentified(dataset: Dataset, pseudonyms: Pseudonyms, options: Options | None = None) -> Deidentified:
     """A data set by the Basic Application Level Confidentiality Profile, and stricter.
 
-    Stricter: private elements, unknown ones, persons' names, long texts and bytes that the table does not
-    name go too. Elements that stay keep the bytes they were stored in, so a reader gets the same image.
+    Stricter: private elements, unknown ones, persons' names, texts and bytes that the table does not name go
+    too, and values that do not fit their tag (:mod:`medveil_imaging.deidentification.fitting`). Elements that
+    stay keep the bytes they were stored in, so a reader gets the same image.
 
     Args:
         dataset: as it was read, with its transfer syntax in ``file_meta``; it is left as it is.
 
     Raises:
         Unusable: bits of the pixels that the header does not announce hold something, and it cannot be
-            told which of them are the picture.
+            told which of them are the picture; or as :func:`fits`.
     Source: PS3.15, E.1 to E.3.
     """
     chosen = options or Options()
     with quiet():
+        words = telling_words(lambda tag: _stored_value(dataset.get_item(tag)))
         mark = patient_mark(dataset)
         number, issuer = (str(dataset.get(name) or "") for name in ("PatientID", "IssuerOfPatientID"))
         person = pseudonyms.patient(number, issuer) if mark else ""
         days = pseudonyms.days_back(person or str(dataset.get("StudyInstanceUID") or ""))
-        walk = _Walk(pseudonyms, chosen, days)
+        walk = _Walk(pseudonyms, chosen, days, words)
         clean = walk.cleaned(dataset, 0)
         pixels = visible_pixels(dataset)
         pixels = without_comments(dataset) if pixels is None else pixels
@@ -112,8 +103,8 @@ def deidentified(dataset: Dataset, pseudonyms: Pseudonyms, options: Options | No
 class _Walk:
     """One way through a data set and all that is nested in it, with what was done counted."""
 
-    def __init__(self, pseudonyms: Pseudonyms, options: Options, days: int) -> None:
-        self._pseudonyms, self._chosen, self._days = pseudonyms, options, days
+    def __init__(self, pseudonyms: Pseudonyms, options: Options, days: int, words: frozenset[bytes]) -> None:
+        self._pseudonyms, self._chosen, self._days, self._words = pseudonyms, options, days, words
         self.counts: Counter[str] = Counter()
 
     def cleaned(self, source: Dataset, depth: int) -> Dataset:
@@ -156,8 +147,11 @@ class _Walk:
 
     def _unnamed(self, source: Dataset, tag: BaseTag, kind: str) -> Element | None:
         """An element that the table does not name."""
-        if tag not in PICTURE and (kind in FREE or _said(source, tag) in FREE - {"UN"} or kind in DATES):
+        said = _said(source, tag)
+        if always_goes(tag, kind, said):
             return self._gone("removed")
+        if not fits(tag, kind, said, _stored_value(source.get_item(tag)), self._words):
+            return self._gone("unfit")
         return _as_stored(source, tag)
 
     def _gone(self, why: str) -> Element | None:
@@ -245,3 +239,19 @@ def _as_stored(source: Dataset, tag: BaseTag) -> Element | None:
     if (element.is_implicit_VR, element.is_little_endian) == source.original_encoding:
         return element
     return _decoded(source, tag)
+
+
+def _stored_value(element: Element | None) -> bytes:
+    """An element's value as it stands in the file; of one that was decoded, as it would be written as text.
+
+    Numbers that were decoded from bytes are numbers: nothing is left of them to look at.
+    """
+    value = None if element is None else element.value
+    if value is None or isinstance(value, bytes):
+        return value or b""
+    if isinstance(value, PersonName):
+        return bytes(value)
+    several = [value] if isinstance(value, str) or not hasattr(value, "__iter__") else list(value)
+    if element is not None and element.VR in WIDTHS:
+        return b""
+    return b"\\".join(one if isinstance(one, bytes) else str(one).encode() for one in several)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import re
 
 from pydicom import dcmwrite
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
@@ -17,7 +16,7 @@ from pydicom.uid import (
 )
 
 from medveil_imaging.deidentification.datasets import Deidentified, Options, deidentified
-from medveil_imaging.deidentification.pseudonyms import Pseudonyms
+from medveil_imaging.deidentification.pseudonyms import WELL_KNOWN, Pseudonyms
 from medveil_imaging.sources.dicom.header import begins_like_dicom, parse
 from medveil_imaging.sources.raw import Unusable, quiet
 
@@ -75,7 +74,7 @@ def _digest(header: Dataset) -> str:
 
 def _class_of(header: Dataset) -> UID:
     for told in (header.get("SOPClassUID"), header.file_meta.get("MediaStorageSOPClassUID")):
-        if told and re.fullmatch(r"1\.2\.840\.10008\.[0-9.]{1,50}", str(told)):
+        if told and WELL_KNOWN.fullmatch(str(told)):
             return UID(str(told))
     return SecondaryCaptureImageStorage
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import hmac
+import re
 
 LEAST_KEY = 32
-WELL_KNOWN = "1.2.840.10008."
-"""UIDs below this root are the standard's own (classes of objects, ways of storing): they name nobody."""
+WELL_KNOWN = re.compile(r"1\.2\.840\.10008(\.\d{1,5}){1,8}")
+"""UIDs below this root are the standard's own (classes of objects, ways of storing): they name nobody. It
+gives numbers of up to five digits; longer ones are somebody else's."""
 PREFIX = "MV-"
 DAYS = 3652
 """Dates go back by one day to ten years."""
@@ -42,7 +44,7 @@ class Pseudonyms:
         Returns: ``2.25.`` and a UUID of version 8 (RFC 9562) as a number, as PS3.5 B.2 wants it.
         """
         old = uid.strip(" \0")
-        if not old or old.startswith(WELL_KNOWN):
+        if not old or WELL_KNOWN.fullmatch(old):
             return old
         number = int.from_bytes(self._hash("uid", old)[:16])
         number = number & ~(0xF << 76) & ~(0x3 << 62) | 0x8 << 76 | 0x2 << 62

@@ -13,8 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from pydicom.datadict import dictionary_VR
 
 from medveil_imaging.deidentification.files import deidentified_file
+from medveil_imaging.deidentification.fitting import TELLING, always_goes, fits, telling_words
 from medveil_imaging.deidentification.pseudonyms import Pseudonyms
 from medveil_imaging.deidentification.table import action_of
 from medveil_imaging.sources.dicom.layout import Elements, built, elements_of, kind_of, payload_of, value_of
@@ -28,8 +30,8 @@ CONTEXT = frozenset(
     {
         0x00080005,  # which letters
         0x00080016,  # what kind of object
-        0x00100020,  # who, and by whose number
-        0x00100021,
+        0x00100021,  # who, and by whose number
+        *TELLING,
         0x0020000D,
         0x00120062,  # what was done before
         0x00120063,
@@ -57,6 +59,8 @@ class _Pattern:
     """Bits of a word that hold no picture; None: the pixels are not plain enough to be looked at here."""
     size: int
     """Bytes of the pixels."""
+    words: frozenset[bytes] = field(repr=False)
+    """By which the series calls its patient."""
 
 
 class SeriesCleaner:
@@ -117,9 +121,23 @@ class SeriesCleaner:
             return self._uid(tag, element) if kind_of(after) == b"UI" else None
         if action in ("Z", "D"):
             return after or None
-        if action is None and payload_of(element) and payload_of(before):
-            return element if after == before else b"" if not after else None
-        return None
+        return self._unnamed(tag, element, pattern) if action is None and payload_of(before) else None
+
+    def _unnamed(self, tag: int, element: bytes, pattern: _Pattern) -> bytes | None:
+        """See :meth:`_settled`, of an element that the table does not name."""
+        after, said = pattern.clean.rest.get(tag, b""), kind_of(element).decode("ascii")
+        try:
+            known = dictionary_VR(tag).split(" or ")
+        except KeyError:
+            return b""
+        kind = said if said in known else known[0]
+        if kind == "SQ" or not payload_of(element):
+            return None
+        if always_goes(tag, kind, said):
+            return b""
+        if after != pattern.source.rest[tag] or not fits(tag, kind, said, payload_of(element), pattern.words):
+            return None
+        return element
 
     def _uid(self, tag: int, element: bytes) -> bytes | None:
         old = value_of(element)
@@ -136,7 +154,8 @@ def _pattern(source: Elements, content: bytes, codes: tuple[str, ...]) -> _Patte
         return None
     added = {tag: element for tag, element in clean.rest.items() if tag not in source.rest}
     spare, size = _spare_bits(source, clean)
-    return _Pattern(source, clean, codes, added, spare, size)
+    words = telling_words(lambda tag: payload_of(source.rest.get(tag, b"")))
+    return _Pattern(source, clean, codes, added, spare, size, words)
 
 
 def _spare_bits(source: Elements, clean: Elements) -> tuple[int | None, int]:

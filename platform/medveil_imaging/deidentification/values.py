@@ -18,7 +18,6 @@ DUMMIES: dict[str, object] = {
     "DS": "0",
     "UR": "urn:removed",
 }
-DATES = frozenset({"DA", "DT", "TM"})
 TEXTS = frozenset({"AE", "CS", "LO", "LT", "SH", "ST", "UC", "UT"})
 BYTES = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
 OLDEST, STEP = 90, 5
