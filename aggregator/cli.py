@@ -99,6 +99,17 @@ def serve(folder: Folder = DEFAULT) -> None:
     run(create_app(settings), settings, folder / "tls")
 
 
+@app.command()
+def page(folder: Folder = DEFAULT) -> None:
+    """Print a link that signs the admin in to the pages: once, within a minute, in any browser."""
+    from aggregator import signing_in
+
+    link = signing_in.new_link(load(folder))
+    screen.say(link.address)
+    until = f"Open it within {link.seconds:.0f} seconds. It works once, and whoever opens it is the admin."
+    Screen(stderr=True).say(until)
+
+
 @app.command("enroll-token")
 def enroll_token(
     name: Annotated[str, typer.Argument(help="The hospital's (or researcher's) name.")],

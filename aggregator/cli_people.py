@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from aggregator.settings import load
+from medveil.errors import BadOption, utc
 from medveil.ids import fingerprint
 from medveil.shown import Screen
 
@@ -58,6 +59,33 @@ def _show_access(access: Access) -> None:
     plans = ", ".join(" ".join(words_of(bytes.fromhex(p))[:3]) + " …" for p in access.reads)
     reads = "reads " + plans if plans else ""
     screen.say(f"{access.name:20} {access.role:10} {shown:24} {state:16} {reads}".rstrip())
+
+
+@people.command("sessions")
+def people_sessions(
+    which: Annotated[
+        str, typer.Argument(help="With --end: the number of a session, or a person's name.")
+    ] = "",
+    folder: Folder = DEFAULT,
+    end: Annotated[bool, typer.Option("--end", help="Sign out what is named.")] = False,
+    end_all: Annotated[bool, typer.Option("--end-all", help="Sign everybody out.")] = False,
+) -> None:
+    """Who is signed in to the pages, a line each; or sign them out. A running aggregator knows at once."""
+    from aggregator import signing_in
+
+    settings = load(folder)
+    if end and not which:
+        raise BadOption(problem="--end ends what is named before it; --end-all ends every session")
+    if end_all or end:
+        ended = signing_in.end_sessions(settings, "" if end_all else which)
+        screen.say(f"{ended} {'session has' if ended == 1 else 'sessions have'} ended.")
+        return
+    found = [one for one in signing_in.open_sessions(settings) if which in ("", one.name, one.id)]
+    for one in found:
+        since = f"since {utc(one.begun)}, seen {utc(one.used)}"
+        screen.say(f"{one.id}  {one.name:20} {one.role:10} by {one.way:12} {since}")
+    if not found:
+        screen.say("Nobody is signed in.")
 
 
 @people.command("revoke")

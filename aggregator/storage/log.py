@@ -20,7 +20,7 @@ from aggregator.auditlog import (
     first_key_told,
     row_digest,
 )
-from aggregator.storage.tables import AUDIT, META, PLANS, SETTINGS, subject
+from aggregator.storage.tables import AUDIT, META, PLANS, SETTINGS, UNRECORDED, subject
 from aggregator.storage.transactions import Change, Transactions, WrongAdminKey, check_signed
 from medveil.identity import Identity
 from medveil.messages import ADMIN_KEY, MOST_HAND_OVERS, HandOver
@@ -128,8 +128,8 @@ def _note(change: Change, number: int) -> None:
 
 
 def _rows(tx: sa.Connection) -> Iterator[tuple[str, str]]:
-    """Every row but those of the log: its name and digest."""
-    for table in (t for t in META.sorted_tables if t is not AUDIT):
+    """Every row that the log tells of: its name and digest."""
+    for table in (t for t in META.sorted_tables if t not in UNRECORDED):
         for row in tx.execute(sa.select(table)):
             yield subject(table, row._mapping), row_digest(row)
 

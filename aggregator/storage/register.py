@@ -9,7 +9,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from aggregator.storage.tables import API_TOKENS, PARTIES, PLANS, READERS, REVOCATIONS, TOKENS, at
+from aggregator.storage.sessions import end_local_admin, end_sessions_of
+from aggregator.storage.tables import API_TOKENS, PARTIES, PLANS, READERS, REVOCATIONS, SESSIONS, TOKENS, at
 from aggregator.storage.transactions import AlreadyThere, Change, Transactions
 from medveil.errors import Error
 from medveil.ids import canonical
@@ -196,20 +197,23 @@ class Register:
         return [Party(r.name, r.role, r.public_key, r.revoked is not None) for r in rows]
 
     def revoke(self, name: str, *, now: float) -> None:
-        """Refuse this name's key and API tokens from now on, for ever. Raises: UnknownPerson."""
+        """Refuse this name's key, API tokens and sign-in from now on, for ever. Raises: UnknownPerson."""
         mine = sa.select(API_TOKENS.c.id).where(API_TOKENS.c.name == name, API_TOKENS.c.revoked.is_(None))
         with self._transactions.change("revoke", "admin") as change:
             known = change.select(sa.select(PARTIES.c.name).where(PARTIES.c.name == name)).first()
             done = change.select(sa.select(REVOCATIONS.c.name).where(REVOCATIONS.c.name == name)).first()
             tokens = change.select(mine).scalars().all()
-            if known is None and not tokens:
+            local = end_local_admin(change, name, now)
+            signed_in = change.select(sa.select(SESSIONS.c.hash).where(SESSIONS.c.name == name)).first()
+            if known is None and not tokens and not local and signed_in is None:
                 raise UnknownPerson(name=name)
+            end_sessions_of(change, name, now)
             for token in tokens:
                 change.update(API_TOKENS, {"id": token}, {"revoked": now}, "api-token.revoked")
             plans = change.select(sa.select(READERS.c.plan).where(READERS.c.name == name, READERS.c.may))
             for plan in plans.scalars().all():
                 change.update(READERS, {"plan": plan, "name": name}, {"may": False}, "reader.withdrawn")
-            if known is not None and done is None:
+            if (known is not None or local or signed_in is not None) and done is None:
                 change.insert(REVOCATIONS, {"name": name, "revoked": now}, "party.revoked")
 
     def add_api_token(self, token: ApiToken) -> None:
@@ -267,6 +271,7 @@ class Register:
                 change.insert(READERS, {**key, "may": True}, "reader.granted")
             elif not row.may:
                 change.update(READERS, key, {"may": True}, "reader.granted")
+            end_sessions_of(change, name, change.now)
 
     def withdraw(self, plan: str, name: str) -> None:
         """The opposite of :meth:`grant`. Raises: UnknownPerson if there was nothing to withdraw."""
@@ -276,6 +281,7 @@ class Register:
             if row is None or not row.may:
                 raise UnknownPerson(name=name)
             change.update(READERS, key, {"may": False}, "reader.withdrawn")
+            end_sessions_of(change, name, change.now)
 
     def plan_ids(self) -> list[str]:
         """Every plan."""

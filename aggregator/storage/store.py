@@ -11,6 +11,7 @@ from aggregator.storage.log import AuditLog
 from aggregator.storage.past import Past
 from aggregator.storage.plans import Plans
 from aggregator.storage.register import Register
+from aggregator.storage.sessions import Sessions
 from aggregator.storage.transactions import Transactions
 from medveil.identity import Identity
 
@@ -31,6 +32,7 @@ class Store:
         self.transactions = Transactions(where, signer, wall_clock=wall_clock)
         self.plans = Plans(self.transactions)
         self.register = Register(self.transactions)
+        self.sessions = Sessions(self.transactions)
         self.log = AuditLog(self.transactions)
         self.past = Past(self.transactions)
         self.ledger_ends = LedgerEnds(self.transactions)

@@ -128,6 +128,46 @@ READERS = sa.Table(
     sa.Column("name", sa.String, primary_key=True),
     sa.Column("may", sa.Boolean, nullable=False),
 )
+SESSIONS = sa.Table(
+    "sessions",
+    META,
+    sa.Column("hash", sa.String, primary_key=True),
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("role", sa.String, nullable=False),
+    sa.Column("shown", sa.String, nullable=False),
+    sa.Column("way", sa.String, nullable=False),
+    sa.Column("begun", sa.Float, nullable=False),
+    sa.Column("ends", sa.Float, nullable=False),
+    sa.Column("ended", sa.Float),
+)
+SESSION_USES = sa.Table(
+    "session_uses",
+    META,
+    sa.Column("hash", sa.String, primary_key=True),
+    sa.Column("used", sa.Float, nullable=False),
+)
+SIGN_IN_LINKS = sa.Table(
+    "sign_in_links",
+    META,
+    sa.Column("hash", sa.String, primary_key=True),
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("expires", sa.Float, nullable=False),
+    sa.Column("used", sa.Float),
+)
+LOCAL_ADMINS = sa.Table(
+    "local_admins",
+    META,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("kept", sa.String, nullable=False),
+    sa.Column("step", sa.BigInteger, nullable=False),
+    sa.Column("made", sa.Float, nullable=False),
+    sa.Column("ended", sa.Float),
+)
+UNRECORDED = (AUDIT, SESSION_USES)
+"""Tables of whose rows the audit log does not tell: itself, and when each session was used last.
+
+Who changes the latter behind the log's back keeps a session open until its end, which the log does tell.
+"""
 
 
 def at(table: sa.Table, key: Mapping[str, Any]) -> list[sa.ColumnElement[bool]]:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from aggregator.auditlog import NOTHING, REPLACED, Detail, Head, row_digest, seal
 from aggregator.storage.database import REVISIONS, Database
-from aggregator.storage.tables import AUDIT, META, SETTINGS, at, subject
+from aggregator.storage.tables import AUDIT, META, SETTINGS, UNRECORDED, at, subject
 from medveil.errors import Error
 from medveil.identity import BadSignature, Identity
 from medveil.messages import ADMIN_KEY, HANDED_OVER, hand_over_details, sign_hand_over
@@ -78,6 +78,11 @@ class Change:
         """The newest entry, and the number of the lead, if this transaction has written one."""
         self.select = tx.execute
 
+    @property
+    def now(self) -> float:
+        """Unix seconds of its entries."""
+        return self._time_ms / 1000
+
     def insert(self, table: sa.Table, values: Mapping[str, Any], action: str, **details: Detail) -> None:
         """A new row and its entry."""
         self._tx.execute(_INSERT[table], dict(values))
@@ -99,6 +104,14 @@ class Change:
     def forget(self, table: sa.Table, key: Mapping[str, Any]) -> None:
         """Remove rows that another entry of this transaction stands for."""
         self._tx.execute(table.delete().where(*at(table, key)))
+
+    def keep(self, table: sa.Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+        """A row of a table that the log does not tell of. Raises: ValueError for any other."""
+        if table not in UNRECORDED or table is AUDIT:
+            raise ValueError(f"no row of {table.name} without its audit entry")
+        done = self._tx.execute(table.update().where(*at(table, key)).values(**values))
+        if not done.rowcount:
+            self._tx.execute(_INSERT[table], {**key, **values})
 
     def touch(self) -> None:
         """Write what is there already."""
@@ -256,7 +269,7 @@ class Transactions:
             if change.select(_NEWEST).first() is not None:
                 return  # another process was faster
             change.add("log.begun", "audit", schema=REVISIONS[-1], new=self._signer.public_key.hex())
-            for table in (t for t in META.sorted_tables if t is not AUDIT):
+            for table in (t for t in META.sorted_tables if t not in UNRECORDED):
                 for row in change.select(sa.select(table).order_by(*table.primary_key)).all():
                     change.add("row.taken-over", subject(table, row._mapping), row=row_digest(row))
 

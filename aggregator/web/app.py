@@ -20,6 +20,7 @@ from aggregator.rounds.coordinator import Coordinator
 from aggregator.settings import Settings
 from aggregator.storage.open import open_blobs
 from aggregator.storage.transactions import NotLeading
+from aggregator.web.entrance.pages import add_entrance
 from aggregator.web.gauges import process_gauges
 from aggregator.web.limits import Gate
 from aggregator.web.metrics import Metrics, last_backup
@@ -63,6 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(hospitals.router)
     app.include_router(models.router)
     app.include_router(people.router)
+    add_entrance(app, settings)
     _describe_senders(app)
     return app
 

@@ -28,6 +28,7 @@ from aggregator.web.gauges import StudyGauges, audit_families, by_state
 from aggregator.web.longpolls import LongPolls
 from aggregator.web.readiness import Readiness
 from aggregator.web.reading import Reading
+from aggregator.web.visitors import Visitors
 from aggregator.work.threads import Lookups, Pulse, breaking_off, in_thread
 from medveil.log import get_logger
 from medveil.reports import PlanStatus
@@ -57,6 +58,9 @@ class Service:
             reader,
             written=lambda: store.transactions.last_write,
             heard_from=coordinator.runs.touch,
+        )
+        self.visitors = Visitors(
+            store.sessions, self.lookups, settings, written=lambda: store.transactions.last_write
         )
         self.readiness = Readiness({"database": store.transactions.probe, "blobs": coordinator.probe_blobs})
         self._studies = StudyGauges(

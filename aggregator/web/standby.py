@@ -16,6 +16,7 @@ from aggregator.storage.transactions import NotLeading
 from aggregator.web.callers import Callers
 from aggregator.web.reading import Reading
 from aggregator.web.service import Service
+from aggregator.web.visitors import Visitors
 from aggregator.work.threads import Lookups
 
 
@@ -29,7 +30,7 @@ class StandBy:
         self._store, blobs, reader = store, open_blobs(settings.folder, settings.blobs), PlanReader(store)
         self._lookups = Lookups(2, "register", store.transactions.break_off)
         self._files = ThreadPoolExecutor(2, "files")
-        self._callers = Callers(
+        self.callers = Callers(
             store.register,
             self._lookups,
             Gatekeeper(),
@@ -38,13 +39,16 @@ class StandBy:
             written=lambda: store.transactions.last_write,
             heard_from=lambda name: None,
         )
+        self.visitors = Visitors(
+            store.sessions, self._lookups, settings, written=lambda: store.transactions.last_write
+        )
         self.reading = Reading(
-            self._callers, reader, lambda: blobs, lookups=self._lookups, slowly=self._files, leader=None
+            self.callers, reader, lambda: blobs, lookups=self._lookups, slowly=self._files, leader=None
         )
 
     def close(self) -> None:
         """Finish the questions in hand and stop."""
-        self._callers.tokens.close()
+        self.callers.tokens.close()
         self._lookups.close()
         self._files.shutdown()
         self._store.close()
@@ -60,9 +64,14 @@ def open_stand_by(settings: Settings) -> StandBy:
         raise
 
 
-def reading_of(request: Request) -> Reading:
-    """What this process reads, whether it leads or stands by. Raises: NotLeading between the two."""
+def serving_of(request: Request) -> Service | StandBy:
+    """What answers here, whether it leads or stands by. Raises: NotLeading between the two."""
     serving: Service | StandBy | None = request.app.state.service or request.app.state.stand_by
     if serving is None:
         raise NotLeading()
-    return serving.reading
+    return serving
+
+
+def reading_of(request: Request) -> Reading:
+    """What this process reads. Raises: NotLeading."""
+    return serving_of(request).reading

@@ -26,7 +26,9 @@ ORDER = """
     commit.begin_log commit.lead commit.add_token commit.enrol commit.add_plan commit.add_approval
     commit.add_refusal
     commit.probe commit.restored nonce.keep key.write key.sync-folder commit.change_admin_key
-    key.rename commit.note_ledger commit.add_api_token commit.grant commit.withdraw
+    key.rename commit.note_ledger
+    commit.add_way_in commit.sign_in commit.use_session commit.end_session commit.add_api_token commit.grant
+    commit.withdraw
     commit.revoke_api_token commit.revoke commit.open_attempt commit.add_event blob.write blob.sync
     blob.rename blob.sync-folder commit.end_attempt blob.forget commit.finish_plan
 """.split()

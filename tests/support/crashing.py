@@ -24,6 +24,7 @@ from aggregator.rounds.status import PlanReader
 from aggregator.storage import crashpoints
 from aggregator.storage.blobs import Blobs
 from aggregator.storage.register import Party, Role
+from aggregator.storage.sessions import Session
 from aggregator.storage.store import Store
 from aggregator.work.versions import first_version
 from databases import takes_the_lead
@@ -227,6 +228,11 @@ def consortium(folder: Path, where: Path | str, crashes: list[str]) -> Consortiu
     repeat("change", of="key")
     end = str(sign_ledger_end(identities[0], 0, 3, bytes(32)))
     repeat("ledger_ends.note", Party("hospital-1", "hospital", identities[0].public_key), end)
+    link = way_in(aggregator)
+    session = Session(link, "admin", "admin", "admin", "link", begun=1.0, ends=3.0)
+    repeat("sessions.sign_in", session, link=link, done="used-up")
+    repeat("sessions.use", link, name="admin", now=2.0)
+    repeat("sessions.sign_out", link, name="admin", now=2.0)
     first_token = api_token(aggregator)
     repeat("register.grant", plan.id, "reader")
     repeat("register.withdraw", plan.id, "reader", done="unknown-person")
@@ -234,6 +240,15 @@ def consortium(folder: Path, where: Path | str, crashes: list[str]) -> Consortiu
     api_token(aggregator)
     repeat("register.revoke", "reader", now=1.0, done="unknown-person")
     return Consortium(aggregator, plan, identities, Line(aggregator))
+
+
+def way_in(aggregator: Aggregator) -> str:
+    """The hash of a link; a command that was cut off showed none, so it is run again."""
+    while True:
+        link = secrets.token_hex(32)
+        with suppress(Killed):
+            aggregator.ask("store", "sessions.add_link", link, name="admin", expires=2.0)
+            return link
 
 
 def api_token(aggregator: Aggregator) -> str:

@@ -1,0 +1,1 @@
+"""The pages of the consortium's admin, its researchers and its auditors."""

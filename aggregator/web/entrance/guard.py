@@ -1,0 +1,88 @@
+"""What browsers may do with a page of the aggregator, and where a page may send them."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import parse_qsl, quote
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from aggregator.web.problems import BadRequest
+from medveil.catalogue import LANGUAGES, Language, language_of
+
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+    )
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",  # with less, a browser sends a form without its origin
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=(), interest-cohort=()",
+    "Strict-Transport-Security": "max-age=31536000",
+}
+LANGUAGE_COOKIE = "medveil-language"
+YEAR_S = 365 * 24 * 3600
+LONGEST_BACK, LONGEST_FORM = 300, 8_192
+_PATH = re.compile(r"/(?:[A-Za-z0-9._~-][A-Za-z0-9._~/%-]*)?(?:\?[A-Za-z0-9._~/%=&:,+-]*)?")
+NEVER_BACK = ("/signin", "/signout", "/v1")
+
+
+def guarded(answer: Response) -> Response:
+    """The same answer with what its browser must obey."""
+    for name, value in HEADERS.items():
+        answer.headers.setdefault(name, value)
+    return answer
+
+
+def way_back(asked: str) -> str:
+    """Where to go after signing in: a path of this host, and ``/`` in place of anything else.
+
+    An address of another host (``//elsewhere``, ``/\\elsewhere``, one with a scheme) is none.
+    """
+    fits = len(asked) <= LONGEST_BACK and _PATH.fullmatch(asked) is not None and "//" not in asked
+    return asked if fits and not asked.startswith(NEVER_BACK) else "/"
+
+
+def to_sign_in(request: Request) -> str:
+    """The address of the way in for whoever asks for this page."""
+    query = request.url.query
+    back = way_back(request.url.path + (f"?{query}" if query else ""))
+    return "/signin" if back == "/" else f"/signin?back={quote(back, safe='')}"
+
+
+async def form_of(request: Request) -> dict[str, str]:
+    """A form's fields. Raises: BadRequest."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    body = b""
+    if kind == "application/x-www-form-urlencoded":
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > LONGEST_FORM:
+                raise BadRequest()
+    try:
+        return dict(parse_qsl(body.decode("utf-8"), keep_blank_values=True, max_num_fields=20))
+    except ValueError as error:
+        raise BadRequest() from error
+
+
+def language_in(request: Request) -> Language:
+    """That the person chose, or else the browser asks for."""
+    chosen = request.cookies.get(LANGUAGE_COOKIE, "")
+    for one in LANGUAGES:
+        if chosen == one:
+            return one
+    return language_of(request.headers.get("accept-language", ""))
