@@ -106,7 +106,7 @@ class PlanReader:
         Args:
             live: what :func:`live_status` tells, where this process leads.
         """
-        status, ended = live or self._without_history(plan_id)
+        status, ended = live or self.present(plan_id)
         now = status.model_dump_json(exclude={"attempts", "versions"}).encode()
         with self._one_at_a_time:
             history = self._history(plan_id, ended)
@@ -115,13 +115,13 @@ class PlanReader:
 
     def status(self, plan_id: str) -> PlanStatus:
         """A plan's progress, as far as the store tells. Raises: NotFound."""
-        present, _ = self._without_history(plan_id)
+        present, _ = self.present(plan_id)
         attempts = tuple(self._store.plans.attempts(plan_id))
         versions = tuple(version for version, _ in self._store.plans.versions(plan_id))
         return present.model_copy(update={"attempts": attempts, "versions": versions})
 
-    def _without_history(self, plan_id: str) -> tuple[PlanStatus, int]:
-        """What a plan is doing, without its history, and how many attempts that has."""
+    def present(self, plan_id: str) -> tuple[PlanStatus, int]:
+        """What a plan is doing, without its history, and how many attempts that has. Raises: NotFound."""
         plan, signature = self._plan(plan_id)
         with self._one_at_a_time:
             while True:

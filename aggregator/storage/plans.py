@@ -230,7 +230,7 @@ class Plans:
             wanted = wanted.where((ATTEMPTS.c.round > after.round) | same)
         with self._transactions.read() as tx:
             rows = tx.execute(wanted.order_by(ATTEMPTS.c.round, ATTEMPTS.c.attempt)).all()
-        return [_report(row, row.outcome, row.report) for row in rows]
+        return [report_in(row, row.outcome, row.report) for row in rows]
 
     def is_open(self, key: AttemptKey) -> bool:
         """Whether there is such an attempt that has not ended."""
@@ -250,7 +250,7 @@ class Plans:
             ).all()
             newest = sa.select(VERSIONS).where(VERSIONS.c.plan == plan).order_by(VERSIONS.c.number.desc())
             version = _version(tx.execute(newest.limit(1)).one())
-        ended = tuple(_report(row, row.outcome, row.report) for row in rows if row.outcome is not None)
+        ended = tuple(report_in(row, row.outcome, row.report) for row in rows if row.outcome is not None)
         opened = next((_opened(row) for row in rows if row.outcome is None), None)
         return Progress(attempts - (opened is not None), ended, opened, version)
 
@@ -306,7 +306,7 @@ class Plans:
                     change.insert(EVENTS, given_up, "attempt.message", kind=GIVE_UP, bytes=len(RESTORED))
                     continue
                 report = {"reason": RESTORED, "failed_in": EARLY[kinds.count(CLOSE)]}
-                values = {"outcome": "failed", "report": _report(row, "failed", report).stored()}
+                values = {"outcome": "failed", "report": report_in(row, "failed", report).stored()}
                 change.forget(EVENTS, key.where)
                 change.update(ATTEMPTS, key.where, values, "attempt.ended", outcome="failed", reason=RESTORED)
 
@@ -331,7 +331,8 @@ def _opened(row: sa.Row[Any]) -> OpenedAttempt:
     return OpenedAttempt(AttemptKey(row.plan, row.round, row.attempt), RoundKind(row.kind), row.model)
 
 
-def _report(row: sa.Row[Any], outcome: str, told: Mapping[str, object] | None) -> AttemptReport:
+def report_in(row: sa.Row[Any], outcome: str, told: Mapping[str, object] | None) -> AttemptReport:
+    """The report in an attempt's row."""
     where = {"round": row.round, "attempt": row.attempt, "kind": row.kind, "outcome": outcome}
     return AttemptReport.model_validate({**where, **(told or {})})
 

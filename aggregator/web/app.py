@@ -51,6 +51,8 @@ def create_app(settings: Settings) -> FastAPI:
         keeper.cancel()
         with suppress(asyncio.CancelledError):
             await keeper
+        if app.state.service is not None:
+            await asyncio.to_thread(app.state.service.tell_end)
         for serving in filter(None, (app.state.service, app.state.stand_by)):
             serving.close()
         workers.shutdown()  # what they had in hand is made again after the next start
@@ -139,10 +141,13 @@ async def _keep_going(app: FastAPI, settings: Settings, workers: Workers) -> Non
             continue
         log.info("lead.taken")
         service.coordinator.on_result = partial(loop.call_soon_threadsafe, service.wake)
+        teller = asyncio.create_task(service.keep_told())
         try:
             await _keep_time(service)
         except NotLeading:
             log.error("lead.lost")
+        finally:
+            teller.cancel()
         app.state.service = None
         await asyncio.to_thread(service.close)
 

@@ -18,6 +18,7 @@ from aggregator.web.bodies import BodyMemory, read_body
 from aggregator.web.limits import Newcomers, Quotas, leases_of
 from aggregator.work.threads import Lookups
 from medveil.identity import RequestProof
+from medveil.software import HEADER
 
 CERTIFICATE = "medveil.certificate"
 """Key of the ASGI state under which the connection keeps the names of its client certificate."""
@@ -31,6 +32,8 @@ class Sender:
 
     party: Party
     proof: RequestProof | None
+    version: str = ""
+    """Of its software, by its own word."""
 
 
 class Callers:
@@ -38,7 +41,7 @@ class Callers:
 
     Args:
         written: number of the last write to the database; None if that is not known.
-        heard_from: told the name of a hospital whose request was whole.
+        heard_from: told of a hospital whose request was whole.
     """
 
     def __init__(
@@ -50,7 +53,7 @@ class Callers:
         plans: PlanReader,
         *,
         written: Callable[[], int | None],
-        heard_from: Callable[[str], None],
+        heard_from: Callable[[Sender], None],
     ) -> None:
         self.register, self.gatekeeper = register, gatekeeper
         self.tokens = TokenCheck(lambda token: lookups.ask(lambda: register.api_token(token)))
@@ -98,7 +101,7 @@ class Callers:
         if proof is not None and self.gatekeeper.outlives(proof):
             lasting = proof
             await self._lookups.ask(lambda: self.gatekeeper.keep(lasting))
-        return Sender(party, proof)
+        return Sender(party, proof, request.headers.get(HEADER, ""))
 
     async def body(self, request: Request, sender: Sender, *, limit: int) -> bytes:
         """The body of a sender who is known. Raises: TooLarge, Overloaded, BrokenOff, BadSignature."""
@@ -107,7 +110,7 @@ class Callers:
         if proof is not None:
             proof.check_body(body)
         if party.role == "hospital":
-            self._heard_from(party.name)
+            self._heard_from(sender)
         return body
 
     async def newcomer(self, request: Request, key: bytes) -> tuple[Party, bytes]:

@@ -14,7 +14,7 @@ from prometheus_client.core import Metric
 from starlette.requests import Request
 
 from aggregator.access.signatures import Gatekeeper
-from aggregator.access.tls import sign_node_certificate
+from aggregator.access.tls import NODE_DAYS, sign_node_certificate
 from aggregator.auditlog import Entry
 from aggregator.errors import NotFound
 from aggregator.rounds.coordinator import Coordinator
@@ -23,7 +23,11 @@ from aggregator.settings import Settings
 from aggregator.storage.register import Party, TokenRefused
 from aggregator.storage.store import Store
 from aggregator.storage.transactions import NotLeading
-from aggregator.web.callers import Callers
+from aggregator.watching import live
+from aggregator.watching.live import HeardBook
+from aggregator.watching.values import Live
+from aggregator.watching.watch import Watching
+from aggregator.web.callers import Callers, Sender
 from aggregator.web.gauges import StudyGauges, audit_families, by_state
 from aggregator.web.longpolls import LongPolls
 from aggregator.web.readiness import Readiness
@@ -47,6 +51,8 @@ class Service:
         self, store: Store, coordinator: Coordinator, gatekeeper: Gatekeeper, settings: Settings
     ) -> None:
         self.store, self.coordinator = store, coordinator
+        self._folder, self._started = settings.folder, time.time()
+        self._heard = HeardBook(live.read(settings.folder))
         self.register = store.register
         reader = PlanReader(store)
         self.lookups = Lookups(2, "register", store.transactions.break_off)
@@ -57,7 +63,7 @@ class Service:
             settings,
             reader,
             written=lambda: store.transactions.last_write,
-            heard_from=coordinator.runs.touch,
+            heard_from=self._heard_from,
         )
         self.visitors = Visitors(
             store.sessions, self.lookups, settings, written=lambda: store.transactions.last_write
@@ -82,6 +88,7 @@ class Service:
             slowly=self._segments,
             leader=self,
         )
+        self.watching = Watching(store, live=self.live, reader=reader)
         self._woken = asyncio.Event()
         self._lead_seen = time.monotonic()
         self._pulse = Pulse()
@@ -175,8 +182,32 @@ class Service:
         if self._tls is None:
             raise NotFound()
         signed = sign_node_certificate(self._tls, request, party.name)
+        now = time.time()
+        self._heard.certified(party.name, now=now, until=now + NODE_DAYS * 86_400)
         log.info("certificate.issued", node=party.name)
         return signed
+
+    # ---- what is known here alone ------------------------------------------------------------------------
+
+    def live(self) -> Live:
+        """What this process knows beyond the store; any thread may ask."""
+        return live.live_of(self.coordinator.runs, self._heard.all(), started=self._started)
+
+    async def keep_told(self) -> None:
+        """Tell it to other processes, again and again until cancelled; a slow disk holds up nobody."""
+        while True:
+            await asyncio.to_thread(lambda: live.write(self._folder, self.live()))
+            await asyncio.sleep(live.EVERY_S)
+
+    def tell_end(self) -> None:
+        """Tell other processes that this one ends as it was asked to."""
+        live.write(self._folder, self.live().model_copy(update={"stopped": True}))
+
+    def _heard_from(self, sender: Sender) -> None:
+        name, proof = sender.party.name, sender.proof
+        self.coordinator.runs.touch(name)
+        if proof is not None:
+            self._heard.note(name, now=time.time(), signed_at=proof.time, version=sender.version)
 
     # ---- what people read ----------------------------------------------------------------------------------
 

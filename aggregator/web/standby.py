@@ -13,6 +13,8 @@ from aggregator.settings import Settings
 from aggregator.storage.open import open_blobs
 from aggregator.storage.store import Store
 from aggregator.storage.transactions import NotLeading
+from aggregator.watching import live
+from aggregator.watching.watch import Watching
 from aggregator.web.callers import Callers
 from aggregator.web.reading import Reading
 from aggregator.web.service import Service
@@ -28,6 +30,7 @@ class StandBy:
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store, blobs, reader = store, open_blobs(settings.folder, settings.blobs), PlanReader(store)
+        self.watching = Watching(store, live=lambda: live.read(settings.folder), reader=reader)
         self._lookups = Lookups(2, "register", store.transactions.break_off)
         self._files = ThreadPoolExecutor(2, "files")
         self.callers = Callers(
@@ -37,7 +40,7 @@ class StandBy:
             settings,
             reader,
             written=lambda: store.transactions.last_write,
-            heard_from=lambda name: None,
+            heard_from=lambda sender: None,
         )
         self.visitors = Visitors(
             store.sessions, self._lookups, settings, written=lambda: store.transactions.last_write

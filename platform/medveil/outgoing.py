@@ -17,6 +17,7 @@ from socksio import SOCKSError
 from medveil.answers import ASK_PLAINLY, no_cookies
 from medveil.errors import BadFile
 from medveil.reachability import Proxy
+from medveil.software import HEADER, own_version
 
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 AT_PROXY = "at the proxy"
@@ -51,7 +52,7 @@ def open_client(address: str, context: ssl.SSLContext, proxy: Proxy | None) -> h
         proxy=through,
         trust_env=False,
         timeout=TIMEOUT,
-        headers=ASK_PLAINLY,
+        headers=ASK_PLAINLY | {HEADER: own_version()},
         cookies=no_cookies(),
         follow_redirects=False,
     )

@@ -35,7 +35,7 @@ ROAD = (
 )
 """From the aggregator's row to the researcher's page: typed all the way."""
 LOOSE = {
-    ("aggregator/storage/plans.py", "_report"): "reads the row's own JSON into its type",
+    ("aggregator/storage/plans.py", "report_in"): "reads the row's own JSON into its type",
     ("platform/medveil/reports.py", "stored"): "writes that JSON",
     ("platform/medveil/reports.py", "_only_what_was_set"): "writes that JSON",
     ("aggregator/web/routes/people.py", "description"): "the OpenAPI document",

@@ -8,6 +8,7 @@ import json
 import secrets
 import sqlite3
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import closing
@@ -105,6 +106,8 @@ class World:
     workers: Executor | None = None
     bucket: str = ""
     """URL of the store of blobs; the folder if empty."""
+    wall: Callable[[], float] | None = None
+    """Unix seconds, for the audit log as well; the log has this machine's and the rest one moment without."""
     store: Store = field(init=False)
     blobs: Blobs = field(init=False)
     reader: PlanReader = field(init=False)
@@ -114,14 +117,15 @@ class World:
         self._open()
 
     def _open(self) -> None:
-        self.store, self.blobs = Store(self.database, self.admin), open_blobs(self.folder, self.bucket)
+        self.store = Store(self.database, self.admin, wall_clock=self.wall or time.time)
+        self.blobs = open_blobs(self.folder, self.bucket)
         self.reader = PlanReader(self.store)
         self.coordinator = Coordinator(
             self.store,
             self.blobs,
             workers=self.workers,
             clock=self.clock,
-            wall_clock=lambda: 1_700_000_000.0,
+            wall_clock=self.wall or (lambda: 1_700_000_000.0),
         )
 
     def restart(self) -> None:
