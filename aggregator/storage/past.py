@@ -12,12 +12,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from aggregator.auditlog import Entry
-from aggregator.storage.tables import ATTEMPTS, AUDIT
+from aggregator.auditlog import NOTHING, Entry, Head
+from aggregator.storage.tables import ATTEMPTS, AUDIT, SETTINGS
 from aggregator.storage.transactions import Transactions
 from medveil.rounds import RoundKind
 
 _REPORT = ATTEMPTS.c.report
+_NEWEST = sa.select(AUDIT.c.number, AUDIT.c.hash, AUDIT.c.signature).order_by(AUDIT.c.number.desc()).limit(1)
+_SIZE = ("page_count", "page_size")
 Place = tuple[int, int]
 """Round and attempt."""
 
@@ -64,6 +66,18 @@ class Wanted:
     """Somewhere in the subject."""
 
 
+@dataclass(frozen=True)
+class Extent:
+    """The database from outside."""
+
+    kind: str
+    """``sqlite`` or ``postgresql``."""
+    bytes: int
+    lead: int
+    """How often somebody has taken the lead: the number of whoever has it."""
+    open_attempts: int
+
+
 class Past:
     """Reads what is over. Each method is one transaction."""
 
@@ -99,6 +113,26 @@ class Past:
             rows = tx.execute(wanted).all()
         found = [_past(row, figures) for row in rows]
         return found if after is not None else found[::-1]
+
+    def head(self) -> Head:
+        """Of the audit log, as the database has it at this moment, whoever has written it."""
+        with self._transactions.read() as tx:
+            row = tx.execute(_NEWEST).first()
+        return NOTHING if row is None else Head(*row)
+
+    def extent(self) -> Extent:
+        """How large the database is, and how often somebody has taken the lead."""
+        with self._transactions.read() as tx:
+            if tx.dialect.name == "postgresql":
+                size = tx.execute(
+                    sa.select(sa.func.pg_database_size(sa.func.current_database()))
+                ).scalar_one()
+            else:
+                pages, page = (tx.execute(sa.text(f"PRAGMA {word}")).scalar_one() for word in _SIZE)
+                size = pages * page
+            lead = tx.execute(sa.select(SETTINGS.c.value).where(SETTINGS.c.key == "lead")).scalar()
+            waiting = sa.select(sa.func.count()).where(ATTEMPTS.c.outcome.is_(None))
+            return Extent(tx.dialect.name, int(size), int(lead or 0), tx.execute(waiting).scalar_one())
 
     def entries(self, wanted: Wanted, *, before: int, window: int, most: int) -> list[Entry]:
         """The newest entries of the audit log that fit, newest first.

@@ -1,0 +1,80 @@
+"""How a study's attempts went, read a page at a time and remembered: what was over once stays as it was."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from aggregator.storage.past import PastAttempt
+from aggregator.storage.store import Store
+from medveil.metrics import headline
+from medveil.plan import Plan
+from medveil.readings import ENDINGS, Reading, named, read
+from medveil.tasks import TASKS
+
+PAGE = 1000
+"""Attempts that one look reads at most in each direction, some 200 µs each."""
+MOST_PLANS = 64
+"""Studies whose attempts are remembered: some 3 MB for ten thousand rounds."""
+
+
+@dataclass
+class _Known:
+    """What was read of one study."""
+
+    past: list[PastAttempt] = field(default_factory=list)
+    """Oldest first, without a gap up to the newest."""
+    begins: bool = False
+    """Whether the first attempt of all is among them."""
+
+
+class PastRounds:
+    """Any thread may ask."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._one_at_a_time = threading.Lock()
+
+    def look(self, plan: Plan) -> tuple[Sequence[PastAttempt], bool]:
+        """The attempts that have been read so far, oldest first, and whether those are all.
+
+        Guarantees: reads at most two pages, however long the history is; the newest come first, and each
+            further look reads one page further back.
+        """
+        with self._one_at_a_time:
+            known = self._known.setdefault(plan.id, _Known())
+            self._known.move_to_end(plan.id)
+            while len(self._known) > MOST_PLANS:
+                self._known.popitem(last=False)
+            self._read_on(plan, known)
+            return tuple(known.past), known.begins
+
+    def _read_on(self, plan: Plan, known: _Known) -> None:
+        names, past = figures_of(plan), self._store.past
+        if not known.past:
+            known.past = past.attempts(plan.id, names, most=PAGE)
+            known.begins = len(known.past) < PAGE
+            return
+        newer = past.attempts(plan.id, names, most=PAGE, after=known.past[-1].place)
+        known.past = [*known.past, *newer]
+        if not known.begins:
+            older = past.attempts(plan.id, names, most=PAGE, before=known.past[0].place)
+            known.past = [*older, *known.past]
+            known.begins = len(older) < PAGE
+
+
+def figures_of(plan: Plan) -> tuple[str, ...]:
+    """The headline figure, and what a reading of it takes."""
+    name = headline(plan.study)
+    return (name, *(named(name, ending) for ending in ENDINGS), "noise")
+
+
+def reading_of(plan: Plan, past: PastAttempt) -> Reading | None:
+    """The headline figure of an attempt, as far as its row tells it."""
+    name, figures = headline(plan.study), dict(past.figures)
+    if past.metric is not None and named(name, "undetermined") not in figures:
+        figures = {name: past.metric, **figures}
+    return read(figures, name, limits=TASKS[plan.study.task].limits(plan.study, name), headline=True)
