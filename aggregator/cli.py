@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aggregator.cli_audit import export as audit_export
+from aggregator.cli_audit import verify_exported
 from aggregator.cli_invite import invitations, invite
 from aggregator.cli_people import DEFAULT, Folder, people
 from aggregator.cli_relay import relay
@@ -39,6 +41,7 @@ app.command()(invite)
 app.command()(invitations)
 audit = typer.Typer(help="The audit log: who changed what, chained and signed.")
 app.add_typer(audit, name="audit")
+audit.command("export")(audit_export)
 screen = Screen()
 
 
@@ -260,8 +263,17 @@ def audit_verify(
     heads: Annotated[
         list[Path], typer.Option(help="A file of 'medveil node heads --export'; repeatable.")
     ] = [],  # noqa: B006
+    file: Annotated[
+        Path | None, typer.Option(help="A file of 'audit export': it is checked alone, without the database.")
+    ] = None,
+    admin_key: Annotated[
+        str, typer.Option(help="With --file: fingerprint of the admin key that must vouch for it.")
+    ] = "",
 ) -> None:
     """Check every audit entry, every row against the log, and the log against those who have seen it."""
+    if file is not None:
+        verify_exported(file, admin_key, head)
+        return
     from aggregator import admin
     from aggregator.auditlog import Head
     from aggregator.witnesses import Witness

@@ -29,6 +29,7 @@ from aggregator.web.routes import hospitals, models, people, relays
 from aggregator.web.routes.parameters import READING
 from aggregator.web.service import Service
 from aggregator.web.standby import open_stand_by
+from aggregator.web.telling import telling
 from aggregator.work.workers import Workers
 from medveil.log import get_logger
 
@@ -143,7 +144,8 @@ async def _keep_going(app: FastAPI, settings: Settings, workers: Workers) -> Non
         service.coordinator.on_result = partial(loop.call_soon_threadsafe, service.wake)
         teller = asyncio.create_task(service.keep_told())
         try:
-            await _keep_time(service)
+            async with telling(service, settings):
+                await _keep_time(service)
         except NotLeading:
             log.error("lead.lost")
         finally:

@@ -1,18 +1,10 @@
-"""The record on its way to the hospital's audit archive: syslog over TLS, kept until the archive takes it.
-
-The spool is the record itself with a cursor beside it, so nothing is written twice, nothing waits in memory,
-and an archive that is away blocks nothing. Syslog has no acknowledgement: the cursor moves on once the
-connection has stood for another look, so after a break some messages come twice, each with its number.
-"""
+"""The record on its way to the hospital's audit archive: DICOM audit messages by :mod:`medveil.syslog`."""
 
 from __future__ import annotations
 
-import asyncio
-import json
 import os
-import ssl
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Generator, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -21,16 +13,9 @@ from hospital_node.settings import AuditSyslog, Node
 from hospital_node.transmissions.audit_messages import AuditSource, framed, is_audited
 from hospital_node.transmissions.entries import LINE_BYTES, BadTransmission, Entry, read_header, read_line
 from hospital_node.transmissions.look import NoRecord, files_of
-from medveil.errors import BadFile
-from medveil.files import replace_durably
-from medveil.log import get_logger
-from medveil.shown import plain
+from medveil.syslog import AT_ONCE, Forwarder, SyslogTarget
 
 CURSOR = "sent.exported"
-LOOK_S, LONGEST_PAUSE_S, CONNECT_S = 2.0, 300.0, 15.0
-AT_ONCE = 200
-"""Entries that are read and sent before the cursor may move on."""
-log = get_logger()
 
 
 @dataclass
@@ -104,93 +89,17 @@ def _before(path: Path) -> int:
         return read_header(file.readline(LINE_BYTES)).before.number
 
 
-class AuditArchive:
+class AuditArchive(Forwarder):
     """Sends what is new for as long as the node runs."""
 
     def __init__(self, node: Node, target: AuditSyslog) -> None:
-        self._folder, self._target = node.folder, target
-        self._source = AuditSource.here(node.settings.name, target.site)
-        self._cursor = node.folder / CURSOR
-        self._writer: asyncio.StreamWriter | None = None
-        self._reader: asyncio.StreamReader | None = None
+        host, port = target.place
+        there = SyslogTarget(host, port, authority=target.authority, certificate=target.certificate)
+        super().__init__(there, node.folder / CURSOR, broken=(BadTransmission,))
+        self._folder, self._source = node.folder, AuditSource.here(node.settings.name, target.site)
 
-    async def run(self) -> None:
-        """Never returns. Whatever happens to the archive, nothing of it reaches the node's work."""
-        pause, away = 1.0, False
-        while True:
-            try:
-                await self._send_all()
-            except (OSError, TimeoutError, BadTransmission, BadFile) as error:
-                self._drop()
-                if not away:
-                    log.warning("audit-archive.away", reason=_reason(error))
-                away = True
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_S)
-            else:
-                pause, away = 1.0, False
-                await asyncio.sleep(LOOK_S)
-
-    async def close(self) -> None:
-        """Send what is left, in a second or not at all: the rest goes with the next start."""
-        with suppress(OSError, TimeoutError, BadTransmission, BadFile):
-            async with asyncio.timeout(1.0):
-                await self._send_all(last=True)
-        self._drop()
-
-    async def _send_all(self, *, last: bool = False) -> None:
-        """Everything that is there; returns when there is no more, with the cursor at what surely arrived."""
-        tail = Tail(self._folder, self._known())
-        try:
-            while True:
-                entries = await asyncio.to_thread(lambda: list(tail.entries(AT_ONCE)))
-                if not entries:
-                    return
-                await self._send([entry for entry in entries if is_audited(entry)])
-                await asyncio.sleep(0.2 if last else LOOK_S)
-                if self._writer is not None and (self._reader is None or self._reader.at_eof()):
-                    raise ConnectionResetError(None, "the archive has closed the connection")
-                await asyncio.to_thread(self._keep, entries[-1].number)
-        finally:
-            tail.close()
-
-    async def _send(self, entries: list[Entry]) -> None:
-        if not entries:
-            return
-        async with asyncio.timeout(CONNECT_S):
-            if self._writer is None:
-                context = await asyncio.to_thread(_context, self._target)
-                host, port = self._target.place
-                self._reader, self._writer = await asyncio.open_connection(host, port, ssl=context)
-            for entry in entries:
-                self._writer.write(framed(entry, self._source))
-            await self._writer.drain()
-
-    def _drop(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-        self._reader = self._writer = None
-
-    def _known(self) -> int:
-        with suppress(OSError, ValueError, TypeError, KeyError):
-            return int(json.loads(self._cursor.read_bytes())["entry"])
-        return 0
-
-    def _keep(self, number: int) -> None:
-        replace_durably(self._cursor, json.dumps({"entry": number}).encode(), private=True)
-
-
-def _context(target: AuditSyslog) -> ssl.SSLContext:
-    """Raises: BadFile, OSError."""
-    try:
-        context = ssl.create_default_context(cafile=str(target.authority))
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if target.certificate is not None:
-            context.load_cert_chain(target.certificate)
-    except ssl.SSLError as error:
-        raise BadFile(name="audit_syslog", problem="its authority or certificate cannot be read") from error
-    return context
-
-
-def _reason(error: Exception) -> str:
-    return plain(getattr(error, "strerror", None) or getattr(error, "what", None) or type(error).__name__)
+    def batches(self, after: int) -> Generator[list[tuple[int, bytes]], None, None]:
+        """See :class:`Forwarder`. Raises: BadTransmission, OSError."""
+        with closing(Tail(self._folder, after)) as tail:
+            while entries := list(tail.entries(AT_ONCE)):
+                yield [(one.number, framed(one, self._source) if is_audited(one) else b"") for one in entries]

@@ -1,30 +1,25 @@
 """Entries of the record as DICOM audit messages, framed for syslog over TLS.
 
-Source: DICOM PS3.15 A.5 (message, codes), IHE ITI TF-2 3.20 (facility and severity), RFC 5424 (line), RFC
-5425 (octet counting).
+Source: DICOM PS3.15 A.5 (message, codes), IHE ITI TF-2 3.20 (facility and severity).
 """
 
 from __future__ import annotations
 
 import base64
-import datetime as dt
 import os
-import socket
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 
 from hospital_node.transmissions.entries import Entry
 from hospital_node.transmissions.requests import MASKED
+from medveil import syslog
 from medveil.shown import plain
 
-FACILITY, NOTICE, WARNING = 10, 5, 4
-"""Security and authorization messages (10); normal but significant (5), and what to look into (4)."""
 MSGID = "DICOM+RFC3881"
 OURS = "99MEDVEIL"
 """Of codes that DICOM does not have."""
 DECLARATION = b'<?xml version="1.0" encoding="UTF-8"?>'
 """Without a line break: syslog servers show control characters in another form."""
-BOM = b"\xef\xbb\xbf"
 DCM = {
     "110100": "Application Activity",
     "110106": "Export",
@@ -58,7 +53,7 @@ class AuditSource:
     @classmethod
     def here(cls, node: str, site: str) -> AuditSource:
         """This process."""
-        return cls(node, site, plain(socket.gethostname(), 60).replace(" ", "-"), os.getpid())
+        return cls(node, site, syslog.own_host(), os.getpid())
 
 
 def is_audited(entry: Entry) -> bool:
@@ -68,12 +63,17 @@ def is_audited(entry: Entry) -> bool:
 
 def framed(entry: Entry, source: AuditSource) -> bytes:
     """One syslog message with its length before it."""
-    priority = 8 * FACILITY + (NOTICE if _outcome(entry) == GOOD else WARNING)
-    head = (
-        f"<{priority}>1 {_time(entry)} {source.host or '-'} medveil-node {source.process or '-'} {MSGID} - "
+    return syslog.counted(
+        syslog.line(
+            message(entry, source),
+            time_ms=entry.time_ms,
+            severity=syslog.NOTICE if _outcome(entry) == GOOD else syslog.WARNING,
+            program="medveil-node",
+            kind=MSGID,
+            host=source.host,
+            process=source.process,
+        )
     )
-    line = head.encode("ascii", "replace") + BOM + message(entry, source)
-    return f"{len(line)} ".encode() + line
 
 
 def message(entry: Entry, source: AuditSource) -> bytes:
@@ -106,7 +106,7 @@ def _event(root: ET.Element, entry: Entry, code: str, action: str, type_: str, o
         root,
         "EventIdentification",
         EventActionCode=action,
-        EventDateTime=_time(entry),
+        EventDateTime=syslog.time_of(entry.time_ms),
         EventOutcomeIndicator=_outcome(entry),
     )
     _code(event, "EventID", code)
@@ -183,8 +183,3 @@ def _person(entry: Entry) -> str:
 
 def _outcome(entry: Entry) -> str:
     return MINOR if entry.kind in ("alert", "begun-anew") or entry.told.get("answer") == "refused" else GOOD
-
-
-def _time(entry: Entry) -> str:
-    moment = dt.datetime.fromtimestamp(entry.time_ms / 1000, dt.UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from hospital_node.settings import AuditSyslog, Node, NodeSettings
-from hospital_node.transmissions import archive as module
 from hospital_node.transmissions.archive import CURSOR, AuditArchive, Tail
 from hospital_node.transmissions.audit_messages import AuditSource, framed, is_audited, message
 from hospital_node.transmissions.entries import Entry
 from hospital_node.transmissions.record import SentRecord
 from hospital_node.transmissions.requests import MASKED
+from medveil import syslog as module
 from medveil.identity import Identity
 
 ME, PLAN = Identity.generate("st-marys"), "ab" * 32
@@ -244,7 +244,7 @@ def test_an_archive_that_another_authority_vouches_for_is_told_nothing(
 
     async def play() -> None:
         with pytest.raises(OSError, match="certificate verify failed"):
-            await AuditArchive(node, target)._send_all()
+            await AuditArchive(node, target).send_all()
 
     asyncio.run(play())
     assert archive.lines() == []

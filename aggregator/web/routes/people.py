@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from aggregator.storage.register import Role
+from aggregator.telling.audit_file import as_json
 from aggregator.web.problems import CONFLICT, SIGNED, refusals
 from aggregator.web.routes.parameters import READING, After, PlanId, answers
 from aggregator.web.service import service_of
@@ -74,20 +75,7 @@ async def audit(request: Request, after: After = 0) -> list[dict[str, Any]]:
     """The audit log from number ``after`` + 1 on, a hundred entries at a time; each can be checked."""
     service = service_of(request)
     await service.callers.authenticate(request, roles=(Role.AUDITOR, Role.ADMIN))
-    return [
-        {
-            "number": entry.number,
-            "time_ms": entry.time_ms,
-            "actor": entry.actor,
-            "action": entry.action,
-            "subject": entry.subject,
-            "details": dict(entry.details),
-            "previous": entry.previous.hex(),
-            "hash": entry.hash.hex(),
-            "signature": entry.signature.hex(),
-        }
-        for entry in await service.audit_entries(after)
-    ]
+    return [as_json(entry) for entry in await service.audit_entries(after)]
 
 
 @router.get("/v1/plans/{plan}/status", response_model=PlanStatus, responses=refusals(*SIGNED, *CONFLICT))
