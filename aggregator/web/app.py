@@ -20,6 +20,7 @@ from aggregator.rounds.coordinator import Coordinator
 from aggregator.settings import Settings
 from aggregator.storage.open import open_blobs
 from aggregator.storage.transactions import NotLeading
+from aggregator.web.dashboard.pages import add_dashboard
 from aggregator.web.entrance.pages import add_entrance
 from aggregator.web.gauges import process_gauges
 from aggregator.web.limits import Gate
@@ -56,6 +57,7 @@ def create_app(settings: Settings) -> FastAPI:
             await asyncio.to_thread(app.state.service.tell_end)
         for serving in filter(None, (app.state.service, app.state.stand_by)):
             serving.close()
+        board.close()
         workers.shutdown()  # what they had in hand is made again after the next start
 
     app = bare_app("MedVeil aggregator", lifespan)
@@ -68,6 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(models.router)
     app.include_router(people.router)
     add_entrance(app, settings)
+    board = add_dashboard(app, settings)
     _describe_senders(app)
     return app
 

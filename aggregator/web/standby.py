@@ -29,7 +29,7 @@ class StandBy:
     """
 
     def __init__(self, store: Store, settings: Settings) -> None:
-        self._store, blobs, reader = store, open_blobs(settings.folder, settings.blobs), PlanReader(store)
+        self.store, blobs, reader = store, open_blobs(settings.folder, settings.blobs), PlanReader(store)
         self.watching = Watching(store, live=lambda: live.read(settings.folder), reader=reader)
         self._lookups = Lookups(2, "register", store.transactions.break_off)
         self._files = ThreadPoolExecutor(2, "files")
@@ -54,7 +54,7 @@ class StandBy:
         self.callers.tokens.close()
         self._lookups.close()
         self._files.shutdown()
-        self._store.close()
+        self.store.close()
 
 
 def open_stand_by(settings: Settings) -> StandBy:

@@ -17,6 +17,7 @@ from aggregator.access.sessions import COOKIE, SignInFirst, check_seal, seal
 from aggregator.errors import NotAllowed
 from aggregator.storage.register import Party, Role
 from aggregator.storage.sessions import Session
+from aggregator.web.entrance.guard import is_twin
 from aggregator.web.limits import leases_of
 from aggregator.web.standby import serving_of
 
@@ -109,18 +110,3 @@ def viewer_of(session: Session, cookie: str) -> Viewer:
         ends=session.ends,
         _cookie=cookie,
     )
-
-
-def is_twin(request: Request) -> bool:
-    """Whether a JSON twin is asked for."""
-    return request.url.path.endswith(".json")
-
-
-def wants_page(request: Request) -> bool:
-    """Whether a person's browser goes to a page, so that it may be sent to the way in."""
-    if request.method not in ("GET", "HEAD") or is_twin(request) or "hx-request" in request.headers:
-        return False
-    accepted = request.headers.get("accept", "").strip().lower()
-    if accepted.startswith(("text/event-stream", "application/json")):
-        return False
-    return request.headers.get("sec-fetch-mode", "navigate") == "navigate"

@@ -86,3 +86,18 @@ def language_in(request: Request) -> Language:
         if chosen == one:
             return one
     return language_of(request.headers.get("accept-language", ""))
+
+
+def is_twin(request: Request) -> bool:
+    """Whether a JSON twin is asked for."""
+    return request.url.path.endswith(".json")
+
+
+def wants_page(request: Request) -> bool:
+    """Whether a person's browser goes to a page, so that it may be sent to the way in."""
+    if request.method not in ("GET", "HEAD") or is_twin(request) or "hx-request" in request.headers:
+        return False
+    accepted = request.headers.get("accept", "").strip().lower()
+    if accepted.startswith(("text/event-stream", "application/json")):
+        return False
+    return request.headers.get("sec-fetch-mode", "navigate") == "navigate"

@@ -19,6 +19,7 @@ from aggregator.web.entrance.guard import (
     guarded,
     language_in,
     to_sign_in,
+    wants_page,
     way_back,
 )
 from aggregator.web.entrance.painter import Painter
@@ -73,8 +74,6 @@ def add_entrance(app: FastAPI, settings: Settings) -> None:
     app.include_router(_ways_out(entrance))
 
     async def sign_in_first(request: Request, error: Exception) -> Response:
-        from aggregator.web.dashboard.door import wants_page
-
         if wants_page(request):
             return guarded(RedirectResponse(to_sign_in(request), 303))
         return guarded(await on_error(request, error))

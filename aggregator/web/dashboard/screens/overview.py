@@ -1,0 +1,54 @@
+"""Overview: which studies there are, what each waits for, and who is there."""
+
+from __future__ import annotations
+
+from aggregator.watching.values import HospitalSeen, StudyLine, StudySeen
+from aggregator.web.dashboard.screen import Screen, View
+from medveil.reports import Amount, Count
+from medveil.values import Frozen
+
+ALIVE = ("running", "approvals", "paused")
+MOST_ALIVE, MOST_OVER = 12, 20
+"""Studies that are shown whole, and those that are only named; the newest first."""
+
+
+class OverviewSeen(Frozen):
+    """Everything at a glance."""
+
+    alive: tuple[StudySeen, ...]
+    """Studies that go on, the newest first."""
+    over: tuple[StudyLine, ...]
+    """Studies that do not, and those beyond the first dozen."""
+    studies: Count
+    hospitals: Count
+    """Enrolled and not revoked."""
+    in_reach: Count | None
+    silent: tuple[HospitalSeen, ...]
+    """Those of studies that go on that were not heard from lately; empty if nobody knows."""
+    as_of: Amount
+
+
+def value(view: View) -> OverviewSeen:
+    """What goes on, first of all."""
+    lines = [line for line in view.watching.studies() if view.sees(line.plan)]
+    going = [line for line in lines if line.state in ALIVE]
+    alive = tuple(view.watching.study(line.plan) for line in going[:MOST_ALIVE])
+    whole = {one.plan for one in alive}
+    mine = {line.plan for line in lines}
+    theirs = [h for h in view.watching.hospitals() if not h.revoked]
+    if view.plans is not None:
+        theirs = [h for h in theirs if mine.intersection(h.studies)]
+    known = [h for h in theirs if h.in_reach is not None]
+    busy = {line.plan for line in going}
+    return OverviewSeen(
+        alive=alive,
+        over=tuple(line for line in lines if line.plan not in whole)[:MOST_OVER],
+        studies=len(lines),
+        hospitals=len(theirs),
+        in_reach=sum(bool(h.in_reach) for h in known) if known else None,
+        silent=tuple(h for h in theirs if h.in_reach is False and busy.intersection(h.studies)),
+        as_of=view.now,
+    )
+
+
+SCREENS = (Screen("overview", "/", value, "medveil aggregator study status", place=10),)

@@ -1,0 +1,31 @@
+"""The overview."""
+
+from __future__ import annotations
+
+from medveil.catalogue import Text, Texts
+
+TEXTS: Texts = {
+    "overview.title": Text("Overview", "总览"),
+    "overview.kicker": Text("Studies of {consortium}", "{consortium} 的研究"),
+    "overview.many": Text("{count} studies go on", "{count} 项研究正在进行"),
+    "overview.each": Text("What each waits for stands beside it.", "每项研究正在等待什么，见下方。"),
+    "overview.quiet": Text("No study runs", "没有正在进行的研究"),
+    "overview.over": Text("{count} studies are over.", "{count} 项研究已结束。", one="One study is over."),
+    "overview.nothing": Text("There is no study yet", "还没有研究"),
+    "overview.begin": Text("An admin begins in a terminal:", "管理员在终端中开始："),
+    "overview.hospitals": Text("Hospitals by state", "按状态统计的医院"),
+    "overview.enrolled": Text(
+        "{count} hospitals enrolled", "已加入 {count} 家医院", one="one hospital enrolled"
+    ),
+    "overview.in-reach": Text("{reached} of {count} hospitals in reach", "{count} 家医院中 {reached} 家在线"),
+    "overview.silent": Text("{count} silent", "{count} 家无联系"),
+    "overview.progress": Text("{done} of {rounds} rounds are over", "{rounds} 轮中已完成 {done} 轮"),
+    "overview.see-study": Text("The study", "查看研究"),
+    "overview.see-round": Text("Round {round}, hospital by hospital", "第 {round} 轮，逐家医院查看"),
+    "overview.see-rounds": Text("All {count} rounds so far", "全部 {count} 轮", one="The round so far"),
+    "overview.others": Text("Other studies", "其他研究"),
+    "overview.study": Text("study", "研究"),
+    "overview.state": Text("state", "状态"),
+    "overview.rounds": Text("rounds", "轮次"),
+    "overview.created": Text("created", "创建时间"),
+}
