@@ -1,21 +1,22 @@
 """The clock of all plans: it closes what is complete or overdue, publishes, and opens what is next.
 
-One message, one transaction; a restart is a reload. The state of an attempt is the list of its messages and
-phase closings in the store, replayed through ``privacy.secagg.server``. Everything here runs on one thread,
-called by the routes and by a clock, unless it says that any thread may call it.
+Messages that arrive together share a transaction; a restart is a reload. The state of an attempt is the list
+of its messages and phase closings in the store, replayed through ``privacy.secagg.server``. Everything here
+runs on one thread, called by the routes and by a clock, unless it says that any thread may call it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from functools import partial
 
 from aggregator.rounds import endings, schedule
 from aggregator.rounds.attempt import Attempt
 from aggregator.rounds.instructions import Instructions
-from aggregator.rounds.intake import Intake
+from aggregator.rounds.intake import Intake, Received
 from aggregator.rounds.publishing import Publishing
 from aggregator.rounds.runs import Run, Runs
 from aggregator.storage.blobs import Blobs
@@ -73,8 +74,39 @@ class Coordinator:
 
         Needed when a commit may or may not have happened. Raises: StorageFailed; then it is still needed.
         """
+        self.ledger_ends.start_over()
         self.runs.start_over()
         self._store.transactions.settled()
+
+    def receive_together(self, messages: Sequence[Received]) -> tuple[list[str | Exception], bool]:
+        """Take messages that have come together, and close what they complete, in one commit.
+
+        One that is refused changes nothing and is in no other's way.
+
+        Returns: for each what :meth:`Intake.receive` returns or raises, or LedgerBehind; it is on the disk by
+            then. And whether any plan has gone on.
+        Raises: StorageFailed, NotLeading: nothing of any of them was kept, or nobody knows.
+        """
+        before = self._marks()
+        with self._store.transactions.together():
+            outcomes = [self._outcome(message) for message in messages]
+            self._close_what_is_complete()
+        try:
+            self.go_on()
+        except Exception as error:  # the messages are kept; the next tick tries the rest again
+            log.error("tick.failed", reason=type(error).__name__)
+        return outcomes, before != self._marks()
+
+    def _outcome(self, message: Received) -> str | Exception:
+        name = message.sender.name
+        try:
+            if message.ledger:
+                self.ledger_ends.note(message.sender, message.ledger)
+            answered = self.intake.receive(message.key, name, message.kind, message.body)
+            self.runs.count_bytes(message.key.plan, name, up=len(message.body), down=0)
+            return answered
+        except Exception as error:
+            return error
 
     def tick(self) -> bool:
         """Take up what others wrote to the store and :meth:`go_on`; whether anything changed."""
@@ -87,11 +119,14 @@ class Coordinator:
 
     def go_on(self) -> bool:
         """Close what is complete or overdue and open what is next; whether anything changed."""
-        before = [run.mark for run in self.runs.all()]
+        before = self._marks()
         for run in self.runs.all():
             if not run.finished and (self._is_approved(run) or schedule.too_few_left(run)):
                 self._advance_as_far_as_possible(run)
-        return before != [run.mark for run in self.runs.all()]
+        return before != self._marks()
+
+    def _marks(self) -> list[str]:
+        return [run.mark for run in self.runs.all()]
 
     def _look_for_approvals(self) -> None:
         waiting = [run for run in self.runs.all() if run.approved_at is None and not run.finished]
@@ -123,22 +158,34 @@ class Coordinator:
             elif run.attempt.state.phase is Phase.ABORT:
                 endings.settle(self.runs, run, run.attempt)
             else:
-                self._close_phase(run, run.attempt)
+                self._close_or_end(run, run.attempt)
 
-    def _close_phase(self, run: Run, attempt: Attempt) -> None:
-        """Once it is over: go on with those who answered, or end the attempt when they are too few."""
-        state, is_waited_for = attempt.state, partial(self.runs.is_waited_for, run)
-        if not schedule.is_over(run, attempt, is_waited_for, self.runs.now()):
-            return
+    def _close_what_is_complete(self) -> None:
+        """Close phases as far as that needs nothing but the database; :meth:`go_on` does the rest."""
+        for run in self.runs.all():
+            before = None
+            while before != run.mark and run.attempt is not None and self._is_approved(run):
+                before = run.mark
+                if run.attempt.state.phase not in (Phase.DONE, Phase.ABORT):
+                    with suppress(server.BelowThreshold):
+                        self._close_phase(run, run.attempt)
+
+    def _close_or_end(self, run: Run, attempt: Attempt) -> None:
+        """Close a phase that is over; end the attempt when too few have answered."""
+        state = attempt.state
         try:
-            closed = server.close_phase(state)
+            self._close_phase(run, attempt)
         except server.BelowThreshold as error:
             if state.phase in EARLY:
                 endings.fail(self.runs, run, attempt, error.code, failed_in=state.phase)
             else:
                 endings.give_up(self.runs, run, attempt, error.code)
-            return
-        self.runs.record(attempt, CLOSE, b"", closed)
+
+    def _close_phase(self, run: Run, attempt: Attempt) -> None:
+        """Go on with those who have answered, once the phase is over. Raises: BelowThreshold."""
+        is_waited_for = partial(self.runs.is_waited_for, run)
+        if schedule.is_over(run, attempt, is_waited_for, self.runs.now()):
+            self.runs.record(attempt, CLOSE, b"", server.close_phase(attempt.state))
 
     def _open_next(self, run: Run) -> None:
         try:

@@ -46,6 +46,17 @@ class StillWriting(RemoteProtocolError):
 
 
 @dataclass(frozen=True)
+class Received:
+    """A hospital's message as it has come, and where its ledger ended when it was sent (empty: not told)."""
+
+    key: AttemptKey
+    sender: Party
+    kind: str
+    body: bytes
+    ledger: str = ""
+
+
+@dataclass(frozen=True)
 class SegmentClaim:
     """The right of one request to write one segment of a masked vector."""
 

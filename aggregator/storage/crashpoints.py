@@ -22,8 +22,8 @@ STEPS = frozenset(
     commit.begin_log commit.lead commit.probe commit.restored
     key.write key.rename key.sync-folder commit.change_admin_key
     commit.add_api_token commit.revoke_api_token commit.revoke commit.grant commit.withdraw
-    commit.note_ledger
     commit.add_way_in commit.sign_in commit.use_session commit.end_session
+    commit.note_ledger commit.together
     """.split()
 )
 """Every step of the program; a test goes through all of them, and no other name is accepted."""

@@ -219,6 +219,18 @@ class Database:
             self.in_doubt |= committing or isinstance(error, sa.exc.IntegrityError)
             raise _failed(error) from error
 
+    @contextmanager
+    def part(self, tx: sa.Connection) -> Iterator[sa.Connection]:
+        """A part of a write transaction that is undone alone if it raises.
+
+        Raises: StorageFailed; the whole transaction is of no use then.
+        """
+        try:
+            with tx.begin_nested():
+                yield tx
+        except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
+            raise _failed(error) from error
+
     def try_lead(self) -> bool:
         """Take or keep the lock of the one process that coordinates; whether it is held now.
 

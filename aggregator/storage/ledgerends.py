@@ -37,6 +37,10 @@ class LedgerEnds:
         self._known: dict[str, str] = {}
         """What this process has written or read, so that a repeat costs no look at the database."""
 
+    def start_over(self) -> None:
+        """Forget what this process has written: a commit may or may not have happened."""
+        self._known.clear()
+
     def newest(self, name: str) -> LedgerEnd | None:
         """What a hospital told last."""
         wanted = sa.select(SETTINGS.c.value).where(SETTINGS.c.key == _key(name))

@@ -6,15 +6,18 @@ signs the log, and the lead.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from aggregator.auditlog import NOTHING, REPLACED, Detail, Head, row_digest, seal
+from aggregator.storage.blobs import StorageFailed
 from aggregator.storage.database import REVISIONS, Database
 from aggregator.storage.tables import AUDIT, META, SETTINGS, UNRECORDED, at, subject
 from medveil.errors import Error
@@ -70,8 +73,19 @@ _LEAD = sa.select(SETTINGS.c.value).where(SETTINGS.c.key == "lead")
 class Change:
     """One write transaction. Rows can be changed only together with their audit entries."""
 
-    def __init__(self, tx: sa.Connection, signer: Identity, time_ms: int, actor: str, ours: Head) -> None:
+    def __init__(
+        self,
+        tx: sa.Connection,
+        signer: Identity,
+        time_ms: int,
+        actor: str,
+        ours: Head,
+        *,
+        before: Head | None = None,
+    ) -> None:
         self._tx, self._time_ms, self._actor, self._ours = tx, time_ms, actor, ours
+        self._before = before
+        """The newest entry, where an earlier change of the same transaction has written it."""
         self.signer = signer
         self.head: Head | None = None
         self.lead: str | None = None
@@ -122,7 +136,7 @@ class Change:
         """One more audit entry."""
         entry = seal(
             self.signer,
-            self.head or self._signed_head(),
+            self.head or self._before or self._signed_head(),
             time_ms=self._time_ms,
             actor=self._actor,
             action=action,
@@ -163,6 +177,18 @@ class Change:
         return head
 
 
+@dataclass
+class _Together:
+    """Changes that share one commit."""
+
+    tx: sa.Connection
+    thread: int
+    head: Head | None = None
+    """The newest entry, if one of them has written any."""
+    broken: bool = False
+    """The database has refused one of them: nothing of the others may be kept either."""
+
+
 class Transactions:
     """The database, with the admin's signature on every change.
 
@@ -183,6 +209,7 @@ class Transactions:
         """Called with the time that each change took, its commit included."""
         self._ours = NOTHING
         """The newest entry if this process wrote it; any other one's signature is looked at first."""
+        self._together: _Together | None = None
         with self.read() as tx:
             self._head = _head(tx)
         if self._head == NOTHING:
@@ -238,8 +265,43 @@ class Transactions:
         self._database.close()
 
     def read(self) -> AbstractContextManager[sa.Connection]:
-        """A transaction that changes nothing. Raises: StorageFailed."""
-        return self._database.read()
+        """A transaction that changes nothing; a part of :meth:`together` within it. Raises: StorageFailed."""
+        shared = self._shared
+        return self._database.read() if shared is None else self._database.part(shared.tx)
+
+    @property
+    def _shared(self) -> _Together | None:
+        """What the calling thread's changes are part of, if anything."""
+        shared = self._together
+        return shared if shared is not None and shared.thread == threading.get_ident() else None
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """One commit for every :meth:`change` that this thread makes in the block.
+
+        Nothing of them is on the disk before the block has ended, so nobody may be told of them before. A
+        change that raises is undone alone. If the database refuses anything, or the commit fails, nothing is
+        kept: :attr:`in_doubt` says so, for whoever remembers what was changed.
+
+        Raises: StorageFailed, NotLeading.
+        """
+        began = time.perf_counter()
+        try:
+            with self._database.write("together") as tx:
+                self._check_lead(tx)
+                shared = self._together = _Together(tx, threading.get_ident())
+                try:
+                    yield
+                finally:
+                    self._together = None
+                if shared.broken:
+                    raise StorageFailed()
+        except BaseException:
+            self._database.in_doubt = True
+            raise
+        self.on_written(time.perf_counter() - began)
+        if shared.head is not None:
+            self._head = self._ours = shared.head
 
     @contextmanager
     def change(self, name: str, actor: str) -> Iterator[Change]:
@@ -251,10 +313,14 @@ class Transactions:
         Raises: StorageFailed; NotLeading if this process had the lead and has lost it; WrongAdminKey if it
             would write and another key signs the log by now.
         """
+        shared = self._shared
+        if shared is not None:
+            with self._part_of(shared, actor) as change:
+                yield change
+            return
         began = time.perf_counter()
         with self._database.write(name) as tx:
-            if self._lead is not None and _lead(tx) != self._lead:
-                raise NotLeading()
+            self._check_lead(tx)
             change = Change(tx, self._signer, int(self._wall_clock() * 1000), actor, self._ours)
             yield change
         self.on_written(time.perf_counter() - began)
@@ -263,6 +329,28 @@ class Transactions:
             self._head = self._ours = change.head
         if change.lead is not None and self._lead is not None:
             self._lead = change.lead  # who has raised the number leads under it, and nobody begins to by it
+
+    @contextmanager
+    def _part_of(self, shared: _Together, actor: str) -> Iterator[Change]:
+        """A change that is undone alone if it raises, and kept with the others' commit."""
+        if shared.broken:
+            raise StorageFailed()
+        time_ms = int(self._wall_clock() * 1000)
+        change = Change(shared.tx, self._signer, time_ms, actor, self._ours, before=shared.head)
+        try:
+            with self._database.part(shared.tx):
+                yield change
+        except StorageFailed:
+            shared.broken = True
+            raise
+        if change.signer is not self._signer or change.lead is not None:
+            shared.broken = True
+            raise ValueError("the admin key and the lead change in a transaction of their own")
+        shared.head = change.head or shared.head
+
+    def _check_lead(self, tx: sa.Connection) -> None:
+        if self._lead is not None and _lead(tx) != self._lead:
+            raise NotLeading()
 
     def _begin_log(self) -> None:
         with self.change("begin_log", "aggregator") as change:
@@ -293,8 +381,7 @@ class Transactions:
         if self._lead is None:
             return
         with self.read() as tx:
-            if _lead(tx) != self._lead:
-                raise NotLeading()
+            self._check_lead(tx)
         self._database.try_lead()  # the lock may have gone with a broken connection
 
     @property

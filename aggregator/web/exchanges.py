@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
-from aggregator.rounds.intake import SegmentClaim
+from aggregator.rounds.intake import Received, SegmentClaim
 from aggregator.storage.register import Party
 from aggregator.web.callers import SMALL_LIMIT
 from aggregator.web.service import Service
@@ -83,21 +83,10 @@ async def take_message(
     Returns: the mark of the phase that it answers.
     Raises: what :meth:`Intake.receive` raises, and LedgerBehind.
     """
-    coordinator = service.coordinator
     if kind == Phase.UPLOAD:
-        await service.with_segments(lambda: coordinator.intake.read_back(key.plan, party.name, body))
+        await service.with_segments(lambda: service.coordinator.intake.read_back(key.plan, party.name, body))
 
-    def take() -> tuple[str, bool]:
-        if ledger:
-            coordinator.ledger_ends.note(party, ledger)
-        answered = coordinator.intake.receive(key, party.name, kind, body)
-        coordinator.runs.count_bytes(key.plan, party.name, up=len(body), down=0)
-        return answered, coordinator.go_on()
-
-    answered, changed = await service.run(take)
-    if changed:
-        service.announce()
-    return answered
+    return await service.messages.take(Received(key, party, kind, body, ledger))
 
 
 async def look_at_segment(

@@ -32,6 +32,7 @@ from aggregator.web.gauges import StudyGauges, audit_families, by_state
 from aggregator.web.longpolls import LongPolls
 from aggregator.web.readiness import Readiness
 from aggregator.web.reading import Reading
+from aggregator.web.together import Messages
 from aggregator.web.visitors import Visitors
 from aggregator.work.threads import Lookups, Pulse, breaking_off, in_thread
 from medveil.log import get_logger
@@ -75,6 +76,7 @@ class Service:
         coordinator.runs.on_end.append(self._studies.count)
         store.transactions.on_written = self._studies.writes.observe
         self.polls = LongPolls(coordinator.instructions.mark)
+        self.messages = Messages(coordinator, self.run, self.announce)
         self.stopping = False
         self._tls = settings.folder / "tls" if settings.client_certificates else None
         self._thread = ThreadPoolExecutor(1, "coordinator")

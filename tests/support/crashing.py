@@ -20,6 +20,7 @@ from aggregator.access.tokens import make_token
 from aggregator.adminkey import change_key, open_store, settle_key
 from aggregator.auditlog import Head
 from aggregator.rounds.coordinator import Coordinator
+from aggregator.rounds.intake import Received
 from aggregator.rounds.status import PlanReader
 from aggregator.storage import crashpoints
 from aggregator.storage.blobs import Blobs
@@ -33,7 +34,7 @@ from medveil.identity import Identity, sign_request
 from medveil.messages import Refusal, sign_ledger_end
 from medveil.plan import Plan, sign_approval, sign_refusal
 from medveil.tensors import to_safetensors
-from world import SPEC, START, make_plan, make_study, status_of
+from world import SPEC, START, Site, make_plan, make_study, status_of
 
 SERVERS = multiprocessing.get_context("forkserver")
 
@@ -76,6 +77,7 @@ def serve(link: Connection, folder: Path, where: Path | str, crash: str) -> None
     things["status"] = _Status(coordinator)
     things["nonces"] = EarlyNonces(folder / "nonces")
     things["key"] = _Key(folder, store)
+    things["together"] = _Together(coordinator)
     with suppress(EOFError):
         while True:
             thing, name, arguments, named = link.recv()
@@ -88,6 +90,16 @@ def serve(link: Connection, folder: Path, where: Path | str, crash: str) -> None
 class _Status:
     def __init__(self, coordinator: Coordinator) -> None:
         self.of = functools.partial(status_of, coordinator, PlanReader(coordinator.runs.store))
+
+
+@dataclass
+class _Together:
+    coordinator: Coordinator
+
+    def receive(self, messages: list[Received]) -> list[str]:
+        """What became of each message: empty if it was taken, or the code of its refusal."""
+        outcomes, _ = self.coordinator.receive_together(messages)
+        return [str(getattr(one, "code", "")) for one in outcomes]
 
 
 @dataclass
@@ -155,7 +167,7 @@ class Line:
         self._aggregator, self._thing = aggregator, thing
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("runs", "intake", "instructions", "status"):
+        if name in ("runs", "intake", "instructions", "status", "together"):
             return Line(self._aggregator, name)
 
         def call(*arguments: Any, **named: Any) -> Any:
@@ -164,6 +176,20 @@ class Line:
                     return self._aggregator.ask(self._thing, name, *arguments, **named)
 
         return call
+
+
+@dataclass
+class Gathering(Site):
+    """A site whose messages of the second round wait, to be handed in together with the others'."""
+
+    outbox: list[Received] = field(kw_only=True)
+
+    def send(self, kind: str, body: bytes) -> None:
+        if self.key[0] == 1:
+            super().send(kind, body)
+            return
+        party = Party(self.name, "hospital", self.identity.public_key)
+        self.outbox.append(Received(self.whole_key, party, kind, body))
 
 
 @dataclass

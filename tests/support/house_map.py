@@ -62,12 +62,15 @@ WALKS: dict[str, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     "Message to store": (
-        "A hospital's message passes route, coordinator's thread, state machine and one transaction.",
+        "A hospital's message passes route, coordinator's thread, state machine and one transaction, which "
+        "it shares with those that came together with it.",
         (
             "aggregator.web.connections.run",
             "aggregator.web.routes.hospitals.message",
             "aggregator.web.callers.Callers.admit",
             "aggregator.web.exchanges.take_message",
+            "aggregator.web.together.Messages.take",
+            "aggregator.rounds.coordinator.Coordinator.receive_together",
             "aggregator.rounds.intake.Intake.receive",
             "privacy.secagg.server.receive",
             "aggregator.rounds.runs.Runs.record",
