@@ -15,7 +15,7 @@ import typer
 from aggregator.cli_audit import export as audit_export
 from aggregator.cli_audit import verify_exported
 from aggregator.cli_invite import invitations, invite
-from aggregator.cli_people import DEFAULT, Folder, people
+from aggregator.cli_people import DEFAULT, Folder, make_local_admin, people
 from aggregator.cli_relay import relay
 from aggregator.settings import Settings, load
 from medveil.errors import utc
@@ -70,10 +70,18 @@ def init(
     address: Annotated[
         str, typer.Option(help="Where hospitals reach it, if that is not https://NAME:PORT (a front).")
     ] = "",
+    break_glass: Annotated[
+        str,
+        typer.Option(
+            help="Name of an admin who signs in when no sign-in service answers; asked for at a terminal."
+        ),
+    ] = "",
 ) -> None:
     """Make the aggregator's folder: database, admin key, TLS certificate."""
     from aggregator import admin
 
+    if break_glass:
+        admin.check_newcomer(break_glass)
     if not consortium and can_ask():
         consortium = screen.answer(f"What is the consortium called? (Enter: {plain(name[0], 80)})")
     settings = Settings(
@@ -83,6 +91,10 @@ def init(
     screen.say(f"The aggregator of {plain(settings.title)} is ready in {folder}.")
     screen.say(f"  Hospitals reach it at {settings.url} and trust {folder / 'tls' / 'ca.pem'},")
     screen.say(f"  whose fingerprint is  {fingerprint(authority)}")
+    if not break_glass and can_ask():
+        break_glass = screen.answer("Name of an admin for days without a sign-in service (Enter: none):")
+    if break_glass:
+        make_local_admin(settings, break_glass)
     screen.say(f"Next: medveil aggregator serve --folder {quote(str(folder))}")
     screen.say(f"      medveil aggregator invite NAME --folder {quote(str(folder))}    (for each hospital)")
 

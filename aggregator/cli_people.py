@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import getpass
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from aggregator.settings import load
+from aggregator.settings import Settings, load
 from medveil.errors import BadOption, utc
 from medveil.ids import fingerprint
-from medveil.shown import Screen
+from medveil.shown import Screen, Words, can_ask, good, strong, warn
 
 if TYPE_CHECKING:
     from aggregator.admin import Access
@@ -20,6 +21,7 @@ people = typer.Typer(help="Who may read what: API tokens of people, and the stud
 screen = Screen()
 Folder = Annotated[Path, typer.Option("--folder", "-f", help="The aggregator's folder.")]
 DEFAULT = Path("aggregator-data")
+TRIES = 3
 RoleName = Literal["admin", "researcher", "auditor", "monitor"]
 
 
@@ -59,6 +61,78 @@ def _show_access(access: Access) -> None:
     plans = ", ".join(" ".join(words_of(bytes.fromhex(p))[:3]) + " …" for p in access.reads)
     reads = "reads " + plans if plans else ""
     screen.say(f"{access.name:20} {access.role:10} {shown:24} {state:16} {reads}".rstrip())
+
+
+@people.command("break-glass")
+def people_break_glass(
+    name: Annotated[str, typer.Argument(help="What the admin is called in the log.")],
+    folder: Folder = DEFAULT,
+    again: Annotated[
+        bool, typer.Option("--again", help="There is one: a new password and key take the old ones' place.")
+    ] = False,
+    generate: Annotated[
+        bool, typer.Option("--generate", help="Make the password instead of asking for one.")
+    ] = False,
+) -> None:
+    """Make an admin who signs in with a password and a code when no sign-in service answers."""
+    make_local_admin(load(folder), name, again=again, generate=generate)
+
+
+def make_local_admin(settings: Settings, name: str, *, again: bool = False, generate: bool = False) -> None:
+    """Ask, show and keep. Where nobody can be asked the password is made, and no code is tried.
+
+    Raises: BadOption, WeakPassword, WrongPassword, AlreadyThere, NoSuchSession.
+    """
+    from aggregator import signing_in
+    from aggregator.access import breakglass
+
+    password = ""
+    if can_ask() and not generate:
+        password = getpass.getpass("New password (Enter: one is made): ")
+        if password:
+            breakglass.check_new(password, getpass.getpass("The same again: "))
+    admin, code = signing_in.new_admin(settings, name, password), ""
+    if not password:
+        screen.say("Password (write it down; it is shown this once):")
+        screen.say(" ", strong(admin.password))
+    screen.say("Key for the authenticator program (shown this once; 6 digits, 30 seconds, SHA-1):")
+    screen.say(" ", strong(admin.typed_key))
+    screen.say(f"  {admin.address}")
+    for left in range(TRIES if can_ask() else 0, 0, -1):
+        code = screen.answer("Put the key into the program, then type the code that it shows:") or "none"
+        if admin.shows(code) or left == 1:
+            break
+        screen.say("That is not its code. Is the clock of this machine right, and that of the program's?")
+    signing_in.keep_admin(settings, admin, code=code, again=again)
+    screen.say(f"{name} may sign in at {settings.url}/signin/local, as an admin.")
+
+
+@people.command("providers")
+def people_providers(folder: Folder = DEFAULT) -> None:
+    """The sign-in services of the settings: what to register there, and whether each one answers now."""
+    from aggregator import signing_in
+
+    looks = signing_in.look_at_providers(load(folder))
+    for look in looks:
+        one = look.provider
+        rows: list[tuple[Words, Words]] = [
+            ("issuer", one.issuer),
+            ("client", one.client_id),
+            ("sends back to", look.redirect),
+            ("rules", str(len(one.rules))),
+        ]
+        screen.say(strong(f"{one.name}  {one.title}"))
+        screen.fields(rows, width=14, indent=2)
+        screen.say(
+            "  ",
+            good("It answers, and its keys can be read.")
+            if look.problem is None
+            else warn(str(look.problem)),
+        )
+    if not looks:
+        screen.say("No sign-in service is set up: docs/admin.md, Signing in, shows how.")
+    if any(look.problem for look in looks):
+        raise typer.Exit(1)
 
 
 @people.command("sessions")

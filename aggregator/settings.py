@@ -6,9 +6,9 @@ import json
 import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
 from aggregator.monitoring import Monitoring
+from aggregator.ways_in import SignIn
 from medveil.errors import BadFile
 
 DATABASE_VARIABLE = "MEDVEIL_DATABASE"
@@ -61,31 +61,6 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class SignIn:
-    """How people sign in to the pages; ``aggregator.json`` may change it under ``sign_in``."""
-
-    idle_minutes: float = 30.0
-    """A session ends so long after the last thing that its person did."""
-    hours: float = 12.0
-    """And so long after its beginning."""
-
-    @property
-    def idle_s(self) -> float:
-        """Seconds."""
-        return self.idle_minutes * 60
-
-    @property
-    def life_s(self) -> float:
-        """Seconds."""
-        return self.hours * 3600
-
-    @property
-    def changed(self) -> dict[str, Any]:
-        """What is not as it comes, by name."""
-        return {name: value for name, value in asdict(self).items() if value != getattr(SignIn, name)}
-
-
-@dataclass(frozen=True)
 class Settings:
     """One aggregator: its folder, its database and its address.
 
@@ -101,7 +76,7 @@ class Settings:
     client_certificates: bool = False
     """Whether hospitals must show a TLS client certificate as well (see :mod:`aggregator.access.tls`)."""
     limits: Limits = Limits()
-    sign_in: SignIn = SignIn()
+    sign_in: SignIn = field(default_factory=SignIn)
     workers: int = 0
     """Most processes that unmask sums; 0 stands for one for each core."""
     database: str = field(default="", repr=False)
@@ -140,7 +115,7 @@ class Settings:
         values = {k: v for k, v in asdict(self).items() if k != "folder"}
         values["limits"] = self.limits.changed
         values["monitoring"] = self.monitoring.model_dump(mode="json", exclude_defaults=True)
-        values["sign_in"] = self.sign_in.changed
+        values["sign_in"] = self.sign_in.model_dump(mode="json", exclude_defaults=True)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (self.folder / "aggregator.json").write_text(json.dumps(values, indent=2) + "\n")
 
@@ -163,7 +138,7 @@ def load(folder: Path) -> Settings:
             names=tuple(values["names"]),
             client_certificates=bool(values.get("client_certificates", False)),
             limits=Limits(**values.get("limits", {})),
-            sign_in=SignIn(**values.get("sign_in", {})),
+            sign_in=SignIn.read(values.get("sign_in", {})),
             database=str(values.get("database", "")),
             workers=int(values.get("workers", 0)),
             blobs=str(values.get("blobs", "")),

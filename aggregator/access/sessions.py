@@ -11,13 +11,14 @@ import hmac
 import secrets
 
 from aggregator.storage.sessions import Session
+from aggregator.ways_in import LINK
 from medveil.errors import RemoteProtocolError
 
 COOKIE = "__Host-medveil"
 """A browser takes this name over TLS only, for the whole host, and from this very host."""
 LINK_S = 60.0
 """How long a link of ``medveil aggregator page`` works."""
-MACHINE = "link"
+MACHINE = LINK
 """The way in of whoever has the aggregator's machine."""
 ADMIN = "admin"
 """What they are called in the log."""

@@ -35,6 +35,7 @@ from medveil.log import get_logger
 log = get_logger()
 MOST_ADDRESSES = 4_096
 """Addresses whose refused tokens are remembered; the one that was quiet longest is forgotten first."""
+LONG_TARGETS = b"/signin/back/"
 LEASES = "medveil.leases"
 """Key of the ASGI scope under which a request keeps what it gives back at its end (an ``ExitStack``)."""
 
@@ -103,7 +104,7 @@ class Newcomers:
 
     def charge(self, address: str) -> None:
         """Count a refused token. Raises: TooManyRequests."""
-        network = _network(address)
+        network = network_of(address)
         bucket = self._buckets.pop(network, None) or Bucket(self._rate, 4 * self._rate)
         self._buckets[network] = bucket
         if len(self._buckets) > MOST_ADDRESSES:
@@ -113,7 +114,7 @@ class Newcomers:
             raise TooManyRequests(retry_after_s=wait)
 
 
-def _network(address: str) -> str:
+def network_of(address: str) -> str:
     """An IPv4 address, or the /64 of an IPv6 address: one subscriber has all of that."""
     try:
         found = ipaddress.ip_address(address)
@@ -178,7 +179,8 @@ def check_head(scope: MutableMapping[str, Any], limits: Limits) -> None:
     Raises: TargetTooLong, HeadTooLarge, EncodedBody, AmbiguousLength.
     """
     headers = scope["headers"]
-    if len(scope["raw_path"]) + len(scope["query_string"]) > limits.target_bytes:
+    long = scope["raw_path"].startswith(LONG_TARGETS)  # what a sign-in service sends a browser back with
+    if len(scope["raw_path"]) + len(scope["query_string"]) > limits.target_bytes * (4 if long else 1):
         raise TargetTooLong(limit=limits.target_bytes)
     if len(headers) > limits.headers or sum(len(k) + len(v) + 4 for k, v in headers) > limits.header_bytes:
         raise HeadTooLarge(limit=limits.header_bytes)

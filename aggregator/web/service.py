@@ -66,9 +66,7 @@ class Service:
             written=lambda: store.transactions.last_write,
             heard_from=self._heard_from,
         )
-        self.visitors = Visitors(
-            store.sessions, self.lookups, settings, written=lambda: store.transactions.last_write
-        )
+        self.visitors = Visitors(store, self.lookups, settings)
         self.readiness = Readiness({"database": store.transactions.probe, "blobs": coordinator.probe_blobs})
         self._studies = StudyGauges(
             coordinator.runs, coordinator.workers.submit, hospitals=settings.monitoring.hospitals
@@ -247,6 +245,7 @@ class Service:
             self.store.transactions.break_off()
         self.readiness.close()
         self.callers.tokens.close()
+        self.visitors.close()
         self.lookups.close()
         self._strangers.close()
         self._segments.shutdown()

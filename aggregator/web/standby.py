@@ -42,9 +42,7 @@ class StandBy:
             written=lambda: store.transactions.last_write,
             heard_from=lambda sender: None,
         )
-        self.visitors = Visitors(
-            store.sessions, self._lookups, settings, written=lambda: store.transactions.last_write
-        )
+        self.visitors = Visitors(store, self._lookups, settings)
         self.reading = Reading(
             self.callers, reader, lambda: blobs, lookups=self._lookups, slowly=self._files, leader=None
         )
@@ -52,6 +50,7 @@ class StandBy:
     def close(self) -> None:
         """Finish the questions in hand and stop."""
         self.callers.tokens.close()
+        self.visitors.close()
         self._lookups.close()
         self._files.shutdown()
         self.store.close()

@@ -8,9 +8,12 @@ from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
+from aggregator.access.oidc.flow import LABEL
 from aggregator.access.sessions import COOKIE, ForgedForm, SignInFirst, begun, hashed, new_cookie
 from aggregator.settings import Settings
-from aggregator.storage.sessions import Session, Sessions
+from aggregator.storage.sessions import LocalAdmin, Session
+from aggregator.storage.store import Store
+from aggregator.web.guesses import Guesses
 from aggregator.work.threads import Lookups
 from medveil.log import get_logger
 
@@ -24,21 +27,23 @@ class Visitors:
     """Everybody who has signed in, by the cookie of their browser.
 
     Args:
-        written: number of the last write to the database; None if that is not known.
         clock: Unix seconds.
     """
 
     def __init__(
         self,
-        sessions: Sessions,
+        store: Store,
         lookups: Lookups,
         settings: Settings,
         *,
-        written: Callable[[], int | None],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.sessions, self.clock, self.settings = sessions, clock, settings
-        self._lookups, self._written = lookups, written
+        self.sessions, self.clock, self.settings = store.sessions, clock, settings
+        self._store, self._lookups = store, lookups
+        self.flow_key = store.transactions.signer.secret_for(LABEL).reveal()
+        """The same in every process of the consortium."""
+        marks = store.transactions.signer.secret_for("known browsers").reveal()
+        self.guesses = Guesses(marks, clock=lambda: self.clock())
         self._known: dict[str, Session] = {}
         self._known_at: int | None = None
         self._origins = _origins_of(settings)
@@ -101,6 +106,23 @@ class Visitors:
         )
         log.info("signed.out", kind=session.way)
 
+    async def local_admin(self, name: str) -> LocalAdmin | None:
+        """An admin who needs no provider, and may sign in."""
+        found = await self._lookups.ask(self.sessions.local_admins)
+        return next((one for one in found if one.name == name and one.ended is None), None)
+
+    async def has_local_admins(self) -> bool:
+        """Whether there is one."""
+        return any(one.ended is None for one in await self._lookups.ask(self.sessions.local_admins))
+
+    async def is_researcher(self, name: str) -> bool:
+        """Whether somebody of this name reads what is granted to them."""
+        return name in await self._lookups.ask(self._store.register.researchers)
+
+    def close(self) -> None:
+        """Finish the work in hand and stop."""
+        self.guesses.close()
+
     def check_origin(self, request: Request) -> None:
         """Whether a form was sent by a page of ours. Raises: ForgedForm.
 
@@ -113,7 +135,7 @@ class Visitors:
 
     async def _found(self, name: str) -> Session | None:
         """As the database has it; what was read is used again if nobody has written to it since."""
-        written = self._written()
+        written = self._store.transactions.last_write
         if written is not None and written == self._known_at and name in self._known:
             return self._known[name]
         found = await self._lookups.ask(lambda: self.sessions.find(name))

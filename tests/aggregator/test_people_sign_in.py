@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 from aggregator import cli, signing_in
 from aggregator.access.sessions import COOKIE, hashed
 from aggregator.admin import set_up_aggregator
-from aggregator.settings import Settings, SignIn
+from aggregator.settings import Settings
 from aggregator.storage.register import Role
 from aggregator.storage.sessions import NoSuchSession
+from aggregator.ways_in import SignIn
 from aggregator.web.dashboard.door import Viewer, viewer, watcher
 from aggregator.web.entrance.guard import way_back
 from door import Door
@@ -242,7 +243,7 @@ def test_pages_of_the_way_in_are_whole_in_both_languages_and_guarded(door: Door,
             assert "default-src 'none'" in answer.headers["content-security-policy"]
             assert answer.headers["cache-control"] == "no-store"
             assert not re.search(r"<script|style=|onclick", answer.text)
-    assert anna.get("/signin/language/zh?back=/here").headers["location"] == "/signin?back=/here"
+    assert anna.get("/signin/language/zh?back=/here").headers["location"] == "/signin?back=%2Fhere"
     assert '<html lang="zh-CN">' in anna.get("/signin").text
 
 

@@ -23,13 +23,13 @@ from world import World
 class Door:
     """The application over a world's coordinator; no lifespan, so no clock ticks behind our back."""
 
-    def __init__(self, world: World, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, world: World, clock: Callable[[], float] = time.time, **settings: Any) -> None:
         self.world = world
         database = world.database if isinstance(world.database, str) else ""
-        settings = Settings(world.folder, database=database)
-        self.app = create_app(settings)
+        set_up = Settings(world.folder, database=database, **settings)
+        self.app = create_app(set_up)
         self.gatekeeper = Gatekeeper(clock)
-        self.service = Service(world.store, world.coordinator, self.gatekeeper, settings)
+        self.service = Service(world.store, world.coordinator, self.gatekeeper, set_up)
         self.app.state.service = self.service
         self.stranger = Identity.generate("stranger")
         self.known: dict[str, Identity] = {}

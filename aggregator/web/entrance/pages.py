@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from urllib.parse import quote
 
 from fastapi import APIRouter, FastAPI
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 
 from aggregator.access.sessions import ADMIN, COOKIE, MACHINE, SignInFirst, check_seal, hashed
 from aggregator.errors import NotFound
@@ -17,61 +17,25 @@ from aggregator.web.entrance.guard import (
     YEAR_S,
     form_of,
     guarded,
-    language_in,
     to_sign_in,
     wants_page,
     way_back,
 )
-from aggregator.web.entrance.painter import Painter
-from aggregator.web.problems import STATUS, on_error
+from aggregator.web.entrance.hall import Hall, page
+from aggregator.web.entrance.local import local_router
+from aggregator.web.entrance.providers import providers_router
+from aggregator.web.problems import on_error
 from aggregator.web.standby import serving_of
-from aggregator.web.visitors import Visitors
 from medveil.catalogue import LANGUAGES
-from medveil.errors import Error
-from medveil.log import get_logger
 
 LONGEST_KEY = 100
-log = get_logger()
-
-
-class Entrance:
-    """What all its pages need."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings, self.painter = settings, Painter(settings)
-
-    def show(self, request: Request, template: str, *, status: int = 200, **values: object) -> Response:
-        """A page in the reader's language."""
-        values.setdefault("back", way_back(request.query_params.get("back", "/")))
-        html = self.painter.page(template, language_in(request), **values)  # type: ignore[arg-type]
-        return guarded(HTMLResponse(html, status))
-
-    def refuse(self, request: Request, error: Error) -> Response:
-        """Say on a page why nobody was signed in."""
-        route = getattr(request.scope.get("route"), "path", "?")
-        log.info("request.refused", code=error.code, route=route, method=request.method)
-        return self.show(request, "refused.html.j2", status=STATUS.get(error.code, 422), refused=error)
-
-    def welcome(self, cookie: str, back: str, visitors: Visitors) -> Response:
-        """To the page, with the cookie of a session."""
-        answer = RedirectResponse(back, 303)
-        # Lax: the way back from a provider begins on another site, and a strict cookie would stay at home.
-        answer.set_cookie(
-            COOKIE,
-            cookie,
-            max_age=int(visitors.settings.sign_in.life_s),
-            secure=True,
-            httponly=True,
-            samesite="lax",
-        )
-        return guarded(answer)
 
 
 def add_entrance(app: FastAPI, settings: Settings) -> None:
     """Put the way in before an application's pages."""
-    entrance = Entrance(settings)
-    app.include_router(_router(entrance))
-    app.include_router(_ways_out(entrance))
+    hall = app.state.hall = Hall(settings)
+    for router in (_ways_in(hall), _ways_out(hall), local_router(hall), providers_router(hall)):
+        app.include_router(router)
 
     async def sign_in_first(request: Request, error: Exception) -> Response:
         if wants_page(request):
@@ -81,52 +45,40 @@ def add_entrance(app: FastAPI, settings: Settings) -> None:
     app.add_exception_handler(SignInFirst, sign_in_first)
 
 
-def _refusing(
-    entrance: Entrance, answer: Callable[[Request], Awaitable[Response]]
-) -> Callable[[Request], Awaitable[Response]]:
-    """The same, with a page for every refusal."""
-
-    async def route(request: Request) -> Response:
-        try:
-            return await answer(request)
-        except Error as error:
-            return entrance.refuse(request, error)
-
-    return route
-
-
-def _router(entrance: Entrance) -> APIRouter:
+def _ways_in(hall: Hall) -> APIRouter:
     router = APIRouter(include_in_schema=False)
 
     async def sign_in(request: Request) -> Response:
-        visitors = serving_of(request).visitors
+        visitors, back = serving_of(request).visitors, way_back(request.query_params.get("back", "/"))
         try:
             await visitors.session(request)
         except SignInFirst:
-            return entrance.show(request, "sign-in.html.j2")
-        return guarded(RedirectResponse(way_back(request.query_params.get("back", "/")), 303))
+            providers = [(one.name, one.title) for one in hall.settings.sign_in.providers]
+            local = await visitors.has_local_admins()
+            return hall.show(request, "sign-in.html.j2", back=back, providers=providers, local=local)
+        return guarded(RedirectResponse(back, 303))
 
     async def by_link(request: Request) -> Response:
         visitors, key = serving_of(request).visitors, request.path_params["key"][:LONGEST_KEY]
         cookie, _ = await visitors.begin(
             request, name=ADMIN, role=Role.ADMIN.value, shown=ADMIN, way=MACHINE, link=hashed(key)
         )
-        return entrance.welcome(cookie, "/", visitors)
+        return hall.welcome(cookie, "/")
 
     async def style(request: Request) -> Response:
-        return guarded(Response(entrance.painter.style, media_type="text/css"))
+        return guarded(Response(hall.painter.style, media_type="text/css"))
 
     async def icon(request: Request) -> Response:
-        return guarded(Response(entrance.painter.icon, media_type="image/svg+xml"))
+        return guarded(Response(hall.painter.icon, media_type="image/svg+xml"))
 
-    router.add_api_route("/signin", _refusing(entrance, sign_in), methods=["GET"])
-    router.add_api_route("/signin/link/{key}", _refusing(entrance, by_link), methods=["GET"])
+    router.add_api_route("/signin", page(hall, sign_in), methods=["GET"])
+    router.add_api_route("/signin/link/{key}", page(hall, by_link), methods=["GET"])
     router.add_api_route("/signin/style.css", style, methods=["GET"])
     router.add_api_route("/signin/icon.svg", icon, methods=["GET"])
     return router
 
 
-def _ways_out(entrance: Entrance) -> APIRouter:
+def _ways_out(hall: Hall) -> APIRouter:
     router = APIRouter(include_in_schema=False)
 
     async def sign_out(request: Request) -> Response:
@@ -145,22 +97,20 @@ def _ways_out(entrance: Entrance) -> APIRouter:
         return guarded(answer)
 
     async def signed_out(request: Request) -> Response:
-        return entrance.show(request, "signed-out.html.j2")
+        return hall.show(request, "signed-out.html.j2")
 
     async def language(request: Request) -> Response:
         chosen = request.path_params["language"]
         if chosen not in LANGUAGES:
             raise NotFound()
-        asked = request.query_params.get("back", "/")
-        back = way_back(asked)
-        to = "/signin" if back == "/" else f"/signin?back={back}"
-        answer = RedirectResponse(to, 303)
+        back = way_back(request.query_params.get("back", "/"))
+        answer = RedirectResponse("/signin" if back == "/" else f"/signin?back={quote(back, safe='')}", 303)
         answer.set_cookie(
             LANGUAGE_COOKIE, chosen, max_age=YEAR_S, secure=True, httponly=True, samesite="strict"
         )
         return guarded(answer)
 
-    router.add_api_route("/signout", _refusing(entrance, sign_out), methods=["POST"])
-    router.add_api_route("/signin/out", _refusing(entrance, signed_out), methods=["GET"])
-    router.add_api_route("/signin/language/{language}", _refusing(entrance, language), methods=["GET"])
+    router.add_api_route("/signout", page(hall, sign_out), methods=["POST"])
+    router.add_api_route("/signin/out", page(hall, signed_out), methods=["GET"])
+    router.add_api_route("/signin/language/{language}", page(hall, language), methods=["GET"])
     return router

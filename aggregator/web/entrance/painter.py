@@ -23,8 +23,8 @@ class Painter:
             "consortium": settings.title,
             "languages": NAMES,
             "tags": TAGS,
-            "idle": round(settings.sign_in.idle_minutes),
-            "hours": round(settings.sign_in.hours, 1),
+            "idle": f"{settings.sign_in.idle_minutes:g}",
+            "hours": f"{settings.sign_in.hours:g}",
         }
         self.style = look.style(self._templates, OWN_STYLE)
         """The one style sheet."""

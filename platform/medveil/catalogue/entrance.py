@@ -7,6 +7,27 @@ from medveil.catalogue.common import COMMON
 
 _OWN: Texts = {
     "entrance.title": Text("Sign in", "登录"),
+    "entrance.lead": Text(
+        "To the pages of {consortium}: studies, rounds and the audit log.",
+        "进入 {consortium} 的页面：研究、轮次和审计日志。",
+    ),
+    "entrance.with": Text("Sign in with {title}", "使用 {title} 登录"),
+    "entrance.else": Text("If that does not work", "如果无法登录"),
+    "entrance.admin": Text("For the admin", "管理员"),
+    "entrance.local": Text("Break-glass account", "应急账户"),
+    "entrance.local-how": Text(
+        "For an admin, when no sign-in service answers: a name, a password and a code.",
+        "供管理员在登录服务无法使用时使用：名称、密码和验证码。",
+    ),
+    "entrance.local-go": Text("Sign in by it", "用它登录"),
+    "entrance.name": Text("Name", "名称"),
+    "entrance.password": Text("Password", "密码"),
+    "entrance.code": Text("Code", "验证码"),
+    "entrance.code-how": Text(
+        "Six digits of the authenticator program. Each code works once.",
+        "身份验证器程序中的六位数字。每个验证码只能使用一次。",
+    ),
+    "entrance.other": Text("Other ways to sign in", "其他登录方式"),
     "entrance.refused": Text("Not signed in", "未能登录"),
     "entrance.again": Text("Sign in", "登录"),
     "entrance.out": Text("Signed out", "已退出"),
@@ -55,6 +76,54 @@ _ERRORS: Texts = {
         "表单已过期，或是其他网站让浏览器发送的。没有执行任何操作。",
     ),
     "error.forged-form.remedy": Text("Open the page again and fill it in there.", "请重新打开页面后填写。"),
+    "error.wrong-password.what": Text(
+        "The name, the password or the code is wrong.", "名称、密码或验证码不正确。"
+    ),
+    "error.wrong-password.meaning": Text(
+        "Nothing was shown. A code works once, and for about a minute.",
+        "没有显示任何内容。每个验证码只能使用一次，有效期约一分钟。",
+    ),
+    "error.wrong-password.remedy": Text(
+        "Wait for the next code and try again. On the machine: “medveil aggregator page”.",
+        "请等待下一个验证码后重试。在服务器上可运行“medveil aggregator page”。",
+    ),
+    "error.too-many-requests.what": Text(
+        "There were too many tries in a short time.", "短时间内尝试次数过多。"
+    ),
+    "error.too-many-requests.meaning": Text(
+        "For a while nothing that is typed here is looked at, not even what is right.",
+        "暂时不会检查这里输入的任何内容，即使是正确的。",
+    ),
+    "error.too-many-requests.remedy": Text(
+        "Wait half a minute. A link of the machine works meanwhile: “medveil aggregator page”.",
+        "请等待半分钟。期间服务器上的链接仍然可用：“medveil aggregator page”。",
+    ),
+    "error.sign-in-strayed.what": Text(
+        "This browser has begun no sign-in to which this would be the answer.",
+        "此浏览器没有发起过与此应答对应的登录。",
+    ),
+    "error.sign-in-strayed.meaning": Text(
+        "It took longer than ten minutes, was used before, or somebody else began it.",
+        "可能已超过十分钟、已被使用过，或由他人发起。",
+    ),
+    "error.sign-in-strayed.remedy": Text("Begin again, in one window.", "请在同一个窗口中重新开始。"),
+    "error.no-role-here.what": Text(
+        "This account has no role in this consortium.", "此账户在本联盟中没有角色。"
+    ),
+    "error.no-role-here.meaning": Text(
+        "The sign-in service has vouched for it, and no rule of the consortium's admin fits it.",
+        "登录服务已确认该账户，但联盟管理员的规则中没有与之匹配的。",
+    ),
+    "error.no-role-here.remedy": Text(
+        "Ask the consortium's admin for a role, or sign in with another account.",
+        "请向联盟管理员申请角色，或使用其他账户登录。",
+    ),
+    "error.not-found.what": Text("There is no such way in here.", "这里没有这种登录方式。"),
+    "error.not-found.meaning": Text("Nothing was done.", "没有执行任何操作。"),
+    "error.not-found.remedy": Text("Begin again at the sign-in page.", "请从登录页面重新开始。"),
+    "error.bad-request.what": Text("The form cannot be read.", "无法读取该表单。"),
+    "error.bad-request.meaning": Text("Nothing was done.", "没有执行任何操作。"),
+    "error.bad-request.remedy": Text("Open the page again and fill it in there.", "请重新打开页面后填写。"),
 }
 ENTRANCE: Texts = {**COMMON, **_OWN, **_ERRORS}
 """Every text of the way in."""
