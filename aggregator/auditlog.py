@@ -26,10 +26,10 @@ REPLACED = "admin-key.replaced"
 """The action of the entry by which a new admin key takes the place of one that was not asked."""
 KEY_CHANGES = (HANDED_OVER, REPLACED)
 DETAILS = frozenset(
-    "row role name kind outcome reason model bytes rows schema lead head old new word".split()
+    "row role name kind outcome reason model bytes rows schema lead head old new word amends by".split()
 )
-"""What an entry may tell besides actor, action and subject: codes, counts, digests, for whom a token is, the
-admin's public keys.
+"""What an entry may tell besides actor, action and subject: codes, counts, digests, plans, for whom a token
+is, the admin's public keys.
 
 No secret key, no share.
 """

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aggregator.cli_amend import amend
 from aggregator.cli_audit import export as audit_export
 from aggregator.cli_audit import verify_exported
 from aggregator.cli_invite import invitations, invite
@@ -34,6 +35,7 @@ app = typer.Typer(
     callback=keep_private,
 )
 study = typer.Typer(help="Create studies and watch them.")
+study.command("amend")(amend)
 app.add_typer(study, name="study")
 app.add_typer(people, name="people")
 app.add_typer(relay, name="relay")
@@ -382,6 +384,8 @@ def study_status(folder: Folder = DEFAULT) -> None:
 def _show_status(plan: Plan, status: PlanStatus) -> None:
     begun = len(status.approved) >= plan.approvals_needed
     state = "finished" if status.finished else "running" if begun else "waiting"
+    if status.followed_by is not None:
+        state = f"goes on with another roster, plan {status.followed_by[:8]}"
     screen.say(strong(status.name), f" {state}")
     _show_fingerprint(plan)
     screen.say(f"  approved by {', '.join(status.approved) or 'nobody yet'}")

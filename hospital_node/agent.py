@@ -12,6 +12,7 @@ from functools import partial
 from typing import TypeVar
 
 from hospital_node import live
+from hospital_node.amendments import check_turn
 from hospital_node.attempt import POLL_S, Attempt, OutOfOrder
 from hospital_node.audit_witness import AuditWitness
 from hospital_node.clearance import Clearance
@@ -124,9 +125,9 @@ class PlanAgent:
         """Fetch the first model, or load one's own. Raises: what :meth:`Lineage.begin` raises."""
         await self._lineage.begin()
 
-    def _passed(self, published: Published, parent: bytes) -> None:
+    def _passed(self, published: Published, parent: bytes, summed: bool) -> None:
         if self._held is not None:
-            self._held.passed(published.round, parent, summed=self._index in published.survivors)
+            self._held.passed(published.round, parent, summed=summed)
 
     async def _poll(self) -> Work:
         """Ask for work; waits at the aggregator for news, unless this hospital itself is waited for."""
@@ -168,6 +169,11 @@ class PlanAgent:
     def between_rounds(self) -> bool:
         """Whether it has no attempt in hand."""
         return self._attempt is None
+
+    @property
+    def at_its_end(self) -> bool:
+        """Whether the study's last round has been tried, as far as this node has taken part."""
+        return (self._journal.progress(self._plan.id) or 0) > self._plan.study.training.rounds
 
     def has_left(self, number: int) -> bool:
         """Whether this node's part in a round, and in all before it, is over."""
@@ -236,6 +242,7 @@ class PlanAgent:
         vector = await self._lineage.reach(work.model, number=work.round, attempt=work.attempt)
         came_from = self._lineage.came_from
         await self._clearance.check(work.model, number=work.round, came_from=came_from)
+        check_turn(self._plan, self._journal, made_in=self._lineage.made_in)
         self._journal.join(key, model=work.model, came_from=came_from)
         self._attempt = Attempt(
             self._plan,
@@ -251,8 +258,8 @@ class PlanAgent:
 
     def _check_round(self, work: Work, kind: RoundKind) -> None:
         """Hold the invitation against the approved study: which rounds there are, and where it starts."""
-        study = self._plan.study
-        if not 1 <= work.round <= study.training.rounds + 1 or kind is not kind_of(study, work.round):
+        study, first = self._plan.study, self._plan.first_round
+        if not first <= work.round <= study.training.rounds + 1 or kind is not kind_of(study, work.round):
             raise OutOfOrder(reason="a round that the approved study does not have")
         tries = self._journal.uploads(self._plan.id, work.round)
         if not 1 <= work.attempt <= most_attempts(study) or tries >= study.attempts:

@@ -32,7 +32,8 @@ class SkippedRound(RemoteProtocolError):
 
 def check_start(plan: Plan, journal: Journal) -> None:
     """Raises: PlanRefused if another plan has started from this plan's initial model at this node."""
-    other = journal.started_from(bytes.fromhex(plan.study.model.initial_model), besides=plan.id)
+    ours = [one.id for one in plan.epochs]
+    other = journal.started_from(bytes.fromhex(plan.study.model.initial_model), besides=ours)
     if other is not None:
         raise PlanRefused(
             reason=f"its initial model was the start of plan {other[:8]}; two sums from one model could show "
@@ -77,11 +78,12 @@ class Clearance:
 
     async def _check_skipped(self, skipped: int, model: bytes, number: int) -> None:
         for found in await self._certificates(self._plan.id, skipped):
-            try:
-                check_given_up(found, _setting(self._plan, skipped, found.attempt, model))
-                return
-            except NotClosed as error:
-                log.warning("certificate.refused", plan=self._plan.id, round=skipped, code=error.code)
+            for plan in self._plan.epochs:
+                try:
+                    check_given_up(found, _setting(plan, skipped, found.attempt, model))
+                    return
+                except NotClosed as error:
+                    log.warning("certificate.refused", plan=plan.id, round=skipped, code=error.code)
         raise SkippedRound(number=number, skipped=skipped)
 
     async def _certificates(self, plan: str, number: int) -> tuple[Certificate, ...]:

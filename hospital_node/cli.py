@@ -133,11 +133,21 @@ def approve(
     for one in found:
         if isinstance(one, operator.Standing):
             operator.remember_shown(node, one)
-            views.show_plan(screen, _compared(node, one), node.settings)
+            _show(node, one)
         else:
             views.show_unreadable(screen, one)
     if not found:
         screen.say("No plan is on offer.")
+
+
+def _show(node: Node, one: Standing) -> None:
+    """The plan; of one that changes the roster of a plan that was approved here the difference only."""
+    from hospital_node import roster_changes, views
+
+    change = roster_changes.change_of(node, one.plan)
+    stays = change is not None and change.roster.stays
+    rows = () if change is None else roster_changes.change_rows(change)
+    views.show_plan(screen, _compared(node, one), node.settings, changed=rows, only_changed=stays)
 
 
 def _compared(node: Node, one: Standing) -> Standing:
@@ -153,13 +163,13 @@ def _compared(node: Node, one: Standing) -> Standing:
 
 def _approve_shown(node: Node, typed: list[str], patients: int | None, *, yes: bool) -> None:
     """Raises: NotAFingerprint, NoSuchPlan, NotConfirmed, PlanRefused and what else speaks against it."""
-    from hospital_node import operator, views
+    from hospital_node import operator
     from hospital_node.cohort import ImagesFolder
 
     plan, images = operator.shown_plan(node, typed), ImagesFolder()
     with progress.waiting():
         standing = operator.standing(node, plan, patients=patients, images=images)
-    views.show_plan(screen, _compared(node, standing), node.settings)
+    _show(node, standing)
     if standing.refusal is not None:
         raise standing.refusal
     question = (

@@ -209,7 +209,7 @@ class Computation:
 
     def finished(self) -> None:
         """The plan is over: nothing of it will be asked for again."""
-        self._unsent.forget(self._plan.id)
+        self._unsent.forget(self._plan.lineage)
         if self._held is not None:
             self._held.forget()
         if self._courses is not None:
@@ -259,7 +259,7 @@ class Computation:
         largest = study.secure_aggregation.max_weight
         weight = declared_patients(len(site.train), largest) if use is None else use.declared
         turn = f" {use.turn}" if use is not None and use.turn > 1 else ""
-        name = f"{key.plan} {key.round} {task.model.hex()}{turn}"
+        name = f"{self._plan.lineage} {key.round} {task.model.hex()}{turn}"
         found = self._unsent.find(name) if self._private else None
         courses = self._steering(task)
         if found is None:
@@ -268,7 +268,7 @@ class Computation:
             found = self._computed(task, weight, name, courses)
             log.info("work.finished", **key.where, kind=task.kind.value)
         else:
-            self._ledger.settle(plan_id=key.plan, round_number=key.round)
+            self._ledger.settle(plan_id=self._plan.lineage, round_number=key.round)
         update, sums = found
         if courses is not None and self._courses is not None and task.course is not None:
             own = own_course(study, courses, update.values)
@@ -299,7 +299,11 @@ class Computation:
             if self._private:
                 for split in splits:
                     charges[split] = self._ledger.charge(
-                        study, plan_id=key.plan, round_number=number, attempt=key.attempt, split=split
+                        study,
+                        plan_id=self._plan.lineage,
+                        round_number=number,
+                        attempt=key.attempt,
+                        split=split,
                     )
             update, sums = Update(np.empty(0, np.float32)), None
             if kind is RoundKind.TRAIN:

@@ -76,7 +76,8 @@ def start_again(node: Node, typed: Sequence[str]) -> None:
         if not chosen:
             raise NoSuchModel()
         version_path(node.models, chosen[0]).unlink(missing_ok=True)
-        journal.clear_alarm(chosen[0].id)
+        for plan in chosen[0].epochs:
+            journal.clear_alarm(plan.id)
 
 
 @dataclass(frozen=True)

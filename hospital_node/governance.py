@@ -71,7 +71,8 @@ def check_plan(
 ) -> Cost | None:
     """Hold a plan against this hospital's own policy: :func:`check_terms`, then :func:`check_price`."""
     check_terms(plan, settings, identity)
-    return check_price(plan, settings.policy, declared=declared)
+    first = plan.since(identity.public_key)
+    return check_price(plan, settings.policy, declared=declared, first=first)
 
 
 def check_terms(plan: Plan, settings: NodeSettings, identity: Identity) -> None:
@@ -148,13 +149,14 @@ def _frozen_weights_here(study: Study) -> None:
         )
 
 
-def check_price(plan: Plan, policy: Policy, *, declared: int | None = None) -> Cost | None:
+def check_price(plan: Plan, policy: Policy, *, declared: int | None = None, first: int = 1) -> Cost | None:
     """What a plan costs each patient, within this hospital's cap; None: no privacy.
 
     The cost is counted at the study's delta or, where that is larger, at the hospital's own limit.
 
     Args:
         declared: patients that the hospital declares for it, as far as it is known.
+        first: the round from which on this hospital is in the study.
     Raises: PlanRefused; UnderstatedEpsilon if the plan costs more than it says.
     """
     stated = check_policy(plan.study)
@@ -165,7 +167,7 @@ def check_price(plan: Plan, policy: Policy, *, declared: int | None = None) -> C
             reason="the steps of its encoding are too coarse for the hospitals' noise to add up",
             remedy="Ask for lane_bits = 32 or a smaller max_weight, or unset count_joint_noise in node.json.",
         )
-    counted = cost(plan.study, delta=min(stated.delta, policy.delta_limit(declared)))
+    counted = cost(plan.study, delta=min(stated.delta, policy.delta_limit(declared)), first=first)
     _within_cap(plan.study, counted, policy)
     return counted
 

@@ -44,9 +44,9 @@ class HeldBack:
     """
 
     def __init__(self, folder: Path, plan: Plan, key: Secret) -> None:
-        self._plan, bound = plan, f"{LABEL} {plan.id}".encode()
-        self._now = SealedFile(folder / f"{plan.id}.held", key, bound)
-        self._next = SealedFile(folder / f"{plan.id}.held-next", key, bound)
+        self._plan, bound = plan, f"{LABEL} {plan.lineage}".encode()
+        self._now = SealedFile(folder / f"{plan.lineage}.held", key, bound)
+        self._next = SealedFile(folder / f"{plan.lineage}.held-next", key, bound)
 
     def start(self, model: Float32) -> Float32:
         """Where this hospital's training begins: the global model, float32 (d,), plus what is held back."""

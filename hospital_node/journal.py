@@ -180,6 +180,17 @@ class Journal(Steps):
                 found.append((stored_plan(row.text), row.signature))
         return found
 
+    def approved_of(self, lineage: str) -> list[Plan]:
+        """The approved plans of one lineage: the first one, and those that amend it."""
+        amended = APPROVALS.c.text.contains('"earlier":[', autoescape=True)  # few, and those alone are read
+        with self._engine.connect() as tx:
+            rows = tx.execute(sa.select(APPROVALS).where((APPROVALS.c.plan == lineage) | amended)).all()
+        found = []
+        for row in rows:
+            with suppress(BadPlan):
+                found.append(stored_plan(row.text))
+        return [plan for plan in found if plan.lineage == lineage]
+
     def outdated(self) -> dict[str, str]:
         """Approved plan → why this version refuses it: an earlier one took it."""
         with self._engine.connect() as tx:

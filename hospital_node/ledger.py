@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
@@ -200,22 +200,23 @@ class Ledger:
         cap: float,
         count_joint_noise: bool = False,
         delta_cap: float = 1.0,
+        first: int = 1,
     ) -> float:
         """Admit a plan's whole schedule under the cap; returns epsilon of the patient who has promised most.
 
-        There is one row for each split of the patients that the study touches; all are held against the cap
-        before the first is written.
+        There is one row for each split that the study touches; all are held against the cap before the first
+        is written.
 
         Args:
             dataset: the plan's cohort, or one name for patients of whom the ledger is to know no more. Of a
                 cohort those count whom :meth:`usable` leaves.
             cap: largest epsilon that the data owner allows on it.
-            count_joint_noise: whether this hospital counts the others' share of a joint noise. Otherwise it
-                charges what its own noise alone protects.
+            count_joint_noise: whether this hospital counts the others' share of a joint noise.
             delta_cap: largest delta at which epsilon is counted; a study that names a smaller one rules.
+            first: the round from which on this hospital is in it, if it joined later.
 
-        Registering the same plan again changes nothing, but writes what a crash kept from being written.
-        With another cohort the plan goes on with that one.
+        Registering a plan again writes what a crash kept from being written; with another cohort it goes on
+        with that one.
 
         Raises:
             NotPrivate: the study has no noise policy. UnderstatedEpsilon: it names less than it costs.
@@ -226,37 +227,40 @@ class Ledger:
         sharers = policy_of(study).sharers if count_joint_noise else 1
         used = self.usable(study, dataset)[0] if isinstance(dataset, Cohort) else None
         name, whose = (used.name, self._with(used)) if used else (str(dataset), named(str(dataset)))
-        wanted = self._to_register(study, plan_id, name, cap=cap, sharers=sharers, frozen=used is not None)
+        delta, promised = policy_of(study).delta, study_events(study, first=first).items()
+        whole = [
+            Entry(State.REGISTERED, name, plan_id, 0, 0, 0, event, delta, float(cap), sharers, split)
+            for split, event in promised
+        ]
+        wanted = self._to_register(whole, frozen=used is not None)
         if wanted:
             rules.admit(self._file.rows, *wanted, whose=whose, delta=delta_cap)
             if used is not None:
                 self._keep_cohort(used)
         for entry in wanted:
             self._append(entry)
-        return rules.committed(
-            self._file.rows, whose, rules.strictest_delta(self._file.rows, whose, delta_cap)
-        )
+        strictest = rules.strictest_delta(self._file.rows, whose, delta_cap)
+        return rules.committed(self._file.rows, whose, strictest)
 
-    def _to_register(
-        self, study: Study, plan_id: str, name: str, *, cap: float, sharers: int, frozen: bool
-    ) -> list[Entry]:
+    def _to_register(self, whole: Iterable[Entry], *, frozen: bool) -> list[Entry]:
         """The rows by which a plan's schedule is, or goes on, registered for a data set or a frozen cohort.
 
+        Args:
+            whole: the schedule, as it is registered where nothing is yet.
         Raises: BadTransition.
         """
-        now, wanted = rules.current(self._file.rows, plan_id), []
-        for split, event in study_events(study).items():
-            known = rules.registered(self._file.rows, plan_id, split)
+        wanted = []
+        for new in whole:
+            known = rules.registered(self._file.rows, new.plan, new.split)
             if known is None:
-                delta = policy_of(study).delta
-                new = Entry(
-                    State.REGISTERED, name, plan_id, 0, 0, 0, event, delta, float(cap), sharers, split
-                )
                 wanted.append(new)
-            elif known.event != event or (not frozen and now[split] != name):
+                continue
+            same = rules.current(self._file.rows, new.plan)[new.split] == new.dataset
+            if known.event != new.event or not (frozen or same):
                 raise rules.BadTransition(problem="the plan is registered with another schedule or data set")
-            elif now[split] != name:
-                wanted.append(rules.taken_over(self._file.rows, plan_id, split, name, float(cap)))
+            if not same:
+                over = rules.taken_over(self._file.rows, new.plan, new.split, new.dataset, new.cap)
+                wanted.append(over)
         return wanted
 
     def _keep_cohort(self, cohort: Cohort) -> None:

@@ -89,6 +89,8 @@ class OwnVersion:
     state: State
     model: bytes
     """The model's hash."""
+    epoch: int = 1
+    """Of the plan whose hospitals' sum it came out of; of the first plan for the initial model."""
     summed: int = 0
     """Of a steered study, or one with personal weights: the last round that trained whose sum has this
     hospital's update; 0: none yet."""
@@ -114,15 +116,17 @@ def load_version(path: Path, study: Study) -> OwnVersion | None:
     vector = vectors.pop("")
     if vector.shape != (study.model.tensors.size,):
         return None  # another study's file
-    summed = rest[0] if rest else 0
-    return OwnVersion(version, number, vector, vectors, model_hash(vector, study.model.tensors), summed)
+    summed, epoch = (rest[0] if rest else 0), (rest[1] if len(rest) > 1 else 1)
+    name = model_hash(vector, study.model.tensors)
+    return OwnVersion(version, number, vector, vectors, name, epoch, summed)
 
 
 def keep_version(path: Path, own: OwnVersion) -> None:
     """Write hash, vectors, and what they are; a crash leaves the old file or the new one. Raises: OSError."""
     vectors = {"": own.vector, **own.state}
     parts_of_it = [[k, len(v)] for k, v in vectors.items()]
-    index = canonical([own.version, own.round, parts_of_it, *([own.summed] if own.summed else [])])
+    told = [own.summed, own.epoch] if own.epoch > 1 else [own.summed] if own.summed else []
+    index = canonical([own.version, own.round, parts_of_it, *told])
     parts = [np.ascontiguousarray(v, "<f4").data.cast("B") for v in vectors.values()]
     parts += [memoryview(index), memoryview(len(index).to_bytes(8, "little"))]
     hasher = hashlib.sha256()
@@ -224,7 +228,7 @@ def make_next(
     name = model_hash(vector, study.model.tensors)
     own = is_steered(study, published.round) or bool(study.model.personal)
     summed = published.round if own and index in published.survivors else parent.summed
-    return OwnVersion(parent.version + 1, published.round, vector, state, name, summed)
+    return OwnVersion(parent.version + 1, published.round, vector, state, name, plan.epoch, summed)
 
 
 class Lineage:
@@ -232,7 +236,8 @@ class Lineage:
 
     Args:
         folder: where the own version is kept.
-        passed: hears of each version that was made, and the model before it; at the latest when it is kept.
+        passed: hears of each version that was made, of the model before it, and whether this hospital is in
+            its sum; at the latest when it is kept.
         index: this hospital's in the roster.
     """
 
@@ -242,24 +247,29 @@ class Lineage:
         folder: Path,
         journal: Journal,
         source: VersionSource,
-        passed: Callable[[Published, bytes], None] = lambda *_: None,
+        passed: Callable[[Published, bytes, bool], None] = lambda *_: None,
         *,
         index: int | None = None,
     ) -> None:
         self._plan, self._journal, self._source, self._passed = plan, journal, source, passed
-        self._index = index
+        self._key = None if index is None else next(m.public_key for m in plan.roster if m.index == index)
         self._path = version_path(folder, plan)
         self._own: OwnVersion | None = None
         self._on_disk = b""
         """The model of the version in the file."""
         self._check: CommittedCheck | None = None
-        self._invited: tuple[bytes, tuple[int, int]] | None = None
+        self._invited: tuple[bytes, tuple[int, int, int]] | None = None
         """The last attempt that this node was asked into, and the model it started from."""
 
     @property
     def came_from(self) -> int:
         """The round that the own version came out of; 0 for the initial model, or before it is there."""
         return 0 if self._own is None else self._own.round
+
+    @property
+    def made_in(self) -> int:
+        """The epoch whose hospitals made the own version; of the first plan for the initial model."""
+        return self._plan.epochs[-1].epoch if self._own is None else self._own.epoch
 
     @property
     def course(self) -> CommonCourse:
@@ -277,8 +287,10 @@ class Lineage:
 
     def check_alarm(self) -> None:
         """Raises: BrokenLineage if an alarm of this plan waits for the operator."""
-        alarm = self._journal.alarm(self._plan.id)
-        if alarm is not None:
+        for plan in self._plan.epochs:
+            alarm = self._journal.alarm(plan.id)
+            if alarm is None:
+                continue
             raise BrokenLineage(reason=f"version {alarm.version} was refused, and nobody has looked yet")
 
     async def reach(self, model: bytes, *, number: int, attempt: int) -> Float32:
@@ -294,6 +306,8 @@ class Lineage:
         """
         self.check_alarm()
         own = self._own or await self._first()
+        if own.model != model and self._plan.before is not None:
+            own = await self._come_on(own)
         try:
             while own.model != model:
                 own = await self._next(own, before=number)
@@ -301,7 +315,7 @@ class Lineage:
             self._alarm(error, own, claimed=model)
             raise
         await self._keep(own)
-        self._invited, self._check = (own.model, (number, attempt)), None
+        self._invited, self._check = (own.model, (self._plan.epoch, number, attempt)), None
         return own.vector
 
     async def begin(self) -> None:
@@ -317,6 +331,14 @@ class Lineage:
         self._on_disk = b"" if found is None else found.model
         return found or await self._initial()
 
+    async def _come_on(self, own: OwnVersion) -> OwnVersion:
+        """The version on disk, if the plan before this one has brought it further meanwhile."""
+        found = await _aside(lambda: load_version(self._path, self._plan.study))
+        if found is None or found.version <= own.version:
+            return own
+        self._on_disk = found.model
+        return found
+
     async def _initial(self) -> OwnVersion:
         spec = self._plan.study.model.tensors
         name = bytes.fromhex(self._plan.study.model.initial_model)
@@ -324,7 +346,7 @@ class Lineage:
         vector = await _aside(lambda: from_safetensors(file, spec))
         if model_hash(vector, spec) != name:
             raise WrongModel()
-        return OwnVersion(0, 0, vector, {}, name)
+        return OwnVersion(0, 0, vector, {}, name, self._plan.epochs[-1].epoch)
 
     async def _next(self, parent: OwnVersion, *, before: int) -> OwnVersion:
         version = parent.version + 1
@@ -334,29 +356,46 @@ class Lineage:
             if problem.status != 404:
                 raise
             raise BrokenLineage(reason="nothing leads from the own model to the named one") from problem
-        setting = check_proof(published, self._plan, parent, before=before)
-        key = self._check_own_part(published, setting.context)
+        plan, setting = self._proved(published, parent, before=before)
+        key = self._check_own_part(published, setting.context, plan)
         await self._keep(parent)  # threshold-many hospitals have started from it: there is no way back
-        words = params_for(self._plan.study, RoundKind.TRAIN, len(self._plan.roster)).words
+        words = params_for(plan.study, RoundKind.TRAIN, len(plan.roster)).words
         data = await self._source.sum(self._plan.id, version, limit=8 * words)
 
+        index = next((m.index for m in plan.roster if m.public_key == self._key), None)
+
         def made() -> OwnVersion:
-            following = make_next(self._plan, parent, published, data, key, index=self._index)
-            self._passed(published, parent.model)
+            following = make_next(plan, parent, published, data, key, index=index)
+            self._passed(published, parent.model, index in published.survivors)
             return following
 
         return await _aside(made)
 
-    def _check_own_part(self, published: Published, context: Context) -> Secret | None:
+    def _proved(self, published: Published, parent: OwnVersion, *, before: int) -> tuple[Plan, Setting]:
+        """The plan whose hospitals signed for a version: this one, or one that it follows. No way leads back.
+
+        Raises: BrokenLineage.
+        """
+        refused: BrokenLineage | None = None
+        for plan in self._plan.epochs:
+            if parent.epoch <= plan.epoch and plan.first_round <= published.round:
+                try:
+                    return plan, check_proof(published, plan, parent, before=before)
+                except BrokenLineage as error:
+                    refused = refused or error
+        raise refused or BrokenLineage(reason="a version comes from a round that was not its turn")
+
+    def _check_own_part(self, published: Published, context: Context, plan: Plan) -> Secret | None:
         """The check key of this version's sum, if this node has it.
 
         Raises: BrokenLineage if the version contradicts what this hospital has been told or has signed.
         """
         key = (context.round, context.attempt)
-        if self._invited is not None and self._invited[0] == context.model and key < self._invited[1]:
+        told = (plan.epoch, *key)
+        if self._invited is not None and self._invited[0] == context.model and told < self._invited[1]:
             raise BrokenLineage(reason="a version comes from an attempt that had been given up")
         u2_hash = committed_hash(context, published.transcript, published.members)
-        signed = self._journal.detail(AttemptKey(self._plan.id, *key), "agree")
+        signed = self._journal.detail(AttemptKey(plan.id, *key), "agree")
         own = None if signed is None else Agree.from_bytes(bytes.fromhex(signed))
         if own is not None and (own.committed_hash, own.survivors) != (u2_hash, published.survivors):
             raise BrokenLineage(reason="a version sums other hospitals than this one agreed to")
@@ -392,8 +431,8 @@ class Lineage:
 
 
 def version_path(folder: Path, plan: Plan) -> Path:
-    """Where a plan's own version is kept."""
-    return folder / f"{plan.id}.head"
+    """Where a plan's own version is kept; an amended plan goes on with that of the plan before it."""
+    return folder / f"{plan.lineage}.head"
 
 
 async def _aside(work: Callable[[], T]) -> T:

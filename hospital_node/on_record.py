@@ -23,7 +23,15 @@ log = get_logger()
 
 def tie(sent: SentRecord, records: Records, journal: Journal) -> None:
     """Let the record know what the ledger and the journal know. Raises: NotRecorded."""
-    sent.about = lambda plan: About(records.charged(plan), journal.approver(plan))
+    lineages: dict[str, str] = {}
+
+    def about(plan: str) -> About:
+        if plan not in lineages:
+            approved = journal.plan(plan)
+            lineages[plan] = plan if approved is None else approved.lineage
+        return About(records.charged(lineages[plan]), journal.approver(plan))
+
+    sent.about = about
     if not sent.tie(SentAnchor(journal)):
         log.error("sent.set-back", code=BadTransmission.code)
 

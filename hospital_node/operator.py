@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from hospital_node.amendments import check_amendment
 from hospital_node.audit_witness import AuditWitness
 from hospital_node.clearance import check_start
 from hospital_node.cohort import Changes, Cohort, CohortDamaged, ImagesFolder, Reading
@@ -247,6 +248,8 @@ def allowed(
     Raises: PlanRefused, UnderstatedEpsilon, BudgetExceeded, CohortDamaged, what opening the ledger raises.
     """
     check_terms(plan, node.settings, Identity.load(node.settings.name, node.key))
+    with opened(node) as journal:
+        check_amendment(plan, journal)
     with viewed(node) as records:
         return _affordable(node, records, plan, patients, images)
 
@@ -255,7 +258,8 @@ def _affordable(
     node: Node, records: Records, plan: Plan, patients: int | None, images: ImagesFolder | None
 ) -> Patients:
     found = patients_of(records, plan, patients, images)
-    check_price(plan, node.settings.policy, declared=found.declared)
+    first = plan.since(Identity.load(node.settings.name, node.key).public_key)
+    check_price(plan, node.settings.policy, declared=found.declared, first=first)
     records.admit(plan, found.cohort, found.declared)
     return found
 
@@ -287,7 +291,7 @@ def patients_of(
                 reason="the images folder holds no patient whom it could train on",
                 remedy="Run 'medveil node check --study' with the study's file, then approve again.",
             )
-    part = records.plans.part(plan.id)
+    part = records.plans.part(plan.lineage)
     proposed = declared_patients(used.count(Split.TRAIN), study.secure_aggregation.max_weight)
     return Patients(cohort, moved, part, _declared(plan, part, patients, proposed))
 
@@ -308,6 +312,7 @@ def approve_plan(
     identity = Identity.load(node.settings.name, node.key)
     check_terms(plan, node.settings, identity)
     with viewed(node) as records, opened(node) as journal:
+        check_amendment(plan, journal)
         found = _affordable(node, records, plan, patients, images)
         check_start(plan, journal)
         part = found.part
@@ -368,7 +373,7 @@ def frozen_plans(
 
 def frozen(records: Records, plan: Plan, images: ImagesFolder) -> Frozen:
     """What was frozen for a plan, and how the images folder differs from it."""
-    now, part = images.reading(plan.study, records.reading), records.plans.part(plan.id)
+    now, part = images.reading(plan.study, records.reading), records.plans.part(plan.lineage)
     if part is None:
         return Frozen(plan, None, None, now, None)
     try:

@@ -36,7 +36,7 @@ class PersonalWeights:
             raise ValueError("all weights of this study are shared")
         self._plan, self._shared = plan, shared
         self._places = shared.stays(0, plan.study.model.tensors.size)
-        self._kept = ByRound(folder / f"{plan.id}.personal", key, f"{LABEL} {plan.id}")
+        self._kept = ByRound(folder / f"{plan.lineage}.personal", key, f"{LABEL} {plan.lineage}")
 
     def whole(self, model: Float32, summed: int) -> Float32:
         """The model as this hospital has it: the shared weights with its own personal ones.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from hospital_node import held_back, live, personal
 from hospital_node.agent import IDLE_S, PlanAgent
+from hospital_node.amendments import check_amendment
 from hospital_node.attempt import POLL_S
 from hospital_node.audit_witness import AuditWitness
 from hospital_node.clearance import check_start
@@ -295,7 +296,8 @@ class PlanQueue:
                 continue
             if self._node.settings.name not in offers[plan.id].approvals:
                 live.note(plan.id, stand="preparing", waits_for="this hospital's images and the first model")
-                await self._prepare(plan)
+                if plan.before is None or self._journal.plan(plan.before.id) is None:
+                    await self._prepare(plan)  # who stays has the images and the model in hand
                 self._orders.check(plan.id)
                 await self._line.approve(plan.id, signature)
                 waiting = plan
@@ -305,6 +307,10 @@ class PlanQueue:
             except REFUSALS as refused:
                 self._waits(plan, refused)
                 waiting = plan if isinstance(refused, NotApproved) else waiting
+                continue
+            if plan.before is not None and plan.before.id in self._followed:
+                live.note(plan.id, stand="waiting", waits_for="the roster before it, which still works")
+                waiting = plan
                 continue
             self._told.pop(plan.id, None)
             ready.append(plan)
@@ -357,7 +363,8 @@ class PlanQueue:
         """Hold an approved plan against today's approvals, policy and budget. Raises: one of REFUSALS."""
         binding(plan, offer)
         check_start(plan, self._journal)
-        part = self._records.plans.part(plan.id)
+        check_amendment(plan, self._journal)
+        part = self._records.plans.part(plan.lineage)
         declared = None if part is None else part.declared
         check_plan(plan, self._node.settings, self._identity, declared=declared)
         self._records.register(plan)
@@ -399,11 +406,11 @@ class PlanQueue:
             return ready.computation, ready.agent
         if ready is not None:
             ready.computation.close()
-        unsent = Unsent.of_plan(self._node, plan.id, self._identity.secret_for(LABEL))
+        unsent = Unsent.of_plan(self._node, plan.lineage, self._identity.secret_for(LABEL))
         held = None
         if plan.study.compression is not None:
             held = HeldBack(self._node.models, plan, self._identity.secret_for(held_back.LABEL))
-        courses = OwnCourses(course_path(self._node.models, plan.id), self._identity.secret_for(COURSES))
+        courses = OwnCourses(course_path(self._node.models, plan.lineage), self._identity.secret_for(COURSES))
         own = None
         if plan.study.model.personal:
             own = PersonalWeights(self._node.models, plan, self._identity.secret_for(personal.LABEL))
@@ -468,9 +475,10 @@ class PlanQueue:
 
     async def _work_on(self, plan: Plan, computation: Computation, agent: PlanAgent) -> None:
         log.info("node.ready", plan=plan.id)
+        over = False
         try:
             await agent.follow()
-            computation.finished()
+            over = agent.at_its_end  # else another roster may go on with what is kept
             self._finished.add(plan.id)
             self._journal.finish(plan.id)
         except TakesNoPart:
@@ -480,7 +488,9 @@ class PlanQueue:
             await asyncio.to_thread(
                 computation.close
             )  # a step in hand ends first; the others go on meanwhile
-            if plan.id in self._finished or self._orders.word(plan.id) is not None:
+            left = self._orders.word(plan.id) is not None
+            if over or left:
                 computation.finished()
+            if plan.id in self._finished or left:
                 self.forget_images()
                 live.note_gone(plan.id)

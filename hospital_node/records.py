@@ -187,7 +187,7 @@ class Records:
         """
         for plan in promised:
             if plan.study.privacy.kind != "none":
-                self.ledger.promise(plan.study, plan.id)
+                self.ledger.promise(plan.study, plan.lineage)
         ends = [theirs] if theirs else []
         if self.anchor.contradicted():
             ends.append(LedgerEnd.parse(self.anchor.contradicted()))
@@ -204,7 +204,7 @@ class Records:
         return hmac.digest(key, f"{row.number} {row.hash}".encode(), "sha256")
 
     def charged(self, plan: str) -> float | None:
-        """Epsilon that was charged for a plan so far; None if nothing was. Counted once for each charge."""
+        """Epsilon that was charged for a lineage so far; None if nothing was. Counted once a charge."""
         taken = charges(self.ledger.rows(), plan)
         if plan not in self._charged or self._charged[plan][0] != len(taken):
             delta = min((entry.delta for entry in taken), default=1.0)
@@ -227,11 +227,11 @@ class Records:
     def take(self, plan: Plan, cohort: Cohort, declared: int) -> Part:
         """Keep a cohort and remember it for a plan: the operator's word."""
         self._cohorts.keep(cohort)
-        return self.plans.take(plan.id, cohort.name, declared)
+        return self.plans.take(plan.lineage, cohort.name, declared)
 
     def part(self, plan: Plan) -> Part | None:
         """What was taken for a plan. Raises: CohortMissing if the plan is private and nothing was."""
-        part = self.plans.part(plan.id)
+        part = self.plans.part(plan.lineage)
         if part is None and plan.study.privacy.kind != "none":
             raise CohortMissing()
         return part
@@ -269,11 +269,12 @@ class Records:
         policy = self._node.settings.policy
         self.ledger.register(
             plan.study,
-            plan_id=plan.id,
+            plan_id=plan.lineage,
             dataset=cohort,
             cap=policy.epsilon_cap,
             count_joint_noise=policy.count_joint_noise,
             delta_cap=self.delta_limit(declared),
+            first=plan.since(self._identity.public_key),
         )
 
     def use(self, plan: Plan) -> Use | None:
@@ -286,15 +287,15 @@ class Records:
             return None
         if private:
             self.check_alarm()
-        known = self._uses.get(plan.id)
+        known = self._uses.get(plan.lineage)
         if known is not None and known[0] == part:
             return known[1]
         cohort = self.cohort(part)
         self.admit(plan, cohort, part.declared)
         if private:
-            cohort = self.ledger.cohort(plan.id) or cohort
+            cohort = self.ledger.cohort(plan.lineage) or cohort
         use = Use(cohort, part.declared, part.turn)
-        self._uses[plan.id] = part, use
+        self._uses[plan.lineage] = part, use
         return use
 
     def source(self, plan: Plan) -> Source:
@@ -303,14 +304,14 @@ class Records:
             manifest = hashlib.sha256((self._node.settings.data / MANIFEST).read_bytes()).hexdigest()
         except OSError:
             manifest = ""
-        return manifest, self.plans.part(plan.id)
+        return manifest, self.plans.part(plan.lineage)
 
     def read(self, plan: Plan, read: Callable[[Plan], SiteData]) -> Read:
         """Read the images between two looks at the files, so that what was read is what was hashed.
 
         Raises: CohortChanged if somebody changed the folder meanwhile; what ``read`` raises.
         """
-        if self.plans.part(plan.id) is None:
+        if self.plans.part(plan.lineage) is None:
             return Read(read(plan), {})
         before = self.reading(plan.study).patients
         site = read(plan)

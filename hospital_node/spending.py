@@ -79,9 +79,9 @@ def spending(node: Node) -> Spending:
 
 
 def _study_names(node: Node) -> dict[str, str]:
-    """Plan → name of its study, of every plan that was approved here."""
+    """First plan of a lineage → name of its study, of every plan that was approved here."""
     with closing(Journal(node.journal)) as journal:
-        return {plan.id: plan.study.name for plan, _ in journal.approved()}
+        return {plan.lineage: plan.study.name for plan, _ in journal.approved()}
 
 
 def _promises(book: Ledger, names: dict[str, str], limit: float) -> list[Promise]:

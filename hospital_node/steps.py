@@ -8,7 +8,7 @@ Giving an attempt up and unmasking in it exclude each other (docs/decisions/0021
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -199,9 +199,16 @@ class Steps:
             mine = (STARTS.c.plan == plan) & (STARTS.c.round > came_from)
             return [s for s in _left(tx, mine) if not s.closed]
 
-    def started_from(self, model: bytes, *, besides: str) -> str | None:
+    def started(self, plan: str) -> bool:
+        """Whether this node has joined any attempt of a plan."""
+        with self._engine.connect() as tx:
+            return (
+                tx.execute(sa.select(STARTS.c.id).where(STARTS.c.plan == plan).limit(1)).first() is not None
+            )
+
+    def started_from(self, model: bytes, *, besides: Sequence[str]) -> str | None:
         """Another plan in which a masked vector from this model has left, if any."""
-        other = (STARTS.c.plan != besides) & (STARTS.c.advertised != "")
+        other = STARTS.c.plan.not_in(besides) & (STARTS.c.advertised != "")
         wanted = sa.select(STARTS.c.plan).where(STARTS.c.model == model, other)
         with self._engine.connect() as tx:
             return tx.scalar(wanted.limit(1))

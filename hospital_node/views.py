@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from hospital_node.settings import NodeSettings, Policy
@@ -39,12 +39,25 @@ def fingerprint_rows(plan: Plan) -> list[Row]:
     ]
 
 
-def show_plan(screen: Screen, one: Standing, settings: NodeSettings) -> None:
-    """A plan in plain words: what, with whom, who could see what, at what price, and where it stands."""
+def show_plan(
+    screen: Screen,
+    one: Standing,
+    settings: NodeSettings,
+    *,
+    changed: Iterable[Row] = (),
+    only_changed: bool = False,
+) -> None:
+    """A plan in plain words: what, with whom, who could see what, at what price, and where it stands.
+
+    Args:
+        changed: of an amended plan: what it changes.
+        only_changed: this hospital has approved the rest already.
+    """
     plan = one.plan
     screen.say(strong(plan.study.name))
-    screen.fields(plan_rows(plan, settings, known=one.parent_known), width=WIDTH, indent=2)
-    if one.before is not None:
+    whole = fingerprint_rows(plan) if only_changed else plan_rows(plan, settings, known=one.parent_known)
+    screen.fields([*whole, *changed], width=WIDTH, indent=2)
+    if one.before is not None and not only_changed:
         screen.fields(changed_rows(one.before, plan, settings), width=WIDTH, indent=2)
     if one.patients is not None:
         screen.fields(_patients_rows(one.patients, plan.study), width=WIDTH, indent=2)

@@ -13,7 +13,7 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from functools import partial
 
-from aggregator.rounds import endings, schedule
+from aggregator.rounds import endings, epochs, schedule
 from aggregator.rounds.attempt import Attempt
 from aggregator.rounds.instructions import Instructions
 from aggregator.rounds.intake import Intake, Received
@@ -121,12 +121,24 @@ class Coordinator:
         """Close what is complete or overdue and open what is next; whether anything changed."""
         before = self._marks()
         for run in self.runs.all():
-            if not run.finished and (self._is_approved(run) or schedule.too_few_left(run)):
+            if not run.begun:
+                self._look_whether_it_begins(run)
+            if run.begun and not run.finished and (self._is_approved(run) or schedule.too_few_left(run)):
                 self._advance_as_far_as_possible(run)
         return before != self._marks()
 
     def _marks(self) -> list[str]:
         return [run.mark for run in self.runs.all()]
+
+    def _look_whether_it_begins(self, run: Run) -> None:
+        """Of an amended plan: its turn comes where the plan before it would open its next attempt, if any."""
+        before = None if run.plan.before is None else self.runs.get(run.plan.before.id)
+        if run.finished or before is None or (self._is_approved(before) and not before.finished):
+            return
+        if epochs.is_moot(self.runs, run):
+            self.runs.finish(run)
+        elif epochs.successor(self.runs, before, self._is_approved) is run:
+            self.runs.take_over(run, before)
 
     def _look_for_approvals(self) -> None:
         waiting = [run for run in self.runs.all() if run.approved_at is None and not run.finished]
@@ -188,6 +200,10 @@ class Coordinator:
             self.runs.record(attempt, CLOSE, b"", server.close_phase(attempt.state))
 
     def _open_next(self, run: Run) -> None:
+        amended = epochs.successor(self.runs, run, self._is_approved)
+        if amended is not None:
+            self.runs.take_over(amended, run)
+            return
         try:
             following = schedule.following(run)
         except schedule.PlanStuck as stuck:

@@ -7,7 +7,7 @@ thread, unless one says that any thread may call it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Container, Mapping
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict
 
@@ -20,6 +20,7 @@ from medveil.log import get_logger
 from medveil.plan import Plan
 from medveil.reports import AttemptReport, HospitalsRefusal
 from medveil.rounds import AttemptKey, ModelVersion, Phase, RoundKind
+from medveil.study import Study
 from privacy.secagg import server
 
 WORDS_OF_A_SEGMENT = 2**21
@@ -50,6 +51,10 @@ class Run:
     finished: bool
     newest: tuple[ModelVersion, dict[str, str]]
     """The last version of the model, and the hashes of the optimiser's state."""
+    begun: bool = True
+    """Whether its roster works, or has worked: an amended plan waits until it takes over."""
+    first_round: int = 1
+    """The first round that this roster works on."""
     ended: int = 0
     """Attempts behind it; what they were is in the store."""
     last: tuple[AttemptReport, ...] = ()
@@ -89,7 +94,7 @@ class Run:
         """Changes whenever a hospital might have something new to do."""
         attempt = self.attempt  # read once: the coordinator may be at work on another thread
         if attempt is None:
-            return f"finished {self.finished} {self.ended}"
+            return f"finished {self.finished} {self.ended}" + ("" if self.begun else " not begun")
         return mark_of(attempt.key, attempt.state.phase)
 
 
@@ -112,8 +117,11 @@ def read_run(
     Args:
         known: an attempt that was read before; if it is still open, it goes on with the events since.
     """
-    progress = store.plans.progress(plan.id)
-    run = Run(plan, signature, store.plans.approvals(plan.id), finished, progress.newest)
+    before, progress = plan.before, store.plans.progress(plan.id)
+    run = Run(plan, signature, store.plans.approvals(plan.id), finished, progress.newest, progress.begun)
+    if before is not None and run.begun:
+        tried = store.plans.progress(before.id).recent
+        run.first_round = max(plan.first_round, next_round(plan.study, tried))
     run.refusals = store.plans.refusals(plan.id)
     for report in progress.recent:
         run.end(report)
@@ -126,6 +134,20 @@ def read_run(
         fresh = new_attempt(plan, row.key, row.kind, row.model, now=now)
         run.attempt = replayed(fresh, plan, store.plans.events(row.key))
     return run
+
+
+def next_round(study: Study, recent: Sequence[AttemptReport]) -> int:
+    """The round of the attempt after the last ones: the next one, or the same if it is tried again.
+
+    Args:
+        recent: those of the last rounds that have any, in order; none if nothing was tried.
+    """
+    if not recent:
+        return 1
+    last = [report for report in recent if report.round == recent[-1].round]
+    tried = sum(not report.failed_early for report in last)
+    again = not last[-1].done and tried < study.attempts
+    return last[-1].round if again else last[-1].round + 1
 
 
 class Measured(TypedDict):
@@ -312,6 +334,16 @@ class Runs:
         )
         for told in self.on_end:
             told(run, report)
+
+    def take_over(self, run: Run, before: Run) -> None:
+        """An amended plan goes on where the plan before it ends, with its model and its numbers."""
+        version, state = before.newest
+        first = version.model_copy(update={"plan": run.plan.id})
+        self.store.plans.take_over(before.plan.id, first, state)
+        before.finished = True
+        run.begun, run.newest = True, (first, dict(state))
+        run.first_round = max(run.plan.first_round, next_round(run.plan.study, before.last))
+        log.info("plan.amended", plan=before.plan.id, round=run.first_round)
 
     def finish(self, run: Run) -> None:
         """No more rounds."""

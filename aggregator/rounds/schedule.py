@@ -13,7 +13,7 @@ from medveil.plan import Plan
 from medveil.reports import AttemptReport, Waiting
 from medveil.rounds import MAX_EARLY_FAILURES, AttemptKey, Phase, RoundKind, kind_of
 from medveil.study import Deadlines
-from privacy.secagg.keys import setting_for
+from privacy.secagg.rosters import smallest_sum
 
 AT_ONCE, LONGEST_PAUSE_S = 3, 60.0
 """After so many attempts in a row that failed at their beginning the next one waits, longer each time and at
@@ -37,7 +37,7 @@ class PlanStuck(Error):
 
 def fewest(plan: Plan) -> int:
     """Hospitals that an attempt needs: a quorum of the roster, and at least ``cohort.min_hospitals``."""
-    return setting_for(plan, number=1, attempt=1, kind=RoundKind.TRAIN, model=b"").smallest
+    return smallest_sum(plan)
 
 
 def too_few_left(run: Run) -> str:
@@ -53,7 +53,7 @@ def following(run: Run) -> tuple[AttemptKey, RoundKind] | None:
 
     Raises: PlanStuck.
     """
-    study, number, attempt = run.plan.study, 1, 1
+    study, number, attempt = run.plan.study, run.first_round, 1
     if reason := too_few_left(run):
         raise PlanStuck(reason=reason)
     if run.last:
@@ -130,6 +130,8 @@ def waiting_for(run: Run, reachable: int | None, pause: float) -> Waiting | None
             given_up=len(attempt.state.aborted),
             need=attempt.state.needed,
         )
+    if not run.begun and not run.finished:
+        return Waiting(reason="earlier-roster")
     if attempt is not None or run.finished or run.approved_at is None or reachable is None:
         return None
     if reachable < fewest(run.plan):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from aggregator.errors import NotFound
-from aggregator.rounds import schedule
+from aggregator.rounds import epochs, schedule
 from aggregator.rounds.attempt import Attempt
 from aggregator.rounds.runs import Run, Runs, read_run
 from aggregator.storage.blobs import Blobs
@@ -33,7 +33,9 @@ def live_status(runs: Runs, plan_id: str) -> tuple[PlanStatus, int] | None:
         return None
     in_reach = tuple(name for name in run.plan.names if runs.is_in_reach(run, name))
     pause = schedule.pause_left(run, runs.now())
-    return _status_of(run, in_reach=in_reach, reachable=len(runs.reachable(run)), pause=pause), run.ended
+    told = _status_of(run, in_reach=in_reach, reachable=len(runs.reachable(run)), pause=pause)
+    after = epochs.following_plan(runs, run) if run.finished else None
+    return told.model_copy(update={"followed_by": after}), run.ended
 
 
 def _status_of(
@@ -74,6 +76,7 @@ class _History:
     last: AttemptKey | None = None
     versions: bytes = b""
     published: int = 0
+    """Number of the next version; an amended plan's first one has the last number of the plan before it."""
 
 
 class PlanReader:
@@ -131,30 +134,51 @@ class PlanReader:
                     break  # if it has ended meanwhile, its events may have gone with it
             if run.attempt is not None:
                 self._attempts[plan_id] = run.attempt
-        return _status_of(run, in_reach=None, reachable=None), run.ended
+        after = self._following(plan_id) if run.finished else None
+        told = _status_of(run, in_reach=None, reachable=None)
+        return told.model_copy(update={"followed_by": after}), run.ended
+
+    def _following(self, plan_id: str) -> str | None:
+        """The plan that has taken over from a plan, if one has."""
+        self._look_for_plans()
+        after = [p.id for p, _ in self._plans.copy().values() if p.before and p.before.id == plan_id]
+        return next((one for one in after if self._store.plans.newest_version(one) is not None), None)
 
     def check_model(self, plan_id: str, model: str) -> None:
         """Raises: NotFound unless a version of this plan has this model."""
         newest = self._store.plans.newest_version(plan_id)
-        if newest is None or (model != newest.model and not self._store.plans.has_model(plan_id, model)):
+        if newest is not None and model == newest.model:
+            return
+        if not any(self._store.plans.has_model(one, model) for one in self._lineage(plan_id)):
             raise NotFound()
+
+    def _lineage(self, plan_id: str) -> list[str]:
+        """The plans whose versions and certificates a plan goes on from, itself first; none before it begins.
+
+        Whoever is on the roster that works makes the model by all sums since the first.
+        """
+        if self._store.plans.newest_version(plan_id) is None:
+            return []
+        return [one.id for one in self.plan(plan_id).epochs]
 
     def behind(self, plan_id: str, number: int) -> tuple[str, str]:
         """The names of a version's sum and of what proves it: a ``Published`` message. Raises: NotFound.
 
         The attempt that made the version tells them; version 0 is made by none.
         """
-        version = self._store.plans.version(plan_id, number)
-        if version is not None:
-            for report in self._store.plans.attempts(plan_id, round_number=version.round):
-                if report.sum is not None and report.proof is not None:
-                    return report.sum, report.proof
+        for one in self._lineage(plan_id):
+            version = self._store.plans.version(one, number)
+            if version is not None:
+                for report in self._store.plans.attempts(one, round_number=version.round):
+                    if report.sum is not None and report.proof is not None:
+                        return report.sum, report.proof
         raise NotFound()
 
     def certificates(self, plan_id: str, number: int) -> list[str]:
         """The names of a round's abort certificates. Raises: NotFound."""
         self._plan(plan_id)
-        reports = self._store.plans.attempts(plan_id, round_number=number)
+        lineage = self._lineage(plan_id)
+        reports = [r for one in lineage for r in self._store.plans.attempts(one, round_number=number)]
         return [report.certificate for report in reports if report.certificate is not None]
 
     def _plan(self, plan_id: str) -> tuple[Plan, bytes]:
@@ -180,7 +204,7 @@ class PlanReader:
             known.last = AttemptKey(plan_id, reports[-1].round, reports[-1].attempt)
         versions = [version for version, _ in self._store.plans.versions(plan_id, first=known.published)]
         known.versions = _joined(known.versions, (v.model_dump_json().encode() for v in versions))
-        known.published += len(versions)
+        known.published = versions[-1].number + 1 if versions else known.published
         return known
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
 
 from aggregator.auditlog import Head
-from aggregator.storage.tables import APPROVALS, ATTEMPTS, EVENTS, PLANS, REFUSALS, VERSIONS, at
+from aggregator.storage.tables import APPROVALS, ATTEMPTS, EVENTS, PLANS, READERS, REFUSALS, VERSIONS, at
 from aggregator.storage.transactions import AlreadyThere, Change, Transactions
 from medveil.errors import Error
 from medveil.messages import Refusal
@@ -70,6 +70,8 @@ class Progress:
     """The one that has not."""
     newest: tuple[ModelVersion, dict[str, str]]
     """The last version of the model, and the hashes of the optimiser's state."""
+    begun: bool = True
+    """Whether it has a model of its own; an amended plan has none before it takes over."""
 
 
 _PLAN_NAMES = sa.select(PLANS.c.id)
@@ -100,6 +102,38 @@ class Plans:
                 raise StartTaken(plan=other)
             change.insert(PLANS, values, "plan.created")
             _publish(change, first, {})
+
+    def add_amended(self, plan: Plan, signature: bytes, now: float) -> None:
+        """Keep a plan that amends another one; it has no model before it takes over. Raises: AlreadyThere.
+
+        Whoever may read the plan before it may read this one.
+        """
+        values = {
+            "id": plan.id,
+            "plan": plan.model_dump_json(),
+            "admin_signature": signature,
+            "created": now,
+            "finished": False,
+        }
+        with self._transactions.change("add_amended", "admin") as change:
+            if change.select(sa.select(PLANS.c.id).where(PLANS.c.id == plan.id)).first():
+                raise AlreadyThere(thing="this exact plan")
+            before = "" if plan.before is None else plan.before.id
+            change.insert(PLANS, values, "plan.amendment", amends=before)
+            readers = sa.select(READERS).where(READERS.c.plan == before, READERS.c.may)
+            for row in change.select(readers.order_by(READERS.c.name)).all():
+                reader = {"plan": plan.id, "name": row.name, "may": True}
+                change.insert(READERS, reader, "reader.granted")
+
+    def take_over(self, before: str, version: ModelVersion, state: Mapping[str, str]) -> None:
+        """An amended plan goes on where the plan before it ends: both, or neither.
+
+        Args:
+            version: the newest one of the plan before it, as the first one of the amended plan.
+        """
+        with self._transactions.change("take_over", "aggregator") as change:
+            change.update(PLANS, {"id": before}, {"finished": True}, "plan.amended", by=version.plan)
+            _publish(change, version, state)
 
     def all(self, *, besides: Collection[str] = ()) -> list[tuple[Plan, bytes, bool]]:
         """Every plan but those named, oldest first, with the admin's signature and whether it is finished."""
@@ -239,7 +273,10 @@ class Plans:
             return tx.execute(wanted).first() is not None
 
     def progress(self, plan: str) -> Progress:
-        """How far a plan has come; the long history behind it is counted and not read."""
+        """How far a plan has come; the long history behind it is counted and not read.
+
+        Of an amended plan that has no version of its own yet the newest one of the plan before it is told.
+        """
         mine = ATTEMPTS.c.plan == plan
         with self._transactions.read() as tx:
             attempts = tx.execute(sa.select(sa.func.count()).where(mine)).scalar_one()
@@ -248,8 +285,14 @@ class Plans:
             rows = tx.execute(
                 sa.select(ATTEMPTS).where(*recent).order_by(ATTEMPTS.c.round, ATTEMPTS.c.attempt)
             ).all()
-            newest = sa.select(VERSIONS).where(VERSIONS.c.plan == plan).order_by(VERSIONS.c.number.desc())
-            version = _version(tx.execute(newest.limit(1)).one())
+            row = tx.execute(_newest_of(plan)).one_or_none()
+            waits = tx.scalar(sa.select(PLANS.c.plan).where(PLANS.c.id == plan)) if row is None else None
+        if row is None:
+            before = None if waits is None else stored_plan(waits).before
+            if before is None:
+                raise LookupError(plan)
+            return replace(self.progress(before.id), ended=0, recent=(), opened=None, begun=False)
+        version = _version(row)
         ended = tuple(report_in(row, row.outcome, row.report) for row in rows if row.outcome is not None)
         opened = next((_opened(row) for row in rows if row.outcome is None), None)
         return Progress(attempts - (opened is not None), ended, opened, version)
@@ -263,9 +306,8 @@ class Plans:
 
     def newest_version(self, plan: str) -> ModelVersion | None:
         """The last version of a plan's model; None if there is no such plan."""
-        wanted = sa.select(VERSIONS).where(VERSIONS.c.plan == plan).order_by(VERSIONS.c.number.desc())
         with self._transactions.read() as tx:
-            row = tx.execute(wanted.limit(1)).one_or_none()
+            row = tx.execute(_newest_of(plan)).one_or_none()
         return None if row is None else _version(row)[0]
 
     def version(self, plan: str, number: int) -> ModelVersion | None:
@@ -309,6 +351,10 @@ class Plans:
                 values = {"outcome": "failed", "report": report_in(row, "failed", report).stored()}
                 change.forget(EVENTS, key.where)
                 change.update(ATTEMPTS, key.where, values, "attempt.ended", outcome="failed", reason=RESTORED)
+
+
+def _newest_of(plan: str) -> sa.Select[Any]:
+    return sa.select(VERSIONS).where(VERSIONS.c.plan == plan).order_by(VERSIONS.c.number.desc()).limit(1)
 
 
 def _stands() -> sa.ColumnElement[bool]:

@@ -78,9 +78,7 @@ class Watching:
         tried = self._store.history.newest(plan_id, limit=OF_LATE + 1)
         reports = _ended(tried)
         evaluated = is_evaluated(reports)
-        newest = self._store.plans.newest_version(plan_id)
-        if newest is None:
-            raise NotFound()
+        newest, _ = self._store.plans.progress(plan_id).newest
         done = newest.number + (1 if evaluated else 0)
         words = self.directives(plan_id)
         waits = self._waits_for(plan, present, tried, live)

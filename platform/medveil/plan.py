@@ -17,6 +17,7 @@ from medveil.values import Frozen, Name
 
 PublicKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 P = TypeVar("P", bound="Plan")
+MOST_AMENDMENTS = 100
 
 
 class Member(Frozen):
@@ -32,12 +33,32 @@ class Member(Frozen):
         return bytes.fromhex(self.public_key)
 
 
+Roster = Annotated[tuple[Member, ...], Field(min_length=3, max_length=MOST_HOSPITALS)]
+Number = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class Epoch(Frozen):
+    """A roster before the present one, and what of its plan is not in the present plan as well."""
+
+    roster: Roster
+    max_hospitals: Annotated[int, Field(ge=3, le=2000)]
+    """The study's ``cohort.max_hospitals`` at that time; the rest of the study is the same for ever."""
+    epoch: Number = 1
+    first_round: Number = 1
+
+
 class Plan(Frozen):
     """What the hospitals sign: the study, who takes part, and the epoch (a changed roster is a new epoch)."""
 
     study: Study
-    roster: Annotated[tuple[Member, ...], Field(min_length=3, max_length=MOST_HOSPITALS)]
-    epoch: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    roster: Roster
+    epoch: Number = 1
+    first_round: Annotated[Number, Field(exclude_if=lambda given: given == 1)] = 1
+    """The first round that this roster may work on: at least so many were tried by rosters before it."""
+    earlier: Annotated[
+        tuple[Epoch, ...], Field(max_length=MOST_AMENDMENTS, exclude_if=lambda given: not given)
+    ] = ()
+    """The rosters that this one follows, oldest first; of an amended plan only."""
 
     @model_validator(mode="after")
     def _roster_is_sound(self) -> Self:
@@ -46,6 +67,18 @@ class Plan(Frozen):
                 raise ValueError("two members of the roster share an index, a name or a key")
         if not self.study.cohort.min_hospitals <= len(self.roster) <= self.study.cohort.max_hospitals:
             raise ValueError("the roster is smaller or larger than the study's cohort limits")
+        return self
+
+    @model_validator(mode="after")
+    def _follows(self) -> Self:
+        if not self.earlier:
+            return self
+        last = self.earlier[-1]
+        if self.epoch != last.epoch + 1:
+            raise ValueError("an amended plan's epoch is the one after the last of the earlier rosters")
+        if not last.first_round <= self.first_round <= self.study.training.rounds + 1:
+            raise ValueError("an amended plan's first round lies before the last roster's, or after the end")
+        assert self.before is not None  # making it checks it, and those before it
         return self
 
     @property
@@ -57,6 +90,36 @@ class Plan(Frozen):
     def hash(self) -> bytes:
         """SHA-256 over the canonical form; it names the plan everywhere."""
         return digest("plan", canonical(self.model_dump(mode="json")))
+
+    @cached_property
+    def before(self) -> Plan | None:
+        """The plan that this one amends, made out of it: whoever has signed that one knows its hash."""
+        if not self.earlier:
+            return None
+        *older, last = self.earlier
+        cohort = self.study.cohort.model_copy(update={"max_hospitals": last.max_hospitals})
+        return Plan(
+            study=self.study.model_copy(update={"cohort": cohort}),
+            roster=last.roster,
+            epoch=last.epoch,
+            first_round=last.first_round,
+            earlier=tuple(older),
+        )
+
+    @property
+    def epochs(self) -> tuple[Plan, ...]:
+        """This plan and those before it, newest first."""
+        return (self,) if self.before is None else (self, *self.before.epochs)
+
+    @property
+    def lineage(self) -> str:
+        """The id of the first of these plans: what goes on through all of them is kept under it."""
+        return self.epochs[-1].id
+
+    def since(self, key: bytes) -> int:
+        """The first round of the oldest of these plans that names this public key; of this one if none."""
+        named = [plan.first_round for plan in self.epochs if any(m.key == key for m in plan.roster)]
+        return named[-1] if named else self.first_round
 
     def __copy__(self) -> Self:
         return _without_hash(super().__copy__())
@@ -81,7 +144,8 @@ class Plan(Frozen):
 
 def _without_hash(copied: P) -> P:
     """A copy is about to become another plan (``model_copy``): it must not keep the first one's hash."""
-    copied.__dict__.pop("hash", None)
+    for made in ("hash", "before"):
+        copied.__dict__.pop(made, None)
     return copied
 
 

@@ -172,6 +172,8 @@ class PlanStatus(Frozen, extra="ignore"):
     """None if it moves. Only the process that leads knows of hospitals out of reach, and of a failed sum."""
     attempts: tuple[AttemptReport, ...] = ()
     versions: tuple[ModelVersion, ...] = ()
+    followed_by: Sha256 | None = None
+    """The plan with another roster that has taken over from it."""
 
 
 class PlanLine(Frozen, extra="ignore"):

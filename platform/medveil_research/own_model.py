@@ -70,9 +70,9 @@ def _chosen(plans: list[Plan], wanted: str) -> Plan:
     found = [p for p in plans if p.study.name == wanted or (len(wanted) >= 8 and p.id.startswith(wanted))]
     if not found:
         raise NoOwnModel(problem="no approved plan of that name or hash has weights that stay here")
-    if len(found) > 1:
+    if len({p.lineage for p in found}) > 1:
         raise NoOwnModel(problem="several plans have that name; say the first digits of the plan's hash")
-    return found[0]
+    return max(found, key=lambda p: p.epoch)
 
 
 def write_own(found: OwnModel, target: Path) -> None:

@@ -18,6 +18,7 @@ DOES = {
 WAITS = {
     "too-few-hospitals": "too few hospitals are in reach",
     "early-failures": "attempts fail at their beginning, and the next waits longer",
+    "earlier-roster": "the roster before it still works",
     "abort-certificate": "hospitals are asked to give up an attempt that failed",
 }
 NAMED = 8
@@ -26,6 +27,8 @@ NAMED = 8
 
 def standing_words(plan: Plan, status: PlanStatus) -> str:
     """One sentence without its full stop."""
+    if status.followed_by is not None:
+        return f"goes on with another roster, plan {status.followed_by[:8]}"
     if status.finished:
         done = any(a.kind is RoundKind.EVALUATE and a.done for a in status.attempts)
         return "finished" if done else "ended before its last round"

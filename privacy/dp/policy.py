@@ -115,18 +115,19 @@ def round_event(study: Study, split: Split = Split.TRAIN) -> Event:
     return Event(policy.own_evaluation_multiplier * math.sqrt(rounds), 1.0, 1)
 
 
-def study_events(study: Study, rounds: int | None = None) -> dict[Split, Event]:
+def study_events(study: Study, rounds: int | None = None, *, first: int = 1) -> dict[Split, Event]:
     """What a study releases about the patients of each split it touches (NotPrivate without noise).
 
     Args:
         rounds: what the first that many training rounds release; all of the study without it.
+        first: the round from which on a hospital is in it, if it joined later.
     """
-    counts = {Split.TRAIN: study.training.rounds if rounds is None else rounds}
+    counts = {Split.TRAIN: (study.training.rounds if rounds is None else rounds) - (first - 1)}
     if study.evaluation.every_round:
         counts[Split.VAL] = counts[Split.TRAIN]
     if rounds is None:
         counts[Split.TEST] = 1
-    once = {split: round_event(study, split) for split in counts}
+    once = {split: round_event(study, split) for split, count in counts.items() if count > 0}
     return {s: Event(e.noise_multiplier, e.sample_rate, e.steps * counts[s]) for s, e in once.items()}
 
 
@@ -136,24 +137,30 @@ def jointly(event: Event, sharers: int) -> Event:
 
 
 def cost(
-    study: Study, *, rounds: int | None = None, delta: float | None = None, sharers: int | None = None
+    study: Study,
+    *,
+    rounds: int | None = None,
+    delta: float | None = None,
+    sharers: int | None = None,
+    first: int = 1,
 ) -> Cost:
     """Both epsilons of the whole study, or after ``rounds`` training rounds (NotPrivate without noise).
 
     Args:
         delta: to count at instead of the study's own.
         sharers: hospitals whose noise is counted on instead of as many as the study says.
+        first: the round from which on the patients' hospital is in it, if it joined later.
 
     Source: parallel composition, McSherry, SIGMOD 2009: the splits hold different patients, so the cost is
         the largest of theirs. It holds for releases that depend on earlier ones, as an evaluation does on the
         model: for a patient who was not trained on, the model is what anybody could have made.
     """
-    policy, own = policy_of(study), study_events(study, rounds).values()
+    policy, own = policy_of(study), study_events(study, rounds, first=first).values()
     at = policy.delta if delta is None else delta
     counted = policy.sharers if sharers is None else sharers
     return Cost(
-        epsilon_local=max(accounting.epsilon([e], at) for e in own),
-        epsilon_joint=max(accounting.epsilon([jointly(e, counted)], at) for e in own),
+        epsilon_local=max((accounting.epsilon([e], at) for e in own), default=0.0),
+        epsilon_joint=max((accounting.epsilon([jointly(e, counted)], at) for e in own), default=0.0),
         delta=at,
     )
 

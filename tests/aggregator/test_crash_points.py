@@ -24,12 +24,16 @@ from world import SPEC, START, Site, model_in, unit
 
 AGGREGATOR = Path(aggregator.__file__).parent
 ORDER = """
-    commit.begin_log commit.lead commit.add_token commit.enrol commit.add_plan commit.add_approval
+    commit.begin_log commit.lead commit.add_token commit.enrol commit.add_plan commit.add_amended
+    commit.add_approval
     commit.add_refusal
     commit.probe commit.restored nonce.keep key.write key.sync-folder commit.change_admin_key
     key.rename commit.note_ledger
     commit.add_way_in commit.sign_in commit.use_session commit.end_session commit.add_api_token commit.grant
     commit.withdraw
+    commit.revoke_api_token commit.revoke commit.take_over commit.open_attempt commit.add_event
+    blob.write blob.sync
+    blob.rename blob.sync-folder commit.end_attempt blob.forget commit.finish_plan
     commit.revoke_api_token commit.revoke commit.open_attempt commit.add_event blob.write blob.sync
     blob.rename blob.sync-folder commit.end_attempt blob.forget commit.together commit.finish_plan
 """.split()
@@ -78,8 +82,9 @@ def run(folder: Path, where: Path | str, *crashes: str) -> None:
     assert np.allclose(moved, sum(unit(i) for i in (1, 2, 3)) / 3, atol=1e-4)
     store = Store(where, Identity.load("admin", folder / "admin.key"))
     store.log.verify()  # every change has its entry, every entry its change
-    ((plan, signature, _),) = store.plans.all()
-    verify(store.transactions.admin_key, signature, "create-plan", plan.hash)
+    for plan, signature, finished in store.plans.all():
+        verify(store.transactions.admin_key, signature, "create-plan", plan.hash)
+        assert finished
     store.close()
     files = [p for p in folder.rglob("*") if p.is_file()]
     assert [p.name for p in files if "uploads" in p.parts or p.suffix == SCRATCH] == []

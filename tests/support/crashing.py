@@ -28,6 +28,7 @@ from aggregator.storage.register import Party, Role
 from aggregator.storage.sessions import Session
 from aggregator.storage.store import Store
 from aggregator.work.versions import first_version
+from amended import next_plan
 from databases import takes_the_lead
 from medveil.errors import Error, RemoteProtocolError
 from medveil.identity import Identity, sign_request
@@ -208,13 +209,17 @@ class Consortium:
 
 
 def consortium(folder: Path, where: Path | str, crashes: list[str]) -> Consortium:
-    """Enrol three hospitals and open a plan of one round, with an admin who repeats what was cut off."""
+    """Enrol three hospitals and open a plan of one round, with an admin who repeats what was cut off.
+
+    It amends a plan that nobody approved, of whose roster the fourth hospital never enrolled.
+    """
     folder.mkdir(parents=True)
     admin = Identity.generate("admin")
     admin.save(folder / "admin.key")
     identities = [Identity.generate(f"hospital-{i}") for i in (1, 2, 3)]
     training = {"rounds": 1, "local_steps": 1, "learning_rate": 1.0}
-    plan = make_plan(identities, make_study(training=training))
+    former = make_plan([*identities, Identity.generate("never-came")], make_study(training=training))
+    plan = next_plan(former, identities)
     aggregator = Aggregator(folder, where, crashes)
 
     def repeat(name: str, /, *arguments: Any, done: str = "", of: str = "store", **named: Any) -> None:
@@ -237,8 +242,9 @@ def consortium(folder: Path, where: Path | str, crashes: list[str]) -> Consortiu
                 )
                 break
         repeat("register.enrol", token, name=one.name, public_key=one.public_key, now=1.0)
-    first = first_version(plan, to_safetensors(START, SPEC), Blobs(folder), now=1.0)
-    repeat("plans.add", plan, admin.sign("create-plan", plan.hash), first, 1.0, done="already-there")
+    first = first_version(former, to_safetensors(START, SPEC), Blobs(folder), now=1.0)
+    repeat("plans.add", former, admin.sign("create-plan", former.hash), first, 1.0, done="already-there")
+    repeat("plans.add_amended", plan, admin.sign("create-plan", plan.hash), 1.0, done="already-there")
     for one in identities:
         repeat("plans.add_approval", plan.id, one.name, sign_approval(plan, one))
     told = Refusal(

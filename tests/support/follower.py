@@ -38,10 +38,10 @@ class Hospital:
     def _lineage(self) -> Lineage:
         return Lineage(self.chain.plan, self.folder, self.journal, self.chain, self.passed, index=self.index)
 
-    def passed(self, published: Published, parent: bytes) -> None:
+    def passed(self, published: Published, parent: bytes, summed: bool) -> None:
         """What the agent does with each version, where its study is compressed."""
         if self.held is not None:
-            self.held.passed(published.round, parent, summed=self.index in published.survivors)
+            self.held.passed(published.round, parent, summed=summed)
 
     @property
     def path(self) -> Path:

@@ -89,7 +89,7 @@ class Hospital:
 
 def charge(records: Records, plan: Plan, number: int) -> None:
     """One round that was released."""
-    one = records.ledger.charge(plan.study, plan_id=plan.id, round_number=number, attempt=1)
+    one = records.ledger.charge(plan.study, plan_id=plan.lineage, round_number=number, attempt=1)
     one.begin()
     one.end()
 
