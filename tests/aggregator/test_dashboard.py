@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,19 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
+from aggregator.access.sessions import COOKIE, begun, new_cookie
+from aggregator.settings import Limits
 from aggregator.storage.register import Role
 from aggregator.web.dashboard.board import Key
 from aggregator.web.dashboard.parts import Parts, changed, filled, mark_of, moment
 from aggregator.web.dashboard.screens import all_screens
+from door import Door
 from made_board import ADMIN, HOSTILE, OTHER, PLAN, MadeWatching, made_app, study, watching
 from medveil.catalogue import Speaker
 from medveil.catalogue.dashboard import DASHBOARD
+from served import Served, served
+from visitor import Visitor
+from world import World, make_sites, make_world, play
 
 BROWSER = {"accept": "text/html", "sec-fetch-mode": "navigate", "sec-fetch-site": "none"}
 RESEARCHER = replace(ADMIN, name="rosa", role=Role.RESEARCHER, shown="Rosa")
@@ -175,6 +182,41 @@ def test_a_history_of_ten_thousand_rounds_is_shown_a_page_at_a_time(site: Site) 
     assert f"/studies/{PLAN}/rounds/9961" not in second
 
 
+# ---- a real aggregator, and somebody who has really signed in
+
+
+def test_a_real_round_is_shown_to_whoever_has_come_in_by_the_link_and_to_nobody_after_signing_out(
+    build: Callable[..., World],
+) -> None:
+    world, ada = played(build)
+    door = ada.door
+    assert ada.get("/").headers["location"] == "/signin"
+    ada.enter()
+    plan = door.world.plan.id
+    first = ada.get("/")
+    assert first.status_code == 200
+    assert "<b " in first.text
+    assert world.plan.names[0] in first.text
+    for screen in all_screens():
+        values = {**VALUES, "plan": plan, "number": "1"}
+        page = ada.get(screen.path.format(**values))
+        assert page.status_code == 200, (screen.key, page.text[-800:])
+        assert ada.part(screen.twin.format(**values)).status_code == 200, screen.key
+    seal = re.search(r'action="/signout"><input type="hidden" name="seal" value="([^"]+)"', first.text)
+    assert seal is not None
+    assert ada.post("/signout", {"seal": seal[1]}).status_code == 303
+    assert ada.get("/").status_code == 303
+    door.service.close()
+
+
+def played(build: Callable[..., World]) -> tuple[World, Visitor]:
+    """One round is over and the next one waits for a hospital that is silent; nobody has come in yet."""
+    world = build()
+    sites = make_sites(world)
+    play(world, sites, until=lambda: len(world.status["versions"]) == 2 and world.phase == "share")
+    return world, Visitor(Door(world))
+
+
 # ---- parts and moments
 
 
@@ -292,3 +334,36 @@ def test_a_hundred_streams_of_a_page_cost_one_value_a_change(site: Site) -> None
         assert site.made.asked.count("studies") == 1
 
     asyncio.run(watch())
+
+
+@pytest.mark.slow
+def test_a_stream_goes_on_across_a_restart_of_the_aggregator_from_what_the_browser_has(folder: Path) -> None:
+    world, cookie = make_world(folder / "world", approvals=1), new_cookie()
+    world.admin.save(world.folder / "admin.key")
+    session = begun(cookie, name="admin", role="admin", shown="Ada", way="link", now=time.time(), life_s=3600)
+    world.store.sessions.sign_in(session)
+    world.store.close()
+
+    def ask(server: Served, path: str, *lines: str) -> bytes:
+        head = [f"GET {path} HTTP/1.1", "Host: here", f"Cookie: {COOKIE}={cookie}", *lines, "", ""]
+        with server.connect() as line:
+            line.sendall("\r\n".join(head).encode())
+            data = b""
+            while b"event: parts" not in data and b"</html>" not in data:
+                data += line.recv(1 << 16)
+            while b"\n\n" not in data.rpartition(b"event: parts")[2] and b"</html>" not in data:
+                data += line.recv(1 << 16)
+        return data
+
+    with served(world.folder, Limits()) as first:
+        page = ask(first, "/").decode()
+        mark = re.search(r'data-mark="(\w+)"', page)
+        assert mark is not None
+        assert "waits for" in page
+        assert b'"parts": {}' in ask(first, f"/overview.live?mark={mark[1]}")
+    with served(world.folder, Limits()) as second:
+        again = ask(second, "/overview.live", f"Last-Event-ID: {mark[1]}")
+        assert f"id: {mark[1]}".encode() in again
+        assert b'"parts": {}' in again
+        assert b'"parts": {"page"' in ask(second, "/overview.live", "Last-Event-ID: made-up")
+        assert second.stop() < 30

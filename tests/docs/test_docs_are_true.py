@@ -277,6 +277,7 @@ def test_the_pictures_of_the_readme_are_whole_and_small() -> None:
     with Image.open(ROOT / "docs" / "report.png") as picture:
         assert picture.width == 1280
     assert (ROOT / "docs" / "report.png").stat().st_size < 400_000
-    with Image.open(ROOT / "docs" / "operator-page.png") as picture:
-        assert picture.width == 1180
-    assert (ROOT / "docs" / "operator-page.png").stat().st_size <= 200_000
+    for name in ("operator-page.png", "dashboard.png"):
+        with Image.open(ROOT / "docs" / name) as picture:
+            assert picture.width == 1180
+        assert (ROOT / "docs" / name).stat().st_size <= 200_000

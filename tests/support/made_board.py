@@ -88,7 +88,9 @@ def study(
                 stand="refused" if one == "utrecht" else "approved",
                 reason="its own privacy cap is reached" if one == "utrecht" else "",
                 in_reach=one not in ("toronto-east", "utrecht"),
-                last_heard=now - 12 * (k + 1),
+                last_heard=None
+                if one == "utrecht"
+                else now - (1600 if one == "toronto-east" else 12 * (k + 1)),
             )
             for k, one in enumerate(those)
         ),
@@ -130,7 +132,13 @@ def line_of(one: StudySeen) -> StudyLine:
 
 
 def waiting(hospitals: int = 6, **changes: Any) -> WaitsFor:
-    """A round that waits for one hospital's training."""
+    """What :func:`timeline` waits for: those who train and are in reach."""
+    line = timeline(hospitals)
+    awaited = tuple(
+        Awaited(hospital=lane.hospital, heard_s=NOW - (lane.last_heard or NOW), in_reach=True)
+        for lane in line.lanes
+        if lane.stand == "asked" and lane.in_reach
+    )
     values: dict[str, Any] = {
         "why": "hospitals",
         "round": 7,
@@ -138,12 +146,10 @@ def waiting(hospitals: int = 6, **changes: Any) -> WaitsFor:
         "attempt": 1,
         "kind": RoundKind.TRAIN,
         "phase": Phase.COMMIT,
-        "awaited": (Awaited(hospital=names(hospitals)[min(2, hospitals - 1)], heard_s=12.0, in_reach=True),)
-        if hospitals
-        else (),
+        "awaited": awaited,
         "left_s": 3300.0,
-        "answered": min(2, hospitals),
-        "invited": hospitals,
+        "answered": sum(lane.stand == "answered" for lane in line.lanes),
+        "invited": sum(lane.stand != "absent" for lane in line.lanes),
         "need": 3,
     }
     return WaitsFor(**(values | changes))
@@ -152,34 +158,24 @@ def waiting(hospitals: int = 6, **changes: Any) -> WaitsFor:
 def timeline(hospitals: int = 6, now: float = NOW, **changes: Any) -> Timeline:
     """The seventh round 38 minutes after its beginning: everything that a hospital can be."""
     opened = now - 2280.0
-    spans = (
+    lanes = tuple(_lane(k, one, opened, now) for k, one in enumerate(names(hospitals)))
+    there = sum(lane.stand != "absent" for lane in lanes)
+    ready = sum(lane.stand == "answered" for lane in lanes)
+    spans = tuple(
         PhaseSpan(
-            phase=Phase.ADVERTISE,
-            began=opened,
-            ended=opened + 20,
-            ends_by=opened + 60,
-            answered=5,
-            invited=6,
+            phase=phase,
+            began=opened + began,
+            ended=None if ended is None else opened + ended,
+            ends_by=now + 3300 if ended is None else opened + began + 60,
+            answered=answered,
+            invited=invited,
             need=3,
-        ),
-        PhaseSpan(
-            phase=Phase.SHARE,
-            began=opened + 20,
-            ended=opened + 40,
-            ends_by=opened + 80,
-            answered=5,
-            invited=5,
-            need=3,
-        ),
-        PhaseSpan(
-            phase=Phase.COMMIT,
-            began=opened + 40,
-            ended=None,
-            ends_by=now + 3300,
-            answered=2,
-            invited=5,
-            need=3,
-        ),
+        )
+        for phase, began, ended, answered, invited in (
+            (Phase.ADVERTISE, 0, 20, there, hospitals),
+            (Phase.SHARE, 20, 40, there, there),
+            (Phase.COMMIT, 40, None, ready, there),
+        )
     )
     values: dict[str, Any] = {
         "plan": PLAN,
@@ -193,7 +189,7 @@ def timeline(hospitals: int = 6, now: float = NOW, **changes: Any) -> Timeline:
         "outcome": "open",
         "quorum": 3,
         "phases": spans if hospitals else spans[:1],
-        "lanes": tuple(_lane(k, one, opened, now) for k, one in enumerate(names(hospitals))),
+        "lanes": lanes,
         "as_of": now,
         "live_as_of": now,
     }
@@ -273,7 +269,7 @@ def hospital(name: str, k: int, now: float = NOW) -> HospitalSeen:
         key="41f6 9a17 c3d4 5e0b 07be d2f8 9c41 1a2b",
         enrolled=now - 86_400 * 40,
         revoked=False,
-        last_heard=None if k == 5 else now - 12 * (k + 1),
+        last_heard=None if k == 5 else now - (1600 if k == 4 else 12 * (k + 1)),
         in_reach=k not in (4, 5),
         version="0.4.0",
         clock_s=-7.3 if k == 3 else 0.1 * k,
@@ -406,7 +402,11 @@ def made_app(folder: Path, made: MadeWatching, who: Viewer = ADMIN) -> Any:
     async def readable(party: Party) -> set[str]:
         return {PLAN}
 
+    async def session(request: Any, *, acts: bool = True) -> Any:
+        return SimpleNamespace(role=who.role, name=who.name, shown="", way="", id="1", ends=9e9)
+
     app.state.service = SimpleNamespace(
+        visitors=SimpleNamespace(session=session),
         watching=made,
         store=MadeStore(made),
         callers=SimpleNamespace(readable=readable),

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 
 from aggregator.storage.transactions import NotLeading
 from aggregator.web.dashboard.board import Board, Key, Shown
-from medveil.errors import Error
 from medveil.log import get_logger
 
 EVERY_S, SLOWEST_S = 1.0, 8.0
@@ -44,10 +43,13 @@ class _Channel:
     before: str | None = None
     """The mark of that state."""
     streams: set[asyncio.Event] = field(default_factory=set)
-    failed: str = ""
+    looked: float = field(default_factory=time.monotonic)
+    """When it was known to be so last, monotonic seconds."""
+    failing: bool = False
 
     def take(self, made: Shown) -> None:
-        """A newer state."""
+        """What it is now."""
+        self.looked, self.failing = time.monotonic(), False
         if made.mark != self.made.mark:
             self.news, self.before, self.made = made.since(self.made), self.made.mark, made
             self.wake()
@@ -122,7 +124,8 @@ class Streams:
         else:
             data = channel.made.since(None)
         head = f"id: {channel.made.mark}\nevent: parts\ndata: "
-        body = json.dumps({"now": round(self._clock(), 2), "failed": channel.failed})
+        age = time.monotonic() - channel.looked
+        body = json.dumps({"now": round(self._clock(), 2), "age": round(age, 1)})
         return f'{head}{body[:-1]}, "parts": {data}}}\n\n'.encode()
 
     def _ends(self) -> bool:
@@ -155,10 +158,9 @@ class Streams:
     async def _look(self, channel: _Channel) -> None:
         try:
             channel.take(await self._board.made(channel.key))
-            channel.failed = ""
         except NotLeading:
             channel.wake()
-        except Error as error:
-            if not channel.failed:
-                log.warning("page.failed", code=error.code)
-            channel.failed = error.code
+        except Exception as error:  # the page grows old, and says so; the others go on
+            if not channel.failing:
+                log.warning("page.failed", code=getattr(error, "code", type(error).__name__))
+            channel.failing = True

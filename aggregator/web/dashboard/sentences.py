@@ -15,6 +15,8 @@ from medveil.shown import plain
 
 NAMED = 3
 """Hospitals that a sentence names; the others are counted."""
+FITS = 20
+"""Letters of a heading in one line of a phone."""
 TONES = {
     "approvals": "waiting",
     "hospitals": "working",
@@ -69,12 +71,17 @@ def doing(t: Speaker, phase: Phase | None, kind: RoundKind | None) -> str:
 
 def names(t: Speaker, awaited: Sequence[Awaited | Lane]) -> Markup:
     """Hospitals, the first few by name."""
-    shown = [Markup("<b>{}</b>").format(plain(one.hospital)) for one in awaited[:NAMED]]
+    shown = [_name(one.hospital) for one in awaited[:NAMED]]
     if len(awaited) > len(shown):
         shown.append(escape(t("waits.more", count=len(awaited) - len(shown))))
     if len(shown) < 2:
         return shown[0] if shown else Markup()
     return marked(t, "waits.and", first=Markup(t("waits.comma")).join(shown[:-1]), last=shown[-1])
+
+
+def _name(hospital: str) -> Markup:
+    """A name stays in one piece, unless it is longer than a phone is wide."""
+    return Markup('<b class="{}">{}</b>').format("w" if len(hospital) <= FITS else "long", plain(hospital))
 
 
 def waits(t: Speaker, found: WaitsFor, as_of: float) -> Markup:
@@ -139,8 +146,12 @@ def note(t: Speaker, lane: Lane, line: Timeline) -> Markup:
     first, second = Markup("<b>{}</b>").format(words), Markup()
     if lane.stand == "asked" and line.ended is None and line.phases:
         began = max(line.phases[-1].began, last.at if last is not None else 0.0)
+        if lane.in_reach is False and lane.last_heard is not None:
+            began = lane.last_heard
         first = marked(t, "lane.for", what=first, time=moment("since", began))
-        if lane.last_heard is not None:
+        if lane.in_reach is False:
+            second = escape(t("lane.not-waited"))
+        elif lane.last_heard is not None:
             second = marked(t, "lane.heard", ago=moment("ago", lane.last_heard))
     elif lane.dropped_in is not None:
         second = escape(t("lane.dropped-in", phase=t(f"phase.{lane.dropped_in}")))

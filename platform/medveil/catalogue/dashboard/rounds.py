@@ -80,6 +80,7 @@ TEXTS: Texts = {
     "lane.in-all": Text("{took} in all", "总共 {took}"),
     "lane.step": Text("{step} at {time}", "{step}（{time}）"),
     "lane.heard": Text("last heard {ago}", "最近联系：{ago}"),
+    "lane.not-waited": Text("nobody waits for it now", "目前不等待该医院"),
     "lane.dropped-in": Text("no answer in: {phase}", "未答复：{phase}"),
     "lane.relay": Text("by its region's relay, {took} in all", "经由区域中继，总共 {took}"),
 }
