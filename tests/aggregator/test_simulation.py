@@ -9,8 +9,8 @@ import structlog
 
 from simulation import WEIGHTS, WEIGHTS_OF_THE_APP, Op, Sequence, simulate
 
-QUICK, ALL, SHARD = 80, 20_000, 240
-QUICK_THROUGH_THE_APP, ALL_THROUGH_THE_APP = 20, 2_000
+QUICK, ALL, SHARD = 40, 20_000, 240
+QUICK_THROUGH_THE_APP, ALL_THROUGH_THE_APP = 10, 2_000
 
 
 @pytest.fixture(autouse=True)
@@ -24,14 +24,14 @@ def quiet() -> Iterator[None]:
 
 @pytest.mark.parametrize("shard", range(4))
 def test_seeded_sequences_of_faults_end_with_the_exact_mean(shard: int) -> None:
-    """80 sequences of 10 to 120 operations at the coordinator; one takes about 0.1 s of a core."""
+    """40 sequences of 10 to 120 operations at the coordinator; one takes about 0.1 s of a core."""
     for seed in range(shard, QUICK, 4):
         simulate(seed, thorough=seed % 9 == 0)
 
 
 @pytest.mark.parametrize("shard", range(2))
 def test_seeded_sequences_of_signed_requests_end_with_the_exact_mean(shard: int) -> None:
-    """20 through the application, with replays, broken lines, forgers and wrong clocks; 0.25 s each."""
+    """10 through the application, with replays, broken lines, forgers and wrong clocks; 0.25 s each."""
     for seed in range(shard, QUICK_THROUGH_THE_APP, 2):
         simulate(seed, thorough=seed % 9 == 0, app=True)
 

@@ -76,7 +76,13 @@ def failed(study: Study, module: nn.Module, **options: Any) -> str:
     return caught.value.check
 
 
-@pytest.mark.parametrize("name", sorted({*LABELLED, *VOLUMES}.difference(LARGE)))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name == "segresnet3d"))
+        for name in sorted({*LABELLED, *VOLUMES}.difference(LARGE))
+    ],
+)
 @pytest.mark.parametrize("clipping", ["flat", pytest.param("unit", marks=pytest.mark.slow)])
 def test_shipped_models_pass(name: str, clipping: str) -> None:
     study, module = study_for(name, clipping)

@@ -113,7 +113,7 @@ NETWORKS = {
 """MONAI's networks for pictures and volumes, as small as their builders allow."""
 FLAT, SOLID = ModelShape((32, 32), 1), ModelShape((16, 16, 16), 2)
 MODEL_CASES = [
-    ("densenet121", FLAT),
+    pytest.param("densenet121", FLAT, marks=pytest.mark.slow),
     pytest.param("densenet121", ModelShape((32, 32, 32), 1), marks=pytest.mark.slow),
     ("lenet", FLAT),
     ("mobilenet", FLAT),
@@ -198,7 +198,7 @@ def test_what_could_mix_or_remember_patients_is_refused_by_name(name: str) -> No
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(n, marks=pytest.mark.slow if n in ("BasicUNet", "UNETR") else ())
+        pytest.param(n, marks=() if n == "UNet, instance norm" else pytest.mark.slow)
         for n, case in NETWORKS.items()
         if not case.slow  # the check runs a network forty times
     ],

@@ -64,6 +64,19 @@ def assert_alike(site: SiteData, other: SiteData) -> None:
         assert torch.equal(theirs[name][1].labels, patient.labels)
 
 
+ENDS = {"unix": b"\n", "windows": b"\r\n", "old mac": b"\r"}
+TELLING = ((0, "unix"), (5, "windows"), (12, "old mac"))
+"""Each place and each line end once; how all of them meet is for `make test-all`."""
+by_place_and_end = pytest.mark.parametrize(
+    ("place", "end"),
+    [
+        pytest.param(
+            place, end, id=f"{name}-{place}", marks=[pytest.mark.slow] * ((place, name) not in TELLING)
+        )
+        for place in (0, 5, 12)
+        for name, end in ENDS.items()
+    ],
+)
 NEWCOMERS = {
     "a Latin-1 byte that nobody reads": ["12.png,X,train,0,M\u00fcller".encode("latin-1")],
     "a Latin-1 byte in the path": ["M\u00fcller.png,X,test,0,".encode("latin-1")],
@@ -97,8 +110,7 @@ UNREADABLE = {
 }
 
 
-@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["unix", "windows", "old mac"])
-@pytest.mark.parametrize("place", [0, 5, 12])
+@by_place_and_end
 @pytest.mark.parametrize("newcomer", NEWCOMERS.values(), ids=NEWCOMERS.keys())
 def test_a_newcomers_lines_change_nobody_else(
     films: Path, make_study: MakeStudy, newcomer: list[bytes], place: int, end: bytes
@@ -109,8 +121,7 @@ def test_a_newcomers_lines_change_nobody_else(
     assert_alike(before, read(films, study, [*lines[:place], *newcomer, *lines[place:]], end))
 
 
-@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["unix", "windows", "old mac"])
-@pytest.mark.parametrize("place", [0, 5, 12])
+@by_place_and_end
 @pytest.mark.parametrize("newcomer", UNREADABLE.values(), ids=UNREADABLE.keys())
 def test_with_a_line_that_cannot_be_read_nobody_is_used_and_it_is_named(
     films: Path, make_study: MakeStudy, newcomer: list[bytes], place: int, end: bytes

@@ -34,6 +34,7 @@ METHODS = (
     "print_json",
 )
 STREAMS = ("stdout", "stderr", "__stdout__", "__stderr__", "stdin")
+NAMES_OF_THE_DOOR = ("shown.Text", "shown.Console", "sys.displayhook", "Screen._console")
 OPENERS = ("open", "os.write", "os.writev", "os.fdopen", "os.dup", "os.dup2", "io.open")
 ALLOWED = {
     ("platform/medveil/log.py", "sys.stderr"),  # the log's processors clean every field
@@ -81,15 +82,15 @@ def ways_to_print(name: str, tree: ast.AST) -> Iterator[str]:
         elif isinstance(node, ast.Name) and node.id in WRITERS:
             yield node.id
         elif isinstance(node, ast.Attribute):
-            text = ast.unparse(node)
+            owner = node.value.id if isinstance(node.value, ast.Name) else ""
             if (
                 node.attr in METHODS
-                or (node.attr in STREAMS and text.startswith("sys."))
-                or text in ("shown.Text", "shown.Console", "sys.displayhook", "Screen._console")
+                or (node.attr in STREAMS and owner == "sys")
+                or f"{owner}.{node.attr}" in NAMES_OF_THE_DOOR
             ):
-                yield text
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in OPENERS:
-            if node.args and isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, int):
+                yield ast.unparse(node)
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            if isinstance(node.args[0].value, int) and ast.unparse(node.func) in OPENERS:
                 yield ast.unparse(node)  # a number: a stream that was open before
         elif isinstance(node, ast.Constant) and node.value in ("/dev/tty", "/dev/stdout", "/dev/stderr"):
             yield str(node.value)

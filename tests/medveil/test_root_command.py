@@ -137,15 +137,14 @@ VALUES = {"annotated_types", "cbor2", "pydantic", "pydantic_core", "typing_exten
     [
         ("--help", HELP),
         ("node --help", HELP | VALUES | {"hospital_node"}),
+        *((f"node {command}", HELP | VALUES | {"hospital_node"}) for command in ("approve", "run")),
         *(
-            (f"node {command}", HELP | VALUES | {"hospital_node"})
+            pytest.param(f"node {command}", HELP | VALUES | {"hospital_node"}, marks=pytest.mark.slow)
             for command in (
                 "init --name a --aggregator https://here --authority ca.pem --data .",
                 "enroll token",
                 "certificate",
                 "check",
-                "approve",
-                "run",
                 "cohort",
                 "lineage",
                 "heads",

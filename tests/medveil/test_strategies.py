@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -205,6 +205,7 @@ tiny_and_large = arrays(np.float32, 19, elements=st.floats(-(2.0**10), 2.0**10, 
 
 
 @pytest.mark.parametrize("name", list(OPTIONS))
+@settings(max_examples=25)  # of up to six times nineteen numbers
 @given(st.lists(tiny_and_large, min_size=1, max_size=6))
 def test_a_strategy_gives_the_bits_that_ieee_754_prescribes(
     name: str,

@@ -171,7 +171,13 @@ def test_noise_beside_other_events_uses_what_they_leave() -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "beside"), [(1e-4, []), (1.0, [Event(1.0, 1.0, 1)])], ids=["too small", "taken already"]
+    ("target", "beside"),
+    [
+        pytest.param(
+            1e-4, [], id="too small", marks=pytest.mark.slow
+        ),  # the privacy plan's tests have it too
+        pytest.param(1.0, [Event(1.0, 1.0, 1)], id="taken already"),
+    ],
 )
 def test_an_epsilon_that_no_noise_reaches_is_refused_by_name(target: float, beside: list[Event]) -> None:
     with pytest.raises(EpsilonOutOfReach) as caught:

@@ -19,7 +19,7 @@ POLICIES = {"none": (3, 0), "local": (3, 0), "joint": (3, 1)}
 def test_the_rule_that_is_explored_is_the_real_journals() -> None:
     """Histories as they come up, and every step that could follow them."""
     draw, checked = random.Random(1), 0
-    for seed in range(8):
+    for seed in range(3):
         world = World(4, 3, 0)
         scene, moves = world.start, random.Random(seed)
         for _ in range(20):
@@ -30,7 +30,7 @@ def test_the_rule_that_is_explored_is_the_real_journals() -> None:
                 note = (kind, slot, (1, 2, 3))
                 assert rule_now(history, note) == journal_lets(history, note), (history, note)
                 checked += 1
-    assert checked == 8 * 4 * 6
+    assert checked == 3 * 4 * 6
 
 
 def explored(world: World, depth: int) -> int:

@@ -76,12 +76,13 @@ def test_every_dropout_pattern_gives_the_exact_sum_or_an_abort(
     assert succeeded > 0
 
 
+@pytest.mark.parametrize("patterns", [8, pytest.param(60, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("hospitals", "colluders"), [(5, 1), (6, 2), (7, 1), (8, 3)])
 def test_sampled_dropout_patterns_of_larger_rounds(
-    consortium: Callable[..., Consortium], hospitals: int, colluders: int
+    consortium: Callable[..., Consortium], hospitals: int, colluders: int, patterns: int
 ) -> None:
     draw = random.Random(1000 * hospitals + colluders)
-    for _ in range(30):
+    for _ in range(patterns):
         silent_from = {i: draw.choice([0, 1, 2, 3, 4, 5, 6, 6, 6, 6]) for i in range(1, hospitals + 1)}
         minimum = max(3, colluders + 2)
         world = consortium(hospitals, colluders=colluders, min_hospitals=minimum)

@@ -327,9 +327,10 @@ class Network(RuleBasedStateMachine):
     """Sums checked over all runs of the class, by attempt."""
 
 
-def test_messages_in_any_order_give_the_exact_sum_or_nothing() -> None:
+@pytest.mark.parametrize("examples", [20, pytest.param(200, marks=pytest.mark.slow)])
+def test_messages_in_any_order_give_the_exact_sum_or_nothing(examples: int) -> None:
     limits = settings(
-        max_examples=60,
+        max_examples=examples,
         stateful_step_count=50,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

@@ -1,6 +1,6 @@
 """What the aggregator sees is what it could have made up from the sum, the sets and the public keys.
 
-The masks of the real machines are replaced by true randomness, and all of it is enumerated in the ring Z_2^4
+The masks of the real machines are replaced by true randomness, and all of it is enumerated in the ring Z_2^3
 (a quotient of Z_2^64, so the real additions are the real code's). That the keystream cannot be told from
 randomness is the assumption on AES-256; nothing else is assumed here.
 """
@@ -24,7 +24,7 @@ from privacy.secagg.messages import MESSAGES
 from privacy.secagg.server import ServerState
 from unmasked import checked, mask
 
-RING = 16
+RING = 8
 SECRETS = ("b1", "b2", "b3", "p12", "p13", "p23")
 
 
@@ -72,19 +72,19 @@ def _distribution(seen: dict[str, np.ndarray], *names: str) -> np.ndarray:
     return np.bincount(code, minlength=RING ** len(names))
 
 
-SAME_SUM = ((1, 2, 3), (15, 7, 0), (0, 0, 6))
-"""Inputs of three hospitals whose sum is 6 mod 16."""
+SAME_SUM = ((1, 2, 3), (7, 7, 0), (0, 0, 6))
+"""Inputs of three hospitals whose sum is 6 mod 8."""
 
 
 def test_before_unmasking_the_uploads_are_uniform(views: Callable[..., dict[str, np.ndarray]]) -> None:
-    for inputs in ((0, 0, 0), (1, 2, 3), (15, 15, 15)):
+    for inputs in ((0, 0, 0), (1, 2, 3), (7, 7, 7)):
         counts = _distribution(views(inputs, p12=3), "y1", "y2", "y3")
         assert (counts == counts[0]).all()
 
 
 def test_after_unmasking_only_the_sum_is_told(views: Callable[..., dict[str, np.ndarray]]) -> None:
     seen = "y1", "y2", "y3", "b3"
-    for first, second in itertools.product(range(RING), repeat=2):  # all 16^6 cases, in 256 parts
+    for first, second in itertools.product(range(RING), repeat=2):  # all 8^6 cases, in 64 parts
         inputs = SAME_SUM if first == second else SAME_SUM[:2]
         shown = [_distribution(views(x, b1=first, b2=second), *seen) for x in inputs]
         assert all(np.array_equal(shown[0], other) for other in shown[1:])

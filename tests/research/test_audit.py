@@ -121,7 +121,7 @@ def momentum(chosen: Study) -> Study:
     return chosen.model_copy(update={"training": chosen.training.model_copy(update=changed)})
 
 
-LONG = {"volumes", "three classes", "momentum and constant rate"}
+LONG = {"volumes", "three classes", "momentum and constant rate", "patches", "epsilon 1"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in SOUND])
@@ -170,7 +170,13 @@ FAULTS: dict[str, tuple[Callable[[], Study], Any, str, str, str, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", FAULTS)
+TELLING = {"noise over the root of two", "images as patients", "evaluation noise over the root of two"}
+"""One of training's noise, one of its patients, one of the evaluation; the others in `make test-all`."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in TELLING)) for n in FAULTS]
+)
 def test_a_planted_fault_is_measured_above_the_claim(
     name: str, unchecked: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ import signal, sys, time
 from medveil_research.apart import each_apart
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the demo does
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts this may have turned it off
     print("begun", flush=True)
     try:
         each_apart(time.sleep, [600, 0, 600], most=2)
