@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aggregator import cli_measures
 from aggregator.cli_amend import amend
 from aggregator.cli_audit import export as audit_export
 from aggregator.cli_audit import verify_exported
@@ -43,6 +44,11 @@ app.command()(invite)
 app.command()(invitations)
 audit = typer.Typer(help="The audit log: who changed what, chained and signed.")
 app.add_typer(audit, name="audit")
+study.command()(cli_measures.convergence)
+study.command()(cli_measures.compare)
+study.command()(cli_measures.privacy)
+audit.command()(cli_measures.search)
+app.command()(cli_measures.system)
 audit.command("export")(audit_export)
 screen = Screen()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from typing import Literal
@@ -24,6 +25,9 @@ WINDOW = 20_000
 """Entries that one search looks at; an older window is asked for by its number."""
 
 
+_HASH = re.compile(r"[0-9a-f]{64}")
+
+
 class EntrySeen(Frozen):
     """One change."""
 
@@ -34,6 +38,11 @@ class EntrySeen(Frozen):
     subject: Text
     details: dict[str, Text] = Field(default_factory=dict)
     hash: str
+
+    @property
+    def short(self) -> str:
+        """The subject with the beginning of each hash in it."""
+        return _HASH.sub(lambda found: f"{found[0][:12]}…", self.subject)
 
 
 class Holder(Frozen):

@@ -124,7 +124,6 @@ class System(Frozen):
     backup_mark: Mark
     certificates: tuple[Certificate, ...]
     packages: tuple[Package, ...]
-    python: Short
     as_of: Amount
 
 
@@ -148,7 +147,6 @@ def system(store: Store, settings: Settings, running: Running | None, *, now: fl
         backup_mark="waiting" if backup is None else "late" if old else "done",
         certificates=tuple(_certificates(settings.folder / "tls", now)),
         packages=tuple(_packages()),
-        python=platform.python_version(),
         as_of=now,
     )
 
@@ -177,7 +175,7 @@ def _certificates(folder: Path, now: float) -> list[Certificate]:
 
 
 def _packages() -> list[Package]:
-    found = []
+    found = [Package(name="python", version=platform.python_version())]
     for name in PACKAGES:
         try:
             found.append(Package(name=name, version=importlib.metadata.version(name)))

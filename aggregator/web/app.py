@@ -12,6 +12,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from prometheus_client.core import Metric
+from starlette.types import Scope
 
 from aggregator.access.nonces import EarlyNonces
 from aggregator.access.signatures import Gatekeeper
@@ -20,12 +21,15 @@ from aggregator.rounds.coordinator import Coordinator
 from aggregator.settings import Settings
 from aggregator.storage.open import open_blobs
 from aggregator.storage.transactions import NotLeading
+from aggregator.web.dashboard.checking import Checking
 from aggregator.web.dashboard.pages import add_dashboard
+from aggregator.web.dashboard.running import Reckoning
 from aggregator.web.entrance.pages import add_entrance
 from aggregator.web.gauges import process_gauges
 from aggregator.web.limits import Gate
 from aggregator.web.metrics import Metrics, last_backup
 from aggregator.web.problems import bare_app
+from aggregator.web.recent import Recent
 from aggregator.web.routes import hospitals, models, people, relays
 from aggregator.web.routes.parameters import READING
 from aggregator.web.service import Service
@@ -45,7 +49,6 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        workers = Workers(settings.workers)
         app.state.service = open_service(settings, workers)
         app.state.stand_by = None if app.state.service else open_stand_by(settings)
         keeper = asyncio.create_task(_keep_going(app, settings, workers))
@@ -58,21 +61,31 @@ def create_app(settings: Settings) -> FastAPI:
         for serving in filter(None, (app.state.service, app.state.stand_by)):
             serving.close()
         board.close()
+        await asyncio.to_thread(app.state.checking.close)
         workers.shutdown()  # what they had in hand is made again after the next start
 
     app = bare_app("MedVeil aggregator", lifespan)
     app.state.service = app.state.stand_by = None
+    app.state.workers = workers = Workers(settings.workers)
     app.state.metrics = Metrics(tls=settings.folder / "tls", disk=settings.folder)
     app.state.metrics.show(partial(_gauges, app, settings))
-    app.add_middleware(Gate, limits=settings.limits, observe=app.state.metrics.request)
+    app.add_middleware(Gate, limits=settings.limits, observe=partial(_observe, app))
     app.include_router(relays.router)  # before the hospitals': "relayed" is no kind of message
     app.include_router(hospitals.router)
     app.include_router(models.router)
     app.include_router(people.router)
     add_entrance(app, settings)
+    app.state.recent, app.state.reckoning = Recent(), Reckoning(workers)
+    app.state.checking = Checking(settings)
     board = add_dashboard(app, settings)
     _describe_senders(app)
     return app
+
+
+def _observe(app: FastAPI, scope: Scope, status: int, seconds: float) -> None:
+    """A request has ended."""
+    app.state.metrics.request(scope, status, seconds)
+    app.state.recent.request(scope, status, seconds)
 
 
 def _gauges(app: FastAPI, settings: Settings) -> Iterator[Metric]:

@@ -60,14 +60,28 @@ class Inline(Executor):
 class Workers(Executor):
     """Up to ``count`` worker processes (0: one for each core), started when they are first needed.
 
+    Any thread may hand jobs in.
+
     A worker that dies takes the jobs in hand with it: their futures raise BrokenProcessPool, and the next job
     finds new workers. Workers end with this process, however it ends.
     """
 
     def __init__(self, count: int = 0) -> None:
         self._count = count or len(os.sched_getaffinity(0))
+        self._in_hand, self._counting = 0, threading.Lock()
+        self._one_at_a_time = threading.RLock()
         self._context = _Remembering()
         self._pool: ProcessPoolExecutor | None = None
+
+    @property
+    def count(self) -> int:
+        """Most processes."""
+        return self._count
+
+    @property
+    def in_hand(self) -> int:
+        """Jobs that were handed in and are not done; any thread may ask."""
+        return self._in_hand
 
     @property
     def pids(self) -> list[int]:
@@ -76,6 +90,17 @@ class Workers(Executor):
 
     def submit(self, job: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run ``job``, a function that a module defines, in a worker."""
+        with self._one_at_a_time:
+            future = self._submit(job, *args, **kwargs)
+        self._change_count(+1)
+        future.add_done_callback(lambda _: self._change_count(-1))
+        return future
+
+    def _change_count(self, by: int) -> None:
+        with self._counting:
+            self._in_hand += by
+
+    def _submit(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         if self._pool is not None:
             try:
                 return self._pool.submit(job, *args, **kwargs)
@@ -90,10 +115,12 @@ class Workers(Executor):
         Args:
             wait: until they have ended. One that hangs in the kernel, on a dead disk, cannot be waited for.
         """
-        if self._pool is None:
-            return
-        ending = threading.Thread(target=_end, args=(self._pool, self._context.started), daemon=True)
-        self._pool, self._context = None, _Remembering()
+        with self._one_at_a_time:
+            pool, started = self._pool, self._context.started
+            if pool is None:
+                return
+            self._pool, self._context = None, _Remembering()
+        ending = threading.Thread(target=_end, args=(pool, started), daemon=True)
         ending.start()
         if wait:
             ending.join()

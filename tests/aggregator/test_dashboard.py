@@ -142,6 +142,7 @@ def test_what_others_have_written_is_shown_and_never_obeyed(tmp_path: Path) -> N
     (one,) = made.studies_
     roster = tuple(line.model_copy(update={"reason": HOSTILE}) for line in one.roster)
     made.studies_ = (one.model_copy(update={"description": HOSTILE, "roster": roster}),)
+    made.hostile = HOSTILE
     site = Site(tmp_path, made, replace(ADMIN, shown=HOSTILE))
     for path in pages():
         text = site.get(path).text

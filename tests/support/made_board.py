@@ -38,6 +38,7 @@ from aggregator.watching.values import (
 from aggregator.watching.words import sentence
 from aggregator.web.app import create_app
 from aggregator.web.dashboard.door import Viewer, viewer, watcher
+from made_measures import MadeMeasures
 from medveil.rounds import Phase, RoundKind
 from medveil.spoken import words_of
 
@@ -310,6 +311,8 @@ class MadeWatching:
     timeline_: Timeline
     ended: int = 6
     """Attempts that have ended."""
+    hostile: str = ""
+    """What others have written wherever they may write."""
     asked: list[str] = field(default_factory=list)
 
     def studies(self) -> tuple[StudyLine, ...]:
@@ -413,6 +416,8 @@ def made_app(folder: Path, made: MadeWatching, who: Viewer = ADMIN) -> Any:
         stopping=False,
         stop_waiting=lambda: setattr(app.state.service, "stopping", True),
     )
+    measures = MadeMeasures(made)
+    app.state.board._measures = app.state.service.store, measures
     app.dependency_overrides |= {viewer: lambda: who, watcher: lambda: who}
     return app
 

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -21,9 +22,12 @@ from fastapi import FastAPI
 from aggregator.errors import Overloaded
 from aggregator.settings import Settings
 from aggregator.storage.register import Role
+from aggregator.storage.store import Store
 from aggregator.storage.transactions import NotLeading
+from aggregator.watching.measures import Measures
 from aggregator.web.dashboard.painter import Painter
 from aggregator.web.dashboard.parts import Part, changed, mark_of
+from aggregator.web.dashboard.running import running as running_now
 from aggregator.web.dashboard.screen import Screen, View
 from aggregator.work.threads import in_thread
 from medveil.catalogue import Language
@@ -77,6 +81,7 @@ class Board:
         self.painter = Painter(settings, screens)
         self._threads = ThreadPoolExecutor(THREADS, "dashboard")
         self._waiting = 0
+        self._measures: tuple[Store, Measures] | None = None
         self.spent_s = 0.0
         """Seconds of a core that pages have taken."""
         self._kept: OrderedDict[Key, Shown] = OrderedDict()
@@ -100,6 +105,7 @@ class Board:
         return View(
             watching=serving.watching,
             store=serving.store,
+            measures=self._measures_of(serving),
             settings=self.settings,
             role=key.role,
             plans=key.plans,
@@ -107,6 +113,16 @@ class Board:
             filters=dict(key.filters),
             now=time.time(),
         )
+
+    def _measures_of(self, serving: Any) -> Measures:
+        """What is measured of the database that is read now; what it has read once it remembers."""
+        known, state = self._measures, self.app.state
+        if known is None or known[0] is not serving.store:
+            reckon, checked = state.reckoning, state.checking.last
+            running = partial(running_now, self.app, self.settings, state.recent)
+            made = Measures(serving.store, self.settings, reckon=reckon, checked=checked, running=running)
+            known = self._measures = serving.store, made
+        return known[1]
 
     async def made(self, key: Key) -> Shown:
         """The present state of a page. Raises: what its value raises; Overloaded, NotLeading."""

@@ -21,6 +21,7 @@ from aggregator.errors import NotFound, Overloaded
 from aggregator.settings import Settings
 from aggregator.storage.register import Role
 from aggregator.web.dashboard.board import Board, Key
+from aggregator.web.dashboard.checking import checking_router
 from aggregator.web.dashboard.door import Viewer, viewer, viewer_of, watcher
 from aggregator.web.dashboard.live import Streams
 from aggregator.web.dashboard.painter import address, command_of
@@ -68,6 +69,7 @@ def add_dashboard(app: FastAPI, settings: Settings) -> Board:
     for screen in all_screens():
         _add_page(router, board, screen)
     _add_files(router, board)
+    app.include_router(checking_router(board, app.state.checking))
     app.include_router(router)
     return board
 

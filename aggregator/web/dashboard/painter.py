@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from markupsafe import Markup
 
 from aggregator.settings import Settings
-from aggregator.web.dashboard import drawing, sentences
+from aggregator.web.dashboard import charted, drawing, sentences
 from aggregator.web.dashboard.door import Viewer
 from aggregator.web.dashboard.parts import Part, Parts, filled, moment
 from aggregator.web.dashboard.screen import Screen, View
@@ -22,7 +22,7 @@ from medveil.catalogue.dashboard import DASHBOARD
 from medveil.look import svg
 from medveil.values import Frozen
 
-OWN_STYLE = "board.css"
+OWN_STYLES = ("board.css", "measures.css")
 SHORTEST_PLAN = 12
 """Digits of a plan's hash that a command is given."""
 KINDS = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
@@ -47,11 +47,12 @@ class Painter:
             "moment": moment,
             "figure": figure,
             "short": short,
+            "charted": charted,
             "drawing": drawing,
             "sentences": sentences,
             "svg": svg,
         }
-        self.files = {"board.css": (look.style(self._templates, OWN_STYLE).encode(), "text/css")}
+        self.files = {"board.css": (look.style(self._templates, *OWN_STYLES).encode(), "text/css")}
         """What pages load: name → bytes and media type."""
         for file in (files("aggregator.web.dashboard") / "static").iterdir():
             kind = KINDS.get(file.name.rpartition(".")[2])
@@ -110,6 +111,11 @@ class Painter:
             }
         )
         return filled(html, t, own["now"])
+
+    def standing(self, template: str, language: Language, **values: Any) -> str:
+        """A page that stands alone, without navigation and without anything that lives."""
+        t = Speaker(DASHBOARD, language)
+        return self._templates.get_template(template).render({**_of(t), **values})
 
     def refusal(self, language: Language, status: int, said: Mapping[str, str]) -> str:
         """A page that says why there is none."""

@@ -15,6 +15,7 @@ from aggregator.errors import NotFound
 from aggregator.settings import Settings
 from aggregator.storage.register import Role
 from aggregator.storage.store import Store
+from aggregator.watching.measures import Measures
 from aggregator.watching.watch import Watching
 from aggregator.web.dashboard.door import SEES
 from medveil.values import Frozen
@@ -29,6 +30,7 @@ class View:
 
     watching: Watching
     store: Store
+    measures: Measures
     settings: Settings
     role: Role
     plans: frozenset[str] | None

@@ -19,6 +19,8 @@ FIRST, LAST = 0.12, 1.0
 TOP, BOTTOM = 12, 10
 """Pixels above the highest and below the lowest level."""
 MOST_DOTS, MOST_TICKS = 45, 9
+THICKEST = 60.0
+"""Of a bar, in thousandths of the whole."""
 Range = tuple[float, float]
 Written = Callable[[float], str]
 
@@ -84,7 +86,7 @@ def figure(
         layer += _line([(x(k), marks[k].span or (0.0, 0.0)) for k in run], y)
     inside = [_level(value, y(value), written) for value in svg.ticks(low, high, 5)]
     if level is not None:
-        inside += _named_level(level, y(level[0]))
+        inside += _named_level(level, y(level[0]), at_end=_is_free_at_end(marks, level[0]))
     inside.append(svg.stretched(1000, height, *layer))
     shown = [(k, one.span) for k, one in enumerate(marks) if one.span is not None]
     if len(shown) <= MOST_DOTS:
@@ -103,12 +105,13 @@ def piles(
     *,
     height: int = 130,
     top: float | None = None,
+    unit: float = 1.0,
 ) -> Markup:
     """Bars on top of each other.
 
     Args:
         tones: a state's class for each part, from the bottom.
-        top: the end of the axis; the highest pile if left out.
+        top: the end of the axis; the highest pile if left out. unit: levels are round numbers of it.
     """
     if not columns:
         return Markup()
@@ -116,8 +119,8 @@ def piles(
     room = height - TOP - 2
     layers = _bars(columns, tones, room / most, height - 2)
     levels = [
-        _level(value, height - 2 - value / most * room, written)
-        for value in svg.ticks(0, most, 3)
+        _level(unit * value, height - 2 - unit * value / most * room, written)
+        for value in svg.ticks(0, most / unit, 3)
         if value > 0
     ]
     x = across(len(columns))
@@ -141,7 +144,7 @@ def piles(
 def _bars(columns: Sequence[Pile], tones: Sequence[str], unit: float, base: float) -> list[Markup]:
     """A layer for each tone; ``unit``: pixels of 1, ``base``: where the bars stand."""
     width = 1000 * (LAST - FIRST) / len(columns)
-    thick = width * (0.86 if len(columns) <= 60 else 1.0)
+    thick = min(width * (0.86 if len(columns) <= 60 else 1.0), THICKEST)
     under, layers = [0.0] * len(columns), []
     for part, tone in enumerate(tones):
         corners = []
@@ -194,24 +197,24 @@ def spark(label: str, marks: Sequence[Mark], scale: Range, *, height: int = 36) 
     return svg.drawing(label, height, svg.stretched(1000, height, *layer), *dot)
 
 
-def budget(label: str, spent: float | None, at_end: float | None, stated: float, words: str) -> Markup:
-    """What was spent, solid; what will be at the end, dashed; what was stated, a red line with its words."""
-    edge = 1.12 * max(stated, spent or 0.0, at_end or 0.0, 1e-9)
-    inside = [svg.tag("rect", class_="track", x=0, y=20, width="100%", height=14, rx=4)]
+def budget(
+    label: str, spent: float | None, at_end: float | None, stated: tuple[float, str] | None = None
+) -> Markup:
+    """What was spent, solid; what will be at the end, dashed; what was stated, a red line with its name."""
+    ends = [value for value in (spent, at_end, stated and stated[0]) if value is not None]
+    edge, y = 1.12 * max([*ends, 1e-9]), 20 if stated else 2
+    inside = [svg.tag("rect", class_="track", x=0, y=y, width="100%", height=14, rx=4)]
     if at_end is not None and at_end > 0:
-        inside.append(
-            svg.tag(
-                "rect", class_="outline", x=0.75, y=20.75, width=svg.percent(at_end / edge), height=12.5, rx=4
-            )
-        )
+        width = svg.percent(at_end / edge)
+        inside.append(svg.tag("rect", class_="outline", x=0.75, y=y + 0.75, width=width, height=12.5, rx=4))
     if spent is not None and spent > 0:
-        inside.append(
-            svg.tag("rect", class_="tone", x=0, y=20, width=svg.percent(spent / edge), height=14, rx=4)
-        )
-    x = svg.percent(stated / edge)
-    inside.append(svg.tag("line", class_="deadline", x1=x, x2=x, y1=15, y2=39))
-    inside.append(svg.text(words, "deadline-word", x=x, y=11, text_anchor="end", dx=4))
-    return svg.drawing(label, 42, svg.tag("g", *inside, class_="working"))
+        width = svg.percent(spent / edge)
+        inside.append(svg.tag("rect", class_="tone", x=0, y=y, width=width, height=14, rx=4))
+    if stated is not None:
+        x = svg.percent(stated[0] / edge)
+        inside.append(svg.tag("line", class_="deadline", x1=x, x2=x, y1=y - 5, y2=y + 19))
+        inside.append(svg.text(stated[1], "deadline-word", x=x, y=11, text_anchor="end", dx=4))
+    return svg.drawing(label, y + 22, svg.tag("g", *inside, class_="working"))
 
 
 # ---- parts of a chart
@@ -271,12 +274,18 @@ def _level(value: float, y: float, written: Written) -> Markup:
     return svg.tag("g", line, words)
 
 
-def _named_level(level: tuple[float, str], y: float) -> list[Markup]:
-    above = y > 2 * TOP
+def _named_level(level: tuple[float, str], y: float, *, at_end: bool) -> list[Markup]:
+    x, anchor = ("100%", "end") if at_end else (svg.percent(FIRST), "start")
     return [
         svg.tag("line", class_="quorum", x1=svg.percent(FIRST), x2="100%", y1=y, y2=y),
-        svg.text(level[1], "quorum-word", x="100%", y=y - 5 if above else y + 14, text_anchor="end"),
+        svg.text(level[1], "quorum-word", x=x, y=y - 5 if y > 2 * TOP else y + 14, text_anchor=anchor),
     ]
+
+
+def _is_free_at_end(marks: Sequence[Mark], level: float) -> bool:
+    """Whether the figure is further from a level at its end than at its beginning."""
+    away = [abs(sum(one.span) / 2 - level) for one in marks if one.span is not None]
+    return bool(away) and away[-1] > away[0]
 
 
 def _titles(titles: Iterable[str], count: int, height: int) -> list[Markup]:

@@ -63,7 +63,7 @@ def path(points: Iterable[Point]) -> str:
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
     """Round numbers from ``low`` to ``high``, both included where they are round."""
     span = high - low
-    if not span > 0:
+    if not span > 1e-300:
         return [low]
     rough = span / max(most - 1, 1)
     size = 10.0 ** np.floor(np.log10(rough))
