@@ -33,8 +33,6 @@ ORDER = """
     commit.withdraw
     commit.revoke_api_token commit.revoke commit.take_over commit.open_attempt commit.add_event
     blob.write blob.sync
-    blob.rename blob.sync-folder commit.end_attempt blob.forget commit.finish_plan
-    commit.revoke_api_token commit.revoke commit.open_attempt commit.add_event blob.write blob.sync
     blob.rename blob.sync-folder commit.end_attempt blob.forget commit.together commit.finish_plan
 """.split()
 """The points in the order in which a study passes them; each new process has the next one."""
