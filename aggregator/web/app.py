@@ -51,6 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.service = open_service(settings, workers)
         app.state.stand_by = None if app.state.service else open_stand_by(settings)
+        board.warm()
         keeper = asyncio.create_task(_keep_going(app, settings, workers))
         yield
         keeper.cancel()

@@ -431,6 +431,7 @@ def served(folder: Path, made: MadeWatching, who: Viewer = ADMIN, port: int = 0)
     listener.bind(("127.0.0.1", port))
     config = uvicorn.Config(app, lifespan="off", log_level="error", timeout_graceful_shutdown=2)
     server = uvicorn.Server(config)
+    app.state.board.painter.warm()
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
     thread.start()
     deadline = time.monotonic() + 30

@@ -169,6 +169,10 @@ class Board:
         """Run something slow that a page needs on the dashboard's threads."""
         return await in_thread(self._threads, action)
 
+    def warm(self) -> None:
+        """Get ready for the first visitor, on a thread of the dashboard."""
+        self._threads.submit(self.painter.warm)
+
     def close(self) -> None:
         """Finish what is being made and stop."""
         self._threads.shutdown()

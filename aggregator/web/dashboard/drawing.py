@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from aggregator.watching.values import Lane, PhaseSpan, Timeline
+from aggregator.watching.values import Lane, PhaseSpan, Step, Timeline
 from medveil.catalogue import Speaker
 from medveil.look import svg
 from medveil.rounds import Phase
@@ -46,6 +46,8 @@ SIZES = (
     604800,
 )
 MOST_TICKS = 7
+STEPS: tuple[Step, ...] = ("keys", "training", "ready", "upload", "agreed", "shares")
+"""What a hospital does in an attempt that goes well, in order."""
 
 
 @dataclass(frozen=True)
@@ -324,3 +326,9 @@ def told(t: Speaker, one: Lane, words: str) -> str:
     """A lane in words, for whoever does not see it."""
     steps = [t("lane.step", step=t(f"lane.reached.{s.step}"), time=_time(s.at, 1)) for s in one.reached]
     return f"{one.hospital}: {', '.join([*steps, words])}"
+
+
+def steps(one: Lane) -> list[tuple[Step, float | None]]:
+    """When a hospital reached each step; None if it has not."""
+    at = {reached.step: reached.at for reached in one.reached}
+    return [(step, at.get(step)) for step in STEPS]

@@ -65,6 +65,11 @@ class Painter:
         body, _ = self.files[name]
         return f"/static/{name}?{hashlib.sha256(body).hexdigest()[:12]}"
 
+    def warm(self) -> None:
+        """Read every template now, so that the first visitor waits for none."""
+        for name in self._templates.list_templates(extensions=["j2"]):
+            self._templates.get_template(name)
+
     def parts(self, screen: Screen, value: Frozen, view: View, language: Language) -> dict[str, Part]:
         """What a screen shows, in parts. The whole content is the part ``page``."""
         t, part = Speaker(DASHBOARD, language), Parts()

@@ -24,6 +24,23 @@ TEXTS: Texts = {
     "role.monitor": Text("monitor", "监控程序"),
     "refusal.title": Text("Nothing is shown here", "此处没有可显示的内容"),
     "refusal.back": Text("To the overview", "返回总览"),
+    "refusal.not-found.what": Text("There is no such page for you", "没有您可以查看的此页面"),
+    "refusal.not-found.remedy": Text(
+        "It may never have been there, or it is of others. Ask the consortium's admin if you expected it.",
+        "它可能从未存在，或属于他人。如果您认为应能看到，请联系联盟管理员。",
+    ),
+    "refusal.not-allowed.what": Text("Your role does not have this page", "您的角色无权查看此页面"),
+    "refusal.not-allowed.remedy": Text(
+        "The consortium's admin says who has which role.", "角色由联盟管理员分配。"
+    ),
+    "refusal.bad-request.what": Text("This address is malformed", "此地址格式不正确"),
+    "refusal.bad-request.remedy": Text("Go on from the overview.", "请从总览页重新进入。"),
+    "refusal.overloaded.what": Text("Too many pages are asked for at once", "同时请求的页面过多"),
+    "refusal.overloaded.remedy": Text(
+        "Hospitals come first. Reload in a few seconds.", "优先服务医院。请几秒后刷新。"
+    ),
+    "refusal.not-leading.what": Text("The aggregator is about to start", "聚合服务器正在启动"),
+    "refusal.not-leading.remedy": Text("Reload in a few seconds.", "请几秒后刷新。"),
     "time.ago": Text("{age} ago", "{age}前"),
     "task.classification": Text("classification", "分类"),
     "task.segmentation": Text("segmentation", "分割"),

@@ -23,6 +23,11 @@ TEXTS: Texts = {
     "overview.see-study": Text("The study", "查看研究"),
     "overview.see-round": Text("Round {round}, hospital by hospital", "第 {round} 轮，逐家医院查看"),
     "overview.see-rounds": Text("All {count} rounds so far", "全部 {count} 轮", one="The round so far"),
+    "overview.model": Text("Newest model: version {version}.", "最新模型：版本 {version}。"),
+    "overview.model-figure": Text(
+        "Newest model: version {version}. Newest figure: {name} {words}, of round {round}.",
+        "最新模型：版本 {version}。最新指标：{name} {words}（第 {round} 轮）。",
+    ),
     "overview.others": Text("Other studies", "其他研究"),
     "overview.study": Text("study", "研究"),
     "overview.state": Text("state", "状态"),
