@@ -250,6 +250,7 @@ class Register:
             if change.select(known).first() is None:
                 raise UnknownPerson(name=token_id)
             change.update(API_TOKENS, {"id": token_id}, {"revoked": now}, "api-token.revoked")
+            end_sessions_of(change, name, now)
 
     def researchers(self) -> list[str]:
         """Names with a key or a token of the role researcher that is not revoked."""

@@ -256,6 +256,8 @@ def test_a_provider_that_is_down_costs_nobody_the_other_ways_in(
     answer = other.get("/signin/with/sso")
     refused(other, answer, 503, "provider-away")
     assert "nothing listens" in answer.text
+    assert gone.app.state.hall.lines["sso"]._away is not None  # and is not asked again at once
+    refused(other, other.get("/signin/with/sso"), 503, "provider-away")
     stranger = Visitor(opened(world, sso, authority=""))
     answer = stranger.get("/signin/with/sso")
     refused(stranger, answer, 503, "provider-away")

@@ -37,7 +37,8 @@ ESTABLISHED = "01"
 class Served:
     """The process. It speaks plain HTTP unless the folder has ``tls/``."""
 
-    def __init__(self, folder: Path, limits: Limits, **settings: object) -> None:
+    def __init__(self, folder: Path, limits: Limits, *, port: int = 0, **settings: object) -> None:
+        self._wanted = port
         for _ in range(3):  # another process may take the free port before this one does
             if self._starts(folder, limits, settings):
                 return
@@ -46,7 +47,7 @@ class Served:
     def _starts(self, folder: Path, limits: Limits, settings: Mapping[str, object]) -> bool:
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
-            self.port = int(listener.getsockname()[1])
+            self.port = self._wanted or int(listener.getsockname()[1])
         self.settings = Settings(folder, port=self.port, limits=limits, **settings)  # type: ignore[arg-type]
         self.settings.save()
         self.log = folder / "server.log"

@@ -16,6 +16,7 @@ class ProviderAway(RemoteProtocolError):
             meaning="Nobody was signed in by it. The aggregator itself works, and so do other ways in.",
             remedy="Try again later. An admin gets in by a break-glass account, or by a link of the machine.",
         )
+        self.values = {"provider": provider, "reason": reason}
 
 
 class Unproven(RemoteProtocolError):
@@ -30,6 +31,7 @@ class Unproven(RemoteProtocolError):
             remedy="Sign in again. If it stays, the admin compares both sides' settings "
             "(medveil aggregator people providers).",
         )
+        self.values = {"provider": provider, "problem": problem}
 
 
 class Strayed(RemoteProtocolError):
@@ -56,6 +58,7 @@ class Denied(RemoteProtocolError):
             meaning="It was its decision; here nothing was looked at.",
             remedy="Sign in there with another account, or ask those who run that service.",
         )
+        self.values = {"provider": provider, "reason": reason}
 
 
 class NoRole(RemoteProtocolError):

@@ -30,6 +30,8 @@ KNOWN_S = 3_600.0
 """How long metadata and keys are used before they are fetched again."""
 AGAIN_S = 30.0
 """Keys are fetched again for a signature of an unknown key, at most this often."""
+REST_S = 5.0
+"""So long a provider that is away is not asked again: whoever knocks meanwhile need not wait for it."""
 PATIENCE_S = 15.0
 """For one request with its answer."""
 MOST_BYTES = 262_144
@@ -58,6 +60,7 @@ class ProviderLine:
         self._folder, self._clock = folder, clock
         self._metadata: tuple[float, Mapping[str, Any]] | None = None
         self._keys: tuple[float, KeySet] | None = None
+        self._away: tuple[float, str] | None = None
         self._one = asyncio.Lock()
 
     async def question(self, flow: Flow) -> str:
@@ -107,7 +110,13 @@ class ProviderLine:
         """What the provider says of itself. Raises: ProviderAway, Unproven."""
         async with self._one:
             if self._metadata is None or self._clock() - self._metadata[0] >= KNOWN_S:
-                found = await self._json(self.provider.issuer.rstrip("/") + WELL_KNOWN)
+                if self._away is not None and 0 <= self._clock() - self._away[0] < REST_S:
+                    raise ProviderAway(provider=self.provider.title, reason=self._away[1])
+                try:
+                    found = await self._json(self.provider.issuer.rstrip("/") + WELL_KNOWN)
+                except ProviderAway as error:
+                    self._away = (self._clock(), error.values["reason"])
+                    raise
                 self._check(found)
                 self._metadata = (self._clock(), found)
             return self._metadata[1]

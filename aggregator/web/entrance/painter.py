@@ -57,6 +57,7 @@ class Said:
         self.code, self.translated = error.code, t.knows(f"{key}.what")
         own = (error.what, error.meaning, error.remedy)
         parts = ("what", "meaning", "remedy")
-        said = [t(f"{key}.{part}") for part in parts] if self.translated else list(own)
+        values: Mapping[str, str] = getattr(error, "values", {})
+        said = [t(f"{key}.{part}", **values) for part in parts] if self.translated else list(own)
         self.what, self.meaning, self.remedy = said
         self.foreign = t.language != "en" and not self.translated

@@ -98,6 +98,42 @@ _ERRORS: Texts = {
         "Wait half a minute. A link of the machine works meanwhile: “medveil aggregator page”.",
         "请等待半分钟。期间服务器上的链接仍然可用：“medveil aggregator page”。",
     ),
+    "error.provider-away.what": Text(
+        "The sign-in service “{provider}” cannot be reached: {reason}.",
+        "无法连接登录服务“{provider}”：{reason}。",
+    ),
+    "error.provider-away.meaning": Text(
+        "Nobody was signed in by it. The aggregator itself works, and so do other ways in.",
+        "没有人通过它登录。聚合服务器本身和其他登录方式均正常。",
+    ),
+    "error.provider-away.remedy": Text(
+        "Try again later. An admin gets in by a break-glass account, or by a link of the machine.",
+        "请稍后重试。管理员可以使用应急账户或服务器上的链接登录。",
+    ),
+    "error.sign-in-unproven.what": Text(
+        "What the sign-in service “{provider}” said proves nothing: {problem}.",
+        "登录服务“{provider}”的应答不能证明任何身份：{problem}。",
+    ),
+    "error.sign-in-unproven.meaning": Text(
+        "Somebody may have tampered with it, or the service is set up otherwise than here.",
+        "应答可能被篡改，或者该服务的设置与此处不一致。",
+    ),
+    "error.sign-in-unproven.remedy": Text(
+        "Sign in again. If it stays, the admin compares both sides' settings: “medveil aggregator people "
+        "providers”.",
+        "请重新登录。如果问题依旧，请管理员核对双方的设置：“medveil aggregator people providers”。",
+    ),
+    "error.sign-in-denied.what": Text(
+        "The sign-in service “{provider}” did not let you in ({reason}).",
+        "登录服务“{provider}”拒绝了您的登录（{reason}）。",
+    ),
+    "error.sign-in-denied.meaning": Text(
+        "It was its decision; here nothing was looked at.", "这是该服务的决定；此处没有查看任何内容。"
+    ),
+    "error.sign-in-denied.remedy": Text(
+        "Sign in there with another account, or ask those who run that service.",
+        "请换一个账户登录，或联系该服务的管理者。",
+    ),
     "error.sign-in-strayed.what": Text(
         "This browser has begun no sign-in to which this would be the answer.",
         "此浏览器没有发起过与此应答对应的登录。",
