@@ -24,6 +24,7 @@ from hospital_node.line import STANDING, AggregatorProblem, Line, Patience
 from hospital_node.lineage import Lineage, WrongModel
 from hospital_node.orders import Gate, Orders, TakesNoPart
 from hospital_node.relay import RelayLine
+from hospital_node.resting import rested
 from hospital_node.settings import Node
 from hospital_node.steps import AlreadyDone
 from medveil.errors import Error, RemoteProtocolError
@@ -109,7 +110,8 @@ class PlanAgent:
                     return
                 if not begun:
                     begun = True
-                    self._computation.read_ahead()
+                    if self._plan.id not in rested():
+                        self._computation.read_ahead()
                 work = await self._answer(work)
             except _Waited:
                 work = None
@@ -174,6 +176,11 @@ class PlanAgent:
     def at_its_end(self) -> bool:
         """Whether the study's last round has been tried, as far as this node has taken part."""
         return (self._journal.progress(self._plan.id) or 0) > self._plan.study.training.rounds
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it has an attempt in hand, or its images are read or anything computed."""
+        return self._attempt is not None or self._computation.is_busy
 
     def has_left(self, number: int) -> bool:
         """Whether this node's part in a round, and in all before it, is over."""

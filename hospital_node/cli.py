@@ -186,22 +186,30 @@ def run(folder: Folder = DEFAULT) -> None:
     """Work on the approved plans until stopped (Ctrl-C, SIGTERM)."""
     node = node_in(folder)
     from hospital_node.limits import confine_gpu
+    from hospital_node.resting import RESTED, Resting, begin_anew
     from hospital_node.sentences import for_people
     from medveil.log import get_logger
 
     set_up(people=for_people(node))
     confine_gpu(node.settings.policy, os.environ)
-    log = get_logger()
-    log.info("node.starting")
-    with suppress(KeyboardInterrupt):
-        _run(node)
+    log, fresh = get_logger(), RESTED not in os.environ
+    if fresh:
+        log.info("node.starting")
+    try:
+        _run(node, fresh=fresh)
+    except Resting as resting:
+        log.info("node.resting")
+        sys.stderr.flush()
+        begin_anew(resting.plans)
+    except KeyboardInterrupt:
+        pass
     log.info("node.stopped")
     sys.stderr.flush()
     os._exit(0)  # a training step in hand is not waited for; its charge stands
 
 
-def _run(node: Node) -> None:
-    """Raises: what the operator must put right before a node can run."""
+def _run(node: Node, *, fresh: bool) -> None:
+    """Raises: Resting; what the operator must put right before a node can run."""
     import asyncio
     import signal
 
@@ -229,7 +237,8 @@ def _run(node: Node) -> None:
         finally:
             renewing.cancel()
 
-    log.info("node.started")
+    if fresh:
+        log.info("node.started")
     with suppress(asyncio.CancelledError):
         asyncio.run(until_stopped())
 

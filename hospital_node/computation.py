@@ -144,6 +144,8 @@ class Computation:
         self._thread = ThreadPoolExecutor(1, "training")
         self._in_hand: tuple[tuple[int, bytes], asyncio.Future[Contribution]] | None = None
         """By round and model."""
+        self._reading: tuple[Future[None], ...] = ()
+        """Of images, ahead of the first round."""
         self._stop, self._over = Event(), Event()
 
     @cached_property
@@ -205,7 +207,15 @@ class Computation:
             with suppress(Exception):
                 self._read_images()
 
-        return self._thread.submit(copy_context().run, read)
+        reading = self._thread.submit(copy_context().run, read)
+        self._reading = (reading,)
+        return reading
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether images are read, or anything is computed."""
+        in_hand = () if self._in_hand is None else (self._in_hand[1],)
+        return any(not future.done() for future in (*in_hand, *self._reading))
 
     def finished(self) -> None:
         """The plan is over: nothing of it will be asked for again."""

@@ -44,6 +44,11 @@ class ContributionSource(Protocol):
         """Begin to read the images before the first round wants them."""
         ...
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether images are read, or anything is computed."""
+        ...
+
     def prepare(
         self,
         key: AttemptKey,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hospital_node import held_back, live, personal
@@ -17,6 +17,7 @@ from hospital_node.clearance import check_start
 from hospital_node.cohort import CohortDamaged, CohortMissing
 from hospital_node.computation import Computation
 from hospital_node.demand import demand_of, memory_limit
+from hospital_node.followed import Followed, Prepared, is_busy
 from hospital_node.governance import PlanRefused, binding, check_plan, read_offer, well_formed
 from hospital_node.held_back import HeldBack
 from hospital_node.journal import Journal
@@ -30,6 +31,7 @@ from hospital_node.own_courses import OwnCourses, course_path
 from hospital_node.personal import PersonalWeights
 from hospital_node.records import Records
 from hospital_node.relay import RelayLine, line_to_relay
+from hospital_node.resting import Quiet
 from hospital_node.room import with_room
 from hospital_node.settings import Node
 from hospital_node.transport import Transport
@@ -114,28 +116,6 @@ async def _work(
                 await queue.work()
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """A plan whose images are being read, or were read at ``at`` (the event loop's seconds)."""
-
-    plan: Plan
-    computation: Computation
-    agent: PlanAgent
-    reading: asyncio.Future[None]
-    at: float
-
-
-@dataclass(frozen=True)
-class _Followed:
-    """A plan that is being worked on."""
-
-    plan: Plan
-    agent: PlanAgent
-    task: asyncio.Task[None]
-    since: float
-    """When it got its place (the event loop's seconds)."""
-
-
 class PlanQueue:
     """The approved plans of one node: each is followed by itself, and they compute in turns, round by round.
 
@@ -158,10 +138,10 @@ class PlanQueue:
         self._orders, self._patience = Orders(journal), Patience()
         self._turns = Turns(memory_limit(node.settings.policy))
         self._finished: set[str] = set()
-        self._followed: dict[str, _Followed] = {}
+        self._followed: dict[str, Followed] = {}
         self._later: list[str] = []
         """Plans that had a place and gave it up for others, the longest ago first."""
-        self._prepared: _Prepared | None = None
+        self._prepared: Prepared | None = None
         self._seen = ""
         """The mark of what was last told of a plan that waits."""
         self._broken: asyncio.Future[None] | None = None
@@ -223,8 +203,8 @@ class PlanQueue:
     # ---- what the operator says
 
     async def _obey(self) -> None:
-        """Look at the operator's word every moment; returns when it is to stop."""
-        own = live.own_birth()
+        """Look at the operator's word every moment; returns when it is to stop. Raises: Resting."""
+        own, quiet = live.own_birth(), Quiet()
         while True:
             words, holds = self._orders.words(), self._orders.holds()
             for plan in words:
@@ -242,6 +222,7 @@ class PlanQueue:
                 paused=any(one.kind == "pause" and one.plan == EVERY_PLAN for one in holds),
                 leaving={one.plan for one in holds if one.kind == "leave"},
             )
+            quiet.look(self._followed, busy=is_busy(self._prepared, self._followed))
             await asyncio.sleep(LOOK_S)
 
     def _leave(self, hold: Hold) -> None:
@@ -388,7 +369,7 @@ class PlanQueue:
         except Error as error:  # it shows again when the round wants what is missing
             log.info("plan.unprepared", plan=plan.id, code=error.code)
         reading, now = asyncio.wrap_future(computation.read_ahead()), asyncio.get_running_loop().time
-        self._prepared = _Prepared(plan, computation, agent, reading, now())
+        self._prepared = Prepared(plan, computation, agent, reading, now())
         await asyncio.wait({reading}, timeout=PREPARE_S)
         self._prepared = replace(self._prepared, at=now())
 
@@ -452,7 +433,7 @@ class PlanQueue:
             forget=computation.forget_images,
         )
         task = asyncio.ensure_future(self._work_on(plan, computation, agent))
-        self._followed[plan.id] = _Followed(plan, agent, task, asyncio.get_running_loop().time())
+        self._followed[plan.id] = Followed(plan, agent, task, asyncio.get_running_loop().time())
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:

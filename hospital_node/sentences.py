@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 SENTENCES = {
     "node.starting": "Starting: loading what trains and reads images.",
     "node.started": "This node runs. Stop it with Ctrl-C; 'medveil node status' says where it stands.",
+    "node.resting": "Nothing to compute: memory is given back until there is. The node goes on.",
     "node.stopped": "Stopped.",
     "node.ready": "{study}: follows the study.",
     "node.refused": "The aggregator refuses this hospital ({code}): {reason} It is asked again later.",

@@ -1,8 +1,8 @@
 """What a node costs that waits: memory and processor of ``medveil node run``, over HTTPS, on a small study.
 
-Three times: no plan is on offer; this hospital has approved one and read its images, and waits for the
-others; the study is over. Figures are of the process and all its children. ``--seconds``: how long each is
-watched.
+Five times: no plan is on offer; this hospital has approved one and read its images, and waits for the
+others, before and after it has gone to rest; the study is over, before and after. Figures are of the process
+and all its children. ``--seconds``: how long each is watched at rest.
 """
 
 from __future__ import annotations
@@ -117,13 +117,15 @@ def play(folder: Path, seconds: float) -> dict[str, dict[str, float]]:
         "anyway": True,
     }
     study, initial = new_study(StudyOptions(name="idle", patients_hint=12, **options))
-    read, finished = threading.Event(), threading.Event()
+    read, finished, rests = threading.Event(), threading.Event(), threading.Semaphore(0)
 
     def heard(who: str, event: dict[str, Any]) -> None:
         if who == first:
             {"images.read": read, "plan.finished": finished}.get(
                 str(event.get("event")), threading.Event()
             ).set()
+            if event.get("event") == "node.resting":
+                rests.release()
 
     sites = find_sites(folder / "sites")
     first, found = sites[0].name, {}
@@ -133,11 +135,15 @@ def play(folder: Path, seconds: float) -> dict[str, dict[str, float]]:
         plan = consortium.offer(study, initial)
         consortium.approve(first, plan)
         wait_until(read.is_set)
+        found["approved, images just read"] = measured(consortium.pid(first), 5.0)
+        assert rests.acquire(timeout=LIMIT_S)
         found["approved, images read, waits for the others"] = measured(consortium.pid(first), seconds)
         for site in sites[1:]:
             consortium.approve(site.name, plan)
             consortium.run(site.name)
         wait_until(finished.is_set)
+        found["the study is just over"] = measured(consortium.pid(first), 5.0)
+        assert rests.acquire(timeout=LIMIT_S)
         found["the study is over"] = measured(consortium.pid(first), seconds)
     return found
 

@@ -11,7 +11,8 @@ TLS, everything pinned to one core, the films of pneumonia28 (from ``--data``), 
 network of 55,137 weights, alone and with its vector padded to 1 and 7 million. As there, each hospital has a
 port of its own where bytes are counted (TLS and idle polling too), resident sets are sampled every .3 s, and
 the seconds of a round go from the opening of the first to the end of the last, divided by their number. The
-CPU time of all processes together says what one core needs at least, whoever else uses it.
+CPU time of all processes together says what one core needs at least, whoever else uses it. A node's resident
+set is that of one that trains; one that waits holds a third of it (size-benchmarks.md).
 """
 
 from __future__ import annotations
@@ -94,6 +95,8 @@ class InstantComputation:
 
     def read_ahead(self) -> None:
         """There are no images."""
+
+    is_busy = False
 
     def prepare(
         self, key: AttemptKey, kind: RoundKind, model: bytes, vector: Any, course: Any = None

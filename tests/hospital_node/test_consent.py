@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
@@ -32,6 +32,7 @@ from hospital_node.journal import Journal
 from hospital_node.operator import opened
 from hospital_node.orders import Gate, Orders, TakesNoPart
 from hospital_node.plan_queue import PlanQueue
+from hospital_node.resting import Resting
 from hospital_node.settings import Node
 from hospital_node.transport import Transport
 from lines import Line, ReadyComputation, make_node
@@ -332,3 +333,34 @@ def test_the_commands_take_the_words_ask_once_and_say_what_is_lost(
 
 def test_the_store_of_the_aggregator_knows_no_way_to_lift_a_word_but_an_approval() -> None:
     assert [name for name in vars(Plans) if "refus" in name] == ["add_refusal", "refusals"]
+
+
+class Restless:
+    """Rests at the first moment after each attempt."""
+
+    def __init__(self) -> None:
+        self._was_busy = False
+
+    def look(self, plans: Iterable[str], *, busy: bool) -> None:
+        if self._was_busy and not busy:
+            raise Resting(frozenset(plans))
+        self._was_busy = busy
+
+
+def test_a_node_that_rests_between_attempts_loses_none_and_finishes_the_study(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each attempt all files are opened again, as a fresh process does."""
+    rests, plan = 0, ward.world.plan.id
+    monkeypatch.setattr("hospital_node.plan_queue.Quiet", Restless)
+    while ward.journal.progress(plan) is not None:
+        try:
+            ward.work(ward.queue(monkeypatch))
+        except Resting:
+            rests += 1
+        ward.journal.close()
+        ward.journal = Journal(ward.node.journal)
+    rounds = ward.world.plan.study.training.rounds + 1
+    assert rests >= rounds - 1
+    unmasked = [(number, attempt) for number, attempt, kind, _ in ward.line.sent if kind == "unmask"]
+    assert unmasked == [(number, 1) for number in range(1, rounds + 1)]

@@ -118,6 +118,8 @@ class ReadyComputation:
     def read_ahead(self) -> None:
         self.reads += 1
 
+    is_busy = False
+
     def prepare(
         self, key: AttemptKey, kind: RoundKind, model: bytes, vector: Any, course: Any = None
     ) -> asyncio.Future[Contribution]:
