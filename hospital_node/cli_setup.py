@@ -75,7 +75,7 @@ class NodeChoices:
     gpu_memory_share: Annotated[float | None, typer.Option(help="Most of the GPU's memory, 0 to 1.")] = None
     burned_in: Annotated[
         str,
-        typer.Option(help="Films that seem to show writing: warn or refuse."),
+        typer.Option(help="Films that seem to show writing: warn, refuse, or blank (rectangles.toml)."),
     ] = "warn"
     faces: Annotated[str, typer.Option(help="Volumes that seem to show a face: warn, refuse or allow.")] = (
         "warn"

@@ -21,11 +21,13 @@ LABEL = "image-cache"
 """What the cache's key is derived for."""
 PACS_LABEL = "pacs-images"
 """What the key of images from the PACS is derived for."""
+RECTANGLES = "rectangles.toml"
+"""In the node's folder: where devices write into films."""
 LOG_EVERY_S = 10.0
 
 
 def read_images(node: Node, study: Study) -> SiteData:
-    """Everybody in the images folder, for a study. Raises: Stopped, ReadersMissing."""
+    """Everybody in the images folder, for a study. Raises: Stopped, ReadersMissing, BadFile."""
     from medveil_imaging.sources.workers import workers
 
     workers().start()  # while this process loads what it needs itself
@@ -36,6 +38,7 @@ def read_images(node: Node, study: Study) -> SiteData:
 
     identity = Identity.load(node.settings.name, node.key)
     open_with(identity.secret_for(PACS_LABEL))
+    _blank(node)
     most_bytes, cache = int(node.settings.cache_gb * 1e9), None
     if most_bytes:
         cache = ImageCache(node.cache, identity.secret_for(LABEL), most_bytes=most_bytes)
@@ -57,7 +60,7 @@ def read_once(
     Args:
         node: whose key opens images from a PACS, and whose policy holds; None for a folder of files.
         labelled: as for :func:`medveil_imaging.sources.manifest.settled_rows`.
-    Raises: Stopped, ReadersMissing.
+    Raises: Stopped, ReadersMissing, BadFile.
     """
     from medveil_imaging.sources.workers import workers
 
@@ -70,12 +73,21 @@ def read_once(
 
     if node is not None:
         open_with(Identity.load(node.settings.name, node.key).secret_for(PACS_LABEL))
+    _blank(node)
     rules = _rules(node)
     if in_memory(study, images_in(folder)):
         yield read_site(folder, study, labelled=labelled, rules=rules)
         return
     with temporary_cache() as cache:
         yield read_site(folder, study, cache=cache, labelled=labelled, rules=rules)
+
+
+def _blank(node: Node | None) -> None:
+    """Let the rectangles of films that the policy says be made black. Raises: BadFile."""
+    from medveil_imaging.sources.dicom.blanking import blank_with, read_rectangles
+
+    wanted = node is not None and node.settings.policy.burned_in == "blank"
+    blank_with(read_rectangles(node.folder / RECTANGLES) if node is not None and wanted else ())
 
 
 def _rules(node: Node | None) -> Rules:

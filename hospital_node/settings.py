@@ -98,8 +98,9 @@ class Policy(Frozen):
     """Most pixels or voxels of an image as the model sees it."""
     memory_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Most memory that a plan may ask for, in GB; nine tenths of the machine's without it."""
-    burned_in: Literal["warn", "refuse"] = "warn"
-    """What becomes of a film that seems to show writing: used with a warning, or not used."""
+    burned_in: Literal["warn", "refuse", "blank"] = "warn"
+    """What becomes of a film that seems to show writing: used with a warning, or not used; ``blank``: the
+    rectangles of ``rectangles.toml`` in the node's folder are black; what shows writing then is not used."""
     faces: Literal["warn", "refuse", "allow"] = "warn"
     """What becomes of a volume that seems to show a face; ``allow``: used, and nothing is said."""
 

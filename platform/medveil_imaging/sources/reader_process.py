@@ -124,6 +124,7 @@ def _read_until_told(handle: int, memory_bytes: int, cpu_s: int) -> None:
 
 def _request(asker: socket.socket) -> Any:
     from medveil.identity import Secret
+    from medveil_imaging.sources.dicom.blanking import take_rules
     from medveil_imaging.sources.read import Wanted
     from medveil_imaging.sources.sealed import open_with
 
@@ -131,16 +132,18 @@ def _request(asker: socket.socket) -> Any:
     if len(head) < REQUEST.size:
         os._exit(0)
     text = asker.recv(REQUEST.unpack(head)[0], socket.MSG_WAITALL)
-    kind, path, beside, key = json.loads(text)
+    kind, path, beside, key, rectangles = json.loads(text)
+    take_rules(rectangles)
     open_with(Secret(bytes.fromhex(key)) if key else None)
     return Wanted(kind, Path(path), Path(beside) if beside else None)
 
 
 def request(kind: str, path: Path, beside: Path | None = None) -> bytes:
     """What a reader is sent. Surrogates stand for bytes of a name that are no text, and come back as such."""
+    from medveil_imaging.sources.dicom.blanking import rules_in_use
     from medveil_imaging.sources.sealed import key_in_use
 
-    text = json.dumps([kind, str(path), str(beside or ""), key_in_use()]).encode()
+    text = json.dumps([kind, str(path), str(beside or ""), key_in_use(), rules_in_use()]).encode()
     return REQUEST.pack(len(text)) + text
 
 

@@ -19,7 +19,10 @@ FACE = Note(
 )
 NOT_USED = "Export it without, or change '{key}' of the policy in node.json if your rules allow it."
 
-Writing = Literal["warn", "refuse"]
+NO_RECTANGLE = "Say in rectangles.toml of the node's folder where its device writes, or leave it out."
+
+Writing = Literal["warn", "refuse", "blank"]
+"""``blank``: a device's rectangles are black already; a film that shows writing all the same is not used."""
 Faces = Literal["warn", "refuse", "allow"]
 
 
@@ -33,6 +36,8 @@ class Rules:
     def judged(self, notes: tuple[Note, ...]) -> tuple[Note, ...]:
         """What an operator is still to be told of an image. Raises: Unusable: it is not to be used."""
         codes = {note.code for note in notes}
+        if self.writing == "blank" and WRITING.code in codes:
+            raise Unusable(WRITING.code, WRITING.reason, NO_RECTANGLE)
         for note, rule, key in ((WRITING, self.writing, "burned_in"), (FACE, self.faces, "faces")):
             if rule == "refuse" and note.code in codes:
                 raise Unusable(note.code, note.reason, NOT_USED.format(key=key))

@@ -28,6 +28,7 @@ from medveil.study import Study
 from medveil.tasks import TASKS
 from medveil_imaging.cache import Damaged, ImageCache, Record
 from medveil_imaging.sources.contents import content_digest
+from medveil_imaging.sources.dicom.blanking import rules_in_use
 from medveil_imaging.sources.manifest import Row
 from medveil_imaging.sources.one_row import RowShape, Shaped, label_tensor
 from medveil_imaging.sources.people import Marks
@@ -91,6 +92,7 @@ class Shelf:
         outlines = len(study.classes) if TASKS[study.task].outlines else 0
         profile = profile_hash(study.transforms.profile)
         told = [study.transforms.model_dump(mode="json"), outlines, profile, reading_version()]
+        told += filter(None, [rules_in_use()])
         self._study = json.dumps(told, sort_keys=True).encode()
         self.damaged = 0
         """Records that were not what was written; their images were read again."""

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from medveil_imaging.sources.dicom.blanking import BLANKED, blanked, rules_for
 from medveil_imaging.sources.dicom.header import numbers, parse, text, texts, whole
 from medveil_imaging.sources.dicom.identity import patient_mark
 from medveil_imaging.sources.dicom.padding import FOUND, filled, undeclared_padding
@@ -60,12 +61,15 @@ def read_dicom_film(data: bytes) -> Film:
         raise Unusable("wrong-modality", "This is not a radiograph (CR or DX).", "List radiographs only.")
     if frame_count(header) != 1:
         raise Unusable("several-frames", "The file holds several frames.", "Export one film per file.")
-    if text(header, "BurnedInAnnotation") == "YES":
+    rules = rules_for(header, (whole(header, "Rows", 0), whole(header, "Columns", 0)))
+    if text(header, "BurnedInAnnotation") == "YES" and not rules:
         raise Unusable(
             "burned-in", "The header says that writing is part of the picture.", "Export a film without it."
         )
     stored = stored_values(header, MAX_PIXELS)
     pixels, said = _grey(stored, header)
+    if rules and pixels.ndim == 2:
+        pixels, said = blanked(pixels, rules), (*said, BLANKED)
     pixels, turned = upright(pixels, header)
     notes += stored.notes + said + turned + _shape_notes(header) + _kind_notes(header)
     return Film(pixels, notes, patient_mark(header), turned=TURNED in turned)
