@@ -40,6 +40,9 @@ class Connection:
     pacs_ca: Annotated[
         Path | None, typer.Option(help="Certificates of the hospital's own authority; the system's without.")
     ] = None
+    pacs_certificate: Annotated[
+        Path | None, typer.Option(help="This node's certificate with key, for a PACS that asks (dimse-tls).")
+    ] = None
     pacs_proxy: Annotated[
         str, typer.Option(help="Proxy on the way to the PACS; the environment's is not used.")
     ] = ""
@@ -73,6 +76,7 @@ class Connection:
                 user=self.pacs_user,
                 password_file=_absolute(self.pacs_password_file),
                 authority=_absolute(self.pacs_ca),
+                certificate=_absolute(self.pacs_certificate),
                 proxy=self.pacs_proxy,
                 title=self.pacs_title,
                 most_mb_s=self.pacs_mb_s,
@@ -165,7 +169,10 @@ class ConnectOptions(Connection):
     """Options of ``medveil node pacs connect``."""
 
     address: Annotated[
-        str, typer.Argument(help="https://pacs.example.org/dicom-web, or dimse://TITLE@pacs.example.org:104")
+        str,
+        typer.Argument(
+            help="https://pacs.example.org/dicom-web, or dimse://TITLE@pacs.example.org:104 (dimse-tls)"
+        ),
     ] = ""
     folder: Folder = DEFAULT
 

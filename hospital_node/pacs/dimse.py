@@ -7,9 +7,12 @@ takes them: no storage class is ever offered as a sender.
 from __future__ import annotations
 
 import queue
+import socket
+import ssl
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +23,7 @@ from hospital_node.pacs.peer import Examination, Query, Series
 from hospital_node.pacs.problems import (
     DimseMissing,
     NotAPacs,
+    PacsCertificate,
     PacsLogin,
     PacsUnreachable,
     SeriesIncomplete,
@@ -45,7 +49,9 @@ try:
 except ImportError:  # the extra is not installed; who asks is told so by name
     AE = None
 
-TIMEOUT_S = 60.0
+TIMEOUT_S, HANDSHAKE_S = 60.0, 5.0
+TLS_PORT = 2762
+"""The port of DICOM over TLS by the standard."""
 MOST_SERIES = 2**32
 """Bytes of one series, which wait in memory until they are taken."""
 PENDING = (0xFF00, 0xFF01)
@@ -86,21 +92,34 @@ class Dimse:
     """See :class:`hospital_node.pacs.peer.Pacs`.
 
     Args:
-        address: ``dimse://TITLE@host:port``.
+        address: ``dimse://TITLE@host:port``; ``dimse-tls:`` for one that is encrypted (PS3.15 B.12).
         title: this node's own title, as the PACS knows it.
+        authority: certificates that may vouch for the PACS, in place of the system's.
+        certificate: this node's own with its key (PEM), for a PACS that asks for one.
     """
 
-    def __init__(self, address: str, *, title: str, throttle: Throttle | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        title: str,
+        throttle: Throttle | None = None,
+        authority: Path | None = None,
+        certificate: Path | None = None,
+    ) -> None:
         if AE is None:
             raise DimseMissing()
         parts = urlsplit(address)
         try:
-            self._host, self._port, self._theirs = parts.hostname, parts.port or 104, parts.username
+            encrypted = parts.scheme == "dimse-tls"
+            port = parts.port or (TLS_PORT if encrypted else 104)
+            self._host, self._port, self._theirs = parts.hostname, port, parts.username
         except ValueError as error:
             raise BadOption(problem="the address's port is none") from error
         if not self._host or not self._theirs:
             raise BadOption(problem="a DIMSE address is written like dimse://TITLE@pacs.example.org:104")
         self._title, self._throttle = title, throttle or Throttle()
+        self._tls = _context(authority, certificate) if encrypted else None
 
     def check(self) -> None:
         """C-ECHO."""
@@ -169,6 +188,27 @@ class Dimse:
                     raise SeriesIncomplete(came=done, told=done + missing)
             yield from _all_of(came)
 
+    def _shake_hands(self) -> None:
+        """Find out why nothing came about over TLS: the library does not say. Raises: PacsCertificate,
+        PacsUnreachable."""
+        if self._tls is None:
+            return
+        try:
+            with (
+                socket.create_connection((self._host or "", self._port), HANDSHAKE_S) as plain,
+                self._tls.wrap_socket(plain, server_hostname=self._host) as line,
+            ):
+                line.settimeout(HANDSHAKE_S)
+                line.recv(1)  # in TLS 1.3 a refusal of this node's certificate comes with the first answer
+        except ssl.SSLCertVerificationError as error:
+            raise PacsCertificate(reason=error.verify_message) from error
+        except ssl.SSLError as error:
+            asked = "CERTIFICATE" in str(error.reason) or "UNKNOWN_CA" in str(error.reason)
+            why = "it wants a certificate of this node that it knows" if asked else "it speaks no TLS"
+            raise PacsUnreachable(reason=why) from error
+        except OSError:
+            return  # as it is said of a port where nobody answers
+
     def close(self) -> None:
         """Nothing: each question has an association of its own."""
 
@@ -214,17 +254,37 @@ class Dimse:
             entity.add_requested_context(kind, list(SYNTAXES))
         with muted("pynetdicom", "pynetdicom.assoc", "pynetdicom.acse"), quiet():
             line = entity.associate(
-                self._host, self._port, ae_title=self._theirs, ext_neg=roles, evt_handlers=handlers
+                self._host,
+                self._port,
+                ae_title=self._theirs,
+                ext_neg=roles,
+                evt_handlers=handlers,
+                tls_args=None if self._tls is None else (self._tls, self._host),
             )
             try:
                 if not line.is_established:
                     if line.is_rejected:
                         raise PacsLogin(reason="it does not know one of the two titles, or this machine")
+                    self._shake_hands()
                     raise PacsUnreachable(reason="no association came about")
                 yield line
             finally:
                 with suppress(RuntimeError):
                     line.release() if line.is_established else line.abort()
+
+
+def _context(authority: Path | None, certificate: Path | None) -> ssl.SSLContext:
+    """Raises: BadOption: a file is none of certificates, or lacks its key."""
+    try:
+        context = ssl.create_default_context(cafile=None if authority is None else str(authority))
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if certificate is not None:
+            context.load_cert_chain(certificate)
+    except (OSError, ssl.SSLError) as error:
+        raise BadOption(
+            problem="what --pacs-ca or --pacs-certificate names is no file of certificates (and key)"
+        ) from error
+    return context
 
 
 def _identifier(level: str, empty: Sequence[str]) -> Dataset:

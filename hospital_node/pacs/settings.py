@@ -31,12 +31,15 @@ Title = Annotated[str, Field(pattern=r"^[!-\[\]-~]{1,16}$")]
 class PacsSettings(Frozen):
     """What the hospital says of its PACS."""
 
-    address: Annotated[str, Field(pattern=r"^(https?|dimse)://[^\s]+$", max_length=500)]
-    """``https://pacs.example.org/dicom-web``, or ``dimse://TITLE@pacs.example.org:104``."""
+    address: Annotated[str, Field(pattern=r"^(https?|dimse|dimse-tls)://[^\s]+$", max_length=500)]
+    """``https://pacs.example.org/dicom-web``, or ``dimse://TITLE@pacs.example.org:104``, or with TLS
+    ``dimse-tls://TITLE@pacs.example.org:2762``."""
     user: Annotated[str, Field(max_length=200)] = ""
     password_file: Path | None = None
     """Of mode 0600; without it the password is asked for at the terminal."""
     authority: Path | None = None
+    certificate: Path | None = None
+    """This node's own with its key, mode 0600, where the PACS asks for one (DIMSE over TLS)."""
     proxy: Annotated[str, Field(pattern=r"^(https?://[^\s]+)?$")] = ""
     title: Title = "MEDVEIL"
     """This node's own title, where the PACS speaks DIMSE."""
@@ -61,13 +64,13 @@ class PacsSettings(Frozen):
     @property
     def speaks_dimse(self) -> bool:
         """Whether the PACS is asked over DIMSE."""
-        return self.address.startswith("dimse:")
+        return self.address.startswith(("dimse:", "dimse-tls:"))
 
     def check(self) -> None:
         """Raises: PasswordShown, BadOption, BadPacsList: what is wrong before anything is sent."""
         for address in (self.address, self.proxy):
             parts = urlsplit(address)
-            if parts.password or (parts.username and parts.scheme != "dimse"):
+            if parts.password or (parts.username and not self.speaks_dimse):
                 raise PasswordShown(
                     problem="An address holds a user or password.",
                     remedy="Leave them out of it; use --pacs-user and --pacs-password-file.",
@@ -80,6 +83,10 @@ class PacsSettings(Frozen):
             )
         if self.password_file is not None:
             _check_file(self.password_file)
+        if self.certificate is not None:
+            _check_file(self.certificate, "key", "--pacs-certificate")
+            if not self.address.startswith("dimse-tls:"):
+                raise BadOption(problem="--pacs-certificate is for an address that begins with dimse-tls:")
         if self.authority is not None and not self.authority.is_file():
             raise BadOption(problem="there is no such file of certificates (--pacs-ca)")
         self.opted_out()
@@ -109,7 +116,13 @@ class PacsSettings(Frozen):
         if self.speaks_dimse:
             from hospital_node.pacs.dimse import Dimse
 
-            return Dimse(self.address, title=self.title, throttle=throttle)
+            return Dimse(
+                self.address,
+                title=self.title,
+                throttle=throttle,
+                authority=self.authority,
+                certificate=self.certificate,
+            )
         from hospital_node.pacs.dicomweb import DicomWeb
 
         login = (self.user, self.password()) if self.user else None
@@ -133,16 +146,16 @@ def save(folder: Path, settings: PacsSettings) -> None:
     replace_durably(folder / FILE, text.encode(), private=True)
 
 
-def _check_file(path: Path) -> None:
+def _check_file(path: Path, what: str = "password", option: str = "--pacs-password-file") -> None:
     """Raises: PasswordShown, BadOption."""
     try:
         mode = path.stat().st_mode
     except OSError as error:
-        raise BadOption(problem="there is no such file with the password (--pacs-password-file)") from error
+        raise BadOption(problem=f"there is no such file with the {what} ({option})") from error
     if not stat.S_ISREG(mode):
-        raise BadOption(problem="what --pacs-password-file names is no file")
+        raise BadOption(problem=f"what {option} names is no file")
     if mode & OTHERS:
         raise PasswordShown(
-            problem="Other users of this machine have rights to the file with the password.",
-            remedy="Close it with chmod 600, and change the password if somebody may have read it.",
+            problem=f"Other users of this machine have rights to the file with the {what}.",
+            remedy=f"Close it with chmod 600, and change the {what} if somebody may have read it.",
         )

@@ -30,7 +30,8 @@ def installed() -> bool:
 class Orthanc:
     """One server and its ports."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **configured: object) -> None:
+        self._more = configured
         self.folder, self.port, self.dicom_port = folder, _free_port(), _free_port()
         self.url = f"http://127.0.0.1:{self.port}/dicom-web"
         self.dimse = f"dimse://{TITLE}@127.0.0.1:{self.dicom_port}"
@@ -58,6 +59,7 @@ class Orthanc:
             "RegisteredUsers": {USER: PASSWORD},
             "DicomWeb": {"Enable": True},
             "StableAge": 1,
+            **self._more,
         }
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / "orthanc.json"
@@ -112,9 +114,9 @@ class Orthanc:
 
 
 @contextlib.contextmanager
-def running(folder: Path, files: Iterable[bytes] = ()) -> Iterator[Orthanc]:
-    """A server with these instances."""
-    server = Orthanc(folder)
+def running(folder: Path, files: Iterable[bytes] = (), **configured: object) -> Iterator[Orthanc]:
+    """A server with these instances; ``configured`` in words of its own configuration."""
+    server = Orthanc(folder, **configured)
     server.start()
     try:
         server.put(files)
