@@ -28,6 +28,8 @@ from medveil.shown import plain
 from medveil.values import Frozen, Name, Sha256
 
 MOST_BYTES = 2**20
+MOST_LINES, MOST_WORDS = 20, 300
+"""Of the log."""
 EVERY_S = 1.0
 """Between two looks at whether there is something new to write."""
 HEARTBEAT_S = 10.0
@@ -92,6 +94,14 @@ class Problem(Frozen):
     """Unix seconds."""
 
 
+class Said(Frozen):
+    """A line of the node's log, as a terminal shows it."""
+
+    at: float
+    """Unix seconds."""
+    words: str
+
+
 class Live(Frozen):
     """A node's own word on what it is doing."""
 
@@ -110,6 +120,8 @@ class Live(Frozen):
     problem: Problem | None = None
     paused: bool = False
     plans: tuple[PlanLive, ...] = ()
+    log: tuple[Said, ...] = ()
+    """The newest lines, the newest last: of the log's allow-list, like those at the terminal."""
 
     @property
     def running(self) -> bool:
@@ -172,6 +184,14 @@ class Board:
         what = "" if isinstance(error, BadFile) else plain(error.what)
         told = Problem(code=plain(error.code, 60), what=what, remedy=plain(error.remedy), at=self._clock())
         self.change(problem=told)
+
+    def hear(self, words: str) -> None:
+        """Keep a line of the log; one that says the same as the last is that one."""
+        with self._lock:
+            last = self._live.log[-1].words if self._live.log else ""
+            if words != last:
+                said = Said(at=self._clock(), words=plain(words, MOST_WORDS))
+                self._set(log=(*self._live.log, said)[-MOST_LINES:])
 
     def plan(self, plan: str, **changes: object) -> None:
         """Tell something about one plan."""

@@ -12,11 +12,12 @@ from hospital_node.frozen import SentAnchor
 from hospital_node.journal import Journal
 from hospital_node.records import Records
 from hospital_node.settings import Node
-from hospital_node.transmissions.archive import AuditArchive
+from hospital_node.transmissions.archive import AuditArchive, PageArchive
 from hospital_node.transmissions.entries import BadTransmission, Detail, NotRecorded
 from hospital_node.transmissions.person import local_user
 from hospital_node.transmissions.record import About, SentRecord
 from medveil.log import get_logger, heard
+from medveil.syslog import Forwarder
 
 log = get_logger()
 
@@ -45,17 +46,19 @@ async def recorded(node: Node, sent: SentRecord) -> AsyncIterator[None]:
     who: dict[str, Detail] = {"approved_by": local_user()}
     sent.note("started", who)
     target = node.settings.audit_syslog
-    archive = None if target is None else AuditArchive(node, target)
-    sending = None if archive is None else asyncio.ensure_future(archive.run())
+    archives: list[Forwarder] = (
+        [] if target is None else [AuditArchive(node, target), PageArchive(node, target)]
+    )
+    sending = [asyncio.ensure_future(archive.run()) for archive in archives]
     try:
         with heard(partial(_alert, sent)):
             yield
     finally:
         with suppress(NotRecorded):
             sent.note("stopped", who)
-        if archive is not None and sending is not None:
-            sending.cancel()
-            await archive.close()
+        for task in sending:
+            task.cancel()
+        await asyncio.gather(*(archive.close() for archive in archives))
 
 
 def _alert(sent: SentRecord, event: str, fields: Mapping[str, Any]) -> None:

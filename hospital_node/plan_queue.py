@@ -33,13 +33,14 @@ from hospital_node.records import Records
 from hospital_node.relay import RelayLine, line_to_relay
 from hospital_node.resting import Quiet
 from hospital_node.room import with_room
+from hospital_node.sentences import to_board
 from hospital_node.settings import Node
 from hospital_node.transport import Transport
 from hospital_node.turns import Turns
 from hospital_node.unsent import LABEL, Unsent
 from medveil.errors import Error, RemoteProtocolError
 from medveil.identity import Identity
-from medveil.log import get_logger
+from medveil.log import get_logger, heard
 from medveil.messages import BadMessage, PlanOffer, Refusal
 from medveil.plan import BadPlan, NotApproved, Plan, sign_refusal, valid_approvals
 from medveil_imaging.cache import clear_cache
@@ -89,7 +90,11 @@ async def _with_files(node: Node, read: Callable[[Plan], SiteData]) -> None:
     journal = Journal(node.journal)
     board = live.Board(node)
     confine_gpu_memory(node.settings.policy)
-    with closing(Records.open(node, identity, journal)) as records, live.told_to(board):
+    with (
+        closing(Records.open(node, identity, journal)) as records,
+        live.told_to(board),
+        heard(to_board(board)),
+    ):
         writing = asyncio.ensure_future(board.keep())
         try:
             await _work(node, identity, journal, records, read)

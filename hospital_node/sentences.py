@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from medveil.errors import Error
 
 if TYPE_CHECKING:
+    from hospital_node.live import Board
     from hospital_node.settings import Node
 
 SENTENCES = {
@@ -75,6 +76,16 @@ def sentence(event: Mapping[str, Any], study_of: Callable[[str], str]) -> str:
         return f"{event.get('event')}: {rest}" if rest else str(event.get("event"))
     study = study_of(plan) if isinstance(plan, str) else "?"
     return words.format_map(_Fields(event, study=study)).strip()
+
+
+def to_board(board: Board) -> Callable[[str, Mapping[str, Any]], None]:
+    """For :func:`medveil.log.heard`: each event as a sentence onto what a running node tells of itself."""
+
+    def hear(_: str, event: Mapping[str, Any]) -> None:
+        names = {one.plan: one.study for one in board.live.plans}
+        board.hear(sentence(event, lambda plan: names.get(plan, plan[:8])))
+
+    return hear
 
 
 def for_people(node: Node) -> Callable[[Mapping[str, Any]], str]:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hospital_node.settings import Node
+from hospital_node.transmissions.person import local_user
 from medveil.log import get_logger
 
 MOST_BYTES = 1_000_000
@@ -31,6 +32,8 @@ class Event:
     route: str
     """The kind of address, never what stood in it."""
     code: str = ""
+    user: str = ""
+    """Of this machine, as whom the page runs."""
 
 
 class Events:
@@ -38,11 +41,12 @@ class Events:
 
     def __init__(self, node: Node, clock: Callable[[], float] = time.time) -> None:
         self.path, self._clock = node.folder / "page-events.jsonl", clock
+        self._user = local_user()
         self.newest: deque[Event] = deque(_read(self.path), maxlen=NEWEST)
 
     def note(self, event: str, route: str, code: str = "") -> None:
         """Keep one more."""
-        one = Event(round(self._clock(), 3), event, route, code)
+        one = Event(round(self._clock(), 3), event, route, code, self._user)
         self.newest.append(one)
         if code:
             log.warning(f"page.{event}", route=route, code=code)

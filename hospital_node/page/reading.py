@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import Generic, TypeVar
@@ -128,7 +129,7 @@ class Reader:
                 requests=self._asking.shown,
                 training=self._training(going, now),
                 ledger=self._ledger(now),
-                health=self._health(now),
+                health=_with_log(self._health(now), told),
             )
 
     def examine(self) -> None:
@@ -211,6 +212,12 @@ class Reader:
 
     def _read_load(self) -> tuple[float | None, tuple[int, int], tuple[str, float, int, int] | None]:
         return self._machine.cpu_share(), self._machine.memory(), gpu()
+
+
+def _with_log(health: HealthShown | Trouble, told: live.Live | Trouble | None) -> HealthShown | Trouble:
+    if isinstance(health, Trouble) or not isinstance(told, live.Live):
+        return health
+    return replace(health, log=tuple((one.at, one.words) for one in reversed(told.log)))
 
 
 def _plan_now(one: live.PlanLive) -> PlanNow:

@@ -267,6 +267,8 @@ class HealthShown:
     examined_at: float = 0.0
     events: tuple[tuple[float, str, str, str], ...] = ()
     """The newest events of the page: Unix seconds, event, route, code."""
+    log: tuple[tuple[float, str], ...] = ()
+    """The newest lines of the node's log, the newest first: Unix seconds, words."""
 
 
 @dataclass(frozen=True)

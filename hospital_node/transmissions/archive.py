@@ -13,9 +13,10 @@ from hospital_node.settings import AuditSyslog, Node
 from hospital_node.transmissions.audit_messages import AuditSource, framed, is_audited
 from hospital_node.transmissions.entries import LINE_BYTES, BadTransmission, Entry, read_header, read_line
 from hospital_node.transmissions.look import NoRecord, files_of
+from hospital_node.transmissions.page_users import page_users
 from medveil.syslog import AT_ONCE, Forwarder, SyslogTarget
 
-CURSOR = "sent.exported"
+CURSOR, PAGE_CURSOR = "sent.exported", "page-events.exported"
 
 
 @dataclass
@@ -103,3 +104,19 @@ class AuditArchive(Forwarder):
         with closing(Tail(self._folder, after)) as tail:
             while entries := list(tail.entries(AT_ONCE)):
                 yield [(one.number, framed(one, self._source) if is_audited(one) else b"") for one in entries]
+
+
+class PageArchive(Forwarder):
+    """Sends who has signed in at the operator's page, for as long as the node runs."""
+
+    def __init__(self, node: Node, target: AuditSyslog) -> None:
+        host, port = target.place
+        there = SyslogTarget(host, port, authority=target.authority, certificate=target.certificate)
+        super().__init__(there, node.folder / PAGE_CURSOR)
+        self._folder, self._source = node.folder, AuditSource.here(node.settings.name, target.site)
+
+    def batches(self, after: int) -> Generator[list[tuple[int, bytes]], None, None]:
+        """See :class:`Forwarder`."""
+        while entries := page_users(self._folder, after):
+            yield [(one.number, framed(one, self._source)) for one in entries]
+            after = entries[-1].number

@@ -84,7 +84,7 @@ def message(entry: Entry, source: AuditSource) -> bytes:
             _event(root, entry, "110100", "E", TYPES[entry.kind])
             _participant(root, source.node, "110150", host=source.host)
             _participant(root, _person(entry), "110151", asked=True)
-        case "person":
+        case "person" | "page":
             _event(root, entry, "110114", "E", TYPES.get(str(entry.told.get("event")), "110122"))
             _participant(root, _person(entry), "", asked=True)
             _participant(root, source.node, "110150", host=source.host)
@@ -159,9 +159,11 @@ def _object(root: ET.Element, entry: Entry) -> None:
         ParticipantObjectTypeCode="2",
         ParticipantObjectTypeCodeRole="20" if plan else "13",  # a job; a security resource
     )
-    kind = (
-        ("plan", "Plan of a federated study") if plan else ("entry", "Entry of the record of transmissions")
-    )
+    kind = ("entry", "Entry of the record of transmissions")
+    if entry.kind == "page":
+        kind = ("page", "The operator's page of a node")
+    elif plan:
+        kind = ("plan", "Plan of a federated study")
     _code(thing, "ParticipantObjectIDTypeCode", kind[0], system=OURS, text=kind[1])
     ET.SubElement(thing, "ParticipantObjectName").text = entry.kind
     told = {"entry": entry.number, "hash": entry.hash.hex()} | {

@@ -14,10 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from hospital_node.page.events import Events
 from hospital_node.settings import AuditSyslog, Node, NodeSettings
-from hospital_node.transmissions.archive import CURSOR, AuditArchive, Tail
+from hospital_node.transmissions.archive import CURSOR, AuditArchive, PageArchive, Tail
 from hospital_node.transmissions.audit_messages import AuditSource, framed, is_audited, message
 from hospital_node.transmissions.entries import Entry
+from hospital_node.transmissions.page_users import page_users
+from hospital_node.transmissions.person import local_user
 from hospital_node.transmissions.record import SentRecord
 from hospital_node.transmissions.requests import MASKED
 from medveil import syslog as module
@@ -230,6 +233,59 @@ def numbers(archive: rsyslog.Archive) -> set[int]:
         for detail in root.iterfind(".//ParticipantObjectDetail[@type='entry']"):
             found.add(int(base64.b64decode(detail.attrib["value"])))
     return found
+
+
+def page_at(folder: Path, clock: Callable[[], float]) -> Events:
+    settings = NodeSettings(name="st-marys", aggregator="https://fl:1", data=folder, dataset="d")
+    return Events(Node(folder, settings), clock)
+
+
+def test_who_signs_in_at_the_page_and_who_is_refused_is_a_user_authentication(tmp_path: Path) -> None:
+    clock = iter(range(100, 200))
+    events = page_at(tmp_path, lambda: float(next(clock)))
+    events.note("started", "/")
+    events.note("refused", "/sign-in", "page-wrong-password")
+    events.note("signed-in", "/")
+    events.note("refused", "/ask", "page-cross-site")
+    events.note("signed-out", "/sign-out")
+    with events.path.open("a") as file:
+        file.write("{\n[]\n" + '{"at": "x", "event": "signed-in", "route": "/"}\n')
+    found = page_users(tmp_path, 0)
+    assert [one.time_ms for one in found] == [101_000, 102_000, 104_000]
+    assert page_users(tmp_path, 102_000) == found[2:]
+    told = [ET.fromstring(message(one, SOURCE)) for one in found]
+    for root in told:
+        check_structure(root)
+        event, kind = root.find(".//EventID"), root.find(".//EventTypeCode")
+        assert event is not None
+        assert kind is not None
+        assert event.attrib["originalText"] == "User Authentication"
+        assert root.findall("ActiveParticipant")[0].attrib["UserID"] == local_user()
+    outcomes = [root[0].attrib["EventOutcomeIndicator"] for root in told]
+    assert outcomes == ["4", "0", "0"]
+    codes = [root.find(".//EventTypeCode").attrib["csd-code"] for root in told]  # type: ignore[union-attr]
+    assert codes == ["110122", "110122", "110123"]
+    assert framed(found[0], SOURCE).split(b" ", 1)[1].startswith(b"<84>1 ")
+
+
+@rsyslog.needs_rsyslog
+def test_sign_ins_at_the_page_reach_the_archive_once(
+    tmp_path: Path, archive: rsyslog.Archive, quick: None
+) -> None:
+    node = node_for(tmp_path, archive)
+    page = page_at(node.folder, time.time)
+    page.note("signed-in", "/")
+
+    async def play() -> None:
+        sending = PageArchive(node, node.settings.audit_syslog)  # type: ignore[arg-type]
+        for _ in range(2):
+            await sending.send_all()
+        page.note("signed-out", "/sign-out")
+        await sending.close()
+        await until(lambda: len(archive.lines()) == 2)
+
+    asyncio.run(play())
+    assert [line[-1].count("User Authentication") for line in archive.lines()] == [1, 1]
 
 
 @rsyslog.needs_rsyslog

@@ -18,12 +18,14 @@ from typer.testing import CliRunner
 from hospital_node import live
 from hospital_node.cli import app
 from hospital_node.live import Board, Going, Live
+from hospital_node.sentences import to_board
 from hospital_node.settings import Node
 from hospital_node.transport import Unreachable
 from lines import follow, scene
 from medveil.errors import BadFile
 from medveil.identity import Identity
 from medveil.progress import tell
+from node_page import Browser, served
 from world import World
 
 PLAN = "ab" * 32
@@ -221,3 +223,32 @@ def test_a_node_that_says_nothing_for_a_minute_needs_somebody(node: Node) -> Non
     code, text = status(node)
     assert code == 1
     assert "has told nothing" in text
+
+
+def test_the_newest_lines_of_the_log_are_told_as_the_terminal_shows_them(node: Node) -> None:
+    board = board_of(node)
+    hear = to_board(board)
+    where = {"plan": PLAN, "attempt": 1}
+    hear("", {"event": "work.finished", "round": 2, **where})
+    for number in range(3, 3 + live.MOST_LINES):
+        for _ in range(2):  # what is said twice in a row is kept once
+            hear("", {"event": "work.started", "round": number, **where})
+    board.write()
+    told = live.read(node)
+    assert told is not None
+    assert [one.words for one in told.log][-1] == "chest-films: round 22, attempt 1: computes."
+    assert len(told.log) == live.MOST_LINES
+
+
+def test_the_page_shows_the_newest_line_first(node: Node) -> None:
+    board = board_of(node)
+    for name in ("node.ready", "plan.finished"):
+        to_board(board)("", {"event": name, "plan": PLAN})
+    board.write()
+    with served(node) as page:
+        health = json.loads(Browser(page).enter().send("GET", "/health.json").text)
+        assert [words for _, words in health["log"]] == [
+            "chest-films: the study is over.",
+            "chest-films: follows the study.",
+        ]
+        assert "chest-films: the study is over." in Browser(page).enter().send("GET", "/").text

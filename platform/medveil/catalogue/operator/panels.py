@@ -158,6 +158,8 @@ PANELS: Texts = {
         "最近有 {count} 个对本页面的请求被拒绝；见下。",
         one="One of the newest requests to this page was refused; see below.",
     ),
+    "health.log": Text("What the node's log said last", "节点日志的最新内容"),
+    "health.line": Text("line", "内容"),
     "health.events": Text("What was done at this page", "本页面的操作记录"),
     "health.event": Text("event", "事件"),
     "health.route": Text("where", "位置"),
