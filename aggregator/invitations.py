@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import secrets
 import time
 from contextlib import suppress
@@ -16,7 +15,7 @@ from pydantic import ValidationError
 from aggregator.admin import check_newcomer, opened
 from aggregator.settings import Settings
 from medveil.errors import BadFile, BadOption, Error
-from medveil.files import replace_durably
+from medveil.files import new_private, replace_durably
 from medveil.handed import problem_of, read_whole
 from medveil.invitation import ENDING, MOST_BYTES, Invitation, authority_in
 from medveil.shown import plain
@@ -122,7 +121,7 @@ def _write_new(path: Path, data: bytes) -> None:
     It is not synced: it is handed on at once, and one that a power cut has halved shows it by its last line.
     """
     try:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        with open(new_private(path), "wb") as file:
             file.write(data)
     except FileExistsError as error:
         raise BadOption(

@@ -19,6 +19,7 @@ from typing import Literal
 
 from hospital_node.settings import Node
 from medveil.errors import BadFile, Error
+from medveil.files import owners
 from medveil.handed import parsed, read_whole
 from medveil.messages import Work
 from medveil.plan import NotApproved
@@ -229,7 +230,7 @@ class Board:
             self._changed, text = False, self._live.model_dump_json()
         scratch = self._path.with_name(self._path.name + ".part")
         with suppress(OSError):
-            with open(scratch, "w", encoding="utf-8", opener=_owners) as file:
+            with open(scratch, "w", encoding="utf-8", opener=owners) as file:
                 file.write(text)
             os.replace(scratch, self._path)
 
@@ -380,10 +381,6 @@ def followed(plan: str, also: Callable[[Done], None] | None = None) -> Iterator[
             yield
     finally:
         note(plan, going=None)
-
-
-def _owners(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def _born(pid: int) -> str:

@@ -11,7 +11,7 @@ import secrets
 from pathlib import Path
 
 from medveil.errors import Error
-from medveil.files import sync
+from medveil.files import new_private, sync
 from medveil.identity import Secret
 
 FILE = "patients.key"
@@ -51,7 +51,7 @@ def patients_key(folder: Path) -> tuple[Secret, bool]:
 def _make(path: Path) -> bool:
     """A new key, whole before it has its name; False if another process was first."""
     scratch = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    handle = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    handle = new_private(scratch)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(secrets.token_bytes(KEY_BYTES))

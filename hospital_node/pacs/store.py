@@ -25,7 +25,7 @@ from hospital_node.pacs.lists import OptedOut
 from hospital_node.patients_key import patients_key
 from hospital_node.sealed import SealedFile
 from hospital_node.settings import Node
-from medveil.files import PART, replace_durably
+from medveil.files import PART, new_private, replace_durably
 from medveil.identity import Identity, Secret
 from medveil.values import Frozen
 from medveil_imaging.sources.sealed import seal
@@ -79,7 +79,7 @@ class Arriving:
         """One de-identified instance. Raises: OSError."""
         sealed = seal(content, self._key)
         file = f"{name}.dcm"
-        handle = os.open(self.folder / file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        handle = new_private(self.folder / file)
         with os.fdopen(handle, "wb") as stream:
             stream.write(sealed)
         self.files[file] = len(sealed)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hospital_node.settings import Node
 from hospital_node.transmissions.person import local_user
+from medveil.files import owners
 from medveil.log import get_logger
 
 MOST_BYTES = 1_000_000
@@ -64,7 +65,7 @@ class Events:
         with suppress(FileNotFoundError):
             if self.path.stat().st_size > MOST_BYTES:
                 os.replace(self.path, _older(self.path))
-        with open(self.path, "a", encoding="utf-8", opener=_owners) as file:
+        with open(self.path, "a", encoding="utf-8", opener=owners) as file:
             file.write(line)
 
 
@@ -79,7 +80,3 @@ def _read(path: Path) -> list[Event]:
             with suppress(ValueError, TypeError):
                 found.append(Event(**json.loads(line)))
     return found
-
-
-def _owners(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

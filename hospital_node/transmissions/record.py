@@ -33,7 +33,7 @@ from hospital_node.transmissions.entries import (
 )
 from hospital_node.transmissions.requests import MASKED, Sent, sent
 from medveil.authority import fingerprints_in
-from medveil.files import sync
+from medveil.files import new_private, sync
 from medveil.identity import Identity
 
 FILE, LOCK, ARCHIVED = "sent.jsonl", "sent.lock", "sent-{:012d}.jsonl"
@@ -265,7 +265,7 @@ class SentRecord:
     def _begin(self, before: End) -> None:
         """A new file, after this end."""
         header = Header(self._identity.name, self._identity.public_key, before)
-        handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        handle = new_private(self._path)
         try:
             os.write(handle, header.to_line())
             os.fsync(handle)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 PART = ".part"
 """Ending of a file that is being written."""
+OWNERS = 0o600
 Step = Callable[[str], AbstractContextManager[None]]
 """Goes around each of the steps ``write``, ``sync``, ``rename`` and ``sync-folder``."""
 
@@ -39,7 +40,7 @@ def replace_durably(
     Raises: OSError, and then what was there is as before; NameNotSynced if only the last step failed.
     """
     scratch = scratch or path.with_name(path.name + PART)
-    with open(scratch, "wb", opener=_owners if private else None) as file:
+    with open(scratch, "wb", opener=owners if private else None) as file:
         with step("write"):
             file.writelines(parts)
             file.flush()
@@ -52,7 +53,7 @@ def replace_lightly(path: Path, *parts: bytes | memoryview, private: bool = Fals
     """Write beside and rename, for what can be made again: a crash of this process leaves the old or the new,
     a power cut perhaps an empty file. Raises: OSError."""
     scratch = path.with_name(path.name + PART)
-    with open(scratch, "wb", opener=_owners if private else None) as file:
+    with open(scratch, "wb", opener=owners if private else None) as file:
         file.writelines(parts)
     os.replace(scratch, path)
 
@@ -77,5 +78,17 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def _owners(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+def new_private(path: Path, *, to_read: bool = False) -> int:
+    """The handle of a new file that its owner alone may read, whatever the process's umask.
+
+    Args:
+        to_read: whether what is written may be read again by this handle.
+    Raises: FileExistsError: there is something of this name, be it a link; OSError.
+    """
+    flags = os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | (os.O_RDWR if to_read else os.O_WRONLY)
+    return os.open(path, flags, OWNERS)
+
+
+def owners(path: str, flags: int) -> int:
+    """For :func:`open`: a file that is made is its owner's alone."""
+    return os.open(path, flags, OWNERS)

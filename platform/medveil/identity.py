@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from medveil.errors import Error, RemoteProtocolError, utc
+from medveil.files import new_private
 from medveil.ids import NAME, join
 
 FRESHNESS_S = 300
@@ -110,7 +111,7 @@ class Identity:
         """Write the private key, readable by its owner only and never over another one."""
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            handle = new_private(path)
         except FileExistsError as exists:
             raise KeyFileExists(path=path) from exists
         with os.fdopen(handle, "wb") as file:

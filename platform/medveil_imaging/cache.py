@@ -26,6 +26,7 @@ import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from medveil.files import new_private
 from medveil.identity import Secret
 from medveil.ids import join
 from medveil.study import Study
@@ -228,7 +229,7 @@ class ImageCache:
             try:
                 self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 path = self.folder / (secrets.token_hex(8) + ENDING)
-                handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                handle = new_private(path, to_read=True)
                 self._open = _File(path, handle, FIRST.size, 0.0)
                 salt = secrets.token_bytes(16)
                 _write(handle, 0, [FIRST.pack(FORMAT, salt, self._proof(salt))])

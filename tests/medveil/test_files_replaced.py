@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from medveil.files import NameNotSynced, replace_durably
+from medveil.files import NameNotSynced, new_private, replace_durably
 
 STEPS = ["write", "sync", "rename", "sync-folder"]
 
@@ -66,3 +66,21 @@ def test_file_and_folder_are_synced_in_this_order(path: Path, monkeypatch: pytes
     monkeypatch.setattr(os, "fsync", lambda handle: synced.append(stat.S_ISDIR(os.fstat(handle).st_mode)))
     replace_durably(path, b"new")
     assert synced == [False, True]
+
+
+def test_a_new_private_file_is_its_owners_and_never_another_one(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        handle = new_private(tmp_path / "new", to_read=True)
+    finally:
+        os.umask(before)
+    os.write(handle, b"secret")
+    assert os.pread(handle, 6, 0) == b"secret"
+    assert not os.get_inheritable(handle)
+    os.close(handle)
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o600
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    for name in ("new", "link"):
+        with pytest.raises(FileExistsError):
+            new_private(tmp_path / name)
+    assert not (tmp_path / "elsewhere").exists()
