@@ -28,6 +28,7 @@ Place = tuple[int, int]
 class PastAttempt:
     """One attempt that has ended, without what names a hospital."""
 
+    plan: str
     round: int
     attempt: int
     kind: RoundKind
@@ -174,6 +175,7 @@ def _narrow(figures: Sequence[str]) -> sa.Select[Any]:
         for way in ("bytes_up", "bytes_down")
     ]
     return sa.select(
+        ATTEMPTS.c.plan,
         ATTEMPTS.c.round,
         ATTEMPTS.c.attempt,
         ATTEMPTS.c.kind,
@@ -196,6 +198,7 @@ def _past(row: sa.Row[Any], figures: Sequence[str]) -> PastAttempt:
         up, down = (sum((counts or {}).values()) for counts in (row.bytes_up, row.bytes_down))
         moved = {"": (up, down)} if up or down else {}
     return PastAttempt(
+        plan=row.plan,
         round=row.round,
         attempt=row.attempt,
         kind=RoundKind(row.kind),

@@ -10,7 +10,7 @@ from pydantic import Field
 from aggregator.rounds.status import PlanReader
 from aggregator.storage.past import PastAttempt
 from aggregator.storage.store import Store
-from aggregator.watching.past import PastRounds, figures_of, reading_of
+from aggregator.watching.past import PastRounds, figures_of, lines_of, reading_of
 from aggregator.watching.values import Short
 from medveil.metrics import headline, read_headline
 from medveil.plan import Plan
@@ -84,6 +84,8 @@ class Column(Frozen):
 class Past(Frozen):
     """One attempt that has ended."""
 
+    plan: Sha256
+    """Of an amended study perhaps an earlier one."""
     round: Count
     attempt: Count
     kind: RoundKind
@@ -234,6 +236,7 @@ def _span(values: Iterable[float]) -> Span | None:
 
 def _past(store: Store, plan: Plan, past: PastAttempt, unit: str) -> Past:
     return Past(
+        plan=past.plan,
         round=past.round,
         attempt=past.attempt,
         kind=past.kind,
@@ -253,7 +256,7 @@ def _figure(store: Store, plan: Plan, past: PastAttempt, unit: str) -> Figure | 
     """The figure of an attempt; of one that an earlier version has written, from its whole report."""
     found = reading_of(plan, past)
     if found is not None and found.value is not None and found.both is None:
-        for report in store.plans.attempts(plan.id, round_number=past.round):
+        for report in store.plans.attempts(past.plan, round_number=past.round):
             if report.attempt == past.attempt:
                 found = read_headline(plan.study, report)
     if found is None:
@@ -323,7 +326,7 @@ def comparison(
     Args:
         plans: None for all. task: only studies of this task.
     """
-    lines = [line for line in reversed(reader.lines()) if plans is None or line.plan in plans]
+    lines = lines_of(store, reader, plans)
     if task:
         lines = [line for line in lines if reader.plan(line.plan).study.task == task]
     some = lines[:MOST_STUDIES]

@@ -7,11 +7,13 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from aggregator.rounds.status import PlanReader
 from aggregator.storage.past import PastAttempt
 from aggregator.storage.store import Store
 from medveil.metrics import headline
 from medveil.plan import Plan
 from medveil.readings import ENDINGS, Reading, named, read
+from medveil.reports import PlanLine
 from medveil.tasks import TASKS
 
 PAGE = 1000
@@ -41,16 +43,23 @@ class PastRounds:
     def look(self, plan: Plan) -> tuple[Sequence[PastAttempt], bool]:
         """The attempts that have been read so far, oldest first, and whether those are all.
 
-        Guarantees: reads at most two pages, however long the history is; the newest come first, and each
-            further look reads one page further back.
+        Those of the rosters before an amended plan are among them, for model and numbers go on.
+
+        Guarantees: reads at most two pages of a roster, however long the history is; the newest come first,
+            and each further look reads one page further back.
         """
+        found: tuple[PastAttempt, ...] = ()
         with self._one_at_a_time:
-            known = self._known.setdefault(plan.id, _Known())
-            self._known.move_to_end(plan.id)
+            for one in plan.epochs:  # the newest first
+                known = self._known.setdefault(one.id, _Known())
+                self._known.move_to_end(one.id)
+                self._read_on(one, known)
+                found = (*known.past, *found)
+                if not known.begins:
+                    return found, False
             while len(self._known) > MOST_PLANS:
                 self._known.popitem(last=False)
-            self._read_on(plan, known)
-            return tuple(known.past), known.begins
+        return found, True
 
     def _read_on(self, plan: Plan, known: _Known) -> None:
         names, past = figures_of(plan), self._store.past
@@ -78,3 +87,18 @@ def reading_of(plan: Plan, past: PastAttempt) -> Reading | None:
     if past.metric is not None and named(name, "undetermined") not in figures:
         figures = {name: past.metric, **figures}
     return read(figures, name, limits=TASKS[plan.study.task].limits(plan.study, name), headline=True)
+
+
+def lines_of(store: Store, reader: PlanReader, plans: frozenset[str] | None) -> list[PlanLine]:
+    """The studies that may be read, the newest first, each under the roster that works.
+
+    Args:
+        plans: None for all.
+    """
+    lines = [one for one in reversed(reader.lines()) if plans is None or one.plan in plans]
+    gone_on = set()
+    for one in lines:
+        before = reader.plan(one.plan).before
+        if before is not None and store.plans.newest_version(one.plan) is not None:
+            gone_on.add(before.id)
+    return [one for one in lines if one.plan not in gone_on]

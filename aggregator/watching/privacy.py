@@ -8,6 +8,7 @@ from typing import Literal
 from aggregator.rounds.status import PlanReader
 from aggregator.storage.store import Store
 from aggregator.watching.cost import Account, Epsilons
+from aggregator.watching.past import lines_of
 from medveil.noise_policies import GaussianNoise
 from medveil.plan import Plan
 from medveil.reports import Amount, Count
@@ -109,7 +110,7 @@ def privacy(
         reckon: None where no accountant may run; then what the store tells is shown.
         plans: None for all. study: only plans of this name.
     """
-    lines = [line for line in reversed(reader.lines()) if plans is None or line.plan in plans]
+    lines = lines_of(store, reader, plans)
     lines = [line for line in lines if not study or line.name == study]
     some = lines[:MOST_STUDIES]
     told = tuple(_study(store, reader.plan(line.plan), reckon, finished=line.finished) for line in some)
@@ -141,7 +142,7 @@ def _study(store: Store, plan: Plan, reckon: Reckon | None, *, finished: bool) -
 
 
 def _noise(store: Store, plan: Plan, policy: GaussianNoise, reckon: Reckon | None) -> Noise:
-    newest = store.plans.newest_version(plan.id)
+    newest = next(filter(None, (store.plans.newest_version(one.id) for one in plan.epochs)), None)
     trained = 0 if newest is None else newest.number
     last = store.past.attempts(plan.id, (), most=1)
     evaluated = any(one.done and one.kind is RoundKind.EVALUATE for one in last)

@@ -21,12 +21,13 @@ from aggregator.watching.cost import Epsilons
 from aggregator.watching.measures import Measures
 from aggregator.watching.privacy import by
 from aggregator.web.recent import Recent
+from amended import amended
 from medveil.metrics import read_headline
 from medveil.readings import Reading, interval_words
 from medveil.reports import AttemptReport
 from medveil.rounds import AttemptKey, RoundKind
 from medveil.study import Study
-from world import Clock, World, finish, make_sites
+from world import Clock, World, finish, make_sites, play
 
 Build = Callable[..., World]
 LOCAL = {
@@ -67,6 +68,7 @@ def figures(value: float, arm: float = 0.05) -> dict[str, Any]:
 
 def made(number: int, value: float | None = None, **changes: Any) -> PastAttempt:
     usual: dict[str, Any] = {
+        "plan": "a" * 64,
         "round": number,
         "attempt": 1,
         "kind": RoundKind.TRAIN,
@@ -187,6 +189,21 @@ def test_studies_are_compared_by_their_newest_figures_and_only_those_that_may_be
     assert measures.comparison(frozenset()).studies == ()
     assert measures.comparison(task="segmentation").studies == ()
     assert len(measures.comparison(frozenset({world.plan.id}), task="classification").studies) == 1
+
+
+def test_a_study_whose_roster_has_changed_goes_on_as_one(build: Build) -> None:
+    world = build(hospitals=4)
+    play(world, make_sites(world), until=lambda: len(world.status["versions"]) == 2)
+    after = amended(world, world.identities[1:], first_round=2)
+    finish(after, make_sites(after))
+    measures = measured(after)
+    found = measures.convergence(after.plan.id)
+    assert [column.first for column in found.columns] == [1, 2]
+    assert (found.newest[0].plan, found.newest[-1].plan) == (after.plan.id, world.plan.id)
+    assert [one.round for one in found.newest] == sorted((one.round for one in found.newest), reverse=True)
+    assert [one.plan for one in measures.comparison().studies] == [after.plan.id]
+    assert [one.plan for one in measures.privacy().studies] == [after.plan.id]
+    assert [one.plan for one in measures.privacy(frozenset({world.plan.id})).studies] == [world.plan.id]
 
 
 # ---- privacy
