@@ -16,9 +16,11 @@ from aggregator import cli_measures
 from aggregator.cli_amend import amend
 from aggregator.cli_audit import export as audit_export
 from aggregator.cli_audit import verify_exported
+from aggregator.cli_directing import pause, resume, stop, withdraw
 from aggregator.cli_invite import invitations, invite
 from aggregator.cli_people import DEFAULT, Folder, make_local_admin, people
 from aggregator.cli_relay import relay
+from aggregator.cli_watching import hospitals, show, watch
 from aggregator.settings import Settings, load
 from medveil.errors import utc
 from medveil.ids import fingerprint
@@ -42,6 +44,9 @@ app.add_typer(people, name="people")
 app.add_typer(relay, name="relay")
 app.command()(invite)
 app.command()(invitations)
+app.command()(hospitals)
+for verb in (watch, show, pause, resume, stop, withdraw):
+    study.command()(verb)
 audit = typer.Typer(help="The audit log: who changed what, chained and signed.")
 app.add_typer(audit, name="audit")
 study.command()(cli_measures.convergence)

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TypeVar
 
 from hospital_node import live
+from hospital_node.admins_word import AdminsWords, hear
 from hospital_node.amendments import check_turn
 from hospital_node.attempt import POLL_S, Attempt, OutOfOrder
 from hospital_node.audit_witness import AuditWitness
@@ -83,7 +84,7 @@ class PlanAgent:
         """What the aggregator has told last."""
         self._lineage = Lineage(plan, node.models, journal, line, self._passed, index=member.index)
         self._clearance = Clearance(plan, journal, line)
-        self._audit = AuditWitness(journal)
+        self._audit, self._words = AuditWitness(journal), AdminsWords(journal)
         self._asked = self._audit.asked()
         """The audit log's newest head when the last question was asked."""
 
@@ -194,6 +195,8 @@ class PlanAgent:
         """Work that came with an answer of any kind, its audit head held against those before."""
         attempt = self._key(work) if work.status == "running" else None
         self._audit.take(work.head, attempt, asked=self._asked)
+        if work.directive is not None:
+            hear(self._words, [work.directive], self._audit.key, plan=self._plan.id)
         self._seen = work.mark
         return work
 
@@ -203,14 +206,15 @@ class PlanAgent:
         joined = attempt is not None and attempt.key == self._key(work)
         answered = attempt is not None and attempt.answered == work.phase
         stand, waits_for = live.waiting_in(work, joined=joined, answered=answered)
-        if not joined and stand != "finished" and (why := self._closed(work.round)):
+        why = self._words.halted(self._plan.id) or self._closed(work.round)
+        if not joined and stand != "finished" and why:
             stand, waits_for = "away", why
         live.note(
             self._plan.id,
             stand=stand,
             waits_for=waits_for,
             code="",
-            round=work.round,
+            **({"round": work.round} if work.round else {}),  # between two rounds the last one stays
             attempt=work.attempt if running else 0,
             phase=work.phase if running else "",
         )
@@ -232,7 +236,7 @@ class PlanAgent:
             told = await self._attempt.answer(phase, work.payload)
             return None if told is None else self._heard(told)
         self._sat_out = key  # of one that it joins, until its keys are out: a failed start is not repeated
-        if phase is Phase.ADVERTISE and self._closed(key.round):
+        if phase is Phase.ADVERTISE and (self._closed(key.round) or self._words.halted(self._plan.id)):
             return None
         if phase is Phase.ADVERTISE:
             return await self._join(work)

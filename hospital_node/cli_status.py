@@ -56,6 +56,8 @@ def rows(node: Node, found: NodeStatus) -> Iterator[tuple[Words, Words]]:
     if not found.plans:
         yield "study", "none is approved here that is not over"
         yield "waits for", "the operator: medveil node approve"
+    for name, word in found.halted:
+        yield "admin", warn(f"{plain(name)} was {plain(str(word), 400)}")
     yield "budget", _budget(found)
     yield "last problem", _problem(found)
 
@@ -126,5 +128,6 @@ def _for_programs(found: NodeStatus) -> dict[str, object]:
         "live": None if told is None else told.model_dump(mode="json", exclude={"plans"}),
         "plans": [one.model_dump(mode="json") for one in found.plans],
         "budget": None if left is None else {"epsilon": left.epsilon, "cap": left.cap, "delta": left.delta},
+        "halted": [{"study": name, "word": w.word, "reason": w.reason} for name, w in found.halted],
         "problem": None if found.problem is None else found.problem.code,
     }

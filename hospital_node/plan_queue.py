@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hospital_node import held_back, live, personal
+from hospital_node.admins_word import AdminsWords, hear
 from hospital_node.agent import IDLE_S, PlanAgent
 from hospital_node.amendments import check_amendment
 from hospital_node.attempt import POLL_S
@@ -112,6 +113,7 @@ async def _work(
         transport.ledger_end = records.end_text
         transport.pace.bytes_per_s = node.settings.policy.upload_bytes_per_s
         transport.check_plan = Orders(journal).check
+        transport.word_known = AdminsWords(journal).known
         tie(transport.sent, records, journal)
         async with recorded(node, transport.sent), line_to_relay(node, identity) as relay:
             if relay is not None:
@@ -140,7 +142,7 @@ class PlanQueue:
         self._relay = relay
         self._node, self._identity, self._journal = node, identity, journal
         self._records, self._line, self._read = records, line, read
-        self._orders, self._patience = Orders(journal), Patience()
+        self._orders, self._patience, self._words = Orders(journal), Patience(), AdminsWords(journal)
         self._turns = Turns(memory_limit(node.settings.policy))
         self._finished: set[str] = set()
         self._followed: dict[str, Followed] = {}
@@ -337,6 +339,7 @@ class PlanQueue:
         audit.take(answer.head, asked=asked)
         self._records.meet(answer.ledger)
         found, pinned = {}, audit.key
+        hear(self._words, answer.directives, pinned)
         for sent in answer.offers:
             try:
                 offer = well_formed(sent)

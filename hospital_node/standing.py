@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from hospital_node import live
+from hospital_node.admins_word import AdminsWord, AdminsWords
 from hospital_node.live import Live, PlanLive
 from hospital_node.operator import opened
 from hospital_node.orders import Orders
 from hospital_node.settings import Node
 from hospital_node.spending import spending
 from medveil.errors import Error
+
+SHOWN_S = 30 * 86_400.0
+"""How long the admin's word on a study that is over is shown."""
+MOST_SHOWN = 20
 
 
 class Health(IntEnum):
@@ -51,6 +56,8 @@ class NodeStatus:
     """None if the ledger cannot be read."""
     problem: Error | None = None
     """Why the ledger cannot be read."""
+    halted: tuple[tuple[str, AdminsWord], ...] = ()
+    """Studies that were approved here and that the admin has paused, stopped or withdrawn: name and word."""
 
     @property
     def health(self) -> Health:
@@ -70,8 +77,22 @@ def status_of(node: Node) -> NodeStatus:
     try:
         found = spending(node)
     except Error as error:
-        return NodeStatus(told, running, plans, None, error)
-    return NodeStatus(told, running, plans, Left(found.most.promised, found.cap, found.delta))
+        return NodeStatus(told, running, plans, None, error, _halted(node))
+    left = Left(found.most.promised, found.cap, found.delta)
+    return NodeStatus(told, running, plans, left, halted=_halted(node))
+
+
+def _halted(node: Node) -> tuple[tuple[str, AdminsWord], ...]:
+    """The newest words that halt a study; of those that are over only for a month."""
+    with opened(node) as journal:
+        names = {plan.id: plan.study.name for plan, _ in journal.approved()}
+        words = AdminsWords(journal).all()
+    recent = time.time() - SHOWN_S
+    return tuple(
+        (names[word.plan], word)
+        for word in words[:MOST_SHOWN]
+        if word.plan in names and word.halts and (not word.is_final or word.heard > recent)
+    )
 
 
 def _approved(node: Node) -> tuple[PlanLive, ...]:

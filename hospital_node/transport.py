@@ -85,6 +85,8 @@ class Transport:
         self.check_plan: Callable[[str], None] = lambda plan: None
         """Called with a plan before anything is sent for it, also again after a lost line; it may raise. Only
         the word that this hospital takes no part is sent without it."""
+        self.word_known: Callable[[str], int] = lambda plan: 0
+        """The time (ms) of the admin's word on a plan that this node knows: a later one comes along."""
         self.pace = Pace()
         """How fast large bodies go out."""
         self._end_told = ""
@@ -111,7 +113,7 @@ class Transport:
 
     async def offers(self) -> PlanOffers:
         """The plans whose roster names this hospital."""
-        return await self._message(PlanOffers, "GET", "/v1/plans")
+        return await self._message(PlanOffers, "GET", "/v1/plans?words=1")
 
     async def approve(self, plan: str, signature: bytes) -> None:
         """Hand in this hospital's approval."""
@@ -140,6 +142,8 @@ class Transport:
 
     async def _work(self, method: str, path: str, body: bytes = b"") -> Work:
         """What to do next, from an answer to a request that tells where the ledger ends."""
+        if (about := PLAN.match(path)) is not None:
+            path += f"&word={self.word_known(about[1])}"
         end = self.ledger_end()
         if end and end != self._end_told:
             path += f"&ledger={end}"

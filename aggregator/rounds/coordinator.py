@@ -20,6 +20,7 @@ from aggregator.rounds.intake import Intake, Received
 from aggregator.rounds.publishing import Publishing
 from aggregator.rounds.runs import Run, Runs
 from aggregator.storage.blobs import Blobs
+from aggregator.storage.directives import HaltedByAdmin
 from aggregator.storage.plans import CLOSE
 from aggregator.storage.store import Store
 from aggregator.work.workers import Inline
@@ -28,6 +29,8 @@ from medveil.plan import NotApproved, check_approvals
 from medveil.rounds import EARLY, Phase
 from privacy.secagg import server
 
+HALTED = {"pause": "paused-by-admin", "stop": "stopped-by-admin", "withdraw": "withdrawn-by-admin"}
+"""Why an attempt ends in which nothing masked was sent."""
 log = get_logger()
 
 
@@ -114,6 +117,7 @@ class Coordinator:
         if written is None or written != self._looked_at:
             self.runs.reload()
             self._look_for_approvals()
+            self._look_for_directives()
             self._looked_at = written
         return self.go_on() or len(self.runs.all()) != known
 
@@ -123,7 +127,9 @@ class Coordinator:
         for run in self.runs.all():
             if not run.begun:
                 self._look_whether_it_begins(run)
-            if run.begun and not run.finished and (self._is_approved(run) or schedule.too_few_left(run)):
+            if (not run.finished and run.halted) or (
+                run.begun and not run.finished and (self._is_approved(run) or schedule.too_few_left(run))
+            ):
                 self._advance_as_far_as_possible(run)
         return before != self._marks()
 
@@ -138,7 +144,13 @@ class Coordinator:
         if epochs.is_moot(self.runs, run):
             self.runs.finish(run)
         elif epochs.successor(self.runs, before, self._is_approved) is run:
-            self.runs.take_over(run, before)
+            self._take_over(run, before)
+
+    def _take_over(self, amended: Run, before: Run) -> None:
+        try:
+            self.runs.take_over(amended, before)
+        except HaltedByAdmin:  # another process has written that a moment ago
+            self._look_for_directives()
 
     def _look_for_approvals(self) -> None:
         waiting = [run for run in self.runs.all() if run.approved_at is None and not run.finished]
@@ -146,6 +158,12 @@ class Coordinator:
         for run in waiting:
             if counts.get(run.plan.id, 0) != len(run.approvals):
                 run.approvals = self._store.plans.approvals(run.plan.id)
+
+    def _look_for_directives(self) -> None:
+        standing = self._store.directives.standing()
+        for run in self.runs.all():
+            if run.plan.id in standing:
+                run.directive, run.told = standing[run.plan.id]
 
     def _is_approved(self, run: Run) -> bool:
         if run.approved_at is None:
@@ -164,12 +182,18 @@ class Coordinator:
         while before != run.mark and not run.finished:
             before = run.mark
             if run.attempt is None:
-                self._open_next(run)
+                if not run.halted:
+                    self._open_next(run)
+                elif run.directive is not None and run.directive.is_final:
+                    self.runs.finish(run)
             elif run.attempt.state.phase is Phase.DONE:
                 self._publishing.go_on(run, run.attempt)
             elif run.attempt.state.phase is Phase.ABORT:
                 endings.settle(self.runs, run, run.attempt)
-            else:
+            elif run.directive is not None and run.halted and run.attempt.state.phase in EARLY:
+                reason, phase = HALTED[run.directive.order], run.attempt.state.phase
+                endings.fail(self.runs, run, run.attempt, reason, failed_in=phase)
+            else:  # masked vectors may have been sent: it ends by its own rule, whatever the admin has said
                 self._close_or_end(run, run.attempt)
 
     def _close_what_is_complete(self) -> None:
@@ -177,8 +201,8 @@ class Coordinator:
         for run in self.runs.all():
             before = None
             while before != run.mark and run.attempt is not None and self._is_approved(run):
-                before = run.mark
-                if run.attempt.state.phase not in (Phase.DONE, Phase.ABORT):
+                before, phase = run.mark, run.attempt.state.phase
+                if phase not in (Phase.DONE, Phase.ABORT) and not (run.halted and phase in EARLY):
                     with suppress(server.BelowThreshold):
                         self._close_phase(run, run.attempt)
 
@@ -202,7 +226,7 @@ class Coordinator:
     def _open_next(self, run: Run) -> None:
         amended = epochs.successor(self.runs, run, self._is_approved)
         if amended is not None:
-            self.runs.take_over(amended, run)
+            self._take_over(amended, run)
             return
         try:
             following = schedule.following(run)
@@ -214,4 +238,7 @@ class Coordinator:
             return
         rested = schedule.pause_left(run, self.runs.now()) == 0
         if rested and len(self.runs.reachable(run)) >= schedule.fewest(run.plan):
-            self.runs.open(run, *following)
+            try:
+                self.runs.open(run, *following)
+            except HaltedByAdmin:
+                self._look_for_directives()

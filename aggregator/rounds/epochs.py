@@ -17,7 +17,7 @@ def successor(runs: Runs, run: Run, is_approved: Callable[[Run], bool]) -> Run |
     if run.attempt is not None or not _may_end(run):
         return None
     for one in runs.all():
-        waits = not one.begun and not one.finished and _follows(one, run)
+        waits = not one.begun and not one.finished and not one.halted and _follows(one, run)
         if waits and is_approved(one) and len(runs.reachable(one)) >= fewest(one.plan):
             return one
     return None
@@ -41,12 +41,13 @@ def _follows(one: Run, run: Run) -> bool:
 
 
 def _may_end(run: Run) -> bool:
-    """Whether another roster may go on where a plan is: no sum can still be opened, and rounds are left.
+    """Whether another roster may go on where a plan is: no sum can still be opened, rounds are left, and the
+    admin has not halted it.
 
     A plan that amends another one must have made a version: hospitals follow no roster but the last.
     """
     version, _ = run.newest
-    if not run.begun or (run.plan.before is not None and version.round < run.first_round):
+    if not run.begun or run.halted or (run.plan.before is not None and version.round < run.first_round):
         return False
     if run.last:
         last = run.last[-1]

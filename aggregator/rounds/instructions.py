@@ -21,8 +21,12 @@ class Instructions:
         self.witnessed = 0
         """The newest entry of the audit log whose hash a hospital was given to keep."""
 
-    def offers(self, name: str) -> PlanOffers:
-        """Every plan whose roster names this hospital."""
+    def offers(self, name: str, *, words: bool = False) -> PlanOffers:
+        """Every plan whose roster names this hospital, but those that the admin has withdrawn.
+
+        Args:
+            words: tell what the admin has said of plans; nodes of earlier versions do not understand it.
+        """
         self._runs.reload()
         store = self._runs.store
         mine = [run for run in self._runs.all() if run.plan.member(name) is not None]
@@ -35,13 +39,25 @@ class Instructions:
                     approvals=dict(run.approvals),
                 )
                 for run in mine
+                if run.directive is None or run.directive.order != "withdraw"
             ),
             head=self._as_sent(store.transactions.witnessed()),
             ledger=self._ledger_ends.newest(name),
+            directives=tuple(run.told for run in mine if words and run.told is not None),
         )
 
-    def work(self, plan_id: str, name: str) -> Work:
-        """What this hospital is to do now. Raises: NotFound."""
+    def work(self, plan_id: str, name: str, *, word: int | None = None) -> Work:
+        """What this hospital is to do now. Raises: NotFound.
+
+        Args:
+            word: the time (ms) of the admin's word that it knows; None if it would not understand one.
+        """
+        work, told = self._work(plan_id, name), self._runs.of(plan_id, name).told
+        if word is None or told is None or told.time_ms <= word:
+            return work
+        return work.model_copy(update={"directive": told})
+
+    def _work(self, plan_id: str, name: str) -> Work:
         run = self._runs.of(plan_id, name)
         attempt, member = run.attempt, run.plan.member(name)
         head = self._as_sent(self._runs.store.transactions.witnessed())

@@ -17,8 +17,9 @@ from aggregator.storage.blobs import Blobs
 from aggregator.storage.store import Store
 from medveil.errors import RemoteProtocolError
 from medveil.log import get_logger
+from medveil.messages import SignedDirective
 from medveil.plan import Plan
-from medveil.reports import AttemptReport, HospitalsRefusal
+from medveil.reports import AttemptReport, Directive, HospitalsRefusal
 from medveil.rounds import AttemptKey, ModelVersion, Phase, RoundKind
 from medveil.study import Study
 from privacy.secagg import server
@@ -68,6 +69,9 @@ class Run:
     """Hospital → its word that it takes no part."""
     away: set[str] = field(default_factory=set)
     """Who joins no attempt for now, by its own word."""
+    directive: Directive | None = None
+    """The admin's last word on it, and as it is told to hospitals."""
+    told: SignedDirective | None = None
     received: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     """Hospital → what its last message answered, and the message's SHA-256."""
 
@@ -79,6 +83,11 @@ class Run:
         """
         words = self.plan.study.model.tensors.size
         return 1024 + 200 * len(self.plan.roster) + 40 * (words // WORDS_OF_A_SEGMENT + 8)
+
+    @property
+    def halted(self) -> bool:
+        """Whether the admin has said that no attempt opens."""
+        return self.directive is not None and self.directive.halts
 
     def end(self, report: AttemptReport) -> None:
         """Remember an attempt that has ended."""
@@ -94,7 +103,8 @@ class Run:
         """Changes whenever a hospital might have something new to do."""
         attempt = self.attempt  # read once: the coordinator may be at work on another thread
         if attempt is None:
-            return f"finished {self.finished} {self.ended}" + ("" if self.begun else " not begun")
+            word = "" if self.directive is None else f" word {self.directive.number}"
+            return f"finished {self.finished} {self.ended}{word}" + ("" if self.begun else " not begun")
         return mark_of(attempt.key, attempt.state.phase)
 
 
@@ -123,6 +133,7 @@ def read_run(
         tried = store.plans.progress(before.id).recent
         run.first_round = max(plan.first_round, next_round(plan.study, tried))
     run.refusals = store.plans.refusals(plan.id)
+    run.directive, run.told = store.directives.standing().get(plan.id, (None, None))
     for report in progress.recent:
         run.end(report)
     run.ended = progress.ended

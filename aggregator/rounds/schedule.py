@@ -130,9 +130,11 @@ def waiting_for(run: Run, reachable: int | None, pause: float) -> Waiting | None
             given_up=len(attempt.state.aborted),
             need=attempt.state.needed,
         )
-    if not run.begun and not run.finished:
+    if attempt is None and (run.finished or run.halted):
+        return None
+    if not run.begun:
         return Waiting(reason="earlier-roster")
-    if attempt is not None or run.finished or run.approved_at is None or reachable is None:
+    if attempt is not None or run.approved_at is None or reachable is None:
         return None
     if reachable < fewest(run.plan):
         return Waiting(reason="too-few-hospitals", in_reach=reachable, need=fewest(run.plan))

@@ -64,6 +64,7 @@ def _status_of(
         in_reach=in_reach,
         open=open_attempt,
         waiting_for=schedule.waiting_for(run, reachable, pause),
+        directive=run.directive,
     )
 
 

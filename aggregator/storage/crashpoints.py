@@ -18,7 +18,7 @@ STEPS = frozenset(
     blob.write blob.sync blob.rename blob.sync-folder blob.forget
     commit.add_token commit.enrol commit.add_plan commit.finish_plan commit.add_approval
     commit.add_amended commit.take_over
-    commit.add_refusal commit.open_attempt commit.add_event commit.end_attempt
+    commit.add_refusal commit.say_directive commit.open_attempt commit.add_event commit.end_attempt
     nonce.keep
     commit.begin_log commit.lead commit.probe commit.restored
     key.write key.rename key.sync-folder commit.change_admin_key

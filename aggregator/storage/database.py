@@ -29,7 +29,7 @@ from aggregator.storage.tables import META
 from medveil.errors import Error
 from medveil.log import get_logger
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 """Schema versions in order; the last is this program's. ``aggregator/migrations`` holds a file for each."""
 MIGRATIONS = Path(__file__).parents[1] / "migrations"
 WRITERS = 0x4D656456

@@ -20,6 +20,7 @@ from aggregator.auditlog import (
     first_key_told,
     row_digest,
 )
+from aggregator.storage.directives import sign_again
 from aggregator.storage.tables import AUDIT, META, PLANS, SETTINGS, UNRECORDED, subject
 from aggregator.storage.transactions import Change, Transactions, WrongAdminKey, check_signed
 from medveil.identity import Identity
@@ -63,6 +64,7 @@ class AuditLog:
             for name in change.select(sa.select(PLANS.c.id).order_by(PLANS.c.created)).scalars().all():
                 signature = new.sign("create-plan", bytes.fromhex(name))
                 change.update(PLANS, {"id": name}, {"admin_signature": signature}, "plan.signed-again")
+            sign_again(change)
         return number
 
     def succession(self) -> tuple[HandOver, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from aggregator.auditlog import Head
+from aggregator.storage.directives import HaltedByAdmin, is_halted
 from aggregator.storage.tables import APPROVALS, ATTEMPTS, EVENTS, PLANS, READERS, REFUSALS, VERSIONS, at
 from aggregator.storage.transactions import AlreadyThere, Change, Transactions
 from medveil.errors import Error
@@ -130,8 +131,11 @@ class Plans:
 
         Args:
             version: the newest one of the plan before it, as the first one of the amended plan.
+        Raises: HaltedByAdmin.
         """
         with self._transactions.change("take_over", "aggregator") as change:
+            if is_halted(change, before) or is_halted(change, version.plan):
+                raise HaltedByAdmin()
             change.update(PLANS, {"id": before}, {"finished": True}, "plan.amended", by=version.plan)
             _publish(change, version, state)
 
@@ -204,7 +208,7 @@ class Plans:
             return {row[0]: row[1] for row in tx.execute(wanted)}
 
     def open_attempt(self, key: AttemptKey, *, kind: RoundKind, model: str, now: float) -> None:
-        """A new attempt at a round."""
+        """A new attempt at a round. Raises: HaltedByAdmin."""
         values = {
             **key.where,
             "kind": kind.value,
@@ -214,6 +218,8 @@ class Plans:
             "report": None,
         }
         with self._transactions.change("open_attempt", "aggregator") as change:
+            if is_halted(change, key.plan):  # another process may have written that a moment ago
+                raise HaltedByAdmin()
             change.insert(ATTEMPTS, values, "attempt.opened", kind=kind.value, model=model)
 
     def add_event(

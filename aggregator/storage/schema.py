@@ -20,6 +20,7 @@ SCHEMAS = {
     "0003": {"d10b43238329ab8ebbfd07b6c18aae9f"},
     "0004": {"4ea1d5344506521951a78355e8ecc6a0"},
     "0005": {"59735a1215035e7c4c9c68a211a23c0c"},
+    "0006": {"4fefbd7b66c3c03baec35c734cdb254e"},
 }
 """Digests of :func:`described` for each schema version: made by the migrations, or by version 0.1.0 before
 there were any. A test makes them anew."""

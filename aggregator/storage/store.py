@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from aggregator.storage.directives import Directives
 from aggregator.storage.history import History
 from aggregator.storage.ledgerends import LedgerEnds
 from aggregator.storage.log import AuditLog
@@ -36,6 +37,7 @@ class Store:
         self.sessions = Sessions(self.transactions)
         self.log = AuditLog(self.transactions)
         self.past = Past(self.transactions)
+        self.directives = Directives(self.transactions)
         self.history = History(self.transactions)
         self.ledger_ends = LedgerEnds(self.transactions)
 

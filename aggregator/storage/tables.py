@@ -128,6 +128,16 @@ READERS = sa.Table(
     sa.Column("name", sa.String, primary_key=True),
     sa.Column("may", sa.Boolean, nullable=False),
 )
+DIRECTIVES = sa.Table(
+    "directives",
+    META,
+    sa.Column("plan", sa.String, sa.ForeignKey("plans.id"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("word", sa.String, nullable=False),
+    sa.Column("reason", sa.String, nullable=False),
+    sa.Column("time_ms", sa.BigInteger, nullable=False),
+    sa.Column("signature", sa.LargeBinary, nullable=False),
+)
 SESSIONS = sa.Table(
     "sessions",
     META,

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 from aggregator.storage.history import Tried
-from aggregator.watching.values import Directive, FigureSeen, Live, RosterLine, RoundSeen, State
+from aggregator.watching.values import FigureSeen, Live, RosterLine, RoundSeen, State
 from medveil.ids import fingerprint
 from medveil.metrics import headline, read_headline
 from medveil.parts import in_round
 from medveil.plan import Plan
 from medveil.readings import interval_words
-from medveil.reports import AttemptReport, HospitalsRefusal, PlanStatus
+from medveil.reports import AttemptReport, Directive, HospitalsRefusal, PlanStatus
 from medveil.rounds import RoundKind
 from medveil.shown import plain
 from medveil.tasks import TASKS

@@ -10,13 +10,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from medveil.reports import Amount, Count, Finite, Text
+from medveil.reports import Amount, Count, Directive, Finite, Text
 from medveil.rounds import Phase, RoundKind
 from medveil.values import Frozen, Name, PrivacyKind, Sha256
 
 Short = Annotated[str, Field(max_length=60)]
-Order = Literal["pause", "resume", "stop", "withdraw"]
-"""What the admin may say of a plan."""
 
 
 class Heard(Frozen):
@@ -65,16 +63,6 @@ class Live(Frozen):
     """Whether it has ended as it was asked to."""
     hospitals: dict[Name, Heard] = Field(default_factory=dict)
     plans: dict[Sha256, PlanHeld] = Field(default_factory=dict)
-
-
-class Directive(Frozen):
-    """What the admin has said of a plan, signed with the admin key."""
-
-    order: Order
-    number: Count
-    """The plan's directives are counted from 1; the last one stands."""
-    reason: Text
-    at: Amount
 
 
 # ---- the timeline of an attempt

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from aggregator.rounds.schedule import fewest
-from aggregator.watching.values import Awaited, Directive, Lane, Live, PlanHeld, Timeline, WaitsFor
+from aggregator.watching.values import Awaited, Lane, Live, PlanHeld, Timeline, WaitsFor
 from medveil.plan import Plan
-from medveil.reports import PlanStatus
+from medveil.reports import Directive, PlanStatus
 from medveil.rounds import Phase, kind_of
 
 

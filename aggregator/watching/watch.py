@@ -18,7 +18,6 @@ from aggregator.watching.live import is_fresh
 from aggregator.watching.studies import is_evaluated, newest_figure, roster_of, round_seen, state_of
 from aggregator.watching.timeline import timeline_of
 from aggregator.watching.values import (
-    Directive,
     HospitalSeen,
     Live,
     RoundsPage,
@@ -30,7 +29,7 @@ from aggregator.watching.values import (
 from aggregator.watching.waiting import waits_for
 from aggregator.watching.words import sentence
 from medveil.plan import Plan
-from medveil.reports import AttemptReport, PlanStatus
+from medveil.reports import AttemptReport, Directive, PlanStatus
 from medveil.rounds import AttemptKey
 from medveil.spoken import words_of
 
@@ -59,7 +58,8 @@ class Watching:
         account: Account | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._store, self._live, self._account, self._now = store, live, account, now
+        self.store = self._store = store
+        self._live, self._account, self._now = live, account, now
         self._reader = reader or PlanReader(store)
         self._courses: dict[str, tuple[AttemptKey, Course]] = {}
 
@@ -71,8 +71,12 @@ class Watching:
         lines = [self._line(line.plan, created) for line in self._reader.lines()]
         return tuple(sorted(lines, key=lambda one: -one.created))
 
-    def study(self, plan_id: str) -> StudySeen:
-        """One study. Raises: NotFound."""
+    def study(self, plan_id: str, *, account: Account | None = None) -> StudySeen:
+        """One study. Raises: NotFound.
+
+        Args:
+            account: reckons epsilon, if not the one of this watching.
+        """
         plan, live, now = self._reader.plan(plan_id), self.fresh(), self._now()
         present, ended = self._reader.present(plan_id)
         tried = self._store.history.newest(plan_id, limit=OF_LATE + 1)
@@ -101,7 +105,7 @@ class Watching:
                 ended=ended,
                 trained=newest.number,
                 evaluated=evaluated,
-                account=self._account,
+                account=account or self._account,
             ),
             figure=newest_figure(plan, reports),
             directives=words,
@@ -118,7 +122,7 @@ class Watching:
 
     def directives(self, plan_id: str) -> tuple[Directive, ...]:
         """What the admin has said of a study, the newest first."""
-        return ()
+        return self._store.directives.of(plan_id)
 
     # ---- rounds
 
@@ -163,10 +167,12 @@ class Watching:
         """Every hospital that is enrolled, by name."""
         known, studies = self._live(), []
         parties = self._store.register.enrolled_keys()
-        for line in self._reader.lines():
-            plan = self._reader.plan(line.plan)
+        lines = self._reader.lines()
+        for line in lines:
+            plan, is_last = self._reader.plan(line.plan), line is lines[-1]
             approved = frozenset(self._store.plans.approvals(line.plan))
-            tried = [] if line.finished else self._store.history.newest(line.plan, limit=OF_LATE)
+            counts = is_last or not line.finished  # of those that are over only the newest
+            tried = self._store.history.newest(line.plan, limit=OF_LATE) if counts else []
             studies.append(OfLate(plan, line.finished, approved, _ended(tried)))
         head = self._store.history.newest_entry()
         last = self._store.past.last_messages(before=head + 1, window=ENTRIES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from aggregator.watching.values import Awaited, WaitsFor
-from medveil.rounds import Phase, RoundKind
+from medveil.rounds import EARLY, Phase, RoundKind
 from medveil.shown import plain
 
 DOING = {
@@ -41,6 +41,14 @@ def duration(seconds: float) -> str:
         hours, rest = divmod(whole // 60, 60)
         return f"{hours} h {rest} min" if rest else f"{hours} h"
     return f"{whole / 86_400:.0f} days"
+
+
+def roughly(seconds: float) -> str:
+    """The same in one unit: ``12 s``, ``3 min``, ``2 h``, ``3 days``."""
+    for unit, size in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
 
 
 def amount(count: float) -> str:
@@ -137,9 +145,11 @@ def _next(found: WaitsFor) -> str:
 
 
 def _stopping(found: WaitsFor) -> str:
+    if found.phase in EARLY:
+        return f"The admin has halted the study ({found.reason}); the attempt that is open ends."
     return (
-        f"The admin has stopped or paused the study ({found.reason}); "
-        f"{_named_round(found).lower()} has masked vectors and comes to its own end first: {_answers(found)}."
+        f"The admin has halted the study ({found.reason}); {_named_round(found).lower()} has masked vectors "
+        f"and comes to its own end first: {_answers(found)}."
     )
 
 

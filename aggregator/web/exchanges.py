@@ -52,8 +52,12 @@ async def take_poll(service: Service, plan: str, party: Party, told: Told, *, si
     coordinator.runs.count_bytes(plan, party.name, up=size, down=0)
 
 
-async def next_work(service: Service, plan: str, party: Party, *, seen: str, wait_s: float) -> bytes:
+async def next_work(
+    service: Service, plan: str, party: Party, *, seen: str, wait_s: float, word: int | None = None
+) -> bytes:
     """What the hospital is to do, once that is not what it has seen, or when ``wait_s`` are over.
+
+    ``word`` is the time of the admin's word that it knows; None if it would not understand one.
 
     Raises: NotFound; Revoked if that has happened during the wait.
     """
@@ -68,7 +72,7 @@ async def next_work(service: Service, plan: str, party: Party, *, seen: str, wai
         await service.callers.still_welcome(party)
     found = instructions.still_idle(plan, party.name, seen) if waited and service.surely_leads else None
     if found is None:
-        found = await service.run(lambda: instructions.work(plan, party.name))
+        found = await service.run(lambda: instructions.work(plan, party.name, word=word))
     answer = found.to_bytes()
     runs.touch(party.name)
     runs.count_bytes(plan, party.name, up=0, down=len(answer))

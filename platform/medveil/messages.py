@@ -210,6 +210,56 @@ def sign_ledger_end(identity: Identity, count: int, number: int, mark: bytes) ->
     return LedgerEnd(count=count, number=number, mark=mark, signature=signature)
 
 
+LONGEST_REASON = 300
+RefusalKind = Literal["refused", "withdrawn"]
+"""Never approved, or an approval that was taken back."""
+
+
+def _plain_reason(text: str) -> str:
+    if not is_plain(text) or not text.strip():
+        raise ValueError("it is empty, or holds characters that cannot be shown")
+    return text
+
+
+Reason = Annotated[str, Field(max_length=LONGEST_REASON), AfterValidator(_plain_reason)]
+"""Why, in the operator's own words: one line that can be shown."""
+
+
+class SignedDirective(Wire):
+    """What the admin has said of a plan, for its hospitals; a later one replaces it."""
+
+    plan: Hash
+    order: Literal["pause", "resume", "stop", "withdraw"]
+    reason: Reason
+    time_ms: Annotated[int, Field(ge=0, lt=2**53)]
+    signature: Signature
+    """The admin's, made by :func:`sign_directive`."""
+
+    def check(self, key: bytes) -> None:
+        """Raises: BadSignature unless this admin key has signed it."""
+        verify(key, self.signature, "directive", *_directive_parts(self))
+
+
+def sign_directive(
+    admin: Identity,
+    plan: bytes,
+    order: Literal["pause", "resume", "stop", "withdraw"],
+    reason: str,
+    time_ms: int,
+) -> SignedDirective:
+    """The admin's word on exactly this plan, at this time."""
+    bare = SignedDirective(plan=plan, order=order, reason=reason, time_ms=time_ms, signature=bytes(64))
+    return bare.model_copy(update={"signature": admin.sign("directive", *_directive_parts(bare))})
+
+
+def _directive_parts(told: SignedDirective) -> tuple[bytes, ...]:
+    return told.plan, told.order.encode(), told.reason.encode(), told.time_ms.to_bytes(8, "big")
+
+
+def _is_absent(value: object) -> bool:
+    return not value
+
+
 class PlanOffer(Wire):
     """A plan as the aggregator stores it: its JSON, the admin's signature, the approvals so far."""
 
@@ -228,27 +278,14 @@ class PlanOffers(Wire):
     """An answer without it is refused."""
     ledger: LedgerEnd | None = None
     """Where the asking hospital's ledger ended when it was heard of last."""
+    directives: tuple[SignedDirective, ...] = Field(default=(), exclude_if=_is_absent)
+    """The admin's last words on plans that name the hospital, offered or not; left out unless asked for."""
 
 
 class Approval(Wire):
     """An operator's signature under a plan."""
 
     signature: Signature
-
-
-LONGEST_REASON = 300
-RefusalKind = Literal["refused", "withdrawn"]
-"""Never approved, or an approval that was taken back."""
-
-
-def _plain_reason(text: str) -> str:
-    if not is_plain(text) or not text.strip():
-        raise ValueError("it is empty, or holds characters that cannot be shown")
-    return text
-
-
-Reason = Annotated[str, Field(max_length=LONGEST_REASON), AfterValidator(_plain_reason)]
-"""Why, in the operator's own words: one line that can be shown."""
 
 
 class Refusal(Wire):
@@ -277,6 +314,9 @@ class Work(Wire):
     """The aggregator's protocol message for this hospital in this phase; empty if there is none."""
     head: AuditHead | None = None
     """An answer without it is refused."""
+    directive: SignedDirective | None = Field(default=None, exclude_if=_is_absent)
+    """The admin's last word on the plan, for a node that asks for it and has an older one. It is left out
+    otherwise, so that nodes and aggregators without it can read each other."""
 
 
 Json = dict[str, Any]

@@ -153,6 +153,31 @@ class HospitalsRefusal(Frozen, extra="ignore"):
     """When the aggregator heard of it; Unix seconds."""
 
 
+Order = Literal["pause", "resume", "stop", "withdraw"]
+"""What the admin may say of a plan."""
+
+
+class Directive(Frozen, extra="ignore"):
+    """What the admin has said of a plan, signed with the admin key."""
+
+    order: Order
+    number: Count
+    """The plan's directives are counted from 1; the last one stands."""
+    reason: Text
+    """The admin's own words."""
+    at: Amount
+
+    @property
+    def halts(self) -> bool:
+        """Whether no attempt opens as long as it stands."""
+        return self.order != "resume"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing follows it."""
+        return self.order in ("stop", "withdraw")
+
+
 class PlanStatus(Frozen, extra="ignore"):
     """A plan's progress: what it is doing, every attempt that ended, every version of its model."""
 
@@ -170,6 +195,8 @@ class PlanStatus(Frozen, extra="ignore"):
     open: OpenAttempt | None
     waiting_for: Waiting | None
     """None if it moves. Only the process that leads knows of hospitals out of reach, and of a failed sum."""
+    directive: Directive | None = None
+    """The admin's last word on it."""
     attempts: tuple[AttemptReport, ...] = ()
     versions: tuple[ModelVersion, ...] = ()
     followed_by: Sha256 | None = None

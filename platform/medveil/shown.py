@@ -155,6 +155,11 @@ class Screen:
         """Whether a person looks at it."""
         return self._console.is_terminal
 
+    @property
+    def width(self) -> int:
+        """How many characters a line has room for."""
+        return self._console.width
+
     def say(self, *parts: Words) -> None:
         """One line; its parts stand side by side."""
         self._console.print(Text(" ").join(_text(part) for part in parts))

@@ -26,7 +26,7 @@ AGGREGATOR = Path(aggregator.__file__).parent
 ORDER = """
     commit.begin_log commit.lead commit.add_token commit.enrol commit.add_plan commit.add_amended
     commit.add_approval
-    commit.add_refusal
+    commit.add_refusal commit.say_directive
     commit.probe commit.restored nonce.keep key.write key.sync-folder commit.change_admin_key
     key.rename commit.note_ledger
     commit.add_way_in commit.sign_in commit.use_session commit.end_session commit.add_api_token commit.grant

@@ -35,6 +35,7 @@ RELEASED = {
     "m0003_people.py": "c071e8bddf65297afd4e56681676b1e4d0b68bb78db629200be6739d89a36658",
     "m0004_refusals.py": "592c41bd35cce30b20e1e29b39c0f2ab1a9aa0ac8eb97035de40bcc567177624",
     "m0005_sign_in.py": "4230791fb227c0c3cb9c989ddbbd19ef2d847e559060006c1bbf96bba3037b87",
+    "m0006_directives.py": "810d20e655f9d994077c97837cef8b727a64a0c1618a58f6c3aa87b50a61f7bb",
 }
 """SHA-256 of every migration. One that was released is never edited: a new one is added."""
 ADMIN = Identity.generate("admin")

@@ -252,6 +252,8 @@ def consortium(folder: Path, where: Path | str, crashes: list[str]) -> Consortiu
     )
     repeat("plans.add_refusal", plan.id, one.name, told, 1.0)
     repeat("plans.add_approval", plan.id, one.name, sign_approval(plan, one))  # its operator's second thought
+    for word in ("pause", "resume"):
+        repeat("directives.say", plan.id, word, "not now", now=1.0, done="word-refused")
     repeat("transactions.probe")
     repeat("plans.restored", Head(1, bytes(32)))  # nothing is open yet
     early = sign_request(identities[0], "GET", "/v1/plans", b"")

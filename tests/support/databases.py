@@ -31,6 +31,7 @@ def to_version_1(where: Path | str) -> None:
     """What version 0.1.0 would have left in place of this database: the same rows, nothing newer."""
     run(
         where,
+        "DROP TABLE directives",
         *(f"DROP TABLE {name}" for name in ("local_admins", "sign_in_links", "session_uses", "sessions")),
         "DROP TABLE refusals",
         "DROP TABLE readers",

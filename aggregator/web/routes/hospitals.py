@@ -23,6 +23,8 @@ from aggregator.web.routes.parameters import (
     Segment,
     SittingOut,
     WaitS,
+    Word,
+    Words,
     answers,
     takes,
 )
@@ -60,11 +62,14 @@ async def certificate(request: Request) -> Response:
 
 
 @router.get("/plans", response_class=Response, responses=answers(CBOR) | refusals(*SIGNED, *CONFLICT))
-async def plans(request: Request) -> Response:
-    """The plans whose roster names the asking hospital, with signatures."""
+async def plans(request: Request, words: Words = False) -> Response:
+    """The plans whose roster names the asking hospital, with signatures.
+
+    ``words`` asks for what the admin has said of them.
+    """
     service = service_of(request)
     party, _ = await service.callers.authenticate(request, roles=HOSPITAL)
-    offers = await service.run(lambda: service.coordinator.instructions.offers(party.name))
+    offers = await service.run(lambda: service.coordinator.instructions.offers(party.name, words=words))
     return Response(offers.to_bytes(), media_type=CBOR)
 
 
@@ -110,17 +115,19 @@ async def work(
     sitting_out: SittingOut = "",
     ledger: End = "",
     away: Away = False,
+    word: Word = None,
 ) -> Response:
     """What the hospital is to do; waits up to ``wait_s`` for news if it has seen the present state.
 
     ``sitting_out`` names an attempt ("round.attempt") that the hospital has left. ``ledger`` tells where the
-    hospital's privacy ledger ends, ``away`` that it joins no attempt for now: nobody waits for it.
+    hospital's privacy ledger ends, ``away`` that it joins no attempt for now: nobody waits for it. ``word``
+    is the time of the admin's word that it knows; a later one comes with the answer.
     """
     service = service_of(request)
     party, body = await service.callers.authenticate(request, roles=HOSPITAL)
     told = exchanges.Told(ledger=ledger, sitting_out=sitting_out, away=away)
     await exchanges.take_poll(service, plan, party, told, size=len(body))
-    answer = await exchanges.next_work(service, plan, party, seen=seen, wait_s=wait_s)
+    answer = await exchanges.next_work(service, plan, party, seen=seen, wait_s=wait_s, word=word)
     return Response(answer, media_type=CBOR)
 
 
@@ -138,6 +145,7 @@ async def message(
     kind: Kind,
     wait_s: WaitS = 0.0,
     ledger: End = "",
+    word: Word = None,
 ) -> Response:
     """A protocol message of the masking protocol; an exact repeat is answered like the first.
 
@@ -148,7 +156,7 @@ async def message(
     longest = exchanges.longest_message(service, plan)
     party, body = await service.callers.authenticate(request, roles=HOSPITAL, limit=longest)
     answered = await exchanges.take_message(service, key, party, kind, body, ledger=ledger)
-    answer = await exchanges.next_work(service, plan, party, seen=answered, wait_s=wait_s)
+    answer = await exchanges.next_work(service, plan, party, seen=answered, wait_s=wait_s, word=word)
     return Response(answer, media_type=CBOR)
 
 

@@ -40,6 +40,9 @@ SittingOut = Annotated[str, Query(pattern=r"^([0-9]{1,6}\.[0-9]{1,6})?$")]
 Away = Annotated[bool, Query()]
 End = Annotated[str, Query(pattern=r"^([0-9]{1,7}\.[0-9]{1,10}\.[0-9a-f]{64}\.[0-9a-f]{128})?$")]
 """A :class:`medveil.messages.LedgerEnd` as text."""
+Word = Annotated[int | None, BeforeValidator(plain_number), Query(ge=0, le=2**53)]
+"""The time (ms) of the admin's word on a plan that the hospital knows; 0 if it knows none."""
+Words = Annotated[bool, Query()]
 After = Annotated[int, BeforeValidator(plain_number), Query(ge=0, le=2**53)]
 
 
