@@ -247,7 +247,8 @@ def plan_meant(store: Store, typed: str) -> str:
     Raises: NotAFingerprint, NoPlan.
     """
     start, known = typed.strip().lower(), store.register.plan_ids()
-    found = [plan.id for plan, _, _ in store.plans.all() if plan.study.name == start]
+    named = [plan for plan, _, _ in store.plans.all() if plan.study.name == start]
+    found = [plan.id for plan in _working(store, named)]
     if 8 <= len(start) < LEAST_DIGITS and re.fullmatch("[0-9a-f]+", start):
         found += [p for p in known if p.startswith(start)]
     elif not found:
@@ -255,6 +256,14 @@ def plan_meant(store: Store, typed: str) -> str:
     if len(found) != 1:
         raise NoPlan(typed=typed)
     return found[0]
+
+
+def _working(store: Store, plans: list[Plan]) -> list[Plan]:
+    """Of plans of one lineage the one whose roster works; others as they are."""
+    if len(plans) < 2 or len({plan.lineage for plan in plans}) > 1:
+        return plans
+    begun = [plan for plan in plans if store.plans.newest_version(plan.id) is not None]
+    return [max(begun, key=lambda plan: plan.epoch)] if begun else plans
 
 
 @dataclass(frozen=True)

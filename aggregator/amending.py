@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from aggregator.admin import NoHospitals, NoPlan, opened, plan_meant
+from aggregator.admin import NoHospitals, opened, plan_meant
 from aggregator.settings import Settings
 from aggregator.storage.store import Store
 from medveil.errors import Error
@@ -135,16 +135,9 @@ def _price(plan: Plan, *, rounds: int | None = None, first: int = 1) -> Price | 
 
 
 def _meant(store: Store, typed: str) -> Plan:
-    """Of several rosters of one study the one that works."""
-    plans = {plan.id: plan for plan, _, _ in store.plans.all()}
-    of_name = [plan for plan in plans.values() if plan.study.name == typed.strip().lower()]
-    if not of_name:
-        return plans[plan_meant(store, typed)]
-    working = [plan for plan in of_name if store.plans.newest_version(plan.id) is not None]
-    newest = max(working, key=lambda plan: plan.epoch, default=None)
-    if newest is None or len({plan.lineage for plan in of_name}) > 1:
-        raise NoPlan(typed=typed)
-    return newest
+    """Of several rosters of one study the one that works. Raises: NotAFingerprint, NoPlan."""
+    chosen = plan_meant(store, typed)
+    return next(plan for plan, _, _ in store.plans.all() if plan.id == chosen)
 
 
 def _first_round(store: Store, before: Plan) -> int:

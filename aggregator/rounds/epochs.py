@@ -18,9 +18,14 @@ def successor(runs: Runs, run: Run, is_approved: Callable[[Run], bool]) -> Run |
         return None
     for one in runs.all():
         waits = not one.begun and not one.finished and not one.halted and _follows(one, run)
-        if waits and is_approved(one) and len(runs.reachable(one)) >= fewest(one.plan):
+        if waits and is_approved(one) and len(_ready(runs, one, run)) >= fewest(one.plan):
             return one
     return None
+
+
+def _ready(runs: Runs, one: Run, before: Run) -> list[str]:
+    """Who could join an attempt of an amended plan now. Whoever is away says so of the plan that works."""
+    return [name for name in runs.reachable(one) if name not in before.away]
 
 
 def is_moot(runs: Runs, run: Run) -> bool:

@@ -353,6 +353,7 @@ class Runs:
         self.store.plans.take_over(before.plan.id, first, state)
         before.finished = True
         run.begun, run.newest = True, (first, dict(state))
+        run.away |= before.away  # until it says otherwise
         run.first_round = max(run.plan.first_round, next_round(run.plan.study, before.last))
         log.info("plan.amended", plan=before.plan.id, round=run.first_round)
 

@@ -102,7 +102,20 @@ class PlanReader:
         """One line per plan, oldest first."""
         self._look_for_plans()
         rows = [(row, self.plan(row.plan).study.name) for row in self._store.plans.rows()]
-        return [PlanLine(plan=r.plan, name=name, finished=r.finished, rounds=r.ended) for r, name in rows]
+        resting = self._resting()
+        return [
+            PlanLine(plan=r.plan, name=name, finished=r.finished, rounds=r.ended, works=r.plan not in resting)
+            for r, name in rows
+        ]
+
+    def _resting(self) -> set[str]:
+        """The plans whose roster does not work: another one has taken over, or it has not yet."""
+        found = set()
+        for plan, _ in self._plans.copy().values():
+            if plan.before is not None:
+                begun = self._store.plans.newest_version(plan.id) is not None
+                found.add(plan.before.id if begun else plan.id)
+        return found
 
     def json(self, plan_id: str, live: tuple[PlanStatus, int] | None = None) -> bytes:
         """A whole :class:`PlanStatus` as JSON, with the history. Raises: NotFound.

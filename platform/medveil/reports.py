@@ -211,3 +211,6 @@ class PlanLine(Frozen, extra="ignore"):
     finished: bool
     rounds: Count
     """Attempts that have ended."""
+    works: bool = True
+    """Whether it may still open rounds, or was the last that did: not of a plan that another roster has taken
+    over from, and not of an amended one that has not begun."""

@@ -133,6 +133,8 @@ class Consortium:
         """As :meth:`study`, without asking for more than the list."""
         known = self.lines()
         found = [line for line in known if _goes_by(line, name)]
+        if len(found) > 1 and any(line.works for line in found):
+            found = [line for line in found if line.works]  # of several rosters of one study
         if len(found) > 1:
             raise SeveralStudies(typed=name, found=found)
         if not found:

@@ -330,8 +330,9 @@ def from_status(
         patients: training patients of a typical hospital, to tell what the noise cost; None: unknown.
     Raises: OtherStudy.
     """
-    first = status.versions[0].model if status.versions else None
-    if (status.name, first) != (study.name, study.model.initial_model):
+    first = status.versions[0] if status.versions else None
+    begins = first is not None and (first.number > 0 or first.model == study.model.initial_model)
+    if status.name != study.name or not begins:  # an amended plan begins with a later version
         raise OtherStudy(name=study.name)
     final = next((a for a in status.attempts if a.kind is RoundKind.EVALUATE and a.done), None)
     figures = figures_of(study, final) if final else {}

@@ -148,7 +148,8 @@ class SharedStudy:
             by_hash = re.fullmatch("[0-9a-f]{8,64}", text) and version.model.startswith(text)
             if not text or text == str(version.number) or by_hash:
                 return version
-        raise NoSuchVersion(study=self.name, typed=text, newest=len(self.versions) - 1)
+        newest = self.versions[-1].number if self.versions else -1
+        raise NoSuchVersion(study=self.name, typed=text, newest=newest)
 
     def fetch(self, which: int | str | None = None, folder: Path | str | None = None) -> Fetched:
         """Save a model, the study it belongs to, and where it comes from, in a new folder.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from aggregator.amending import BadAmendment, changed
+from aggregator.rounds import epochs
 from aggregator.rounds.schedule import fewest
 from amended import amended, newcomer, next_plan, restart, roster_of
 from medveil.identity import Identity
@@ -137,6 +139,20 @@ def test_an_attempt_in_hand_ends_before_the_new_roster_begins(tmp_path: Path, ph
     assert after.status["attempts"][0]["round"] == (1 if phase == "abort" else 2)
 
 
+def test_nothing_is_taken_over_with_hospitals_that_are_away(tmp_path: Path) -> None:
+    """They say so of the plan that works; the new roster would open an attempt that cannot succeed."""
+    world = make_world(tmp_path / "w", hospitals=3, **FOUR)
+    play(world, make_sites(world), until=lambda: len(versions(world)) == 2)
+    after = amended(world, [*world.identities, newcomer(world, "joins")], approvals=world.identities)
+    run = world.coordinator.runs.of(world.plan.id, "hospital-1")
+    for away in (True, False):
+        world.coordinator.intake.is_away(world.plan.id, "hospital-1", away)
+        found = epochs.successor(world.coordinator.runs, replace(run, attempt=None), lambda _: True)
+        assert (found is None) is away
+    assert [line.works for line in world.reader.lines()] == [True, False]
+    assert after.status["waiting_for"]["reason"] == "earlier-roster"
+
+
 def test_only_one_amendment_of_a_plan_takes_over(tmp_path: Path) -> None:
     world = make_world(tmp_path / "w", hospitals=3, **FOUR)
     sites = make_sites(world)
@@ -146,6 +162,7 @@ def test_only_one_amendment_of_a_plan_takes_over(tmp_path: Path) -> None:
     assert two.status["finished"]
     assert two.status["attempts"] == []
     assert {v["plan"] for v in versions(one)} == {one.plan.id}
+    assert [line.works for line in world.reader.lines()] == [False, True, False]
 
 
 def test_an_amendment_comes_too_late_when_the_study_is_over(tmp_path: Path) -> None:
