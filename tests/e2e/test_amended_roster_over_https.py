@@ -92,12 +92,12 @@ def amended(consortium: LocalConsortium, *change: str) -> tuple[Plan, str]:
 
 
 def approved(folder: Path, plan: Plan) -> str:
-    """What an operator reads and signs."""
+    """What an operator reads of this plan, behind those that were on offer before it, and signs."""
     from medveil.spoken import spoken
 
     shown = typed(node_app, "approve", "--folder", folder)
     typed(node_app, "approve", *spoken(plan.hash).split(), "--yes", "--folder", folder)
-    return shown
+    return shown[shown.index(plan.id) :]
 
 
 @pytest.fixture(scope="module")
