@@ -18,6 +18,7 @@ from aggregator.cli_audit import export as audit_export
 from aggregator.cli_audit import verify_exported
 from aggregator.cli_directing import pause, resume, stop, withdraw
 from aggregator.cli_invite import invitations, invite
+from aggregator.cli_notify import notify
 from aggregator.cli_people import DEFAULT, Folder, make_local_admin, people
 from aggregator.cli_relay import relay
 from aggregator.cli_watching import hospitals, show, watch
@@ -42,6 +43,7 @@ study.command("amend")(amend)
 app.add_typer(study, name="study")
 app.add_typer(people, name="people")
 app.add_typer(relay, name="relay")
+app.add_typer(notify, name="notify")
 app.command()(invite)
 app.command()(invitations)
 app.command()(hospitals)

@@ -91,11 +91,10 @@ class _Gauges:
 
     def collect(self) -> Iterator[Metric]:
         yield from self.ask()
-        days = _seconds_left(self._tls / "server.pem")
-        if days is not None:
-            yield GaugeMetricFamily(
-                "medveil_certificate_seconds_left", "Until the server certificate expires.", value=days
-            )
+        ends = certificate_ends(self._tls / "server.pem")
+        if ends is not None:
+            text = "Until the server certificate expires."
+            yield GaugeMetricFamily("medveil_certificate_seconds_left", text, value=ends - time.time())
         disk = shutil.disk_usage(self._disk)
         text = "Room for the database and the blobs."
         yield GaugeMetricFamily("medveil_disk_free_bytes", text, value=disk.free)
@@ -114,9 +113,10 @@ def last_backup(folder: Path) -> Metric:
     return GaugeMetricFamily("medveil_backup_timestamp_seconds", text, value=seconds)
 
 
-def _seconds_left(certificate: Path) -> float | None:
+def certificate_ends(certificate: Path) -> float | None:
+    """When a certificate (PEM) does, Unix seconds; None if there is none."""
     try:
         loaded = x509.load_pem_x509_certificate(certificate.read_bytes())
     except (OSError, ValueError):
         return None
-    return loaded.not_valid_after_utc.astimezone(dt.UTC).timestamp() - time.time()
+    return loaded.not_valid_after_utc.astimezone(dt.UTC).timestamp()

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 from aggregator.settings import Settings
 from aggregator.telling.audit_export import followed
+from aggregator.telling.messenger import Messenger
+from aggregator.telling.notices import Lookout, Notice
+from aggregator.telling.queue import Queue
+from aggregator.web.metrics import certificate_ends
 from aggregator.web.service import Service
 
 
 @asynccontextmanager
 async def telling(service: Service, settings: Settings) -> AsyncIterator[None]:
-    """Inside, the audit log goes to its archive, if there is one. Raises: BadOption."""
+    """Inside, archive and receivers are told what there is, if there are any. Raises: BadOption, BadFile."""
     follower = followed(service.store, settings.monitoring.audit, settings.folder)
-    tasks = [] if follower is None else [asyncio.create_task(follower.run())]
+    work: list[Coroutine[Any, Any, None]] = [] if follower is None else [follower.run()]
+    if settings.monitoring.notify:
+        work.append(_messenger(service, settings).run())
+    tasks = [asyncio.create_task(one) for one in work]
     try:
         yield
     finally:
@@ -25,3 +34,20 @@ async def telling(service: Service, settings: Settings) -> AsyncIterator[None]:
                 await task
         if follower is not None:
             await follower.close()
+
+
+def _messenger(service: Service, settings: Settings) -> Messenger:
+    told = settings.monitoring
+    lookout = Lookout(
+        service.coordinator.runs,
+        service.watching.waits_for,
+        consortium=settings.title,
+        waiting_s=60 * told.waiting_minutes,
+        certificate_ends=lambda: certificate_ends(settings.folder / "tls" / "server.pem"),
+    )
+    service.coordinator.runs.on_end.append(lookout.note)
+
+    async def look() -> list[Notice]:
+        return await service.run(lookout.look)
+
+    return Messenger(told.notify, Queue(settings.folder, now=time.time), look, settings.folder)

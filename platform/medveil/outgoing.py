@@ -5,6 +5,9 @@ Nothing is taken from the environment here: :func:`medveil.reachability.proxy_to
 
 from __future__ import annotations
 
+import asyncio
+import ipaddress
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -67,6 +70,27 @@ class _OfTheProxy(ssl.SSLObject):
         except ssl.SSLCertVerificationError as error:
             error.add_note(AT_PROXY)
             raise
+
+
+async def go_straight(request: httpx.Request, *, private: bool) -> bool:
+    """Let a request without a proxy go to an address that was looked at, and to no other that its name may
+    stand for a moment later; TLS still asks for a certificate of the name.
+
+    Args:
+        private: whether an address of this machine or of a private network will do.
+    Returns: whether it may go. Raises: TimeoutError, httpx.ConnectError if nobody knows the name.
+    """
+    host, port = request.url.host, request.url.port or (443 if request.url.scheme == "https" else 80)
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise httpx.ConnectError(str(error), request=request) from error
+    addresses = [str(one[4][0]).partition("%")[0] for one in found]
+    if not private and not all(ipaddress.ip_address(address).is_global for address in addresses):
+        return False
+    request.url = request.url.copy_with(host=addresses[0])
+    request.extensions = {**request.extensions, "sni_hostname": host}
+    return True
 
 
 @asynccontextmanager
