@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import Field, ValidationError
 
 from medveil.handed import problem_of
+from medveil.tracing import TraceTarget
 from medveil.values import Frozen
 
 ADDRESS = r"^[^\s@<>,;:\\\"]+@[A-Za-z0-9.-]+$"
@@ -77,6 +78,8 @@ class Monitoring(Frozen):
     """Where the audit log goes while the aggregator runs, if anywhere."""
     notify: Annotated[tuple[Receiver, ...], Field(max_length=8)] = ()
     """Who is told when something waits for a person."""
+    traces: TraceTarget | None = None
+    """The collector that is told how long each attempt's parts took, if any."""
     waiting_minutes: Annotated[float, Field(ge=1, le=100_000)] = 30.0
     """After so long in one phase, or between rounds, a study counts as waiting."""
 

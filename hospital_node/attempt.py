@@ -25,6 +25,7 @@ from medveil.messages import Work
 from medveil.parts import in_round
 from medveil.plan import Plan
 from medveil.rounds import AttemptKey, Phase, RoundKind
+from medveil.tracing import span
 from privacy.encoding import encode_metrics, params_for
 from privacy.secagg import node as secagg
 from privacy.secagg.messages import Advertised, Committed, Quorum, Signed, Survivors
@@ -90,7 +91,8 @@ class Attempt:
 
     async def begin(self) -> Work:
         """Hand out this node's keys; the work that comes with the answer."""
-        return await self._send("advertise", self._keys)
+        with span(self.key, "keys"):
+            return await self._send("advertise", self._keys)
 
     async def answer(self, phase: Phase, payload: bytes) -> Work | None:
         """Take the step of a phase, once; the work that comes with the answer to it.
@@ -113,26 +115,31 @@ class Attempt:
         match phase, self._state:
             case Phase.SHARE, secagg.AdvertisedState() as state:
                 advertised = await decoded(Advertised, payload)
-                self._state, shares = secagg.share(state, advertised, secrets.token_bytes)
-                return await self._send("shares", shares)
+                with span(self.key, "share"):
+                    self._state, shares = secagg.share(state, advertised, secrets.token_bytes)
+                    return await self._send("shares", shares)
             case Phase.COMMIT, secagg.SharedState() as state:
                 if not await self._computed():
                     return None
-                return await self._send("ready", secagg.ready(state))
+                with span(self.key, "ready"):
+                    return await self._send("ready", secagg.ready(state))
             case Phase.UPLOAD, secagg.SharedState() as state if self._answered is Phase.COMMIT:
                 committed = secagg.commit(state, await decoded(Committed, payload))
                 self._state = committed
-                work = await self._upload(committed)
+                with span(self.key, "upload"):
+                    work = await self._upload(committed)
                 log.info("update.sent", **self.key.where)
                 return work
             case Phase.AGREE, secagg.CommittedState() as state:
                 self._state, agreement = secagg.agree(state, await decoded(Survivors, payload))
                 self._journal.note(self.key, "agree", agreement.to_bytes().hex())
-                return await self._send("agree", agreement)
+                with span(self.key, "agree"):
+                    return await self._send("agree", agreement)
             case Phase.UNMASK, secagg.AgreedState() as state:
                 opening = secagg.unmask(state, await decoded(Quorum, payload))
                 self._journal.note(self.key, "unmask")
-                return await self._send("unmask", opening)
+                with span(self.key, "unmask"):
+                    return await self._send("unmask", opening)
             case _:
                 raise OutOfOrder(reason="a phase that does not follow the last one")
 
@@ -148,7 +155,8 @@ class Attempt:
         """Mask the contribution, note that it leaves, send it and sign for it; what is next."""
         contribution, context = self._contribution.result(), state.party.setting.context
         loop = asyncio.get_running_loop()
-        masked = await loop.run_in_executor(None, self._masked, state, contribution)
+        with span(self.key, "mask"):
+            masked = await loop.run_in_executor(None, self._masked, state, contribution)
         if context.kind is RoundKind.TRAIN:
             self._remember(CommittedCheck(context, state.committed_hash, state.check_key))
         self._journal.upload(self.key, advertised=tuple(state.peers))
@@ -187,10 +195,11 @@ class Attempt:
 
     async def _send_segments(self, masked: MaskedUpdate, to: Line | RelayLine) -> list[bytes]:
         hashes = []
-        for number, segment in enumerate(masked.segments()):
-            data = bytes(segment)
-            hashes.append(hashlib.sha256(data).digest())
-            await to.segment(self.key, number, data, digest=hashes[-1])
+        with span(self.key, "send"):
+            for number, segment in enumerate(masked.segments()):
+                data = bytes(segment)
+                hashes.append(hashlib.sha256(data).digest())
+                await to.segment(self.key, number, data, digest=hashes[-1])
         return hashes
 
     async def _send(self, kind: str, message: Signed) -> Work:

@@ -33,6 +33,7 @@ from medveil.rounds import AttemptKey, RoundKind
 from medveil.stopping import check_stopped, stoppable
 from medveil.strategies import Courses, is_steered, own_course
 from medveil.tensors import Float32, Update
+from medveil.tracing import span
 from medveil_imaging.lean import import_monai
 from privacy.dp.noise import NoiseSource
 from privacy.dp.policy import Split
@@ -265,7 +266,9 @@ class Computation:
         return images, use
 
     def _contribution(self, task: _Task) -> Contribution:
-        study, key, (site, use) = self._plan.study, task.key, self._site()
+        study, key = self._plan.study, task.key
+        with span(key, "images"):
+            site, use = self._site()
         largest = study.secure_aggregation.max_weight
         weight = declared_patients(len(site.train), largest) if use is None else use.declared
         turn = f" {use.turn}" if use is not None and use.turn > 1 else ""
@@ -275,7 +278,8 @@ class Computation:
         if found is None:
             log.info("work.started", **key.where, kind=task.kind.value)
             live.note(key.plan, device=self._device.type)
-            found = self._computed(task, weight, name, courses)
+            with span(key, "training"):
+                found = self._computed(task, weight, name, courses)
             log.info("work.finished", **key.where, kind=task.kind.value)
         else:
             self._ledger.settle(plan_id=self._plan.lineage, round_number=key.round)

@@ -25,7 +25,7 @@ from hospital_node.journal import Journal
 from hospital_node.ledger import LedgerSetBack
 from hospital_node.limits import confine_gpu_memory
 from hospital_node.line import STANDING, Patience, QueueLine
-from hospital_node.on_record import recorded, tie
+from hospital_node.on_record import recorded, tie, traced
 from hospital_node.orders import EVERY_PLAN, Hold, Orders, TakesNoPart
 from hospital_node.own_courses import LABEL as COURSES
 from hospital_node.own_courses import OwnCourses, course_path
@@ -115,7 +115,7 @@ async def _work(
         transport.check_plan = Orders(journal).check
         transport.word_known = AdminsWords(journal).known
         tie(transport.sent, records, journal)
-        async with recorded(node, transport.sent), line_to_relay(node, identity) as relay:
+        async with traced(node), recorded(node, transport.sent), line_to_relay(node, identity) as relay:
             if relay is not None:
                 relay.sent.about, relay.check_plan = transport.sent.about, transport.check_plan
                 relay.pace = transport.pace

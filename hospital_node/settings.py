@@ -23,6 +23,7 @@ from medveil.files import replace_durably
 from medveil.handed import parsed
 from medveil.registry import names_in
 from medveil.shown import plain
+from medveil.tracing import TraceTarget
 from medveil.values import Frozen, Name
 
 FILE = "node.json"
@@ -177,6 +178,8 @@ class NodeSettings(Frozen):
     """By way of which masked vectors go to the aggregator, if there is one."""
     audit_syslog: AuditSyslog | None = None
     """Where the record of transmissions is sent as well, if anywhere."""
+    traces: TraceTarget | None = None
+    """The hospital's own collector that is told how long steps took; nobody if left out."""
 
 
 class NoNode(Error):

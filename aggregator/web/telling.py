@@ -13,8 +13,10 @@ from aggregator.telling.audit_export import followed
 from aggregator.telling.messenger import Messenger
 from aggregator.telling.notices import Lookout, Notice
 from aggregator.telling.queue import Queue
+from aggregator.telling.traces import spans_of
 from aggregator.web.metrics import certificate_ends
 from aggregator.web.service import Service
+from medveil.tracing import TraceSender
 
 
 @asynccontextmanager
@@ -24,6 +26,9 @@ async def telling(service: Service, settings: Settings) -> AsyncIterator[None]:
     work: list[Coroutine[Any, Any, None]] = [] if follower is None else [follower.run()]
     if settings.monitoring.notify:
         work.append(_messenger(service, settings).run())
+    tracer = _tracer(service, settings)
+    if tracer is not None:
+        work.append(tracer.run())
     tasks = [asyncio.create_task(one) for one in work]
     try:
         yield
@@ -34,6 +39,19 @@ async def telling(service: Service, settings: Settings) -> AsyncIterator[None]:
                 await task
         if follower is not None:
             await follower.close()
+        if tracer is not None:
+            await tracer.close()
+
+
+def _tracer(service: Service, settings: Settings) -> TraceSender | None:
+    if settings.monitoring.traces is None:
+        return None
+    sender = TraceSender(settings.monitoring.traces, "medveil-aggregator", file="aggregator.json")
+    runs = service.coordinator.runs
+    runs.on_end.append(
+        lambda run, report: sender.add(*spans_of(run.plan.id, report, ended=runs.wall_clock()))
+    )
+    return sender
 
 
 def _messenger(service: Service, settings: Settings) -> Messenger:

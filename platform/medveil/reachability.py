@@ -111,13 +111,14 @@ def proxy_to(address: str, own: str = "", *, file: str = "node.json") -> Proxy |
 
 def _of_environment(address: str) -> str:
     parts = urlsplit(address)
-    if _is_loopback(parts.hostname or "") or proxy_bypass(parts.netloc.rpartition("@")[2]):
+    if is_loopback(parts.hostname or "") or proxy_bypass(parts.netloc.rpartition("@")[2]):
         return ""
     named = getproxies()
     return named.get(parts.scheme) or named.get("all") or ""
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a name or address is this machine's own."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -54,7 +54,8 @@ def listening(serve: Callable[[socket.socket], None]) -> Iterator[int]:
 class Hook:
     """A web server that takes POSTs."""
 
-    tls: ssl.SSLContext
+    tls: ssl.SSLContext | None = None
+    """Without it in the clear."""
     answer: str = "204 No Content"
     more: str = ""
     """Further headers of its answers."""
@@ -62,7 +63,8 @@ class Hook:
     """Path, headers by lower case name, body."""
 
     def serve(self, line: socket.socket) -> None:
-        with self.tls.wrap_socket(line, server_side=True) as opened, opened.makefile("rb") as file:
+        shown = line if self.tls is None else self.tls.wrap_socket(line, server_side=True)
+        with shown as opened, opened.makefile("rb") as file:
             path = file.readline().decode().split(" ")[1]
             headers: dict[str, str] = {}
             while text := file.readline().decode().strip():
