@@ -25,6 +25,8 @@ CERTIFICATE_DAYS = (21, 7, 1)
 """A certificate's end is told when so many days are left."""
 Named = Annotated[tuple[Name, ...], Field(max_length=2000)]
 TEST = "test"
+HALTED = ("paused", "stopped", "withdrawn")
+"""A study that its admin has halted waits for nobody else."""
 
 
 class Notice(Frozen):
@@ -125,7 +127,9 @@ class Lookout:
             text = f"Study {plan.study.name} is over. It published {made} version{'s' if made != 1 else ''}."
             yield self._notice("study.finished", plan.id, run=run, text=text)
         elif (since := _since(run)) is not None and self._runs.now() - since >= self._waiting_s:
-            yield self._waiting(run, self._runs.now() - since)
+            waits = self._waits_for(plan.id)
+            if waits.why not in HALTED:
+                yield self._waiting(run, waits, self._runs.now() - since)
 
     def failed(self, run: Run, report: AttemptReport) -> Notice:
         """Of an attempt that has ended without a sum."""
@@ -141,8 +145,8 @@ class Lookout:
             "attempt.failed", *key, run=run, hospitals=missing, reason=reason, text=text, **number
         )
 
-    def _waiting(self, run: Run, seconds: float) -> Notice:
-        waits, opened = self._waits_for(run.plan.id), run.attempt
+    def _waiting(self, run: Run, waits: WaitsFor, seconds: float) -> Notice:
+        opened = run.attempt
         where = (run.ended,) if opened is None else (opened.key.round, opened.key.attempt, opened.state.phase)
         text = f"Study {run.plan.study.name} has stood still for {duration(seconds)}. {sentence(waits)}"
         number = {} if opened is None else {"round": opened.key.round, "attempt": opened.key.attempt}

@@ -66,6 +66,17 @@ def test_a_round_that_stands_still_is_told_with_whom_it_waits_for(build: Build) 
     assert (notice.event, notice.hospitals, notice.round) == ("round.waiting", ("hospital-3",), 1)
     assert "has stood still for 10 min" in notice.text
     assert "Round 1 waits for hospital-3" in notice.text
+    halted = look._waits_for(world.plan.id).model_copy(update={"why": "paused"})
+    assert (
+        Lookout(  # its admin has paused it
+            world.coordinator.runs,
+            lambda plan: halted,
+            consortium="Films",
+            waiting_s=600.0,
+            certificate_ends=lambda: None,
+        ).look()
+        == []
+    )
     world.clock.now += 60
     (again,) = look.look()
     assert again.id == notice.id
