@@ -39,7 +39,7 @@ from medveil.plan import Member, Plan
 from medveil.reports import PlanStatus
 from medveil.shown import plain
 from medveil.spoken import LEAST_DIGITS, means
-from medveil.study import read_study
+from medveil.study import Study, read_study
 from medveil.tensors import largest_file
 
 TOKEN_HOURS = 72.0
@@ -346,28 +346,49 @@ def create_plan(
         readers: the researchers who may read it; None for every one there is.
     Raises: BadFile, BadStrategy, NoHospitals, WrongInitialModel, AlreadyThere, UnknownPerson.
     """
-    from aggregator.work.versions import first_version  # with all that reckons; the others start without
-    from medveil.strategies import strategy_of
+    from medveil.strategies import strategy_of  # with all that reckons; the other commands start without
     from privacy.dp.policy import check_policy
 
     study = read_study(file)
     check_policy(study)
     strategy_of(study)
     with opened(settings) as store:
-        known = store.register.researchers()
-        for name in set(readers or ()) - set(known):
-            raise UnknownPerson(name=name)
-        roster = _roster(store.register, hospitals)
         try:
-            plan = Plan(study=study, roster=roster)
             data = read_whole(initial, largest_file(study.model.tensors))
         except ValidationError as error:
             raise BadFile(name=plain(file.name), problem=problem_of(error)) from error
-        now, signature = time.time(), store.transactions.signer.sign("create-plan", plan.hash)
-        first = first_version(plan, data, open_blobs(settings.folder, settings.blobs), now=now)
-        store.plans.add(plan, signature, first, now)
-        for name in known if readers is None else readers:
-            store.register.grant(plan.id, name)
+        return add_plan(settings, store, study, data, hospitals, readers)
+
+
+def add_plan(
+    settings: Settings,
+    store: Store,
+    study: Study,
+    initial: bytes,
+    hospitals: Sequence[str],
+    readers: Sequence[str] | None,
+) -> Plan:
+    """The plan of a study: its roster, signed by the admin, and its first version.
+
+    Args:
+        initial: its initial model (safetensors). hospitals, readers: as :func:`create_plan` takes them.
+    Raises: BadFile, NoHospitals, WrongInitialModel, AlreadyThere, UnknownPerson.
+    """
+    from aggregator.work.versions import first_version
+
+    known = store.register.researchers()
+    for name in set(readers or ()) - set(known):
+        raise UnknownPerson(name=name)
+    roster = _roster(store.register, hospitals)
+    try:
+        plan = Plan(study=study, roster=roster)
+    except ValidationError as error:
+        raise BadFile(name=f"study '{plain(study.name)}'", problem=problem_of(error)) from error
+    now, signature = time.time(), store.transactions.signer.sign("create-plan", plan.hash)
+    first = first_version(plan, initial, open_blobs(settings.folder, settings.blobs), now=now)
+    store.plans.add(plan, signature, first, now)
+    for name in known if readers is None else readers:
+        store.register.grant(plan.id, name)
     return plan
 
 

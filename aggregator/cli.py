@@ -358,11 +358,26 @@ def audit_show(
 
 @study.command("create")
 def study_create(
-    file: Annotated[Path, typer.Argument(help="The study file (study.toml).")],
-    initial: Annotated[Path, typer.Option(help="The initial model written with it.")],
+    file: Annotated[Path | None, typer.Argument(help="The study file (study.toml).")] = None,
+    initial: Annotated[Path | None, typer.Option(help="The initial model written with it.")] = None,
+    start: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            help="Instead of a file: the same study once more, from this published version (digits of its "
+            "hash), or from a plan's newest one.",
+        ),
+    ] = "",
+    name: Annotated[
+        str, typer.Option(help="With --from: what the study is called; numbered if left out.")
+    ] = "",
     folder: Folder = DEFAULT,
     hospital: Annotated[
-        list[str], typer.Option(help="A hospital of the roster; repeatable. All enrolled ones if left out.")
+        list[str],
+        typer.Option(
+            help="A hospital of the roster; repeatable. All enrolled ones if left out, with --from those of "
+            "the plan before."
+        ),
     ] = [],  # noqa: B006
     researcher: Annotated[
         list[str], typer.Option(help="A researcher who may read it; repeatable. None if left out.")
@@ -372,10 +387,18 @@ def study_create(
     ] = False,
 ) -> None:
     """Turn a study file into a plan: study and roster, signed by the admin, waiting for approvals."""
-    from aggregator import admin
+    from aggregator import admin, next_study
+    from medveil.errors import BadOption
 
-    readers = None if all_researchers else researcher
-    plan = admin.create_plan(load(folder), file, initial, hospital, readers)
+    readers, settings = None if all_researchers else researcher, load(folder)
+    if start and file is None and initial is None:
+        plan = next_study.create_next(settings, start, name, hospital, readers)
+    elif file is not None and initial is not None and not start and not name:
+        plan = admin.create_plan(settings, file, initial, hospital, readers)
+    else:
+        raise BadOption(problem="it takes a study file with --initial, or --from (and --name), not both")
+    if plan.study.model.parent is not None:
+        screen.say(f"It starts from {plan.study.model.parent.words}.")
     screen.say(strong(plan.study.name), "  Read these words to each hospital by telephone:")
     _show_fingerprint(plan)
     rows = [(str(m.index), m.name, fingerprint(m.key)) for m in plan.roster]

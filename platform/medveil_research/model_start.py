@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from medveil.shown import plain
+from medveil.starts import FRESH, FRESH_OF_TRAINED, fresh, fresh_seed
 from medveil.study import ModelChoice, Study
 from medveil.tensors import Float32, ModelSpec, flatten, model_hash, to_safetensors
 from medveil_imaging.frozen import BASE, encoder_path, keep_frozen
@@ -25,10 +26,6 @@ from medveil_imaging.models import (
 )
 from medveil_imaging.tuning import frozen_of
 from medveil_imaging.weight_files import BadStartWeights, Fit, WeightFile, start_from
-from medveil_research.starts import FRESH, fresh, fresh_seed
-
-FRESH_OF_TRAINED = FRESH / 100
-"""Largest fresh part of a weight that was trained elsewhere: it tells two studies apart and no more."""
 
 
 def start_model(

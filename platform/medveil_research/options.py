@@ -155,22 +155,41 @@ class CompareOptions:
 class NewStudyOptions:
     """Of ``medveil study new``."""
 
-    name: Annotated[str, typer.Option(help="Lower case letters, digits and hyphens, e.g. chest-films.")]
-    task: Annotated[Task, typer.Option(help="What the model learns.")]
-    profile: Annotated[Profile, typer.Option(help="Kind of image; decides how it becomes a tensor.")]
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Folder for study.toml and initial.safetensors.")
     ]
-    hospitals: Annotated[int, typer.Option(min=3, max=2000, help="How many hospitals take part.")]
+    template: Annotated[
+        str,
+        typer.Option(
+            help="Begin with the options of a shipped study ('medveil study templates'); what is given "
+            "beside it counts more."
+        ),
+    ] = ""
+    name: Annotated[
+        str | None, typer.Option(help="Lower case letters, digits and hyphens, e.g. chest-films.")
+    ] = None
+    task: Annotated[Task | None, typer.Option(help="What the model learns.")] = None
+    profile: Annotated[
+        Profile | None, typer.Option(help="Kind of image; decides how it becomes a tensor.")
+    ] = None
+    hospitals: Annotated[int | None, typer.Option(min=3, max=2000, help="How many hospitals take part.")] = (
+        None
+    )
     model: Annotated[str | None, typer.Option(help="A model of MedVeil; the recipe's without it.")] = None
     privacy: Annotated[
-        PrivacyKind,
+        PrivacyKind | None,
         typer.Option(
-            help="'local': each hospital's noise protects its patients. 'joint': the noise of several adds "
-            "up; more accurate, and rests on them. 'none': masks only, no patient guarantee."
+            help="'local' (the default): each hospital's noise protects its patients. 'joint': the noise of "
+            "several adds up; more accurate, and rests on them. 'none': masks only, no patient guarantee."
         ),
-    ] = "local"
-    epsilon: Epsilon = 8.0
+    ] = None
+    epsilon: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            help="Privacy price of the whole study for each patient; smaller is stricter. 8 without it.",
+        ),
+    ] = None
     delta: Delta = None
     rounds: Rounds = None
     size: Size = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,13 +22,24 @@ if TYPE_CHECKING:
 def group() -> typer.Typer:
     """The group ``medveil study``."""
     study = typer.Typer(help="Write the file that says what is learned, how, and under which privacy.")
-    study.callback()(_study)
     study.command("new")(from_options(study_new))
+    study.command("templates")(study_templates)
     return study
 
 
-def _study() -> None:
-    """Make a group of it although it has one command."""
+def study_templates(
+    name: Annotated[str, typer.Argument(help="Show this one: every choice with its reason.")] = "",
+) -> None:
+    """List the shipped studies that a new one can begin with, or show one of them."""
+    from medveil_research.templates import template, templates
+
+    screen = Screen()
+    if name:
+        for line in template(name).text.splitlines():
+            screen.say(line)
+        return
+    screen.table(("template", "what it learns"), [(one.name, one.about) for one in templates().values()])
+    screen.say("Read one: medveil study templates NAME. Take it: medveil study new --template NAME -o study")
 
 
 def study_new(options: NewStudyOptions) -> None:
@@ -39,8 +51,10 @@ def study_new(options: NewStudyOptions) -> None:
     from medveil_research.studies import new_study
     from medveil_research.study_file import write_study
 
+    options = _complete(options)
     weights = weights_named(options.start, options.folder) if options.start else None
-    study, initial = new_study(_wanted(options, weights))
+    wanted = _wanted(options, weights)
+    study, initial = new_study(wanted)
     write_study(options.output, study, initial)
     screen = Screen()
     screen.say(f"written  {options.output / 'study.toml'}")
@@ -48,20 +62,34 @@ def study_new(options: NewStudyOptions) -> None:
         screen.say(line)
     for line in strategy_lines(study) if options.strategy else ():
         screen.say(line)
-    for line in outlook(study, patients=options.patients, hospitals=options.hospitals):
+    for line in outlook(study, patients=wanted.patients_hint, hospitals=wanted.hospitals):
         screen.say(line)
+
+
+def _complete(options: NewStudyOptions) -> NewStudyOptions:
+    """With what the template says where the author has said nothing. Raises: BadOption."""
+    from medveil_research.templates import template
+
+    chosen = template(options.template).options if options.template else {}
+    options = replace(options, **{key: value for key, value in chosen.items() if not getattr(options, key)})
+    needed = ("name", "task", "profile", "hospitals")
+    missing = [f"--{key}" for key in needed if not getattr(options, key)]
+    if missing:
+        problem = f"{' and '.join(missing)} must be given, or a template ('medveil study templates')"
+        raise BadOption(problem=problem)
+    return replace(options, privacy=options.privacy or "local", epsilon=options.epsilon or 8.0)
 
 
 def _wanted(options: NewStudyOptions, weights: WeightFile | None) -> StudyOptions:
     from medveil_research.strategy_choice import options_of
-    from medveil_research.studies import (
-        StudyOptions,
-        class_names,
-        edges_of,
-        groups_of,
-        target_of,
-    )
+    from medveil_research.studies import StudyOptions, class_names, edges_of, groups_of, target_of
 
+    assert options.name is not None  # and so on: _complete has seen to it
+    assert options.task is not None
+    assert options.profile is not None
+    assert options.hospitals is not None
+    assert options.privacy is not None
+    assert options.epsilon is not None
     return StudyOptions(
         name=options.name,
         task=options.task,

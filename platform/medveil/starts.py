@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 
 import numpy as np
 
 from medveil.study import CENTRE
 from medveil.tensors import Float32, ModelSpec
-from privacy.encoding import RandomBytes
 
 FRESH = 0.01
 """Largest fresh part of an initial weight, in model units: too little to matter to training."""
+FRESH_OF_TRAINED = FRESH / 100
+"""Largest fresh part of a weight that was trained elsewhere: it tells two studies apart and no more."""
 
 
 def fresh_seed() -> int:
@@ -20,7 +22,11 @@ def fresh_seed() -> int:
 
 
 def fresh(
-    spec: ModelSpec, start: Float32, random_bytes: RandomBytes = secrets.token_bytes, *, most: float = FRESH
+    spec: ModelSpec,
+    start: Float32,
+    random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+    *,
+    most: float = FRESH,
 ) -> Float32:
     """Add a fresh part, uniform within ``most``, to every weight that is trained.
 
