@@ -202,8 +202,8 @@ class AuditWitness:
 
     def _known(self) -> SeenHead | None:
         """The newest head, on disk or in memory; what the operator has accepted since takes its place."""
-        stored = self._heads.newest()
-        if stored is None or self._newest is None or self._epoch != self._heads.epoch():
+        stored, epoch = self._heads.newest_since()
+        if stored is None or self._newest is None or self._epoch != epoch:
             return stored
         return max(stored, self._newest, key=lambda seen: seen.number)
 

@@ -23,6 +23,20 @@ HEADS = sa.Table(
 )
 
 
+_ACCEPTED = sa.func.coalesce(
+    sa.select(sa.func.max(HEADS.c.id)).where(HEADS.c.kind == "accepted").scalar_subquery(), 0
+)
+_EPOCH = sa.select(_ACCEPTED)
+_NEWEST = (
+    sa.select(HEADS, _ACCEPTED.label("epoch"))
+    .where(HEADS.c.kind != "refused", HEADS.c.id >= _ACCEPTED)
+    .order_by(HEADS.c.number.desc(), HEADS.c.id.desc())
+    .limit(1)
+)
+_LAST = sa.select(HEADS).order_by(HEADS.c.id.desc()).limit(1)
+"""Made once: a node asks with every message, and building a statement takes longer than running it."""
+
+
 @dataclass(frozen=True)
 class SeenHead:
     """A head of the aggregator's audit log, and how this node came by it."""
@@ -66,15 +80,18 @@ class SeenHeads:
 
     def newest(self) -> SeenHead | None:
         """The newest head that was taken or accepted."""
+        return self.newest_since()[0]
+
+    def newest_since(self) -> tuple[SeenHead | None, int]:
+        """The newest head that was taken or accepted, and :meth:`epoch`, as of one moment."""
         with self._engine.connect() as tx:
-            taken = sa.select(HEADS).where(HEADS.c.kind != "refused", HEADS.c.id >= self._epoch(tx))
-            row = tx.execute(taken.order_by(HEADS.c.number.desc(), HEADS.c.id.desc()).limit(1)).first()
-        return None if row is None else _seen_head(row)
+            row = tx.execute(_NEWEST).first()
+        return (None, 0) if row is None else (_seen_head(row), row.epoch)
 
     def alarm(self) -> SeenHead | None:
         """The refused head that nobody has looked into yet, if any."""
         with self._engine.connect() as tx:
-            row = tx.execute(sa.select(HEADS).order_by(HEADS.c.id.desc()).limit(1)).first()
+            row = tx.execute(_LAST).first()
         return _seen_head(row) if row is not None and row.kind == "refused" else None
 
     def hashes(self, number: int) -> list[bytes]:
@@ -103,9 +120,8 @@ class SeenHeads:
 
     def _epoch(self, tx: sa.Connection) -> int:
         """Where the heads begin that are compared: at the last one that the operator accepted."""
-        found = tx.scalar(sa.select(sa.func.max(HEADS.c.id)).where(HEADS.c.kind == "accepted"))
-        return found or 0
+        return int(tx.execute(_EPOCH).scalar_one())
 
 
 def _seen_head(row: sa.Row[Any]) -> SeenHead:
-    return SeenHead(**{k: v for k, v in row._mapping.items() if k != "id"})
+    return SeenHead(row.kind, row.number, row.hash, row.signature, row.key, row.seen, row.about)

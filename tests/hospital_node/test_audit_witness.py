@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
@@ -83,6 +84,26 @@ def test_an_answer_that_another_one_has_overtaken_is_held_against_what_was_known
         journal.heads.keep(SeenHead("accepted", 12, head_of(ADMIN, 12).hash, b"", ADMIN.public_key, 0.0, ""))
     with pytest.raises(AuditRolledBack):
         other.take(head_of(ADMIN, 11), asked=other.asked())
+
+
+def test_a_message_whose_head_plainly_follows_costs_one_question_to_the_journal(
+    witness: AuditWitness, journal: Journal
+) -> None:
+    """A node sends six messages a round, and the answer to each brings a head."""
+    statements: list[str] = []
+    attempt = AttemptKey(PLAN, 2, 1)
+    witness.take(head_of(ADMIN, 10), attempt)
+    sa.event.listen(journal.engine, "before_cursor_execute", lambda *told: statements.append(told[2]))
+    for number in range(11, 17):
+        asked = witness.asked()
+        witness.take(head_of(ADMIN, number), attempt, asked=asked)
+        assert asked is not None
+        assert asked.number == number - 1
+    assert len(statements) == 6
+    journal.heads.keep(SeenHead("accepted", 3, head_of(ADMIN, 3).hash, b"", ADMIN.public_key, 0.0, ""))
+    newest = witness.asked()
+    assert newest is not None
+    assert newest.number == 3  # the operator's word counts at once
 
 
 def altered(head: AuditHead) -> AuditHead:
