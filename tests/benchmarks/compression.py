@@ -2,9 +2,10 @@
 
 ``--data FOLDER`` holds pneumonia28 and mri-hippocampus; ``--write FILE`` puts the table into a Markdown page
 (docs/results.md). Federations run in one process through the product's own training, public maps and strategy
-(:mod:`medveil_research.comparison.engine`); what a hospital holds back is held back. Bytes are those of the
-vector that the product masks and uploads in a training round, made once for each study. Shares and ranks were
-chosen so that a round uploads an eighth or less; learning rates and rounds are the recipes'.
+(:mod:`medveil_research.comparison.engine`); what a hospital holds back is held back, and the mean is that of
+encoded updates, rounded to the lanes' steps as in the product. Bytes are those of the vector that the product
+masks and uploads in a training round, made once for each study. Shares and ranks were chosen so that a round
+uploads an eighth or less; learning rates and rounds are the recipes'.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from __future__ import annotations
 import secrets
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
@@ -29,16 +32,19 @@ from medveil.compression import Compression
 from medveil.identity import Secret
 from medveil.metrics import headline
 from medveil.rounds import RoundKind
+from medveil.strategies import State
 from medveil.study import Study
 from medveil.tensors import Float32, Update, from_safetensors
 from medveil_imaging.sources.site import SiteData, read_site
+from medveil_research.comparison import engine
 from medveil_research.comparison.engine import judged, run_federated
 from medveil_research.studies import StudyOptions, new_study
-from privacy.encoding import params_for
+from privacy.encoding import decode, params_for
 from privacy.secagg.masks import Mask
 from privacy.secagg.vector import masked_update
 from results_page import put_section
 from rows import Row, arguments, cpu, publish, with_data
+from unmasked import encode
 
 WHOLE = "whole"
 WAYS = {
@@ -88,6 +94,7 @@ JOBS = {
             "profile": "xray",
             "classes": ("normal", "abnormal"),
             "hospitals": 3,
+            "patients_hint": 600,
             "size": (28, 28),
             "model": "small_cnn",
         },
@@ -101,6 +108,7 @@ JOBS = {
             "profile": "mri",
             "classes": ("background", "anterior", "posterior"),
             "hospitals": 4,
+            "patients_hint": 70,
             "model": "unet3d",
             "size": (48, 64, 48),
         },
@@ -116,7 +124,6 @@ def study_of(name: str, way: str) -> tuple[Study, bytes]:
         StudyOptions(
             name=f"smaller-{name}",
             privacy="none",
-            patients_hint=600,
             seed=0,
             compression=WAYS[way],
             **JOBS[name].settings,
@@ -151,12 +158,33 @@ def measure(name: str, folder: Path, seeds: int) -> list[Cell]:
     for way in (WHOLE, *JOBS[name].ways):
         study, initial = study_of(name, way)
         vector = from_safetensors(initial, study.model.tensors)
-        runs = [run_federated(study, vector, sites) for _ in range(seeds)]
+        with encoded_means(study, len(sites)):
+            runs = [run_federated(study, vector, sites) for _ in range(seeds)]
         values = [run.released[headline(study)] for run in runs]
         worst = min(on_site(study, run.model, site) for run in runs for site in sites)
         cells.append(Cell(name, way, study.uploaded, uploaded_bytes(study, len(sites)), values, worst))
         print(cells[-1], file=sys.stderr, flush=True)
     return cells
+
+
+@contextmanager
+def encoded_means(study: Study, hospitals: int) -> Iterator[None]:
+    """Means of training rounds from encoded updates; masks would cancel to the bit, so there are none."""
+    params = params_for(study, RoundKind.TRAIN, hospitals)
+    metrics = np.zeros(params.metrics, np.uint64)
+
+    def mean(members: Sequence[Any], model: Float32, number: int, state: State) -> tuple[Float32, float]:
+        total = np.zeros(params.words, np.uint64)
+        for one in members:
+            update = Update(one.update(model, number, state))
+            total += encode(
+                update, params, weight=one.weight, metrics=metrics, random_bytes=secrets.token_bytes
+            )
+        return decode(total, params, hospitals=len(members), study=study).mean, 0.0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "_mean_update", mean)
+        yield
 
 
 def on_site(study: Study, model: Float32, site: SiteData) -> float:
