@@ -10,7 +10,6 @@ import typer
 
 from aggregator.cli_people import DEFAULT, Folder
 from aggregator.settings import load
-from medveil.readings import with_unit
 from medveil.shown import Screen, strong, warn
 
 if TYPE_CHECKING:
@@ -210,6 +209,8 @@ def _words(figure: Figure) -> str:
 
 
 def _range(span: Span | None) -> str:
+    from medveil.readings import with_unit
+
     if span is None:
         return ""
     low, high = with_unit(span.least, ""), with_unit(span.most, "")

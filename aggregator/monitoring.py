@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import Field, ValidationError
 
 from medveil.handed import problem_of
-from medveil.tracing import TraceTarget
+from medveil.trace_target import TraceTarget
 from medveil.values import Frozen
 
 ADDRESS = r"^[^\s@<>,;:\\\"]+@[A-Za-z0-9.-]+$"

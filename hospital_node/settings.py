@@ -23,7 +23,7 @@ from medveil.files import replace_durably
 from medveil.handed import parsed
 from medveil.registry import names_in
 from medveil.shown import plain
-from medveil.tracing import TraceTarget
+from medveil.trace_target import TraceTarget
 from medveil.values import Frozen, Name
 
 FILE = "node.json"

@@ -93,6 +93,8 @@ class Coordinator:
         before = self._marks()
         with self._store.transactions.together():
             outcomes = [self._outcome(message) for message in messages]
+            if not any(isinstance(outcome, str) for outcome in outcomes):
+                return outcomes, False  # what is refused moves nothing; what is overdue is the clock's
             self._close_what_is_complete()
         try:
             self.go_on()

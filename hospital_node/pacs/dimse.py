@@ -271,6 +271,9 @@ class Dimse:
             finally:
                 with suppress(RuntimeError):
                     line.release() if line.is_established else line.abort()
+                left = line.dul.socket and line.dul.socket.socket
+                if left is not None:
+                    left.close()  # the library leaves it open where the handshake failed
 
 
 def _context(authority: Path | None, certificate: Path | None) -> ssl.SSLContext:

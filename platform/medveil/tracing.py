@@ -19,18 +19,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
-
-from pydantic import Field, model_validator
+from typing import Any, Literal
 
 from medveil.errors import BadFile
 from medveil.ids import digest
 from medveil.log import get_logger
-from medveil.reachability import is_loopback, proxy_to
+from medveil.reachability import proxy_to
 from medveil.rounds import AttemptKey
-from medveil.values import Frozen
+from medveil.trace_target import TraceTarget
 
 Name = Literal[
     "round", "advertise", "share", "commit", "upload", "agree", "unmask", "abort", "aggregate", "publish",
@@ -45,26 +41,6 @@ EVERY_S, PATIENCE_S, AT_ONCE = 2.0, 10.0, 512
 Told = str | int
 NOBODY: AbstractContextManager[None] = nullcontext()
 log = get_logger()
-
-
-class TraceTarget(Frozen):
-    """The collector that is told of spans."""
-
-    endpoint: Annotated[str, Field(pattern=r"^https?://[^\s]+$", max_length=500)]
-    """``https://HOST:4318/v1/traces``; ``http://`` on this machine only."""
-    authority: Path | None = None
-    """That signed the collector's certificate (PEM); those of this machine if left out."""
-    token: Path | None = None
-    """File with a bearer token, where the collector asks for one."""
-    proxy: Annotated[str, Field(max_length=500, repr=False)] = ""
-    """On the way to it; the environment's if empty, ``none`` for none."""
-
-    @model_validator(mode="after")
-    def _in_the_clear_here_only(self) -> TraceTarget:
-        parts = urlsplit(self.endpoint)
-        if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
-            raise ValueError("http:// is for a collector on this machine; use https://")
-        return self
 
 
 @dataclass(frozen=True)

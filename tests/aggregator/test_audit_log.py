@@ -21,6 +21,7 @@ from aggregator.storage.plans import Plans
 from aggregator.storage.register import ApiToken, Register
 from aggregator.storage.store import Store
 from aggregator.storage.transactions import Transactions, WrongAdminKey
+from amended import next_plan
 from databases import run
 from door import Door
 from medveil.identity import BadSignature, Identity
@@ -31,7 +32,9 @@ from medveil.rounds import AttemptKey, ModelVersion, RoundKind
 from world import World, finish, make_plan, make_sites, make_study, tables_of
 
 ADMIN = Identity.generate("admin")
-PLAN: Plan = make_plan([Identity.generate(f"hospital-{i}") for i in (1, 2, 3)], make_study())
+HOSPITALS = [Identity.generate(f"hospital-{i}") for i in (1, 2, 3, 4)]
+PLAN: Plan = make_plan(HOSPITALS[:3], make_study())
+AMENDED = next_plan(PLAN, HOSPITALS)
 KEY = AttemptKey(PLAN.id, 1, 1)
 FAILED = AttemptReport(round=1, attempt=1, kind=RoundKind.TRAIN, outcome="failed", reason="below-threshold")
 SECRETS = ("the-token-itself", "the-share-itself")
@@ -60,6 +63,7 @@ CHANGES: dict[str, Callable[[Store], object]] = {
     ),
     "register.enrol": lambda s: s.register.enrol(SECRETS[0], name="st-marys", public_key=b"k" * 32, now=1.0),
     "plans.add": lambda s: s.plans.add(PLAN, b"s" * 64, version(0), 1.0),
+    "plans.add_amended": lambda s: s.plans.add_amended(AMENDED, b"s" * 64, 1.0),
     "plans.add_approval": lambda s: s.plans.add_approval(PLAN.id, "hospital-1", b"s" * 64),
     "plans.add_refusal": lambda s: s.plans.add_refusal(
         PLAN.id, "hospital-2", Refusal(kind="refused", reason="no films", signature=b"s" * 64), 1.0
@@ -69,7 +73,10 @@ CHANGES: dict[str, Callable[[Store], object]] = {
     "plans.end_attempt": lambda s: s.plans.end_attempt(PLAN.id, FAILED, version=version(1)),
     "plans.restored": lambda s: s.plans.restored(s.transactions.head),
     "log.change_admin_key": lambda s: s.log.change_admin_key(Identity.generate("admin")),
-    "plans.finish": lambda s: s.plans.finish(PLAN.id),
+    "plans.take_over": lambda s: s.plans.take_over(
+        PLAN.id, version(0).model_copy(update={"plan": AMENDED.id}), {}
+    ),
+    "plans.finish": lambda s: s.plans.finish(AMENDED.id),
 }
 """One call of every method that changes something, in an order that works."""
 READS = {
@@ -142,13 +149,14 @@ def test_every_change_adds_entries_and_the_tables_are_what_they_say(store: Store
         assert without_log(where) != rows, name
         assert store.log.verify() == store.transactions.head
     log = list(store.log.entries())
-    assert [(e.actor, e.action) for e in log][-19:] == [
+    assert [(e.actor, e.action) for e in log][-23:] == [
         ("aggregator", "lead.taken"),
         ("admin", "token.added"),
         ("st-marys", "token.used"),
         ("st-marys", "party.enrolled"),
         ("admin", "plan.created"),
         ("admin", "version.published"),
+        ("admin", "plan.amendment"),
         ("hospital-1", "plan.approved"),
         ("hospital-2", "plan.refused"),
         ("aggregator", "attempt.opened"),
@@ -161,6 +169,9 @@ def test_every_change_adds_entries_and_the_tables_are_what_they_say(store: Store
         ("admin", "admin-key.noted"),
         ("admin", "lead.taken"),
         ("admin", "plan.signed-again"),
+        ("admin", "plan.signed-again"),
+        ("aggregator", "plan.amended"),
+        ("aggregator", "version.published"),
         ("aggregator", "plan.finished"),
     ]
     assert not [s for s in SECRETS if s in repr(log)]

@@ -176,11 +176,15 @@ def test_every_call_that_makes_something_durable_is_inside_a_step() -> None:
                 if durable or (said in ("replace_durably", "put_in_place") and not handed):
                     bare.append(f"{path.name}: {ast.unparse(call)}")
     assert sorted(bare) == [
+        "audit_export.py: os.fsync(file.fileno())",  # a file that is handed on
         "backup.py: os.fsync(copy.fileno())",  # a copy in a new folder, which counts when its list is written
         "blobs.py: sync(folder.parent)",  # an empty folder
         "database.py: connection.commit()",  # a session's setting
         "invitations.py: replace_durably(path, before, private=True)",  # a file that is handed on
         "invitations.py: replace_durably(path, invitation.to_bytes(), private=True)",
+        "queue.py: replace_durably(self._path, state.model_dump_json().encode(), private=True)",
+        "receivers.py: replace_durably(path, f'{secret}\\n'.encode(), private=True)",
+        "watched.py: replace_durably(path, f'{secrets.token_urlsafe(32)}\\n'.encode(), private=True)",
     ]
 
 

@@ -150,7 +150,7 @@ def test_a_fault_of_the_aggregator_is_a_problem_document_without_its_cause(
 ) -> None:
     door = Door(build())
 
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ValueError("a secret word")
 
     monkeypatch.setattr(door.world.coordinator.instructions, "work", broken)

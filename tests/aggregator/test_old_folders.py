@@ -35,7 +35,7 @@ class Left:
     def status(self, plan: str) -> dict[str, Any]:
         """Without whom the aggregator has heard from lately."""
         status = status_of(self.world.coordinator, self.world.reader, plan)
-        later = ("in_reach", "refusals", "away")
+        later = ("in_reach", "refusals", "away", "directive", "followed_by")
         return {name: value for name, value in status.items() if name not in later}
 
 

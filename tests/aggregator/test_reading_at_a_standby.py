@@ -113,7 +113,7 @@ def test_plans_models_sums_and_proofs_are_the_same_bytes(pair: Pair) -> None:
     assert [json.loads(found) for found in pair.both("/v1/status", researcher)] == [[], []]
     pair.leader.service.register.grant(pair.world.plan.id, "researcher")
     told, there = (json.loads(found) for found in pair.both("/v1/status", researcher))
-    line = {"plan": pair.world.plan.id, "name": "tiny", "finished": True, "rounds": 2}
+    line = {"plan": pair.world.plan.id, "name": "tiny", "finished": True, "rounds": 2, "works": True}
     assert told == there == [line]
 
 

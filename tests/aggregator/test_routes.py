@@ -338,7 +338,7 @@ def good_body(path: str, body: bytes) -> bytes:
 def test_a_hospital_may_not_list_all_studies_and_a_researcher_may(door: Door) -> None:
     door.refused(door.ask(door.hospital(), "GET", "/v1/status"), 403, "not-allowed")
     (line,) = door.ask(door.known["researcher"], "GET", "/v1/status").json()
-    assert line == {"plan": door.world.plan.id, "name": "tiny", "finished": False, "rounds": 0}
+    assert line == {"plan": door.world.plan.id, "name": "tiny", "finished": False, "rounds": 0, "works": True}
     assert door.ask(door.known["nosy"], "GET", "/v1/status").json() == []
 
 

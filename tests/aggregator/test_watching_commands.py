@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from unittest.mock import patch
 
 import pytest
 from click.testing import Result
@@ -28,7 +29,8 @@ Build = Callable[..., World]
 def ask(world: World, *typed: str, columns: int = 80) -> Result:
     world.admin.save(world.folder / "admin.key") if not (world.folder / "admin.key").exists() else None
     Settings(world.folder).save()
-    return CliRunner(env={"COLUMNS": str(columns)}).invoke(app, [*typed, "--folder", str(world.folder)])
+    with patch.object(cli_watching.screen._console, "_width", columns):  # whatever COLUMNS was at the import
+        return CliRunner().invoke(app, [*typed, "--folder", str(world.folder)])
 
 
 def shown(world: World, *typed: str, columns: int = 80) -> str:

@@ -49,11 +49,21 @@ def echoing(context: ssl.SSLContext | None) -> Iterator[str]:
     entity: Any = pynetdicom.AE(ae_title=TITLE)
     entity.add_supported_context("1.2.840.10008.1.1")
     server = entity.start_server(("127.0.0.1", 0), block=False, ssl_context=context)
+    accept, lines = server.get_request, []
+
+    def noted() -> Any:
+        line, address = accept()
+        lines.append(line)
+        return line, address
+
+    server.get_request = noted
     try:
         yield f"localhost:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()
+        for line in lines:  # pynetdicom leaves one open whose peer went away without asking for anything
+            line.close()
 
 
 def asked(place: str, **given: Any) -> Dimse:

@@ -23,7 +23,8 @@ from lines import follow, scene
 from medveil import tracing as module
 from medveil.reports import AttemptReport
 from medveil.rounds import AttemptKey, Phase, RoundKind
-from medveil.tracing import NOBODY, Span, TraceSender, TraceTarget, encoded, root_id, span, trace_id, tracing
+from medveil.trace_target import TraceTarget
+from medveil.tracing import NOBODY, Span, TraceSender, encoded, root_id, span, trace_id, tracing
 from receivers import Hook, listening, tls_in
 from world import World, make_world
 

@@ -28,6 +28,7 @@ ROOTS = (
             "masks",
             "messages",
             "node",
+            "rosters",
             "server",
             "shamir",
             "vector",

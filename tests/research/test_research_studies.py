@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medveil import starts
 from medveil.errors import BadFile, Error
 from medveil.shown import is_plain
 from medveil.study import CENTRE, Slices, Study, read_study
 from medveil.tensors import ModelSpec, TensorSpec, from_safetensors, model_hash
-from medveil_research import starts, studies
+from medveil_research import studies
 from medveil_research.outlook import noise_to_signal, outlook
 from medveil_research.studies import NoDefaultModel, StudyOptions, new_study
 from medveil_research.study_file import FolderTaken, to_toml, write_study

@@ -16,12 +16,12 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+from medveil import starts
 from medveil.study import CENTRE, Study
 from medveil.tensors import Float32, from_safetensors
 from medveil_imaging.frozen import BASE, FOLDER
 from medveil_imaging.models import MODELS, BadModel, ModelShape, build, build_model, load_vector
 from medveil_imaging.weight_files import BadStartWeights, read_weights, start_from
-from medveil_research import starts
 from medveil_research.cli import register
 from medveil_research.contract import UnfitNetwork, prove
 from medveil_research.model_start import hand_on_frozen, start_lines

@@ -222,7 +222,7 @@ def test_a_hospital_takes_its_own_model_out_of_its_node_and_predicts_with_it(tmp
 
     assert "no sum of this plan" in refused()
     shared = np.ones_like(start)
-    version = OwnVersion(2, 2, shared, {}, model_hash(shared, study.model.tensors), 2)
+    version = OwnVersion(2, 2, shared, {}, model_hash(shared, study.model.tensors), summed=2)
     keep_version(version_path(node.models, plan), version)
     assert "not on its disk" in refused()
     kept = PersonalPart(node.models, plan, PEOPLE[0].secret_for(LABEL))
