@@ -8,6 +8,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -326,3 +327,20 @@ def test_a_journal_in_which_something_acts_by_itself_is_not_opened(tmp_path: Pat
         link.execute(planted)
     with pytest.raises(ForeignJournal):
         Journal(tmp_path / "journal.db")
+
+
+def test_a_command_may_open_the_journal_while_its_node_joins_an_attempt(journal: Journal, path: Path) -> None:
+    """The operator's page does so every second: between its two looks an attempt is joined."""
+    looks = []
+    with closing(Journal(path)) as page:
+
+        @sa.event.listens_for(page.engine, "before_cursor_execute")
+        def meanwhile(*_: object) -> None:
+            looks.append(None)
+            if len(looks) == 2:
+                join(journal, "plan", 1, 1)
+
+        page.take_over(dict)
+    assert len(looks) == 2
+    with pytest.raises(AlreadyDone):
+        join(journal, "plan", 1, 1)
