@@ -223,7 +223,7 @@ class Steps:
             first_models: the approved plans, with the hash of their initial model.
         """
         with self._engine.begin() as tx:
-            # Steps first: a node that joins meanwhile adds both at once, so whose step is seen here has its start.
+            # Steps first: a node that joins meanwhile adds both at once, so a step seen here has its start.
             rows = tx.execute(sa.select(STEPS).order_by(STEPS.c.round, STEPS.c.attempt)).all()
             known = sa.select(STARTS.c.plan, STARTS.c.round, STARTS.c.attempt)
             have = {AttemptKey(*row) for row in tx.execute(known)}
