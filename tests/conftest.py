@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core: more threads are in the way
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,3 +25,12 @@ def _own_log() -> Iterator[None]:
     before = structlog.get_config()
     yield
     structlog.configure(**before)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A browser for a module of tests; where there is none they are skipped by name."""
+    from browser import browser
+
+    with browser() as started:
+        yield started

@@ -18,12 +18,11 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from medveil.errors import Error, RemoteProtocolError
+from medveil.passwords import LONGEST, SHORTEST, weakness
 from medveil.spoken import word_list
 
 STEP_S, DIGITS, AROUND = 30, 6, 1
 """A code lasts so many seconds; one before and one after count too, for clocks that differ."""
-SHORTEST, LONGEST = 12, 200
-"""Characters of a password. Length is all that is asked for (NIST SP 800-63B)."""
 WORDS = 6
 """Of a password that is made here: 66 bits."""
 _PASSES, _KIBIBYTES, _SALT, _NONCE = 3, 65_536, 16, 12
@@ -59,14 +58,8 @@ class WeakPassword(Error):
 
 def check_new(password: str, again: str) -> None:
     """Raises: WeakPassword."""
-    if password != again:
-        raise WeakPassword(problem="it was not the same the second time")
-    if len(password) < SHORTEST:
-        raise WeakPassword(problem=f"it is shorter than {SHORTEST} characters")
-    if len(password) > LONGEST:
-        raise WeakPassword(problem=f"it is longer than {LONGEST} characters")
-    if len(set(password)) < 4:
-        raise WeakPassword(problem="it is one character over and over")
+    if problem := weakness(password, again):
+        raise WeakPassword(problem=problem)
 
 
 def new_password() -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from aggregator.auditlog import Head
+from aggregator.auditlog import Detail, Head
 from aggregator.storage.directives import HaltedByAdmin, is_halted
 from aggregator.storage.tables import APPROVALS, ATTEMPTS, EVENTS, PLANS, READERS, REFUSALS, VERSIONS, at
 from aggregator.storage.transactions import AlreadyThere, Change, Transactions
@@ -87,21 +87,13 @@ class Plans:
 
     def add(self, plan: Plan, signature: bytes, first: ModelVersion, now: float) -> None:
         """Keep a plan with its initial model version. Raises: AlreadyThere, StartTaken."""
-        values = {
-            "id": plan.id,
-            "plan": plan.model_dump_json(),
-            "admin_signature": signature,
-            "created": now,
-            "finished": False,
-        }
         with self._transactions.change("add_plan", "admin") as change:
-            if change.select(sa.select(PLANS.c.id).where(PLANS.c.id == plan.id)).first():
-                raise AlreadyThere(thing="this exact plan")
+            _check_new(change, plan)
             same = VERSIONS.c.version["model"].as_string() == first.model
             other = change.select(sa.select(VERSIONS.c.plan).where(same).limit(1)).scalar()
             if other is not None:
                 raise StartTaken(plan=other)
-            change.insert(PLANS, values, "plan.created")
+            _insert(change, plan, signature, now, "plan.created")
             _publish(change, first, {})
 
     def add_amended(self, plan: Plan, signature: bytes, now: float) -> None:
@@ -109,18 +101,10 @@ class Plans:
 
         Whoever may read the plan before it may read this one.
         """
-        values = {
-            "id": plan.id,
-            "plan": plan.model_dump_json(),
-            "admin_signature": signature,
-            "created": now,
-            "finished": False,
-        }
         with self._transactions.change("add_amended", "admin") as change:
-            if change.select(sa.select(PLANS.c.id).where(PLANS.c.id == plan.id)).first():
-                raise AlreadyThere(thing="this exact plan")
+            _check_new(change, plan)
             before = "" if plan.before is None else plan.before.id
-            change.insert(PLANS, values, "plan.amendment", amends=before)
+            _insert(change, plan, signature, now, "plan.amendment", amends=before)
             readers = sa.select(READERS).where(READERS.c.plan == before, READERS.c.may)
             for row in change.select(readers.order_by(READERS.c.name)).all():
                 reader = {"plan": plan.id, "name": row.name, "may": True}
@@ -387,6 +371,23 @@ def report_in(row: sa.Row[Any], outcome: str, told: Mapping[str, object] | None)
     """The report in an attempt's row."""
     where = {"round": row.round, "attempt": row.attempt, "kind": row.kind, "outcome": outcome}
     return AttemptReport.model_validate({**where, **(told or {})})
+
+
+def _check_new(change: Change, plan: Plan) -> None:
+    """Raises: AlreadyThere."""
+    if change.select(sa.select(PLANS.c.id).where(PLANS.c.id == plan.id)).first():
+        raise AlreadyThere(thing="this exact plan")
+
+
+def _insert(change: Change, plan: Plan, signature: bytes, now: float, action: str, **details: Detail) -> None:
+    values = {
+        "id": plan.id,
+        "plan": plan.model_dump_json(),
+        "admin_signature": signature,
+        "created": now,
+        "finished": False,
+    }
+    change.insert(PLANS, values, action, **details)
 
 
 def _publish(change: Change, version: ModelVersion, state: Mapping[str, str]) -> None:

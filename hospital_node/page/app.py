@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.resources import files
-from urllib.parse import parse_qsl
 
 from fastapi import FastAPI
 from pydantic_core import to_jsonable_python
@@ -30,8 +29,10 @@ from hospital_node.page.reading import Reader
 from hospital_node.page.support import bundle
 from hospital_node.page.values import Panels, Trouble
 from hospital_node.settings import Node
+from medveil import look
 from medveil.catalogue import LANGUAGES, Language, language_of
 from medveil.errors import Error
+from medveil.look import browsers
 
 PANELS = ("state", "leaves", "data", "requests", "training", "ledger", "health")
 LONGEST_FORM = 16_384
@@ -39,8 +40,6 @@ LONGEST_FORM = 16_384
 EVERY_S = 2.0
 """Between two looks for whoever has the page open. Its age is at most this and the time of one look."""
 MOST_STREAMS = 16
-LANGUAGE_COOKIE = "medveil-language"
-YEAR_S = 365 * 24 * 3600
 Form = dict[str, str]
 ROUTES = {
     "approved": "/requests",
@@ -219,13 +218,15 @@ def _add_ways_in(app: FastAPI, page: Page) -> None:
         if language not in LANGUAGES:
             raise NoSuchPart()
         answer = RedirectResponse("/", 303)
-        answer.set_cookie(LANGUAGE_COOKIE, language, max_age=YEAR_S, httponly=True, samesite="strict")
+        answer.set_cookie(
+            browsers.LANGUAGE_COOKIE, language, max_age=browsers.YEAR_S, httponly=True, samesite="strict"
+        )
         return answer
 
     for name, kind, text in (
         ("style.css", "text/css", page.painter.style()),
         ("page.js", "text/javascript", _file("page.js")),
-        ("icon.svg", "image/svg+xml", _file("icon.svg")),
+        ("icon.svg", "image/svg+xml", look.icon().decode()),
     ):
         app.add_api_route(f"/{name}", _constant(text, kind), methods=["GET"])
 
@@ -382,7 +383,7 @@ async def _done(page: Page, session: Session, event: str, verb: Callable[[], obj
 async def form_of(request: Request) -> Form:
     """A form's fields. Raises: BadForm."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/x-www-form-urlencoded":
+    if kind != browsers.FORM:
         raise BadForm()
     body = b""
     async for chunk in request.stream():
@@ -390,7 +391,7 @@ async def form_of(request: Request) -> Form:
         if len(body) > LONGEST_FORM:
             raise BadForm()
     try:
-        return dict(parse_qsl(body.decode("utf-8"), keep_blank_values=True, max_num_fields=20))
+        return browsers.fields_of(body)
     except ValueError as error:
         raise BadForm() from error
 
@@ -405,11 +406,8 @@ async def sealed_form(page: Page, request: Request) -> tuple[Session, Form]:
 
 def language_in(request: Request) -> Language:
     """That the person chose, or else the browser asks for."""
-    chosen = request.cookies.get(LANGUAGE_COOKIE, "")
-    for one in LANGUAGES:
-        if chosen == one:
-            return one
-    return language_of(request.headers.get("accept-language", ""))
+    chosen = request.cookies.get(browsers.LANGUAGE_COOKIE, "")
+    return language_of(request.headers.get("accept-language", ""), chosen)
 
 
 def route_of(request: Request) -> str:

@@ -18,29 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hospital_node.page.errors import CrossSite, ForeignHost, PageRefusal, SomethingElse
 from medveil.log import get_logger
+from medveil.look.browsers import HEADERS
 
-POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self' data:",
-        "connect-src 'self'",
-        "base-uri 'none'",
-        "form-action 'self'",
-        "frame-ancestors 'none'",
-    )
-)
-HEADERS = {
-    "Content-Security-Policy": POLICY,
-    "Cache-Control": "no-store",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "same-origin",  # with less, a browser sends a form without its origin
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), microphone=(), geolocation=(), interest-cohort=()",
-}
 SAFE = ("GET", "HEAD")
 log = get_logger()
 

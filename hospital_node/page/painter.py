@@ -66,8 +66,7 @@ class Painter:
 
     def warm(self) -> None:
         """Read every template now, so that the first visitor waits for none."""
-        for name in self._templates.list_templates(extensions=["j2"]):
-            self._templates.get_template(name)
+        look.warm(self._templates)
 
     def style(self) -> str:
         """The one style sheet."""

@@ -9,11 +9,10 @@ import argon2
 from hospital_node.page.errors import WeakPassword
 from hospital_node.settings import Node
 from medveil.files import replace_durably
+from medveil.passwords import LONGEST, weakness
 
 HASHER = argon2.PasswordHasher(time_cost=3, memory_cost=65_536, parallelism=1)
 """People choose passwords, so a guess costs 64 MiB and three passes (RFC 9106, second choice)."""
-SHORTEST, LONGEST = 12, 200
-"""Characters. Length is all that is asked for (NIST SP 800-63B)."""
 
 
 def path_of(node: Node) -> Path:
@@ -23,14 +22,8 @@ def path_of(node: Node) -> Path:
 
 def set_password(node: Node, typed: str, again: str) -> None:
     """Take a new password; an earlier one does not count any more. Raises: WeakPassword."""
-    if typed != again:
-        raise WeakPassword(problem="it was not the same the second time")
-    if len(typed) < SHORTEST:
-        raise WeakPassword(problem=f"it is shorter than {SHORTEST} characters")
-    if len(typed) > LONGEST:
-        raise WeakPassword(problem=f"it is longer than {LONGEST} characters")
-    if len(set(typed)) < 4:
-        raise WeakPassword(problem="it is one character over and over")
+    if problem := weakness(typed, again):
+        raise WeakPassword(problem=problem)
     replace_durably(path_of(node), HASHER.hash(typed).encode(), private=True)
 
 

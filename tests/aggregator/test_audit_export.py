@@ -8,8 +8,7 @@ import json
 import socket
 import syslog as rsyslog
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,7 @@ from aggregator.telling.audit_file import Exported, OtherAdminKey, verify_file
 from medveil import syslog
 from medveil.errors import BadFile, BadOption
 from medveil.ids import fingerprint
+from waiting import until
 
 
 @pytest.fixture
@@ -233,13 +233,6 @@ def test_an_archive_that_is_away_or_misnamed_is_told_in_words(settings: Settings
     for wrong in ("http://x:1", "syslog://", "syslog+tls://x/path", "syslog://u@x:1", "syslog://x:99999"):
         with pytest.raises(BadOption):
             target_of(wrong)
-
-
-async def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
 
 
 @rsyslog.needs_rsyslog

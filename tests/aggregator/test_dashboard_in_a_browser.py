@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from browser import barriers, browser, too_wide
+from browser import barriers, too_wide
 from made_board import HOSTILE, PLAN, ServedBoard, served, watching
 
 ROUND = f"/studies/{PLAN}/rounds/7"
@@ -28,12 +28,6 @@ OPEN = "document.querySelectorAll('details').forEach(one => { one.open = true; }
 WRONG_CLOCK = "Date.now = () => 1000; performance.mark('set');"
 LATER = """const real = performance.now.bind(performance); let ahead = 0;
 performance.now = () => real() + ahead; window.pass = milliseconds => { ahead += milliseconds; };"""
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with browser() as started:
-        yield started
 
 
 @contextmanager

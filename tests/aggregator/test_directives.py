@@ -42,6 +42,15 @@ def say(world: World, order: Order, reason: str = WHY) -> None:
     store.close()
 
 
+def halted_in(build: Build, phase: str, order: Order) -> tuple[World, list[Site]]:
+    """A world whose admin has said this word in this phase; nobody has acted on it yet."""
+    world = build()
+    sites = make_sites(world)
+    play(world, sites, until=lambda: world.phase == phase)
+    say(world, order)
+    return world, sites
+
+
 def settle(world: World, sites: list[Site], steps: int = 60) -> None:
     """Let everybody go on for a while."""
     for _ in range(steps):
@@ -57,10 +66,7 @@ def settle(world: World, sites: list[Site], steps: int = 60) -> None:
 def test_before_anything_masked_was_sent_the_attempt_ends_at_once(
     build: Build, phase: str, order: Order
 ) -> None:
-    world = build()
-    sites = make_sites(world)
-    play(world, sites, until=lambda: world.phase == phase)
-    say(world, order)
+    world, sites = halted_in(build, phase, order)
     world.coordinator.tick()
     status = world.status
     (ended,) = status["attempts"]
@@ -77,10 +83,7 @@ def test_before_anything_masked_was_sent_the_attempt_ends_at_once(
 def test_once_masked_vectors_may_be_out_the_attempt_comes_to_its_own_end(
     build: Build, phase: str, order: Order
 ) -> None:
-    world = build()
-    sites = make_sites(world)
-    play(world, sites, until=lambda: world.phase == phase)
-    say(world, order)
+    world, sites = halted_in(build, phase, order)
     settle(world, sites)
     status = world.status
     assert [(a["round"], a["outcome"]) for a in status["attempts"]] == [(1, "done")]

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import measured
-from browser import barriers, browser, too_wide
+from browser import barriers, too_wide
 from world import World, make_world
 
 GENERAL = ("/comparison", "/privacy", "/audit", "/system", "/audit/check")
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with browser() as started:
-        yield started
 
 
 def looked_at(chromium: Any, url: str, *, width: int, scheme: str, language: str, kept: str = "") -> None:

@@ -9,16 +9,15 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from canaries import found_in, found_under
+from ends import played_out
 from medveil.reports import PlanStatus
 from medveil.study import Deadlines
-from medveil_research.client import NoAnswer
 from medveil_research.local_consortium import DEADLINES, LocalConsortium
 from medveil_research.processes import Event
 from medveil_research.sites import find_sites
@@ -96,7 +95,9 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
         patch.setenv("MEDVEIL_RECORD", str(record))
         with LocalConsortium(folder, find_sites(folder / "sites"), killing) as consortium:
             plan = consortium.open(study, initial)
-            status = _watched(consortium, plan.id, killing)
+            status = played_out(
+                consortium, plan.id, meanwhile=lambda: killing.carried_out(consortium), limit_s=LIMIT_S
+            )
     return Played(folder, record.read_bytes(), status, killing.done)
 
 
@@ -105,21 +106,6 @@ def _add_pack(site: Path) -> None:
         for path in sorted((DATA / "dicom-files" / "phi").iterdir()):
             shutil.copy(path, site / f"Quillfeather-{path.name}")
             manifest.write(f"Quillfeather-{path.name},MRN-7718204 {path.stem},train,1\n")
-
-
-def _watched(consortium: LocalConsortium, plan: str, killing: Killing) -> PlanStatus:
-    deadline = time.monotonic() + LIMIT_S
-    while time.monotonic() < deadline:
-        killing.carried_out(consortium)
-        consortium.check()
-        try:
-            time.sleep(0.1)
-            status = consortium.client.status(plan)
-        except NoAnswer:
-            continue
-        if status.finished:
-            return status
-    raise AssertionError("the study did not finish in time")
 
 
 def test_the_study_finishes_and_every_hospital_was_killed_on_the_way(played: Played) -> None:

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from ends import played_out
 from medveil.study import Deadlines
 from medveil_imaging.sources.phantom import write_phantom_sites
-from medveil_research.client import NoAnswer
 from medveil_research.local_consortium import DEADLINES, LocalConsortium
 from medveil_research.sites import find_sites
 from medveil_research.studies import StudyOptions, new_study
@@ -86,7 +85,7 @@ def test_the_page_shows_a_real_round_as_it_goes_and_disturbs_nobody(tmp_path: Pa
             try:
                 watcher = Watcher(next(line.strip() for line in page.stdout if "/enter/" in line))
                 watcher.enter()
-                status = _watched(consortium, plan.id, watcher)
+                status = played_out(consortium, plan.id, meanwhile=watcher.look, limit_s=LIMIT_S)
             finally:
                 page.terminate()
             assert page.wait(30) in (0, -signal.SIGTERM)
@@ -96,17 +95,3 @@ def test_the_page_shows_a_real_round_as_it_goes_and_disturbs_nobody(tmp_path: Pa
     assert (running["study"], running["rounds"]) == ("watched", 3)
     assert watcher.seen["going"]["total"] > 0
     assert any(words.startswith("round ") and "computes" in words for words in watcher.seen)
-
-
-def _watched(consortium: LocalConsortium, plan: str, watcher: Watcher) -> Any:
-    deadline = time.monotonic() + LIMIT_S
-    while time.monotonic() < deadline:
-        consortium.check()
-        watcher.look()
-        try:
-            status = consortium.client.status(plan)
-        except NoAnswer:
-            continue
-        if status.finished:
-            return status
-    raise AssertionError("the study did not finish in time")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import threading
-import time
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 from aggregator.adminkey import open_store
 from aggregator.settings import Settings
+from ends import played_out
 from hospital_node.ledger import Ledger
 from hospital_node.lineage import load_version
 from hospital_node.settings import Node
@@ -27,7 +27,6 @@ from medveil.tasks.classification import NOISED_BINS
 from medveil.tensors import from_safetensors, model_hash
 from medveil_imaging.sources.phantom import write_phantom_sites
 from medveil_research import Consortium
-from medveil_research.client import NoAnswer
 from medveil_research.local_consortium import DEADLINES, LocalConsortium
 from medveil_research.processes import Event
 from medveil_research.report.page import write_report
@@ -72,21 +71,14 @@ def watch(
     consortium: LocalConsortium, plan: str, power_cut: threading.Event, killed: list[str]
 ) -> PlanStatus:
     """Follow the study to its end; when the word comes, cut the aggregator's power and start it again."""
-    deadline = time.monotonic() + LIMIT_S
-    while time.monotonic() < deadline:
-        time.sleep(0.1)
+
+    def cut_once() -> None:
         if power_cut.is_set() and "aggregator" not in killed:
             consortium.kill("aggregator")
             killed.append("aggregator")
             consortium.restart("aggregator")
-        consortium.check()
-        try:
-            status = consortium.client.status(plan)
-        except NoAnswer:
-            continue  # it is starting again
-        if status.finished:
-            return status
-    raise AssertionError("the study did not finish in time")
+
+    return played_out(consortium, plan, meanwhile=cut_once, limit_s=LIMIT_S)
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from hospital_node.transmissions.record import SentRecord
 from hospital_node.transmissions.requests import MASKED
 from medveil import syslog as module
 from medveil.identity import Identity
+from waiting import until
 
 ME, PLAN = Identity.generate("st-marys"), "ab" * 32
 SOURCE = AuditSource("st-marys", "Ward 7 <X-ray>", "node-1", 77)
@@ -182,13 +183,6 @@ def node_for(tmp_path: Path, archive: rsyslog.Archive) -> Node:
         name="st-marys", aggregator="https://fl:1", data=tmp_path, dataset="d", audit_syslog=target
     )
     return Node(folder, settings)
-
-
-async def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
 
 
 @rsyslog.needs_rsyslog

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from browser import barriers, browser, too_wide
+from browser import barriers, too_wide
 from hospital_node.page import deciding
 from node_page import HOSTILE, Served, card, made_node, made_panels, served
 
@@ -18,12 +18,6 @@ OPEN = "document.querySelectorAll('details').forEach(one => { one.open = true; }
 
 FAST_CLOCK = """const real = Date.now; let ahead = 0;
 Date.now = () => real() + ahead; window.pass = milliseconds => { ahead += milliseconds; };"""
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with browser() as started:
-        yield started
 
 
 @contextmanager

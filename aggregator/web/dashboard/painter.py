@@ -52,7 +52,10 @@ class Painter:
             "sentences": sentences,
             "svg": svg,
         }
-        self.files = {"board.css": (look.style(self._templates, *OWN_STYLES).encode(), "text/css")}
+        self.files = {
+            "board.css": (look.style(self._templates, *OWN_STYLES).encode(), "text/css"),
+            "icon.svg": (look.icon(), "image/svg+xml"),
+        }
         """What pages load: name → bytes and media type."""
         for file in (files("aggregator.web.dashboard") / "static").iterdir():
             kind = KINDS.get(file.name.rpartition(".")[2])
@@ -67,8 +70,7 @@ class Painter:
 
     def warm(self) -> None:
         """Read every template now, so that the first visitor waits for none."""
-        for name in self._templates.list_templates(extensions=["j2"]):
-            self._templates.get_template(name)
+        look.warm(self._templates)
 
     def parts(self, screen: Screen, value: Frozen, view: View, language: Language) -> dict[str, Part]:
         """What a screen shows, in parts. The whole content is the part ``page``."""

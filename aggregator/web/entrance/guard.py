@@ -3,39 +3,16 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import parse_qsl, quote
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from aggregator.web.problems import BadRequest
-from medveil.catalogue import LANGUAGES, Language, language_of
+from medveil.catalogue import Language, language_of
+from medveil.look import browsers
 
-POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self' data:",
-        "connect-src 'self'",
-        "base-uri 'none'",
-        "form-action 'self'",
-        "frame-ancestors 'none'",
-    )
-)
-HEADERS = {
-    "Content-Security-Policy": POLICY,
-    "Cache-Control": "no-store",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "same-origin",  # with less, a browser sends a form without its origin
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), microphone=(), geolocation=(), interest-cohort=()",
-    "Strict-Transport-Security": "max-age=31536000",
-}
-LANGUAGE_COOKIE = "medveil-language"
-YEAR_S = 365 * 24 * 3600
+HEADERS = browsers.HEADERS | {"Strict-Transport-Security": "max-age=31536000"}
 LONGEST_BACK, LONGEST_FORM = 300, 8_192
 _PATH = re.compile(r"/(?:[A-Za-z0-9._~-][A-Za-z0-9._~/%-]*)?(?:\?[A-Za-z0-9._~/%=&:,+-]*)?")
 NEVER_BACK = ("/signin", "/signout", "/v1")
@@ -68,24 +45,21 @@ async def form_of(request: Request) -> dict[str, str]:
     """A form's fields. Raises: BadRequest."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     body = b""
-    if kind == "application/x-www-form-urlencoded":
+    if kind == browsers.FORM:
         async for chunk in request.stream():
             body += chunk
             if len(body) > LONGEST_FORM:
                 raise BadRequest()
     try:
-        return dict(parse_qsl(body.decode("utf-8"), keep_blank_values=True, max_num_fields=20))
+        return browsers.fields_of(body)
     except ValueError as error:
         raise BadRequest() from error
 
 
 def language_in(request: Request) -> Language:
     """That the person chose, or else the browser asks for."""
-    chosen = request.cookies.get(LANGUAGE_COOKIE, "")
-    for one in LANGUAGES:
-        if chosen == one:
-            return one
-    return language_of(request.headers.get("accept-language", ""))
+    chosen = request.cookies.get(browsers.LANGUAGE_COOKIE, "")
+    return language_of(request.headers.get("accept-language", ""), chosen)
 
 
 def is_twin(request: Request) -> bool:

@@ -13,8 +13,6 @@ from aggregator.errors import NotFound
 from aggregator.settings import Settings
 from aggregator.storage.register import Role
 from aggregator.web.entrance.guard import (
-    LANGUAGE_COOKIE,
-    YEAR_S,
     form_of,
     guarded,
     to_sign_in,
@@ -26,7 +24,9 @@ from aggregator.web.entrance.local import local_router
 from aggregator.web.entrance.providers import providers_router
 from aggregator.web.problems import on_error
 from aggregator.web.standby import serving_of
+from medveil import look
 from medveil.catalogue import LANGUAGES
+from medveil.look.browsers import LANGUAGE_COOKIE, YEAR_S
 
 LONGEST_KEY = 100
 
@@ -69,7 +69,7 @@ def _ways_in(hall: Hall) -> APIRouter:
         return guarded(Response(hall.painter.style, media_type="text/css"))
 
     async def icon(request: Request) -> Response:
-        return guarded(Response(hall.painter.icon, media_type="image/svg+xml"))
+        return guarded(Response(look.icon(), media_type="image/svg+xml"))
 
     router.add_api_route("/signin", page(hall, sign_in), methods=["GET"])
     router.add_api_route("/signin/link/{key}", page(hall, by_link), methods=["GET"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.resources import files
 
 from aggregator.settings import Settings
 from medveil import look
@@ -28,7 +27,6 @@ class Painter:
         }
         self.style = look.style(self._templates, OWN_STYLE)
         """The one style sheet."""
-        self.icon = (files("aggregator.web.entrance") / "templates" / "icon.svg").read_bytes()
 
     def page(
         self,

@@ -75,11 +75,16 @@ class Speaker:
         return self("time.seconds", count=round(seconds))
 
 
-def language_of(accepted: str) -> Language:
+def language_of(accepted: str, chosen: str = "") -> Language:
     """The language of ours that a browser's ``Accept-Language`` likes most; English if it names none.
 
+    Args:
+        chosen: what the person has chosen, which counts if it is a language of ours.
     Source: RFC 9110, section 12.5.4.
     """
+    for language in LANGUAGES:
+        if chosen == language:
+            return language
     found: list[tuple[float, int, Language]] = []
     for place, part in enumerate(accepted[:500].split(",")):
         name, _, options = part.strip().lower().partition(";")

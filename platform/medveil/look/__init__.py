@@ -3,13 +3,15 @@
 ``templates/tokens.css`` holds every colour, distance and size; ``templates/page.css`` holds the rest and
 names no colour. A page is a template of its own room that begins with ``{% extends "page.html.j2" %}`` and
 fills blocks; :func:`environment` finds both. A state is a class of ``page.css``, an icon of ``icons.svg`` and
-a word, always all three. Drawings: :mod:`medveil.look.svg`.
+a word, always all three. Drawings: :mod:`medveil.look.svg`;
+what browsers are told of it: :mod:`medveil.look.browsers`.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Mapping
+from importlib.resources import files
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
@@ -46,6 +48,17 @@ def style(made: Environment, *own: str) -> str:
     loader = made.loader
     assert loader is not None
     return "\n".join(loader.get_source(made, name)[0] for name in (*STYLES, *own))
+
+
+def icon() -> bytes:
+    """The family's icon (SVG)."""
+    return (files("medveil.look") / "templates" / "icon.svg").read_bytes()
+
+
+def warm(made: Environment) -> None:
+    """Read every template now, so that the first visitor waits for none."""
+    for name in made.list_templates(extensions=["j2"]):
+        made.get_template(name)
 
 
 def version() -> str:
