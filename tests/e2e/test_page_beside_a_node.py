@@ -73,7 +73,7 @@ def test_the_page_shows_a_real_round_as_it_goes_and_disturbs_nobody(tmp_path: Pa
     study, initial = new_study(
         StudyOptions(name="watched", patients_hint=24, deadlines=deadlines, **options)  # type: ignore[arg-type]
     )
-    longer = study.training.model_copy(update={"local_steps": 600, "local_epochs": None})
+    longer = study.training.model_copy(update={"local_steps": 2000, "local_epochs": None})
     study = study.model_copy(update={"training": longer})  # so that somebody can see them go
     with LocalConsortium(tmp_path, find_sites(tmp_path / "sites"), lambda *_: None) as consortium:
         plan = consortium.open(study, initial)
