@@ -404,11 +404,16 @@ def _roster(register: Register, hospitals: Sequence[str]) -> tuple[Member, ...]:
     )
 
 
-def statuses(settings: Settings) -> Iterator[tuple[Plan, PlanStatus]]:
-    """Every plan and its progress as far as the database tells, oldest first."""
+def statuses(settings: Settings, typed: str = "") -> Iterator[tuple[Plan, PlanStatus]]:
+    """Every plan and its progress as far as the database tells, oldest first.
+
+    Args:
+        typed: only this one then.
+    Raises: NotAFingerprint, NoPlan.
+    """
     from aggregator.rounds.status import PlanReader
 
     with opened(settings) as store:
         reader = PlanReader(store)
-        for line in reader.lines():
-            yield reader.plan(line.plan), reader.status(line.plan)
+        for one in [plan_meant(store, typed)] if typed else [line.plan for line in reader.lines()]:
+            yield reader.plan(one), reader.status(one)

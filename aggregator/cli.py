@@ -21,7 +21,7 @@ from aggregator.cli_invite import invitations, invite
 from aggregator.cli_notify import notify
 from aggregator.cli_people import DEFAULT, Folder, make_local_admin, people
 from aggregator.cli_relay import relay
-from aggregator.cli_watching import hospitals, show, watch
+from aggregator.cli_watching import OneOfAll, hospitals, show, watch
 from aggregator.settings import Settings, load
 from medveil.errors import utc
 from medveil.ids import fingerprint
@@ -409,20 +409,29 @@ def study_create(
 
 
 @study.command("status")
-def study_status(folder: Folder = DEFAULT) -> None:
-    """Print every plan with its rounds, survivors and failures."""
+def study_status(plan: OneOfAll = "", folder: Folder = DEFAULT) -> None:
+    """Print every plan, or one, with its rounds, survivors and failures."""
     from aggregator import admin
 
-    for plan, status in admin.statuses(load(folder)):
-        _show_status(plan, status)
+    for found, status in admin.statuses(load(folder), plan):
+        _show_status(found, status)
+
+
+def _state_words(plan: Plan, status: PlanStatus) -> str:
+    if status.followed_by is not None:
+        return f"goes on with another roster, plan {status.followed_by[:8]}"
+    if status.directive is not None and status.directive.halts:
+        return {"pause": "paused", "stop": "stopped"}.get(status.directive.order, "withdrawn")
+    if status.finished:
+        return "finished"
+    waits = "" if status.waiting_for is None else status.waiting_for.reason
+    if plan.before is not None and waits == "earlier-roster":
+        return f"roster {plan.epoch}, not begun; until then plan {plan.before.id[:8]} works"
+    return "running" if len(status.approved) >= plan.approvals_needed else "waiting"
 
 
 def _show_status(plan: Plan, status: PlanStatus) -> None:
-    begun = len(status.approved) >= plan.approvals_needed
-    state = "finished" if status.finished else "running" if begun else "waiting"
-    if status.followed_by is not None:
-        state = f"goes on with another roster, plan {status.followed_by[:8]}"
-    screen.say(strong(status.name), f" {state}")
+    screen.say(strong(status.name), f" {_state_words(plan, status)}")
     _show_fingerprint(plan)
     screen.say(f"  approved by {', '.join(status.approved) or 'nobody yet'}")
     for one in status.refusals:

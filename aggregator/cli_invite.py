@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aggregator.cli_people import DEFAULT, Folder
+from aggregator.cli_people import DEFAULT, AsJson, Folder
 from aggregator.settings import load
 from medveil.errors import utc
 from medveil.ids import fingerprint
@@ -58,6 +59,7 @@ def invitations(
         Path | None, typer.Option(help="An invitation's file: show its twelve words once more.")
     ] = None,
     take_back: Annotated[str, typer.Option(help="A name: nobody can use its invitation any more.")] = "",
+    as_json: AsJson = False,
 ) -> None:
     """Show who was invited, until when, and with which key they have joined."""
     from aggregator import invitations
@@ -73,11 +75,25 @@ def invitations(
         screen.say(f"The invitation of {plain(take_back, 60)} is taken back.")
         return
     found = invitations.newcomers(settings)
+    if as_json:
+        for one in found:
+            screen.json(_for_programs(one))
+        return
     if not found:
         screen.say("Nobody was invited yet. Next: medveil aggregator invite NAME")
         return
     rows = [(one.name, one.role, *_stands(one)) for one in found]
     screen.table(("name", "role", "invitation", "key fingerprint"), rows)
+
+
+def _for_programs(one: Newcomer) -> dict[str, object]:
+    return {
+        "name": one.name,
+        "role": one.role,
+        "state": one.state.replace(" ", "-"),
+        "until": one.until if math.isfinite(one.until) else None,
+        "key": "" if one.key is None else fingerprint(one.key),
+    }
 
 
 def _stands(one: Newcomer) -> tuple[Words, Words]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 people = typer.Typer(help="Who may read what: API tokens of people, and the studies of each researcher.")
 screen = Screen()
+AsJson = Annotated[bool, typer.Option("--json", help="For a program: JSON, a value a line.")]
 Folder = Annotated[Path, typer.Option("--folder", "-f", help="The aggregator's folder.")]
 DEFAULT = Path("aggregator-data")
 TRIES = 3
@@ -41,12 +43,33 @@ def people_add(
 
 
 @people.command("list")
-def people_list(folder: Folder = DEFAULT) -> None:
+def people_list(folder: Folder = DEFAULT, as_json: AsJson = False) -> None:
     """Print everybody with a key or a token, a line each; never the token itself."""
     from aggregator import admin
 
     for access in admin.people(load(folder)):
-        _show_access(access)
+        if as_json:
+            screen.json(_for_programs(access))
+        else:
+            _show_access(access)
+
+
+def _for_programs(access: Access) -> dict[str, object]:
+    return {
+        "name": access.name,
+        "role": access.role,
+        "key": None if access.key is None else fingerprint(access.key),
+        "token": access.token or None,
+        "until": access.expires if math.isfinite(access.expires) else None,
+        "state": _state(access),
+        "reads": list(access.reads),
+    }
+
+
+def _state(access: Access) -> str:
+    if access.revoked:
+        return "revoked"
+    return "expired" if access.expires <= time.time() else "open"
 
 
 def _show_access(access: Access) -> None:
@@ -56,8 +79,8 @@ def _show_access(access: Access) -> None:
         shown, state = f"token {access.token}", time.strftime("until %Y-%m-%d", time.gmtime(access.expires))
     else:
         shown, state = f"key {fingerprint(access.key)}", "enrolled"
-    if access.revoked or access.expires <= time.time():
-        state = "revoked" if access.revoked else "expired"
+    if _state(access) != "open":
+        state = _state(access)
     plans = ", ".join(" ".join(words_of(bytes.fromhex(p))[:3]) + " …" for p in access.reads)
     reads = "reads " + plans if plans else ""
     screen.say(f"{access.name:20} {access.role:10} {shown:24} {state:16} {reads}".rstrip())

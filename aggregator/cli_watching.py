@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aggregator.cli_people import DEFAULT, Folder
+from aggregator.cli_people import DEFAULT, AsJson, Folder
 from aggregator.settings import load
 from medveil.errors import utc
 from medveil.shown import Screen, Words, fault, good, plain, strong, warn
@@ -28,20 +28,28 @@ Study = Annotated[
         "that is not over, if left out."
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="For a program: JSON, a value a line.")]
+OneOfAll = Annotated[
+    str,
+    typer.Argument(
+        help="Only this one: the study's name, its words in quotation marks, or 8 digits or more of its hash."
+    ),
+]
 EVERY_S = 1.0
 MOST_LANES = 16
 """Hospitals that have a line of their own while a round is watched."""
 NARROW = 76
 """Columns under which a table becomes a list."""
-OVER = ("finished", "ended-early", "stopped", "withdrawn")
+OVER = ("finished", "ended-early", "stopped", "withdrawn", "amended", "set-aside")
+SHORT = ("ended-early", "set-aside")
+"""Ends before the last round."""
 HEALTHY_CLOCK_S = 5.0
 
 
 def watch(study: Study = "", folder: Folder = DEFAULT, as_json: AsJson = False) -> None:
     """Follow a study to its end: what each hospital does, and what the round waits for.
 
-    In place at a terminal; elsewhere a line for each change. Exit status 1 if it ended before its last round.
+    In place at a terminal; elsewhere a line for each change. When another roster takes over, it is followed.
+    Exit status 1 if the study ended before its last round.
     """
     with _watching(folder) as found:
         plan = _meant(found, study)
@@ -59,6 +67,11 @@ def watch(study: Study = "", folder: Folder = DEFAULT, as_json: AsJson = False) 
                     seen_before = change
                     if not as_json:
                         live.show(_rows(seen, timeline))
+                    if seen.followed_by is not None:
+                        if not as_json:
+                            screen.say(seen.sentence)
+                        plan, told = seen.followed_by, None
+                        continue
                     if seen.state in OVER and (timeline is None or timeline.ended is not None):
                         break
                     time.sleep(EVERY_S)
@@ -69,7 +82,7 @@ def watch(study: Study = "", folder: Folder = DEFAULT, as_json: AsJson = False) 
             raise typer.Exit(130)
         if not as_json:
             screen.say(strong(seen.name), f"{seen.state}: {seen.sentence}")
-        raise typer.Exit(1 if seen.state == "ended-early" else 0)
+        raise typer.Exit(1 if seen.state in SHORT else 0)
 
 
 def show(study: Study = "", folder: Folder = DEFAULT, as_json: AsJson = False) -> None:
@@ -143,7 +156,7 @@ def _meant(found: Watching, typed: str) -> str:
     if typed:
         return plan_meant(found.store, typed)
     lines = found.studies()
-    going = [line for line in lines if line.state not in OVER] or list(lines[:1])
+    going = [one for one in lines if one.state not in OVER and one.state != "amendment"] or list(lines[:1])
     if len(going) != 1:
         raise NoPlan(typed="")
     return going[0].plan
@@ -186,6 +199,8 @@ def _rows(seen: StudySeen, timeline: Timeline | None) -> Iterator[tuple[str, str
 
 
 def _place(seen: StudySeen, timeline: Timeline | None) -> str:
+    if seen.state in ("amendment", "set-aside"):
+        return f"roster {seen.epoch}, not begun"
     if timeline is None:
         return f"before round 1 of {seen.rounds}"
     if timeline.outcome != "open":
@@ -300,6 +315,11 @@ def _fields(seen: StudySeen) -> Iterator[tuple[str, Words]]:
     yield "", strong(" ".join(seen.words[6:]))
     yield "hash", seen.plan
     yield "now", seen.sentence
+    if seen.follows is not None:
+        yield "roster", f"{seen.epoch}, after plan {seen.follows[:12]}"
+        for label, names in (("joins", seen.joins), ("leaves", seen.leaves)):
+            if names:
+                yield label, ", ".join(names)
     yield (
         "rounds",
         f"{seen.rounds_done} of {seen.rounds} done, {seen.rounds_left} left; model version {seen.version}",

@@ -13,6 +13,7 @@ from typing import Annotated
 from pydantic import Field
 
 from aggregator.monitoring import Event
+from aggregator.rounds import epochs
 from aggregator.rounds.runs import Run, Runs
 from aggregator.watching.values import WaitsFor
 from aggregator.watching.words import duration, sentence
@@ -25,7 +26,7 @@ CERTIFICATE_DAYS = (21, 7, 1)
 """A certificate's end is told when so many days are left."""
 Named = Annotated[tuple[Name, ...], Field(max_length=2000)]
 TEST = "test"
-HALTED = ("paused", "stopped", "withdrawn")
+HALTED = ("paused", "stopped", "withdrawn", "takeover-halted")
 """A study that its admin has halted waits for nobody else."""
 
 
@@ -122,11 +123,13 @@ class Lookout:
                 reason=reason,
                 text=text,
             )
-        if run.finished:
+        goes_on = epochs.following_plan(self._runs, run) is not None
+        if run.finished and run.begun and not goes_on:
             made = run.newest[0].number
             text = f"Study {plan.study.name} is over. It published {made} version{'s' if made != 1 else ''}."
             yield self._notice("study.finished", plan.id, run=run, text=text)
-        elif (since := _since(run)) is not None and self._runs.now() - since >= self._waiting_s:
+        since = None if run.finished else _since(run)
+        if since is not None and self._runs.now() - since >= self._waiting_s:
             waits = self._waits_for(plan.id)
             if waits.why not in HALTED:
                 yield self._waiting(run, waits, self._runs.now() - since)

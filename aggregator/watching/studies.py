@@ -20,17 +20,31 @@ from medveil.tasks import TASKS
 HALTED: dict[str, State] = {"pause": "paused", "stop": "stopped", "withdraw": "withdrawn"}
 
 
-def state_of(plan: Plan, present: PlanStatus, word: Directive | None, *, evaluated: bool) -> State:
+def state_of(
+    plan: Plan, present: PlanStatus, word: Directive | None, *, evaluated: bool, begun: bool = True
+) -> State:
     """Where a study stands, in a word.
 
     Args:
-        evaluated: whether its last round has its sum.
+        evaluated: whether its last round has its sum. begun: whether its roster has taken over, if it amends.
     """
+    if present.followed_by is not None:
+        return "amended"
     if word is not None and word.order in HALTED:
         return HALTED[word.order]
+    if not begun:
+        return "set-aside" if present.finished else "amendment"
     if present.finished:
         return "finished" if evaluated else "ended-early"
     return "running" if len(present.approved) >= plan.approvals_needed else "approvals"
+
+
+def changed_members(plan: Plan) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Who joins by an amendment and who leaves, by name; nobody if it amends no plan."""
+    if plan.before is None:
+        return (), ()
+    old, new = ({m.key: m.name for m in one.roster} for one in (plan.before, plan))
+    return tuple(n for k, n in new.items() if k not in old), tuple(n for k, n in old.items() if k not in new)
 
 
 def roster_of(plan: Plan, present: PlanStatus, live: Live | None) -> tuple[RosterLine, ...]:

@@ -157,11 +157,20 @@ Why = Literal[
     "stopped",
     "withdrawn",
     "finished",
+    "roster-approvals",
+    "takeover",
+    "takeover-reach",
+    "takeover-halted",
+    "amended",
+    "set-aside",
 ]
 """``hospitals``: answers of those in ``awaited``. ``phase-end``: everybody in reach has answered. ``sum``:
 the aggregator opens the sum. ``trouble``: it cannot, ``reason`` says why. ``giving-up``: hospitals give a
 failed attempt up. ``failures``: a pause after attempts that failed at their beginning. ``stopping``: it is
-paused or stopped, and an attempt that has masked vectors comes to its own end first."""
+paused or stopped, and an attempt that has masked vectors comes to its own end first. ``roster-approvals``,
+``takeover``: an amendment waits for approvals, or for a moment between two attempts of the roster before it;
+``takeover-reach`` for enough of its hospitals in reach, ``takeover-halted`` because the admin has halted the
+study. ``amended``: another roster has taken over. ``set-aside``: this one never did, and never will."""
 
 
 class Awaited(Frozen):
@@ -190,6 +199,10 @@ class WaitsFor(Frozen):
     need: Count = 0
     """Answers, approvals or hospitals that it takes."""
     reason: Text = ""
+    epoch: Count = 0
+    """Of an amendment that has not begun its roster's number; of an amended plan that of the next one."""
+    other: Sha256 | None = None
+    """The plan that works until then, or since."""
     live_known: bool = True
     """Whether the leading process has told lately who was heard from."""
 
@@ -267,7 +280,22 @@ class FigureSeen(Frozen):
     """As people read it."""
 
 
-State = Literal["approvals", "running", "paused", "stopped", "withdrawn", "finished", "ended-early"]
+State = Literal[
+    "approvals",
+    "running",
+    "paused",
+    "stopped",
+    "withdrawn",
+    "finished",
+    "ended-early",
+    "amendment",
+    "amended",
+    "set-aside",
+]
+"""``amendment``: a change of the roster that has not taken over yet. ``amended``: another roster goes on.
+``set-aside``: an amendment that never took over, for another one did, or the study was over."""
+OVER: tuple[State, ...] = ("finished", "ended-early", "stopped", "withdrawn", "amended", "set-aside")
+"""States in which a plan opens no further round."""
 
 
 class StudyLine(Frozen):
@@ -282,6 +310,12 @@ class StudyLine(Frozen):
     attempts: Count
     """That have ended."""
     created: Amount
+    epoch: Count = 1
+    """Number of its roster."""
+    follows: Sha256 | None = None
+    """The plan whose roster it changes."""
+    followed_by: Sha256 | None = None
+    """The plan with another roster that goes on in its place."""
 
 
 class StudySeen(StudyLine):
@@ -291,6 +325,9 @@ class StudySeen(StudyLine):
     description: Annotated[str, Field(max_length=2000)] = ""
     task: Short
     roster: tuple[RosterLine, ...]
+    joins: tuple[Name, ...] = ()
+    leaves: tuple[Name, ...] = ()
+    """Of an amendment: who is on its roster, and was not on the one before; and the other way round."""
     approvals: Count
     approvals_needed: Count
     rounds_done: Count

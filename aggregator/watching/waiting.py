@@ -43,18 +43,60 @@ def waits_for(
             return found.model_copy(update={"why": "stopping", "reason": word.reason})
         return found
     if len(present.approved) < plan.approvals_needed:
-        refused = {one.hospital for one in present.refusals}
-        missing = [n for n in plan.names if n not in present.approved and n not in refused]
-        return known.model_copy(
-            update={
-                "why": "approvals",
-                "awaited": tuple(_awaited(name, live, held, now) for name in missing),
-                "answered": len(present.approved),
-                "invited": len(plan.roster),
-                "need": plan.approvals_needed,
-            }
-        )
+        missing = _approvals_missing(plan, present, live, now=now)
+        return known.model_copy(update={**missing, "why": "approvals"})
     return _between(plan, present, live, held, known, now=now)
+
+
+def roster_waits_for(
+    plan: Plan, present: PlanStatus, live: Live | None, *, word: Directive | None, now: float
+) -> WaitsFor:
+    """What an amendment waits for whose roster does not work yet.
+
+    Args:
+        word: the admin's last word on the plan before it.
+    """
+    assert plan.before is not None
+    before = plan.before.id
+    known = WaitsFor(
+        why="set-aside",
+        rounds=plan.study.training.rounds + 1,
+        epoch=plan.epoch,
+        other=before,
+        live_known=live is not None,
+    )
+    if present.finished:
+        return known
+    if len(present.approved) < plan.approvals_needed:
+        missing = _approvals_missing(plan, present, live, now=now)
+        return known.model_copy(update={**missing, "why": "roster-approvals"})
+    if word is not None and word.halts:
+        return known.model_copy(update={"why": "takeover-halted", "reason": word.reason})
+    held = None if live is None else live.plans.get(plan.id)
+    works = None if live is None else live.plans.get(before)
+    away = () if works is None else works.away
+    ready, need = [] if held is None else [n for n in held.ready if n not in away], fewest(plan)
+    if held is None or len(ready) >= need:
+        return known.model_copy(update={"why": "takeover", "need": need, "answered": len(ready)})
+    silent = [n for n in plan.names if n in present.approved and n not in (*ready, *away)]
+    awaited = tuple(_awaited(name, live, held, now) for name in silent)
+    same = {"awaited": awaited, "answered": len(ready), "invited": len(plan.roster), "need": need}
+    return known.model_copy(update={**same, "why": "takeover-reach"})
+
+
+def _approvals_missing(
+    plan: Plan, present: PlanStatus, live: Live | None, *, now: float
+) -> dict[str, object]:
+    """Of a :class:`WaitsFor`: who has not decided yet, and how many approvals it takes."""
+    held = None if live is None else live.plans.get(plan.id)
+    refused = {one.hospital for one in present.refusals}
+    missing = [n for n in plan.names if n not in present.approved and n not in refused]
+    return {
+        "awaited": tuple(_awaited(name, live, held, now) for name in missing),
+        "answered": len(present.approved),
+        "invited": len(plan.roster),
+        "need": plan.approvals_needed,
+    }
 
 
 def _open(

@@ -15,9 +15,17 @@ from aggregator.storage.store import Store
 from aggregator.watching.cost import Account, cost_of
 from aggregator.watching.hospitals import OfLate, hospitals_of
 from aggregator.watching.live import is_fresh
-from aggregator.watching.studies import is_evaluated, newest_figure, roster_of, round_seen, state_of
+from aggregator.watching.studies import (
+    changed_members,
+    is_evaluated,
+    newest_figure,
+    roster_of,
+    round_seen,
+    state_of,
+)
 from aggregator.watching.timeline import timeline_of
 from aggregator.watching.values import (
+    OVER,
     HospitalSeen,
     Live,
     RoundsPage,
@@ -26,7 +34,7 @@ from aggregator.watching.values import (
     Timeline,
     WaitsFor,
 )
-from aggregator.watching.waiting import waits_for
+from aggregator.watching.waiting import roster_waits_for, waits_for
 from aggregator.watching.words import sentence
 from medveil.plan import Plan
 from medveil.reports import AttemptReport, Directive, PlanStatus
@@ -84,7 +92,7 @@ class Watching:
         evaluated = is_evaluated(reports)
         newest, _ = self._store.plans.progress(plan_id).newest
         done = newest.number + (1 if evaluated else 0)
-        words = self.directives(plan_id)
+        words, (joins, leaves) = self.directives(plan_id), changed_members(plan)
         waits = self._waits_for(plan, present, tried, live)
         line = self._line(plan_id, self._store.history.created(), present=(present, ended), tried=tried)
         return StudySeen(
@@ -93,10 +101,12 @@ class Watching:
             description=plan.study.description,
             task=plan.study.task,
             roster=roster_of(plan, present, live),
+            joins=joins,
+            leaves=leaves,
             approvals=len(present.approved),
             approvals_needed=plan.approvals_needed,
             rounds_done=done,
-            rounds_left=0 if line.state in ("finished", "stopped", "ended-early") else line.rounds - done,
+            rounds_left=0 if line.state in OVER else line.rounds - done,
             version=newest.number,
             model=newest.model,
             cost=cost_of(
@@ -204,18 +214,37 @@ class Watching:
         plan = self._reader.plan(plan_id)
         status, ended = present or self._reader.present(plan_id)
         tried = self._store.history.newest(plan_id, limit=2) if tried is None else tried
-        word = next(iter(self.directives(plan_id)), None)
+        word, evaluated = self._word(plan_id), is_evaluated(_ended(tried))
         return StudyLine(
             plan=plan_id,
             name=plan.study.name,
-            state=state_of(plan, status, word, evaluated=is_evaluated(_ended(tried))),
+            state=state_of(plan, status, word, evaluated=evaluated, begun=self._has_begun(plan)),
             round=tried[0].key.round if tried else 0,
             rounds=plan.study.training.rounds + 1,
             attempts=ended,
             created=created.get(plan_id, 0.0),
+            epoch=plan.epoch,
+            follows=None if plan.before is None else plan.before.id,
+            followed_by=status.followed_by,
         )
 
+    def _word(self, plan_id: str) -> Directive | None:
+        """The admin's last."""
+        return next(iter(self.directives(plan_id)), None)
+
+    def _has_begun(self, plan: Plan) -> bool:
+        """Whether its roster works, or has worked: an amended plan takes over with a model."""
+        return plan.before is None or self._store.plans.newest_version(plan.id) is not None
+
     def _waits_for(self, plan: Plan, present: PlanStatus, tried: list[Tried], live: Live | None) -> WaitsFor:
+        if present.followed_by is not None:
+            after = self._reader.plan(present.followed_by)
+            rounds, known = plan.study.training.rounds + 1, live is not None
+            return WaitsFor(why="amended", epoch=after.epoch, other=after.id, rounds=rounds, live_known=known)
+        word = self._word(plan.id)
+        if plan.before is not None and not (word is not None and word.halts) and not self._has_begun(plan):
+            halting = self._word(plan.before.id)
+            return roster_waits_for(plan, present, live, word=halting, now=self._now())
         opened = tried[0] if tried and tried[0].report is None else None
         last = next((one for one in tried if one.report is not None), None)
         over = 0 if last is None or last.report is None else last.key.round - (not last.report.done)
@@ -224,7 +253,7 @@ class Watching:
             present,
             None if opened is None else self._timeline(plan, opened, present, live),
             live,
-            word=next(iter(self.directives(plan.id)), None),
+            word=word,
             last_round=over,
             now=self._now(),
         )

@@ -166,6 +166,55 @@ def _halted(found: WaitsFor) -> str:
     return f"The study {word} by the admin: {found.reason}"
 
 
+def _working(found: WaitsFor) -> str:
+    return f"plan {'' if found.other is None else found.other[:12]}"
+
+
+def _change_approvals(found: WaitsFor) -> str:
+    more = max(0, found.need - found.answered)
+    return (
+        f"Roster {found.epoch} waits for {more} more approval{'' if more == 1 else 's'} "
+        f"({found.answered} of {found.invited} have approved, {found.need} are needed); "
+        f"not yet: {_names(found.awaited, '')}; until then the roster before it works ({_working(found)})."
+    )
+
+
+def _takeover(found: WaitsFor) -> str:
+    ending = "" if found.live_known else f"; {UNKNOWN}"
+    return (
+        f"Roster {found.epoch} is approved and takes over between two attempts of the one before it "
+        f"({_working(found)}){ending}."
+    )
+
+
+def _takeover_reach(found: WaitsFor) -> str:
+    missing = f"; missing: {_names(found.awaited, '')}" if found.awaited else ""
+    return (
+        f"Roster {found.epoch} is approved and takes over when {found.need} of its hospitals are in reach, "
+        f"now {found.answered}{missing}; until then the roster before it works ({_working(found)})."
+    )
+
+
+def _takeover_halted(found: WaitsFor) -> str:
+    return (
+        f"Roster {found.epoch} is approved and takes over when the study goes on; the admin has halted it "
+        f"({_working(found)}): {found.reason}"
+    )
+
+
+def _amended(found: WaitsFor) -> str:
+    return (
+        f"Roster {found.epoch} has taken over and goes on as {_working(found)}; this plan waits for nothing."
+    )
+
+
+def _set_aside(found: WaitsFor) -> str:
+    return (
+        f"Roster {found.epoch} never took over: another one did, or the study was over ({_working(found)}). "
+        "It waits for nothing."
+    )
+
+
 def _finished(found: WaitsFor) -> str:
     return "The study is over and waits for nothing."
 
@@ -183,4 +232,10 @@ _SENTENCES: dict[str, Callable[[WaitsFor], str]] = {
     "stopped": _halted,
     "withdrawn": _halted,
     "finished": _finished,
+    "roster-approvals": _change_approvals,
+    "takeover": _takeover,
+    "takeover-reach": _takeover_reach,
+    "takeover-halted": _takeover_halted,
+    "amended": _amended,
+    "set-aside": _set_aside,
 }

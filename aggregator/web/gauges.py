@@ -23,7 +23,7 @@ from prometheus_client.core import (
     Metric,
 )
 
-from aggregator.rounds import schedule
+from aggregator.rounds import epochs, schedule
 from aggregator.rounds.runs import Run, Runs
 from aggregator.work.spending import local_epsilon
 from medveil.reports import AttemptReport
@@ -37,6 +37,20 @@ MOST_REASONS = 40
 PHASE_BUCKETS = (0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0, 3600.0)
 WRITE_BUCKETS = (0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
 STUDY = "medveil_study"
+STATES = (
+    "approvals",
+    "between_rounds",
+    "round",
+    "paused",
+    "stopped",
+    "withdrawn",
+    "amendment",
+    "amended",
+    "set_aside",
+    "finished",
+)
+"""Where a study stands. ``paused`` and the like also while an attempt with masked vectors comes to its end.
+``amendment``: a roster that does not work yet; ``set_aside``: it never did; ``amended``: another goes on."""
 Naming = Literal["none", "index", "name"]
 
 
@@ -140,7 +154,7 @@ class StudyGauges:
         hospitals = _family("hospitals", "Hospitals by what they have done.", "state")
         for run in shown:
             study, opened = label_of(run.plan.id), run.attempt
-            state.add_metric([study, _state(run)], 1)
+            state.add_metric([study, _state(self._runs, run)], 1)
             if opened is not None:
                 phase.add_metric([study, opened.state.phase.value], 1)
             number.add_metric([study], opened.key.round if opened else 0)
@@ -255,7 +269,14 @@ class StudyGauges:
         return family
 
 
-def _state(run: Run) -> str:
+def _state(runs: Runs, run: Run) -> str:
+    """One of :data:`STATES`."""
+    if run.finished and epochs.following_plan(runs, run) is not None:
+        return "amended"
+    if run.directive is not None and run.halted:
+        return {"pause": "paused", "stop": "stopped", "withdraw": "withdrawn"}[run.directive.order]
+    if not run.begun:
+        return "set_aside" if run.finished else "amendment"
     if run.finished:
         return "finished"
     if run.approved_at is None:

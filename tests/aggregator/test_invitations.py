@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import time
@@ -178,6 +179,9 @@ def test_the_commands_show_words_that_the_file_has_and_the_key_to_compare(settin
     again = runner.invoke(app, ["invitations", "--words", "st-marys.invitation", *at])
     assert words in again.output
     assert "open, until" in runner.invoke(app, ["invitations", *at]).output
+    told = json.loads(runner.invoke(app, ["invitations", "--json", *at]).output)
+    assert (told["name"], told["role"], told["state"], told["key"]) == ("st-marys", "hospital", "open", "")
+    assert told["until"] == float(made.expires)
     assert runner.invoke(app, ["invitations", "--take-back", "st-marys", *at]).exit_code == 0
 
 

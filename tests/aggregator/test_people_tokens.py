@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from aggregator.storage.store import Store
 from aggregator.storage.transactions import AlreadyThere
 from door import Door
 from medveil.identity import sign_request
+from medveil.ids import fingerprint
 from world import Clock, World
 
 Build = Callable[..., World]
@@ -208,6 +210,17 @@ def test_the_commands_add_list_grant_and_revoke_without_showing_a_token_twice(bu
     assert token_id in listed
     assert "researcher" in listed
     assert secret not in listed
+    told = [json.loads(line) for line in run("people", "list", "--json").splitlines()]
+    (anna,) = (one for one in told if one["name"] == "anna")
+    assert (anna["role"], anna["token"], anna["key"], anna["state"]) == ("researcher", token_id, None, "open")
+    assert anna["reads"] == [plan]
+    assert secret not in str(told)
+    (key,) = (one for one in told if one["name"] == "hospital-1")
+    assert (key["token"], key["until"], key["key"]) == (
+        None,
+        None,
+        fingerprint(world.identities[0].public_key),
+    )
     run("people", "grant", "anna", plan, "--withdraw")
     assert register.readable("anna") == set()
     run("people", "grant", "anna", plan)

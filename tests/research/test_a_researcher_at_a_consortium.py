@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
+from pydantic import TypeAdapter
 
 from door import Door
 from medveil.errors import BadFile, BadOption, Error
 from medveil.identity import Identity
+from medveil.reports import PlanLine
 from medveil.rounds import RoundKind
 from medveil.study import read_study
 from medveil.tensors import BadModelFile, from_safetensors, model_hash
 from medveil_research import Consortium, extras, fetching
-from medveil_research.client import NoAnswer
+from medveil_research.client import PLAN_LINES, NoAnswer
 from medveil_research.consortium import NoSuchStudy, SeveralStudies
 from medveil_research.enrolment import AlreadyEnrolled, Enrolment, NotEnrolled, enrol
 from medveil_research.fetching import FetchBroken, TargetExists
@@ -185,6 +187,21 @@ def test_two_studies_of_one_name_are_told_apart_by_their_digits(
         assert one.plan[:8] in refused.value.what
         assert "ffffffff" in refused.value.what
     assert consortium.study(one.plan[:8]).id == one.plan
+
+
+def test_of_several_rosters_of_one_study_its_name_means_the_one_that_works(
+    consortium: Consortium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the aggregator tells it, in the column ``works``; an older one does not, and then nobody guesses."""
+    (one,) = consortium.lines()
+    assert one.works
+    plans = ("a" * 64, one.plan, "b" * 64)
+    for works in range(3):
+        lines = [one.model_copy(update={"plan": p, "works": i == works}) for i, p in enumerate(plans)]
+        told = TypeAdapter(tuple[PlanLine, ...]).dump_json(tuple(lines))
+        monkeypatch.setattr(consortium, "lines", lambda told=told: PLAN_LINES.validate_json(told))
+        assert consortium.line("films").plan == consortium.line().plan == plans[works]
+        assert consortium.line("aaaaaaaa").plan == plans[0]  # by its digits the other ones still are there
 
 
 def test_rounds_versions_and_figures_are_those_of_the_aggregator(films: SharedStudy, door: Door) -> None:

@@ -35,6 +35,7 @@ ROWS: list[tuple[str, list[tuple[str, str, str, list[Query]]]]] = [
                 "none",
                 [(f"medveil_study_round{ONE}", "open"), (f"medveil_study_rounds{ONE}", "of")],
             ),
+            ("State", "state-timeline", "none", [(f"medveil_study_state{ONE}", "{{state}}")]),
             ("Phase", "state-timeline", "none", [(f"medveil_study_phase{ONE}", "{{phase}}")]),
             (
                 "Waiting since, and until",

@@ -15,6 +15,10 @@ from medveil.shown import plain
 
 NAMED = 3
 """Hospitals that a sentence names; the others are counted."""
+LIVE = ("hospitals", "phase-end", "next-round", "approvals", "takeover")
+"""Sentences that would say more if it were known who is in reach."""
+PLAN_DIGITS = 12
+"""Of the hash of another plan that a sentence names."""
 FITS = 20
 """Letters of a heading in one line of a phone."""
 TONES = {
@@ -32,6 +36,12 @@ TONES = {
     "stopped": "dropped",
     "withdrawn": "refused",
     "finished": "done",
+    "roster-approvals": "waiting",
+    "takeover": "waiting",
+    "takeover-reach": "late",
+    "takeover-halted": "waiting",
+    "amended": "done",
+    "set-aside": "dropped",
 }
 """Why a study waits → how that looks."""
 STATES = {
@@ -42,6 +52,9 @@ STATES = {
     "withdrawn": "refused",
     "finished": "done",
     "ended-early": "late",
+    "amendment": "waiting",
+    "amended": "done",
+    "set-aside": "dropped",
 }
 """Where a study stands → how that looks."""
 STANDS = {"waiting": "waiting", "approved": "done", "refused": "refused", "withdrawn": "refused"}
@@ -100,6 +113,8 @@ def waits(t: Speaker, found: WaitsFor, as_of: float) -> Markup:
         invited=found.invited,
         need=found.need,
         count=max(0, found.need - found.answered),
+        epoch=found.epoch,
+        plan="" if found.other is None else found.other[:PLAN_DIGITS],
     )
     if found.left_s is not None and why in ("hospitals", "phase-end", "failures"):
         key = "waits.again" if why == "failures" else "waits.deadline"
@@ -117,7 +132,7 @@ def beside(t: Speaker, found: WaitsFor, as_of: float) -> Markup:
         one = found.awaited[0]
         at = moment("ago", as_of - (one.heard_s or 0.0))
         parts.append(marked(t, "waits.heard", name=plain(one.hospital), ago=at))
-    if not found.live_known and found.why in ("hospitals", "phase-end", "next-round", "approvals"):
+    if not found.live_known and found.why in LIVE:
         parts.append(escape(t("waits.unknown")))
     return Markup(" ").join(parts)
 

@@ -8,7 +8,7 @@ from medveil.reports import Amount, Count
 from medveil.values import Frozen
 
 ALIVE = ("running", "approvals", "paused")
-MOST_ALIVE, MOST_OVER = 12, 20
+MOST_ALIVE, MOST_OVER, MOST_AMENDED = 12, 20, 6
 """Studies that are shown whole, and those that are only named; the newest first."""
 
 
@@ -17,6 +17,8 @@ class OverviewSeen(Frozen):
 
     alive: tuple[StudySeen, ...]
     """Studies that go on, the newest first."""
+    amendments: tuple[StudySeen, ...] = ()
+    """Changes of rosters that have not taken over yet, the newest first."""
     over: tuple[StudyLine, ...]
     """Studies that do not, and those beyond the first dozen."""
     studies: Count
@@ -33,7 +35,9 @@ def value(view: View) -> OverviewSeen:
     lines = [line for line in view.watching.studies() if view.sees(line.plan)]
     going = [line for line in lines if line.state in ALIVE]
     alive = tuple(view.watching.study(line.plan) for line in going[:MOST_ALIVE])
-    whole = {one.plan for one in alive}
+    amending = [line for line in lines if line.state == "amendment"][:MOST_AMENDED]
+    amendments = tuple(view.watching.study(line.plan) for line in amending)
+    whole = {one.plan for one in (*alive, *amendments)}
     mine = {line.plan for line in lines}
     theirs = [h for h in view.watching.hospitals() if not h.revoked]
     if view.plans is not None:
@@ -42,6 +46,7 @@ def value(view: View) -> OverviewSeen:
     busy = {line.plan for line in going}
     return OverviewSeen(
         alive=alive,
+        amendments=amendments,
         over=tuple(line for line in lines if line.plan not in whole)[:MOST_OVER],
         studies=len(lines),
         hospitals=len(theirs),

@@ -28,6 +28,7 @@ TEXTS: Texts = {
         "Newest model: version {version}. Newest figure: {name} {words}, of round {round}.",
         "最新模型：版本 {version}。最新指标：{name} {words}（第 {round} 轮）。",
     ),
+    "overview.amendments": Text("Changes of rosters that wait", "等待中的名单变更"),
     "overview.others": Text("Other studies", "其他研究"),
     "overview.study": Text("study", "研究"),
     "overview.state": Text("state", "状态"),

@@ -52,6 +52,32 @@ TEXTS: Texts = {
     "waits.stopped": Text("The study was stopped by the admin: {reason}", "管理员已停止研究：{reason}"),
     "waits.withdrawn": Text("The study was withdrawn by the admin: {reason}", "管理员已撤回研究：{reason}"),
     "waits.finished": Text("The study is over and waits for nothing", "研究已结束，无需等待"),
+    "waits.roster-approvals": Text(
+        "Roster {epoch} waits for {count} more approvals, from {names}; until then plan {plan} works",
+        "第 {epoch} 版名单还在等待 {count} 份批准，来自{names}；在此之前由计划 {plan} 继续",
+        one="Roster {epoch} waits for one more approval, from {names}; until then plan {plan} works",
+    ),
+    "waits.takeover": Text(
+        "Roster {epoch} is approved and takes over between two attempts of plan {plan}",
+        "第 {epoch} 版名单已获批准，将在计划 {plan} 的两次尝试之间接替",
+    ),
+    "waits.takeover-reach": Text(
+        "Roster {epoch} takes over when {need} of its hospitals are in reach, now {answered}; "
+        "until then plan {plan} works",
+        "第 {epoch} 版名单将在 {need} 家医院在线时接替，目前 {answered} 家；在此之前由计划 {plan} 继续",
+    ),
+    "waits.takeover-halted": Text(
+        "Roster {epoch} takes over when the study goes on; the admin has halted plan {plan}: {reason}",
+        "研究恢复后由第 {epoch} 版名单接替；管理员已暂停计划 {plan}：{reason}",
+    ),
+    "waits.amended": Text(
+        "Roster {epoch} has taken over and goes on as plan {plan}",
+        "第 {epoch} 版名单已接替，以计划 {plan} 继续",
+    ),
+    "waits.set-aside": Text(
+        "Roster {epoch} never took over: another one did, or the study was over",
+        "第 {epoch} 版名单未曾接替：已有其他名单接替，或研究已结束",
+    ),
     "waits.quorum": Text(
         "{answered} of {invited} have answered, more than the {need} that it takes.",
         "{invited} 家中已有 {answered} 家答复，已达到所需的 {need} 家。",
