@@ -13,10 +13,21 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
-settings.register_profile(
-    "medveil", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
-)
-settings.load_profile("medveil")
+from spent import Spent
+from tries import ALL
+
+EVERYWHERE: dict[str, Any] = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow],
+    "print_blob": True,
+}
+settings.register_profile("fast", max_examples=25, **EVERYWHERE)
+settings.register_profile(ALL, max_examples=100, **EVERYWHERE)
+settings.load_profile("fast")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Spent())
 
 
 @pytest.fixture(autouse=True)

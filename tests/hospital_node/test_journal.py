@@ -18,6 +18,7 @@ from medveil.errors import LocalProtocolError
 from medveil.identity import Identity
 from medveil.plan import Plan, sign_approval
 from medveil.rounds import AttemptKey
+from tries import tries
 from world import make_plan, make_study
 
 MODEL = b"m" * 32
@@ -276,7 +277,7 @@ actions = st.tuples(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=tries(60), deadline=None)
 @given(st.lists(actions, max_size=14))
 def test_no_two_vectors_from_one_model_are_out_unless_all_but_the_last_are_settled(
     tmp_path_factory: pytest.TempPathFactory, taken: list[tuple[str, int, int, bytes, str]]

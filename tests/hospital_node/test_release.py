@@ -25,6 +25,7 @@ from medveil_imaging.patients import PatientImages
 from privacy.dp.noise import NoiseSource
 from privacy.dp.policy import Split
 from privacy.encoding import METRIC_STEPS, decode_metrics, encode_metrics
+from tries import tries
 
 CPU = torch.device("cpu")
 NOISE = {"clip_norm": 1.0, "noise_multiplier": 5.0, "epsilon": 30.0}
@@ -86,7 +87,7 @@ def paid(ledger: Ledger, study: Study, split: Split = Split.TEST, number: int = 
     seed=st.integers(0, 10_000),
     size=st.sampled_from([0.01, 1.0, 30.0, float("nan"), float("inf")]),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=tries(80), deadline=None)
 def test_no_patient_weighs_more_than_one_however_many_images(
     kind: str, images: int, seed: int, size: float
 ) -> None:
@@ -193,7 +194,7 @@ def test_a_study_without_noise_releases_the_exact_sums() -> None:
 
 
 @given(st.integers(1, 5), st.data())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=tries(20), deadline=None)
 def test_negative_sums_arrive(hospitals: int, data: st.DataObject) -> None:
     study, _ = make()
     value = st.floats(-2e5, 2e5)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from hospital_node.turns import Turns
 from medveil.stopping import Stopped
+from tries import tries
 
 
 class Asked(deque[object]):
@@ -50,7 +51,7 @@ def played(rounds: list[int]) -> list[tuple[str, str]]:
     return log
 
 
-@settings(max_examples=25)
+@settings(max_examples=tries(25))
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=5))
 def test_who_waits_for_a_turn_waits_for_one_round_of_each_other_study_at_most(rounds: list[int]) -> None:
     log = played(rounds)

@@ -19,6 +19,7 @@ from medveil.study import Study
 from medveil_imaging.patients import PatientImages
 from medveil_imaging.sources.findings import MAX_PROBLEMS
 from medveil_imaging.sources.site import SiteData, read_site
+from tries import tries
 
 MakeStudy = Callable[..., Study]
 HEADER = b"image,patient_id,split,label,note"
@@ -163,7 +164,7 @@ CELLS = st.tuples(
 LINES = st.lists(st.tuples(st.integers(0, 12), st.one_of(ANY_BYTES, CELLS.map(b",".join))), max_size=12)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=tries(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(LINES)
 def test_no_lines_of_one_patient_change_another(
     films: Path, make_study: MakeStudy, added: list[tuple[int, bytes]]

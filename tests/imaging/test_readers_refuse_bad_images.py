@@ -32,6 +32,7 @@ from pydicom.uid import (
 from medveil_imaging.sources.formats import FORMATS, format_of
 from medveil_imaging.sources.raw import Unusable
 from medveil_imaging.sources.read import read_film, read_label_map, read_volume
+from tries import tries
 
 PIXELS = np.arange(20 * 24, dtype=np.uint16).reshape(20, 24)
 NAME = "Quillfeather^Ottoline"
@@ -400,7 +401,7 @@ def test_no_warning_and_no_log_line_gets_out(
     assert "Quillfeather" not in caplog.text + said.out + said.err
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=tries(80), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from(["dcm", "nii", "png"]),
     place=st.integers(0, 5000),

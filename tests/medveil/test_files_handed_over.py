@@ -20,6 +20,7 @@ from medveil.plan import BadPlan, Plan, parse_plan, stored_plan
 from medveil.study import Study, read_study, too_much
 from medveil_research.results import Result, read_result
 from medveil_research.study_file import to_toml
+from tries import tries
 from world import make_plan, make_study
 
 MEMORY = 64 * 2**20
@@ -92,7 +93,7 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path, data: bytes) -> None
         read_toml(tmp_path / "study.toml")
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=tries(300))
 @given(st.text(alphabet="ab.[]{}=,'\"\\#\n 19_", max_size=60))
 def test_what_the_walk_lets_through_is_parsed_or_refused_and_nothing_else(
     tmp_path_factory: Any, text: str

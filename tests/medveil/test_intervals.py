@@ -17,6 +17,7 @@ from medveil.metrics import bounded, figures_of, noise_scales, read_headline, re
 from medveil.reports import AttemptReport
 from medveil.study import Study
 from subjects import subject_of
+from tries import tries
 from world import make_study
 
 CELLS, EDGES = 20, np.linspace(-7.2, 7.2, 19)
@@ -297,7 +298,7 @@ def test_a_dice_has_the_interval_of_its_noise_and_few_patients_have_none() -> No
     cells=st.lists(st.floats(-1e7, 1e7, width=32), min_size=2 * CELLS, max_size=2 * CELLS),
     noise=st.floats(1e-3, 1e4),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=tries(25), deadline=None)
 def test_whatever_the_counts_the_interval_holds_the_figure_and_lies_in_its_range(
     cells: list[float], noise: float
 ) -> None:

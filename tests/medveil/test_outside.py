@@ -36,6 +36,7 @@ from privacy.secagg.messages import (
     Quorum,
     Survivors,
 )
+from tries import tries
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("platform", "privacy", "hospital_node", "aggregator")
@@ -140,7 +141,7 @@ def test_what_is_plain_passes_and_comes_out_as_it_went_in(value: Any) -> None:
         assert decode_cbor(data) == value
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=tries(300))
 @given(st.binary(max_size=80))
 def test_any_bytes_are_decoded_or_refused_and_what_is_decoded_is_what_the_library_reads(data: bytes) -> None:
     try:

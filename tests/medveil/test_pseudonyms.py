@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medveil.pseudonyms import BadPseudonym, look_alike, one_spelling
+from tries import tries
 
 PATIENT = "zoë-17 b"
 
@@ -72,7 +73,7 @@ def test_a_text_that_shows_nothing_or_never_ends_names_nobody(written: str) -> N
         one_spelling(written)
 
 
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=tries(500))
 @given(st.text(min_size=1, max_size=30))
 def test_the_form_of_a_form_is_that_form_however_it_is_composed(written: str) -> None:
     try:

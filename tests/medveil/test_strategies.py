@@ -20,6 +20,7 @@ from hypothesis.extra.numpy import arrays
 from medveil.errors import UnknownName
 from medveil.strategies import STRATEGIES, BadStrategy, Diverged, InexactArithmetic, advance
 from medveil.study import Study
+from tries import tries
 from world import SPEC, START, make_study
 
 vectors = arrays(np.float32, 5, elements=st.floats(-8, 8, width=32))
@@ -205,7 +206,7 @@ tiny_and_large = arrays(np.float32, 19, elements=st.floats(-(2.0**10), 2.0**10, 
 
 
 @pytest.mark.parametrize("name", list(OPTIONS))
-@settings(max_examples=25)  # of up to six times nineteen numbers
+@settings(max_examples=tries(25))  # of up to six times nineteen numbers
 @given(st.lists(tiny_and_large, min_size=1, max_size=6))
 def test_a_strategy_gives_the_bits_that_ieee_754_prescribes(
     name: str,

@@ -24,6 +24,7 @@ from privacy.dp.accounting import (
     noise_to_signal,
 )
 from renyi import rdp_epsilon
+from tries import tries
 
 DELTA = 1e-5
 SAMPLED = [(2.0, 0.05, 500), (1.0, 0.05, 400), (0.8, 0.01, 2000), (4.0, 0.2, 1000)]
@@ -68,7 +69,7 @@ def test_published_figures_for_full_participation_hold() -> None:
     steps=st.integers(1, 200),
     patients=st.sampled_from([100, 10_000, 1_000_000]),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=tries(30), deadline=None)
 def test_calibrated_noise_never_understates_and_is_tight(target: float, steps: int, patients: int) -> None:
     delta = default_delta(patients)
     noise = calibrate(target, delta, sample_rate=1.0, steps=steps)

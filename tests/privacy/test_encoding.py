@@ -30,6 +30,7 @@ from privacy.encoding import (
     encode_metrics,
     params_for,
 )
+from tries import tries
 from unmasked import encode
 
 NO_METRICS = np.zeros(0, np.uint64)
@@ -74,7 +75,7 @@ def _lanes(words: np.ndarray, p: EncodingParams) -> list[int]:
 
 @pytest.mark.parametrize("lane_bits", LANE_BITS)
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=tries(40), deadline=None)
 def test_the_sum_of_encodings_decodes_to_the_weighted_mean(lane_bits: int, data: st.DataObject) -> None:
     size = data.draw(st.integers(0, 30))
     p = _params(size, lane_bits, clip=data.draw(st.sampled_from([1e-6, 0.1, 0.5, 3.0, 1e4])))
@@ -114,7 +115,7 @@ def test_packed_words_are_the_big_integers_of_their_lanes(lane_bits: int, size: 
 @given(
     rows=st.lists(st.lists(st.floats(-0.5, 0.5, width=32), min_size=7, max_size=7), min_size=1, max_size=5)
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=tries(25), deadline=None)
 def test_the_sum_of_words_is_the_word_of_lane_sums(lane_bits: int, rows: list[list[float]]) -> None:
     p = _params(7, lane_bits)
     encoded = [_encode(row, p) for row in rows]
@@ -144,7 +145,7 @@ def test_a_full_cohort_at_the_clip_fills_the_lanes_and_spills_nowhere(
 
 @pytest.mark.parametrize("lane_bits", LANE_BITS)
 @given(cohort=st.integers(1, 4096))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=tries(60), deadline=None)
 def test_no_allowed_cohort_can_overflow_a_lane(lane_bits: int, cohort: int) -> None:
     try:
         p = _params(1, lane_bits, cohort=cohort)
@@ -315,7 +316,7 @@ def _changed(words: np.ndarray, place: int, value: int | np.uint64) -> np.ndarra
 
 
 @given(st.integers(1, 5), st.data())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=tries(20), deadline=None)
 def test_metric_sums_arrive_in_fixed_point(hospitals: int, data: st.DataObject) -> None:
     study = _study()
     value = st.floats(0, 1e6)

@@ -33,6 +33,7 @@ from privacy.secagg.messages import (
     committed_hash,
     transcript_of,
 )
+from tries import tries
 
 KEY, SIGNATURE = b"k" * 32, b"s" * 64
 ADVERTISE = Advertise(sender=1, signature=SIGNATURE, channel_key=KEY, mask_key=b"m" * 32)
@@ -147,13 +148,13 @@ def test_deep_wide_and_huge_input_is_refused(kind: type[Wire]) -> None:
 
 
 @given(st.binary(max_size=200), st.sampled_from(KINDS))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=tries(300), deadline=None)
 def test_noise_gives_bad_message_and_nothing_else(data: bytes, kind: type[Wire]) -> None:
     _refuse(kind, data)
 
 
 @given(st.sampled_from(EXAMPLES), st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=tries(300), deadline=None)
 def test_a_changed_byte_gives_another_message_or_bad_message(message: Wire, data: st.DataObject) -> None:
     raw = bytearray(message.to_bytes())
     place = data.draw(st.integers(0, len(raw) - 1))
@@ -179,7 +180,7 @@ _JSON = st.recursive(
 
 
 @given(_JSON, st.sampled_from(KINDS))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=tries(200), deadline=None)
 def test_well_formed_cbor_of_another_shape_is_refused(value: Any, kind: type[Wire]) -> None:
     _refuse(kind, canonical(value))
 

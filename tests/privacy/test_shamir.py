@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from medveil.identity import Secret
 from privacy.secagg.shamir import PRIME, BadShares, combine, evaluate, lagrange_at_zero, split
+from tries import tries
 
 
 def _is_prime(n: int) -> bool:
@@ -36,7 +37,7 @@ def test_the_prime_is_the_smallest_above_2_to_256() -> None:
 
 
 @given(st.binary(min_size=32, max_size=32), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=tries(60), deadline=None)
 def test_any_threshold_of_holders_rebuilds_the_secret(secret: bytes, data: st.DataObject) -> None:
     holders = data.draw(st.sets(st.integers(1, 10_000), min_size=1, max_size=12))
     threshold = data.draw(st.integers(1, len(holders)))

@@ -29,6 +29,7 @@ from privacy.encoding import (
     params_for,
 )
 from privacy.metric_limits import LARGEST_DRAW, can_add_up
+from tries import tries
 from unmasked import encode
 from world import make_study
 
@@ -95,7 +96,7 @@ def test_a_weight_that_makes_the_total_tiny_is_refused(bits: int, weights: str) 
 
 @pytest.mark.parametrize("bits", LANE_BITS)
 @given(total=st.integers(0, 2**26), value=st.floats(-CLIP, CLIP, width=32), cohort=st.integers(3, 20))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=tries(60), deadline=None)
 def test_whatever_weight_is_claimed_no_accepted_mean_leaves_the_clip(
     bits: int, total: int, value: float, cohort: int
 ) -> None:
@@ -139,7 +140,7 @@ def test_an_honest_node_does_not_send_a_weight_that_others_would_refuse(weight: 
 
 @pytest.mark.parametrize("bits", LANE_BITS)
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=tries(40), deadline=None)
 def test_an_honest_sum_is_never_refused(bits: int, data: st.DataObject) -> None:
     """At the clip or anywhere, with the least, the greatest and any weights, clips and cohorts."""
     clip = data.draw(st.sampled_from([0.1, 2.0, 1 / 3, 7e-7, 12345.678, 0.112, 0.016]))
@@ -200,7 +201,7 @@ def test_the_largest_plan_at_the_clip_is_not_refused(bits: int, weight: int) -> 
 
 
 @given(seed=st.integers(0, 2**32), scale=st.sampled_from([0.1, 3.0, 100.0]), hospitals=st.integers(3, 8))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=tries(30), deadline=None)
 def test_noise_that_saturates_at_the_clip_is_not_refused(seed: int, scale: float, hospitals: int) -> None:
     p, draw = params_of(21, 8), np.random.default_rng(seed)
     limit = np.float32(CLIP)
@@ -263,7 +264,7 @@ def total_of(study: Study, rows: list[dict[str, np.ndarray]]) -> tuple[Words, En
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 @given(seed=st.integers(0, 2**32), hospitals=st.integers(1, 5))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=tries(30), deadline=None)
 def test_the_figures_of_any_patients_are_not_refused(kind: dict[str, Any], seed: int, hospitals: int) -> None:
     study, draw = study_of(**kind), np.random.default_rng(seed)
     rows = [patients_of(study, draw) for _ in range(hospitals)]
