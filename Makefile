@@ -25,7 +25,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo seed-mnist seed-vision seed-xray seed-mri test test-all check lint types imports bench soak mutants doctor lock clean
+.PHONY: help install demo seed-mnist seed-vision seed-xray seed-mri test test-all check lint types imports kernel bench soak mutants doctor lock clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -78,6 +78,9 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	$(BIN)/mypy
+
+kernel: ## Compile the passes over masked vectors into this checkout (needs a C compiler; NumPy does without)
+	$(PYTHON) hatch_build.py privacy/secagg/_kernel.so
 
 bench: $(STAMP) ## Run every benchmark and print its table (DATA=<folder of the real data sets>)
 	@set -e; for file in tests/benchmarks/*.py; do echo "== $$file"; \

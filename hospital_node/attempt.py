@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -152,11 +152,10 @@ class Attempt:
         return False
 
     async def _upload(self, state: secagg.CommittedState) -> Work:
-        """Mask the contribution, note that it leaves, send it and sign for it; what is next."""
+        """Look at the contribution, note that it leaves, send it masked and sign for it; what is next."""
         contribution, context = self._contribution.result(), state.party.setting.context
         loop = asyncio.get_running_loop()
-        with span(self.key, "mask"):
-            masked = await loop.run_in_executor(None, self._masked, state, contribution)
+        masked = await loop.run_in_executor(None, self._masked, state, contribution)
         if context.kind is RoundKind.TRAIN:
             self._remember(CommittedCheck(context, state.committed_hash, state.check_key))
         self._journal.upload(self.key, advertised=tuple(state.peers))
@@ -194,14 +193,25 @@ class Attempt:
         )
 
     async def _send_segments(self, masked: MaskedUpdate, to: Line | RelayLine) -> list[bytes]:
-        hashes = []
-        with span(self.key, "send"):
-            for number, segment in enumerate(masked.segments()):
-                data = bytes(segment)
-                hashes.append(hashlib.sha256(data).digest())
-                await to.segment(self.key, number, data, digest=hashes[-1])
-        return hashes
+        """Make and send one segment after the other; their hashes."""
+        loop, segments = asyncio.get_running_loop(), masked.segments()
+        hashes: list[bytes] = []
+        while True:
+            with span(self.key, "mask"):
+                made = await loop.run_in_executor(None, _next, segments)
+            if made is None:
+                return hashes
+            segment, digest = made
+            with span(self.key, "send"):
+                await to.segment(self.key, len(hashes), segment, digest=digest)
+            hashes.append(digest)
 
     async def _send(self, kind: str, message: Signed) -> Work:
         """Hand in a message; its answer waits for news as a poll does, and tells what is next."""
         return await self._line.message(self.key, kind, message.to_bytes(), wait_s=POLL_S)
+
+
+def _next(segments: Iterator[memoryview]) -> tuple[memoryview, bytes] | None:
+    """The next segment and its SHA-256; None after the last."""
+    segment = next(segments, None)
+    return None if segment is None else (segment, hashlib.sha256(segment).digest())

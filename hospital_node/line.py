@@ -11,6 +11,7 @@ import re
 from typing import Protocol, TypeVar
 
 from medveil.errors import Error, RemoteProtocolError
+from medveil.identity import Body
 from medveil.messages import PlanOffers, Refusal, Wire, Work
 from medveil.rounds import AttemptKey
 from medveil.shown import plain
@@ -110,8 +111,8 @@ class Line(VersionSource, CertificateSource, Protocol):
         """Hand in a protocol message; what to do next, as :meth:`work` would tell it to its sender."""
         ...
 
-    async def segment(self, key: AttemptKey, segment: int, data: bytes, *, digest: bytes) -> None:
-        """One segment of a masked vector, and its SHA-256."""
+    async def segment(self, key: AttemptKey, segment: int, data: Body, *, digest: bytes) -> None:
+        """One segment of a masked vector, and its SHA-256. It is not looked at once this has returned."""
         ...
 
 

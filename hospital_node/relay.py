@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from hospital_node.line import Line
 from hospital_node.settings import Node
 from medveil.errors import Error
-from medveil.identity import Identity
+from medveil.identity import Body, Identity
 from medveil.log import get_logger
 from medveil.messages import Work
 from medveil.relaying import Held, RelayIdentity
@@ -36,8 +36,8 @@ class RelayLine(Protocol):
         """Who it is."""
         ...
 
-    async def segment(self, key: AttemptKey, segment: int, data: bytes, *, digest: bytes) -> None:
-        """One segment of a masked vector, and its SHA-256."""
+    async def segment(self, key: AttemptKey, segment: int, data: Body, *, digest: bytes) -> None:
+        """One segment of a masked vector, and its SHA-256. It is not looked at once this has returned."""
         ...
 
     async def hold(self, key: AttemptKey, body: bytes, *, wait_s: float) -> Held:

@@ -28,7 +28,7 @@ from medveil.answers import (
     time_for,
 )
 from medveil.errors import BadFile
-from medveil.identity import Identity, sign_request
+from medveil.identity import Body, Identity, sign_request
 from medveil.log import get_logger
 from medveil.messages import (
     MAX_MESSAGE_BYTES,
@@ -171,8 +171,8 @@ class Transport:
         """Hand in a protocol message; what to do next, as :meth:`work` would tell it to its sender."""
         return await self._work("POST", f"{_path(key)}/{kind}?wait_s={wait_s:g}", body)
 
-    async def segment(self, key: AttemptKey, segment: int, data: bytes, *, digest: bytes) -> None:
-        """One segment of a masked vector, and its SHA-256."""
+    async def segment(self, key: AttemptKey, segment: int, data: Body, *, digest: bytes) -> None:
+        """One segment of a masked vector, and its SHA-256. It is not looked at once this has returned."""
         await self._send("PUT", f"{_path(key)}/segments/{segment}", data, limit=PROBLEM_BYTES, digest=digest)
 
     async def relay(self) -> RelayIdentity:
@@ -189,7 +189,7 @@ class Transport:
         return await decoded(kind, data)
 
     async def _send(
-        self, method: str, path: str, body: bytes = b"", *, limit: int, digest: bytes | None = None
+        self, method: str, path: str, body: Body = b"", *, limit: int, digest: bytes | None = None
     ) -> bytes:
         """What the aggregator answers, at most ``limit`` bytes.
 
@@ -201,7 +201,7 @@ class Transport:
             return await self._sent(leaving, method, path, body, digest, limit)
 
     async def _sent(
-        self, leaving: Leaving, method: str, path: str, body: bytes, digest: bytes | None, limit: int
+        self, leaving: Leaving, method: str, path: str, body: Body, digest: bytes | None, limit: int
     ) -> bytes:
         loop = asyncio.get_running_loop()
         started, pause = loop.time(), 0.25
@@ -241,7 +241,7 @@ class Transport:
                 raise BadFile(name=CLIENT_PAIR, problem="it holds no certificate with its key") from error
             self._loaded = changed
 
-    async def _once(self, method: str, path: str, body: bytes, digest: bytes | None, limit: int) -> bytes:
+    async def _once(self, method: str, path: str, body: Body, digest: bytes | None, limit: int) -> bytes:
         self._load_certificate()
         self._check_plan(path)  # once more: a lost line may have taken a while
         size = {"content-length": str(len(body))} if body else {}

@@ -16,12 +16,14 @@ Literature counts bytes per parameter: 16-bit lanes give 2.0 ("2x16"), 21-bit 2.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medveil.errors import LocalProtocolError, RemoteProtocolError
+from medveil.identity import Secret
 from medveil.metrics import released
 from medveil.parts import in_round, in_slot, on_the_wire, with_total
 from medveil.rounds import RoundKind
@@ -29,6 +31,7 @@ from medveil.study import Study
 from medveil.tasks import Sums
 from medveil.tensors import Float32, Update
 from privacy.metric_limits import can_add_up
+from privacy.secagg.kernel import Encoding, kernel
 from privacy.secagg.keystream import stream
 
 Words = NDArray[np.uint64]
@@ -43,6 +46,8 @@ NOISED_OFFSET = 2**38
 """Added to every metric of a study with noise, whose sums may be negative. They lie within ±2^18 (that is,
 ``NOISED_OFFSET / METRIC_STEPS``), so each word is below 2^39, and that below the limit of any cohort."""
 CHUNK_WORDS = 2**16
+"""Packed words whose dither is drawn at a time."""
+BLOCK_WORDS = 2**15
 """Packed words at a time: so many that calls cost little, so few that they stay in the core's own caches."""
 _ROUNDER = np.float32(1.5 * 2**39)
 """Added to a float32 below 2^37 it leaves the nearest multiple of 2^16 (halves to even) in the last bits.
@@ -203,7 +208,8 @@ class Encoder:
     Guarantees: with s = clip / steps * max_weight / weight, one step in model units, an entry x is rounded by
         at most s + 2^-21 |x|, and in expectation (over the dither) by at most 2^-16 s + 2^-21 |x|; the
         last term is float32 arithmetic, as in training itself. Zero stays zero.
-    Raises: OutOfRange if a length, the weight or a metric is wrong; an entry is looked at when it is written.
+    Raises: OutOfRange if a length, the weight, a metric or an entry is wrong, before randomness is drawn;
+        SelfTestFailed.
     Source: Kairouz, Liu, Steinke, ICML 2021, client procedure, without rotation and noise.
     """
 
@@ -222,29 +228,91 @@ class Encoder:
             raise OutOfRange(thing="The weight", limit=f"{p.least_weight} to {p.max_weight}")
         if metrics.size and int(metrics.max()) >= p.tail_limit:
             raise OutOfRange(thing="Every metric word", limit=f"below {p.tail_limit}")
+        self._values = np.ascontiguousarray(update.values, np.float32)
         limit, unit = np.float32(p.clip), 2.0**16 * p.steps
+        if not _within(self._values, limit):
+            raise OutOfRange(thing="Every coordinate of the update", limit=f"finite and within ±{limit:g}")
         scale = np.float32(weight / p.max_weight * unit / p.clip)
         while limit * scale > unit:  # products round monotonically, so none exceeds L then
             scale = np.nextafter(scale, np.float32(0))
-        self._values, self._p, self._weight, self._metrics = update.values, p, weight, metrics
-        self._limit, self._scale = limit, scale
-        self._offset = np.int32(p.steps - int(_ROUNDER.view(np.int32)))
-        length = min(CHUNK_WORDS, p.packed_words)
-        self._dither, self._zeros = stream(random_bytes(32)), bytes(2 * length)
-        self._bytes, self._wide = np.empty(2 * length + 16, np.uint8), np.empty(length, np.uint64)
-        self._floats, self._noise = np.empty((2, length), np.float32)
+        self._p, self._weight, self._metrics = p, weight, metrics
+        self._scale, self._offset = scale, np.int32(p.steps - int(_ROUNDER.view(np.int32)))
+        self._seed = Secret(random_bytes(32))
+        stream(self._seed.reveal())  # a machine with faulty AES is found out before anything is promised
+
+    def _begin(self) -> None:
+        """The memory of one pass over the update, and its dither from the first byte on."""
+        p, length = self._p, min(CHUNK_WORDS, self._p.packed_words)
+        self._stream, self._zeros = stream(self._seed.reveal()), bytes(2 * length)
+        self._bytes = np.empty(2 * LANES[p.lane_bits] * length + 16, np.uint8)
+        self._dither = self._bytes[:-16].view("<i2").reshape(LANES[p.lane_bits], length)
+        self._kernel = kernel()
+        if self._kernel is None:
+            block = min(BLOCK_WORDS, length)
+            self._wide, floats = np.empty(block, np.uint64), np.empty((2, block), np.float32)
+            self._floats, self._noise = floats
+
+    def again(self) -> Encoder:
+        """The same words once more, in memory of their own, while these may be half written."""
+        return copy(self)
 
     def write(self, start: int, out: Words) -> None:
-        """Write the packed words from ``start`` on; the chunks are to be written one after the other.
+        """Write the packed words from ``start`` on: piece after piece, each but the last a multiple of
+        ``BLOCK_WORDS``. From 0 on they are written anew, and are the same.
 
         Args:
-            out: "<u8", at most CHUNK_WORDS words, of the packed ones only; what it held is overwritten.
-        Raises: OutOfRange if an entry is not finite or exceeds p.clip.
+            out: "<u8", shape (n,), of the packed words only; what it held is overwritten.
         """
-        bits, lanes, packed = self._p.lane_bits, LANES[self._p.lane_bits], self._p.packed_words
+        if start == 0:
+            self._begin()
+        for at in range(0, len(out), BLOCK_WORDS):
+            if (start + at) % CHUNK_WORDS == 0:
+                self._draw(start + at)
+            block = out[at : at + BLOCK_WORDS]
+            if self._kernel is None:
+                self._write(start + at, block)
+                continue
+            place = self._dither[:, (start + at) % CHUNK_WORDS :]
+            what = Encoding(
+                values=self._values.ctypes.data,
+                count=self._p.parameters,
+                packed=self._p.packed_words,
+                dither=place.ctypes.data,
+                dither_stride=self._dither.shape[1],
+                scale=self._scale,
+                rounder=_ROUNDER,
+                offset=self._offset,
+                lane_bits=self._p.lane_bits,
+            )
+            self._kernel.encode(what, start + at, block)
+
+    def tail(self) -> Words:
+        """The words after the packed ones, shape (p.metrics + 2,); the check word, the last one, is zero."""
+        words = np.zeros(self._p.metrics + 2, "<u8")
+        words[0], words[1:-1] = self._weight, self._metrics
+        high = words >> np.uint64(self._p.limb_bits)
+        words &= np.uint64((1 << self._p.limb_bits) - 1)
+        words |= high << np.uint64(32)
+        return words
+
+    def _in_lane(self, lane: int, start: int, length: int) -> Float32:
+        """The coordinates of this lane of ``length`` words: fewer only in the last lanes."""
+        first = lane * self._p.packed_words + start
+        return self._values[first : min(first + length, (lane + 1) * self._p.packed_words)]
+
+    def _draw(self, start: int) -> None:
+        """The dither of the chunk that begins there: lane after lane, as many bytes as it has coordinates."""
+        for lane, row in enumerate(self._dither):
+            size = 2 * len(self._in_lane(lane, start, len(row)))
+            begin = 2 * lane * len(row)
+            self._stream.update_into(self._zeros[:size], self._bytes[begin : begin + size + 16].data)
+
+    def _write(self, start: int, out: Words) -> None:
+        """The reference of the compiled pass: one block."""
+        bits, lanes, place = self._p.lane_bits, LANES[self._p.lane_bits], start % CHUNK_WORDS
         for lane in range(lanes):
-            first = lane * packed + start
-            steps = self._rounded(self._values[first : first + len(out)])
+            part = self._in_lane(lane, start, len(out))
+            steps = self._rounded(part, self._dither[lane, place : place + len(part)])
             words = out[: len(steps)]
             if lane == 0:  # no coordinate is missing in the first lane
                 np.copyto(words, steps)
@@ -256,29 +324,24 @@ class Encoder:
             else:  # a lane of whole bytes has an address
                 np.copyto(words.view(f"<u{bits // 8}")[lane::lanes], steps)
 
-    def tail(self) -> Words:
-        """The words after the packed ones, shape (p.metrics + 2,); the check word, the last one, is zero."""
-        words = np.zeros(self._p.metrics + 2, "<u8")
-        words[0], words[1:-1] = self._weight, self._metrics
-        high = words >> np.uint64(self._p.limb_bits)
-        words &= np.uint64((1 << self._p.limb_bits) - 1)
-        words |= high << np.uint64(32)
-        return words
-
-    def _rounded(self, part: Float32) -> NDArray[np.uint32]:
+    def _rounded(self, part: Float32, dither: NDArray[np.int16]) -> NDArray[np.uint32]:
         """One integer in [0, 2L] for each entry; valid until the next call."""
-        size, limit = len(part), self._limit
-        if size and not (np.minimum.reduce(part) >= -limit and np.maximum.reduce(part) <= limit):  # or NaN
-            raise OutOfRange(thing="Every coordinate of the update", limit=f"finite and within ±{limit:g}")
-        floats, noise = self._floats[:size], self._noise[:size]
-        self._dither.update_into(self._zeros[: 2 * size], self._bytes.data)
-        np.copyto(noise, self._bytes[: 2 * size].view("<i2"))
+        floats, noise = self._floats[: len(part)], self._noise[: len(part)]
+        np.copyto(noise, dither)
         np.multiply(part, self._scale, floats)
         np.add(floats, noise, floats)
         np.add(floats, _ROUNDER, floats)
         steps = floats.view(np.int32)
         np.add(steps, self._offset, steps)
         return steps.view(np.uint32)
+
+
+def _within(values: Float32, limit: np.float32) -> bool:
+    """Whether every value is a number from -limit to limit."""
+    if (compiled := kernel()) is not None:
+        return compiled.within(values, limit)
+    blocks = (values[at : at + BLOCK_WORDS] for at in range(0, len(values), BLOCK_WORDS))
+    return all(np.minimum.reduce(b) >= -limit and np.maximum.reduce(b) <= limit for b in blocks)  # not NaN
 
 
 def decode(total: Words, p: EncodingParams, *, hospitals: int, study: Study) -> Aggregate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import re
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
@@ -140,14 +141,13 @@ async def read_body(
     Raises: TooLarge, Overloaded; BrokenOff, also if a later body of the same sender took its place.
     """
     declared = declared_length(request, limit)
-    pieces, size = [], 0
+    body = io.BytesIO()  # its bytes are handed out as they lie: no second copy of a segment
     try:
         async with memory.room(limit if declared is None else declared, sender, leases):
             async for piece in request.stream():
-                size += len(piece)
-                if size > limit:
+                if body.tell() + len(piece) > limit:
                     raise TooLarge(limit=limit)
-                pieces.append(piece)
+                body.write(piece)
     except (ClientDisconnect, Displaced) as error:
         raise BrokenOff() from error
-    return b"".join(pieces)
+    return body.getvalue()

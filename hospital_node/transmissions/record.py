@@ -34,7 +34,7 @@ from hospital_node.transmissions.entries import (
 from hospital_node.transmissions.requests import MASKED, Sent, sent
 from medveil.authority import fingerprints_in
 from medveil.files import new_private, sync
-from medveil.identity import Identity
+from medveil.identity import Body, Identity
 
 FILE, LOCK, ARCHIVED = "sent.jsonl", "sent.lock", "sent-{:012d}.jsonl"
 FILE_BYTES = 16 * 2**20
@@ -133,7 +133,7 @@ class SentRecord:
         return whole
 
     @contextmanager
-    def leaving(self, method: str, target: str, body: bytes, digest: bytes | None) -> Iterator[Leaving]:
+    def leaving(self, method: str, target: str, body: Body, digest: bytes | None) -> Iterator[Leaving]:
         """Goes around a request. Raises: NotRecorded, and then nothing must leave."""
         what, leaving = sent(method, target), Leaving()
         if what.quiet(body):
@@ -171,7 +171,7 @@ class SentRecord:
             if self._anchor is not None and self._end.number != self._kept:
                 self._keep()
 
-    def _details(self, what: Sent, body: bytes, digest: bytes | None) -> dict[str, Detail]:
+    def _details(self, what: Sent, body: Body, digest: bytes | None) -> dict[str, Detail]:
         name = digest or hashlib.sha256(body or what.ledger.encode()).digest()
         masked = what.kind == MASKED
         told: dict[str, Detail] = {**what.where, "bytes": len(body), "sha256": name.hex(), "masked": masked}

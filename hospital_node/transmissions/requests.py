@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
 
+from medveil.identity import Body
+
 MASKED = "masked-segment"
 KINDS = {
     "advertise": "keys",
@@ -51,7 +53,7 @@ class Sent:
     ledger: str
     """Where the ledger ends, if it tells that."""
 
-    def quiet(self, body: bytes) -> bool:
+    def quiet(self, body: Body) -> bool:
         """Whether it holds nothing but the question."""
         return not body and not self.ledger
 

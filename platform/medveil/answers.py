@@ -12,6 +12,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 from medveil.errors import RemoteProtocolError
+from medveil.identity import Body
 from medveil.outside import NotPlain, decode_json
 
 PROBLEM_BYTES = 16_384
@@ -92,7 +93,7 @@ class Collected:
         return b"".join(self._pieces)
 
 
-def time_for(body: bytes) -> float:
+def time_for(body: Body) -> float:
     """Seconds until the head of an answer must be there, when this body goes out at the least speed."""
     return 2 * PATIENCE_S + len(body) / BYTES_PER_S
 

@@ -21,6 +21,8 @@ from medveil.errors import Error, RemoteProtocolError, utc
 from medveil.files import new_private
 from medveil.ids import NAME, join
 
+Body = bytes | memoryview
+"""What a request holds. A view's bytes are its owner's, who may change them once the request is over."""
 FRESHNESS_S = 300
 """How far the two clocks may differ. Nonces inside this window are remembered, so nothing is replayed."""
 
@@ -205,7 +207,7 @@ def sign_request(
     identity: Identity,
     method: str,
     target: str,
-    body: bytes,
+    body: Body,
     *,
     now: float | None = None,
     digest: bytes | None = None,

@@ -46,7 +46,8 @@ from numpy.typing import NDArray
 
 from medveil.errors import RemoteProtocolError
 from medveil.identity import Secret
-from privacy.encoding import EncodingParams, Words
+from privacy.encoding import LANES, EncodingParams, Words
+from privacy.secagg.kernel import kernel
 from privacy.secagg.keystream import keystream, stream
 
 ROWS, COLUMNS = 32, 1024
@@ -75,8 +76,8 @@ class AlteredSum(RemoteProtocolError):
 class Product:
     """Sum of coefficient * value over the lanes of one vector, which is taken chunk by chunk.
 
-    The row keys are taken apart into four limbs of 16 bits, and the products are added up by the float64
-    matrix product, the fastest exact multiplication NumPy has: every partial sum stays below 2^53.
+    In the reference the row keys are taken apart into four limbs of 16 bits, and the products are added up by
+    the float64 matrix product, the fastest exact multiplication NumPy has: partial sums stay below 2^53.
 
     Args:
         key: the check key of the committed set (``CommittedState.check_key``).
@@ -84,13 +85,28 @@ class Product:
 
     def __init__(self, key: Secret, p: EncodingParams) -> None:
         self._key, self._p, self._row_keys = key, p, stream(key.reveal(), _ROW_KEYS)
+        self._kernel = kernel()
         self._bits = (2 * p.steps * p.cohort).bit_length()
         self._left = self._exact = 2 ** (53 - 16 - self._bits)  # so many rows
-        self._values, self._part = np.empty(_PIECE), np.empty((4, COLUMNS))
+        if self._kernel is None:
+            self._values, self._part = np.empty(_PIECE), np.empty((4, COLUMNS))
         self._sums, self._folded = np.zeros((4, COLUMNS)), np.zeros(COLUMNS, np.uint64)
 
     def add(self, packed: Words) -> None:
         """Take the next packed words: a multiple of ``PIECE_WORDS`` but for the last ones."""
+        if self._kernel is None:
+            self._add(packed)
+            return
+        bits = self._p.lane_bits
+        packed = np.ascontiguousarray(packed, "<u8")
+        for start in range(0, len(packed), PIECE_WORDS):
+            part = packed[start : start + PIECE_WORDS]
+            pieces = LANES[bits] if bits == 21 else -(-LANES[bits] * len(part) // _PIECE)
+            keys = np.frombuffer(self._row_keys.update(_ZEROS * pieces), "<u8")
+            self._kernel.product(self._folded, part, bits, keys)
+
+    def _add(self, packed: Words) -> None:
+        """The reference."""
         table = self._values.reshape(ROWS, COLUMNS)
         for lanes in _lanes(packed, self._p.lane_bits):
             if self._left < ROWS:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medveil.identity import Secret
+from privacy.secagg.kernel import kernel
 from privacy.secagg.keystream import stream
 
 Words = NDArray[np.uint64]
@@ -20,6 +21,8 @@ SEGMENT_BYTES = 16 * 2**20
 SEGMENT_WORDS = SEGMENT_BYTES // 8
 CHUNK_WORDS = 2**15
 """256 KiB: the running sum of a chunk stays in the core's own cache while every seed is added to it."""
+PAD_WORDS, PADS = 2**14, 4
+"""128 KiB of a mask and four masks at a time, where the compiled sum takes them together."""
 
 
 @dataclass(frozen=True)
@@ -34,29 +37,55 @@ class Masker:
     """Adds masks (mod 2^64) to a vector that comes piece by piece, from a segment's first word on."""
 
     def __init__(self, masks: Iterable[Mask], *, first_segment: int = 0, longest: int = CHUNK_WORDS) -> None:
-        self._masks, self._segment, self._left = tuple(masks), first_segment, 0
-        length = min(CHUNK_WORDS, longest)
-        self._zeros, self._bytes = bytes(8 * length), np.empty(8 * length + 16, np.uint8)
-        self._pad = self._bytes[: 8 * length].view("<u8")
+        self._masks = sorted(masks, key=lambda mask: -mask.sign)  # those to be added come first
+        self._segment, self._left, self._kernel = first_segment, 0, kernel()
+        length = min(CHUNK_WORDS if self._kernel is None else PAD_WORDS, longest)
+        rows = 1 if self._kernel is None else max(1, min(PADS, len(self._masks)))
+        self._zeros, stride = bytes(8 * length), length + 8
+        self._bytes = np.empty(8 * rows * stride + 16, np.uint8)
+        self._pads = self._bytes[:-16].view("<u8").reshape(rows, stride)[:, :length]
+        self._into = [self._bytes[8 * row * stride :].data for row in range(rows)]
 
     def add(self, words: Words) -> None:
         """Mask the next words, in place."""
         while len(words):
             if not self._left:
                 self._open_segment()
-            size = min(len(words), len(self._pad), self._left)
-            part, pad, zeros, out = words[:size], self._pad[:size], self._zeros[: 8 * size], self._bytes.data
-            for expand, combine in self._streams:
-                expand(zeros, out)
-                combine(part, pad, part)
+            size = min(len(words), self._left)
+            (self._add if self._kernel is None else self._add_together)(words[:size])
             words, self._left = words[size:], self._left - size
 
     def _open_segment(self) -> None:
-        combine = {1: np.add, -1: np.subtract}
-        self._streams = [
-            (stream(m.seed.reveal(), self._segment).update_into, combine[m.sign]) for m in self._masks
-        ]
+        self._streams = [stream(mask.seed.reveal(), self._segment).update_into for mask in self._masks]
         self._segment, self._left = self._segment + 1, SEGMENT_WORDS
+
+    def _add(self, words: Words) -> None:
+        """The reference: one mask after the other."""
+        out = self._into[0]
+        for start in range(0, len(words), self._pads.shape[1]):
+            part = words[start : start + self._pads.shape[1]]
+            pad, zeros = self._pads[0, : len(part)], self._zeros[: 8 * len(part)]
+            for mask, expand in zip(self._masks, self._streams, strict=True):
+                expand(zeros, out)
+                (np.add if mask.sign > 0 else np.subtract)(part, pad, part)
+
+    def _add_together(self, words: Words) -> None:
+        """The same, a few masks at a time: the sum is read and written once for all of them."""
+        assert self._kernel is not None
+        rows, length = self._pads.shape
+        add = self._kernel.adder(words, self._pads)
+        groups = []
+        for first in range(0, len(self._masks), rows):
+            plus = sum(mask.sign > 0 for mask in self._masks[first : first + rows])
+            expands = self._streams[first : first + rows]
+            groups.append((list(zip(expands, self._into, strict=False)), plus, len(expands) - plus))
+        for start in range(0, len(words), length):
+            size = min(length, len(words) - start)
+            zeros = self._zeros if size == length else self._zeros[: 8 * size]
+            for expanding, plus, minus in groups:
+                for expand, out in expanding:
+                    expand(zeros, out)
+                add(start, size, plus, minus)
 
 
 def add_masks(words: Words, masks: Iterable[Mask], *, first_segment: int = 0) -> None:

@@ -149,7 +149,7 @@ def uploaded_bytes(study: Study, hospitals: int) -> int:
         masks=[Mask(Secret(secrets.token_bytes(32)), 1)],
         random_bytes=secrets.token_bytes,
     )
-    return len(masked.to_bytes())
+    return sum(map(len, masked.segments()))
 
 
 def measure(name: str, folder: Path, seeds: int) -> list[Cell]:

@@ -33,7 +33,9 @@ class FakeRelay:
     async def relay(self) -> RelayIdentity:
         return WHO
 
-    async def segment(self, key: AttemptKey, segment: int, data: bytes, *, digest: bytes) -> None:
+    async def segment(
+        self, key: AttemptKey, segment: int, data: bytes | memoryview, *, digest: bytes
+    ) -> None:
         raise AssertionError("the segments are the caller's")
 
     async def hold(self, key: AttemptKey, body: bytes, *, wait_s: float) -> Held:

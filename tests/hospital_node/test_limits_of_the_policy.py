@@ -129,7 +129,23 @@ def test_bodies_go_out_at_the_policys_speed(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(asyncio.run(sent(pace, 10 * 65_536 + 1))) == 10 * 65_536 + 1
     assert waited[-1] == pytest.approx(10, abs=0.5)  # no time passes here, so each wait is the whole one
     assert isinstance(Pace(65_536).body(bytes(100)), bytes)
-    assert isinstance(Pace().body(bytes(10**7)), bytes)
+    at_once = len(waited)
+    assert asyncio.run(sent(Pace(), 10**7)) == bytes(10**7)
+    assert len(waited) == at_once
+
+
+def test_no_piece_of_a_large_body_is_longer_than_what_a_line_takes_at_a_time() -> None:
+    body = memoryview(bytes(range(256)) * 4096)
+
+    async def pieces(pace: Pace) -> list[bytes]:
+        found = pace.body(body)
+        assert not isinstance(found, bytes)
+        return [piece async for piece in found]
+
+    for pace in (Pace(), Pace(2**40)):
+        found = asyncio.run(pieces(pace))
+        assert max(map(len, found)) <= 2**18
+        assert b"".join(found) == bytes(body)
 
 
 @pytest.mark.parametrize(

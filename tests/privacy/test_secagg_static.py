@@ -23,6 +23,7 @@ ROOTS = (
             "checkword",
             "closing",
             "graph",
+            "kernel",
             "keys",
             "keystream",
             "masks",
@@ -107,7 +108,9 @@ def test_the_machines_are_handed_their_randomness() -> None:
     """No module of the protocol draws by itself, so that a test vector can fix every byte."""
     for module, tree in _reachable().items():
         if module.startswith("privacy.secagg") or module == "privacy.encoding":
-            assert not {"secrets", "os", "uuid", "time"} & set(_imports(tree)), module
+            # The generator's module looks at a clock to take the faster of two calls with the same bytes.
+            clock = set() if module == "privacy.secagg.keystream" else {"time"}
+            assert not {"secrets", "os", "uuid", *clock} & set(_imports(tree)), module
 
 
 def _secrets_in(value: Any) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""The one pass: the same words as step after step, nothing half done, and no second vector in memory."""
+"""The one pass: the same words as step after step, nothing half done, and never a whole vector in memory."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 
 from medveil.identity import Secret
 from medveil.tensors import Update
-from privacy.encoding import CHUNK_WORDS, LANES, EncodingParams, OutOfRange
+from privacy.encoding import BLOCK_WORDS, CHUNK_WORDS, LANES, EncodingParams, OutOfRange
 from privacy.secagg import checkword, keystream
 from privacy.secagg.masks import SEGMENT_WORDS, Mask, add_masks
 from privacy.secagg.vector import MaskedUpdate, masked_update
-from unmasked import checked, encode, mask
+from unmasked import checked, encode, mask, whole
 
 KEY = Secret(b"k" * 32)
 MASKS = [Mask(Secret(bytes([i]) * 32), 1 if i % 2 else -1) for i in range(3)]
@@ -50,7 +50,9 @@ def _masked(update: Update, p: EncodingParams, **change: Any) -> MaskedUpdate:
 
 @pytest.mark.parametrize("metrics", [0, 3])
 @pytest.mark.parametrize("lane_bits", LANE_BITS)
-@pytest.mark.parametrize("words", [0, 1, 2, CHUNK_WORDS - 1, CHUNK_WORDS, 2 * CHUNK_WORDS + 1])
+@pytest.mark.parametrize(
+    "words", [0, 1, 2, BLOCK_WORDS - 1, BLOCK_WORDS + 1, CHUNK_WORDS, 2 * CHUNK_WORDS + 1]
+)
 def test_one_pass_gives_the_words_of_encoding_check_word_and_masks(
     words: int, lane_bits: int, metrics: int
 ) -> None:
@@ -58,13 +60,13 @@ def test_one_pass_gives_the_words_of_encoding_check_word_and_masks(
         p, update = _params(parameters, lane_bits, metrics), _update(parameters)
         plain = encode(update, p, weight=77, metrics=_metrics(p), random_bytes=bytes)
         apart = mask(checked(plain, KEY, p, index=2), MASKS)
-        assert np.array_equal(_masked(update, p).words, apart.words)
+        assert np.array_equal(whole(_masked(update, p)), apart.words)
 
 
 @pytest.mark.parametrize("packed", [SEGMENT_WORDS - 2, SEGMENT_WORDS])
 def test_a_tail_that_begins_before_or_at_the_end_of_a_segment_gets_its_masks(packed: int) -> None:
     p = _params(2 * packed, 32)
-    words = _masked(Update(np.zeros(2 * packed, np.float32)), p).words
+    words = whole(_masked(Update(np.zeros(2 * packed, np.float32)), p))
     add_masks(words, [Mask(m.seed, -m.sign) for m in MASKS])
     assert (words[:packed] == p.steps * (2**32 + 1)).all()
     low, high = words[packed:-1] & np.uint64(2**32 - 1), words[packed:-1] >> np.uint64(32)
@@ -90,7 +92,7 @@ def test_a_long_vector_has_the_bytes_it_always_had(lane_bits: int, sha256: str) 
     p = _params(300_001, lane_bits)
     metrics = np.array([1, 2**40, 5], np.uint64)
     masked = _masked(_update(300_001), p, metrics=metrics, random_bytes=lambda size: b"r" * size)
-    assert hashlib.sha256(masked.to_bytes()).hexdigest() == sha256
+    assert hashlib.sha256(whole(masked)).hexdigest() == sha256
 
 
 def test_an_update_without_a_mask_is_not_masked() -> None:
@@ -124,21 +126,34 @@ def test_the_update_is_left_as_it_was() -> None:
 
 def test_two_uploads_of_one_update_differ_in_more_than_their_masks() -> None:
     p, update = _params(1000, 32), _update(1000)
-    one, two = (_masked(update, p, random_bytes=secrets.token_bytes).words for _ in "12")
+    one, two = (whole(_masked(update, p, random_bytes=secrets.token_bytes)) for _ in "12")
     differing = np.count_nonzero(one != two)
     assert differing > 100  # the masks are the same: what differs is the rounding, and with it the check word
 
 
 @pytest.mark.parametrize("lane_bits", LANE_BITS)
-def test_memory_beside_update_and_result_stays_below_four_mebibytes(lane_bits: int) -> None:
-    p, update = _params(3_000_000, lane_bits), _update(3_000_000)
+def test_a_masked_vector_of_several_segments_never_exists_whole(lane_bits: int) -> None:
+    """One segment and less than four mebibytes beside the update; made whole, 24 MB would be there."""
+    p = _params(3_000_000 * LANES[lane_bits], lane_bits)
+    update = Update(np.zeros(p.parameters, np.float32))
     tracemalloc.start()
     try:
-        masked = _masked(update, p)
+        sizes = [len(segment) for segment in _masked(update, p).segments()]
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak - masked.words.nbytes < 4 * 2**20
+    assert sizes == [16 * 2**20, 8 * p.words - 16 * 2**20]
+    assert peak < 16 * 2**20 + 4 * 2**20 < sum(sizes)
+
+
+@pytest.mark.parametrize("lane_bits", LANE_BITS)
+def test_segments_that_are_asked_for_twice_have_the_same_bytes(lane_bits: int) -> None:
+    """Else the difference of two uploads under the same masks would show how each entry was rounded."""
+    masked = _masked(_update(300_001), _params(300_001, lane_bits), random_bytes=secrets.token_bytes)
+    first = masked.segments()
+    begun = bytes(next(first))
+    assert np.array_equal(whole(masked), whole(masked))
+    assert bytes(next(masked.segments())) == begun
 
 
 def test_a_machine_with_wrong_aes_masks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,17 +162,21 @@ def test_a_machine_with_wrong_aes_masks_nothing(monkeypatch: pytest.MonkeyPatch)
         _masked(_update(4), _params(4, 32))
 
 
-def test_segments_are_the_bytes_of_the_whole() -> None:
-    masked = MaskedUpdate(np.arange(SEGMENT_WORDS + 3, dtype=np.uint64))
-    pieces = list(masked.segments())
-    assert [len(p) for p in pieces] == [16 * 2**20, 24]
-    for data in (b"".join(pieces), masked.to_bytes()):
-        assert np.array_equal(np.frombuffer(data, "<u8"), masked.words)
+def test_segments_are_made_one_after_the_other_in_one_place() -> None:
+    p = _params(2 * SEGMENT_WORDS, 32, metrics=0)
+    segments = _masked(Update(np.zeros(p.parameters, np.float32)), p).segments()
+    first = next(segments)
+    before = bytes(first)
+    second = next(segments)
+    assert (len(first), len(second)) == (16 * 2**20, 16)
+    assert bytes(first) != before  # whoever keeps a segment keeps a copy
+    assert list(segments) == []
 
 
 @pytest.mark.parametrize("lane_bits", LANE_BITS)
-def test_chunks_are_whole_pieces_of_the_check_word(lane_bits: int) -> None:
-    """Else the lanes of two chunks would meet other coefficients than those of one."""
-    assert CHUNK_WORDS % checkword.PIECE_WORDS == 0
+def test_blocks_are_whole_pieces_of_the_check_word(lane_bits: int) -> None:
+    """Else the lanes of two blocks would meet other coefficients than those of one."""
+    assert BLOCK_WORDS % checkword.PIECE_WORDS == 0
+    assert CHUNK_WORDS % BLOCK_WORDS == 0
     assert checkword.PIECE_WORDS * LANES[lane_bits] % (checkword.ROWS * checkword.COLUMNS) == 0
     assert SEGMENT_WORDS % CHUNK_WORDS == 0

@@ -81,9 +81,11 @@ class Line:
         self.sent.append((key.round, key.attempt, kind, body))
         return self._news(key.plan, self.world.coordinator.intake.receive(key, self.name, kind, body))
 
-    async def segment(self, key: AttemptKey, segment: int, data: bytes, *, digest: bytes) -> None:
-        self.segments.append(data)
-        take_segment(self.world.coordinator, key, self.name, segment, data)
+    async def segment(
+        self, key: AttemptKey, segment: int, data: bytes | memoryview, *, digest: bytes
+    ) -> None:
+        self.segments.append(bytes(data))
+        take_segment(self.world.coordinator, key, self.name, segment, self.segments[-1])
 
     async def model(self, plan: str, model: str, *, limit: int) -> bytes:
         self.fetched.append("model")

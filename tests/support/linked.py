@@ -16,8 +16,7 @@ from privacy.encoding import EncodingParams, Words
 from privacy.secagg import node, server
 from privacy.secagg.masks import add_masks
 from privacy.secagg.messages import Agree, Quorum
-from privacy.secagg.vector import MaskedUpdate
-from unmasked import checked, mask
+from unmasked import MaskedWords, checked, mask
 
 STEPS = (Phase.ADVERTISE, Phase.SHARE, Phase.COMMIT, Phase.UPLOAD, Phase.AGREE, Phase.UNMASK)
 NEVER = len(STEPS)
@@ -35,7 +34,7 @@ class Hospital:
     party: node.Party
     encoded: Words
     state: Any = None
-    masked: MaskedUpdate | None = None
+    masked: MaskedWords | None = None
     random_bytes: Callable[[int], bytes] = secrets.token_bytes
     params: EncodingParams | None = None
     """Of the encoded update; without them it is any words, and they have no check word."""

@@ -52,7 +52,9 @@ class Line:
         self.sent.append((kind, body))
         return Work(mark=secrets.token_hex(4), status="waiting", head=self.liar.head())
 
-    async def segment(self, key: AttemptKey, segment: int, data: bytes, *, digest: bytes) -> None:
+    async def segment(
+        self, key: AttemptKey, segment: int, data: bytes | memoryview, *, digest: bytes
+    ) -> None:
         pass
 
     async def model(self, plan: str, model: str, *, limit: int) -> bytes:

@@ -13,9 +13,22 @@ from lying_server import ATTACKS, seed_bits
 from lying_server_flower import FlowerRound
 from lying_server_medveil import MedVeilRound
 from peers import FLOWER, missing
+from privacy.secagg.kernel import LEVELS, kernel
+from privacy.secagg.keystream import _gcm, fastest
 from rows import Row, Skipped, cpu
 
 COMMAND = "python tests/benchmarks/secagg.py --simulation --plots docs --write docs/secagg-benchmarks.md"
+
+
+def path() -> str:
+    """Which of OpenSSL's two calls is faster here."""
+    return "GCM" if fastest() is _gcm else "CTR"
+
+
+def passes() -> str:
+    """What does the work besides AES."""
+    found = kernel()
+    return "NumPy" if found is None else f"compiled, {LEVELS[found.level]}"
 
 
 def page(found: Sequence[Row | Skipped], *, method: str, load: float) -> str:
@@ -25,9 +38,11 @@ def page(found: Sequence[Row | Skipped], *, method: str, load: float) -> str:
     lines = [
         "# Secure aggregation, measured",
         "",
-        f"Written by `{COMMAND}`;",
-        f"nothing here is typed by hand. Machine: {cpu()}, {os.cpu_count()} cores, load {load:.1f} at the",
-        f"start; cryptography {cryptography.__version__}, NumPy {np.__version__}, one thread, medians.",
+        f"Written by `{COMMAND}`",
+        "after `make kernel`; nothing here is typed by hand.",
+        f"Machine: {cpu()}, {os.cpu_count()} cores, load {load:.1f} at the start;",
+        f"cryptography {cryptography.__version__}, NumPy {np.__version__}, one thread, medians.",
+        f"Keystreams by the {path()} call; passes over the vector: {passes()}.",
         "",
         *method.split("\n\n")[2].strip().splitlines(),
         "",

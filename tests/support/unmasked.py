@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from medveil.identity import Secret
 from medveil.tensors import Update
 from privacy.encoding import CHUNK_WORDS, Encoder, EncodingParams, RandomBytes, Words
 from privacy.secagg.checkword import Product, pad
-from privacy.secagg.masks import Mask, add_masks
+from privacy.secagg.masks import SEGMENT_WORDS, Mask, add_masks
 from privacy.secagg.vector import MaskedUpdate
 
 
@@ -36,8 +37,25 @@ def checked(words: Words, key: Secret, p: EncodingParams, *, index: int) -> Word
     return words
 
 
-def mask(words: Words, masks: Iterable[Mask]) -> MaskedUpdate:
+@dataclass(frozen=True)
+class MaskedWords:
+    """A masked vector as a whole, which the product never has."""
+
+    words: Words
+
+    def segments(self) -> Iterator[bytes]:
+        """As the product sends them."""
+        for start in range(0, len(self.words), SEGMENT_WORDS):
+            yield self.words[start : start + SEGMENT_WORDS].astype("<u8", copy=False).tobytes()
+
+
+def mask(words: Words, masks: Iterable[Mask]) -> MaskedWords:
     """Any words under their masks; the input is left as it was."""
     words = words.copy()
     add_masks(words, masks)
-    return MaskedUpdate(words)
+    return MaskedWords(words)
+
+
+def whole(masked: MaskedUpdate) -> Words:
+    """All segments together; each is copied before the next one is made in its memory."""
+    return np.frombuffer(b"".join(bytes(segment) for segment in masked.segments()), "<u8").copy()

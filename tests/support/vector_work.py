@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from crowd import NO_METRICS
 from medveil.identity import Secret
 from medveil.tensors import Update
-from privacy.encoding import CHUNK_WORDS, Encoder, EncodingParams
+from privacy.encoding import BLOCK_WORDS, Encoder, EncodingParams
 from privacy.secagg.checkword import Product
 from privacy.secagg.keystream import stream
 from privacy.secagg.masks import CHUNK_WORDS as MASKED_WORDS
@@ -41,8 +41,8 @@ def some_masks(count: int = NEIGHBOURS + 1) -> list[Mask]:
 
 
 def step(update: Update, masks: list[Mask], params: EncodingParams) -> Case:
-    """The node's own function."""
-    return lambda: masked(update, masks, params)
+    """The node's own function, and every segment that it makes, one after the other."""
+    return lambda: sum(map(len, masked(update, masks, params).segments()))
 
 
 def masked(update: Update, masks: list[Mask], params: EncodingParams) -> MaskedUpdate:
@@ -60,9 +60,9 @@ def masked(update: Update, masks: list[Mask], params: EncodingParams) -> MaskedU
 
 
 def pieces(update: Update, masks: list[Mask], params: EncodingParams) -> dict[str, Case]:
-    """Each piece of that pass alone, over and over in the memory of one chunk."""
-    words, sizes = np.zeros(CHUNK_WORDS, np.uint64), range(0, params.packed_words, CHUNK_WORDS)
-    chunks = [(start, words[: min(CHUNK_WORDS, params.packed_words - start)]) for start in sizes]
+    """Each piece of that pass alone, over and over in the memory of one block."""
+    words, sizes = np.zeros(BLOCK_WORDS, np.uint64), range(0, params.packed_words, BLOCK_WORDS)
+    chunks = [(start, words[: min(BLOCK_WORDS, params.packed_words - start)]) for start in sizes]
 
     def encode() -> None:
         encoder = Encoder(

@@ -1,0 +1,84 @@
+"""Beside what hatchling does for a wheel: compile ``privacy/secagg/kernel.c``, if there is a C compiler.
+
+Without one the wheel is pure Python, and NumPy does the same work (docs/decisions/0060-a-compiled-pass.md).
+``MEDVEIL_KERNEL=off`` asks for the pure wheel, ``MEDVEIL_KERNEL=on`` fails where the file cannot be compiled.
+The same compiler gives the same bytes. The file uses nothing of Python's, so one serves every version.
+
+For a checkout: ``python hatch_build.py privacy/secagg/_kernel.so`` (``make kernel``).
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+from typing import Any
+
+SOURCE, PLACE = Path("privacy/secagg/kernel.c"), "privacy/secagg/_kernel.so"
+FLAGS = (
+    "-std=gnu11 -O2 -ftree-vectorize -ffp-contract=off -fno-math-errno -fno-trapping-math "
+    "-fPIC -shared -s -fvisibility=hidden -static-libgcc -Wl,--build-id=none"
+).split()
+"""Each product and sum of the encoding is rounded by itself, as in NumPy: no contraction, no fast-math."""
+
+
+class NotCompiled(Exception):
+    """The file could not be compiled; the words say why."""
+
+
+def compile_kernel(to: Path, *, root: Path | None = None) -> None:
+    """Compile the passes over a vector into a file. Raises: NotCompiled; then there is no file."""
+    root = root or Path(__file__).resolve().parent
+    compiler = shlex.split(os.environ.get("CC", "cc"))
+    command = [*compiler, *FLAGS, f"-ffile-prefix-map={root}=.", "-o", str(to), str(root / SOURCE)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise NotCompiled(f"there is no C compiler '{compiler[0]}' ({error.strerror})") from error
+    if done.returncode:
+        to.unlink(missing_ok=True)
+        raise NotCompiled(f"'{compiler[0]}' failed:\n{done.stderr}")
+
+
+try:
+    from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+except ImportError:  # run as a script, where hatchling need not be
+    BuildHookInterface = object
+
+
+class KernelHook(BuildHookInterface):  # type: ignore[misc, valid-type]
+    """Puts the compiled file into wheels for this machine's kind of Linux."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Called by hatchling before it builds a wheel."""
+        wanted = os.environ.get("MEDVEIL_KERNEL", "auto")
+        if version == "editable" or wanted == "off" or (sys.platform != "linux" and wanted != "on"):
+            return
+        self._folder = tempfile.TemporaryDirectory(prefix="medveil-kernel-")
+        file = Path(self._folder.name) / Path(PLACE).name
+        try:
+            compile_kernel(file, root=Path(self.root))
+        except NotCompiled as problem:
+            if wanted == "on":
+                raise
+            self.app.display_info(f"A pure wheel: {problem}")
+            return
+        kind = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+        build_data["force_include"][str(file)] = PLACE
+        build_data |= {"pure_python": False, "tag": f"py3-none-{kind}"}
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        """Called by hatchling when the wheel is there."""
+        if hasattr(self, "_folder"):
+            self._folder.cleanup()
+
+
+if __name__ == "__main__":
+    try:
+        compile_kernel(Path(sys.argv[1]))
+    except NotCompiled as problem:
+        sys.exit(f"Not compiled: {problem}\nNothing is lost but time: NumPy does the same work.")
