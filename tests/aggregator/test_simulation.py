@@ -9,8 +9,10 @@ import structlog
 
 from simulation import WEIGHTS, WEIGHTS_OF_THE_APP, Op, Sequence, simulate
 
-QUICK, ALL, SHARD = 40, 20_000, 240
-QUICK_THROUGH_THE_APP, ALL_THROUGH_THE_APP = 10, 2_000
+QUICK, ALL, SHARD = 40, 5_000, 120
+QUICK_THROUGH_THE_APP, ALL_THROUGH_THE_APP = 10, 500
+FIRST, FIRST_THROUGH_THE_APP = 12, 4
+"""So many of the quick ones in ``make test``."""
 
 
 @pytest.fixture(autouse=True)
@@ -22,23 +24,32 @@ def quiet() -> Iterator[None]:
     structlog.configure(**before)
 
 
-@pytest.mark.parametrize("shard", range(4))
-def test_seeded_sequences_of_faults_end_with_the_exact_mean(shard: int) -> None:
-    """40 sequences of 10 to 120 operations at the coordinator; one takes about 0.1 s of a core."""
-    for seed in range(shard, QUICK, 4):
+@pytest.mark.parametrize(
+    "seeds", [range(FIRST), pytest.param(range(FIRST, QUICK), marks=pytest.mark.slow)], ids=["first", "more"]
+)
+def test_seeded_sequences_of_faults_end_with_the_exact_mean(seeds: range) -> None:
+    """Sequences of 10 to 120 operations at the coordinator; one takes about 0.1 s of a core."""
+    for seed in seeds:
         simulate(seed, thorough=seed % 9 == 0)
 
 
-@pytest.mark.parametrize("shard", range(2))
-def test_seeded_sequences_of_signed_requests_end_with_the_exact_mean(shard: int) -> None:
-    """10 through the application, with replays, broken lines, forgers and wrong clocks; 0.25 s each."""
-    for seed in range(shard, QUICK_THROUGH_THE_APP, 2):
+@pytest.mark.parametrize(
+    "seeds",
+    [
+        range(FIRST_THROUGH_THE_APP),
+        pytest.param(range(FIRST_THROUGH_THE_APP, QUICK_THROUGH_THE_APP), marks=pytest.mark.slow),
+    ],
+    ids=["first", "more"],
+)
+def test_seeded_sequences_of_signed_requests_end_with_the_exact_mean(seeds: range) -> None:
+    """Through the application, with replays, broken lines, forgers and wrong clocks; 0.25 s each."""
+    for seed in seeds:
         simulate(seed, thorough=seed % 9 == 0, app=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shard", range((ALL - QUICK) // SHARD + 1))
-def test_twenty_thousand_seeded_sequences_end_with_the_exact_mean(shard: int) -> None:
+def test_five_thousand_seeded_sequences_end_with_the_exact_mean(shard: int) -> None:
     """In shards, so that ``--numprocesses`` divides them: a sequence takes 0.1 to 0.2 s of one core."""
     first = QUICK + shard * SHARD
     for seed in range(first, min(first + SHARD, ALL)):
@@ -47,7 +58,7 @@ def test_twenty_thousand_seeded_sequences_end_with_the_exact_mean(shard: int) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(QUICK_THROUGH_THE_APP, ALL_THROUGH_THE_APP, 70))
-def test_two_thousand_seeded_sequences_of_signed_requests_end_with_the_exact_mean(first: int) -> None:
+def test_five_hundred_seeded_sequences_of_signed_requests_end_with_the_exact_mean(first: int) -> None:
     for seed in range(first, min(first + 70, ALL_THROUGH_THE_APP)):
         simulate(seed, app=True)
 

@@ -126,8 +126,10 @@ MODEL_CASES = [
     ("wavelet_head", ModelShape((40, 32), 1)),
 ]
 WAYS: tuple[Way, ...] = ("together", "single")
+TELLING = {"UNet, instance norm", "DynUNet", "ViT"}
+"""Convolutions, a layer under two names, attention; the others in ``make test-all``."""
 by_name = pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow if c.slow else ()) for n, c in NETWORKS.items()]
+    "name", [pytest.param(n, marks=() if n in TELLING else pytest.mark.slow) for n in NETWORKS]
 )
 
 
@@ -158,8 +160,27 @@ def some_patients(size: Sequence[int], task: str, counts: Sequence[int] = (1, 2,
     ]
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(("name", "shape"), MODEL_CASES)
+ONE_BY_ONE = {"lenet", "small_cnn", "wavelet_head"}
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "way"),
+    [
+        pytest.param(
+            *getattr(case, "values", case),
+            way,
+            marks=[
+                *getattr(case, "marks", ()),
+                *(
+                    [pytest.mark.slow]
+                    * (way == "single" and getattr(case, "values", case)[0] not in ONE_BY_ONE)
+                ),
+            ],
+        )
+        for case in MODEL_CASES
+        for way in WAYS
+    ],
+)
 def test_both_ways_equal_a_loop_over_patients_for_every_registered_model(
     name: str, shape: ModelShape, way: Way
 ) -> None:
@@ -185,7 +206,13 @@ def test_both_ways_equal_a_loop_over_patients_for_monais_networks(name: str, way
     assert worst_error(network(name), case.task, drawn, way) < 1e-5
 
 
-@pytest.mark.parametrize("name", sorted(NETWORKS))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=[pytest.mark.slow] * (c.slow and c.refused != BUFFERS))
+        for n, c in sorted(NETWORKS.items())
+    ],
+)
 def test_what_could_mix_or_remember_patients_is_refused_by_name(name: str) -> None:
     case = NETWORKS[name]
     if not case.refused:
@@ -198,7 +225,7 @@ def test_what_could_mix_or_remember_patients_is_refused_by_name(name: str) -> No
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(n, marks=() if n == "UNet, instance norm" else pytest.mark.slow)
+        pytest.param(n, marks=() if n == "AutoEncoder" else pytest.mark.slow)
         for n, case in NETWORKS.items()
         if not case.slow  # the check runs a network forty times
     ],

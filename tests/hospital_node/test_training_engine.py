@@ -385,7 +385,7 @@ def test_every_patient_enters_with_the_sample_rate_and_whole() -> None:
         PatientImages(str(i), torch.full((1 + i % 7, 1, 1, 1), float(i)), torch.zeros(1 + i % 7).long())
         for i in range(200)
     ]
-    noise, steps, counts, pairs = NoiseSource(bytes(32)), 3000, np.zeros(200), 0
+    noise, steps, counts, pairs = NoiseSource(bytes(32)), 800, np.zeros(200), 0
     for _ in range(steps):
         drawn = whole(draw(patients, policy(sample_rate=0.05), noise))
         seen = [int(one.images[0, 0, 0, 0]) for one in drawn]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +62,15 @@ def with_base(name: str, shape: ModelShape, options: Options, *, seed: int = 7) 
     return {**options, "base_weights": keep_frozen(tensors)}
 
 
+long = functools.partial(pytest.param, marks=pytest.mark.slow)
 CASES = [
     ("small_cnn", FILM, {"adapters": 2}),
     ("small_cnn", ModelShape((16, 16, 16), 3, channels=2), {"adapters": 1, "train_only": "1.*|11.*"}),
     ("small_cnn", FILM, {"train_only": "11.*"}),
     ("monai:ViT", FILM, {**SMALL["ViT"], "adapters": 2}),
-    ("monai:ResNet", FILM, {**SMALL["ResNet"], "train_only": "fc.*|*.bn?.*"}),
-    ("monai:DenseNet", FILM, {**SMALL["DenseNet"], "batch_norm": "fixed", "adapters": 1}),
-    ("mobilenet", FILM, {"width": 0.1, "batch_norm": "fixed", "train_only": "*"}),
+    long("monai:ResNet", FILM, {**SMALL["ResNet"], "train_only": "fc.*|*.bn?.*"}),
+    long("monai:DenseNet", FILM, {**SMALL["DenseNet"], "batch_norm": "fixed", "adapters": 1}),
+    long("mobilenet", FILM, {"width": 0.1, "batch_norm": "fixed", "train_only": "*"}),
     ("monai:UNet", ModelShape((16, 16), 2), {"channels": "4-8", "adapters": 1}),
     ("monai:DynUNet", ModelShape((16, 16), 2), {**SMALL["DynUNet"], "adapters": 1}),
 ]
@@ -119,6 +121,7 @@ def test_spec_vector_and_build_agree_and_the_seed_decides(
     assert all(weight.requires_grad == (key in trained) for key, weight in net.named_parameters())
 
 
+@pytest.mark.slow
 def test_adapters_train_few_weights_of_a_large_network() -> None:
     """Two of a hundred weights of a DenseNet-121, one of a thousand when its head alone is trained."""
     shape, share = ModelShape((64, 64), 1), {}

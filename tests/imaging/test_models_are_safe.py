@@ -30,7 +30,7 @@ from medveil_imaging.models import (
 
 FLAT, SOLID = ModelShape((32, 32), 1), ModelShape((16, 16, 16), 3)
 CASES = [
-    ("densenet121", FLAT),
+    pytest.param("densenet121", FLAT, marks=pytest.mark.slow),
     pytest.param("densenet121", ModelShape((32, 32, 32), 2), marks=pytest.mark.slow),
     ("depth_head", SOLID),
     ("lenet", FLAT),

@@ -19,7 +19,10 @@ def is_cli(module: str) -> bool:
 
 def imported(path: Path) -> Iterator[str]:
     """Every module that a file imports, and every name it takes out of one."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    text = path.read_text(encoding="utf-8")
+    if "cli" not in text and "commands" not in text:
+        return
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

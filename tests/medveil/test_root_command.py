@@ -75,9 +75,14 @@ def test_who_leaves_out_the_group_of_a_command_is_told_the_whole_of_it(word: str
     assert meant in " ".join(refused.stderr.replace("│", " ").split())
 
 
-MODULES = (
-    "medveil.errors medveil.log rich.console importlib.metadata typer hospital_node.cli pydantic".split()
-)
+MODULES = [
+    "medveil.errors",
+    "hospital_node.cli",
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("medveil.log", "rich.console", "importlib.metadata", "typer", "pydantic")
+    ),
+]
 
 
 def node_check(folder: Path, program: str, module: str) -> tuple[int, str, str]:
@@ -136,11 +141,12 @@ VALUES = {"annotated_types", "cbor2", "pydantic", "pydantic_core", "typing_exten
     ("words", "allowed"),
     [
         ("--help", HELP),
-        ("node --help", HELP | VALUES | {"hospital_node"}),
-        *((f"node {command}", HELP | VALUES | {"hospital_node"}) for command in ("approve", "run")),
+        ("node run", HELP | VALUES | {"hospital_node"}),
         *(
             pytest.param(f"node {command}", HELP | VALUES | {"hospital_node"}, marks=pytest.mark.slow)
             for command in (
+                "--help",
+                "approve",
                 "init --name a --aggregator https://here --authority ca.pem --data .",
                 "enroll token",
                 "certificate",
@@ -155,7 +161,7 @@ VALUES = {"annotated_types", "cbor2", "pydantic", "pydantic_core", "typing_exten
         ),
         ("aggregator --help", HELP | VALUES | {"aggregator"}),
         ("research --help", HELP | VALUES | {"medveil_research"}),
-        ("study --help", HELP | VALUES | {"medveil_research"}),
+        pytest.param("study --help", HELP | VALUES | {"medveil_research"}, marks=pytest.mark.slow),
     ],
 )
 def test_a_command_starts_without_what_others_need(words: str, allowed: set[str], tmp_path: Path) -> None:

@@ -97,7 +97,9 @@ def test_the_sum_of_encodings_decodes_to_the_weighted_mean(lane_bits: int, data:
 
 
 @pytest.mark.parametrize("lane_bits", LANE_BITS)
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 2**16 + 3, 4 * 2**16 + 1])
+@pytest.mark.parametrize(
+    "size", [1, 2, 3, 4, 5, 2**16 + 3, pytest.param(4 * 2**16 + 1, marks=pytest.mark.slow)]
+)
 def test_packed_words_are_the_big_integers_of_their_lanes(lane_bits: int, size: int) -> None:
     p = _params(size, lane_bits)
     values = np.linspace(-p.clip, p.clip, size, dtype=np.float32)
@@ -126,7 +128,7 @@ def test_the_sum_of_words_is_the_word_of_lane_sums(lane_bits: int, rows: list[li
 
 @pytest.mark.parametrize("lane_bits", LANE_BITS)
 @pytest.mark.parametrize("sign", [-1, 1])
-@pytest.mark.parametrize("clip", [0.1, 0.5, 1 / 3, 7e-7, 12345.678, 0.112, 0.016])
+@pytest.mark.parametrize("clip", [0.1, 7e-7, 12345.678, 0.112, 0.016])
 def test_a_full_cohort_at_the_clip_fills_the_lanes_and_spills_nowhere(
     lane_bits: int, sign: int, clip: float
 ) -> None:
@@ -162,6 +164,7 @@ def test_steps_for_ten_hospitals(lane_bits: int, steps: int) -> None:
     assert _params(1, lane_bits, cohort=10).steps == steps
 
 
+@pytest.mark.slow  # the next test has the exact expectation
 @pytest.mark.parametrize("lane_bits", LANE_BITS)
 def test_rounding_is_unbiased(lane_bits: int) -> None:
     """Means of 150,000 roundings lie within the promised bias and five standard errors."""
@@ -192,7 +195,7 @@ def test_every_dither_together_is_fair_to_one_part_in_65536(
 
     monkeypatch.setattr("privacy.encoding.stream", lambda seed: Counting())
     draw = np.random.default_rng(5)
-    for value in np.float32(draw.uniform(-1, 1, 12)):
+    for value in np.float32(draw.uniform(-1, 1, 4)):
         p = _params(2**16, lane_bits, clip=1.0)
         exact = float(value) * p.steps + p.steps
         lanes = np.array(_lanes(_encode(np.full(2**16, value), p), p))

@@ -32,11 +32,7 @@ def test_no_way_to_share_out_the_honest_gives_both_kinds(m: int, c: int) -> None
 
 @pytest.mark.parametrize(
     ("m", "c"),
-    [
-        pytest.param(m, c, marks=[pytest.mark.slow] * (m not in (4, 7, 10)))
-        for m, c in PAIRS
-        if m > max(3, c + 2)
-    ],
+    [pytest.param(m, c, marks=[pytest.mark.slow] * (m not in (4, 7))) for m, c in PAIRS if m > max(3, c + 2)],
 )
 def test_pooled_states_of_real_nodes_open_nobody(
     m: int, c: int, consortium: Callable[..., Consortium], identities: dict[int, Identity]

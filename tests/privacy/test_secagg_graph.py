@@ -204,7 +204,9 @@ def test_thirty_six_hospitals_with_a_hidden_graph_give_the_exact_sum(sparse: Cal
     assert removed < 30 + 4 * 30 * 0.7  # and the aggregator removes only the masks that there are
 
 
-@pytest.mark.parametrize("size", [5, 6, 7, 8])
+@pytest.mark.parametrize(
+    "size", [5, pytest.param(6, marks=pytest.mark.slow), 7, pytest.param(8, marks=pytest.mark.slow)]
+)
 def test_sampled_dropouts_with_a_hidden_graph_give_the_exact_sum_or_an_abort(
     size: int, sparse: Callable[[float], None]
 ) -> None:
