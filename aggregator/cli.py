@@ -25,8 +25,8 @@ from aggregator.cli_watching import OneOfAll, hospitals, show, watch
 from aggregator.settings import Settings, load
 from medveil.errors import utc
 from medveil.ids import fingerprint
-from medveil.private_files import keep_private
 from medveil.shown import NotConfirmed, Screen, can_ask, plain, strong, warn
+from medveil.volumes import begin_on_volume
 
 if TYPE_CHECKING:
     from aggregator.auditlog import KeyChange
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="For the consortium's admin: run the aggregator, enrol hospitals, open studies.",
-    callback=keep_private,
+    callback=begin_on_volume,
 )
 study = typer.Typer(help="Create studies and watch them.")
 study.command("amend")(amend)

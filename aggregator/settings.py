@@ -12,6 +12,8 @@ from aggregator.ways_in import SignIn
 from medveil.errors import BadFile
 
 DATABASE_VARIABLE = "MEDVEIL_DATABASE"
+DATABASE_FILE_VARIABLE = "MEDVEIL_DATABASE_FILE"
+"""A file that holds the URL and nothing else: how container engines hand in a secret."""
 LAST_BACKUP = "last-backup"
 """File in the aggregator's folder: when ``medveil aggregator backup`` was done last, Unix seconds."""
 
@@ -96,8 +98,13 @@ class Settings:
 
     @property
     def where(self) -> Path | str:
-        """The database: the URL in the environment, else the one set here, else the file in the folder."""
-        return os.environ.get(DATABASE_VARIABLE) or self.database or self.folder / "aggregator.db"
+        """The database: the URL in the environment, else in the file named there, else the one set here, else
+        the file in the folder.
+
+        Raises: BadFile: the file that the environment names cannot be read, or is empty.
+        """
+        url = os.environ.get(DATABASE_VARIABLE) or _handed() or self.database
+        return url or self.folder / "aggregator.db"
 
     @property
     def url(self) -> str:
@@ -118,6 +125,20 @@ class Settings:
         values["sign_in"] = self.sign_in.model_dump(mode="json", exclude_defaults=True)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         (self.folder / "aggregator.json").write_text(json.dumps(values, indent=2) + "\n")
+
+
+def _handed() -> str:
+    """The URL in the file that the environment names; empty if it names none."""
+    name = os.environ.get(DATABASE_FILE_VARIABLE)
+    if not name:
+        return ""
+    try:
+        url = Path(name).read_text().strip()
+    except (OSError, ValueError) as error:
+        raise BadFile(name=DATABASE_FILE_VARIABLE, problem=str(error)) from error
+    if not url:
+        raise BadFile(name=DATABASE_FILE_VARIABLE, problem="the file that it names is empty")
+    return url
 
 
 def load(folder: Path) -> Settings:

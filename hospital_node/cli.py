@@ -28,8 +28,8 @@ from hospital_node.cli_setup import certificate, enroll, init
 from hospital_node.cli_status import policy, status
 from medveil.log import set_up
 from medveil.options import from_options
-from medveil.private_files import keep_private
 from medveil.shown import NotConfirmed, Screen, can_ask
+from medveil.volumes import begin_on_volume
 
 if TYPE_CHECKING:
     from hospital_node.operator import Standing
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="For a hospital's operator: connect this hospital, check its images, approve, run.",
-    callback=keep_private,
+    callback=begin_on_volume,
 )
 app.add_typer(ledger, name="ledger")
 app.add_typer(pacs, name="pacs")

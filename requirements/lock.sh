@@ -1,17 +1,34 @@
 #!/bin/sh
-# Writes requirements/lock.txt: every package but torch, pinned with the hashes of all its wheels.
-# torch is installed first and on its own (CPU and CUDA builds share the version, not the hash), so
-# neither it nor the CUDA libraries that some of its builds name belong here. Needs `uv`.
+# Pins every package with the hashes of all its wheels:
+#   lock.txt        what `make install` takes: all rooms, and what developers need
+#   aggregator.txt  an aggregator alone, with PostgreSQL and a bucket: no torch
+#   node.txt        a hospital's node alone, with 12-bit JPEG and DIMSE
+#   build.txt       what makes our own wheel
+#   deploy.txt      what the files under deploy/ are checked with
+# All take the versions of lock.txt. torch is installed first and on its own (CPU and CUDA builds share the version,
+# not the hash), so neither it nor the CUDA libraries that some of its builds name belong here. Needs `uv`.
 set -eu
 cd "$(dirname "$0")/.."
 omit=$(mktemp); out=$(mktemp)
 trap 'rm -f "$omit" "$out"' EXIT
 compile() {
-    uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+    uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
         --no-emit-index-url --no-annotate --no-header --constraint requirements/constraints.txt "$@"
 }
-compile --quiet --output-file "$out"
-grep -oE '^(nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+|triton)' "$out" | sort -u > "$omit" || true
-set -- --no-emit-package torch
-while read -r name; do set -- "$@" --no-emit-package "$name"; done < "$omit"
-compile --quiet "$@" --output-file requirements/lock.txt
+# written FILE WHAT...: the lock of that, without torch and what comes with it.
+written() {
+    file=requirements/$1; shift
+    compile "$@" --output-file "$out" < /dev/null
+    grep -oE '^(nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+|triton)' "$out" | sort -u > "$omit" || true
+    set -- "$@" --no-emit-package torch
+    while read -r name; do set -- "$@" --no-emit-package "$name"; done < "$omit"
+    compile "$@" --output-file "$out"
+    cp "$out" "$file"
+    : > "$out"
+}
+written lock.txt pyproject.toml --extra dev
+same="--constraint requirements/lock.txt"
+written aggregator.txt pyproject.toml --extra postgres --extra s3 $same
+written node.txt pyproject.toml --extra node --extra jpeg12 --extra dimse $same
+written deploy.txt --group pyproject.toml:deploy $same
+written build.txt --group pyproject.toml:build $same

@@ -36,6 +36,8 @@ LINES = {
 """Every command of ours and its line in the list, which is shown without loading the command's room."""
 ROOM_OF = {name: name if name in ("aggregator", "node") else "research" for name in LINES}
 
+OURS = {"medveil", "medveil_imaging", "medveil_research", "hospital_node", "aggregator", "privacy"}
+
 
 def main() -> None:
     """Run ``medveil``; a known problem is printed as three sentences and ends with exit status 1.
@@ -61,7 +63,7 @@ def _leave(*_: object) -> None:
 
 
 def _run() -> None:
-    from medveil.errors import Error, SystemRefused
+    from medveil.errors import Error, NotInstalled, SystemRefused
     from medveil.log import set_up
 
     set_up("error")  # a command that runs for long turns its log on by itself
@@ -69,6 +71,12 @@ def _run() -> None:
         root_app(sys.argv[1:])()
     except Error as error:
         show_error(error)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if not library or library in OURS:
+            raise
+        show_error(NotInstalled(library))
         sys.exit(1)
     except OSError as error:
         show_error(SystemRefused(error))

@@ -64,6 +64,21 @@ class SystemRefused(Error):
         )
 
 
+class NotInstalled(Error):
+    """A command needs a library that this installation was made without."""
+
+    code = "not-installed"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            what=f"The library '{name}' is not installed here.",
+            meaning="This is an installation for something else (an aggregator, for example, has no torch), "
+            "so the command ended where it needed it.",
+            remedy='Install the part that the command is of: pip install "medveil[node]" for a node, '
+            '"medveil[research]" for the research commands and the demo.',
+        )
+
+
 class UnknownName(Error):
     """A registry was asked for an entry it does not hold."""
 
