@@ -25,10 +25,10 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo seed-mnist seed-vision seed-xray seed-mri test test-all check lint types imports kernel bench soak mutants doctor lock clean
+.PHONY: help install deploy-tools demo seed-mnist seed-vision seed-xray seed-mri test test-all check lint types imports kernel bench soak mutants doctor lock clean
 
 help: ## Show what can be made
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 install: $(STAMP) ## Make .venv and install the locked packages (again only when the lock changes)
 
@@ -45,6 +45,12 @@ $(PACKAGES): requirements/lock.txt requirements/constraints.txt
 $(STAMP): $(PACKAGES) pyproject.toml
 	$(PIP) --no-deps --no-build-isolation --editable .
 	@$(BIN)/python -c 'import torch; print("installed: torch", torch.__version__ + ", CUDA:", "yes" if torch.cuda.is_available() else "no")'
+	@touch $@
+
+deploy-tools: $(VENV)/deploy-tools ## Install what the files under deploy/ are checked with (350 MB)
+
+$(VENV)/deploy-tools: requirements/deploy.txt | $(PACKAGES)
+	$(PIP) --require-hashes --no-deps -r requirements/deploy.txt
 	@touch $@
 
 demo: $(STAMP) ## Run a whole federated study on this machine and write its report

@@ -1,0 +1,179 @@
+"""The files under deploy/ keep their promises: no root, nothing writable but volumes, no secret in them."""
+
+from __future__ import annotations
+
+import re
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy_tools import (
+    CHART,
+    DEPLOY,
+    hadolint,
+    linted,
+    needs_hadolint,
+    needs_helm,
+    needs_kubernetes,
+    rendered,
+    validate,
+)
+
+CONTAINERFILES = sorted(DEPLOY.glob("Containerfile.*"))
+COMPOSES = sorted(DEPLOY.glob("compose*.yaml"))
+PINNED = re.compile(r"^[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}$")
+OURS = {"medveil-aggregator", "medveil-node", "medveil-node-cuda"}
+AGGREGATOR: dict[str, Any] = {"names": ["fl.example.org"], "database": {"existingSecret": "database"}}
+NODE: dict[str, Any] = {
+    "enabled": True,
+    "invitation": {"existingSecret": "invitation", "wordsCompared": True},
+    "images": {"existingClaim": "films"},
+    "egress": [{"cidr": "203.0.113.7/32", "port": 8443}],
+}
+WHOLE: dict[str, Any] = {
+    "aggregator": AGGREGATOR
+    | {"from": ["192.0.2.0/24"], "consortium": "Films: of five", "bucket": {"existingSecret": "s3"}},
+    "postgresql": {"enabled": True, "existingSecret": "password"},
+    "node": NODE,
+}
+
+
+def without(*path: str) -> dict[str, Any]:
+    """The whole chart's values, one of them empty."""
+    values = deepcopy(WHOLE)
+    place = values
+    for word in path[:-1]:
+        place = place[word]
+    place[path[-1]] = type(place[path[-1]])()
+    return values
+
+
+@needs_hadolint
+@pytest.mark.parametrize("file", CONTAINERFILES, ids=lambda file: file.name)
+def test_hadolint_finds_nothing(file: Path) -> None:
+    assert hadolint(file) == ""
+
+
+@pytest.mark.parametrize("file", CONTAINERFILES, ids=lambda file: file.name)
+def test_an_image_is_of_a_pinned_base_runs_as_a_number_and_looks_after_itself(file: Path) -> None:
+    text = file.read_text()
+    last = text[text.rindex("\nFROM ") :]
+    base = re.search(r"^ARG BASE=(\S+)$", text, re.MULTILINE)
+    assert base is not None
+    assert PINNED.match(base[1])
+    assert set(re.findall(r"^FROM (\S+)", text, re.MULTILINE)) == {"${BASE}"}
+    assert re.search(r"^USER 10001:10001$", last, re.MULTILINE)
+    assert "\nHEALTHCHECK " in last
+    assert "MEDVEIL_VOLUME=/state" in last
+    assert "VOLUME " not in last.replace(
+        "MEDVEIL_VOLUME", ""
+    )  # an unnamed one would hide that none was given
+    assert "apt-get" not in text
+
+
+@pytest.mark.parametrize("file", COMPOSES, ids=lambda file: file.name)
+def test_a_composed_service_is_locked_pinned_and_limited(file: Path) -> None:
+    composed = yaml.safe_load(file.read_text())
+    for name, service in composed["services"].items():
+        if "image" not in service:  # adds to a service of compose.yaml
+            assert set(service) <= {"ports", "sysctls"}
+            continue
+        assert service["image"] in OURS or PINNED.match(service["image"]), name
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["mem_limit"]
+        assert service["pids_limit"]
+        assert service["image"] in OURS or service["healthcheck"], name  # our images bring their own
+        assert not {"privileged", "env_file", "pid", "cap_add"} & set(service)
+
+
+def test_what_is_secret_comes_in_files_and_the_database_is_reached_from_the_aggregator_alone() -> None:
+    composed = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    assert {name: set(secret) for name, secret in composed["secrets"].items()} == {
+        "database-url": {"file"},
+        "database-password": {"file"},
+    }
+    assert composed["networks"]["records"] == {"internal": True}
+    assert composed["services"]["database"]["networks"] == ["records"]
+    assert "ports" not in composed["services"]["database"]
+    for file in DEPLOY.glob("compose*.yaml"):
+        assert not re.search(r"(?i)(password|secret|key):\s*[\w\"']", file.read_text()), file.name
+
+
+@needs_helm
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({}, "aggregator.names"),
+        (without("aggregator", "names"), "aggregator.names"),
+        (without("aggregator", "database", "existingSecret"), "aggregator.database.existingSecret"),
+        (without("postgresql", "existingSecret"), "postgresql.existingSecret"),
+        (without("node", "invitation", "existingSecret"), "node.invitation.existingSecret"),
+        (without("node", "invitation", "wordsCompared"), "twelve words"),
+        (without("node", "images", "existingClaim"), "node.images.existingClaim"),
+        (without("node", "egress"), "node.egress"),
+        ({"aggregator": AGGREGATOR | {"databse": {}}}, "databse"),
+    ],
+    ids=["nothing", "names", "database", "password", "invitation", "words", "images", "egress", "typo"],
+)
+def test_a_chart_that_lacks_something_says_what(values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(Exception, match=re.escape(sentence)):
+        rendered(values)
+
+
+@needs_kubernetes
+@pytest.mark.parametrize("kind", ["Deployment", "Job"])
+def test_the_chart_is_good_helm_and_good_kubernetes(kind: str) -> None:
+    values = WHOLE | {"node": NODE | {"kind": kind, "gpus": 2, "runtimeClassName": "nvidia"}}
+    assert linted(values) == []
+    found = rendered(values)
+    for one in found:
+        validate(one)
+    assert "Secret" not in {one["kind"] for one in found}
+    node = next(one for one in found if one["metadata"]["name"] == "trial-node" and one["kind"] == kind)
+    assert node["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "2"
+
+
+@needs_helm
+def test_every_pod_is_of_the_restricted_kind_and_behind_a_policy() -> None:
+    found = rendered(WHOLE)
+    pods = {
+        one["metadata"]["name"]: one["spec"]["template"] for one in found if "template" in one.get("spec", {})
+    }
+    policies = {one["metadata"]["name"]: one["spec"] for one in found if one["kind"] == "NetworkPolicy"}
+    assert set(pods) == set(policies) == {"trial-aggregator", "trial-postgresql", "trial-node"}
+    for name, pod in pods.items():
+        spec = pod["spec"]
+        assert spec["automountServiceAccountToken"] is False
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in [*spec["containers"], *spec.get("initContainers", [])]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert container["resources"]["limits"]["memory"]
+        assert set(policies[name]["policyTypes"]) == {"Ingress", "Egress"}
+        assert policies[name]["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    assert policies["trial-node"]["ingress"] == []
+    assert policies["trial-postgresql"]["egress"] == []
+
+
+@needs_helm
+def test_with_a_database_of_its_own_the_chart_brings_none_and_a_node_alone_brings_no_aggregator() -> None:
+    names = {one["metadata"]["name"] for one in rendered({"aggregator": AGGREGATOR})}
+    assert names == {"trial-aggregator"}
+    alone = {one["metadata"]["name"] for one in rendered({"aggregator": {"enabled": False}, "node": NODE})}
+    assert alone == {"trial-node"}
+
+
+def test_the_chart_is_of_the_version_it_installs() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    version = re.search(r'^version = "(.+)"$', (DEPLOY.parent / "pyproject.toml").read_text(), re.MULTILINE)
+    assert version is not None
+    assert chart["appVersion"] == version[1]
