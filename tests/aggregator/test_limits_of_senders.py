@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -12,10 +13,11 @@ from pathlib import Path
 
 import httpx2 as httpx
 import pytest
+from starlette.requests import Request
 
 from aggregator.errors import Overloaded, TooManyRequests
 from aggregator.settings import Limits, Settings, load
-from aggregator.web.bodies import BodyMemory, Displaced
+from aggregator.web.bodies import BodyMemory, Displaced, read_body
 from aggregator.web.exchanges import SEGMENT_LIMIT
 from aggregator.web.limits import MOST_ADDRESSES, Bucket, Newcomers, Quotas
 from door import Door
@@ -371,3 +373,30 @@ def test_limits_are_read_from_the_settings_and_only_changed_ones_are_written(tmp
     )
     with pytest.raises(BadFile, match="paralel"):
         load(tmp_path)
+
+
+def test_a_segment_is_in_memory_once_while_it_arrives() -> None:
+    """Not as its pieces and as a whole: 16 MiB take less than 20."""
+    pieces, piece = 256, bytes(2**16)
+    arrived = iter(range(pieces))
+
+    async def receive() -> dict[str, object]:
+        number = next(arrived)
+        body = bytes(bytearray(piece))  # a new one each time, as the line makes them
+        return {"type": "http.request", "body": body, "more_body": number < pieces - 1}
+
+    async def read() -> tuple[int, int]:
+        headers = [(b"content-length", str(pieces * len(piece)).encode())]
+        request = Request({"type": "http", "method": "PUT", "path": "/", "headers": headers}, receive)
+        with ExitStack() as leases:
+            tracemalloc.start()
+            try:
+                memory = BodyMemory(Limits())
+                body = await read_body(request, pieces * len(piece), memory, leases, sender="hospital-1")
+                return len(body), tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+
+    size, peak = asyncio.run(read())
+    assert size == 16 * 2**20
+    assert peak < 20 * 2**20

@@ -1,6 +1,6 @@
 """What hiding an update costs: the fourteen targets of secure aggregation, from one command.
 
-Run: python tests/benchmarks/secagg.py [--quick] [--simulation] [--plots docs] [--write FILE] [--json FILE]
+Run: python tests/benchmarks/secagg.py [--vector] [--quick] [--simulation] [--plots docs] [--write FILE]
 
 Times are CPU time; ratios are medians of ratios taken side by side in one loop. The yardstick of the vector
 work is the time of 11 bare AES-256 keystreams of 4 bytes per parameter (ten neighbours and the own mask),
@@ -11,6 +11,7 @@ ours where they are installed (requirements/peers.txt); otherwise their rows are
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import resource
@@ -73,6 +74,9 @@ def main() -> None:
         "--quick", action="store_true", help="without the 25 million parameters; 50 hospitals"
     )
     parser.add_argument(
+        "--vector", action="store_true", help="the vector work alone; a page keeps its other rows"
+    )
+    parser.add_argument(
         "--simulation", type=int, nargs="?", const=1000, metavar="N", help="a round of N hospitals (1000)"
     )
     parser.add_argument(
@@ -83,27 +87,36 @@ def main() -> None:
     load = os.getloadavg()[0]
     print(f"cryptography {cryptography.__version__}; NumPy {np.__version__}; one thread; medians")
     print(f"keystreams by the {path()} call; passes over the vector: {passes()}")
-    found: Found = []
-    for parameters, repeats in ((10**6, 31), (10**7, 9)) + (() if options.quick else ((25 * 10**6, 15),)):
-        found += vector_work(parameters, repeats)
-    for parameters, repeats in ((10**6, 5),) + (() if options.quick else ((25 * 10**6, 7),)):
-        found += beside_flower(parameters, repeats)
-    found += beside_tenseal(10**6)
-    found += wire(10**6)
-    found += protocol_work(50 if options.quick else 200)
-    found += unmasking(quick=options.quick)
-    found += sharing(50 if options.quick else 200)
-    found += memory(25 * 10**6)
-    found += exactness(10**5)
-    found += (
-        simulation(options.simulation) if options.simulation else [Skipped("13 simulation", "--simulation")]
-    )
+    found = vector(quick=options.quick)
+    if not options.vector:
+        found += everything_else(options)
     found.append(Row("peak resident memory of this run", _resident_mb(), "MB"))
     publish(found, options.json)
     if options.plots:
         growth.draw(growth.measure(quick=options.quick), options.plots / "secagg-growth.svg")
     if options.write:
-        options.write.write_text(page(found, method=__doc__ or "", load=load))
+        before = options.write.read_text() if options.vector else ""
+        options.write.write_text(page(found, method=__doc__ or "", load=load, before=before))
+
+
+def vector(*, quick: bool) -> Found:
+    """1 to 6 and 12: what a hospital does with its vector, some two minutes."""
+    found: Found = []
+    for parameters, repeats in ((10**6, 31), (10**7, 9)) + (() if quick else ((25 * 10**6, 15),)):
+        found += vector_work(parameters, repeats)
+    for parameters, repeats in ((10**6, 5),) + (() if quick else ((25 * 10**6, 7),)):
+        found += beside_flower(parameters, repeats)
+    return found + beside_tenseal(10**6) + wire(10**6) + memory(25 * 10**6)
+
+
+def everything_else(options: argparse.Namespace) -> Found:
+    """The messages, the aggregator's side, and whole rounds."""
+    hospitals = 50 if options.quick else 200
+    found = protocol_work(hospitals) + unmasking(quick=options.quick) + sharing(hospitals)
+    found += exactness(10**5)
+    if options.simulation:
+        return found + simulation(options.simulation)
+    return [*found, Skipped("13 simulation", "--simulation")]
 
 
 def vector_work(parameters: int, repeats: int) -> Found:

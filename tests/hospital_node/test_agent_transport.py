@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import ssl
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -221,3 +223,40 @@ def test_a_client_certificate_is_loaded_when_it_is_there_and_missed_by_nobody_wh
     result, requests = talk(authority, [httpx.Response(204) for _ in range(3)], come_and_go)
     assert result
     assert len(requests) == 3
+
+
+def test_a_segment_goes_out_in_pieces_and_no_second_one_lies_in_the_buffers(authority: Path) -> None:
+    """Over real TLS: all that a segment of 16 MiB takes beside itself is below 4 MiB."""
+    segment = memoryview(bytearray(16 * 2**20))
+    digest = hashlib.sha256(segment).digest()
+    came: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert f"content-length: {len(segment)}\r\n".encode() in head.lower()
+        hashed, left = hashlib.sha256(), len(segment)
+        while left:
+            piece = await reader.read(min(left, 2**16))
+            assert piece
+            hashed.update(piece)
+            left -= len(piece)
+        came.append(hashed.digest())
+        writer.write(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async def run() -> int:
+        shown = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        shown.load_cert_chain(authority.with_name("server.pem"), authority.with_name("server.key"))
+        async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=shown) as server:
+            port = server.sockets[0].getsockname()[1]
+            async with Transport(f"https://127.0.0.1:{port}", authority, ME) as transport:
+                tracemalloc.start()
+                try:
+                    await transport.segment(AttemptKey("p", 1, 2), 0, segment, digest=digest)
+                    return tracemalloc.get_traced_memory()[1]
+                finally:
+                    tracemalloc.stop()
+
+    assert asyncio.run(run()) < 4 * 2**20
+    assert came == [digest]

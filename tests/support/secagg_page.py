@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from privacy.secagg.kernel import LEVELS, kernel
 from privacy.secagg.keystream import _gcm, fastest
 from rows import Row, Skipped, cpu
 
+VECTOR_COMMAND = "python tests/benchmarks/secagg.py --vector --write docs/secagg-benchmarks.md"
+KEPT = "## Of an earlier run"
 COMMAND = "python tests/benchmarks/secagg.py --simulation --plots docs --write docs/secagg-benchmarks.md"
 
 
@@ -31,14 +34,44 @@ def passes() -> str:
     return "NumPy" if found is None else f"compiled, {LEVELS[found.level]}"
 
 
-def page(found: Sequence[Row | Skipped], *, method: str, load: float) -> str:
-    """The targets, what was measured and what the lying server got, as Markdown."""
+VECTOR = re.compile(r"(?!.*(one core|worker|event loop))(((\d|12) )?\d+M\b|6 \dx\d\d|12 )")
+"""Beginnings of the names of rows about the vector work."""
+HEADS = {
+    4: ["| target | measured | wanted | met |", "|---|---|---|---|"],
+    2: ["| what | measured |", "|---|---|"],
+}
+
+
+def _kept(before: str, measured: set[str]) -> list[str]:
+    """What a run of the vector work alone leaves of the page before, with the machine that it is from."""
+    tables, _, earlier = before.partition("## Targets")[2].partition("## Growth")[0].partition(KEPT)
+    rows: dict[int, list[str]] = {4: [], 2: []}
+    for line in (tables + earlier).splitlines():
+        name, *cells = line.strip("| ").split(" | ")
+        old = cells and name not in ("target", "what") and name not in measured and not VECTOR.match(name)
+        if line.startswith("| ") and old:
+            rows[len(cells) + 1].append(line)
+    found = []
+    if any(rows.values()):
+        machine = (earlier or before).partition("Machine: ")[2].partition("\n\n")[0]
+        found = ["", KEPT, "", *f"Machine: {machine}".splitlines()]
+    for columns, lines in rows.items():
+        found += ["", *HEADS[columns], *lines] if lines else []
+    return found
+
+
+def page(found: Sequence[Row | Skipped], *, method: str, load: float, before: str = "") -> str:
+    """The targets, what was measured and what the lying server got, as Markdown.
+
+    Args:
+        before: the page before, if only the vector work was measured: its other rows are kept.
+    """
     rows = [r for r in found if isinstance(r, Row)]
     numbered = sorted((r for r in rows if r.target), key=lambda r: int(r.name.split()[0]))
     lines = [
         "# Secure aggregation, measured",
         "",
-        f"Written by `{COMMAND}`",
+        f"Written by `{VECTOR_COMMAND if before else COMMAND}`",
         "after `make kernel`; nothing here is typed by hand.",
         f"Machine: {cpu()}, {os.cpu_count()} cores, load {load:.1f} at the start;",
         f"cryptography {cryptography.__version__}, NumPy {np.__version__}, one thread, medians.",
@@ -58,6 +91,7 @@ def page(found: Sequence[Row | Skipped], *, method: str, load: float) -> str:
     lines += [f"| {r.name.strip()} | {r.value:.4g} {r.unit} |" for r in rows if not r.target]
     skipped = [f"* {s.name}: {s.reason}" for s in found if isinstance(s, Skipped)]
     lines += ["", "## Not measured in this run", "", *skipped] if skipped else []
+    lines += _kept(before, {r.name.strip() for r in rows})
     lines += [
         "",
         "## Growth",
