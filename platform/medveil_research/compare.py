@@ -44,6 +44,9 @@ def show(screen: Screen, result: ComparisonResult) -> None:
     ]
     heads = ("training", f"{result.figure_name}, 95 % over patients", "seeds", "steps", "passes")
     screen.table(heads, arms, right=(2, 3, 4))
+    together = told.federations_of(result)
+    if together:
+        screen.say(f"together {together}")
     differences = [told.difference_row(result, one) for one in told.main_differences(result)]
     screen.table(("difference", "mean", "95 % over patients", "95 % over seeds"), differences)
     for problem in result.problems:

@@ -45,6 +45,27 @@ TargetRange = Annotated[
 ]
 Unit = Annotated[str, typer.Option(help="Of the number, as people write it, e.g. years.")]
 Size = Annotated[str | None, typer.Option(help="Edges of the tensor, e.g. 64x64 or 40x48x40.")]
+OwnStrategy = Annotated[
+    StrategyName | None,
+    typer.Option(help="How sums become the next model; the recipe's without it."),
+]
+StrategyOption = Annotated[
+    list[str] | None, typer.Option(help="An option of the strategy, e.g. rate=0.1. Repeatable.")
+]
+Compressed = Annotated[
+    str | None,
+    typer.Option(
+        help="Send a part of each update in a round, e.g. sparse:0.125 (an eighth) or low_rank:4; the "
+        "rest stays in the hospital for later rounds."
+    ),
+]
+Personal = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Weights that stay in each hospital: 'norm' (normalisations), 'head' (the last layer), or a "
+        "pattern of tensor names like 'fc*'. Repeatable."
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -124,6 +145,10 @@ class CompareOptions:
     epsilon: Epsilon = 8.0
     delta: Delta = None
     rounds: Rounds = None
+    strategy: OwnStrategy = None
+    strategy_option: StrategyOption = None
+    compression: Compressed = None
+    personal: Personal = None
     seeds: Annotated[int, typer.Option(min=1, max=100, help="Trainings of each kind, from other starts.")] = 3
     only: Annotated[
         list[str] | None,
@@ -262,20 +287,8 @@ class NewStudyOptions:
             "start from one model.",
         ),
     ] = None
-    compression: Annotated[
-        str | None,
-        typer.Option(
-            help="Send a part of each update in a round, e.g. sparse:0.125 (an eighth) or low_rank:4; the "
-            "rest stays in the hospital for later rounds."
-        ),
-    ] = None
-    personal: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Weights that stay in each hospital: 'norm' (normalisations), 'head' (the last layer), or a "
-            "pattern of tensor names like 'fc*'. Repeatable."
-        ),
-    ] = None
+    compression: Compressed = None
+    personal: Personal = None
     mask_graph: Annotated[
         MaskGraph, typer.Option(help="Who masks with whom; more than 128 hospitals need 'hidden'.")
     ] = "complete"
@@ -286,13 +299,8 @@ class NewStudyOptions:
             "where the strategy wants nothing else."
         ),
     ] = None
-    strategy: Annotated[
-        StrategyName | None,
-        typer.Option(help="How sums become the next model; the recipe's without it."),
-    ] = None
-    strategy_option: Annotated[
-        list[str] | None, typer.Option(help="An option of the strategy, e.g. rate=0.1. Repeatable.")
-    ] = None
+    strategy: OwnStrategy = None
+    strategy_option: StrategyOption = None
     colluders: Annotated[
         int | None,
         typer.Option(

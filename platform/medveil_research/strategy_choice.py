@@ -1,4 +1,5 @@
-"""Another strategy than the recipe's: what it asks of the training, and what its author is told of that."""
+"""Another strategy or other uploads than the recipe's: from their words on the command line to settings, and
+what the author is told of that."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from medveil.compression import Compression
 from medveil.errors import BadOption
 from medveil.shown import plain
 from medveil.strategies import STRATEGIES, BadStrategy, Demanding, ServerStrategy
@@ -24,6 +26,20 @@ def options_of(pairs: list[str]) -> dict[str, float]:
         except ValueError as error:
             raise BadOption(problem=f"--strategy-option: '{plain(pair, 40)}' is not like rate=0.1") from error
     return found
+
+
+def compression_of(text: str | None) -> Compression | None:
+    """Shorter updates, written like ``sparse:0.125`` or ``low_rank:4``; None without. Raises: BadOption."""
+    if text is None:
+        return None
+    kind, _, value = text.partition(":")
+    try:
+        if kind == "low_rank":
+            return Compression(kind=kind, rank=int(value))
+        return Compression(kind=kind, share=float(value))
+    except ValueError as error:
+        problem = f"--compression: '{plain(text, 40)}' is not like sparse:0.125 or low_rank:4"
+        raise BadOption(problem=problem) from error
 
 
 def with_strategy(found: Recipe, name: str | None, options: Mapping[str, float]) -> Recipe:

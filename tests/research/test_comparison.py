@@ -13,17 +13,22 @@ import pytest
 import torch
 
 from hospital_node.training import Diverged, evaluate
+from medveil.compression import Compression
+from medveil.errors import BadOption, Error
 from medveil.metrics import layout, summarise
 from medveil.readings import is_figure
+from medveil.strategies import BadStrategy
 from medveil_imaging.patients import PatientImages
 from medveil_imaging.sources.site import SiteData
 from medveil_research.comparison import arms, engine, paired, told, whole
+from medveil_research.comparison.request import request_of
 from medveil_research.comparison.result import ComparisonResult, Problem, read_comparison, write_comparison
 from medveil_research.comparison.whole import NothingMade, Request, compare_read
 from medveil_research.evaluate import patient_sums
+from medveil_research.options import CompareOptions
 from medveil_research.report.comparison import render_comparison
-from medveil_research.sites import HEART
-from medveil_research.studies import StudyOptions
+from medveil_research.sites import HEART, Site
+from medveil_research.studies import StudyOptions, new_study
 
 EDGE = 16
 BASE = StudyOptions(
@@ -329,3 +334,100 @@ def test_words_say_better_and_worse_the_right_way_round(result: ComparisonResult
     by_seeds = good.differences[0].model_copy(update={"patients": (0.1, 0.3), "seeds": (-0.1, 0.5)})
     words = told.verdict(result.model_copy(update={"differences": (by_seeds,)}))
     assert "cannot be told apart: +0.200 (95 % over seeds −0.100 to +0.500)" in words
+
+
+# ---- a federation of another kind than the recipe's ----
+
+CHOSEN: dict[str, Any] = {
+    "strategy": "fedyogi",
+    "strategy_options": {"rate": 0.1},
+    "compression": Compression(kind="sparse", share=0.5),
+}
+
+
+def test_the_words_of_study_new_say_what_the_federation_is() -> None:
+    typed = CompareOptions(
+        strategy="fedyogi",
+        strategy_option=["rate=0.1"],
+        compression="sparse:0.5",
+        personal=["norm", "head"],
+    )
+    base = request_of(typed, [Site("a", Path("a"), 9)]).base
+    found = {name: getattr(base, name) for name in (*CHOSEN, "personal")}
+    assert found == CHOSEN | {"personal": ("norm", "head")}
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ({"compression": "zip"}, "--compression: 'zip'"),
+        ({"strategy_option": ["rate"]}, "--strategy-option: 'rate'"),
+        ({"strategy": "fedyogi", "only": ["alone", "central"]}, "--only names none of federated"),
+    ],
+)
+def test_words_that_say_nothing_are_refused_before_anything_is_trained(
+    typed: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(BadOption, match=words):
+        request_of(CompareOptions(**typed), [Site("a", Path("a"), 9)])
+
+
+def test_only_hospitals_that_train_together_have_the_chosen_federation() -> None:
+    by_recipe, _ = arms.studies(BASE, REQUEST.arms, 0)
+    chosen, _ = arms.studies(replace(BASE, **CHOSEN), REQUEST.arms, 0)
+    assert [chosen[arm][0] for arm in ("alone", "central")] == [
+        by_recipe[arm][0] for arm in ("alone", "central")
+    ]
+    wanted = new_study(replace(BASE, **CHOSEN, privacy="none", seed=0, anyway=True))[0]
+    assert chosen["federated"][0] == wanted
+
+
+def test_what_no_federation_bears_is_refused_and_what_one_does_not_is_named() -> None:
+    drawn_back = replace(BASE, **CHOSEN | {"strategy": "fedprox", "strategy_options": {}})
+    with pytest.raises(BadStrategy, match="compression cannot bear"):
+        arms.studies(drawn_back, REQUEST.arms, 0)
+    with pytest.raises(BadOption, match="means no trained tensor"):
+        arms.studies(replace(BASE, personal=("fc*",)), REQUEST.arms, 0)
+    heads = replace(BASE, model="wavelet_head", options={"scales": 1, "grid": 4}, personal=("head",))
+    found, missing = arms.studies(replace(BASE, personal=("head",)), ("federated", "local"), 0)
+    assert (set(found), missing) == ({"federated", "local"}, [])
+    with pytest.raises(Error, match="to share"):  # its head is all that it trains
+        arms.studies(heads, ("federated", "central"), 0)
+    sparse = replace(heads, personal=(), compression=CHOSEN["compression"])
+    found, missing = arms.studies(sparse, ("federated", "joint"), 0)
+    assert (set(found), [one.arm for one in missing]) == ({"federated"}, ["joint"])
+    assert "not for joint noise" in missing[0].error.what
+
+
+def test_a_chosen_federation_is_trained_and_told_and_the_others_are_not_made_again(
+    result: ComparisonResult, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    real = whole._made
+    monkeypatch.setattr(whole, "_made", lambda t, *rest: (made.append(t.label), real(t, *rest))[1])
+    one = replace(REQUEST, seeds=1, base=replace(BASE, **CHOSEN))
+    found = compare_read(one, SITES, folder)
+    assert made == ["federated, seed 0"]
+    arm, before = found.arm("federated"), result.arm("federated")
+    assert arm is not None
+    assert before is not None
+    assert arm.federation is not None
+    assert arm.federation.strategy == "fedyogi"
+    assert arm.federation.uploaded < arm.parameters
+    assert arm.curve != before.curve
+    assert found.arm("central").federation is None  # type: ignore[union-attr]
+    words = told.federations_of(found)
+    assert words == f"fedyogi (rate 0.1), uploads sparse:0.5, {arm.federation.uploaded:,} numbers a round"
+    assert words in render_comparison(found)
+    assert told.federations_of(result) == "fedavg"
+
+
+def test_weights_that_stay_and_another_count_of_steps_are_told(tmp_path: Path) -> None:
+    judge = replace(site("judge", 9), train=())
+    base = replace(BASE, personal=("norm",), strategy="fedsgd")
+    found = small([*SITES, judge], tmp_path, base=base, arms=("federated", "central"))
+    assert [one.code for one in found.problems] == ["no-training-patients", "other-steps"]
+    assert "those that the study began with" in found.problems[0].meaning
+    assert "6 optimiser steps" in found.problems[1].what
+    assert "of the model's tensors in each hospital its own" in told.federations_of(found)
+    assert "as that site has it" in render_comparison(found)

@@ -13,7 +13,6 @@ from medveil.shown import Screen, plain
 from medveil_research.options import NewStudyOptions, option_of
 
 if TYPE_CHECKING:
-    from medveil.compression import Compression
     from medveil.study import Slices
     from medveil_imaging.weight_files import WeightFile
     from medveil_research.studies import StudyOptions
@@ -81,7 +80,7 @@ def _complete(options: NewStudyOptions) -> NewStudyOptions:
 
 
 def _wanted(options: NewStudyOptions, weights: WeightFile | None) -> StudyOptions:
-    from medveil_research.strategy_choice import options_of
+    from medveil_research.strategy_choice import compression_of, options_of
     from medveil_research.studies import StudyOptions, class_names, edges_of, groups_of, target_of
 
     assert options.name is not None  # and so on: _complete has seen to it
@@ -115,7 +114,7 @@ def _wanted(options: NewStudyOptions, weights: WeightFile | None) -> StudyOption
         start_weights=weights,
         partial_start=options.partial_start,
         options=dict(option_of(pair) for pair in options.option or ()),
-        compression=_compression(options.compression),
+        compression=compression_of(options.compression),
         personal=tuple(options.personal or ()),
         mask_graph=options.mask_graph,
         weights=options.weights,
@@ -124,21 +123,6 @@ def _wanted(options: NewStudyOptions, weights: WeightFile | None) -> StudyOption
         colluders=options.colluders,
         anyway=options.anyway,
     )
-
-
-def _compression(text: str | None) -> Compression | None:
-    from medveil.compression import Compression
-
-    if text is None:
-        return None
-    kind, _, value = text.partition(":")
-    try:
-        if kind == "low_rank":
-            return Compression(kind=kind, rank=int(value))
-        return Compression(kind=kind, share=float(value))
-    except ValueError as error:
-        problem = f"--compression: '{plain(text, 40)}' is not like sparse:0.125 or low_rank:4"
-        raise BadOption(problem=problem) from error
 
 
 def _slices(text: str | None) -> Slices | None:

@@ -1,11 +1,14 @@
 """What is held against what: the trainings of a comparison, and how their work is made equal.
 
 Every training has the shipped recipe of its model, the same number of rounds of it, and the same patients in
-the same splits. Whoever trains in one place (a site alone, or one place with everybody's patients) makes in
-each round as many optimiser steps as all hospitals of the federation make together, with the same batches and
-the same learning rates. So a federation is not flattered by others that stop early; how many passes over
-their own images that gives is told beside it. Where a recipe counts passes, those of the centralised training
-are the federation's, but for the last batch of each hospital.
+the same splits. Another strategy, shorter uploads and personal weights are for hospitals that train together
+only: what they are held against stays the recipe, whatever the federation tries.
+
+Whoever trains in one place (a site alone, or one place with everybody's patients) makes in each round as many
+optimiser steps as all hospitals of the federation make together by the recipe, with the same batches and the
+same learning rates. So a federation is not flattered by others that stop early; how many passes over their
+own images that gives is told beside it. Where a recipe counts passes, those of the centralised training are
+the federation's, but for the last batch of each hospital.
 """
 
 from __future__ import annotations
@@ -34,6 +37,8 @@ KINDS: dict[Arm, PrivacyKind] = {
     "central": "none",
 }
 """Noise of each."""
+TOGETHER: tuple[Arm, ...] = ("federated", "local", "joint")
+"""Those in which hospitals train together."""
 LEAST = 3
 """Hospitals whose masks hide each of them; of two, each would know the other's update from the sum."""
 UNCUT = 1e6
@@ -106,17 +111,30 @@ class Missing:
 def studies(
     base: StudyOptions, arms: Sequence[Arm], seed: int
 ) -> tuple[dict[Arm, tuple[Study, Float32]], list[Missing]]:
-    """The study of each arm and where it starts; arms of one model and seed start from the same weights."""
+    """The study of each arm and where it starts; arms of one model and seed start from the same weights.
+
+    Raises: what the studies raise, where ``base`` chooses something for hospitals that train together and
+        none of these trainings can be made with it.
+    """
     found: dict[Arm, tuple[Study, Float32]] = {}
     missing: list[Missing] = []
     for arm in arms:
         try:
-            study, start = new_study(replace(base, privacy=KINDS[arm], seed=seed, anyway=True))
+            own = base if arm in TOGETHER else by_recipe(base)
+            study, start = new_study(replace(own, privacy=KINDS[arm], seed=seed, anyway=True))
         except Error as error:
             missing.append(Missing(arm, error))
         else:
             found[arm] = study, from_safetensors(start, study.model.tensors)
+    refused = [one.error for one in missing if one.arm in TOGETHER]
+    if refused and base != by_recipe(base) and not set(found) & set(TOGETHER):
+        raise refused[0]
     return found, missing
+
+
+def by_recipe(base: StudyOptions) -> StudyOptions:
+    """The same without what is chosen for hospitals that train together."""
+    return replace(base, strategy=None, strategy_options={}, compression=None, personal=())
 
 
 def trainings(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medveil.errors import BadOption
 from medveil.shown import plain
-from medveil_research.comparison.arms import ARMS
+from medveil_research.comparison.arms import ARMS, TOGETHER
 from medveil_research.comparison.whole import Request
 from medveil_research.options import CompareOptions, option_of
 from medveil_research.sites import (
@@ -20,6 +20,7 @@ from medveil_research.sites import (
     typical_patients,
     write_made_up,
 )
+from medveil_research.strategy_choice import compression_of, options_of
 from medveil_research.studies import StudyOptions, class_names, edges_of, target_of
 
 NAME = "comparison"
@@ -41,6 +42,9 @@ def request_of(options: CompareOptions, sites: Sequence[Site]) -> Request:
     for name in wanted:
         if name not in ARMS:
             raise BadOption(problem=f"--only: '{plain(name, 20)}' is none of {', '.join(ARMS)}")
+    if _own_federation(options) and not set(wanted) & set(TOGETHER):
+        problem = "--strategy, --compression and --personal say how hospitals train together, and --only "
+        raise BadOption(problem=f"{problem}names none of {', '.join(TOGETHER)}")
     target = target_of(options.target_column, options.target_range, options.unit)
     drawn = phantom_of(options.task)
     if target is None and options.data is None and drawn == "regression":
@@ -59,6 +63,10 @@ def request_of(options: CompareOptions, sites: Sequence[Site]) -> Request:
         classes=class_names(options.classes) or CLASSES.get(drawn),
         target=target,
         patients_hint=typical_patients([site for site in sites if site.train_patients] or sites),
+        strategy=options.strategy,
+        strategy_options=options_of(options.strategy_option or []),
+        compression=compression_of(options.compression),
+        personal=tuple(options.personal or ()),
     )
     return Request(
         base=base,
@@ -68,3 +76,8 @@ def request_of(options: CompareOptions, sites: Sequence[Site]) -> Request:
         each_round=options.each_round,
         data="phantom" if options.data is None else "real",
     )
+
+
+def _own_federation(options: CompareOptions) -> bool:
+    """Whether hospitals train together otherwise than the recipe has it."""
+    return bool(options.strategy or options.strategy_option or options.compression or options.personal)

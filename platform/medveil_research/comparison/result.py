@@ -11,7 +11,7 @@ from medveil.files import replace_durably
 from medveil.handed import read_json
 from medveil.readings import with_unit
 from medveil.reports import Amount, Count, Figures, Finite, Label, Text
-from medveil.study import Target, TaskName
+from medveil.study import Study, Target, TaskName
 from medveil.tasks import TASKS
 from medveil.values import Frozen, Name, PrivacyKind
 from medveil_research.comparison.arms import Arm
@@ -51,6 +51,32 @@ class RunFacts(Frozen):
     seconds: Amount
 
 
+class Federation(Frozen):
+    """How the hospitals of an arm train together."""
+
+    strategy: Label
+    options: dict[Label, Finite] = Field(default_factory=dict)
+    """Of the strategy."""
+    compression: Text = ""
+    """As it is asked for, like sparse:0.125; empty where updates are sent whole."""
+    uploaded: Count
+    """Numbers that a hospital sends in a round."""
+    personal: Count = 0
+    """Tensors of the model that stay in each hospital."""
+
+    @classmethod
+    def of(cls, study: Study) -> Federation:
+        """Of a study."""
+        given = study.compression
+        return cls(
+            strategy=study.strategy.name,
+            options=study.strategy.options,
+            compression="" if given is None else f"{given.kind}:{given.rank or given.share:g}",
+            uploaded=study.uploaded,
+            personal=len(study.model.personal),
+        )
+
+
 class ArmFacts(Frozen):
     """One way to train, over all seeds."""
 
@@ -59,6 +85,8 @@ class ArmFacts(Frozen):
     """Of a site that trained alone; empty for the mean of all who did, and for the other arms."""
     model: Text
     parameters: Count
+    federation: Federation | None = None
+    """None of whoever trains in one place; earlier versions wrote none."""
     privacy: PrivacyKind
     epsilon: Amount | None = None
     delta: Amount | None = None

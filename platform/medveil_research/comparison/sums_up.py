@@ -15,9 +15,9 @@ from medveil.study import Study
 from medveil.tasks import TASKS
 from medveil_imaging.sources.site import SiteData
 from medveil_research.comparison import paired
-from medveil_research.comparison.arms import Arm, Training
+from medveil_research.comparison.arms import TOGETHER, Arm, Training
 from medveil_research.comparison.paired import Float64
-from medveil_research.comparison.result import ArmFacts, Difference, Problem, RunFacts
+from medveil_research.comparison.result import ArmFacts, Difference, Federation, Problem, RunFacts
 from medveil_research.comparison.runs import Finished
 
 PAIRS: tuple[tuple[Arm, Arm], ...] = (
@@ -139,6 +139,7 @@ def _arm(group: _Group, figure: str, drawn: dict[int, Float64]) -> ArmFacts:
         site=group.site,
         model=training.study.model.name,
         parameters=training.study.trained_weights,
+        federation=Federation.of(training.study) if group.arm in TOGETHER else None,
         privacy=privacy.kind,
         epsilon=None if privacy.kind == "none" else privacy.epsilon,
         delta=None if privacy.kind == "none" else privacy.delta,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from medveil.readings import Reading, cell_words
 from medveil_research.comparison.arms import Arm
-from medveil_research.comparison.result import ArmFacts, ComparisonResult, Difference
+from medveil_research.comparison.result import ArmFacts, ComparisonResult, Difference, Federation
 
 NAMES: dict[Arm, str] = {
     "alone": "each site alone, mean",
@@ -32,13 +34,33 @@ def name_of(one: ArmFacts) -> str:
 
 def models_of(result: ComparisonResult) -> str:
     """Every model with its weights; of several with the trainings that have it."""
+    return _by_arm(
+        (one.arm, f"{one.model}, {one.parameters:,} weights") for one in result.arms if not one.site
+    )
+
+
+def federations_of(result: ComparisonResult) -> str:
+    """How hospitals train together; of several ways with the trainings that have it. Empty if none do."""
+    return _by_arm((one.arm, _together(one.federation)) for one in result.arms if one.federation is not None)
+
+
+def _together(given: Federation) -> str:
+    options = ", ".join(f"{name} {value:g}" for name, value in given.options.items())
+    sent = f"{given.uploaded:,} numbers a round" if given.compression else ""
+    stays = f"{given.personal} of the model's tensors in each hospital its own"
+    parts = [given.strategy + f" ({options})" * bool(options)]
+    parts += [f"uploads {given.compression}, {sent}"] * bool(sent) + [stays] * bool(given.personal)
+    return ", ".join(parts)
+
+
+def _by_arm(told: Iterable[tuple[Arm, str]]) -> str:
+    """What all arms share once; else each with the arms that have it."""
     found: dict[str, list[str]] = {}
-    for one in result.arms:
-        if not one.site:
-            found.setdefault(f"{one.model}, {one.parameters:,} weights", []).append(SHORT[one.arm])
+    for arm, words in told:
+        found.setdefault(words, []).append(SHORT[arm])
     if len(found) == 1:
         return next(iter(found))
-    return "; ".join(f"{model} ({', '.join(names)})" for model, names in found.items())
+    return "; ".join(f"{words} ({', '.join(names)})" for words, names in found.items())
 
 
 def value_of(result: ComparisonResult, one: ArmFacts) -> str:

@@ -35,7 +35,8 @@ class Request:
     """What is to be compared."""
 
     base: StudyOptions
-    """Of every arm; ``privacy`` and ``seed`` are the arms' own."""
+    """Of every arm; ``privacy`` and ``seed`` are the arms' own. Strategy, compression and personal weights
+    are of those in which hospitals train together."""
     arms: Sequence[Arm] = arms.ARMS
     seeds: int = 3
     figure: str | None = None
@@ -112,7 +113,8 @@ def compare_read(
     finished, failed = _all(
         planned, sites, Runs(output / "runs", fingerprint(sites)), said, figure * request.each_round
     )
-    problems = [*_of_sites(sites), *(_of_error(one.error, of=one.arm) for one in missing), *failed]
+    problems = [*_of_sites(sites, own=_some_stay(studies)), *_of_steps(planned)]
+    problems += [*(_of_error(one.error, of=one.arm) for one in missing), *failed]
     if not finished:
         raise NothingMade(problems=problems)
     problems += sums_up.without_figure(finished, figure, sites)
@@ -244,15 +246,39 @@ def _facts(site: SiteData) -> SiteFacts:
     )
 
 
-def _of_sites(sites: Sequence[SiteData]) -> list[Problem]:
+def _some_stay(studies: Studies) -> bool:
+    """Whether hospitals of a federation have weights of their own."""
+    return any(study.model.personal for study, _ in studies.by_seed[0].values())
+
+
+def _of_steps(planned: Sequence[Training]) -> list[Problem]:
+    """Where the federation's strategy makes it work more or less than whoever trains by the recipe."""
+    steps = {one.arm: one.steps for one in planned if one.arm in ("federated", "central", "alone")}
+    together = steps.pop("federated", None)
+    other = next((count for count in steps.values() if count != together), together)
+    if together is None or other is None or other == together:
+        return []
+    return [
+        Problem(
+            what=f"The federation makes {together:,} optimiser steps, whoever trains in one place {other:,}.",
+            meaning="What is chosen for the federation asks for another training than the shipped recipe, by "
+            "which the others train: the difference is that of both.",
+            remedy="Nothing, if that is what you ask; --rounds counts for all.",
+            code="other-steps",
+        )
+    ]
+
+
+def _of_sites(sites: Sequence[SiteData], *, own: bool) -> list[Problem]:
     """What is lacking at single sites; the others are compared all the same."""
+    still = " Where weights stay in the hospitals, it has those that the study began with." if own else ""
     found = []
     for site in sites:
         if not site.train:
             found.append(
                 Problem(
                     what=f"{site.name} has no training patients.",
-                    meaning="It trains nothing; every model is judged on its test patients.",
+                    meaning=f"It trains nothing; every model is judged on its test patients.{still}",
                     remedy="Nothing, if it is meant for testing; else see the column 'split'.",
                     code="no-training-patients",
                 )
