@@ -22,6 +22,7 @@ from hospital_node.cli_ledger import DEFAULT, Folder, ledger, node_in
 from hospital_node.cli_manifest import manifest
 from hospital_node.cli_pacs import pacs
 from hospital_node.cli_page import page
+from hospital_node.cli_ranks import train_job
 from hospital_node.cli_relay import relay
 from hospital_node.cli_sent import sent
 from hospital_node.cli_setup import certificate, enroll, init
@@ -57,6 +58,7 @@ for command in (refuse, withdraw, leave, pause, resume, stop):
     app.command()(command)
 app.command()(doctor)
 app.command()(page)
+app.command()(train_job)
 screen, progress = Screen(), Screen(stderr=True)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hospital_node import live
-from hospital_node.contribution import CommonCourse, Contribution
+from hospital_node.contribution import CommonCourse, Contribution, Passing
 from hospital_node.governance import declared_patients
 from hospital_node.held_back import HeldBack
 from hospital_node.ledger import Charge
@@ -118,7 +118,7 @@ class Computation:
         held: what the plan has not yet sent; None where its study compresses nothing.
         courses: where this hospital's own courses are, for a study that is steered.
         personal: this hospital's own weights; None where all are shared. They are left when the plan is over.
-        turns: whose turn it is to compute, where several plans are worked on.
+        turns: whose turn it is to compute, where several plans are worked on, and with which ranks.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Computation:
         turns: Turns | None = None,
     ) -> None:
         self._plan, self._read, self._records, self._courses = plan, read, records, courses
-        self._turns = turns
+        self._turns, self._open_job = turns, None if turns is None else turns.open_job
         self._ledger, self._unsent, self._held = records.ledger, unsent, held
         self._personal = personal
         self._private = plan.study.privacy.kind != "none"
@@ -165,7 +165,7 @@ class Computation:
     ) -> asyncio.Future[Contribution]:
         """Start the round's computation, or hand out the one that an earlier attempt started."""
         wanted = (key.round, model)
-        if self._in_hand is None or self._in_hand[0] != wanted:
+        if self._in_hand is None or self._in_hand[0] != wanted or _passes(self._in_hand[1]):
             self._stop.set()  # another round's computation: nobody waits for it any more
             stop = self._stop = Event()
 
@@ -334,6 +334,12 @@ class Computation:
                 )
             if self._private:
                 self._unsent.store(name, (update, sums))
+        except Error as error:
+            if isinstance(error, Passing):  # what its ranks had made is gone with them
+                for charge in charges.values():
+                    charge.set_down()
+                charges.clear()
+            raise
         finally:
             for charge in charges.values():
                 charge.end()
@@ -363,6 +369,7 @@ class Computation:
             device=self._device,
             cache=self._cache,
             courses=courses,
+            open_job=self._open_job,
         )
         update = train(given)
         if self._personal is not None:
@@ -393,6 +400,11 @@ def _logged(key: AttemptKey) -> Pace:
         )
 
     return Pace(tell, every_s=LOG_EVERY_S)
+
+
+def _passes(future: asyncio.Future[Contribution]) -> bool:
+    """Whether a computation has failed for a reason that the next attempt need not meet."""
+    return future.done() and not future.cancelled() and isinstance(future.exception(), Passing)
 
 
 def _looked_at(future: asyncio.Future[Contribution]) -> None:

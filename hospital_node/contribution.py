@@ -15,6 +15,11 @@ class Lasting:
     """Mark of an error that does not end with the attempt: only opening the node's files again helps."""
 
 
+class Passing:
+    """Mark of an error of machines that compute, not of what they compute: the next attempt computes the
+    round anew, under the same charge."""
+
+
 @dataclass(frozen=True)
 class Contribution:
     """What this hospital adds to a sum; in a study with noise it is noised, charged and marked as such."""

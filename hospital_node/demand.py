@@ -64,9 +64,11 @@ def demand_of(plan: Plan, settings: NodeSettings) -> Demand:
     short_s = times.advertise_s + times.share_s + times.agree_s + times.unmask_s
     each_s = short_s + times.train_s + times.upload_s
     sizes = {kind: 8 * params_for(study, kind, len(plan.roster)).words for kind in RoundKind}
+    ranks = settings.ranks
+    here = 0 if ranks is None or ranks.submit else ranks.count
     return Demand(
         images=images,
-        memory_bytes=_memory(study, images, cached=cached),
+        memory_bytes=_memory(study, images, cached=cached) + here * _memory(study, 0, cached=False),
         network_bytes=COPIES_OF_A_BATCH * _batch(study, images),
         steps=_steps(study, images),
         upload_bytes=sizes[RoundKind.TRAIN],

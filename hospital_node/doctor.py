@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import shutil
+import socket
 import stat
 import time
 from collections.abc import Iterator
@@ -121,6 +123,7 @@ def examine(folder: Path) -> Iterator[Finding]:
             ("images", lambda: images_finding(node.settings.data)),
             ("manifest", lambda: manifest_finding(node.settings.data)),
             ("memory", lambda: memory_finding(node)),
+            *([("ranks", lambda: ranks_finding(node))] if node.settings.ranks else []),
             ("authority", lambda: authority_finding(node.authority.read_bytes())),
             ("address", lambda: address_finding(node.settings, node.authority, seen)),
         )
@@ -196,6 +199,24 @@ def memory_finding(node: Node) -> Finding:
     told += f"; the largest approved one, {plain(most, 60)}, takes {asked[most] / 1e9:.1f} GB"
     remedy = "Use a machine with more, raise memory_gb in node.json, or keep images on disk (cache_gb)."
     return Finding("memory", told, remedy if asked[most] > limit else "")
+
+
+def ranks_finding(node: Node) -> Finding:
+    """Whether a training job could be written and handed in; none is."""
+    ranks = node.settings.ranks
+    assert ranks is not None
+    folder, where = ranks.folder, "on this machine"
+    if ranks.submit:
+        where = f"by '{plain(ranks.submit[0], 60)}'"
+        if shutil.which(ranks.submit[0]) is None:
+            return Finding("ranks", f"{where}: there is no such command", "Correct 'submit' in node.json.")
+    if folder is not None and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        remedy = "Make the folder for this user, at the same path on every machine of a job."
+        return Finding("ranks", f"this user may not write '{plain(folder)}'", remedy)
+    if ranks.interface is not None and ranks.interface not in dict(socket.if_nameindex()).values():
+        remedy = "Correct 'interface' in node.json, if the job's machines do not have it either."
+        return Finding("ranks", f"this machine has no network card '{ranks.interface}'", remedy)
+    return Finding("ranks", f"{ranks.count} share each step of training, started {where}")
 
 
 def certificate_finding(pair: Path) -> Finding:

@@ -103,6 +103,17 @@ class Charge:
         elif not self._begun and self.entry.state is State.RESERVED:
             self._ledger.void(self)
 
+    def set_down(self) -> None:
+        """Leave a run that ended without a result as a crash would leave it; give back what never began.
+
+        For a run whose processes have died under it: all that it made is gone with them, and the next charge
+        for the same round takes this one up, once.
+        """
+        if self.entry.state is State.RUNNING:
+            self._ledger.left_open(self)
+        else:
+            self.end()
+
     def __repr__(self) -> str:
         return f"Charge(round {self.entry.round}, attempt {self.entry.attempt}, {self.entry.state.value})"
 
@@ -375,6 +386,12 @@ class Ledger:
         for key, entry in list(self._open.items()):
             if (entry.plan, entry.round, entry.state) == (plan_id, round_number, State.RUNNING):
                 self._move(self._open.pop(key), State.RELEASED)
+
+    @_alone
+    def left_open(self, charge: Charge) -> None:
+        """Keep a begun charge of which nothing was made for the next one of its round."""
+        entry = charge.entry
+        self._open[entry.plan, entry.split, entry.round] = entry
 
     def released(self, charge: Charge) -> None:
         """Note that the run is over and its update may have left (BadTransition if it never began)."""

@@ -5,9 +5,14 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from collections.abc import AsyncIterator, Iterator, MutableMapping
+from functools import partial
+from typing import TYPE_CHECKING
 
-from hospital_node.settings import Policy, minutes_of
+from hospital_node.settings import Node, Policy, minutes_of
 from medveil.identity import Body
+
+if TYPE_CHECKING:
+    from hospital_node.ranks.job import OpenJob
 
 CHUNK = 65_536
 LARGE_CHUNK = 4 * CHUNK
@@ -90,6 +95,16 @@ def confine_gpu_memory(policy: Policy) -> None:
 
     if torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(policy.gpu_memory_share)
+
+
+def opener_of(node: Node) -> OpenJob | None:
+    """Starts the ranks that share this hospital's steps of training; None where the node computes alone."""
+    ranks, policy = node.settings.ranks, node.settings.policy
+    if ranks is None:
+        return None
+    from hospital_node.ranks.job import Card, opened
+
+    return partial(opened, ranks, node.jobs, Card(policy.gpu, policy.gpu_memory_share))
 
 
 def policy_rows(policy: Policy) -> Iterator[tuple[str, str, str]]:

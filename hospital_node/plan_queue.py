@@ -23,7 +23,7 @@ from hospital_node.governance import PlanRefused, binding, check_plan, read_offe
 from hospital_node.held_back import HeldBack
 from hospital_node.journal import Journal
 from hospital_node.ledger import LedgerSetBack
-from hospital_node.limits import confine_gpu_memory
+from hospital_node.limits import confine_gpu_memory, opener_of
 from hospital_node.line import STANDING, Patience, QueueLine
 from hospital_node.on_record import recorded, tie, traced
 from hospital_node.orders import EVERY_PLAN, Hold, Orders, TakesNoPart
@@ -143,7 +143,7 @@ class PlanQueue:
         self._node, self._identity, self._journal = node, identity, journal
         self._records, self._line, self._read = records, line, read
         self._orders, self._patience, self._words = Orders(journal), Patience(), AdminsWords(journal)
-        self._turns = Turns(memory_limit(node.settings.policy))
+        self._turns = Turns(memory_limit(node.settings.policy), opener_of(node))
         self._finished: set[str] = set()
         self._followed: dict[str, Followed] = {}
         self._later: list[str] = []

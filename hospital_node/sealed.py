@@ -48,12 +48,12 @@ class SealedFile:
         except (OSError, ValueError, InvalidTag):
             return None
 
-    def write_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def write_arrays(self, arrays: Mapping[str, NDArray[Any]], *, synced: bool = True) -> None:
         """As :meth:`write`, of named arrays."""
         buffer = io.BytesIO()
         content: dict[str, Any] = dict(arrays)
         np.savez(buffer, **content)
-        self.write(buffer.getvalue())
+        self.write(buffer.getvalue(), synced=synced)
 
     def read_arrays(self) -> dict[str, NDArray[Any]]:
         """The named arrays that it holds; none if there is nothing, or nothing whole."""

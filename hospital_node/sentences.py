@@ -31,6 +31,7 @@ SENTENCES = {
     "cohort.changed": "{study}: the images are not what was approved: {reason}. See: medveil node cohort",
     "patients.moved": "{study}: {count} patients are left out; an earlier study met them in another split.",
     "work.started": "{study}: round {round}, attempt {attempt}: computes.",
+    "ranks.ready": "{count} processes share the steps of training.",
     "work.going": "{study}: round {round}: step {count} of {total}, {rate} a second, {seconds} s left.",
     "work.finished": "{study}: round {round}, attempt {attempt}: has computed.",
     "update.sent": "{study}: round {round}, attempt {attempt}: the masked vector is out.",

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from hospital_node.ranks.settings import RanksSettings
 from medveil.bounds import (
     LARGEST_DELTA,
     MOST_HOSPITALS,
@@ -178,6 +179,8 @@ class NodeSettings(Frozen):
     """By way of which masked vectors go to the aggregator, if there is one."""
     audit_syslog: AuditSyslog | None = None
     """Where the record of transmissions is sent as well, if anywhere."""
+    ranks: RanksSettings | None = None
+    """Cards or machines that share the steps of training; this process alone if left out."""
     traces: TraceTarget | None = None
     """The hospital's own collector that is told how long steps took; nobody if left out."""
 
@@ -210,6 +213,7 @@ class Node:
         self.unsent = folder / "unsent.sealed"
         self.models = folder / "models"
         self.cache = folder / "images"
+        self.jobs = folder / "jobs"
 
     @classmethod
     def load(cls, folder: Path) -> Node:

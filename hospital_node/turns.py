@@ -11,8 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Condition, Event
+from typing import TYPE_CHECKING
 
 from medveil.stopping import Stopped
+
+if TYPE_CHECKING:
+    from hospital_node.ranks.job import OpenJob
 
 LOOK_S = 0.2
 """Between two looks at whether whoever waits for a turn is to stop."""
@@ -30,10 +34,11 @@ class Turns:
     Args:
         most_bytes: of memory for all of them together. If they do not fit, those whose turn it is not forget
             their images, and read them again.
+        open_job: starts ranks that share whoever's steps have their turn, where the hospital has them.
     """
 
-    def __init__(self, most_bytes: int) -> None:
-        self._most_bytes = most_bytes
+    def __init__(self, most_bytes: int, open_job: OpenJob | None = None) -> None:
+        self._most_bytes, self.open_job = most_bytes, open_job
         self._condition = Condition()
         self._waiting: deque[object] = deque()
         self._guests: dict[str, _Guest] = {}

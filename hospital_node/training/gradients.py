@@ -75,18 +75,21 @@ def draw(patients: Sequence[Patient], policy: GaussianNoise, noise: NoiseSource)
     return sorted(drawn, key=lambda one: len(one.which))
 
 
-def taken(chosen: Sequence[Chosen], take: Callable[[Chosen], Drawn]) -> Iterator[list[Drawn]]:
+def taken(
+    chosen: Sequence[Chosen], take: Callable[[Chosen], Drawn], *, most_bytes: int | None = None
+) -> Iterator[list[Drawn]]:
     """The images of the chosen patients, in pieces that fit memory; nothing for an empty draw.
 
     Args:
         take: a patient's images as a step sees them; it is asked once for each.
+        most_bytes: of a piece; its last patient may pass it.
     """
     piece: list[Drawn] = []
     held = 0
     for one in chosen:
         piece.append(take(one))
         held += piece[-1].images.nbytes + piece[-1].labels.nbytes
-        if held > BYTES_TAKEN:
+        if held > (most_bytes or BYTES_TAKEN):
             yield piece
             piece, held = [], 0
     if piece:

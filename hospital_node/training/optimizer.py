@@ -46,7 +46,8 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]
         policy: clipping and noise.
         expected_patients: sample rate times the declared number of patients; a public constant, never the
             number drawn.
-        noise: where the noise comes from. torch's generators have no part in it.
+        noise: where the noise comes from. torch's generators have no part in it. None where sums are made and
+            never released: such an optimiser cannot step.
 
     Source: Abadi et al., CCS 2016, algorithm 1, with patients as examples; McMahan et al., ICLR 2018.
     """
@@ -57,7 +58,7 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]
         *,
         policy: GaussianNoise,
         expected_patients: float,
-        noise: NoiseSource,
+        noise: NoiseSource | None,
     ) -> None:
         super().__init__(
             optimizer,
@@ -77,6 +78,19 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]
         self.signal_skip_step(do_skip=True)
         self.step()
         self.zero_grad(set_to_none=True)
+
+    def add(self, sums: Mapping[torch.nn.Parameter, torch.Tensor]) -> None:
+        """Add a sum of clipped patients that was made elsewhere to the step in progress."""
+        for parameter, value in sums.items():
+            known = parameter.summed_grad  # type: ignore[attr-defined]
+            parameter.summed_grad = value if known is None else known + value  # type: ignore[attr-defined]
+
+    def taken_sum(self) -> list[torch.Tensor]:
+        """The sum of the step in progress by parameter, for whoever adds the noise; it is begun anew."""
+        found = [p.new_zeros(p.shape) if p.summed_grad is None else p.summed_grad for p in self.params]
+        for parameter in self.params:
+            parameter.summed_grad = None
+        return found
 
     def finish_step(self) -> None:
         """Add noise once, scale and step. Without a chunk before it, this is a step of noise only."""
@@ -106,6 +120,8 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]
 
         It happens in float64 on the CPU, whatever the network runs in, in pieces that fit the cache.
         """
+        if self._noise is None:
+            raise TypeError("a sum is released with noise only")
         scale = self._policy.own_multiplier * self._policy.clip_norm
         released = torch.cat([p.summed_grad.detach().flatten() for p in self.params]).cpu()
         for piece in torch.split(released, NOISE_BLOCK):

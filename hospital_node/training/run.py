@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 
 import numpy as np
@@ -12,14 +13,23 @@ import torch._dynamo  # torch's first optimiser loads it, for a second or more: 
 from torch import nn
 
 from hospital_node.ledger import Charge
+from hospital_node.ranks.job import OpenJob
 from hospital_node.training.ahead import Ahead
 from hospital_node.training.clipped_sum import add_clipped_sum
 from hospital_node.training.features import FeatureCache, features, has_features, with_features
-from hospital_node.training.gradients import Chosen, Drawn, Loss, draw, runs_in_bfloat16, taken
+from hospital_node.training.gradients import (
+    Chosen,
+    Drawn,
+    Loss,
+    draw,
+    runs_in_bfloat16,
+    taken,
+)
 from hospital_node.training.local_rules import obey_courses, obey_local_rule
 from hospital_node.training.mean import noisy_mean
 from hospital_node.training.memory import keep_freed_memory
 from hospital_node.training.optimizer import PatientOptimizer
+from hospital_node.training.shared import PIECE_BYTES, SharedSteps, add_gradients, order_for
 from medveil.errors import Error
 from medveil.noise_policies import GaussianNoise, JointNoise
 from medveil.progress import tell
@@ -101,6 +111,8 @@ class TrainingRound:
         cache: keeps a model's fixed features from round to round.
         courses: of a study whose strategy steers its hospitals; None as long as nobody has one.
         build: makes the study's network; the self-check and the audit bring their own.
+        open_job: starts ranks that share each step's sum; without it this process computes all of it. A
+            network on fixed features, and the release of a mean, are computed here in any case.
     """
 
     study: Study
@@ -115,6 +127,7 @@ class TrainingRound:
     cache: FeatureCache | None = None
     courses: Courses | None = None
     build: Callable[[Study], nn.Module] = build_model
+    open_job: OpenJob | None = None
 
 
 def train_unchecked(given: TrainingRound) -> Update:
@@ -130,22 +143,41 @@ def train_unchecked(given: TrainingRound) -> Update:
         NoCharge: private, but no charge for this round and event, or no noise source.
         ChargeUsed: the charge has paid for another call. Diverged: weights are not finite.
         Stopped: nobody waits for it any more.
+        JobNotStarted, RankLost and kin (:mod:`hospital_node.ranks.problems`): of ranks. None of them uses up
+            the charge (:meth:`Charge.set_down`).
     """
     keep_freed_memory()
     module = given.build(given.study).to(given.device)
     load_vector(module, given.start)
     mean_round = given.number <= given.study.mean_rounds
     if given.study.privacy.kind == "none":
-        (_add_mean if mean_round else _train_plain)(given, module, _ready(given, module))
+        patients = _ready(given, module)
+        with _sharing(given, module) as shared:
+            if mean_round:
+                _add_mean(given, module, patients)
+            else:
+                _train_plain(given, module, patients, shared)
     else:
         noise, charge = check_paid(given)
         patients = _ready(given, module)
-        charge.begin()
-        if mean_round:
-            _release_mean(given, module, patients, noise)
-        else:
-            _train_private(given, module, patients, noise)
+        with _sharing(given, module) as shared:  # ready before anything is paid
+            charge.begin()
+            if mean_round:
+                _release_mean(given, module, patients, noise)
+            else:
+                _train_private(given, module, patients, noise, shared)
     return _update(given.study, given.start, vector_of(module))
+
+
+@contextmanager
+def _sharing(given: TrainingRound, module: nn.Module) -> Iterator[SharedSteps | None]:
+    """The ranks that share this round's steps, where the hospital has them and the network gains by them."""
+    if given.open_job is None or has_features(module):  # a released mean is one of features
+        yield None
+        return
+    weight = next(p for p in module.parameters() if p.requires_grad)
+    with given.open_job(order_for(given.study, weight.dtype)) as job:
+        yield SharedSteps(job, module)
 
 
 def check_paid(given: TrainingRound) -> tuple[NoiseSource, Charge]:
@@ -270,7 +302,11 @@ def _add_mean(given: TrainingRound, module: nn.Module, patients: Sequence[Patien
 
 
 def _train_private(
-    given: TrainingRound, module: nn.Module, patients: Sequence[Patient], noise: NoiseSource
+    given: TrainingRound,
+    module: nn.Module,
+    patients: Sequence[Patient],
+    noise: NoiseSource,
+    shared: SharedSteps | None,
 ) -> None:
     """Abadi et al., CCS 2016, algorithm 1, with patients as examples."""
     policy, steps = given.study.privacy, given.study.training.local_steps or 0
@@ -289,16 +325,19 @@ def _train_private(
         noise=noise,
     )
     ahead = _ahead(given.study, module, patients)
+    piece = None if shared is None else PIECE_BYTES
     for step in range(steps):
         check_stopped()
         _set_rate(given.study, optimizer, given.number, step / steps)
-        for drawn in ahead(taken(draw(patients, policy, noise), seen)):
-            add_clipped_sum(optimizer, module, loss, drawn, device=given.device)
+        for drawn in ahead(taken(draw(patients, policy, noise), seen, most_bytes=piece)):
+            add_clipped_sum(optimizer, module, loss, drawn, device=given.device, shared=shared)
         optimizer.finish_step()
         tell(STEPS, step + 1, steps)
 
 
-def _train_plain(given: TrainingRound, module: nn.Module, patients: Sequence[Patient]) -> None:
+def _train_plain(
+    given: TrainingRound, module: nn.Module, patients: Sequence[Patient], shared: SharedSteps | None
+) -> None:
     study, device, generator = given.study, given.device, _entropy()
     task, optimizer = TASKS[study.task], _base_optimizer(given, module)
     take, prepare = _taken(study, generator), _prepared(given, module, generator)
@@ -318,9 +357,12 @@ def _train_plain(given: TrainingRound, module: nn.Module, patients: Sequence[Pat
         if place % pieces == 0:
             _set_rate(study, optimizer, given.number, place / pieces / wanted)
             optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=runs_in_bfloat16(module, device)):
-            logits = module(images.to(device))
-        torch.autograd.backward(share * task.loss(logits.float(), labels.to(device)).mean())
+        if shared is not None:
+            add_gradients(shared.mean_gradient(images, labels), share)
+        else:
+            with torch.autocast(device.type, torch.bfloat16, enabled=runs_in_bfloat16(module, device)):
+                logits = module(images.to(device))
+            torch.autograd.backward(share * task.loss(logits.float(), labels.to(device)).mean())
         if (place + 1) % pieces:
             continue
         if study.training.gradient_norm is not None:
