@@ -151,3 +151,14 @@ def test_the_application_keeps_what_a_restart_would_forget(build: Callable[..., 
     door.service.callers.gatekeeper = Gatekeeper(behind, EarlyNonces(path))
     door.refused(door.raw("GET", "/v1/plans", b"", signed), 409, "replayed-request")
     door.service.close()
+
+
+def test_nonces_are_forgotten_only_when_they_can_no_longer_be_used() -> None:
+    now = [1000.0]
+    gate = Gatekeeper(lambda: now[0])
+    for step in range(3):
+        gate._remember(("a", str(step)), now[0])
+        now[0] += 1.9 * FRESHNESS_S
+    gate._remember(("a", "new"), now[0])
+    assert ("a", "2") in gate._seen
+    assert ("a", "0") not in gate._seen

@@ -27,22 +27,43 @@ from medveil.messages import Approval, PlanOffer, PlanOffers, Refusal, Work
 from medveil.plan import Plan, sign_approval
 from privacy.secagg import node
 from privacy.secagg.messages import Agree, Shares, Unmask, Upload
-from world import World, make_sites, play
+from world import World, make_sites, make_world, play
 
 Build = Callable[..., World]
 
 
-@pytest.fixture
-def door(build: Build) -> Iterator[Door]:
+def opened(world: World) -> Iterator[Door]:
     """Four hospitals in phase SHARE: hospital 1 has advertised and prepared its next message."""
-    world = build(hospitals=4)
     play(world, make_sites(world), until=lambda: world.phase == "share")
-    opened = Door(world)
+    door = Door(world)
     for name, role in (("outsider", "hospital"), ("researcher", "researcher"), ("nosy", "researcher")):
-        opened.enrolled(name, role)
-    opened.service.register.grant(world.plan.id, "researcher")
-    yield opened
-    opened.service.close()
+        door.enrolled(name, role)
+    door.service.register.grant(world.plan.id, "researcher")
+    yield door
+    door.service.close()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    """For all tests that change nothing."""
+    world = make_world(tmp_path_factory.mktemp("shared") / "world", hospitals=4)
+    yield from opened(world)
+    world.store.close()
+
+
+@pytest.fixture
+def door(request: pytest.FixtureRequest) -> Iterator[Door]:
+    """The shared one where :func:`unchanged` watches it, otherwise one for the test alone."""
+    if "unchanged" not in request.fixturenames:
+        yield from opened(request.getfixturevalue("build")(hospitals=4))
+        return
+    door: Door = request.getfixturevalue("shared")
+    callers = door.service.callers
+    gatekeeper = callers.gatekeeper
+    yield door
+    callers.gatekeeper = gatekeeper
+    callers.quotas._shares.clear()
+    callers.newcomers._buckets.clear()
 
 
 @pytest.fixture
@@ -136,17 +157,6 @@ def test_after_a_restart_no_request_signed_before_it_is_taken_and_the_sender_is_
     answer = door.raw("GET", "/v1/plans", b"", signed)
     door.refused(answer, 503, "signed-before-start")
     assert answer.headers["retry-after"] == "20"
-
-
-def test_nonces_are_forgotten_only_when_they_can_no_longer_be_used() -> None:
-    now = [1000.0]
-    gate = Gatekeeper(lambda: now[0])
-    for step in range(3):
-        gate._remember(("a", str(step)), now[0])
-        now[0] += 1.9 * FRESHNESS_S
-    gate._remember(("a", "new"), now[0])
-    assert ("a", "2") in gate._seen
-    assert ("a", "0") not in gate._seen
 
 
 @routes

@@ -38,6 +38,7 @@ def _study(privacy: Any = "none", rounds: int = 4, **settings: Any) -> tuple[Stu
             task="classification",
             profile="xray",
             model="small_cnn",
+            options={"width": 4},
             privacy=privacy,
             hospitals=3,
             rounds=rounds,
