@@ -25,7 +25,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install deploy-tools demo seed-mnist seed-vision seed-xray seed-mri test test-all check lint types imports kernel bench soak mutants doctor lock clean
+.PHONY: help install deploy-tools demo seed-mnist seed-vision seed-xray seed-mri test test-all check lint types kernel bench soak mutants site release audit doctor lock clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -86,7 +86,7 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 kernel: ## Compile the passes over masked vectors into this checkout (needs a C compiler; NumPy does without)
-	$(PYTHON) hatch_build.py privacy/secagg/_kernel.so
+	$(PYTHON) deploy/release/build_hook.py privacy/secagg/_kernel.so
 
 bench: $(STAMP) ## Run every benchmark and print its table (DATA=<folder of the real data sets>)
 	@set -e; for file in tests/benchmarks/*.py; do echo "== $$file"; \
@@ -99,6 +99,18 @@ mutants: $(STAMP) ## Change the secure sum in 2000 ways and list what no test no
 	$(BIN)/mutmut run $(ARGS)
 	$(BIN)/mutmut results
 
+site: $(STAMP) ## Build the documentation as a site of plain files, in site/
+	$(PIP) --require-hashes --no-deps -r requirements/site.txt
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python deploy/site/build.py site
+
+release: $(STAMP) ## Make dist/: wheel, sdist, bill of materials, checksums, signed by KEY=<an SSH key>
+	$(PIP) --require-hashes --no-deps -r requirements/release.txt
+	$(BIN)/python deploy/release/release.py make dist $(if $(KEY),--key "$(KEY)")
+
+audit: $(STAMP) ## Look for known weaknesses of the locked packages; fails where the database cannot be reached
+	$(PIP) --require-hashes --no-deps -r requirements/release.txt
+	$(BIN)/pip-audit --requirement requirements/lock.txt --require-hashes --disable-pip --strict
+
 doctor: $(STAMP) ## Look at this machine: Python, memory, disk, GPU, clock, SQLite
 	@$(BIN)/medveil doctor
 
@@ -106,5 +118,5 @@ lock: ## Pin the newest allowed packages again (needs uv)
 	requirements/lock.sh
 
 clean: ## Remove the environment and every cache
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .medveil mutants
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .medveil mutants site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -32,3 +32,5 @@ written aggregator.txt pyproject.toml --extra postgres --extra s3 $same
 written node.txt pyproject.toml --extra node --extra jpeg12 --extra dimse $same
 written deploy.txt --group pyproject.toml:deploy $same
 written build.txt --group pyproject.toml:build $same
+written site.txt --group pyproject.toml:site $same
+written release.txt --group pyproject.toml:release $same

@@ -160,13 +160,17 @@ def _not_loaded() -> None:
 def _show_version(wanted: bool) -> None:
     if wanted:
         import platform
-        from importlib.metadata import version
 
         import typer
 
         from medveil.shown import Screen
+        from medveil.software import own_version, revision, version_of
 
-        Screen().say(f"medveil {version('medveil')}, Python {platform.python_version()}")
+        built = f"medveil {own_version()} (revision {revision() or 'unknown'})"
+        torch = version_of("torch")
+        Screen().say(
+            f"{built}, Python {platform.python_version()}, {f'torch {torch}' if torch else 'without torch'}"
+        )
         raise typer.Exit
 
 

@@ -2,7 +2,7 @@
 
 Beside every call there is NumPy code that gives the same words, and it is the reference: without the compiled
 file, on another kind of machine, or where a short sum comes out differently, it does the work alone.
-``hatch_build.py`` compiles the file for a wheel, ``make kernel`` for a checkout
+``deploy/release/build_hook.py`` compiles the file for a wheel, ``make kernel`` for a checkout
 (docs/decisions/0060-a-compiled-pass.md). No cipher is in it, and it keeps nothing between two calls.
 """
 

@@ -22,8 +22,8 @@ MISSING = "the compiled kernel needs a C compiler: apt-get install gcc libc6-dev
 
 
 def build_script() -> ModuleType:
-    """``hatch_build.py``, which is no package."""
-    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
+    """``deploy/release/build_hook.py``, which is no package."""
+    spec = importlib.util.spec_from_file_location("build_hook", ROOT / "deploy" / "release" / "build_hook.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
