@@ -1,4 +1,5 @@
-"""Beside what hatchling does for a wheel or sdist: write down its revision; and for a wheel: compile ``privacy/secagg/kernel.c``, if there is a C compiler.
+"""Beside what hatchling does for a wheel or sdist: write its revision down. And for a wheel: compile
+``privacy/secagg/kernel.c``, if there is a C compiler.
 
 Without one the wheel is pure Python, and NumPy does the same work (docs/decisions/0060-a-compiled-pass.md).
 ``MEDVEIL_KERNEL=off`` asks for the pure wheel, ``MEDVEIL_KERNEL=on`` fails where the file cannot be compiled.
@@ -51,7 +52,7 @@ except ImportError:  # run as a script, where hatchling need not be
 
 
 class Hook(BuildHookInterface):  # type: ignore[misc, valid-type]
-    """Puts ``medveil/revision.txt`` into wheel and sdist, and the compiled file into wheels for this kind of Linux."""
+    """Puts ``medveil/revision.txt`` into both, and the compiled file into wheels for this kind of Linux."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Called by hatchling before it builds."""
@@ -63,7 +64,7 @@ class Hook(BuildHookInterface):  # type: ignore[misc, valid-type]
             self._compile(build_data)
 
     def _write_revision(self, build_data: dict[str, Any]) -> None:
-        """Of sources without their history, such as an unpacked sdist, the one that is written there stays."""
+        """Of sources without history, such as an unpacked sdist, the one that is written there stays."""
         if not (Path(self.root) / ".git").exists():
             return
         ask = ["git", "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
