@@ -6,13 +6,10 @@ features, frozen weights and the trained ones are all in it.
 
 from __future__ import annotations
 
-import copy
 from contextlib import AbstractContextManager
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from medveil.errors import Error
@@ -24,6 +21,7 @@ from medveil.tensors import Float32
 from medveil_imaging.fingerprints import phantom
 from medveil_imaging.models import build_model, load_vector
 from medveil_imaging.models.wavelet_head import WaveletHead
+from medveil_research.real_wavelets import RealWavelets
 
 CLOSE = 1e-4
 """How far what is written may lie from the network, as a share of an image's largest logit (1 at least): of a
@@ -76,66 +74,6 @@ class Whole(nn.Module):
         return found
 
 
-class WithoutFourier(nn.Module):
-    """A wavelet head that filters by real transforms alone: ONNX has no complex numbers.
-
-    Real and imaginary part of a filtered picture are real pictures, of its band's even and odd part.
-    Hartley's transform takes each back with one real product an axis, a third of what Fourier's would take.
-
-    Source: Bracewell, "Discrete Hartley transform", J. Opt. Soc. Am. 1983; his cas is cos + sin.
-    """
-
-    def __init__(self, network: WaveletHead) -> None:
-        super().__init__()
-        self.network = copy.deepcopy(network)
-        bands = self.network.get_buffer("bands").double().numpy()
-        rows, columns = bands.shape[1:]
-        angles = [2 * np.pi * np.outer(np.arange(edge), np.arange(edge)) / edge for edge in (rows, columns)]
-        (down, across), mirrored = angles, _mirrored(bands, 1, 2)
-        parts = np.stack([bands + mirrored, bands - mirrored], 1) / 2
-        for name, matrix in {
-            "down": np.concatenate([np.cos(down), np.sin(down)]),
-            "across": np.concatenate([np.cos(across), np.sin(across)], 1),
-            "parts": parts,
-            "flipped_parts": _mirrored(parts, 3),
-            "back_down": (np.cos(down) + np.sin(down)) / rows,
-            "back_across": (np.cos(across) + np.sin(across)) / columns,
-        }.items():
-            value = torch.from_numpy(np.ascontiguousarray(matrix, np.float32))
-            self.register_buffer(name, value, persistent=False)
-        self.network.energies = self.energies  # type: ignore[method-assign]
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """As the network."""
-        found: torch.Tensor = self.network(self.network.features_at_once(images))
-        return found
-
-    def energies(self, images: torch.Tensor) -> torch.Tensor:
-        """As :func:`medveil_imaging.models.wavelet_head.pooled_energies`.
-
-        Of an image and a band B with even part E and odd part O, with c and s for cosine and sine down and
-        across: the picture of E is Hartley's of E(k, -l) (cc + ss) + E(k, l) (cs + sc), and that of O of
-        O(k, -l) (cs - sc) + O(k, l) (cc - ss).
-        """
-        rows, columns = images.shape[1:]
-        both = self.get_buffer("down") @ images @ self.get_buffer("across")
-        cc, cs = both[:, :rows, :columns], both[:, :rows, columns:]
-        sc, ss = both[:, rows:, :columns], both[:, rows:, columns:]
-        flipped, straight = torch.stack([cc + ss, cs - sc], 1), torch.stack([cs + sc, cc - ss], 1)
-        hartley = flipped[:, None] * self.get_buffer("flipped_parts")
-        hartley = hartley + straight[:, None] * self.get_buffer("parts")
-        pair = self.get_buffer("back_down") @ hartley @ self.get_buffer("back_across")
-        real, imaginary = pair[:, :, 0], pair[:, :, 1]
-        moduli = (real * real + imaginary * imaginary).sqrt()
-        layers = torch.cat([images[:, None], moduli], 1)
-        return self.network.get_buffer("pool_rows") @ layers @ self.network.get_buffer("pool_columns").T
-
-
-def _mirrored(values: NDArray[np.float64], *axes: int) -> NDArray[np.float64]:
-    """Entry -k for entry k along some axes of frequencies."""
-    return np.roll(np.flip(values, axes), 1, axes)
-
-
 def network_of(study: Study, vector: Float32) -> nn.Module:
     """The study's network with these weights, on the CPU, ready to judge. Raises: PersonalWeights."""
     check_whole(study)
@@ -172,7 +110,7 @@ def program_of(study: Study, network: nn.Module, *, form: str) -> torch.export.E
     Raises: NotExportable: the network computes with something else than torch, or torch cannot follow it.
     """
     whole = (
-        WithoutFourier(network) if form == "onnx" and isinstance(network, WaveletHead) else Whole(network)
+        RealWavelets(network) if form == "onnx" and isinstance(network, WaveletHead) else Whole(network)
     ).eval()
     example = trial_images(study)[:2].contiguous()
     with hushed(), torch.no_grad():

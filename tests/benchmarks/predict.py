@@ -1,6 +1,6 @@
 """How fast a model says what it sees, by torch and by ONNX, on the same threads; and that both say the same.
 
-``python tests/benchmarks/predict.py [--threads 2] [--seconds 5] [--models small_cnn,wavelet_head,…]``
+``python tests/benchmarks/predict.py [--threads 2] [--seconds 5] [--models small_cnn,…]``
 
 Each model gets made-up images of its study, one at a time, as ``medveil research predict`` hands them over.
 The two take turns, so that a busy machine slows both; the figure is the median of the turns' ratios. With one
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from medveil.identity import Identity
@@ -32,6 +33,7 @@ HEADS: dict[str, Any] = {"task": "segmentation", "profile": "mri"}
 STUDIES: dict[str, dict[str, Any]] = {
     "small_cnn": FILMS,
     "wavelet_head": FILMS,
+    "wavelet_head 224": FILMS | {"model": "wavelet_head", "size": (224, 224)},
     "densenet121": FILMS,
     "mobilenet": {"task": "classification", "profile": "picture", "size": (224, 224)},
     "unet3d": HEADS,
@@ -43,10 +45,12 @@ Clock = Callable[[], float]
 
 
 def finished(model: str) -> Finished:
-    """A fresh model: its weights do not matter for its speed."""
+    """A fresh model, its weights moved at random, so that none that begins at zero says nothing."""
     usual: dict[str, Any] = {"name": "speed", "privacy": "none", "hospitals": 3, "seed": 1, "anyway": True}
     study, initial = new_study(StudyOptions(**(usual | {"model": model} | STUDIES[model])))
-    return Finished(study, "", from_safetensors(initial, study.model.tensors), epsilon=None)
+    weights = from_safetensors(initial, study.model.tensors)
+    moved = weights + 0.02 * np.random.default_rng(1).standard_normal(len(weights), np.float32)
+    return Finished(study, "", moved.astype(np.float32), epsilon=None)
 
 
 def images_a_second(judge: Judge, image: torch.Tensor, seconds: float, clock: Clock) -> float:
