@@ -25,6 +25,8 @@ from medveil.identity import FRESHNESS_S, Identity
 from medveil.private_files import OTHERS
 from medveil.reachability import proxy_to
 from medveil.shown import plain
+from privacy.secagg.kernel import passes_in_use
+from privacy.secagg.keystream import call_in_use, stream
 
 MANIFEST = "manifest.csv"
 SOON_S = 30 * 86_400.0
@@ -101,6 +103,12 @@ def torch_and_gpu() -> Finding:
     return Finding("torch", f"{torch.__version__}, CUDA: {told}")
 
 
+def masking() -> Finding:
+    """By what masks are made on this machine. Raises: SelfTestFailed, which is a finding, too."""
+    stream(bytes(32))
+    return Finding("masking", f"AES by OpenSSL's {call_in_use()}; passes over the vector: {passes_in_use()}")
+
+
 def has_node(folder: Path) -> bool:
     """Whether there is anything to look at but the machine."""
     return (folder / FILE).exists()
@@ -108,7 +116,7 @@ def has_node(folder: Path) -> bool:
 
 def examine(folder: Path) -> Iterator[Finding]:
     """Look at one thing after the other; a check that itself fails is a finding, not a crash."""
-    yield from examined((("versions", versions), ("torch", torch_and_gpu)))
+    yield from examined((("versions", versions), ("torch", torch_and_gpu), ("masking", masking)))
     try:
         node = Node.load(folder)
     except Error as error:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from hospital_node.doctor import torch_and_gpu
+from hospital_node.doctor import masking, torch_and_gpu
 from medveil.examined import Finding, clock, disk, examined, memory, python
 
 
@@ -26,6 +26,7 @@ def examine(folder: Path) -> Iterator[Finding]:
             ("memory", memory),
             ("disk", lambda: disk(folder)),
             ("torch", torch_and_gpu),
+            ("masking", masking),
             ("SQLite", lambda: _sqlite(folder)),
             ("clock", clock),
             ("loopback port", _port),

@@ -112,6 +112,12 @@ def kernel() -> Kernel | None:
         return None
 
 
+def passes_in_use() -> str:
+    """By what the passes are done here, in words."""
+    found = kernel()
+    return "NumPy" if found is None else f"compiled, {LEVELS[found.level]}"
+
+
 def _adds_up(found: Kernel) -> bool:
     """Whether the file does what it is for, seen on a few words: it is not another version of itself."""
     rows = np.arange(3 * 37, dtype=np.uint64).reshape(3, 37) * np.uint64(0x9E3779B97F4A7C15)

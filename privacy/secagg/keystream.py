@@ -79,6 +79,11 @@ def fastest() -> Callable[[bytes, int], Stream]:
     return min((_gcm, _ctr), key=_seconds)
 
 
+def call_in_use() -> str:
+    """Its name: ``GCM`` or ``CTR``."""
+    return "GCM" if fastest() is _gcm else "CTR"
+
+
 def _seconds(make: Callable[[bytes, int], Stream]) -> float:
     """For 256 KiB, undisturbed: the least of a few tries."""
     made, zeros = make(bytes(range(32)), 0), bytes(2**18)

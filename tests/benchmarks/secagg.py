@@ -37,10 +37,11 @@ from medveil.identity import Secret
 from medveil.tensors import Update
 from peers import FLOWER, ckks_step, flower, flower_step, missing
 from privacy.encoding import EncodingParams, decode
-from privacy.secagg.kernel import kernel
+from privacy.secagg.kernel import kernel, passes_in_use
+from privacy.secagg.keystream import call_in_use
 from privacy.secagg.shamir import combine, lagrange_at_zero, split
 from rows import Row, Skipped, arguments, publish
-from secagg_page import page, passes, path
+from secagg_page import page
 from timing import Case, interleaved, median, ratio
 from vector_work import (
     LANES,
@@ -86,7 +87,7 @@ def main() -> None:
     options = parser.parse_args()
     load = os.getloadavg()[0]
     print(f"cryptography {cryptography.__version__}; NumPy {np.__version__}; one thread; medians")
-    print(f"keystreams by the {path()} call; passes over the vector: {passes()}")
+    print(f"keystreams by the {call_in_use()} call; passes over the vector: {passes_in_use()}")
     found = vector(quick=options.quick)
     if not options.vector:
         found += everything_else(options)
@@ -148,7 +149,7 @@ def vector_work(parameters: int, repeats: int) -> Found:
                 f"<= {target}",
             )
         )
-        if bits == 32 and path() == "GCM":
+        if bits == 32 and call_in_use() == "GCM":
             plain = ratio(whole, times["plain"])
             found.append(Row(f"{number} {name}: to 11 plain CTR keystreams", plain, "x", "<= 1.0"))
         if f"numpy {bits}" in times:

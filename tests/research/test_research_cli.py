@@ -19,6 +19,7 @@ from medveil.study import read_study
 from medveil_imaging.sources.phantom import write_phantom_sites
 from medveil_research import doctor
 from medveil_research.cli import register
+from privacy.secagg import keystream
 
 COMMANDS = ("demo", "study", "research", "doctor")
 Usage = namedtuple("Usage", "total used free")
@@ -134,7 +135,7 @@ def test_the_doctor_names_each_thing_it_looked_at(app: typer.Typer, tmp_path: Pa
     done = _run(app, "doctor", "--folder", tmp_path)
     findings = list(doctor.examine(tmp_path))
     assert [f.name for f in findings] == [
-        "Python", "processor", "memory", "disk", "torch", "SQLite", "clock", "loopback port",
+        "Python", "processor", "memory", "disk", "torch", "masking", "SQLite", "clock", "loopback port",
     ]  # fmt: skip
     assert all(f.name in done.output for f in findings)
     assert done.exit_code == (0 if all(f.passed for f in findings) else 1)
@@ -157,6 +158,14 @@ def test_a_clock_before_this_software_existed_is_a_problem(
 ) -> None:
     monkeypatch.setattr(examined.time, "time", lambda: clock)
     assert not next(f for f in doctor.examine(tmp_path) if f.name == "clock").passed
+
+
+def test_a_machine_whose_aes_is_faulty_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "AES by OpenSSL's" in next(f for f in doctor.examine(tmp_path) if f.name == "masking").found
+    monkeypatch.setattr(keystream, "_fast_path_agrees", lambda: False)
+    finding = next(f for f in doctor.examine(tmp_path) if f.name == "masking")
+    assert not finding.passed
+    assert "gave different bytes" in finding.found
 
 
 def test_a_check_that_fails_itself_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,24 +14,13 @@ from lying_server import ATTACKS, seed_bits
 from lying_server_flower import FlowerRound
 from lying_server_medveil import MedVeilRound
 from peers import FLOWER, missing
-from privacy.secagg.kernel import LEVELS, kernel
-from privacy.secagg.keystream import _gcm, fastest
+from privacy.secagg.kernel import passes_in_use
+from privacy.secagg.keystream import call_in_use
 from rows import Row, Skipped, cpu
 
 VECTOR_COMMAND = "python tests/benchmarks/secagg.py --vector --write docs/secagg-benchmarks.md"
 KEPT = "## Of an earlier run"
 COMMAND = "python tests/benchmarks/secagg.py --simulation --plots docs --write docs/secagg-benchmarks.md"
-
-
-def path() -> str:
-    """Which of OpenSSL's two calls is faster here."""
-    return "GCM" if fastest() is _gcm else "CTR"
-
-
-def passes() -> str:
-    """What does the work besides AES."""
-    found = kernel()
-    return "NumPy" if found is None else f"compiled, {LEVELS[found.level]}"
 
 
 VECTOR = re.compile(r"(?!.*(one core|worker|event loop))(((\d|12) )?\d+M\b|6 \dx\d\d|12 )")
@@ -75,7 +64,7 @@ def page(found: Sequence[Row | Skipped], *, method: str, load: float, before: st
         "after `make kernel`; nothing here is typed by hand.",
         f"Machine: {cpu()}, {os.cpu_count()} cores, load {load:.1f} at the start;",
         f"cryptography {cryptography.__version__}, NumPy {np.__version__}, one thread, medians.",
-        f"Keystreams by the {path()} call; passes over the vector: {passes()}.",
+        f"Keystreams by the {call_in_use()} call; passes over the vector: {passes_in_use()}.",
         "",
         *method.split("\n\n")[2].strip().splitlines(),
         "",
