@@ -12,6 +12,7 @@ from hospital_node import operator
 from hospital_node.cohort import ImagesFolder
 from hospital_node.page.cards import card_of
 from hospital_node.page.values import Card, Requests, Trouble
+from hospital_node.roster_changes import change_of
 from hospital_node.settings import Node
 from medveil.errors import Error, SystemRefused
 from medveil.spoken import means, spoken
@@ -84,7 +85,8 @@ class Asking:
             if isinstance(one, operator.Standing):
                 operator.remember_shown(self._node, one)
                 before = operator.approved_before(self._node, one.plan)
-                cards.append(card_of(replace(one, before=before), self._node.settings))
+                change = change_of(self._node, one.plan)
+                cards.append(card_of(replace(one, before=before), self._node.settings, change))
         return Requests(
             cards=tuple(sorted(cards, key=lambda one: one.stands != "allowed")),
             unreadable=tuple(

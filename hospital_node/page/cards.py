@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from hospital_node.demand import demand_of
 from hospital_node.operator import Standing
-from hospital_node.page.values import Card, Difference, Trouble
+from hospital_node.page.values import Card, ChangedRoster, Difference, Trouble
+from hospital_node.roster_changes import Change
 from hospital_node.settings import NodeSettings
 from hospital_node.views import plan_rows
-from medveil.plan import Plan
+from medveil.ids import fingerprint
+from medveil.plan import Member, Plan
 from medveil.shown import Words, plain
 from medveil.spoken import words_of
 from medveil.study import Study
 from privacy.dp.policy import Split
+from privacy.secagg.rosters import smallest_sum
 
 DESCRIPTION = 2000
 """Most characters of what a study's author says."""
 
 
-def card_of(one: Standing, settings: NodeSettings) -> Card:
-    """A plan and where it stands, for its operator."""
+def card_of(one: Standing, settings: NodeSettings, change: Change | None = None) -> Card:
+    """A plan and where it stands, for its operator.
+
+    Args:
+        change: of an amended plan: what it changes.
+    """
     plan, study = one.plan, one.plan.study
     privacy, asked, before = study.privacy, demand_of(plan, settings), one.before
     private, found = privacy.kind != "none", one.patients
@@ -58,7 +65,32 @@ def card_of(one: Standing, settings: NodeSettings) -> Card:
         refusal=None if one.refusal is None else Trouble.of(one.refusal),
         since="" if before is None else before.study.name,
         differences=() if before is None else tuple(differences(before, plan)),
+        roster=None if change is None else changed_roster(change),
         terms=tuple((_text(a), _text(b)) for a, b in plan_rows(plan, settings, known=one.parent_known)),
+    )
+
+
+def changed_roster(change: Change) -> ChangedRoster:
+    """Who joins and leaves by an amended plan, and what that costs whom."""
+    plan, before, roster, paid = change.plan, change.plan.before, change.roster, change.paid
+    assert before is not None  # a change has one
+
+    def named(members: Iterable[Member]) -> tuple[tuple[str, str], ...]:
+        return tuple((plain(one.name), fingerprint(one.key)) for one in members)
+
+    return ChangedRoster(
+        epoch=plan.epoch,
+        first_round=change.first_round if not roster.stays else plan.first_round,
+        joins=named(roster.joined),
+        leaves=named(roster.left),
+        stay=len(plan.roster) - len(roster.joined),
+        hospitals=len(plan.roster),
+        hospitals_before=len(before.roster),
+        smallest_sum=smallest_sum(plan),
+        smallest_sum_before=smallest_sum(before),
+        stays=roster.stays,
+        spent=None if paid is None else (paid.so_far, paid.at_the_end),
+        alone=None if paid is None else (paid.so_far_alone, paid.at_the_end_alone),
     )
 
 

@@ -130,6 +130,30 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class ChangedRoster:
+    """What an amended plan changes, as this hospital sees it; everything else goes on."""
+
+    epoch: int
+    """Number of the new roster."""
+    first_round: int
+    """The first round that the new roster may work on."""
+    joins: tuple[tuple[str, str], ...]
+    leaves: tuple[tuple[str, str], ...]
+    """Name and key fingerprint."""
+    stay: int
+    hospitals: int
+    hospitals_before: int
+    smallest_sum: int
+    smallest_sum_before: int
+    stays: bool
+    """Whether this hospital has approved the rest already: then the difference is what it approves."""
+    spent: tuple[float, float] | None = None
+    """Epsilon of this hospital's patients so far and at the study's end; None without noise."""
+    alone: tuple[float, float] | None = None
+    """The same without counting on the others' noise."""
+
+
+@dataclass(frozen=True)
 class Card:
     """A plan on offer, in the terms of the person who decides."""
 
@@ -171,6 +195,8 @@ class Card:
     since: str = ""
     """The study of the plan that it is compared with; empty if none was approved."""
     differences: tuple[Difference, ...] = ()
+    roster: ChangedRoster | None = None
+    """Of an amended plan."""
     terms: tuple[tuple[str, str], ...] = ()
     """Every term as the terminal shows it, in English."""
 

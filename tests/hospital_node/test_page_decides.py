@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 
 import pytest
 
+from amended import next_plan
 from folders import lines_of
 from hospital_node import consent, operator
 from hospital_node.journal import Journal
 from hospital_node.page.asking import Asking
 from hospital_node.settings import Node
-from hospitals import Hospital, make_hospital, plan_of
+from hospitals import PEOPLE, Hospital, make_hospital, plan_of
 from medveil.identity import Identity
+from medveil.ids import fingerprint
 from medveil.messages import PlanOffer
 from medveil.plan import Plan
 from medveil.spoken import spoken
@@ -156,3 +159,33 @@ def test_a_card_says_what_has_changed_since_the_plan_of_its_name_that_was_approv
     assert changed["rounds"] == ("2", "5")
     assert cards[first.id].since == ""
     assert [one.since for one in cards.values() if one.study == "of-another-name"] == [""]
+
+
+def test_a_change_of_the_roster_is_shown_first_and_the_plan_that_was_approved_is_folded(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who stays decides about the difference; who joins reads the whole plan as well."""
+    first, joins = plan_of(), Identity.generate("joins")
+    second = next_plan(first, [*PEOPLE[:3], joins], first_round=2)
+    offer(monkeypatch, second)
+    with served(hospital.node) as page:
+        browser = Browser(page).enter()
+        for stays in (False, True):
+            if stays:
+                hospital.approve(first)
+            asking = page.page.asking
+            asking.look(again=True)
+            (card,) = asking.shown.cards
+            assert card.roster is not None
+            assert [name for name, _ in card.roster.joins] == ["joins"]
+            assert card.roster.joins[0][1] == fingerprint(joins.public_key)
+            assert [name for name, _ in card.roster.leaves] == [PEOPLE[3].name]
+            assert (card.roster.stay, card.roster.hospitals, card.roster.stays) == (3, 4, stays)
+            text = html.unescape(browser.send("GET", "/").text)
+            section = text[text.index(f'id="plan-{second.id[:12]}"') :]
+            places = [
+                section.index(word) for word in ("joins", "the same keys", "ε", "want to train one model")
+            ]
+            assert places == sorted(places)
+            assert ("as you approved it" in section) == stays
+            assert ("asks this hospital to join" in section) == (not stays)

@@ -26,6 +26,55 @@ REQUESTS: Texts = {
     "stands.running": Text("running", "进行中"),
     "stands.finished": Text("finished", "已结束"),
     "card.title": Text("Request: {study}", "请求：{study}"),
+    "card.title-roster": Text("Roster {epoch} of {study}", "{study} 的第 {epoch} 版名单"),
+    "card.roster-stays": Text(
+        "Who takes part changes, and nothing else: you approved the rest. "
+        "Until enough hospitals have approved this, the roster before it goes on.",
+        "只有参与医院发生变化，其余内容您已批准。在足够多的医院批准之前，由原名单继续。",
+    ),
+    "card.roster-joins": Text(
+        "A study that runs already asks this hospital to join. The whole plan stands below.",
+        "一项正在进行的研究请本院加入。完整计划见下方。",
+    ),
+    "card.joins": Text("Joins", "加入"),
+    "card.leaves-roster": Text("Leaves", "离开"),
+    "card.stay": Text("Stay", "留下"),
+    "card.stay-count": Text(
+        "{stay} hospitals with the same keys; {hospitals} in all, {before} before",
+        "{stay} 家医院，密钥不变；共 {hospitals} 家，此前 {before} 家",
+    ),
+    "card.sums": Text("Fewest in a sum", "求和的最少医院数"),
+    "card.sums-count": Text(
+        "{sums} of {hospitals}, {before} before", "{hospitals} 家中的 {sums} 家，此前 {before} 家"
+    ),
+    "card.budget": Text("Privacy budget", "隐私预算"),
+    "card.budget-stays": Text(
+        "As approved: ε {spent} so far, {end} at the end; each round is charged once, with either roster.",
+        "与批准时相同：迄今 ε {spent}，结束时 {end}；每轮只计一次，与名单无关。",
+    ),
+    "card.budget-joins": Text(
+        "From round {round} on: ε {spent} so far, {end} at the end.",
+        "自第 {round} 轮起：迄今 ε {spent}，结束时 {end}。",
+    ),
+    "card.budget-alone": Text(
+        "Without counting on the others' noise: {spent}, at the end {end}.",
+        "若不依赖其他医院的噪声：{spent}，结束时 {end}。",
+    ),
+    "card.budget-none": Text("None, as before: the sum is not noised.", "与此前相同：总和不加噪声。"),
+    "card.goes-on": Text("The model", "模型"),
+    "card.goes-on-stays": Text(
+        "Goes on, and so do this hospital's frozen patients, declared number and charges.",
+        "继续使用；本院冻结的患者、申报人数和已记的预算同样延续。",
+    ),
+    "card.goes-on-joins": Text(
+        "Goes on from round {round}; all models and sums so far are handed over.",
+        "从第 {round} 轮继续；迄今的全部模型与总和都会移交。",
+    ),
+    "card.left-behind": Text(
+        "What a hospital that leaves gave stays in the model; it is asked no more.",
+        "离开的医院已贡献的内容留在模型中；不再向其请求。",
+    ),
+    "card.whole": Text("The whole plan, as you approved it", "完整计划（与您批准的相同）"),
     "card.says": Text(
         "{hospitals} hospitals want to train one model that {task}, from {profile}, in {rounds} rounds.",
         "{hospitals} 家医院希望用{profile}共同训练一个模型（{task}），共 {rounds} 轮。",
