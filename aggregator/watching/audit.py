@@ -74,6 +74,15 @@ class Checked(Frozen):
     """Of a check that failed: what happened."""
 
 
+class Head(Frozen):
+    """The newest entry of the log."""
+
+    number: Count
+    hash: str
+    checked: Checked | None = None
+    """None if nobody has asked for a check since this process started."""
+
+
 class Audit(Frozen):
     """A page of the log, the newest first."""
 

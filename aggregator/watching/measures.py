@@ -9,7 +9,7 @@ from aggregator.rounds.status import PlanReader
 from aggregator.settings import Settings
 from aggregator.storage.past import Wanted
 from aggregator.storage.store import Store
-from aggregator.watching.audit import Audit, Checked, audit
+from aggregator.watching.audit import Audit, Checked, Head, audit
 from aggregator.watching.convergence import Comparison, Convergence, comparison, convergence
 from aggregator.watching.past import PastRounds
 from aggregator.watching.privacy import Privacy, Reckon, privacy
@@ -62,6 +62,11 @@ class Measures:
     def audit(self, wanted: Wanted = Wanted(), *, before: int = 0) -> Audit:
         """A page of the audit log."""
         return audit(self._store, wanted, before=before, checked=self._checked(), now=self._now())
+
+    def head(self) -> Head:
+        """The head of the audit log, and what the last check has found."""
+        head, checked = self._store.past.head(), self._checked()
+        return Head(number=head.number, hash=head.hash.hex(), checked=checked)
 
     def system(self) -> System:
         """The machine and the process."""

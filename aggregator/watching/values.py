@@ -192,6 +192,8 @@ class WaitsFor(Frozen):
     kind: RoundKind | None = None
     phase: Phase | None = None
     awaited: tuple[Awaited, ...] = ()
+    since: Amount | None = None
+    """When the phase began that is open; None without one."""
     left_s: Amount | None = None
     """Until the deadline, or the next try; None if there is none or it is not known."""
     answered: Count = 0

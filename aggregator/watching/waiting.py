@@ -125,6 +125,7 @@ def _open(
             )
             for lane in awaited
         ),
+        "since": None if span is None else span.began,
         "left_s": None if span is None or span.ends_by is None else max(0.0, span.ends_by - now),
         "answered": 0 if span is None else span.answered,
         "invited": 0 if span is None else span.invited,

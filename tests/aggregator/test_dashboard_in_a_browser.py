@@ -25,6 +25,7 @@ PAGES = (
     "/enrolment",
 )
 OPEN = "document.querySelectorAll('details').forEach(one => { one.open = true; })"
+NAVIGATION = "[...document.querySelectorAll('.bar nav a')].map(one => one.getBoundingClientRect().top)"
 WRONG_CLOCK = "Date.now = () => 1000; performance.mark('set');"
 LATER = """const real = performance.now.bind(performance); let ahead = 0;
 performance.now = () => real() + ahead; window.pass = milliseconds => { ahead += milliseconds; };"""
@@ -90,6 +91,7 @@ def test_a_newcomer_finds_whom_a_round_waits_for_and_what_the_study_cost_in_thre
 ) -> None:
     """What somebody reads who was told the address only: the first page says both; three clicks say why."""
     with visited(chromium, board.url) as window:
+        assert len(set(window.evaluate(NAVIGATION))) == 1  # in one line
         seen = window.locator("main").inner_text()
         assert re.search(r"Round 7 waits for guangzhou-b", seen)
         assert re.search(r"Privacy spent\s+ε 3\.41", seen)

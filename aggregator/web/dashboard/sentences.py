@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup, escape
 
+from aggregator.watching.alarms import Alarm
 from aggregator.watching.values import Awaited, Lane, Timeline, WaitsFor
 from aggregator.web.dashboard.parts import moment
 from medveil.catalogue import Speaker
@@ -57,6 +58,8 @@ STATES = {
     "set-aside": "dropped",
 }
 """Where a study stands → how that looks."""
+SEVERITIES = {"critical": "refused", "warning": "late", "info": "waiting"}
+"""How urgent an alarm is → how that looks."""
 STANDS = {"waiting": "waiting", "approved": "done", "refused": "refused", "withdrawn": "refused"}
 """What a hospital has said of a plan → how that looks."""
 
@@ -135,6 +138,22 @@ def beside(t: Speaker, found: WaitsFor, as_of: float) -> Markup:
     if not found.live_known and found.why in LIVE:
         parts.append(escape(t("waits.unknown")))
     return Markup(" ").join(parts)
+
+
+def alarm(t: Speaker, one: Alarm) -> Markup:
+    """What is alarming, in a sentence."""
+    key = f"alarm.{one.alarm}"
+    if one.since is None and t.knows(f"{key}.never"):
+        key = f"{key}.never"
+    kind = "left" if one.alarm == "MedVeilCertificateEnds" else "since"
+    return marked(
+        t,
+        key,
+        hospital="" if one.hospital is None else plain(one.hospital),
+        time=Markup() if one.since is None else moment(kind, one.since),
+        count=int(one.count),
+        size=t.bytes(one.count),
+    )
 
 
 def stand(t: Speaker, lane: Lane, line: Timeline) -> tuple[str, str]:

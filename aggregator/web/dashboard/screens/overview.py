@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
+from aggregator.storage.register import Role
+from aggregator.watching.alarms import Alarm, in_order, of_machine, of_study
+from aggregator.watching.audit import Head
 from aggregator.watching.values import HospitalSeen, StudyLine, StudySeen
 from aggregator.web.dashboard.screen import Screen, View
 from medveil.reports import Amount, Count
 from medveil.values import Frozen
 
 ALIVE = ("running", "approvals", "paused")
+READS_LOG = (Role.ADMIN, Role.AUDITOR)
+OF_LATE = 10
+"""Attempts of a study in which failures are counted."""
 MOST_ALIVE, MOST_OVER, MOST_AMENDED = 12, 20, 6
 """Studies that are shown whole, and those that are only named; the newest first."""
 
@@ -27,6 +35,10 @@ class OverviewSeen(Frozen):
     in_reach: Count | None
     silent: tuple[HospitalSeen, ...]
     """Those of studies that go on that were not heard from lately; empty if nobody knows."""
+    alarms: tuple[Alarm, ...] = ()
+    """Of the studies; of the machine too for whoever sees that."""
+    head: Head | None = None
+    """Of the audit log, for whoever sees that."""
     as_of: Amount
 
 
@@ -52,8 +64,18 @@ def value(view: View) -> OverviewSeen:
         hospitals=len(theirs),
         in_reach=sum(bool(h.in_reach) for h in known) if known else None,
         silent=tuple(h for h in theirs if h.in_reach is False and busy.intersection(h.studies)),
+        alarms=in_order(_alarms(view, (*alive, *amendments))),
+        head=view.measures.head() if view.role in READS_LOG else None,
         as_of=view.now,
     )
+
+
+def _alarms(view: View, studies: Sequence[StudySeen]) -> Iterator[Alarm]:
+    for one in studies:
+        newest = view.watching.rounds(one.plan, limit=OF_LATE).rounds
+        yield from of_study(one, newest, now=view.now)
+    if view.role == Role.ADMIN:
+        yield from of_machine(view.measures.system(), now=view.now)
 
 
 SCREENS = (Screen("overview", "/", value, "medveil aggregator study status", place=10),)

@@ -28,6 +28,37 @@ TEXTS: Texts = {
         "Newest model: version {version}. Newest figure: {name} {words}, of round {round}.",
         "最新模型：版本 {version}。最新指标：{name} {words}（第 {round} 轮）。",
     ),
+    "overview.alarms": Text("{count} alarms", "{count} 条警报", one="One alarm"),
+    "overview.severity.critical": Text("critical", "严重"),
+    "overview.severity.warning": Text("warning", "警告"),
+    "overview.severity.info": Text("to know", "提示"),
+    "overview.head": Text("Audit log", "审计日志"),
+    "alarm.MedVeilRoundStuck": Text("One phase has lasted {time}.", "一个阶段已持续 {time}。"),
+    "alarm.MedVeilQuorumUnreachable": Text(
+        "Only {count} hospitals are in reach, fewer than a round needs.",
+        "只有 {count} 家医院在线，少于一轮所需。",
+        one="Only one hospital is in reach, fewer than a round needs.",
+    ),
+    "alarm.MedVeilHospitalSilent": Text(
+        "{hospital} was not heard from for {time}.", "{hospital} 已有 {time} 没有联系。"
+    ),
+    "alarm.MedVeilStudyPaused": Text("Paused for {time}.", "已暂停 {time}。"),
+    "alarm.MedVeilRosterWaits": Text(
+        "The change of the roster has waited for {time}.", "名单变更已等待 {time}。"
+    ),
+    "alarm.MedVeilAttemptsFail": Text(
+        "{count} attempts have failed within an hour.", "一小时内有 {count} 次尝试失败。"
+    ),
+    "alarm.MedVeilFaults": Text(
+        "{count} requests have failed here within ten minutes.", "十分钟内有 {count} 个请求在此失败。"
+    ),
+    "alarm.MedVeilDiskAlmostFull": Text("{size} are left on the disk.", "磁盘仅剩 {size}。"),
+    "alarm.MedVeilCertificateEnds": Text(
+        "The server's certificate ends in {time}; then no node talks to it.",
+        "服务器证书将在 {time}后到期；届时没有节点能与它通信。",
+    ),
+    "alarm.MedVeilBackupOld": Text("The last backup is {time} old.", "上次备份已是 {time}前。"),
+    "alarm.MedVeilBackupOld.never": Text("There is no backup yet.", "还没有备份。"),
     "overview.amendments": Text("Changes of rosters that wait", "等待中的名单变更"),
     "overview.others": Text("Other studies", "其他研究"),
     "overview.study": Text("study", "研究"),
