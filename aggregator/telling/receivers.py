@@ -25,13 +25,17 @@ from aggregator.monitoring import Mail, Receiver, Webhook
 from aggregator.telling.notices import Notice
 from medveil.errors import BadFile, Error
 from medveil.files import replace_durably
-from medveil.outgoing import FAILURES, closing_lines, go_straight, open_client, pinned
+from medveil.outgoing import FAILURES, closing_lines, go_straight, is_public, open_client, pinned
 from medveil.reachability import proxy_to, why
 from medveil.shown import plain
 
 SIGNATURE, ONCE = "MedVeil-Notice-Signature", "Idempotency-Key"
 PATIENCE_S = 20.0
 LEAST_SECRET = 16
+UNSEEN = (
+    "it is reached through a proxy and this machine cannot look up its name, so nobody here knows whether "
+    'that is of a private network; say that it may be with "private": true'
+)
 PRIVATE = 'it has an address of a private network; allow that with "private": true'
 
 
@@ -129,6 +133,8 @@ async def _post(hook: Webhook, notice: Notice, secret: bytes) -> None:
             request = client.build_request("POST", hook.url, content=body, headers=headers)
             if proxy is None and not await go_straight(request, private=hook.private):
                 raise NotTold(receiver=called, reason=PRIVATE)
+            if proxy is not None and not hook.private and not (public := await is_public(request)):
+                raise NotTold(receiver=called, reason=PRIVATE if public is False else UNSEEN)
             async with closing_lines(request):
                 response = await client.send(request, stream=True)
             await response.aclose()  # nothing that it says is of use

@@ -9,7 +9,7 @@ import asyncio
 import ipaddress
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -80,17 +80,35 @@ async def go_straight(request: httpx.Request, *, private: bool) -> bool:
         private: whether an address of this machine or of a private network will do.
     Returns: whether it may go. Raises: TimeoutError, httpx.ConnectError if nobody knows the name.
     """
+    host, addresses = request.url.host, await _addresses(request)
+    if not private and not _all_public(addresses):
+        return False
+    request.url = request.url.copy_with(host=addresses[0])
+    request.extensions = {**request.extensions, "sni_hostname": host}
+    return True
+
+
+async def is_public(request: httpx.Request) -> bool | None:
+    """Whether the name to which a request goes stands for public addresses only; None if this machine cannot
+    look it up. For a request that a proxy takes on, which looks the name up itself."""
+    try:
+        return _all_public(await _addresses(request))
+    except httpx.ConnectError:
+        return None
+
+
+async def _addresses(request: httpx.Request) -> list[str]:
+    """Raises: httpx.ConnectError if nobody knows the name."""
     host, port = request.url.host, request.url.port or (443 if request.url.scheme == "https" else 80)
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise httpx.ConnectError(str(error), request=request) from error
-    addresses = [str(one[4][0]).partition("%")[0] for one in found]
-    if not private and not all(ipaddress.ip_address(address).is_global for address in addresses):
-        return False
-    request.url = request.url.copy_with(host=addresses[0])
-    request.extensions = {**request.extensions, "sni_hostname": host}
-    return True
+    return [str(one[4][0]).partition("%")[0] for one in found]
+
+
+def _all_public(addresses: Iterable[str]) -> bool:
+    return all(ipaddress.ip_address(address).is_global for address in addresses)
 
 
 @asynccontextmanager

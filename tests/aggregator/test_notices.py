@@ -29,6 +29,7 @@ from aggregator.watching.live import live_of
 from aggregator.watching.watch import Watching
 from medveil.errors import BadFile
 from medveil.reports import HospitalsRefusal
+from proxies import SmallProxy, running
 from receivers import Hook, Post, listening, tls_in
 from world import Clock, World, finish, make_sites, play
 
@@ -250,6 +251,27 @@ def test_what_a_receiver_may_not_do_is_not_done_and_its_path_is_not_shown(folder
             assert "a-secret-path" not in str(refused.value)
     assert len(hook.taken) == 1
     assert other.taken == []
+
+
+def test_a_proxy_is_no_way_into_a_private_network(folder: Path) -> None:
+    """Nothing is asked of the proxy for an address that the admin has not allowed, known here or not."""
+    hook = Hook(tls_in(folder / "tls", "fl.example.org"))
+    make_secret(folder / "notify.secret")
+    with listening(hook.serve) as port, running(SmallProxy("http")) as between:
+        through = {"authority": folder / "tls" / "ca.pem", "proxy": between.url}
+        for host, words in (
+            ("localhost", "an address of a private network"),
+            ("127.0.0.1", "an address of a private network"),
+            ("[::ffff:10.0.0.1]", "an address of a private network"),
+            ("fl.example.org", "cannot look up its name"),  # the proxy knows it, this machine does not
+        ):
+            told = Webhook(kind="webhook", url=f"https://{host}:{port}/a-secret-path", **through)
+            with pytest.raises(NotTold, match=words):
+                tell(told, folder)
+        assert between.asked == hook.taken == []
+        tell(told.model_copy(update={"private": True}), folder)
+        assert between.asked == [f"fl.example.org:{port}"]
+    assert len(hook.taken) == 1
 
 
 def test_a_secret_that_others_may_read_or_that_is_none_sends_nothing(folder: Path) -> None:

@@ -14,10 +14,10 @@ from typing import Any
 from aggregator.access.tls import make_certificates
 
 
-def tls_in(folder: Path) -> ssl.SSLContext:
-    """A server's side, with a certificate for localhost; ``ca.pem`` beside it vouches."""
+def tls_in(folder: Path, *names: str) -> ssl.SSLContext:
+    """A server's side, with a certificate for localhost (and more); ``ca.pem`` beside it vouches."""
     if not folder.exists():
-        make_certificates(folder, ("localhost", "127.0.0.1"))
+        make_certificates(folder, ("localhost", "127.0.0.1", *names))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "server.pem", folder / "server.key")
     return context
