@@ -250,7 +250,8 @@ class PlanAgent:
         self._check_round(work, kind)
         self._audit.check_alarm()
         self._lineage.check_alarm()
-        vector = await self._lineage.reach(work.model, number=work.round, attempt=work.attempt)
+        told = None if work.version is None else (work.version, work.proof)
+        vector = await self._lineage.reach(work.model, number=work.round, attempt=work.attempt, told=told)
         came_from = self._lineage.came_from
         await self._clearance.check(work.model, number=work.round, came_from=came_from)
         check_turn(self._plan, self._journal, made_in=self._lineage.made_in)

@@ -19,7 +19,7 @@ import numpy as np
 
 from hospital_node.contribution import CommonCourse
 from hospital_node.journal import Alarm, Journal
-from hospital_node.line import AggregatorProblem, VersionSource
+from hospital_node.line import AggregatorProblem, VersionSource, decoded
 from medveil.errors import RemoteProtocolError
 from medveil.files import replace_durably
 from medveil.identity import BadSignature, Secret
@@ -293,11 +293,14 @@ class Lineage:
                 continue
             raise BrokenLineage(reason=f"version {alarm.version} was refused, and nobody has looked yet")
 
-    async def reach(self, model: bytes, *, number: int, attempt: int) -> Float32:
+    async def reach(
+        self, model: bytes, *, number: int, attempt: int, told: tuple[int, bytes] | None = None
+    ) -> Float32:
         """Go on from the own version, version by version, to the model that an attempt names.
 
         Args:
             number, attempt: the round and attempt that are to start from it.
+            told: a version and what proves it, where that came with the attempt; others are asked for.
 
         Returns: the model, float32, shape (d,).
         Guarantees: the vector was computed here, from checked sums.
@@ -310,7 +313,7 @@ class Lineage:
             own = await self._come_on(own)
         try:
             while own.model != model:
-                own = await self._next(own, before=number)
+                own = await self._next(own, before=number, told=told)
         except (BrokenLineage, AlteredSum) as error:
             self._alarm(error, own, claimed=model)
             raise
@@ -348,14 +351,12 @@ class Lineage:
             raise WrongModel()
         return OwnVersion(0, 0, vector, {}, name, self._plan.epochs[-1].epoch)
 
-    async def _next(self, parent: OwnVersion, *, before: int) -> OwnVersion:
+    async def _next(self, parent: OwnVersion, *, before: int, told: tuple[int, bytes] | None) -> OwnVersion:
         version = parent.version + 1
-        try:
-            published = await self._source.proof(self._plan.id, version)
-        except AggregatorProblem as problem:
-            if problem.status != 404:
-                raise
-            raise BrokenLineage(reason="nothing leads from the own model to the named one") from problem
+        if told is not None and told[0] == version:
+            published = await decoded(Published, told[1])
+        else:
+            published = await self._proof(version)
         plan, setting = self._proved(published, parent, before=before)
         key = self._check_own_part(published, setting.context, plan)
         await self._keep(parent)  # threshold-many hospitals have started from it: there is no way back
@@ -370,6 +371,14 @@ class Lineage:
             return following
 
         return await _aside(made)
+
+    async def _proof(self, version: int) -> Published:
+        try:
+            return await self._source.proof(self._plan.id, version)
+        except AggregatorProblem as problem:
+            if problem.status != 404:
+                raise
+            raise BrokenLineage(reason="nothing leads from the own model to the named one") from problem
 
     def _proved(self, published: Published, parent: OwnVersion, *, before: int) -> tuple[Plan, Setting]:
         """The plan whose hospitals signed for a version: this one, or one that it follows. No way leads back.

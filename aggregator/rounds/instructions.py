@@ -50,12 +50,18 @@ class Instructions:
         """What this hospital is to do now. Raises: NotFound.
 
         Args:
-            word: the time (ms) of the admin's word that it knows; None if it would not understand one.
+            word: the time (ms) of the admin's word that it knows; None if it would not understand one, nor
+                the proof of the version that an attempt starts from.
         """
-        work, told = self._work(plan_id, name), self._runs.of(plan_id, name).told
-        if word is None or told is None or told.time_ms <= word:
+        work, run = self._work(plan_id, name), self._runs.of(plan_id, name)
+        more: dict[str, object] = {}
+        if word is None:
             return work
-        return work.model_copy(update={"directive": told})
+        if run.told is not None and run.told.time_ms > word:
+            more["directive"] = run.told
+        if work.phase == Phase.ADVERTISE and run.proved:
+            more |= {"version": run.newest[0].number, "proof": run.proved}
+        return work.model_copy(update=more) if more else work
 
     def _work(self, plan_id: str, name: str) -> Work:
         run = self._runs.of(plan_id, name)

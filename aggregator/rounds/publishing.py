@@ -252,7 +252,7 @@ class Publishing:
             sum=made.sum,
             proof=made.proof,
         )
-        self._runs.end(run, attempt, report, version, made.state)
+        self._runs.end(run, attempt, report, version, made.state, proved=made.proved)
 
 
 def _expect(result: T | Failure) -> T:

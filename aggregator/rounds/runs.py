@@ -54,6 +54,8 @@ class Run:
     """The last version of the model, and the hashes of the optimiser's state."""
     begun: bool = True
     """Whether its roster works, or has worked: an amended plan waits until it takes over."""
+    proved: bytes = b""
+    """What proves the last version (a ``Published`` message), if this process has made it."""
     first_round: int = 1
     """The first round that this roster works on."""
     ended: int = 0
@@ -325,12 +327,18 @@ class Runs:
         report: AttemptReport,
         version: ModelVersion | None = None,
         state: Mapping[str, str] | None = None,
+        *,
+        proved: bytes = b"",
     ) -> None:
-        """End an attempt and publish its version, if it made one, with the optimiser's state (hashes)."""
+        """End an attempt and publish its version, if it made one, with the optimiser's state (hashes).
+
+        Args:
+            proved: what proves the version, for hospitals to be told.
+        """
         key = attempt.key
         self.store.plans.end_attempt(key.plan, report, version=version, state=state)
         if version is not None:
-            run.newest = version, dict(state or {})
+            run.newest, run.proved = (version, dict(state or {})), proved
         run.end(report)
         run.ended_at = self.now()
         run.attempt = None
@@ -352,7 +360,7 @@ class Runs:
         first = version.model_copy(update={"plan": run.plan.id})
         self.store.plans.take_over(before.plan.id, first, state)
         before.finished = True
-        run.begun, run.newest = True, (first, dict(state))
+        run.begun, run.newest, run.proved = True, (first, dict(state)), before.proved
         run.away |= before.away  # until it says otherwise
         run.first_round = max(run.plan.first_round, next_round(run.plan.study, before.last))
         log.info("plan.amended", plan=before.plan.id, round=run.first_round)

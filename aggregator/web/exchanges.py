@@ -57,7 +57,7 @@ async def next_work(
 ) -> bytes:
     """What the hospital is to do, once that is not what it has seen, or when ``wait_s`` are over.
 
-    ``word`` is the time of the admin's word that it knows; None if it would not understand one.
+    ``word`` is as :meth:`Instructions.work` takes it.
 
     Raises: NotFound; Revoked if that has happened during the wait.
     """

@@ -124,6 +124,8 @@ class NextVersion:
     state: Mapping[str, str] | None = None
     sum: str | None = None
     proof: str | None = None
+    proved: bytes = b""
+    """What is kept under the name ``proof``: a ``Published`` message."""
 
 
 def make(job: Making) -> NextVersion:
@@ -150,7 +152,7 @@ def make(job: Making) -> NextVersion:
     job.blobs.put_sum(name, proof)
     job.blobs.keep_sum(digest.hex(), draft)
     epsilon = _epsilon(job.study, job.step.number)
-    return NextVersion(rest.metrics, model, norm, epsilon, state, sum=digest.hex(), proof=name)
+    return NextVersion(rest.metrics, model, norm, epsilon, state, sum=digest.hex(), proof=name, proved=proof)
 
 
 def sum_and_make(summing: Summing, making: Making) -> NextVersion:

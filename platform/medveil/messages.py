@@ -317,6 +317,11 @@ class Work(Wire):
     directive: SignedDirective | None = Field(default=None, exclude_if=_is_absent)
     """The admin's last word on the plan, for a node that asks for it and has an older one. It is left out
     otherwise, so that nodes and aggregators without it can read each other."""
+    version: Annotated[int, Field(ge=1, lt=2**31)] | None = Field(default=None, exclude_if=_is_absent)
+    """Number of the version that an attempt starts from, where its proof is told."""
+    proof: bytes = Field(default=b"", exclude_if=_is_absent)
+    """What proves that version, as a request for it would be answered: in phase ``advertise``, for a node
+    that asks for the admin's word as well."""
 
 
 Json = dict[str, Any]

@@ -73,6 +73,26 @@ def waiting(
     return asyncio.run(scene())
 
 
+def test_an_attempt_comes_with_the_proof_of_the_version_that_it_starts_from(door: Door) -> None:
+    world, hospital = door.world, door.hospital()
+
+    def told(query: str) -> Work:
+        return Work.from_bytes(door.ask(hospital, "GET", f"{door.at}/work?{query}").content)
+
+    assert told("word=0").proof == b""  # nobody has made the initial model
+    play(
+        world,
+        make_sites(world),
+        until=lambda: world.phase == "advertise" and world.status["open"]["round"] == 2,
+    )
+    work = told("word=0")
+    asked_for = door.ask(hospital, "GET", f"{door.at}/versions/1/proof").content
+    assert (work.version, work.proof) == (1, asked_for)
+    assert (told("wait_s=0").version, told("wait_s=0").proof) == (None, b"")  # a node that could not read it
+    play(world, make_sites(world), until=lambda: world.phase == "share")
+    assert told("word=0").proof == b""
+
+
 async def go_on(door: Door, others: list[Site]) -> None:
     """The other hospitals answer, and the phase closes."""
     moved = [site.act() for site in others]
@@ -225,5 +245,5 @@ def test_a_round_takes_a_node_six_messages_one_segment_the_sum_and_no_poll(
     for name in world.plan.names:
         for number in (2, 3):
             taken = {what: n for (*key, what), n in requests.items() if key == [name, number]}
-            assert taken == dict.fromkeys([*EVERY_KIND, "get proof", "get sum", "put segments"], 1)
+            assert taken == dict.fromkeys([*EVERY_KIND, "get sum", "put segments"], 1)
     door.service.close()

@@ -11,7 +11,7 @@ import pytest
 
 from chain import Chain
 from follower import Hospital
-from hospital_node.lineage import OwnVersion, keep_version, load_version
+from hospital_node.lineage import BrokenLineage, OwnVersion, keep_version, load_version
 from medveil.errors import Error
 from medveil.rounds import RoundKind
 from medveil.strategies import COMMON
@@ -83,6 +83,30 @@ def test_a_node_that_was_away_catches_up_version_by_version(at: At) -> None:
     hospital = at(chain, index=2)
     assert hospital.reach(5).tobytes() == chain.newest.vector.tobytes()
     assert chain.asked[-1] == "sum 3"
+
+
+def test_a_proof_that_came_with_the_attempt_is_not_asked_for_and_is_checked_like_any_other(at: At) -> None:
+    chain = Chain()
+    hospital, deceived = at(chain), at(chain, index=2)
+    chain.grow(1)
+    told = (1, chain.sums[1].published.to_bytes())
+    assert hospital.reach(2, told=told).tobytes() == chain.newest.vector.tobytes()
+    assert chain.asked == ["model", "sum 1"]
+    chain.lie(1, attempt=2)
+    forged = (1, chain.sums[1].published.to_bytes())
+    with pytest.raises(BrokenLineage, match="a signature is not for these hospitals"):
+        deceived.reach(2, told=forged)
+    assert deceived.journal.alarm(chain.plan.id) is not None
+
+
+def test_of_several_versions_that_are_missing_only_the_last_comes_with_the_attempt(at: At) -> None:
+    chain = Chain()
+    for number in (1, 2):
+        chain.grow(number)
+    hospital = at(chain)
+    told = (2, chain.sums[2].published.to_bytes())
+    assert hospital.reach(3, told=told).tobytes() == chain.newest.vector.tobytes()
+    assert chain.asked == ["model", "proof 1", "sum 1", "sum 2"]
 
 
 def test_a_crash_while_catching_up_loses_at_most_the_last_version(at: At) -> None:

@@ -66,10 +66,12 @@ class Hospital:
             self.journal.upload(key, advertised=tuple(made.checks))
             self.journal.note(key, "agree", signed.to_bytes().hex())
 
-    def reach(self, number: int, model: bytes | None = None) -> Float32:
+    def reach(
+        self, number: int, model: bytes | None = None, *, told: tuple[int, bytes] | None = None
+    ) -> Float32:
         """Follow to the model that a round names: the last honest one unless a test says otherwise."""
         named = self.chain.newest.model if model is None else model
-        return asyncio.run(self.lineage.reach(named, number=number, attempt=1))
+        return asyncio.run(self.lineage.reach(named, number=number, attempt=1, told=told))
 
     def refuses(self, code: str, number: int, model: bytes | None = None) -> str:
         """Why the node refuses; the alarm then stands, and neither the truth nor a restart takes it away."""

@@ -121,7 +121,8 @@ async def work(
 
     ``sitting_out`` names an attempt ("round.attempt") that the hospital has left. ``ledger`` tells where the
     hospital's privacy ledger ends, ``away`` that it joins no attempt for now: nobody waits for it. ``word``
-    is the time of the admin's word that it knows; a later one comes with the answer.
+    is the time of the admin's word that it knows; a later one comes with the answer, and with an attempt the
+    proof of the version that it starts from.
     """
     service = service_of(request)
     party, body = await service.callers.authenticate(request, roles=HOSPITAL)
