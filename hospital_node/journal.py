@@ -55,6 +55,12 @@ ALARMS = sa.Table(
     sa.Column("claimed", sa.String, nullable=False),
     sa.Column("computed", sa.String, nullable=False),
 )
+_APPROVED = sa.select(APPROVALS)
+_AMENDED = APPROVALS.c.text.contains('"earlier":[', autoescape=True)
+_OF_LINEAGE = _APPROVED.where((APPROVALS.c.plan == sa.bindparam("lineage")) | _AMENDED)
+"""Those that amend others are few, and they alone are read."""
+_ALARM = sa.select(ALARMS).where(ALARMS.c.plan == sa.bindparam("plan"))
+"""Made once, as in :mod:`hospital_node.steps`: each attempt asks them."""
 UNWRITABLE = (sa.exc.OperationalError,)
 """What a journal raises that its disk does not take."""
 MOST_SHOWN = 200
@@ -115,6 +121,9 @@ class JournalFailed(Error):
 class Journal(Steps):
     """One SQLite file, written with a rollback journal and ``synchronous=FULL``.
 
+    The journal is cut to nothing with each commit and stays where it is: that is synced, where the removal of
+    a file is not, so a power cut takes no commit back.
+
     Raises: ForeignJournal if anything in it would act by itself.
     """
 
@@ -163,7 +172,7 @@ class Journal(Steps):
     def _first_models(self) -> dict[str, bytes]:
         """Approved plan → hash of its initial model, also of plans that are no longer valid."""
         with self._engine.connect() as tx:
-            rows = tx.execute(sa.select(APPROVALS)).all()
+            rows = tx.execute(_APPROVED).all()
         return {r.plan: bytes.fromhex(json.loads(r.text)["study"]["model"]["initial_model"]) for r in rows}
 
     def plan(self, plan: str) -> Plan | None:
@@ -173,7 +182,7 @@ class Journal(Steps):
     def approved(self) -> list[tuple[Plan, bytes]]:
         """The plans that the operator approved, with this hospital's signatures; without unreadable ones."""
         with self._engine.connect() as tx:
-            rows = tx.execute(sa.select(APPROVALS)).all()
+            rows = tx.execute(_APPROVED).all()
         found = []
         for row in rows:
             with suppress(BadPlan):
@@ -182,9 +191,8 @@ class Journal(Steps):
 
     def approved_of(self, lineage: str) -> list[Plan]:
         """The approved plans of one lineage: the first one, and those that amend it."""
-        amended = APPROVALS.c.text.contains('"earlier":[', autoescape=True)  # few, and those alone are read
         with self._engine.connect() as tx:
-            rows = tx.execute(sa.select(APPROVALS).where((APPROVALS.c.plan == lineage) | amended)).all()
+            rows = tx.execute(_OF_LINEAGE, {"lineage": lineage}).all()
         found = []
         for row in rows:
             with suppress(BadPlan):
@@ -194,7 +202,7 @@ class Journal(Steps):
     def outdated(self) -> dict[str, str]:
         """Approved plan → why this version refuses it: an earlier one took it."""
         with self._engine.connect() as tx:
-            rows = tx.execute(sa.select(APPROVALS)).all()
+            rows = tx.execute(_APPROVED).all()
             over = set(tx.scalars(sa.select(FINISHED.c.plan)))
         found = {}
         for row in rows:
@@ -236,7 +244,7 @@ class Journal(Steps):
     def alarm(self, plan: str) -> Alarm | None:
         """The alarm that stands for a plan, if any."""
         with self._engine.connect() as tx:
-            row = tx.execute(sa.select(ALARMS).where(ALARMS.c.plan == plan)).mappings().first()
+            row = tx.execute(_ALARM, {"plan": plan}).mappings().first()
         return None if row is None else Alarm(**row)
 
     def raise_alarm(self, alarm: Alarm) -> None:
@@ -257,5 +265,5 @@ def _failed(context: sa.engine.ExceptionContext) -> None:
 
 
 def _durable(connection: object, _: object) -> None:
-    for pragma in ("trusted_schema=OFF", "journal_mode=DELETE", "synchronous=FULL"):
+    for pragma in ("trusted_schema=OFF", "journal_mode=TRUNCATE", "synchronous=FULL"):
         connection.execute(f"PRAGMA {pragma}")  # type: ignore[attr-defined]

@@ -45,7 +45,8 @@ _HOLDS = sa.Table(
 )
 
 _WORD = sa.select(_WORDS).where(_WORDS.c.plan == sa.bindparam("of")).order_by(_WORDS.c.id.desc()).limit(1)
-"""Made once: it is asked before every request, and building a statement takes longer than running it."""
+_STANDING = sa.select(_HOLDS)
+"""Made once: they are asked before every request, and building a statement takes longer than running it."""
 
 
 class TakesNoPart(Error):
@@ -152,7 +153,7 @@ class Orders:
     def holds(self) -> list[Hold]:
         """All that stand."""
         with self._engine.connect() as tx:
-            return [Hold(**row) for row in tx.execute(sa.select(_HOLDS)).mappings()]
+            return [Hold(**row) for row in tx.execute(_STANDING).mappings()]
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,15 @@ _NEWEST = (
     .limit(1)
 )
 _LAST = sa.select(HEADS).order_by(HEADS.c.id.desc()).limit(1)
+_SINCE_ACCEPTED = HEADS.c.id >= _ACCEPTED
+_HASHES = sa.select(HEADS.c.hash).where(_SINCE_ACCEPTED, HEADS.c.number == sa.bindparam("number"))
+_START = sa.bindparam("start", type_=sa.String)
+_OF_PLAN = sa.func.substr(HEADS.c.about, 1, sa.func.length(_START)) == _START
+_OF_ATTEMPT = sa.select(HEADS).where(_SINCE_ACCEPTED, _OF_PLAN).order_by(HEADS.c.id.desc()).limit(1)
+_INSERT = HEADS.insert()
+_MERELY_NEWEST = HEADS.delete().where(
+    HEADS.c.kind == "newest", HEADS.c.id > _ACCEPTED, HEADS.c.number <= sa.bindparam("up_to")
+)
 """Made once: a node asks with every message, and building a statement takes longer than running it."""
 
 
@@ -67,11 +76,8 @@ class SeenHeads:
         """Add a head of the audit log. Only a row of the kind ``newest`` is ever replaced, by the next."""
         with self._engine.begin() as tx:
             if head.kind not in ("refused", "accepted", "handed-over"):
-                older = HEADS.c.number <= head.number
-                tx.execute(
-                    HEADS.delete().where(HEADS.c.kind == "newest", HEADS.c.id > self._epoch(tx), older)
-                )
-            tx.execute(HEADS.insert().values(**asdict(head)))
+                tx.execute(_MERELY_NEWEST, {"up_to": head.number})
+            tx.execute(_INSERT, asdict(head))
 
     def all(self) -> list[SeenHead]:
         """Every head that is kept, in the order they came."""
@@ -97,8 +103,7 @@ class SeenHeads:
     def hashes(self, number: int) -> list[bytes]:
         """The hashes under which a number is known, since the operator last accepted a head."""
         with self._engine.connect() as tx:
-            after = HEADS.c.id >= self._epoch(tx)
-            return list(tx.scalars(sa.select(HEADS.c.hash).where(after, HEADS.c.number == number)))
+            return list(tx.scalars(_HASHES, {"number": number}))
 
     def keys(self) -> set[bytes]:
         """Every admin key that was ever pinned."""
@@ -107,20 +112,14 @@ class SeenHeads:
 
     def of_attempt(self, plan: str) -> SeenHead | None:
         """The head that a plan's last attempt came with, since the operator last accepted one."""
-        of_plan = HEADS.c.about.startswith(f"{plan} ", autoescape=True)
         with self._engine.connect() as tx:
-            mine = sa.select(HEADS).where(HEADS.c.id >= self._epoch(tx), of_plan)
-            row = tx.execute(mine.order_by(HEADS.c.id.desc()).limit(1)).first()
+            row = tx.execute(_OF_ATTEMPT, {"start": f"{plan} "}).first()
         return None if row is None else _seen_head(row)
 
     def epoch(self) -> int:
         """Changes when the operator accepts a head."""
         with self._engine.connect() as tx:
-            return self._epoch(tx)
-
-    def _epoch(self, tx: sa.Connection) -> int:
-        """Where the heads begin that are compared: at the last one that the operator accepted."""
-        return int(tx.execute(_EPOCH).scalar_one())
+            return int(tx.execute(_EPOCH).scalar_one())
 
 
 def _seen_head(row: sa.Row[Any]) -> SeenHead:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -42,11 +43,38 @@ STARTS = sa.Table(
 )
 """One row for each attempt that was joined, in the order of joining. ``advertised`` is empty until the masked
 vector leaves, ``certificate`` until it is known that its sum stays shut."""
-_LAST = sa.func.max(STARTS.c.id)
 UNKNOWN = b""
 """The model of an attempt that an older version of the program has noted."""
 LEFT = ("upload", "agree", "unmask")
 """Steps after which a masked vector may have left."""
+
+
+def _at(table: sa.Table) -> sa.ColumnElement[bool]:
+    return sa.and_(*(table.c[name] == sa.bindparam(name) for name in ("plan", "round", "attempt")))
+
+
+def _left(which: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    return sa.select(STARTS).where(which, STARTS.c.advertised != "").order_by(STARTS.c.id)
+
+
+# Made once: each step of an attempt asks some, and building a statement takes longer than running it.
+_PLAN: sa.BindParameter[str] = sa.bindparam("plan")
+_MODEL: sa.BindParameter[bytes] = sa.bindparam("model")
+_LATER = (STARTS.c.plan == _PLAN) & (STARTS.c.round > sa.bindparam("came_from"))
+_TAKEN = sa.select(STEPS.c.step).where(_at(STEPS))
+_DETAIL = sa.select(STEPS.c.detail).where(_at(STEPS), STEPS.c.step == sa.bindparam("step"))
+_SINCE = sa.select(STEPS.c.round, STEPS.c.attempt).where(
+    STEPS.c.plan == _PLAN, STEPS.c.round >= sa.bindparam("round")
+)
+_UPLOADS = sa.select(STEPS.c.attempt).where(
+    STEPS.c.plan == _PLAN, STEPS.c.round == sa.bindparam("round"), STEPS.c.step.in_(LEFT)
+)
+_START = sa.select(STARTS).where(_at(STARTS))
+_LAST_FROM = sa.select(sa.func.max(STARTS.c.id)).where(STARTS.c.model == _MODEL)
+_LEFT_IN, _LEFT_SINCE = _left(_at(STARTS)), _left(_LATER)
+_IN_USE = _left((STARTS.c.model == _MODEL) | ((STARTS.c.model == UNKNOWN) & _LATER))
+_LEAVES = STARTS.update().where(STARTS.c.id == sa.bindparam("start")).values(advertised=sa.bindparam("told"))
+_NEW_STEP, _NEW_START = STEPS.insert(), STARTS.insert()
 
 
 @dataclass(frozen=True)
@@ -60,8 +88,6 @@ class Start:
     """That it started from; empty if an older version of the program has noted it."""
     advertised: tuple[int, ...]
     """U1, as this node was shown it; empty if an older version of the program has noted it."""
-    closed: bool
-    """Whether it is known that its sum stays shut."""
 
     @property
     def key(self) -> str:
@@ -114,13 +140,13 @@ class Steps:
             started from this model has left in any attempt, round or plan, unless its sum stays shut.
         """
         with self._engine.begin() as tx:
-            since = sa.select(STEPS).where(STEPS.c.plan == key.plan, STEPS.c.round >= key.round)
-            if any((r.round, r.attempt) >= (key.round, key.attempt) for r in tx.execute(since)):
+            since = tx.execute(_SINCE, {"plan": key.plan, "round": key.round})
+            if any((r.round, r.attempt) >= (key.round, key.attempt) for r in since):
                 raise AlreadyDone(reason="it has joined this attempt or a later one before")
             for start in _in_use(tx, model, key.plan, came_from):
                 raise ModelInUse(start)
-            tx.execute(STEPS.insert().values(**key.where, step="join", detail=""))
-            tx.execute(STARTS.insert().values(**key.where, model=model, advertised="", certificate=b""))
+            tx.execute(_NEW_STEP, {**key.where, "step": "join", "detail": ""})
+            tx.execute(_NEW_START, {**key.where, "model": model, "advertised": "", "certificate": b""})
 
     def in_use(self, model: bytes, plan: str, came_from: int) -> list[Start]:
         """The attempts for which :meth:`join` would refuse to start from a model."""
@@ -137,11 +163,10 @@ class Steps:
         """
         with self._engine.begin() as tx:
             _add(tx, key, "upload", "", unless=("abort",))
-            mine = tx.execute(sa.select(STARTS).where(*_at(STARTS, key))).one_or_none()
-            if mine is None or tx.scalar(sa.select(_LAST).where(STARTS.c.model == mine.model)) != mine.id:
+            mine = tx.execute(_START, key.where).one_or_none()
+            if mine is None or tx.scalar(_LAST_FROM, {"model": mine.model}) != mine.id:
                 raise AlreadyDone(reason="it has not joined it, or another one from the same model since")
-            told = json.dumps(sorted(advertised))
-            tx.execute(STARTS.update().where(STARTS.c.id == mine.id).values(advertised=told))
+            tx.execute(_LEAVES, {"start": mine.id, "told": json.dumps(sorted(advertised))})
 
     def note(self, key: AttemptKey, step: str, detail: str = "") -> None:
         """Note a step of an attempt before its message is sent.
@@ -149,7 +174,7 @@ class Steps:
         Raises: AlreadyDone if that step is noted already, the attempt is given up, or no vector has left.
         """
         with self._engine.begin() as tx:
-            if not _left(tx, sa.and_(*_at(STARTS, key))):
+            if tx.execute(_LEFT_IN, key.where).first() is None:
                 raise AlreadyDone(reason="its masked vector has not left")
             _add(tx, key, step, detail, unless=("abort",))
 
@@ -160,11 +185,10 @@ class Steps:
         Raises: AlreadyDone if it has unmasked in it, or has not joined it.
         """
         with self._engine.begin() as tx:
-            mine = tx.execute(sa.select(STARTS).where(*_at(STARTS, key))).one_or_none()
+            mine = tx.execute(_START, key.where).one_or_none()
             if mine is None or mine.model == UNKNOWN:
                 raise AlreadyDone(reason="there is no attempt that it could give up")
-            noted = sa.select(STEPS.c.step).where(*_at(STEPS, key), STEPS.c.step == "abort")
-            if tx.execute(noted).first() is None:
+            if tx.execute(_DETAIL, {**key.where, "step": "abort"}).first() is None:
                 _add(tx, key, "abort", "", unless=("unmask",))
             return bytes(mine.model)
 
@@ -172,22 +196,19 @@ class Steps:
         """Note that the sum of an attempt stays shut: its abort certificate has been checked."""
         key = AttemptKey(start.plan, start.round, start.attempt)
         with self._engine.begin() as tx:
-            tx.execute(STARTS.update().where(*_at(STARTS, key)).values(certificate=certificate))
+            mine = sa.and_(*(STARTS.c[name] == value for name, value in key.where.items()))
+            tx.execute(STARTS.update().where(mine).values(certificate=certificate))
 
     def detail(self, key: AttemptKey, step: str) -> str | None:
         """What was noted with a step; None if the step was not taken."""
-        wanted = sa.select(STEPS.c.detail).where(*_at(STEPS, key), STEPS.c.step == step)
         with self._engine.connect() as tx:
-            found = tx.execute(wanted).first()
+            found = tx.execute(_DETAIL, {**key.where, "step": step}).first()
         return None if found is None else str(found.detail)
 
     def uploads(self, plan: str, number: int) -> int:
         """In how many attempts at a round a masked vector may have left."""
-        mine = sa.select(STEPS.c.attempt).where(
-            STEPS.c.plan == plan, STEPS.c.round == number, STEPS.c.step.in_(LEFT)
-        )
         with self._engine.connect() as tx:
-            return len(set(tx.scalars(mine)))
+            return len(set(tx.scalars(_UPLOADS, {"plan": plan, "round": number})))
 
     def unsettled(self, plan: str, came_from: int) -> list[Start]:
         """Attempts whose vector has left and of which this node knows neither a sum nor a certificate.
@@ -196,8 +217,7 @@ class Steps:
             came_from: the round that this node's newest version came out of.
         """
         with self._engine.connect() as tx:
-            mine = (STARTS.c.plan == plan) & (STARTS.c.round > came_from)
-            return [s for s in _left(tx, mine) if not s.closed]
+            return _open(tx, _LEFT_SINCE, {"plan": plan, "came_from": came_from})
 
     def started(self, plan: str) -> bool:
         """Whether this node has joined any attempt of a plan."""
@@ -240,29 +260,23 @@ class Steps:
 
 
 def _in_use(tx: sa.Connection, model: bytes, plan: str, came_from: int) -> list[Start]:
-    unknown = (STARTS.c.model == UNKNOWN) & (STARTS.c.plan == plan) & (STARTS.c.round > came_from)
-    return [s for s in _left(tx, (STARTS.c.model == model) | unknown) if not s.closed]
+    return _open(tx, _IN_USE, {"model": model, "plan": plan, "came_from": came_from})
 
 
-def _left(tx: sa.Connection, which: sa.ColumnElement[bool]) -> list[Start]:
-    rows = tx.execute(sa.select(STARTS).where(which, STARTS.c.advertised != "").order_by(STARTS.c.id)).all()
+def _open(tx: sa.Connection, which: sa.Select[Any], values: dict[str, Any]) -> list[Start]:
+    """Those of which it is not known that their sum stays shut."""
     return [
-        Start(
-            r.plan, r.round, r.attempt, r.model, tuple(json.loads(r.advertised)), closed=bool(r.certificate)
-        )
-        for r in rows
+        Start(r.plan, r.round, r.attempt, r.model, tuple(json.loads(r.advertised)))
+        for r in tx.execute(which, values)
+        if not r.certificate
     ]
 
 
 def _add(tx: sa.Connection, key: AttemptKey, step: str, detail: str, *, unless: tuple[str, ...]) -> None:
-    taken = set(tx.scalars(sa.select(STEPS.c.step).where(*_at(STEPS, key))))
+    taken = set(tx.scalars(_TAKEN, key.where))
     if step in taken:
         raise AlreadyDone(reason=f"the step '{step}' is done")
     for other in unless:
         if other in taken:
             raise AlreadyDone(reason=f"the step '{other}' is done, and '{step}' cannot follow it")
-    tx.execute(STEPS.insert().values(**key.where, step=step, detail=detail))
-
-
-def _at(table: sa.Table, key: AttemptKey) -> list[sa.ColumnElement[bool]]:
-    return [table.c[name] == value for name, value in key.where.items()]
+    tx.execute(_NEW_STEP, {**key.where, "step": step, "detail": detail})

@@ -21,7 +21,6 @@ set is that of one that trains; one that waits holds a third of it (size-benchma
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 import re
 import socket
@@ -46,21 +45,17 @@ import numpy as np
 from aggregator.admin import add_person, create_plan, new_token, set_up_aggregator
 from aggregator.settings import Settings
 from aggregator.storage.register import Role
-from hospital_node.agent import PlanAgent
-from hospital_node.contribution import Contribution
 from hospital_node.enrolment import set_up_node
-from hospital_node.journal import Journal
 from hospital_node.operator import approve_plan
 from hospital_node.settings import Node, NodeSettings, Policy
 from hospital_node.transport import Transport
 from medveil.identity import Identity
 from medveil.log import set_up
-from medveil.metrics import empty
 from medveil.plan import Plan
 from medveil.reports import PlanStatus
-from medveil.rounds import AttemptKey, RoundKind
+from medveil.rounds import RoundKind
 from medveil.study import Study
-from medveil.tensors import ModelSpec, TensorSpec, Update, model_hash, to_safetensors
+from medveil.tensors import ModelSpec, TensorSpec, model_hash, to_safetensors
 from medveil_imaging.models import ModelShape, initial_vector
 from medveil_research.client import Client
 from medveil_research.local_consortium import DEADLINES
@@ -92,29 +87,6 @@ TARGETS: dict[str, tuple[float, float, str, tuple[str, str]]] = {
 SIZES = {"55 k": 55_000, "1 M": 1_000_000, "7 M": 7_000_000}
 
 
-class InstantComputation:
-    """Contributions without work: a random update, drawn once."""
-
-    def __init__(self, study: Study, index: int) -> None:
-        size = study.model.tensors.size
-        values = np.random.default_rng(index).uniform(-0.01, 0.01, size).astype(np.float32)
-        self._study, self._update = study, Update(values)
-
-    def read_ahead(self) -> None:
-        """There are no images."""
-
-    is_busy = False
-
-    def prepare(
-        self, key: AttemptKey, kind: RoundKind, model: bytes, vector: Any, course: Any = None
-    ) -> asyncio.Future[Contribution]:
-        """See :class:`hospital_node.contribution.ContributionSource`."""
-        done: asyncio.Future[Contribution] = asyncio.get_running_loop().create_future()
-        update = self._update if kind is RoundKind.TRAIN else Update(np.empty(0, np.float32))
-        done.set_result(Contribution(update, empty(self._study), 10))
-        return done
-
-
 def study_of(size: int) -> tuple[Study, bytes]:
     """A study whose model is one vector."""
     spec = ModelSpec((TensorSpec(name="weights", shape=(size,)),))
@@ -132,19 +104,6 @@ def study_of(size: int) -> tuple[Study, bytes]:
         }
     )
     return study, to_safetensors(start, spec)
-
-
-async def take_part(node: Node, plan: Plan) -> None:
-    """One hospital's agent from the first round to the last."""
-    identity = Identity.load(node.settings.name, node.key)
-    journal, member = Journal(node.journal), plan.member(node.settings.name)
-    assert member is not None
-    async with Transport(node.settings.aggregator, node.authority, identity) as transport:
-        for one, signature in journal.approved():
-            await transport.approve(one.id, signature)
-        computation = InstantComputation(plan.study, member.index)
-        await PlanAgent(plan, node, identity, journal, computation, transport).follow()
-    journal.close()
 
 
 async def enrol(node: Node, token: str) -> None:
@@ -234,12 +193,6 @@ class Ground:
         return plan
 
 
-def play(node: Node, plan: Plan) -> None:
-    """One hospital's process."""
-    set_up("error")
-    asyncio.run(take_part(node, plan))
-
-
 @dataclass(frozen=True)
 class Seen:
     """One study without training, as it was seen."""
@@ -268,17 +221,15 @@ def measure(size: int, folder: Path) -> Seen:
     """Run one study."""
     marks = Marks(ROUNDS)
     ground = Ground(folder, marks.heard)
-    context = multiprocessing.get_context("spawn")
     with ground.client() as client:
         nodes = [ground.node(f"hospital-{i}") for i in range(1, HOSPITALS + 1)]
         plan = ground.plan(*study_of(size), nodes)
-        hospitals = [context.Process(target=play, args=(node, plan)) for node in nodes]
         watcher = add_person(ground.settings, "watcher", Role.MONITOR, days=1)
         before = commits_so_far(ground, watcher) + HOSPITALS  # each hands in its approval
-        for hospital in hospitals:
-            hospital.start()
-        for hospital in hospitals:
-            hospital.join()
+        command = [sys.executable, str(SUPPORT / "instant_hospital.py")]
+        hospitals = [subprocess.Popen([*command, str(node.folder), plan.id]) for node in nodes]
+        if sum(hospital.wait() != 0 for hospital in hospitals):
+            raise RuntimeError("a hospital has ended with an error")
         return Seen(
             rounds_of(client.status(plan.id)),
             rate=ROUNDS / (marks.closed[-1] - marks.opened),

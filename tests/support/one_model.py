@@ -79,7 +79,7 @@ def _note(journal: Journal, note: Note) -> None:
             raise AlreadyDone(reason="it has given it up")
         journal.give_up(key)
     else:
-        journal.settle(Start(*where, MODEL, members, closed=False), b"certificate")
+        journal.settle(Start(*where, MODEL, members), b"certificate")
 
 
 def rule_before(history: History, note: Note) -> bool:
