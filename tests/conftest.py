@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -28,6 +29,11 @@ settings.load_profile("fast")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Spent())
+
+
+def pytest_collection_finish() -> None:
+    """Millions of objects of libraries and tests stay to the end: nobody looks through them for garbage."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -39,8 +39,14 @@ def outcomes(world: World) -> list[tuple[int, int, str]]:
     return [(a["round"], a["attempt"], a["outcome"]) for a in world.status["attempts"]]
 
 
-@pytest.mark.parametrize("phase", ["upload", "agree", "unmask"])
-@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize(
+    ("phase", "restart"),
+    [
+        pytest.param(phase, restart, marks=[pytest.mark.slow] * (restart != (phase == "agree")))
+        for phase in ("upload", "agree", "unmask")
+        for restart in (False, True)
+    ],
+)
 def test_hospitals_lost_after_the_commit_cost_an_attempt_at_most_on_both_databases(
     on_both: World, phase: str, restart: bool
 ) -> None:

@@ -28,6 +28,7 @@ from privacy.encoding import decode, params_for
 from privacy.secagg import node
 from privacy.secagg.keys import setting_for
 from privacy.secagg.messages import Agree, Published, committed_hash
+from tries import leading
 from world import (
     SPEC,
     Site,
@@ -224,7 +225,7 @@ def other_plan(world: World) -> World:
 
 
 @two_steps
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 6))])
 def test_two_plans_that_finish_at_once_do_not_mix(build: Build, seed: int) -> None:
     later, draw = Later(), random.Random(seed)
     one = build(workers=later)
@@ -359,7 +360,7 @@ def vector(world: World, model: str) -> Any:
     return from_safetensors(model_in(world.blobs, model), SPEC)
 
 
-@pytest.mark.parametrize("file", ["sum", "proof"])
+@pytest.mark.parametrize("file", leading(["sum", "proof"], 1))
 def test_a_sum_or_proof_that_is_gone_is_a_named_problem(build: Build, file: str) -> None:
     world = build()
     done = finish(world, make_sites(world))["attempts"][0]

@@ -82,6 +82,7 @@ def until_taken(world: World, sites: list[Site], relay: Region) -> None:
     play(world, sites, until=lambda: bool(relay.line.sent))
 
 
+@pytest.mark.slow
 def test_an_aggregator_that_starts_anew_has_the_regions_sum(build: Build, region: Make) -> None:
     world, flat = build(hospitals=5), build(hospitals=5)
     relay = region(world, (2, 3, 4))

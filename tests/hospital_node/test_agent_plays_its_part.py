@@ -26,6 +26,7 @@ from medveil import log
 from medveil.messages import Work
 from medveil.plan import Plan
 from privacy.secagg.messages import Advertised, Committed, Quorum, Survivors, Unmask
+from tries import leading
 from world import World, make_plan, make_sites, make_study
 
 Build = Callable[..., World]
@@ -109,7 +110,7 @@ def test_a_node_that_comes_back_without_its_keys_sits_the_attempt_out(build: Bui
     journal.close()
 
 
-@pytest.mark.parametrize("phase", ["share", "commit", "upload", "agree"])
+@pytest.mark.parametrize("phase", leading(["share", "commit", "upload", "agree"], 2))
 def test_nobody_waits_for_a_node_that_comes_back_without_its_keys(build: Build, phase: str) -> None:
     world = build(hospitals=5)
     line = Line(world, make_sites(world)[1:], "hospital-1")

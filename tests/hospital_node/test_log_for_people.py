@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import os
 import pty
@@ -28,17 +29,18 @@ from world import World
 REVOKED = AggregatorProblem(status=403, code="revoked", title="", detail="")
 
 
+@functools.cache
 def events() -> set[str]:
     """Every event that the node's room logs."""
     found = set()
     for path in (ROOT / "hospital_node").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                called = ast.unparse(node.func)
-                if called in ("log.info", "log.warning", "log.error") and isinstance(
-                    node.args[0], ast.Constant
-                ):
-                    found.add(str(node.args[0].value))
+                owner, level = getattr(node.func.value, "id", ""), node.func.attr
+                if owner == "log" and level in ("info", "warning", "error"):
+                    said = node.args[0]
+                    if isinstance(said, ast.Constant):
+                        found.add(str(said.value))
     return found
 
 

@@ -1,7 +1,7 @@
 """Attacks by which an aggregator got a single hospital's numbers: replayed with real agents, and refused.
 
-Each is played a second time with agents that keep the rule of the version before. There it succeeds, and the
-oracle says so: it would find the like in the simulation and in the exploration.
+In ``make test-all`` each is played a second time with agents that keep the rule of the version before. There
+it succeeds, and the oracle says so: it would find the like in the simulation and in the exploration.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from puppets import Liar
 from world import make_plan, make_study, make_world
 
 
-@pytest.fixture(params=["this rule", "the rule before"])
+@pytest.fixture(params=["this rule", pytest.param("the rule before", marks=pytest.mark.slow)])
 def old_rule(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether the agents remember unmasked rounds alone, and count signatures from the shown keys."""
     if request.param == "this rule":

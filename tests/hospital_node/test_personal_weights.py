@@ -37,6 +37,7 @@ from medveil_imaging.sources.site import read_site
 from privacy.dp.ledger import State, charges
 from privacy.dp.noise import NoiseSource
 from privacy.dp.policy import Split
+from tries import leading
 from world import SPEC, START, make_plan
 
 KEY = Secret(bytes(32))
@@ -90,7 +91,7 @@ def test_three_rounds_come_to_what_was_worked_out_by_hand(tmp_path: Path) -> Non
     assert sites[1].whole(model, summed[1])[-1] == 0.125
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", leading(range(2), 1))
 def test_dropouts_failed_rounds_and_restarts_leave_each_hospital_what_the_sums_say(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -194,6 +194,7 @@ def test_private_training_learns_when_noise_is_small(ledger: Ledger) -> None:
     assert auroc(study, vector + update, films(20, seed=1)) > 0.9
 
 
+@pytest.mark.slow
 def test_private_training_of_volumes_gives_a_finite_update(ledger: Ledger) -> None:
     study, vector = make_study(
         "unet3d",
@@ -215,8 +216,7 @@ def test_updates_are_saturated_at_the_studys_clip(ledger: Ledger) -> None:
     assert np.abs(plain(open_study, vector, films(6))).max() <= np.float32(0.01)
 
 
-@pytest.mark.parametrize("unit", ["local_steps", "local_epochs"])
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize(("unit", "optimizer"), [("local_steps", "sgd"), ("local_epochs", "adam")])
 def test_plain_training_learns(unit: str, optimizer: str) -> None:
     rate = 20.0 if optimizer == "sgd" else 0.3
     training = {"rounds": 1, unit: 20, "batch_images": 16, "learning_rate": rate, "optimizer": optimizer}
@@ -224,6 +224,7 @@ def test_plain_training_learns(unit: str, optimizer: str) -> None:
     assert auroc(study, vector + plain(study, vector, films(24)), films(20, seed=1)) > 0.9
 
 
+@pytest.mark.slow
 def test_plain_training_of_volumes_learns_with_augmentation() -> None:
     training = {
         "rounds": 1,

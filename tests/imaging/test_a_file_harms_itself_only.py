@@ -73,6 +73,7 @@ def test_a_crash_a_loop_and_a_bomb_cost_one_file_each(readers: Workers, tmp_path
     assert results(readers, paths) == expected
 
 
+@pytest.mark.slow
 def test_a_file_on_a_disk_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
     limits = Limits(2**30, wall_s=0.1)
     with closing(Workers(1, limits, formats=["hostile_format"])) as readers:
@@ -146,6 +147,7 @@ def test_a_server_that_is_killed_is_replaced(tmp_path: Path) -> None:
         assert results(readers, paths) == ["read"] * 3
 
 
+@pytest.mark.slow
 def test_readers_end_with_the_process_that_asked_however_it_ends(tmp_path: Path) -> None:
     film(tmp_path / "film.png", 1)
     script = (

@@ -121,7 +121,7 @@ def whole_way(data: bytes) -> tuple[bytes, tuple[str, ...]]:
         another_name_of_the_patient,
     ],
 )
-@pytest.mark.parametrize("which", [0, 3])
+@pytest.mark.parametrize("which", [0, pytest.param(3, marks=pytest.mark.slow)])
 def test_what_comes_out_is_what_the_whole_way_gives(change: Change, which: int, tmp_path: Path) -> None:
     cleaner = SeriesCleaner(PSEUDONYMS)
     for data in files(tmp_path, change, which):

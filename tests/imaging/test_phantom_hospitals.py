@@ -55,12 +55,13 @@ def test_too_small_a_phantom_is_refused(tmp_path: Path, profile: str) -> None:
         write_phantom_sites(tmp_path, profile=profile, patients=9)
 
 
+@pytest.mark.parametrize("hospitals", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_mri_hospitals_have_label_maps_and_scales_a_hundredfold_apart(
-    tmp_path: Path, make_study: MakeStudy
+    tmp_path: Path, make_study: MakeStudy, hospitals: int
 ) -> None:
     import nibabel
 
-    sites = write_phantom_sites(tmp_path, profile="mri", patients=10)
+    sites = write_phantom_sites(tmp_path, profile="mri", patients=10, hospitals=hospitals)
     study = make_study("mri", "segmentation", size=(40, 56, 40))
     scales, orientations = [], set()
     for folder in sites:

@@ -70,7 +70,12 @@ def test_a_study_file_that_would_explode_is_refused_before_it_is_parsed(tmp_path
 
 
 @pytest.mark.parametrize(
-    "line", ["[a{}" + ".a" * (MOST_DEPTH - 1) + "]", "a{}" + ".a" * (MOST_DEPTH - 1) + "=1", "a{}=1"]
+    "line",
+    [
+        "[a{}" + ".a" * (MOST_DEPTH - 1) + "]",
+        pytest.param("a{}" + ".a" * (MOST_DEPTH - 1) + "=1", marks=pytest.mark.slow),
+        pytest.param("a{}=1", marks=pytest.mark.slow),
+    ],
 )
 def test_the_widest_file_costs_a_bounded_amount_refused_or_not(tmp_path: Path, line: str) -> None:
     path, lines, length = tmp_path / "study.toml", list[str](), 0

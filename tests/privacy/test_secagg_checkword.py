@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -118,13 +118,20 @@ def test_the_sum_of_any_hospitals_passes(lane_bits: int, size: int, hospitals: s
     verify_sum(total, KEY, p, survivors=hospitals)
 
 
+EDGES = (0, 15, 16, 20, 21, 31, 32, 47, 62, 63)
+"""Bits where lanes begin and end; all of them in ``make test-all``."""
+
+
 @pytest.mark.parametrize("lane_bits", LANE_BITS)
-def test_a_change_of_any_bit_anywhere_is_seen(lane_bits: int) -> None:
+@pytest.mark.parametrize(
+    "bits", [EDGES, pytest.param(range(64), marks=pytest.mark.slow)], ids=["edges", "all"]
+)
+def test_a_change_of_any_bit_anywhere_is_seen(lane_bits: int, bits: Sequence[int]) -> None:
     p = _params(40_000, lane_bits)
     total = _sum(p)
     places = [0, 1, COLUMNS, p.packed_words // 2, *range(p.packed_words - 1, p.words)]
     for place in places:
-        for bit in range(64):
+        for bit in bits:
             changed = total.copy()
             changed[place] ^= np.uint64(1 << bit)
             assert not _passes(changed, p), (place, bit)

@@ -160,8 +160,8 @@ def test_only_the_one_pass_holds_unmasked_words_and_only_it_makes_what_may_leave
     files = [f for room in rooms for f in (top / room).rglob("*.py")]
     assert top / "hospital_node" / "attempt.py" in files
     users = {name: set[str]() for name in ("Encoder", "MaskedUpdate", "masked_update")}
-    for file in files:
-        for part in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for file, text in ((file, file.read_text(encoding="utf-8")) for file in files):
+        for part in ast.walk(ast.parse(text)) if any(name in text for name in users) else ():
             name = (
                 getattr(part.func, "id", getattr(part.func, "attr", "")) if isinstance(part, ast.Call) else ""
             )

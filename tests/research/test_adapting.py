@@ -84,6 +84,7 @@ def test_a_round_that_only_releases_a_mean_is_stepped_over() -> None:
     assert all(part.any() for part in moved.values())
 
 
+@pytest.mark.slow
 def test_the_command_adapts_judges_and_keeps_the_model_for_its_owner_alone(tmp_path: Path) -> None:
     (site, *_) = write_phantom_sites(tmp_path / "sites", profile="xray", hospitals=3, patients=12, seed=1)
     study, initial = made()

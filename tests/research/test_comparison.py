@@ -243,6 +243,7 @@ def small(sites: Sequence[SiteData], tmp_path: Path, **changes: Any) -> Comparis
     return compare_read(replace(REQUEST, **{"seeds": 1, **changes}), sites, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_site_without_training_patients_is_judged_only(tmp_path: Path) -> None:
     found = small([*SITES, replace(site("judge", 9), train=())], tmp_path)
     assert {one.site for one in found.runs} == {"", "a", "b", "c"}
@@ -274,6 +275,7 @@ def test_one_site_of_one_class_is_named_and_counts_in_the_whole(tmp_path: Path) 
     assert set(found.arms[0].sites) == {"b", "c"}
 
 
+@pytest.mark.slow
 def test_a_training_that_diverges_is_named_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from medveil_imaging.sources.raw import Unusable
 from medveil_imaging.sources.read import read_film
 from medveil_imaging.sources.site import read_site
 from medveil_research.mnist import BadIdx, write_mnist_sites
+from tries import leading
 
 TRAIN, TEST = 200, 30
 
@@ -56,7 +57,7 @@ def study() -> Study:
     )
 
 
-@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("packed", leading([True, False], 1))
 def test_every_picture_goes_to_one_hospital_as_a_patient_with_its_label(tmp_path: Path, packed: bool) -> None:
     cuts = write_mnist_sites(
         digits(tmp_path / "mnist", packed), tmp_path / "sites", hospitals=5, by_label=False

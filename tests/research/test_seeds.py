@@ -24,6 +24,7 @@ from medveil_research.sites import find_sites
 from rooms import ROOT
 
 
+@pytest.mark.slow
 def test_digits_are_the_same_for_the_same_seed_and_can_be_told_apart() -> None:
     pictures, labels = draw_digits(300, 0)
     assert (pictures.shape, pictures.dtype) == ((300, 28, 28), np.uint8)

@@ -26,6 +26,7 @@ from medveil_research.cli import register
 from medveil_research.contract import UnfitNetwork, prove
 from medveil_research.model_start import hand_on_frozen, start_lines
 from medveil_research.studies import StudyOptions, new_study
+from tries import leading
 
 FILM = ModelShape((32, 32), 1)
 OPTIONS: dict[str, Any] = {"channels": "4-8"}
@@ -116,7 +117,7 @@ WAYS: dict[str, Callable[[Path, Weights], Path]] = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", leading(WAYS, 5))
 def test_a_study_starts_from_the_weights_of_a_bundle_or_file(way: str, tmp_path: Path) -> None:
     weights = trained()
     study, vector = started(WAYS[way](tmp_path, weights))
@@ -369,8 +370,8 @@ def test_a_network_that_breaks_the_contract_is_refused_when_the_study_is_made(
 
 
 def test_a_fit_network_passes_the_trial_also_for_volumes() -> None:
-    prove(one_study(model="mobilenet", options={"width": 0.25}, size=(64, 64)))
-    volumes = {"task": "segmentation", "profile": "mri", "size": (48, 32, 40), "privacy": "local"}
+    prove(one_study(model="mobilenet", options={"width": 0.25}, size=(32, 32)))
+    volumes = {"task": "segmentation", "profile": "mri", "size": (16, 16, 16), "privacy": "local"}
     study = one_study(
         **volumes, model="monai:UNet", options={"channels": "4-8-8"}, patients_hint=5000, anyway=True
     )
