@@ -65,7 +65,7 @@ class Spent:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self._tests < MANY:
             return
-        whole = self._processes + sum(os.times()[:2])
+        whole = self._processes + sum(os.times()[: 2 if self._processes else 4])
         terminalreporter.section("CPU seconds")
         terminalreporter.write_line(f"{whole:.0f} in all, {self._files.total():.0f} in tests, most in:")
         for file, seconds in self._files.most_common(SHOWN):
