@@ -4,15 +4,19 @@
 a Markdown page (docs/results.md). The federation is
 :func:`medveil_research.comparison.engine.run_federated`; each study is what ``medveil study new --strategy``
 writes, without noise and with the same plain local steps, so that strategies differ and nothing else. An
-adaptive strategy's rate is the best of three on the validation patients of the same sites; the others run as
-they are shipped.
+adaptive strategy's rate is the best of three on the validation patients of the same sites, chosen once; the
+others run as they are shipped. ``--seeds N`` makes each run N times, from other initial weights where the
+network has some, with other shuffling; ``--keep FOLDER`` keeps each finished run, so that a benchmark that
+was stopped goes on.
 """
 
 from __future__ import annotations
 
+import json
+import statistics
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -182,10 +186,11 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """One strategy in one setting."""
+    """One strategy in one setting, from one seed."""
 
     setting: str
     strategy: str
+    seed: int
     options: dict[str, float]
     curve: list[float] = field(repr=False)
     """The figure on the test patients of all sites after each round."""
@@ -200,19 +205,49 @@ class Outcome:
         return self.curve[-1]
 
 
-def run(name: str, strategy: str, sites: Sequence[SiteData], caches: Sequence[FeatureCache]) -> Outcome:
-    """One strategy, its rate chosen on validation patients where it is adaptive."""
-    setting, options = SETTINGS[name], dict[str, float]()
-    if strategy in ADAPTIVE:
-        tried = {r: _curve(name, strategy, {"rate": r}, sites, caches, "val")[1][-1] for r in setting.rates}
-        sign = 1 if _falls(name) else -1
-        options = {"rate": min(tried, key=lambda r: sign * tried[r])}
-    study, curve = _curve(name, strategy, options, sites, caches, "test")
+@dataclass(frozen=True)
+class Federation:
+    """The sites of a setting."""
+
+    name: str
+    sites: Sequence[SiteData]
+    caches: Sequence[FeatureCache]
+
+
+def runs(hospitals: Federation, strategy: str, seeds: int, keep: Path | None) -> list[Outcome]:
+    """One strategy from every seed, those excepted that were kept."""
+    found: list[Outcome] = []
+    for seed in range(seeds):
+        path = None if keep is None else keep / f"{hospitals.name} {strategy} {seed}.json"
+        if path is not None and path.exists():
+            found.append(Outcome(**json.loads(path.read_text())))
+            continue
+        options = found[0].options if found else _chosen(hospitals, strategy)
+        found.append(run(hospitals, strategy, options, seed))
+        if path is not None:
+            path.write_text(json.dumps(asdict(found[-1])))
+    return found
+
+
+def _chosen(hospitals: Federation, strategy: str) -> dict[str, float]:
+    """The rate of an adaptive strategy that is best on validation patients."""
+    if strategy not in ADAPTIVE:
+        return {}
+    rates = SETTINGS[hospitals.name].rates
+    tried = {rate: _curve(hospitals, strategy, {"rate": rate}, 0, "val")[1][-1] for rate in rates}
+    sign = 1 if _falls(hospitals.name) else -1
+    return {"rate": min(tried, key=lambda rate: sign * tried[rate])}
+
+
+def run(hospitals: Federation, strategy: str, options: dict[str, float], seed: int) -> Outcome:
+    """One strategy from one seed."""
+    name, setting = hospitals.name, SETTINGS[hospitals.name]
+    study, curve = _curve(hospitals, strategy, options, seed, "test")
     reached = [
         k for k, v in enumerate(curve, 1) if (v <= setting.target if _falls(name) else v >= setting.target)
     ]
-    size = 8 * params_for(study, RoundKind.TRAIN, len(sites)).words / 1e6
-    found = Outcome(name, strategy, options, curve, reached[0] if reached else None, size)
+    size = 8 * params_for(study, RoundKind.TRAIN, len(hospitals.sites)).words / 1e6
+    found = Outcome(name, strategy, seed, options, curve, reached[0] if reached else None, size)
     print(f"{found} final {found.final:.4f}", file=sys.stderr, flush=True)
     return found
 
@@ -222,11 +257,11 @@ def _falls(name: str) -> bool:
     return not TASKS[SETTINGS[name].options["task"]].higher_is_better
 
 
-def study_of(name: str, strategy: str, options: dict[str, float]) -> tuple[Study, bytes]:
+def study_of(name: str, strategy: str, options: dict[str, float], seed: int = 0) -> tuple[Study, bytes]:
     """As ``medveil study new`` writes it."""
     wanted = SETTINGS[name].options | {"strategy": strategy, "strategy_options": options}
     study, initial = new_study(
-        StudyOptions(name="strategies", privacy="none", seed=0, weights="equal", **wanted)
+        StudyOptions(name="strategies", privacy="none", seed=seed, weights="equal", **wanted)
     )
     server = strategy_of(study)
     training = study.training.model_copy(update=SETTINGS[name].training | {"schedule": "constant"})
@@ -236,58 +271,70 @@ def study_of(name: str, strategy: str, options: dict[str, float]) -> tuple[Study
 
 
 def _curve(
-    name: str,
-    strategy: str,
-    options: dict[str, float],
-    sites: Sequence[SiteData],
-    caches: Sequence[FeatureCache],
-    split: Split,
+    hospitals: Federation, strategy: str, options: dict[str, float], seed: int, split: Split
 ) -> tuple[Study, list[float]]:
-    study, initial = study_of(name, strategy, options)
+    study, initial = study_of(hospitals.name, strategy, options, seed)
     vector = from_safetensors(initial, study.model.tensors)
-    trained = run_federated(study, vector, sites, watched=split, caches=caches)
-    return study, [figures[SETTINGS[name].figure] for figures in trained.curve]
+    trained = run_federated(study, vector, hospitals.sites, watched=split, caches=hospitals.caches)
+    return study, [figures[SETTINGS[hospitals.name].figure] for figures in trained.curve]
 
 
-def section(name: str, found: Sequence[Outcome]) -> list[str]:
+def section(name: str, found: Sequence[Sequence[Outcome]]) -> list[str]:
     """One setting's part of the page of results."""
-    setting, best = SETTINGS[name], min if _falls(name) else max
+    setting, seeds = SETTINGS[name], len(found[0])
     lines = [
         f"## Strategies: {setting.what}",
         "",
-        f'Written by `tests/benchmarks/strategies.py --data FOLDER --only "{name}" --write docs/results.md`.',
+        f'Written by `tests/benchmarks/strategies.py --data FOLDER --only "{name}" --seeds {seeds}',
+        "--write docs/results.md`.",
         f"Machine: {cpu()}, no GPU, one thread.",
         "",
         "Without noise, every hospital counting alike, the same plain local steps for all (`fedsgd`: one),",
-        "one seed. An adaptive strategy's rate is the best of three on the validation patients of",
+        f"{seeds} seed(s). An adaptive strategy's rate is the best of three on the validation patients of",
         f"these sites. The figure is {setting.figure} on the test patients of all sites together, the target",
-        f"{setting.target:g}. *Sent*: what one hospital uploads until then, masked.",
+        f"{setting.target:g}. *Sent*: what one hospital uploads until then, masked. Best round and end: mean",
+        "of the seeds; rounds to the target: of each.",
         "",
-        "| strategy | rounds to the target | sent | best round | final |",
-        "|---|---|---|---|---|",
+        "| strategy | rounds to the target | sent | best round | final | smallest–largest |",
+        "|---|---|---|---|---|---|",
     ]
-    for one in found:
-        rate = "".join(f", {k} {v:g}" for k, v in one.options.items())
-        rounds = "not reached" if one.reached is None else str(one.reached)
-        sent = "" if one.reached is None else f"{1000 * one.reached * one.upload_mb:.3g} kB"
-        ends = f"{best(one.curve):.3f} | **{one.final:.3f}**"
-        lines.append(f"| {one.strategy}{rate} | {rounds} of {len(one.curve)} | {sent} | {ends} |")
-    return lines
+    return [*lines, *(_line(name, several) for several in found)]
+
+
+def _line(name: str, several: Sequence[Outcome]) -> str:
+    """One strategy's line of the table."""
+    one, ends = several[0], [each.final for each in several]
+    rate = "".join(f", {k} {v:g}" for k, v in one.options.items())
+    reached = [each.reached for each in several]
+    rounds = ", ".join("not reached" if r is None else str(r) for r in reached)
+    rounds = "not reached" if not any(reached) else rounds
+    known = [r for r in reached if r is not None]
+    sent = f"{1000 * statistics.mean(known) * one.upload_mb:.3g} kB" if len(known) == len(reached) else ""
+    best = statistics.mean((min if _falls(name) else max)(each.curve) for each in several)
+    mean = f"**{statistics.mean(ends):.3f}** | {min(ends):.3f}–{max(ends):.3f}"
+    return f"| {one.strategy}{rate} | {rounds} of {len(one.curve)} | {sent} | {best:.3f} | {mean} |"
 
 
 def main() -> None:
     """Run, print, write."""
     parser = arguments(__doc__)
     parser.add_argument("--only", default="", help="settings, separated by commas; all without it")
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each strategy")
+    parser.add_argument("--keep", type=Path, help="keep finished runs in this folder, and go on with them")
     parser.add_argument("--write", type=Path, help="put the table into this Markdown page")
     given = with_data(parser)
     torch.set_num_threads(1)
+    if given.keep is not None:
+        given.keep.mkdir(parents=True, exist_ok=True)
     rows = []
     for name in given.only.split(",") if given.only else SETTINGS:
         sites = SETTINGS[name].read(given.data, study_of(name, "fedavg", {})[0])
-        caches = [FeatureCache() for _ in sites]
-        found = [run(name, strategy, sites, caches) for strategy in STRATEGIES]
-        rows += [Row(f"{o.setting}: {o.strategy}", o.final, "") for o in found]
+        hospitals = Federation(name, sites, [FeatureCache() for _ in sites])
+        found = [runs(hospitals, strategy, given.seeds, given.keep) for strategy in STRATEGIES]
+        rows += [
+            Row(f"{name}: {several[0].strategy}", statistics.mean(one.final for one in several), "")
+            for several in found
+        ]
         if given.write is not None:
             put_section(given.write, f"strategies, {name}", "\n".join(section(name, found)))
     publish(rows, given.json)
