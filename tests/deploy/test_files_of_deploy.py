@@ -71,7 +71,7 @@ def test_an_image_is_of_a_pinned_base_runs_as_a_number_and_looks_after_itself(fi
     assert "VOLUME " not in last.replace(
         "MEDVEIL_VOLUME", ""
     )  # an unnamed one would hide that none was given
-    assert "apt-get" not in text
+    assert "apt-get" not in last
 
 
 @pytest.mark.parametrize("file", COMPOSES, ids=lambda file: file.name)
