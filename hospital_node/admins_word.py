@@ -120,6 +120,9 @@ class AdminsWords:
 
     def of(self, plan: str) -> AdminsWord | None:
         """The last word on a plan."""
+        return self._journal.unchanged(("admin's word", plan), lambda: self._of(plan))
+
+    def _of(self, plan: str) -> AdminsWord | None:
         with self._engine.connect() as tx:
             row = tx.execute(_OF, {"of": plan}).first()
         return None if row is None else _word(row)

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from hospital_node import steps
 from hospital_node.seen_heads import SeenHeads
 from hospital_node.steps import STEPS, Steps
+from hospital_node.unchanged import Unchanged
 from medveil.errors import Error
 from medveil.plan import BadPlan, Plan, stored_plan
 from medveil.shown import plain
@@ -137,7 +138,10 @@ class Journal(Steps):
                 raise ForeignJournal(kind=str(kind))
         META.create_all(self._engine)
         steps.META.create_all(self._engine)
-        self.heads = SeenHeads(self._engine)
+        self._unchanged = Unchanged(self._engine)
+        self.unchanged = self._unchanged.ask
+        """See :meth:`hospital_node.unchanged.Unchanged.ask`."""
+        self.heads = SeenHeads(self._engine, self.unchanged)
         """What was seen of the aggregator's audit log."""
         self.take_over(self._first_models)
 
@@ -148,6 +152,7 @@ class Journal(Steps):
 
     def close(self) -> None:
         """Give the file back."""
+        self._unchanged.close()
         self._engine.dispose()
 
     def approve(self, plan: Plan, signature: bytes, *, by: str = "") -> None:
@@ -243,6 +248,9 @@ class Journal(Steps):
 
     def alarm(self, plan: str) -> Alarm | None:
         """The alarm that stands for a plan, if any."""
+        return self.unchanged(("alarm", plan), lambda: self._alarm(plan))
+
+    def _alarm(self, plan: str) -> Alarm | None:
         with self._engine.connect() as tx:
             row = tx.execute(_ALARM, {"plan": plan}).mappings().first()
         return None if row is None else Alarm(**row)

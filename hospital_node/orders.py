@@ -94,7 +94,7 @@ class Orders:
     """What the operator has said, in the node's journal."""
 
     def __init__(self, journal: Journal) -> None:
-        self._engine = journal.engine
+        self._engine, self._unchanged = journal.engine, journal.unchanged
         _META.create_all(self._engine)
 
     def say(self, plan: str, kind: RefusalKind, reason: str, signature: bytes) -> Word:
@@ -125,6 +125,9 @@ class Orders:
 
     def word(self, plan: str) -> Word | None:
         """The word that stands for a plan, if there is one."""
+        return self._unchanged(("word", plan), lambda: self._word(plan))
+
+    def _word(self, plan: str) -> Word | None:
         with self._engine.connect() as tx:
             row = tx.execute(_WORD, {"of": plan}).mappings().first()
         return None if row is None or row["kind"] not in get_args(RefusalKind) else Word(**row)
@@ -150,10 +153,13 @@ class Orders:
         with self._engine.begin() as tx:
             tx.execute(_HOLDS.delete().where(_HOLDS.c.plan == plan, _HOLDS.c.kind == kind))
 
-    def holds(self) -> list[Hold]:
+    def holds(self) -> tuple[Hold, ...]:
         """All that stand."""
+        return self._unchanged("holds", self._holds)
+
+    def _holds(self) -> tuple[Hold, ...]:
         with self._engine.connect() as tx:
-            return [Hold(**row) for row in tx.execute(_STANDING).mappings()]
+            return tuple(Hold(**row) for row in tx.execute(_STANDING).mappings())
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from hospital_node.unchanged import Remember
+
 META = sa.MetaData()
 HEADS = sa.Table(
     "heads",
@@ -68,8 +70,8 @@ class SeenHead:
 class SeenHeads:
     """The heads in one journal; rows are added, and only a mere newest one is replaced by the next."""
 
-    def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: sa.Engine, unchanged: Remember) -> None:
+        self._engine, self._unchanged = engine, unchanged
         META.create_all(engine)
 
     def keep(self, head: SeenHead) -> None:
@@ -90,12 +92,18 @@ class SeenHeads:
 
     def newest_since(self) -> tuple[SeenHead | None, int]:
         """The newest head that was taken or accepted, and :meth:`epoch`, as of one moment."""
+        return self._unchanged("newest head", self._newest_since)
+
+    def _newest_since(self) -> tuple[SeenHead | None, int]:
         with self._engine.connect() as tx:
             row = tx.execute(_NEWEST).first()
         return (None, 0) if row is None else (_seen_head(row), row.epoch)
 
     def alarm(self) -> SeenHead | None:
         """The refused head that nobody has looked into yet, if any."""
+        return self._unchanged("head's alarm", self._alarm)
+
+    def _alarm(self) -> SeenHead | None:
         with self._engine.connect() as tx:
             row = tx.execute(_LAST).first()
         return _seen_head(row) if row is not None and row.kind == "refused" else None

@@ -206,6 +206,8 @@ class Transport:
         loop = asyncio.get_running_loop()
         started, pause = loop.time(), 0.25
         while True:
+            if leaving.tries:
+                self._check_plan(path)  # once more: a lost line may have taken a while
             leaving.tries += 1
             try:
                 answer = await self._once(method, path, body, digest, limit)
@@ -243,7 +245,6 @@ class Transport:
 
     async def _once(self, method: str, path: str, body: Body, digest: bytes | None, limit: int) -> bytes:
         self._load_certificate()
-        self._check_plan(path)  # once more: a lost line may have taken a while
         size = {"content-length": str(len(body))} if body else {}
         request = self._client.build_request(method, path, content=self.pace.body(body), headers=size)
         target = request.url.raw_path.decode("ascii")

@@ -368,7 +368,7 @@ def _noted(tx: sa.Connection) -> str | None:
 
 def _durable_sqlite(connection: Any, _: Any) -> None:
     connection.isolation_level = None  # transactions begin where we say, tables included
-    durable = ("journal_mode=DELETE", "synchronous=EXTRA", "foreign_keys=ON", "secure_delete=ON")
+    durable = ("journal_mode=TRUNCATE", "synchronous=EXTRA", "foreign_keys=ON", "secure_delete=ON")
     for pragma in ("trusted_schema=OFF", *durable):
         connection.execute(f"PRAGMA {pragma}")
 

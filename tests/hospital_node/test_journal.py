@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hospital_node.journal import ForeignJournal, Journal
+from hospital_node.orders import Orders, TakesNoPart
 from hospital_node.steps import AlreadyDone, ModelInUse
 from medveil.errors import LocalProtocolError
 from medveil.identity import Identity
@@ -50,6 +51,43 @@ def send(journal: Journal, plan: str, number: int, attempt: int, model: bytes = 
 def settle(journal: Journal, plan: str, model: bytes = MODEL) -> None:
     for start in journal.in_use(model, plan, 0):
         journal.settle(start, b"a checked certificate")
+
+
+def statements(journal: Journal) -> list[str]:
+    """What is asked of the file through the library from now on."""
+    asked: list[str] = []
+    sa.event.listen(journal.engine, "before_cursor_execute", lambda *told: asked.append(str(told[2])))
+    return asked
+
+
+def test_what_nobody_has_written_since_is_not_read_again_and_what_anybody_has_is_read_at_once(
+    journal: Journal, path: Path
+) -> None:
+    orders, asked, other = Orders(journal), statements(journal), Journal(path)
+    for _ in range(3):
+        orders.check("plan")
+        assert (orders.holds(), journal.alarm("plan"), journal.heads.newest()) == ((), None, None)
+    assert len(asked) == 4
+    Orders(other).say("plan", "withdrawn", "no more", bytes(64))  # another process
+    with pytest.raises(TakesNoPart):
+        orders.check("plan")
+    orders.check("another plan")
+    orders.hold("plan", "pause")  # this one
+    assert [one.kind for one in orders.holds()] == ["pause"]
+    other.close()
+
+
+def test_where_nobody_can_tell_whether_anything_was_written_each_question_is_asked(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders = Orders(journal)
+    assert orders.holds() == ()
+    journal._unchanged.close()
+    monkeypatch.setattr(journal._unchanged, "_link", "no connection")
+    asked = statements(journal)
+    assert (orders.holds(), orders.holds()) == ((), ())
+    assert len(asked) == 2
+    monkeypatch.undo()
 
 
 def test_an_attempt_is_joined_once_even_after_a_restart(journal: Journal, path: Path) -> None:
