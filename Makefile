@@ -25,7 +25,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install deploy-tools demo seed-mnist seed-vision seed-xray seed-mri test test-all check lint types kernel bench soak mutants site release audit doctor lock clean
+.PHONY: help install deploy-tools demo seed-mnist seed-vision seed-xray seed-mri test test-all check lint types kernel bench soak mutants site release bundle audit doctor lock clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -106,6 +106,9 @@ site: $(STAMP) ## Build the documentation as a site of plain files, in site/
 release: $(STAMP) ## Make dist/: wheel, sdist, bill of materials, checksums, signed by KEY=<an SSH key>
 	$(PIP) --require-hashes --no-deps -r requirements/release.txt
 	$(BIN)/python deploy/release/release.py make dist $(if $(KEY),--key "$(KEY)")
+
+bundle: $(STAMP) ## Make bundle/, from which MedVeil is installed without a network (FOR=node|aggregator|researcher)
+	$(BIN)/python deploy/release/bundle.py bundle $(if $(FOR),--for $(FOR))
 
 audit: $(STAMP) ## Look for known weaknesses of the locked packages; fails where the database cannot be reached
 	$(PIP) --require-hashes --no-deps -r requirements/release.txt

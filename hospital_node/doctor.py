@@ -95,7 +95,9 @@ def torch_and_gpu() -> Finding:
     try:
         import torch
     except ImportError:
-        return Finding("torch", "missing", "Run 'make install'; a hospital needs it, an aggregator does not.")
+        return Finding(
+            "torch", "missing", 'A node needs it. Install it: pip install "medveil[node]", or make install.'
+        )
     if not torch.cuda.is_available():
         return Finding("torch", f"{torch.__version__}, CUDA: no (training runs on the processor)")
     free, total = torch.cuda.mem_get_info()

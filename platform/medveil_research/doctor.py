@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hospital_node.doctor import masking, torch_and_gpu
 from medveil.examined import Finding, clock, disk, examined, memory, python
+from medveil.software import version_of
 
 
 def examine(folder: Path) -> Iterator[Finding]:
@@ -25,7 +26,7 @@ def examine(folder: Path) -> Iterator[Finding]:
             ("processor", _cores),
             ("memory", memory),
             ("disk", lambda: disk(folder)),
-            ("torch", torch_and_gpu),
+            ("torch", _torch),
             ("masking", masking),
             ("SQLite", lambda: _sqlite(folder)),
             ("clock", clock),
@@ -37,6 +38,13 @@ def examine(folder: Path) -> Iterator[Finding]:
 def _cores() -> Finding:
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Finding("processor", f"{count} core{'s' if count > 1 else ''}")
+
+
+def _torch() -> Finding:
+    """An aggregator needs none, and here nobody has said what the machine is for."""
+    if version_of("torch"):
+        return torch_and_gpu()
+    return Finding("torch", "not installed: fine for an aggregator; nodes and researchers need medveil[node]")
 
 
 def _sqlite(folder: Path) -> Finding:
