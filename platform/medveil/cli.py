@@ -32,6 +32,7 @@ LINES = {
     "research": "For a researcher: follow a study, fetch its model, judge it, report it.",
     "study": "Write the file that says what is learned, how, and under which privacy.",
     "privacy": "What a schedule costs each patient, and what it leaves to learn.",
+    "simulate": "Play a study with up to 2,000 made-up hospitals here: real node and masks, no network.",
 }
 """Every command of ours and its line in the list, which is shown without loading the command's room."""
 ROOM_OF = {name: name if name in ("aggregator", "node") else "research" for name in LINES}

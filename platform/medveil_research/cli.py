@@ -21,6 +21,7 @@ from medveil_research.commands import (
     privacy,
     report,
     seed,
+    simulate,
     studies,
     study,
     watch,
@@ -28,11 +29,12 @@ from medveil_research.commands import (
 
 
 def register(app: typer.Typer) -> None:
-    """Add ``demo``, ``study``, ``privacy``, ``research`` and ``doctor`` to the root."""
+    """Add ``demo``, ``study``, ``privacy``, ``research``, ``simulate`` and ``doctor`` to the root."""
     app.command("demo")(from_options(demo.demo))
     app.add_typer(study.group(), name="study")
     app.add_typer(privacy.group(), name="privacy")
     app.add_typer(_research(), name="research")
+    app.command("simulate")(from_options(simulate.simulate))
     app.command("doctor")(doctor.doctor)
 
 

@@ -6,6 +6,7 @@ the transcript (from Share on) and the body. Messages are deterministic CBOR; an
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated, ClassVar, Self
 
 from pydantic import Field
@@ -92,6 +93,20 @@ class Agree(Signed):
     label: ClassVar[str] = "secagg-agree"
     committed_hash: Key
     survivors: Members
+
+    def _signed_parts(self, context: Context, transcript: bytes) -> tuple[bytes, ...]:
+        """As of every message, but the members are spelled once for all who have signed the same."""
+        parts = (_SENDER, canonical(self.sender), _spelled(self.survivors), canonical(self.committed_hash))
+        return (context.bytes, transcript, b"".join(parts))
+
+
+_SENDER = b"\xa3" + canonical("sender")
+"""A map of three, in the order of canonical CBOR: ``sender``, ``survivors``, ``committed_hash``."""
+
+
+@lru_cache(4)
+def _spelled(survivors: Members) -> bytes:
+    return canonical("survivors") + canonical(survivors) + canonical("committed_hash")
 
 
 class Unmask(Signed):

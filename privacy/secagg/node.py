@@ -286,13 +286,9 @@ def unmask(state: AgreedState, seen: Quorum) -> Unmask:
     setting = party.setting
     if not set(seen.signatures) <= set(state.survivors):
         raise Refused(reason="somebody outside the survivor set signed it")
+    own = Agree(sender=party.index, committed_hash=committed.committed_hash, survivors=state.survivors)
     for signer, signature in seen.signatures.items():
-        same = Agree(
-            sender=signer,
-            signature=signature,
-            committed_hash=committed.committed_hash,
-            survivors=state.survivors,
-        )
+        same = own.model_copy(update={"sender": signer, "signature": signature})
         _verify(same, setting, committed.transcript)
     if len(seen.signatures) < setting.quorum(len(committed.peers)):
         raise Refused(reason="too few hospitals signed the survivor set")

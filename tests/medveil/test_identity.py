@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medveil import identity as identity_module
 from medveil.identity import (
     FRESHNESS_S,
     BadSignature,
@@ -168,3 +169,23 @@ def test_a_secret_shows_its_length_only() -> None:
     assert secret != b"very secret bytes"
     assert not hasattr(secret, "__dict__")
     assert repr(ONE) == "Identity(one)"
+
+
+def test_a_process_that_remembers_good_signatures_lets_no_bad_one_through(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(identity_module, "_VERIFIED", None)
+    identity_module.remember_verified()
+    one, other = Identity.generate("one"), Identity.generate("other")
+    signature = one.sign("label", b"a", b"b")
+    for _ in range(2):
+        verify(one.public_key, signature, "label", b"a", b"b")
+        for key, signed, label, parts in (
+            (other.public_key, signature, "label", (b"a", b"b")),
+            (one.public_key, bytes(64), "label", (b"a", b"b")),
+            (one.public_key, signature, "lab", (b"ela", b"b")),
+            (one.public_key, signature, "label", (b"ab", b"")),
+        ):
+            with pytest.raises(BadSignature):
+                verify(key, signed, label, *parts)
+    assert len(identity_module._VERIFIED or ()) == 1

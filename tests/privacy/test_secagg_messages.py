@@ -219,14 +219,23 @@ def _other(value: Any) -> Any:
     return {k: v for k, v in value.items() if k == 9_999}  # one entry fewer
 
 
+def test_what_is_signed_of_an_agreement_is_its_canonical_form() -> None:
+    context = Context(b"p" * 32, 1, 1, RoundKind.TRAIN, b"m" * 32)
+    for sender in (1, 23, 24, 255, 256, 10_000):
+        for members in ((1, 2, 3), (sender,), tuple(range(1, 300))):
+            message = Agree(sender=sender, signature=SIGNATURE, committed_hash=KEY, survivors=members)
+            whole = canonical(message.model_dump(exclude={"signature"}))
+            assert message._signed_parts(context, b"t") == (context.bytes, b"t", whole)
+
+
 def test_a_signature_of_one_kind_is_none_of_another() -> None:
     identity = Identity.generate("a")
     signed = Ready(sender=1).signed_by(identity, CONTEXT, b"t")
     for kind in (k for k in MESSAGES.values() if k is not Ready):
         with pytest.raises(BadSignature):
-            kind.model_construct(sender=1, signature=signed.signature).check(
-                identity.public_key, CONTEXT, b"t"
-            )
+            kind.model_construct(
+                sender=1, signature=signed.signature, committed_hash=KEY, survivors=()
+            ).check(identity.public_key, CONTEXT, b"t")
 
 
 def test_hashes_name_the_whole_set_in_any_order() -> None:

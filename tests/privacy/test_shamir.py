@@ -13,7 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medveil.identity import Secret
-from privacy.secagg.shamir import PRIME, BadShares, combine, evaluate, lagrange_at_zero, split
+from privacy.secagg.shamir import (
+    PRIME,
+    BadShares,
+    combine,
+    evaluate,
+    lagrange_at_zero,
+    split,
+    values_from_one,
+)
 from tries import tries
 
 
@@ -132,3 +140,30 @@ def test_shares_are_33_bytes_and_hidden_in_repr() -> None:
     shares = split(Secret(b"s" * 32), 2, (1, 2), secrets.token_bytes)
     assert {len(s.reveal()) for s in shares.values()} == {33}
     assert repr(shares[1]) == "Secret(33 bytes)"
+
+
+@given(st.lists(st.integers(0, PRIME - 1), min_size=1, max_size=60), st.integers(1, 80))
+@settings(max_examples=30, deadline=None)
+def test_values_of_falling_products_all_at_once_are_those_of_one_after_the_other(
+    polynomial: list[int], last: int
+) -> None:
+    def at(x: int) -> int:
+        y, product = 0, 1
+        for place, coefficient in enumerate(polynomial):
+            y, product = y + coefficient * product, product * (x - place)
+        return y % PRIME
+
+    assert values_from_one(polynomial, last) == [at(x) for x in range(1, last + 1)]
+
+
+def test_a_secret_dealt_to_many_is_rebuilt_by_any_who_are_enough_and_by_no_fewer() -> None:
+    holders, threshold = [*range(1, 150), 190], 76
+    secret = Secret(secrets.token_bytes(32))
+    shares = split(secret, threshold, holders, secrets.token_bytes)
+    assert sorted(shares) == holders
+    for chosen in (holders[:threshold], holders[-threshold:]):
+        dealt = {x: shares[x] for x in chosen}
+        assert combine(dealt, lagrange_at_zero(chosen)) == secret
+        fewer = chosen[1:]  # one more than these is wanted: the values lie on no shorter polynomial
+        with contextlib.suppress(BadShares):
+            assert combine({x: shares[x] for x in fewer}, lagrange_at_zero(fewer)) != secret
