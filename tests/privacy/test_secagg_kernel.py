@@ -17,7 +17,7 @@ from medveil.tensors import Update
 from privacy.encoding import BLOCK_WORDS, CHUNK_WORDS, LANES, EncodingParams, OutOfRange
 from privacy.secagg import kernel as module
 from privacy.secagg.checkword import AlteredSum, verify_sum
-from privacy.secagg.kernel import LEVELS, Kernel
+from privacy.secagg.kernel import LEVELS, Encoding, Kernel, Words
 from privacy.secagg.masks import PAD_WORDS, PADS, Mask, add_masks
 from privacy.secagg.vector import masked_update
 from unmasked import checked, encode, whole
@@ -157,6 +157,22 @@ def test_a_file_that_adds_otherwise_is_done_without(file: Path, monkeypatch: pyt
     monkeypatch.setattr(
         Kernel, "adder", lambda self, *to: lambda a, n, plus, minus: honest(self, *to)(a, n, plus, 0)
     )
+    assert module.kernel.__wrapped__() is None
+
+
+@pytest.mark.parametrize("lanes", [2, 3, 4])
+def test_a_file_that_rounds_otherwise_is_done_without(
+    file: Path, monkeypatch: pytest.MonkeyPatch, lanes: int
+) -> None:
+    honest = Kernel.encode
+
+    def wrong(self: Kernel, what: Encoding, start: int, words: Words) -> None:
+        honest(self, what, start, words)
+        if what.lane_bits == 64 // lanes:
+            words[-1] += np.uint64(1)
+
+    monkeypatch.setattr(module, "FILE", file)
+    monkeypatch.setattr(Kernel, "encode", wrong)
     assert module.kernel.__wrapped__() is None
 
 
