@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,18 @@ def test_an_image_is_of_a_pinned_base_runs_as_a_number_and_looks_after_itself(fi
         "MEDVEIL_VOLUME", ""
     )  # an unnamed one would hide that none was given
     assert "apt-get" not in last
+
+
+@pytest.mark.parametrize("file", CONTAINERFILES, ids=lambda file: file.name)
+def test_an_image_is_built_from_files_that_are_there_and_let_in_the_hook_of_the_wheel_too(file: Path) -> None:
+    root = DEPLOY.parent
+    lines = re.findall(r"^COPY (?!--from)(.+) \S+$", file.read_text(), re.MULTILINE)
+    copied = {name for line in lines for name in line.split()}
+    let_in = set(re.findall(r"^!(\S+)$", (root / ".dockerignore").read_text(), re.MULTILINE))
+    assert copied <= let_in
+    assert [name for name in let_in if not (root / name).exists()] == []
+    project = tomllib.loads((root / "pyproject.toml").read_text())
+    assert project["tool"]["hatch"]["build"]["hooks"]["custom"]["path"] in copied
 
 
 @pytest.mark.parametrize("file", COMPOSES, ids=lambda file: file.name)
