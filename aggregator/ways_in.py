@@ -111,10 +111,6 @@ class Provider(Frozen):
             raise ValueError("openid is missing")
         return scopes
 
-    def rule_for(self, claims: Mapping[str, Any]) -> Rule | None:
-        """The rule by which this person comes in; None: not at all."""
-        return next((rule for rule in self.rules if rule.fits(claims)), None)
-
     def secret(self, folder: Path) -> str:
         """The client's secret; empty if it has none. Raises: BadFile."""
         if not self.secret_file:

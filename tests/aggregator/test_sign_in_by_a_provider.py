@@ -23,6 +23,7 @@ from door import Door
 from medveil.errors import BadFile
 from medveil.outgoing import pinned
 from openid import SECRET, OpenId, new_key, provider
+from proxies import SmallProxy, running
 from visitor import Visitor
 from world import Clock, World, make_world
 
@@ -339,3 +340,73 @@ def test_the_command_asks_every_provider_of_the_settings(world: World, sso: Open
     assert fine.redirect == "https://localhost:8443/signin/back/sso"
     assert away.problem is not None
     assert away.problem.code == "provider-away"
+
+
+def test_a_change_of_the_rules_counts_from_the_next_sign_in_without_a_restart(
+    world: World, sso: OpenId
+) -> None:
+    settings = Settings(world.folder, sign_in=SignIn(providers=(Provider.model_validate(sso.settings),)))
+    settings.save()
+    door = opened(world, sso)
+    sso.person = {"sub": "u-9", "groups": ["radiology"]}
+    ben = Visitor(door)
+    refused(ben, signs_in(ben, sso), 403, "no-role-here")
+    rule = {"claim": "groups", "value": "radiology", "role": "auditor"}
+    changed = Provider.model_validate(sso.settings | {"rules": [rule]})
+    Settings(world.folder, sign_in=SignIn(providers=(changed,))).save()
+    signs_in(ben, sso)
+    assert ben.get("/here").json()["role"] == "auditor"
+    file = world.folder / "aggregator.json"
+    text = file.read_text()
+    file.write_text(text[: len(text) // 2])  # an editor has saved half of it: what was read last holds
+    another = Visitor(door)
+    assert signs_in(another, sso).status_code == 303
+    assert another.get("/here").json()["role"] == "auditor"
+    Settings(world.folder).save()  # no service any more: nobody new comes in by one
+    late = Visitor(door)
+    refused(late, signs_in(late, sso), 403, "no-role-here")
+    file.unlink()
+
+
+def test_signing_out_offers_the_services_own_page_for_it_where_it_names_one(
+    world: World, sso: OpenId
+) -> None:
+    door = opened(world, sso)
+    for end, offered in ((f"{sso.issuer}/end?realm=a", True), ("http://localhost/end", False), (None, False)):
+        sso.metadata = lambda told, end=end: told | {"end_session_endpoint": end}
+        door.app.state.hall.lines["sso"]._metadata = None
+        page = Visitor(door).get("/signin/out?way=sso").text
+        assert ('href="/signin/leave/sso"' in page) == offered
+        left = Visitor(door).get("/signin/leave/sso")
+        assert left.status_code == (303 if offered else 404)
+        if offered:
+            there = urlsplit(left.headers["location"])
+            assert f"{there.scheme}://{there.netloc}{there.path}" == f"{sso.issuer}/end"
+            url = door.service.visitors.settings.url
+            asked = {
+                "realm": ["a"],
+                "client_id": ["medveil"],
+                "post_logout_redirect_uri": [f"{url}/signin/out"],
+            }
+            assert parse_qs(there.query) == asked
+    for way in ("nobody", "", "<b>"):
+        assert "/signin/leave" not in Visitor(door).get(f"/signin/out?way={way}").text
+    sso.metadata = lambda told: told
+
+
+def test_a_service_is_reached_through_a_proxy_and_one_that_refuses_is_named_without_its_password(
+    world: World, sso: OpenId
+) -> None:
+    sso.person = {"sub": "u-1", "groups": ["medveil-admins"]}
+    with running(SmallProxy("http", password="medveil:safe")) as between:
+        anna = Visitor(opened(world, sso, proxy=between.with_password))
+        assert signs_in(anna, sso).status_code == 303
+        assert anna.get("/here").json()["way"] == "sso"
+        assert set(between.asked) == {f"localhost:{sso.port}"}
+        assert len(between.asked) >= 3  # what it says of itself, its keys, the token
+        between.refuses = "403 Forbidden"
+        other = Visitor(opened(world, sso, proxy=between.with_password))
+        answer = other.get("/signin/with/sso")
+        assert answer.status_code == 503
+        assert "provider-away" in answer.text
+        assert "safe" not in answer.text

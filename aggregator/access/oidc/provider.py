@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from authlib.oauth2.rfc6749.parameters import prepare_grant_uri, prepare_token_request
 from authlib.oauth2.rfc7636 import create_s256_code_challenge
@@ -101,6 +101,22 @@ class ProviderLine:
                 raise Unproven(provider=self.provider.title, problem="it tells of somebody else")
             claims = {**more, **claims}
         return claims
+
+    async def leaving(self, back: str) -> str | None:
+        """Where a browser goes to sign out at the provider as well; None if it names no page for that.
+
+        No ID token goes with it, for none is kept: the provider asks the person whether that is meant.
+
+        Args:
+            back: where the provider sends the browser then, if that is registered there.
+        Raises: ProviderAway, Unproven.
+        Source: OpenID Connect RP-Initiated Logout 1.0.
+        """
+        address = (await self.metadata()).get("end_session_endpoint")
+        if not isinstance(address, str) or urlsplit(address).scheme != "https":
+            return None
+        asked = urlencode({"client_id": self.provider.client_id, "post_logout_redirect_uri": back})
+        return f"{address}{'&' if urlsplit(address).query else '?'}{asked}"
 
     async def look(self) -> None:
         """Whether it could be signed in with. Raises: ProviderAway, Unproven."""

@@ -14,6 +14,7 @@ from aggregator.access.sessions import COOKIE
 from aggregator.settings import Settings
 from aggregator.web.entrance.guard import guarded, language_in, way_back
 from aggregator.web.entrance.painter import Painter
+from aggregator.web.entrance.rules import RulesNow
 from aggregator.web.problems import STATUS
 from medveil.errors import Error
 from medveil.log import get_logger
@@ -31,6 +32,7 @@ class Hall:
             one.name: ProviderLine(one, settings.folder, redirect_of(settings.url, one))
             for one in settings.sign_in.providers
         }
+        self.rules = RulesNow(settings)
 
     def show(
         self,

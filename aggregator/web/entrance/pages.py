@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from urllib.parse import quote
 
 from fastapi import APIRouter, FastAPI
@@ -26,6 +27,7 @@ from aggregator.web.problems import on_error
 from aggregator.web.standby import serving_of
 from medveil import look
 from medveil.catalogue import LANGUAGES
+from medveil.errors import Error
 from medveil.look.browsers import LANGUAGE_COOKIE, YEAR_S
 
 LONGEST_KEY = 100
@@ -92,12 +94,18 @@ def _ways_out(hall: Hall) -> APIRouter:
         if session is not None:
             check_seal(request.cookies.get(COOKIE, ""), "/signout", form.get("seal", ""))
             await visitors.end(session)
-        answer = RedirectResponse("/signin/out", 303)
+        by = "" if session is None or session.way not in hall.lines else f"?way={session.way}"
+        answer = RedirectResponse(f"/signin/out{by}", 303)
         answer.delete_cookie(COOKIE, secure=True, httponly=True, samesite="lax")
         return guarded(answer)
 
     async def signed_out(request: Request) -> Response:
-        return hall.show(request, "signed-out.html.j2")
+        line, there = hall.lines.get(request.query_params.get("way", "")), None
+        if line is not None:
+            with suppress(Error):  # a provider that is away is no reason to say that somebody is still here
+                there = await line.leaving(f"{hall.settings.url}/signin/out")
+        leaves = None if line is None or there is None else line.provider
+        return hall.show(request, "signed-out.html.j2", leaves=leaves)
 
     async def language(request: Request) -> Response:
         chosen = request.path_params["language"]

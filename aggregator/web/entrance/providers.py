@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ _NAME = re.compile(r"[\x21-\x2e\x30-\x7e]{1,60}")
 
 
 def providers_router(hall: Hall) -> APIRouter:
-    """Its two routes."""
+    """Its three routes."""
     router, lines = APIRouter(include_in_schema=False), hall.lines
 
     async def go(request: Request) -> Response:
@@ -57,7 +58,7 @@ def providers_router(hall: Hall) -> APIRouter:
             flow = opened(request.cookies.get(COOKIE, ""), visitors.flow_key)
             flow.check(provider=line.provider.name, state=told.get("state", ""), now=visitors.clock())
             claims = await line.answer(flow, told)
-            rule = await _rule(claims, line.provider, visitors)
+            rule = await _rule(hall, claims, line.provider, visitors)
             cookie, _ = await visitors.begin(
                 request,
                 name=_name(claims, line.provider, rule),
@@ -71,14 +72,23 @@ def providers_router(hall: Hall) -> APIRouter:
             return refused
         return hall.welcome(cookie, flow.back)
 
+    async def leave(request: Request) -> Response:
+        """On to the provider's own page for signing out, which asks whether that is meant."""
+        line = lines.get(request.path_params["provider"])
+        there = None if line is None else await line.leaving(f"{hall.settings.url}/signin/out")
+        if there is None:
+            raise NotFound()
+        return guarded(RedirectResponse(there, 303))
+
+    router.add_api_route("/signin/leave/{provider}", page(hall, leave), methods=["GET"])
     router.add_api_route("/signin/with/{provider}", page(hall, go), methods=["GET"])
     router.add_api_route("/signin/back/{provider}", page(hall, back), methods=["GET"])
     return router
 
 
-async def _rule(claims: Mapping[str, Any], provider: Provider, visitors: Visitors) -> Rule:
-    """The rule by which somebody comes in. Raises: NoRole."""
-    rule = provider.rule_for(claims)
+async def _rule(hall: Hall, claims: Mapping[str, Any], provider: Provider, visitors: Visitors) -> Rule:
+    """The rule by which somebody comes in, as the settings have it now. Raises: NoRole."""
+    rule = await asyncio.to_thread(hall.rules.rule_for, provider, claims)
     if rule is None or (rule.name and not await visitors.is_researcher(rule.name)):
         raise NoRole()
     return rule

@@ -31,6 +31,7 @@ _OWN: Texts = {
     "entrance.refused": Text("Not signed in", "未能登录"),
     "entrance.again": Text("Sign in", "登录"),
     "entrance.out": Text("Signed out", "已退出"),
+    "entrance.leave": Text("Sign out at {title} too", "同时退出 {title}"),
     "entrance.out-means": Text(
         "This browser shows nothing of the consortium any more. Where you signed in with your hospital's or "
         "university's account, that account may still be signed in at its own page.",
