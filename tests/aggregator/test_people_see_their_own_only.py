@@ -10,6 +10,7 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
+from aggregator.access.sessions import COOKIE, begun, new_cookie
 from aggregator.storage.register import Role
 from aggregator.web.dashboard.screens import all_screens
 from aggregator.work.versions import first_version
@@ -19,6 +20,7 @@ from medveil.messages import Approval, Refusal
 from medveil.plan import Plan, sign_approval
 from medveil.rounds import Phase
 from medveil.tensors import model_hash, to_safetensors
+from visitor import Visitor
 from world import SPEC, World, make_plan, make_sites, make_study, other_start, play
 
 Build = Callable[..., World]
@@ -156,6 +158,41 @@ def test_lists_hold_the_askers_own_and_nothing_of_the_other(
                     assert word.encode() not in answer.content, (method, path, word)
                 seen += answer.status_code == 200 and owner.plan.id.encode() in answer.content
     assert seen >= 4  # a researcher's key and token, in both consortia
+
+
+def test_no_page_stream_or_filter_tells_a_researcher_of_the_other_consortium(
+    door: Door, tenants: tuple[Tenant, Tenant]
+) -> None:
+    """Pages and streams are in no OpenAPI document: they are gone through screen by screen, signed in."""
+    shown = 0
+    for name, owner, other in (("north", *tenants), ("south", *tenants[::-1])):
+        browser = signed_in(door, f"{name}-key")
+        words = (other.plan.id, other.plan.study.name, *other.plan.names)
+        for screen in all_screens():
+            for path in (screen.path, screen.twin):
+                own = filled(path, owner.plan.id, owner.model)
+                typed = [("", own), *((w, f"{own}?{f}={w}") for f in screen.filters for w in words[:2])]
+                for word, address in typed:  # what was typed may be said again
+                    answer = browser.get(address)
+                    told = [one for one in words if one != word and one.encode() in answer.content]
+                    assert not told, (address, told)
+                    shown += answer.status_code == 200
+            if "{plan}" in screen.path:
+                for path in (screen.path, screen.twin, screen.twin.replace(".json", ".live")):
+                    theirs = browser.get(filled(path, other.plan.id, owner.model))
+                    nowhere = browser.get(filled(path, "0" * 64, owner.model))
+                    assert theirs.status_code in (403, 404), path
+                    assert (theirs.status_code, theirs.text) == (nowhere.status_code, nowhere.text), path
+    assert shown > 2 * len(all_screens())
+
+
+def signed_in(door: Door, name: str) -> Visitor:
+    """A browser of an enrolled researcher for whom a provider has vouched."""
+    browser, now = Visitor(door), door.service.visitors.clock()
+    browser.cookies[COOKIE] = cookie = new_cookie()
+    session = begun(cookie, name=name, role="researcher", shown=name, way="sso", now=now, life_s=3600.0)
+    door.service.visitors.sessions.sign_in(session)
+    return browser
 
 
 def test_each_role_reads_what_it_should_and_no_role_changes_anything(
