@@ -15,6 +15,7 @@ import numpy as np
 
 from aggregator.amending import BadAmendment
 from aggregator.storage.directives import WordRefused
+from aggregator.storage.transactions import AlreadyThere
 from amended import amended, newcomer, restart
 from medveil.reports import Order
 from medveil.tensors import from_safetensors
@@ -109,7 +110,7 @@ class Steered:
             return
         try:
             after = amended(works, people, first_round=first)
-        except BadAmendment:
+        except (BadAmendment, AlreadyThere):  # too large a step, or offered before
             return
         self.worlds.append(after)
         self.sites.append(make_sites(after))
