@@ -154,7 +154,7 @@ def test_lists_hold_the_askers_own_and_nothing_of_the_other(
         for owner, other in ((ours, theirs), (theirs, ours)):
             for ask in owner.asks.values():
                 answer = ask(method, path, b"")
-                for word in (other.plan.id, other.plan.study.name, *other.plan.names):
+                for word in told_of(other):
                     assert word.encode() not in answer.content, (method, path, word)
                 seen += answer.status_code == 200 and owner.plan.id.encode() in answer.content
     assert seen >= 4  # a researcher's key and token, in both consortia
@@ -167,11 +167,11 @@ def test_no_page_stream_or_filter_tells_a_researcher_of_the_other_consortium(
     shown = 0
     for name, owner, other in (("north", *tenants), ("south", *tenants[::-1])):
         browser = signed_in(door, f"{name}-key")
-        words = (other.plan.id, other.plan.study.name, *other.plan.names)
+        words, typed_words = told_of(other), (other.plan.id, other.plan.study.name)
         for screen in all_screens():
             for path in (screen.path, screen.twin):
                 own = filled(path, owner.plan.id, owner.model)
-                typed = [("", own), *((w, f"{own}?{f}={w}") for f in screen.filters for w in words[:2])]
+                typed = [("", own), *((w, f"{own}?{f}={w}") for f in screen.filters for w in typed_words)]
                 for word, address in typed:  # what was typed may be said again
                     answer = browser.get(address)
                     told = [one for one in words if one != word and one.encode() in answer.content]
@@ -184,6 +184,12 @@ def test_no_page_stream_or_filter_tells_a_researcher_of_the_other_consortium(
                     assert theirs.status_code in (403, 404), path
                     assert (theirs.status_code, theirs.text) == (nowhere.status_code, nowhere.text), path
     assert shown > 2 * len(all_screens())
+
+
+def told_of(tenant: Tenant) -> tuple[str, ...]:
+    """What gives a consortium away; "tiny" may be a word of anybody's fingerprint."""
+    name = tenant.plan.study.name
+    return (tenant.plan.id, *tenant.plan.names, *(() if name == "tiny" else (name,)))
 
 
 def signed_in(door: Door, name: str) -> Visitor:

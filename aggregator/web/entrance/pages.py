@@ -36,7 +36,13 @@ LONGEST_KEY = 100
 def add_entrance(app: FastAPI, settings: Settings) -> None:
     """Put the way in before an application's pages."""
     hall = app.state.hall = Hall(settings)
-    for router in (_ways_in(hall), _ways_out(hall), local_router(hall), providers_router(hall)):
+    for router in (
+        _ways_in(hall),
+        _ways_out(hall),
+        _leaving(hall),
+        local_router(hall),
+        providers_router(hall),
+    ):
         app.include_router(router)
 
     async def sign_in_first(request: Request, error: Exception) -> Response:
@@ -121,4 +127,19 @@ def _ways_out(hall: Hall) -> APIRouter:
     router.add_api_route("/signout", page(hall, sign_out), methods=["POST"])
     router.add_api_route("/signin/out", page(hall, signed_out), methods=["GET"])
     router.add_api_route("/signin/language/{language}", page(hall, language), methods=["GET"])
+    return router
+
+
+def _leaving(hall: Hall) -> APIRouter:
+    router = APIRouter(include_in_schema=False)
+
+    async def leave(request: Request) -> Response:
+        """On to a provider's own page for signing out, which asks whether that is meant."""
+        line = hall.lines.get(request.path_params["provider"])
+        there = None if line is None else await line.leaving(f"{hall.settings.url}/signin/out")
+        if there is None:
+            raise NotFound()
+        return guarded(RedirectResponse(there, 303))
+
+    router.add_api_route("/signin/leave/{provider}", page(hall, leave), methods=["GET"])
     return router

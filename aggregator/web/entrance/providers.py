@@ -28,7 +28,7 @@ _NAME = re.compile(r"[\x21-\x2e\x30-\x7e]{1,60}")
 
 
 def providers_router(hall: Hall) -> APIRouter:
-    """Its three routes."""
+    """Its two routes."""
     router, lines = APIRouter(include_in_schema=False), hall.lines
 
     async def go(request: Request) -> Response:
@@ -72,15 +72,6 @@ def providers_router(hall: Hall) -> APIRouter:
             return refused
         return hall.welcome(cookie, flow.back)
 
-    async def leave(request: Request) -> Response:
-        """On to the provider's own page for signing out, which asks whether that is meant."""
-        line = lines.get(request.path_params["provider"])
-        there = None if line is None else await line.leaving(f"{hall.settings.url}/signin/out")
-        if there is None:
-            raise NotFound()
-        return guarded(RedirectResponse(there, 303))
-
-    router.add_api_route("/signin/leave/{provider}", page(hall, leave), methods=["GET"])
     router.add_api_route("/signin/with/{provider}", page(hall, go), methods=["GET"])
     router.add_api_route("/signin/back/{provider}", page(hall, back), methods=["GET"])
     return router
