@@ -40,7 +40,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "volumes, local, epsilon 8": {**VOLUMES, "privacy": "local", "epsilon": 8.0, "hospitals": 5},
 }
 GIVEN = "self._noise.gaussian(len(piece), scale)"
-LOOP = "taken(draw(patients, policy, noise), seen)"
+LOOP = "taken(draw(patients, policy, noise), seen, most_bytes=piece)"
 IMAGES = f"([Drawn(i[None], one.labels[:1]) for one in p for i in one.images] for p in {LOOP})"
 FAULTS: dict[str, tuple[Any, str, str, str]] = {
     "noise / sqrt 2": (optimizer.PatientOptimizer, "add_noise", GIVEN, f"{GIVEN} / 2**0.5"),

@@ -281,7 +281,8 @@ def test_without_privacy_nothing_is_kept_or_charged(tmp_path: Path) -> None:
         assert asyncio.run(prepared()).sums is not None
         made.close()
         assert records.ledger.rows() == ()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["journal.db", "ledger.jsonl"]
+    assert (tmp_path / "journal.db-journal").stat().st_size == 0  # SQLite's own, between two commits
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["journal.db", "journal.db-journal", "ledger.jsonl"]
 
 
 def test_a_finished_plan_that_a_restarted_node_passes_takes_nothing_from_the_plan_in_hand(

@@ -71,7 +71,7 @@ Fault = tuple[str, Any, str, str, str, str]
 """Study, owner, function, the text, what replaces it, and the check that refuses."""
 OPT, SOURCE = optimizer.PatientOptimizer, noise.NoiseSource
 GIVEN = "self._noise.gaussian(len(piece), scale)"
-LOOP = "taken(draw(patients, policy, noise), seen)"
+LOOP = "taken(draw(patients, policy, noise), seen, most_bytes=piece)"
 IMAGES = f"([Drawn(i[None], l[None]) for one in p for i, l in zip(one.images, one.labels)] for p in {LOOP})"
 COINS = "noise.coins(len(patients), policy.sample_rate)"
 DRAWN_NOISE = "noise.gaussian(size, multiplier * scales[name])"
@@ -79,7 +79,7 @@ SCALED = "values *= scale"
 KEY = "secrets.token_bytes(KEY_BYTES)"
 NEXT = "globals().__setitem__('N', globals().get('N', 0) + 1)"
 TORCH, NUMPY = "__import__('torch')", "__import__('numpy')"
-PRIVATE = "_train_private(given, module, patients, noise)"
+PRIVATE = "_train_private(given, module, patients, noise, shared)"
 FAULTS: dict[str, Fault] = {
     # the table of the review
     "noise 0.9 % less": ("films", OPT, "add_noise", GIVEN, f"{GIVEN} * 0.991", "noise"),
@@ -323,7 +323,14 @@ FAULTS: dict[str, Fault] = {
         "one-patient",
     ),
     "charge not begun": ("films", run, "train_unchecked", "charge.begin()", "pass", "charge"),
-    "charge begun afterwards": ("films", run, "train_unchecked", "        charge.begin()\n", "", "charge"),
+    "charge begun afterwards": (
+        "films",
+        run,
+        "train_unchecked",
+        "            charge.begin()\n",
+        "",
+        "charge",
+    ),
     "evaluation's charge not begun": ("films", evaluation, "release", "charge.begin()", "pass", "charge"),
     "one step more than paid": ("films", run, "_train_private", "range(steps)", "range(steps + 1)", "draw"),
     "steps grow with the patients": (
