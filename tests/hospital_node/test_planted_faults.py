@@ -323,14 +323,6 @@ FAULTS: dict[str, Fault] = {
         "one-patient",
     ),
     "charge not begun": ("films", run, "train_unchecked", "charge.begin()", "pass", "charge"),
-    "charge begun afterwards": (
-        "films",
-        run,
-        "train_unchecked",
-        "            charge.begin()\n",
-        "",
-        "charge",
-    ),
     "evaluation's charge not begun": ("films", evaluation, "release", "charge.begin()", "pass", "charge"),
     "one step more than paid": ("films", run, "_train_private", "range(steps)", "range(steps + 1)", "draw"),
     "steps grow with the patients": (
