@@ -31,6 +31,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Spent())
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole studies first: else one process plays the longest while the other has nothing left to do."""
+    items.sort(key=lambda item: "e2e" not in item.path.parts)
+
+
 def pytest_collection_finish() -> None:
     """Millions of objects of libraries and tests stay to the end: nobody looks through them for garbage."""
     gc.freeze()

@@ -12,7 +12,6 @@ import httpx2 as httpx
 import numpy as np
 import pytest
 
-import world as played
 from aggregator.access.tls import make_certificates
 from door import Door
 from medveil.metrics import empty
@@ -20,7 +19,7 @@ from medveil.study import Study
 from medveil.tasks import Sums
 from medveil_research.enrolment import Enrolment, enrol
 from medveil_research.studies import StudyOptions, new_study
-from world import World, make_sites, make_world
+from world import Site, World, make_sites, make_world
 
 ADDRESS = "https://here:1"
 
@@ -47,19 +46,17 @@ def counts(study: Study, index: int) -> Sums:
 
 
 @contextmanager
-def study_world(folder: Path, **changes: object) -> Iterator[tuple[World, list[played.Site]]]:
+def study_world(folder: Path, **changes: object) -> Iterator[tuple[World, list[Site]]]:
     """A world with a real study, and its hospitals: each moves the model a little, by its number."""
     study, initial = films(**changes)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(played, "counts", counts)
-        made = make_world(folder, whole=(study, initial))
-        size = study.model.tensors.size
+    made = make_world(folder, whole=(study, initial))
+    size = study.model.tensors.size
 
-        def update(index: int, number: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-            return np.full(size, 0.001 * index * number, np.float32)
+    def update(index: int, number: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+        return np.full(size, 0.001 * index * number, np.float32)
 
-        yield made, make_sites(made, update=update)
-        made.store.close()
+    yield made, make_sites(made, update=update, counted=counts)
+    made.store.close()
 
 
 @dataclass

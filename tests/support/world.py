@@ -290,6 +290,8 @@ class Site:
     index: int
     update: Callable[[int], Float32]
     weight: int = 10
+    counted: Callable[[Study, int], Sums] = counts
+    """What it counts in an evaluation."""
     state: Any = None
     key: tuple[int, int] = (0, 0)
     answered: str = ""
@@ -413,7 +415,7 @@ class Site:
             Update(self.update(number) if train else np.empty(0, np.float32)),
             params,
             weight=self.weight,
-            metrics=encode_metrics(study, counts(study, self.index))[: params.metrics],
+            metrics=encode_metrics(study, self.counted(study, self.index))[: params.metrics],
             check_key=self.state.check_key,
             index=self.index,
             masks=self.state.masks,
