@@ -109,20 +109,27 @@ def _named_round(found: WaitsFor) -> str:
     return f"Round {found.round}{again}"
 
 
-def _approvals(found: WaitsFor) -> str:
+def _more_approvals(found: WaitsFor) -> str:
     more = max(0, found.need - found.answered)
     return (
-        f"The study waits for {more} more approval{'' if more == 1 else 's'} "
+        f"{more} more approval{'' if more == 1 else 's'} "
         f"({found.answered} of {found.invited} have approved, {found.need} are needed); "
-        f"not yet: {_names(found.awaited, '')}."
+        f"not yet: {_names(found.awaited, '')}"
     )
 
 
+def _missing(found: WaitsFor) -> str:
+    return f"; missing: {_names(found.awaited, '')}" if found.awaited else ""
+
+
+def _approvals(found: WaitsFor) -> str:
+    return f"The study waits for {_more_approvals(found)}."
+
+
 def _reach(found: WaitsFor) -> str:
-    missing = f"; missing: {_names(found.awaited, '')}" if found.awaited else ""
     return (
         f"{_named_round(found)} waits for hospitals: {found.answered} that have approved are in reach, "
-        f"{found.need} are needed{missing}."
+        f"{found.need} are needed{_missing(found)}."
     )
 
 
@@ -171,11 +178,9 @@ def _working(found: WaitsFor) -> str:
 
 
 def _change_approvals(found: WaitsFor) -> str:
-    more = max(0, found.need - found.answered)
     return (
-        f"Roster {found.epoch} waits for {more} more approval{'' if more == 1 else 's'} "
-        f"({found.answered} of {found.invited} have approved, {found.need} are needed); "
-        f"not yet: {_names(found.awaited, '')}; until then the roster before it works ({_working(found)})."
+        f"Roster {found.epoch} waits for {_more_approvals(found)}; "
+        f"until then the roster before it works ({_working(found)})."
     )
 
 
@@ -188,10 +193,9 @@ def _takeover(found: WaitsFor) -> str:
 
 
 def _takeover_reach(found: WaitsFor) -> str:
-    missing = f"; missing: {_names(found.awaited, '')}" if found.awaited else ""
     return (
         f"Roster {found.epoch} is approved and takes over when {found.need} of its hospitals are in reach, "
-        f"now {found.answered}{missing}; until then the roster before it works ({_working(found)})."
+        f"now {found.answered}{_missing(found)}; until then the roster before it works ({_working(found)})."
     )
 
 

@@ -9,14 +9,13 @@ other machine. Build it on a machine of the same kind: the same processor family
 from __future__ import annotations
 
 import argparse
-import hashlib
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from making import ROOT, NotMade, digest, run
+
 LOCKS = {"aggregator": "aggregator.txt", "node": "node.txt", "researcher": "lock.txt"}
 """What each of them installs; a researcher takes all extras."""
 INSTALL = """\
@@ -51,34 +50,13 @@ echo "Installed. Begin with: $target/bin/medveil doctor"
 """
 
 
-class NotBundled(Exception):
-    """Why there is no bundle; nothing of it stays."""
-
-
-def run(*command: str | Path) -> None:
-    """Raises NotBundled with what it said if it fails."""
-    done = subprocess.run(
-        [str(word) for word in command], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise NotBundled(
-            f"{' '.join(map(str, command[:5]))} …: {(done.stderr or done.stdout).strip()[-2000:]}"
-        )
-
-
-def digest(file: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def bundle(target: Path, whom: str, torch: str) -> int:
     """Write the bundle into ``target``, a folder that is not there yet; how many wheels it holds.
 
-    Raises: NotBundled: ``target`` exists, a package cannot be had, or has another hash than the lock's.
+    Raises: NotMade: ``target`` exists, a package cannot be had, or has another hash than the lock's.
     """
     if target.exists():
-        raise NotBundled(f"{target} is there already.")
+        raise NotMade(f"{target} is there already.")
     with tempfile.TemporaryDirectory() as made:
         wheels = Path(made, "bundle", "wheels")
         wheels.mkdir(parents=True)
@@ -125,7 +103,7 @@ def main() -> int:
     given = parser.parse_args()
     try:
         count = bundle(given.folder, given.whom, given.torch)
-    except NotBundled as problem:
+    except NotMade as problem:
         print(f"No bundle: {problem}", file=sys.stderr)
         return 1
     print(f"{given.folder}: {count} wheels. On the other machine: sh install.sh FOLDER")

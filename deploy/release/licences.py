@@ -65,11 +65,7 @@ def needed(package: str = "medveil", extras: tuple[str, ...] = EXTRAS) -> dict[s
         found[name] = own
         for line in own.requires or ():
             wish = Requirement(line)
-            if (
-                wish.marker is None
-                or any(wish.marker.evaluate({"extra": extra}) for extra in (asked or {""}))
-                or (asked and wish.marker.evaluate({"extra": ""}))
-            ):
+            if wish.marker is None or any(wish.marker.evaluate({"extra": extra}) for extra in {"", *asked}):
                 todo.append((canonicalize_name(wish.name), frozenset(wish.extras)))
     found.pop(package, None)
     return dict(sorted(found.items()))

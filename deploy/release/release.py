@@ -14,33 +14,17 @@ import argparse
 import hashlib
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from licences import needed
+from making import ROOT, NotMade, digest, run
 
-ROOT = Path(__file__).resolve().parents[2]
 SUMS = "SHA256SUMS"
 NAMESPACE = "medveil-release"
 """Keeps a signature made for something else from being taken for one of a release."""
-
-
-class NotReleased(Exception):
-    """Why there is no release; nothing of it stays."""
-
-
-def run(*command: str | Path, cwd: Path = ROOT, given: bytes | None = None) -> bytes:
-    """Its output; raises NotReleased with what it said if it fails."""
-    done = subprocess.run(
-        [str(word) for word in command], cwd=cwd, input=given, capture_output=True, check=False
-    )
-    if done.returncode:
-        said = (done.stderr or done.stdout).decode(errors="replace").strip()
-        raise NotReleased(f"{' '.join(map(str, command[:4]))} …: {said}")
-    return done.stdout
 
 
 def built(folder: Path, source: Path) -> dict[str, bytes]:
@@ -52,10 +36,10 @@ def built(folder: Path, source: Path) -> dict[str, bytes]:
 def packages(made: Path) -> dict[str, bytes]:
     """Wheel and sdist of the revision that is checked out, built from two clones in two places.
 
-    Raises NotReleased: the sources were changed, or the two differ.
+    Raises NotMade: the sources were changed, or the two differ.
     """
     if run("git", "status", "--porcelain"):
-        raise NotReleased("The sources differ from their revision. Commit or put aside what was changed.")
+        raise NotMade("The sources differ from their revision. Commit or put aside what was changed.")
     found = []
     for name in ("one", "another"):
         clone = made / name / "medveil"
@@ -63,7 +47,7 @@ def packages(made: Path) -> dict[str, bytes]:
         found.append(built(made / name / "built", clone))
     one, another = found
     if one != another:
-        raise NotReleased(f"Two builds differ: {', '.join(n for n in one if one[n] != another.get(n))}.")
+        raise NotMade(f"Two builds differ: {', '.join(n for n in one if one[n] != another.get(n))}.")
     return one
 
 
@@ -94,7 +78,7 @@ def bill_of_materials(revision: str) -> bytes:
 def make(target: Path, key: Path | None) -> Iterator[str]:
     """Write the release into ``target``, a folder that is not there yet; says each step."""
     if target.exists():
-        raise NotReleased(f"{target} is there already.")
+        raise NotMade(f"{target} is there already.")
     with tempfile.TemporaryDirectory() as temporary:
         made = Path(temporary)
         files = packages(made)
@@ -118,22 +102,22 @@ def make(target: Path, key: Path | None) -> Iterator[str]:
 
 
 def check(folder: Path, signers: Path | None) -> Iterator[str]:
-    """Raise NotReleased unless each file is as its checksum says and, with ``signers``, those are signed."""
+    """Raise NotMade unless each file is as its checksum says and, with ``signers``, those are signed."""
     sums = (folder / SUMS).read_bytes()
     if signers is not None:
         signature = folder / f"{SUMS}.sig"
         if not signature.exists():
-            raise NotReleased("The checksums are not signed.")
+            raise NotMade("The checksums are not signed.")
         who = ("ssh-keygen", "-Y", "find-principals", "-s", signature, "-f", signers)
         name = run(*who, cwd=Path.cwd()).decode().split("\n")[0]
         ask = ("ssh-keygen", "-Y", "verify", "-f", signers, "-I", name, "-n", NAMESPACE, "-s", signature)
         run(*ask, cwd=Path.cwd(), given=sums)
         yield f"signed by {name}"
     named = dict(reversed(line.split("  ", 1)) for line in sums.decode().splitlines())
-    for name, digest in named.items():
+    for name, released in named.items():
         file = folder / name
-        if not file.exists() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
-            raise NotReleased(f"{name} is not the file that was released. Use none of them.")
+        if not file.exists() or digest(file) != released:
+            raise NotMade(f"{name} is not the file that was released. Use none of them.")
     yield f"{len(named)} files are as released"
 
 
@@ -151,7 +135,7 @@ def main() -> int:
     try:
         for line in steps:
             print(line)
-    except NotReleased as wrong:
+    except NotMade as wrong:
         print(f"No release: {wrong}", file=sys.stderr)
         return 1
     return 0

@@ -17,14 +17,7 @@ from hospital_node.ranks.job import OpenJob
 from hospital_node.training.ahead import Ahead
 from hospital_node.training.clipped_sum import add_clipped_sum
 from hospital_node.training.features import FeatureCache, features, has_features, with_features
-from hospital_node.training.gradients import (
-    Chosen,
-    Drawn,
-    Loss,
-    draw,
-    runs_in_bfloat16,
-    taken,
-)
+from hospital_node.training.gradients import Chosen, Drawn, Loss, draw, runs_in_bfloat16, taken
 from hospital_node.training.local_rules import obey_courses, obey_local_rule
 from hospital_node.training.mean import noisy_mean
 from hospital_node.training.memory import keep_freed_memory

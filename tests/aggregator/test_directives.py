@@ -16,7 +16,7 @@ from medveil.messages import PlanOffers, Work, sign_directive
 from medveil.reports import Order
 from medveil.tensors import from_safetensors
 from watched import Build, watched, watching_of
-from world import SPEC, START, Site, World, finish, make_sites, model_in, play, unit
+from world import SPEC, START, Site, World, finish, make_sites, model_in, play, settle, unit
 
 WHY = "the ethics board meets"
 EARLY_HALTS = [
@@ -49,14 +49,6 @@ def halted_in(build: Build, phase: str, order: Order) -> tuple[World, list[Site]
     play(world, sites, until=lambda: world.phase == phase)
     say(world, order)
     return world, sites
-
-
-def settle(world: World, sites: list[Site], steps: int = 60) -> None:
-    """Let everybody go on for a while."""
-    for _ in range(steps):
-        moved = [site.act() for site in sites]
-        if not any(moved) and not world.coordinator.tick():
-            world.clock.now += 1.0
 
 
 @pytest.mark.parametrize(

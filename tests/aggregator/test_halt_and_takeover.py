@@ -15,7 +15,7 @@ from aggregator.storage.store import Store
 from amended import amended, newcomer
 from databases import takes_the_lead
 from medveil.reports import Order
-from world import Site, World, finish, make_sites, play
+from world import World, finish, make_sites, play, settle
 
 Build = Callable[..., World]
 LATE = ("upload", "agree", "unmask")
@@ -48,13 +48,6 @@ def say(world: World, order: Order) -> None:
     """As the admin's command does it: through a store of its own, whoever leads, or nobody."""
     with closing(Store(world.database, world.admin)) as store:
         store.directives.say(world.plan.id, order, WHY, now=time.time())
-
-
-def settle(world: World, sites: list[Site], steps: int = 60) -> None:
-    for _ in range(steps):
-        moved = [site.act() for site in sites]
-        if not any(moved) and not world.coordinator.tick():
-            world.clock.now += 1.0
 
 
 @pytest.mark.parametrize(

@@ -46,9 +46,7 @@ LOCAL = {
 Case = tuple[Study, Float32, tuple[PatientImages, ...]]
 
 
-def case(
-    model: str, size: tuple[int, ...], patients: int
-) -> tuple[Study, Float32, tuple[PatientImages, ...]]:
+def case(model: str, size: tuple[int, ...], patients: int) -> Case:
     """A private study on made-up images, one a patient, all of whom are in every step."""
     film = len(size) == 2
     task = "classification" if film else "segmentation"

@@ -22,6 +22,7 @@ sys.path.insert(0, str(RELEASE))
 
 import licences  # noqa: E402
 import release  # noqa: E402
+from making import NotMade  # noqa: E402
 
 
 def test_every_package_that_is_installed_has_a_licence_that_is_allowed() -> None:
@@ -98,14 +99,14 @@ def test_a_whole_release_is_known_and_any_other_refused(released: Path, tmp_path
     signers = tmp_path / "signers"
     assert list(release.check(released, signers)) == ["signed by medveil", "2 files are as released"]
     (released / "a.whl").write_bytes(b"wheel!")
-    with pytest.raises(release.NotReleased, match=r"a\.whl is not the file"):
+    with pytest.raises(NotMade, match=r"a\.whl is not the file"):
         list(release.check(released, signers))
     sums = (released / release.SUMS).read_text().splitlines()[1]
     (released / release.SUMS).write_text(f"{'0' * 64}  a.whl\n{sums}\n")
-    with pytest.raises(release.NotReleased, match="verify"):
+    with pytest.raises(NotMade, match="verify"):
         list(release.check(released, signers))
     (released / f"{release.SUMS}.sig").unlink()
-    with pytest.raises(release.NotReleased, match="not signed"):
+    with pytest.raises(NotMade, match="not signed"):
         list(release.check(released, signers))
 
 
@@ -116,7 +117,7 @@ def test_a_whole_release_is_known_and_any_other_refused(released: Path, tmp_path
 )
 def test_a_release_is_made_of_the_revision_and_verified(tmp_path: Path) -> None:
     if subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, check=True).stdout:
-        with pytest.raises(release.NotReleased, match="differ from their revision"):
+        with pytest.raises(NotMade, match="differ from their revision"):
             list(release.make(tmp_path / "dist", None))
         return
     assert "built twice, byte for byte the same" in list(release.make(tmp_path / "dist", None))
@@ -132,5 +133,5 @@ def test_a_release_is_made_of_the_revision_and_verified(tmp_path: Path) -> None:
     assert not any("externalReferences" in part for part in json.loads(bill)["components"])
     assert "file://" not in bill  # nor anything else of where packages were fetched
     assert "/simple/" not in bill
-    with pytest.raises(release.NotReleased, match="there already"):
+    with pytest.raises(NotMade, match="there already"):
         list(release.make(tmp_path / "dist", None))

@@ -444,6 +444,14 @@ def play(world: World, sites: Sequence[Site], *, until: Callable[[], bool], limi
     raise AssertionError(f"it did not get there; last status: {world.status}")
 
 
+def settle(world: World, sites: Sequence[Site], steps: int = 60) -> None:
+    """Let everybody go on for a while."""
+    for _ in range(steps):
+        moved = [site.act() for site in sites]
+        if not any(moved) and not world.coordinator.tick():
+            world.clock.now += 1.0
+
+
 def finish(world: World, sites: Sequence[Site]) -> dict[str, Any]:
     """Play to the end of the study; its status."""
     play(world, sites, until=lambda: bool(world.status["finished"]))
