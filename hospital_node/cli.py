@@ -27,6 +27,7 @@ from hospital_node.cli_relay import relay
 from hospital_node.cli_sent import sent
 from hospital_node.cli_setup import certificate, enroll, init
 from hospital_node.cli_status import policy, status
+from medveil.lean import expect_monai
 from medveil.log import set_up
 from medveil.options import from_options
 from medveil.shown import NotConfirmed, Screen, can_ask
@@ -38,9 +39,15 @@ if TYPE_CHECKING:
     from medveil.plan import Plan
     from medveil_imaging.sources.site import SiteData
 
+
+def _begin() -> None:
+    begin_on_volume()
+    expect_monai()
+
+
 app = typer.Typer(
     help="For a hospital's operator: connect this hospital, check its images, approve, run.",
-    callback=begin_on_volume,
+    callback=_begin,
 )
 app.add_typer(ledger, name="ledger")
 app.add_typer(pacs, name="pacs")

@@ -18,10 +18,11 @@ def train_job(
 
     place, job = place_in(os.environ), folder_in(folder, os.environ)
     with standing(job, place) as order:
-        from medveil_imaging.lean import import_monai
+        from medveil.lean import import_monai, loading
 
-        import_monai()
-        from hospital_node.training.rank import serve
+        with loading():
+            import_monai()
+            from hospital_node.training.rank import serve
 
         serve(job, place, order)
     os._exit(0)  # libraries of cards and networks may wait for each other at an ordinary end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ from hospital_node.records import Read, Records, Source, Use
 from hospital_node.turns import Turns
 from hospital_node.unsent import Computed, Unsent
 from medveil.errors import Error
+from medveil.lean import import_monai, loading
 from medveil.log import get_logger
 from medveil.parts import in_round
 from medveil.plan import Plan
@@ -34,7 +36,6 @@ from medveil.stopping import check_stopped, stoppable
 from medveil.strategies import Courses, is_steered, own_course
 from medveil.tensors import Float32, Update
 from medveil.tracing import span
-from medveil_imaging.lean import import_monai
 from privacy.dp.noise import NoiseSource
 from privacy.dp.policy import Split
 
@@ -55,8 +56,11 @@ log = get_logger()
 
 def load_training() -> None:
     """Load what reads and trains. A node that has nothing to do carries neither torch nor MONAI."""
-    import_monai()
-    import hospital_node.training  # noqa: F401
+    if "hospital_node.training" in sys.modules:
+        return
+    with loading():
+        import_monai()
+        import hospital_node.training  # noqa: F401
 
 
 def train(given: TrainingRound) -> Update:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
-from opacus.optimizers import DPOptimizer
 
+from medveil.lean import import_alone
 from medveil.noise_policies import GaussianNoise
 from privacy.dp.noise import NoiseSource
+
+if TYPE_CHECKING:
+    from opacus.optimizers import DPOptimizer
+else:  # the whole of Opacus brings accountants of its own, and with them SciPy's statistics: a second or two
+    DPOptimizer = import_alone("opacus.optimizers.optimizer").DPOptimizer
 
 MARGIN = 1 - 1e-3
 """Factors are computed in float32; this share less keeps rounding from lifting a patient over the norm."""

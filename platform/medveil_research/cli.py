@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from medveil.lean import expect_monai
 from medveil.options import from_options
 from medveil_research.commands import (
     audit,
@@ -30,6 +31,7 @@ from medveil_research.commands import (
 
 def register(app: typer.Typer) -> None:
     """Add ``demo``, ``study``, ``privacy``, ``research``, ``simulate`` and ``doctor`` to the root."""
+    expect_monai()
     app.command("demo")(from_options(demo.demo))
     app.add_typer(study.group(), name="study")
     app.add_typer(privacy.group(), name="privacy")

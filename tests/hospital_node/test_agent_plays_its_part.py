@@ -232,4 +232,4 @@ def test_an_agent_needs_neither_a_network_nor_a_training_engine() -> None:
     found = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
     modules = {name.split(".")[0] for name in found.stdout.split()}
     assert "hospital_node" in modules
-    assert not modules & {"torch", "opacus", "monai", "httpx2", "medveil_imaging", "typer"}
+    assert not modules & {"torch", "opacus", "monai", "dp_accounting", "httpx2", "medveil_imaging", "typer"}

@@ -7,6 +7,7 @@ import math
 import pytest
 from dp_accounting import dp_event
 from dp_accounting.pld import pld_privacy_accountant
+from dp_accounting.rdp import RdpAccountant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opacus.accountants import GaussianAccountant, PRVAccountant, RDPAccountant
@@ -167,6 +168,19 @@ def test_the_filter_is_a_renyi_bound_of_one_order_that_only_cap_and_delta_decide
     )
     other = renyi + math.log1p(-1 / order) - math.log(DELTA * order) / (order - 1)
     assert bound == pytest.approx(other, rel=0.02)
+
+
+@pytest.mark.parametrize("cap", [0.1, 1.0, 8.0, 60.0])
+def test_without_sampling_the_filter_is_that_of_dp_accounting(cap: float) -> None:
+    order = max(
+        2, 1 + round(math.sqrt(2 * math.log(1 / DELTA)) * calibrate(cap, DELTA, sample_rate=1.0, steps=1))
+    )
+    for noise, steps in [(1e7, 1), (40.0, 3), (2.0, 10), (0.5, 40)]:
+        known = RdpAccountant(orders=[order])
+        known.compose(dp_event.GaussianDpEvent(noise), steps)
+        bound = filter_epsilon([Event(noise, 1.0, steps)], DELTA, cap=cap)
+        assert bound == pytest.approx(known.get_epsilon(DELTA), rel=1e-12)
+    assert filter_epsilon([], DELTA, cap=cap) == 0.0
 
 
 def test_noise_beside_other_events_uses_what_they_leave() -> None:

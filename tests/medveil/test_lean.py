@@ -1,0 +1,72 @@
+"""Large libraries are loaded without what a command does not need, and nobody else notices."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from medveil.lean import OUT_OF_SIGHT, import_alone
+
+LOADED_LEAN = """
+import sys
+from medveil.lean import expect_monai, import_monai
+expect_monai()
+import_monai()
+import monai, onnx
+print(monai.found, monai.__loader__.get_source("monai") is not None, onnx.__name__, len(sys.meta_path))
+"""
+TRAINING = """
+import sys
+from hospital_node import agent, computation
+computation.load_training()
+print(*(name for name in sys.argv[1:] if name in sys.modules))
+"""
+
+
+def test_monai_does_not_see_what_it_only_looks_for_and_others_do(tmp_path: Path) -> None:
+    assert "onnx" in OUT_OF_SIGHT
+    (tmp_path / "monai.py").write_text(
+        "found = []\nfor name in ('onnx', 'json'):\n"
+        "    try:\n        found.append(__import__(name).__name__)\n    except ImportError:\n        pass\n"
+    )
+    (tmp_path / "onnx.py").write_text("")
+    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); before = len(sys.meta_path)\n{LOADED_LEAN}"
+    command = [sys.executable, "-c", f"{program}print(before)"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    *said, after, before = ended.stdout.split()
+    assert (said, int(after) - int(before)) == (["['json']", "True", "onnx"], 1)  # one finder, called twice
+
+
+def test_a_module_is_loaded_alone_and_is_the_one_that_its_package_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = tmp_path / "large_package" / "inner"
+    inner.mkdir(parents=True)
+    (inner.parent / "__init__.py").write_text("from large_package.inner import Wanted\nimport colorsys\n")
+    (inner / "__init__.py").write_text("from large_package.inner.one import Wanted\n")
+    (inner / "one.py").write_text("from large_package.inner.two import Base\nclass Wanted(Base): ...\n")
+    (inner / "two.py").write_text("class Base: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    alone = import_alone("large_package.inner.one")
+    assert not {"large_package", "large_package.inner"} & set(sys.modules)
+    import large_package  # type: ignore[import-not-found]
+
+    assert large_package.Wanted is alone.Wanted
+    assert import_alone("large_package.inner.one") is alone
+
+
+def test_a_package_that_is_missing_is_named() -> None:
+    with pytest.raises(ModuleNotFoundError) as caught:
+        import_alone("not_installed_at_all.part")
+    assert caught.value.name == "not_installed_at_all"
+
+
+@pytest.mark.slow
+def test_a_node_trains_without_other_accountants_and_statistics() -> None:
+    heavy = ("dp_accounting", "opacus.accountants", "scipy.stats", "scipy.signal", "mlflow", "pandas")
+    command = [sys.executable, "-c", TRAINING, "hospital_node.training", *heavy]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["hospital_node.training"]
