@@ -18,6 +18,7 @@ from aggregator.cli_audit import export as audit_export
 from aggregator.cli_audit import verify_exported
 from aggregator.cli_directing import pause, resume, stop, withdraw
 from aggregator.cli_invite import invitations, invite
+from aggregator.cli_keeper import keeper
 from aggregator.cli_notify import notify
 from aggregator.cli_people import DEFAULT, Folder, make_local_admin, people
 from aggregator.cli_relay import relay
@@ -43,6 +44,7 @@ study.command("amend")(amend)
 app.add_typer(study, name="study")
 app.add_typer(people, name="people")
 app.add_typer(relay, name="relay")
+app.add_typer(keeper, name="keeper")
 app.add_typer(notify, name="notify")
 app.command()(invite)
 app.command()(invitations)
@@ -146,14 +148,18 @@ def enroll_token(
     folder: Folder = DEFAULT,
     researcher: Annotated[bool, typer.Option(help="For a researcher: may read, takes no part.")] = False,
     relay: Annotated[bool, typer.Option(help="For a region's relay: adds masked vectors.")] = False,
+    keeper: Annotated[bool, typer.Option(help="For a keeper of pseudonyms.")] = False,
 ) -> None:
     """Print a one-time enrolment token, valid for three days."""
     from aggregator import admin
     from medveil.errors import BadOption
 
-    if researcher and relay:
-        raise BadOption(problem="--researcher and --relay: a name is one of them")
-    role = "researcher" if researcher else "relay" if relay else "hospital"
+    roles = [
+        role for role, wanted in (("researcher", researcher), ("relay", relay), ("keeper", keeper)) if wanted
+    ]
+    if len(roles) > 1:
+        raise BadOption(problem=f"--{' and --'.join(roles)}: a name is one of them")
+    role = roles[0] if roles else "hospital"
     screen.say(admin.new_token(load(folder), name, role))
     until = utc(time.time() + admin.TOKEN_HOURS * 3600)
     Screen(stderr=True).say(f"For {name} ({role}), once, until {until}.")  # a script takes the token alone

@@ -40,8 +40,9 @@ class AggregatorRefuses(RemoteProtocolError):
     def __init__(self, *, reason: str, told: str = "", remedy: str = "") -> None:
         super().__init__(
             what=f"The aggregator did not take it: {plain(reason)}.",
-            meaning="The relay's hospitals send their masked vectors themselves.",
-            remedy=remedy or "If it lasts, look at the relay's log, its token and its address.",
+            meaning="Nothing was handed in. A relay's hospitals send their vectors themselves; whoever "
+            "waits for a keeper asks again.",
+            remedy=remedy or "If it lasts, look at this process's log, its token and its address.",
         )
         self.told = told
         """The aggregator's code, if it gave one."""
@@ -68,6 +69,7 @@ class UpstreamLine:
 
     Args:
         proxy: as :func:`medveil.reachability.proxy_to` takes it; the environment's if empty.
+        file: where a proxy can be set, for people.
     Raises: BadProxy, BadFile.
     """
 
@@ -79,8 +81,9 @@ class UpstreamLine:
         *,
         patience_s: float = PATIENCE_S,
         proxy: str = "",
+        file: str = "relay.json",
     ) -> None:
-        self._proxy = proxy_to(address, proxy, file="relay.json")
+        self._proxy = proxy_to(address, proxy, file=file)
         self._identity, self._patience_s = identity, patience_s
         self._client = open_client(address, pinned(authority), self._proxy)
 

@@ -30,7 +30,7 @@ from aggregator.web.limits import Gate
 from aggregator.web.metrics import Metrics, last_backup
 from aggregator.web.problems import bare_app
 from aggregator.web.recent import Recent
-from aggregator.web.routes import hospitals, models, people, relays
+from aggregator.web.routes import hospitals, keepers, models, people, relays
 from aggregator.web.routes.parameters import READING
 from aggregator.web.service import Service
 from aggregator.web.standby import open_stand_by
@@ -73,6 +73,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Gate, limits=settings.limits, observe=partial(_observe, app))
     app.include_router(relays.router)  # before the hospitals': "relayed" is no kind of message
     app.include_router(hospitals.router)
+    app.include_router(keepers.router)
     app.include_router(models.router)
     app.include_router(people.router)
     add_entrance(app, settings)

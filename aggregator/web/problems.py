@@ -50,6 +50,7 @@ STATUS = {
     "out-of-phase": 409,
     "conflicting-message": 409,
     "ledger-behind": 409,
+    "keeper-silent": 409,
     "too-slow": 408,
     "too-large": 413,
     "target-too-long": 414,

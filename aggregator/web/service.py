@@ -29,6 +29,7 @@ from aggregator.watching.values import Live
 from aggregator.watching.watch import Watching
 from aggregator.web.callers import Callers, Sender
 from aggregator.web.gauges import StudyGauges, audit_families, by_state
+from aggregator.web.letters import Letters
 from aggregator.web.longpolls import LongPolls
 from aggregator.web.readiness import Readiness
 from aggregator.web.reading import Reading
@@ -73,7 +74,7 @@ class Service:
         )
         coordinator.runs.on_end.append(self._studies.count)
         store.transactions.on_written = self._studies.writes.observe
-        self.polls = LongPolls(coordinator.instructions.mark)
+        self.polls, self.letters = LongPolls(coordinator.instructions.mark), Letters()
         self.messages = Messages(coordinator, self.run, self.announce)
         self.stopping = False
         self._tls = settings.folder / "tls" if settings.client_certificates else None
@@ -154,6 +155,7 @@ class Service:
         """Answer every long poll now, and every later one at once: the process is about to end."""
         self.stopping = True
         self.polls.stop()
+        self.letters.stop()
 
     async def check_ready(self) -> None:
         """Raises: NotReady with the parts that do not work."""

@@ -21,6 +21,7 @@ TEXTS: Texts = {
     "role.auditor": Text("auditor", "审计人员"),
     "role.hospital": Text("hospital", "医院"),
     "role.relay": Text("relay", "中继"),
+    "role.keeper": Text("keeper", "假名保管方"),
     "role.monitor": Text("monitor", "监控程序"),
     "refusal.title": Text("Nothing is shown here", "此处没有可显示的内容"),
     "refusal.back": Text("To the overview", "返回总览"),

@@ -1,0 +1,112 @@
+"""Letters of hospitals to keepers, and the answers: in memory, passed on unread, without the sender's name.
+
+Nothing of them is kept: a letter whose answer does not come is written again by its hospital, and answering
+the same letter twice changes nothing (:mod:`privacy.oprf.keeper`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+from aggregator.errors import NotFound, TooManyRequests
+from medveil.errors import Error
+from medveil.keeping import Letter
+
+MOST_OF_A_SENDER, MOST_OF_A_KEEPER = 4, 256
+ANSWER_S = 25.0
+"""How long a hospital's letter waits for its answer."""
+LATER_S = 2.0
+
+
+class KeeperSilent(Error):
+    """A keeper does not answer."""
+
+    code = "keeper-silent"
+
+    def __init__(self) -> None:
+        super().__init__(
+            what="The keeper does not answer.",
+            meaning="Nobody was claimed by this request, so nothing that needs it starts. Nothing is lost.",
+            remedy="Ask whoever runs the keeper whether 'medveil aggregator keeper run' runs and reaches the "
+            "aggregator, then ask again.",
+        )
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    keeper: str
+    letter: Letter
+    answer: asyncio.Future[bytes] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Letters:
+    """Everybody's letters, on one event loop."""
+
+    def __init__(self) -> None:
+        self._unread: dict[str, deque[_Waiting]] = defaultdict(deque)
+        self._open: dict[str, _Waiting] = {}
+        self._in_hand: Counter[str] = Counter()
+        self._news: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
+
+    async def ask(self, keeper: str, body: bytes, *, sender: str, wait_s: float = ANSWER_S) -> bytes:
+        """The keeper's answer. Raises: KeeperSilent, TooManyRequests."""
+        with self._counted(sender):
+            if sum(one.keeper == keeper for one in self._open.values()) >= MOST_OF_A_KEEPER:
+                raise TooManyRequests(retry_after_s=LATER_S)
+            one = _Waiting(keeper, Letter(id=secrets.token_hex(16), body=body))
+            self._open[one.letter.id] = one
+            self._unread[keeper].append(one)
+            self._news[keeper].set()
+            try:
+                async with asyncio.timeout(wait_s):
+                    return await one.answer
+            except TimeoutError:
+                raise KeeperSilent() from None
+            finally:
+                self._open.pop(one.letter.id, None)
+
+    async def next(self, keeper: str, *, wait_s: float) -> Letter | None:
+        """The oldest letter to a keeper that it has not got yet; None if there is none until then."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                while True:
+                    while self._unread[keeper]:
+                        one = self._unread[keeper].popleft()
+                        if one.letter.id in self._open:
+                            return one.letter
+                    self._news[keeper].clear()
+                    await self._news[keeper].wait()
+        return None
+
+    def answer(self, keeper: str, letter: str, body: bytes) -> None:
+        """Pass an answer on. Raises: NotFound if nobody waits for it, or it was another keeper's letter."""
+        one = self._open.pop(letter, None)
+        if one is None or one.keeper != keeper:
+            if one is not None:
+                self._open[letter] = one
+            raise NotFound()
+        if not one.answer.done():
+            one.answer.set_result(body)
+
+    def stop(self) -> None:
+        """Let nobody wait any more: the process is about to end."""
+        for one in self._open.values():
+            if not one.answer.done():
+                one.answer.set_exception(KeeperSilent())
+
+    @contextmanager
+    def _counted(self, sender: str) -> Iterator[None]:
+        if self._in_hand[sender] >= MOST_OF_A_SENDER:
+            raise TooManyRequests(retry_after_s=LATER_S)
+        self._in_hand[sender] += 1
+        try:
+            yield
+        finally:
+            self._in_hand[sender] -= 1
+            if not self._in_hand[sender]:
+                del self._in_hand[sender]

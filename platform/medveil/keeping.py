@@ -1,0 +1,19 @@
+"""What a keeper and the aggregator say to each other: letters that the aggregator passes on unread."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from medveil.messages import Wire
+
+MOST_LETTER_BYTES = 40_000
+LetterId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+
+
+class Letter(Wire):
+    """A hospital's request to a keeper. It does not say whose it is."""
+
+    id: LetterId
+    body: Annotated[bytes, Field(max_length=MOST_LETTER_BYTES)]

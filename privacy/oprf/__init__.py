@@ -1,0 +1,1 @@
+"""Pseudonyms that no single party can make, by a verifiable blind pseudorandom function."""
