@@ -22,6 +22,7 @@ from hospital_node.cli_ledger import DEFAULT, Folder, ledger, node_in
 from hospital_node.cli_manifest import manifest
 from hospital_node.cli_pacs import pacs
 from hospital_node.cli_page import page
+from hospital_node.cli_persons import persons
 from hospital_node.cli_ranks import train_job
 from hospital_node.cli_relay import relay
 from hospital_node.cli_sent import sent
@@ -51,6 +52,7 @@ app = typer.Typer(
 )
 app.add_typer(ledger, name="ledger")
 app.add_typer(pacs, name="pacs")
+app.add_typer(persons, name="persons")
 app.add_typer(sent, name="sent")
 app.command()(cohort)
 app.command()(from_options(join))

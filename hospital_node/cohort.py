@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -90,6 +90,13 @@ class Held:
     gone and another one who brings that patient's image."""
     before: tuple[tuple[str, Split], ...] = ()
     """By data set: the splits that earlier versions of this program noted."""
+    person: str = field(default="", repr=False)
+    """Who the patient is, if every keeper has said that the person is this hospital's; else empty."""
+
+    def to_list(self) -> list[object]:
+        """As a cohort's file has it: without a person as before there were persons."""
+        person = [self.person] if self.person else []
+        return [self.split, self.images, self.account, dict(self.before), *person]
 
 
 @dataclass(frozen=True)
@@ -134,10 +141,7 @@ class Cohort:
 
     def to_bytes(self) -> bytes:
         """One spelling for one cohort."""
-        patients = {
-            name: [held.split, held.images, held.account, dict(held.before)]
-            for name, held in self.patients.items()
-        }
+        patients = {name: held.to_list() for name, held in self.patients.items()}
         content = {"format": FORMAT, "dataset": self.dataset, "patients": patients}
         return json.dumps(content, sort_keys=True, separators=(",", ":")).encode()
 
@@ -188,9 +192,12 @@ class Cohort:
         )
 
 
-def _held(split: str, images: list[list[str]], account: str, before: dict[str, str]) -> Held:
+def _held(
+    split: str, images: list[list[str]], account: str, before: dict[str, str], person: str = ""
+) -> Held:
     pairs = tuple((str(image), str(label)) for image, label in images)
-    return Held(Split(split), pairs, str(account), tuple((d, Split(s)) for d, s in before.items()))
+    noted = tuple((d, Split(s)) for d, s in before.items())
+    return Held(Split(split), pairs, str(account), noted, str(person))
 
 
 class Names:
@@ -271,7 +278,12 @@ class ImagesFolder:
 
 
 def freeze(
-    reading: Reading, dataset: str, *, known: Iterable[Cohort], before: Before | None = None
+    reading: Reading,
+    dataset: str,
+    *,
+    known: Iterable[Cohort],
+    before: Before | None = None,
+    persons: Mapping[str, str] | None = None,
 ) -> Cohort:
     """The cohort of a folder as it is now.
 
@@ -279,23 +291,36 @@ def freeze(
         known: every cohort of this node. Somebody new whose image was that of somebody who is gone is taken
             for the same patient under another pseudonym.
         before: what an earlier version noted about patients, by pseudonym.
+        persons: patient → person, of those whom the keepers have given to this hospital. A person is one
+            patient here, and pays from one account whatever the pseudonym: of whom this does not hold, no
+            person is noted.
     """
     owners: dict[str, set[str]] = defaultdict(set)
     accounts: dict[str, str] = {}
+    of_person: dict[str, set[str]] = defaultdict(set)
     for cohort in known:
         for name, held in cohort.patients.items():
             accounts[name] = held.account
+            if held.person:
+                of_person[held.person].add(held.account)
             for image, _ in held.images:
                 owners[image].add(name)
     patients = {}
+    here = Counter(who for name, who in (persons or {}).items() if name in reading.patients)
     for name, held in reading.patients.items():
+        who = (persons or {}).get(name, "")
+        paying = of_person[who] if who else set()
         lone = {o for image, _ in held.images if len(owners[image]) == 1 for o in owners[image]}
         gone = sorted(lone - reading.patients.keys())
-        account = accounts.get(name) or (accounts[gone[0]] if gone else held.account)
+        account = accounts.get(name) or next(iter(sorted(paying)), "")
+        account = account or (accounts[gone[0]] if gone else held.account)
+        if here[who] > 1 or paying - {account}:
+            who = ""
         noted: dict[str, Split] = {}
         for pseudonym in {row.written for _, _, row in reading.rows[name]} if before else ():
             noted |= before(pseudonym) if before else {}
-        patients[name] = replace(held, account=account, before=tuple(sorted(noted.items())))
+        before_ = tuple(sorted(noted.items()))
+        patients[name] = replace(held, account=account, before=before_, person=who)
     return Cohort(dataset, patients)
 
 

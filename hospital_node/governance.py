@@ -100,6 +100,7 @@ def check_terms(plan: Plan, settings: NodeSettings, identity: Identity) -> None:
             reason="it shows this hospital's own figures, and this hospital's policy does not allow that",
             remedy="Ask for a study without per_site, or set allow_site_figures in node.json on purpose.",
         )
+    _one_hospital_each(study, settings)
     _wanted(study, policy)
     _hidden_enough(study, policy)
     _bearable(plan, settings)
@@ -112,6 +113,21 @@ def check_terms(plan: Plan, settings: NodeSettings, identity: Identity) -> None:
             reason="this node cannot make its models, for it does not know the strategy or its options",
             remedy="Ask the admin for a corrected study; node and aggregator must run the same version.",
         ) from error
+
+
+def _one_hospital_each(study: Study, settings: NodeSettings) -> None:
+    """Whether plan and hospital agree by what persons are known whom two hospitals have."""
+    asked, own = study.cohort.persons, settings.persons
+    if asked is not None and (own is None or own.hash != asked):
+        raise PlanRefused(
+            reason="it lets nobody be in two hospitals by a persons file that this node does not use",
+            remedy="Get the file from the consortium's admin: medveil node persons use persons.json.",
+        )
+    if asked is None and own is not None and study.privacy.kind != "none":
+        raise PlanRefused(
+            reason="it does not ask whose a person is, so whoever is in two hospitals would pay in both",
+            remedy="Ask for a study that names the persons file ([cohort] persons).",
+        )
 
 
 def _wanted(study: Study, policy: Policy) -> None:

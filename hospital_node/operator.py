@@ -232,6 +232,8 @@ class Patients:
     """The images folder as it is now."""
     moved: int
     """Patients who are left out, for an earlier study met them in another split."""
+    elsewhere: int
+    """Patients who are left out, for the study lets nobody be in two hospitals and they may be."""
     part: Part | None
     """What was frozen for the plan before, if it was."""
     declared: int
@@ -283,9 +285,11 @@ def patients_of(
     """
     study = plan.study
     cohort = records.frozen((images or ImagesFolder()).reading(study, records.reading))
-    used, moved = cohort, 0
+    records.check_asked(plan, cohort)
+    used, moved = records.of_one_hospital(plan, cohort), 0
+    elsewhere = len(cohort.patients) - len(used.patients)
     if study.privacy.kind != "none":
-        used, moved = records.ledger.usable(study, cohort)
+        used, moved = records.ledger.usable(study, used)
         if not used.count(Split.TRAIN):
             raise PlanRefused(
                 reason="the images folder holds no patient whom it could train on",
@@ -293,7 +297,7 @@ def patients_of(
             )
     part = records.plans.part(plan.lineage)
     proposed = declared_patients(used.count(Split.TRAIN), study.secure_aggregation.max_weight)
-    return Patients(cohort, moved, part, _declared(plan, part, patients, proposed))
+    return Patients(cohort, moved, elsewhere, part, _declared(plan, part, patients, proposed))
 
 
 def approve_plan(

@@ -33,6 +33,7 @@ from hospital_node.frozen import FrozenPlans, JournalAnchor, Part
 from hospital_node.journal import Journal
 from hospital_node.ledger import Ledger, LedgerSetBack, LedgerUnreadable
 from hospital_node.ledgerfile import check_end
+from hospital_node.persons.known import PersonsNotAsked, check_alone, standings
 from hospital_node.settings import Node
 from hospital_node.splits import LOST, NEVER, FormerSplits, SplitsDamaged, read_former
 from medveil.identity import Identity
@@ -222,7 +223,23 @@ class Records:
     def frozen(self, reading: Reading) -> Cohort:
         """A cohort of what the folder holds; it is kept nowhere yet."""
         before = self._former.before if self._former else None
-        return freeze(reading, self._node.settings.dataset, known=self._cohorts.all(), before=before)
+        persons = standings(self._node, self._identity).own
+        return freeze(
+            reading, self._node.settings.dataset, known=self._cohorts.all(), before=before, persons=persons
+        )
+
+    def of_one_hospital(self, plan: Plan, cohort: Cohort) -> Cohort:
+        """Those of a cohort whom a plan may use: all, or only persons whom no other hospital has."""
+        if plan.study.cohort.persons is None:
+            return cohort
+        return cohort.only(lambda _, held: bool(held.person))
+
+    def check_asked(self, plan: Plan, cohort: Cohort) -> None:
+        """Raises: PersonsNotAsked if a plan lets nobody be in two hospitals and somebody may be; BadFile."""
+        if plan.study.cohort.persons is not None:
+            unasked = cohort.patients.keys() - standings(self._node, self._identity).asked
+            if unasked:
+                raise PersonsNotAsked(count=len(unasked))
 
     def take(self, plan: Plan, cohort: Cohort, declared: int) -> Part:
         """Keep a cohort and remember it for a plan: the operator's word."""
@@ -266,6 +283,7 @@ class Records:
         if plan.study.privacy.kind == "none":
             return
         self.check_alarm()
+        cohort = self.of_one_hospital(plan, cohort)
         policy = self._node.settings.policy
         self.ledger.register(
             plan.study,
@@ -294,6 +312,8 @@ class Records:
         self.admit(plan, cohort, part.declared)
         if private:
             cohort = self.ledger.cohort(plan.lineage) or cohort
+        if plan.study.cohort.persons is not None:
+            check_alone(cohort)
         use = Use(cohort, part.declared, part.turn)
         self._uses[plan.lineage] = part, use
         return use

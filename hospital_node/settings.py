@@ -25,7 +25,7 @@ from medveil.handed import parsed
 from medveil.registry import names_in
 from medveil.shown import plain
 from medveil.trace_target import TraceTarget
-from medveil.values import Frozen, Name
+from medveil.values import Frozen, Name, Sha256
 
 FILE = "node.json"
 
@@ -161,6 +161,17 @@ class AuditSyslog(Frozen):
         return host.strip("[]"), int(port)
 
 
+class PersonsSettings(Frozen):
+    """By what the consortium's persons are known here (docs/decisions/0068-a-patient-in-two-hospitals.md)."""
+
+    hash: Sha256
+    """Of the consortium's persons file, which is kept as ``persons.json``; for life."""
+    columns: Annotated[tuple[str, ...], Field(min_length=1, max_length=5)]
+    """That identify a person together."""
+    table: Path | None = None
+    """The operator's list with ``patient_id`` and these columns; ``manifest.csv`` if left out."""
+
+
 class NodeSettings(Frozen):
     """Kept in ``node.json``; the folder beside it holds the key, the pinned authority, journal and ledger."""
 
@@ -179,6 +190,8 @@ class NodeSettings(Frozen):
     """By way of which masked vectors go to the aggregator, if there is one."""
     audit_syslog: AuditSyslog | None = None
     """Where the record of transmissions is sent as well, if anywhere."""
+    persons: PersonsSettings | None = None
+    """By what persons are known whom another hospital may have as well; they are not, if left out."""
     ranks: RanksSettings | None = None
     """Cards or machines that share the steps of training; this process alone if left out."""
     traces: TraceTarget | None = None
@@ -214,6 +227,8 @@ class Node:
         self.models = folder / "models"
         self.cache = folder / "images"
         self.jobs = folder / "jobs"
+        self.persons = folder / "persons.json"
+        self.known_persons = folder / "persons.sealed"
 
     @classmethod
     def load(cls, folder: Path) -> Node:

@@ -44,6 +44,7 @@ from medveil.outgoing import FAILURES, closing_lines, open_client, pinned
 from medveil.reachability import proxy_to
 from medveil.relaying import Held, RelayIdentity
 from medveil.rounds import AttemptKey
+from privacy.oprf.messages import MAX_ANSWER_BYTES
 from privacy.secagg.messages import Certificates, Published
 
 GIVE_UP_S = 90.0
@@ -166,6 +167,10 @@ class Transport:
     async def sum(self, plan: str, version: int, *, limit: int) -> bytes:
         """The sum a model version was made of: 64-bit words, little-endian, at most ``limit`` bytes."""
         return await self._send("GET", f"/v1/plans/{plan}/versions/{version}/sum", limit=limit)
+
+    async def letter(self, keeper: str, body: bytes) -> bytes:
+        """A keeper's answer. Raises: AggregatorProblem, Unreachable."""
+        return await self._send("POST", f"/v1/keepers/{keeper}/letters", body, limit=MAX_ANSWER_BYTES)
 
     async def message(self, key: AttemptKey, kind: str, body: bytes, *, wait_s: float) -> Work:
         """Hand in a protocol message; what to do next, as :meth:`work` would tell it to its sender."""

@@ -101,6 +101,7 @@ def plan_rows(plan: Plan, settings: NodeSettings, *, known: bool = False) -> Ite
     asked = demand_of(plan, settings)
     yield "leaves", _leaving(study, asked)
     yield from _groups(study)
+    yield from _persons(study)
     yield from _privacy(study, settings)
     for member in plan.roster:
         own = "  (here)" if member.name == settings.name else ""
@@ -355,11 +356,24 @@ def _own_limits(policy: Policy) -> Iterator[Row]:
         yield "here", f"this hospital {'; '.join(parts)} (medveil node policy)"
 
 
+def _persons(study: Study) -> Iterator[Row]:
+    """Whether somebody may be in two hospitals of it."""
+    if study.cohort.persons is not None:
+        file = fingerprint(bytes.fromhex(study.cohort.persons))
+        yield (
+            "persons",
+            f"each in one hospital only, by the persons file {file}: who is in another one as well, or not "
+            "known to be here alone, is left out here (medveil node persons)",
+        )
+
+
 def _patients_rows(found: Patients, study: Study) -> Iterator[Row]:
     """Whom an approval freezes, and the number that it declares."""
     yield "patients", f"in the images folder: {_by_split(found.cohort)}"
     if found.moved:
         yield "", warn(f"{found.moved} of them are left out: an earlier study met them in another split")
+    if found.elsewhere:
+        yield "", warn(f"{found.elsewhere} of them are left out: not known to be this hospital's alone")
     for_life = "the divisor of the noised sum" if study.privacy.kind != "none" else "nothing is divided by it"
     yield (
         "declares",

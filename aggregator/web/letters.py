@@ -19,7 +19,6 @@ from medveil.keeping import Letter
 
 MOST_OF_A_SENDER, MOST_OF_A_KEEPER = 4, 256
 ANSWER_S = 25.0
-"""How long a hospital's letter waits for its answer."""
 LATER_S = 2.0
 
 
@@ -45,15 +44,20 @@ class _Waiting:
 
 
 class Letters:
-    """Everybody's letters, on one event loop."""
+    """Everybody's letters, on one event loop.
 
-    def __init__(self) -> None:
+    Args:
+        answer_s: how long a hospital's letter waits for its answer.
+    """
+
+    def __init__(self, answer_s: float = ANSWER_S) -> None:
+        self.answer_s = answer_s
         self._unread: dict[str, deque[_Waiting]] = defaultdict(deque)
         self._open: dict[str, _Waiting] = {}
         self._in_hand: Counter[str] = Counter()
         self._news: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
-    async def ask(self, keeper: str, body: bytes, *, sender: str, wait_s: float = ANSWER_S) -> bytes:
+    async def ask(self, keeper: str, body: bytes, *, sender: str) -> bytes:
         """The keeper's answer. Raises: KeeperSilent, TooManyRequests."""
         with self._counted(sender):
             if sum(one.keeper == keeper for one in self._open.values()) >= MOST_OF_A_KEEPER:
@@ -63,7 +67,7 @@ class Letters:
             self._unread[keeper].append(one)
             self._news[keeper].set()
             try:
-                async with asyncio.timeout(wait_s):
+                async with asyncio.timeout(self.answer_s):
                     return await one.answer
             except TimeoutError:
                 raise KeeperSilent() from None

@@ -57,6 +57,7 @@ def card_of(one: Standing, settings: NodeSettings, change: Change | None = None)
         starts_from="" if study.model.parent is None else plain(study.model.parent.words),
         patients={} if found is None else {split.value: found.cohort.count(split) for split in Split},
         left_out=0 if found is None else found.moved,
+        elsewhere=0 if found is None else found.elsewhere,
         declared=0 if found is None else found.declared,
         stands=one.stands.value,
         approvals=one.approvals,

@@ -185,6 +185,8 @@ class Card:
     patients: dict[str, int] = field(default_factory=dict)
     """By split, as the images folder is now; empty if refused."""
     left_out: int = 0
+    elsewhere: int = 0
+    """Patients of another hospital, whom the plan lets be in one only."""
     declared: int = 0
     stands: str = "allowed"
     approvals: int = 0

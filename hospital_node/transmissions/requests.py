@@ -31,6 +31,7 @@ MEANINGS = {
     "unmask-share": "the shares by which the sum is opened, never one hospital's part",
     "giving-up": "the promise never to open an attempt that failed",
     "ledger-end": "the number of the ledger's last row and a keyed hash",
+    "letters": "blinded or sealed numbers for a keeper of pseudonyms: nobody can read who is meant",
     "refusal": "this hospital's no to a plan, and the reason that was typed",
     "requests": "requests without content, counted: polls, looks for plans, models fetched",
 }

@@ -34,6 +34,7 @@ from medveil.bounds import (
     STORED,
     options_beyond,
 )
+from medveil.cohort import Cohort
 from medveil.compression import Compression, PublicMap, map_of
 from medveil.errors import BadFile
 from medveil.evaluation import Evaluation, parts_problem
@@ -272,14 +273,6 @@ class SecureAggregation(Frozen):
         return {k: v for k, v in values(self).items() if (k, v) != ("weights", "declared")}
 
 
-class Cohort(Frozen):
-    """How many hospitals make a sum that hides each of them."""
-
-    min_hospitals: Annotated[int, Field(ge=3)] = 3
-    max_hospitals: Annotated[int, Field(ge=3, le=2000)] = 10
-    """At most 128 with the complete mask graph."""
-
-
 class Strategy(Frozen):
     """How the mean update becomes the next global model; every hospital computes it again."""
 
@@ -337,6 +330,8 @@ class Study(Frozen):
             raise ValueError("more than 128 hospitals need secure_aggregation.mask_graph = 'hidden'")
         if self.privacy.kind != "none" and self.training.local_steps is None:
             raise ValueError("under differential privacy the unit of work is local_steps")
+        if cohort.persons is not None and self.privacy.kind == "none":
+            raise ValueError("cohort.persons is for studies with noise: it keeps one budget a person")
         if isinstance(self.privacy, JointNoise):
             self._joint_noise_adds_up(self.privacy)
         if self.centred and self.privacy.kind != "none" and self.privacy.sample_rate < 1:

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from medveil.bounds import LARGEST_DELTA, SMALLEST, default_delta
+from medveil.cohort import Cohort
 from medveil.compression import Compression
 from medveil.errors import BadFile, BadOption, Error
 from medveil.evaluation import Evaluation
@@ -21,7 +22,6 @@ from medveil.shown import plain
 from medveil.strategies import strategy_of
 from medveil.study import (
     LEAST_DECLARED,
-    Cohort,
     Deadlines,
     ModelChoice,
     ProfileName,

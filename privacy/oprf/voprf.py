@@ -54,7 +54,7 @@ class Proof:
 class Blinded:
     """An input under its blind: what is kept until the answer comes, and the element that is sent."""
 
-    input: bytes = field(repr=False)
+    text: bytes = field(repr=False)
     blind: int = field(repr=False)
     element: Element = field(repr=False)
 
@@ -109,7 +109,7 @@ def finish(public: Element, sent: Sequence[Blinded], made: Sequence[Element], pr
 
 def _output(one: Blinded, made: Element) -> bytes:
     bare = multiple(pow(one.blind, -1, ORDER), made)
-    return hashlib.sha256(_sized(one.input, bare.to_bytes()) + b"Finalize").digest()
+    return hashlib.sha256(_sized(one.text, bare.to_bytes()) + b"Finalize").digest()
 
 
 def _factors(public: Element, elements: Sequence[Element], made: Sequence[Element]) -> list[int]:

@@ -109,11 +109,12 @@ def test_only_hospitals_write_to_keepers_and_only_keepers_that_are_enrolled_are_
 
 def test_a_silent_keeper_is_named_and_nobody_fills_the_post_alone() -> None:
     async def all_of_it() -> None:
-        letters = Letters()
+        letters = Letters(answer_s=0.0)
         with pytest.raises(KeeperSilent):
-            await letters.ask("east", b"?", sender="a", wait_s=0.0)
+            await letters.ask("east", b"?", sender="a")
+        letters.answer_s = 60.0
         assert await letters.next("east", wait_s=0.0) is None  # nobody waits for it any more
-        waiting = [asyncio.create_task(letters.ask("east", b"?", sender="a", wait_s=60)) for _ in range(4)]
+        waiting = [asyncio.create_task(letters.ask("east", b"?", sender="a")) for _ in range(4)]
         first = await letters.next("east", wait_s=60)
         with pytest.raises(TooManyRequests):
             await letters.ask("east", b"?", sender="a")
@@ -178,6 +179,7 @@ def test_more_persons_than_all_hospitals_have_are_given_to_nobody(path: Path) ->
         assert book.claim([one, other]) == [True, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "harm",
     [
@@ -253,6 +255,7 @@ def test_a_keepers_secrets_are_its_owners_alone_and_no_command_shows_them(made: 
     assert found.described() in found.persons().keepers
 
 
+@pytest.mark.slow
 def test_hospitals_that_the_operator_admits_are_answered_and_the_log_tells_of_it(made: Path) -> None:
     at = ("--folder", str(made / "east"))
     command("admit", "st-marys", "--key", HOSPITAL.public_key.hex(), "--patients", "2", *at)
@@ -313,6 +316,7 @@ class Postman:
         self.answers[letter] = body
 
 
+@pytest.mark.slow
 def test_a_keeper_goes_on_whatever_comes_and_whatever_is_lost(made: Path) -> None:
     folder = KeeperFolder.load(made / "east")
 

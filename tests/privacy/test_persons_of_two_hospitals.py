@@ -41,6 +41,7 @@ def test_the_first_who_claims_a_person_has_the_person_for_ever() -> None:
     assert them.claim("b", ["2", "3"]) == [False, True]
 
 
+@pytest.mark.slow
 @settings(max_examples=4, deadline=None)
 @given(
     asked=st.lists(

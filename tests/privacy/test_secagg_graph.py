@@ -15,9 +15,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
 from linked import Consortium, Hospital
+from medveil.cohort import Cohort
 from medveil.identity import Identity, Secret
 from medveil.rounds import Phase, RoundKind, most_attempts
-from medveil.study import Cohort, Study
+from medveil.study import Study
 from privacy.secagg import graph, node, server
 from privacy.secagg.graph import EVERY_EDGE, GRID, disconnected, edge_limit, edge_steps, pair_masks
 from privacy.secagg.keys import Context, Setting, new_key, public_bytes

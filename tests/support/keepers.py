@@ -55,6 +55,11 @@ class Consortium:
     identities: dict[str, Identity]
     own: dict[str, Secret]
 
+    async def letter(self, keeper: str, body: bytes) -> bytes:
+        """As a node's line to the aggregator has it."""
+        number = [one.name for one in self.persons.keepers].index(keeper)
+        return self.sides[number].answer(body)
+
     def outputs(self, hospital: str, people: Sequence[str]) -> list[list[bytes]]:
         forms, found = [identifier_form(one) for one in people], []
         for keeper, side in zip(self.persons.keepers, self.sides, strict=True):
@@ -105,17 +110,17 @@ def public(name: str, keys: KeeperKeys) -> Keeper:
     return Keeper(name=name, evaluation=multiple_of_base(keys.scalar).to_bytes().hex(), sealing=sealing.hex())
 
 
-def consortium(limit: int = 1000) -> Consortium:
-    """Args: limit: evaluations that each hospital is allowed."""
+def consortium(limit: int = 1000, *, hospitals: Sequence[Identity] = ()) -> Consortium:
+    """Args: limit: evaluations that each hospital is allowed. hospitals: a, b and c if left out."""
     keys = {name: new_keys() for name in ("east", "west")}
     persons = Persons(
         name="north", identifier="NHS number", keepers=tuple(public(n, k) for n, k in keys.items())
     )
-    identities = {name: Identity.generate(name) for name in "abc"}
+    identities = {one.name: one for one in hospitals or map(Identity.generate, "abc")}
     books = [Book({n: i.public_key for n, i in identities.items()}, limit) for _ in keys]
     sides = [
         KeeperSide(name, persons.hash, own, book, secrets.token_bytes)
         for (name, own), book in zip(keys.items(), books, strict=True)
     ]
-    own = {name: Secret(secrets.token_bytes(32)) for name in "abc"}
+    own = {name: Secret(secrets.token_bytes(32)) for name in identities}
     return Consortium(persons, sides, books, identities, own)

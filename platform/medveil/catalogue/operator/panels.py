@@ -31,6 +31,7 @@ PANELS: Texts = {
     "sent.unmask-share": Text("shares that open the sum", "打开总和所用的份额"),
     "sent.giving-up": Text("promise never to open a failed attempt", "放弃失败尝试的承诺"),
     "sent.ledger-end": Text("end of the ledger, as a keyed hash", "账本末行的带密钥哈希"),
+    "sent.letters": Text("blinded numbers for a keeper of pseudonyms", "发往假名保管方的盲化数值"),
     "sent.refusal": Text("refusal and its reason", "拒绝及理由"),
     "leaves.may": Text("May leave", "可以离开"),
     "leaves.may.1": Text(

@@ -105,6 +105,11 @@ REQUESTS: Texts = {
         "排除 {count} 名患者：他们在先前的研究中属于另一划分。",
         one="1 patient is left out: an earlier study met this one in another split.",
     ),
+    "card.elsewhere": Text(
+        "{count} patients are left out: they are another hospital's in this consortium, or nobody knows.",
+        "排除 {count} 名患者：他们在本联盟中归属另一家医院，或归属未知。",
+        one="1 patient is left out: another hospital's in this consortium, or nobody knows.",
+    ),
     "card.starts": Text("It goes on from an earlier model:", "它从先前的模型继续："),
     "card.seen": Text(
         "Any {count} of these together can see your update after the smallest sum:",
