@@ -12,14 +12,14 @@ import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import ValidationError
 
-from aggregator.access.tls import make_certificates
+from aggregator.access.tls import make_certificates, make_cluster_certificates
 from aggregator.access.tokens import make_token
 from aggregator.adminkey import KEY, Changed, new_admin_key, open_store
 from aggregator.auditlog import Entry, Head, KeyChange
@@ -30,6 +30,8 @@ from aggregator.storage.register import Register, Role, UnknownPerson
 from aggregator.storage.store import Store
 from aggregator.storage.transactions import AlreadyThere
 from aggregator.witnesses import Witness, binding_heads
+from aggregator.work.open import FOLDER as CLUSTER
+from aggregator.work.open import check_address, check_cluster
 from medveil.errors import BadFile, BadOption, Error
 from medveil.handed import problem_of, read_whole
 from medveil.identity import Identity
@@ -116,11 +118,30 @@ def set_up_aggregator(settings: Settings) -> bytes:
 
 
 def check_start(settings: Settings) -> None:
-    """Say what is wrong before an aggregator is started. Raises: NoDatabase, WrongAdminKey, UnusableBlobs."""
+    """Say what is wrong before an aggregator is started.
+
+    Raises: NoDatabase, WrongAdminKey, UnusableBlobs, UnusableCluster.
+    """
     _check_database(settings)
     with opened(settings) as store:
         store.transactions.check_admin_key()
     open_blobs(settings.folder, settings.blobs)
+    if settings.cluster:
+        check_cluster(settings.folder, settings.cluster)
+
+
+def set_up_cluster(settings: Settings, address: str) -> bool:
+    """Have large sums computed by the workers of this scheduler; whether certificates were made for them.
+
+    Those that are there stay: other machines have copies of them. Raises: UnusableCluster.
+    """
+    check_address(address)
+    made = not (settings.folder / CLUSTER).exists()
+    if made:
+        make_cluster_certificates(settings.folder / CLUSTER)
+    check_cluster(settings.folder, address)
+    replace(settings, cluster=address).save()
+    return made
 
 
 def _check_database(settings: Settings) -> None:

@@ -16,6 +16,7 @@ from aggregator import cli_measures
 from aggregator.cli_amend import amend
 from aggregator.cli_audit import export as audit_export
 from aggregator.cli_audit import verify_exported
+from aggregator.cli_cluster import cluster, scheduler, worker
 from aggregator.cli_directing import pause, resume, stop, withdraw
 from aggregator.cli_invite import invitations, invite
 from aggregator.cli_keeper import keeper
@@ -49,6 +50,9 @@ app.add_typer(notify, name="notify")
 app.command()(invite)
 app.command()(invitations)
 app.command()(hospitals)
+app.command()(cluster)
+app.command()(scheduler)
+app.command()(worker)
 for verb in (watch, show, pause, resume, stop, withdraw):
     study.command()(verb)
 audit = typer.Typer(help="The audit log: who changed what, chained and signed.")

@@ -86,6 +86,10 @@ class Settings:
 
     blobs: str = ""
     """``s3://BUCKET/PREFIX?endpoint=URL&region=NAME``; empty for the folder. Credentials: the environment."""
+    cluster: str = ""
+    """``tls://HOST:PORT`` of the scheduler whose workers add up large sums; empty: this machine does."""
+    without_cluster: str = "local"
+    """What becomes of a sum when that cluster is not to be had: ``local`` or ``wait``."""
     consortium: str = ""
     """What hospitals know the consortium by; the first name if empty."""
     address: str = ""
@@ -164,7 +168,8 @@ def load(folder: Path) -> Settings:
             workers=int(values.get("workers", 0)),
             blobs=str(values.get("blobs", "")),
             monitoring=Monitoring.read(values.get("monitoring", {})),
-            **{key: str(values.get(key, "")) for key in ("consortium", "address", "authority")},
+            **{key: str(values.get(key, "")) for key in ("consortium", "address", "authority", "cluster")},
+            without_cluster=str(values.get("without_cluster", "local")),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadFile(name=str(path.name), problem=str(error) or type(error).__name__) from error

@@ -74,33 +74,48 @@ def make_certificates(folder: Path, names: tuple[str, ...]) -> None:
 
     A new server certificate therefore comes with a new authority (rotation is part of operations).
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    authority_key, server_key = (
-        ec.generate_private_key(ec.SECP256R1()),
-        ec.generate_private_key(ec.SECP256R1()),
-    )
-    authority_name = _name("MedVeil consortium authority")
-    authority = (
-        _builder(authority_name, authority_name, authority_key.public_key(), AUTHORITY_DAYS)
+    purposes = [ExtendedKeyUsageOID.SERVER_AUTH]
+    _make_pair(folder, names, "server", purposes, authority="MedVeil consortium authority")
+
+
+def make_cluster_certificates(folder: Path) -> None:
+    """Write ``ca.pem``, ``cluster.pem`` and ``cluster.key`` for all processes of a cluster of workers.
+
+    Whoever has the key is one of them. The authority signs nothing else and its key is thrown away, so nobody
+    can join later but with a copy of these files.
+    """
+    purposes = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    _make_pair(folder, ("medveil-cluster",), "cluster", purposes, authority="MedVeil cluster authority")
+
+
+def _make_pair(
+    folder: Path, names: tuple[str, ...], file: str, purposes: list[x509.ObjectIdentifier], *, authority: str
+) -> None:
+    """A new authority, and one certificate that it signs for these names and purposes."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    signing, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    issuer = _name(authority)
+    signer = (
+        _builder(issuer, issuer, signing.public_key(), AUTHORITY_DAYS)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(sign_certificates=True), critical=True)
-        .sign(authority_key, hashes.SHA256())
+        .sign(signing, hashes.SHA256())
     )
-    server = (
-        _builder(_name(names[0]), authority_name, server_key.public_key(), SERVER_DAYS)
+    signed = (
+        _builder(_name(names[0]), issuer, key.public_key(), SERVER_DAYS)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(sign_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
         .add_extension(x509.SubjectAlternativeName([_alternative(n) for n in names]), critical=False)
         .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(signing.public_key()), critical=False
         )
-        .sign(authority_key, hashes.SHA256())
+        .sign(signing, hashes.SHA256())
     )
     pem = serialization.Encoding.PEM
-    (folder / "ca.pem").write_bytes(authority.public_bytes(pem))
-    (folder / "server.pem").write_bytes(server.public_bytes(pem) + authority.public_bytes(pem))
-    _write_key(folder / "server.key", server_key)
+    (folder / "ca.pem").write_bytes(signer.public_bytes(pem))
+    (folder / f"{file}.pem").write_bytes(signed.public_bytes(pem) + signer.public_bytes(pem))
+    _write_key(folder / f"{file}.key", key)
 
 
 def make_nodes_authority(folder: Path) -> None:

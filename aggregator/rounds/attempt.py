@@ -32,8 +32,8 @@ class Publication:
     started: float
     draft_id: str
     """Of this try: its drafts bear it."""
-    parts: list[Future[Failure | None]]
-    """The segments of the sum."""
+    parts: list[Future[Failure | None]] | list[Future[bytes | Failure]]
+    """The segments of the sum; from a cluster the SHA-256 of each comes back."""
     made: Future[Failure | NextVersion] | None = None
     """What is made of the sum; handed in when all its segments are there."""
 

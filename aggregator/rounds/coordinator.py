@@ -23,6 +23,7 @@ from aggregator.storage.blobs import Blobs
 from aggregator.storage.directives import HaltedByAdmin
 from aggregator.storage.plans import CLOSE
 from aggregator.storage.store import Store
+from aggregator.work.cluster import Cluster
 from aggregator.work.workers import Inline
 from medveil.log import get_logger
 from medveil.plan import NotApproved, check_approvals
@@ -39,6 +40,7 @@ class Coordinator:
 
     Args:
         workers: runs the heavy jobs; by default at once and in this thread.
+        cluster: adds up large sums in their place, if there is one.
         clock: monotonic seconds, for deadlines. wall_clock: Unix seconds, for records.
     """
 
@@ -48,6 +50,7 @@ class Coordinator:
         blobs: Blobs,
         *,
         workers: Executor | None = None,
+        cluster: Cluster | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -58,7 +61,7 @@ class Coordinator:
         self.intake = Intake(self.runs)
         self.instructions = Instructions(self.runs, self.ledger_ends)
         self.workers: Executor = workers or Inline()
-        self._publishing = Publishing(self.runs, self.workers, lambda: self.on_result())
+        self._publishing = Publishing(self.runs, self.workers, lambda: self.on_result(), cluster)
         self._store = store
         self._looked_at: int | None = None
         self.runs.start_over()

@@ -17,6 +17,7 @@ from aggregator.rounds.attempt import Attempt, Publication
 from aggregator.rounds.relayed import uploads_of
 from aggregator.rounds.runs import Run, Runs
 from aggregator.storage.blobs import StorageFailed
+from aggregator.work.cluster import Cluster
 from aggregator.work.unmasking import Summing, segment_lengths, sum_segment
 from aggregator.work.versions import Making, NextVersion, Step, make, stand_by, sum_and_make, utc
 from aggregator.work.workers import Failure
@@ -84,10 +85,13 @@ class Publishing:
 
     Args:
         job_ended: called, on any thread, when a job has ended.
+        cluster: adds up sums of several segments, if there is one; the workers do all the rest.
     """
 
-    def __init__(self, runs: Runs, workers: Executor, job_ended: Callable[[], object]) -> None:
-        self._runs, self._workers, self._job_ended = runs, workers, job_ended
+    def __init__(
+        self, runs: Runs, workers: Executor, job_ended: Callable[[], object], cluster: Cluster | None = None
+    ) -> None:
+        self._runs, self._workers, self._job_ended, self._cluster = runs, workers, job_ended, cluster
 
     def stand_by(self) -> None:
         """A first sum should find a worker."""
@@ -128,9 +132,9 @@ class Publishing:
             self._check_patience(publication)
             return None
         if publication.made is None:
-            for part in publication.parts:
-                _expect(part.result())
-            making = self._making(run, attempt, publication.draft_id)
+            ended = [_expect(part.result()) for part in publication.parts]
+            stored = tuple(digest for digest in ended if digest is not None)
+            making = replace(self._making(run, attempt, publication.draft_id), parts=stored)
             publication.made = self._submit(make, making)
         if not publication.made.done():
             self._check_patience(publication)
@@ -178,6 +182,8 @@ class Publishing:
         if self._runs.now() - publication.started <= WORK_LIMIT_S:
             return
         self._workers.shutdown(wait=False)
+        if self._cluster is not None:
+            self._cluster.give_up()
         for run in self._runs.all():
             if run.attempt is not None:
                 run.attempt.publication = None
@@ -196,8 +202,13 @@ class Publishing:
         if segments <= TOGETHER:
             together = self._submit(sum_and_make, job, self._making(run, attempt, draft_id))
             return Publication(started, draft_id, [], together)
-        parts = [self._submit(sum_segment, job, number) for number in range(segments)]
-        return Publication(started, draft_id, parts)
+        if self._cluster is None:
+            parts = [self._submit(sum_segment, job, number) for number in range(segments)]
+            return Publication(started, draft_id, parts)
+        stored = [self._cluster.submit(job, number) for number in range(segments)]
+        for part in stored:
+            part.add_done_callback(lambda _: self._job_ended())
+        return Publication(started, draft_id, stored)
 
     def _making(self, run: Run, attempt: Attempt, draft_id: str) -> Making:
         state, step = attempt.state, None

@@ -35,6 +35,8 @@ from aggregator.web.routes.parameters import READING
 from aggregator.web.service import Service
 from aggregator.web.standby import open_stand_by
 from aggregator.web.telling import telling
+from aggregator.work.cluster import Cluster
+from aggregator.work.open import open_cluster
 from aggregator.work.workers import Workers
 from medveil.log import get_logger
 
@@ -45,14 +47,14 @@ log = get_logger()
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """An aggregator over the folder that ``medveil aggregator init`` made."""
+    """An aggregator over the folder that ``medveil aggregator init`` made. Raises: UnusableCluster."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.service = open_service(settings, workers)
+        app.state.service = open_service(settings, workers, cluster)
         app.state.stand_by = None if app.state.service else open_stand_by(settings)
         board.warm()
-        keeper = asyncio.create_task(_keep_going(app, settings, workers))
+        keeper = asyncio.create_task(_keep_going(app, settings, workers, cluster))
         yield
         keeper.cancel()
         with suppress(asyncio.CancelledError):
@@ -63,11 +65,14 @@ def create_app(settings: Settings) -> FastAPI:
             serving.close()
         board.close()
         await asyncio.to_thread(app.state.checking.close)
+        if cluster is not None:
+            await asyncio.to_thread(cluster.close)
         workers.shutdown()  # what they had in hand is made again after the next start
 
     app = bare_app("MedVeil aggregator", lifespan)
     app.state.service = app.state.stand_by = None
     app.state.workers = workers = Workers(settings.workers)
+    cluster = open_cluster(settings.folder, settings.cluster, settings.without_cluster, workers)
     app.state.metrics = Metrics(tls=settings.folder / "tls", disk=settings.folder)
     app.state.metrics.show(partial(_gauges, app, settings))
     app.add_middleware(Gate, limits=settings.limits, observe=partial(_observe, app))
@@ -127,7 +132,7 @@ def _add_senders(document: dict[str, Any]) -> None:
                 operation["security"] = [{"signature": []}, *([{"token": []}] if reads else [])]
 
 
-def open_service(settings: Settings, workers: Workers) -> Service | None:
+def open_service(settings: Settings, workers: Workers, cluster: Cluster | None = None) -> Service | None:
     """Take the lead on the database and read everything from it; None while another process leads.
 
     Raises: what Store raises, NoAdminKey.
@@ -140,7 +145,7 @@ def open_service(settings: Settings, workers: Workers) -> Service | None:
         settle_key(settings.folder, store)
         blobs = open_blobs(settings.folder, settings.blobs)
         blobs.sweep()
-        coordinator = Coordinator(store, blobs, workers=workers)
+        coordinator = Coordinator(store, blobs, workers=workers, cluster=cluster)
         early = EarlyNonces(settings.folder / "nonces")
         if early.existed:  # what another process took in this very second is stale from the next one on
             time.sleep(1 - time.time() % 1)
@@ -150,13 +155,13 @@ def open_service(settings: Settings, workers: Workers) -> Service | None:
         raise
 
 
-async def _keep_going(app: FastAPI, settings: Settings, workers: Workers) -> None:
+async def _keep_going(app: FastAPI, settings: Settings, workers: Workers, cluster: Cluster | None) -> None:
     """Lead as long as this process may, then stand by until it may again."""
     loop = asyncio.get_running_loop()
     while True:
         service: Service | None = app.state.service
         if service is None:
-            await _stand_by(app, settings, workers)
+            await _stand_by(app, settings, workers, cluster)
             continue
         log.info("lead.taken")
         service.coordinator.on_result = partial(loop.call_soon_threadsafe, service.wake)
@@ -172,13 +177,13 @@ async def _keep_going(app: FastAPI, settings: Settings, workers: Workers) -> Non
         await asyncio.to_thread(service.close)
 
 
-async def _stand_by(app: FastAPI, settings: Settings, workers: Workers) -> None:
+async def _stand_by(app: FastAPI, settings: Settings, workers: Workers, cluster: Cluster | None) -> None:
     """Read for others, and try once to take the lead."""
     try:
         if app.state.stand_by is None:
             app.state.stand_by = await asyncio.to_thread(open_stand_by, settings)
         await asyncio.sleep(STANDBY_S)
-        app.state.service = await asyncio.to_thread(open_service, settings, workers)
+        app.state.service = await asyncio.to_thread(open_service, settings, workers, cluster)
     except Exception as error:  # the database may come back
         log.error("standby.failed", reason=type(error).__name__)
         await asyncio.sleep(STANDBY_S)

@@ -1,6 +1,6 @@
 """From the survivors' masked segments to the sum of their encoded updates, one segment at a time.
 
-Each segment is a job of its own for a worker process, so several cores share one sum.
+Each segment is a job of its own for a worker process, so several cores share one sum, or several machines.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from aggregator.storage.blobs import Blobs, DamagedBlob, StorageFailed
 from medveil.errors import RemoteProtocolError
-from privacy.secagg.masks import SEGMENT_WORDS, Mask, add_masks
+from privacy.secagg.masks import SEGMENT_WORDS, Mask, Words, add_masks
 
 SUM = "sum"
 """Name of the draft in which a sum grows, segment by segment."""
@@ -85,6 +85,48 @@ def sum_segment(job: Summing, number: int) -> None:
     Guarantees: memory stays at two segments, however many hospitals there are; repeating it changes nothing.
     Raises: DamagedSegment, StorageFailed.
     """
+    total = _added(job, number)
+    try:
+        with open(job.draft, "r+b", opener=_create) as file:
+            file.seek(8 * SEGMENT_WORDS * number)
+            file.write(total.data)
+    except OSError as error:
+        raise StorageFailed() from error
+
+
+def sum_part(job: Summing, number: int) -> bytes:
+    """Put the same segment among the attempt's uploads, where another machine finds it; its SHA-256.
+
+    Guarantees and raises: as :func:`sum_segment`.
+    """
+    data = _added(job, number).tobytes()
+    job.blobs.put_segment(job.folder, part_of(job.draft_id), number, data)
+    return hashlib.sha256(data).digest()
+
+
+def gather(blobs: Blobs, folder: str, draft_id: str, parts: tuple[bytes, ...]) -> None:
+    """Write the draft out of the parts that lie among the uploads.
+
+    Args:
+        parts: SHA-256 of each.
+    Raises: DamagedBlob unless exactly these parts are there; StorageFailed.
+    """
+    draft = blobs.draft(folder, SUM, draft_id)
+    try:
+        with open(draft, "wb", opener=_create) as file:
+            for number, digest in enumerate(parts):
+                file.write(blobs.segment(folder, part_of(draft_id), number, digest))
+    except OSError as error:
+        raise StorageFailed() from error
+
+
+def part_of(draft_id: str) -> str:
+    """What the parts of a sum are stored under: no hospital's index, and no relay's sum."""
+    return f"{SUM}.{draft_id}"
+
+
+def _added(job: Summing, number: int) -> Words:
+    """The survivors' segments added up, without their masks: little-endian words."""
     length = segment_lengths(job.words)[number]
     total = np.zeros(length // 8, np.uint64)
     for source, digests in job.uploads.items():
@@ -96,12 +138,7 @@ def sum_segment(job: Summing, number: int) -> None:
         except DamagedBlob as error:
             raise DamagedSegment(source=source, segment=number) from error
     add_masks(total, job.removal, first_segment=number)
-    try:
-        with open(job.draft, "r+b", opener=_create) as file:
-            file.seek(8 * SEGMENT_WORDS * number)
-            file.write(total.astype("<u8", copy=False).data)
-    except OSError as error:
-        raise StorageFailed() from error
+    return total.astype("<u8", copy=False)
 
 
 def _create(path: str, flags: int) -> int:

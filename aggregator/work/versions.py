@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 from aggregator.storage.blobs import Blobs, DamagedBlob, StorageFailed
-from aggregator.work.unmasking import SUM, Summing, segment_lengths, sum_segment
+from aggregator.work.unmasking import SUM, Summing, gather, segment_lengths, sum_segment
 from medveil.errors import RemoteProtocolError
 from medveil.plan import Plan
 from medveil.reports import LARGEST
@@ -89,6 +89,8 @@ class Making:
         params: of the whole vector. hospitals: how many are in the sum; ``params.cohort`` are in the plan.
         study: as this kind of round counts it (:func:`medveil.parts.in_round`).
         step: what the next model follows from; None for an evaluation, which makes no model.
+        parts: SHA-256 of each segment of the sum, where a cluster's workers have stored them; else the draft
+            is there.
     """
 
     blobs: Blobs
@@ -98,6 +100,7 @@ class Making:
     params: EncodingParams
     hospitals: int
     step: Step | None
+    parts: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,8 @@ def make(job: Making) -> NextVersion:
         StorageFailed.
     """
     draft = job.blobs.draft(job.folder, SUM, job.draft_id)
+    if job.parts:
+        gather(job.blobs, job.folder, job.draft_id, job.parts)
     try:
         with open(draft, "rb") as total:
             tail = _words(total, job.params.packed_words, job.params.words)

@@ -13,7 +13,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-EXTRAS = ("node", "postgres", "s3", "jpeg12", "dimse", "research")
+EXTRAS = ("node", "postgres", "s3", "cluster", "jpeg12", "dimse", "research")
 """What people install beside the core; ``dev`` is for developers only."""
 ALLOWED = re.compile(
     r"(MIT|MIT-0|MIT-CMU|BSD|BSD-2-Clause|BSD-3-Clause|0BSD|Apache|Apache-2\.0|ISC|PSF-2\.0|Zlib|CC0-1\.0|HPND|BSL-1\.0"
