@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hospital_node.cli_ledger import DEFAULT, Folder, node_in
+from medveil.errors import BadOption
 from medveil.shown import Screen, plain, warn
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def show(context: typer.Context, folder: Folder = DEFAULT) -> None:
     screen.say(f"Persons of '{plain(file.name)}', known by {plain(file.identifier)}.")
     screen.say(f"  Fingerprint of the file:  {fingerprint(file.hash)}")
     screen.say(f"  Keepers:                  {', '.join(plain(one.name) for one in file.keepers)}")
-    screen.say(f"  Columns here:             {', '.join(map(plain, told.columns))}")
+    known_by = ", ".join(map(plain, told.columns)) or "PatientID and its issuer (DICOM)"
+    screen.say(f"  Known here by:            {known_by}")
     _show_counts(counts(node, identity))
 
 
@@ -47,7 +49,13 @@ def show(context: typer.Context, folder: Folder = DEFAULT) -> None:
 def use(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="The consortium's persons.json.")],
-    column: Annotated[list[str], typer.Option(help="The column that identifies a person; repeatable.")],
+    column: Annotated[
+        list[str] | None, typer.Option(help="The column that identifies a person; repeatable.")
+    ] = None,
+    dicom: Annotated[
+        bool,
+        typer.Option("--dicom", help="PatientID with its issuer, in the DICOM files, identify a person."),
+    ] = False,
     table: Annotated[
         Path | None,
         typer.Option(help="A CSV file with patient_id and these columns; manifest.csv without it."),
@@ -59,7 +67,9 @@ def use(
     from hospital_node.persons import claiming
     from medveil.ids import fingerprint
 
-    _, found = claiming.use(node, file, column, table)
+    if dicom == bool(column) or (dicom and table is not None):
+        raise BadOption(problem="--column (with --table, or without) and --dicom: one of them")
+    _, found = claiming.use(node, file, column or (), table)
     screen.say(f"Persons of '{plain(found.name)}', known by {plain(found.identifier)}.")
     screen.say(f"  Compare by telephone:  {fingerprint(found.hash)}")
     screen.say("  Next:                  medveil node persons claim")

@@ -166,8 +166,8 @@ class PersonsSettings(Frozen):
 
     hash: Sha256
     """Of the consortium's persons file, which is kept as ``persons.json``; for life."""
-    columns: Annotated[tuple[str, ...], Field(min_length=1, max_length=5)]
-    """That identify a person together."""
+    columns: Annotated[tuple[str, ...], Field(max_length=5)] = ()
+    """That identify a person together; without any, PatientID and its issuer in the DICOM files do."""
     table: Path | None = None
     """The operator's list with ``patient_id`` and these columns; ``manifest.csv`` if left out."""
 

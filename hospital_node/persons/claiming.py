@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from hospital_node.cohort import Names
+from hospital_node.line import AggregatorProblem
 from hospital_node.patients_key import patients_key
 from hospital_node.persons.known import KnownPersons, standings_of
 from hospital_node.persons.people import People, read_people
@@ -25,7 +26,7 @@ from medveil.errors import BadFile, Error
 from medveil.files import replace_durably
 from medveil.handed import read_json
 from medveil.identity import Identity, Secret
-from medveil.persons import Persons
+from medveil.persons import Keeper, Persons
 from privacy.oprf.hospital import ask, claim, tags
 from privacy.oprf.messages import BATCH
 
@@ -42,6 +43,21 @@ class NoPersonsFile(Error):
             what="This node uses no persons file.",
             meaning="It does not know whom to ask whose a person is. Nobody was asked.",
             remedy="Get the file from the consortium's admin: medveil node persons use FILE --column NAME.",
+        )
+
+
+class KeeperAway(Error):
+    """A keeper does not answer, or nobody of its name is enrolled."""
+
+    code = "keeper-away"
+
+    def __init__(self, *, keeper: str, enrolled: bool) -> None:
+        what = "does not answer" if enrolled else "is not enrolled at the aggregator"
+        super().__init__(
+            what=f"The keeper '{keeper}' {what}.",
+            meaning="Every keeper must answer. Nobody was claimed by this question, and nothing is lost: "
+            "what the others have answered counts once.",
+            remedy="Telephone the keeper ('medveil aggregator keeper run' must run), then ask again.",
         )
 
 
@@ -69,6 +85,9 @@ class Counts:
 
 def use(node: Node, file: Path, columns: Sequence[str], table: Path | None) -> tuple[Node, Persons]:
     """From now on know persons by this file and these columns; the manifest's, if no table is named.
+
+    Args:
+        columns: if there is none, PatientID and its issuer in the DICOM files.
 
     Raises: BadFile, also if the list cannot be read or has no such column; nothing is changed then.
     """
@@ -113,7 +132,7 @@ async def claim_persons(node: Node, identity: Identity, post: Post) -> Counts:
     Guarantees: a patient is noted as this hospital's only after every keeper has said so, with an answer
     that was made for exactly this question; what was noted is on stable storage.
     Raises: NoPersonsFile, BadFile, KeeperRefuses, BadEvaluation, BadBox, BadMessage, AggregatorProblem,
-        Unreachable. What was noted before stays noted, and nobody else is this hospital's.
+        KeeperAway, Unreachable. What was noted before stays noted, and nobody else is this hospital's.
     """
     persons, told = persons_of(node)
     people, names = read_people(node.settings.data, told), Names(identity)
@@ -146,7 +165,7 @@ class _Asking:
             asked = await asyncio.to_thread(
                 ask, self.persons, keeper, forms, identity=self.identity, secret=self.secret
             )
-            answer = await self.post.letter(keeper.name, asked.request)
+            answer = await self._letter(keeper, asked.request)
             outputs.append(await asyncio.to_thread(asked.outputs, answer))
         return tags(self.persons, outputs)
 
@@ -163,10 +182,18 @@ class _Asking:
                     private=secrets.token_bytes(PRIVATE_BYTES),
                     nonce=secrets.token_bytes(NONCE_BYTES),
                 )
-                answer = claimed.given(await self.post.letter(keeper.name, claimed.request))
+                answer = claimed.given(await self._letter(keeper, claimed.request))
                 for i, given in zip(rest, answer, strict=True):
                     own[i] = given
         return own
+
+    async def _letter(self, keeper: Keeper, body: bytes) -> bytes:
+        try:
+            return await self.post.letter(keeper.name, body)
+        except AggregatorProblem as error:
+            if error.code in ("keeper-silent", "not-found"):
+                raise KeeperAway(keeper=keeper.name, enrolled=error.code != "not-found") from error
+            raise
 
 
 def _counted(people: People, known: KnownPersons, names: Names) -> Counts:

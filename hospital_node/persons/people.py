@@ -13,11 +13,13 @@ from medveil.errors import BadFile
 from medveil.persons import NoIdentifier, identifier_form
 from medveil.pseudonyms import BadPseudonym, one_spelling
 from medveil.shown import plain
+from medveil_imaging.sources.dicom.elements import first_elements
 from medveil_imaging.sources.lines import Cells, Unreadable, letters_of, open_table
 from medveil_imaging.sources.manifest import MANIFEST
+from medveil_imaging.sources.places import Places
 from medveil_imaging.sources.raw import Unusable
 
-PATIENT = "patient_id"
+PATIENT, IMAGE = "patient_id", "image"
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,10 @@ def read_people(data: Path, told: PersonsSettings) -> People:
     """
     found: dict[str, set[bytes]] = defaultdict(set)
     here = set(_patients(data / MANIFEST))
-    for cells in _lines(told.table or data / MANIFEST, (PATIENT, *told.columns)):
-        with suppress(BadPseudonym, NoIdentifier):
-            patient = one_spelling(cells[PATIENT].strip())
+    for patient, parts in _listed(data, told) if told.columns else _in_headers(data):
+        with suppress(NoIdentifier):
             if patient in here:
-                found[patient].add(identifier_form(*(cells[column] for column in told.columns)))
+                found[patient].add(identifier_form(*parts))
     owners: dict[bytes, set[str]] = defaultdict(set)
     for patient, forms in found.items():
         for form in forms:
@@ -53,6 +54,31 @@ def read_people(data: Path, told: PersonsSettings) -> People:
     several = frozenset(p for patients in owners.values() if len(patients) > 1 for p in patients)
     known = {p: next(iter(forms)) for p, forms in found.items() if len(forms) == 1 and p not in several}
     return People(known, frozenset(here - known.keys() - several), several)
+
+
+def _listed(data: Path, told: PersonsSettings) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Pseudonyms, and the cells that identify a person. Raises: BadFile."""
+    for cells in _lines(told.table or data / MANIFEST, (PATIENT, *told.columns)):
+        with suppress(BadPseudonym):
+            patient = one_spelling(cells[PATIENT].strip())
+            yield patient, tuple(cells[column] for column in told.columns)
+
+
+def _in_headers(data: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Pseudonyms, and PatientID with its issuer of each image; without an issuer a number says nothing.
+
+    Raises: BadFile.
+    """
+    places = Places(data)
+    for cells in _lines(data / MANIFEST, (PATIENT, IMAGE)):
+        with suppress(BadPseudonym, Unusable, OSError):
+            patient = one_spelling(cells[PATIENT].strip())
+            path, _ = places.find(cells[IMAGE], IMAGE)
+            files = sorted(one for one in path.iterdir() if one.is_file()) if path.is_dir() else [path]
+            heads = filter(None, map(first_elements, map(str, files)))
+            head = next(heads, None)
+            if head is not None:
+                yield patient, (head.patient, head.issuer)
 
 
 def _patients(path: Path) -> Iterator[str]:

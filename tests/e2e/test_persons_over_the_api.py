@@ -20,9 +20,8 @@ from aggregator.keeper.set_up import set_up_keeper, write_persons
 from aggregator.keeper.settings import KeeperFolder
 from door import Door
 from folders import lines_of, write_folder
-from hospital_node.line import AggregatorProblem
 from hospital_node.operator import viewed
-from hospital_node.persons.claiming import Counts, claim_persons, use
+from hospital_node.persons.claiming import Counts, KeeperAway, claim_persons, use
 from hospital_node.settings import Node, NodeSettings
 from hospital_node.transport import Transport
 from hospitals import LOCAL, Hospital
@@ -164,10 +163,9 @@ def test_hospitals_that_ask_at_once_share_no_person_and_lose_none(scene: Scene) 
 def test_a_keeper_that_is_away_is_named_and_nobody_is_claimed(scene: Scene) -> None:
     one = hospital(scene, scene.door.world.identities[0], 0)
     scene.door.service.letters.answer_s = 0.0
-    with pytest.raises(AggregatorProblem) as caught:
+    with pytest.raises(KeeperAway, match="keeper 'east' does not answer"):
         asyncio.run(scene.claim(one))
-    assert caught.value.code == "keeper-silent"
-    assert "keeper" in caught.value.what
+    scene.door.service.register.revoke("east", now=1.0)
+    with pytest.raises(KeeperAway, match="keeper 'east' is not enrolled"):
+        asyncio.run(scene.claim(one))
     assert not one.node.known_persons.exists()
-    scene.door.service.letters.answer_s = 60.0
-    assert asyncio.run(with_keepers(scene, scene.claim(one))).own == 4

@@ -15,6 +15,7 @@ import pytest
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
+from dicom_files import film_file, picture
 from folders import lines_of, write_folder, write_manifest
 from hospital_node.cli import app
 from hospital_node.cohort import Cohort
@@ -228,6 +229,21 @@ def test_no_identifier_and_no_tag_lies_in_the_nodes_folder(tmp_path: Path) -> No
     one = them.hospitals[0]
     assert counts(one.node, one.identity).unasked == 6  # a damaged file gives nobody
     assert them.claim(1).own == 6
+
+
+def test_dicom_files_may_say_who_a_patient_is_if_one_authority_has_numbered_them(tmp_path: Path) -> None:
+    them = Them(tmp_path, numbers(first=0))
+    (one,) = them.hospitals
+    lines = []
+    for number, (patient, issuer) in enumerate(
+        [("943 476 5919", "NHS"), ("9434765919", "NHS"), ("17", "NHS"), ("18", ""), ("ANONYMOUS", "NHS")]
+    ):
+        file = film_file(one.images / f"{number}.dcm", picture(), PatientID=patient, IssuerOfPatientID=issuer)
+        lines.append((file.name, f"p{number}", "train", 0))
+    write_manifest(one.images, [*lines, ("not-there.dcm", "p9", "train", 0)])
+    node, _ = use(one.node, them.file, [], None)
+    them.hospitals = [Hospital(node, one.identity)]
+    assert them.claim(1) == Counts(own=1, elsewhere=0, unasked=0, unknown=3, several=2)
 
 
 def test_plan_and_hospital_must_mean_the_same_persons_file(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ TAGS = [
     "SeriesDescription",
     "PatientName",
     "PatientID",
+    "IssuerOfPatientID",
     "PatientBirthDate",
     "PatientSex",
     "PatientAge",
@@ -71,6 +72,8 @@ class FirstElements:
     age: str = field(repr=False)
     """In years, with one decimal below two; "" if it is not told."""
     scanner: str
+    issuer: str = field(default="", repr=False)
+    """Who has given the PatientID; "" if that is not told."""
 
 
 def first_elements(path: str) -> FirstElements | None:
@@ -140,6 +143,7 @@ def _values(found: Dataset) -> FirstElements:
             sex=_one(found, "PatientSex"),
             age=_age(found),
             scanner=maker,
+            issuer=_as_written(found, "IssuerOfPatientID"),
         )
 
 
