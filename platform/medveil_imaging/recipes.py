@@ -270,6 +270,9 @@ RECIPES: dict[tuple[str, PrivacyKind], tuple[tuple[str, str], int, Make]] = {
     ("position_head", "none"): (VOLUMES, 10, partial(_network_none, rate=0.3, batch=4, update_clip=32.0)),
     ("position_head", "local"): (VOLUMES, 10, _position_local),
     ("position_head", "joint"): (VOLUMES, 30, _position_joint),
+    # A network of one hospital's own on a shared model; the rate is the U-Net's.
+    ("on_top", "none"): (VOLUMES, 10, partial(_network_none, rate=6e-3, batch=2, update_clip=32.0)),
+    ("on_top", "local"): (VOLUMES, 10, partial(_network_local, rate=1.0, clip_norm=1.0, update_clip=8.0)),
     ("segresnet3d", "none"): (VOLUMES, 15, partial(_network_none, rate=2e-3, batch=2, update_clip=1.0)),
     ("segresnet3d", "local"): (
         VOLUMES,

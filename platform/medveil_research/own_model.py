@@ -77,9 +77,14 @@ def _chosen(plans: list[Plan], wanted: str) -> Plan:
 
 def write_own(found: OwnModel, target: Path) -> None:
     """Write ``study.toml`` and ``model.safetensors``, for this user alone. Raises: TargetExists."""
+    write_model(found.study, found.weights, target)
+
+
+def write_model(study: Study, weights: Float32, target: Path) -> None:
+    """As :func:`write_own`, of any model that stays in the house. Raises: TargetExists."""
     if target.exists() or target.is_symlink():
         raise TargetExists(path=target)
     target.mkdir(mode=0o700, parents=True)
-    content = to_safetensors(found.weights, found.study.model.tensors)
+    content = to_safetensors(weights, study.model.tensors)
     replace_durably(target / WEIGHTS, content, private=True)
-    replace_durably(target / STUDY, to_toml(found.study).encode(), private=True)
+    replace_durably(target / STUDY, to_toml(study).encode(), private=True)

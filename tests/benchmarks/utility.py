@@ -321,6 +321,19 @@ def section(cells: Sequence[Cell], seeds: int) -> str:
     return "\n".join(lines)
 
 
+def kept_rows(new: str, page: str) -> str:
+    """The new section, with the rows that the page has of data sets that were not measured again."""
+    old = page.partition("<!-- utility -->")[2].partition("<!-- end of utility -->")[0].splitlines()
+    lines: list[str] = []
+    for line in new.splitlines():
+        lines.append(line)
+        if line.startswith("|---"):
+            others = [job for job in JOBS if f"\n| {job} |" not in new]
+            rows = [row for row in old if row.startswith(tuple(f"| {job} |" for job in others))]
+            lines += [row for row in rows if row.count("|") == line.count("|")]
+    return "\n".join(lines)
+
+
 def _mark(value: float, target: Target) -> str:
     if value >= target.aim:
         return "aim"
@@ -331,7 +344,7 @@ def main() -> None:
     """Run, print, write."""
     parser = arguments(__doc__)
     parser.add_argument("--seeds", type=int, default=4, help="runs with different noise per setting")
-    parser.add_argument("--only", choices=JOBS, help="one data set instead of all")
+    parser.add_argument("--only", choices=JOBS, help="one data set; the page keeps its rows of the others")
     parser.add_argument("--write", type=Path, help="put the table into this Markdown page")
     given = with_data(parser)
     torch.set_num_threads(1)
@@ -339,7 +352,8 @@ def main() -> None:
     cells = [cell for name in names for cell in measure(name, given.data, given.seeds)]
     publish(rows_of(cells), given.json)
     if given.write is not None:
-        put_section(given.write, "utility", section(cells, given.seeds))
+        page = given.write.read_text(encoding="utf-8") if given.only and given.write.exists() else ""
+        put_section(given.write, "utility", kept_rows(section(cells, given.seeds), page))
 
 
 if __name__ == "__main__":

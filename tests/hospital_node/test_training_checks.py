@@ -35,7 +35,12 @@ LABELLED: dict[str, tuple[int, ...]] = {
 }
 """Models that give logits for the image; the others outline."""
 LARGE = ("densenet121", "mobilenet")
-VOLUMES = {"unet3d": (16, 16, 8), "segresnet3d": (8, 8, 8), "position_head": (16, 16, 16)}
+VOLUMES = {
+    "unet3d": (16, 16, 8),
+    "segresnet3d": (8, 8, 8),
+    "position_head": (16, 16, 16),
+    "on_top": (16, 16, 16),
+}
 
 
 def study_for(name: str, clipping: str = "flat") -> tuple[Study, nn.Module]:

@@ -117,6 +117,7 @@ MODEL_CASES = [
     pytest.param("densenet121", ModelShape((32, 32, 32), 1), marks=pytest.mark.slow),
     ("lenet", FLAT),
     ("mobilenet", FLAT),
+    ("on_top", SOLID),
     ("position_head", SOLID),
     ("depth_head", ModelShape((16, 16, 16), 1)),
     ("segresnet3d", ModelShape((8, 8, 8), 2)),

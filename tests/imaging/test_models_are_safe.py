@@ -35,6 +35,7 @@ CASES = [
     ("depth_head", SOLID),
     ("lenet", FLAT),
     ("mobilenet", ModelShape((32, 32), 10, channels=3)),
+    ("on_top", SOLID),
     ("position_head", SOLID),
     ("segresnet3d", SOLID),
     ("small_cnn", FLAT),

@@ -12,6 +12,8 @@ from medveil.errors import BadOption
 from medveil.shown import Screen, plain
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from medveil.study import Study
     from medveil.tensors import Float32
     from medveil_imaging.sources.site import SiteData
@@ -37,38 +39,67 @@ def evaluate(
     adapt: Annotated[
         int, typer.Option(min=0, help="First train on for so many steps on this hospital's patients.")
     ] = 0,
+    on_top: Annotated[
+        bool, typer.Option("--on-top", help="Put a U-Net of this hospital's own on the model and adapt both.")
+    ] = False,
     keep: Annotated[
-        Path | None, typer.Option(help="Save the adapted model here; it must not leave the hospital.")
+        Path | None,
+        typer.Option(
+            help="Save the adapted model here (a folder with --on-top); it must not leave the hospital."
+        ),
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures as JSON.")] = None,
 ) -> None:
     """Judge a model on one hospital's own patients, with a 95 % interval. Nothing leaves this machine."""
-    from medveil.files import replace_durably
-    from medveil.tensors import to_safetensors
-    from medveil_research.adapting import adapted
     from medveil_research.evaluate import evaluate_site
     from medveil_research.fetching import TargetExists
     from medveil_research.programs import check_whole
 
-    if keep is not None and not adapt:
-        raise BadOption(problem="--keep is for an adapted model (--adapt STEPS)")
+    for option, given in (("--keep", keep is not None), ("--on-top", on_top)):
+        if given and not adapt:
+            raise BadOption(problem=f"{option} is for an adapted model (--adapt STEPS)")
     if keep is not None and keep.exists():
         raise TargetExists(path=keep)
     read, vector = _model(model, study)
     if not adapt:
         check_whole(read)
-
-    def change(site: SiteData, vector: Float32) -> Float32:
-        mine = adapted(read, vector, site, steps=adapt) if adapt else vector
-        if keep is not None:
-            replace_durably(keep, to_safetensors(mine, read.model.tensors), private=True)
-        return mine
-
+    judged, start, change = _changes(read, vector, steps=adapt, on_top=on_top, keep=keep)
     with Screen(stderr=True).waiting():
-        found = evaluate_site(data, read, vector, split, change=change)
+        found = evaluate_site(data, judged, start, split, change=change)
     _show_figures(found)
     if json_file:
         json_file.write_text(json.dumps(found.as_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+def _changes(
+    study: Study, vector: Float32, *, steps: int, on_top: bool, keep: Path | None
+) -> tuple[Study, Float32, Callable[[SiteData, Float32], Float32]]:
+    """What is judged: a study, the weights before this hospital has done anything, and what it does."""
+    from medveil.files import replace_durably
+    from medveil.tensors import to_safetensors
+    from medveil_research.adapting import adapted, on_top_of, trained_on_top
+    from medveil_research.own_model import write_model
+
+    if not steps:
+        return study, vector, lambda _, weights: weights
+    if not on_top:
+
+        def alone(site: SiteData, weights: Float32) -> Float32:
+            mine = adapted(study, weights, site, steps=steps)
+            if keep is not None:
+                replace_durably(keep, to_safetensors(mine, study.model.tensors), private=True)
+            return mine
+
+        return study, vector, alone
+    house = on_top_of(study, vector)
+
+    def above(site: SiteData, _: Float32) -> Float32:
+        mine = trained_on_top(house, site, steps=steps)
+        if keep is not None:
+            write_model(house.study, mine, keep)
+        return mine
+
+    return house.study, house.weights, above
 
 
 def _model(model: Path, study: Path | None) -> tuple[Study, Float32]:
