@@ -183,7 +183,7 @@ class Attempt:
             metrics = encode_metrics(study, contribution.sums, place=own, cohort=len(places))
         return masked_update(
             contribution.update,
-            params_for(study, kind, len(places)),
+            params_for(study, kind, len(places), self.key.round),
             weight=contribution.weight,
             metrics=metrics,
             check_key=state.check_key,

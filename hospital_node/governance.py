@@ -14,6 +14,7 @@ from medveil.plan import BadPlan, Plan, check_approvals, parse_plan
 from medveil.profile_source import profile_hash
 from medveil.strategies import BadStrategy, strategy_of
 from medveil.study import Study, too_much
+from privacy.dp.grid import check_grid
 from privacy.dp.policy import Cost, check_policy, cost, rounded_up
 from privacy.joint_steps import adds_up
 
@@ -173,11 +174,13 @@ def check_price(plan: Plan, policy: Policy, *, declared: int | None = None, firs
     Args:
         declared: patients that the hospital declares for it, as far as it is known.
         first: the round from which on this hospital is in the study.
-    Raises: PlanRefused; UnderstatedEpsilon if the plan costs more than it says.
+    Raises: PlanRefused; UnderstatedEpsilon if the plan costs more than it says; RingTooSmall if its discrete
+        noise does not fit.
     """
     stated = check_policy(plan.study)
     if stated is None:
         return None
+    check_grid(plan.study)
     if policy.count_joint_noise and not adds_up(plan.study, hospitals=len(plan.roster)):
         raise PlanRefused(
             reason="the steps of its encoding are too coarse for the hospitals' noise to add up",

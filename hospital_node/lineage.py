@@ -207,7 +207,7 @@ def make_next(
     Raises: BrokenLineage; AlteredSum if the check word in the sum does not fit.
     """
     study = in_round(plan.study, RoundKind.TRAIN)
-    params = params_for(study, RoundKind.TRAIN, len(plan.roster))
+    params = params_for(study, RoundKind.TRAIN, len(plan.roster), published.round)
     if len(data) != 8 * params.words or hashlib.sha256(data).digest() != published.sum_hash:
         raise BrokenLineage(reason="a sum is not the one that its proof names")
     total: Words = np.frombuffer(data, "<u8")

@@ -193,10 +193,12 @@ def _cut(transforms: Transforms) -> str:
 
 
 def _leaving(study: Study, asked: Demand) -> str:
+    from privacy.dp.grid import largest_number
+
     noised = "" if study.privacy.kind == "none" else "noised "
     when = "round 1" if study.mean_rounds == 1 else f"rounds 1 to {study.mean_rounds}"
     mean = f", in {when} the {noised}mean of the patients' features" if study.centred else ""
-    clip, size = study.secure_aggregation.update_clip, study.model.tensors.size
+    clip, size = largest_number(study), study.model.tensors.size
     part = ""
     if study.shared is not None:
         part = (
@@ -265,6 +267,8 @@ def _privacy(study: Study, settings: NodeSettings) -> Iterator[Row]:
         for split, event in study_events(study).items()
     )
     yield "", f"own noise and releases by patients: {noises}"
+    if privacy.noise == "discrete":
+        yield "", "exact discrete noise: whole numbers, from each patient's share to what leaves"
     if privacy.despite_noise:
         yield "", warn("its author insists: the noise exceeds what can be learned")
     if isinstance(privacy, JointNoise):

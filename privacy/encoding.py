@@ -37,7 +37,8 @@ from privacy.secagg.keystream import stream
 Words = NDArray[np.uint64]
 RandomBytes = Callable[[int], bytes]
 LANES = {16: 4, 21: 3, 32: 2}
-MAX_STEPS = 2**20
+MAX_STEPS, WHOLE_STEPS = 2**20, 2**22
+"""Most steps from 0 to the clip: of rounded coordinates, and of whole numbers (:mod:`privacy.dp.grid`)."""
 METRIC_STEPS = 2**20
 """Fixed-point steps per unit of a metric."""
 LIMB_BITS = 25
@@ -96,6 +97,7 @@ class EncodingParams:
         max_weight: W, largest weight of one hospital.
         cohort: U, most hospitals in one sum.
         least_weight: smallest weight of one hospital.
+        whole: coordinates are whole steps already and travel as they are; not dithered and rounded.
     """
 
     parameters: int
@@ -105,6 +107,7 @@ class EncodingParams:
     max_weight: int
     cohort: int
     least_weight: int = 1
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if self.lane_bits not in LANES:
@@ -117,6 +120,8 @@ class EncodingParams:
             raise OutOfRange(thing="Weight limit and cohort", limit="1 to 2^31 and 1 to 4096")
         if not 1 <= self.least_weight <= self.max_weight:
             raise OutOfRange(thing="The least weight", limit="from 1 to the largest")
+        if self.whole and 2 * self.steps * self.cohort >= 2**self.lane_bits:
+            raise OutOfRange(thing="The cohort", limit="small enough for whole numbers, in lanes of 32 bits")
         assert 2 * self.steps * self.cohort < 2**self.lane_bits  # no lane carries into its neighbour
         assert self.max_weight < self.tail_limit
         assert self.cohort << self.limb_bits <= 2**32
@@ -127,8 +132,11 @@ class EncodingParams:
     def steps(self) -> int:
         """L: quantisation steps from 0 to the clip; a coordinate becomes an integer in [0, 2L].
 
-        L is even: at the clip the largest dither makes L + 1/2 at most, and halves are rounded to even.
+        L is even: at the clip the largest dither makes L + 1/2 at most, and halves are rounded to even. Of
+        whole numbers L is the same for every cohort.
         """
+        if self.whole:
+            return WHOLE_STEPS
         return min(((1 << self.lane_bits) - 1) // (2 * self.cohort) // 2 * 2, MAX_STEPS)
 
     @property
@@ -181,8 +189,14 @@ class Aggregate:
     metrics: Sums
 
 
-def params_for(study: Study, kind: RoundKind, cohort: int) -> EncodingParams:
-    """The vector of one round of a study, for a roster of ``cohort`` hospitals."""
+def params_for(study: Study, kind: RoundKind, cohort: int, number: int = 1) -> EncodingParams:
+    """The vector of one round of a study, for a roster of ``cohort`` hospitals.
+
+    Args:
+        number: of the round, from 1. With it changes, if anything, what a step of a lane stands for
+            (:func:`privacy.dp.grid.lane_clip`); all else is the same in each round of a kind.
+    """
+    whole = _whole_clip(study, number) if kind is RoundKind.TRAIN else None
     train, masked = kind is RoundKind.TRAIN, study.secure_aggregation
     counts = not train or study.evaluation.every_round
     counted = sum(_words(in_round(study, kind), cohort).values()) if counts else 0
@@ -190,11 +204,20 @@ def params_for(study: Study, kind: RoundKind, cohort: int) -> EncodingParams:
         parameters=study.uploaded if train else 0,
         metrics=counted,
         lane_bits=masked.lane_bits,
-        clip=masked.update_clip,
+        clip=masked.update_clip if whole is None else whole,
         max_weight=masked.largest_weight,
         cohort=cohort,
         least_weight=masked.least_weight,
+        whole=whole is not None,
     )
+
+
+def _whole_clip(study: Study, number: int) -> float | None:
+    if study.privacy.kind != "joint" or study.privacy.noise != "discrete":
+        return None
+    from privacy.dp.grid import lane_clip  # it knows noise and its price, which others have no use for
+
+    return lane_clip(study, number)
 
 
 class Encoder:
@@ -207,7 +230,8 @@ class Encoder:
         random_bytes: a cryptographic source; 32 bytes of it seed the rounding.
     Guarantees: with s = clip / steps * max_weight / weight, one step in model units, an entry x is rounded by
         at most s + 2^-21 |x|, and in expectation (over the dither) by at most 2^-16 s + 2^-21 |x|; the
-        last term is float32 arithmetic, as in training itself. Zero stays zero.
+        last term is float32 arithmetic, as in training itself. Zero stays zero. Of ``p.whole``: an entry
+        within a quarter of a whole step is that step.
     Raises: OutOfRange if a length, the weight, a metric or an entry is wrong, before randomness is drawn;
         SelfTestFailed.
     Source: Kairouz, Liu, Steinke, ICML 2021, client procedure, without rotation and noise.
@@ -232,6 +256,7 @@ class Encoder:
         limit, unit = np.float32(p.clip), 2.0**16 * p.steps
         if not _within(self._values, limit):
             raise OutOfRange(thing="Every coordinate of the update", limit=f"finite and within ±{limit:g}")
+        self._per_step = p.steps * (weight / p.max_weight) / p.clip
         scale = np.float32(weight / p.max_weight * unit / p.clip)
         while limit * scale > unit:  # products round monotonically, so none exceeds L then
             scale = np.nextafter(scale, np.float32(0))
@@ -246,7 +271,7 @@ class Encoder:
         self._stream, self._zeros = stream(self._seed.reveal()), bytes(2 * length)
         self._bytes = np.empty(2 * LANES[p.lane_bits] * length + 16, np.uint8)
         self._dither = self._bytes[:-16].view("<i2").reshape(LANES[p.lane_bits], length)
-        self._kernel = kernel()
+        self._kernel = None if p.whole else kernel()
         if self._kernel is None:
             block = min(BLOCK_WORDS, length)
             self._wide, floats = np.empty(block, np.uint64), np.empty((2, block), np.float32)
@@ -326,6 +351,8 @@ class Encoder:
 
     def _rounded(self, part: Float32, dither: NDArray[np.int16]) -> NDArray[np.uint32]:
         """One integer in [0, 2L] for each entry; valid until the next call."""
+        if self._p.whole:
+            return (np.rint(part.astype(np.float64) * self._per_step) + self._p.steps).astype(np.uint32)
         floats, noise = self._floats[: len(part)], self._noise[: len(part)]
         np.copyto(noise, dither)
         np.multiply(part, self._scale, floats)

@@ -46,8 +46,8 @@ def step_in_noise(
 
 def adds_up(study: Study, *, hospitals: int) -> bool:
     """Whether the hospitals' noise adds up in a study's sums as its joint epsilon says."""
-    if not isinstance(study.privacy, JointNoise):
-        return True
+    if not isinstance(study.privacy, JointNoise) or study.privacy.noise == "discrete":
+        return True  # whole numbers add up as they are (decision 66)
     step = step_in_noise(
         study.training,
         study.privacy,

@@ -87,7 +87,7 @@ def new_attempt(
     setting = setting_for(
         plan, number=key.round, attempt=key.attempt, kind=kind, model=start, protocol=protocol
     )
-    params = params_for(plan.study, kind, len(plan.roster))
+    params = params_for(plan.study, kind, len(plan.roster), key.round)
     return Attempt(key, kind, params, server.ServerState(setting), now, now)
 
 

@@ -46,6 +46,7 @@ def card_of(one: Standing, settings: NodeSettings, change: Change | None = None)
         smallest_sum=study.cohort.min_hospitals,
         resisted=study.secure_aggregation.colluders,
         privacy=privacy.kind,
+        discrete=privacy.kind != "none" and privacy.noise == "discrete",
         epsilon=privacy.epsilon if privacy.kind != "none" else 0.0,
         delta=privacy.delta if privacy.kind != "none" else 0.0,
         cap=settings.policy.epsilon_cap if private else 0.0,

@@ -172,6 +172,8 @@ class Card:
     resisted: int
     """So many other hospitals, with a lying aggregator, still see sums only."""
     privacy: str
+    discrete: bool
+    """Whether its noise is exact whole numbers."""
     epsilon: float
     delta: float
     cap: float

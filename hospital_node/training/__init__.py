@@ -7,12 +7,12 @@ from hospital_node.training.features import FeatureCache
 from hospital_node.training.run import (
     Diverged,
     NoCharge,
-    NoiseCut,
     TrainingRound,
     choose_device,
     steps_in_round,
 )
 from hospital_node.training.safety import NotSafe
+from hospital_node.training.whole import NoiseCut
 
 __all__ = [
     "Diverged",

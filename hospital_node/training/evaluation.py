@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from hospital_node.ledger import Charge
@@ -19,8 +21,10 @@ from medveil.tensors import Float32
 from medveil_imaging.models import build_model, load_vector
 from medveil_imaging.patches import by_windows
 from medveil_imaging.patients import Patient
+from privacy.dp.grid import figure_deviation, is_discrete
 from privacy.dp.noise import NoiseSource
 from privacy.dp.policy import round_event
+from privacy.metric_limits import STEP
 
 
 def evaluate(
@@ -63,7 +67,9 @@ def release(
     """What leaves the hospital of an evaluation, as :func:`medveil.metrics.released` lists it.
 
     Without privacy the exact sums. Otherwise each patient's bounded contribution, added up, with Gaussian
-    noise in float64; the encoding rounds it to the grid of the metrics before it is masked.
+    noise in float64; the encoding rounds it to the grid of the metrics before it is masked. With discrete
+    noise every patient's contribution is rounded to that grid, towards zero, so that it gets no longer;
+    noise and sums are whole steps of it, and so is what the masked sums of all hospitals add up to.
 
     Args:
         noise, charge: needed under differential privacy, unused without it. The charge is marked as begun
@@ -83,12 +89,21 @@ def release(
     if charge.event != round_event(study, charge.split):
         raise NoCharge(problem="the charge is for other noise")
     charge.begin()
-    multiplier, scales = charge.event.noise_multiplier, noise_scales(study)
-    total = {name: noise.gaussian(size, multiplier * scales[name]) for name, size in released(study).items()}
+    multiplier, scales, whole = charge.event.noise_multiplier, noise_scales(study), is_discrete(study)
+    total = {
+        name: _noise(noise, size, multiplier * scales[name], whole) for name, size in released(study).items()
+    }
     for sums in contributions(study, vector, patients, device=device, cache=cache, build=build):
         for name, value in bounded(study, sums).items():
-            total[name] += value
+            total[name] += np.trunc(value / STEP) * STEP if whole else value
     return total
+
+
+def _noise(source: NoiseSource, size: int, scale: float, whole: bool) -> NDArray[np.float64]:
+    """Noise for one sum; of discrete noise whole steps, in which figures travel."""
+    if whole:
+        return source.discrete(size, figure_deviation(scale)).astype(np.float64) * np.float64(STEP)
+    return source.gaussian(size, scale)
 
 
 def contributions(

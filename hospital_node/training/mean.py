@@ -8,6 +8,7 @@ self-checks hold for them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -18,6 +19,7 @@ from hospital_node.training.gradients import Drawn, draw
 from hospital_node.training.optimizer import PatientOptimizer
 from medveil.study import Study
 from medveil_imaging.patients import Patient
+from privacy.dp.grid import training_grid
 from privacy.dp.noise import NoiseSource
 from privacy.dp.policy import mean_policy
 
@@ -64,12 +66,14 @@ def noisy_mean(
     Guarantees: adding or removing one patient moves the sum behind it by at most 1, against noise of
         :func:`privacy.dp.policy.mean_policy`; labels are not looked at.
     """
-    policy, module = mean_policy(study), Mean(width).to(device)
+    policy, module, grid = mean_policy(study), Mean(width).to(device), training_grid(study, 1)
     optimizer = PatientOptimizer(
         torch.optim.SGD(module.parameters(), lr=1.0),
         policy=policy,
         expected_patients=declared_patients,
         noise=noise,
+        grid=grid,
+        room=math.inf if grid is None else grid.room(declared_patients),
     )
     drawn = [Drawn(*one.patient.take(one.which)) for one in draw(patients, policy, noise)]
     add_clipped_sum(optimizer, module, mean_loss, drawn, device=device)

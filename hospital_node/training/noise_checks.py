@@ -6,6 +6,7 @@ a source with a known key is held against AES-256 in counter mode, value by valu
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from types import FrameType
@@ -24,6 +25,8 @@ EXACT = 1e-12
 """Largest error of the chance of a value as far out."""
 LONG = 70_000
 """Values of a call that passes the source's own blocks."""
+DISCRETE = "76877f68690eca572f8d54868fa28f0dcb5ae5c252d3a50cfd378d3853682120"
+"""SHA-256 of discrete noise from the first key; tests hold the sampler against exact chances."""
 SYSTEM = (os.urandom, getattr(os, "getrandom", os.urandom))
 
 
@@ -32,6 +35,7 @@ def check_noise_source() -> None:
     _check_keys()
     _check_stream(bytes(range(KEY_BYTES)))
     _check_stream(bytes(range(KEY_BYTES))[::-1])
+    _check_discrete()
 
 
 class _Seen(NoiseSource):
@@ -70,6 +74,15 @@ def _watched() -> tuple[NoiseSource, int]:
     finally:
         sys.setprofile(before)
     return source, len(asked)
+
+
+def _check_discrete() -> None:
+    """Whole numbers have no rounding, so what one key's stream makes of them is the same everywhere."""
+    source, told = NoiseSource(bytes(range(KEY_BYTES))), hashlib.sha256()
+    for count, deviation in ((1000, 3), (1000, 2**26 + 1), (7, 2**26 + 1)):
+        told.update(source.discrete(count, deviation).astype("<i8").tobytes())
+    if told.hexdigest() != DISCRETE:
+        raise NotSafe(check="noise", problem="discrete noise is not that of the key's stream")
 
 
 def _check_stream(key: bytes) -> None:

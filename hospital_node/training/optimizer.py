@@ -6,10 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
+from hospital_node.training.whole import whole_sums
 from medveil.lean import import_alone
 from medveil.noise_policies import GaussianNoise
+from privacy.dp.grid import Grid
 from privacy.dp.noise import NoiseSource
 
 if TYPE_CHECKING:
@@ -54,6 +57,8 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]
             number drawn.
         noise: where the noise comes from. torch's generators have no part in it. None where sums are made and
             never released: such an optimiser cannot step.
+        grid: of discrete noise; every patient's share is rounded to its whole steps then. room: farthest from
+            zero that the sum may lie on it (:meth:`privacy.dp.grid.Grid.room`).
 
     Source: Abadi et al., CCS 2016, algorithm 1, with patients as examples; McMahan et al., ICLR 2018.
     """
@@ -65,6 +70,8 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]
         policy: GaussianNoise,
         expected_patients: float,
         noise: NoiseSource | None,
+        grid: Grid | None = None,
+        room: float = math.inf,
     ) -> None:
         super().__init__(
             optimizer,
@@ -75,6 +82,9 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]
         )
         self._policy = policy
         self._noise = noise
+        self._whole, self._room = grid, room
+        self.released: dict[torch.nn.Parameter, torch.Tensor] = {}
+        """What the last step stepped with, by parameter: noisy sums over the public constant."""
         self._grid = 2.0 ** (math.floor(math.log2(policy.clip_norm)) - GRID_BITS)
 
     def accumulate(self, gradients: Mapping[torch.nn.Parameter, torch.Tensor]) -> None:
@@ -104,6 +114,7 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]
             parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
         self.signal_skip_step(do_skip=False)
         self.step()
+        self.released = {parameter: parameter.grad for parameter in self.params}
         self.zero_grad(set_to_none=True)
 
     def clip_and_accumulate(self) -> None:
@@ -115,6 +126,11 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]
         broken = ~norms.isfinite()[:, None]
         if norms.is_cuda or bool(broken.any()):  # 0 times an infinite entry is not 0
             samples = [sample.masked_fill_(broken, 0.0) for sample in samples]
+        if self._whole is not None:
+            found = whole_sums(samples, factors, step=self._whole.step, clip_norm=self._policy.clip_norm)
+            shaped = zip(self.params, found, strict=True)
+            self.add({parameter: one.view(parameter.shape) for parameter, one in shaped})
+            return
         for parameter, sample in zip(self.params, samples, strict=True):
             if parameter.summed_grad is None:
                 parameter.summed_grad = sample.new_zeros(parameter.shape)
@@ -131,6 +147,11 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]
         scale = self._policy.own_multiplier * self._policy.clip_norm
         released = torch.cat([p.summed_grad.detach().flatten() for p in self.params]).cpu()
         for piece in torch.split(released, NOISE_BLOCK):
+            if self._whole is not None:  # whole steps of a power of two: every sum of them is exact
+                drawn = self._noise.discrete(len(piece), self._whole.deviation).astype(np.float64)
+                drawn *= self._whole.step
+                piece.clamp_(-self._room, self._room).add_(torch.from_numpy(drawn))
+                continue
             noisy = piece.double().add_(torch.from_numpy(self._noise.gaussian(len(piece), scale)))
             piece.copy_(noisy.div_(self._grid).round_().mul_(self._grid))
         parts = torch.split(released.to(self.params[0]), [p.numel() for p in self.params])

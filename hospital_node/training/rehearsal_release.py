@@ -26,7 +26,9 @@ from medveil.rounds import RoundKind
 from medveil.tasks import TASKS, Sums
 from medveil_imaging.patches import by_windows
 from medveil_imaging.patients import PatientImages
+from privacy.dp.grid import is_discrete
 from privacy.dp.policy import Split
+from privacy.metric_limits import STEP
 
 COMPANY = 9
 """Patients who are there in both worlds, with one image each."""
@@ -76,7 +78,9 @@ def _groups(stage: Stage, place: int) -> dict[str, str]:
 def _released(stage: Stage, split: Split, patients: list[PatientImages]) -> tuple[dict[str, float], Sums]:
     """Scale of the noise that each sum asked for, and the sum without it."""
     source = Scripted(
-        noise=np.random.Generator(np.random.PCG64(len(patients))).standard_normal(10**6), real=True
+        noise=np.random.Generator(np.random.PCG64(len(patients))).standard_normal(10**6),
+        real=True,
+        step=STEP if is_discrete(stage.study) else None,
     )
     charge = charge_for(stage, split, stage.study.training.rounds + 1, source)
     sums = evaluation.release(
@@ -95,7 +99,10 @@ def _released(stage: Stage, split: Split, patients: list[PatientImages]) -> tupl
     if [size for _, size, _ in asked] != [v.size for v in sums.values()]:
         raise NotSafe(check="evaluation", problem="a released sum does not draw noise once for each value")
     scales = {name: scale for name, (_, _, scale) in zip(sums, asked, strict=True)}
-    return scales, {name: sums[name] - given for name, given in zip(sums, source.given, strict=True)}
+    found = {name: sums[name] - given for name, given in zip(sums, source.given, strict=True)}
+    if is_discrete(stage.study) and any((values % STEP != 0).any() for values in found.values()):
+        raise NotSafe(check="evaluation", problem="a patient's contribution is not in whole steps")
+    return scales, found
 
 
 def _canaries(stage: Stage) -> list[PatientImages]:

@@ -31,6 +31,7 @@ from hospital_node.training.stage import (
     with_wild_canary,
 )
 from medveil.tensors import Float32
+from privacy.dp.grid import LANE_STEPS, lane_clip, training_grid, travels_whole
 from privacy.dp.policy import Split
 
 LEAST = 1e-3
@@ -58,7 +59,7 @@ def rehearse_round(stage: Stage) -> None:
     plain = generator.standard_normal(stage.steps * stage.size)
     other = generator.standard_normal(stage.steps * stage.size) * 100 * short
     large = plain.copy()
-    large[:: max(1, stage.size // 16)] *= 4  # rare sizes, too
+    large[:: max(1, stage.size // 16)] *= 2 if travels_whole(stage.study) else 4  # rare sizes, too
     _check_noise_only(stage, _take(stage, noise=large, nobody=True))
     without = _take(stage, noise=plain * 4 * short)
     for place in range(len(stage.others) + 1):
@@ -90,7 +91,8 @@ def _take(
         patients.insert(place, stage.canary)
     script = [(False, False)] * stage.steps if nobody else stage.entering
     coins = [np.array([own if p is stage.canary else rest for p in patients]) for rest, own in script]
-    source = Scripted(noise=noise, coins=coins, real=nobody)
+    grid = training_grid(stage.study, stage.round_number)
+    source = Scripted(noise=noise, coins=coins, real=nobody, step=None if grid is None else grid.step)
     charge = charge_for(stage, Split.TRAIN, stage.round_number, source)
     given = run.TrainingRound(
         stage.study,
@@ -170,8 +172,17 @@ def _check_asked(stage: Stage, take: _Take, patients: int) -> None:
         noise = [entry for entry in step if entry[0] == "noise"]
         if sum(size for _, size, _ in noise) != stage.size:
             raise NotSafe(check="noise", problem="a step does not draw noise once for each of its values")
-        if any(not math.isclose(found, scale, rel_tol=1e-9) for _, _, found in noise):
+        if any(not _is_paid(stage, found, scale) for _, _, found in noise):
             raise NotSafe(check="noise", problem="a step's noise has another size than the study promises")
+
+
+def _is_paid(stage: Stage, found: float, scale: float) -> bool:
+    """Whether noise has the size that a step is charged for; discrete noise is a hair larger (decision
+    66)."""
+    grid = training_grid(stage.study, stage.round_number)
+    if grid is None:
+        return math.isclose(found, scale, rel_tol=1e-9)
+    return math.sqrt(scale**2 + 9 * grid.step**2) <= found <= 1.03 * scale
 
 
 def _check_canary(stage: Stage, without: _Take, canary: _Take, *, least: float) -> None:
@@ -204,3 +215,19 @@ def _check_noise_only(stage: Stage, take: _Take) -> None:
     room = 2.0**-GRID_BITS * stage.clip + 1e-6 * np.abs(take.given)
     if not np.all(np.abs(found - take.given) <= room):
         raise NotSafe(check="noise", problem="a step without patients is not the noise that was drawn")
+    if travels_whole(stage.study):
+        _check_whole(stage, take)
+
+
+def _check_whole(stage: Stage, take: _Take) -> None:
+    """What an update puts into its lanes are the very whole numbers that were drawn: others' noise adds to
+    them."""
+    grid, clip = training_grid(stage.study, stage.round_number), lane_clip(stage.study, stage.round_number)
+    if grid is None or clip is None:
+        raise TypeError("whole numbers are for a study of discrete noise")
+    per_step = LANE_STEPS * DECLARED / stage.study.secure_aggregation.max_weight / clip
+    lanes, drawn = np.rint(take.update.astype(np.float64) * per_step), np.rint(take.given / grid.step)
+    if not np.array_equal(np.sort(lanes[lanes != 0]), np.sort(-drawn[drawn != 0])):
+        raise NotSafe(
+            check="noise", problem="what goes into the lanes is not the whole numbers that were drawn"
+        )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 
 import numpy as np
 import torch
 import torch._dynamo  # torch's first optimiser loads it, for a second or more: not in the middle of a round
+from numpy.typing import NDArray
 from torch import nn
 
 from hospital_node.ledger import Charge
@@ -23,6 +24,7 @@ from hospital_node.training.mean import noisy_mean
 from hospital_node.training.memory import keep_freed_memory
 from hospital_node.training.optimizer import PatientOptimizer
 from hospital_node.training.shared import PIECE_BYTES, SharedSteps, add_gradients, order_for
+from hospital_node.training.whole import NoiseCut, whole_update
 from medveil.errors import Error
 from medveil.noise_policies import GaussianNoise, JointNoise
 from medveil.progress import tell
@@ -35,6 +37,7 @@ from medveil_imaging.augmentations import random_change, random_shift, random_sh
 from medveil_imaging.models import build_model, load_vector, vector_of
 from medveil_imaging.patches import random_patches
 from medveil_imaging.patients import Patient, PatientImages, PatientVolumes
+from privacy.dp.grid import is_discrete, round_rate, training_grid, travels_whole
 from privacy.dp.noise import NoiseSource
 from privacy.dp.policy import Split, round_event
 
@@ -62,19 +65,6 @@ class Diverged(Error):
             what="Training ended in weights that are not finite numbers.",
             meaning="The learning rate does not suit the model; nothing was sent.",
             remedy="Lower 'learning_rate' in the study.",
-        )
-
-
-class NoiseCut(Error):
-    """A noisy coordinate lies outside what the encoding carries."""
-
-    code = "noise-cut"
-
-    def __init__(self) -> None:
-        super().__init__(
-            what="A coordinate of the noisy update lies beyond the study's update_clip.",
-            meaning="Cutting it would leave too little noise in the sum, so nothing was sent this round.",
-            remedy="Raise secure_aggregation.update_clip in the study, or lower its learning rate.",
         )
 
 
@@ -156,16 +146,19 @@ def train_unchecked(given: TrainingRound) -> Update:
         with _sharing(given, module) as shared:  # ready before anything is paid
             charge.begin()
             if mean_round:
-                _release_mean(given, module, patients, noise)
+                moved = _release_mean(given, module, patients, noise)
             else:
-                _train_private(given, module, patients, noise, shared)
+                moved = _train_private(given, module, patients, noise, shared)
+        if travels_whole(given.study):
+            return _whole_update(given, module, moved)
     return _update(given.study, given.start, vector_of(module))
 
 
 @contextmanager
 def _sharing(given: TrainingRound, module: nn.Module) -> Iterator[SharedSteps | None]:
     """The ranks that share this round's steps, where the hospital has them and the network gains by them."""
-    if given.open_job is None or has_features(module):  # a released mean is one of features
+    if given.open_job is None or has_features(module) or is_discrete(given.study):
+        # A released mean is one of features; ranks add up floats, which discrete noise must not meet.
         yield None
         return
     weight = next(p for p in module.parameters() if p.requires_grad)
@@ -199,6 +192,34 @@ def _update(study: Study, before: Float32, after: Float32) -> Update:
     if isinstance(study.privacy, JointNoise) and np.abs(change).max(initial=0) > limit:
         raise NoiseCut()
     return Update(np.clip(change, -limit, limit))
+
+
+def _whole_update(
+    given: TrainingRound, module: nn.Module, moved: Mapping[nn.Parameter, torch.Tensor]
+) -> Update:
+    """The update in whole steps of a lane, from what the round's one noisy sum moved and nothing else."""
+    mean, centre = given.number <= given.study.mean_rounds, dict(module.named_parameters()).get(CENTRE)
+    start = None
+    with torch.no_grad():
+        load_vector(module, given.start)
+        if mean:
+            start = _alone(module, {} if centre is None else {centre: centre.clone()})
+        values = _alone(module, moved)
+    if not np.all(np.isfinite(values)):
+        raise Diverged()
+    rate = 1.0 if mean else round_rate(given.study, given.number)
+    return whole_update(
+        given.study, given.number, rate * values, start=start, declared=given.declared_patients
+    )
+
+
+def _alone(module: nn.Module, values: Mapping[nn.Parameter, torch.Tensor]) -> NDArray[np.float64]:
+    """The module's vector with these values and zeros elsewhere; float64, shape (d,)."""
+    for parameter in module.parameters():
+        parameter.zero_()
+    for parameter, value in values.items():
+        parameter.copy_(value)
+    return vector_of(module).astype(np.float64)
 
 
 def _ready(given: TrainingRound, module: nn.Module) -> Sequence[Patient]:
@@ -273,7 +294,8 @@ def _set_rate(study: Study, optimizer: torch.optim.Optimizer, round_number: int,
 
 def _release_mean(
     given: TrainingRound, module: nn.Module, patients: Sequence[Patient], noise: NoiseSource
-) -> None:
+) -> dict[nn.Parameter, torch.Tensor]:
+    """Release the mean; returns the centre and what it was set to."""
     centre = module.get_parameter(CENTRE)
     mean = noisy_mean(
         given.study,
@@ -284,6 +306,7 @@ def _release_mean(
         device=given.device,
     )
     centre.copy_(mean)
+    return {centre: mean}
 
 
 def _add_mean(given: TrainingRound, module: nn.Module, patients: Sequence[Patient]) -> None:
@@ -300,11 +323,15 @@ def _train_private(
     patients: Sequence[Patient],
     noise: NoiseSource,
     shared: SharedSteps | None,
-) -> None:
-    """Abadi et al., CCS 2016, algorithm 1, with patients as examples."""
+) -> dict[nn.Parameter, torch.Tensor]:
+    """Abadi et al., CCS 2016, algorithm 1, with patients as examples.
+
+    Returns: by trained weight, what its last noisy step would make of zero at a learning rate of 1.
+    """
     policy, steps = given.study.privacy, given.study.training.local_steps or 0
     if not isinstance(policy, GaussianNoise):
         raise TypeError("a noise policy is needed")
+    grid = training_grid(given.study, given.number)
     loss: Loss = TASKS[given.study.task].loss
     take, prepare = _taken(given.study, generator := _entropy()), _prepared(given, module, generator)
 
@@ -316,6 +343,8 @@ def _train_private(
         policy=policy,
         expected_patients=policy.sample_rate * given.declared_patients,
         noise=noise,
+        grid=grid,
+        room=math.inf if grid is None else grid.room(given.declared_patients),
     )
     ahead = _ahead(given.study, module, patients)
     piece = None if shared is None else PIECE_BYTES
@@ -326,6 +355,7 @@ def _train_private(
             add_clipped_sum(optimizer, module, loss, drawn, device=given.device, shared=shared)
         optimizer.finish_step()
         tell(STEPS, step + 1, steps)
+    return {parameter: -gradient for parameter, gradient in optimizer.released.items()}
 
 
 def _train_plain(

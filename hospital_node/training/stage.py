@@ -41,14 +41,31 @@ class Scripted(NoiseSource):
     """Gives the values of a script, and writes down what it was asked for."""
 
     def __init__(
-        self, *, noise: Float64, coins: Sequence[NDArray[np.bool_]] = (), real: bool = False
+        self,
+        *,
+        noise: Float64,
+        coins: Sequence[NDArray[np.bool_]] = (),
+        real: bool = False,
+        step: float | None = None,
     ) -> None:
         super().__init__(secrets.token_bytes(KEY_BYTES))
         self.asked: list[tuple[Any, ...]] = []
         self.given: list[Float64] = []
-        self._noise, self._coins, self._real = noise, list(coins), real
+        self._noise, self._coins, self._real, self._step = noise, list(coins), real, step
 
     def gaussian(self, size: int, scale: float) -> Float64:
+        if self._step is not None:
+            raise NotSafe(check="noise", problem="noise is not the discrete noise that the study promises")
+        return self._next(size, scale)
+
+    def discrete(self, size: int, deviation: int) -> NDArray[np.int64]:
+        if self._step is None:
+            raise NotSafe(check="noise", problem="noise is discrete, and the study promises another")
+        steps = np.rint(self._next(size, deviation * self._step) / self._step)
+        self.given[-1] = steps * self._step
+        return steps.astype(np.int64)
+
+    def _next(self, size: int, scale: float) -> Float64:
         self.asked.append(("noise", size, scale))
         values, self._noise = self._noise[:size], self._noise[size:]
         if len(values) < size:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from medveil.values import Frozen, PositiveFloat
+from medveil.values import Drawn, Frozen, PositiveFloat
 
 
 class NoPrivacy(Frozen):
@@ -38,6 +38,9 @@ class GaussianNoise(Frozen):
     """Standard deviation of the noise on the final evaluation's sums, in units of the most that one patient
     adds; a validation round has sqrt(rounds) times as much, so all of them cost what the final one does."""
     delta: Annotated[float, Field(gt=0, lt=0.01)] = 1e-5
+    noise: Annotated[Drawn, Field(exclude_if=lambda given: given == "gaussian")] = "gaussian"
+    """``gaussian``: drawn in floating point. ``discrete``: exact discrete Gaussian noise of the same price
+    (:mod:`privacy.dp.discrete`), in whole steps of a grid on which every patient's share is, too."""
     despite_noise: bool = False
     """The author insisted on a study whose noise exceeds what can be learned; hospitals see this mark."""
 

@@ -13,6 +13,8 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PrivacyKind = Literal["none", "local", "joint"]
 NoiseKind = Literal["local", "joint"]
+Drawn = Literal["gaussian", "discrete"]
+"""How noise is drawn: in floating point, or as exact whole numbers."""
 MaskGraph = Literal["complete", "hidden"]
 Weights = Literal["declared", "equal"]
 

@@ -12,7 +12,7 @@ from medveil.bounds import LEAST_SMALLEST, MOST_COLUMNS, SMALLEST
 from medveil.errors import BadOption
 from medveil.registry import names_in
 from medveil.shown import plain
-from medveil.values import MaskGraph, NoiseKind, PrivacyKind, Weights
+from medveil.values import Drawn, MaskGraph, NoiseKind, PrivacyKind, Weights
 
 if TYPE_CHECKING:
     Task = str
@@ -32,6 +32,10 @@ Epsilon = Annotated[
 Rounds = Annotated[int | None, typer.Option(min=1, help="Training rounds; the recipe's number without it.")]
 Delta = Annotated[
     float | None, typer.Option(help="Chance left out of the promise; min(1e-5, 1/(10 n)) without it.")
+]
+OwnNoise = Annotated[
+    Drawn,
+    typer.Option(help="How noise is drawn: in floating point, or discrete, as exact whole numbers."),
 ]
 Classes = Annotated[
     str | None, typer.Option(help="Meaning of the labels 0, 1, 2 …, or the findings, separated by commas.")
@@ -292,6 +296,7 @@ class NewStudyOptions:
     mask_graph: Annotated[
         MaskGraph, typer.Option(help="Who masks with whom; more than 128 hospitals need 'hidden'.")
     ] = "complete"
+    noise: OwnNoise = "gaussian"
     weights: Annotated[
         Weights | None,
         typer.Option(
@@ -346,6 +351,7 @@ class PrivacyPlanOptions:
         float, typer.Option(help="Chance with which a patient enters a step; 1 is everybody.")
     ] = 1.0
     delta: Delta = None
+    noise: OwnNoise = "gaussian"
     model: OwnModel = None
     task: Annotated[Task, typer.Option(help="What the model learns.")] = "classification"
     profile: Annotated[

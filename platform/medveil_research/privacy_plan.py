@@ -9,7 +9,7 @@ from medveil.bounds import LARGEST_DELTA, default_delta
 from medveil.errors import BadFile
 from medveil.profiles import PROFILES
 from medveil.study import ProfileName, TaskName
-from medveil.values import NoiseKind
+from medveil.values import Drawn, NoiseKind
 from medveil_imaging.models import ModelShape, initial_vector, outputs_for
 from medveil_imaging.recipes import recipe
 from medveil_research.joint import default_honest, joint_lines
@@ -19,6 +19,10 @@ from medveil_research.words import budget_words, group_lines, mean_words, plain
 from privacy.dp import accounting
 from privacy.dp.accounting import Event
 from privacy.dp.policy import jointly
+
+EXACT = (
+    "          exact discrete noise, in whole numbers: the same price, and no assumption on floating point"
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class PrivacyPlan:
     rounds: int = 1
     group_columns: int = 0
     """Columns by which test patients have figures in groups."""
+    noise: Drawn = "gaussian"
 
     @property
     def noise_multiplier(self) -> float:
@@ -115,6 +120,7 @@ class PrivacyPlan:
         mean = [f"          {mean_words(self.mean_rounds, self.rounds)}"] if self.mean_rounds else []
         return [
             *noise,
+            *([EXACT] if self.noise == "discrete" else []),
             f"steps     {self.event.steps} in all, {who} in each",
             *mean,
             f"epsilon   {self.epsilon_local:.3g} against everybody, even if all other hospitals collude",
@@ -155,6 +161,8 @@ class Schedule:
     """The first rounds, that many, release the mean of the features, for the price of any others."""
     group_columns: int = 0
     """Columns by which test patients have figures in groups."""
+    noise: Drawn = "gaussian"
+    """How noise is drawn."""
 
 
 def plan_privacy(schedule: Schedule) -> PrivacyPlan:
@@ -187,6 +195,7 @@ def plan_privacy(schedule: Schedule) -> PrivacyPlan:
         mean_rounds=schedule.mean_rounds,
         rounds=schedule.rounds,
         group_columns=schedule.group_columns,
+        noise=schedule.noise,
     )
 
 

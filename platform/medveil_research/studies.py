@@ -33,7 +33,7 @@ from medveil.study import (
     Transforms,
 )
 from medveil.tasks import TASKS
-from medveil.values import MaskGraph, PrivacyKind, Weights
+from medveil.values import Drawn, MaskGraph, PrivacyKind, Weights
 from medveil_imaging.fingerprints import with_profile
 from medveil_imaging.models import ModelShape, Option, build, outputs_for
 from medveil_imaging.personal import personal_tensors
@@ -41,11 +41,12 @@ from medveil_imaging.recipes import Recipe, Variant, recipe
 from medveil_imaging.weight_files import WeightFile
 from medveil_research.contract import prove_if_new
 from medveil_research.joint import CURIOUS, least_in_sum
+from medveil_research.lanes import fine_enough
 from medveil_research.model_start import start_model
 from medveil_research.outlook import HOPELESS, check_hope, mean_is_clear, noise_to_signal
 from medveil_research.strategy_choice import weights_for, with_strategy
 from privacy.dp import accounting
-from privacy.joint_steps import COARSEST, FINE, step_in_noise
+from privacy.dp.grid import check_grid
 
 Policy = NoPrivacy | LocalNoise | JointNoise
 DEFAULT_MODELS = {
@@ -167,6 +168,8 @@ class StudyOptions:
     privacy: PrivacyKind = "local"
     epsilon: float = 8.0
     """Price of the whole study, evaluation included, for each patient; ignored for privacy "none"."""
+    noise: Drawn = "gaussian"
+    """Drawn in floating point, or exact whole numbers."""
     delta: float | None = None
     """None: min(1e-5, 1 / (10 patients))."""
     rounds: int | None = None
@@ -306,13 +309,12 @@ def new_study(options: StudyOptions) -> tuple[Study, bytes]:
         NoDefaultModel, NoRecipe, UnknownName, BadModel: the combination does not exist.
         BadStrategy: options that the strategy does not take, or privacy that it cannot bear.
         BadFile: a value is out of range. EpsilonOutOfReach: no noise is enough.
-        HopelessPlan: more noise than signal, and nobody insists.
+        HopelessPlan: more noise than signal, and nobody insists. RingTooSmall: lanes too coarse for it.
         BadStartWeights: they do not fit. UnfitNetwork: a network that is not shipped failed its trial.
     """
     settings = _settings(options)
     try:
-        policy = _policy(options, settings)
-        transforms = _transforms(options)
+        policy, transforms = _policy(options, settings), _transforms(options)
         choice, initial = _start(options, transforms, settings, policy)
         study = Study(
             name=options.name,
@@ -340,6 +342,7 @@ def new_study(options: StudyOptions) -> tuple[Study, bytes]:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the whole"
         raise BadFile(name="The study", problem=f"{place}: {first['msg']}") from error
+    check_grid(study)
     strategy_of(study)
     prove_if_new(study)
     if options.patients_hint:
@@ -444,6 +447,7 @@ def _policy(options: StudyOptions, settings: Recipe) -> Policy:
         "epsilon": epsilon,
         "evaluation_multiplier": accounting.calibrate(epsilon, delta, sample_rate=1.0, steps=1),
         "delta": delta,
+        "noise": options.noise,
     }
     if options.privacy == "local":
         return LocalNoise(**noise)
@@ -471,25 +475,7 @@ def _masked_sum(options: StudyOptions, settings: Recipe, policy: Policy) -> Secu
         weights=weights_for(settings.strategy, options.weights),
         colluders=options.curious,
     )
-    return _fine_enough(masked, settings, policy, options.most) if isinstance(policy, JointNoise) else masked
-
-
-def _fine_enough(
-    masked: SecureAggregation, settings: Recipe, noise: JointNoise, hospitals: int
-) -> SecureAggregation:
-    """Wider lanes where the encoding's steps are coarse beside the noise. Raises: BadFile: no lane is."""
-
-    def step(chosen: SecureAggregation) -> float:
-        return step_in_noise(
-            settings.training, noise, chosen, hospitals=hospitals, centred=settings.mean_rounds > 0
-        )
-
-    wide = masked.model_copy(update={"lane_bits": 32})
-    chosen = masked if step(masked) <= FINE else wide
-    if step(chosen) > COARSEST:
-        raise BadFile(
-            name="The study",
-            problem="joint noise of so many hospitals with so many patients would be finer than the steps of "
-            "the encoding; take fewer rounds, or privacy 'local'",
-        )
-    return chosen
+    if not isinstance(policy, JointNoise):
+        return masked
+    centred = settings.mean_rounds > 0
+    return fine_enough(masked, settings.training, policy, hospitals=options.most, centred=centred)

@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from privacy.dp.discrete import discrete_gaussian
+
 KEY_BYTES = 32
 _BLOCK = 2**16
 """Values at once: a block that fits a processor's cache saves a third of the time; the stream is the same."""
@@ -72,6 +74,17 @@ class NoiseSource:
             part = values[start : start + _BLOCK]
             normal(self._words(len(part)), out=part)
         values *= scale
+        return values
+
+    def discrete(self, size: int, deviation: int) -> NDArray[np.int64]:
+        """Independent whole numbers of an exact discrete Gaussian; shape (size,), int64.
+
+        See :func:`privacy.dp.discrete.discrete_gaussian`. They may be added to whole numbers only.
+        """
+        values = np.empty(size, np.int64)
+        for start in range(0, size, _BLOCK):
+            part = values[start : start + _BLOCK]
+            part[:] = discrete_gaussian(self._words, len(part), deviation)
         return values
 
     def coins(self, count: int, rate: float) -> NDArray[np.bool_]:

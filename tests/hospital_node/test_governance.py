@@ -23,6 +23,7 @@ from hospital_node.governance import (
     PlanRefused,
     binding,
     check_plan,
+    check_price,
     declared_patients,
     read_offer,
 )
@@ -41,6 +42,7 @@ from medveil.profile_source import profile_hash
 from medveil.shown import Screen
 from medveil_imaging.sources.site import read_site
 from privacy.dp.accounting import calibrate
+from privacy.dp.grid import RingTooSmall
 from privacy.dp.ledger import BudgetExceeded, LedgerDamaged
 from privacy.dp.policy import UnderstatedEpsilon, cost
 from world import make_plan, make_study
@@ -325,6 +327,15 @@ def test_an_operator_is_told_the_noise_and_that_the_author_insisted(
     assert "its author insists: the noise exceeds what can be learned" in shown
     assert "train 4 x 2" in shown
     assert "test 2 x 1" in shown
+    assert "exact discrete noise" not in shown
+    assert "exact discrete noise: whole numbers" in shown_of(plan_of(privacy=LOCAL | {"noise": "discrete"}))
+
+
+def test_noise_that_does_not_fit_its_ring_is_refused_before_approval() -> None:
+    joint = LOCAL | {"kind": "joint", "honest_hospitals": 2, "noise": "discrete"}
+    one_step = {"rounds": 4, "local_steps": 1, "learning_rate": 1.0}
+    with pytest.raises(RingTooSmall, match="lanes have 21 bits"):
+        check_price(plan_of(privacy=joint, training=one_step), settings().policy)
 
 
 def ledger_command(node: Node, *arguments: str) -> str:

@@ -49,6 +49,7 @@ def privacy_plan(options: PrivacyPlanOptions) -> None:
             hospitals=options.hospitals,
             parameters=usual.parameters,
             delta=options.delta,
+            noise=options.noise,
             sample_rate=options.sample_rate,
             privacy=options.privacy,
             honest=options.honest,

@@ -97,6 +97,7 @@ def _wanted(options: NewStudyOptions, weights: WeightFile | None) -> StudyOption
         privacy=options.privacy,
         epsilon=options.epsilon,
         delta=options.delta,
+        noise=options.noise,
         hospitals=options.hospitals,
         rounds=options.rounds,
         size=edges_of(options.size),

@@ -151,7 +151,7 @@ class Hands:
         plan, kind = self._given.plan, RoundKind.TRAIN
         self._number, self._vector = number, np.frombuffer(vector, np.float32)
         self._setting = setting_for(plan, number=number, attempt=attempt, kind=kind, model=model)
-        self._params = params_for(self._study, kind, len(plan.roster))
+        self._params = params_for(self._study, kind, len(plan.roster), number)
         self._common, self._attempts = Common(), {}
         self._truth = Truth(np.zeros(self._params.words, np.uint64), np.zeros(self._params.parameters))
         if self._computed != (number, model):  # a second attempt sends what the first one trained

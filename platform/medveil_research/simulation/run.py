@@ -241,7 +241,7 @@ class _Attempt:
         study, request = self.plan.study, self.request
         self.model = model_hash(self.vector, study.model.tensors)
         self.setting = _setting(self.plan, self.number, self.attempt, self.model)
-        self.params = params_for(study, RoundKind.TRAIN, request.hospitals)
+        self.params = params_for(study, RoundKind.TRAIN, request.hospitals, self.number)
         self.gathering = Gathering(self.setting, self.params, self.home.scratch)
         self.absent = request.schedule.absent(
             hospitals=request.hospitals, number=self.number, attempt=self.attempt, seed=request.seed

@@ -88,6 +88,7 @@ REQUESTS: Texts = {
     "card.model": Text("{model}, {parameters} parameters", "{model}，{parameters} 个参数"),
     "card.spends": Text("Privacy it spends", "消耗的隐私预算"),
     "card.no-noise": Text("no noise", "不加噪声"),
+    "card.discrete": Text("exact discrete noise", "精确离散噪声"),
     "card.of": Text("of {cap} that you allow", "您允许的上限为 {cap}"),
     "card.leaves": Text("Leaves each round", "每轮外发"),
     "card.time": Text("Time at the longest", "最长用时"),
