@@ -51,6 +51,8 @@ def show_ledger(
 
 
 def _show_promises(promises: Sequence[Promise]) -> None:
+    from hospital_node.views import noise_words
+
     plans = list(dict.fromkeys(one.plan for one in promises))
     rows = [
         (
@@ -58,7 +60,7 @@ def _show_promises(promises: Sequence[Promise]) -> None:
             str(plans.index(one.plan) + 1),
             one.split,
             _charged(one),
-            f"{one.noise_multiplier:.4g}",
+            noise_words(one.noise),
             f"{one.epsilon:.3f}",
             f"{one.epsilon_of_all:.3f}",
         )
@@ -95,6 +97,7 @@ def _show_totals(found: Spending) -> None:
 
 
 def _show_rows(rows: Sequence[Row]) -> None:
+    from hospital_node.views import noise_words
     from privacy.dp.ledger import MARKS, PROMISED, State
 
     for row in rows:
@@ -108,7 +111,8 @@ def _show_rows(rows: Sequence[Row]) -> None:
             continue
         screen.say(
             f"{row.number:4} {e.state.value:10} {e.plan[:12]} {e.split.value:5} {where}: "
-            f"noise {e.event.noise_multiplier:.4g} rate {e.event.sample_rate:g} steps {e.event.steps} "
+            f"noise {noise_words([event.noise_multiplier for event in e.events])} "
+            f"rate {e.event.sample_rate:g} steps {sum(event.steps for event in e.events)} "
             f"hash {row.hash[:16]}"
         )
 

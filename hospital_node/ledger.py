@@ -25,7 +25,7 @@ from medveil.study import Study
 from privacy.dp import ledger as rules
 from privacy.dp.accounting import Event
 from privacy.dp.accounts import EVERYBODY, Account, accounts, named
-from privacy.dp.ledger import MARKS, OPEN, PROMISED, Entry, Row, State, mark
+from privacy.dp.ledger import MARKS, OPEN, PROMISED, Entry, Row, State, mark, promise
 from privacy.dp.policy import Split, check_policy, policy_of, round_event, study_events
 
 __all__ = [
@@ -240,8 +240,8 @@ class Ledger:
         name, whose = (used.name, self._with(used)) if used else (str(dataset), named(str(dataset)))
         delta, promised = policy_of(study).delta, study_events(study, first=first).items()
         whole = [
-            Entry(State.REGISTERED, name, plan_id, 0, 0, 0, event, delta, float(cap), sharers, split)
-            for split, event in promised
+            promise(name, plan_id, split, events, delta=delta, cap=float(cap), sharers=sharers)
+            for split, events in promised
         ]
         wanted = self._to_register(whole, frozen=used is not None)
         if wanted:
@@ -267,7 +267,7 @@ class Ledger:
                 wanted.append(new)
                 continue
             same = rules.current(self._file.rows, new.plan)[new.split] == new.dataset
-            if known.event != new.event or not (frozen or same):
+            if known.events != new.events or not (frozen or same):
                 raise rules.BadTransition(problem="the plan is registered with another schedule or data set")
             if not same:
                 over = rules.taken_over(self._file.rows, new.plan, new.split, new.dataset, new.cap)
@@ -325,10 +325,9 @@ class Ledger:
         Raises: NotPrivate.
         """
         delta = policy_of(study).delta
-        for split, event in study_events(study).items():
+        for split, events in study_events(study).items():
             if rules.registered(self.rows(), plan_id, split) is None:
-                lost = Entry(State.REGISTERED, EVERYBODY, plan_id, 0, 0, 0, event, delta, 0.0, split=split)
-                self._append(lost)
+                self._append(promise(EVERYBODY, plan_id, split, events, delta=delta, cap=0.0))
 
     @_alone
     def go_on(self, *, count: int) -> None:
@@ -360,7 +359,7 @@ class Ledger:
             ScheduleUsedUp: all registered rounds have been charged.
             BadTransition: the study is not the one that was registered.
         """
-        event = round_event(study, split)
+        event = round_event(study, split, round_number)
         entry = self._open.pop((plan_id, split, round_number), None)
         if entry is not None:
             entry = replace(entry, dataset=rules.current(self._file.rows, plan_id)[split])
@@ -371,10 +370,9 @@ class Ledger:
                 split=split,
                 round_number=round_number,
                 attempt=attempt,
-                steps=event.steps,
+                event=event,
             )
-            if entry.event == event:
-                self._append(entry)
+            self._append(entry)
         if entry.event != event:
             raise rules.BadTransition(problem="its noise is not the registered noise")
         return Charge(self, entry)

@@ -26,7 +26,8 @@ class Promise:
     """Charges of the whole schedule; None as long as there is none to tell by."""
     restored: bool
     """Whether all of it counts as spent since newer files were lost."""
-    noise_multiplier: float
+    noise: tuple[float, ...]
+    """Own noise multipliers of its rounds, each once."""
     epsilon: float
     """Spent so far."""
     epsilon_of_all: float
@@ -100,9 +101,9 @@ def _promise(entry: Entry, own: list[Entry], names: dict[str, str], limit: float
         study=names.get(entry.plan, "?"),
         split=entry.split.value,
         charged=len(own),
-        schedule=entry.event.steps // max(1, own[0].event.steps) if own else None,
+        schedule=sum(e.steps for e in entry.events) // max(1, own[0].event.steps) if own else None,
         restored=bool(own) and own[0].state in PROMISED,
-        noise_multiplier=entry.event.noise_multiplier,
+        noise=tuple(event.noise_multiplier for event in entry.events),
         epsilon=total(own, delta, joint=True),
         epsilon_of_all=total([entry], delta, joint=True),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from hospital_node.settings import NodeSettings, Policy
@@ -240,6 +240,12 @@ def _groups(study: Study) -> Iterator[Row]:
         yield "", f"figures of each group over all hospitals together; none of fewer than {least} patients"
 
 
+def noise_words(multipliers: Sequence[float]) -> str:
+    """The noise of a schedule: one number, or from where to where it goes."""
+    least, most = min(multipliers), max(multipliers)
+    return f"{least:.4g}" if least == most else f"{least:.4g} to {most:.4g}"
+
+
 def _privacy(study: Study, settings: NodeSettings) -> Iterator[Row]:
     from privacy.dp.policy import cost, study_events
 
@@ -263,12 +269,15 @@ def _privacy(study: Study, settings: NodeSettings) -> Iterator[Row]:
             warn(f"that delta is large: at {limit:g}, where this hospital counts, epsilon is {here:.2f}"),
         )
     noises = ", ".join(
-        f"{split.value} {event.noise_multiplier:.3g} x {event.steps}"
-        for split, event in study_events(study).items()
+        f"{split.value} {noise_words([event.noise_multiplier for event in events])} x "
+        f"{sum(event.steps for event in events)}"
+        for split, events in study_events(study).items()
     )
     yield "", f"own noise and releases by patients: {noises}"
     if privacy.noise == "discrete":
         yield "", "exact discrete noise: whole numbers, from each patient's share to what leaves"
+    if privacy.matched:
+        yield "", "less noise in rounds that count more in the final model, for the same price in all"
     if privacy.despite_noise:
         yield "", warn("its author insists: the noise exceeds what can be learned")
     if isinstance(privacy, JointNoise):

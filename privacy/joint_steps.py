@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from medveil.noise_policies import JointNoise
 from medveil.study import SecureAggregation, Study, Training
+from privacy.dp.matched import Course, course_of, multipliers
 from privacy.encoding import EncodingParams
 
 FINE = 0.5
@@ -24,7 +25,7 @@ COARSEST = 3.0
 
 
 def step_in_noise(
-    training: Training, noise: JointNoise, masked: SecureAggregation, *, hospitals: int, centred: bool
+    training: Training, noise: JointNoise, masked: SecureAggregation, *, hospitals: int, course: Course
 ) -> float:
     """Step of the encoding in standard deviations of one hospital's noise, in the round where it is coarsest.
 
@@ -34,14 +35,27 @@ def step_in_noise(
 
     Args:
         hospitals: of the roster.
-        centred: whether means are released.
+        course: of these rounds. Raises: UnmatchedNoise.
     """
-    stride = training.rate_at((training.rounds - 1) / training.rounds) * noise.clip_norm
+    shortest = min(noise_lengths(training, noise, course))
+    if course.mean_rounds:
+        shortest = min(shortest, noise.own_multiplier)
     p = EncodingParams(
         1, 0, masked.lane_bits, masked.update_clip, masked.max_weight, hospitals, masked.least_weight
     )
-    shortest = min(stride, 1.0) if centred else stride
-    return p.clip * p.max_weight / p.steps / (shortest * noise.own_multiplier)
+    return p.clip * p.max_weight / p.steps / shortest
+
+
+def noise_lengths(training: Training, noise: JointNoise, course: Course) -> list[float]:
+    """One hospital's own noise in an update of each training round, times its patients; in model units.
+
+    Raises: UnmatchedNoise.
+    """
+    numbers = range(course.mean_rounds + 1, training.rounds + 1)
+    return [
+        training.rate_at((number - 1) / training.rounds) * noise.clip_norm * multiplier / noise.sharers**0.5
+        for number, multiplier in zip(numbers, multipliers(noise, course), strict=True)
+    ]
 
 
 def adds_up(study: Study, *, hospitals: int) -> bool:
@@ -53,6 +67,6 @@ def adds_up(study: Study, *, hospitals: int) -> bool:
         study.privacy,
         study.secure_aggregation,
         hospitals=hospitals,
-        centred=study.centred,
+        course=course_of(study),
     )
     return step <= COARSEST

@@ -55,6 +55,7 @@ def card_of(one: Standing, settings: NodeSettings, change: Change | None = None)
         longest_hours=asked.longest_hours,
         memory_bytes=asked.memory_bytes,
         own_figures=study.evaluation.per_site,
+        matched=privacy.kind != "none" and privacy.matched,
         starts_from="" if study.model.parent is None else plain(study.model.parent.words),
         patients={} if found is None else {split.value: found.cohort.count(split) for split in Split},
         left_out=0 if found is None else found.moved,

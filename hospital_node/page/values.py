@@ -201,6 +201,8 @@ class Card:
     differences: tuple[Difference, ...] = ()
     roster: ChangedRoster | None = None
     """Of an amended plan."""
+    matched: bool = False
+    """Whether the noise of its rounds differs."""
     terms: tuple[tuple[str, str], ...] = ()
     """Every term as the terminal shows it, in English."""
 

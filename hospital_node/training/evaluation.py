@@ -86,7 +86,7 @@ def release(
         raise NoCharge(problem="there is no charge")
     if noise is None:
         raise NoCharge(problem="there is no noise source")
-    if charge.event != round_event(study, charge.split):
+    if charge.event != round_event(study, charge.split, charge.round):
         raise NoCharge(problem="the charge is for other noise")
     charge.begin()
     multiplier, scales, whole = charge.event.noise_multiplier, noise_scales(study), is_discrete(study)

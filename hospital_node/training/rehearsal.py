@@ -9,10 +9,11 @@ patients' data takes, and holds three facts against it that together are the pro
 
 It cannot see: which noise source a real round hands in (a test watches the node do it); code that treats the
 rehearsal unlike a real round; random changes of images (switched off here); rounds other than the first, or
-the first two of a centred study; larger cohorts than the rehearsal's dozen patients, more steps a round than
-``MOST_STEPS``, volumes of full size, a GPU that runs out of memory; what happens to an update after train():
-encoding, masks, weights, the copy kept for sending again. Whether the events that a ledger is charged with
-cost what the study says is the accountant's question (:mod:`privacy.dp.policy`); an audit measures it.
+the first two of a centred study, and the last one where noise is matched; larger cohorts than the
+rehearsal's dozen patients, more steps a round than ``MOST_STEPS``, volumes of full size, a GPU that runs out
+of memory; what happens to an update after train(): encoding, masks, weights, the copy kept for sending again.
+Whether the events that a ledger is charged with cost what the study says is the accountant's question
+(:mod:`privacy.dp.policy`); an audit measures it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from hospital_node.training.matched_check import check_matched_noise
 from hospital_node.training.rehearsal_release import rehearse_release
 from hospital_node.training.rehearsal_round import rehearse_round
 from hospital_node.training.stage import DECLARED, Stage, made_up_patients, noise_of
@@ -33,7 +35,7 @@ from medveil.tasks import TASKS
 from medveil_imaging.models import vector_of
 from medveil_imaging.patches import random_patches
 from medveil_imaging.patients import PatientImages
-from privacy.dp.policy import Split, study_events
+from privacy.dp.policy import Split, round_policy, study_events
 
 MOST_STEPS = 32
 MOST_VALUES = 2**24
@@ -67,10 +69,14 @@ def rehearse(study: Study, module: nn.Module, *, size: tuple[int, ...], device: 
         round_number=study.mean_rounds + 1,
         size=weights,
         clip=clip,
-        multiplier=policy.noise_multiplier / math.sqrt(policy.sharers),
+        multiplier=_own(staged, study.mean_rounds + 1),
         steps=few,
     )
     rehearse_round(stage)
+    if policy.matched:
+        check_matched_noise(study)
+        last = study.training.rounds
+        rehearse_round(replace(stage, round_number=last, multiplier=_own(staged, last)))
     if study.centred:
         rehearse_round(_mean_stage(stage))
     for split in study_events(study):
@@ -94,10 +100,18 @@ def _staged(study: Study, *, size: tuple[int, ...], clip: float, steps: int) -> 
     )
 
 
+def _own(study: Study, number: int) -> float:
+    """A hospital's own noise in the steps of a round; what matched noise is, is looked at apart from it."""
+    policy = noise_of(study)
+    noise = round_policy(study, number).noise_multiplier if policy.matched else policy.noise_multiplier
+    return noise / math.sqrt(policy.sharers)
+
+
 def _mean_stage(stage: Stage) -> Stage:
     """The round of the private mean: one step, everybody, features of length 1, for a round's price."""
     width = next(p.numel() for n, p in stage.build(stage.study).named_parameters() if n == CENTRE)
-    multiplier = stage.multiplier / math.sqrt(stage.steps)
+    policy = noise_of(stage.study)
+    multiplier = policy.noise_multiplier / math.sqrt(policy.sharers * stage.steps)
     return replace(stage, round_number=1, size=width, clip=1.0, steps=1, multiplier=multiplier)
 
 

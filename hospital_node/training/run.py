@@ -26,7 +26,7 @@ from hospital_node.training.optimizer import PatientOptimizer
 from hospital_node.training.shared import PIECE_BYTES, SharedSteps, add_gradients, order_for
 from hospital_node.training.whole import NoiseCut, whole_update
 from medveil.errors import Error
-from medveil.noise_policies import GaussianNoise, JointNoise
+from medveil.noise_policies import JointNoise
 from medveil.progress import tell
 from medveil.stopping import check_stopped
 from medveil.strategies import Courses, OnEverybody, strategy_of
@@ -39,7 +39,7 @@ from medveil_imaging.patches import random_patches
 from medveil_imaging.patients import Patient, PatientImages, PatientVolumes
 from privacy.dp.grid import is_discrete, round_rate, training_grid, travels_whole
 from privacy.dp.noise import NoiseSource
-from privacy.dp.policy import Split, round_event
+from privacy.dp.policy import Split, round_event, round_policy
 
 
 class NoCharge(Error):
@@ -173,7 +173,7 @@ def check_paid(given: TrainingRound) -> tuple[NoiseSource, Charge]:
         raise NoCharge(problem="there is no charge")
     if noise is None:
         raise NoCharge(problem="there is no noise source")
-    wanted = (round_event(given.study), given.number, Split.TRAIN)
+    wanted = (round_event(given.study, Split.TRAIN, given.number), given.number, Split.TRAIN)
     if (charge.event, charge.round, charge.split) != wanted:
         raise NoCharge(problem="the charge is for another round or for other noise")
     return noise, charge
@@ -328,9 +328,7 @@ def _train_private(
 
     Returns: by trained weight, what its last noisy step would make of zero at a learning rate of 1.
     """
-    policy, steps = given.study.privacy, given.study.training.local_steps or 0
-    if not isinstance(policy, GaussianNoise):
-        raise TypeError("a noise policy is needed")
+    policy, steps = round_policy(given.study, given.number), given.study.training.local_steps or 0
     grid = training_grid(given.study, given.number)
     loss: Loss = TASKS[given.study.task].loss
     take, prepare = _taken(given.study, generator := _entropy()), _prepared(given, module, generator)

@@ -37,7 +37,7 @@ def unbooked_charge(
         round=round_number,
         attempt=1,
         charge=1,
-        event=round_event(study, split),
+        event=round_event(study, split, round_number),
         delta=policy_of(study).delta,
         cap=1.0,
         sharers=1,

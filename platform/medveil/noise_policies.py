@@ -41,6 +41,9 @@ class GaussianNoise(Frozen):
     noise: Annotated[Drawn, Field(exclude_if=lambda given: given == "gaussian")] = "gaussian"
     """``gaussian``: drawn in floating point. ``discrete``: exact discrete Gaussian noise of the same price
     (:mod:`privacy.dp.discrete`), in whole steps of a grid on which every patient's share is, too."""
+    matched: Annotated[bool, Field(exclude_if=lambda given: not given)] = False
+    """Whether each round has noise of its own, the less the more its steps count in the final model
+    (``privacy/dp/matched.py``). ``noise_multiplier`` is then the equal noise of the same price."""
     despite_noise: bool = False
     """The author insisted on a study whose noise exceeds what can be learned; hospitals see this mark."""
 

@@ -53,6 +53,8 @@ class Recipe:
     mean_rounds: int = 0
     """First rounds that release the mean of the features, which the model then subtracts; a study does so
     where the mean can be released well enough (:func:`medveil_research.studies.new_study`)."""
+    matched: bool = False
+    """Whether each round has noise of its own, matched to what it counts in the final model."""
     full_rate_epsilon: float | None = None
     """From this epsilon on the learning rate is the whole one; None: whatever the epsilon."""
 

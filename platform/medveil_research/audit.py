@@ -41,7 +41,7 @@ from medveil_imaging.models import outputs_for, spec_of, vector_of
 from medveil_imaging.patients import PatientImages
 from medveil_research.audit_bounds import Finding, Inside, Scores, examine
 from privacy.dp.noise import NoiseSource
-from privacy.dp.policy import Split, policy_of
+from privacy.dp.policy import Split, policy_of, round_policy, study_events
 
 CPU = torch.device("cpu")
 CANARIES_A_RUN = 2048
@@ -92,9 +92,9 @@ def audit(study: Study, *, canaries: int | None = None, tell: Tell = lambda _: N
 
 def theory(study: Study) -> float:
     """mu of a patient over all training rounds if the code does what it says."""
-    policy, training = policy_of(study), study.training
-    steps = training.rounds * (training.local_steps or 0)
-    return policy.sample_rate * math.sqrt(steps) / policy.noise_multiplier
+    policy, events = policy_of(study), study_events(study)[Split.TRAIN]
+    own = math.fsum(event.steps / event.noise_multiplier**2 for event in events)
+    return policy.sample_rate * math.sqrt(own / policy.sharers)
 
 
 def enough(study: Study) -> int:
@@ -248,7 +248,7 @@ def _score(study: Study, update: Mapping[str, Float32], number: int, *, mean: bo
     Summed over rounds, those who were out have mean 0, those who were in theory squared, with a deviation of
     theory, as far as the code does what it says.
     """
-    policy, steps = policy_of(study), study.training.local_steps or 1
+    policy, steps = round_policy(study, number), study.training.local_steps or 1
     if mean:  # one step of length 1, on a sum whose noise is that of all steps of a round
         share = math.sqrt(steps) / policy.noise_multiplier
         return update[CENTRE].astype(np.float64) * DECLARED * share * share

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from medveil.errors import BadFile
 from privacy.dp import accounting
@@ -35,7 +36,7 @@ def default_honest(hospitals: int, colluders: int = CURIOUS) -> int:
     return least_in_sum(hospitals, colluders) - colluders
 
 
-def joint_prices(own: Event, delta: float, *, in_sum: int) -> tuple[float, ...]:
+def joint_prices(own: Sequence[Event], delta: float, *, in_sum: int) -> tuple[float, ...]:
     """Epsilon of a patient when none, one, two or all the others of a sum are curious.
 
     Args:
@@ -44,10 +45,10 @@ def joint_prices(own: Event, delta: float, *, in_sum: int) -> tuple[float, ...]:
             of the others protects; against all of them together only the own hospital's does.
     """
     left = [max(1, in_sum - curious) for curious in range(len(COLUMNS))] + [1]
-    return tuple(accounting.epsilon([jointly(own, others)], delta) for others in left)
+    return tuple(accounting.epsilon([jointly(one, others) for one in own], delta) for others in left)
 
 
-def joint_lines(own: Event, delta: float, *, least: int, hospitals: int) -> list[str]:
+def joint_lines(own: Sequence[Event], delta: float, *, least: int, hospitals: int) -> list[str]:
     """The table of :func:`joint_prices` for a study's author: one line for each number of survivors."""
     lines = [
         "epsilon of a patient by hospitals in the sum and curious members (who take their noise off):",

@@ -5,11 +5,12 @@ from __future__ import annotations
 from medveil.errors import BadFile
 from medveil.noise_policies import JointNoise
 from medveil.study import SecureAggregation, Training
+from privacy.dp.matched import Course
 from privacy.joint_steps import COARSEST, FINE, step_in_noise
 
 
 def fine_enough(
-    masked: SecureAggregation, training: Training, noise: JointNoise, *, hospitals: int, centred: bool
+    masked: SecureAggregation, training: Training, noise: JointNoise, *, hospitals: int, course: Course
 ) -> SecureAggregation:
     """Wider lanes where the encoding's steps are coarse beside the noise, or whole numbers travel in them.
 
@@ -17,7 +18,7 @@ def fine_enough(
     """
 
     def step(chosen: SecureAggregation) -> float:
-        return step_in_noise(training, noise, chosen, hospitals=hospitals, centred=centred)
+        return step_in_noise(training, noise, chosen, hospitals=hospitals, course=course)
 
     wide = masked.model_copy(update={"lane_bits": 32})
     if noise.noise == "discrete":

@@ -37,6 +37,14 @@ OwnNoise = Annotated[
     Drawn,
     typer.Option(help="How noise is drawn: in floating point, or discrete, as exact whole numbers."),
 ]
+Matched = Annotated[
+    bool | None,
+    typer.Option(
+        "--matched/--equal-noise",
+        help="Whether each round has noise of its own, matched to what it counts in the final model, for the "
+        "same price; as the recipe does without it.",
+    ),
+]
 Classes = Annotated[
     str | None, typer.Option(help="Meaning of the labels 0, 1, 2 …, or the findings, separated by commas.")
 ]
@@ -315,6 +323,7 @@ class NewStudyOptions:
             "theirs. 1 for joint without it, else 0.",
         ),
     ] = None
+    matched: Matched = None
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Do not refuse more noise than signal; hospitals are told.")
     ] = False
@@ -370,6 +379,7 @@ class PrivacyPlanOptions:
             help="Whether the first rounds release the mean of the features; else as a new study would.",
         ),
     ] = None
+    matched: Matched = None
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Do not refuse a plan with more noise than signal.")
     ] = False

@@ -11,8 +11,9 @@ from medveil.study import Study
 from medveil_imaging.frozen import BASE
 from medveil_imaging.recipes import is_measured
 from medveil_research.joint import joint_lines
-from medveil_research.words import budget_words, group_lines, mean_words, plain
+from medveil_research.words import budget_words, group_lines, matched_lines, mean_words, plain
 from privacy.dp import accounting
+from privacy.dp.matched import course_of, gain, multipliers
 from privacy.dp.policy import Split, study_events
 
 HOPELESS = 1.0
@@ -83,6 +84,15 @@ def noise_to_signal(study: Study, *, patients: int, hospitals: int) -> float | N
     return own / math.sqrt(hospitals)
 
 
+def _by_round(study: Study) -> list[str]:
+    """The noise of rounds that have their own."""
+    if study.privacy.kind == "none" or not study.privacy.matched:
+        return []
+    course = course_of(study)
+    found = multipliers(study.privacy, course)
+    return matched_lines(found, mean_rounds=study.mean_rounds, gain=gain(course))
+
+
 def _missing(least: int, hospitals: int) -> str:
     if least == hospitals:
         return f"each round needs all {hospitals}, so one that is missing stops the study meanwhile"
@@ -117,6 +127,7 @@ def outlook(study: Study, *, patients: int | None, hospitals: int) -> list[str]:
         f"privacy  epsilon {study.privacy.epsilon:g} at delta {plain(study.privacy.delta)} per patient "
         f"for all {study.training.rounds} rounds; noise multiplier {study.privacy.noise_multiplier:g}"
     )
+    lines += [f"         {line}" for line in _by_round(study)]
     if study.centred:
         lines.append(f"         {mean_words(study.mean_rounds, study.training.rounds)}")
     if study.privacy.kind == "joint":

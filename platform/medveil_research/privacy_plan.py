@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from medveil.bounds import LARGEST_DELTA, default_delta
 from medveil.errors import BadFile
@@ -13,11 +13,13 @@ from medveil.values import Drawn, NoiseKind
 from medveil_imaging.models import ModelShape, initial_vector, outputs_for
 from medveil_imaging.recipes import recipe
 from medveil_research.joint import default_honest, joint_lines
+from medveil_research.masked_sums import course_of_recipe
 from medveil_research.outlook import mean_is_clear
 from medveil_research.studies import default_model
-from medveil_research.words import budget_words, group_lines, mean_words, plain
+from medveil_research.words import budget_words, group_lines, matched_lines, mean_words, plain
 from privacy.dp import accounting
 from privacy.dp.accounting import Event
+from privacy.dp.matched import Course, UnmatchedNoise, gain, matched_multipliers, round_weights
 from privacy.dp.policy import jointly
 
 EXACT = (
@@ -52,6 +54,27 @@ class PrivacyPlan:
     group_columns: int = 0
     """Columns by which test patients have figures in groups."""
     noise: Drawn = "gaussian"
+    course: Course | None = None
+    """What decides how much each round counts, if their noise is matched to it."""
+
+    @property
+    def multipliers(self) -> tuple[float, ...]:
+        """The noise of each round that trains, as a study counts it, where it is matched; else none.
+
+        Raises: UnmatchedNoise.
+        """
+        if self.course is None:
+            return ()
+        return matched_multipliers(self.noise_multiplier, replace(self.course, mean_rounds=self.mean_rounds))
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """One hospital's own noise, by rounds of equal noise. Raises: UnmatchedNoise."""
+        if self.course is None:
+            return (self.event,)
+        steps, own = self.event.steps // self.rounds, math.sqrt(self.sharers)
+        trained = [Event(multiplier / own, 1.0, steps) for multiplier in self.multipliers]
+        return accounting.combined([replace(self.event, steps=steps * self.mean_rounds), *trained])
 
     @property
     def noise_multiplier(self) -> float:
@@ -101,7 +124,7 @@ class PrivacyPlan:
                 f"{self.sharers} of {self.hospitals} must add theirs and keep it to themselves",
             ]
             table = joint_lines(
-                self.event,
+                self.events,
                 self.delta,
                 least=min(self.sharers + 1, self.hospitals),
                 hospitals=self.hospitals,
@@ -117,6 +140,10 @@ class PrivacyPlan:
             joint = [
                 f"          {self.epsilon_joint:.3g} jointly: after several steps, others' noise is no help"
             ]
+        if self.course is not None:
+            course = replace(self.course, mean_rounds=self.mean_rounds)
+            words = matched_lines(self.multipliers, mean_rounds=self.mean_rounds, gain=gain(course))
+            noise += [f"          {line}" for line in words]
         mean = [f"          {mean_words(self.mean_rounds, self.rounds)}"] if self.mean_rounds else []
         return [
             *noise,
@@ -163,6 +190,8 @@ class Schedule:
     """Columns by which test patients have figures in groups."""
     noise: Drawn = "gaussian"
     """How noise is drawn."""
+    course: Course | None = None
+    """Of rounds whose noise is matched to what they count; None: all have equal noise."""
 
 
 def plan_privacy(schedule: Schedule) -> PrivacyPlan:
@@ -171,7 +200,7 @@ def plan_privacy(schedule: Schedule) -> PrivacyPlan:
     Guarantees: for a given epsilon the schedule costs at most that.
     Raises:
         BadFile: both or none of epsilon and noise, or a value out of range.
-        EpsilonOutOfReach: no noise is enough.
+        EpsilonOutOfReach: no noise is enough. UnmatchedNoise: nobody knows what the rounds count.
     """
     given, rate = _checked(schedule), schedule.sample_rate
     delta = default_delta(schedule.patients) if schedule.delta is None else schedule.delta
@@ -196,6 +225,7 @@ def plan_privacy(schedule: Schedule) -> PrivacyPlan:
         rounds=schedule.rounds,
         group_columns=schedule.group_columns,
         noise=schedule.noise,
+        course=schedule.course,
     )
 
 
@@ -211,6 +241,10 @@ def _checked(schedule: Schedule) -> float:
         raise BadFile(
             name="The plan", problem="a centred model wants rounds to train and every patient in each step"
         )
+    if schedule.course is not None:
+        if schedule.sample_rate < 1:
+            raise UnmatchedNoise(problem="it wants every patient in each step (sample_rate = 1)")
+        round_weights(schedule.course)
     counts = schedule.rounds, schedule.steps, schedule.patients, schedule.hospitals, schedule.parameters
     if min(counts) < 1:
         raise BadFile(name="The plan", problem="rounds, steps, patients and hospitals start at 1")
@@ -239,6 +273,8 @@ class Shipped:
     rounds: int
     steps: int
     mean_rounds: int
+    matched: bool
+    course: Course
 
 
 def shipped(
@@ -261,4 +297,12 @@ def shipped(
     training = usual.training
     shape = ModelShape(size or PROFILES[profile].size, outputs_for(task, [str(c) for c in range(classes)]))
     spec, _ = initial_vector(name, shape, {}, seed=0)
-    return Shipped(name, spec.size, training.rounds, training.local_steps or 1, usual.mean_rounds)
+    return Shipped(
+        model=name,
+        parameters=spec.size,
+        rounds=training.rounds,
+        steps=training.local_steps or 1,
+        mean_rounds=usual.mean_rounds,
+        matched=usual.matched,
+        course=course_of_recipe(usual),
+    )

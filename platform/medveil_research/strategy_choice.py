@@ -5,12 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from medveil.compression import Compression
 from medveil.errors import BadOption
 from medveil.shown import plain
-from medveil.strategies import STRATEGIES, BadStrategy, Demanding, ServerStrategy
+from medveil.strategies import Demanding, make_strategy
 from medveil.study import Strategy, Study
 from medveil.values import Weights
 from medveil_imaging.recipes import Recipe
@@ -52,7 +51,7 @@ def with_strategy(found: Recipe, name: str | None, options: Mapping[str, float])
     own = found.strategy
     merged = {**own.options, **options} if name in (None, own.name) else dict(options)
     strategy = own.model_copy(update={"name": name or own.name, "options": merged})
-    server, training = _made(strategy), found.training
+    server, training = make_strategy(strategy), found.training
     if isinstance(server, Demanding):
         training = server.suited(training)
     return replace(found, strategy=strategy, training=training)
@@ -60,7 +59,7 @@ def with_strategy(found: Recipe, name: str | None, options: Mapping[str, float])
 
 def weights_for(strategy: Strategy, wanted: Weights | None) -> Weights:
     """What hospitals count in the mean where nobody has said it: as the strategy wants it, else declared."""
-    server = _made(strategy)
+    server = make_strategy(strategy)
     return wanted or (isinstance(server, Demanding) and server.weights) or "declared"
 
 
@@ -75,12 +74,3 @@ def strategy_lines(study: Study) -> list[str]:
         f"hospitals count {count}",
         "         no shipped recipe says how well that does: look at [training] of study.toml",
     ]
-
-
-def _made(strategy: Strategy) -> ServerStrategy:
-    made: Any = STRATEGIES[strategy.name]
-    try:
-        server: ServerStrategy = made(strategy.options)
-    except ValueError as error:
-        raise BadStrategy(problem=str(error)) from error
-    return server

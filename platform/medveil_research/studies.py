@@ -21,7 +21,6 @@ from medveil.profiles import PROFILES
 from medveil.shown import plain
 from medveil.strategies import strategy_of
 from medveil.study import (
-    LEAST_DECLARED,
     Deadlines,
     ModelChoice,
     ProfileName,
@@ -41,12 +40,13 @@ from medveil_imaging.recipes import Recipe, Variant, recipe
 from medveil_imaging.weight_files import WeightFile
 from medveil_research.contract import prove_if_new
 from medveil_research.joint import CURIOUS, least_in_sum
-from medveil_research.lanes import fine_enough
+from medveil_research.masked_sums import course_of_recipe, masked_sum
 from medveil_research.model_start import start_model
 from medveil_research.outlook import HOPELESS, check_hope, mean_is_clear, noise_to_signal
 from medveil_research.strategy_choice import weights_for, with_strategy
 from privacy.dp import accounting
 from privacy.dp.grid import check_grid
+from privacy.dp.matched import UnmatchedNoise, check_course
 
 Policy = NoPrivacy | LocalNoise | JointNoise
 DEFAULT_MODELS = {
@@ -62,8 +62,6 @@ DEFAULT_MODELS = {
 }
 PRIVATE_MODELS = {("segmentation", "mri"): "position_head"}
 """Where noise asks for far fewer weights than the usual model has."""
-MAX_WEIGHT = 4096
-"""Largest weight of one hospital when nobody has said how many patients there are."""
 
 
 class NoDefaultModel(Error):
@@ -214,6 +212,9 @@ class StudyOptions:
     colluders: int | None = None
     """Members assumed to pool what they know with the aggregator; joint noise does without theirs. None: one
     in a joint study, else none."""
+    matched: bool | None = None
+    """Whether each round has noise of its own, matched to what it counts in the final model. None: as the
+    recipe does, where that is known."""
     start_weights: WeightFile | None = None
     """Trained elsewhere; the model starts from them. Of a frozen part hospitals get a file of its own.
     Where a study has published them, model, options, edges, channels, classes and target are that study's
@@ -448,6 +449,7 @@ def _policy(options: StudyOptions, settings: Recipe) -> Policy:
         "evaluation_multiplier": accounting.calibrate(epsilon, delta, sample_rate=1.0, steps=1),
         "delta": delta,
         "noise": options.noise,
+        "matched": _is_matched(options, settings),
     }
     if options.privacy == "local":
         return LocalNoise(**noise)
@@ -455,27 +457,28 @@ def _policy(options: StudyOptions, settings: Recipe) -> Policy:
 
 
 def _masked_sum(options: StudyOptions, settings: Recipe, policy: Policy) -> SecureAggregation:
-    """Room for a hospital with twice the usual patients: a lane's steps are shared out over the weight.
-
-    Joint noise must never be cut: the clip leaves eight standard deviations at the smallest hospital. Nor may
-    it be finer than the encoding's steps: where it would be, lanes are wider.
-    """
-    patients = options.patients_hint
-    room = MAX_WEIGHT if patients is None else max(64, 2 ** math.ceil(math.log2(2 * patients)))
-    clip = settings.update_clip
-    if isinstance(policy, JointNoise):
-        stride = settings.training.learning_rate * policy.clip_norm
-        room = room if patients is None else max(64, 2 * patients)
-        clip = 2.0 ** math.ceil(math.log2(stride * (1 + 8 * policy.own_multiplier / LEAST_DECLARED)))
-    masked = SecureAggregation(
-        lane_bits=settings.lane_bits,
-        update_clip=clip,
-        max_weight=room,
+    return masked_sum(
+        settings,
+        policy,
+        patients=options.patients_hint,
+        hospitals=options.most,
         mask_graph=options.mask_graph,
         weights=weights_for(settings.strategy, options.weights),
         colluders=options.curious,
     )
-    if not isinstance(policy, JointNoise):
-        return masked
-    centred = settings.mean_rounds > 0
-    return fine_enough(masked, settings.training, policy, hospitals=options.most, centred=centred)
+
+
+def _is_matched(options: StudyOptions, settings: Recipe) -> bool:
+    """As the author says. Else as the recipe does, unless another strategy than its own forbids it.
+
+    Raises: UnmatchedNoise: the author wants what cannot be.
+    """
+    if options.matched is False or not (options.matched or settings.matched):
+        return False
+    try:
+        check_course(course_of_recipe(settings), compressed=options.compression is not None)
+    except UnmatchedNoise:
+        if options.matched:
+            raise
+        return False
+    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -79,3 +80,22 @@ def mean_words(mean_rounds: int, rounds: int) -> str:
     if mean_rounds == 1:
         return f"round 1 trains nothing: it releases the noised mean of the features, {price}"
     return f"rounds 1 to {mean_rounds} train nothing: they release the noised mean of the features, {price}"
+
+
+SHOWN_ROUNDS = 5
+"""Rounds whose noise is printed of a schedule in which it differs."""
+
+
+def matched_lines(multipliers: Sequence[float], *, mean_rounds: int, gain: float) -> list[str]:
+    """The noise of rounds that have their own, in two lines.
+
+    Args:
+        multipliers: of each round that trains, in order. gain: by how much less noise the final model has.
+    """
+    last = len(multipliers) - 1
+    places = sorted({round(k * last / (SHOWN_ROUNDS - 1)) for k in range(SHOWN_ROUNDS)})
+    shown = ", ".join(f"{mean_rounds + 1 + k}: {multipliers[k]:.4g}" for k in places)
+    return [
+        f"matched to what a round counts in the final model, whose noise is {gain:.2f} times smaller so;",
+        f"by round {shown}",
+    ]

@@ -143,6 +143,27 @@ def noise_to_signal(
     return math.sqrt(parameters) / (mu * patients)
 
 
+def combined(events: Iterable[Event]) -> tuple[Event, ...]:
+    """Events of equal noise and rate as one, each where the first of its kind stood."""
+    steps: dict[tuple[float, float], int] = {}
+    for event in events:
+        kind = event.noise_multiplier, event.sample_rate
+        steps[kind] = steps.get(kind, 0) + event.steps
+    return tuple(Event(*kind, count) for kind, count in steps.items())
+
+
+def fits(taken: Iterable[Event], schedule: Iterable[Event]) -> bool:
+    """Whether what was taken of a schedule costs no more than all of it, at any delta.
+
+    Without sampling only mu counts, so a step may be taken twice if another one is left out for it; sampled
+    steps are counted by their kind.
+    """
+    known, whole = _merged(taken), _merged(schedule)
+    most = {(noise, rate): count for noise, rate, count in whole}
+    sampled_fit = all(count <= most.get((noise, rate), 0) for noise, rate, count in known if rate < 1)
+    return sampled_fit and _mu_squared(known) <= _mu_squared(whole)
+
+
 Merged = tuple[tuple[float, float, int], ...]
 
 
@@ -162,8 +183,12 @@ def _merged(events: Iterable[Event]) -> Merged:
 
 def _parts(events: Merged) -> tuple[float, Merged]:
     """mu of everything unsampled as one Gaussian, and what is sampled."""
-    mu = math.sqrt(sum(count / noise**2 for noise, rate, count in events if rate == 1))
-    return mu, tuple(one for one in events if one[1] < 1)
+    return math.sqrt(_mu_squared(events)), tuple(one for one in events if one[1] < 1)
+
+
+def _mu_squared(events: Merged) -> float:
+    """Of everything unsampled; rounded once, so that a schedule taken in full equals itself."""
+    return math.fsum(count / noise**2 for noise, rate, count in events if rate == 1)
 
 
 def _composed(events: Merged) -> dp_event.DpEvent:

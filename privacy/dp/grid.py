@@ -16,7 +16,7 @@ from medveil.metrics import noise_scales
 from medveil.noise_policies import GaussianNoise, JointNoise
 from medveil.study import CENTRE, Study
 from privacy.dp.discrete import FARTHEST, deviation_for
-from privacy.dp.policy import mean_policy
+from privacy.dp.policy import mean_policy, round_policy
 from privacy.metric_limits import STEP
 
 LANE_STEPS = 2**22
@@ -103,7 +103,7 @@ def training_grid(study: Study, number: int) -> Grid | None:
     if not is_discrete(study):
         return None
     masked = study.secure_aggregation
-    policy = mean_policy(study) if number <= study.mean_rounds else _policy(study)
+    policy = mean_policy(study) if number <= study.mean_rounds else round_policy(study, number)
     return grid_of(policy, max_weight=masked.max_weight, least_weight=masked.least_weight)
 
 
@@ -123,8 +123,15 @@ def lane_clip(study: Study, number: int) -> float | None:
 
 def largest_number(study: Study) -> float:
     """What no number of an update is larger than, in any round."""
-    clips = {lane_clip(study, number) for number in (1, study.mean_rounds + 1)}
+    clips = {lane_clip(study, number) for number in _unlike_rounds(study)}
     return max(study.secure_aggregation.update_clip if one is None else one for one in clips)
+
+
+def _unlike_rounds(study: Study) -> set[int]:
+    """Rounds among which those of the largest and the smallest numbers are."""
+    if study.privacy.kind != "none" and study.privacy.matched:
+        return set(range(1, study.training.rounds + 1))
+    return {1, study.mean_rounds + 1}
 
 
 def round_rate(study: Study, number: int) -> float:
@@ -144,7 +151,8 @@ def check_grid(study: Study) -> None:
     if isinstance(policy, JointNoise) and 2 * LANE_STEPS * study.cohort.max_hospitals >= 2**32:
         raise RingTooSmall(problem=f"a lane cannot hold the sum of {study.cohort.max_hospitals} hospitals")
     width = sum(t.size for t in study.model.tensors.root if t.name == CENTRE)
-    kinds = [(study.trained_weights, policy)] + [(width, mean_policy(study))] * study.centred
+    kinds = [(study.trained_weights, round_policy(study, n)) for n in _unlike_rounds(study)]
+    kinds += [(width, mean_policy(study))] * study.centred
     for size, one in kinds:
         grid = grid_of(one, max_weight=masked.max_weight, least_weight=masked.least_weight)
         if not CLIP_IN_STEPS * math.sqrt(size) <= one.clip_norm / grid.step:

@@ -27,6 +27,7 @@ the tail is lost all the same, a row says so; everything promised before it coun
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 
@@ -46,12 +47,24 @@ from privacy.dp.rows import (
     State,
     mark,
     parse_row,
+    promise,
 )
 from privacy.dp.rows import (
     sealed as _sealed,
 )
 
-__all__ = ["MARKS", "OPEN", "PROMISED", "Entry", "LedgerDamaged", "Row", "State", "mark", "parse_row"]
+__all__ = [
+    "MARKS",
+    "OPEN",
+    "PROMISED",
+    "Entry",
+    "LedgerDamaged",
+    "Row",
+    "State",
+    "mark",
+    "parse_row",
+    "promise",
+]
 
 
 class BudgetExceeded(Error):
@@ -249,7 +262,7 @@ def _events(entries: Sequence[Entry], whose: Iterable[Account], joint: bool) -> 
                 if (e.plan, e.split) in promised:
                     continue
                 promised.add((e.plan, e.split))
-            mine.append(jointly(e.event, e.sharers if joint else 1))
+            mine += [jointly(event, e.sharers if joint else 1) for event in e.events]
         if mine:
             found.add(tuple(mine))
     return found
@@ -265,23 +278,25 @@ def registered(rows: Iterable[Row], plan: str, split: Split) -> Entry | None:
 
 
 def next_charge(
-    rows: Sequence[Row], *, plan: str, split: Split, round_number: int, attempt: int, steps: int
+    rows: Sequence[Row], *, plan: str, split: Split, round_number: int, attempt: int, event: Event
 ) -> Entry:
-    """The ``reserved`` entry for one round of ``steps`` steps.
+    """The ``reserved`` entry for one round that releases ``event``.
 
     Raises:
         NotRegistered: the plan has no schedule for this split.
-        ScheduleUsedUp: fewer than ``steps`` of its steps are left.
+        BadTransition: its schedule has no such noise.
+        ScheduleUsedUp: less of the schedule is left than the round costs.
     """
     schedule = registered(rows, plan, split)
     if schedule is None:
         raise NotRegistered()
-    event = Event(schedule.event.noise_multiplier, schedule.event.sample_rate, steps)
+    if _kind(event) not in map(_kind, schedule.events):
+        raise BadTransition(problem="its noise is not the registered noise")
     known = _Known.of(rows)
     mine = known.current[plan, split].dataset
-    if known.taken.get((plan, split), 0) + steps > schedule.event.steps:
+    if not accounting.fits([*known.taken_of(plan, split), event], schedule.events):
         now = spent(rows, mine, schedule.delta)
-        more = replace(schedule, state=State.RESERVED, dataset=mine, event=event)
+        more = replace(schedule, state=State.RESERVED, dataset=mine, event=event, further=())
         asked = total([*charges(rows), more], schedule.delta, joint=True, whose=named(mine))
         raise ScheduleUsedUp(spent=now, asked=asked, cap=schedule.cap)
     return Entry(
@@ -307,9 +322,8 @@ def taken_over(rows: Sequence[Row], plan: str, split: Split, dataset: str, cap: 
     schedule = registered(rows, plan, split)
     if schedule is None:
         raise NotRegistered()
-    steps = schedule.event.steps - _Known.of(rows).released.get((plan, split), 0)
-    event = replace(schedule.event, steps=steps)
-    return replace(schedule, state=State.TAKEN, dataset=dataset, event=event, cap=cap)
+    event, *further = _Known.of(rows).left_of(schedule)
+    return replace(schedule, state=State.TAKEN, dataset=dataset, event=event, further=tuple(further), cap=cap)
 
 
 def current(rows: Iterable[Row], plan: str) -> dict[Split, str]:
@@ -329,6 +343,22 @@ def left_open(rows: Iterable[Row]) -> dict[tuple[str, Split, int], Entry]:
     return {(e.plan, e.split, e.round): e for e in charges(rows) if e.state in OPEN}
 
 
+Kind = tuple[float, float]
+"""Noise multiplier and sample rate."""
+Steps = Counter[Kind]
+
+
+def _kind(event: Event) -> Kind:
+    return event.noise_multiplier, event.sample_rate
+
+
+def _steps(events: Iterable[Event]) -> Steps:
+    found: Steps = Counter()
+    for event in events:
+        found[_kind(event)] += event.steps
+    return found
+
+
 @dataclass
 class _Known:
     """What the rows so far say, kept by what the next one is held against."""
@@ -338,9 +368,9 @@ class _Known:
     """The schedule, or the newest entry by which another cohort took its place."""
     newest: dict[tuple[str, int], Entry] = field(default_factory=dict)
     """By plan and charge."""
-    taken: dict[tuple[str, Split], int] = field(default_factory=dict)
+    taken: dict[tuple[str, Split], Steps] = field(default_factory=dict)
     """Steps of the schedule that charges have drawn."""
-    released: dict[tuple[str, Split], int] = field(default_factory=dict)
+    released: dict[tuple[str, Split], Steps] = field(default_factory=dict)
     """Those of them that were released."""
     last: dict[str, int] = field(default_factory=dict)
     """The highest charge of each plan."""
@@ -362,12 +392,13 @@ class _Known:
             self.schedules.setdefault(key, entry)
             self.current[key] = entry
             return
+        steps = _steps(entry.events)
         if entry.state is State.VOID:
-            self.taken[key] -= entry.event.steps
+            self.taken[key].subtract(steps)
         elif charge not in self.newest:
-            self.taken[key] = self.taken.get(key, 0) + entry.event.steps
+            self.taken.setdefault(key, Counter()).update(steps)
         if entry.state is State.RELEASED:
-            self.released[key] = self.released.get(key, 0) + entry.event.steps
+            self.released.setdefault(key, Counter()).update(steps)
         self.newest[charge] = entry
         self.last[entry.plan] = max(self.last.get(entry.plan, 0), entry.charge)
 
@@ -375,8 +406,21 @@ class _Known:
         self.marks[entry.state] = entry
         if entry.state is State.RESTORED:  # what was promised before counts as spent
             self.newest.clear()
-            self.taken = {key: schedule.event.steps for key, schedule in self.schedules.items()}
-            self.released = dict(self.taken)
+            self.taken = {key: _steps(schedule.events) for key, schedule in self.schedules.items()}
+            self.released = {key: steps.copy() for key, steps in self.taken.items()}
+
+    def taken_of(self, plan: str, split: Split) -> tuple[Event, ...]:
+        """What charges have drawn of a schedule."""
+        return tuple(Event(*kind, count) for kind, count in self.taken.get((plan, split), Counter()).items())
+
+    def left_of(self, schedule: Entry) -> tuple[Event, ...]:
+        """What is still to be released of a schedule.
+
+        A round that was repeated takes the place of another one, and which one that will be is not known; so
+        all the others are counted.
+        """
+        released = self.released.get((schedule.plan, schedule.split), Counter())
+        return tuple(replace(e, steps=max(0, e.steps - released[_kind(e)])) for e in schedule.events)
 
     def problem(self, entry: Entry) -> str | None:
         """Why ``entry`` cannot be the next row, or None."""
@@ -390,9 +434,8 @@ class _Known:
         if schedule is None:
             return "its plan is not registered"
         if entry.state is State.TAKEN:
-            left = schedule.event.steps - self.released.get((entry.plan, entry.split), 0)
-            wanted = replace(schedule.event, steps=left), schedule.delta, schedule.sharers, 0
-            fits = (entry.event, entry.delta, entry.sharers, entry.charge) == wanted
+            wanted = self.left_of(schedule), schedule.delta, schedule.sharers, 0
+            fits = (entry.events, entry.delta, entry.sharers, entry.charge) == wanted
             return None if fits else "it is not what is left of its plan's schedule"
         mine = self.current[entry.plan, entry.split]
         if not all(getattr(entry, n) == getattr(schedule, n) for n in ("delta", "sharers")):
@@ -423,9 +466,10 @@ class _Known:
     def _problem_of_new(self, entry: Entry, schedule: Entry) -> str | None:
         if entry.charge < 1:
             return "a charge is counted from 1"
-        alike = (entry.event.noise_multiplier, entry.event.sample_rate)
-        if alike != (schedule.event.noise_multiplier, schedule.event.sample_rate):
+        if entry.further:
+            return "a charge has one event"
+        if _kind(entry.event) not in map(_kind, schedule.events):
             return "its noise is not the registered noise"
-        if self.taken.get((entry.plan, entry.split), 0) + entry.event.steps > schedule.event.steps:
+        if not accounting.fits([*self.taken_of(entry.plan, entry.split), entry.event], schedule.events):
             return "it takes more steps than were registered"
         return None

@@ -11,6 +11,7 @@ from medveil.noise_policies import GaussianNoise
 from medveil.study import Study
 from privacy.dp import accounting
 from privacy.dp.accounting import Event
+from privacy.dp.matched import round_multiplier
 
 
 class Split(StrEnum):
@@ -99,36 +100,58 @@ def mean_policy(study: Study) -> GaussianNoise:
     return policy.model_copy(update=changed)
 
 
-def round_event(study: Study, split: Split = Split.TRAIN) -> Event:
-    """What one round of one hospital releases about the patients of a split, by its own noise.
+def round_policy(study: Study, number: int) -> GaussianNoise:
+    """Clipping and noise of a training round's steps: the study's, with the noise of this round.
+
+    Raises:
+        NotPrivate: the study has no noise. UnmatchedNoise.
+    """
+    policy = policy_of(study)
+    return policy.model_copy(update={"noise_multiplier": round_multiplier(study, policy, number)})
+
+
+def round_event(study: Study, split: Split, number: int) -> Event:
+    """What a round of one hospital releases about the patients of a split, by its own noise.
+
+    Args:
+        number: of the round, from 1; the final evaluation (``Split.TEST``) is the same after any.
 
     A validation round has sqrt(rounds) times the noise of the final evaluation: all of them together are the
     same Gaussian.
 
     Raises:
-        NotPrivate: the study has no noise.
+        NotPrivate: the study has no noise. UnmatchedNoise: that of its rounds cannot be matched.
     """
-    policy = policy_of(study)
     if split is Split.TRAIN:
+        policy = round_policy(study, number)
         return Event(policy.own_multiplier, policy.sample_rate, study.training.local_steps or 0)
+    policy = policy_of(study)
     rounds = study.training.rounds if split is Split.VAL else 1
     return Event(policy.own_evaluation_multiplier * math.sqrt(rounds), 1.0, 1)
 
 
-def study_events(study: Study, rounds: int | None = None, *, first: int = 1) -> dict[Split, Event]:
+def study_events(
+    study: Study, rounds: int | None = None, *, first: int = 1
+) -> dict[Split, tuple[Event, ...]]:
     """What a study releases about the patients of each split it touches (NotPrivate without noise).
+
+    Rounds of equal noise are one event.
 
     Args:
         rounds: what the first that many training rounds release; all of the study without it.
         first: the round from which on a hospital is in it, if it joined later.
     """
-    counts = {Split.TRAIN: (study.training.rounds if rounds is None else rounds) - (first - 1)}
+    last = study.training.rounds if rounds is None else rounds
+    numbers = {Split.TRAIN: range(first, last + 1)}
     if study.evaluation.every_round:
-        counts[Split.VAL] = counts[Split.TRAIN]
+        numbers[Split.VAL] = numbers[Split.TRAIN]
     if rounds is None:
-        counts[Split.TEST] = 1
-    once = {split: round_event(study, split) for split, count in counts.items() if count > 0}
-    return {s: Event(e.noise_multiplier, e.sample_rate, e.steps * counts[s]) for s, e in once.items()}
+        numbers[Split.TEST] = range(last, last + 1)
+    return {
+        split: accounting.combined(round_event(study, split, number) for number in of)
+        for split, of in numbers.items()
+        if of
+    }
 
 
 def jointly(event: Event, sharers: int) -> Event:
@@ -159,8 +182,10 @@ def cost(
     at = policy.delta if delta is None else delta
     counted = policy.sharers if sharers is None else sharers
     return Cost(
-        epsilon_local=max((accounting.epsilon([e], at) for e in own), default=0.0),
-        epsilon_joint=max((accounting.epsilon([jointly(e, counted)], at) for e in own), default=0.0),
+        epsilon_local=max((accounting.epsilon(events, at) for events in own), default=0.0),
+        epsilon_joint=max(
+            (accounting.epsilon([jointly(e, counted) for e in events], at) for events in own), default=0.0
+        ),
         delta=at,
     )
 
@@ -169,7 +194,7 @@ def check_policy(study: Study) -> Cost | None:
     """Compute the whole schedule's epsilon again; None for a study without privacy.
 
     Raises:
-        UnderstatedEpsilon: training or evaluation costs more than the study states.
+        UnderstatedEpsilon: training or evaluation costs more than the study states. UnmatchedNoise.
     """
     if study.privacy.kind == "none":
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -52,7 +53,8 @@ class Entry:
 
     ``dataset`` names the patients (:mod:`privacy.dp.accounts`), ``plan`` the plan, ``split`` whose patients
     are meant. ``event`` is what the own noise alone protects. A ``registered`` row has round and attempt 0
-    and the event of the whole schedule; the rows of a charge have that of one round.
+    and the event of the whole schedule, or its ``events`` if their noise differs; the rows of a charge have
+    that of one round.
     """
 
     state: State
@@ -69,10 +71,17 @@ class Entry:
     sharers: int = 1
     """Hospitals whose noise this one counts on, itself included; 1 counts the own noise only."""
     split: Split = Split.TRAIN
+    further: tuple[Event, ...] = ()
+    """The other events of a schedule whose noise differs from round to round."""
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """All of them."""
+        return self.event, *self.further
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON and for the hash."""
-        event = self.event
+        further = {"further": [_as_row(event) for event in self.further]} if self.further else {}
         return {
             "state": self.state.value,
             "dataset": self.dataset,
@@ -80,14 +89,27 @@ class Entry:
             "round": self.round,
             "attempt": self.attempt,
             "charge": self.charge,
-            "noise_multiplier": float(event.noise_multiplier),
-            "sample_rate": float(event.sample_rate),
-            "steps": event.steps,
+            **_as_row(self.event),
             "delta": float(self.delta),
             "cap": float(self.cap),
             "sharers": self.sharers,
             "split": self.split.value,
+            **further,
         }
+
+
+def _as_row(event: Event) -> dict[str, Any]:
+    return {
+        "noise_multiplier": float(event.noise_multiplier),
+        "sample_rate": float(event.sample_rate),
+        "steps": event.steps,
+    }
+
+
+def _from_row(given: dict[str, Any]) -> Event:
+    return Event(
+        float(given.pop("noise_multiplier")), float(given.pop("sample_rate")), int(given.pop("steps"))
+    )
 
 
 @dataclass(frozen=True)
@@ -127,17 +149,44 @@ def mark(state: State, *, name: str = "", count: int = 0) -> Entry:
     return Entry(state, name, "", count, 0, 0, Event(1.0, 1.0, 0), 0.0, 0.0)
 
 
+def promise(
+    dataset: str,
+    plan: str,
+    split: Split,
+    events: Sequence[Event],
+    *,
+    delta: float,
+    cap: float,
+    sharers: int = 1,
+) -> Entry:
+    """The entry of a ``registered`` row: a plan's whole schedule for the patients of a split."""
+    event, *further = events
+    return Entry(
+        state=State.REGISTERED,
+        dataset=dataset,
+        plan=plan,
+        round=0,
+        attempt=0,
+        charge=0,
+        event=event,
+        delta=delta,
+        cap=cap,
+        sharers=sharers,
+        split=split,
+        further=tuple(further),
+    )
+
+
 def parse_row(value: Any, *, number: int) -> Row:
     """A row from its JSON form (LedgerDamaged, naming row ``number``, if it is not one)."""
     try:
         given = dict(value)
-        event = Event(
-            float(given.pop("noise_multiplier")), float(given.pop("sample_rate")), int(given.pop("steps"))
-        )
+        event = _from_row(given)
+        further = tuple(_from_row(dict(one)) for one in given.pop("further", ()))
         frame = {name: given.pop(name) for name in ("number", "previous", "hash", "unit")}
         salt = str(given.pop("salt", ""))
         words = {"state": State(given["state"]), "split": Split(given["split"])}
-        entry = Entry(event=event, **(given | words))
+        entry = Entry(event=event, further=further, **(given | words))
         row = Row(int(frame["number"]), str(frame["previous"]), entry, str(frame["hash"]), salt)
     except (TypeError, ValueError, KeyError, OverflowError) as error:
         raise LedgerDamaged(row=number, problem="it is not a row of a ledger") from error

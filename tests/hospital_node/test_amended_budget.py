@@ -67,7 +67,9 @@ def test_who_stays_pays_to_the_last_digit_what_it_approved(tmp_path: Path, first
             assert mine.committed(joint=joint) == theirs.committed(joint=joint)
         whole, delta = study_events(first.study)[Split.TRAIN], first.study.privacy.delta  # type: ignore[union-attr]
         sharers = getattr(first.study.privacy, "honest_hospitals", 1)
-        assert mine.spent() == pytest.approx(accounting.epsilon([jointly(whole, sharers)], delta), abs=1e-12)
+        assert mine.spent() == pytest.approx(
+            accounting.epsilon([jointly(one, sharers) for one in whole], delta), abs=1e-12
+        )
         with pytest.raises(ScheduleUsedUp):
             mine.charge(first.study, plan_id=second.lineage, round_number=5, attempt=1)
         assert mine.cohort(second.lineage) == mine.cohort(first.id)

@@ -19,6 +19,7 @@ from tries import tries
 
 DELTA = 1e-5
 SCHEDULE = Event(3.288, 1.0, 30)
+ROUND = replace(SCHEDULE, steps=3)
 
 
 def schedule(plan: str = "p", dataset: str = "d", event: Event = SCHEDULE) -> Entry:
@@ -28,7 +29,14 @@ def schedule(plan: str = "p", dataset: str = "d", event: Event = SCHEDULE) -> En
 def with_charges(count: int) -> tuple[Row, ...]:
     rows = ledger.append((), schedule())
     for number in range(1, count + 1):
-        entry = ledger.next_charge(rows, plan="p", split=Split.TRAIN, round_number=number, attempt=1, steps=3)
+        entry = ledger.next_charge(
+            rows,
+            plan="p",
+            split=Split.TRAIN,
+            round_number=number,
+            attempt=1,
+            event=ROUND,
+        )
         for state in (State.RESERVED, State.RUNNING, State.RELEASED):
             rows = ledger.append(rows, replace(entry, state=state))
     return rows
@@ -38,7 +46,7 @@ def test_a_whole_schedule_can_be_charged_to_its_last_round_and_no_further() -> N
     rows = with_charges(10)
     assert ledger.spent(rows, "d", DELTA) == ledger.committed(rows, "d", DELTA) <= 8.0
     with pytest.raises(ScheduleUsedUp) as caught:
-        ledger.next_charge(rows, plan="p", split=Split.TRAIN, round_number=10, attempt=2, steps=3)
+        ledger.next_charge(rows, plan="p", split=Split.TRAIN, round_number=10, attempt=2, event=ROUND)
     assert caught.value.spent < caught.value.asked
     assert caught.value.cap == 8.0
 
@@ -46,7 +54,7 @@ def test_a_whole_schedule_can_be_charged_to_its_last_round_and_no_further() -> N
 def test_a_repeated_round_is_charged_again() -> None:
     rows = with_charges(2)
     before = ledger.spent(rows, "d", DELTA)
-    again = ledger.next_charge(rows, plan="p", split=Split.TRAIN, round_number=2, attempt=2, steps=3)
+    again = ledger.next_charge(rows, plan="p", split=Split.TRAIN, round_number=2, attempt=2, event=ROUND)
     rows = ledger.append(rows, again)
     assert ledger.spent(rows, "d", DELTA) == epsilon([Event(3.288, 1.0, 9)], DELTA) > before
 
@@ -67,7 +75,7 @@ def test_the_noise_of_others_counts_only_where_the_hospital_counts_it() -> None:
     """Three hospitals' equal noise is one of sqrt(3) times the size; without them the own noise is left."""
     trusting = replace(schedule(), sharers=3, cap=100.0)
     rows = ledger.append((), trusting)
-    entry = ledger.next_charge(rows, plan="p", split=Split.TRAIN, round_number=1, attempt=1, steps=30)
+    entry = ledger.next_charge(rows, plan="p", split=Split.TRAIN, round_number=1, attempt=1, event=SCHEDULE)
     assert entry.sharers == 3
     rows = ledger.append(rows, entry)
     assert ledger.spent(rows, "d", DELTA) == pytest.approx(epsilon([Event(3.288 * 3**0.5, 1.0, 30)], DELTA))
@@ -85,7 +93,7 @@ def test_the_smallest_delta_of_a_dataset_rules() -> None:
 
 def test_only_a_charge_whose_training_never_began_can_be_voided() -> None:
     rows = ledger.append((), schedule())
-    entry = ledger.next_charge(rows, plan="p", split=Split.TRAIN, round_number=1, attempt=1, steps=3)
+    entry = ledger.next_charge(rows, plan="p", split=Split.TRAIN, round_number=1, attempt=1, event=ROUND)
     reserved = ledger.append(rows, entry)
     assert ledger.spent(reserved, "d", DELTA) > 0
     voided = ledger.append(reserved, replace(entry, state=State.VOID))
@@ -111,7 +119,7 @@ def test_only_a_charge_whose_training_never_began_can_be_voided() -> None:
 )
 def test_rows_that_do_not_follow_are_refused(bad: dict[str, object]) -> None:
     rows = ledger.append((), schedule())
-    entry = ledger.next_charge(rows, plan="p", split=Split.TRAIN, round_number=1, attempt=1, steps=3)
+    entry = ledger.next_charge(rows, plan="p", split=Split.TRAIN, round_number=1, attempt=1, event=ROUND)
     with pytest.raises(ledger.BadTransition):
         ledger.append(rows, replace(entry, **bad))  # type: ignore[arg-type]
 
@@ -121,7 +129,14 @@ def test_a_plan_is_registered_once_and_a_charge_needs_it() -> None:
     with pytest.raises(ledger.BadTransition):
         ledger.append(rows, schedule())
     with pytest.raises(ledger.NotRegistered):
-        ledger.next_charge(rows, plan="unknown", split=Split.TRAIN, round_number=1, attempt=1, steps=3)
+        ledger.next_charge(
+            rows,
+            plan="unknown",
+            split=Split.TRAIN,
+            round_number=1,
+            attempt=1,
+            event=ROUND,
+        )
 
 
 def test_a_sound_ledger_verifies_and_survives_its_own_json() -> None:
@@ -187,12 +202,16 @@ def test_a_patient_pays_for_the_own_split_only() -> None:
 def test_a_plan_draws_each_split_from_its_own_schedule() -> None:
     rows = ledger.append((), schedule())
     with pytest.raises(ledger.NotRegistered):
-        ledger.next_charge(rows, plan="p", split=Split.TEST, round_number=11, attempt=1, steps=1)
+        ledger.next_charge(
+            rows, plan="p", split=Split.TEST, round_number=11, attempt=1, event=Event(0.601, 1.0, 1)
+        )
     rows = ledger.append(rows, replace(schedule(), split=Split.TEST, event=Event(0.601, 1.0, 1)))
-    entry = ledger.next_charge(rows, plan="p", split=Split.TEST, round_number=11, attempt=1, steps=1)
+    entry = ledger.next_charge(
+        rows, plan="p", split=Split.TEST, round_number=11, attempt=1, event=Event(0.601, 1.0, 1)
+    )
     rows = ledger.append(rows, entry)
     assert ledger.spent(rows, "d", DELTA) == epsilon([Event(0.601, 1.0, 1)], DELTA)
-    train = ledger.next_charge(rows, plan="p", split=Split.TRAIN, round_number=1, attempt=1, steps=30)
+    train = ledger.next_charge(rows, plan="p", split=Split.TRAIN, round_number=1, attempt=1, event=SCHEDULE)
     assert train.charge == entry.charge + 1
     with pytest.raises(ledger.BadTransition):
         ledger.append(rows, replace(train, split=Split.TEST))
@@ -217,7 +236,14 @@ def test_sampled_schedules_after_one_another_must_also_pass_the_renyi_filter() -
 def test_what_a_crash_left_open_is_known_and_what_was_released_is_not_in_it() -> None:
     rows = with_charges(1)
     for number, states in ((2, [State.RESERVED]), (3, [State.RESERVED, State.RUNNING, State.RUNNING])):
-        entry = ledger.next_charge(rows, plan="p", split=Split.TRAIN, round_number=number, attempt=1, steps=3)
+        entry = ledger.next_charge(
+            rows,
+            plan="p",
+            split=Split.TRAIN,
+            round_number=number,
+            attempt=1,
+            event=ROUND,
+        )
         for state in states:
             rows = ledger.append(rows, replace(entry, state=state))
     ledger.verify(rows)
@@ -249,3 +275,52 @@ def calls_of(action: Callable[[], object]) -> int:
     finally:
         sys.setprofile(None)
     return calls
+
+
+FALLING = (Event(9.0, 1.0, 3), Event(6.0, 1.0, 3), Event(4.0, 1.0, 3))
+
+
+def falling(count: int = 0) -> tuple[Row, ...]:
+    whole = ledger.promise("d", "p", Split.TRAIN, FALLING, delta=DELTA, cap=8.0)
+    rows = ledger.append((), whole)
+    for number, event in enumerate(FALLING[:count], start=1):
+        rows = charged(rows, number, event)
+    return rows
+
+
+def charged(rows: tuple[Row, ...], number: int, event: Event) -> tuple[Row, ...]:
+    entry = ledger.next_charge(rows, plan="p", split=Split.TRAIN, round_number=number, attempt=1, event=event)
+    for state in (State.RESERVED, State.RUNNING, State.RELEASED):
+        rows = ledger.append(rows, replace(entry, state=state))
+    return rows
+
+
+def test_rounds_of_different_noise_are_promised_together_and_each_costs_its_own() -> None:
+    rows = falling(2)
+    ledger.verify(rows)
+    assert tuple(ledger.parse_row(r.as_dict(), number=r.number) for r in rows) == rows
+    assert ledger.committed(rows, "d", DELTA) == epsilon(FALLING, DELTA)
+    assert ledger.spent(rows, "d", DELTA) == epsilon(FALLING[:2], DELTA)
+    rows = charged(rows, 3, FALLING[2])
+    assert ledger.spent(rows, "d", DELTA) == ledger.committed(rows, "d", DELTA)
+    for event in FALLING:
+        with pytest.raises(ScheduleUsedUp):
+            charged(rows, 4, event)
+
+
+def test_a_repeated_round_takes_the_price_of_a_later_one_and_no_other_noise_is_charged() -> None:
+    rows = charged(falling(2), 1, FALLING[0])
+    with pytest.raises(ScheduleUsedUp):
+        charged(rows, 3, FALLING[2])
+    with pytest.raises(ledger.BadTransition, match="not the registered noise"):
+        charged(rows, 3, Event(20.0, 1.0, 1))
+    assert ledger.spent(rows, "d", DELTA) < ledger.committed(rows, "d", DELTA)
+
+
+def test_another_cohort_takes_over_the_noise_of_the_rounds_that_are_left() -> None:
+    rows = falling(1)
+    taken = ledger.taken_over(rows, "p", Split.TRAIN, "e", 8.0)
+    rows = ledger.append(rows, taken)
+    assert ledger.committed(rows, "e", DELTA) == epsilon(FALLING[1:], DELTA)
+    with pytest.raises(ledger.BadTransition):
+        ledger.append(rows[:-1], replace(taken, further=taken.further[:1]))

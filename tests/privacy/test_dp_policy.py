@@ -116,15 +116,15 @@ def test_a_smaller_delta_costs_more_so_it_cannot_hide_an_understatement() -> Non
 
 
 def test_a_round_is_its_local_steps_and_a_study_is_all_of_them() -> None:
-    assert round_event(study(local())) == Event(3.288, 1.0, 3)
-    assert study_events(study(local()))[Split.TRAIN] == Event(3.288, 1.0, 30)
+    assert round_event(study(local()), Split.TRAIN, 1) == Event(3.288, 1.0, 3)
+    assert study_events(study(local()))[Split.TRAIN] == (Event(3.288, 1.0, 30),)
     assert cost(study(local()), rounds=5).epsilon_local < cost(study(local())).epsilon_local
 
 
 def test_a_study_without_privacy_has_no_cost_and_no_events() -> None:
     assert check_policy(study({"kind": "none"})) is None
     with pytest.raises(NotPrivate):
-        round_event(study({"kind": "none"}))
+        round_event(study({"kind": "none"}), Split.TRAIN, 1)
 
 
 def joint(**changes: float) -> dict[str, Any]:
@@ -177,9 +177,9 @@ def test_noise_that_would_not_add_up_is_no_study(wrong: dict[str, Any]) -> None:
 def test_a_study_names_what_it_releases_about_each_split() -> None:
     """A validation round has sqrt(rounds) times the noise: all ten cost what the final evaluation costs."""
     found = study_events(study(local()))
-    assert found[Split.TEST] == Event(2.0, 1.0, 1)
-    assert found[Split.VAL] == Event(2.0 * 10**0.5, 1.0, 10)
-    assert epsilon([found[Split.VAL]], 1e-5) == pytest.approx(epsilon([found[Split.TEST]], 1e-5))
+    assert found[Split.TEST] == (Event(2.0, 1.0, 1),)
+    assert found[Split.VAL] == (Event(2.0 * 10**0.5, 1.0, 10),)
+    assert epsilon(found[Split.VAL], 1e-5) == pytest.approx(epsilon(found[Split.TEST], 1e-5))
     final_only = Study.model_validate(study(local()).model_dump() | {"evaluation": {"every_round": False}})
     assert set(study_events(final_only)) == {Split.TRAIN, Split.TEST}
     assert set(study_events(final_only, rounds=3)) == {Split.TRAIN}
@@ -195,6 +195,6 @@ def test_a_study_costs_the_dearest_split_and_an_understated_evaluation_is_refuse
 
 def test_under_joint_noise_a_hospital_has_its_share_of_the_evaluation_noise() -> None:
     found = study_events(joint_study())
-    assert found[Split.TEST] == Event(2.0 / 3**0.5, 1.0, 1)
+    assert found[Split.TEST] == (Event(2.0 / 3**0.5, 1.0, 1),)
     with pytest.raises(UnderstatedEpsilon):
         check_policy(joint_study(evaluation_multiplier=0.5))

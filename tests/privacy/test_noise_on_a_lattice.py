@@ -9,6 +9,7 @@ from scipy.special import ndtr
 
 from medveil.noise_policies import JointNoise
 from medveil_research.studies import StudyOptions, new_study
+from privacy.dp.matched import Course, course_of
 from privacy.dp.noise import normal
 from privacy.joint_steps import COARSEST, FINE, adds_up, step_in_noise
 
@@ -118,7 +119,7 @@ def test_new_joint_studies_have_steps_as_fine_as_lanes_can_be(
         study.privacy,
         study.secure_aggregation,
         hospitals=max(10, hospitals),
-        centred=study.centred,
+        course=course_of(study),
     )
     assert step <= FINE or (study.secure_aggregation.lane_bits == 32 and step <= COARSEST)
     assert adds_up(study, hospitals=hospitals)
@@ -138,7 +139,13 @@ def test_the_step_is_held_against_the_noise_of_the_last_round_whatever_the_sched
     for named in ("constant", schedule):
         training = study.training.model_copy(update={"schedule": named, "rounds": 60})
         steps.append(
-            step_in_noise(training, study.privacy, study.secure_aggregation, hospitals=5, centred=False)
+            step_in_noise(
+                training,
+                study.privacy,
+                study.secure_aggregation,
+                hospitals=5,
+                course=Course.of(training, study.strategy, mean_rounds=0),
+            )
         )
     assert steps[0] / steps[1] == pytest.approx(last, rel=1e-3)
 

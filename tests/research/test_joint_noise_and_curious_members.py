@@ -55,7 +55,7 @@ def test_one_curious_member_of_the_smallest_sum_costs_no_patient_more_than_the_s
 
 def test_the_attack_of_one_member_that_subtracts_its_noise_used_to_cost_more_and_no_longer_does() -> None:
     """Four of five, epsilon 8, all four counted on: one curious member made it 9.53."""
-    before = joint_prices(Event(4.65 / 2, 1.0, 60), 1e-5, in_sum=4)
+    before = joint_prices([Event(4.65 / 2, 1.0, 60)], 1e-5, in_sum=4)
     assert [round(price, 2) for price in before] == [8.0, 9.53, 12.25, 19.12]
     study, privacy = joint_study(5)
     now = joint_prices(study_events(study)[Split.TRAIN], privacy.delta, in_sum=4)
@@ -66,7 +66,7 @@ def test_the_attack_of_one_member_that_subtracts_its_noise_used_to_cost_more_and
 def test_more_curious_members_can_be_asked_for_and_too_many_are_refused_in_words() -> None:
     study, privacy = joint_study(10, colluders=3)
     assert (study.cohort.min_hospitals, privacy.honest_hospitals) == (8, 5)
-    assert joint_prices(Event(privacy.own_multiplier, 1.0, 60), privacy.delta, in_sum=5)[0] <= 8.0
+    assert joint_prices([Event(privacy.own_multiplier, 1.0, 60)], privacy.delta, in_sum=5)[0] <= 8.0
     study, privacy = joint_study(5, colluders=0)
     assert (study.cohort.min_hospitals, privacy.honest_hospitals) == (4, 4)
     for hospitals, colluders in ((3, 2), (4, 3)):
@@ -91,7 +91,7 @@ def test_with_three_hospitals_the_author_is_told_that_each_round_needs_all() -> 
 def test_the_table_has_the_smallest_and_the_largest_sum_and_falls_with_more_hospitals(hospitals: int) -> None:
     least = least_in_sum(hospitals)
     own = Event(4.0, 1.0, 60)
-    rows = joint_lines(own, 1e-5, least=least, hospitals=hospitals)[2:]
+    rows = joint_lines([own], 1e-5, least=least, hospitals=hospitals)[2:]
     cells = [[float(cell) for cell in row.split()] for row in rows]
     assert [cells[0][0], cells[-1][0]] == [least, hospitals]
     for row in cells:

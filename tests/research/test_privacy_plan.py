@@ -14,6 +14,7 @@ from medveil_research.outlook import HopelessPlan, check_hope, noise_to_signal
 from medveil_research.privacy_plan import PrivacyPlan, Schedule, plan_privacy, shipped
 from medveil_research.studies import StudyOptions, new_study
 from privacy.dp.accounting import EpsilonOutOfReach, Event, epsilon
+from privacy.dp.matched import UnmatchedNoise
 
 USUAL: dict[str, Any] = {"rounds": 10, "steps": 20, "patients": 300, "hospitals": 5, "parameters": 1217}
 
@@ -114,6 +115,17 @@ def test_the_command_prints_noise_steps_both_epsilons_and_the_outlook() -> None:
     assert "jointly" in shown.output
     assert f"= {plan.noise_to_signal:.2f} with" in shown.output
     assert "fine" in shown.output
+
+
+def test_matched_noise_is_shown_by_round_and_costs_what_equal_noise_does() -> None:
+    asked = ["--epsilon", "3", "--patients", "60", "--hospitals", "5", "--privacy", "joint"]
+    even, matched = _run(*asked, "--equal-noise").output, _run(*asked, "--matched").output
+    assert "by round 1: 7.499, 16: 8.689, 31: 10.83, 45: 16.07, 60: 183.5" in matched
+    assert "1.18 times smaller" in matched
+    shown = [line for line in matched.splitlines() if "matched" not in line and "by round" not in line]
+    assert shown == even.splitlines()
+    with pytest.raises(UnmatchedNoise):
+        _run(*asked[:6], "--sample-rate", "0.5", "--matched")
 
 
 def test_the_command_refuses_a_large_network_and_goes_on_anyway() -> None:

@@ -26,7 +26,7 @@ def curious_members() -> str:
         noise = calibrate(stated, DELTA, sample_rate=1.0, steps=ROUNDS)
         own = Event(noise / math.sqrt(default_honest(HOSPITALS)), 1.0, ROUNDS)
         for in_sum in range(least_in_sum(HOSPITALS), HOSPITALS + 1):
-            cells = " | ".join(f"{price:.2f}" for price in joint_prices(own, DELTA, in_sum=in_sum))
+            cells = " | ".join(f"{price:.2f}" for price in joint_prices([own], DELTA, in_sum=in_sum))
             lines.append(f"| {stated:g} | {in_sum} | {cells} |")
     return "\n".join(lines)
 

@@ -20,7 +20,7 @@ import numpy as np
 from medveil.errors import Error, LocalProtocolError, RemoteProtocolError
 from medveil.noise_policies import JointNoise
 from medveil.registry import Registry
-from medveil.study import Study, Training
+from medveil.study import Strategy, Study, Training
 from medveil.tensors import Float32
 from medveil.values import Weights
 
@@ -123,6 +123,19 @@ class LocalHalf(Protocol):
 
 
 @runtime_checkable
+class Summing(Protocol):
+    """What a strategy has besides its step if the model is a sum of all mean updates, each with a weight.
+
+    Then it is known what a round counts for in the final model, and noise can be matched to it.
+    """
+
+    def response(self, rounds: int) -> tuple[float, ...]:
+        """What of a mean update is in the model that it makes, and in those of the rounds after: ``rounds``
+        numbers. The same for every round."""
+        ...
+
+
+@runtime_checkable
 class Steered(Protocol):
     """What a strategy may have that steers local steps: a common course, and one of each hospital's own.
 
@@ -195,12 +208,17 @@ STRATEGIES: Registry[Callable[[Mapping[str, float]], ServerStrategy]] = Registry
 )
 
 
-def strategy_of(study: Study) -> ServerStrategy:
-    """The study's strategy with its options. Raises: UnknownName, BadStrategy."""
+def make_strategy(chosen: Strategy) -> ServerStrategy:
+    """A strategy with its options. Raises: UnknownName, BadStrategy."""
     try:
-        strategy = STRATEGIES[study.strategy.name](study.strategy.options)
+        return STRATEGIES[chosen.name](chosen.options)
     except ValueError as error:
         raise BadStrategy(problem=str(error)) from error
+
+
+def strategy_of(study: Study) -> ServerStrategy:
+    """The study's strategy with its options. Raises: UnknownName, BadStrategy."""
+    strategy = make_strategy(study.strategy)
     if isinstance(strategy, LocalHalf) and isinstance(study.privacy, JointNoise):
         # A sum of what a rule makes of noisy steps is not what it makes of their sum.
         raise BadStrategy(problem=f"{study.strategy.name} changes local steps, which joint noise cannot bear")

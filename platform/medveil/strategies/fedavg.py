@@ -22,3 +22,7 @@ class FedAvg:
     def step(self, model: Float32, mean_update: Float32, state: State) -> tuple[Float32, State]:
         """See :class:`medveil.strategies.ServerStrategy`; it keeps no state."""
         return model + mean_update, state
+
+    def response(self, rounds: int) -> tuple[float, ...]:
+        """See :class:`medveil.strategies.Summing`."""
+        return (1.0,) * rounds

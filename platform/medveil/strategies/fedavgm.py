@@ -6,6 +6,7 @@ Source: Hsu, Qi, Brown, "Measuring the effects of non-identical data distributio
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import accumulate
 
 import numpy as np
 
@@ -32,3 +33,8 @@ class FedAvgMomentum:
         """See :class:`medveil.strategies.ServerStrategy`; the state is the velocity."""
         velocity = self._momentum * state.get("velocity", np.zeros_like(model)) + mean_update
         return model + velocity, {"velocity": velocity}
+
+    def response(self, rounds: int) -> tuple[float, ...]:
+        """See :class:`medveil.strategies.Summing`: 1, 1 + momentum, 1 + momentum + momentum^2 …"""
+        momentum = float(self._momentum)
+        return tuple(accumulate(momentum**later for later in range(rounds)))

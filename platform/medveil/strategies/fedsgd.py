@@ -34,6 +34,10 @@ class FedSGD:
         """See :class:`medveil.strategies.ServerStrategy`; it keeps no state."""
         return model + mean_update, state
 
+    def response(self, rounds: int) -> tuple[float, ...]:
+        """See :class:`medveil.strategies.Summing`."""
+        return (1.0,) * rounds
+
     def suited(self, training: Training) -> Training:
         """See :class:`medveil.strategies.Demanding`."""
         return plain_sgd(training, steps=1)

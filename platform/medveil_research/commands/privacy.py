@@ -39,12 +39,14 @@ def privacy_plan(options: PrivacyPlanOptions) -> None:
         privacy=options.privacy,
         rounds=options.rounds,
     )
+    matched = usual.matched if options.matched is None else options.matched
+    steps = options.steps or usual.steps
     plan = plan_privacy(
         Schedule(
             epsilon=options.epsilon,
             noise_multiplier=options.noise_multiplier,
             rounds=usual.rounds,
-            steps=options.steps or usual.steps,
+            steps=steps,
             patients=options.patients,
             hospitals=options.hospitals,
             parameters=usual.parameters,
@@ -55,6 +57,7 @@ def privacy_plan(options: PrivacyPlanOptions) -> None:
             honest=options.honest,
             group_columns=options.group_columns,
             mean_rounds=max(1, usual.mean_rounds) if options.centred else 0,
+            course=replace(usual.course, steps=steps) if matched else None,
         )
     )
     if options.centred is None and usual.mean_rounds and plan.mean_is_clear(usual.mean_rounds):

@@ -122,6 +122,7 @@ def _wanted(options: NewStudyOptions, weights: WeightFile | None) -> StudyOption
         strategy=options.strategy,
         strategy_options=options_of(options.strategy_option or []),
         colluders=options.colluders,
+        matched=options.matched,
         anyway=options.anyway,
     )
 

@@ -90,6 +90,10 @@ REQUESTS: Texts = {
     "card.no-noise": Text("no noise", "不加噪声"),
     "card.discrete": Text("exact discrete noise", "精确离散噪声"),
     "card.of": Text("of {cap} that you allow", "您允许的上限为 {cap}"),
+    "card.matched": Text(
+        "Less noise in rounds that count more in the final model, more in others, for the same price.",
+        "对最终模型影响较大的轮次噪声较小，其余轮次较大；隐私代价不变。",
+    ),
     "card.leaves": Text("Leaves each round", "每轮外发"),
     "card.time": Text("Time at the longest", "最长用时"),
     "card.memory": Text("memory {size} or more", "内存 {size} 或以上"),
