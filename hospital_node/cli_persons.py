@@ -73,6 +73,9 @@ def use(
     screen.say(f"Persons of '{plain(found.name)}', known by {plain(found.identifier)}.")
     screen.say(f"  Compare by telephone:  {fingerprint(found.hash)}")
     screen.say("  Next:                  medveil node persons claim")
+    screen.say(
+        "A running node takes it up when it is started again; private plans without persons end here then."
+    )
 
 
 @persons.command()

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pydantic import ValidationError
+from torch import nn
 from typer.testing import CliRunner
 
 from dicom_files import film_file, picture
@@ -25,17 +27,25 @@ from hospital_node.persons.claiming import Counts, NoPersonsFile, claim_persons,
 from hospital_node.persons.known import PersonsNotAsked, PersonTwice, check_alone
 from hospital_node.records import Records
 from hospital_node.settings import Node, NodeSettings
-from hospitals import PEOPLE, Hospital, charge, plan_of
+from hospital_node.training.clipped_sum import add_clipped_sum
+from hospital_node.training.gradients import Drawn
+from hospital_node.training.optimizer import PatientOptimizer
+from hospitals import LOCAL, PEOPLE, Hospital, charge, plan_of
 from keepers import Consortium, consortium
 from medveil.errors import BadFile
+from medveil.noise_policies import LocalNoise
 from medveil.plan import Plan
+from medveil.tasks import TASKS
 from medveil_imaging.sources.site import read_site
+from privacy.dp.noise import NoiseSource
 from privacy.dp.policy import Split
 from privacy.oprf.errors import BadEvaluation
 from privacy.oprf.hospital import KeeperRefuses
 from privacy.oprf.messages import Answer, Evaluated
 
 SPLITS = (("train", 4), ("test", 2))
+CLIP = 0.01
+"""So small that every gradient is clipped: each patient gives exactly as much."""
 ALL = [f"{split}-{number}" for split, count in SPLITS for number in range(count)]
 
 
@@ -108,6 +118,46 @@ def test_whoever_is_in_two_hospitals_is_in_every_sum_once(tmp_path: Path) -> Non
         found.update(people[p].replace(" ", "") for p in them.trained_on(number, plan))
     assert set(found) == {n.replace(" ", "") for n in (*a.values(), *b.values())}
     assert set(found.values()) == {1}  # nobody gives more than one clipped gradient to a sum
+
+
+def clipped_sum(net: nn.Module, patients: list[Drawn]) -> torch.Tensor:
+    """What one step of all hospitals adds up to before noise, by the engine of training."""
+    policy = LocalNoise.model_validate(LOCAL | {"clip_norm": CLIP})
+    sgd = torch.optim.SGD(net.parameters(), lr=0.0)
+    own = PatientOptimizer(sgd, policy=policy, expected_patients=1.0, noise=NoiseSource.fresh())
+    for weight in net.parameters():
+        weight.summed_grad = torch.zeros_like(weight)  # type: ignore[attr-defined]
+    add_clipped_sum(own, net, TASKS["classification"].loss, patients, device=torch.device("cpu"))
+    return torch.cat([w.summed_grad.flatten() for w in net.parameters()])  # type: ignore[attr-defined]
+
+
+def test_a_person_in_two_hospitals_moves_the_sum_of_a_step_by_the_clip_and_without_the_rule_by_twice_it(
+    tmp_path: Path,
+) -> None:
+    a, b = numbers(first=0), numbers(first=10)
+    b["train-0"] = a["train-0"]  # one person, with the same film in both
+    them = Them(tmp_path, a, b)
+    them.claim(1)
+    them.claim(2)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16 * 16, 2))
+
+    def moved(used: dict[int, list[str]]) -> float:
+        with_, without = [], []
+        for number, one in enumerate(them.hospitals, start=1):
+            for patient in read_site(one.images, them.plan().study).train:
+                if patient.patient in used[number]:
+                    drawn = Drawn(*patient.take(range(len(patient))))
+                    with_.append(drawn)
+                    without += [] if patient.patient == "train-0" else [drawn]
+        return float((clipped_sum(net, with_) - clipped_sum(net, without)).norm())
+
+    plan = them.plan()
+    for one in them.hospitals:
+        one.approve(plan)
+    assert moved({number: them.trained_on(number, plan) for number in (1, 2)}) == pytest.approx(
+        CLIP, rel=2e-3
+    )
+    assert moved({1: ALL, 2: ALL}) == pytest.approx(2 * CLIP, rel=2e-3)
 
 
 @pytest.mark.slow
