@@ -58,6 +58,8 @@ class Attempt:
     """Hospital's index, or what a relay's sum is stored under → how often it might write a segment."""
     read_back: dict[int | str, tuple[int, tuple[bytes, ...]]] = field(default_factory=dict)
     """The same → the segments that were found stored as signed, and the claims by then."""
+    aside: set[tuple[int, int, str]] = field(default_factory=set)
+    """Segments that other processes have taken, as far as this one has heard: source, number, hash."""
     relayed: tuple[relayed.Relayed, ...] = ()
     """Sums of regions that have come in."""
     sitting_out: set[str] = field(default_factory=set)

@@ -139,6 +139,17 @@ class PlanReader:
 
     def present(self, plan_id: str) -> tuple[PlanStatus, int]:
         """What a plan is doing, without its history, and how many attempts that has. Raises: NotFound."""
+        run = self._read(plan_id)
+        after = self._following(plan_id) if run.finished else None
+        told = _status_of(run, in_reach=None, reachable=None)
+        return told.model_copy(update={"followed_by": after}), run.ended
+
+    def opened(self, plan_id: str) -> tuple[Plan, Attempt | None]:
+        """A plan and its open attempt, as the store has it at this moment. Raises: NotFound."""
+        run = self._read(plan_id)
+        return run.plan, run.attempt
+
+    def _read(self, plan_id: str) -> Run:
         plan, signature = self._plan(plan_id)
         with self._one_at_a_time:
             while True:
@@ -148,9 +159,7 @@ class PlanReader:
                     break  # if it has ended meanwhile, its events may have gone with it
             if run.attempt is not None:
                 self._attempts[plan_id] = run.attempt
-        after = self._following(plan_id) if run.finished else None
-        told = _status_of(run, in_reach=None, reachable=None)
-        return told.model_copy(update={"followed_by": after}), run.ended
+        return run
 
     def _following(self, plan_id: str) -> str | None:
         """The plan that has taken over from a plan, if one has."""

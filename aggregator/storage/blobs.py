@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import re
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,6 +20,7 @@ SCRATCH = ".scratch"
 """Ending of a file that is being written."""
 DRAFT = ".part"
 """Ending of a file that grows in the hands of the workers."""
+_ASIDE = re.compile(r"(\d{1,9})-(\d{1,9})\.([0-9a-f]{64})")
 _MAPPED = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
 """All pages at once where the system can, not one fault after the other."""
 
@@ -141,18 +143,41 @@ class Blobs:
         Args:
             source: a hospital's index, or what a relay's sum is stored under.
         """
-        write_durably(self._segment(attempt, source, number), data)
+        self._put_upload(attempt, f"{source}-{number}", data)
+
+    def put_aside(self, attempt: str, source: int, number: int, data: bytes) -> None:
+        """Keep one segment under its own hash as well: nothing that is written later can change it.
+
+        So a process that does not lead, and does not know what the leader has taken, may write it.
+        """
+        self._put_upload(attempt, _aside(source, number, hashlib.sha256(data).digest()), data)
 
     def segment(self, attempt: str, source: int | str, number: int, digest: bytes) -> bytes:
         """Read a segment that has exactly this SHA-256.
 
         Raises: DamagedBlob.
         """
-        with self.mapped_segment(attempt, source, number) as found:
-            data = bytes(found)
-        if hashlib.sha256(data).digest() != digest:
-            raise DamagedBlob()
-        return data
+        with self.signed_segment(attempt, source, number, digest) as found:
+            return bytes(found)
+
+    @contextmanager
+    def signed_segment(
+        self, attempt: str, source: int | str, number: int, digest: bytes
+    ) -> Iterator[memoryview]:
+        """The bytes of the segment with this SHA-256, whoever has taken it. Raises: DamagedBlob."""
+        with ExitStack() as opened:
+            for name in (f"{source}-{number}", _aside(source, number, digest)):
+                with suppress(DamagedBlob):
+                    found = opened.enter_context(self._mapped(attempt, name))
+                    if hashlib.sha256(found).digest() == digest:
+                        break
+            else:
+                raise DamagedBlob()
+            yield found
+
+    def aside(self, attempt: str) -> set[tuple[int, int, str]]:
+        """Source, number and hash of every segment that was put aside. Raises: StorageFailed."""
+        return set(named_aside(p.name for p in (self._uploads / attempt).glob("*.*")))
 
     @contextmanager
     def mapped_segment(self, attempt: str, source: int | str, number: int) -> Iterator[memoryview]:
@@ -160,8 +185,13 @@ class Blobs:
 
         Raises: DamagedBlob if it is not there or empty.
         """
+        with self._mapped(attempt, f"{source}-{number}") as view:
+            yield view
+
+    @contextmanager
+    def _mapped(self, attempt: str, name: str) -> Iterator[memoryview]:
         try:
-            with open(self._segment(attempt, source, number), "rb") as file:
+            with open(self._uploads / attempt / name, "rb") as file:
                 data = mmap.mmap(file.fileno(), 0, flags=_MAPPED, prot=mmap.PROT_READ)
         except (OSError, ValueError) as error:  # ValueError: an empty file
             raise DamagedBlob() from error
@@ -191,8 +221,19 @@ class Blobs:
             for file in folder.glob(f"*{SCRATCH}"):
                 _remove(file)
 
-    def _segment(self, attempt: str, source: int | str, number: int) -> Path:
-        return self._uploads / attempt / f"{source}-{number}"
+    def _put_upload(self, attempt: str, name: str, data: bytes) -> None:
+        write_durably(self._uploads / attempt / name, data)
+
+
+def _aside(source: int | str, number: int, digest: bytes) -> str:
+    return f"{source}-{number}.{digest.hex()}"
+
+
+def named_aside(names: Iterable[str]) -> Iterator[tuple[int, int, str]]:
+    """Those of these names that segments have that were put aside: source, number, hash."""
+    for name in names:
+        if found := _ASIDE.fullmatch(name):
+            yield int(found[1]), int(found[2]), found[3]
 
 
 def _open(path: Path) -> BinaryIO:

@@ -18,7 +18,7 @@ import obstore
 from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import S3Store
 
-from aggregator.storage.blobs import Blobs, DamagedBlob, StorageFailed, UnusableBlobs
+from aggregator.storage.blobs import Blobs, DamagedBlob, StorageFailed, UnusableBlobs, named_aside
 from aggregator.storage.crashpoints import step
 from medveil.log import get_logger
 
@@ -109,15 +109,20 @@ class BucketBlobs(Blobs):
     def keep_sum(self, name: str, draft: Path) -> None:
         self._keep(f"sums/{name}", draft)
 
-    def put_segment(self, attempt: str, source: int | str, number: int, data: bytes) -> None:
-        self._put(self._key(attempt, source, number), data)
+    def _put_upload(self, attempt: str, name: str, data: bytes) -> None:
+        self._put(f"uploads/{attempt}/{name}", data)
 
     @contextmanager
-    def mapped_segment(self, attempt: str, source: int | str, number: int) -> Iterator[memoryview]:
-        data = self._get(self._key(attempt, source, number))
+    def _mapped(self, attempt: str, name: str) -> Iterator[memoryview]:
+        data = self._get(f"uploads/{attempt}/{name}")
         if not len(data):
             raise DamagedBlob()
         yield data
+
+    def aside(self, attempt: str) -> set[tuple[int, int, str]]:
+        with _asked():
+            listed = [i["path"] for some in obstore.list(self._store, f"uploads/{attempt}/") for i in some]
+        return set(named_aside(path.rpartition("/")[2] for path in listed))
 
     def uploads(self) -> set[str]:
         with _asked():
@@ -164,9 +169,6 @@ class BucketBlobs(Blobs):
         with _asked():
             size = obstore.head(self._store, key)["size"]
         return cast("BinaryIO", io.BufferedReader(_Object(self._store, key, size), PIECE))
-
-    def _key(self, attempt: str, source: int | str, number: int) -> str:
-        return f"uploads/{attempt}/{source}-{number}"
 
 
 class _Object(io.RawIOBase):

@@ -165,14 +165,15 @@ async def _keep_going(app: FastAPI, settings: Settings, workers: Workers, cluste
             continue
         log.info("lead.taken")
         service.coordinator.on_result = partial(loop.call_soon_threadsafe, service.wake)
-        teller = asyncio.create_task(service.keep_told())
+        beside = [asyncio.create_task(one) for one in (service.keep_told(), service.keep_hearing())]
         try:
             async with telling(service, settings):
                 await _keep_time(service)
         except NotLeading:
             log.error("lead.lost")
         finally:
-            teller.cancel()
+            for one in beside:
+                one.cancel()
         app.state.service = None
         await asyncio.to_thread(service.close)
 

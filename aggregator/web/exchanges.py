@@ -10,6 +10,7 @@ from aggregator.rounds.intake import Received, SegmentClaim
 from aggregator.storage.register import Party
 from aggregator.web.callers import SMALL_LIMIT
 from aggregator.web.service import Service
+from aggregator.web.standby import StandBy
 from medveil.rounds import AttemptKey, Phase
 
 MESSAGE_LIMIT = 4 * 2**20
@@ -94,21 +95,29 @@ async def take_message(
 
 
 async def look_at_segment(
-    service: Service, key: AttemptKey, party: Party, segment: int, *, size: int
+    service: Service | StandBy, key: AttemptKey, party: Party, segment: int, *, size: int
 ) -> None:
     """Whether a segment of this size is wanted of a hospital or a relay, before its body is read.
 
-    Raises: what :meth:`Intake.look_at_segment` raises.
+    Raises: what :meth:`Intake.look_at_segment` or, in a process that stands by, :meth:`Taking.look` raises.
     """
+    if isinstance(service, StandBy):
+        await service.with_segments(lambda: service.taking.look(key, party.name, segment, size=size))
+        return
     look = partial(service.coordinator.intake.look_at_segment, key, party.name, segment, size=size)
     await service.run(partial(look, relay=party.role == RELAY))
 
 
-async def take_segment(service: Service, key: AttemptKey, party: Party, segment: int, body: bytes) -> None:
+async def take_segment(
+    service: Service | StandBy, key: AttemptKey, party: Party, segment: int, body: bytes
+) -> None:
     """Keep one segment of a masked vector, unless its upload is signed already.
 
-    Raises: what :meth:`Intake.claim_segment` raises; StorageFailed.
+    Raises: what :meth:`Intake.claim_segment` or :meth:`Taking.take` raises; StorageFailed.
     """
+    if isinstance(service, StandBy):
+        await service.with_segments(lambda: service.taking.take(key, party.name, segment, body))
+        return
     coordinator = service.coordinator
     ask = partial(coordinator.intake.claim_segment, key, party.name, segment, size=len(body))
     claim = await service.run(partial(ask, relay=party.role == RELAY))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -17,9 +18,11 @@ from aggregator.access.signatures import Gatekeeper
 from aggregator.access.tls import NODE_DAYS, sign_node_certificate
 from aggregator.auditlog import Entry
 from aggregator.errors import NotFound
+from aggregator.rounds import taking
 from aggregator.rounds.coordinator import Coordinator
 from aggregator.rounds.status import PlanReader, live_status
 from aggregator.settings import Settings
+from aggregator.storage.blobs import StorageFailed
 from aggregator.storage.register import Party, TokenRefused
 from aggregator.storage.store import Store
 from aggregator.storage.transactions import NotLeading
@@ -41,6 +44,8 @@ from medveil.reports import PlanStatus
 
 T = TypeVar("T")
 LEAD_CHECK_S = 1.0
+HEAR_S = 3.0
+"""How often the store is asked for segments that other processes have taken, while any are awaited."""
 MOST_ENTRIES = 100
 """Entries of the audit log in one answer."""
 log = get_logger()
@@ -200,6 +205,17 @@ class Service:
         while True:
             await asyncio.to_thread(lambda: live.write(self._folder, self.live()))
             await asyncio.sleep(live.EVERY_S)
+
+    async def keep_hearing(self) -> None:
+        """Hear of the segments that other processes take, again and again until cancelled."""
+        runs = self.coordinator.runs
+        while True:
+            await asyncio.sleep(HEAR_S)
+            for run, attempt in taking.open_uploads(runs):
+                folder = attempt.key.folder
+                with suppress(StorageFailed):  # it is said elsewhere, and asked again
+                    aside = await self.with_segments(partial(runs.blobs.aside, folder))
+                    taking.hear(runs, run, attempt, aside)
 
     def tell_end(self) -> None:
         """Tell other processes that this one ends as it was asked to."""

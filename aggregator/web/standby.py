@@ -1,14 +1,17 @@
-"""A process that does not lead: it waits for the lead, and tells meanwhile what the database holds."""
+"""A process that does not lead: it waits for the lead, tells what the database holds, and takes segments."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from starlette.requests import Request
 
 from aggregator.access.signatures import Gatekeeper
 from aggregator.adminkey import open_store
 from aggregator.rounds.status import PlanReader
+from aggregator.rounds.taking import Taking
 from aggregator.settings import Settings
 from aggregator.storage.open import open_blobs
 from aggregator.storage.store import Store
@@ -19,7 +22,9 @@ from aggregator.web.callers import Callers
 from aggregator.web.reading import Reading
 from aggregator.web.service import Service
 from aggregator.web.visitors import Visitors
-from aggregator.work.threads import Lookups
+from aggregator.work.threads import Lookups, in_thread
+
+T = TypeVar("T")
 
 
 class StandBy:
@@ -33,6 +38,8 @@ class StandBy:
         self.watching = Watching(store, live=lambda: live.read(settings.folder), reader=reader)
         self._lookups = Lookups(2, "register", store.transactions.break_off)
         self._files = ThreadPoolExecutor(2, "files")
+        self._segments = ThreadPoolExecutor(4, "segments")
+        self.taking = Taking(reader, blobs)
         self.callers = Callers(
             store.register,
             self._lookups,
@@ -47,12 +54,17 @@ class StandBy:
             self.callers, reader, lambda: blobs, lookups=self._lookups, slowly=self._files, leader=None
         )
 
+    async def with_segments(self, action: Callable[[], T]) -> T:
+        """Run something that looks at or writes whole segments, a few at a time. Raises: NotLeading."""
+        return await in_thread(self._segments, action)
+
     def close(self) -> None:
         """Finish the questions in hand and stop."""
         self.callers.tokens.close()
         self.visitors.close()
         self._lookups.close()
         self._files.shutdown()
+        self._segments.shutdown()
         self.store.close()
 
 

@@ -35,9 +35,10 @@ class Front:
         proof = sign_request(who, "GET", path, b"", **({} if at is None else {"now": at}))
         return self.client.get(path, headers=proof.headers() | self._address(who))
 
-    def send(self, who: Identity, path: str, body: bytes) -> httpx.Response:
-        proof = sign_request(who, "PUT", path, body)
-        return self.client.put(path, headers=proof.headers() | self._address(who), content=body)
+    def send(self, who: Identity, path: str, body: bytes, method: str = "PUT") -> httpx.Response:
+        proof = sign_request(who, method, path, body)
+        headers = proof.headers() | self._address(who)
+        return self.client.request(method, path, headers=headers, content=body)
 
     def _address(self, who: Identity) -> dict[str, str]:
         """Each hospital has an address of its own, so that nginx counts it alone."""
@@ -83,12 +84,16 @@ def test_a_hospital_that_draws_503_on_demand_costs_the_others_no_request(front: 
     assert answers == {200: 60}
 
 
-def test_every_large_body_goes_to_the_process_that_leads(front: Front) -> None:
+def test_every_message_goes_to_the_process_that_leads_and_a_segment_to_any(front: Front) -> None:
     """nginx cannot send a body twice that it does not keep, so it asks first who leads."""
     world = front.pair.world
-    path = f"/v1/plans/{world.plan.id}/rounds/7/attempts/1/segments/0"
-    answers = [front.send(world.identities[1], path, bytes(2**20)) for _ in range(12)]
+    at = f"/v1/plans/{world.plan.id}/rounds/7/attempts/1"
+    answers = [front.send(world.identities[1], f"{at}/segments/0", bytes(2**20)) for _ in range(12)]
     assert Counter(answer.json()["code"] for answer in answers) == {"wrong-round": 12}
+    answers = [front.send(world.identities[1], f"{at}/ready", bytes(2**9), method="POST") for _ in range(12)]
+    assert Counter(answer.json()["code"] for answer in answers) == {"wrong-round": 12}
+    for server in (front.pair.one, front.pair.other):
+        assert "/segments/{segment}" in server.log.read_text()
 
 
 def test_when_the_leader_is_killed_the_standby_answers_through_the_same_address(front: Front) -> None:

@@ -1,6 +1,11 @@
-"""How long a hung leader keeps the lead: a pair on PostgreSQL, stopped again and again.
+"""How long nobody leads after a leader was killed, and how long one that hangs keeps the lead.
 
-``python tests/benchmarks/takeovers.py [TIMES]`` from the root, with ``PYTHONPATH=platform:.:tests/support``.
+``python tests/benchmarks/takeovers.py kills [TIMES]`` from the root, with
+``PYTHONPATH=platform:.:tests/support``: a pair on PostgreSQL behind nginx while three hospitals play rounds.
+The leader is killed (SIGKILL), 100 times, at random moments; the seconds are those until a hospital's
+question to the leader is answered through nginx. At the end every attempt must be done at its first try.
+
+``python tests/benchmarks/takeovers.py [TIMES]``: a pair, stopped again and again.
 It prints the seconds from the stop until the other process answers, for a leader stopped while idle and for
 one stopped inside a write, and checks after each that the log is whole and has one leader more. Then it stops
 every backend of the database instead: the seconds are those until either process answers over new
@@ -9,7 +14,10 @@ sessions, for good, and of the slowest answer of the leader's ``/readyz`` meanwh
 
 from __future__ import annotations
 
+import json
+import math
 import os
+import random
 import signal
 import sys
 import tempfile
@@ -18,13 +26,16 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
 from aggregator.storage.database import WRITERS
+from fronted import Playing, RemoteSite, Stage, front_with
 from pair import Pair, pair_of
 from postgres import Cluster
 from served import Served
+from world import unit
 
 WAITING = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'"
 WATCHED_S = 16.0
@@ -100,6 +111,38 @@ def without_backends(pair: Pair) -> tuple[float, float]:
     return seconds, slowest
 
 
+def kills(folder: Path, cluster: Cluster, times: int) -> list[float]:
+    """Seconds without a leader after each of so many kills, under load."""
+    draw, measured = random.Random(1), []
+    study = {
+        "training": {"rounds": 100 * times, "local_steps": 1, "learning_rate": 1.0},
+        "deadlines": {"silence_s": 120.0, "train_s": 600.0},
+        "evaluation": {"every_round": False},
+    }
+    with front_with(folder, cluster, **study) as front:
+        world = front.pair.world
+        stage: Any = Stage(world.plan, world.identities, front.remote)
+        playing = Playing([RemoteSite(stage, i, lambda _, i=i: unit(i)) for i in (1, 2, 3)])  # type: ignore[misc]
+        for _ in range(times):
+            time.sleep(draw.uniform(0.0, 1.0))
+            measured.append(front.kill_the_leader())
+            print(f"kill {measured[-1]:.2f} s", flush=True)
+        name, at = world.identities[0].name, f"/v1/plans/{world.plan.id}"
+        status = json.loads(front.remote.send(name, "GET", f"{at}/status"))
+        playing.stop()
+        assert all((a["attempt"], a["outcome"]) == (1, "done") for a in status["attempts"])
+        assert len(front.pair.leaders()) == times + 1
+        print(f"{len(status['attempts'])} rounds went through meanwhile, each at its first attempt")
+    return measured
+
+
+def quantiles(measured: list[float]) -> str:
+    """One line about all kills."""
+    ordered = sorted(measured)
+    middle, most = ordered[len(ordered) // 2], ordered[math.ceil(0.99 * len(ordered)) - 1]
+    return f"{len(ordered)} kills: median {middle:.1f} s, p99 {most:.1f} s, longest {ordered[-1]:.1f} s"
+
+
 def summary(kind: str, measured: list[float]) -> str:
     """One line about all of a kind."""
     within = sum(seconds <= 12 for seconds in measured)
@@ -108,6 +151,14 @@ def summary(kind: str, measured: list[float]) -> str:
 
 def main() -> None:
     """Measure."""
+    if sys.argv[1:2] == ["kills"]:
+        cluster = Cluster()
+        try:
+            with tempfile.TemporaryDirectory() as name:
+                print(quantiles(kills(Path(name), cluster, int(sys.argv[2]) if sys.argv[2:] else 100)))
+        finally:
+            cluster.remove()
+        return
     times = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     cluster = Cluster()
     try:

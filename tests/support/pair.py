@@ -9,6 +9,7 @@ import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2 as httpx
 import psycopg
@@ -28,9 +29,9 @@ PATIENCE_S = 120.0
 class Pair:
     """The two processes over a world's database; the first one leads."""
 
-    def __init__(self, folder: Path, cluster: Cluster) -> None:
+    def __init__(self, folder: Path, cluster: Cluster, **changes: Any) -> None:
         self.cluster, self.database = cluster, cluster.database()
-        self.world: World = make_world(folder / "one", database=cluster.url(self.database))
+        self.world: World = make_world(folder / "one", database=cluster.url(self.database), **changes)
         self.world.admin.save(folder / "one" / "admin.key")
         self.world.store.close()
         make_certificates(folder / "one" / "tls", ("localhost", "127.0.0.1"))
@@ -45,8 +46,18 @@ class Pair:
         self.other = self._started(folder / "other")
         self.wait_until(lambda: self.code(self.other) == "not-leading")
 
-    def _started(self, folder: Path) -> Served:
-        return Served(folder, Limits(), database=self.cluster.url(self.database))
+    def _started(self, folder: Path, port: int = 0) -> Served:
+        return Served(folder, Limits(), port=port, database=self.cluster.url(self.database))
+
+    def start_again(self, server: Served) -> None:
+        """A process in the place of one that has ended; it stands by."""
+        assert server.process.poll() is not None
+        new = self._started(server.settings.folder, server.port)
+        if server is self.one:
+            self.one = new
+        else:
+            self.other = new
+        self.wait_until(lambda: self.code(new) == "not-leading")
 
     @property
     def hospital(self) -> Identity:
@@ -118,9 +129,13 @@ class Pair:
 
 
 @contextlib.contextmanager
-def pair_of(folder: Path, cluster: Cluster) -> Iterator[Pair]:
-    """A pair that is gone at the end of the block."""
-    pair = Pair(folder, cluster)
+def pair_of(folder: Path, cluster: Cluster, **changes: Any) -> Iterator[Pair]:
+    """A pair that is gone at the end of the block.
+
+    Args:
+        changes: of the study, and of what :func:`world.make_world` takes.
+    """
+    pair = Pair(folder, cluster, **changes)
     try:
         yield pair
     finally:

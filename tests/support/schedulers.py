@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -25,23 +25,34 @@ PATIENCE_S = 120.0
 class Processes:
     """A scheduler and workers of one folder, started by their commands."""
 
-    def __init__(self, folder: Path, *, workers: int = 2) -> None:
-        self.folder, self._count = folder, workers
+    def __init__(self, folder: Path, *, workers: int = 2, host: str = "127.0.0.1") -> None:
+        self.folder, self._count = folder, 0
         Settings(folder).save()
         with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self.address = f"tls://127.0.0.1:{listener.getsockname()[1]}"
+            listener.bind((host, 0))
+            self.address = f"tls://{host}:{listener.getsockname()[1]}"
         set_up_cluster(load(folder), self.address)
         self.running: list[subprocess.Popen[bytes]] = []
         self.start_scheduler()
-        self.workers = self._start("worker", "--processes", str(workers))
+        if workers:
+            self.workers = self.start_workers(workers)
 
     def start_scheduler(self) -> None:
         """A first one, or one in the place of another that has ended."""
         self.scheduler = self._start("scheduler")
 
-    def _start(self, verb: str, *options: str) -> subprocess.Popen[bytes]:
+    def start_workers(self, count: int, *, within: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+        """So many more.
+
+        Args:
+            within: a command line that runs the one behind it.
+        """
+        self._count += count
+        return self._start("worker", "--processes", str(count), within=within)
+
+    def _start(self, verb: str, *options: str, within: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         command = [
+            *within,
             sys.executable,
             "-m",
             "medveil",

@@ -29,6 +29,7 @@ from aggregator.web.routes.parameters import (
     takes,
 )
 from aggregator.web.service import service_of
+from aggregator.web.standby import serving_of
 from medveil.messages import Approval, Enrol, Refusal
 from medveil.rounds import AttemptKey
 
@@ -170,8 +171,11 @@ async def message(
 async def segment(
     request: Request, plan: PlanId, number: Number, attempt: Number, segment: Segment
 ) -> Response:
-    """One segment of a masked vector; whether it is wanted is settled before its body is read."""
-    service, key = service_of(request), AttemptKey(plan, number, attempt)
+    """One segment of a masked vector; whether it is wanted is settled before its body is read.
+
+    A process that stands by takes it as well.
+    """
+    service, key = serving_of(request), AttemptKey(plan, number, attempt)
     sender = await service.callers.admit(request, roles=HOSPITAL)
     size = declared_length(request, SEGMENT_LIMIT) or 0
     await exchanges.look_at_segment(service, key, sender.party, segment, size=size)
