@@ -20,6 +20,7 @@ from hospital_node.unchanged import Unchanged
 from medveil.errors import Error
 from medveil.plan import BadPlan, Plan, stored_plan
 from medveil.shown import plain
+from medveil.sqlite import open_sqlite
 from medveil.study import too_much
 
 META = sa.MetaData()
@@ -129,7 +130,7 @@ class Journal(Steps):
     """
 
     def __init__(self, path: Path) -> None:
-        self._engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
+        self._engine = open_sqlite(path)
         sa.event.listen(self._engine, "connect", _durable)
         sa.event.listen(self._engine, "handle_error", _failed)
         with self._engine.connect() as tx:

@@ -14,9 +14,12 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
+from medveil.lean import expect_monai
 from spent import Spent
 from tries import ALL
 
+expect_monai()  # as our commands do
+gc.disable()  # until all tests are imported
 EVERYWHERE: dict[str, Any] = {
     "deadline": None,
     "suppress_health_check": [HealthCheck.too_slow],
@@ -39,6 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """Millions of objects of libraries and tests stay to the end: nobody looks through them for garbage."""
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -28,6 +28,7 @@ from aggregator.storage.leadlock import LeadLock
 from aggregator.storage.tables import META
 from medveil.errors import Error
 from medveil.log import get_logger
+from medveil.sqlite import open_sqlite
 
 REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 """Schema versions in order; the last is this program's. ``aggregator/migrations`` holds a file for each."""
@@ -320,7 +321,7 @@ def shown_address(url: str) -> str:
 
 def _engine(where: Path | str) -> sa.Engine:
     if isinstance(where, Path):
-        engine = sa.create_engine(sa.URL.create("sqlite", database=str(where)), connect_args={"timeout": 30})
+        engine = open_sqlite(where)
         sa.event.listen(engine, "connect", _durable_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
         return engine

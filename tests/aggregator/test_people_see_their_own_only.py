@@ -96,8 +96,16 @@ def tenants(door: Door) -> tuple[Tenant, Tenant]:
 
 def routes(door: Door) -> list[tuple[str, str]]:
     """Every (method, address) of the OpenAPI document but the open ones."""
-    paths: dict[str, Any] = door.app.openapi()["paths"]
-    return [(m.upper(), path) for path, methods in paths.items() for m in methods if path not in OPEN]
+    return [(m.upper(), path) for path, methods in paths(door).items() for m in methods if path not in OPEN]
+
+
+PATHS: dict[str, Any] = {}
+
+
+def paths(door: Door) -> dict[str, Any]:
+    """Of the OpenAPI document, which takes long and is the same for each of these tests."""
+    PATHS.update(PATHS or door.app.openapi()["paths"])
+    return PATHS
 
 
 def filled(path: str, plan: str, model: str) -> str:
