@@ -15,6 +15,12 @@ from medveil.errors import Error
 from medveil.messages import SignedDirective, sign_directive
 from medveil.reports import Directive, Order
 
+_NUMBERS = sa.select(DIRECTIVES.c.plan, sa.func.max(DIRECTIVES.c.number).label("number"))
+_LAST = _NUMBERS.group_by(DIRECTIVES.c.plan).subquery()
+_LAST_WORDS = sa.select(DIRECTIVES).join(
+    _LAST, (DIRECTIVES.c.plan == _LAST.c.plan) & (DIRECTIVES.c.number == _LAST.c.number)
+)
+"""Made once: the clock asks it each second."""
 MOST = 50
 """Words of a plan that are read for people."""
 DONE = {"pause": "paused", "resume": "resumed", "stop": "stopped", "withdraw": "withdrawn"}
@@ -75,11 +81,8 @@ class Directives:
 
     def standing(self) -> dict[str, tuple[Directive, SignedDirective]]:
         """Plan → the last word on it, and as it is told to hospitals."""
-        newest = sa.select(DIRECTIVES.c.plan, sa.func.max(DIRECTIVES.c.number).label("number"))
-        last = newest.group_by(DIRECTIVES.c.plan).subquery()
-        same = (DIRECTIVES.c.plan == last.c.plan) & (DIRECTIVES.c.number == last.c.number)
         with self._transactions.read() as tx:
-            rows = tx.execute(sa.select(DIRECTIVES).join(last, same)).all()
+            rows = tx.execute(_LAST_WORDS).all()
         return {row.plan: (_directive(row), _signed(row)) for row in rows}
 
 
