@@ -109,8 +109,8 @@ def paths(door: Door) -> dict[str, Any]:
 
 
 def filled(path: str, plan: str, model: str) -> str:
-    values = {"number": "1", "attempt": "1", "segment": "0", "kind": "shares"}
-    return path.format(plan=plan, model=model, **values)
+    numbers = {"number": "1", "attempt": "1", "segment": "0", "letter": "0" * 32}
+    return path.format(plan=plan, model=model, kind="shares", keeper="keeper-1", **numbers)
 
 
 def body_for(method: str, path: str) -> bytes:

@@ -13,7 +13,7 @@ import pytest
 from door import Door
 from medveil.histograms import auroc, calibration_error
 from researchers import Line, enrolled, reaching, study_world
-from world import play
+from world import finish
 
 BINS = 64
 HOSPITALS = ("hospital-1", "hospital-2", "hospital-3", "hospital-4")
@@ -203,7 +203,7 @@ def segmentation_result() -> dict[str, Any]:
 def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     """An aggregator with a finished study of films."""
     with study_world(tmp_path_factory.mktemp("aggregator")) as (world, sites):
-        play(world, sites, until=lambda: bool(world.status["finished"]))
+        finish(world, sites)
         yield Door(world)
 
 

@@ -173,8 +173,8 @@ FAULTS: dict[str, tuple[Callable[[], Study], Any, str, str, str, str]] = {
 }  # fmt: skip
 
 
-TELLING = {"noise over the root of two", "images as patients", "evaluation noise over the root of two"}
-"""One of training's noise, one of its patients, one of the evaluation; the others in `make test-all`."""
+TELLING = {"noise over the root of two", "evaluation noise over the root of two"}
+"""One of training, one of the evaluation; the others in `make test-all`."""
 
 
 @pytest.mark.parametrize(

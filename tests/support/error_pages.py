@@ -63,17 +63,19 @@ class Finding:
     remedy: str
 
 
-def sources() -> Iterator[tuple[str, ast.Module]]:
-    """Every product module as (path from the root, syntax tree)."""
+def sources(word: str) -> Iterator[tuple[str, ast.Module]]:
+    """Every product module that has this word, as (path from the root, syntax tree)."""
     for package in FOLDERS.values():
         for path in sorted((ROOT / package).rglob("*.py")):
-            yield str(path.relative_to(ROOT)), ast.parse(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            if word in text:
+                yield str(path.relative_to(ROOT)), ast.parse(text)
 
 
 def errors() -> list[Described]:
     """Every class with a stable ``code``, in the order of the codes."""
     found = []
-    for module, tree in sources():
+    for module, tree in sources("code ="):
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef) and (code := _code(node)) and code not in BASES:
                 summary = (ast.get_docstring(node) or "").split("\n")[0]
@@ -85,7 +87,7 @@ def errors() -> list[Described]:
 def findings() -> list[Finding]:
     """Every ``Unusable``, ``Note`` and ``Problem`` that the image sources make."""
     found = set()
-    for module, tree in sources():
+    for module, tree in sources("medveil_imaging"):
         for node in ast.walk(tree):
             if not (module.startswith("platform/medveil_imaging/") and isinstance(node, ast.Call)):
                 continue

@@ -454,5 +454,12 @@ def settle(world: World, sites: Sequence[Site], steps: int = 60) -> None:
 
 def finish(world: World, sites: Sequence[Site]) -> dict[str, Any]:
     """Play to the end of the study; its status."""
-    play(world, sites, until=lambda: bool(world.status["finished"]))
-    return world.status
+
+    def ended() -> bool:
+        run = world.coordinator.runs.get(world.plan.id)  # the whole status would be made in every step
+        return run is not None and run.finished
+
+    play(world, sites, until=ended)
+    status = world.status
+    assert status["finished"]
+    return status
