@@ -49,5 +49,7 @@ def show(screen: Screen, result: ComparisonResult) -> None:
         screen.say(f"together {together}")
     differences = [told.difference_row(result, one) for one in told.main_differences(result)]
     screen.table(("difference", "mean", "95 % over patients", "95 % over seeds"), differences)
+    if result.measured is not None:
+        screen.table(*told.level_rows(result, result.measured))
     for problem in result.problems:
         screen.say(f"missing  {problem.what} {problem.meaning}")

@@ -155,6 +155,13 @@ class CompareOptions:
     ] = None
     size: Size = None
     epsilon: Epsilon = 8.0
+    epsilons: Annotated[
+        str | None,
+        typer.Option(
+            help="Train with noise at each of these, like 8,3,1, for the figure over epsilon; the first is "
+            "the one that is compared with the rest, instead of --epsilon."
+        ),
+    ] = None
     delta: Delta = None
     rounds: Rounds = None
     strategy: OwnStrategy = None

@@ -21,6 +21,7 @@ from medveil.rounds import RoundKind
 from medveil.study import Study, Target, TaskName
 from medveil.tasks import TASKS
 from medveil.values import Frozen, Name, PrivacyKind, Sha256
+from medveil_research.levels import Measured
 from medveil_research.outlook import noise_to_signal
 
 Interval = tuple[Finite, Finite]
@@ -44,6 +45,8 @@ class PrivacyFacts(Frozen):
     """Noisy steps of the whole study."""
     noise_to_signal: Amount | None = None
     """sqrt(d) / (mu N); see :func:`medveil_research.outlook.noise_to_signal`."""
+    patients: Count | None = None
+    """N, training patients of a typical hospital; None where it is not known."""
 
 
 class RoundFacts(Frozen):
@@ -182,6 +185,8 @@ class Result(Frozen):
     seconds: dict[Label, Amount] = Field(default_factory=dict)
     """Wall-clock seconds by part of the work."""
     data: Images
+    measured: Measured | None = None
+    """The figure over epsilon, as somebody who holds images has measured it (``research compare``)."""
     killed: tuple[Name, ...] = ()
     """Hospitals stopped on purpose, to show that the study goes on."""
     report: Text | None = None
@@ -405,6 +410,7 @@ def _privacy(study: Study, patients: int | None, hospitals: int) -> PrivacyFacts
         **policy.model_dump(include=set(PrivacyFacts.model_fields)),
         steps=None if policy.kind == "none" else study.train_steps,
         noise_to_signal=ratio,
+        patients=None if policy.kind == "none" else patients,
     )
 
 

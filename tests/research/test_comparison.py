@@ -25,6 +25,7 @@ from medveil_research.comparison.request import request_of
 from medveil_research.comparison.result import ComparisonResult, Problem, read_comparison, write_comparison
 from medveil_research.comparison.whole import NothingMade, Request, compare_read
 from medveil_research.evaluate import patient_sums
+from medveil_research.levels import read_measured
 from medveil_research.options import CompareOptions
 from medveil_research.report.comparison import render_comparison
 from medveil_research.sites import HEART, Site
@@ -433,3 +434,24 @@ def test_weights_that_stay_and_another_count_of_steps_are_told(tmp_path: Path) -
     assert "6 optimiser steps" in found.problems[1].what
     assert "of the model's tensors in each hospital its own" in told.federations_of(found)
     assert "as that site has it" in render_comparison(found)
+
+
+@pytest.mark.slow
+def test_at_several_epsilons_each_is_held_against_the_same_training_without_noise(tmp_path: Path) -> None:
+    request = replace(REQUEST, arms=("federated", "local"), base=replace(BASE, rounds=1), epsilons=(0.5,))
+    result = compare_read(request, SITES, tmp_path)
+    assert result.measured is not None
+    levels = result.measured.of("local")
+    assert [one.epsilon for one in levels] == [0.5, 8.0]
+    runs = {(r.arm, r.seed): r.pooled["auroc"] for r in result.runs}
+    plain, noised = ([runs[arm, seed] for seed in (0, 1)] for arm in ("federated", "local"))
+    assert levels[1].values == pytest.approx(noised)
+    assert levels[1].less == pytest.approx(np.mean(noised) - np.mean(plain))
+    own = next(d for d in result.differences if (d.first, d.second) == ("local", "federated"))
+    assert levels[1].less_patients == pytest.approx(own.patients)
+    assert levels[1].less_seeds == pytest.approx(own.seeds)
+    assert levels[0].values != levels[1].values
+    assert (levels[0].noise_to_signal or 0) > (levels[1].noise_to_signal or 0) > 0
+    write_comparison(result, tmp_path / "comparison.json")
+    assert read_measured(tmp_path / "comparison.json") == result.measured
+    assert "What privacy costs" in render_comparison(result)

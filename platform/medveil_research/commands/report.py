@@ -32,6 +32,10 @@ def report(
         int | None,
         typer.Option(min=1, help="Training patients of a typical hospital, to tell what the noise costs."),
     ] = None,
+    measured: Annotated[
+        Path | None,
+        typer.Option(help="comparison.json of 'research compare --epsilons': the figure over epsilon."),
+    ] = None,
     replace: Replace = False,
     folder: Folder = FOLDER,
 ) -> None:
@@ -40,10 +44,14 @@ def report(
     Exit status 1, with a report of the rest, if the finished model has no figures.
     """
     from medveil_research.fetching import TargetExists
+    from medveil_research.levels import read_measured
     from medveil_research.report.page import write_report
     from medveil_research.results import write_result
 
+    curve = None if measured is None else read_measured(measured)
     result, seen = _result(study, folder, patients)
+    if curve is not None:
+        result = result.model_copy(update={"measured": curve})
     page = output or Path(f"{result.study}-report.html")
     for path in filter(None, (page, json_file)):
         if path.exists() and not replace:

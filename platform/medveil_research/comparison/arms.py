@@ -72,11 +72,15 @@ class Training:
     study: Study
     initial: Float32 = field(repr=False)
     learners: tuple[SiteData, ...] = field(repr=False)
+    one_of_several: bool = False
+    """Whether the same is trained at other epsilons, too."""
 
     @property
     def label(self) -> str:
         """For a line of progress."""
-        return f"{self.arm} {self.site}".rstrip() + f", seed {self.seed}"
+        privacy = self.study.privacy
+        at = f" at ε {privacy.epsilon:g}" if self.one_of_several and privacy.kind != "none" else ""
+        return f"{self.arm} {self.site}".rstrip() + f"{at}, seed {self.seed}"
 
     @property
     def steps(self) -> int:

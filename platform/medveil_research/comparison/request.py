@@ -9,6 +9,7 @@ from medveil.errors import BadOption
 from medveil.shown import plain
 from medveil_research.comparison.arms import ARMS, TOGETHER
 from medveil_research.comparison.whole import Request
+from medveil_research.levels import epsilons_of
 from medveil_research.options import CompareOptions, option_of
 from medveil_research.sites import (
     CLASSES,
@@ -45,6 +46,9 @@ def request_of(options: CompareOptions, sites: Sequence[Site]) -> Request:
     if _own_federation(options) and not set(wanted) & set(TOGETHER):
         problem = "--strategy, --compression and --personal say how hospitals train together, and --only "
         raise BadOption(problem=f"{problem}names none of {', '.join(TOGETHER)}")
+    epsilons = epsilons_of(options.epsilons) or (options.epsilon,)
+    if len(epsilons) > 1 and not {"local", "joint"} & set(wanted):
+        raise BadOption(problem="--epsilons is for trainings with noise, and --only names none of them")
     target = target_of(options.target_column, options.target_range, options.unit)
     drawn = phantom_of(options.task)
     if target is None and options.data is None and drawn == "regression":
@@ -55,7 +59,7 @@ def request_of(options: CompareOptions, sites: Sequence[Site]) -> Request:
         profile=options.profile or ("mri" if holds_volumes(sites[0]) else "xray"),
         model=options.model,
         options=dict(option_of(pair) for pair in options.option or ()),
-        epsilon=options.epsilon,
+        epsilon=epsilons[0],
         delta=options.delta,
         hospitals=max(3, sum(site.train_patients > 0 for site in sites)),
         rounds=options.rounds,
@@ -75,6 +79,7 @@ def request_of(options: CompareOptions, sites: Sequence[Site]) -> Request:
         figure=options.figure,
         each_round=options.each_round,
         data="phantom" if options.data is None else "real",
+        epsilons=epsilons[1:],
     )
 
 

@@ -15,6 +15,7 @@ from medveil.study import Study, Target, TaskName
 from medveil.tasks import TASKS
 from medveil.values import Frozen, Name, PrivacyKind
 from medveil_research.comparison.arms import Arm
+from medveil_research.levels import Measured
 from medveil_research.results import Images
 
 Interval = tuple[Finite, Finite]
@@ -157,6 +158,8 @@ class ComparisonResult(Frozen):
     arms: tuple[ArmFacts, ...]
     differences: tuple[Difference, ...]
     runs: tuple[RunFacts, ...]
+    measured: Measured | None = Field(default=None, exclude_if=lambda given: given is None)
+    """The figure over epsilon, where trainings with noise were made at several."""
     problems: tuple[Problem, ...] = ()
     seconds: Amount
     """Of all trainings, also of those that an earlier call made."""

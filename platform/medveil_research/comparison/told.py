@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from medveil.readings import Reading, cell_words
 from medveil_research.comparison.arms import Arm
 from medveil_research.comparison.result import ArmFacts, ComparisonResult, Difference, Federation
+from medveil_research.levels import Measured
 
 NAMES: dict[Arm, str] = {
     "alone": "each site alone, mean",
@@ -85,6 +86,25 @@ def difference_row(result: ComparisonResult, one: Difference) -> tuple[str, str,
         between(result, one.patients),
         between(result, one.seeds),
     )
+
+
+def level_rows(
+    result: ComparisonResult, measured: Measured
+) -> tuple[tuple[str, ...], Sequence[Sequence[str]]]:
+    """Heads and rows of the figure over epsilon, the largest first."""
+    rows = [
+        (
+            f"{SHORT[noise]}, ε {one.epsilon:g}",
+            cell_words(Reading(one.value, one.patients), result.unit),
+            "—" if one.less is None else signed(result, one.less),
+            between(result, one.less_patients),
+            between(result, one.less_seeds),
+        )
+        for noise in ("local", "joint")
+        for one in reversed(measured.of(noise))
+    ]
+    heads = ("over epsilon", f"{measured.figure}, 95 % over patients", "less without noise")
+    return (*heads, "95 % over patients", "95 % over seeds"), rows
 
 
 def signed(result: ComparisonResult, value: float) -> str:

@@ -20,6 +20,7 @@ from medveil_imaging.cache import temporary_cache
 from medveil_imaging.sources.site import SiteData, read_site
 from medveil_research.comparison import arms, paired, sums_up
 from medveil_research.comparison.arms import Arm, Missing, Training
+from medveil_research.comparison.at_levels import at_levels
 from medveil_research.comparison.engine import Heard, NobodyTrains, images_of, run_federated
 from medveil_research.comparison.result import ComparisonResult, Problem, RunFacts, SiteFacts
 from medveil_research.comparison.runs import Finished, Runs, fingerprint
@@ -46,6 +47,8 @@ class Request:
     """Whether a line is said after each round, with the figure on validation patients."""
     draws: int = paired.DRAWS
     """Of test patients, for the intervals over patients."""
+    epsilons: Sequence[float] = ()
+    """More epsilons at which those with noise are trained, for the figure over epsilon."""
 
 
 @dataclass(frozen=True)
@@ -110,14 +113,15 @@ def compare_read(
     study = next(iter(studies.by_seed[0].values()))[0]
     figure = request.figure or headline(study)
     planned, missing = _planned(studies, sites)
-    finished, failed = _all(
-        planned, sites, Runs(output / "runs", fingerprint(sites)), said, figure * request.each_round
-    )
+    runs = Runs(output / "runs", fingerprint(sites))
+    finished, failed = _all(planned, sites, runs, said, figure * request.each_round)
     problems = [*_of_sites(sites, own=_some_stay(studies)), *_of_steps(planned)]
     problems += [*(_of_error(one.error, of=one.arm) for one in missing), *failed]
     if not finished:
         raise NothingMade(problems=problems)
     problems += sums_up.without_figure(finished, figure, sites)
+    more, unmade = _at_more_epsilons(request, sites, runs, said)
+    problems += unmade
     return ComparisonResult(
         medveil=importlib.metadata.version("medveil"),
         name=request.base.name,
@@ -132,9 +136,29 @@ def compare_read(
         sites=tuple(_facts(site) for site in sites),
         **sums_up.held_together(finished, figure, request.draws),
         runs=tuple(one.facts for _, one in finished),
+        measured=at_levels([*finished, *more], figure, request.data, request.draws) if more else None,
         problems=tuple(dict.fromkeys(problems)),
-        seconds=sum(one.facts.seconds for _, one in finished),
+        seconds=sum(one.facts.seconds for _, one in (*finished, *more)),
     )
+
+
+def _at_more_epsilons(
+    request: Request, sites: Sequence[SiteData], runs: Runs, said: Said
+) -> tuple[list[tuple[Training, Finished]], list[Problem]]:
+    """Those with noise again, at each further epsilon."""
+    finished, problems = list[tuple[Training, Finished]](), list[Problem]()
+    noised = [arm for arm in request.arms if arm in ("local", "joint")]
+    for epsilon in request.epsilons:
+        at = replace(request, base=replace(request.base, epsilon=epsilon), arms=noised)
+        try:
+            planned, missing = _planned(_studies(at), sites)
+        except Error as error:
+            problems.append(_of_error(error, of=f"at ε {epsilon:g}"))
+            continue
+        found, failed = _all([replace(one, one_of_several=True) for one in planned], sites, runs, said, "")
+        finished += found
+        problems += [_of_error(one.error, of=f"{one.arm} at ε {epsilon:g}") for one in missing] + failed
+    return finished, problems
 
 
 def _studies(request: Request) -> Studies:

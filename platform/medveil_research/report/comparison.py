@@ -13,6 +13,7 @@ from medveil.tasks import TASKS
 from medveil_research.comparison import told
 from medveil_research.comparison.result import ArmFacts, ComparisonResult, Difference
 from medveil_research.report.base import render_page, write_page
+from medveil_research.report.price import priced
 from medveil_research.report.rows import Given, Rows, scale, table
 
 LINES: dict[str, tuple[str, str, str | None]] = {
@@ -52,6 +53,7 @@ def render_comparison(result: ComparisonResult) -> str:
         pairs=_differences(result, pairs) if pairs else None,
         single=_differences(result, single) if single else None,
         chart=_chart(result),
+        priced=priced(result.measured),
         private=[one for one in result.arms if one.privacy != "none"],
         columns=[one for one in result.arms if not one.site],
     )

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medveil.readings import cell_words, interval_words, is_figure, main_words, with_unit
-from medveil_research.report import paper, rounds, rows, verdict
+from medveil_research.report import paper, price, rounds, rows, verdict
 from medveil_research.report.base import render_page, write_page
 from medveil_research.report.curves import curves
 from medveil_research.report.errors import errors
 from medveil_research.report.scores import Scores, Table, scores_of
 from medveil_research.results import Result
-from medveil_research.words import budget_words, is_count
+from medveil_research.words import is_count
 
 PHASES = ("advertise", "share", "commit", "upload", "agree", "unmask")
 USUAL = 0.5
@@ -74,7 +74,8 @@ def render(result: Result) -> str:
         rounds_words=rounds_words(result),
         cost=verdict.cost_of_privacy(result),
         attack=verdict.attacker_chance(result.privacy),
-        budget=budget_words(result.privacy.noise_to_signal),
+        price=price.computed(result),
+        priced=price.priced(result.measured),
         joint_equals_local=_joint_equals_local(result),
         drowned=drowned,
         trained=trained,
