@@ -97,7 +97,8 @@ class EncodingParams:
         max_weight: W, largest weight of one hospital.
         cohort: U, most hospitals in one sum.
         least_weight: smallest weight of one hospital.
-        whole: coordinates are whole steps already and travel as they are; not dithered and rounded.
+        whole: coordinates are whole steps already and travel as they are; not dithered and rounded. Each
+            hospital has all of a lane then, whatever its weight: it adds as much noise as any other.
     """
 
     parameters: int
@@ -174,8 +175,11 @@ class EncodingParams:
 
             clip (1 + n W / (L T)) (1 + 2^-21):
 
-        the clip, and one step for each hospital. With T = n W that is 1 / L over the clip.
+        the clip, and one step for each hospital. With T = n W that is 1 / L over the clip. Whole numbers lie
+        within n L.
         """
+        if self.whole:
+            return hospitals * self.steps
         return int((hospitals + self.steps * weight / self.max_weight) * (1 + 2.0**-21))
 
 
@@ -254,6 +258,8 @@ class Encoder:
             raise OutOfRange(thing="Every metric word", limit=f"below {p.tail_limit}")
         self._values = np.ascontiguousarray(update.values, np.float32)
         limit, unit = np.float32(p.clip), 2.0**16 * p.steps
+        if p.whole:
+            limit = np.float32(p.clip * p.max_weight / weight)
         if not _within(self._values, limit):
             raise OutOfRange(thing="Every coordinate of the update", limit=f"finite and within ±{limit:g}")
         self._per_step = p.steps * (weight / p.max_weight) / p.clip

@@ -8,7 +8,6 @@ self-checks hold for them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -73,7 +72,6 @@ def noisy_mean(
         expected_patients=declared_patients,
         noise=noise,
         grid=grid,
-        room=math.inf if grid is None else grid.room(declared_patients),
     )
     drawn = [Drawn(*one.patient.take(one.which)) for one in draw(patients, policy, noise)]
     add_clipped_sum(optimizer, module, mean_loss, drawn, device=device)

@@ -57,8 +57,7 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]
             number drawn.
         noise: where the noise comes from. torch's generators have no part in it. None where sums are made and
             never released: such an optimiser cannot step.
-        grid: of discrete noise; every patient's share is rounded to its whole steps then. room: farthest from
-            zero that the sum may lie on it (:meth:`privacy.dp.grid.Grid.room`).
+        grid: of discrete noise; every patient's share is rounded to its whole steps then.
 
     Source: Abadi et al., CCS 2016, algorithm 1, with patients as examples; McMahan et al., ICLR 2018.
     """
@@ -71,7 +70,6 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]
         expected_patients: float,
         noise: NoiseSource | None,
         grid: Grid | None = None,
-        room: float = math.inf,
     ) -> None:
         super().__init__(
             optimizer,
@@ -82,7 +80,7 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]
         )
         self._policy = policy
         self._noise = noise
-        self._whole, self._room = grid, room
+        self._whole = grid
         self.released: dict[torch.nn.Parameter, torch.Tensor] = {}
         """What the last step stepped with, by parameter: noisy sums over the public constant."""
         self._grid = 2.0 ** (math.floor(math.log2(policy.clip_norm)) - GRID_BITS)
@@ -150,7 +148,7 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]
             if self._whole is not None:  # whole steps of a power of two: every sum of them is exact
                 drawn = self._noise.discrete(len(piece), self._whole.deviation).astype(np.float64)
                 drawn *= self._whole.step
-                piece.clamp_(-self._room, self._room).add_(torch.from_numpy(drawn))
+                piece.clamp_(-self._whole.room, self._whole.room).add_(torch.from_numpy(drawn))
                 continue
             noisy = piece.double().add_(torch.from_numpy(self._noise.gaussian(len(piece), scale)))
             piece.copy_(noisy.div_(self._grid).round_().mul_(self._grid))

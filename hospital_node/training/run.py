@@ -342,7 +342,6 @@ def _train_private(
         expected_patients=policy.sample_rate * given.declared_patients,
         noise=noise,
         grid=grid,
-        room=math.inf if grid is None else grid.room(given.declared_patients),
     )
     ahead = _ahead(given.study, module, patients)
     piece = None if shared is None else PIECE_BYTES

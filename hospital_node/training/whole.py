@@ -88,11 +88,10 @@ def whole_update(
     clip = lane_clip(study, number)
     if clip is None:
         raise TypeError("only whole numbers in lanes have a step")
-    share = declared / study.secure_aggregation.max_weight
-    per_step = LANE_STEPS * share / clip
+    per_step = LANE_STEPS * (declared / study.secure_aggregation.max_weight) / clip
     steps = np.rint(moved * per_step)
     if start is not None:
-        steps -= np.rint(start * per_step)
-    if not np.all(np.abs(steps) < np.floor(LANE_STEPS * share)):
+        steps -= np.clip(np.rint(start * per_step), -LANE_STEPS // 2, LANE_STEPS // 2)
+    if not np.all(np.abs(steps) < LANE_STEPS):
         raise NoiseCut()
     return Update((steps / per_step).astype(np.float32))

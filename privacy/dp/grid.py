@@ -51,20 +51,13 @@ class Grid:
     Args:
         step: in the units of the sum; a power of two, so that multiples of it are exact in floating point.
         deviation: of one hospital's noise, in steps.
-        lane: steps from the middle to the end of a lane for each patient of a hospital's weight; 0 where the
-            sum travels otherwise.
+        room: farthest from zero that a hospital's sum may lie before noise, in the units of the sum; sums
+            beyond are cut to it, which moves no two of them apart. Infinite where the sum is in no lane.
     """
 
     step: float
     deviation: int
-    lane: float = 0.0
-
-    def room(self, declared: int) -> float:
-        """Farthest from zero that a hospital's sum may lie before noise, in the units of the sum; sums beyond
-        are cut to it, which moves no two of them apart. Infinite where the sum is in no lane."""
-        if not self.lane:
-            return math.inf
-        return (math.floor(self.lane * declared) - math.ceil(FARTHEST * self.deviation)) * self.step
+    room: float = math.inf
 
 
 def is_discrete(study: Study) -> bool:
@@ -77,22 +70,23 @@ def travels_whole(study: Study) -> bool:
     return isinstance(study.privacy, JointNoise) and is_discrete(study)
 
 
-def grid_of(policy: GaussianNoise, *, max_weight: int, least_weight: int) -> Grid:
+def grid_of(policy: GaussianNoise, *, patients: int, lane: int = LANE_STEPS) -> Grid:
     """The grid of the steps that a policy clips and noises.
 
     Args:
-        max_weight, least_weight: of a hospital in the sum; with joint noise its lanes are shared out over
-        them.
+        patients: of the largest hospital in the sum; with joint noise a lane has room for all of them, if
+        they agree, and for the noise.
+        lane: steps from its middle that are theirs.
     Raises: RingTooSmall.
     """
     scale = policy.own_multiplier * policy.clip_norm
     if not isinstance(policy, JointNoise):
         step = 2.0 ** (math.floor(math.log2(scale)) - FINE_BITS)
         return Grid(step, _deviation(scale, step))
-    least = min(least_weight, max_weight)
-    farthest = least * policy.clip_norm + FARTHEST * scale * (1 + 2.0**-10)
-    step = 2.0 ** math.ceil(math.log2(farthest * max_weight / (LANE_STEPS * least)))
-    return Grid(step, _deviation(scale, step), LANE_STEPS / max_weight)
+    farthest = patients * policy.clip_norm + FARTHEST * scale
+    step = 2.0 ** math.ceil(math.log2(farthest * (1 + 2.0**-6) / lane))
+    deviation = _deviation(scale, step)
+    return Grid(step, deviation, (lane - 1 - math.ceil(FARTHEST * deviation)) * step)
 
 
 def training_grid(study: Study, number: int) -> Grid | None:
@@ -102,9 +96,10 @@ def training_grid(study: Study, number: int) -> Grid | None:
     """
     if not is_discrete(study):
         return None
-    masked = study.secure_aggregation
-    policy = mean_policy(study) if number <= study.mean_rounds else round_policy(study, number)
-    return grid_of(policy, max_weight=masked.max_weight, least_weight=masked.least_weight)
+    if number > study.mean_rounds:
+        return grid_of(round_policy(study, number), patients=study.secure_aggregation.max_weight)
+    # What is sent of a mean is less the one before it, which has the other half of a lane.
+    return grid_of(mean_policy(study), patients=study.secure_aggregation.max_weight, lane=LANE_STEPS // 2)
 
 
 def lane_clip(study: Study, number: int) -> float | None:
@@ -122,9 +117,13 @@ def lane_clip(study: Study, number: int) -> float | None:
 
 
 def largest_number(study: Study) -> float:
-    """What no number of an update is larger than, in any round."""
-    clips = {lane_clip(study, number) for number in _unlike_rounds(study)}
-    return max(study.secure_aggregation.update_clip if one is None else one for one in clips)
+    """What no number of an update is larger than, in any round. Lanes of whole numbers are as long for a
+    small hospital, whose update is divided by fewer patients."""
+    masked = study.secure_aggregation
+    clips = (lane_clip(study, number) for number in _unlike_rounds(study))
+    return max(
+        masked.update_clip if one is None else one * masked.max_weight / masked.least_weight for one in clips
+    )
 
 
 def _unlike_rounds(study: Study) -> set[int]:
@@ -151,13 +150,13 @@ def check_grid(study: Study) -> None:
     if isinstance(policy, JointNoise) and 2 * LANE_STEPS * study.cohort.max_hospitals >= 2**32:
         raise RingTooSmall(problem=f"a lane cannot hold the sum of {study.cohort.max_hospitals} hospitals")
     width = sum(t.size for t in study.model.tensors.root if t.name == CENTRE)
-    kinds = [(study.trained_weights, round_policy(study, n)) for n in _unlike_rounds(study)]
-    kinds += [(width, mean_policy(study))] * study.centred
-    for size, one in kinds:
-        grid = grid_of(one, max_weight=masked.max_weight, least_weight=masked.least_weight)
-        if not CLIP_IN_STEPS * math.sqrt(size) <= one.clip_norm / grid.step:
+    for number in _unlike_rounds(study):
+        mean, grid = number <= study.mean_rounds, training_grid(study, number)
+        assert grid is not None
+        size, clip = (width, 1.0) if mean else (study.trained_weights, policy.clip_norm)
+        if not CLIP_IN_STEPS * math.sqrt(size) <= clip / grid.step:
             raise RingTooSmall(
-                problem=f"the clipping norm is {one.clip_norm / grid.step:.0f} steps of a lane; {size} "
+                problem=f"the clipping norm is {clip / grid.step:.0f} steps of a lane; {size} "
                 f"weights want {math.ceil(CLIP_IN_STEPS * math.sqrt(size))}"
             )
     most = study.training.rounds if study.evaluation.every_round else 1

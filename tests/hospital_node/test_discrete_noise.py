@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -138,6 +137,26 @@ def test_a_masked_sum_of_joint_noise_is_the_sum_of_patients_and_of_whole_numbers
     np.testing.assert_allclose(mean.mean, in_order * step, rtol=1e-6)
 
 
+@pytest.mark.parametrize("number", [1, 2, 9])
+def test_without_its_noise_an_update_is_that_of_gaussian_noise_to_a_thousandth_of_the_noise(
+    number: int,
+) -> None:
+    class Silent(NoiseSource):
+        def gaussian(self, size: int, scale: float) -> NDArray[np.float64]:
+            return np.zeros(size)
+
+    gaussian = make(
+        privacy={name: value for name, value in JOINT.items() if name != "noise"},
+        secure_aggregation={"update_clip": 1e3, "max_weight": 60, "lane_bits": 32},
+    )
+    whole_numbers = update(make(), number, 0, Told(bytes(32), silent=True)).values
+    floats = update(gaussian, number, 0, Silent(bytes(32))).values
+    clip, rate = (1.0, 1.0) if number == 1 else (0.3, 3.0 * (10 - number) / 9)
+    noise = 2.5 * clip * rate / DECLARED[0]
+    assert np.abs(whole_numbers).max() > 0
+    np.testing.assert_allclose(whole_numbers, floats, atol=1e-3 * noise)
+
+
 def test_a_share_is_rounded_so_that_it_is_never_longer_than_what_is_paid_for() -> None:
     """By hand, with a step of 1: (3.6, 4.6) would be (4, 5), 6.4 long; towards zero it is (3, 4), 5 long."""
     one, factor = torch.tensor([[3.6, 4.6]]), torch.ones(1)
@@ -206,18 +225,21 @@ def test_figures_are_whole_steps_from_patients_to_the_sum(privacy: dict[str, Any
 def test_noise_that_finds_no_room_in_its_lane_is_not_sent() -> None:
     class Far(NoiseSource):
         def discrete(self, size: int, deviation: int) -> NDArray[np.int64]:
-            return np.full(size, 20 * deviation)
+            return np.full(size, LANE_STEPS)
 
     with pytest.raises(NoiseCut):
         update(make(), 2, 0, Far(bytes(32)))
 
 
-def test_nine_and_a_half_deviations_find_room_at_the_smallest_hospital_whatever_its_patients_say() -> None:
-    grid = training_grid(make(), 2)
+@pytest.mark.parametrize(("number", "lane", "clip"), [(1, LANE_STEPS // 2, 1.0), (2, LANE_STEPS, 0.3)])
+def test_nine_and_a_half_deviations_find_room_whatever_patients_say(
+    number: int, lane: int, clip: float
+) -> None:
+    grid = training_grid(make(), number)
     assert grid is not None
-    end = math.floor(LANE_STEPS * 10 / 60)
-    assert grid.room(10) / grid.step + 9.5 * grid.deviation <= end
-    assert grid.room(10) >= 10 * 0.3  # ten patients who all agree are not cut
+    assert grid.room / grid.step + 9.5 * grid.deviation < lane
+    assert grid.room >= 60 * clip  # the patients of the largest hospital are not cut, if they all agree
+    assert grid.room == round(grid.room / grid.step) * grid.step
 
 
 @pytest.mark.parametrize(
@@ -225,7 +247,7 @@ def test_nine_and_a_half_deviations_find_room_at_the_smallest_hospital_whatever_
     [
         ({"secure_aggregation": {"update_clip": 1.0, "max_weight": 60, "lane_bits": 21}}, "21 bits"),
         (
-            {"secure_aggregation": {"update_clip": 1.0, "max_weight": 20_000, "lane_bits": 32}},
+            {"secure_aggregation": {"update_clip": 1.0, "max_weight": 40_000, "lane_bits": 32}},
             "steps of a lane",
         ),
         ({"cohort": {"min_hospitals": 4, "max_hospitals": 1000}}, "1000 hospitals"),

@@ -194,7 +194,7 @@ class Hands:
         study = self._study
         if self._data is None:
             masked = study.secure_aggregation
-            size, clip = self._params.parameters, masked.update_clip
+            size, clip = self._params.parameters, self._params.clip
             draw = np.random.default_rng([self._given.seed, index])
             weight = int(draw.integers(masked.least_weight, masked.largest_weight, endpoint=True))
             values = drawn_update(size, clip, seed=self._given.seed, number=self._number, index=index)
