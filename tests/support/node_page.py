@@ -98,6 +98,7 @@ def card(number: int = 0, text: str = "", **changes: Any) -> Card:
         "evaluation_bytes": 8_400,
         "longest_hours": 41.5,
         "memory_bytes": 9_100_000_000,
+        "discrete": False,
         "own_figures": False,
         "starts_from": "",
         "patients": {"train": 150, "val": 24, "test": 40},
