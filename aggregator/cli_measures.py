@@ -136,11 +136,10 @@ def _show_privacy(one: StudyPrivacy) -> None:
         return
     screen.say(f"  unit     a patient with all images, delta {noise.delta:g}")
     screen.say(f"  rounds   {noise.trained} of {noise.rounds}{', evaluated' if noise.evaluated else ''}")
-    held = (
-        f"counting on {noise.honest_hospitals} honest hospitals"
-        if one.kind == "joint"
-        else "by its own noise"
-    )
+    held = "by its own noise"
+    if noise.honest_hospitals > 1:
+        where = "" if one.kind == "joint" else " in the figures"
+        held = f"counting on {noise.honest_hospitals} honest hospitals{where}"
     screen.say(
         f"  epsilon  {_or_dash(noise.joint)} so far, {noise.joint_at_end:.2f} at the end, "
         f"{noise.stated:.2f} stated; {held}"

@@ -15,7 +15,7 @@ from medveil.profile_source import profile_hash
 from medveil.strategies import BadStrategy, strategy_of
 from medveil.study import Study, too_much
 from privacy.dp.grid import check_grid
-from privacy.dp.policy import Cost, check_policy, cost, rounded_up
+from privacy.dp.policy import Cost, check_policy, cost, policy_of, rounded_up
 from privacy.joint_steps import adds_up
 
 ROUNDING = 10
@@ -239,10 +239,11 @@ def _within_cap(study: Study, price: Cost, policy: Policy) -> None:
     if counted <= policy.epsilon_cap:
         return
     remedy = "Ask for more noise or fewer rounds, or raise epsilon_cap in node.json on purpose."
-    if study.privacy.kind == "joint" and not policy.count_joint_noise:
+    noise = policy_of(study)
+    if noise.counts_on_others and not policy.count_joint_noise:
         remedy = (
             f"With the others' noise: {price.epsilon_joint:.2f}. Set count_joint_noise in node.json if "
-            f"you trust that {study.privacy.honest_hospitals} hospitals add theirs. Or raise epsilon_cap."
+            f"you trust that {noise.evaluation_sharers} hospitals add theirs. Or raise epsilon_cap."
         )
     raise PlanRefused(
         reason=f"it costs epsilon {rounded_up(counted):g} at delta {price.delta:.3g}; "

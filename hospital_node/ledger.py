@@ -26,7 +26,7 @@ from privacy.dp import ledger as rules
 from privacy.dp.accounting import Event
 from privacy.dp.accounts import EVERYBODY, Account, accounts, named
 from privacy.dp.ledger import MARKS, OPEN, PROMISED, Entry, Row, State, mark, promise
-from privacy.dp.policy import Split, check_policy, policy_of, round_event, study_events
+from privacy.dp.policy import Split, check_policy, policy_of, round_event, sharers_of, study_events
 
 __all__ = [
     "Charge",
@@ -222,7 +222,7 @@ class Ledger:
             dataset: the plan's cohort, or one name for patients of whom the ledger is to know no more. Of a
                 cohort those count whom :meth:`usable` leaves.
             cap: largest epsilon that the data owner allows on it.
-            count_joint_noise: whether this hospital counts the others' share of a joint noise.
+            count_joint_noise: whether this hospital counts the others' share of noise where it is shared.
             delta_cap: largest delta at which epsilon is counted; a study that names a smaller one rules.
             first: the round from which on this hospital is in it, if it joined later.
 
@@ -235,12 +235,12 @@ class Ledger:
             BadTransition: the plan is registered with another schedule or data set.
         """
         check_policy(study)
-        sharers = policy_of(study).sharers if count_joint_noise else 1
         used = self.usable(study, dataset)[0] if isinstance(dataset, Cohort) else None
         name, whose = (used.name, self._with(used)) if used else (str(dataset), named(str(dataset)))
         delta, promised = policy_of(study).delta, study_events(study, first=first).items()
+        shared = {split: sharers_of(study, split) if count_joint_noise else 1 for split in Split}
         whole = [
-            promise(name, plan_id, split, events, delta=delta, cap=float(cap), sharers=sharers)
+            promise(name, plan_id, split, events, delta=delta, cap=float(cap), sharers=shared[split])
             for split, events in promised
         ]
         wanted = self._to_register(whole, frozen=used is not None)

@@ -16,7 +16,7 @@ from medveil.plan import Plan
 from medveil.shown import plain, warn
 from medveil.spoken import spoken
 from privacy.dp.ledger import charges, total
-from privacy.dp.policy import cost, policy_of
+from privacy.dp.policy import cost, policy_of, sharers_of
 from privacy.secagg.rosters import smallest_sum
 
 
@@ -63,7 +63,7 @@ def _paid(node: Node, plan: Plan, first: int) -> Paid:
     policy, whole = policy_of(plan.study), cost(plan.study, first=first)
     with viewed(node) as records:
         taken = charges(records.ledger.rows(), plan.lineage)
-    together = [replace(entry, sharers=policy.sharers) for entry in taken]
+    together = [replace(entry, sharers=sharers_of(plan.study, entry.split)) for entry in taken]
     return Paid(
         delta=policy.delta,
         so_far=total(together, policy.delta, joint=True),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hospital_node.settings import NodeSettings, Policy
 from medveil.groups import VALUE_NAME
 from medveil.ids import fingerprint
-from medveil.noise_policies import JointNoise, NoPrivacy
+from medveil.noise_policies import NoPrivacy
 from medveil.parent import Parent
 from medveil.plan import Plan
 from medveil.shown import Screen, Words, fault, good, plain, strong, warn
@@ -280,12 +280,13 @@ def _privacy(study: Study, settings: NodeSettings) -> Iterator[Row]:
         yield "", "less noise in rounds that count more in the final model, for the same price in all"
     if privacy.despite_noise:
         yield "", warn("its author insists: the noise exceeds what can be learned")
-    if isinstance(privacy, JointNoise):
-        price = cost(study, sharers=privacy.honest_hospitals - 1)
+    if privacy.counts_on_others:
+        price = cost(study, sharers=privacy.evaluation_sharers - 1)
+        what = "counts" if privacy.kind == "joint" else "the figures of val and test patients count"
         yield (
             "",
             (
-                f"counts on the noise of {privacy.honest_hospitals} hospitals; epsilon "
+                f"{what} on the noise of {privacy.honest_hospitals} hospitals; epsilon "
                 f"{price.epsilon_joint:.2f} if one of them does not keep its noise to itself, "
                 f"{price.epsilon_local:.2f} if no other hospital adds its own"
             ),

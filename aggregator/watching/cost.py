@@ -113,6 +113,6 @@ def _spent(
         }
     spent = next((r.epsilon for r in reports if r.epsilon is not None), None if trained else 0.0)
     told["joint"] = privacy.epsilon if evaluated else spent
-    if privacy.kind == "local":  # no other hospital's noise is counted on, so both are the same
+    if not privacy.counts_on_others:  # so both are the same
         told |= {"local": told["joint"], "local_at_end": privacy.epsilon}
     return told

@@ -52,7 +52,8 @@ class Noise(Frozen):
     sample_rate: Amount
     images_per_patient: Count
     honest_hospitals: Count
-    """Whose noise is counted on; 1 where each hospital's own is enough."""
+    """Whose noise is counted on, in all sums or in those of evaluations; 1 where each hospital's own is
+    enough."""
     despite_noise: bool
     """Whether the author insisted on more noise than leaves anything to learn."""
 
@@ -165,7 +166,7 @@ def _noise(store: Store, plan: Plan, policy: GaussianNoise, reckon: Reckon | Non
         own_multiplier=policy.own_multiplier,
         sample_rate=policy.sample_rate,
         images_per_patient=policy.images_per_patient,
-        honest_hospitals=policy.sharers,
+        honest_hospitals=policy.evaluation_sharers,
         despite_noise=policy.despite_noise,
     )
 
@@ -188,8 +189,9 @@ def _epsilons(
     if now is None and reckon is not None and not evaluated:
         now = reckon(plan, trained)
     spent = policy.epsilon if evaluated else written if trained else 0.0
-    so_far: tuple[float | None, float | None] = (spent, spent if policy.sharers == 1 else None)
-    end: tuple[float, float | None] = (policy.epsilon, policy.epsilon if policy.sharers == 1 else None)
+    alone = not policy.counts_on_others
+    so_far: tuple[float | None, float | None] = (spent, spent if alone else None)
+    end: tuple[float, float | None] = (policy.epsilon, policy.epsilon if alone else None)
     if now is not None:
         so_far = (now.joint, now.local)
     if whole is not None:

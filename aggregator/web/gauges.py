@@ -241,7 +241,8 @@ class StudyGauges:
             stated.add_metric([study], privacy.epsilon)
             joint = version.epsilon or 0.0
             spent.add_metric([study, "joint"], joint)
-            local = joint if privacy.kind == "local" else self._local_epsilon(run, version.number)
+            apart = privacy.counts_on_others
+            local = self._local_epsilon(run, version.number) if apart else joint
             if local is not None:
                 spent.add_metric([study, "local"], local)
         yield from (spent, stated)

@@ -15,7 +15,7 @@ from medveil.plan import Member, Plan
 from medveil.shown import Words, plain
 from medveil.spoken import words_of
 from medveil.study import Study
-from privacy.dp.policy import Split
+from privacy.dp.policy import Split, cost
 from privacy.secagg.rosters import smallest_sum
 
 DESCRIPTION = 2000
@@ -48,6 +48,7 @@ def card_of(one: Standing, settings: NodeSettings, change: Change | None = None)
         privacy=privacy.kind,
         discrete=privacy.kind != "none" and privacy.noise == "discrete",
         epsilon=privacy.epsilon if privacy.kind != "none" else 0.0,
+        alone=cost(study).epsilon_local if privacy.counts_on_others else 0.0,
         delta=privacy.delta if privacy.kind != "none" else 0.0,
         cap=settings.policy.epsilon_cap if private else 0.0,
         upload_bytes=asked.upload_bytes,

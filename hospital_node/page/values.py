@@ -172,8 +172,6 @@ class Card:
     resisted: int
     """So many other hospitals, with a lying aggregator, still see sums only."""
     privacy: str
-    discrete: bool
-    """Whether its noise is exact whole numbers."""
     epsilon: float
     delta: float
     cap: float
@@ -184,6 +182,10 @@ class Card:
     own_figures: bool
     starts_from: str
     """The model that it goes on from, in words; empty if from none."""
+    discrete: bool = False
+    """Whether its noise is exact whole numbers."""
+    alone: float = 0.0
+    """``epsilon`` without counting on the others' noise; 0 where it counts on none."""
     patients: dict[str, int] = field(default_factory=dict)
     """By split, as the images folder is now; empty if refused."""
     left_out: int = 0

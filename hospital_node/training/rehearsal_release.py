@@ -40,7 +40,7 @@ def rehearse_release(stage: Stage, split: Split) -> None:
     Raises: NotSafe.
     """
     policy, rounds = noise_of(stage.study), stage.study.training.rounds if split is Split.VAL else 1
-    multiplier = policy.evaluation_multiplier / math.sqrt(policy.sharers) * math.sqrt(rounds)
+    multiplier = policy.evaluation_multiplier / math.sqrt(policy.evaluation_sharers) * math.sqrt(rounds)
     kind = RoundKind.TRAIN if split is Split.VAL else RoundKind.EVALUATE
     stage = replace(stage, study=in_round(stage.study, kind))
     company = [_alone(stage, one, place) for place in range(COMPANY) for one in stage.others[:1]]

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from medveil.bounds import LEAST_SMALLEST, MOST_SMALLEST, SMALLEST
 from medveil.groups import HOSPITAL, MARK, GroupsByName
-from medveil.values import Frozen, PrivacyKind
+from medveil.values import Frozen
 
 
 class Evaluation(Frozen):
@@ -37,12 +37,16 @@ class Evaluation(Frozen):
         return groups + (hospitals if self.per_site else 0)
 
 
-def parts_problem(asked: Evaluation, classes: Sequence[str], noise: PrivacyKind) -> str | None:
-    """Why the groups or hospitals of an evaluation cannot be told apart, or not shown; None if they can."""
+def parts_problem(asked: Evaluation, classes: Sequence[str], *, shared: bool) -> str | None:
+    """Why the groups or hospitals of an evaluation cannot be told apart, or not shown; None if they can.
+
+    Args:
+        shared: whether several hospitals share the noise of the figures.
+    """
     if (asked.groups or asked.per_site) and any(MARK in name for name in classes):
         return f"evaluation: with groups or per_site no class may have '{MARK}' in its name"
     if asked.per_site and HOSPITAL in asked.groups:
         return f"evaluation.groups: with per_site no groups can be called '{HOSPITAL}'"
-    if asked.per_site and noise == "joint":  # a hospital's own sums have its own share of the noise only
+    if asked.per_site and shared:  # a hospital's own sums have its own share of the noise only
         return "evaluation.per_site is for noise of each hospital's own, not for joint noise"
     return None

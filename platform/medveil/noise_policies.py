@@ -15,6 +15,11 @@ class NoPrivacy(Frozen):
 
     kind: Literal["none"] = "none"
 
+    @property
+    def counts_on_others(self) -> bool:
+        """Whether a promise rests on the noise of other hospitals."""
+        return False
+
 
 class GaussianNoise(Frozen):
     """Patient-level DP-SGD: what the two noise policies have in common.
@@ -49,8 +54,18 @@ class GaussianNoise(Frozen):
 
     @property
     def sharers(self) -> int:
-        """Hospitals whose noise together makes the multipliers."""
+        """Hospitals whose noise together makes ``noise_multiplier``."""
         return 1
+
+    @property
+    def evaluation_sharers(self) -> int:
+        """Hospitals whose noise together makes ``evaluation_multiplier``."""
+        return self.sharers
+
+    @property
+    def counts_on_others(self) -> bool:
+        """Whether ``epsilon`` rests on the noise of other hospitals, in whichever sums."""
+        return self.evaluation_sharers > 1
 
     @property
     def own_multiplier(self) -> float:
@@ -60,13 +75,30 @@ class GaussianNoise(Frozen):
     @property
     def own_evaluation_multiplier(self) -> float:
         """What one hospital adds to its final evaluation by itself, in units of a patient's largest share."""
-        return self.evaluation_multiplier / math.sqrt(self.sharers)
+        return self.evaluation_multiplier / math.sqrt(self.evaluation_sharers)
 
 
 class LocalNoise(GaussianNoise):
-    """Each hospital's own noise bounds what anybody can learn of any one of its patients."""
+    """Each hospital's own noise bounds what anybody can learn of any one of its patients.
+
+    An evaluation is one sum of single releases, so its noise may be shared as ``JointNoise`` shares that of
+    all sums (docs/decisions/0063-figures-share-their-noise.md). Training never is: a hospital's steps within
+    a round are protected by its own noise only.
+    """
 
     kind: Literal["local"] = "local"
+    honest_hospitals: Annotated[int, Field(ge=2, le=2000)] | None = Field(
+        default=None, exclude_if=lambda given: given is None
+    )
+    """Hospitals whose noise the figures count on; None: each hospital's own is enough for them, too.
+
+    With it ``epsilon`` holds for validation and test patients as it does under ``JointNoise``, and against
+    everybody else together a patient of theirs has only the own hospital's share of the figures' noise."""
+
+    @property
+    def evaluation_sharers(self) -> int:
+        """Hospitals whose noise together makes ``evaluation_multiplier``."""
+        return self.honest_hospitals or 1
 
 
 class JointNoise(GaussianNoise):

@@ -333,7 +333,11 @@ class Study(Frozen):
         if cohort.persons is not None and self.privacy.kind == "none":
             raise ValueError("cohort.persons is for studies with noise: it keeps one budget a person")
         if isinstance(self.privacy, JointNoise):
-            self._joint_noise_adds_up(self.privacy)
+            self._joint_noise_adds_up()
+        shared = self.privacy.counts_on_others
+        honest = 0 if self.privacy.kind == "none" else self.privacy.evaluation_sharers
+        if cohort.min_hospitals < honest + self.secure_aggregation.colluders:
+            raise ValueError("cohort.min_hospitals lies below privacy.honest_hospitals plus the colluders")
         if self.centred and self.privacy.kind != "none" and self.privacy.sample_rate < 1:
             raise ValueError("a centred model wants every patient in each step (sample_rate = 1)")
         if self.centred and not 1 <= self.mean_rounds < self.training.rounds:
@@ -353,7 +357,7 @@ class Study(Frozen):
         if self.model.personal:
             check_personal(spec, self.model.personal, **given, compressed=self.compression is not None)
         problem = TASKS[self.task].problem(self) or parts_problem(
-            self.evaluation, self.classes, self.privacy.kind
+            self.evaluation, self.classes, shared=shared
         )
         if problem is not None:
             raise ValueError(problem)
@@ -364,12 +368,10 @@ class Study(Frozen):
             raise ValueError("two classes have the same name")
         return self
 
-    def _joint_noise_adds_up(self, privacy: JointNoise) -> None:
+    def _joint_noise_adds_up(self) -> None:
         training = self.training
         if training.local_steps != 1 or training.optimizer != "sgd" or training.momentum != 0:
             raise ValueError("joint noise wants one plain SGD step a round (momentum: at the aggregator)")
-        if self.cohort.min_hospitals < privacy.honest_hospitals + self.secure_aggregation.colluders:
-            raise ValueError("cohort.min_hospitals lies below privacy.honest_hospitals plus the colluders")
         if self.secure_aggregation.weights == "equal":
             # Each divides by its own number of patients: a large hospital's noise would hide little of a
             # small one's update. Weighted with that number, all noises are equal in the sum.

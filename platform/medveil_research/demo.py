@@ -45,7 +45,8 @@ from medveil_research.sites import (
     typical_patients,
     write_made_up,
 )
-from medveil_research.studies import StudyOptions, class_names, edges_of, new_study, target_of
+from medveil_research.studies import StudyOptions, new_study
+from medveil_research.study_words import class_names, edges_of, target_of
 
 WATCH_S = 0.5
 

@@ -189,7 +189,7 @@ class LocalConsortium:
             dataset=site.name,
             policy=Policy(
                 allow_no_privacy=study.privacy.kind == "none",
-                count_joint_noise=study.privacy.kind == "joint",
+                count_joint_noise=study.privacy.counts_on_others,
                 allow_site_figures=study.evaluation.per_site,
                 epsilon_cap=10.0 if private is None else private.epsilon,
                 delta_cap=None if private is None else private.delta,

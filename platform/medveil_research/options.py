@@ -78,6 +78,14 @@ Personal = Annotated[
         "pattern of tensor names like 'fc*'. Repeatable."
     ),
 ]
+ShareFigures = Annotated[
+    bool | None,
+    typer.Option(
+        "--share-figures/--own-figures",
+        help="Of 'local': whether the hospitals share the noise of the figures, which makes them more exact; "
+        "as far as hospitals allow it by default without it.",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -326,11 +334,12 @@ class NewStudyOptions:
         typer.Option(
             min=0,
             max=2000,
-            help="Hospitals assumed to pool what they know with the aggregator; joint noise does without "
-            "theirs. 1 for joint without it, else 0.",
+            help="Hospitals assumed to pool what they know with the aggregator; shared noise does without "
+            "theirs. 1 where noise is shared without it, else 0.",
         ),
     ] = None
     matched: Matched = None
+    share_figures: ShareFigures = None
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Do not refuse more noise than signal; hospitals are told.")
     ] = False
@@ -375,6 +384,7 @@ class PrivacyPlanOptions:
     ] = None
     classes: Annotated[int, typer.Option(min=2, help="Classes, the background included.")] = 2
     size: Size = None
+    share_figures: ShareFigures = None
     group_columns: Annotated[
         int,
         typer.Option(min=0, max=MOST_COLUMNS, help="Columns by which test patients have figures in groups."),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from medveil.errors import Error
+from medveil.noise_policies import GaussianNoise, JointNoise
 from medveil.shown import plain as printable
 from medveil.study import Study
 from medveil_imaging.frozen import BASE
 from medveil_imaging.recipes import is_measured
 from medveil_research.joint import joint_lines
+from medveil_research.shared_figures import sharing_lines
 from medveil_research.words import budget_words, group_lines, matched_lines, mean_words, plain
 from privacy.dp import accounting
 from privacy.dp.matched import course_of, gain, multipliers
@@ -104,6 +106,21 @@ def _some(names: Sequence[str], most: int = 3) -> str:
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
+def _shared(study: Study, noise: GaussianNoise, hospitals: int) -> Iterator[str]:
+    """Where the noise of several hospitals is counted on: of how many, and what that costs."""
+    least = study.cohort.min_hospitals
+    if isinstance(noise, JointNoise):
+        yield (
+            f"counts on the noise of {noise.honest_hospitals} hospitals in every sum of {least} or more; "
+            + _missing(least, hospitals)
+        )
+        own = study_events(study)[Split.TRAIN]
+        yield from joint_lines(own, noise.delta, least=least, hospitals=hospitals)
+    else:
+        sharers = noise.evaluation_sharers
+        yield from sharing_lines(noise.evaluation_multiplier, noise.delta, sharers=sharers, least=least)
+
+
 def outlook(study: Study, *, patients: int | None, hospitals: int) -> list[str]:
     """What to expect of a study, in a few lines for its author."""
     lines = [f"model    {study.model.name}, {study.trained_weights:,} trained parameters"]
@@ -130,18 +147,7 @@ def outlook(study: Study, *, patients: int | None, hospitals: int) -> list[str]:
     lines += [f"         {line}" for line in _by_round(study)]
     if study.centred:
         lines.append(f"         {mean_words(study.mean_rounds, study.training.rounds)}")
-    if study.privacy.kind == "joint":
-        least = study.cohort.min_hospitals
-        lines += [
-            f"         counts on the noise of {study.privacy.honest_hospitals} hospitals in every sum of "
-            f"{least} or more; " + _missing(least, hospitals),
-            *(
-                f"         {line}"
-                for line in joint_lines(
-                    study_events(study)[Split.TRAIN], study.privacy.delta, least=least, hospitals=hospitals
-                )
-            ),
-        ]
+    lines += [f"         {line}" for line in _shared(study, study.privacy, hospitals)]
     groups = group_lines(len(study.evaluation.groups))
     lines += [f"{'groups   ' if not place else ' ' * 9}{line}" for place, line in enumerate(groups)]
     if patients is None:

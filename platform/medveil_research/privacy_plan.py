@@ -12,9 +12,10 @@ from medveil.study import ProfileName, TaskName
 from medveil.values import Drawn, NoiseKind
 from medveil_imaging.models import ModelShape, initial_vector, outputs_for
 from medveil_imaging.recipes import recipe
-from medveil_research.joint import default_honest, joint_lines
+from medveil_research.joint import CURIOUS, default_honest, joint_lines
 from medveil_research.masked_sums import course_of_recipe
 from medveil_research.outlook import mean_is_clear
+from medveil_research.shared_figures import asked_sharers, sharing_lines, usual_sharers
 from medveil_research.studies import default_model
 from medveil_research.words import budget_words, group_lines, matched_lines, mean_words, plain
 from privacy.dp import accounting
@@ -33,15 +34,17 @@ class PrivacyPlan:
 
     ``epsilon_local`` holds against everybody. ``epsilon_joint`` counts the noise of ``sharers`` hospitals in
     every sum. With several steps a round (``LocalNoise``) there is no proof that the others' noise helps, so
-    it is the same number (see :class:`privacy.dp.policy.Cost`).
+    it is the same number (see :class:`privacy.dp.policy.Cost`). Both are of training; test patients pay the
+    same, or where the figures' noise is shared what ``medveil_research.shared_figures`` says.
     """
 
     event: Event
     """One hospital's own noise, over all steps."""
     sharers: int
-    """Hospitals whose noise the plan counts on; 1 under ``LocalNoise``."""
+    """Hospitals whose noise training counts on; 1 under ``LocalNoise``."""
     evaluation_multiplier: float
-    """Noise of the final evaluation in units of one patient's largest share, for the same epsilon."""
+    """Noise of the final evaluation in units of one patient's largest share, for the same epsilon: of the
+    hospitals together that share it."""
     delta: float
     parameters: int
     patients: int
@@ -56,6 +59,10 @@ class PrivacyPlan:
     noise: Drawn = "gaussian"
     course: Course | None = None
     """What decides how much each round counts, if their noise is matched to it."""
+    figure_sharers: int = 1
+    """Hospitals whose noise the figures of a plan with local noise count on."""
+    least: int = 3
+    """Fewest hospitals in a sum, where the figures' noise is shared."""
 
     @property
     def multipliers(self) -> tuple[float, ...]:
@@ -153,14 +160,23 @@ class PrivacyPlan:
             f"epsilon   {self.epsilon_local:.3g} against everybody, even if all other hospitals collude",
             *joint,
             f"delta     {plain(self.delta)}",
-            f"figures   {self.evaluation_multiplier:g} times one patient's share of noise on the final "
-            "evaluation; test patients pay at most the same",
+            *self._figures(),
             *(f"{' ' * 10}{line}" for line in group_lines(self.group_columns)),
             f"model     {self.parameters:,} trained parameters",
             f"outlook   sqrt(d)/(mu N) = {self.noise_to_signal:.2f} with mu {self.mu:.3g}, "
             f"N {self.patients} patients at each of {self.hospitals} hospitals",
             f"          {budget_words(self.noise_to_signal)}",
         ]
+
+    def _figures(self) -> list[str]:
+        told = f"figures   {self.evaluation_multiplier:g} times one patient's share of noise on the final "
+        if self.figure_sharers == 1:
+            return [f"{told}evaluation; test patients pay at most the same"]
+        shared = sharing_lines(
+            self.evaluation_multiplier, self.delta, sharers=self.figure_sharers, least=self.least
+        )
+        own = self.evaluation_multiplier / math.sqrt(self.figure_sharers)
+        return [f"{told}evaluation, {own:.4g} by each hospital", *(f"          {line}" for line in shared)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +208,8 @@ class Schedule:
     """How noise is drawn."""
     course: Course | None = None
     """Of rounds whose noise is matched to what they count; None: all have equal noise."""
+    share_figures: bool | None = None
+    """Of local noise: whether hospitals share the noise of the figures; None: as a new study does."""
 
 
 def plan_privacy(schedule: Schedule) -> PrivacyPlan:
@@ -211,6 +229,7 @@ def plan_privacy(schedule: Schedule) -> PrivacyPlan:
     noise = schedule.noise_multiplier or accounting.calibrate(given, delta, sample_rate=rate, steps=total)
     event = Event(noise / math.sqrt(sharers), rate, total)
     price = accounting.epsilon([Event(noise, rate, total)], delta)
+    of_figures = _figure_sharers(schedule, price, delta)
     return PrivacyPlan(
         event=event,
         sharers=sharers,
@@ -226,7 +245,17 @@ def plan_privacy(schedule: Schedule) -> PrivacyPlan:
         group_columns=schedule.group_columns,
         noise=schedule.noise,
         course=schedule.course,
+        figure_sharers=of_figures,
+        least=max(3, of_figures + CURIOUS),
     )
+
+
+def _figure_sharers(schedule: Schedule, epsilon: float, delta: float) -> int:
+    if schedule.privacy != "local" or schedule.share_figures is False:
+        return 1
+    if schedule.share_figures:
+        return asked_sharers(schedule.hospitals, CURIOUS)
+    return usual_sharers(epsilon, delta, hospitals=schedule.hospitals, colluders=CURIOUS) or 1
 
 
 def _checked(schedule: Schedule) -> float:

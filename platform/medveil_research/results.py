@@ -23,6 +23,7 @@ from medveil.tasks import TASKS
 from medveil.values import Frozen, Name, PrivacyKind, Sha256
 from medveil_research.levels import Measured
 from medveil_research.outlook import noise_to_signal
+from privacy.dp.policy import cost
 
 Interval = tuple[Finite, Finite]
 Images = Literal["phantom", "real"]
@@ -40,7 +41,11 @@ class PrivacyFacts(Frozen):
     clip_norm: Amount | None = None
     sample_rate: Amount | None = None
     honest_hospitals: Count | None = None
-    """Hospitals whose noise ``epsilon`` counts on; None where each counts on its own only."""
+    """Hospitals whose noise ``epsilon`` counts on, under local noise in the figures alone; None where each
+    counts on its own only."""
+    epsilon_alone: Amount | None = None
+    """What the study costs a patient of its dearest split if no other hospital adds its noise; None where
+    that is ``epsilon``, and in results of earlier versions."""
     steps: Count | None = None
     """Noisy steps of the whole study."""
     noise_to_signal: Amount | None = None
@@ -411,6 +416,7 @@ def _privacy(study: Study, patients: int | None, hospitals: int) -> PrivacyFacts
         steps=None if policy.kind == "none" else study.train_steps,
         noise_to_signal=ratio,
         patients=None if policy.kind == "none" else patients,
+        epsilon_alone=cost(study).epsilon_local if policy.counts_on_others else None,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from functools import cached_property
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,12 +13,11 @@ from pydantic import ValidationError
 from medveil.bounds import LARGEST_DELTA, SMALLEST, default_delta
 from medveil.cohort import Cohort
 from medveil.compression import Compression
-from medveil.errors import BadFile, BadOption, Error
+from medveil.errors import BadFile, Error
 from medveil.evaluation import Evaluation
 from medveil.groups import Groups
 from medveil.noise_policies import JointNoise, LocalNoise, NoPrivacy
 from medveil.profiles import PROFILES
-from medveil.shown import plain
 from medveil.strategies import strategy_of
 from medveil.study import (
     Deadlines,
@@ -43,6 +42,7 @@ from medveil_research.joint import CURIOUS, least_in_sum
 from medveil_research.masked_sums import course_of_recipe, masked_sum
 from medveil_research.model_start import start_model
 from medveil_research.outlook import HOPELESS, check_hope, mean_is_clear, noise_to_signal
+from medveil_research.shared_figures import asked_sharers, usual_sharers
 from medveil_research.strategy_choice import weights_for, with_strategy
 from privacy.dp import accounting
 from privacy.dp.grid import check_grid
@@ -89,67 +89,6 @@ def default_model(task: TaskName, profile: ProfileName, privacy: PrivacyKind) ->
         if found is not None:
             return found
     raise NoDefaultModel(task=task, profile=profile)
-
-
-def class_names(text: str | None) -> list[str] | None:
-    """Names separated by commas."""
-    return [part.strip() for part in text.split(",")] if text else None
-
-
-def edges_of(text: str | None) -> tuple[int, ...] | None:
-    """Edges of the tensor, written like 64x64; None without. Raises: BadOption."""
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.lower().split("x"))
-    except ValueError as error:
-        raise BadOption(problem=f"--size: '{plain(text, 40)}' is not like 64x64 or 40x48x40") from error
-
-
-def target_of(column: str | None, between: str | None, unit: str) -> Target | None:
-    """The number of a regression, its range written like 18:90; None without either. Raises: BadOption."""
-    if column is None and between is None:
-        return None
-    low, _, high = (between or "").partition(":")
-    try:
-        return Target(column=column or "", low=float(low), high=float(high), unit=unit)
-    except ValueError as error:
-        problem = "--target-column and --target-range name the number and its range, like age and 18:90"
-        raise BadOption(problem=problem) from error
-
-
-def groups_of(texts: Sequence[str]) -> dict[str, Groups]:
-    """Groups written like ``sex=F,M``, ``age=0,40,65,120`` or ``scanner:ManufacturerModelName=Skyra,Prisma``.
-
-    Numbers that rise, three or more, are the edges of bands; any other list are the words in the cells.
-    Raises: BadOption.
-    """
-    found: dict[str, Groups] = {}
-    for text in texts:
-        left, _, right = text.partition("=")
-        name, _, column = (part.strip() for part in left.partition(":"))
-        words = [part.strip() for part in right.split(",")]
-        edges = _rising(words)
-        try:
-            if name in found:
-                raise ValueError("the name stands twice")
-            kinds = {"edges": edges} if edges else {"values": words}
-            found[name] = Groups.model_validate({"column": column or name, **kinds})
-        except ValueError as error:
-            told = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-            raise BadOption(
-                problem=f"--group: '{plain(text, 80)}' is not like sex=F,M or age=0,40,65,120 ({told})"
-            ) from error
-    return found
-
-
-def _rising(words: Sequence[str]) -> tuple[float, ...]:
-    """Numbers, if that is what these are, three or more, each above the last; else nothing."""
-    try:
-        numbers = tuple(float(word) for word in words)
-    except ValueError:
-        return ()
-    return numbers if len(numbers) > 2 and all(low < high for low, high in pairwise(numbers)) else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,11 +149,14 @@ class StudyOptions:
     strategy_options: Mapping[str, float] = field(default_factory=dict)
     """Of the strategy; of the recipe's own one they override what is named."""
     colluders: int | None = None
-    """Members assumed to pool what they know with the aggregator; joint noise does without theirs. None: one
-    in a joint study, else none."""
+    """Members assumed to pool what they know with the aggregator; shared noise does without theirs. None: one
+    where noise is shared, else none."""
     matched: bool | None = None
     """Whether each round has noise of its own, matched to what it counts in the final model. None: as the
     recipe does, where that is known."""
+    share_figures: bool | None = None
+    """Of local noise: whether the hospitals share the noise of the figures. None: they do where three or more
+    take part and the price against everybody stays within what hospitals allow by default."""
     start_weights: WeightFile | None = None
     """Trained elsewhere; the model starts from them. Of a frozen part hospitals get a file of its own.
     Where a study has published them, model, options, edges, channels, classes and target are that study's
@@ -273,16 +215,36 @@ class StudyOptions:
         return "patches" if self.patch_count else "residual" if self.model_options.get("units") else ""
 
     @property
+    def usual_delta(self) -> float:
+        """The delta that is meant."""
+        return default_delta(self.patients_hint or 1) if self.delta is None else self.delta
+
+    @cached_property
+    def figure_sharers(self) -> int | None:
+        """Hospitals whose noise the figures of a local study count on; None: each hospital's own is enough.
+
+        Raises: BadFile: the author insists, and too few take part.
+        """
+        curious = CURIOUS if self.colluders is None else self.colluders
+        wanted = not self.per_site if self.share_figures is None else self.share_figures
+        if self.privacy != "local" or not wanted:
+            return None
+        if self.share_figures:
+            return asked_sharers(self.hospitals, curious)
+        return usual_sharers(self.epsilon, self.usual_delta, hospitals=self.hospitals, colluders=curious)
+
+    @property
     def curious(self) -> int:
         """How many members the study does without."""
-        return (CURIOUS if self.privacy == "joint" else 0) if self.colluders is None else self.colluders
+        shared = self.privacy == "joint" or self.figure_sharers is not None
+        return (CURIOUS if shared else 0) if self.colluders is None else self.colluders
 
     @property
     def least(self) -> int:
         """Fewest hospitals in a sum. Raises: BadFile: too few take part for joint noise."""
         if self.privacy == "joint":
             return least_in_sum(self.hospitals, self.curious)
-        return max(3, self.curious + 2)
+        return max(3, self.curious + (self.figure_sharers or 2))
 
     @property
     def most(self) -> int:
@@ -434,7 +396,7 @@ def _policy(options: StudyOptions, settings: Recipe) -> Policy:
     if options.privacy == "none":
         return NoPrivacy()
     honest, epsilon = options.least - options.curious, options.epsilon
-    delta = default_delta(options.patients_hint or 1) if options.delta is None else options.delta
+    delta = options.usual_delta
     steps = settings.training.rounds * (settings.training.local_steps or 0)
     if not (0 < delta <= LARGEST_DELTA and math.isfinite(epsilon) and epsilon > 0):
         raise BadFile(
@@ -452,7 +414,7 @@ def _policy(options: StudyOptions, settings: Recipe) -> Policy:
         "matched": _is_matched(options, settings),
     }
     if options.privacy == "local":
-        return LocalNoise(**noise)
+        return LocalNoise(**noise, honest_hospitals=options.figure_sharers)
     return JointNoise(**noise, honest_hospitals=honest)
 
 

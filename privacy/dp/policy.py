@@ -59,10 +59,11 @@ class Cost:
     """What a whole study, evaluation included, costs each patient at ``delta``: that of the dearest split.
 
     ``epsilon_local`` holds against everybody, even if all other hospitals and the aggregator pool what they
-    know. ``epsilon_joint`` is what the study states: under ``JointNoise`` it counts the noise of the honest
-    hospitals in the sum. Under ``LocalNoise`` the two are equal: with several steps a round a hospital's
-    intermediate models carry only its own noise, and there is no proof that the noise of the others, added
-    after the last step, protects the earlier ones.
+    know. ``epsilon_joint`` is what the study states: it counts the noise of the honest hospitals in the sums
+    whose noise they share (:func:`sharers_of`): all sums under ``JointNoise``, none or those of evaluations
+    under ``LocalNoise``. Its training counts the own noise only, for with several steps a round a hospital's
+    intermediate models carry nothing else, and there is no proof that the noise of the others, added after
+    the last step, protects the earlier ones.
     """
 
     epsilon_local: float
@@ -154,6 +155,16 @@ def study_events(
     }
 
 
+def sharers_of(study: Study, split: Split) -> int:
+    """Hospitals on whose noise the study counts in the sums about these patients; 1: the own noise only.
+
+    Raises:
+        NotPrivate: the study has no noise.
+    """
+    policy = policy_of(study)
+    return policy.sharers if split is Split.TRAIN else policy.evaluation_sharers
+
+
 def jointly(event: Event, sharers: int) -> Event:
     """The same event behind the equal noise of ``sharers`` hospitals."""
     return Event(event.noise_multiplier * math.sqrt(sharers), event.sample_rate, event.steps)
@@ -171,20 +182,28 @@ def cost(
 
     Args:
         delta: to count at instead of the study's own.
-        sharers: hospitals whose noise is counted on instead of as many as the study says.
+        sharers: hospitals whose noise is counted on where it is shared, instead of as many as the study says.
         first: the round from which on the patients' hospital is in it, if it joined later.
 
     Source: parallel composition, McSherry, SIGMOD 2009: the splits hold different patients, so the cost is
         the largest of theirs. It holds for releases that depend on earlier ones, as an evaluation does on the
         model: for a patient who was not trained on, the model is what anybody could have made.
     """
-    policy, own = policy_of(study), study_events(study, rounds, first=first).values()
+    policy, own = policy_of(study), study_events(study, rounds, first=first)
     at = policy.delta if delta is None else delta
-    counted = policy.sharers if sharers is None else sharers
+
+    def counted(split: Split) -> int:
+        stated = sharers_of(study, split)
+        return stated if sharers is None or stated == 1 else sharers
+
     return Cost(
-        epsilon_local=max((accounting.epsilon(events, at) for events in own), default=0.0),
+        epsilon_local=max((accounting.epsilon(events, at) for events in own.values()), default=0.0),
         epsilon_joint=max(
-            (accounting.epsilon([jointly(e, counted) for e in events], at) for events in own), default=0.0
+            (
+                accounting.epsilon([jointly(e, counted(split)) for e in events], at)
+                for split, events in own.items()
+            ),
+            default=0.0,
         ),
         delta=at,
     )

@@ -63,7 +63,7 @@ def played(folder: Path, kind: Kind) -> tuple[Study, PlanStatus]:
     """The study at its end, after the processes have ended."""
     from medveil_imaging.sources.phantom_film import FINDINGS
     from medveil_research.demo import HEART
-    from medveil_research.studies import target_of
+    from medveil_research.study_words import target_of
 
     given = dict(kind.options)
     if kind.task == "findings":

@@ -20,7 +20,7 @@ from medveil.plan import Plan
 from medveil.spoken import spoken
 from privacy.dp import accounting
 from privacy.dp.ledger import ScheduleUsedUp, State
-from privacy.dp.policy import Split, cost, jointly, study_events
+from privacy.dp.policy import Split, cost, jointly, sharers_of, study_events
 from world import make_plan, make_study
 
 ADMIN, NEW = Identity.generate("admin"), Identity.generate("hospital-5")
@@ -66,7 +66,7 @@ def test_who_stays_pays_to_the_last_digit_what_it_approved(tmp_path: Path, first
             assert mine.spent(joint=joint) == theirs.spent(joint=joint)
             assert mine.committed(joint=joint) == theirs.committed(joint=joint)
         whole, delta = study_events(first.study)[Split.TRAIN], first.study.privacy.delta  # type: ignore[union-attr]
-        sharers = getattr(first.study.privacy, "honest_hospitals", 1)
+        sharers = sharers_of(first.study, Split.TRAIN)
         assert mine.spent() == pytest.approx(
             accounting.epsilon([jointly(one, sharers) for one in whole], delta), abs=1e-12
         )

@@ -386,8 +386,8 @@ FAULTS: dict[str, Fault] = {
         "joint",
         noise_policies.GaussianNoise,
         "own_evaluation_multiplier",
-        "math.sqrt(self.sharers)",
-        "self.sharers",
+        "math.sqrt(self.evaluation_sharers)",
+        "self.evaluation_sharers",
         "evaluation",
     ),
     "broken gradients are summed": (

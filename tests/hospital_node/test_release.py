@@ -151,6 +151,15 @@ def test_under_joint_noise_each_hospital_adds_its_share() -> None:
     assert noise_in_sum(study, hospitals=1) == pytest.approx(0.3)
 
 
+def test_where_hospitals_share_the_noise_of_figures_each_adds_its_share_of_it(ledger: Ledger) -> None:
+    study, vector = make(privacy=LOCAL | {"honest_hospitals": 4}, cohort={"min_hospitals": 4})
+    charge = paid(ledger, study)
+    sums = release(study, vector, (), noise=NoiseSource(bytes(32)), charge=charge, device=CPU)
+    plain = NoiseSource(bytes(32))
+    for values in sums.values():
+        assert values == pytest.approx(plain.gaussian(len(values), 0.3))
+
+
 def test_a_release_is_the_bounded_sum_and_noise_and_nothing_else(ledger: Ledger) -> None:
     study, vector = make()
     patients = films(6)

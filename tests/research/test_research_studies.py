@@ -100,7 +100,7 @@ def test_the_whole_schedule_costs_at_most_the_epsilon_asked_for_and_not_much_les
     study, _ = new_study(StudyOptions(**CNN, privacy="local", epsilon=epsilon))
     cost = check_policy(study)
     assert cost is not None
-    assert 0.98 * epsilon < cost.epsilon_local <= epsilon
+    assert 0.98 * epsilon < cost.epsilon_joint <= epsilon
 
 
 def test_equal_arguments_and_a_seed_give_an_equal_study_and_another_seed_another_start() -> None:

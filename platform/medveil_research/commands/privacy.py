@@ -28,7 +28,7 @@ def privacy_plan(options: PrivacyPlanOptions) -> None:
     from medveil.tasks import TASKS
     from medveil_research.outlook import check_hope
     from medveil_research.privacy_plan import Schedule, plan_privacy, shipped
-    from medveil_research.studies import edges_of
+    from medveil_research.study_words import edges_of
 
     usual = shipped(
         task=options.task,
@@ -56,6 +56,7 @@ def privacy_plan(options: PrivacyPlanOptions) -> None:
             privacy=options.privacy,
             honest=options.honest,
             group_columns=options.group_columns,
+            share_figures=options.share_figures,
             mean_rounds=max(1, usual.mean_rounds) if options.centred else 0,
             course=replace(usual.course, steps=steps) if matched else None,
         )

@@ -81,7 +81,8 @@ def _complete(options: NewStudyOptions) -> NewStudyOptions:
 
 def _wanted(options: NewStudyOptions, weights: WeightFile | None) -> StudyOptions:
     from medveil_research.strategy_choice import compression_of, options_of
-    from medveil_research.studies import StudyOptions, class_names, edges_of, groups_of, target_of
+    from medveil_research.studies import StudyOptions
+    from medveil_research.study_words import class_names, edges_of, groups_of, target_of
 
     assert options.name is not None  # and so on: _complete has seen to it
     assert options.task is not None
@@ -123,6 +124,7 @@ def _wanted(options: NewStudyOptions, weights: WeightFile | None) -> StudyOption
         strategy_options=options_of(options.strategy_option or []),
         colluders=options.colluders,
         matched=options.matched,
+        share_figures=options.share_figures,
         anyway=options.anyway,
     )
 

@@ -16,7 +16,7 @@ import torch
 from hospital_node.training import FeatureCache, choose_device
 from hospital_node.training import evaluate as contribution
 from medveil.metrics import headline, summarise
-from medveil.noise_policies import JointNoise, LocalNoise
+from medveil.noise_policies import LocalNoise
 from medveil.study import Study
 from medveil.tensors import Float32
 from medveil_imaging.sources.site import SiteData
@@ -46,7 +46,7 @@ def alone(study: Study) -> Study:
     """The study as one hospital would run it for the same epsilon: all the noise is its own."""
     study = study.model_copy(update={"model": study.model.model_copy(update={"personal": ()})})
     policy = study.privacy
-    if not isinstance(policy, JointNoise):
+    if not policy.counts_on_others:
         return study
     values = policy.model_dump(exclude={"kind", "honest_hospitals"})
     return study.model_copy(update={"privacy": LocalNoise(**values)})

@@ -332,6 +332,6 @@ def _ledger(study: Study, folder: Path, site: SiteData, stack: ExitStack) -> Led
         plan_id=study.hash.hex(),
         dataset=site.name,
         cap=study.privacy.epsilon,
-        count_joint_noise=study.privacy.kind == "joint",
+        count_joint_noise=study.privacy.counts_on_others,
     )
     return ledger

@@ -22,7 +22,8 @@ from medveil_research.sites import (
     write_made_up,
 )
 from medveil_research.strategy_choice import compression_of, options_of
-from medveil_research.studies import StudyOptions, class_names, edges_of, target_of
+from medveil_research.studies import StudyOptions
+from medveil_research.study_words import class_names, edges_of, target_of
 
 NAME = "comparison"
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from medveil.readings import interval_words
 from medveil_research.report.rows import agreed_sites, groups
-from medveil_research.results import Result
+from medveil_research.results import PrivacyFacts, Result
 from medveil_research.words import plain, short_hash
 
 
@@ -166,9 +166,17 @@ def privacy(result: Result) -> str:
         return "no bound: trained without differential privacy"
     return (
         f"differential privacy for each patient with all images, epsilon {facts.epsilon:g} at delta "
-        f"{plain(facts.delta or 0)}"
-        + ("" if facts.kind == "local" else ", if the other hospitals add their noise")
+        f"{plain(facts.delta or 0)}" + _resting_on(facts)
     )
+
+
+def _resting_on(facts: PrivacyFacts) -> str:
+    """On whose noise that rests, and what holds without it."""
+    if facts.kind == "local" and facts.honest_hospitals is None:
+        return ""
+    whose = "for test patients, " if facts.kind == "local" else ""
+    alone = "" if facts.epsilon_alone is None else f", else {facts.epsilon_alone:.2f}"
+    return f"{', ' if not whose else '; '}{whose}if the other hospitals add their noise{alone}"
 
 
 def facts(result: Result) -> dict[str, str]:

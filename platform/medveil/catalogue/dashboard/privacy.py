@@ -45,6 +45,17 @@ TEXTS: Texts = {
         "倍（结束时 ε {epsilon}，目前 {spent}；例外概率为 {delta}）。"
         "仅凭患者所在医院自身的噪声即可保证。",
     ),
+    "privacy.local-shared": Text(
+        "Whoever reads all that the study releases can better the odds of guessing whether one "
+        "patient took part by the factor {factor} at most (ε {epsilon} at the end, {spent} so "
+        "far; except with probability {delta}). For patients that train the model the noise of their "
+        "own hospital is enough; for those that it is tested on {honest} hospitals must add theirs to "
+        "the figures and keep it to themselves.",
+        "读取研究全部公布内容的人猜测某位患者是否参与时，胜算最多提高到原来的 {factor} "
+        "倍（结束时 ε {epsilon}，目前 {spent}；例外概率为 {delta}）。"
+        "对于参与训练的患者，仅凭其所在医院自身的噪声即可保证；对于用于测试的患者，"
+        "需要 {honest} 家医院在评估结果中如实加入噪声且不泄露。",
+    ),
     "privacy.local": Text(
         "Even if the aggregator and all other hospitals pool what they know, the odds are "
         "bettered by the factor {factor} at most (ε {epsilon} at the end, {spent} so far; except "

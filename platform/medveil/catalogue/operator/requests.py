@@ -89,6 +89,7 @@ REQUESTS: Texts = {
     "card.spends": Text("Privacy it spends", "消耗的隐私预算"),
     "card.no-noise": Text("no noise", "不加噪声"),
     "card.discrete": Text("exact discrete noise", "精确离散噪声"),
+    "card.alone": Text("{epsilon} if no other hospital adds its noise", "若其他医院均不加噪声则为 {epsilon}"),
     "card.of": Text("of {cap} that you allow", "您允许的上限为 {cap}"),
     "card.matched": Text(
         "Less noise in rounds that count more in the final model, more in others, for the same price.",
