@@ -173,6 +173,23 @@ def _position_joint(rounds: int) -> Recipe:
     return replace(alone, training=alone.training.model_copy(update={"local_steps": 1}))
 
 
+def _hippocampus_local(rounds: int) -> Recipe:
+    return Recipe(
+        training=Training(rounds=rounds, local_steps=6, learning_rate=0.12, schedule="linear"),
+        strategy=Strategy(name="fedavgm", options={"momentum": 0.9}),
+        clip_norm=1.0,
+        clipping="unit",
+        update_clip=8.0,
+        full_rate_epsilon=8.0,
+    )
+
+
+def _hippocampus_joint(rounds: int) -> Recipe:
+    alone = _hippocampus_local(rounds)
+    training = alone.training.model_copy(update={"local_steps": 1, "learning_rate": 0.3})
+    return replace(alone, training=training)
+
+
 def _number_head_none(rounds: int) -> Recipe:
     # Adam, for features that share a strong direction; steps and no passes, so that features are made once.
     training = Training(
@@ -272,6 +289,10 @@ RECIPES: dict[tuple[str, PrivacyKind], tuple[tuple[str, str], int, Make]] = {
     ("position_head", "none"): (VOLUMES, 10, partial(_network_none, rate=0.3, batch=4, update_clip=32.0)),
     ("position_head", "local"): (VOLUMES, 10, _position_local),
     ("position_head", "joint"): (VOLUMES, 30, _position_joint),
+    # First an outline that drawings have taught, so strides are short; shorter where less signal is left.
+    ("hippocampus_head", "none"): (VOLUMES, 10, partial(_network_none, rate=0.05, batch=4, update_clip=32.0)),
+    ("hippocampus_head", "local"): (VOLUMES, 10, _hippocampus_local),
+    ("hippocampus_head", "joint"): (VOLUMES, 60, _hippocampus_joint),
     # A network of one hospital's own on a shared model; the rate is the U-Net's.
     ("on_top", "none"): (VOLUMES, 10, partial(_network_none, rate=6e-3, batch=2, update_clip=32.0)),
     ("on_top", "local"): (VOLUMES, 10, partial(_network_local, rate=1.0, clip_norm=1.0, update_clip=8.0)),

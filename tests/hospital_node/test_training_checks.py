@@ -40,6 +40,7 @@ VOLUMES = {
     "segresnet3d": (8, 8, 8),
     "position_head": (16, 16, 16),
     "on_top": (16, 16, 16),
+    "hippocampus_head": (16, 16, 16),
 }
 
 

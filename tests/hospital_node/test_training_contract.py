@@ -115,6 +115,7 @@ FLAT, SOLID = ModelShape((32, 32), 1), ModelShape((16, 16, 16), 2)
 MODEL_CASES = [
     pytest.param("densenet121", FLAT, marks=pytest.mark.slow),
     pytest.param("densenet121", ModelShape((32, 32, 32), 1), marks=pytest.mark.slow),
+    ("hippocampus_head", SOLID),
     ("lenet", FLAT),
     ("mobilenet", FLAT),
     ("on_top", SOLID),

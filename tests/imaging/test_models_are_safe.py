@@ -33,6 +33,7 @@ CASES = [
     pytest.param("densenet121", FLAT, marks=pytest.mark.slow),
     pytest.param("densenet121", ModelShape((32, 32, 32), 2), marks=pytest.mark.slow),
     ("depth_head", SOLID),
+    ("hippocampus_head", SOLID),
     ("lenet", FLAT),
     ("mobilenet", ModelShape((32, 32), 10, channels=3)),
     ("on_top", SOLID),
@@ -84,7 +85,9 @@ def test_the_seed_alone_decides_the_initial_weights_and_global_randomness_is_lef
     assert first.dtype == np.float32
     assert first.shape == (spec.size,)
     assert np.array_equal(first, again)
-    assert np.array_equal(first, other) == (name in {"depth_head", "position_head", "wavelet_head"})
+    assert np.array_equal(first, other) == (
+        name in {"depth_head", "hippocampus_head", "position_head", "wavelet_head"}
+    )
 
 
 def test_a_vector_survives_loading() -> None:

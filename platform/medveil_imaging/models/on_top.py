@@ -39,7 +39,16 @@ class OnTop(nn.Module):
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Images (k, channels, x, y, z) and the features of ``under``, flat and beside each other: (k, n)."""
-        below = self.under.features(images)  # type: ignore[operator]
+        return self._beside(images, self.under.features(images))  # type: ignore[operator]
+
+    def features_at_once(self, images: torch.Tensor) -> torch.Tensor:
+        """As :meth:`features`; memory grows with k. The images themselves where nothing below is fixed."""
+        if not self.frozen_features:
+            return images
+        at_once = getattr(self.under, "features_at_once", None)
+        return self._beside(images, self.under.features(images) if at_once is None else at_once(images))  # type: ignore[operator]
+
+    def _beside(self, images: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
         return torch.cat([images.flatten(1).to(below.dtype), below.flatten(1)], 1)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
