@@ -152,6 +152,21 @@ class Blobs:
         """
         self._put_upload(attempt, _aside(source, number, hashlib.sha256(data).digest()), data)
 
+    def put_part(self, attempt: str, name: str, number: int, data: bytes) -> None:
+        """Keep a part of a sum, whole but not through a power cut: it can be made again.
+
+        Raises: StorageFailed.
+        """
+        path = self._uploads / attempt / f"{name}-{number}"
+        scratch = path.with_name(f"{path.name}.{secrets.token_hex(8)}{SCRATCH}")
+        try:
+            _make_folder(path.parent)
+            scratch.write_bytes(data)
+            scratch.replace(path)
+        except OSError as error:
+            _remove(scratch)
+            raise StorageFailed() from error
+
     def segment(self, attempt: str, source: int | str, number: int, digest: bytes) -> bytes:
         """Read a segment that has exactly this SHA-256.
 

@@ -112,6 +112,9 @@ class BucketBlobs(Blobs):
     def _put_upload(self, attempt: str, name: str, data: bytes) -> None:
         self._put(f"uploads/{attempt}/{name}", data)
 
+    def put_part(self, attempt: str, name: str, number: int, data: bytes) -> None:
+        self._put_upload(attempt, f"{name}-{number}", data)
+
     @contextmanager
     def _mapped(self, attempt: str, name: str) -> Iterator[memoryview]:
         data = self._get(f"uploads/{attempt}/{name}")

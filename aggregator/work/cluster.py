@@ -27,6 +27,8 @@ MOST_TRIES = 3
 """Times a segment is handed to the cluster."""
 REST_S = 30.0
 """For so long a cluster that was not to be had is not asked again."""
+FRESH_S = 2.0
+"""For so long after an answer of the scheduler nobody asks whether it is there."""
 WATCH_S = 10.0
 """How often a scheduler is asked whether it is there while it has something in hand."""
 LOCAL, WAIT = "local", "wait"
@@ -116,7 +118,7 @@ class Cluster:
         self._connect, self._local, self._clock = connect, local, clock
         self._engine: Engine | None = None
         self._in_hand: dict[_Task, int] = {}
-        self._rests_until = float("-inf")
+        self._rests_until = self._seen = float("-inf")
         self._generation, self._counting = 0, threading.Lock()
         self._thread = thread or ThreadPoolExecutor(1, "cluster")
         self._ended = threading.Event()
@@ -195,12 +197,14 @@ class Cluster:
 
     def _lose(self, task: _Task, error: BaseException) -> None:
         log.error("cluster.lost", reason=type(error).__name__, count=task.tries)
+        self._seen = float("-inf")
         if task.tries >= MOST_TRIES:
             self._without(task, ClusterLost())
         else:
             self._hand_in(task)
 
     def _look(self) -> None:
+        self._seen = float("-inf")
         try:
             if self._in_hand:
                 self._ready()
@@ -211,10 +215,13 @@ class Cluster:
         """The connection, made anew if it is gone. Raises: ClusterUnreachable; at once for a while after."""
         if self._clock() < self._rests_until:
             raise ClusterUnreachable(problem="it did not answer a moment ago")
+        if self._engine is not None and self._clock() - self._seen < FRESH_S:
+            return self._engine
         try:
             if self._engine is not None:
                 try:
                     self._engine.check()
+                    self._seen = self._clock()
                     return self._engine
                 except ClusterUnreachable:
                     self._drop()
@@ -226,6 +233,7 @@ class Cluster:
             self._rests_until = self._clock() + REST_S
             log.error("cluster.failed", code=error.code, reason=str(error.what))
             raise
+        self._seen = self._clock()
         log.info("cluster.joined")
         if not self._watching.is_alive() and not self._ended.is_set():
             self._watching.start()

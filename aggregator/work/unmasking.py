@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from aggregator.storage.blobs import Blobs, DamagedBlob, StorageFailed
 from medveil.errors import RemoteProtocolError
 from privacy.secagg.masks import SEGMENT_WORDS, Mask, Words, add_masks
 
+AT_ONCE = 4
+"""Parts that are fetched and checked together: hashing them is most of it, and needs no lock of Python's."""
 SUM = "sum"
 """Name of the draft in which a sum grows, segment by segment."""
 
@@ -100,7 +103,7 @@ def sum_part(job: Summing, number: int) -> bytes:
     Guarantees and raises: as :func:`sum_segment`.
     """
     data = _added(job, number).tobytes()
-    job.blobs.put_segment(job.folder, part_of(job.draft_id), number, data)
+    job.blobs.put_part(job.folder, part_of(job.draft_id), number, data)
     return hashlib.sha256(data).digest()
 
 
@@ -112,10 +115,19 @@ def gather(blobs: Blobs, folder: str, draft_id: str, parts: tuple[bytes, ...]) -
     Raises: DamagedBlob unless exactly these parts are there; StorageFailed.
     """
     draft = blobs.draft(folder, SUM, draft_id)
+
+    def put(number: int, digest: bytes) -> None:
+        with (
+            blobs.signed_segment(folder, part_of(draft_id), number, digest) as data,
+            open(draft, "r+b") as file,
+        ):
+            file.seek(8 * SEGMENT_WORDS * number)
+            file.write(data)
+
     try:
-        with open(draft, "wb", opener=_create) as file:
-            for number, digest in enumerate(parts):
-                file.write(blobs.segment(folder, part_of(draft_id), number, digest))
+        open(draft, "wb", opener=_create).close()
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            list(threads.map(put, range(len(parts)), parts))
     except OSError as error:
         raise StorageFailed() from error
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import httpx2 as httpx
 import pytest
 
 from aggregator.rounds import endings, taking
 from aggregator.storage.blobs import Blobs, DamagedBlob
+from aggregator.storage.crashpoints import VARIABLE
 from beside import Pair
 from postgres import Cluster
 from world import Site, World, make_sites, model_in, play, unit
@@ -168,3 +174,38 @@ def test_who_sends_to_a_standby_is_in_reach_and_its_bytes_count(pair: Pair) -> N
     assert not world.coordinator.runs.is_in_reach(run, "hospital-2")
     assert attempt.bytes_up[site.name] == before + len(site.segments[0])
     assert taking.open_uploads(world.coordinator.runs) == [(run, attempt)]
+
+
+WRITING = """
+import sys
+from pathlib import Path
+from aggregator.storage.blobs import Blobs
+folder, attempt = sys.argv[1:]
+Blobs(Path(folder)).put_aside(attempt, 1, 0, sys.stdin.buffer.read())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("step", ["blob.write", "blob.rename", "blob.sync-folder"])
+def test_a_standby_that_dies_while_it_writes_a_segment_costs_nothing(
+    pair: Pair, step: str, when: str
+) -> None:
+    sites = elsewhere(pair, Halfway)
+    play(pair.world, sites, until=lambda: pair.world.phase == "upload")
+    site, world = sites[0], pair.world
+    site.act()
+    data, place = site.segments[0], world.folder / "uploads" / site.whole_key.folder
+    for left in place.iterdir():
+        left.unlink()
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), VARIABLE: f"{step}:{when}"}
+    command = [sys.executable, "-c", WRITING, str(world.folder), site.whole_key.folder]
+    died = subprocess.run(command, input=data, env=environment, check=False)
+    assert died.returncode == -signal.SIGKILL
+    site.send_segment(0, data)  # there was no answer: it is sent again
+    for one in sites:
+        one.send = partial(Site.send, one)  # type: ignore[method-assign]
+    site.send("upload", site.held)  # type: ignore[attr-defined]
+    play(world, sites, until=lambda: len(world.status["versions"]) == 2)
+    assert world.status["attempts"][0]["survivors"] == ["hospital-1", "hospital-2", "hospital-3"]
+    assert not uploads(world)

@@ -21,6 +21,7 @@ from aggregator.settings import Settings, load
 from aggregator.storage.blobs import DamagedBlob
 from aggregator.work import orders
 from aggregator.work.cluster import (
+    FRESH_S,
     MOST_TRIES,
     REST_S,
     Cluster,
@@ -145,7 +146,7 @@ def test_a_cluster_that_is_away_is_not_asked_for_each_segment_and_is_found_again
     assert scheduler.connected == 0
     clock.now = REST_S
     assert cluster.submit(job, 0).result() == sum_part(job, 0)
-    scheduler.here = False
+    scheduler.here, clock.now = False, clock.now + FRESH_S
     assert isinstance(cluster.submit(job, 0).exception(), ClusterUnreachable)
     cluster.close()
 
