@@ -170,12 +170,13 @@ def _position_local(rounds: int) -> Recipe:
 
 def _position_joint(rounds: int) -> Recipe:
     alone = _position_local(rounds)
-    return replace(alone, training=alone.training.model_copy(update={"local_steps": 1}))
+    training = alone.training.model_copy(update={"local_steps": 1})
+    return replace(alone, training=training, full_rate_epsilon=8.0)
 
 
 def _hippocampus_local(rounds: int) -> Recipe:
     return Recipe(
-        training=Training(rounds=rounds, local_steps=6, learning_rate=0.12, schedule="linear"),
+        training=Training(rounds=rounds, local_steps=6, learning_rate=0.06, schedule="linear"),
         strategy=Strategy(name="fedavgm", options={"momentum": 0.9}),
         clip_norm=1.0,
         clipping="unit",

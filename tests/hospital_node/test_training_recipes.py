@@ -66,6 +66,10 @@ def test_a_linear_head_walks_slower_where_little_signal_is_left() -> None:
     assert joint.for_epsilon(20.0) == joint.for_epsilon(8.0) == joint
     network = shipped("small_cnn", "local")
     assert network.for_epsilon(1.0) == network
+    for model, rate in (("position_head", 4.0), ("hippocampus_head", 0.3)):
+        found = shipped(model, "joint", hospitals=4)
+        assert found.for_epsilon(8.0).training.learning_rate == rate
+        assert found.for_epsilon(3.0).training.learning_rate == pytest.approx(rate * 3 / 8)
 
 
 @pytest.mark.parametrize("privacy", ["local", "joint"])
