@@ -108,6 +108,8 @@ class World:
     """URL of the store of blobs; the folder if empty."""
     wall: Callable[[], float] | None = None
     """Unix seconds, for the audit log as well; the log has this machine's and the rest one moment without."""
+    begun: Store | None = None
+    """Open already, with the plan just put into it; a restart opens it anew."""
     store: Store = field(init=False)
     blobs: Blobs = field(init=False)
     reader: PlanReader = field(init=False)
@@ -117,7 +119,8 @@ class World:
         self._open()
 
     def _open(self) -> None:
-        self.store = Store(self.database, self.admin, wall_clock=self.wall or time.time)
+        self.store = self.begun or Store(self.database, self.admin, wall_clock=self.wall or time.time)
+        self.begun = None
         self.blobs = open_blobs(self.folder, self.bucket)
         self.reader = PlanReader(self.store)
         self.coordinator = Coordinator(
@@ -256,8 +259,7 @@ def make_world(
     store.plans.add(plan, admin.sign("create-plan", plan.hash), first, 1.0)
     for one in identities[:approvals]:
         store.plans.add_approval(plan.id, one.name, sign_approval(plan, one))
-    store.close()
-    return World(folder, plan, identities, admin, Clock(), where, workers, bucket)
+    return World(folder, plan, identities, admin, Clock(), where, workers, bucket, begun=store)
 
 
 def model_in(blobs: Blobs, name: str) -> bytes:
