@@ -103,7 +103,7 @@ def level_rows(
         for noise in ("local", "joint")
         for one in reversed(measured.of(noise))
     ]
-    heads = ("over epsilon", f"{measured.figure}, 95 % over patients", "less without noise")
+    heads = ("over epsilon", f"{measured.figure}, 95 % over patients", "less that without noise")
     return (*heads, "95 % over patients", "95 % over seeds"), rows
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from medveil.look import charts
+from medveil.look import charts, svg
 from medveil.readings import Reading, with_unit
 from medveil.values import NoiseKind
 from medveil_research.levels import Level, Measured, Rung, ladder, noise_share
@@ -105,7 +105,7 @@ def _curve(measured: Measured, name: str, levels: Sequence[Level]) -> Curve:
         charts.figure(
             f"{measured.figure} with {name}: {told}", marks, lambda x: f"{x:.6g}", limits=limits, level=level
         ),
-        charts.axis([f"ε {one.epsilon:g}" for one in levels]),
+        _axis([f"ε {one.epsilon:g}" for one in levels]),
     )
 
 
@@ -143,20 +143,28 @@ def _rows(measured: Measured) -> Rows:
 
 
 def _words(measured: Measured) -> str:
-    """What the smallest and the largest epsilon came to, in a sentence for each noise."""
+    """What each epsilon came to, in a sentence for each noise; what an interval leaves open is called so."""
     found = []
     for noise, name in NOISES:
-        levels = measured.of(noise)
-        known = [(one, one.less) for one in levels if one.less is not None]
-        if not known:
-            continue
-        told = ", ".join(
-            f"{with_unit(abs(less), measured.unit)} {_worse(measured, less)} at ε {one.epsilon:g}"
-            for one, less in reversed(known)
-        )
-        found.append(f"With {name} {measured.figure} was {told}.")
+        told = [_against(measured, one, one.less) for one in measured.of(noise)[::-1] if one.less is not None]
+        if told:
+            found.append(f"With {name} {measured.figure} was {', '.join(told)}.")
     return " ".join(found)
 
 
-def _worse(measured: Measured, less: float) -> str:
-    return "better" if (less > 0) == measured.higher_is_better and less else "worse" if less else "apart"
+def _against(measured: Measured, one: Level, less: float) -> str:
+    known = [ends for ends in (one.less_patients, one.less_seeds) if ends is not None]
+    if not known or any(low <= 0 <= high for low, high in known):
+        return f"not told apart from that without noise at ε {one.epsilon:g}"
+    word = "better" if (less > 0) == measured.higher_is_better else "worse"
+    return f"{with_unit(abs(less), measured.unit)} {word} at ε {one.epsilon:g}"
+
+
+def _axis(names: Sequence[str]) -> Markup:
+    """All of the few names, on a phone too. Screen readers have the table."""
+    x = charts.across(len(names))
+    marks = [
+        svg.text(name, x=svg.percent(x(place)), y=12, text_anchor="middle")
+        for place, name in enumerate(names)
+    ]
+    return svg.tag("svg", *marks, class_="draw", height=18, aria_hidden="true")
