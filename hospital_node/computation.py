@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from medveil.tasks import Sums
     from medveil_imaging.patients import Patient
     from medveil_imaging.sources.site import SiteData
+    from privacy.dp.individual import PatientFilter
 
 LOG_EVERY_S = 10.0
 log = get_logger()
@@ -113,8 +114,9 @@ class _Task:
 class Computation:
     """One plan's work at this hospital. A finished contribution serves every attempt at the same round.
 
-    In a study with noise the order on stable storage is: charged, computed, stored, marked as released,
-    handed out. Wherever a crash falls, nothing leaves that is not charged, and nothing is charged twice.
+    In a study with noise the order on stable storage is: charged, computed, stored, marked as released, of a
+    study with a filter what each patient used of it, handed out. Wherever a crash falls, nothing leaves that
+    is not charged, and nothing is charged twice.
 
     Args:
         records: the ledger, and the patients whom the operator has approved for the plan.
@@ -312,7 +314,7 @@ class Computation:
         splits = [Split.TEST]
         if kind is RoundKind.TRAIN:
             splits = [Split.TRAIN] + [Split.VAL] * study.evaluation.every_round
-        charges = {}
+        charges: dict[Split, Charge] = {}
         try:
             if self._private:
                 for split in splits:
@@ -323,9 +325,11 @@ class Computation:
                         attempt=key.attempt,
                         split=split,
                     )
-            update, sums = Update(np.empty(0, np.float32)), None
+            update, sums, used = Update(np.empty(0, np.float32)), None, None
             if kind is RoundKind.TRAIN:
-                update = self._update(task, vector, courses, weight, charges.get(Split.TRAIN))
+                paid = charges.get(Split.TRAIN)
+                used = self._records.filter_for(self._plan, paid, site)
+                update = self._update(task, vector, courses, weight, paid, used)
             if splits[-1] is not Split.TRAIN:
                 sums = release(
                     in_round(study, kind),
@@ -338,6 +342,9 @@ class Computation:
                 )
             if self._private:
                 self._unsent.store(name, (update, sums))
+                for charge in charges.values():
+                    charge.end()
+                self._records.settle_use(charges.get(Split.TRAIN), used)
         except Error as error:
             if isinstance(error, Passing):  # what its ranks had made is gone with them
                 for charge in charges.values():
@@ -356,7 +363,13 @@ class Computation:
         return self._personal.whole(task.vector, _summed(task))
 
     def _update(
-        self, task: _Task, model: Float32, courses: Courses | None, weight: int, charge: Charge | None
+        self,
+        task: _Task,
+        model: Float32,
+        courses: Courses | None,
+        weight: int,
+        charge: Charge | None,
+        filter: PatientFilter | None,
     ) -> Update:
         """What training makes of the model, or what this round sends of it."""
         from hospital_node.training import TrainingRound
@@ -374,6 +387,7 @@ class Computation:
             cache=self._cache,
             courses=courses,
             open_job=self._open_job,
+            filter=filter,
         )
         update = train(given)
         if self._personal is not None:

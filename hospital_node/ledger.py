@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from threading import RLock
 from types import TracebackType
@@ -24,9 +24,17 @@ from medveil.errors import Error
 from medveil.study import Study
 from privacy.dp import ledger as rules
 from privacy.dp.accounting import Event
-from privacy.dp.accounts import EVERYBODY, Account, accounts, named
+from privacy.dp.accounts import EVERYBODY, Account, accounts, named, paid_by
 from privacy.dp.ledger import MARKS, OPEN, PROMISED, Entry, Row, State, mark, promise
-from privacy.dp.policy import Split, check_policy, policy_of, round_event, sharers_of, study_events
+from privacy.dp.policy import (
+    Split,
+    check_policy,
+    filter_of,
+    policy_of,
+    round_event,
+    sharers_of,
+    study_events,
+)
 
 __all__ = [
     "Charge",
@@ -237,11 +245,11 @@ class Ledger:
         check_policy(study)
         used = self.usable(study, dataset)[0] if isinstance(dataset, Cohort) else None
         name, whose = (used.name, self._with(used)) if used else (str(dataset), named(str(dataset)))
-        delta, promised = policy_of(study).delta, study_events(study, first=first).items()
         shared = {split: sharers_of(study, split) if count_joint_noise else 1 for split in Split}
+        one = partial(promise, name, plan_id, delta=policy_of(study).delta, cap=float(cap))
         whole = [
-            promise(name, plan_id, split, events, delta=delta, cap=float(cap), sharers=shared[split])
-            for split, events in promised
+            one(split, events, sharers=shared[split], patient_mu=filter_of(study, split))
+            for split, events in study_events(study, first=first).items()
         ]
         wanted = self._to_register(whole, frozen=used is not None)
         if wanted:
@@ -267,7 +275,7 @@ class Ledger:
                 wanted.append(new)
                 continue
             same = rules.current(self._file.rows, new.plan)[new.split] == new.dataset
-            if known.events != new.events or not (frozen or same):
+            if (known.events, known.patient_mu) != (new.events, new.patient_mu) or not (frozen or same):
                 raise rules.BadTransition(problem="the plan is registered with another schedule or data set")
             if not same:
                 over = rules.taken_over(self._file.rows, new.plan, new.split, new.dataset, new.cap)
@@ -327,7 +335,9 @@ class Ledger:
         delta = policy_of(study).delta
         for split, events in study_events(study).items():
             if rules.registered(self.rows(), plan_id, split) is None:
-                self._append(promise(EVERYBODY, plan_id, split, events, delta=delta, cap=0.0))
+                most = filter_of(study, split)
+                lost = promise(EVERYBODY, plan_id, split, events, delta=delta, cap=0.0, patient_mu=most)
+                self._append(lost)
 
     @_alone
     def go_on(self, *, count: int) -> None:
@@ -390,6 +400,15 @@ class Ledger:
         """Keep a begun charge of which nothing was made for the next one of its round."""
         entry = charge.entry
         self._open[entry.plan, entry.split, entry.round] = entry
+
+    @_alone
+    def note_used(self, charge: Charge, name: str) -> None:
+        """Note the file that says what patients used of a released charge (BadTransition if it is not)."""
+        self._append(replace(charge.entry, state=State.USED, dataset=name))
+
+    def paid_by(self, patients: Iterable[str]) -> dict[str, Account]:
+        """What each patient of a cohort pays for, by the id that the cohort's account has."""
+        return paid_by([c.share for c in self._known.values()], patients=patients, all_pay=self._lost)
 
     def released(self, charge: Charge) -> None:
         """Note that the run is over and its update may have left (BadTransition if it never began)."""

@@ -30,8 +30,9 @@ from hospital_node.cohort import (
     read_patients,
 )
 from hospital_node.frozen import FrozenPlans, JournalAnchor, Part
+from hospital_node.individual import Filters
 from hospital_node.journal import Journal
-from hospital_node.ledger import Ledger, LedgerSetBack, LedgerUnreadable
+from hospital_node.ledger import Charge, Ledger, LedgerSetBack, LedgerUnreadable
 from hospital_node.ledgerfile import check_end
 from hospital_node.persons.known import PersonsNotAsked, check_alone, standings
 from hospital_node.settings import Node
@@ -42,6 +43,7 @@ from medveil.messages import LedgerEnd, sign_ledger_end
 from medveil.plan import Plan
 from medveil.study import Study
 from medveil_imaging.sources.manifest import MANIFEST
+from privacy.dp.individual import PatientFilter
 from privacy.dp.ledger import MARKS, OPEN, PROMISED, Row, State, charges, restorations, total
 
 if TYPE_CHECKING:  # an operator looks at records without what reads images
@@ -82,6 +84,7 @@ class Records:
         self._node, self._identity, self._names = node, identity, Names(identity)
         self._former, self._cohorts = former, Cohorts(node.cohorts)
         self.ledger = ledger
+        self._filters = Filters(ledger, node.use)
         self.plans = FrozenPlans(journal)
         self.anchor = JournalAnchor(journal)
         self._contradicted = False
@@ -325,6 +328,19 @@ class Records:
         except OSError:
             manifest = ""
         return manifest, self.plans.part(plan.lineage)
+
+    def filter_for(self, plan: Plan, charge: Charge | None, site: SiteData) -> PatientFilter | None:
+        """What a charged round may use of each training patient; None if its plan has no filter."""
+        if charge is None or charge.entry.patient_mu is None or (use := self.use(plan)) is None:
+            return None
+        accounts = {name: held.account for name, held in use.cohort.patients.items()}
+        payers = {one.patient: accounts[self._names.patient(one.patient)] for one in site.train}
+        return self._filters.of(charge, payers, delta=self.delta_limit())
+
+    def settle_use(self, charge: Charge | None, used: PatientFilter | None) -> None:
+        """Count what a round used in place of all of it, when its outcome is kept and marked as released."""
+        if charge is not None:
+            self._filters.settle(charge, used)
 
     def read(self, plan: Plan, read: Callable[[Plan], SiteData]) -> Read:
         """Read the images between two looks at the files, so that what was read is what was hashed.

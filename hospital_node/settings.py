@@ -223,6 +223,7 @@ class Node:
         self.ledger = folder / "ledger.jsonl"
         self.splits = folder / "splits.json"
         self.cohorts = folder / "cohorts"
+        self.use = folder / "use"
         self.unsent = folder / "unsent.sealed"
         self.models = folder / "models"
         self.cache = folder / "images"

@@ -276,6 +276,9 @@ def _privacy(study: Study, settings: NodeSettings) -> Iterator[Row]:
     yield "", f"own noise and releases by patients: {noises}"
     if privacy.noise == "discrete":
         yield "", "exact discrete noise: whole numbers, from each patient's share to what leaves"
+    if privacy.patient_mu is not None:
+        yield "", "each patient pays what its gradients are long, and adds nothing when the price is reached;"
+        yield "", "what single patients have paid stays here, and is for nobody's eyes"
     if privacy.matched:
         yield "", "less noise in rounds that count more in the final model, for the same price in all"
     if privacy.despite_noise:

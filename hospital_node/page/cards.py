@@ -23,11 +23,7 @@ DESCRIPTION = 2000
 
 
 def card_of(one: Standing, settings: NodeSettings, change: Change | None = None) -> Card:
-    """A plan and where it stands, for its operator.
-
-    Args:
-        change: of an amended plan: what it changes.
-    """
+    """A plan and where it stands, for its operator. Args: change: of an amended plan: what it changes."""
     plan, study = one.plan, one.plan.study
     privacy, asked, before = study.privacy, demand_of(plan, settings), one.before
     private, found = privacy.kind != "none", one.patients
@@ -57,6 +53,7 @@ def card_of(one: Standing, settings: NodeSettings, change: Change | None = None)
         memory_bytes=asked.memory_bytes,
         own_figures=study.evaluation.per_site,
         matched=privacy.kind != "none" and privacy.matched,
+        filtered=privacy.kind != "none" and privacy.patient_mu is not None,
         starts_from="" if study.model.parent is None else plain(study.model.parent.words),
         patients={} if found is None else {split.value: found.cohort.count(split) for split in Split},
         left_out=0 if found is None else found.moved,

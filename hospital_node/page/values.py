@@ -205,6 +205,8 @@ class Card:
     """Of an amended plan."""
     matched: bool = False
     """Whether the noise of its rounds differs."""
+    filtered: bool = False
+    """Whether a filter stops each patient at the price."""
     terms: tuple[tuple[str, str], ...] = ()
     """Every term as the terminal shows it, in English."""
 

@@ -19,6 +19,7 @@ from hospital_node.training.optimizer import PatientOptimizer
 from medveil.study import Study
 from medveil_imaging.patients import Patient
 from privacy.dp.grid import training_grid
+from privacy.dp.individual import PatientFilter
 from privacy.dp.noise import NoiseSource
 from privacy.dp.policy import mean_policy
 
@@ -54,6 +55,7 @@ def noisy_mean(
     declared_patients: int,
     noise: NoiseSource,
     device: torch.device,
+    filter: PatientFilter | None = None,
 ) -> torch.Tensor:
     """The noised mean over patients of their mean features, shape (width,), on the device.
 
@@ -61,6 +63,7 @@ def noisy_mean(
         patients: with features (k, width + 1) in place of images.
         width: features without the constant.
         declared_patients: the public number of patients that the sum is divided by.
+        filter: what each patient may still add, for a study with one.
 
     Guarantees: adding or removing one patient moves the sum behind it by at most 1, against noise of
         :func:`privacy.dp.policy.mean_policy`; labels are not looked at.
@@ -72,8 +75,11 @@ def noisy_mean(
         expected_patients=declared_patients,
         noise=noise,
         grid=grid,
+        filter=filter,
     )
-    drawn = [Drawn(*one.patient.take(one.which)) for one in draw(patients, policy, noise)]
+    chosen = draw(patients, policy, noise)
+    optimizer.enter([one.patient.patient for one in chosen])
+    drawn = [Drawn(*one.patient.take(one.which)) for one in chosen]
     add_clipped_sum(optimizer, module, mean_loss, drawn, device=device)
     optimizer.finish_step()
     return module.centre.detach()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +13,7 @@ from hospital_node.training.whole import whole_sums
 from medveil.lean import import_alone
 from medveil.noise_policies import GaussianNoise
 from privacy.dp.grid import Grid
+from privacy.dp.individual import PatientFilter
 from privacy.dp.noise import NoiseSource
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]
         noise: where the noise comes from. torch's generators have no part in it. None where sums are made and
             never released: such an optimiser cannot step.
         grid: of discrete noise; every patient's share is rounded to its whole steps then.
+        filter: what each patient may still add; with it :meth:`enter` begins every step.
 
     Source: Abadi et al., CCS 2016, algorithm 1, with patients as examples; McMahan et al., ICLR 2018.
     """
@@ -70,6 +72,7 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]
         expected_patients: float,
         noise: NoiseSource | None,
         grid: Grid | None = None,
+        filter: PatientFilter | None = None,
     ) -> None:
         super().__init__(
             optimizer,
@@ -79,11 +82,17 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]
             loss_reduction="mean",
         )
         self._policy = policy
-        self._noise = noise
+        self._noise, self._filter = noise, filter
         self._whole = grid
         self.released: dict[torch.nn.Parameter, torch.Tensor] = {}
         """What the last step stepped with, by parameter: noisy sums over the public constant."""
+        self._waiting: list[str] = []
+        """Who is in the step in progress and not yet in its sum."""
         self._grid = 2.0 ** (math.floor(math.log2(policy.clip_norm)) - GRID_BITS)
+
+    def enter(self, patients: Sequence[str]) -> None:
+        """Begin a step with these patients; their gradients come in this order, in any number of chunks."""
+        self._waiting = list(patients)
 
     def accumulate(self, gradients: Mapping[torch.nn.Parameter, torch.Tensor]) -> None:
         """Clip one chunk of patients and add it to the step in progress."""
@@ -108,6 +117,8 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]
 
     def finish_step(self) -> None:
         """Add noise once, scale and step. Without a chunk before it, this is a step of noise only."""
+        if self._filter is not None and self._waiting:
+            raise TypeError("a patient who entered a step is not in its sum")
         for parameter in self.params:
             parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
         self.signal_skip_step(do_skip=False)
@@ -119,7 +130,7 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]
         """Add sum_p factor_p * g_p to ``summed_grad``, with norms over all parameters in float32 or more."""
         samples = [_wide(self._get_flat_grad_sample(p)).flatten(1).contiguous() for p in self.params]
         norms = torch.stack([row_norms(sample) for sample in samples]).norm(dim=0)
-        factors = clip_factors(norms, self._policy)
+        factors = self._allowed(norms, clip_factors(norms, self._policy))
         # On a GPU, asking whether all are finite would make the host wait for it.
         broken = ~norms.isfinite()[:, None]
         if norms.is_cuda or bool(broken.any()):  # 0 times an infinite entry is not 0
@@ -134,6 +145,21 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]
                 parameter.summed_grad = sample.new_zeros(parameter.shape)
             if len(sample):
                 parameter.summed_grad.view(-1).addmv_(sample.T, factors.to(sample.dtype))
+
+    def _allowed(self, norms: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+        """The factors as far as the filter lets patients through; it books what they add.
+
+        Everybody's gradient is computed, whoever may add nothing more: time shows nobody who that is.
+        """
+        if self._filter is None:
+            return factors
+        count, clip, multiplier = len(norms), self._policy.clip_norm, self._policy.own_multiplier
+        patients, self._waiting = self._waiting[:count], self._waiting[count:]
+        most = torch.from_numpy(self._filter.shares(patients, multiplier)).to(norms.device)
+        lengths = (factors * norms).double().nan_to_num(0.0)
+        cut = torch.where(lengths > 0, (most * clip * MARGIN / lengths).clamp(max=1.0), torch.ones_like(most))
+        self._filter.book(patients, (lengths * cut / clip).cpu().numpy(), multiplier)
+        return (factors * cut).to(factors.dtype)
 
     def add_noise(self) -> None:
         """Put the noisy sum, rounded to the grid, into ``grad``; the sum itself is forgotten.

@@ -27,6 +27,7 @@ import torch
 from torch import nn
 
 from hospital_node.training.matched_check import check_matched_noise
+from hospital_node.training.rehearsal_filter import rehearse_filter
 from hospital_node.training.rehearsal_release import rehearse_release
 from hospital_node.training.rehearsal_round import rehearse_round
 from hospital_node.training.stage import DECLARED, Stage, made_up_patients, noise_of
@@ -49,7 +50,7 @@ def rehearse(study: Study, module: nn.Module, *, size: tuple[int, ...], device: 
         module: the network as it stands; it is copied. size: of the made-up images.
 
     Raises:
-        NotSafe: ``charge``, ``draw``, ``noise``, ``one-patient``, ``way-out`` or ``evaluation``.
+        NotSafe: ``charge``, ``draw``, ``noise``, ``one-patient``, ``way-out``, ``filter`` or ``evaluation``.
     """
     policy = noise_of(study)
     network = copy.deepcopy(module).float().to(device)
@@ -72,13 +73,17 @@ def rehearse(study: Study, module: nn.Module, *, size: tuple[int, ...], device: 
         multiplier=_own(staged, study.mean_rounds + 1),
         steps=few,
     )
-    rehearse_round(stage)
+    stages = [stage]
     if policy.matched:
         check_matched_noise(study)
         last = study.training.rounds
-        rehearse_round(replace(stage, round_number=last, multiplier=_own(staged, last)))
+        stages.append(replace(stage, round_number=last, multiplier=_own(staged, last)))
     if study.centred:
-        rehearse_round(_mean_stage(stage))
+        stages.append(_mean_stage(stage))
+    for one in stages:
+        rehearse_round(one)
+        if policy.patient_mu is not None:
+            rehearse_filter(one)
     for split in study_events(study):
         if split is not Split.TRAIN:
             rehearse_release(stage, split)
@@ -111,7 +116,10 @@ def _mean_stage(stage: Stage) -> Stage:
     """The round of the private mean: one step, everybody, features of length 1, for a round's price."""
     width = next(p.numel() for n, p in stage.build(stage.study).named_parameters() if n == CENTRE)
     policy = noise_of(stage.study)
-    multiplier = policy.noise_multiplier / math.sqrt(policy.sharers * stage.steps)
+    noise = policy.noise_multiplier
+    if policy.patient_mu is not None:  # a share of the budget, and no more
+        noise = max(noise, math.sqrt(stage.study.training.rounds * stage.steps) / policy.patient_mu)
+    multiplier = noise / math.sqrt(policy.sharers * stage.steps)
     return replace(stage, round_number=1, size=width, clip=1.0, steps=1, multiplier=multiplier)
 
 

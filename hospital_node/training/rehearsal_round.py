@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +31,9 @@ from hospital_node.training.stage import (
     with_wild_canary,
 )
 from medveil.tensors import Float32
+from medveil_imaging.patients import PatientImages
 from privacy.dp.grid import LANE_STEPS, lane_clip, training_grid, travels_whole
+from privacy.dp.individual import PatientFilter
 from privacy.dp.policy import Split
 
 LEAST = 1e-3
@@ -39,13 +41,15 @@ LEAST = 1e-3
 
 
 @dataclass(frozen=True)
-class _Take:
+class Take:
     """What one run of train() asked for, stepped with and returned."""
 
     asked: list[tuple[Any, ...]]
     given: Float64
     gradients: list[torch.Tensor] = field(repr=False)
     update: Float32 = field(repr=False)
+    used: dict[str, float]
+    """What the filter has booked, by patient; empty without one."""
 
 
 def rehearse_round(stage: Stage) -> None:
@@ -60,31 +64,33 @@ def rehearse_round(stage: Stage) -> None:
     other = generator.standard_normal(stage.steps * stage.size) * 100 * short
     large = plain.copy()
     large[:: max(1, stage.size // 16)] *= 2 if travels_whole(stage.study) else 4  # rare sizes, too
-    _check_noise_only(stage, _take(stage, noise=large, nobody=True))
-    without = _take(stage, noise=plain * 4 * short)
+    _check_noise_only(stage, take_round(stage, noise=large, nobody=True))
+    without = take_round(stage, noise=plain * 4 * short)
     for place in range(len(stage.others) + 1):
         broken = 0 < place < len(stage.others)
         shown = with_wild_canary(stage) if broken else stage
-        canary = _take(shown, noise=other, place=place, instead=without.gradients)
+        canary = take_round(shown, noise=other, place=place, instead=without.gradients)
         if not np.array_equal(canary.update, without.update):
             problem = "a patient changes the update otherwise than by a noised sum"
             raise NotSafe(check="way-out", problem=problem)
         _check_canary(shown, without, canary, least=0.0 if broken else LEAST)
 
 
-def _take(
+def take_round(
     stage: Stage,
     *,
     noise: Float64,
     place: int | None = None,
     nobody: bool = False,
     instead: Sequence[torch.Tensor] = (),
-) -> _Take:
+    rooms: Mapping[str, float] | None = None,
+) -> Take:
     """One run of train().
 
     Args:
         place: of the canary among the others; None: it is not there. nobody: no coin falls on anybody.
         instead: gradients that the base optimiser gets in place of its own.
+        rooms: of a study with a filter, by patient; without it there is room for all steps.
     """
     patients = list(stage.others)
     if place is not None:
@@ -105,13 +111,24 @@ def _take(
         device=stage.device,
         cache=FeatureCache(),
         build=stage.build,
+        filter=_filter(stage, patients, rooms or {}),
     )
     with _watched_steps(source, instead) as seen:
         update = run.train_unchecked(given).values
     _check_spent(charge)
-    take = _Take(source.asked, np.concatenate(source.given or [np.empty(0)]), seen, update)
+    used = {} if given.filter is None else given.filter.used
+    take = Take(source.asked, np.concatenate(source.given or [np.empty(0)]), seen, update, used)
     _check_asked(stage, take, len(patients))
     return take
+
+
+def _filter(
+    stage: Stage, patients: Sequence[PatientImages], rooms: Mapping[str, float]
+) -> PatientFilter | None:
+    if noise_of(stage.study).patient_mu is None:
+        return None
+    whole = 2 * stage.steps / stage.multiplier**2
+    return PatientFilter({one.patient: rooms.get(one.patient, whole) for one in patients})
 
 
 @contextmanager
@@ -152,7 +169,7 @@ def _check_spent(charge: Charge) -> None:
     raise NotSafe(check="charge", problem="a charge pays for a second run")
 
 
-def _check_asked(stage: Stage, take: _Take, patients: int) -> None:
+def _check_asked(stage: Stage, take: Take, patients: int) -> None:
     """The charge first; then in every step coins for all, and noise of the paid size for every value."""
     policy, scale = noise_of(stage.study), stage.multiplier * stage.clip
     if not take.asked or take.asked[0] != BEGUN or take.asked.count(BEGUN) != 1:
@@ -185,19 +202,15 @@ def _is_paid(stage: Stage, found: float, scale: float) -> bool:
     return math.sqrt(scale**2 + 9 * grid.step**2) <= found <= 1.03 * scale
 
 
-def _check_canary(stage: Stage, without: _Take, canary: _Take, *, least: float) -> None:
+def _check_canary(stage: Stage, without: Take, canary: Take, *, least: float) -> None:
     """One patient moves the sum by the bound where the coin fell, and not otherwise.
 
     Args:
         least: by so many bounds it must move it, or the rehearsal has shown nothing.
     """
-    near = 1e-4 + 1e-6 * math.sqrt(stage.size)  # the released grid, and float32
+    near = nearly(stage)
     drawn = [own for _, own in stage.entering]
-    sums = [
-        np.stack([g.numpy() for g in take.gradients]) * stage.constant - take.given.reshape(stage.steps, -1)
-        for take in (without, canary)
-    ]
-    for step, moved in enumerate(np.linalg.norm(sums[1] - sums[0], axis=1) / stage.clip):
+    for step, moved in enumerate(moved_by_canary(stage, without, canary)):
         if not moved <= (1 + SLACK if drawn[step] else near):
             where = "enters" if drawn[step] else "does not enter"
             raise NotSafe(
@@ -209,7 +222,21 @@ def _check_canary(stage: Stage, without: _Take, canary: _Take, *, least: float) 
             raise NotSafe(check="one-patient", problem="a patient who enters a step is not in its sum")
 
 
-def _check_noise_only(stage: Stage, take: _Take) -> None:
+def moved_by_canary(stage: Stage, without: Take, canary: Take) -> Float64:
+    """By how many bounds it moves the sum of each step, shape (steps,)."""
+    sums = [
+        np.stack([g.numpy() for g in take.gradients]) * stage.constant - take.given.reshape(stage.steps, -1)
+        for take in (without, canary)
+    ]
+    return np.asarray(np.linalg.norm(sums[1] - sums[0], axis=1) / stage.clip)
+
+
+def nearly(stage: Stage) -> float:
+    """Bounds by which two sums that are the same may differ: the released grid, and float32."""
+    return 1e-4 + 1e-6 * math.sqrt(stage.size)
+
+
+def _check_noise_only(stage: Stage, take: Take) -> None:
     """A step without patients is its noise, divided by the public constant, rounded to the grid."""
     found = np.concatenate([g.numpy() for g in take.gradients]) * stage.constant
     room = 2.0**-GRID_BITS * stage.clip + 1e-6 * np.abs(take.given)
@@ -219,7 +246,7 @@ def _check_noise_only(stage: Stage, take: _Take) -> None:
         _check_whole(stage, take)
 
 
-def _check_whole(stage: Stage, take: _Take) -> None:
+def _check_whole(stage: Stage, take: Take) -> None:
     """What an update puts into its lanes are the very whole numbers that were drawn: others' noise adds to
     them."""
     grid, clip = training_grid(stage.study, stage.round_number), lane_clip(stage.study, stage.round_number)

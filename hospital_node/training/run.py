@@ -38,8 +38,9 @@ from medveil_imaging.models import build_model, load_vector, vector_of
 from medveil_imaging.patches import random_patches
 from medveil_imaging.patients import Patient, PatientImages, PatientVolumes
 from privacy.dp.grid import is_discrete, round_rate, training_grid, travels_whole
+from privacy.dp.individual import PatientFilter
 from privacy.dp.noise import NoiseSource
-from privacy.dp.policy import Split, round_event, round_policy
+from privacy.dp.policy import Split, policy_of, round_event, round_policy
 
 
 class NoCharge(Error):
@@ -95,7 +96,10 @@ class TrainingRound:
         courses: of a study whose strategy steers its hospitals; None as long as nobody has one.
         build: makes the study's network; the self-check and the audit bring their own.
         open_job: starts ranks that share each step's sum; without it this process computes all of it. A
-            network on fixed features, and the release of a mean, are computed here in any case.
+            network on fixed features, the release of a mean, and a study with a filter for each patient are
+            computed here in any case.
+        filter: what each patient may still add (:class:`privacy.dp.individual.PatientFilter`), for a study
+            with one; what they add is booked in it.
     """
 
     study: Study
@@ -111,6 +115,7 @@ class TrainingRound:
     courses: Courses | None = None
     build: Callable[[Study], nn.Module] = build_model
     open_job: OpenJob | None = None
+    filter: PatientFilter | None = None
 
 
 def train_unchecked(given: TrainingRound) -> Update:
@@ -157,7 +162,8 @@ def train_unchecked(given: TrainingRound) -> Update:
 @contextmanager
 def _sharing(given: TrainingRound, module: nn.Module) -> Iterator[SharedSteps | None]:
     """The ranks that share this round's steps, where the hospital has them and the network gains by them."""
-    if given.open_job is None or has_features(module) or is_discrete(given.study):
+    alone = is_discrete(given.study) or given.filter is not None
+    if given.open_job is None or has_features(module) or alone:
         # A released mean is one of features; ranks add up floats, which discrete noise must not meet.
         yield None
         return
@@ -173,6 +179,8 @@ def check_paid(given: TrainingRound) -> tuple[NoiseSource, Charge]:
         raise NoCharge(problem="there is no charge")
     if noise is None:
         raise NoCharge(problem="there is no noise source")
+    if (given.filter is None) != (policy_of(given.study).patient_mu is None):
+        raise NoCharge(problem="a filter of patients is there without the study's, or the other way round")
     wanted = (round_event(given.study, Split.TRAIN, given.number), given.number, Split.TRAIN)
     if (charge.event, charge.round, charge.split) != wanted:
         raise NoCharge(problem="the charge is for another round or for other noise")
@@ -304,6 +312,7 @@ def _release_mean(
         declared_patients=given.declared_patients,
         noise=noise,
         device=given.device,
+        filter=given.filter,
     )
     centre.copy_(mean)
     return {centre: mean}
@@ -342,13 +351,16 @@ def _train_private(
         expected_patients=policy.sample_rate * given.declared_patients,
         noise=noise,
         grid=grid,
+        filter=given.filter,
     )
     ahead = _ahead(given.study, module, patients)
     piece = None if shared is None else PIECE_BYTES
     for step in range(steps):
         check_stopped()
         _set_rate(given.study, optimizer, given.number, step / steps)
-        for drawn in ahead(taken(draw(patients, policy, noise), seen, most_bytes=piece)):
+        chosen = draw(patients, policy, noise)
+        optimizer.enter([one.patient.patient for one in chosen])
+        for drawn in ahead(taken(chosen, seen, most_bytes=piece)):
             add_clipped_sum(optimizer, module, loss, drawn, device=given.device, shared=shared)
         optimizer.finish_step()
         tell(STEPS, step + 1, steps)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from hospital_node.ledger import Charge, Ledger
 from medveil.study import Study
+from medveil_imaging.patients import Patient
+from privacy.dp.individual import PatientFilter, reserve
 from privacy.dp.ledger import Entry, State
-from privacy.dp.policy import Split, policy_of, round_event
+from privacy.dp.policy import Split, filter_of, policy_of, round_event, study_events
 
 
 class _Book(Ledger):
@@ -42,5 +44,16 @@ def unbooked_charge(
         cap=1.0,
         sharers=1,
         split=split,
+        patient_mu=filter_of(study, split),
     )
     return Charge(_Book(tell), entry)
+
+
+def unbooked_filter(study: Study, patients: Sequence[Patient]) -> PatientFilter | None:
+    """A filter with the whole budget for patients who pay nowhere, for all rounds of a study; None if it has
+    none."""
+    most = filter_of(study, Split.TRAIN)
+    if most is None:
+        return None
+    room = most**2 - reserve(study_events(study)[Split.TRAIN])
+    return PatientFilter({one.patient: room for one in patients})

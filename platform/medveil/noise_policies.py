@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medveil.values import Drawn, Frozen, PositiveFloat
 
@@ -51,6 +51,24 @@ class GaussianNoise(Frozen):
     (``privacy/dp/matched.py``). ``noise_multiplier`` is then the equal noise of the same price."""
     despite_noise: bool = False
     """The author insisted on a study whose noise exceeds what can be learned; hospitals see this mark."""
+    patient_mu: Annotated[PositiveFloat | None, Field(exclude_if=lambda given: given is None)] = None
+    """The most that training takes of one patient, as the mu of one Gaussian release
+    (:mod:`privacy.dp.individual`); None: what all steps take of a patient whose gradients are all clipped.
+
+    With it a step costs a patient only what the gradient was long, whoever has given all of it adds no more,
+    and the noise may be smaller, or the rounds more, than all steps at the full norm would allow."""
+
+    @model_validator(mode="after")
+    def _can_be_filtered(self) -> Self:
+        if self.patient_mu is not None and self.sample_rate < 1:
+            raise ValueError("patient_mu wants every patient in each step (sample_rate = 1)")
+        if self.patient_mu is not None and self.clipping != "flat":
+            raise ValueError("patient_mu wants clipping = 'flat': 'unit' makes every gradient cost all")
+        if self.patient_mu is not None and self.noise != "gaussian":
+            raise ValueError(
+                "patient_mu wants noise = 'gaussian': a share of whole steps is longer than it was"
+            )
+        return self
 
     @property
     def sharers(self) -> int:
@@ -76,6 +94,11 @@ class GaussianNoise(Frozen):
     def own_evaluation_multiplier(self) -> float:
         """What one hospital adds to its final evaluation by itself, in units of a patient's largest share."""
         return self.evaluation_multiplier / math.sqrt(self.evaluation_sharers)
+
+    @property
+    def own_patient_mu(self) -> float | None:
+        """``patient_mu`` by one hospital's own noise."""
+        return None if self.patient_mu is None else self.patient_mu * math.sqrt(self.sharers)
 
 
 class LocalNoise(GaussianNoise):

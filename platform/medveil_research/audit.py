@@ -31,8 +31,9 @@ from torch import nn
 from hospital_node.training import TrainingRound, evaluate, release
 from hospital_node.training.checks import require_safe
 from hospital_node.training.features import FeatureCache
+from hospital_node.training.optimizer import MARGIN
 from hospital_node.training.run import train_unchecked
-from hospital_node.training.unbooked import unbooked_charge
+from hospital_node.training.unbooked import unbooked_charge, unbooked_filter
 from medveil.metrics import bounded, noise_scales
 from medveil.study import CENTRE, Study
 from medveil.tasks import TASKS, Sums
@@ -40,8 +41,9 @@ from medveil.tensors import Float32, unflatten
 from medveil_imaging.models import outputs_for, spec_of, vector_of
 from medveil_imaging.patients import PatientImages
 from medveil_research.audit_bounds import Finding, Inside, Scores, examine
+from privacy.dp.individual import PatientFilter
 from privacy.dp.noise import NoiseSource
-from privacy.dp.policy import Split, policy_of, round_policy, study_events
+from privacy.dp.policy import Split, mean_policy, paid_events, policy_of, round_policy
 
 CPU = torch.device("cpu")
 CANARIES_A_RUN = 2048
@@ -92,7 +94,7 @@ def audit(study: Study, *, canaries: int | None = None, tell: Tell = lambda _: N
 
 def theory(study: Study) -> float:
     """mu of a patient over all training rounds if the code does what it says."""
-    policy, events = policy_of(study), study_events(study)[Split.TRAIN]
+    policy, events = policy_of(study), paid_events(study)[Split.TRAIN]
     own = math.fsum(event.steps / event.noise_multiplier**2 for event in events)
     return policy.sample_rate * math.sqrt(own / policy.sharers)
 
@@ -221,6 +223,8 @@ def _rounds(stage: _Stage, inside: Inside) -> Iterator[Scores]:
     study, cache = stage.study, FeatureCache()
     here = tuple(one for one, there in zip(stage.canaries, inside, strict=True) if there)
     pictures = tuple(one for one, there in zip(stage.pictures, inside, strict=False) if there)
+    filters = [unbooked_filter(study, () if k else here) for k in range(stage.sharers)]
+    likewise = unbooked_filter(study, stage.canaries[:1])
     for number in range(1, study.training.rounds + 1):
         mean = number <= study.mean_rounds
         update = np.zeros(len(stage.vector))
@@ -237,23 +241,38 @@ def _rounds(stage: _Stage, inside: Inside) -> Iterator[Scores]:
                 device=CPU,
                 cache=cache,
                 build=lambda _: stage.network,
+                filter=filters[hospital],
             )
             update += train_unchecked(given).values
-        yield _score(study, unflatten(update.astype(np.float32), study.model.tensors), number, mean=mean)
+        shares = _shares(study, likewise, number, mean=mean)
+        yield _score(study, unflatten(update.astype(np.float32), study.model.tensors), number, shares)
 
 
-def _score(study: Study, update: Mapping[str, Float32], number: int, *, mean: bool) -> Scores:
+def _shares(study: Study, filter: PatientFilter | None, number: int, *, mean: bool) -> NDArray[np.float64]:
+    """How long a canary's gradient is in each step of a round, in clipping norms; shape (steps,)."""
+    policy, steps = round_policy(study, number), study.training.local_steps or 1
+    if mean:
+        policy, steps = mean_policy(study), 1
+    shares = np.ones(steps)
+    if filter is not None:
+        for step in range(steps):
+            shares[step : step + 1] = filter.shares(["0"], policy.own_multiplier)
+            filter.book(["0"], MARGIN * shares[step : step + 1], policy.own_multiplier)
+    return shares
+
+
+def _score(study: Study, update: Mapping[str, Float32], number: int, shares: NDArray[np.float64]) -> Scores:
     """Signal over noise, times what was found over noise, in units of the round's own noise.
 
     Summed over rounds, those who were out have mean 0, those who were in theory squared, with a deviation of
     theory, as far as the code does what it says.
     """
-    policy, steps = round_policy(study, number), study.training.local_steps or 1
-    if mean:  # one step of length 1, on a sum whose noise is that of all steps of a round
-        share = math.sqrt(steps) / policy.noise_multiplier
-        return update[CENTRE].astype(np.float64) * DECLARED * share * share
+    policy = round_policy(study, number)
+    if number <= study.mean_rounds:  # one step of length 1
+        share = float(shares[0]) / mean_policy(study).noise_multiplier ** 2
+        return update[CENTRE].astype(np.float64) * DECLARED * share
     strides = _strides(study, number)
-    signal, noise = -float(strides.sum()), policy.noise_multiplier * float(np.linalg.norm(strides))
+    signal, noise = -float(strides @ shares), policy.noise_multiplier * float(np.linalg.norm(strides))
     found = update[WEIGHT].astype(np.float64) * policy.sample_rate * DECLARED / policy.clip_norm
     return policy.sample_rate * signal / noise**2 * found
 

@@ -45,6 +45,16 @@ Matched = Annotated[
         "same price; as the recipe does without it.",
     ),
 ]
+PatientUse = Annotated[
+    float | None,
+    typer.Option(
+        min=0.01,
+        max=1.0,
+        help="Share of the squared clipping norm that a patient's gradients are expected to need over the "
+        "whole study: so much less is the squared noise, for the same epsilon. A filter stops whoever needs "
+        "more. Without it every step is paid in full.",
+    ),
+]
 Classes = Annotated[
     str | None, typer.Option(help="Meaning of the labels 0, 1, 2 …, or the findings, separated by commas.")
 ]
@@ -340,6 +350,7 @@ class NewStudyOptions:
     ] = None
     matched: Matched = None
     share_figures: ShareFigures = None
+    patient_use: PatientUse = None
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Do not refuse more noise than signal; hospitals are told.")
     ] = False
@@ -397,6 +408,7 @@ class PrivacyPlanOptions:
         ),
     ] = None
     matched: Matched = None
+    patient_use: PatientUse = None
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Do not refuse a plan with more noise than signal.")
     ] = False

@@ -13,7 +13,7 @@ from medveil_imaging.frozen import BASE
 from medveil_imaging.recipes import is_measured
 from medveil_research.joint import joint_lines
 from medveil_research.shared_figures import sharing_lines
-from medveil_research.words import budget_words, group_lines, matched_lines, mean_words, plain
+from medveil_research.words import budget_words, filter_words, group_lines, matched_lines, mean_words, plain
 from privacy.dp import accounting
 from privacy.dp.matched import course_of, gain, multipliers
 from privacy.dp.policy import Split, study_events
@@ -76,10 +76,13 @@ def noise_to_signal(study: Study, *, patients: int, hospitals: int) -> float | N
     training = study.training
     if study.privacy.kind == "none" or training.local_steps is None:
         return None
+    steps, whole = training.local_steps * (training.rounds - study.mean_rounds), study.train_steps or 0
     own = accounting.noise_to_signal(
         parameters=study.trained_weights,
-        noise_multiplier=study.privacy.own_multiplier,
-        steps=training.local_steps * (training.rounds - study.mean_rounds),
+        noise_multiplier=accounting.paid_multiplier(
+            study.privacy.own_multiplier, whole, study.privacy.own_patient_mu
+        ),
+        steps=steps,
         patients=patients,
         sample_rate=study.privacy.sample_rate,
     )
@@ -87,12 +90,15 @@ def noise_to_signal(study: Study, *, patients: int, hospitals: int) -> float | N
 
 
 def _by_round(study: Study) -> list[str]:
-    """The noise of rounds that have their own."""
-    if study.privacy.kind == "none" or not study.privacy.matched:
+    """The noise of rounds that have their own, and what a filter does."""
+    if study.privacy.kind == "none":
         return []
+    lines = [] if study.privacy.patient_mu is None else filter_words(study.privacy.patient_mu)
+    if not study.privacy.matched:
+        return lines
     course = course_of(study)
     found = multipliers(study.privacy, course)
-    return matched_lines(found, mean_rounds=study.mean_rounds, gain=gain(course))
+    return [*matched_lines(found, mean_rounds=study.mean_rounds, gain=gain(course)), *lines]
 
 
 def _missing(least: int, hospitals: int) -> str:

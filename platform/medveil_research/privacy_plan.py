@@ -17,7 +17,7 @@ from medveil_research.masked_sums import course_of_recipe
 from medveil_research.outlook import mean_is_clear
 from medveil_research.shared_figures import asked_sharers, sharing_lines, usual_sharers
 from medveil_research.studies import default_model
-from medveil_research.words import budget_words, group_lines, matched_lines, mean_words, plain
+from medveil_research.words import budget_words, filter_words, group_lines, matched_lines, mean_words, plain
 from privacy.dp import accounting
 from privacy.dp.accounting import Event
 from privacy.dp.matched import Course, UnmatchedNoise, gain, matched_multipliers, round_weights
@@ -63,6 +63,8 @@ class PrivacyPlan:
     """Hospitals whose noise the figures of a plan with local noise count on."""
     least: int = 3
     """Fewest hospitals in a sum, where the figures' noise is shared."""
+    patient_mu: float | None = None
+    """The most that a filter lets through of a patient, by the noise that ``epsilon_joint`` counts."""
 
     @property
     def multipliers(self) -> tuple[float, ...]:
@@ -76,7 +78,13 @@ class PrivacyPlan:
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """One hospital's own noise, by rounds of equal noise. Raises: UnmatchedNoise."""
+        """What a patient pays by one hospital's own noise. Raises: UnmatchedNoise."""
+        most = None if self.patient_mu is None else self.patient_mu * math.sqrt(self.sharers)
+        return accounting.at_most(self._steps, most)
+
+    @property
+    def _steps(self) -> tuple[Event, ...]:
+        """One hospital's own noise, by rounds of equal noise."""
         if self.course is None:
             return (self.event,)
         steps, own = self.event.steps // self.rounds, math.sqrt(self.sharers)
@@ -91,13 +99,21 @@ class PrivacyPlan:
     @property
     def mu(self) -> float:
         """The training as one Gaussian: signal over noise for one patient (at sample rate 1 exactly)."""
-        return self.event.sample_rate * math.sqrt(self.training_steps) / self.noise_multiplier
+        return (
+            self.event.sample_rate * math.sqrt(self.training_steps) / (self._paid * math.sqrt(self.sharers))
+        )
+
+    @property
+    def _paid(self) -> float:
+        """One hospital's own noise with which steps at the full norm would cost what the plan does."""
+        most = None if self.patient_mu is None else self.patient_mu * math.sqrt(self.sharers)
+        return accounting.paid_multiplier(self.event.noise_multiplier, self.event.steps, most)
 
     def mean_is_clear(self, mean_rounds: int) -> bool:
         """Whether that many rounds of this schedule could release a mean that is worth them."""
         return self.rounds > mean_rounds and self.event.sample_rate == 1 and mean_is_clear(
             width=self.parameters,
-            noise_multiplier=self.event.noise_multiplier,
+            noise_multiplier=self._paid,
             steps=self.event.steps // self.rounds * mean_rounds,
             patients=self.patients,
             hospitals=self.hospitals,
@@ -113,7 +129,7 @@ class PrivacyPlan:
         """sqrt(d) / (mu N) of the averaged model; N counts the patients as far as noise is shared."""
         own = accounting.noise_to_signal(
             parameters=self.parameters,
-            noise_multiplier=self.event.noise_multiplier,
+            noise_multiplier=self._paid,
             steps=self.training_steps,
             patients=self.patients,
             sample_rate=self.event.sample_rate,
@@ -151,6 +167,8 @@ class PrivacyPlan:
             course = replace(self.course, mean_rounds=self.mean_rounds)
             words = matched_lines(self.multipliers, mean_rounds=self.mean_rounds, gain=gain(course))
             noise += [f"          {line}" for line in words]
+        if self.patient_mu is not None:
+            noise += [f"          {line}" for line in filter_words(self.patient_mu)]
         mean = [f"          {mean_words(self.mean_rounds, self.rounds)}"] if self.mean_rounds else []
         return [
             *noise,
@@ -210,6 +228,8 @@ class Schedule:
     """Of rounds whose noise is matched to what they count; None: all have equal noise."""
     share_figures: bool | None = None
     """Of local noise: whether hospitals share the noise of the figures; None: as a new study does."""
+    patient_use: float | None = None
+    """Share of the squared norm that patients are expected to need; a filter stops whoever needs more."""
 
 
 def plan_privacy(schedule: Schedule) -> PrivacyPlan:
@@ -227,8 +247,11 @@ def plan_privacy(schedule: Schedule) -> PrivacyPlan:
     sharers = _sharers(schedule)
     total = schedule.rounds * schedule.steps
     noise = schedule.noise_multiplier or accounting.calibrate(given, delta, sample_rate=rate, steps=total)
+    price, most = accounting.epsilon([Event(noise, rate, total)], delta), None
+    if schedule.patient_use is not None:
+        noise, most = _filtered(schedule, noise, price, delta)
     event = Event(noise / math.sqrt(sharers), rate, total)
-    price = accounting.epsilon([Event(noise, rate, total)], delta)
+    paid = [Event(1 / (most * math.sqrt(sharers)), 1.0, 1)] if most else [event]
     of_figures = _figure_sharers(schedule, price, delta)
     return PrivacyPlan(
         event=event,
@@ -238,7 +261,7 @@ def plan_privacy(schedule: Schedule) -> PrivacyPlan:
         parameters=schedule.parameters,
         patients=schedule.patients,
         hospitals=schedule.hospitals,
-        epsilon_local=price if sharers == 1 else accounting.epsilon([event], delta),
+        epsilon_local=price if sharers == 1 else accounting.epsilon(paid, delta),
         epsilon_joint=price,
         mean_rounds=schedule.mean_rounds,
         rounds=schedule.rounds,
@@ -247,6 +270,7 @@ def plan_privacy(schedule: Schedule) -> PrivacyPlan:
         course=schedule.course,
         figure_sharers=of_figures,
         least=max(3, of_figures + CURIOUS),
+        patient_mu=most,
     )
 
 
@@ -256,6 +280,17 @@ def _figure_sharers(schedule: Schedule, epsilon: float, delta: float) -> int:
     if schedule.share_figures:
         return asked_sharers(schedule.hospitals, CURIOUS)
     return usual_sharers(epsilon, delta, hospitals=schedule.hospitals, colluders=CURIOUS) or 1
+
+
+def _filtered(schedule: Schedule, noise: float, price: float, delta: float) -> tuple[float, float]:
+    """Noise and budget of a schedule with a filter. Raises: BadFile."""
+    use = schedule.patient_use or 0.0
+    if not 0 < use <= 1 or schedule.sample_rate < 1:
+        raise BadFile(
+            name="The plan",
+            problem="a filter wants an expected use in (0, 1] and every patient in each step (sample rate 1)",
+        )
+    return accounting.for_use(noise, use, price, delta)
 
 
 def _checked(schedule: Schedule) -> float:

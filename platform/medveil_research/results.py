@@ -36,6 +36,8 @@ class PrivacyFacts(Frozen):
     epsilon: Amount | None = None
     delta: Amount | None = None
     noise_multiplier: Amount | None = None
+    patient_mu: Amount | None = None
+    """The most that a filter lets through of a patient in training; None: there is none."""
     evaluation_multiplier: Amount | None = None
     """Noise on the final evaluation, in units of the most that one patient adds to it."""
     clip_norm: Amount | None = None

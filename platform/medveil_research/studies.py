@@ -151,6 +151,9 @@ class StudyOptions:
     colluders: int | None = None
     """Members assumed to pool what they know with the aggregator; shared noise does without theirs. None: one
     where noise is shared, else none."""
+    patient_use: float | None = None
+    """Share of the squared clipping norm that patients are expected to need: the noise is made for it, and a
+    filter stops whoever needs more (docs/decisions/0065-a-filter-for-each-patient.md). None: no filter."""
     matched: bool | None = None
     """Whether each round has noise of its own, matched to what it counts in the final model. None: as the
     recipe does, where that is known."""
@@ -360,7 +363,11 @@ def _start(
         return choice, initial
     if policy.kind != "none" and not mean_is_clear(
         width=choice.tensors.size,
-        noise_multiplier=policy.own_multiplier,
+        noise_multiplier=accounting.paid_multiplier(
+            policy.own_multiplier,
+            settings.training.rounds * (settings.training.local_steps or 1),
+            policy.own_patient_mu,
+        ),
         steps=(settings.training.local_steps or 1) * settings.mean_rounds,
         patients=options.patients_hint,
         hospitals=options.hospitals,
@@ -413,6 +420,11 @@ def _policy(options: StudyOptions, settings: Recipe) -> Policy:
         "noise": options.noise,
         "matched": _is_matched(options, settings),
     }
+    if options.patient_use is not None:
+        if not 0 < options.patient_use <= 1:
+            raise BadFile(name="The study", problem="privacy: the expected use must lie in (0, 1]")
+        smaller, most = accounting.for_use(noise["noise_multiplier"], options.patient_use, epsilon, delta)
+        noise |= {"noise_multiplier": smaller, "patient_mu": most}
     if options.privacy == "local":
         return LocalNoise(**noise, honest_hospitals=options.figure_sharers)
     return JointNoise(**noise, honest_hospitals=honest)

@@ -82,6 +82,14 @@ def mean_words(mean_rounds: int, rounds: int) -> str:
     return f"rounds 1 to {mean_rounds} train nothing: they release the noised mean of the features, {price}"
 
 
+def filter_words(patient_mu: float) -> list[str]:
+    """What a filter for each patient does, in two lines."""
+    return [
+        "each patient pays what its gradients are long, and adds nothing more when the whole is used up",
+        f"(mu {patient_mu:.4g}); the noise is for that, not for gradients that are all as long as the norm",
+    ]
+
+
 SHOWN_ROUNDS = 5
 """Rounds whose noise is printed of a schedule in which it differs."""
 

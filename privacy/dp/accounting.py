@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -143,6 +143,11 @@ def noise_to_signal(
     return math.sqrt(parameters) / (mu * patients)
 
 
+def paid_multiplier(noise_multiplier: float, steps: int, patient_mu: float | None) -> float:
+    """The noise with which steps at the full norm cost no more than what a filter lets through."""
+    return max(noise_multiplier, math.sqrt(steps) / patient_mu if patient_mu else 0.0)
+
+
 def combined(events: Iterable[Event]) -> tuple[Event, ...]:
     """Events of equal noise and rate as one, each where the first of its kind stood."""
     steps: dict[tuple[float, float], int] = {}
@@ -162,6 +167,43 @@ def fits(taken: Iterable[Event], schedule: Iterable[Event]) -> bool:
     most = {(noise, rate): count for noise, rate, count in whole}
     sampled_fit = all(count <= most.get((noise, rate), 0) for noise, rate, count in known if rate < 1)
     return sampled_fit and _mu_squared(known) <= _mu_squared(whole)
+
+
+def mu_squared(events: Iterable[Event]) -> float:
+    """mu squared of everything without sampling as one Gaussian; what is sampled is left out."""
+    return _mu_squared(_merged(events))
+
+
+def at_most(events: Sequence[Event], mu: float | None) -> tuple[Event, ...]:
+    """The events, or one Gaussian of ``mu`` where they cost more (None: they stand as they are).
+
+    For events without sampling, of which a filter lets through no more than that."""
+    if mu is None or mu_squared(events) <= mu**2:
+        return tuple(events)
+    return (Event(1 / mu, 1.0, 1),)
+
+
+def largest_mu(target: float, delta: float) -> float:
+    """The largest mu of a Gaussian release that costs at most ``target``, rounded down to 1e-9 of it."""
+    low, high = 0.0, 1.0
+    while _gaussian_epsilon(high, _valid(delta)) <= target:
+        low, high = high, 2 * high
+    while high - low > 1e-9 * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if _gaussian_epsilon(middle, delta) > target else (middle, high)
+    return low
+
+
+def for_use(noise_multiplier: float, use: float, target: float, delta: float) -> tuple[float, float]:
+    """Noise and budget of a schedule with a filter for each patient, both on their safe side.
+
+    Args:
+        noise_multiplier: with which all steps at the full norm cost ``target``. use: share of the squared
+            norms that patients are expected to need, in (0, 1]; whoever needs more is stopped at the budget.
+    Returns: the smaller noise, rounded up to three decimals, and mu of the budget, rounded down to six.
+    """
+    noise = math.ceil(noise_multiplier * math.sqrt(use) * 1e3 - 1e-9) / 1e3
+    return noise, math.floor(largest_mu(target, delta) * 1e6) / 1e6
 
 
 Merged = tuple[tuple[float, float, int], ...]

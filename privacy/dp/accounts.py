@@ -27,19 +27,31 @@ def named(dataset: str) -> frozenset[Account]:
 def accounts(
     shares: Iterable[Mapping[str, Account]], *, patients: Iterable[str] | None = None, all_pay: Iterable[str]
 ) -> frozenset[Account]:
-    """The accounts of patients.
+    """The accounts of patients: of :func:`paid_by` each once, however many share it; one at least."""
+    rows = list(all_pay)
+    paid = paid_by(shares, patients=patients, all_pay=rows)
+    return frozenset(paid.values()) or frozenset({_of_all(rows)})
+
+
+def paid_by(
+    shares: Iterable[Mapping[str, Account]], *, patients: Iterable[str] | None = None, all_pay: Iterable[str]
+) -> dict[str, Account]:
+    """Id → the account of the patient.
 
     Args:
         shares: for each cohort: id → what the patient of this id pays for by being in it.
         patients: ids whose accounts are wanted; everybody's if left out.
         all_pay: names of rows that every patient pays for, in every split.
-    Returns: each account once, however many patients share it; one at least.
     """
-    common = {(name, split) for name in all_pay for split in Split}
+    common = _of_all(all_pay)
     wanted = None if patients is None else set(patients)
     paid: dict[str, set[tuple[str, Split]]] = defaultdict(lambda: set(common))
     for share in shares:
         for patient, account in share.items():
             if wanted is None or patient in wanted:
                 paid[patient] |= account
-    return frozenset(map(frozenset, paid.values())) or frozenset({frozenset(common)})
+    return {patient: frozenset(account) for patient, account in paid.items()}
+
+
+def _of_all(names: Iterable[str]) -> Account:
+    return frozenset((name, split) for name in names for split in Split)

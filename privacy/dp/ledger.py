@@ -35,7 +35,8 @@ from medveil.errors import Error
 from privacy.dp import accounting
 from privacy.dp.accounting import Event
 from privacy.dp.accounts import Account, named
-from privacy.dp.policy import Split, jointly
+from privacy.dp.policy import Split
+from privacy.dp.prices import charges, events_of, schedules, total, within_cap
 from privacy.dp.rows import (
     MARKS,
     NEXT,
@@ -61,9 +62,12 @@ __all__ = [
     "LedgerDamaged",
     "Row",
     "State",
+    "charges",
     "mark",
     "parse_row",
     "promise",
+    "schedules",
+    "total",
 ]
 
 
@@ -151,62 +155,26 @@ def verify(rows: Sequence[Row]) -> None:
         before = row
 
 
-def schedules(rows: Iterable[Row]) -> tuple[Entry, ...]:
-    """Every schedule in full, and what was left of it when another cohort took its place."""
-    return tuple(r.entry for r in rows if r.entry.state in PROMISED)
-
-
-def charges(rows: Iterable[Row], plan: str | None = None) -> tuple[Entry, ...]:
-    """The newest entry of every charge that is not void, in order of charging.
-
-    Where the owner went on from an older copy, the schedules from before stand in place of their charges.
-    """
-    newest: dict[tuple[str, ...], Entry] = {}
-    promised: list[Entry] = []
-    for row in rows:
-        e = row.entry
-        if e.state in PROMISED:
-            promised.append(e)
-        elif e.state is State.RESTORED:
-            newest = {(p.plan, p.dataset, p.split): p for p in promised}
-        elif e.state not in MARKS:
-            newest[e.plan, str(e.charge)] = e
-    return tuple(e for e in newest.values() if e.state is not State.VOID and plan in (None, e.plan))
-
-
-def total(
-    entries: Iterable[Entry], delta: float, *, joint: bool, whose: Iterable[Account] | None = None
-) -> float:
-    """Epsilon of entries together, composed from raw events: of the account that it is largest for.
-
-    Args:
-        joint: count the noise of the other hospitals as far as each entry does; otherwise the own noise only,
-            which holds against everybody.
-        whose: the accounts. Without them one for each split: a patient stays in one, so what was released
-            about the others says nothing about them.
-    """
-    known = list(entries)
-    if whose is None:
-        whose = [frozenset((e.dataset, split) for e in known) for split in Split]
-    return max((accounting.epsilon(events, delta) for events in _events(known, whose, joint)), default=0.0)
-
-
 def spent(rows: Iterable[Row], whose: str | Iterable[Account], delta: float, *, joint: bool = True) -> float:
     """Epsilon of every charge that is not void: the most that any of the patients has lost so far."""
-    return total(charges(rows), delta, joint=joint, whose=_accounts(whose))
+    known = charges(rows)
+    found = total(known, delta, joint=joint, whose=_accounts(whose))
+    return within_cap(known, found) if joint else found
 
 
 def committed(
     rows: Iterable[Row], whose: str | Iterable[Account], delta: float, *, joint: bool = True
 ) -> float:
     """Epsilon of every registered schedule in full: what the gate compares with the cap."""
-    return total(schedules(rows), delta, joint=joint, whose=_accounts(whose))
+    known = schedules(rows)
+    found = total(known, delta, joint=joint, whose=_accounts(whose))
+    return within_cap(known, found) if joint else found
 
 
 def room(rows: Sequence[Row], whose: str | Iterable[Account], delta: float, *, cap: float) -> float:
     """Epsilon of the dearest further study without sampling that the gate would admit, all splits alike."""
     left = []
-    for events in {(), *_events(schedules(rows), _accounts(whose), joint=True)}:
+    for events in {(), *events_of(schedules(rows), _accounts(whose), joint=True)}:
         if accounting.epsilon(events, delta) >= cap:
             return 0.0
         noise = accounting.calibrate(cap, delta, sample_rate=1.0, steps=1, beside=events)
@@ -234,10 +202,10 @@ def admit(
     """
     mine = frozenset(named(wanted[0].dataset) if whose is None else whose)
     strictest = strictest_delta(rows, mine, delta, *(e.delta for e in wanted))
-    cap, known = min(e.cap for e in wanted), [*schedules(rows), *wanted]
+    cap, known = min(e.cap for e in wanted), [*_beside(rows, wanted), *wanted]
     asked = total(known, strictest, joint=True, whose=mine)
     touched = [account for account in mine if any((e.dataset, e.split) in account for e in wanted)]
-    for events in _events(known, touched, joint=True):
+    for events in events_of(known, touched, joint=True):
         if len(events) > 1 and any(event.sample_rate < 1 for event in events):
             asked = max(asked, accounting.filter_epsilon(events, strictest, cap=cap))
     if asked > cap:
@@ -246,26 +214,23 @@ def admit(
     return asked
 
 
+def _beside(rows: Sequence[Row], wanted: Sequence[Entry]) -> tuple[Entry, ...]:
+    """The schedules that are held against the cap beside new ones.
+
+    A new plan with a filter takes of each patient what earlier plans with a filter have really left of the
+    cap (:mod:`privacy.dp.individual`), so their promises are no reason to refuse it; nor may what single
+    patients have left be one. Sampled schedules have no such sum; beside them every promise counts.
+    """
+    known = schedules(rows)
+    filtered = any(e.split is Split.TRAIN and e.patient_mu is not None for e in wanted)
+    if not filtered or any(event.sample_rate < 1 for e in (*known, *wanted) for event in e.events):
+        return known
+    whole = {e.plan for e in charges(rows) if e.state in PROMISED}
+    return tuple(e for e in known if e.patient_mu is None or e.plan in whole)
+
+
 def _accounts(whose: str | Iterable[Account]) -> frozenset[Account]:
     return named(whose) if isinstance(whose, str) else frozenset(whose)
-
-
-def _events(entries: Sequence[Entry], whose: Iterable[Account], joint: bool) -> set[tuple[Event, ...]]:
-    """What each account pays for: of a plan's schedules the first, for what the others say is part of it."""
-    found = set()
-    for account in whose:
-        mine, promised = [], set()
-        for e in entries:
-            if (e.dataset, e.split) not in account:
-                continue
-            if e.state in PROMISED:
-                if (e.plan, e.split) in promised:
-                    continue
-                promised.add((e.plan, e.split))
-            mine += [jointly(event, e.sharers if joint else 1) for event in e.events]
-        if mine:
-            found.add(tuple(mine))
-    return found
 
 
 def registered(rows: Iterable[Row], plan: str, split: Split) -> Entry | None:
@@ -311,6 +276,7 @@ def next_charge(
         cap=schedule.cap,
         sharers=schedule.sharers,
         split=split,
+        patient_mu=schedule.patient_mu,
     )
 
 
@@ -375,6 +341,8 @@ class _Known:
     last: dict[str, int] = field(default_factory=dict)
     """The highest charge of each plan."""
     marks: dict[State, Entry] = field(default_factory=dict)
+    used: dict[str, int] = field(default_factory=dict)
+    """By plan: the charge up to which a file says what patients used."""
 
     @classmethod
     def of(cls, rows: Iterable[Row]) -> _Known:
@@ -404,6 +372,8 @@ class _Known:
 
     def _mark(self, entry: Entry) -> None:
         self.marks[entry.state] = entry
+        if entry.state is State.USED:
+            self.used[entry.plan] = entry.charge
         if entry.state is State.RESTORED:  # what was promised before counts as spent
             self.newest.clear()
             self.taken = {key: _steps(schedule.events) for key, schedule in self.schedules.items()}
@@ -434,11 +404,11 @@ class _Known:
         if schedule is None:
             return "its plan is not registered"
         if entry.state is State.TAKEN:
-            wanted = self.left_of(schedule), schedule.delta, schedule.sharers, 0
-            fits = (entry.events, entry.delta, entry.sharers, entry.charge) == wanted
+            wanted = self.left_of(schedule), schedule.delta, schedule.sharers, 0, schedule.patient_mu
+            fits = (entry.events, entry.delta, entry.sharers, entry.charge, entry.patient_mu) == wanted
             return None if fits else "it is not what is left of its plan's schedule"
         mine = self.current[entry.plan, entry.split]
-        if not all(getattr(entry, n) == getattr(schedule, n) for n in ("delta", "sharers")):
+        if not all(getattr(entry, n) == getattr(schedule, n) for n in ("delta", "sharers", "patient_mu")):
             return "it does not belong to its plan's data set"
         known = self.newest.get((entry.plan, entry.charge))
         if entry.state not in NEXT[known.state if known else None]:
@@ -456,12 +426,24 @@ class _Known:
         return self._problem_of_new(entry, schedule)
 
     def _problem_of_mark(self, entry: Entry) -> str | None:
+        if entry.state is State.USED:
+            return self._problem_of_used(entry)
         if entry != mark(entry.state, name=entry.dataset, count=entry.round):
             return "a mark says nothing but its name and count"
         before = self.marks.get(entry.state)
         if entry.state is State.MIGRATED:
             return None if before is None else "the files of an earlier version were taken over already"
         return None if entry.round > (before.round if before else 0) else "restorations are counted upward"
+
+    def _problem_of_used(self, entry: Entry) -> str | None:
+        known = self.newest.get((entry.plan, entry.charge))
+        if known is None or known.state is not State.RELEASED:
+            return "what patients used is noted of a released charge only"
+        if entry != replace(known, state=State.USED, dataset=entry.dataset) or entry.patient_mu is None:
+            return "what patients used belongs to another charge"
+        if entry.charge <= self.used.get(entry.plan, 0):
+            return "what patients used was noted already"
+        return None
 
     def _problem_of_new(self, entry: Entry, schedule: Entry) -> str | None:
         if entry.charge < 1:

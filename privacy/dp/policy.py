@@ -87,16 +87,20 @@ def mean_policy(study: Study) -> GaussianNoise:
 
     Without sampling, a round's s steps of noise sigma cost what one release with sigma / sqrt(s) costs: mu is
     sqrt(s) / sigma for both (Dong, Roth, Su, "Gaussian differential privacy", 2022). Patients' mean features
-    have at most unit length, so they are clipped to 1.
+    have at most unit length, so they are clipped to 1. With a filter for each patient a round has the same
+    share of the filter's budget, so its noise is larger than that of steps which cost less than the norm.
 
     Raises:
         NotPrivate: the study has no noise.
     """
     policy, steps = policy_of(study), study.training.local_steps or 1
+    noise = accounting.paid_multiplier(
+        policy.noise_multiplier, steps * study.training.rounds, policy.patient_mu
+    )
     changed = {
         "clip_norm": 1.0,
         "clipping": "flat",
-        "noise_multiplier": policy.noise_multiplier / math.sqrt(steps),
+        "noise_multiplier": noise / math.sqrt(steps),
     }
     return policy.model_copy(update=changed)
 
@@ -165,6 +169,20 @@ def sharers_of(study: Study, split: Split) -> int:
     return policy.sharers if split is Split.TRAIN else policy.evaluation_sharers
 
 
+def paid_events(study: Study, rounds: int | None = None, *, first: int = 1) -> dict[Split, tuple[Event, ...]]:
+    """What a patient of each split pays for :func:`study_events`: no more than the filter lets through.
+
+    Source: docs/decisions/0065-a-filter-for-each-patient.md.
+    """
+    found = study_events(study, rounds, first=first)
+    return {split: accounting.at_most(events, filter_of(study, split)) for split, events in found.items()}
+
+
+def filter_of(study: Study, split: Split) -> float | None:
+    """The most that a filter lets through of a patient, as mu by the own noise; None: there is no filter."""
+    return policy_of(study).own_patient_mu if split is Split.TRAIN else None
+
+
 def jointly(event: Event, sharers: int) -> Event:
     """The same event behind the equal noise of ``sharers`` hospitals."""
     return Event(event.noise_multiplier * math.sqrt(sharers), event.sample_rate, event.steps)
@@ -189,7 +207,7 @@ def cost(
         the largest of theirs. It holds for releases that depend on earlier ones, as an evaluation does on the
         model: for a patient who was not trained on, the model is what anybody could have made.
     """
-    policy, own = policy_of(study), study_events(study, rounds, first=first)
+    policy, own = policy_of(study), paid_events(study, rounds, first=first)
     at = policy.delta if delta is None else delta
 
     def counted(split: Split) -> int:

@@ -27,6 +27,8 @@ class State(StrEnum):
     """Another cohort in the place of a schedule's; the event is what is still to be released."""
     MIGRATED = "migrated"
     """What an earlier version kept beside the ledger: ``dataset`` names it."""
+    USED = "used"
+    """What patients used of a released charge, and of those before it: ``dataset`` names the file."""
     RESTORED = "restored"
     """The owner went on from an older copy; ``round`` counts how often."""
 
@@ -43,7 +45,7 @@ Running again follows running only where a crash took the first run and all that
 OPEN = frozenset({State.RESERVED, State.RUNNING})
 """Of such a charge nothing has left the hospital."""
 PROMISED = frozenset({State.REGISTERED, State.TAKEN})
-MARKS = frozenset({State.MIGRATED, State.RESTORED})
+MARKS = frozenset({State.MIGRATED, State.USED, State.RESTORED})
 """Rows that are neither a schedule nor a charge."""
 
 
@@ -73,6 +75,8 @@ class Entry:
     split: Split = Split.TRAIN
     further: tuple[Event, ...] = ()
     """The other events of a schedule whose noise differs from round to round."""
+    patient_mu: float | None = None
+    """The most that a filter lets through of one patient, by the own noise, over the whole plan."""
 
     @property
     def events(self) -> tuple[Event, ...]:
@@ -81,7 +85,11 @@ class Entry:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON and for the hash."""
-        further = {"further": [_as_row(event) for event in self.further]} if self.further else {}
+        more: dict[str, Any] = {}
+        if self.further:
+            more["further"] = [_as_row(event) for event in self.further]
+        if self.patient_mu is not None:
+            more["patient_mu"] = float(self.patient_mu)
         return {
             "state": self.state.value,
             "dataset": self.dataset,
@@ -94,7 +102,7 @@ class Entry:
             "cap": float(self.cap),
             "sharers": self.sharers,
             "split": self.split.value,
-            **further,
+            **more,
         }
 
 
@@ -158,6 +166,7 @@ def promise(
     delta: float,
     cap: float,
     sharers: int = 1,
+    patient_mu: float | None = None,
 ) -> Entry:
     """The entry of a ``registered`` row: a plan's whole schedule for the patients of a split."""
     event, *further = events
@@ -174,6 +183,7 @@ def promise(
         sharers=sharers,
         split=split,
         further=tuple(further),
+        patient_mu=patient_mu,
     )
 
 

@@ -40,7 +40,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "volumes, local, epsilon 8": {**VOLUMES, "privacy": "local", "epsilon": 8.0, "hospitals": 5},
 }
 GIVEN = "self._noise.gaussian(len(piece), scale)"
-LOOP = "taken(draw(patients, policy, noise), seen, most_bytes=piece)"
+LOOP = "taken(chosen, seen, most_bytes=piece)"
+DRAW = "draw(patients, policy, noise)"
 IMAGES = f"([Drawn(i[None], one.labels[:1]) for one in p for i in one.images] for p in {LOOP})"
 FAULTS: dict[str, tuple[Any, str, str, str]] = {
     "noise / sqrt 2": (optimizer.PatientOptimizer, "add_noise", GIVEN, f"{GIVEN} / 2**0.5"),
@@ -51,7 +52,7 @@ FAULTS: dict[str, tuple[Any, str, str, str]] = {
         "secrets.token_bytes(KEY_BYTES)",
         "globals().__setitem__('N', globals().get('N', 0) + 1) or N.to_bytes(32)",
     ),
-    "coins once a round": (run, "_train_private", LOOP, f"(once if step else (once := list({LOOP})))"),
+    "coins once a round": (run, "_train_private", DRAW, f"(once if step else (once := {DRAW}))"),
 }
 CANARIES = 8192
 

@@ -72,7 +72,8 @@ Fault = tuple[str, Any, str, str, str, str]
 """Study, owner, function, the text, what replaces it, and the check that refuses."""
 OPT, SOURCE = optimizer.PatientOptimizer, noise.NoiseSource
 GIVEN = "self._noise.gaussian(len(piece), scale)"
-LOOP = "taken(draw(patients, policy, noise), seen, most_bytes=piece)"
+LOOP = "taken(chosen, seen, most_bytes=piece)"
+DRAW = "draw(patients, policy, noise)"
 IMAGES = f"([Drawn(i[None], l[None]) for one in p for i, l in zip(one.images, one.labels)] for p in {LOOP})"
 COINS = "noise.coins(len(patients), policy.sample_rate)"
 DRAWN_NOISE = "_noise(noise, size, multiplier * scales[name], whole)"
@@ -156,8 +157,8 @@ FAULTS: dict[str, Fault] = {
         "sampled",
         run,
         "_train_private",
-        LOOP,
-        f"(once if step else (once := list({LOOP})))",
+        DRAW,
+        f"(once if step else (once := {DRAW}))",
         "draw",
     ),
     "joint share by h": (
@@ -172,8 +173,8 @@ FAULTS: dict[str, Fault] = {
         "centred",
         mean,
         "noisy_mean",
-        "draw(patients, policy, noise)]",
-        "draw(patients, policy, noise) if one.patient.take(one.which)[1].any()]",
+        "in chosen]",
+        "in chosen if one.patient.take(one.which)[1].any()]",
         "one-patient",
     ),
     "a charge pays twice": (
@@ -418,8 +419,8 @@ FAULTS: dict[str, Fault] = {
         "centred",
         mean,
         "noisy_mean",
-        "[Drawn(*one.patient.take(one.which)) for one in draw(patients, policy, noise)]",
-        "[Drawn(*one.patient.take([k])) for one in draw(patients, policy, noise) for k in one.which]",
+        "[Drawn(*one.patient.take(one.which)) for one in chosen]",
+        "[Drawn(*one.patient.take([k])) for one in chosen for k in one.which]",
         "one-patient",
     ),
     "mean divides by the real number": (

@@ -158,7 +158,7 @@ def test_a_model_that_knows_whole_crops_is_not_trained_by_patches() -> None:
         build_model(study)
 
 
-TAKEN = "taken(draw(patients, policy, noise), seen, most_bytes=piece)"
+TAKEN = "taken(chosen, seen, most_bytes=piece)"
 FAULTS = {
     "every patch is a patient": "([Drawn(i[None], l[None]) for i, l in zip(one.images, one.labels)] "
     f"for p in {TAKEN} for one in p)",

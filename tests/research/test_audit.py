@@ -137,7 +137,7 @@ def test_sound_code_is_measured_at_what_its_noise_promises(name: str, unchecked:
 
 OPT = optimizer.PatientOptimizer
 GIVEN = "self._noise.gaussian(len(piece), scale)"
-LOOP = "taken(draw(patients, policy, noise), seen, most_bytes=piece)"
+LOOP = "taken(chosen, seen, most_bytes=piece)"
 IMAGES = f"([Drawn(i[None], one.labels[:1]) for one in p for i in one.images] for p in {LOOP})"
 NOISE = "noise.gaussian(size, multiplier * scales[name])"
 FAULTS: dict[str, tuple[Callable[[], Study], Any, str, str, str, str]] = {

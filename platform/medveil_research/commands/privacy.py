@@ -59,6 +59,7 @@ def privacy_plan(options: PrivacyPlanOptions) -> None:
             share_figures=options.share_figures,
             mean_rounds=max(1, usual.mean_rounds) if options.centred else 0,
             course=replace(usual.course, steps=steps) if matched else None,
+            patient_use=options.patient_use,
         )
     )
     if options.centred is None and usual.mean_rounds and plan.mean_is_clear(usual.mean_rounds):

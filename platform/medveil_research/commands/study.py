@@ -125,6 +125,7 @@ def _wanted(options: NewStudyOptions, weights: WeightFile | None) -> StudyOption
         colluders=options.colluders,
         matched=options.matched,
         share_figures=options.share_figures,
+        patient_use=options.patient_use,
         anyway=options.anyway,
     )
 

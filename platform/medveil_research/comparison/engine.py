@@ -21,6 +21,7 @@ import torch
 
 from hospital_node.governance import declared_patients
 from hospital_node.held_back import parted
+from hospital_node.individual import Filters
 from hospital_node.ledger import Charge, Ledger
 from hospital_node.training import (
     FeatureCache,
@@ -42,6 +43,7 @@ from medveil.tensors import Float32
 from medveil_imaging.patients import Patient
 from medveil_imaging.sources.site import SiteData
 from medveil_research.evaluate import Split, add, patients_of
+from privacy.dp.individual import PatientFilter
 from privacy.dp.noise import NoiseSource
 from privacy.dp.policy import Split as Charged
 
@@ -118,7 +120,7 @@ def run_federated(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="medveil-compared-")))
         hospitals = [
-            _Hospital(study, site, cache, noise, _ledger(study, folder, site, stack), *_begun(initial))
+            _Hospital(study, site, cache, noise, *_paying(study, folder, site, stack), *_begun(initial))
             for site, cache in zip(sites, caches or [FeatureCache() for _ in sites], strict=True)
             if site.train
         ]
@@ -246,6 +248,8 @@ class _Hospital:
     cache: FeatureCache
     noise: Noise
     ledger: Ledger | None
+    filters: Filters | None
+    """What its patients may still add to a study with a filter."""
     held: Float32
     """What a compressed study has not yet sent of its training, float32 (d,)."""
     own: Float32
@@ -281,10 +285,14 @@ class _Hospital:
             device=self.device,
             cache=self.cache,
             courses=courses,
+            filter=self._filter(charge),
         )
         try:
             with unheard():
                 values = train(given).values
+            if charge is not None and self.filters is not None:
+                charge.end()
+                self.filters.settle(charge, given.filter)
             if courses is not None:
                 self.course[COMMON] = own_course(self.study, courses, values)
             if self.study.shared is not None:
@@ -295,6 +303,14 @@ class _Hospital:
         finally:
             if charge is not None:
                 charge.end()
+
+    def _filter(self, charge: Charge | None) -> PatientFilter | None:
+        return None if charge is None or self.filters is None else self.filters.of(charge, self.payers)
+
+    @property
+    def payers(self) -> dict[str, str]:
+        """Each patient pays under the own name: nobody else knows them here."""
+        return {one.patient: one.patient for one in self.site.train}
 
     def mine(self, model: Float32) -> Float32:
         """A version as this hospital has it."""
@@ -323,9 +339,11 @@ class _Hospital:
         return self.ledger.charge(self.study, plan_id=plan, round_number=number, attempt=1, split=split)
 
 
-def _ledger(study: Study, folder: Path, site: SiteData, stack: ExitStack) -> Ledger | None:
+def _paying(
+    study: Study, folder: Path, site: SiteData, stack: ExitStack
+) -> tuple[Ledger | None, Filters | None]:
     if study.privacy.kind == "none":
-        return None
+        return None, None
     ledger = stack.enter_context(Ledger.open(folder / site.name / "ledger.jsonl"))
     ledger.register(
         study,
@@ -334,4 +352,4 @@ def _ledger(study: Study, folder: Path, site: SiteData, stack: ExitStack) -> Led
         cap=study.privacy.epsilon,
         count_joint_noise=study.privacy.counts_on_others,
     )
-    return ledger
+    return ledger, Filters(ledger, folder / site.name / "use")

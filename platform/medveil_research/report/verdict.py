@@ -174,15 +174,17 @@ def attacker_chance(privacy: PrivacyFacts) -> float | None:
     """Largest share of participants that an attacker recognises who wrongly accuses 1 % of the others.
 
     None without differential privacy. With every patient in every step the study is one Gaussian of
-    mu = sqrt(steps) / noise_multiplier and the bound is tight (Dong, Roth, Su, "Gaussian differential
-    privacy", 2022); otherwise it follows from epsilon and delta (Kairouz, Oh, Viswanath, ICML 2015).
+    mu = sqrt(steps) / noise_multiplier, or what a filter lets through, and the bound is tight (Dong, Roth,
+    Su, "Gaussian differential privacy", 2022); otherwise it follows from epsilon and delta (Kairouz, Oh,
+    Viswanath, ICML 2015).
     """
     if privacy.kind == "none" or privacy.epsilon is None or privacy.delta is None:
         return None
     wrong = WRONG_ACCUSATIONS
     if privacy.sample_rate == 1 and privacy.noise_multiplier and privacy.steps:
         normal = statistics.NormalDist()
-        return normal.cdf(normal.inv_cdf(wrong) + math.sqrt(privacy.steps) / privacy.noise_multiplier)
+        mu = math.sqrt(privacy.steps) / privacy.noise_multiplier
+        return normal.cdf(normal.inv_cdf(wrong) + min(mu, privacy.patient_mu or mu))
     first = math.exp(min(privacy.epsilon, 700.0)) * wrong + privacy.delta
     second = 1 - math.exp(-privacy.epsilon) * (1 - privacy.delta - wrong)
     return min(first, second, 1.0)

@@ -14,7 +14,7 @@ import torch
 from hospital_node.governance import declared_patients
 from hospital_node.ledger import Charge
 from hospital_node.training import FeatureCache, TrainingRound, choose_device, evaluate, release, train
-from hospital_node.training.unbooked import unbooked_charge
+from hospital_node.training.unbooked import unbooked_charge, unbooked_filter
 from medveil.metrics import summarise
 from medveil.parts import in_round
 from medveil.progress import unheard
@@ -33,6 +33,7 @@ from medveil_research.simulation.errors import BadSplit
 from medveil_research.simulation.result import Dealt
 from medveil_research.simulation.splits import Patients as Places
 from medveil_research.simulation.splits import Split, deal
+from privacy.dp.individual import PatientFilter
 from privacy.dp.noise import NoiseSource
 from privacy.dp.policy import Split as Charged
 
@@ -46,6 +47,14 @@ class Local:
     train: Sequence[Patient] = field(repr=False)
     val: Sequence[Patient] = field(repr=False)
     cache: FeatureCache = field(default_factory=FeatureCache, repr=False)
+    filters: dict[bytes, PatientFilter | None] = field(default_factory=dict, repr=False)
+    """By study, kept from round to round."""
+
+    def filter_in(self, study: Study) -> PatientFilter | None:
+        """What each patient may still add to a study with a filter."""
+        if study.privacy.kind == "none":
+            return None
+        return self.filters.setdefault(study.hash, unbooked_filter(study, self.train))
 
 
 class DataSet:
@@ -113,6 +122,7 @@ class DataSet:
             charge=charge(Charged.TRAIN),
             device=self._device,
             cache=one.cache,
+            filter=one.filter_in(study),
         )
         with unheard():
             update, sums = train(given), None

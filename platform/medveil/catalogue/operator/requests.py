@@ -95,6 +95,11 @@ REQUESTS: Texts = {
         "Less noise in rounds that count more in the final model, more in others, for the same price.",
         "对最终模型影响较大的轮次噪声较小，其余轮次较大；隐私代价不变。",
     ),
+    "card.filtered": Text(
+        "Each patient pays what was really used, and adds nothing once the price is reached. Who that is "
+        "stays here and shows nowhere.",
+        "每位患者只支付实际用量；达到上限后不再贡献。具体是谁只留在本院，任何地方都不显示。",
+    ),
     "card.leaves": Text("Leaves each round", "每轮外发"),
     "card.time": Text("Time at the longest", "最长用时"),
     "card.memory": Text("memory {size} or more", "内存 {size} 或以上"),
