@@ -37,6 +37,7 @@ from medveil.identity import Identity, verify
 from medveil.messages import LedgerEnd, PlanOffer, PlanOffers
 from medveil.plan import Plan, sign_approval, valid_approvals
 from medveil.spoken import means
+from medveil.study import LEAST_DECLARED
 from privacy.dp.policy import Split
 
 
@@ -336,7 +337,9 @@ def _declared(plan: Plan, known: Part | None, patients: int | None, proposed: in
             reason=f"{known.declared} patients were declared for it, and that stands for the plan's life",
             remedy="Approve it without --patients.",
         )
-    least, largest = plan.study.secure_aggregation.least_weight, plan.study.secure_aggregation.max_weight
+    masked = plan.study.secure_aggregation
+    least = 1 if masked.weights == "equal" else min(LEAST_DECLARED, masked.max_weight)
+    largest = masked.max_weight
     if not least <= patients <= largest:
         raise PlanRefused(
             reason=f"it counts {least} to {largest} patients of a hospital, "

@@ -242,8 +242,7 @@ def _groups(study: Study) -> Iterator[Row]:
 
 def noise_words(multipliers: Sequence[float]) -> str:
     """The noise of a schedule: one number, or from where to where it goes."""
-    least, most = min(multipliers), max(multipliers)
-    return f"{least:.4g}" if least == most else f"{least:.4g} to {most:.4g}"
+    return " to ".join(dict.fromkeys(f"{one:.4g}" for one in (min(multipliers), max(multipliers))))
 
 
 def _privacy(study: Study, settings: NodeSettings) -> Iterator[Row]:
@@ -281,6 +280,8 @@ def _privacy(study: Study, settings: NodeSettings) -> Iterator[Row]:
         yield "", "what single patients have paid stays here, and is for nobody's eyes"
     if privacy.matched:
         yield "", "less noise in rounds that count more in the final model, for the same price in all"
+    if study.secure_aggregation.weights == "squared":
+        yield "", "hospitals count by the square of their declared patients: the large ones for more"
     if privacy.despite_noise:
         yield "", warn("its author insists: the noise exceeds what can be learned")
     if privacy.counts_on_others:

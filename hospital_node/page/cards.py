@@ -23,7 +23,7 @@ DESCRIPTION = 2000
 
 
 def card_of(one: Standing, settings: NodeSettings, change: Change | None = None) -> Card:
-    """A plan and where it stands, for its operator. Args: change: of an amended plan: what it changes."""
+    """A plan and where it stands, for its operator; of an amended one also what it changes."""
     plan, study = one.plan, one.plan.study
     privacy, asked, before = study.privacy, demand_of(plan, settings), one.before
     private, found = privacy.kind != "none", one.patients
@@ -52,6 +52,7 @@ def card_of(one: Standing, settings: NodeSettings, change: Change | None = None)
         longest_hours=asked.longest_hours,
         memory_bytes=asked.memory_bytes,
         own_figures=study.evaluation.per_site,
+        squared=study.secure_aggregation.weights == "squared",
         matched=privacy.kind != "none" and privacy.matched,
         filtered=privacy.kind != "none" and privacy.patient_mu is not None,
         starts_from="" if study.model.parent is None else plain(study.model.parent.words),

@@ -203,6 +203,8 @@ class Card:
     differences: tuple[Difference, ...] = ()
     roster: ChangedRoster | None = None
     """Of an amended plan."""
+    squared: bool = False
+    """Whether hospitals count by the square of their patients."""
     matched: bool = False
     """Whether the noise of its rounds differs."""
     filtered: bool = False

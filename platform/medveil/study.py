@@ -246,8 +246,8 @@ class SecureAggregation(Frozen):
     max_weight: Annotated[int, Field(ge=1, le=2**31)]
     """Most patients one hospital may count for."""
     weights: Weights = "declared"
-    """What a hospital counts in the mean: the patients that it declares, or as much as any other. Each sum
-    shows the total; of declared numbers, two totals show the difference."""
+    """What a hospital counts in the mean: the patients that it declares, or as much as any other, or their
+    square, which suits local noise best. Each sum shows the total; two totals show the difference."""
     colluders: Annotated[int, Field(ge=0)] = 0
     """Hospitals assumed to pool what they know with the aggregator."""
     mask_graph: MaskGraph = "complete"
@@ -256,16 +256,18 @@ class SecureAggregation(Frozen):
     @property
     def least_weight(self) -> int:
         """The smallest weight with which a hospital may enter a sum."""
-        return 1 if self.weights == "equal" else min(LEAST_DECLARED, self.max_weight)
+        return self.weight_of(min(LEAST_DECLARED, self.max_weight))
 
     @property
     def largest_weight(self) -> int:
         """The largest weight with which a hospital may enter a sum."""
-        return 1 if self.weights == "equal" else self.max_weight
+        return self.weight_of(self.max_weight)
 
     def weight_of(self, declared: int) -> int:
         """What a hospital that declares so many patients counts in the mean."""
-        return 1 if self.weights == "equal" else declared
+        if self.weights == "equal":
+            return 1
+        return declared**2 if self.weights == "squared" else declared
 
     @model_serializer(mode="wrap")
     def _as_ever(self, values: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -344,6 +346,8 @@ class Study(Frozen):
             raise ValueError("a centred model wants rounds for the mean and at least one to train")
         if self.evaluation.lesions and not TASKS[self.task].outlines:
             raise ValueError("evaluation.lesions is for tasks that outline")
+        if self.secure_aggregation.weights == "squared" and self.privacy.kind == "none":
+            raise ValueError("weights 'squared' are for local noise; without it they only favour the large")
         if self.transforms.patches and (not TASKS[self.task].outlines or self.centred):
             raise ValueError("patches are for tasks that outline, and not for a centred model")
         if self.training.gradient_norm is not None and self.privacy.kind != "none":
@@ -372,7 +376,7 @@ class Study(Frozen):
         training = self.training
         if training.local_steps != 1 or training.optimizer != "sgd" or training.momentum != 0:
             raise ValueError("joint noise wants one plain SGD step a round (momentum: at the aggregator)")
-        if self.secure_aggregation.weights == "equal":
+        if self.secure_aggregation.weights != "declared":
             # Each divides by its own number of patients: a large hospital's noise would hide little of a
             # small one's update. Weighted with that number, all noises are equal in the sum.
             raise ValueError("joint noise adds up only where weights are 'declared'")
@@ -478,6 +482,7 @@ def _numbers(study: Study) -> Iterator[str]:
         ("model.tensors, in dimensions,", max(len(shape) for shape in shapes), 8),
         ("evaluation, groups and hospitals times the counts of each,", _counts_of_parts(study), MOST_COUNTS),
         ("cohort.min_hospitals", study.cohort.min_hospitals, MOST_HOSPITALS),
+        ("secure_aggregation.max_weight, squared,", study.secure_aggregation.largest_weight, 2**31),
         ("secure_aggregation.colluders", study.secure_aggregation.colluders, MOST_HOSPITALS),
     ):
         if value > most:

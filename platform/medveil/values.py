@@ -16,7 +16,7 @@ NoiseKind = Literal["local", "joint"]
 Drawn = Literal["gaussian", "discrete"]
 """How noise is drawn: in floating point, or as exact whole numbers."""
 MaskGraph = Literal["complete", "hidden"]
-Weights = Literal["declared", "equal"]
+Weights = Literal["declared", "equal", "squared"]
 
 
 class Frozen(BaseModel):

@@ -82,6 +82,7 @@ def _wavelet_local(rounds: int) -> Recipe:
         clip_norm=0.3,
         update_clip=64.0,
         mean_rounds=int(rounds >= MEAN_FROM_ROUNDS),
+        matched=True,
         full_rate_epsilon=6.0,
     )
 
@@ -95,6 +96,7 @@ def _wavelet_joint(rounds: int) -> Recipe:
         clip_norm=0.3,
         update_clip=128.0,
         mean_rounds=int(rounds >= MEAN_FROM_ROUNDS),
+        matched=True,
         full_rate_epsilon=8.0,
     )
 
@@ -236,6 +238,7 @@ def _depth_local(rounds: int) -> Recipe:
         clip_norm=0.015,
         update_clip=16.0,
         mean_rounds=rounds // 4,
+        matched=True,
         full_rate_epsilon=8.0,
     )
 
@@ -247,6 +250,7 @@ def _depth_joint(rounds: int) -> Recipe:
         clip_norm=0.03,
         update_clip=16.0,
         mean_rounds=rounds // 5,
+        matched=True,
         full_rate_epsilon=8.0,
     )
 

@@ -333,8 +333,8 @@ class NewStudyOptions:
     weights: Annotated[
         Weights | None,
         typer.Option(
-            help="What a hospital counts: the patients it declares, or as much as any other; 'declared' "
-            "where the strategy wants nothing else."
+            help="What a hospital counts: the patients it declares, as much as any other, or the square of "
+            "its patients (least local noise); 'declared' where the strategy wants nothing else."
         ),
     ] = None
     strategy: OwnStrategy = None
@@ -409,6 +409,13 @@ class PrivacyPlanOptions:
     ] = None
     matched: Matched = None
     patient_use: PatientUse = None
+    patients_each: Annotated[
+        str | None,
+        typer.Option(
+            help="Training patients of each hospital, like 300,120,60: shows what their weights do to noise "
+            "and mixture."
+        ),
+    ] = None
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Do not refuse a plan with more noise than signal.")
     ] = False

@@ -101,6 +101,16 @@ def _by_round(study: Study) -> list[str]:
     return [*matched_lines(found, mean_rounds=study.mean_rounds, gain=gain(course)), *lines]
 
 
+def _counted(study: Study) -> list[str]:
+    """What weights other than the usual ones do."""
+    if study.secure_aggregation.weights != "squared":
+        return []
+    return [
+        "         hospitals count by the square of their patients: less noise, but large ones count for",
+        "         more than their patients; medveil privacy plan --patients-each says how much",
+    ]
+
+
 def _missing(least: int, hospitals: int) -> str:
     if least == hospitals:
         return f"each round needs all {hospitals}, so one that is missing stops the study meanwhile"
@@ -154,6 +164,7 @@ def outlook(study: Study, *, patients: int | None, hospitals: int) -> list[str]:
     if study.centred:
         lines.append(f"         {mean_words(study.mean_rounds, study.training.rounds)}")
     lines += [f"         {line}" for line in _shared(study, study.privacy, hospitals)]
+    lines += _counted(study)
     groups = group_lines(len(study.evaluation.groups))
     lines += [f"{'groups   ' if not place else ' ' * 9}{line}" for place, line in enumerate(groups)]
     if patients is None:

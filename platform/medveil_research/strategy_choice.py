@@ -14,6 +14,12 @@ from medveil.study import Strategy, Study
 from medveil.values import Weights
 from medveil_imaging.recipes import Recipe
 
+COUNTED: dict[Weights, str] = {
+    "declared": "by their patients",
+    "equal": "alike",
+    "squared": "by the square of their patients",
+}
+
 
 def options_of(pairs: list[str]) -> dict[str, float]:
     """A strategy's options as they stand on the command line, like ``rate=0.1``. Raises: BadOption."""
@@ -67,7 +73,7 @@ def strategy_lines(study: Study) -> list[str]:
     """What a chosen strategy has made of the settings, for the study's author."""
     training, counted = study.training, study.secure_aggregation.weights
     steps, rate = training.local_steps, training.learning_rate
-    count = "alike" if counted == "equal" else "by their patients"
+    count = COUNTED[counted]
     work = f"{training.local_epochs} pass(es)" if steps is None else f"{steps} step(s)"
     return [
         f"strategy {study.strategy.name}: {work} of {training.optimizer} a round, rate {rate:g}; "

@@ -142,8 +142,8 @@ class StudyOptions:
     mask_graph: MaskGraph = "complete"
     """"hidden" is needed by more than 128 hospitals; see docs/protocol.md."""
     weights: Weights | None = None
-    """What a hospital counts in the mean: the patients it declares, or as much as any other. None: as its
-    strategy wants it, else declared."""
+    """What a hospital counts in the mean: the patients it declares, as much as any other, or their square.
+    None: as its strategy wants it, else declared."""
     strategy: str | None = None
     """A registered strategy; None: the recipe's."""
     strategy_options: Mapping[str, float] = field(default_factory=dict)

@@ -41,17 +41,20 @@ class Change:
     rate: float = 1.0
     momentum: float | None = None
     options: tuple[tuple[str, bool], ...] = ()
+    matched: bool | None = None
 
 
 CHANGES: dict[Kind, tuple[Change, ...]] = {
     "local": (
         Change("shipped"),
+        Change("equal noise in all rounds", matched=False),
         Change("half the rate", rate=0.5),
         Change("twice the rate", rate=2.0),
         Change("no private mean", options=(("centred", False),)),
     ),
     "joint": (
         Change("shipped"),
+        Change("equal noise in all rounds", matched=False),
         Change("half the rate", rate=0.5),
         Change("twice the rate", rate=2.0),
         Change("momentum .95", momentum=0.95),
@@ -62,7 +65,7 @@ CHANGES: dict[Kind, tuple[Change, ...]] = {
 
 def changed(kind: Kind, epsilon: float, change: Change) -> tuple[Study, bytes]:
     """The shipped study for films with one change; the room for an update grows with the rate."""
-    study, initial = study_of("films", kind, epsilon, options=dict(change.options))
+    study, initial = study_of("films", kind, epsilon, options=dict(change.options), matched=change.matched)
     content = study.model_dump()
     content["training"]["learning_rate"] *= change.rate
     content["secure_aggregation"]["update_clip"] *= max(1.0, change.rate)

@@ -16,6 +16,7 @@ from medveil_research.study_file import to_toml
 from world import make_plan, make_study
 
 PEOPLE = [Identity.generate(f"hospital-{i}") for i in range(1, 6)]
+SQUARED: dict[str, Any] = {"update_clip": 1.0, "max_weight": 100, "weights": "squared"}
 LOCAL = {
     "kind": "local",
     "clip_norm": 1.0,
@@ -71,6 +72,11 @@ def test_with_equal_weights_each_hospital_counts_one() -> None:
     assert (masked.least_weight, masked.largest_weight, masked.weight_of(50)) == (1, 1, 1)
 
 
+def test_with_squared_weights_a_hospital_counts_the_square_of_its_patients() -> None:
+    masked = make_study(secure_aggregation=SQUARED, privacy=LOCAL).secure_aggregation
+    assert (masked.least_weight, masked.largest_weight, masked.weight_of(50)) == (100, 10_000, 2500)
+
+
 def test_a_misspelt_option_is_an_error_and_is_named(tmp_path: Path) -> None:
     text = to_toml(make_study())
     for good, bad in (("learning_rate", "learning_rat"), ("max_weight", "maxweight"), ("task =", "tsk =")):
@@ -121,6 +127,11 @@ def test_a_file_that_is_no_study_is_refused_by_name(tmp_path: Path, content: byt
                 "secure_aggregation": {"update_clip": 1, "max_weight": 1, "weights": "equal"},
             },
             "joint noise adds up only where weights are 'declared'",
+        ),
+        ({"secure_aggregation": SQUARED}, "for local noise"),
+        (
+            {"secure_aggregation": SQUARED | {"max_weight": 46_341}, "privacy": LOCAL},
+            "max_weight, squared, must not exceed",
         ),
     ],
 )

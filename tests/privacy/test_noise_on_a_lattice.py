@@ -131,7 +131,13 @@ def test_the_step_is_held_against_the_noise_of_the_last_round_whatever_the_sched
 ) -> None:
     study, _ = new_study(
         StudyOptions(
-            name="films", task="classification", profile="xray", privacy="joint", hospitals=5, anyway=True
+            name="films",
+            task="classification",
+            profile="xray",
+            privacy="joint",
+            hospitals=5,
+            matched=False,
+            anyway=True,
         )
     )
     assert isinstance(study.privacy, JointNoise)

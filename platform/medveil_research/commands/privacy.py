@@ -26,10 +26,12 @@ def _privacy() -> None:
 def privacy_plan(options: PrivacyPlanOptions) -> None:
     """Print noise, steps, both epsilons and the noise over the signal; refuse what cannot be learned."""
     from medveil.tasks import TASKS
+    from medveil_research.mixture import mixture_of
     from medveil_research.outlook import check_hope
     from medveil_research.privacy_plan import Schedule, plan_privacy, shipped
     from medveil_research.study_words import edges_of
 
+    mixture = mixture_of(options.patients_each, options.hospitals) if options.patients_each else None
     usual = shipped(
         task=options.task,
         profile=options.profile or TASKS[options.task].profile,
@@ -67,4 +69,6 @@ def privacy_plan(options: PrivacyPlanOptions) -> None:
     screen = Screen()
     for line in plan.lines():
         screen.say(line)
+    for place, line in enumerate(mixture.lines() if mixture else ()):
+        screen.say(f"{'' if place else 'weights':<10}{line}")
     check_hope(plan.noise_to_signal, anyway=options.anyway)

@@ -91,6 +91,11 @@ REQUESTS: Texts = {
     "card.discrete": Text("exact discrete noise", "精确离散噪声"),
     "card.alone": Text("{epsilon} if no other hospital adds its noise", "若其他医院均不加噪声则为 {epsilon}"),
     "card.of": Text("of {cap} that you allow", "您允许的上限为 {cap}"),
+    "card.squared": Text(
+        "Hospitals count by the square of their declared patients: less noise, but large ones count for more "
+        "than their patients.",
+        "各医院按申报人数的平方计权：噪声更小，但大医院的权重超过其患者比例。",
+    ),
     "card.matched": Text(
         "Less noise in rounds that count more in the final model, more in others, for the same price.",
         "对最终模型影响较大的轮次噪声较小，其余轮次较大；隐私代价不变。",
