@@ -136,7 +136,13 @@ class PatientOptimizer(DPOptimizer):  # type: ignore[misc]
         if norms.is_cuda or bool(broken.any()):  # 0 times an infinite entry is not 0
             samples = [sample.masked_fill_(broken, 0.0) for sample in samples]
         if self._whole is not None:
-            found = whole_sums(samples, factors, step=self._whole.step, clip_norm=self._policy.clip_norm)
+            found = whole_sums(
+                samples,
+                factors,
+                step=self._whole.step,
+                clip_norm=self._policy.clip_norm,
+                shorten=self._filter is not None,
+            )
             shaped = zip(self.params, found, strict=True)
             self.add({parameter: one.view(parameter.shape) for parameter, one in shaped})
             return

@@ -32,7 +32,12 @@ class NoiseCut(Error):
 
 
 def whole_sums(
-    samples: Sequence[torch.Tensor], factors: torch.Tensor, *, step: float, clip_norm: float
+    samples: Sequence[torch.Tensor],
+    factors: torch.Tensor,
+    *,
+    step: float,
+    clip_norm: float,
+    shorten: bool = False,
 ) -> list[torch.Tensor]:
     """The sum over patients of factor times gradient, each patient's rounded to whole steps; float64, exact.
 
@@ -42,14 +47,16 @@ def whole_sums(
     numbers, whatever floating point made of norm and factor.
 
     Args:
-        samples: by parameter, shape (P, d_i), finite. factors: shape (P,). step: a power of two.
+        samples: by parameter, shape (P, d_i), finite. factors: shape (P,). step: a power of two. shorten:
+            round everybody towards zero, where what a patient adds is booked by the length that it had
+            before.
     Guarantees: adding or removing a patient moves the sum by at most ``LONGEST * clip_norm``, exactly:
         multiples of a power of two below 2^53 of it add up without rounding, in any order.
     """
     by = (factors.double() / step).to(samples[0].dtype)[:, None]
     steps = [(sample * by).round_() for sample in samples]
     limit = LONGEST * clip_norm / step
-    long = ~(_lengths(steps) <= limit)
+    long = ~(_lengths(steps) <= (0.0 if shorten else limit))
     if bool(long.any()):
         for sample, rounded in zip(samples, steps, strict=True):
             rounded[long] = (sample[long] * by[long]).trunc_()

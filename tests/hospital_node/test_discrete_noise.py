@@ -167,6 +167,8 @@ def test_a_share_is_rounded_so_that_it_is_never_longer_than_what_is_paid_for() -
     assert share(6.5) == [4.0, 5.0]
     assert share(6.0) == [3.0, 4.0]
     assert share(5.0) == [0.0, 0.0]  # LONGEST of 5 is less than 5
+    shortened = whole_sums([one], factor, step=1.0, clip_norm=6.5, shorten=True)[0]
+    assert shortened.tolist() == [3.0, 4.0]  # booked as sqrt(3.6^2 + 4.6^2) before: no longer than that
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
