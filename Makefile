@@ -25,10 +25,10 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install deploy-tools demo seed-mnist seed-vision seed-xray seed-mri test test-all check lint types kernel bench soak mutants site release bundle audit doctor lock clean
+.PHONY: help install install-aggregator deploy-tools demo seed-mnist seed-vision seed-xray seed-mri test test-all check lint types kernel bench soak mutants site release bundle audit doctor lock clean
 
 help: ## Show what can be made
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 install: $(STAMP) ## Make .venv and install the locked packages (again only when the lock changes)
 
@@ -46,6 +46,11 @@ $(STAMP): $(PACKAGES) pyproject.toml
 	$(PIP) --no-deps --no-build-isolation --editable .
 	@$(BIN)/python -c 'import torch; print("installed: torch", torch.__version__ + ", CUDA:", "yes" if torch.cuda.is_available() else "no")'
 	@touch $@
+
+install-aggregator: ## Make .venv for an aggregator alone: no PyTorch, with PostgreSQL and buckets (360 MB)
+	$(PYTHON) -m venv --clear $(VENV)
+	$(PIP) --require-hashes --no-deps -r requirements/build.txt -r requirements/aggregator.txt
+	$(PIP) --no-deps --no-build-isolation .
 
 deploy-tools: $(VENV)/deploy-tools ## Install what the files under deploy/ are checked with (350 MB)
 

@@ -91,6 +91,9 @@ def init(
     address: Annotated[
         str, typer.Option(help="Where hospitals reach it, if that is not https://NAME:PORT (a front).")
     ] = "",
+    database: Annotated[
+        str, typer.Option(help="postgresql://… if it is not to lie in the folder. Without a password in it.")
+    ] = "",
     break_glass: Annotated[
         str,
         typer.Option(
@@ -106,7 +109,13 @@ def init(
     if not consortium and can_ask():
         consortium = screen.answer(f"What is the consortium called? (Enter: {plain(name[0], 80)})")
     settings = Settings(
-        folder, host, port, tuple(name), consortium=consortium.strip(), address=address.rstrip("/")
+        folder,
+        host,
+        port,
+        tuple(name),
+        database=database,
+        consortium=consortium.strip(),
+        address=address.rstrip("/"),
     )
     authority = admin.set_up_aggregator(settings)
     screen.say(f"The aggregator of {plain(settings.title)} is ready in {folder}.")
