@@ -139,7 +139,7 @@ OPT = optimizer.PatientOptimizer
 GIVEN = "self._noise.gaussian(len(piece), scale)"
 LOOP = "taken(chosen, seen, most_bytes=piece)"
 IMAGES = f"([Drawn(i[None], one.labels[:1]) for one in p for i in one.images] for p in {LOOP})"
-NOISE = "noise.gaussian(size, multiplier * scales[name])"
+NOISE = "source.gaussian(size, scale)"
 FAULTS: dict[str, tuple[Callable[[], Study], Any, str, str, str, str]] = {
     "noise over the root of two": (films, OPT, "add_noise", GIVEN, f"{GIVEN} / 2**0.5", "train"),
     "images as patients": (films, run, "_train_private", LOOP, IMAGES, "train"),
@@ -165,7 +165,7 @@ FAULTS: dict[str, tuple[Callable[[], Study], Any, str, str, str, str]] = {
         films, accounting, "_parts", "math.sqrt(sum(", "math.sqrt(0.5 * sum(", "train",
     ),
     "evaluation noise over the root of two": (
-        films, evaluation, "release", NOISE, f"{NOISE} / 2**0.5", "test",
+        films, evaluation, "_noise", NOISE, f"{NOISE} / 2**0.5", "test",
     ),
     "evaluation counts images": (
         films, Classification, "bounded", 'max(float(patient["images"][0]), 1.0)', "1.0", "test",
