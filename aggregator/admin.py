@@ -103,15 +103,14 @@ def set_up_aggregator(settings: Settings) -> bytes:
     """Make the aggregator's folder: admin key, settings, TLS certificate, database.
 
     Returns: the certificate of its authority (DER), which the hospitals pin.
-    Raises: BadOption, also for a database that is not empty; KeyFileExists if the folder already holds an
-        aggregator; what opening the database raises. Nothing was made then.
+    Raises: BadOption; KeyFileExists if the folder already holds an aggregator; UnusableDatabase,
+        StorageFailed for one that cannot be reached. Nothing was made then.
     """
     if not re.fullmatch(ADDRESS, settings.url):
         raise BadOption(problem=f"'{plain(settings.url, 100)}' is no address as https://fl.example.org:8443")
     if not is_title(settings.title):
         raise BadOption(problem="a consortium's name is one line of 1 to 80 characters")
-    if not (settings.folder / KEY).exists() and schema_of(settings.where) is not None:
-        raise BadOption(problem="the database already holds an aggregator's tables; name an empty one")
+    schema_of(settings.where)  # a database that cannot be reached stops here, before anything is made
     Identity.generate("admin").save(settings.folder / KEY)
     settings.save()
     make_certificates(settings.folder / "tls", settings.names)

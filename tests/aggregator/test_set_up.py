@@ -12,17 +12,7 @@ from aggregator import admin
 from aggregator.adminkey import KEY
 from aggregator.cli import app
 from aggregator.settings import Settings
-from medveil.errors import BadOption, Error
-
-
-def test_a_database_that_is_not_empty_is_refused_and_nothing_is_made(tmp_path: Path) -> None:
-    first = Settings(tmp_path / "first")
-    admin.set_up_aggregator(first)
-    (tmp_path / "second").mkdir()
-    (first.folder / "aggregator.db").rename(tmp_path / "second" / "aggregator.db")
-    with pytest.raises(BadOption, match="already holds an aggregator's tables"):
-        admin.set_up_aggregator(Settings(tmp_path / "second"))
-    assert [one.name for one in (tmp_path / "second").iterdir()] == ["aggregator.db"]
+from medveil.errors import Error
 
 
 def test_a_database_that_cannot_be_reached_leaves_no_folder(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ Source: Hsu, Qi, Brown, "Measuring the effects of non-identical data distributio
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import accumulate
+from itertools import accumulate, repeat
 
 import numpy as np
 
@@ -37,4 +37,4 @@ class FedAvgMomentum:
     def response(self, rounds: int) -> tuple[float, ...]:
         """See :class:`medveil.strategies.Summing`: 1, 1 + momentum, 1 + momentum + momentum^2 …"""
         momentum = float(self._momentum)
-        return tuple(accumulate(momentum**later for later in range(rounds)))
+        return tuple(accumulate(repeat(1.0, rounds), lambda so_far, one: momentum * so_far + one))
