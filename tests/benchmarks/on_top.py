@@ -4,7 +4,7 @@
 (docs/results.md). The shared model is that of :mod:`utility` at the stated noise and epsilon, one noise
 seed. Each hospital then does what ``medveil research evaluate --adapt STEPS --on-top`` does, on its own
 training patients, and is judged on its own test patients; *alone* is the same U-Net with nothing below,
-trained there for as many steps. STEPS was chosen on the validation patients.
+trained there for as many steps. STEPS was set before anything was measured.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def section(found: list[Found], noise: str, epsilon: float, steps: int) -> str:
         "own test patients. *On top*: with the U-Net that the hospital has trained on its own training",
         f"patients, for {steps} steps, without noise and without anything sent (`medveil research evaluate",
         f"--adapt {steps} --on-top`). *Alone*: the same U-Net with nothing below, trained there for as",
-        "many steps. The number of steps was chosen on validation patients. One run each: the last",
+        "many steps. The number of steps was set before anything was measured. One run each: the last",
         "digit is chance.",
         "",
         "| hospital | training patients | shared model | on top | alone |",
