@@ -32,7 +32,7 @@ class BareDebian:
 
     def words(self, script: str) -> list[str]:
         """The command line that runs a shell script inside, from the repository's folder."""
-        binds = [f"mkdir -p {self.root}{one} && mount --bind {one} {self.root}{one}" for one in self._bound]
+        binds = [f"mount --bind {one} {self.root}{one}" for one in self._bound]
         inside = f"cd {HOME} && {script}"
         whole = " && ".join(
             [*binds, f"exec chroot {self.root} /usr/bin/env -i {_environment()} sh -ec {quote(inside)}"]
@@ -73,6 +73,11 @@ def bare_debian(root: Path) -> Iterator[BareDebian]:
         if not place.exists():
             os.mknod(place, 0o20666, os.makedev(1, minor))
             place.chmod(0o666)
+    for one in bound:
+        place = Path(f"{root}{one}")
+        (place if Path(one).is_dir() else place.parent).mkdir(parents=True, exist_ok=True)
+        if not place.exists():
+            place.touch()
     try:
         yield BareDebian(root, bound)
     finally:
