@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fronted import Playing, RemoteSite, Stage, front_with
+from fronted import Playing, front_with
 from nginx import INSTALL, NGINX
 from postgres import Cluster
+from remote_sites import RemoteSite, Stage
 from world import World, make_sites, make_world, play, unit
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(NGINX is None, reason=INSTALL)]

@@ -20,7 +20,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -41,13 +40,14 @@ from medveil.identity import Identity, sign_request
 from medveil.log import set_up
 from medveil.messages import Work
 from medveil.plan import Plan, sign_approval
-from medveil.rounds import AttemptKey, ModelVersion, RoundKind
+from medveil.rounds import ModelVersion, RoundKind
 from medveil.tensors import ModelSpec, TensorSpec, model_hash, to_safetensors
 from medveil_research.processes import Process
 from privacy.encoding import params_for
 from privacy.secagg.masks import SEGMENT_WORDS
+from remote_sites import RemoteCoordinator, RemoteSite, Stage
 from rows import Row, arguments, cpu, publish
-from world import Site, make_plan, make_study
+from world import make_plan, make_study
 
 COMMAND = "python tests/benchmarks/load.py --write docs/load-benchmarks.md"
 POLL_S = 10.0
@@ -129,30 +129,15 @@ def planned(
 # ---- many uploads
 
 
-class Remote:
+class Remote(RemoteCoordinator):
     """What a :class:`world.Site` asks of its coordinator, over HTTPS; one connection for each thread."""
 
     def __init__(self, settings: Settings, identities: list[Identity]) -> None:
-        self.runs = self.intake = self.instructions = self
+        super().__init__()
         self._settings = settings
         self._identities = {one.name: one for one in identities}
         self._local = threading.local()
         self.patience: list[float] = []
-
-    def touch(self, name: str) -> None:
-        """A poll does it."""
-
-    def work(self, plan: str, name: str) -> Work:
-        """See the coordinator."""
-        return Work.from_bytes(self.send(name, "GET", f"/v1/plans/{plan}/work"))
-
-    def receive(self, key: AttemptKey, name: str, kind: str, body: bytes) -> None:
-        """See the coordinator."""
-        self.send(name, "POST", f"{_path(key)}/{kind}", body)
-
-    def segment(self, key: AttemptKey, name: str, segment: int, data: bytes) -> None:
-        """One segment of a masked vector."""
-        self.send(name, "PUT", f"{_path(key)}/segments/{segment}", data)
 
     def send(self, name: str, method: str, path: str, body: bytes = b"") -> bytes:
         """One signed request, repeated while the aggregator is busy."""
@@ -167,28 +152,10 @@ class Remote:
             time.sleep(0.5)
 
 
-def _path(key: AttemptKey) -> str:
-    return f"/v1/plans/{key.plan}/rounds/{key.round}/attempts/{key.attempt}"
-
-
-@dataclass
-class Stage:
-    """What a site knows of its world."""
-
-    plan: Plan
-    identities: list[Identity]
-    coordinator: Remote
-
-
-class RandomSite(Site):
+class RandomSite(RemoteSite):
     """A hospital whose masked vector is a piece of noise that all of them share."""
 
     noise: list[bytes]
-
-    def send_segment(self, number: int, data: bytes) -> None:
-        """See :class:`world.Site`."""
-        remote: Any = self.world.coordinator
-        remote.segment(self.whole_key, self.name, number, data)
 
     def masked(self, number: int, kind: RoundKind) -> list[bytes]:
         """See :class:`world.Site`."""

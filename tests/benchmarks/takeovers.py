@@ -31,9 +31,10 @@ from typing import Any
 import psycopg
 
 from aggregator.storage.database import WRITERS
-from fronted import Playing, RemoteSite, Stage, front_with
+from fronted import Playing, front_with
 from pair import Pair, pair_of
 from postgres import Cluster
+from remote_sites import RemoteSite, Stage
 from served import Served
 from world import unit
 

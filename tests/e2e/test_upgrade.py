@@ -15,6 +15,7 @@ import pytest
 
 from medveil_imaging.sources.phantom import write_phantom_sites
 from openid_npm import free_port
+from revisions import export
 from rooms import ROOT
 
 HOSPITALS = ("north", "south", "west")
@@ -94,9 +95,7 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
     code = tmp_path / "before"
-    code.mkdir()
-    archive = subprocess.run(["git", "archive", before()], cwd=ROOT, check=True, capture_output=True).stdout
-    subprocess.run(["tar", "-x", "-C", code], input=archive, check=True)
+    export(before(), code)
     made = Machine(tmp_path, code)
     yield made
     for process in made.running.values():

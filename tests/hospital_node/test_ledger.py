@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from four_weights import four_weights
 from hospital_node.ledger import Charge, ChargeUsed, Ledger, LedgerBusy, LedgerClosed, LedgerUnreadable
 from medveil.study import Study
 from privacy.dp.accounting import Event, epsilon
@@ -37,22 +38,7 @@ def study(**privacy: Any) -> Study:
         "evaluation_multiplier": 2.0,
         "epsilon": 8.0,
     } | privacy
-    return Study.model_validate(
-        {
-            "name": "films",
-            "task": "classification",
-            "classes": ["normal", "abnormal"],
-            "model": {
-                "name": "wavelet_head",
-                "tensors": [{"name": "w", "shape": [4]}],
-                "initial_model": "0" * 64,
-            },
-            "transforms": {"profile": "xray", "size": [64, 64]},
-            "training": {"rounds": 10, "local_steps": 3, "learning_rate": 1.0},
-            "privacy": policy if policy["kind"] == "local" else {"kind": "none"},
-            "secure_aggregation": {"update_clip": 1.0, "max_weight": 100},
-        }
-    )
+    return four_weights(policy if policy["kind"] == "local" else {"kind": "none"})
 
 
 def opened(path: Path) -> Ledger:
@@ -231,7 +217,8 @@ def test_a_killed_process_has_every_acknowledged_charge_on_disk(tmp_path: Path) 
         "sys.stdin.read()\n"
     )
     here = Path(__file__).parent
-    folders = [str(here), str(here.parents[1]), str(here.parents[1] / "platform")]
+    root = here.parents[1]
+    folders = [str(here), str(here.parent / "support"), str(root), str(root / "platform")]
     command = [sys.executable, "-c", script, str(path), *folders]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

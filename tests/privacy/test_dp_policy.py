@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from four_weights import four_weights
 from medveil.bounds import STORED
 from medveil.study import Study
 from privacy.dp.accounting import Event, calibrate, epsilon
@@ -21,25 +22,6 @@ from privacy.dp.policy import (
 )
 
 
-def study(privacy: dict[str, Any]) -> Study:
-    return Study.model_validate(
-        {
-            "name": "films",
-            "task": "classification",
-            "classes": ["normal", "abnormal"],
-            "model": {
-                "name": "wavelet_head",
-                "tensors": [{"name": "w", "shape": [4]}],
-                "initial_model": "0" * 64,
-            },
-            "transforms": {"profile": "xray", "size": [64, 64]},
-            "training": {"rounds": 10, "local_steps": 3, "learning_rate": 1.0},
-            "privacy": privacy,
-            "secure_aggregation": {"update_clip": 1.0, "max_weight": 100},
-        }
-    )
-
-
 def local(**changes: float) -> dict[str, Any]:
     return {
         "kind": "local",
@@ -51,26 +33,26 @@ def local(**changes: float) -> dict[str, Any]:
 
 
 def test_an_honest_plan_passes_and_both_epsilons_are_equal() -> None:
-    found = check_policy(study(local()))
+    found = check_policy(four_weights(local()))
     assert found is not None
     assert found.epsilon_local == found.epsilon_joint == pytest.approx(8.0, abs=0.01)
 
 
 def test_a_plan_that_understates_epsilon_is_refused() -> None:
     with pytest.raises(UnderstatedEpsilon) as caught:
-        check_policy(study(local(epsilon=4.0)))
+        check_policy(four_weights(local(epsilon=4.0)))
     assert caught.value.code == "understated-epsilon"
     with pytest.raises(UnderstatedEpsilon):
-        check_policy(study(local(epsilon=7.9)))
+        check_policy(four_weights(local(epsilon=7.9)))
 
 
 def test_nothing_is_rounded_down_and_what_the_refusal_says_may_be_stated() -> None:
-    computed = cost(study(local())).epsilon_joint
-    assert check_policy(study(local(epsilon=computed))) is not None
+    computed = cost(four_weights(local())).epsilon_joint
+    assert check_policy(four_weights(local(epsilon=computed))) is not None
     with pytest.raises(UnderstatedEpsilon, match=r"costs \d+\.\d+\.") as caught:
-        check_policy(study(local(epsilon=computed * (1 - 1e-6))))
+        check_policy(four_weights(local(epsilon=computed * (1 - 1e-6))))
     told = float(caught.value.what.rstrip(".").split()[-1])
-    assert check_policy(study(local(epsilon=told))) is not None
+    assert check_policy(four_weights(local(epsilon=told))) is not None
     assert told - computed <= 1e-4
 
 
@@ -98,7 +80,7 @@ def test_what_calibration_finds_is_never_an_understatement(
 
 def test_the_cost_can_be_counted_at_another_delta() -> None:
     """The attack: a schedule that is 9.32 at delta .0099 and 14.7 where deltas mean something."""
-    content = study(local()).model_dump() | {
+    content = four_weights(local()).model_dump() | {
         "training": {"rounds": 20, "local_steps": 10, "learning_rate": 1.0},
         "privacy": local(noise_multiplier=5.2, delta=0.0099, epsilon=9.4, evaluation_multiplier=5.0),
     }
@@ -112,19 +94,19 @@ def test_the_cost_can_be_counted_at_another_delta() -> None:
 
 def test_a_smaller_delta_costs_more_so_it_cannot_hide_an_understatement() -> None:
     with pytest.raises(UnderstatedEpsilon):
-        check_policy(study(local(delta=1e-7)))
+        check_policy(four_weights(local(delta=1e-7)))
 
 
 def test_a_round_is_its_local_steps_and_a_study_is_all_of_them() -> None:
-    assert round_event(study(local()), Split.TRAIN, 1) == Event(3.288, 1.0, 3)
-    assert study_events(study(local()))[Split.TRAIN] == (Event(3.288, 1.0, 30),)
-    assert cost(study(local()), rounds=5).epsilon_local < cost(study(local())).epsilon_local
+    assert round_event(four_weights(local()), Split.TRAIN, 1) == Event(3.288, 1.0, 3)
+    assert study_events(four_weights(local()))[Split.TRAIN] == (Event(3.288, 1.0, 30),)
+    assert cost(four_weights(local()), rounds=5).epsilon_local < cost(four_weights(local())).epsilon_local
 
 
 def test_a_study_without_privacy_has_no_cost_and_no_events() -> None:
-    assert check_policy(study({"kind": "none"})) is None
+    assert check_policy(four_weights({"kind": "none"})) is None
     with pytest.raises(NotPrivate):
-        round_event(study({"kind": "none"}), Split.TRAIN, 1)
+        round_event(four_weights({"kind": "none"}), Split.TRAIN, 1)
 
 
 def joint(**changes: float) -> dict[str, Any]:
@@ -141,7 +123,7 @@ def joint(**changes: float) -> dict[str, Any]:
 def joint_study(**changes: float) -> Study:
     one_step = {"rounds": 30, "local_steps": 1, "learning_rate": 1.0}
     return Study.model_validate(
-        study(local()).model_dump() | {"privacy": joint(**changes), "training": one_step}
+        four_weights(local()).model_dump() | {"privacy": joint(**changes), "training": one_step}
     )
 
 
@@ -176,18 +158,20 @@ def test_noise_that_would_not_add_up_is_no_study(wrong: dict[str, Any]) -> None:
 
 def test_a_study_names_what_it_releases_about_each_split() -> None:
     """A validation round has sqrt(rounds) times the noise: all ten cost what the final evaluation costs."""
-    found = study_events(study(local()))
+    found = study_events(four_weights(local()))
     assert found[Split.TEST] == (Event(2.0, 1.0, 1),)
     assert found[Split.VAL] == (Event(2.0 * 10**0.5, 1.0, 10),)
     assert epsilon(found[Split.VAL], 1e-5) == pytest.approx(epsilon(found[Split.TEST], 1e-5))
-    final_only = Study.model_validate(study(local()).model_dump() | {"evaluation": {"every_round": False}})
+    final_only = Study.model_validate(
+        four_weights(local()).model_dump() | {"evaluation": {"every_round": False}}
+    )
     assert set(study_events(final_only)) == {Split.TRAIN, Split.TEST}
     assert set(study_events(final_only, rounds=3)) == {Split.TRAIN}
 
 
 def test_a_study_costs_the_dearest_split_and_an_understated_evaluation_is_refused() -> None:
-    assert cost(study(local())).epsilon_local == epsilon([Event(3.288, 1.0, 30)], 1e-5)
-    dear = study(local(evaluation_multiplier=0.5))
+    assert cost(four_weights(local())).epsilon_local == epsilon([Event(3.288, 1.0, 30)], 1e-5)
+    dear = four_weights(local(evaluation_multiplier=0.5))
     assert cost(dear).epsilon_local == epsilon([Event(0.5, 1.0, 1)], 1e-5) > 8.1
     with pytest.raises(UnderstatedEpsilon):
         check_policy(dear)

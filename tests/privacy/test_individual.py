@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 from scipy.stats import norm
 
+from four_weights import four_weights
 from medveil.study import Study
 from privacy.dp import ledger
 from privacy.dp.accounting import Event, at_most, epsilon, largest_mu
@@ -193,19 +194,5 @@ def films(**privacy: Any) -> Study:
         "evaluation_multiplier": 9.0,
         "epsilon": 8.0,
     }
-    return Study.model_validate(
-        {
-            "name": "films",
-            "task": "classification",
-            "classes": ["normal", "abnormal"],
-            "model": {
-                "name": "wavelet_head",
-                "tensors": [{"name": "w", "shape": [4]}],
-                "initial_model": "0" * 64,
-            },
-            "transforms": {"profile": "xray", "size": [64, 64]},
-            "training": {"rounds": 10, "local_steps": 10, "learning_rate": 1.0},
-            "privacy": noise | privacy,
-            "secure_aggregation": {"update_clip": 1.0, "max_weight": 100},
-        }
-    )
+    training = {"rounds": 10, "local_steps": 10, "learning_rate": 1.0}
+    return four_weights(noise | privacy, training=training)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from four_weights import four_weights
 from medveil.study import Study, Training
 from medveil_imaging.recipes import RECIPES, REGRESSION
 from privacy.dp import matched
@@ -29,21 +30,7 @@ SGD: dict[str, Any] = {"rounds": 8, "local_steps": 3, "learning_rate": 2.0, "sch
 
 
 def study(**changes: Any) -> Study:
-    content = {
-        "name": "films",
-        "task": "classification",
-        "classes": ["normal", "abnormal"],
-        "model": {
-            "name": "wavelet_head",
-            "tensors": [{"name": "w", "shape": [4]}],
-            "initial_model": "0" * 64,
-        },
-        "transforms": {"profile": "xray", "size": [64, 64]},
-        "training": SGD,
-        "privacy": NOISE,
-        "secure_aggregation": {"update_clip": 1.0, "max_weight": 100},
-    }
-    return Study.model_validate(content | changes)
+    return four_weights(**{"privacy": NOISE, "training": SGD} | changes)
 
 
 def noises(chosen: Study) -> list[float]:

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
 
-from containers import ROOT, pips_settings
+from containers import ROOT, make_debian, pips_settings
+from revisions import export
 
 INSTALL = "mmdebstrap is needed, and root: apt-get install mmdebstrap"
 THERE = "python3,python3-venv,make,git,ca-certificates"
@@ -58,15 +59,10 @@ class BareDebian:
 @contextmanager
 def bare_debian(root: Path) -> Iterator[BareDebian]:
     """A machine with this repository's last commit in :data:`HOME`, and with our settings of pip."""
-    include = f"--include={THERE}"
-    words = ["mmdebstrap", "--quiet", "--variant=minbase", include, "bookworm", str(root)]
-    subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
+    make_debian(root, THERE)
     text, bound = pips_settings()
     (root / "etc" / "pip.conf").write_text(text)
-    archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, check=True, capture_output=True).stdout
-    home = root / HOME.lstrip("/")
-    home.mkdir(parents=True)
-    subprocess.run(["tar", "-x", "-C", home], input=archive, check=True)
+    export("HEAD", root / HOME.lstrip("/"))
     (root / "dev" / "null").unlink(missing_ok=True)
     for name, minor in (("null", 3), ("zero", 5), ("random", 8), ("urandom", 9)):
         place = root / "dev" / name

@@ -75,18 +75,7 @@ class Engine:
             return
         with tempfile.TemporaryDirectory() as name:
             here = Path(name)
-            subprocess.run(
-                [
-                    "mmdebstrap",
-                    "--quiet",
-                    "--variant=minbase",
-                    "--include=python3,python3-venv,ca-certificates",
-                    "bookworm",
-                    here / "rootfs.tar",
-                ],
-                check=True,
-                stdin=subprocess.DEVNULL,
-            )
+            make_debian(here / "rootfs.tar", "python3,python3-venv,ca-certificates")
             (here / "Containerfile").write_text(BASE_FILE)
             self.call("bud", "--isolation", "chroot", "--pull-never", "-t", BASE, name)
 
@@ -139,6 +128,12 @@ class Engine:
         self.end()
         subprocess.run([*self._words, "rmi", "--all", "--force"], capture_output=True, check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def make_debian(target: Path, packages: str) -> None:
+    """A small Debian with these packages, as a new folder, or as an archive by the name's ending."""
+    words = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={packages}", "bookworm", target]
+    subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
 
 
 def pips_settings() -> tuple[str, list[str]]:

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,10 @@ import httpx2 as httpx
 
 from aggregator.access.tls import make_certificates
 from medveil.identity import Identity, sign_request
-from medveil.messages import Work
-from medveil.plan import Plan
-from medveil.rounds import AttemptKey
 from nginx import PRETENDED, front_of
 from pair import Pair, pair_of
 from postgres import Cluster
+from remote_sites import RemoteCoordinator
 from served import Served
 from world import Site
 
@@ -28,14 +25,14 @@ AGAIN_S = 0.05
 PATIENCE_S = 300.0
 
 
-class Fronted:
+class Fronted(RemoteCoordinator):
     """What a :class:`world.Site` asks of its coordinator, through nginx; asked again until it is answered.
 
     One connection for each thread.
     """
 
     def __init__(self, here: Path, port: int, identities: list[Identity]) -> None:
-        self.runs = self.intake = self.instructions = self
+        super().__init__()
         self._address = f"https://localhost:{port}"
         self._context = ssl.create_default_context(cafile=str(here / "front" / "ca.pem"))
         self._identities = {one.name: one for one in identities}
@@ -46,21 +43,6 @@ class Fronted:
         """End the connections of all threads."""
         for client in self._clients:
             client.close()
-
-    def touch(self, name: str) -> None:
-        """A poll does it."""
-
-    def work(self, plan: str, name: str) -> Work:
-        """See the coordinator."""
-        return Work.from_bytes(self.send(name, "GET", f"/v1/plans/{plan}/work"))
-
-    def receive(self, key: AttemptKey, name: str, kind: str, body: bytes) -> None:
-        """See the coordinator."""
-        self.send(name, "POST", f"{_path(key)}/{kind}", body)
-
-    def segment(self, key: AttemptKey, name: str, segment: int, data: bytes) -> None:
-        """One segment of a masked vector."""
-        self.send(name, "PUT", f"{_path(key)}/segments/{segment}", data)
 
     def ask(self, name: str, method: str, path: str, body: bytes = b"") -> httpx.Response | None:
         """One signed request; None if there was no answer."""
@@ -93,28 +75,6 @@ class Fronted:
             before += 1
             time.sleep(AGAIN_S)
         raise AssertionError(f"nobody answered {method} {path}")
-
-
-def _path(key: AttemptKey) -> str:
-    return f"/v1/plans/{key.plan}/rounds/{key.round}/attempts/{key.attempt}"
-
-
-@dataclass
-class Stage:
-    """What a site knows of its world."""
-
-    plan: Plan
-    identities: list[Identity]
-    coordinator: Fronted
-
-
-class RemoteSite(Site):
-    """A hospital on the other side of nginx."""
-
-    def send_segment(self, number: int, data: bytes) -> None:
-        """See :class:`world.Site`."""
-        remote: Any = self.world.coordinator
-        remote.segment(self.whole_key, self.name, number, data)
 
 
 class Playing:
