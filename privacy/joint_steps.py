@@ -53,7 +53,7 @@ def noise_lengths(training: Training, noise: JointNoise, course: Course) -> list
     """
     numbers = range(course.mean_rounds + 1, training.rounds + 1)
     return [
-        training.rate_at((number - 1) / training.rounds) * noise.clip_norm * multiplier / noise.sharers**0.5
+        training.rate_in(number) * noise.clip_norm * multiplier / noise.sharers**0.5
         for number, multiplier in zip(numbers, multipliers(noise, course), strict=True)
     ]
 

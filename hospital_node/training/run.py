@@ -295,7 +295,7 @@ def _base_optimizer(given: TrainingRound, module: nn.Module) -> torch.optim.Opti
 
 def _set_rate(study: Study, optimizer: torch.optim.Optimizer, round_number: int, done: float) -> None:
     """``done``: share of this round that is over, in [0, 1)."""
-    rate = study.training.rate_at(min(1.0, (round_number - 1 + done) / study.training.rounds))
+    rate = study.training.rate_in(round_number, done)
     for group in optimizer.param_groups:
         group["lr"] = rate
 

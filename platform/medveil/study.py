@@ -52,8 +52,6 @@ from medveil.tensors import ModelSpec
 from medveil.values import Frozen, MaskGraph, Name, PositiveFloat, Sha256, Weights
 
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400, allow_inf_nan=False)]
-
-
 LEAST_DECLARED = 10
 """Fewest patients that a hospital declares, however few it has."""
 HEAD_MM = 200.0
@@ -140,13 +138,11 @@ class Transforms(Frozen):
     channels: Annotated[tuple[Name, ...], Field(max_length=16, exclude_if=lambda given: not given)] = ()
     """Names of the sequences that make one image, in order; without names it has its profile's channels.
     All lie on the grid of the first, which a label map is drawn on."""
-
     patches: Annotated[int, Field(ge=0, exclude_if=lambda given: given == 0)] = 0
     """Patches of ``size`` that a step sees of each volume, which keeps its own extent; 0: every image is
     brought to ``size`` and seen whole."""
     slices: Annotated[Slices | None, Field(exclude_if=lambda given: given is None)] = None
     """Of a profile that cuts volumes into slices; without it each slice is an image."""
-
     profile_hash: Annotated[Sha256 | None, Field(exclude_if=lambda given: given is None)] = None
     """Of the profile's code (:func:`medveil.profile_source.profile_hash`); a node with other code refuses."""
     fingerprint: Annotated[
@@ -229,6 +225,10 @@ class Training(Frozen):
         if self.schedule == "cosine":
             return self.learning_rate * (1 + math.cos(math.pi * gone)) / 2
         return self.learning_rate
+
+    def rate_in(self, number: int, done: float = 0.0) -> float:
+        """The learning rate in a round, counted from 1, of which the share ``done`` is over, in [0, 1)."""
+        return self.rate_at(min(1.0, (number - 1 + done) / self.rounds))
 
     @property
     def varies(self) -> bool:

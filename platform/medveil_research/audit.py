@@ -280,7 +280,7 @@ def _score(study: Study, update: Mapping[str, Float32], number: int, shares: NDA
 def _strides(study: Study, number: int) -> NDArray[np.float64]:
     """By how much each step's gradient moves the weights that leave the round; Adam's as if equal."""
     training, steps = study.training, study.training.local_steps or 1
-    rates = np.array([training.rate_at((number - 1 + t / steps) / training.rounds) for t in range(steps)])
+    rates = np.array([training.rate_in(number, t / steps) for t in range(steps)])
     if training.optimizer == "adam" or not training.momentum:
         return rates
     return np.array([float(rates[t:] @ training.momentum ** np.arange(steps - t)) for t in range(steps)])

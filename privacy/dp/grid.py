@@ -16,7 +16,7 @@ from medveil.metrics import noise_scales
 from medveil.noise_policies import GaussianNoise, JointNoise
 from medveil.study import CENTRE, Study
 from privacy.dp.discrete import FARTHEST, deviation_for
-from privacy.dp.policy import mean_policy, round_policy
+from privacy.dp.policy import mean_policy, policy_of, round_policy
 from privacy.metric_limits import STEP
 
 LANE_STEPS = 2**22
@@ -113,7 +113,7 @@ def lane_clip(study: Study, number: int) -> float | None:
     if grid is None:
         return None
     largest, rate = study.secure_aggregation.max_weight, round_rate(study, number)
-    return grid.step * LANE_STEPS * rate / (largest * _policy(study).sample_rate)
+    return grid.step * LANE_STEPS * rate / (largest * policy_of(study).sample_rate)
 
 
 def largest_number(study: Study) -> float:
@@ -137,14 +137,14 @@ def round_rate(study: Study, number: int) -> float:
     """The learning rate of a round's first step; a released mean has the rate 1."""
     if number <= study.mean_rounds:
         return 1.0
-    return study.training.rate_at(min(1.0, (number - 1) / study.training.rounds))
+    return study.training.rate_in(number)
 
 
 def check_grid(study: Study) -> None:
     """Whether a study's discrete noise fits its lanes and its figures (RingTooSmall); before it runs."""
     if not is_discrete(study):
         return
-    policy, masked = _policy(study), study.secure_aggregation
+    policy, masked = policy_of(study), study.secure_aggregation
     if isinstance(policy, JointNoise) and masked.lane_bits != 32:
         raise RingTooSmall(problem=f"lanes have {masked.lane_bits} bits")
     if isinstance(policy, JointNoise) and 2 * LANE_STEPS * study.cohort.max_hospitals >= 2**32:
@@ -169,12 +169,6 @@ def figure_deviation(scale: float) -> int:
     """The deviation of the noise on a figure's sum, in steps of 2^-20, in which figures are sent
     (RingTooSmall)."""
     return _deviation(scale, STEP)
-
-
-def _policy(study: Study) -> GaussianNoise:
-    if not isinstance(study.privacy, GaussianNoise):
-        raise TypeError("a noise policy is needed")
-    return study.privacy
 
 
 def _deviation(scale: float, step: float) -> int:

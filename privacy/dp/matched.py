@@ -105,7 +105,7 @@ def _in_update(training: Training, momentum: float, number: int) -> list[float]:
     """With which weight each step's gradient is in the update of round ``number``."""
     steps, found, still = training.local_steps or 1, [], 0.0
     for step in reversed(range(steps)):
-        rate = training.rate_at((number - 1 + step / steps) / training.rounds)
+        rate = training.rate_in(number, step / steps)
         still = rate + momentum * still
         found.append(still)
     return found[::-1]

@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn import functional
 
 from medveil_imaging.models import MODELS, BadModel, ModelShape, Options, read_options
-from medveil_imaging.models.position_head import PositionHead, hats, smoothing
+from medveil_imaging.models.position_head import PositionHead, hats, one_by_one, smoothing
 
 NAME = "hippocampus_head"
 FILE = Path(__file__).with_suffix(".safetensors")
@@ -100,13 +100,8 @@ class HippocampusHead(nn.Module):
         Raises:
             ValueError: another size than the model was built for.
         """
-        if images.shape[2:] != self.size:
-            raise ValueError("the volumes do not have the size the model was built for")
-        with torch.no_grad():
-            if not len(images):
-                empty = images.new_zeros(0, FEATURES + 2, len(self.filters.get_buffer("inside")))
-                return empty.to(images.dtype if images.dtype == torch.float64 else torch.float16)
-            return torch.cat([self.features_at_once(volume) for volume in torch.split(images, 1)])
+        empty = images.new_zeros(0, FEATURES + 2, len(self.filters.get_buffer("inside")))
+        return one_by_one(self.features_at_once, images, size=self.size, empty=empty)
 
     def features_at_once(self, volumes: torch.Tensor) -> torch.Tensor:
         """As :meth:`features`; memory grows with k."""

@@ -8,6 +8,7 @@ ellipsoid is where the public Decathlon hippocampus crops have their structure.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -70,13 +71,8 @@ class PositionHead(nn.Module):
         Raises:
             ValueError: another size than the model was built for.
         """
-        if images.shape[2:] != self.size:
-            raise ValueError("the volumes do not have the size the model was built for")
-        with torch.no_grad():
-            if not len(images):
-                empty = images.new_zeros(0, FEATURES, len(self.get_buffer("inside")))
-                return empty.to(_kept(images))
-            return torch.cat([self.features_at_once(volume) for volume in torch.split(images, 1)])
+        empty = images.new_zeros(0, FEATURES, len(self.get_buffer("inside")))
+        return one_by_one(self.features_at_once, images, size=self.size, empty=empty)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (k, outputs, x, y, z) of volumes (k, 1, x, y, z), or of features computed before."""
@@ -130,6 +126,26 @@ class PositionHead(nn.Module):
         ]
         rest = [fine, medium, wide, fine - medium, medium - wide, *steep, (fine - medium).square() * 4, rough]
         return torch.stack([*bins, *rest], 1).clamp(-LARGEST, LARGEST).to(_kept(volumes))
+
+
+def one_by_one(
+    features_at_once: Callable[[torch.Tensor], torch.Tensor],
+    images: torch.Tensor,
+    *,
+    size: tuple[int, ...],
+    empty: torch.Tensor,
+) -> torch.Tensor:
+    """Fixed features of volumes (k, 1, x, y, z), each computed for itself; ``empty`` is those of none.
+
+    Raises:
+        ValueError: another size than the model was built for.
+    """
+    if images.shape[2:] != size:
+        raise ValueError("the volumes do not have the size the model was built for")
+    with torch.no_grad():
+        if not len(images):
+            return empty.to(_kept(images))
+        return torch.cat([features_at_once(volume) for volume in torch.split(images, 1)])
 
 
 def _kept(volumes: torch.Tensor) -> torch.dtype:
