@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ from medveil.bounds import (
 )
 from medveil.errors import Error
 from medveil.files import replace_durably
-from medveil.handed import parsed
+from medveil.handed import parsed, written
 from medveil.registry import names_in
 from medveil.shown import plain
 from medveil.trace_target import TraceTarget
@@ -243,5 +242,4 @@ class Node:
     def save(self) -> None:
         """Write ``node.json``, whole or not at all."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        text = json.dumps(self.settings.model_dump(mode="json"), indent=2) + "\n"
-        replace_durably(self.folder / FILE, text.encode(), private=True)
+        replace_durably(self.folder / FILE, written(self.settings), private=True)

@@ -18,6 +18,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from medveil.errors import Error
 from medveil.ids import canonical, digest
+from medveil.sqlite import open_sqlite
 from privacy.oprf.keeper import LimitReached, RegisterFull
 from privacy.oprf.sealing import Claim
 
@@ -91,7 +92,7 @@ class KeeperBook:
 
     def __init__(self, path: Path, *, now: Callable[[], float] = time.time) -> None:
         self._now = now
-        self._engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
+        self._engine = open_sqlite(path)
         sa.event.listen(self._engine, "connect", _durable)
         sa.event.listen(self._engine, "begin", _immediate)
         with self._change() as tx:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from aggregator.keeper.book import KeeperBook
-from aggregator.keeper.settings import KeeperFolder
+from aggregator.keeper.settings import FILE, KeeperFolder
 from aggregator.relay.line import AggregatorRefuses, UpstreamLine
 from medveil.errors import Error
 from medveil.keeping import Letter
@@ -92,7 +92,7 @@ async def _until_told(folder: KeeperFolder, side: KeeperSide) -> None:
         if own is not None:
             loop.add_signal_handler(name, own.cancel)
     identity = folder.identity()
-    line = KeeperLine(told.aggregator, folder.authority, identity, proxy=told.proxy, file="keeper.json")
+    line = KeeperLine(told.aggregator, folder.authority, identity, proxy=told.proxy, file=FILE)
     log.info("keeper.starting", node=told.name)
     try:
         await answer_letters(side, line)

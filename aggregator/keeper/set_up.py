@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from aggregator.keeper.run import KeeperLine
-from aggregator.keeper.settings import KeeperFolder, KeeperSettings
+from aggregator.keeper.settings import FILE, KeeperFolder, KeeperSettings
+from aggregator.relay.line import enrol_once
 from medveil.authority import read_authority
 from medveil.errors import BadOption
 from medveil.files import replace_durably
-from medveil.handed import problem_of, read_json
+from medveil.handed import problem_of, read_json, written
 from medveil.identity import Identity
 from medveil.persons import Keeper, Persons
-
-ENROL_S = 5.0
-"""How long a command that a person waits for tries to reach the aggregator."""
 
 
 def set_up_keeper(folder: Path, authority: Path, told: Mapping[str, Any]) -> KeeperFolder:
@@ -40,7 +35,7 @@ def set_up_keeper(folder: Path, authority: Path, told: Mapping[str, Any]) -> Kee
     made.make_keys()
     made.authority.write_bytes(pinned)
     made.save()
-    replace_durably(made.public, _text(made.described()))
+    replace_durably(made.public, written(made.described()))
     return made
 
 
@@ -48,22 +43,7 @@ def enrol_keeper(folder: Path, token: str) -> str:
     """Make a keeper known to the aggregator; its name. Raises: NoKeeper, AggregatorRefuses."""
     found = KeeperFolder.load(folder)
     told = found.settings
-
-    async def show() -> None:
-        line = KeeperLine(
-            told.aggregator,
-            found.authority,
-            found.identity(),
-            patience_s=ENROL_S,
-            proxy=told.proxy,
-            file="keeper.json",
-        )
-        try:
-            await line.enrol(token)
-        finally:
-            await line.close()
-
-    asyncio.run(show())
+    enrol_once(told.aggregator, found.authority, found.identity(), token, proxy=told.proxy, file=FILE)
     return told.name
 
 
@@ -76,9 +56,5 @@ def write_persons(target: Path, name: str, identifier: str, keepers: Sequence[Pa
         persons = Persons(name=name, identifier=identifier, keepers=tuple(shown))
     except ValidationError as error:
         raise BadOption(problem=problem_of(error)) from error
-    replace_durably(target, _text(persons))
+    replace_durably(target, written(persons))
     return persons
-
-
-def _text(value: Keeper | Persons) -> bytes:
-    return (json.dumps(value.model_dump(mode="json"), indent=2) + "\n").encode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,7 @@ from pydantic import Field
 
 from medveil.errors import BadFile, Error
 from medveil.files import new_private, replace_durably
-from medveil.handed import parsed, read_json
+from medveil.handed import parsed, read_json, written
 from medveil.identity import Identity, Secret
 from medveil.persons import Keeper, Persons
 from medveil.values import Frozen, Name
@@ -109,8 +108,7 @@ class KeeperFolder:
 
     def save(self) -> None:
         """Write ``keeper.json``, whole or not at all."""
-        text = json.dumps(self.settings.model_dump(mode="json"), indent=2) + "\n"
-        replace_durably(self.folder / FILE, text.encode(), private=True)
+        replace_durably(self.folder / FILE, written(self.settings), private=True)
 
     def identity(self) -> Identity:
         """By which the aggregator knows it."""
@@ -150,8 +148,7 @@ class KeeperFolder:
             raise OtherKeys()
         if self.persons_file.exists() and self.persons().hash != persons.hash:
             raise PersonsForLife()
-        text = json.dumps(persons.model_dump(mode="json"), indent=2) + "\n"
-        replace_durably(self.persons_file, text.encode())
+        replace_durably(self.persons_file, written(persons))
 
 
 def _read(path: Path, size: int) -> Secret:

@@ -29,6 +29,8 @@ from medveil.shown import plain
 
 PATIENCE_S = 20.0
 """How long a lost request is sent again. The hospitals wait meanwhile, and send themselves after it."""
+ENROL_S = 5.0
+"""The same, of a command that a person waits for."""
 BUSY = (429, 502, 503, 504)
 
 
@@ -155,6 +157,21 @@ class UpstreamLine:
             return response.status_code, answer.data, seconds_to_wait(response.headers.get("retry-after"))
         finally:
             await response.aclose()
+
+
+def enrol_once(
+    address: str, authority: Path, identity: Identity, token: str, *, proxy: str, file: str
+) -> None:
+    """Use a one-time token, from a command. Args: as of :class:`UpstreamLine`. Raises: AggregatorRefuses."""
+
+    async def show() -> None:
+        line = UpstreamLine(address, authority, identity, patience_s=ENROL_S, proxy=proxy, file=file)
+        try:
+            await line.enrol(token)
+        finally:
+            await line.close()
+
+    asyncio.run(show())
 
 
 def _path(key: AttemptKey) -> str:

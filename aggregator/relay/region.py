@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aggregator.work.unmasking import WrongLength, segment_lengths
+from aggregator.work.unmasking import check_length, segment_lengths
 from medveil.errors import RemoteProtocolError
 from medveil.relaying import RelayedUploads, RelayIdentity
 from privacy.secagg.messages import Upload
@@ -46,8 +46,7 @@ class Region:
 
     def put(self, name: str, number: int, data: bytes) -> None:
         """Keep one segment; a repeated one replaces it. Raises: WrongLength."""
-        if not 0 <= number < len(self._lengths) or len(data) != self._lengths[number]:
-            raise WrongLength()
+        check_length(self._lengths, number, len(data))
         self._file(name, number).write_bytes(data)
 
     def sign_for(self, name: str, word: Upload) -> None:

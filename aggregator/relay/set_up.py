@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import ValidationError
 
 from aggregator.access.tls import make_certificates
-from aggregator.relay.line import UpstreamLine
-from aggregator.relay.settings import RelayFolder, RelaySettings
+from aggregator.relay.line import enrol_once
+from aggregator.relay.settings import FILE, RelayFolder, RelaySettings
 from medveil.authority import read_authority
 from medveil.errors import BadOption
 from medveil.handed import problem_of
 from medveil.identity import Identity
-
-ENROL_S = 5.0
-"""How long a command that a person waits for tries to reach the aggregator."""
 
 
 def set_up_relay(folder: Path, authority: Path, told: Mapping[str, Any]) -> bytes:
@@ -47,15 +43,6 @@ def set_up_relay(folder: Path, authority: Path, told: Mapping[str, Any]) -> byte
 def enrol_relay(folder: Path, token: str) -> str:
     """Make a relay known to the aggregator; its name. Raises: NoRelay, AggregatorRefuses."""
     found = RelayFolder.load(folder)
-    identity = Identity.load(found.settings.name, found.key)
-
-    async def show() -> None:
-        told = found.settings
-        line = UpstreamLine(told.aggregator, found.authority, identity, patience_s=ENROL_S, proxy=told.proxy)
-        try:
-            await line.enrol(token)
-        finally:
-            await line.close()
-
-    asyncio.run(show())
-    return found.settings.name
+    told, identity = found.settings, Identity.load(found.settings.name, found.key)
+    enrol_once(told.aggregator, found.authority, identity, token, proxy=told.proxy, file=FILE)
+    return told.name

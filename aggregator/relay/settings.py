@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,7 @@ from pydantic import Field
 
 from aggregator.settings import Limits, Settings
 from medveil.errors import Error
-from medveil.handed import parsed
+from medveil.handed import parsed, written
 from medveil.relaying import MOST_RELAYED
 from medveil.values import Frozen, Name
 
@@ -69,8 +68,7 @@ class RelayFolder:
     def save(self) -> None:
         """Write ``relay.json``."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        text = json.dumps(self.settings.model_dump(mode="json"), indent=2)
-        (self.folder / FILE).write_text(text + "\n")
+        (self.folder / FILE).write_bytes(written(self.settings))
 
     def serving(self, limits: Limits | None = None) -> Settings:
         """What the server listens on."""

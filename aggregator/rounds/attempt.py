@@ -15,7 +15,7 @@ from medveil.identity import BadSignature
 from medveil.plan import Plan
 from medveil.relaying import RelayedUploads
 from medveil.reports import Waiting
-from medveil.rounds import AttemptKey, RoundKind
+from medveil.rounds import AttemptKey, Phase, RoundKind
 from privacy.encoding import EncodingParams, params_for
 from privacy.secagg import server
 from privacy.secagg.keys import PROTOCOL, PROTOCOL_1, setting_for
@@ -75,6 +75,12 @@ class Attempt:
     publication: Publication | None = None
     lost: int = 0
     """How often a worker ended without the result of its job, or did not end."""
+
+    def source_of(self, member: int) -> int | None:
+        """What a hospital's segments are stored under; None if its upload is signed already (OutOfPhase)."""
+        if self.state.phase is not Phase.UPLOAD or member not in self.state.invited:
+            raise server.OutOfPhase(phase=self.state.phase)
+        return None if member in self.state.uploaded else member
 
 
 def new_attempt(

@@ -16,7 +16,7 @@ from aggregator.rounds.relayed import WrongRelay, source_of, take
 from aggregator.rounds.runs import Run, Runs, WrongRound, mark_of
 from aggregator.storage.plans import RELAYED
 from aggregator.storage.register import Party
-from aggregator.work.unmasking import WrongLength, segment_lengths
+from aggregator.work.unmasking import WrongLength, check_length, segment_lengths
 from medveil.errors import Error, RemoteProtocolError
 from medveil.identity import verify
 from medveil.log import get_logger
@@ -167,9 +167,7 @@ class Intake:
         source = self._of_relay(key, name) if relay else self._of_hospital(key, name)
         if source is None:
             return None
-        lengths = segment_lengths(self._open(key).params.words)
-        if not 0 <= segment < len(lengths) or size != lengths[segment]:
-            raise WrongLength()
+        check_length(segment_lengths(self._open(key).params.words), segment, size)
         claim = SegmentClaim(key, source, segment)
         if claim in self._claims:
             raise StillWriting()
@@ -178,10 +176,10 @@ class Intake:
     def _of_hospital(self, key: AttemptKey, name: str) -> int | None:
         """What a hospital's segments are stored under; None if its upload is signed already."""
         run = self._runs.of(key.plan, name)
-        state, member = _current(run, key).state, run.plan.member(name)
-        if member is None or state.phase is not Phase.UPLOAD or member.index not in state.invited:
-            raise server.OutOfPhase(phase=state.phase)
-        return None if member.index in state.uploaded else member.index
+        current, member = _current(run, key), run.plan.member(name)
+        if member is None:
+            raise NotFound()
+        return current.source_of(member.index)
 
     def _of_relay(self, key: AttemptKey, name: str) -> str | None:
         """What a relay's segments are stored under; None if its sum is taken already."""

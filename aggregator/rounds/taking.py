@@ -17,10 +17,8 @@ from aggregator.rounds.runs import Run, Runs, WrongRound
 from aggregator.rounds.status import PlanReader
 from aggregator.storage.blobs import Blobs
 from aggregator.storage.transactions import NotLeading
-from aggregator.work.unmasking import WrongLength, segment_lengths
-from medveil.plan import Plan
+from aggregator.work.unmasking import check_length, segment_lengths
 from medveil.rounds import AttemptKey, Phase
-from privacy.secagg import server
 
 MOST_VERSIONS = 3
 """Different contents of one segment that this process keeps: an honest node sends the same bytes again."""
@@ -40,7 +38,15 @@ class Taking:
         Raises: NotFound, WrongRound, OutOfPhase, WrongLength, as the leader would.
         """
         plan, attempt = self._reader.opened(key.plan)
-        return _wanted(plan, attempt, key, name, segment, size=size)
+        member = plan.member(name)
+        if member is None:
+            raise NotFound()
+        if attempt is None or attempt.key != key:
+            raise WrongRound()
+        source = attempt.source_of(member.index)
+        if source is not None:
+            check_length(segment_lengths(attempt.params.words), segment, size)
+        return source
 
     def take(self, key: AttemptKey, name: str, segment: int, data: bytes) -> None:
         """Keep a segment; it is on stable storage afterwards.
@@ -65,25 +71,6 @@ class Taking:
             if digest not in versions and len(versions) >= MOST_VERSIONS:
                 raise NotLeading()
             versions.add(digest)
-
-
-def _wanted(
-    plan: Plan, attempt: Attempt | None, key: AttemptKey, name: str, segment: int, *, size: int
-) -> int | None:
-    member = plan.member(name)
-    if member is None:
-        raise NotFound()
-    if attempt is None or attempt.key != key:
-        raise WrongRound()
-    state = attempt.state
-    if state.phase is not Phase.UPLOAD or member.index not in state.invited:
-        raise server.OutOfPhase(phase=state.phase)
-    if member.index in state.uploaded:
-        return None
-    lengths = segment_lengths(attempt.params.words)
-    if not 0 <= segment < len(lengths) or size != lengths[segment]:
-        raise WrongLength()
-    return member.index
 
 
 def open_uploads(runs: Runs) -> list[tuple[Run, Attempt]]:

@@ -89,11 +89,10 @@ class Letters:
 
     def answer(self, keeper: str, letter: str, body: bytes) -> None:
         """Pass an answer on. Raises: NotFound if nobody waits for it, or it was another keeper's letter."""
-        one = self._open.pop(letter, None)
+        one = self._open.get(letter)
         if one is None or one.keeper != keeper:
-            if one is not None:
-                self._open[letter] = one
             raise NotFound()
+        del self._open[letter]
         if not one.answer.done():
             one.answer.set_result(body)
 

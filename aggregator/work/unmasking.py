@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,12 @@ class WrongLength(RemoteProtocolError):
             meaning="It was refused and not summed.",
             remedy="Check that node and aggregator run the same version of MedVeil.",
         )
+
+
+def check_length(lengths: Sequence[int], number: int, size: int) -> None:
+    """Whether this is the size of segment ``number``. Args: lengths: of all. Raises: WrongLength."""
+    if not 0 <= number < len(lengths) or size != lengths[number]:
+        raise WrongLength()
 
 
 class DamagedSegment(RemoteProtocolError):

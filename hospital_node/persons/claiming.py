@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from hospital_node.persons.people import People, read_people
 from hospital_node.settings import Node, PersonsSettings
 from medveil.errors import BadFile, Error
 from medveil.files import replace_durably
-from medveil.handed import read_json
+from medveil.handed import read_json, written
 from medveil.identity import Identity, Secret
 from medveil.persons import Keeper, Persons
 from privacy.oprf.hospital import ask, claim, tags
@@ -101,8 +100,7 @@ def use(node: Node, file: Path, columns: Sequence[str], table: Path | None) -> t
     if before is not None and before.hash != told.hash:
         raise BadFile(name=file.name, problem="this node uses another persons file, which is for life")
     read_people(node.settings.data, told)
-    text = json.dumps(persons.model_dump(mode="json"), indent=2) + "\n"
-    replace_durably(node.persons, text.encode(), private=True)
+    replace_durably(node.persons, written(persons), private=True)
     changed = Node(node.folder, node.settings.model_copy(update={"persons": told}))
     changed.save()
     return changed, persons

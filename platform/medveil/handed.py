@@ -6,6 +6,7 @@ an exception of its own kind. Here the bytes are counted first, and every way to
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
@@ -66,6 +67,11 @@ def parsed(kind: type[M], data: bytes, *, name: str, most: int = JSON_BYTES) -> 
         raise BadFile(name=plain(name), problem=problem_of(error)) from error
     except (NotPlain, MemoryError) as error:
         raise BadFile(name=plain(name), problem=f"as JSON it is refused: {plain(error)}") from error
+
+
+def written(value: BaseModel) -> bytes:
+    """The same value as JSON that people can read, as :func:`parsed` takes it."""
+    return (json.dumps(value.model_dump(mode="json"), indent=2) + "\n").encode()
 
 
 def problem_of(error: ValidationError) -> str:

@@ -183,11 +183,11 @@ def test_every_call_that_makes_something_durable_is_inside_a_step() -> None:
         "invitations.py: replace_durably(path, invitation.to_bytes(), private=True)",
         "queue.py: replace_durably(self._path, state.model_dump_json().encode(), private=True)",
         "receivers.py: replace_durably(path, f'{secret}\\n'.encode(), private=True)",
-        "set_up.py: replace_durably(made.public, _text(made.described()))",  # made once, by a command
-        "set_up.py: replace_durably(target, _text(persons))",
+        "set_up.py: replace_durably(made.public, written(made.described()))",  # made once, by a command
+        "set_up.py: replace_durably(target, written(persons))",
         "settings.py: os.fsync(file.fileno())",
-        "settings.py: replace_durably(self.folder / FILE, text.encode(), private=True)",
-        "settings.py: replace_durably(self.persons_file, text.encode())",
+        "settings.py: replace_durably(self.folder / FILE, written(self.settings), private=True)",
+        "settings.py: replace_durably(self.persons_file, written(persons))",
         "watched.py: replace_durably(path, f'{secrets.token_urlsafe(32)}\\n'.encode(), private=True)",
     ]
 
