@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from pydantic import Field, model_validator
 
 from medveil.errors import Error
@@ -29,6 +31,20 @@ class Keeper(Frozen):
     """Of its share of the key (P-256, compressed)."""
     sealing: Key
     """What is meant for the keeper alone is sealed to it (X25519)."""
+
+    @model_validator(mode="after")
+    def _has_keys(self) -> Self:
+        """Mistyped ones are noticed here, not by the first hospital that asks."""
+        try:
+            EllipticCurvePublicKey.from_encoded_point(SECP256R1(), bytes.fromhex(self.evaluation))
+        except ValueError as error:
+            raise ValueError(f"the evaluation key of '{self.name}' is no point of P-256") from error
+        try:
+            sealing = X25519PublicKey.from_public_bytes(bytes.fromhex(self.sealing))
+            X25519PrivateKey.generate().exchange(sealing)  # one of small order gives no secret
+        except ValueError as error:
+            raise ValueError(f"the sealing key of '{self.name}' is no key of X25519") from error
+        return self
 
 
 class Persons(Frozen):

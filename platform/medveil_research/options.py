@@ -326,6 +326,13 @@ class NewStudyOptions:
     ] = None
     compression: Compressed = None
     personal: Personal = None
+    persons: Annotated[
+        Path | None,
+        typer.Option(
+            help="The consortium's persons.json: nobody is in two hospitals of the study, and each person "
+            "has one budget. With noise only; every hospital must use the same file."
+        ),
+    ] = None
     mask_graph: Annotated[
         MaskGraph, typer.Option(help="Who masks with whom; more than 128 hospitals need 'hidden'.")
     ] = "complete"

@@ -31,7 +31,7 @@ from medveil.study import (
     Transforms,
 )
 from medveil.tasks import TASKS
-from medveil.values import Drawn, MaskGraph, PrivacyKind, Weights
+from medveil.values import Drawn, MaskGraph, PrivacyKind, Sha256, Weights
 from medveil_imaging.fingerprints import with_profile
 from medveil_imaging.models import ModelShape, Option, build, outputs_for
 from medveil_imaging.personal import personal_tensors
@@ -139,6 +139,8 @@ class StudyOptions:
     deadlines: Deadlines = field(default_factory=Deadlines)
     options: Mapping[str, Option] = field(default_factory=dict)
     """Of the model."""
+    persons: Sha256 | None = None
+    """Hash of the consortium's persons file: nobody is in two hospitals of the study. None: not asked."""
     mask_graph: MaskGraph = "complete"
     """"hidden" is needed by more than 128 hospitals; see docs/protocol.md."""
     weights: Weights | None = None
@@ -294,7 +296,7 @@ def new_study(options: StudyOptions) -> tuple[Study, bytes]:
             strategy=settings.strategy,
             compression=options.compression,
             secure_aggregation=_masked_sum(options, settings, policy),
-            cohort=Cohort(min_hospitals=options.least, max_hospitals=options.most),
+            cohort=Cohort(min_hospitals=options.least, max_hospitals=options.most, persons=options.persons),
             evaluation=Evaluation(
                 every_round=options.privacy == "none",
                 lesions=options.lesions,

@@ -9,6 +9,8 @@ from pydantic import ValidationError
 
 from medveil.errors import BadOption
 from medveil.groups import Groups
+from medveil.ids import fingerprint
+from medveil.persons import Persons
 from medveil.shown import plain
 from medveil.study import Target
 
@@ -72,3 +74,12 @@ def _rising(words: Sequence[str]) -> tuple[float, ...]:
     except ValueError:
         return ()
     return numbers if len(numbers) > 2 and all(low < high for low, high in pairwise(numbers)) else ()
+
+
+def persons_lines(persons: Persons) -> list[str]:
+    """By whom persons are known in a new study, and what its author compares by telephone."""
+    keepers = ", ".join(plain(one.name) for one in persons.keepers)
+    return [
+        f"persons  each in one hospital only, known by {plain(persons.identifier)} to the keepers {keepers}",
+        f"         fingerprint {fingerprint(persons.hash)}: compare it with the admin's by telephone",
+    ]

@@ -26,7 +26,9 @@ from medveil_imaging.sources.phantom import write_phantom_sites
 from medveil_research.local_consortium import DEADLINES, LocalConsortium
 from medveil_research.sites import Site, find_sites
 from medveil_research.studies import StudyOptions, new_study
+from services import words_over
 
+UNIT = "medveil-keeper.service"
 KEEPERS, HOSPITALS, PATIENTS, SHARED = ("east", "west"), 3, 24, 8
 LIMIT_S = 600.0
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(LIMIT_S + 100)]
@@ -82,7 +84,7 @@ class WithKeepers(LocalConsortium):
             (folder / "aggregator-ca.pem").write_bytes(self._authority.read_bytes())
             enrol_keeper(folder, new_token(self._settings, name, "keeper"))
             (folder / "persons.json").write_bytes(self.file.read_bytes())
-            self._start(name, ["aggregator", "keeper", "run", "--folder", str(folder)])
+            self._start(name, words_over(UNIT, folder))
 
 
 def test_a_study_ends_in_which_every_person_was_used_by_one_hospital(tmp_path: Path) -> None:
@@ -102,10 +104,10 @@ def test_a_study_ends_in_which_every_person_was_used_by_one_hospital(tmp_path: P
                 deadlines=Deadlines(**DEADLINES),
                 seed=3,
                 anyway=True,
+                persons=consortium.persons.hash.hex(),
             )
         )
-        alone = study.cohort.model_copy(update={"persons": consortium.persons.hash.hex()})
-        plan = consortium.open(study.model_copy(update={"cohort": alone}), initial)
+        plan = consortium.open(study, initial)
         deadline = time.monotonic() + LIMIT_S
         while not consortium.client.status(plan.id).finished:
             consortium.check()

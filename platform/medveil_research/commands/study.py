@@ -43,21 +43,27 @@ def study_templates(
 
 def study_new(options: NewStudyOptions) -> None:
     """Write a study with proven settings, its noise fitted to the whole schedule, and say what to expect."""
+    from medveil.handed import read_json
+    from medveil.persons import Persons
     from medveil_research.model_start import hand_on_frozen, start_lines
     from medveil_research.named_start import weights_named
     from medveil_research.outlook import outlook
     from medveil_research.strategy_choice import strategy_lines
     from medveil_research.studies import new_study
     from medveil_research.study_file import write_study
+    from medveil_research.study_words import persons_lines
 
     options = _complete(options)
+    persons = read_json(options.persons, Persons) if options.persons else None
     weights = weights_named(options.start, options.folder) if options.start else None
-    wanted = _wanted(options, weights)
+    wanted = replace(_wanted(options, weights), persons=persons.hash.hex() if persons else None)
     study, initial = new_study(wanted)
     write_study(options.output, study, initial)
     screen = Screen()
     screen.say(f"written  {options.output / 'study.toml'}")
     for line in (*(start_lines(study, weights) if weights else ()), *hand_on_frozen(study, options.output)):
+        screen.say(line)
+    for line in persons_lines(persons) if persons else ():
         screen.say(line)
     for line in strategy_lines(study) if options.strategy else ():
         screen.say(line)
@@ -75,6 +81,9 @@ def _complete(options: NewStudyOptions) -> NewStudyOptions:
     missing = [f"--{key}" for key in needed if not getattr(options, key)]
     if missing:
         problem = f"{' and '.join(missing)} must be given, or a template ('medveil study templates')"
+        raise BadOption(problem=problem)
+    if options.persons and options.privacy == "none":
+        problem = "--persons keeps one budget a person, so it needs noise: --privacy local or joint"
         raise BadOption(problem=problem)
     return replace(options, privacy=options.privacy or "local", epsilon=options.epsilon or 8.0)
 
