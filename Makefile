@@ -47,7 +47,7 @@ $(STAMP): $(PACKAGES) pyproject.toml
 	@$(BIN)/python -c 'import torch; print("installed: torch", torch.__version__ + ", CUDA:", "yes" if torch.cuda.is_available() else "no")'
 	@touch $@
 
-install-aggregator: ## Make .venv for an aggregator alone: no PyTorch, with PostgreSQL and buckets (360 MB)
+install-aggregator: ## Make .venv for an aggregator alone: no PyTorch, with PostgreSQL, buckets and a cluster (400 MB)
 	$(PYTHON) -m venv --clear $(VENV)
 	$(PIP) --require-hashes --no-deps -r requirements/build.txt -r requirements/aggregator.txt
 	$(PIP) --no-deps --no-build-isolation .

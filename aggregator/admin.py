@@ -7,8 +7,10 @@ key takes the old one's place in :mod:`aggregator.adminkey`.
 from __future__ import annotations
 
 import math
+import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -144,6 +146,24 @@ def set_up_cluster(settings: Settings, address: str) -> bool:
     check_cluster(settings.folder, address)
     replace(settings, cluster=address).save()
     return made
+
+
+def hand_out_cluster(settings: Settings, target: Path) -> None:
+    """Write what scheduler and workers need into a new folder, whole or not at all.
+
+    Guarantees: of the settings only where scheduler and uploads are; no key but the cluster's own.
+    Raises: BadOption if there is something already, or it cannot be written.
+    """
+    scratch = target.with_name(f"{target.name}.part")
+    try:
+        if target.exists():
+            raise FileExistsError("it is there already")
+        Settings(scratch, cluster=settings.cluster, blobs=settings.blobs).save()
+        shutil.copytree(settings.folder / CLUSTER, scratch / CLUSTER)
+        os.replace(scratch, target)
+    except OSError as error:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise BadOption(problem=f"--hand-out: {error.strerror or error}") from error
 
 
 def _check_database(settings: Settings) -> None:

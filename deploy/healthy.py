@@ -1,4 +1,5 @@
-"""Whether what runs in this container works: exit 0, or a sentence and 1. ``healthy.py aggregator|node``.
+"""Whether what runs in this container works: exit 0, or a sentence and 1.
+``healthy.py aggregator|node|keeper|scheduler|worker``.
 
 Only the standard library is imported, so that a look every half minute costs next to nothing.
 """
@@ -7,13 +8,17 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import ssl
 import sys
 import time
 from pathlib import Path
 
 SILENT_S = 120.0
-"""A node writes its ``live.json`` every ten seconds, also while it trains."""
+"""A node writes its ``live.json`` every ten seconds, also while it trains; the others touch a file of
+their own as often, or each time they ask for letters (:mod:`medveil.alive`)."""
+TOUCHING = ("keeper", "scheduler", "worker")
+"""They accept no connection, or none of a stranger's."""
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -35,15 +40,27 @@ def node(folder: Path) -> str:
     told = json.loads((folder / "live.json").read_text())
     if told["stopped"]:
         return "the node was stopped"
-    silent = time.time() - told["updated"]
-    return "" if silent < SILENT_S else f"the node has told nothing for {silent:.0f} seconds"
+    return _silent("node", told["updated"])
+
+
+def touching(kind: str) -> str:
+    """What is wrong; empty if it goes round. That its aggregator or scheduler is away is no illness."""
+    return _silent(kind, os.stat(os.environ["MEDVEIL_ALIVE"]).st_mtime)
+
+
+def _silent(kind: str, heard: float) -> str:
+    silent = time.time() - heard
+    return "" if silent < SILENT_S else f"the {kind} has told nothing for {silent:.0f} seconds"
 
 
 def main() -> int:
     kind, *folder = sys.argv[1:]
-    look = {"aggregator": aggregator, "node": node}[kind]
     try:
-        problem = look(Path(folder[0] if folder else f"{kind}-data"))
+        if kind in TOUCHING:
+            problem = touching(kind)
+        else:
+            look = {"aggregator": aggregator, "node": node}[kind]
+            problem = look(Path(folder[0] if folder else f"{kind}-data"))
     except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException) as error:
         problem = f"the {kind} does not answer ({type(error).__name__})"
     if problem:

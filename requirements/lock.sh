@@ -1,7 +1,7 @@
 #!/bin/sh
 # Pins every package with the hashes of all its wheels:
 #   lock.txt        what `make install` takes: all rooms, and what developers need
-#   aggregator.txt  an aggregator alone, with PostgreSQL and a bucket: no torch
+#   aggregator.txt  an aggregator alone, with PostgreSQL, a bucket and a cluster: no torch
 #   node.txt        a hospital's node alone, with 12-bit JPEG and DIMSE
 #   build.txt       what makes our own wheel
 #   deploy.txt      what the files under deploy/ are checked with
@@ -28,7 +28,7 @@ written() {
 }
 written lock.txt pyproject.toml --extra dev
 same="--constraint requirements/lock.txt"
-written aggregator.txt pyproject.toml --extra postgres --extra s3 $same
+written aggregator.txt pyproject.toml --extra postgres --extra s3 --extra cluster $same
 written node.txt pyproject.toml --extra node --extra jpeg12 --extra dimse $same
 written deploy.txt --group pyproject.toml:deploy $same
 written build.txt --group pyproject.toml:build $same

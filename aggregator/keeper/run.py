@@ -11,6 +11,7 @@ from typing import Protocol
 from aggregator.keeper.book import KeeperBook
 from aggregator.keeper.settings import FILE, KeeperFolder
 from aggregator.relay.line import AggregatorRefuses, UpstreamLine
+from medveil.alive import show_alive
 from medveil.errors import Error
 from medveil.keeping import Letter
 from medveil.log import get_logger
@@ -56,6 +57,7 @@ def side_of(folder: KeeperFolder, book: KeeperBook) -> KeeperSide:
 async def answer_letters(side: KeeperSide, post: Post, *, pause_s: float = PAUSE_S) -> None:
     """Answer letters until cancelled. What cannot be answered now is asked again by whoever wants it."""
     while True:
+        show_alive()
         try:
             letter = await post.next(WAIT_S)
             if letter is None:

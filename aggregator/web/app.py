@@ -25,9 +25,9 @@ from aggregator.web.dashboard.checking import Checking
 from aggregator.web.dashboard.pages import add_dashboard
 from aggregator.web.dashboard.running import Reckoning
 from aggregator.web.entrance.pages import add_entrance
-from aggregator.web.gauges import process_gauges
+from aggregator.web.gauges import cluster_gauges, process_gauges
 from aggregator.web.limits import Gate
-from aggregator.web.metrics import Metrics, last_backup
+from aggregator.web.metrics import Metrics, certificate_ends, last_backup
 from aggregator.web.problems import bare_app
 from aggregator.web.recent import Recent
 from aggregator.web.routes import hospitals, keepers, models, people, relays
@@ -36,7 +36,8 @@ from aggregator.web.service import Service
 from aggregator.web.standby import open_stand_by
 from aggregator.web.telling import telling
 from aggregator.work.cluster import Cluster
-from aggregator.work.open import open_cluster
+from aggregator.work.open import CERTIFICATE, open_cluster
+from aggregator.work.open import FOLDER as CLUSTER
 from aggregator.work.workers import Workers
 from medveil.log import get_logger
 
@@ -74,7 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.workers = workers = Workers(settings.workers)
     cluster = open_cluster(settings.folder, settings.cluster, settings.without_cluster, workers)
     app.state.metrics = Metrics(tls=settings.folder / "tls", disk=settings.folder)
-    app.state.metrics.show(partial(_gauges, app, settings))
+    app.state.metrics.show(partial(_gauges, app, settings, cluster))
     app.add_middleware(Gate, limits=settings.limits, observe=partial(_observe, app))
     app.include_router(relays.router)  # before the hospitals': "relayed" is no kind of message
     app.include_router(hospitals.router)
@@ -95,12 +96,15 @@ def _observe(app: FastAPI, scope: Scope, status: int, seconds: float) -> None:
     app.state.recent.request(scope, status, seconds)
 
 
-def _gauges(app: FastAPI, settings: Settings) -> Iterator[Metric]:
+def _gauges(app: FastAPI, settings: Settings, cluster: Cluster | None) -> Iterator[Metric]:
     service: Service | None = app.state.service
     yield from process_gauges(leads=service is not None, version=version("medveil"))
     yield last_backup(settings.folder)
     if service is not None:
         yield from service.gauges()
+        if cluster is not None:
+            ends = certificate_ends(settings.folder / CLUSTER / CERTIFICATE)
+            yield from cluster_gauges(cluster.standing, ends)
 
 
 def _describe_senders(app: FastAPI) -> None:
@@ -146,6 +150,8 @@ def open_service(settings: Settings, workers: Workers, cluster: Cluster | None =
         blobs = open_blobs(settings.folder, settings.blobs)
         blobs.sweep()
         coordinator = Coordinator(store, blobs, workers=workers, cluster=cluster)
+        if cluster is not None:
+            cluster.watch()
         early = EarlyNonces(settings.folder / "nonces")
         if early.existed:  # what another process took in this very second is stale from the next one on
             time.sleep(1 - time.time() % 1)

@@ -8,6 +8,7 @@ of the process is counted as attempts end; nothing here reads a message, a model
 from __future__ import annotations
 
 import math
+import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,6 +26,7 @@ from prometheus_client.core import (
 
 from aggregator.rounds import epochs, schedule
 from aggregator.rounds.runs import Run, Runs
+from aggregator.work.cluster import Standing
 from aggregator.work.spending import local_epsilon
 from medveil.reports import AttemptReport
 
@@ -307,6 +309,25 @@ def audit_families(newest: int, witnessed: int) -> Iterator[Metric]:
     behind = max(0, newest - witnessed)
     text = "Newest entries of the audit log that no hospital was given to keep yet."
     yield _gauge("medveil_audit_unwitnessed_entries", text, behind)
+
+
+def cluster_gauges(standing: Standing, certificate_ends: float | None) -> Iterator[Metric]:
+    """How the machines do that add up large sums. Args: certificate_ends: theirs, Unix time."""
+    text = "Processes that the cluster's scheduler has; 0: it has none, or does not answer."
+    yield _gauge("medveil_cluster_workers", text, standing.workers)
+    text = "Segments of sums that the cluster has in hand."
+    yield _gauge("medveil_cluster_segments_waiting", text, standing.waiting)
+    ended = CounterMetricFamily(
+        "medveil_cluster_segments", "Segments since the process began, by outcome.", labels=["outcome"]
+    )
+    for outcome, count in standing.ended.items():
+        ended.add_metric([outcome], count)
+    yield ended
+    text = "When the cluster computed the last segment, Unix time; 0: none since the process began."
+    yield _gauge("medveil_cluster_last_segment_timestamp_seconds", text, standing.last)
+    if certificate_ends is not None:
+        text = "Until the certificate of the cluster's processes expires."
+        yield _gauge("medveil_cluster_certificate_seconds_left", text, certificate_ends - time.time())
 
 
 def process_gauges(*, leads: bool, version: str) -> Iterator[Metric]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,11 +27,14 @@ from medveil.log import get_logger
 MOST_TRIES = 3
 """Times a segment is handed to the cluster."""
 REST_S = 30.0
-"""For so long a cluster that was not to be had is not asked again."""
+"""For so long a cluster that was not to be had when a sum needed it is not asked again."""
 FRESH_S = 2.0
 """For so long after an answer of the scheduler nobody asks whether it is there."""
 WATCH_S = 10.0
-"""How often a scheduler is asked whether it is there while it has something in hand."""
+"""How often a scheduler is asked whether it is there, whether or not it has something in hand."""
+ENDS = ("done", "lost", "here", "failed")
+"""What becomes of a segment: the cluster has computed it; it is handed in again; this machine computes it
+instead; its sum ends with an error and is tried again."""
 LOCAL, WAIT = "local", "wait"
 """What becomes of a sum that the cluster does not compute."""
 Outcome = Future[bytes | Failure]
@@ -79,14 +83,29 @@ class ClusterLost(Error):
 class Engine(Protocol):
     """A connection to a scheduler. One thread at a time uses it."""
 
-    def check(self) -> None:
-        """Raises: ClusterUnreachable unless scheduler and a worker are there."""
+    def check(self) -> int:
+        """How many workers it has. Raises: ClusterUnreachable unless scheduler and a worker are there."""
+        ...
 
     def hand_in(self, order: Order, number: int) -> Outcome:
         """Have a worker compute a segment. What is lost is cancelled, or ends with any error."""
 
     def close(self) -> None:
         """End the connection; what it had in hand is cancelled."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a cluster does."""
+
+    workers: int
+    """When its scheduler was asked last; 0: it has none, or is away."""
+    waiting: int
+    """Segments that it has in hand at this moment."""
+    ended: Mapping[str, int]
+    """Segments since the process began, by :data:`ENDS`."""
+    last: float
+    """When it computed the last one, Unix time; 0: none yet."""
 
 
 @dataclass(eq=False)
@@ -119,6 +138,7 @@ class Cluster:
         self._engine: Engine | None = None
         self._in_hand: dict[_Task, int] = {}
         self._rests_until = self._seen = float("-inf")
+        self._workers, self._ended_as, self._last, self._away = 0, Counter[str](), 0.0, False
         self._generation, self._counting = 0, threading.Lock()
         self._thread = thread or ThreadPoolExecutor(1, "cluster")
         self._ended = threading.Event()
@@ -134,6 +154,17 @@ class Cluster:
         task = _Task(job, number, self._generation)
         self._soon(lambda: self._hand_in(task), task)
         return task.outcome
+
+    @property
+    def standing(self) -> Standing:
+        """How it does; any thread may ask, and nobody waits for the scheduler."""
+        ended = {end: self._ended_as[end] for end in ENDS}
+        return Standing(self._workers, len(self._in_hand), ended, self._last)
+
+    def watch(self) -> None:
+        """From now on look now and then whether it is there, also before a sum needs it."""
+        self._soon(self._look)
+        self._start_watching()
 
     def give_up(self) -> None:
         """Forget everything in hand, and the connection with it; nobody waits for its outcome any more."""
@@ -155,11 +186,15 @@ class Cluster:
             if task is not None:
                 task.outcome.cancel()
 
+    def _start_watching(self) -> None:
+        with self._counting:
+            if not self._watching.is_alive() and not self._ended.is_set():
+                self._watching.start()
+
     def _watch(self) -> None:
-        """A scheduler that hangs says nothing: while it has something in hand it is asked."""
+        """A scheduler that hangs says nothing: it is asked."""
         while not self._ended.wait(WATCH_S):
-            if self._in_hand:
-                self._soon(self._look)
+            self._soon(self._look)
 
     # ---- on that thread
 
@@ -189,14 +224,20 @@ class Cluster:
         except (Exception, CancelledError) as error:
             self._lose(task, error)
             return
-        if isinstance(result, Failure) and self._local is not None:
+        if not isinstance(result, Failure):
+            self._ended_as["done"] += 1
+            self._last = time.time()
+            task.outcome.set_result(result)
+        elif self._local is not None:
             log.error("cluster.failed", code=result.code)
             self._compute_here(task)  # perhaps that worker alone does not see the store
         else:
+            self._ended_as["failed"] += 1
             task.outcome.set_result(result)
 
     def _lose(self, task: _Task, error: BaseException) -> None:
         log.error("cluster.lost", reason=type(error).__name__, count=task.tries)
+        self._ended_as["lost"] += 1
         self._seen = float("-inf")
         if task.tries >= MOST_TRIES:
             self._without(task, ClusterLost())
@@ -206,13 +247,16 @@ class Cluster:
     def _look(self) -> None:
         self._seen = float("-inf")
         try:
-            if self._in_hand:
-                self._ready()
+            self._ready(idle=not self._in_hand)
         except ClusterUnreachable as error:
             log.debug("cluster.failed", code=error.code)  # said already
 
-    def _ready(self) -> Engine:
-        """The connection, made anew if it is gone. Raises: ClusterUnreachable; at once for a while after."""
+    def _ready(self, *, idle: bool = False) -> Engine:
+        """The connection, made anew if it is gone.
+
+        Args: idle: no sum waits for it, so what was said before is not said again.
+        Raises: ClusterUnreachable; at once for a while after.
+        """
         if self._clock() < self._rests_until:
             raise ClusterUnreachable(problem="it did not answer a moment ago")
         if self._engine is not None and self._clock() - self._seen < FRESH_S:
@@ -220,28 +264,31 @@ class Cluster:
         try:
             if self._engine is not None:
                 try:
-                    self._engine.check()
+                    self._workers = self._engine.check()
                     self._seen = self._clock()
                     return self._engine
                 except ClusterUnreachable:
                     self._drop()
             engine = self._connect()
             self._engine = engine
-            engine.check()
+            self._workers = engine.check()
         except ClusterUnreachable as error:
             self._drop()
-            self._rests_until = self._clock() + REST_S
-            log.error("cluster.failed", code=error.code, reason=str(error.what))
+            if not idle:
+                self._rests_until = self._clock() + REST_S
+            if not (idle and self._away):
+                log.error("cluster.failed", code=error.code, reason=str(error.what))
+            self._away = True
             raise
-        self._seen = self._clock()
-        log.info("cluster.joined")
-        if not self._watching.is_alive() and not self._ended.is_set():
-            self._watching.start()
+        self._seen, self._away = self._clock(), False
+        log.info("cluster.joined", count=self._workers)
+        self._start_watching()
         return engine
 
     def _drop(self) -> None:
         """End the connection. What it had in hand is handed in again, but where nobody waits for it."""
         engine, self._engine = self._engine, None
+        self._workers = 0
         lost, self._in_hand = list(self._in_hand), {}
         if engine is not None:
             engine.close()
@@ -250,12 +297,14 @@ class Cluster:
 
     def _without(self, task: _Task, error: Error) -> None:
         if self._local is None:
+            self._ended_as["failed"] += 1
             task.outcome.set_exception(error)
         else:
             self._compute_here(task)
 
     def _compute_here(self, task: _Task) -> None:
         assert self._local is not None  # its callers have looked
+        self._ended_as["here"] += 1
         computed = self._local.submit(attempt_job, sum_part, task.job, task.number)
         computed.add_done_callback(lambda done: _hand_on(done, task.outcome))
 

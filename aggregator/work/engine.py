@@ -25,6 +25,7 @@ from distributed import Client, Nanny, Scheduler, Security
 from aggregator.work.cluster import ClusterUnreachable, UnusableCluster
 from aggregator.work.orders import FOLDER_VARIABLE, Order, perform
 from aggregator.work.workers import Failure
+from medveil.alive import stay_alive
 from medveil.log import get_logger
 
 CONNECT_S = 5.0
@@ -90,10 +91,12 @@ class Connected:
                 raise ClusterUnreachable(problem="its scheduler does not answer") from error
         self._executor = self._client.get_executor(pure=False)
 
-    def check(self) -> None:
+    def check(self) -> int:
         """See above."""
-        if not self.workers:
+        workers = self.workers
+        if not workers:
             raise ClusterUnreachable(problem="it has no worker")
+        return workers
 
     @property
     def workers(self) -> int:
@@ -117,13 +120,17 @@ class Connected:
             self._client.close(timeout=1)
 
 
-def run_scheduler(address: str, *files: str) -> None:
-    """Deal out jobs on this address until SIGTERM or SIGINT. Raises: UnusableCluster."""
+def run_scheduler(address: str, host: str, *files: str) -> None:
+    """Deal out jobs on this address until SIGTERM or SIGINT.
+
+    Args: host: what of this machine to listen on, where that is not what the address names.
+    Raises: UnusableCluster.
+    """
     security, parts = security_of(*files), urlsplit(address)
 
     async def serve(stop: asyncio.Event) -> None:
         scheduler = Scheduler(
-            host=parts.hostname,
+            host=host or parts.hostname,
             port=parts.port,
             protocol="tls",
             security=security,
@@ -133,7 +140,8 @@ def run_scheduler(address: str, *files: str) -> None:
         try:
             await scheduler
         except OSError as error:
-            raise UnusableCluster(problem=f"the scheduler cannot listen on {address}") from error
+            where = f"{host or parts.hostname}:{parts.port}"
+            raise UnusableCluster(problem=f"the scheduler cannot listen on {where}") from error
         log.info("scheduler.starting", port=parts.port)
         await stop.wait()
         await scheduler.close(reason="told to stop")
@@ -204,7 +212,11 @@ def _run(serve: Callable[[asyncio.Event], Awaitable[None]]) -> None:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await serve(stop)
+        living = asyncio.ensure_future(stay_alive())
+        try:
+            await serve(stop)
+        finally:
+            living.cancel()
 
     with _settled():
         asyncio.run(until_told())

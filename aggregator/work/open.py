@@ -13,7 +13,7 @@ from aggregator.work.cluster import LOCAL, WAIT, Cluster, Engine, UnusableCluste
 
 FOLDER = "cluster"
 """In the aggregator's folder, and in that of a machine that computes for it: what proves its processes."""
-FILES = ("ca.pem", "cluster.pem", "cluster.key")
+AUTHORITY, CERTIFICATE, KEY = FILES = ("ca.pem", "cluster.pem", "cluster.key")
 
 
 def open_cluster(folder: Path, address: str, without: str, local: Executor) -> Cluster | None:
@@ -57,12 +57,16 @@ def check_address(address: str) -> None:
         raise UnusableCluster(problem="its address does not read tls://HOST:PORT")
 
 
-def run_scheduler(folder: Path, address: str) -> None:
-    """Deal out jobs on this address until told to stop. Raises: UnusableCluster."""
+def run_scheduler(folder: Path, address: str, host: str = "") -> None:
+    """Deal out jobs on this address until told to stop.
+
+    Args: host: what of this machine to listen on, where that is not what the address names.
+    Raises: UnusableCluster.
+    """
     check_cluster(folder, address)
     from aggregator.work import engine
 
-    engine.run_scheduler(address, *_files(folder))
+    engine.run_scheduler(address, host, *_files(folder))
 
 
 def run_workers(folder: Path, address: str, count: int) -> None:

@@ -16,7 +16,9 @@ import yaml
 import board
 from aggregator.relay.watched import relay_gauges
 from aggregator.storage.register import Role
+from aggregator.web.gauges import cluster_gauges
 from aggregator.web.metrics import ALLOWED_LABELS, Metrics
+from aggregator.work.cluster import ENDS, Standing
 from door import Door
 from promtool import DEPLOY, needs_promtool, promtool
 from served import ROOT
@@ -42,7 +44,7 @@ def asked() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """Names of all that an aggregator and a relay tell Prometheus."""
+    """Names of all that an aggregator with a cluster and a relay tell Prometheus."""
     from world import make_world
 
     folder = tmp_path_factory.mktemp("exported")
@@ -55,7 +57,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
         sums = dict.fromkeys(("sent", "failed"), 0)
 
     relay = Metrics(tls=folder / "tls", disk=folder)
-    relay.show(lambda: relay_gauges(Quiet(), 2))  # type: ignore[arg-type]
+    quiet = Standing(workers=0, waiting=0, ended=dict.fromkeys(ENDS, 0), last=0.0)
+    relay.show(lambda: [*relay_gauges(Quiet(), 2), *cluster_gauges(quiet, 0.0)])  # type: ignore[arg-type]
     names = set(OF_PROMETHEUS) | {"medveil_certificate_seconds_left"}
     for name, kind in re.findall(r"^# TYPE (\S+) (\S+)$", page + relay.page()[0].decode(), re.M):
         names |= {f"{name}_{end}" for end in ("bucket", "sum", "count")} if kind == "histogram" else {name}

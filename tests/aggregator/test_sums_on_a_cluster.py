@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import pickle
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from aggregator import admin
@@ -19,8 +22,10 @@ from aggregator.rounds import publishing
 from aggregator.rounds.coordinator import Coordinator
 from aggregator.settings import Settings, load
 from aggregator.storage.blobs import DamagedBlob
+from aggregator.web.app import _gauges
 from aggregator.work import orders
 from aggregator.work.cluster import (
+    ENDS,
     FRESH_S,
     MOST_TRIES,
     REST_S,
@@ -28,14 +33,16 @@ from aggregator.work.cluster import (
     ClusterLost,
     ClusterUnreachable,
     Engine,
+    Standing,
     UnusableCluster,
 )
-from aggregator.work.open import check_address, open_cluster
+from aggregator.work.open import FILES, check_address, open_cluster
 from aggregator.work.orders import Order, OtherSoftware, order_of, perform
 from aggregator.work.unmasking import Summing, gather, part_of, sum_part, sum_segment
 from aggregator.work.workers import Failure, Inline
 from clustered import Played, summing
 from medveil.cli import root_app
+from medveil.errors import BadOption
 from world import World, make_sites, play
 
 Build = Callable[..., World]
@@ -65,9 +72,10 @@ class _Connection:
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
 
-    def check(self) -> None:
+    def check(self) -> int:
         if not self.scheduler.here:
             raise ClusterUnreachable(problem="its scheduler has gone")
+        return 2
 
     def hand_in(self, order: Order, number: int) -> Future[Any]:
         fate = self.scheduler.fates.pop(0) if self.scheduler.fates else None
@@ -174,6 +182,74 @@ def test_nobody_waits_for_what_was_given_up(job: Summing) -> None:
     cluster.close()
 
 
+def ends(cluster: Cluster) -> dict[str, int]:
+    return {end: count for end, count in cluster.standing.ended.items() if count}
+
+
+def test_what_became_of_each_segment_is_counted_for_the_metrics(job: Summing) -> None:
+    cluster = cluster_of(Scheduler(GONE))
+    assert cluster.standing == Standing(workers=0, waiting=0, ended=dict.fromkeys(ENDS, 0), last=0.0)
+    cluster.submit(job, 0).result()
+    assert ends(cluster) == {"lost": 1, "done": 1}
+    assert cluster.standing.workers == 2
+    assert abs(cluster.standing.last - time.time()) < 60
+    here = cluster_of(Scheduler(Failure("damaged-segment"), *[GONE] * MOST_TRIES), local=True)
+    for _ in range(2):
+        here.submit(job, 0).result()
+    assert ends(here) == {"here": 2, "lost": MOST_TRIES}
+    waits = cluster_of(Scheduler(Failure("damaged-segment"), *[GONE] * MOST_TRIES))
+    for _ in range(2):
+        waits.submit(job, 0).exception()
+    assert ends(waits) == {"failed": 2, "lost": MOST_TRIES}
+    for one in (cluster, here, waits):
+        one.close()
+
+
+def test_a_cluster_is_looked_at_before_a_sum_needs_it_and_said_to_be_away_once(job: Summing) -> None:
+    scheduler, clock = Scheduler(), Clock()
+    cluster, scheduler.here = cluster_of(scheduler, clock=clock), False
+    with capture_logs() as told:
+
+        def errors() -> list[str]:
+            return [one["event"] for one in told if one["log_level"] == "error"]
+
+        cluster.watch()
+        cluster._look()
+        assert errors() == ["cluster.failed"]
+        assert cluster.standing.workers == 0
+        cluster.submit(job, 0)
+        assert errors() == ["cluster.failed"] * 2  # a sum goes without it
+        scheduler.here, clock.now = True, REST_S
+        cluster._look()
+    assert told[-1]["event"] == "cluster.joined"
+    assert cluster.standing.workers == 2
+    scheduler.silent = True
+    cluster.submit(job, 0)
+    assert cluster.standing.waiting == 1
+    cluster.close()
+
+
+def test_the_process_that_leads_tells_prometheus_of_its_cluster(folder: Path) -> None:
+    Settings(folder).save()
+    admin.set_up_cluster(load(folder), "tls://10.0.0.1:8786")
+    cluster = cluster_of(Scheduler())
+    service = SimpleNamespace(gauges=tuple)
+
+    def told(app: Any, cluster: Cluster | None) -> set[str]:
+        return {one.name for one in _gauges(app, load(folder), cluster) if "cluster" in one.name}
+
+    leads, stands_by = (SimpleNamespace(state=SimpleNamespace(service=one)) for one in (service, None))
+    assert told(leads, cluster) == {
+        "medveil_cluster_workers",
+        "medveil_cluster_segments_waiting",
+        "medveil_cluster_segments",
+        "medveil_cluster_last_segment_timestamp_seconds",
+        "medveil_cluster_certificate_seconds_left",
+    }
+    assert told(stands_by, cluster) == told(leads, None) == set()
+    cluster.close()
+
+
 def test_a_worker_of_another_version_touches_nothing_and_is_named(job: Summing) -> None:
     order = replace(order_of(job), software="0.0.9 abcdef")
     assert perform(order, 0) == Failure(OtherSoftware.code)
@@ -276,6 +352,25 @@ def test_a_cluster_is_set_up_once_and_keeps_its_certificates(folder: Path) -> No
     (folder / "cluster" / "cluster.key").write_text("no key")
     with pytest.raises(UnusableCluster, match="certificate"):
         open_cluster(folder, "tls://10.0.0.2:8786", "local", Inline())
+
+
+def test_what_is_handed_out_to_its_machines_holds_no_secret_but_the_cluster_s(folder: Path) -> None:
+    own, out = folder / "own", folder / "out"
+    Settings(own, database="postgresql://fl:hush@db/fl", blobs="s3://b/p?region=r").save()
+    (own / "admin.key").write_text("secret")
+    admin.set_up_cluster(load(own), "tls://10.0.0.1:8786")
+    admin.hand_out_cluster(load(own), out)
+    files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert files == {"aggregator.json", *(f"cluster/{name}" for name in FILES)}
+    handed = load(out)
+    assert (handed.cluster, handed.blobs, handed.database) == ("tls://10.0.0.1:8786", "s3://b/p?region=r", "")
+    assert (out / "cluster" / "cluster.key").stat().st_mode & 0o777 == 0o600
+    with pytest.raises(BadOption, match="--hand-out: it is there already"):
+        admin.hand_out_cluster(load(own), out)
+    shutil.rmtree(own / "cluster")
+    with pytest.raises(BadOption, match="--hand-out: No such file"):
+        admin.hand_out_cluster(load(own), folder / "half")
+    assert sorted(path.name for path in folder.iterdir()) == ["out", "own"]
 
 
 def test_what_is_missing_or_mistyped_is_named_before_anything_starts(

@@ -34,12 +34,31 @@ NODE: dict[str, Any] = {
     "images": {"existingClaim": "films"},
     "egress": [{"cidr": "203.0.113.7/32", "port": 8443}],
 }
+KEEPER: dict[str, Any] = {
+    "enabled": True,
+    "name": "ethics-office",
+    "aggregator": "https://fl.example.org:8443",
+    "authority": {"existingSecret": "authority"},
+    "egress": [{"cidr": "203.0.113.7/32", "port": 8443}],
+}
+CLUSTER: dict[str, Any] = {
+    "enabled": True,
+    "existingSecret": "cluster",
+    "bucket": {"existingSecret": "s3"},
+    "egress": [{"cidr": "203.0.113.9/32", "port": 443}],
+}
 WHOLE: dict[str, Any] = {
     "aggregator": AGGREGATOR
     | {"from": ["192.0.2.0/24"], "consortium": "Films: of five", "bucket": {"existingSecret": "s3"}},
     "postgresql": {"enabled": True, "existingSecret": "password"},
     "node": NODE,
+    "keeper": KEEPER,
+    "cluster": CLUSTER,
 }
+
+
+OF_A_KEEPER = (("name",), ("aggregator",), ("authority", "existingSecret"), ("egress",))
+OF_A_CLUSTER = (("existingSecret",), ("bucket", "existingSecret"), ("egress",))
 
 
 def without(*path: str) -> dict[str, Any]:
@@ -129,9 +148,16 @@ def test_what_is_secret_comes_in_files_and_the_database_is_reached_from_the_aggr
         (without("node", "invitation", "wordsCompared"), "twelve words"),
         (without("node", "images", "existingClaim"), "node.images.existingClaim"),
         (without("node", "egress"), "node.egress"),
+        *((without("keeper", *path), ".".join(("keeper", *path))) for path in OF_A_KEEPER),
+        *((without("cluster", *path), ".".join(("cluster", *path))) for path in OF_A_CLUSTER),
         ({"aggregator": AGGREGATOR | {"databse": {}}}, "databse"),
     ],
-    ids=["nothing", "names", "database", "password", "invitation", "words", "images", "egress", "typo"],
+    ids=[
+        *("nothing", "names", "database", "password", "invitation", "words", "images", "egress"),
+        *("-".join(("keeper", *path)) for path in OF_A_KEEPER),
+        *("-".join(("cluster", *path)) for path in OF_A_CLUSTER),
+        "typo",
+    ],
 )
 def test_a_chart_that_lacks_something_says_what(values: dict[str, Any], sentence: str) -> None:
     with pytest.raises(Exception, match=re.escape(sentence)):
@@ -158,7 +184,8 @@ def test_every_pod_is_of_the_restricted_kind_and_behind_a_policy() -> None:
         one["metadata"]["name"]: one["spec"]["template"] for one in found if "template" in one.get("spec", {})
     }
     policies = {one["metadata"]["name"]: one["spec"] for one in found if one["kind"] == "NetworkPolicy"}
-    assert set(pods) == set(policies) == {"trial-aggregator", "trial-postgresql", "trial-node"}
+    parts = ("aggregator", "postgresql", "node", "keeper", "scheduler", "worker")
+    assert set(pods) == set(policies) == {f"trial-{part}" for part in parts}
     for name, pod in pods.items():
         spec = pod["spec"]
         assert spec["automountServiceAccountToken"] is False
@@ -173,7 +200,7 @@ def test_every_pod_is_of_the_restricted_kind_and_behind_a_policy() -> None:
             assert container["resources"]["limits"]["memory"]
         assert set(policies[name]["policyTypes"]) == {"Ingress", "Egress"}
         assert policies[name]["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
-    assert policies["trial-node"]["ingress"] == []
+    assert policies["trial-node"]["ingress"] == policies["trial-keeper"]["ingress"] == []
     assert policies["trial-postgresql"]["egress"] == []
 
 
@@ -183,6 +210,40 @@ def test_with_a_database_of_its_own_the_chart_brings_none_and_a_node_alone_bring
     assert names == {"trial-aggregator"}
     alone = {one["metadata"]["name"] for one in rendered({"aggregator": {"enabled": False}, "node": NODE})}
     assert alone == {"trial-node"}
+    keeper = rendered({"aggregator": {"enabled": False}, "keeper": KEEPER})
+    assert {one["metadata"]["name"] for one in keeper} == {"trial-keeper"}
+
+
+@needs_helm
+def test_only_the_scheduler_calls_a_worker_and_only_aggregator_and_workers_call_it() -> None:
+    policies = {
+        one["metadata"]["name"]: one["spec"] for one in rendered(WHOLE) if one["kind"] == "NetworkPolicy"
+    }
+
+    def parts(rule: dict[str, Any], way: str) -> list[str]:
+        picked = (one["podSelector"]["matchLabels"] for one in rule.get(way, []) if "podSelector" in one)
+        return [labels["app.kubernetes.io/component"] for labels in picked]
+
+    (called,) = policies["trial-worker"]["ingress"]
+    assert parts(called, "from") == ["scheduler"]
+    (called,) = policies["trial-scheduler"]["ingress"]
+    assert parts(called, "from") == ["aggregator", "worker"]
+    (goes,) = policies["trial-scheduler"]["egress"]
+    assert parts(goes, "to") == ["worker"]
+    assert "scheduler" in [
+        part for way in policies["trial-aggregator"]["egress"] for part in parts(way, "to")
+    ]
+
+
+def test_what_runs_another_command_than_its_image_s_own_is_looked_at_by_that_name() -> None:
+    """Else the image would ask a keeper what it asks an aggregator."""
+    seen = set()
+    for file in COMPOSES:
+        for service in yaml.safe_load(file.read_text())["services"].values():
+            if "command" in service:
+                assert service["healthcheck"]["test"][-1] == service["command"][0]
+                seen.add(service["command"][0])
+    assert seen == {"keeper", "scheduler", "worker"}
 
 
 def test_the_chart_is_of_the_version_it_installs() -> None:

@@ -260,15 +260,18 @@ def test_the_front_of_nginx_lets_segments_and_long_polls_through() -> None:
     assert int(through[1]) > max(POLL_LIMIT_S, Limits().idle_s)  # type: ignore[index]
 
 
-@pytest.mark.parametrize("unit", ["medveil-aggregator.service", "medveil-node.service"])
+@pytest.mark.parametrize("unit", sorted(path.name for path in (ROOT / "deploy").glob("*.service")))
 def test_the_units_run_an_existing_command_without_privileges(unit: str, root_command: click.Command) -> None:
     lines = text_of(f"deploy/{unit}").splitlines()
     for line in ("NoNewPrivileges=yes", "ProtectSystem=strict", "PrivateTmp=yes", "Restart=on-failure"):
         assert line in lines
-    assert unit != "medveil-node.service" or "MemoryMax=90%" in lines
+    assert unit not in ("medveil-node.service", "medveil-worker.service") or "MemoryMax=90%" in lines
     start = next(line for line in lines if line.startswith("ExecStart="))
-    group, command = start.split()[1:3]
-    assert command in root_command.commands[group].commands  # type: ignore[attr-defined]
+    command, words = root_command, start.split()[1:]
+    while hasattr(command, "commands"):
+        command = command.commands[words.pop(0)]
+    assert words[0] == "--folder"
+    assert words[0] in {name for option in command.params for name in option.opts}
     assert any(line.startswith("User=medveil-") for line in lines)
 
 

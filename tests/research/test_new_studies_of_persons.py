@@ -12,12 +12,14 @@ from typer.testing import CliRunner
 from keepers import new_keys, public
 from medveil.cli import root_app
 from medveil.errors import BadFile, BadOption
-from medveil.handed import written
+from medveil.handed import read_json, written
 from medveil.ids import fingerprint
 from medveil.persons import Persons
 from medveil.study import read_study
 
-FILMS = "study new --name films --task classification --profile xray --hospitals 3 --size 16x16 --rounds 2"
+FILMS = (
+    "study new --name films --task classification --profile xray --hospitals 3 --model small_cnn --size 32x32"
+)
 
 
 @pytest.fixture(scope="module")
@@ -70,24 +72,27 @@ def without(*path: str | int, to: Any) -> Any:
     ],
     ids=["one", "name twice", "key twice", "off the curve", "small order", "an address", "nothing"],
 )
-def test_a_persons_file_that_nobody_could_keep_is_refused_and_nothing_is_written(
+def test_a_persons_file_that_nobody_could_keep_is_refused(
     persons: Persons, tmp_path: Path, change: Any, said: str
 ) -> None:
     content = json.loads(written(persons))
     change(content)
     file = tmp_path / "persons.json"
     file.write_text(json.dumps(content))
-    _, failed = made(tmp_path, file)
     with pytest.raises(BadFile, match=rf"persons\.json.*{said}"):
-        raise failed or AssertionError("it was taken")
-    assert not (tmp_path / "study").exists()
+        read_json(file, Persons)
 
 
-def test_without_noise_there_is_no_budget_to_keep(persons: Persons, tmp_path: Path) -> None:
+def test_without_noise_or_with_a_file_that_is_none_no_study_is_written(
+    persons: Persons, tmp_path: Path
+) -> None:
     file = tmp_path / "persons.json"
     file.write_bytes(written(persons))
     _, failed = made(tmp_path, file, "--privacy", "none")
     assert isinstance(failed, BadOption)
     assert "--privacy local or joint" in str(failed)
-    assert isinstance(made(tmp_path, tmp_path / "none.json")[1], BadFile)
+    file.write_bytes(file.read_bytes().replace(b'"west"', b'"east"'))
+    _, failed = made(tmp_path, file)
+    assert isinstance(failed, BadFile)
+    assert "two keepers have the same name" in str(failed)
     assert not (tmp_path / "study").exists()

@@ -41,6 +41,12 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end }}
 
+{{- define "medveil.alive" -}}
+{{- /* It accepts no connection, so a file that it touches is looked at. */ -}}
+startupProbe: {exec: {command: [python3, /opt/medveil/healthy.py, {{ . }}]}, periodSeconds: 5, timeoutSeconds: 10, failureThreshold: 60}
+livenessProbe: {exec: {command: [python3, /opt/medveil/healthy.py, {{ . }}]}, periodSeconds: 60, timeoutSeconds: 20}
+{{- end }}
+
 {{- define "medveil.claim" -}}
 apiVersion: v1
 kind: PersistentVolumeClaim
