@@ -6,11 +6,14 @@ stands. Each is in or out by its own coin for all of a run; afterwards whoever k
 guesses from what left the hospital which it was. Every canary has two equal images, so that counting
 images instead of patients shows.
 
-What it sees is draw, step loop, clip, noise, divisor and schedule of train(), the private mean, and
-release(). The study's own network is not in it; a stand-in of as many weights as there are canaries is.
-That its gradients are bounded is the self-check's to see, with which an audit begins. Nor can it see
-that noise is predictable to somebody who knows a seed; the self-check does that, too. Validation in
-every round is not played.
+What it sees is draw, step loop, clip, filter, noise, divisor and schedule of train(), the private mean,
+release(), and the sum that is opened: the product's own encoding with each hospital's weight, added up and
+decoded. Where noise is shared, as many hospitals are played as the study counts on.
+
+The study's own network is not in it; a stand-in of as many weights as there are canaries is. That its
+gradients are bounded is the self-check's to see, with which an audit begins. Nor can it see that noise is
+predictable to somebody who knows a seed; the self-check does that, too. Validation in every round is not
+played.
 
 Source: Steinke, Nasr, Jagielski, NeurIPS 2023 (canaries in one run); Andrew et al., ICLR 2024 (one
 coordinate each, Gaussian fit).
@@ -20,7 +23,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,19 +38,23 @@ from hospital_node.training.optimizer import MARGIN
 from hospital_node.training.run import train_unchecked
 from hospital_node.training.unbooked import unbooked_charge, unbooked_filter
 from medveil.metrics import bounded, noise_scales
+from medveil.rounds import RoundKind
 from medveil.study import CENTRE, Study
 from medveil.tasks import TASKS, Sums
-from medveil.tensors import Float32, unflatten
+from medveil.tensors import Float32, Update, unflatten
 from medveil_imaging.models import outputs_for, spec_of, vector_of
 from medveil_imaging.patients import PatientImages
 from medveil_research.audit_bounds import Finding, Inside, Scores, examine
+from privacy.dp import accounting
 from privacy.dp.individual import PatientFilter
 from privacy.dp.noise import NoiseSource
-from privacy.dp.policy import Split, mean_policy, paid_events, policy_of, round_policy
+from privacy.dp.policy import Split, mean_policy, paid_events, policy_of, round_policy, sharers_of
+from privacy.encoding import Encoder, decode, decode_metrics, encode_metrics, params_for
 
 CPU = torch.device("cpu")
 CANARIES_A_RUN = 2048
 DECLARED = 1000
+"""Patients that a played hospital declares, or as many as the study admits."""
 WEIGHT = "head.weight"
 LONG = 100.0
 """Clips: the length of a canary's gradient before it is shortened."""
@@ -71,32 +78,41 @@ class Progress:
 Tell = Callable[[Progress], None]
 
 
-def audit(study: Study, *, canaries: int | None = None, tell: Tell = lambda _: None) -> tuple[Finding, ...]:
+def audit(
+    study: Study,
+    *,
+    canaries: int | None = None,
+    splits: Collection[Split] = (Split.TRAIN, Split.TEST),
+    alone: bool = False,
+    tell: Tell = lambda _: None,
+) -> tuple[Finding, ...]:
     """Self-check, then canaries through the whole schedule of training and through the final evaluation.
 
     Args:
         canaries: of training, in runs of ``CANARIES_A_RUN`` at most, and of as many evaluations, one each;
             None: :func:`enough`.
+        splits: whose patients to measure: those of training, of the final evaluation, or both.
+        alone: hold what leaves one hospital to the price against everybody, instead of the sum of as many as
+            are counted on to what the study states.
         tell: hears of progress.
 
-    Returns: what was found about patients of ``train``, and of ``test``.
+    Returns: what was found about patients of ``train``, and of ``test``, in this order.
     Raises:
         NotPrivate: the study has no noise, so there is no claim to hold it against.
         NotSafe: the self-check failed, and training would be refused.
     """
     policy_of(study)
     require_safe(study, CPU)
-    return (
-        _training(study, canaries or enough(study), tell),
-        _evaluation(study, canaries or enough(study), tell),
-    )
+    parts = {Split.TRAIN: _training, Split.TEST: _evaluation}
+    count = canaries or enough(study)
+    return tuple(part(study, count, tell, alone) for split, part in parts.items() if split in splits)
 
 
-def theory(study: Study) -> float:
-    """mu of a patient over all training rounds if the code does what it says."""
+def theory(study: Study, *, alone: bool = False) -> float:
+    """mu of a patient over all training rounds if the code does what it says, by what is counted on."""
     policy, events = policy_of(study), paid_events(study)[Split.TRAIN]
     own = math.fsum(event.steps / event.noise_multiplier**2 for event in events)
-    return policy.sample_rate * math.sqrt(own / policy.sharers)
+    return policy.sample_rate * math.sqrt(own / _played(study, Split.TRAIN, alone))
 
 
 def enough(study: Study) -> int:
@@ -106,6 +122,11 @@ def enough(study: Study) -> int:
     epsilon goes about with mu.
     """
     return min(MOST, max(LEAST, round((2 / (PRECISION * theory(study))) ** 2)))
+
+
+def _played(study: Study, split: Split, alone: bool) -> int:
+    """Hospitals of a sum about these patients."""
+    return 1 if alone else sharers_of(study, split)
 
 
 # ---- training ----
@@ -153,9 +174,9 @@ class _Stage:
     vector: Float32
 
     @property
-    def sharers(self) -> int:
-        """Hospitals of the sum; all but the first have noise and no patients."""
-        return policy_of(self.study).sharers
+    def declared(self) -> int:
+        """Patients that each hospital has told the others."""
+        return min(DECLARED, self.study.secure_aggregation.max_weight)
 
 
 def _stage(study: Study, count: int) -> _Stage:
@@ -172,9 +193,10 @@ def _stage(study: Study, count: int) -> _Stage:
     slope = float(torch.autograd.grad(loss, network.get_parameter("head.weight"))[0].sum())  # of either sign
     network.size = LONG * policy_of(study).clip_norm / slope
     changed = {
-        # What the sum's encoding does with an update comes after the noise and is not looked at.
-        "secure_aggregation": study.secure_aggregation.model_copy(update={"update_clip": 1e30}),
-        "model": study.model.model_copy(update={"tensors": spec_of(network)}),
+        # Which part of an update is sent is decided after the noise; the audit looks at all of it.
+        "compression": None,
+        "model": study.model.model_copy(update={"tensors": spec_of(network), "personal": ()}),
+        "evaluation": study.evaluation.model_copy(update={"every_round": False}),
         # A canary is a number and no volume; that patches count once is the self-check's to see.
         "transforms": study.transforms.model_copy(update={"patches": 0}),
         "training": study.training.model_copy(update={"augment": False, "augmentations": {}}),
@@ -182,28 +204,30 @@ def _stage(study: Study, count: int) -> _Stage:
     return _Stage(study.model_copy(update=changed), network, canaries, pictures, vector_of(network))
 
 
-def _training(study: Study, canaries: int, tell: Tell) -> Finding:
+def _training(study: Study, canaries: int, tell: Tell, alone: bool = False) -> Finding:
     runs = math.ceil(canaries / CANARIES_A_RUN)
     stage = _stage(study, math.ceil(canaries / runs))
-    rounds, played = study.training.rounds, []
+    rounds, played, hospitals = study.training.rounds, [], _played(study, Split.TRAIN, alone)
     for run in range(runs):
         inside = _coins(len(stage.canaries))
         scores = np.zeros(len(stage.canaries))
-        for number, score in enumerate(_rounds(stage, inside), start=1):
+        for number, score in enumerate(_rounds(stage, inside, hospitals), start=1):
             scores += score
             tell(Progress("training", run * rounds + number, runs * rounds, "rounds"))
         played.append((scores, inside))
-    return _found(study, Split.TRAIN, played, theory(study))
+    return _found(study, Split.TRAIN, played, theory(study, alone=alone), alone)
 
 
-def _found(study: Study, split: Split, played: Sequence[tuple[Scores, Inside]], theory: float) -> Finding:
+def _found(
+    study: Study, split: Split, played: Sequence[tuple[Scores, Inside]], theory: float, alone: bool
+) -> Finding:
     policy = policy_of(study)
     scores, inside = (np.concatenate(parts) for parts in zip(*played, strict=True))
     return examine(
         scores,
         inside,
         split=split.value,
-        claim=policy.epsilon,
+        claim=accounting.epsilon(paid_events(study)[split], policy.delta) if alone else policy.epsilon,
         delta=policy.delta,
         runs=len(played),
         theory=theory,
@@ -215,27 +239,28 @@ def _coins(count: int) -> Inside:
     return np.asarray(np.frombuffer(secrets.token_bytes(count), np.uint8) % 2 == 1)
 
 
-def _rounds(stage: _Stage, inside: Inside) -> Iterator[Scores]:
+def _rounds(stage: _Stage, inside: Inside, hospitals: int) -> Iterator[Scores]:
     """What each round says about each canary: its coordinate, weighed as the round's signal is to its noise.
 
-    Every round starts from the same weights: the gradients do not depend on them, and so nothing does.
+    Every round starts from the same weights: the gradients do not depend on them, and so nothing does. All
+    hospitals of the sum but the first have noise and no patients.
     """
     study, cache = stage.study, FeatureCache()
     here = tuple(one for one, there in zip(stage.canaries, inside, strict=True) if there)
     pictures = tuple(one for one, there in zip(stage.pictures, inside, strict=False) if there)
-    filters = [unbooked_filter(study, () if k else here) for k in range(stage.sharers)]
+    filters = [unbooked_filter(study, () if k else here) for k in range(hospitals)]
     likewise = unbooked_filter(study, stage.canaries[:1])
     for number in range(1, study.training.rounds + 1):
         mean = number <= study.mean_rounds
-        update = np.zeros(len(stage.vector))
-        for hospital in range(stage.sharers):
+        updates = []
+        for hospital in range(hospitals):
             patients = () if hospital else pictures if mean else here
             given = TrainingRound(
                 study,
                 stage.vector,
                 patients,
                 number=number,
-                declared_patients=DECLARED,
+                declared_patients=stage.declared,
                 noise=NoiseSource.fresh(),
                 charge=unbooked_charge(study, round_number=number, split=Split.TRAIN),
                 device=CPU,
@@ -243,9 +268,28 @@ def _rounds(stage: _Stage, inside: Inside) -> Iterator[Scores]:
                 build=lambda _: stage.network,
                 filter=filters[hospital],
             )
-            update += train_unchecked(given).values
+            updates.append(train_unchecked(given))
         shares = _shares(study, likewise, number, mean=mean)
-        yield _score(study, unflatten(update.astype(np.float32), study.model.tensors), number, shares)
+        yield _score(stage, unflatten(_opened(stage, updates, number), study.model.tensors), number, shares)
+
+
+def _opened(stage: _Stage, updates: Sequence[Update], number: int) -> Float32:
+    """The sum of the hospitals' updates that a round opens: each weighted, in whole steps of a lane."""
+    study = stage.study
+    params = params_for(study, RoundKind.TRAIN, study.cohort.max_hospitals, number)
+    total = np.zeros(params.words, np.uint64)
+    for update in updates:
+        encoder = Encoder(
+            update,
+            params,
+            weight=study.secure_aggregation.weight_of(stage.declared),
+            metrics=np.zeros(0, np.uint64),
+            random_bytes=secrets.token_bytes,
+        )
+        words = np.empty(params.packed_words, "<u8")
+        encoder.write(0, words)
+        total += np.concatenate([words, encoder.tail()])
+    return len(updates) * decode(total, params, hospitals=len(updates), study=study).mean
 
 
 def _shares(study: Study, filter: PatientFilter | None, number: int, *, mean: bool) -> NDArray[np.float64]:
@@ -261,19 +305,20 @@ def _shares(study: Study, filter: PatientFilter | None, number: int, *, mean: bo
     return shares
 
 
-def _score(study: Study, update: Mapping[str, Float32], number: int, shares: NDArray[np.float64]) -> Scores:
+def _score(stage: _Stage, update: Mapping[str, Float32], number: int, shares: NDArray[np.float64]) -> Scores:
     """Signal over noise, times what was found over noise, in units of the round's own noise.
 
     Summed over rounds, those who were out have mean 0, those who were in theory squared, with a deviation of
     theory, as far as the code does what it says.
     """
+    study, declared = stage.study, stage.declared
     policy = round_policy(study, number)
     if number <= study.mean_rounds:  # one step of length 1
         share = float(shares[0]) / mean_policy(study).noise_multiplier ** 2
-        return update[CENTRE].astype(np.float64) * DECLARED * share
+        return update[CENTRE].astype(np.float64) * declared * share
     strides = _strides(study, number)
     signal, noise = -float(strides @ shares), policy.noise_multiplier * float(np.linalg.norm(strides))
-    found = update[WEIGHT].astype(np.float64) * policy.sample_rate * DECLARED / policy.clip_norm
+    found = update[WEIGHT].astype(np.float64) * policy.sample_rate * declared / policy.clip_norm
     return policy.sample_rate * signal / noise**2 * found
 
 
@@ -289,15 +334,15 @@ def _strides(study: Study, number: int) -> NDArray[np.float64]:
 # ---- the final evaluation ----
 
 
-def _evaluation(study: Study, count: int, tell: Tell) -> Finding:
+def _evaluation(study: Study, count: int, tell: Tell, alone: bool = False) -> Finding:
     """As many evaluations as canaries, of one each: they all fall into the same few counts."""
     stage = _stage(study, 1)
     canary, share, length = _loudest(stage)
-    scales = noise_scales(study)
+    scales, hospitals = noise_scales(stage.study), _played(study, Split.TEST, alone)
     inside, scores = _coins(count), np.zeros(count)
     for place, there in enumerate(inside):
-        for hospital in range(stage.sharers):
-            sums = release(
+        released = [
+            release(
                 stage.study,
                 stage.vector,
                 (canary,) if there and not hospital else (),
@@ -306,11 +351,22 @@ def _evaluation(study: Study, count: int, tell: Tell) -> Finding:
                 device=CPU,
                 build=lambda _: stage.network,
             )
-            scores[place] += sum(float(share[n] @ sums[n]) / scales[n] ** 2 for n in scales)
+            for hospital in range(hospitals)
+        ]
+        sums = _opened_figures(stage.study, released)
+        scores[place] = sum(float(share[n] @ sums[n]) / scales[n] ** 2 for n in scales)
         if place % 64 == 63 or place + 1 == count:
             tell(Progress("final evaluation", place + 1, count, "evaluations"))
-    multiplier = policy_of(study).evaluation_multiplier
-    return _found(study, Split.TEST, [(scores, inside)], length / multiplier)
+    multiplier = policy_of(study).evaluation_multiplier * math.sqrt(hospitals / sharers_of(study, Split.TEST))
+    return _found(study, Split.TEST, [(scores, inside)], length / multiplier, alone)
+
+
+def _opened_figures(study: Study, released: Sequence[Sums]) -> Sums:
+    """The hospitals' sums added up as they travel, in whole steps of the grid of figures."""
+    most = study.cohort.max_hospitals
+    words = [encode_metrics(study, sums, place=k, cohort=most) for k, sums in enumerate(released)]
+    total = np.stack(words).sum(axis=0, dtype=np.uint64)
+    return decode_metrics(total, study, hospitals=len(released), cohort=most)
 
 
 def _loudest(stage: _Stage) -> tuple[PatientImages, Sums, float]:

@@ -46,7 +46,13 @@ def show(screen: Screen, study: Study, findings: Sequence[Finding]) -> None:
     """The findings beside the claim."""
     policy = policy_of(study)
     stated = f"epsilon {policy.epsilon:g} at delta {plain(policy.delta)} for each patient"
-    screen.fields([("stated", stated)], width=16)
+    told: list[tuple[Words, Words]] = [("stated", stated)]
+    if policy.counts_on_others:
+        whose = "all" if policy.sharers > 1 else "test"
+        told.append(
+            ("counted on", f"the noise of {policy.evaluation_sharers} hospitals, for {whose} patients")
+        )
+    screen.fields(told, width=16)
     for one in findings:
         mark = fault if one.violated else good
         rows: list[tuple[Words, Words]] = [

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from hospital_node.training import NotSafe, evaluation, optimizer, run
 from medveil import noise_policies
+from medveil.shown import Screen
 from medveil.study import Study
 from medveil.tasks.classification import Classification
 from medveil_research import audit, audit_bounds, audit_report
@@ -25,10 +26,10 @@ from medveil_research.cli import register
 from medveil_research.studies import StudyOptions, new_study
 from medveil_research.study_file import write_study
 from planting import plant
-from privacy.dp import accounting
+from privacy.dp import accounting, individual
 from privacy.dp.accounting import Event, epsilon
 from privacy.dp.noise import NoiseSource
-from privacy.dp.policy import NotPrivate
+from privacy.dp.policy import NotPrivate, Split, policy_of
 
 CANARIES = 1024
 DELTA = 1e-5
@@ -116,6 +117,13 @@ SOUND: dict[str, Callable[[], Study]] = {
     "volumes": volumes,
     "patches": lambda: volumes(patches=2, size=(16, 16, 16), options={"channels": "4-8"}),
     "three classes": lambda: films(classes=("none", "mild", "severe")),
+    "figures of shared noise": lambda: films(3.0, share_figures=True),
+    "equal noise": lambda: films(3.0, matched=False),
+    "a filter for each patient": lambda: films(3.0, patient_use=0.3),
+    "squared weights": lambda: films(3.0, weights="squared"),
+    "discrete noise, local": lambda: films(3.0, noise="discrete"),
+    "discrete noise, joint": lambda: films(3.0, privacy="joint", rounds=6, noise="discrete"),
+    "hippocampus head": lambda: volumes(model="hippocampus_head"),
 }
 
 
@@ -161,6 +169,18 @@ FAULTS: dict[str, tuple[Callable[[], Study], Any, str, str, str, str]] = {
         lambda: films(3.0, privacy="joint", rounds=6), noise_policies.GaussianNoise, "own_multiplier",
         "math.sqrt(self.sharers)", "self.sharers", "train",
     ),
+    "joint share by h of discrete noise": (
+        lambda: films(3.0, privacy="joint", rounds=6, noise="discrete"), noise_policies.GaussianNoise,
+        "own_multiplier", "math.sqrt(self.sharers)", "self.sharers", "train",
+    ),
+    "a filter that forgets": (
+        lambda: films(3.0, patient_use=0.3), individual.PatientFilter, "book", "- price, 0.0",
+        "- 0.5 * price, 0.0", "train",
+    ),
+    "figures' share by h": (
+        lambda: films(3.0, share_figures=True), noise_policies.GaussianNoise, "own_evaluation_multiplier",
+        "math.sqrt(self.evaluation_sharers)", "self.evaluation_sharers", "test",
+    ),
     "an accountant that halves mu squared": (
         films, accounting, "_parts", "math.sqrt(sum(", "math.sqrt(0.5 * sum(", "train",
     ),
@@ -171,6 +191,25 @@ FAULTS: dict[str, tuple[Callable[[], Study], Any, str, str, str, str]] = {
         films, Classification, "bounded", 'max(float(patient["images"][0]), 1.0)', "1.0", "test",
     ),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(("shared", "hospitals"), [(True, 3), (False, 1)])
+def test_as_many_hospitals_are_played_as_a_sum_counts_on(
+    shared: bool, hospitals: int, unchecked: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five hospitals, one of them curious: three of a sum of four share the noise of its figures."""
+    begun, chosen = [], films(1.0, share_figures=shared)
+    real = audit.release
+
+    def counted(*given: Any, **named: Any) -> Any:
+        begun.append(named["charge"].event.noise_multiplier)
+        return real(*given, **named)
+
+    monkeypatch.setattr(audit, "release", counted)
+    found = audit.audit(chosen, canaries=64, splits=(Split.TEST,))
+    policy = policy_of(chosen)
+    assert [one.split for one in found] == ["test"]
+    assert begun == pytest.approx([policy.evaluation_multiplier / math.sqrt(hospitals)] * 64 * hospitals)
 
 
 TELLING = {"noise over the root of two", "evaluation noise over the root of two"}
@@ -258,6 +297,13 @@ def test_the_command_ends_with_a_named_error_on_a_violation(
     assert isinstance(done.exception, audit_report.AuditViolated)
     assert json.loads(figures.read_text())["kept"] is False
     assert "The study's epsilon is not kept" in page.read_text().replace("&#39;", "'")
+
+
+def test_page_and_command_say_on_whose_noise_the_figures_count(capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = films(1.0, share_figures=True)
+    assert "that of the figures is shared by 3 hospitals" in audit_report.render(chosen, [])
+    audit_report.show(Screen(), chosen, [])
+    assert "the noise of 3 hospitals, for test patients" in capsys.readouterr().out
 
 
 def test_equal_findings_make_an_equal_page() -> None:
