@@ -5,19 +5,36 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core: more threads are in the way
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import argon2
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
+from aggregator.access import tokens
 from medveil.lean import expect_monai
 from spent import Spent
 from tries import ALL
 
+MEMORY = Path("/dev/shm")
+
+
+def _roomy() -> bool:
+    """Whether tests may keep their files in memory: most are synced, and a disk takes its time."""
+    try:
+        found = os.statvfs(MEMORY)
+    except OSError:
+        return False
+    return found.f_bavail * found.f_frsize >= 2**31 and not found.f_flag & getattr(os, "ST_NOEXEC", 0)
+
+
+if _roomy():
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 expect_monai()  # as our commands do
 gc.disable()  # until all tests are imported
 EVERYWHERE: dict[str, Any] = {
@@ -51,6 +68,12 @@ def _own_log() -> Iterator[None]:
     before = structlog.get_config()
     yield
     structlog.configure(**before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_hashes() -> None:
+    """Tokens are hashed as quickly as argon2 can; what the product spends on it has a test of its own."""
+    tokens.HASHER = argon2.PasswordHasher(1, 8, 1)
 
 
 @pytest.fixture(scope="module")

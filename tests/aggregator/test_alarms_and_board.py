@@ -78,6 +78,7 @@ def test_whatever_an_alarm_or_the_board_asks_for_is_there(exported: set[str]) ->
 
 
 @needs_promtool
+@pytest.mark.slow
 def test_each_alarm_speaks_in_its_scenario_and_in_no_other(tmp_path: Path) -> None:
     """Its words are left out: promtool would hold them to the letter."""
     told = yaml.safe_load((DEPLOY / "alerts.yml").read_text())

@@ -29,6 +29,7 @@ from medveil.messages import PlanOffers, Refusal, Work
 from medveil.plan import Plan
 from medveil.reports import AttemptReport
 from medveil.rounds import AttemptKey, ModelVersion, RoundKind
+from tries import sqlite_first
 from world import World, finish, make_plan, make_sites, make_study, tables_of
 
 ADMIN = Identity.generate("admin")
@@ -124,6 +125,7 @@ REGISTER_CHANGES: dict[str, Callable[[Register], object]] = {
 }
 
 
+@sqlite_first
 def test_every_change_of_the_register_adds_entries(store: Store, where: Path | str) -> None:
     register = store.register
     for name in ("register.add_token", "register.enrol", "plans.add"):
@@ -141,6 +143,7 @@ def test_every_change_of_the_register_adds_entries(store: Store, where: Path | s
     assert tables_of(where) == before_all  # every other method only reads
 
 
+@sqlite_first
 def test_every_change_adds_entries_and_the_tables_are_what_they_say(store: Store, where: Path | str) -> None:
     for name, change in CHANGES.items():
         rows, before = without_log(where), store.transactions.head
@@ -187,6 +190,7 @@ def test_a_call_that_changes_nothing_adds_no_entry(store: Store, where: Path | s
     assert tables_of(where) == before
 
 
+@sqlite_first
 def test_no_change_is_made_when_its_entry_cannot_be_written(store: Store, where: Path | str) -> None:
     """Every method in turn, with a database that takes everything but audit entries; then it works."""
     if isinstance(where, Path):

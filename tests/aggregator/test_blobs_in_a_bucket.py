@@ -64,7 +64,7 @@ def nowhere(monkeypatch: pytest.MonkeyPatch) -> str:
     return f"s3://gone?endpoint=http://127.0.0.1:{port}&region=us-east-1"
 
 
-@pytest.fixture(params=["folder", "memory", "local", "s3"])
+@pytest.fixture(params=["folder", "memory", "local", pytest.param("s3", marks=pytest.mark.slow)])
 def blobs(request: pytest.FixtureRequest, folder: Path) -> Blobs:
     if request.param == "folder":
         return Blobs(folder)
@@ -144,7 +144,8 @@ def test_a_probe_goes_through_where_blobs_can_be_kept(blobs: Blobs) -> None:
     blobs.probe()
 
 
-@pytest.mark.parametrize("real_workers", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("real_workers", [False, True])
 def test_a_study_in_a_bucket_goes_on_after_a_restart_and_ends_like_one_in_a_folder(
     build: Build, bucket: str, real_workers: bool
 ) -> None:
@@ -282,6 +283,7 @@ def test_memory_does_not_grow_with_a_model(folder: Path, bucket: str) -> None:
     assert grown < 100 * 1024, grown
 
 
+@pytest.mark.slow
 def test_a_backup_names_the_bucket_and_is_restored_only_where_the_newest_models_are(
     build: Build, folder: Path, bucket: str
 ) -> None:

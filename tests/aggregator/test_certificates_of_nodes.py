@@ -169,6 +169,7 @@ def test_a_certificate_that_names_the_sender_opens_and_no_other(place: Place) ->
         assert b"urn:medveil:wrong-certificate" in answer
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(NGINX is None or not STREAM.exists(), reason=INSTALL_STREAM)
 def test_behind_an_nginx_that_passes_tls_through_certificates_count_and_one_address_has_fifty_lines(
     place: Place, tmp_path: Path
@@ -218,6 +219,22 @@ def test_a_bad_certificate_ends_the_handshake_and_the_log_says_why(
     before = len(place.reasons())
     assert place.get(pair, "/healthz") == (0, b"")
     assert place.reasons()[before:] == [reason]
+
+
+def test_tls_1_2_takes_authenticated_encryption_and_no_cbc(place: Place) -> None:
+    def suite_of(wanted: str) -> str:
+        context = ssl.create_default_context(cafile=str(place.world.folder / "tls" / "ca.pem"))
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        context.set_ciphers(wanted)
+        with place.connect(context) as line:
+            agreed = line.cipher()
+            assert agreed is not None
+            return agreed[0]
+
+    assert "GCM" in suite_of("ECDHE-ECDSA-AES256-GCM-SHA384")
+    for old in ("ECDHE-ECDSA-AES256-SHA384", "ECDHE-ECDSA-AES128-SHA256", "ECDHE-ECDSA-AES256-SHA"):
+        with pytest.raises((ssl.SSLError, ConnectionError, socket.timeout)):
+            suite_of(f"{old}:@SECLEVEL=0")
 
 
 def test_a_handshake_that_does_not_come_and_an_old_protocol_are_cut(place: Place) -> None:

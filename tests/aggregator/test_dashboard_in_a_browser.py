@@ -14,6 +14,7 @@ import pytest
 from browser import barriers, too_wide
 from made_board import HOSTILE, PLAN, ServedBoard, served, watching
 
+pytestmark = pytest.mark.slow
 ROUND = f"/studies/{PLAN}/rounds/7"
 PAGES = (
     "/",
@@ -112,7 +113,6 @@ def test_a_browser_whose_clock_is_decades_wrong_tells_the_same_ages(
         assert re.search(r"training for \d\d min", window.locator("#lane-guangzhou-b").inner_text())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "language"), [("light", "en-GB"), ("dark", "zh-CN")])
 @pytest.mark.parametrize("hospitals", [0, 1, 50])
 def test_every_page_fits_every_window_light_and_dark_in_both_languages(
@@ -131,14 +131,12 @@ def test_every_page_fits_every_window_light_and_dark_in_both_languages(
                     assert too_wide(window) == [], (path, width)
 
 
-@pytest.mark.slow
 def test_hostile_words_fit_and_are_read_as_words(chromium: Any, board: ServedBoard) -> None:
     with visited(chromium, f"{board.url}/studies/{PLAN}", width=390) as window:
         assert too_wide(window) == []
         assert "<b onload" in window.locator("#facts").inner_text()
 
 
-@pytest.mark.slow
 def test_a_page_without_news_turns_grey_and_says_for_how_long(
     chromium: Any, board: ServedBoard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,7 +149,6 @@ def test_a_page_without_news_turns_grey_and_says_for_how_long(
         assert window.locator("main.stale").count() == 1
 
 
-@pytest.mark.slow
 def test_a_page_takes_up_where_it_was_when_the_aggregator_has_started_again(
     chromium: Any, tmp_path: Path
 ) -> None:
@@ -172,7 +169,6 @@ def test_a_page_takes_up_where_it_was_when_the_aggregator_has_started_again(
     context.close()
 
 
-@pytest.mark.slow
 def test_all_of_it_works_by_keyboard_and_without_script(chromium: Any, board: ServedBoard) -> None:
     with visited(chromium, board.url, java_script_enabled=False) as window:
         assert window.locator("#age").inner_text().startswith("as of ")
@@ -185,7 +181,6 @@ def test_all_of_it_works_by_keyboard_and_without_script(chromium: Any, board: Se
         assert "waits for" in window.locator("h1").inner_text()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("hospitals", [1, 50])
 def test_first_words_are_there_within_a_second_of_the_pages_own_time(
     chromium: Any, tmp_path: Path, hospitals: int

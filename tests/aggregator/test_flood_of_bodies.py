@@ -14,6 +14,7 @@ from flood import flood, member, open_round, strangers
 from served import Served, served
 from world import World, make_world
 
+pytestmark = pytest.mark.slow
 GROWTH = 50 * 2**20
 
 
@@ -33,7 +34,7 @@ def server(world: World) -> Iterator[Served]:
         yield running
 
 
-@pytest.mark.parametrize("bodies", [200, pytest.param(1_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("bodies", [200, 1_000])
 def test_malformed_bodies_of_strangers_leave_the_aggregator_as_it_was(server: Served, bodies: int) -> None:
     result = flood(server, strangers, bodies)
     assert sum(result.answers.values()) == bodies
@@ -54,9 +55,7 @@ BY_A_MEMBER: dict[str, Callable[[], bytes]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "keys that collide")) for n in BY_A_MEMBER]
-)
+@pytest.mark.parametrize("name", BY_A_MEMBER)
 def test_four_megabytes_of_a_lying_hospital_hold_up_nobody(server: Served, world: World, name: str) -> None:
     body = BY_A_MEMBER[name]()
     assert len(body) <= 4 * 2**20

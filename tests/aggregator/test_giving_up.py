@@ -12,6 +12,7 @@ from medveil.rounds import RoundKind
 from medveil.tensors import model_hash
 from privacy.secagg.closing import check_certificate
 from privacy.secagg.keys import setting_for
+from tries import sqlite_first
 from world import SPEC, START, Site, World, finish, make_sites, make_world, play
 
 Build = Callable[..., World]
@@ -47,6 +48,7 @@ def outcomes(world: World) -> list[tuple[int, int, str]]:
         for restart in (False, True)
     ],
 )
+@sqlite_first
 def test_hospitals_lost_after_the_commit_cost_an_attempt_at_most_on_both_databases(
     on_both: World, phase: str, restart: bool
 ) -> None:

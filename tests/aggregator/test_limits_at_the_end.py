@@ -7,6 +7,8 @@ import socket
 import time
 from pathlib import Path
 
+import pytest
+
 from aggregator.access.tokens import make_token
 from aggregator.settings import Limits
 from aggregator.storage.register import Role
@@ -34,6 +36,7 @@ def open_lines(server: Served, world: World) -> list[socket.socket]:
     return lines
 
 
+@pytest.mark.slow
 def test_the_process_ends_in_time_and_answers_its_long_polls(tmp_path: Path) -> None:
     world = make_world(tmp_path, approvals=0)
     world.admin.save(world.folder / "admin.key")

@@ -190,6 +190,7 @@ def wait_until(condition: Any) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_who_does_not_read_the_answer_is_cut_off(server: Served, world: World) -> None:
     path = f"/v1/plans/{world.plan.id}/models/{world.plan.study.model.initial_model}"
     with server.connect() as line:

@@ -26,7 +26,7 @@ from nginx import INSTALL, NGINX, PRETENDED, front_of
 from served import received, served
 from world import World, make_world
 
-pytestmark = pytest.mark.skipif(NGINX is None, reason=INSTALL)
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(NGINX is None, reason=INSTALL)]
 PLACE = f"/v1/plans/{64 * 'a'}/rounds/1/attempts/1"
 
 

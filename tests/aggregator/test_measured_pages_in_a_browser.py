@@ -12,6 +12,7 @@ import measured
 from browser import barriers, too_wide
 from world import World, make_world
 
+pytestmark = pytest.mark.slow
 GENERAL = ("/comparison", "/privacy", "/audit", "/system", "/audit/check")
 
 
@@ -59,24 +60,20 @@ def test_the_charts_of_a_study_are_shown_on_a_phone_without_a_complaint(
 BOTH = [(1280, "light", "en"), (390, "dark", "zh-CN")]
 
 
-@pytest.mark.slow
 def test_every_page_with_six_hospitals(chromium: Any, tmp_path: Path) -> None:
     walk(chromium, measured.make(tmp_path / "world", rounds=14), sizes=BOTH, name="6")
 
 
-@pytest.mark.slow
 def test_every_page_with_fifty_hospitals_and_ten_thousand_rounds(chromium: Any, tmp_path: Path) -> None:
     world = measured.make(tmp_path / "world", hospitals=50, rounds=0)
     measured.pour_rounds(world, 10_000)
     walk(chromium, world, sizes=BOTH, name="50")
 
 
-@pytest.mark.slow
 def test_every_page_before_anything_has_happened(chromium: Any, tmp_path: Path) -> None:
     walk(chromium, make_world(tmp_path / "world", approvals=0), sizes=BOTH, name="0")
 
 
-@pytest.mark.slow
 def test_a_check_is_asked_for_and_told_and_the_page_lives(chromium: Any, tmp_path: Path) -> None:
     world = measured.make(tmp_path / "world", rounds=3)
     with measured.served(world) as served:

@@ -330,8 +330,13 @@ def test_every_crash_point_of_the_key_is_tried_here() -> None:
     assert named == known
 
 
+TELLING = ("key.write:before", "commit.change_admin_key:before", "commit.change_admin_key:after")
+
+
 @pytest.mark.usefixtures("_servers")
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize(
+    "point", [pytest.param(p, marks=[pytest.mark.slow] * (p not in TELLING)) for p in POINTS]
+)
 def test_a_crash_leaves_the_old_state_whole_or_the_new_one(scene: Scene, point: str) -> None:
     before = scene.world.admin.public_key
     process = crashing.SERVERS.Process(target=die_at, args=(point, scene.settings))

@@ -62,6 +62,7 @@ def test_a_proxy_passes_a_request_on_for_not_leading_and_for_nothing_else() -> N
     assert [code for code, status in STATUS.items() if status == 502] == ["not-leading"]
 
 
+@pytest.mark.slow
 def test_a_hospital_that_draws_503_on_demand_costs_the_others_no_request(front: Front) -> None:
     """With the old recipe one 503 of the leader took it away from everybody for ten seconds."""
     enough, drawn = threading.Event(), Counter[int]()
@@ -84,6 +85,7 @@ def test_a_hospital_that_draws_503_on_demand_costs_the_others_no_request(front: 
     assert answers == {200: 60}
 
 
+@pytest.mark.slow
 def test_every_message_goes_to_the_process_that_leads_and_a_segment_to_any(front: Front) -> None:
     """nginx cannot send a body twice that it does not keep, so it asks first who leads."""
     world = front.pair.world
@@ -96,6 +98,7 @@ def test_every_message_goes_to_the_process_that_leads_and_a_segment_to_any(front
         assert "/segments/{segment}" in server.log.read_text()
 
 
+@pytest.mark.slow
 def test_when_the_leader_is_killed_the_standby_answers_through_the_same_address(front: Front) -> None:
     """The last of this module: the pair is one afterwards."""
     front.pair.one.process.kill()

@@ -21,7 +21,7 @@ from medveil.plan import Plan, sign_approval
 from medveil.rounds import Phase
 from medveil.tensors import model_hash, to_safetensors
 from visitor import Visitor
-from world import SPEC, World, make_plan, make_sites, make_study, other_start, play
+from world import SPEC, World, make_plan, make_sites, make_study, make_world, other_start, play
 
 Build = Callable[..., World]
 Ask = Callable[[str, str, bytes], httpx.Response]
@@ -63,22 +63,38 @@ def second_plan(world: World) -> tuple[Plan, list[Identity]]:
     return plan, others
 
 
-@pytest.fixture
-def door(build: Build) -> Iterator[Door]:
-    world = build()
+def opened_over(world: World) -> Door:
     later = 2  # the initial model and one made from a sum, whose proof is kept
     play(
         world,
         make_sites(world),
         until=lambda: world.phase == Phase.SHARE and len(world.status["versions"]) == later,
     )
-    opened = Door(world)
+    return Door(world)
+
+
+@pytest.fixture(scope="module")
+def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    """For tests that change nothing in it, and say so."""
+    opened = opened_over(make_world(tmp_path_factory.mktemp("tenants") / "world"))
+    yield opened
+    opened.service.close()
+    opened.world.store.close()
+
+
+@pytest.fixture
+def own_door(build: Build) -> Iterator[Door]:
+    opened = opened_over(build())
     yield opened
     opened.service.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def tenants(door: Door) -> tuple[Tenant, Tenant]:
+    return tenants_of(door)
+
+
+def tenants_of(door: Door) -> tuple[Tenant, Tenant]:
     world = door.world
     other, clinics = second_plan(world)
 
@@ -235,10 +251,9 @@ def test_each_role_reads_what_it_should_and_no_role_changes_anything(
     assert door.world.dump() == before
 
 
-def test_a_researcher_loses_a_study_that_is_withdrawn_and_everything_when_revoked(
-    door: Door, tenants: tuple[Tenant, Tenant]
-) -> None:
-    ours, _ = tenants
+def test_a_researcher_loses_a_study_that_is_withdrawn_and_everything_when_revoked(own_door: Door) -> None:
+    door = own_door
+    ours, _ = tenants_of(door)
     path, register = f"/v1/plans/{ours.plan.id}/status", door.service.register
     assert ours.asks["key"]("GET", path, b"").status_code == 200
     register.withdraw(ours.plan.id, "north-key")
@@ -247,10 +262,9 @@ def test_a_researcher_loses_a_study_that_is_withdrawn_and_everything_when_revoke
     door.refused(ours.asks["key"]("GET", path, b""), 403, "revoked")
 
 
-def test_a_revoked_hospital_is_refused_at_every_address_with_a_named_error(
-    door: Door, tenants: tuple[Tenant, Tenant]
-) -> None:
-    ours, _ = tenants
+def test_a_revoked_hospital_is_refused_at_every_address_with_a_named_error(own_door: Door) -> None:
+    door = own_door
+    ours, _ = tenants_of(door)
     door.service.register.revoke(door.hospital().name, now=1.0)
     before = door.world.dump()
     for method, path in routes(door):

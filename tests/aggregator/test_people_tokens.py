@@ -32,6 +32,8 @@ from world import Clock, World
 
 Build = Callable[..., World]
 DAY = 86_400.0
+PRODUCTS = tokens.HASHER
+"""As it is outside of tests."""
 
 
 @pytest.fixture
@@ -74,6 +76,7 @@ def test_a_token_is_kept_as_an_argon2id_hash_and_nothing_else(door: Door) -> Non
     text = door.token("anna", Role.AUDITOR)
     rows = "\n".join(door.world.dump()[0])
     assert "$argon2id$" in rows
+    assert (PRODUCTS.time_cost, PRODUCTS.memory_cost) == (2, 19_456)
     assert text.split("_")[2] not in rows
     assert text not in rows
 

@@ -15,6 +15,7 @@ from beside import Pair
 from medveil.identity import Identity, sign_request
 from medveil.reports import PlanStatus
 from medveil.tensors import model_hash, to_safetensors
+from tries import sqlite_first
 from world import SPEC, World, finish, make_plan, make_sites, make_study, other_start, play
 
 Build = Callable[..., World]
@@ -28,6 +29,7 @@ def pair(build: Build, where: Path | str) -> Iterator[Pair]:
     made.close()
 
 
+@sqlite_first
 def test_the_status_is_the_leaders_but_for_who_is_in_reach(pair: Pair) -> None:
     """In every phase of a study, and the same process asked again and again."""
     world, sites, phases = pair.world, make_sites(pair.world), []
@@ -46,6 +48,7 @@ def test_the_status_is_the_leaders_but_for_who_is_in_reach(pair: Pair) -> None:
     assert [v["number"] for v in there["versions"]] == [0, 1]
 
 
+@sqlite_first
 def test_an_attempt_that_is_given_up_is_told_by_both(pair: Pair) -> None:
     world, sites = pair.world, make_sites(pair.world)
     play(world, sites, until=lambda: world.phase == "agree")
@@ -75,6 +78,7 @@ def test_plans_models_sums_and_proofs_are_the_same_bytes(pair: Pair) -> None:
     assert told == there == [line]
 
 
+@sqlite_first
 def test_rights_hold_at_a_standby_as_well(pair: Pair) -> None:
     world, path = pair.world, f"{pair.leader.at}/status"
     nosy = pair.leader.enrolled("nosy", "hospital")
@@ -93,6 +97,7 @@ def test_rights_hold_at_a_standby_as_well(pair: Pair) -> None:
     pair.leader.refused(pair.signed(world.identities[0], path), 403, "revoked")
 
 
+@sqlite_first
 def test_whatever_a_standby_cannot_do_is_left_to_the_leader(pair: Pair) -> None:
     """502 is what a proxy passes on for: work, messages, and a file that is not there (yet)."""
     world, at = pair.world, pair.leader.at
@@ -116,6 +121,7 @@ def test_whatever_a_standby_cannot_do_is_left_to_the_leader(pair: Pair) -> None:
     assert world.dump()[0] == before[0]
 
 
+@sqlite_first
 def test_what_a_standby_hears_and_hands_out_is_in_no_report(pair: Pair) -> None:
     world = pair.world
     sites = make_sites(world)

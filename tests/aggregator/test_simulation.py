@@ -11,7 +11,7 @@ from simulation import WEIGHTS, WEIGHTS_OF_THE_APP, Op, Sequence, simulate
 
 QUICK, ALL, SHARD = 40, 5_000, 120
 QUICK_THROUGH_THE_APP, ALL_THROUGH_THE_APP = 10, 500
-FIRST, FIRST_THROUGH_THE_APP = 12, 4
+FIRST, FIRST_THROUGH_THE_APP = 6, 2
 """So many of the quick ones in ``make test``."""
 
 

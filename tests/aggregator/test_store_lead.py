@@ -28,6 +28,7 @@ from aggregator.web.app import create_app
 from databases import takes_the_lead
 from medveil.identity import Identity, sign_request
 from postgres import Cluster
+from tries import sqlite_first
 from world import World, finish, make_sites
 
 ADMIN = Identity.generate("admin")
@@ -105,6 +106,7 @@ def test_a_lock_that_went_with_its_connection_is_taken_again(cluster: Cluster) -
     other.close()
 
 
+@sqlite_first
 def test_a_second_process_stands_by_and_takes_over(
     folder: Path, where: Path | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,7 @@ from aggregator.storage.database import Database, UnusableDatabase
 from door import Door
 from medveil.rounds import AttemptKey, Phase, RoundKind
 from postgres import Cluster
+from tries import leading
 from world import KINDS, STEPS, World, finish, make_sites
 
 
@@ -52,7 +53,7 @@ def _up_again(cluster: Cluster) -> Iterator[None]:
         cluster.start()
 
 
-@pytest.mark.parametrize("mode", ["immediate", "fast"])
+@pytest.mark.parametrize("mode", leading(["fast", "immediate"], 1))
 def test_no_acknowledged_event_is_lost_when_the_server_dies(
     build: Callable[..., World], cluster: Cluster, mode: str
 ) -> None:
@@ -84,6 +85,7 @@ def test_no_acknowledged_event_is_lost_when_the_server_dies(
     door.service.close()
 
 
+@pytest.mark.slow
 def test_a_study_ends_with_the_same_result_though_the_server_dies_in_between(
     build: Callable[..., World], cluster: Cluster
 ) -> None:
@@ -143,6 +145,7 @@ def test_a_server_without_a_free_connection_is_a_storage_failure(
     assert len(world.store.register.enrolled_keys()) == 3
 
 
+@pytest.mark.slow
 def test_a_server_that_loses_data_at_a_power_cut_is_refused(cluster: Cluster) -> None:
     cluster.stop()
     cluster.start(fsync="off")

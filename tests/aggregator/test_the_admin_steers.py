@@ -10,7 +10,7 @@ import structlog
 
 from steered import WEIGHTS, steer
 
-QUICK, ALL, SHARD = 2, 402, 20
+QUICK, ALL, SHARD = 1, 401, 20
 
 
 @pytest.fixture(autouse=True)

@@ -93,6 +93,7 @@ def test_a_worker_ends_with_its_server_even_in_the_middle_of_a_job(
         assert ended(pid, 10.0)
 
 
+@pytest.mark.slow
 def test_a_worker_loads_neither_server_nor_database_nor_accountant() -> None:
     heavy = ("fastapi", "starlette", "uvicorn", "sqlalchemy", "dp_accounting", "scipy", "torch")
     code = f"""

@@ -65,6 +65,7 @@ def test_ctrl_c_while_the_commands_are_loaded_says_nothing(
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_a_port_in_use_and_a_full_disk_end_in_words(tmp_path: Path) -> None:
     folder = tmp_path / "aggregator"
     with socket.socket() as other:

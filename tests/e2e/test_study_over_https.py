@@ -36,6 +36,8 @@ from medveil_research.studies import StudyOptions, new_study
 from privacy.dp.ledger import State
 from privacy.dp.policy import Split
 
+pytestmark = pytest.mark.slow  # in one process all of it is played fast, a promise at a time
+
 PATIENTS = 12
 LOST, LOST_IN = "hospital-4", 2
 POWER_CUT_IN = 1
@@ -95,9 +97,7 @@ def watch(
     return played_out(consortium, plan, meanwhile=cut_once, limit_s=LIMIT_S)
 
 
-@pytest.fixture(
-    scope="module", params=["three", pytest.param("four, and one is lost", marks=pytest.mark.slow)]
-)
+@pytest.fixture(scope="module", params=list(HOSPITALS_AND_ROUNDS))
 def played(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Played:
     folder = tmp_path_factory.mktemp("consortium")
     hospitals, rounds = HOSPITALS_AND_ROUNDS[request.param]

@@ -16,7 +16,7 @@ from fuzzed import DOORS
 HERE = Path(__file__).resolve().parent
 MINUTES = float(os.environ.get("MEDVEIL_FUZZ_MINUTES", "10"))
 INSTALL = "pip install 'atheris>=3.0'"
-CHANGED = 8_000
+CHANGED = 3_000
 doors = pytest.mark.parametrize("door", DOORS)
 
 

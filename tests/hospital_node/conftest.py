@@ -13,9 +13,16 @@ from chain import Chain
 from follower import Hospital
 from hospital_node.journal import Journal
 from hospital_node.settings import Node, NodeSettings
+from medveil_imaging.sources.workers import workers
 from world import World, make_world
 
 MEMORY = Path("/dev/shm")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _readers_stay() -> None:
+    """A node ends the processes that open its images when it has read them; to start them takes a second."""
+    workers().rest = lambda: None  # type: ignore[method-assign]
 
 
 @pytest.fixture

@@ -226,6 +226,7 @@ def test_a_node_that_starts_again_passes_finished_plans_without_a_pause(
     assert done == ["study-1", "study-2", "study-3"]
 
 
+@pytest.mark.slow
 def test_an_agent_needs_neither_a_network_nor_a_training_engine() -> None:
     """So that many of them can be simulated in one process, over lines and contributions of another kind."""
     loaded = "import sys, hospital_node.agent; print(*sorted(sys.modules))"

@@ -185,6 +185,7 @@ def node_for(tmp_path: Path, archive: rsyslog.Archive) -> Node:
     return Node(folder, settings)
 
 
+@pytest.mark.slow
 @rsyslog.needs_rsyslog
 def test_rsyslog_takes_every_message_also_those_of_the_time_when_it_was_away(
     tmp_path: Path, archive: rsyslog.Archive, quick: None

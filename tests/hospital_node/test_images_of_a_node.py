@@ -22,6 +22,7 @@ from medveil_imaging import cache
 from medveil_imaging.cache import cache_size, files_in
 from medveil_imaging.sources.shelf import ShelvedPatient
 from medveil_imaging.sources.site import read_site
+from medveil_imaging.sources.workers import workers
 from world import make_plan, make_study
 
 PEOPLE = [Identity.generate(f"hospital-{i}") for i in range(1, 5)]
@@ -82,7 +83,8 @@ def test_the_log_says_how_many_were_refused_and_what_is_with_the_cache(
     assert ("images.reading", 20, None) in events
 
 
-def test_nothing_stays_when_the_last_plan_is_over(node: Node) -> None:
+def test_nothing_stays_when_the_last_plan_is_over(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(workers(), "rest")  # as it is outside of tests
     first, last = (make_plan(PEOPLE, make_study(name=name)) for name in ("first", "last"))
     nothing = cast(Any, None)
     with opened(node) as journal:
@@ -91,6 +93,7 @@ def test_nothing_stays_when_the_last_plan_is_over(node: Node) -> None:
             for plan in (first, last):
                 journal.approve(plan, b"signed")
             read_images(node, make_study())
+            assert workers()._server is None  # no process that has seen an image
             for plan, left in ((first, True), (last, False)):
                 journal.finish(plan.id)
                 queue.forget_images()

@@ -36,6 +36,7 @@ from lying_pacs import instance
 from medveil.identity import Identity, Secret
 from medveil_imaging.sources.read import read_film, read_label_map, read_volume
 from medveil_imaging.sources.sealed import MAGIC, open_with
+from tries import leading
 
 DATA = Path(os.environ.get("MEDVEIL_DATA") or "no such folder")
 SITES = ("pacs-a", "pacs-b", "pacs-c", "pacs-r")
@@ -86,7 +87,7 @@ def web(server: orthanc.Orthanc, password: str = orthanc.PASSWORD) -> DicomWeb:
 
 
 @needs_orthanc
-@pytest.mark.parametrize("protocol", ["dicomweb", "dimse"])
+@pytest.mark.parametrize("protocol", leading(["dicomweb", "dimse"], 1))
 def test_what_went_in_comes_out_and_nothing_there_has_changed(
     protocol: str, server: orthanc.Orthanc, new_store: Callable[[], Store], tmp_path: Path
 ) -> None:
@@ -152,6 +153,7 @@ def test_a_wrong_password_and_a_strange_title_are_refused(server: orthanc.Orthan
         Dimse(server.dimse.replace(orthanc.TITLE, "OTHER"), title=orthanc.OUR_TITLE).check()
 
 
+@pytest.mark.slow
 @needs_dcmtk
 def test_another_program_that_speaks_dimse_is_understood(
     new_store: Callable[[], Store], tmp_path: Path

@@ -82,6 +82,7 @@ def test_a_pacs_is_believed_by_the_authority_that_is_named_and_by_no_other(tmp_p
             asked(place.replace("localhost", "127.0.0.1"), authority=authority).check()
 
 
+@pytest.mark.slow
 def test_a_certificate_that_has_ended_and_a_pacs_without_tls_are_called_so(tmp_path: Path) -> None:
     context, authority = made(tmp_path / "old", days=-1)
     with echoing(context) as place, pytest.raises(PacsCertificate, match="expired"):

@@ -13,6 +13,7 @@ from browser import barriers, too_wide
 from hospital_node.page import deciding
 from node_page import HOSTILE, Served, card, made_node, made_panels, served
 
+pytestmark = pytest.mark.slow
 OPEN = "document.querySelectorAll('details').forEach(one => { one.open = true; })"
 
 
@@ -88,7 +89,6 @@ MADE: dict[str, Any] = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "language"), [("light", "en-GB"), ("dark", "zh-CN")])
 @pytest.mark.parametrize("name", MADE)
 def test_every_state_fits_every_window_light_and_dark_in_both_languages(
@@ -109,7 +109,6 @@ def test_every_state_fits_every_window_light_and_dark_in_both_languages(
         assert barriers(window) == []
 
 
-@pytest.mark.slow
 def test_a_plan_is_approved_by_the_keyboard_alone(chromium: Any, page: Served) -> None:
     asked: list[tuple[str, str, int | None]] = []
     page.page.asking.approve = lambda *given: asked.append(given)  # type: ignore[method-assign,assignment]
@@ -128,7 +127,6 @@ def test_a_plan_is_approved_by_the_keyboard_alone(chromium: Any, page: Served) -
     assert asked == [(one.plan, " ".join(one.words), one.declared)]
 
 
-@pytest.mark.slow
 def test_a_plan_is_refused_by_the_keyboard_alone_and_the_box_asks_for_a_reason(
     chromium: Any, page: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,7 +147,6 @@ def test_a_plan_is_refused_by_the_keyboard_alone_and_the_box_asks_for_a_reason(
     assert told == [(one.plan, "We have no such scanner.")]
 
 
-@pytest.mark.slow
 def test_nothing_is_sent_without_the_words_and_the_tick(chromium: Any, page: Served) -> None:
     asked: list[object] = []
     page.page.asking.approve = lambda *given: asked.append(given)  # type: ignore[method-assign,assignment]
@@ -162,7 +159,6 @@ def test_nothing_is_sent_without_the_words_and_the_tick(chromium: Any, page: Ser
     assert asked == []
 
 
-@pytest.mark.slow
 def test_a_line_that_is_cut_greys_the_page_and_one_that_comes_back_brings_the_news(
     chromium: Any, page: Served
 ) -> None:
@@ -194,7 +190,6 @@ def test_a_line_that_is_cut_greys_the_page_and_one_that_comes_back_brings_the_ne
     reader.now = before
 
 
-@pytest.mark.slow
 def test_a_stream_that_breaks_off_is_taken_up_again_without_a_reload(chromium: Any, page: Served) -> None:
     reader: Any = page.page.reader
     before, real = reader.now, page.page.stream
@@ -216,7 +211,6 @@ def test_a_stream_that_breaks_off_is_taken_up_again_without_a_reload(chromium: A
     reader.now = before
 
 
-@pytest.mark.slow
 def test_a_page_whose_session_has_ended_goes_to_the_way_in_by_itself(chromium: Any, page: Served) -> None:
     context = chromium.new_context()
     window = context.new_page()
@@ -228,7 +222,6 @@ def test_a_page_whose_session_has_ended_goes_to_the_way_in_by_itself(chromium: A
     context.close()
 
 
-@pytest.mark.slow
 def test_the_page_works_without_script(chromium: Any, page: Served) -> None:
     context = chromium.new_context(java_script_enabled=False)
     window = context.new_page()

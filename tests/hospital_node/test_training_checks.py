@@ -24,6 +24,7 @@ from medveil.study import Study
 from medveil.tasks import TASKS
 from medveil_imaging.models import MODELS, ModelShape, build, outputs_for, spec_of
 from privacy.dp.noise import NoiseSource
+from tries import leading
 
 LABELLED: dict[str, tuple[int, ...]] = {
     "densenet121": (32, 32),
@@ -85,7 +86,7 @@ def failed(study: Study, module: nn.Module, **options: Any) -> str:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.slow] * (name not in ("lenet", "unet3d")))
+        pytest.param(name, marks=[pytest.mark.slow] * (name != "lenet"))
         for name in sorted({*LABELLED, *VOLUMES}.difference(LARGE))
     ],
 )
@@ -219,7 +220,7 @@ class Twice(nn.Module):
 
 
 @OPACUS_WARNS
-@pytest.mark.parametrize("change", [reflecting, Twice])
+@pytest.mark.parametrize("change", leading([reflecting, Twice], 1))
 def test_what_opacus_hooks_get_wrong_is_found_and_our_engine_gets_right(
     change: Callable[[nn.Module], nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:

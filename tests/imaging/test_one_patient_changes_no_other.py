@@ -17,11 +17,13 @@ from PIL import Image
 
 from medveil.study import Study
 from medveil_imaging.patients import PatientImages
-from medveil_imaging.sources.findings import MAX_PROBLEMS
+from medveil_imaging.sources import findings
 from medveil_imaging.sources.site import SiteData, read_site
 from tries import tries
 
 MakeStudy = Callable[..., Study]
+LISTED = 300
+"""So many problems are listed here; ten thousand, otherwise."""
 HEADER = b"image,patient_id,split,label,note"
 SPLITS = ("train", "val", "test")
 OTHERS = [
@@ -29,6 +31,11 @@ OTHERS = [
     for patient in range(6)
     for film in range(2)
 ]
+
+
+@pytest.fixture(autouse=True)
+def _few_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(findings, "MAX_PROBLEMS", LISTED)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +99,7 @@ NEWCOMERS = {
     "others' images in train and in test": [f"{i}.png,X,{SPLITS[i % 3]},1,".encode() for i in range(12)],
     "others' images by other paths": [f"./{i}.png,X,train,1,".encode() for i in range(12)],
     "hundreds of lines": [f"12.png,X,train,0,{i}".encode() for i in range(500)],
-    "thousands of bad lines": [b"12.png,X,trian,0,"] * (MAX_PROBLEMS + 100),
+    "more bad lines than are listed": [b"12.png,X,trian,0,"] * (LISTED + 10),
     "a look-alike of another": [b"12.png,x1,train,0,", b"13.png,X01,test,1,"],
     "too many empty cells": [b"12.png,X,train,0,,,,,"],
 }
@@ -225,8 +232,8 @@ def test_an_image_of_two_patients_is_used_by_both_and_shown(films: Path, make_st
 def test_an_operator_reads_the_first_problems_and_how_many_more_there_are(
     films: Path, make_study: MakeStudy
 ) -> None:
-    site = read(films, make_study(), [b"0.png,A,train,0,", *[b"0.png,A,bad,0,"] * (MAX_PROBLEMS + 7)])
-    assert len(site.problems) == MAX_PROBLEMS + 2
+    site = read(films, make_study(), [b"0.png,A,train,0,", *[b"0.png,A,bad,0,"] * (LISTED + 7)])
+    assert len(site.problems) == LISTED + 2
     assert [p.code for p in site.problems[:2]] == ["one-class", "more-problems"]
     assert site.problems[1].reason.startswith("There are 7 more problems")
     assert len(site.train) == 1

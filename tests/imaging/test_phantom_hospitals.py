@@ -17,6 +17,7 @@ from medveil.tasks import TASKS
 from medveil_imaging.models import ModelShape, build
 from medveil_imaging.patients import PatientImages
 from medveil_imaging.sources.phantom import write_phantom_sites
+from medveil_imaging.sources.phantom_volume import ANTERIOR, POSTERIOR, MrScanner, draw_volume
 from medveil_imaging.sources.site import SiteData, read_site
 
 MakeStudy = Callable[..., Study]
@@ -37,13 +38,13 @@ def test_the_same_seed_writes_the_same_hospitals(tmp_path: Path, make_study: Mak
 
 
 def test_film_hospitals_differ_and_are_read_without_a_problem(tmp_path: Path, make_study: MakeStudy) -> None:
-    sites = write_phantom_sites(tmp_path, profile="xray", patients=20)
-    assert [site.name for site in sites] == [f"hospital-{n}" for n in (1, 2, 3, 4)]
+    sites = write_phantom_sites(tmp_path, profile="xray", patients=10, hospitals=2)
+    assert [site.name for site in sites] == ["hospital-1", "hospital-2"]
     shares = []
     for folder in sites:
         site = read_site(folder, make_study(size=(32, 32)))
         assert site.problems == ()
-        assert [len(split) for split in (site.train, site.val, site.test)] == [14, 2, 4]
+        assert [len(split) for split in (site.train, site.val, site.test)] == [7, 1, 2]
         assert {len(p) for p in site.train} <= {1, 2, 3}
         shares.append(float(torch.cat([p.labels for p in site.train]).double().mean()))
     assert len(set(shares)) > 1
@@ -55,7 +56,19 @@ def test_too_small_a_phantom_is_refused(tmp_path: Path, profile: str) -> None:
         write_phantom_sites(tmp_path, profile=profile, patients=9)
 
 
-@pytest.mark.parametrize("hospitals", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_drawn_volume_has_its_parts_in_order_and_the_scale_of_its_scanner() -> None:
+    median = []
+    for scale in (100.0, 10_000.0):
+        voxels, labels = draw_volume(MrScanner(scale, 0.6, 0.03), 1.0, np.random.default_rng(0))
+        assert np.unique(labels).tolist() == [0, ANTERIOR, POSTERIOR]
+        front, back = (np.nonzero(labels == part)[1].mean() for part in (ANTERIOR, POSTERIOR))
+        assert front > back
+        median.append(np.median(voxels))
+    assert median[1] == pytest.approx(100 * median[0], rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hospitals", [2, 4])
 def test_mri_hospitals_have_label_maps_and_scales_a_hundredfold_apart(
     tmp_path: Path, make_study: MakeStudy, hospitals: int
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import unicodedata
 from collections.abc import Iterator
 
@@ -36,6 +37,12 @@ METHODS = (
 STREAMS = ("stdout", "stderr", "__stdout__", "__stderr__", "stdin")
 NAMES_OF_THE_DOOR = ("shown.Text", "shown.Console", "sys.displayhook", "Screen._console")
 OPENERS = ("open", "os.write", "os.writev", "os.fdopen", "os.dup", "os.dup2", "io.open")
+SOME_WAY = re.compile(
+    rf"\b(?:{'|'.join((*PRINTERS, *WRITERS, *METHODS, *STREAMS))})\b"
+    r"|medveil import .*\bshown\b|medveil\.shown|displayhook|_console|/dev/"
+    r"|\b(?:open|write|writev|fdopen|dup|dup2)\(\s*\d"
+)
+"""A source without any of this is not parsed."""
 ALLOWED = {
     ("platform/medveil/log.py", "sys.stderr"),  # the log's processors clean every field
     ("hospital_node/cli.py", "sys.stderr"),  # flushed before the process ends
@@ -63,7 +70,8 @@ ATTACKS = (
 def sources() -> Iterator[tuple[str, ast.Module]]:
     for room in FOLDERS.values():
         for path in sorted((ROOT / room).rglob("*.py")):
-            yield str(path.relative_to(ROOT)), ast.parse(path.read_text(encoding="utf-8"))
+            if SOME_WAY.search(text := path.read_text(encoding="utf-8")):
+                yield str(path.relative_to(ROOT)), ast.parse(text)
 
 
 def ways_to_print(name: str, tree: ast.AST) -> Iterator[str]:
@@ -128,6 +136,7 @@ def test_no_module_but_the_door_can_print() -> None:
     ],
 )
 def test_the_reader_of_sources_finds_each_way_past_the_door(source: str) -> None:
+    assert SOME_WAY.search(source)
     assert list(ways_to_print("x.py", ast.parse(source)))
 
 

@@ -159,9 +159,14 @@ VALUES = {"annotated_types", "cbor2", "pydantic", "pydantic_core", "typing_exten
                 "ledger go-on",
             )
         ),
-        ("aggregator --help", HELP | VALUES | {"aggregator"}),
-        ("research --help", HELP | VALUES | {"medveil_research"}),
-        pytest.param("study --help", HELP | VALUES | {"medveil_research"}, marks=pytest.mark.slow),
+        *(
+            pytest.param(f"{room} --help", HELP | VALUES | {package}, marks=pytest.mark.slow)
+            for room, package in (
+                ("aggregator", "aggregator"),
+                ("research", "medveil_research"),
+                ("study", "medveil_research"),
+            )
+        ),
     ],
 )
 def test_a_command_starts_without_what_others_need(words: str, allowed: set[str], tmp_path: Path) -> None:

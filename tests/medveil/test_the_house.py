@@ -17,6 +17,7 @@ from rooms import FOLDERS, ROOT
 LONGEST_FILE, LONGEST_FUNCTION = 500, 50
 MOST_METHODS, MOST_PARAMETERS = 25, 8
 DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+BLOCKS = ("body", "orelse", "handlers", "finalbody", "cases")
 FROZEN = "aggregator/migrations/"
 """What a migration says can never change again, so nothing is gained by dividing it."""
 ROAD = (
@@ -72,7 +73,7 @@ def tree(path: Path) -> ast.Module:
 
 @cache
 def definitions() -> list[tuple[str, ast.AST]]:
-    """Every class and function; what stands in an expression is neither, and not looked through."""
+    """Every class and function; only statements hold them."""
     found: list[tuple[str, ast.AST]] = []
     for path in sources(*FOLDERS.values()):
         if name_of(path).startswith(FROZEN):
@@ -82,7 +83,8 @@ def definitions() -> list[tuple[str, ast.AST]]:
             node = waiting.pop()
             if isinstance(node, DEFINITIONS):
                 found.append((name_of(path), node))
-            waiting += (n for n in ast.iter_child_nodes(node) if not isinstance(n, ast.expr))
+            for block in BLOCKS:
+                waiting += getattr(node, block, ())
     return found
 
 

@@ -199,7 +199,10 @@ def test_noise_beside_other_events_uses_what_they_leave() -> None:
         pytest.param(1.0, [Event(1.0, 1.0, 1)], id="taken already"),
     ],
 )
-def test_an_epsilon_that_no_noise_reaches_is_refused_by_name(target: float, beside: list[Event]) -> None:
+@pytest.mark.parametrize("rate", [1.0, pytest.param(0.5, marks=pytest.mark.slow)])
+def test_an_epsilon_that_no_noise_reaches_is_refused_by_name(
+    target: float, beside: list[Event], rate: float
+) -> None:
     with pytest.raises(EpsilonOutOfReach) as caught:
-        calibrate(target, DELTA, sample_rate=0.5, steps=10, beside=beside)
+        calibrate(target, DELTA, sample_rate=rate, steps=10, beside=beside)
     assert caught.value.remedy

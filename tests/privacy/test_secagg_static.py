@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import functools
 import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
@@ -61,6 +62,7 @@ def _imports(tree: ast.AST) -> Iterator[str]:
             yield from (f"{line.module}.{name.name}" for name in line.names)
 
 
+@functools.cache
 def _reachable() -> dict[str, ast.AST]:
     found: dict[str, ast.AST] = {}
     waiting = list(ROOTS)

@@ -6,6 +6,7 @@ Run it as ``python tests/support/error_pages.py`` after adding or changing an er
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -63,19 +64,19 @@ class Finding:
     remedy: str
 
 
-def sources(word: str) -> Iterator[tuple[str, ast.Module]]:
-    """Every product module that has this word, as (path from the root, syntax tree)."""
-    for package in FOLDERS.values():
-        for path in sorted((ROOT / package).rglob("*.py")):
+def sources(pattern: str, *packages: str) -> Iterator[tuple[str, ast.Module]]:
+    """Every module of these packages in which this is found, as (path from the root, syntax tree)."""
+    for package in packages:
+        for path in sorted((ROOT / FOLDERS[package]).rglob("*.py")):
             text = path.read_text(encoding="utf-8")
-            if word in text:
+            if re.search(pattern, text):
                 yield str(path.relative_to(ROOT)), ast.parse(text)
 
 
 def errors() -> list[Described]:
     """Every class with a stable ``code``, in the order of the codes."""
     found = []
-    for module, tree in sources("code ="):
+    for module, tree in sources(r"(?m)^ +code = ", *FOLDERS):
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef) and (code := _code(node)) and code not in BASES:
                 summary = (ast.get_docstring(node) or "").split("\n")[0]
@@ -87,11 +88,11 @@ def errors() -> list[Described]:
 def findings() -> list[Finding]:
     """Every ``Unusable``, ``Note`` and ``Problem`` that the image sources make."""
     found = set()
-    for module, tree in sources("medveil_imaging"):
+    for _, tree in sources(r"Unusable|Unreadable|Note|Problem", "medveil_imaging"):
         for node in ast.walk(tree):
-            if not (module.startswith("platform/medveil_imaging/") and isinstance(node, ast.Call)):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
                 continue
-            kind = node.func.id if isinstance(node.func, ast.Name) else ""
+            kind = node.func.id
             given = [_text(argument) for argument in node.args]
             if kind in ("Unusable", "Unreadable", "Note") and len(given) in (3, 4):
                 severity = "warning" if kind == "Note" else "refused"

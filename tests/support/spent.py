@@ -26,12 +26,8 @@ MANY = 500
 """Fewer tests than this are not summed up on the screen, nor held against the limits."""
 YARDSTICK_S = 0.35
 """What :func:`yardstick_s` gives where the limits were set, with a process of tests on each core."""
-FILE_S = 8.0
+FILE_S = 5.0
 """The most that a file of tests may take in `make test`, as README says. What needs more is marked slow."""
-LONGER = {
-    "tests/e2e/test_study_over_https.py": 60.0,
-}
-"""Files that are the one proof of a promise, and what they may take."""
 SLACK = 4.0
 """Other machines differ; what passes its limit by so much fails, what merely passes it is named."""
 
@@ -55,7 +51,7 @@ def beyond(files: Mapping[str, float], *, yardstick: float) -> dict[str, float]:
 
     Args: files: CPU seconds by path. yardstick: what :func:`yardstick_s` gave in the same run.
     """
-    measured = {name: s * YARDSTICK_S / yardstick / LONGER.get(name, FILE_S) for name, s in files.items()}
+    measured = {name: s * YARDSTICK_S / yardstick / FILE_S for name, s in files.items()}
     return dict(sorted(((n, f) for n, f in measured.items() if f > 1), key=lambda one: -one[1]))
 
 

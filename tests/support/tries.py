@@ -10,6 +10,10 @@ from hypothesis import settings
 
 ALL = "all"
 """The profile of `make test-all`."""
+sqlite_first = pytest.mark.parametrize(
+    "where", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
+)
+"""For what the store's own tests promise of PostgreSQL, and this test of what stands on the store."""
 
 
 def tries(number: int) -> int:
