@@ -28,6 +28,7 @@ from hospital_node.cli_relay import relay
 from hospital_node.cli_sent import sent
 from hospital_node.cli_setup import certificate, enroll, init
 from hospital_node.cli_status import policy, status
+from medveil.freed import BETWEEN_ROUNDS, keep_freed
 from medveil.lean import expect_monai
 from medveil.log import set_up
 from medveil.options import from_options
@@ -201,6 +202,7 @@ def run(folder: Folder = DEFAULT) -> None:
     from hospital_node.sentences import for_people
     from medveil.log import get_logger
 
+    keep_freed(BETWEEN_ROUNDS)
     set_up(people=for_people(node))
     confine_gpu(node.settings.policy, os.environ)
     log, fresh = get_logger(), RESTED not in os.environ

@@ -27,6 +27,7 @@ from aggregator.settings import Limits, Settings
 from aggregator.web.callers import CERTIFICATE
 from aggregator.web.problems import HeadTooLarge, MalformedRequest, TooSlow, problem
 from medveil.errors import Error
+from medveil.freed import BETWEEN_ROUNDS, keep_freed
 from medveil.log import get_logger
 
 log = get_logger()
@@ -316,6 +317,7 @@ def make_server(app: FastAPI, settings: Settings, tls: Path | None) -> Server:
 def run(app: FastAPI, settings: Settings, tls: Path | None) -> None:
     """Serve until SIGTERM or SIGINT. Raises: CannotListen."""
     server = make_server(app, settings, tls)
+    keep_freed(BETWEEN_ROUNDS)
     gc.freeze()
     gc.set_threshold(*COLLECT_AFTER)
     with asyncio.Runner(loop_factory=loop_with(settings.limits)) as runner:

@@ -20,6 +20,7 @@ from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any, ParamSpec, TypeVar
 
 from medveil.errors import Error
+from medveil.freed import BETWEEN_ROUNDS, keep_freed
 
 NICENESS = 5
 """How far workers stand back behind the server, so that it answers even when they fill every core."""
@@ -154,6 +155,7 @@ def _end(pool: ProcessPoolExecutor, processes: list[SpawnProcess]) -> None:
 def _begin() -> None:
     """In a worker, before its first job: the server goes first, Ctrl-C is for it, and it is not outlived."""
     os.nice(NICENESS)
+    keep_freed(BETWEEN_ROUNDS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     server = multiprocessing.parent_process()
     assert server is not None  # this runs in a child

@@ -27,8 +27,8 @@ from hospital_node.ranks.tree import Branch, branch_sum, branches, run_of, whole
 from hospital_node.training.checks import require_safe
 from hospital_node.training.clipped_sum import add_clipped_sum
 from hospital_node.training.gradients import Drawn, Loss, runs_in_bfloat16
-from hospital_node.training.memory import keep_freed_memory
 from hospital_node.training.optimizer import PatientOptimizer
+from medveil.freed import BETWEEN_STEPS, keep_freed
 from medveil.noise_policies import GaussianNoise
 from medveil.study import Study
 from medveil.tasks import TASKS
@@ -44,7 +44,7 @@ def serve(folder: JobFolder, place: Place, order: Standing) -> None:
     Raises: NotSafe: this study's gradients cannot be bounded here. RankLost, RankSilent, RankAnswer: another
         rank's fault. What torch raises.
     """
-    keep_freed_memory()
+    keep_freed(BETWEEN_STEPS)
     study, device = Study.model_validate_json(order.study), _device(order, place)
     sums = _Sums(study, DTYPES[order.precision], device)
     if study.privacy.kind != "none":

@@ -21,11 +21,11 @@ from hospital_node.training.features import FeatureCache, features, has_features
 from hospital_node.training.gradients import Chosen, Drawn, Loss, draw, runs_in_bfloat16, taken
 from hospital_node.training.local_rules import obey_courses, obey_local_rule
 from hospital_node.training.mean import noisy_mean
-from hospital_node.training.memory import keep_freed_memory
 from hospital_node.training.optimizer import PatientOptimizer
 from hospital_node.training.shared import PIECE_BYTES, SharedSteps, add_gradients, order_for
 from hospital_node.training.whole import NoiseCut, whole_update
 from medveil.errors import Error
+from medveil.freed import BETWEEN_STEPS, keep_freed
 from medveil.noise_policies import JointNoise
 from medveil.progress import tell
 from medveil.stopping import check_stopped
@@ -134,7 +134,7 @@ def train_unchecked(given: TrainingRound) -> Update:
         JobNotStarted, RankLost and kin (:mod:`hospital_node.ranks.problems`): of ranks. None of them uses up
             the charge (:meth:`Charge.set_down`).
     """
-    keep_freed_memory()
+    keep_freed(BETWEEN_STEPS)
     module = given.build(given.study).to(given.device)
     load_vector(module, given.start)
     mean_round = given.number <= given.study.mean_rounds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import select
 import signal
 import subprocess
@@ -43,6 +44,15 @@ def test_workers_start_when_they_are_needed_and_no_more_than_are() -> None:
     assert workers.submit(os.getpid).result() == first
     assert workers.pids == [first]
     workers.shutdown()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+def test_a_worker_keeps_the_memory_of_one_vector_for_the_next() -> None:
+    copies = "[(bytearray(bytes(2**22)), __import__('resource').getrusage(0).ru_minflt)[1] for _ in 'abcdef']"
+    workers = Workers(1)
+    fetched: list[int] = workers.submit(eval, copies).result()
+    workers.shutdown()
+    assert fetched[-1] - fetched[1] < 1024  # pages of one copy; else each of the four fetches as many
 
 
 def test_a_job_that_never_ends_does_not_hold_up_the_end() -> None:

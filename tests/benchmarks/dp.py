@@ -31,8 +31,8 @@ from torch import nn
 
 from hospital_node.training.features import features, has_features
 from hospital_node.training.gradients import Drawn, Loss, Way, patient_gradients, runs_in_bfloat16
-from hospital_node.training.memory import keep_freed_memory
 from hospital_node.training.optimizer import PatientOptimizer
+from medveil.freed import BETWEEN_STEPS, keep_freed
 from medveil.noise_policies import LocalNoise
 from medveil.tasks import TASKS
 from medveil_imaging.models import ModelShape, build
@@ -209,7 +209,7 @@ def engine(name: str, case: Case, device: torch.device) -> Step:
 
 def timed(case: Case, names: tuple[str, ...], device: torch.device) -> dict[str, tuple[float, float]]:
     """Median seconds, and median ratio to the plain step of the same repetition, per engine."""
-    keep_freed_memory()  # for all engines, as training does
+    keep_freed(BETWEEN_STEPS)  # for all engines, as training does
     steps = {name: engine(name, case, device) for name in names}
     # Processor time on the CPU: with one thread it is what a step costs, whoever else uses the machine.
     clock = time.perf_counter if device.type == "cuda" else time.process_time

@@ -330,8 +330,8 @@ def test_a_step_is_divided_by_the_public_constant_and_not_by_the_number_drawn() 
 GIVEN_BACK = """
 import torch
 from pathlib import Path
-from hospital_node.training.memory import keep_freed_memory
-kept = {kept} and keep_freed_memory()
+from medveil.freed import BETWEEN_STEPS, keep_freed
+kept = {kept} and keep_freed(BETWEEN_STEPS)
 def pages():
     return int(Path('/proc/self/statm').read_text().split()[0])
 blocks = [torch.ones(4 * 2**20) for _ in range(12)]

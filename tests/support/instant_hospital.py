@@ -19,6 +19,7 @@ from hospital_node.contribution import Contribution
 from hospital_node.journal import Journal
 from hospital_node.settings import Node
 from hospital_node.transport import Transport
+from medveil.freed import BETWEEN_ROUNDS, keep_freed
 from medveil.identity import Identity
 from medveil.log import set_up
 from medveil.metrics import empty
@@ -67,5 +68,6 @@ async def take_part(node: Node, plan_id: str) -> None:
 
 
 if __name__ == "__main__":
+    keep_freed(BETWEEN_ROUNDS)
     set_up("error")
     asyncio.run(take_part(Node.load(Path(sys.argv[1])), sys.argv[2]))
