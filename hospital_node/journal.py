@@ -62,6 +62,7 @@ _AMENDED = APPROVALS.c.text.contains('"earlier":[', autoescape=True)
 _OF_LINEAGE = _APPROVED.where((APPROVALS.c.plan == sa.bindparam("lineage")) | _AMENDED)
 """Those that amend others are few, and they alone are read."""
 _ALARM = sa.select(ALARMS).where(ALARMS.c.plan == sa.bindparam("plan"))
+_APPROVER = sa.select(APPROVERS.c.who).where(APPROVERS.c.plan == sa.bindparam("plan"))
 """Made once, as in :mod:`hospital_node.steps`: each attempt asks them."""
 UNWRITABLE = (sa.exc.OperationalError,)
 """What a journal raises that its disk does not take."""
@@ -172,8 +173,11 @@ class Journal(Steps):
 
     def approver(self, plan: str) -> str:
         """The local user who approved a plan; empty if that is not known."""
+        return self.unchanged(("approver", plan), lambda: self._approver(plan))
+
+    def _approver(self, plan: str) -> str:
         with self._engine.connect() as tx:
-            return tx.scalar(sa.select(APPROVERS.c.who).where(APPROVERS.c.plan == plan)) or ""
+            return tx.scalar(_APPROVER, {"plan": plan}) or ""
 
     def _first_models(self) -> dict[str, bytes]:
         """Approved plan → hash of its initial model, also of plans that are no longer valid."""

@@ -157,9 +157,16 @@ class Callers:
 
     async def still_welcome(self, party: Party) -> None:
         """Look again after a wait. Raises: Revoked."""
-        found = await self._enrolled(party.name)
-        if found is None or found.revoked:
-            raise Revoked()
+        _check_welcome(await self._enrolled(party.name))
+
+    def is_remembered(self, party: Party) -> bool:
+        """Whether what is known of somebody is as new as a look at the register."""
+        known = self._remembered(party.name)
+        return known is not None and not known.revoked
+
+    def check_enrolled(self, party: Party) -> None:
+        """:meth:`still_welcome` for a thread that may wait for the database. Raises: Revoked."""
+        _check_welcome(self.register.party(party.name))
 
     async def _by_signature(self, request: Request, proof: RequestProof) -> Party:
         """Whose signature it is. The time of a refusal does not tell whether there is somebody of that name.
@@ -201,6 +208,11 @@ class Callers:
                 self._known, self._known_at = {}, written
             self._known[name] = found
         return found
+
+
+def _check_welcome(found: Party | None) -> None:
+    if found is None or found.revoked:
+        raise Revoked()
 
 
 def signed_target(request: Request) -> str:

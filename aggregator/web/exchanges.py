@@ -11,6 +11,7 @@ from aggregator.storage.register import Party
 from aggregator.web.callers import SMALL_LIMIT
 from aggregator.web.service import Service
 from aggregator.web.standby import StandBy
+from medveil.messages import Work
 from medveil.rounds import AttemptKey, Phase
 
 MESSAGE_LIMIT = 4 * 2**20
@@ -69,11 +70,18 @@ async def next_work(
             break
         await service.polls.rest(plan, seen, deadline)
         waited = True
-    if waited:
-        await service.callers.still_welcome(party)
     found = instructions.still_idle(plan, party.name, seen) if waited and service.surely_leads else None
-    if found is None:
-        found = await service.run(lambda: instructions.work(plan, party.name, word=word))
+    if found is not None:
+        await service.callers.still_welcome(party)
+    else:  # one way to the coordinator's thread for both
+        look_again = waited and not service.callers.is_remembered(party)
+
+        def told() -> Work:
+            if look_again:
+                service.callers.check_enrolled(party)
+            return instructions.work(plan, party.name, word=word)
+
+        found = await service.run(told)
     answer = found.to_bytes()
     runs.touch(party.name)
     runs.count_bytes(plan, party.name, up=0, down=len(answer))

@@ -16,8 +16,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from scipy.special import log_ndtr
-
 from medveil.errors import Error
 
 if TYPE_CHECKING:
@@ -288,6 +286,7 @@ def _from_divergence(order: int, divergence: float, delta: float) -> float:
 
 def _gaussian_epsilon(mu: float, delta: float) -> float:
     """Smallest epsilon >= 0 with Phi(mu/2 - eps/mu) - e^eps Phi(-mu/2 - eps/mu) <= delta, rounded up."""
+    from scipy.special import log_ndtr  # 27 MiB, which a node without a private study can do without
 
     def excess(eps: float) -> float:
         first = math.exp(log_ndtr(mu / 2 - eps / mu))

@@ -12,7 +12,6 @@ from typing import NoReturn
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 from privacy.dp.discrete import discrete_gaussian
 
@@ -32,6 +31,8 @@ def normal(words: NDArray[np.uint64], out: NDArray[np.float64] | None = None) ->
     Args:
         words: shape (n,). out: where the values go, shape (n,).
     """
+    from scipy.special import ndtri  # 27 MiB, which a node without a private study can do without
+
     chances = (words >> np.uint64(1)).astype(np.float64)
     chances += 0.5
     chances *= 2.0**-64

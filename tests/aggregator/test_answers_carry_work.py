@@ -101,8 +101,17 @@ async def go_on(door: Door, others: list[Site]) -> None:
         door.service.announce()
 
 
-def test_the_answer_comes_with_the_next_phase_and_with_the_head_of_the_audit_log(door: Door) -> None:
+def test_the_answer_comes_with_the_next_phase_and_with_the_head_of_the_audit_log(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, *others = make_sites(door.world)
+    ask, questions = door.service.lookups.ask, list[Any]()
+
+    def noted(question: Any) -> Any:
+        questions.append(question)
+        return ask(question)
+
+    monkeypatch.setattr(door.service.lookups, "ask", noted)
     target, body = request(door, first, wait_s=30)
     early, answer = waiting(door, target, body, lambda: go_on(door, others))
     assert not early
@@ -110,6 +119,7 @@ def test_the_answer_comes_with_the_next_phase_and_with_the_head_of_the_audit_log
     assert (answer.status_code, work.status, work.phase) == (200, "running", "share")
     assert work == asked(first)
     assert work.head is not None
+    assert len(questions) == 1  # who asks; after the wait the register is read on the coordinator's thread
 
 
 def test_an_answer_without_news_comes_when_the_wait_is_over(door: Door) -> None:

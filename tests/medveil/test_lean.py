@@ -18,6 +18,11 @@ import_monai()
 import monai, onnx
 print(monai.found, monai.__loader__.get_source("monai") is not None, onnx.__name__, len(sys.meta_path))
 """
+FOLLOWING = """
+import sys
+import hospital_node.plan_queue
+print(*(name for name in sys.argv[1:] if name in sys.modules))
+"""
 TRAINING = """
 import sys
 from hospital_node import agent, computation
@@ -62,6 +67,13 @@ def test_a_package_that_is_missing_is_named() -> None:
     with pytest.raises(ModuleNotFoundError) as caught:
         import_alone("not_installed_at_all.part")
     assert caught.value.name == "not_installed_at_all"
+
+
+def test_a_node_follows_its_plans_without_what_only_private_studies_want() -> None:
+    heavy = ("scipy", "dp_accounting", "torch")
+    command = [sys.executable, "-c", FOLLOWING, "hospital_node.plan_queue", *heavy]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["hospital_node.plan_queue"]
 
 
 @pytest.mark.slow
