@@ -55,6 +55,13 @@ LOG_EVERY_S = 10.0
 log = get_logger()
 
 
+def load_reading() -> None:
+    """Load what the images of a study are brought into shape with."""
+    if "monai" not in sys.modules:
+        with loading():
+            import_monai()
+
+
 def load_training() -> None:
     """Load what reads and trains. A node that has nothing to do carries neither torch nor MONAI."""
     if "hospital_node.training" in sys.modules:
@@ -242,9 +249,10 @@ class Computation:
         """All that is there; read again when the manifest is another one, or the operator's word is.
 
         Only the plan's end stops it: every round wants the same images, and a round that comes while they
-        are read must not make the next one begin with the first file again.
+        are read must not make the next one begin with the first file again. What trains is loaded after it,
+        when the readers have given their memory back.
         """
-        load_training()
+        load_reading()
         from medveil_imaging.fingerprints import check_profile
 
         source = self._records.source(self._plan)
@@ -254,6 +262,7 @@ class Computation:
             check_profile(self._plan.study.transforms)
             with stoppable(self._over):
                 self._all = known = (source, self._records.read(self._plan, self._read))
+        load_training()
         return known[1]
 
     def _site(self) -> tuple[SiteData, Use | None]:

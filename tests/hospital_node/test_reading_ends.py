@@ -101,6 +101,19 @@ def small_model() -> tuple[dict[str, Any], Float32]:
     return {"name": "small_cnn", "options": {"width": 4}, "tensors": spec, "initial_model": "0" * 64}, vector
 
 
+def test_what_trains_is_loaded_when_the_readers_are_at_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_before = list[int]()
+    with reading(tmp_path, make_plan(PEOPLE, make_study())) as (computation, reader):
+        monkeypatch.setattr(
+            "hospital_node.computation.load_training", lambda: read_before.append(reader.times)
+        )
+        reader.enough.set()
+        computation.read_ahead().result()
+    assert read_before == [1]
+
+
 def test_a_plan_that_is_over_ends_the_reading_of_its_images(tmp_path: Path) -> None:
     plan = make_plan(PEOPLE, make_study())
 
