@@ -71,6 +71,7 @@ def test_with_keys_out_only_the_attempt_ends_and_the_round_is_tried_again(left: 
     ]
 
 
+@pytest.mark.slow
 def test_with_vectors_out_that_make_no_sum_the_plan_ends_by_name(left: Left) -> None:
     world = left["vectors-out"]
     assert ends(world) == [(1, 1, "failed", "older-protocol")]

@@ -235,6 +235,7 @@ def test_an_archive_that_is_away_or_misnamed_is_told_in_words(settings: Settings
             target_of(wrong)
 
 
+@pytest.mark.slow
 @rsyslog.needs_rsyslog
 def test_a_running_aggregator_follows_over_tls_also_when_the_archive_was_away(
     settings: Settings, folder: Path, quick: None

@@ -94,7 +94,7 @@ def signed_again(backup: Path, settings: Settings) -> None:
     (backup / MANIFEST).write_text(json.dumps(_signed(told, load_admin(settings.folder))))
 
 
-@pytest.mark.parametrize("what", leading(PLANTED, 6))
+@pytest.mark.parametrize("what", leading(PLANTED, 3))
 def test_a_database_with_anything_planted_is_refused_on_every_way_to_it(
     settings: Settings, tmp_path: Path, what: str
 ) -> None:

@@ -175,7 +175,7 @@ def test_a_job_that_is_run_after_a_restart_has_repeated_it_does_no_harm(build: B
 
 
 @two_steps
-@pytest.mark.parametrize("job", [0, 1])
+@pytest.mark.parametrize("job", leading([0, 1], 1))
 def test_a_lost_job_is_made_again_and_the_result_is_the_same(build: Build, job: int) -> None:
     calm = build()
     finish(calm, make_sites(calm))
@@ -267,6 +267,7 @@ def test_a_storage_fault_in_a_worker_is_tried_again_like_one_here(build: Build) 
     assert [a["outcome"] for a in world.status["attempts"]] == ["done"] * 3
 
 
+@pytest.mark.slow
 def test_real_workers_make_the_same_and_a_killed_one_is_replaced(build: Build) -> None:
     calm = build()
     finish(calm, make_sites(calm))

@@ -118,6 +118,7 @@ def test_neither_a_backup_nor_a_restored_aggregator_overwrites_anything(build: B
         put_back(folder / "backup", settings)
 
 
+@pytest.mark.slow
 def test_with_postgresql_a_dump_and_the_files_are_a_backup_and_the_study_goes_on_from_it(
     build: Build, folder: Path, cluster: Cluster
 ) -> None:

@@ -189,12 +189,12 @@ LIES: list[tuple[str, Change, str]] = [
 
 
 def telling(lies: list[tuple[str, Change, str]]) -> list[Any]:
-    """The first two of each phase and refusal, one that is out of order; the others in `make test-all`."""
+    """The first of each phase and refusal; the others in `make test-all`."""
     seen: Counter[tuple[str, str]] = Counter()
     found = []
     for phase, change, code in lies:
         seen[phase, code] += 1
-        marks = [pytest.mark.slow] * (seen[phase, code] > (1 if code == "out-of-order" else 2))
+        marks = [pytest.mark.slow] * (seen[phase, code] > 1)
         found.append(pytest.param(phase, change, code, marks=marks))
     return found
 

@@ -157,7 +157,7 @@ def equal(a: Contribution, b: Contribution) -> bool:
     [
         (RoundKind.TRAIN, 1, False),
         pytest.param(RoundKind.TRAIN, 1, True, marks=pytest.mark.slow),
-        (RoundKind.EVALUATE, 3, False),
+        pytest.param(RoundKind.EVALUATE, 3, False, marks=pytest.mark.slow),
     ],
     ids=["training", "private mean", "evaluation"],
 )

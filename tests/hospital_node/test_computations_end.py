@@ -31,6 +31,7 @@ from medveil_imaging.models import ModelShape, initial_vector, outputs_for
 from medveil_imaging.patients import PatientImages
 from medveil_imaging.sources.site import SiteData
 from privacy.dp.noise import NoiseSource
+from tries import leading
 from world import make_plan, make_study
 
 SIZE, CPU = (16, 16), torch.device("cpu")
@@ -114,7 +115,7 @@ def evaluated(study: Study, vector: Float32, patients: Watched, _: Path) -> None
         evaluate(study, vector, patients, device=CPU)
 
 
-@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("augment", leading([False, True], 1))
 @pytest.mark.parametrize(
     ("work", "privacy"), [(plain, {"kind": "none"}), (private, LOCAL), (evaluated, {"kind": "none"})]
 )

@@ -27,6 +27,7 @@ from medveil_imaging.models.monai_networks import NETWORKS
 from medveil_imaging.per_image import fit
 from per_patient import worst_error
 from small_networks import QUICK, SMALL, size_for
+from tries import leading
 
 ALL = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in sorted(NETWORKS)]
 LARGER = {
@@ -188,7 +189,7 @@ def test_fixed_batch_norm_is_what_it_was_in_evaluation_and_its_statistics_are_no
         assert torch.allclose(ours.train(training)(images), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["monai:DenseNet", "mobilenet"])
+@pytest.mark.parametrize("name", leading(["mobilenet", "monai:DenseNet"], 1))
 def test_statistics_of_batch_norm_come_from_a_file_or_the_network_is_refused(name: str) -> None:
     with pytest.raises(BadModel, match="base_weights"):
         build(name, ModelShape((32, 32), 1), {"batch_norm": "fixed"})

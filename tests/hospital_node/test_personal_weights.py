@@ -209,7 +209,7 @@ def in_a_process(
         return found, states
 
 
-@pytest.mark.parametrize("noised", [True, False])
+@pytest.mark.parametrize("noised", leading([True, False], 1))
 def test_a_restarted_node_pays_once_and_goes_on_from_the_weights_that_the_sums_name(
     noised: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,6 +63,7 @@ print(os.getpid(), *sorted(rested()), *sys.argv[2:], sorted(os.listdir("/proc/se
 """
 
 
+@pytest.mark.slow
 def test_the_process_goes_on_under_its_number_and_holds_no_file_of_the_one_before(tmp_path: Path) -> None:
     command = [sys.executable, "-c", AGAIN, str(tmp_path / "lock"), "--folder", "a b"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

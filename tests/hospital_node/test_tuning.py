@@ -183,6 +183,7 @@ def films(count: int, seed: int = 0) -> tuple[PatientImages, ...]:
     return tuple(found)
 
 
+@pytest.mark.slow
 def test_private_fine_tuning_trains_few_weights_and_learns(folder: Path) -> None:
     options = with_base("small_cnn", FILM, {"adapters": 1})
     study, vector = make_study(options)

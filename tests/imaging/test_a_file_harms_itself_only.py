@@ -138,6 +138,7 @@ def test_several_threads_read_at_once(readers: Workers, tmp_path: Path) -> None:
     assert found == [["read"] * 20] * 3
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_is_replaced(tmp_path: Path) -> None:
     before = children_of(os.getpid())
     with closing(Workers(1)) as readers:

@@ -40,6 +40,7 @@ def test_a_segmentation_is_the_label_map_it_was_made_from(
     assert notes == ()
 
 
+@pytest.mark.slow
 def test_a_confined_reader_lays_a_segmentation_on_its_series(series: Path, tmp_path: Path) -> None:
     path = save(tmp_path / "a.dcm", seg(outlined()))
     with closing(Workers(1)) as readers:

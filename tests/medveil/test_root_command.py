@@ -105,6 +105,7 @@ def test_ctrl_c_while_a_command_starts_says_nothing(module: str, tmp_path: Path)
     assert node_check(tmp_path, program, module) == (130, "", "")
 
 
+@pytest.mark.slow
 def test_who_starts_a_command_with_ctrl_c_turned_off_keeps_it_off(tmp_path: Path) -> None:
     program = INTERRUPTED_IN.replace("HANDLER", "signal.SIG_IGN")
     code, _, said = node_check(tmp_path, program, "typer")

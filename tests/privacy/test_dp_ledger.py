@@ -250,6 +250,7 @@ def test_what_a_crash_left_open_is_known_and_what_was_released_is_not_in_it() ->
     assert {key[2] for key in ledger.left_open(rows)} == {2, 3}
 
 
+@pytest.mark.slow
 def test_a_long_ledger_is_verified_in_little_time() -> None:
     """Every row is held against what is known, not against all rows before it."""
     rows: tuple[Row, ...] = ledger.append((), schedule(event=Event(9.0, 1.0, 3000)))

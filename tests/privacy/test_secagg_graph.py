@@ -190,6 +190,7 @@ def test_every_attempt_has_a_graph_of_its_own() -> None:
 # Whole attempts.
 
 
+@pytest.mark.slow
 def test_thirty_six_hospitals_with_a_hidden_graph_give_the_exact_sum(sparse: Callable[[float], None]) -> None:
     """Real cryptography, a fixed seed; a tenth drops out at each step after the keys."""
     sparse(0.4)

@@ -20,6 +20,7 @@ from privacy.secagg.checkword import AlteredSum, verify_sum
 from privacy.secagg.kernel import LEVELS, Encoding, Kernel, Words
 from privacy.secagg.masks import PAD_WORDS, PADS, Mask, add_masks
 from privacy.secagg.vector import masked_update
+from tries import tries
 from unmasked import checked, encode, whole
 
 LANE_BITS = sorted(LANES)
@@ -64,7 +65,7 @@ def _masked(p: EncodingParams, masks: list[Mask], weight: int, rounding: bytes) 
 
 @pytest.mark.parametrize("lane_bits", LANE_BITS)
 @given(data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=tries(25), deadline=None)
 def test_a_masked_vector_has_the_words_that_numpy_gives(
     kernels: list[Kernel], lane_bits: int, data: st.DataObject
 ) -> None:

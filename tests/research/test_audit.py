@@ -31,7 +31,7 @@ from privacy.dp.accounting import Event, epsilon
 from privacy.dp.noise import NoiseSource
 from privacy.dp.policy import NotPrivate, Split, policy_of
 
-CANARIES = 1024
+CANARIES = 512
 DELTA = 1e-5
 
 

@@ -369,6 +369,7 @@ def test_a_network_that_breaks_the_contract_is_refused_when_the_study_is_made(
     assert "planted" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_fit_network_passes_the_trial_also_for_volumes() -> None:
     prove(one_study(model="mobilenet", options={"width": 0.25}, size=(32, 32)))
     volumes = {"task": "segmentation", "profile": "mri", "size": (16, 16, 16), "privacy": "local"}
