@@ -147,6 +147,7 @@ stated epsilon, at most {CLOSE}. The two bounds hold together with 95 %. Seconds
 machine, for both rows of a study.
 Where the learning rate falls, the update of the last round weighs its steps unequally and shows a little less
 than all steps would: 1.5 % of mu with ten rounds. What whole steps of a lane hide is not shown either.
+Each row stands as it was last measured.
 """
 COLUMNS = (
     "| patients of | stated | fitted | likely | of stated | one run | threshold | mu | by the noise "
