@@ -37,6 +37,7 @@ from aggregator.work.workers import Workers, attempt
 from medveil.identity import Secret
 from medveil.log import set_up
 from privacy.secagg.masks import SEGMENT_BYTES, Mask
+from results_page import put_section, table
 from rows import Row, Skipped, arguments, publish
 from schedulers import Processes
 
@@ -51,13 +52,22 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=100.0)
     parser.add_argument("--workers", type=int, default=2, help="processes in each case")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--write", type=Path, help="put the figures into this Markdown page")
     parser.add_argument(INSIDE, action="store_true", help="(inner) in a namespace of its own")
     options = parser.parse_args()
     if os.geteuid() == 0 and not options.inside:
         sys.exit(subprocess.run(["unshare", "-n", sys.executable, *sys.argv, INSIDE], check=False).returncode)
     set_up("error")
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="medveil-cluster-") as name:
-        publish(_measured(Path(name), options), options.json)
+        found = _measured(Path(name), options)
+    publish(found, options.json)
+    if options.write:
+        rows = [row for row in found if isinstance(row, Row)]
+        command = f"tests/benchmarks/cluster.py --workers {options.workers} --write PAGE"
+        conditions = f"{os.cpu_count()} cores, load {load:.1f} at the start"
+        text = table("## A sum, measured", command, conditions, rows)
+        put_section(options.write, f"sums by {options.workers} workers", text)
 
 
 def _measured(folder: Path, options: argparse.Namespace) -> list[Row | Skipped]:

@@ -1,6 +1,6 @@
 """What hiding an update costs: the fourteen targets of secure aggregation, from one command.
 
-Run: python tests/benchmarks/secagg.py [--vector] [--quick] [--simulation] [--plots docs] [--write FILE]
+Run: python tests/benchmarks/secagg.py [--only PART] [--quick] [--simulation] [--plots docs] [--write FILE]
 
 Times are CPU time; ratios are medians of ratios taken side by side in one loop. The yardstick of the vector
 work is the time of 11 bare AES-256 keystreams of 4 bytes per parameter (ten neighbours and the own mask),
@@ -11,7 +11,6 @@ ours where they are installed (requirements/peers.txt); otherwise their rows are
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import resource
@@ -66,6 +65,7 @@ UPLOAD = 0.0025
 DROPPING = 0.05
 
 Found = list[Row | Skipped]
+PARTS = ("vector", "messages")
 
 
 def main() -> None:
@@ -74,9 +74,7 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="without the 25 million parameters; 50 hospitals"
     )
-    parser.add_argument(
-        "--vector", action="store_true", help="the vector work alone; a page keeps its other rows"
-    )
+    parser.add_argument("--only", choices=PARTS, help="this part alone; a page keeps its other rows")
     parser.add_argument(
         "--simulation", type=int, nargs="?", const=1000, metavar="N", help="a round of N hospitals (1000)"
     )
@@ -88,16 +86,21 @@ def main() -> None:
     load = os.getloadavg()[0]
     print(f"cryptography {cryptography.__version__}; NumPy {np.__version__}; one thread; medians")
     print(f"keystreams by the {call_in_use()} call; passes over the vector: {passes_in_use()}")
-    found = vector(quick=options.quick)
-    if not options.vector:
-        found += everything_else(options)
+    found: Found = []
+    if options.only in (None, "vector"):
+        found += vector(quick=options.quick)
+    if options.only in (None, "messages"):
+        found += messages(quick=options.quick)
+    if options.only is None:
+        found += rounds(options.simulation)
     found.append(Row("peak resident memory of this run", _resident_mb(), "MB"))
     publish(found, options.json)
     if options.plots:
         growth.draw(growth.measure(quick=options.quick), options.plots / "secagg-growth.svg")
     if options.write:
-        before = options.write.read_text() if options.vector else ""
-        options.write.write_text(page(found, method=__doc__ or "", load=load, before=before))
+        before = options.write.read_text() if options.only else ""
+        method = __doc__ or ""
+        options.write.write_text(page(found, method=method, load=load, only=options.only, before=before))
 
 
 def vector(*, quick: bool) -> Found:
@@ -110,13 +113,17 @@ def vector(*, quick: bool) -> Found:
     return found + beside_tenseal(10**6) + wire(10**6) + memory(25 * 10**6)
 
 
-def everything_else(options: argparse.Namespace) -> Found:
-    """The messages, the aggregator's side, and whole rounds."""
-    hospitals = 50 if options.quick else 200
-    found = protocol_work(hospitals) + unmasking(quick=options.quick) + sharing(hospitals)
-    found += exactness(10**5)
-    if options.simulation:
-        return found + simulation(options.simulation)
+def messages(*, quick: bool) -> Found:
+    """6 to 11: what a hospital does beside its vector, and the aggregator's side, some three minutes."""
+    hospitals = 50 if quick else 200
+    return protocol_work(hospitals) + unmasking(quick=quick) + sharing(hospitals)
+
+
+def rounds(simulated: int | None) -> Found:
+    """13 and 14: whole rounds."""
+    found = exactness(10**5)
+    if simulated:
+        return found + simulation(simulated)
     return [*found, Skipped("13 simulation", "--simulation")]
 
 

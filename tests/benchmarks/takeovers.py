@@ -1,9 +1,10 @@
 """How long nobody leads after a leader was killed, and how long one that hangs keeps the lead.
 
-``python tests/benchmarks/takeovers.py kills [TIMES]`` from the root, with
+``python tests/benchmarks/takeovers.py kills [TIMES [PAGE]]`` from the root, with
 ``PYTHONPATH=platform:.:tests/support``: a pair on PostgreSQL behind nginx while three hospitals play rounds.
 The leader is killed (SIGKILL), 100 times, at random moments; the seconds are those until a hospital's
-question to the leader is answered through nginx. At the end every attempt must be done at its first try.
+question to the leader is answered through nginx. At the end every attempt must be done at its first try. With
+PAGE the figures are put into that Markdown page.
 
 ``python tests/benchmarks/takeovers.py [TIMES]``: a pair, stopped again and again.
 It prints the seconds from the stop until the other process answers, for a leader stopped while idle and for
@@ -35,6 +36,8 @@ from fronted import Playing, front_with
 from pair import Pair, pair_of
 from postgres import Cluster
 from remote_sites import RemoteSite, Stage
+from results_page import put_section, table
+from rows import Row, publish
 from served import Served
 from world import unit
 
@@ -137,11 +140,13 @@ def kills(folder: Path, cluster: Cluster, times: int) -> list[float]:
     return measured
 
 
-def quantiles(measured: list[float]) -> str:
-    """One line about all kills."""
+def quantiles(measured: list[float]) -> list[Row]:
+    """What all kills came to."""
     ordered = sorted(measured)
-    middle, most = ordered[len(ordered) // 2], ordered[math.ceil(0.99 * len(ordered)) - 1]
-    return f"{len(ordered)} kills: median {middle:.1f} s, p99 {most:.1f} s, longest {ordered[-1]:.1f} s"
+    kinds = {"median": ordered[len(ordered) // 2], "longest": ordered[-1]}
+    p99 = ordered[math.ceil(0.99 * len(ordered)) - 1]
+    rows = [Row(f"a leader killed {len(ordered)} times: p99", p99, "s", "<= 5")]
+    return rows + [Row(f"a leader killed {len(ordered)} times: {kind}", s, "s") for kind, s in kinds.items()]
 
 
 def summary(kind: str, measured: list[float]) -> str:
@@ -153,12 +158,19 @@ def summary(kind: str, measured: list[float]) -> str:
 def main() -> None:
     """Measure."""
     if sys.argv[1:2] == ["kills"]:
+        times, load = int(sys.argv[2]) if sys.argv[2:] else 100, os.getloadavg()[0]
         cluster = Cluster()
         try:
             with tempfile.TemporaryDirectory() as name:
-                print(quantiles(kills(Path(name), cluster, int(sys.argv[2]) if sys.argv[2:] else 100)))
+                rows = quantiles(kills(Path(name), cluster, times))
         finally:
             cluster.remove()
+        publish(rows, None)
+        if sys.argv[3:]:
+            command = f"tests/benchmarks/takeovers.py kills {times} PAGE"
+            conditions = f"{os.cpu_count()} cores, load {load:.1f} at the start; three hospitals play rounds"
+            text = table("## Takeovers, measured", command, conditions, rows)
+            put_section(Path(sys.argv[3]), "takeovers", text)
         return
     times = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     cluster = Cluster()

@@ -28,8 +28,8 @@ from medveil.study import Study
 from medveil.tensors import Float32, from_safetensors
 from medveil_imaging.sources.site import SiteData, read_site
 from medveil_research.studies import StudyOptions, new_study
-from results_page import put_section
-from rows import Row, arguments, cpu, publish, with_data
+from results_page import put_section, table
+from rows import Row, arguments, publish, with_data
 
 NETWORK = {"channels": "16-32-64-128"}
 
@@ -142,22 +142,9 @@ def measure_federated(name: str, study: Study, initial: bytes, sites: Sequence[S
     yield Row(f"{name}, all rounds and the evaluation", time.process_time() - started, "s of CPU")
 
 
+COMMAND = "tests/benchmarks/volumes.py --data FOLDER --jobs {} --parts {} --write PAGE"
+CONDITIONS = "one thread, other work beside it. Test patients; settings chosen before on others"
 PARTS = {"central": measure_central, "federated": measure_federated}
-
-
-def section(name: str, part: str, rows: Sequence[Row]) -> str:
-    """The figures as a part of the page of results."""
-    lines = [
-        f"## {name} without privacy, {part}",
-        "",
-        f"Written by `tests/benchmarks/volumes.py --data FOLDER --jobs {name} --parts {part} --write PAGE`,",
-        f"on {cpu()}, one thread, other work beside it. Test patients; settings chosen before on others.",
-        "",
-        "| | | target |",
-        "|---|---|---|",
-    ]
-    lines += [f"| {r.name} | {f'{r.value:.4g} {r.unit}'.strip()} | {r.target} |" for r in rows]
-    return "\n".join(lines)
 
 
 def main() -> None:
@@ -176,7 +163,9 @@ def main() -> None:
             rows = list(PARTS[part](name, study, initial, sites))
             print(*((row.name, row.value, row.unit) for row in rows), sep="\n", file=sys.stderr, flush=True)
             if given.write is not None:
-                put_section(given.write, f"volumes {name} {part}", section(name, part, rows))
+                title = f"## {name} without privacy, {part}"
+                text = table(title, COMMAND.format(name, part), CONDITIONS, rows)
+                put_section(given.write, f"volumes {name} {part}", text)
             every += rows
     publish(every, given.json)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+
+from rows import Row, cpu
 
 
 def put_section(path: Path, name: str, text: str) -> None:
@@ -13,3 +16,18 @@ def put_section(path: Path, name: str, text: str) -> None:
     after = rest.partition(last)[2] if mark else ""
     head = before.rstrip() + "\n\n" if before.strip() else ""
     path.write_text(f"{head}{first}\n{text.strip()}\n{last}\n{after.lstrip()}", encoding="utf-8")
+
+
+def table(title: str, command: str, conditions: str, rows: Sequence[Row]) -> str:
+    """Rows under a title, with the command that measured them and what else the machine had to do."""
+    lines = [
+        title,
+        "",
+        f"Written by `{command}`,",
+        f"on {cpu()}; {conditions}.",
+        "",
+        "| | | target |",
+        "|---|---|---|",
+    ]
+    lines += [f"| {r.name} | {f'{r.value:.4g} {r.unit}'.strip()} | {r.target} |" for r in rows]
+    return "\n".join(lines)

@@ -18,7 +18,7 @@ from privacy.secagg.kernel import passes_in_use
 from privacy.secagg.keystream import call_in_use
 from rows import Row, Skipped, cpu
 
-VECTOR_COMMAND = "python tests/benchmarks/secagg.py --vector --write docs/secagg-benchmarks.md"
+PART_COMMAND = "python tests/benchmarks/secagg.py --only {} --write docs/secagg-benchmarks.md"
 KEPT = "## Of an earlier run"
 COMMAND = "python tests/benchmarks/secagg.py --simulation --plots docs --write docs/secagg-benchmarks.md"
 
@@ -31,14 +31,15 @@ HEADS = {
 }
 
 
-def _kept(before: str, measured: set[str]) -> list[str]:
-    """What a run of the vector work alone leaves of the page before, with the machine that it is from."""
+def _kept(before: str, only: str | None, measured: set[str]) -> list[str]:
+    """What a run of one part leaves of the page before, with the machine that it is from."""
     tables, _, earlier = before.partition("## Targets")[2].partition("## Growth")[0].partition(KEPT)
     rows: dict[int, list[str]] = {4: [], 2: []}
     for line in (tables + earlier).splitlines():
         name, *cells = line.strip("| ").split(" | ")
-        old = cells and name not in ("target", "what") and name not in measured and not VECTOR.match(name)
-        if line.startswith("| ") and old:
+        old = cells and name not in ("target", "what") and name not in measured
+        gone = only == "vector" and VECTOR.match(name)
+        if line.startswith("| ") and old and not gone:
             rows[len(cells) + 1].append(line)
     found = []
     if any(rows.values()):
@@ -49,18 +50,21 @@ def _kept(before: str, measured: set[str]) -> list[str]:
     return found
 
 
-def page(found: Sequence[Row | Skipped], *, method: str, load: float, before: str = "") -> str:
+def page(
+    found: Sequence[Row | Skipped], *, method: str, load: float, only: str | None = None, before: str = ""
+) -> str:
     """The targets, what was measured and what the lying server got, as Markdown.
 
     Args:
-        before: the page before, if only the vector work was measured: its other rows are kept.
+        only: the part that was measured, if not the whole.
+        before: the page before, whose other rows are kept then.
     """
     rows = [r for r in found if isinstance(r, Row)]
     numbered = sorted((r for r in rows if r.target), key=lambda r: int(r.name.split()[0]))
     lines = [
         "# Secure aggregation, measured",
         "",
-        f"Written by `{VECTOR_COMMAND if before else COMMAND}`",
+        f"Written by `{PART_COMMAND.format(only) if only else COMMAND}`",
         "after `make kernel`; nothing here is typed by hand.",
         f"Machine: {cpu()}, {os.cpu_count()} cores, load {load:.1f} at the start;",
         f"cryptography {cryptography.__version__}, NumPy {np.__version__}, one thread, medians.",
@@ -80,7 +84,7 @@ def page(found: Sequence[Row | Skipped], *, method: str, load: float, before: st
     lines += [f"| {r.name.strip()} | {r.value:.4g} {r.unit} |" for r in rows if not r.target]
     skipped = [f"* {s.name}: {s.reason}" for s in found if isinstance(s, Skipped)]
     lines += ["", "## Not measured in this run", "", *skipped] if skipped else []
-    lines += _kept(before, {r.name.strip() for r in rows})
+    lines += _kept(before, only, {r.name.strip() for r in rows})
     lines += [
         "",
         "## Growth",
