@@ -55,6 +55,8 @@ class Recipe:
     where the mean can be released well enough (:func:`medveil_research.studies.new_study`)."""
     matched: bool = False
     """Whether each round has noise of its own, matched to what it counts in the final model."""
+    equalised_below: float = 0.0
+    """Below this epsilon the model's option ``equalised`` is on."""
     full_rate_epsilon: float | None = None
     """From this epsilon on the learning rate is the whole one; None: whatever the epsilon."""
 
@@ -71,6 +73,10 @@ class Recipe:
 
 MEAN_FROM_ROUNDS = 10
 """Rounds from which a private mean, one of them, leaves enough to train with: nine tenths of mu squared."""
+
+
+FAINT = 3.0
+"""Below this epsilon features of films are equalised: a gain at 1, none that could be shown at 3."""
 
 
 def _wavelet_local(rounds: int) -> Recipe:
@@ -193,6 +199,14 @@ def _hippocampus_joint(rounds: int) -> Recipe:
     return replace(alone, training=training)
 
 
+def _film_local(rounds: int) -> Recipe:
+    return replace(_wavelet_local(rounds), equalised_below=FAINT)
+
+
+def _film_joint(rounds: int) -> Recipe:
+    return replace(_wavelet_joint(rounds), equalised_below=FAINT)
+
+
 def _number_head_none(rounds: int) -> Recipe:
     # Adam, for features that share a strong direction; steps and no passes, so that features are made once.
     training = Training(
@@ -277,8 +291,8 @@ FILMS, IMAGES, VOLUMES = ("xray", "classification"), ("any", "classification"), 
 """Kind of image and task that a recipe is for."""
 RECIPES: dict[tuple[str, PrivacyKind], tuple[tuple[str, str], int, Make]] = {
     ("wavelet_head", "none"): (FILMS, 20, _wavelet_none),
-    ("wavelet_head", "local"): (FILMS, 10, _wavelet_local),
-    ("wavelet_head", "joint"): (FILMS, 60, _wavelet_joint),
+    ("wavelet_head", "local"): (FILMS, 10, _film_local),
+    ("wavelet_head", "joint"): (FILMS, 60, _film_joint),
     # A head on unit-length features, as the wavelet head is; its settings, not measured for every encoder.
     ("frozen_encoder", "none"): (IMAGES, 20, _wavelet_none),
     ("frozen_encoder", "local"): (IMAGES, 10, _wavelet_local),

@@ -359,7 +359,10 @@ def _start(
     options: StudyOptions, transforms: Transforms, settings: Recipe, policy: Policy
 ) -> tuple[ModelChoice, bytes]:
     """The model and where it starts; with a private mean where the recipe has one and it is clear enough."""
-    choice, initial = _model(options, transforms, options.model_options)
+    own = dict(options.model_options)
+    if policy.kind != "none" and options.epsilon < settings.equalised_below and options.before is None:
+        own.setdefault("equalised", True)
+    choice, initial = _model(options, transforms, own)
     whole = options.before is None and options.compression is None and not options.personal
     if not settings.mean_rounds or "centred" in choice.options or not whole:
         return choice, initial

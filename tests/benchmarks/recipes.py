@@ -51,6 +51,8 @@ CHANGES: dict[Kind, tuple[Change, ...]] = {
         Change("half the rate", rate=0.5),
         Change("twice the rate", rate=2.0),
         Change("no private mean", options=(("centred", False),)),
+        Change("features not equalised", options=(("equalised", False),)),
+        Change("features equalised", options=(("equalised", True),)),
     ),
     "joint": (
         Change("shipped"),
@@ -59,6 +61,8 @@ CHANGES: dict[Kind, tuple[Change, ...]] = {
         Change("twice the rate", rate=2.0),
         Change("momentum .95", momentum=0.95),
         Change("no private mean", options=(("centred", False),)),
+        Change("features not equalised", options=(("equalised", False),)),
+        Change("features equalised", options=(("equalised", True),)),
     ),
 }
 

@@ -27,6 +27,7 @@ from medveil_imaging.models import (
     spec_of,
     vector_of,
 )
+from medveil_imaging.models.wavelet_head import cosines
 
 FLAT, SOLID = ModelShape((32, 32), 1), ModelShape((16, 16, 16), 3)
 CASES = [
@@ -115,17 +116,44 @@ def test_wavelet_features_computed_once_give_the_same_logits() -> None:
     assert torch.isfinite(model.features(torch.zeros(1, 1, 32, 32))).all()
 
 
-def test_wavelet_features_are_the_same_numbers_on_every_machine() -> None:
+@pytest.mark.parametrize("equalised", [False, True])
+def test_wavelet_features_are_the_same_numbers_on_every_machine(equalised: bool) -> None:
     rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
     picture = torch.sin(rows / 3) + torch.cos(columns / 5)
-    features = build("wavelet_head", FLAT, {}).features(
+    features = build("wavelet_head", FLAT, {"equalised": equalised}).features(
         ((picture - picture.mean()) / picture.std())[None, None]
     )
-    chosen = features[0, [0, 100, 500, 900, 1215, 1216]].tolist()
-    assert chosen == pytest.approx(EXPECTED_FEATURES, abs=2e-5)
+    chosen = features[0, [1, 100, 500, 900, 1215, 1216]].tolist()
+    assert chosen == pytest.approx(EXPECTED_FEATURES[equalised], abs=2e-5)
 
 
-EXPECTED_FEATURES = [0.035178, -0.010861, -0.034771, -0.010039, -0.001676, 0.3]
+def test_equalised_features_are_cosine_coefficients_that_no_longer_fall_off_with_their_frequency() -> None:
+    plain, equalised = (build("wavelet_head", FLAT, {"equalised": on}) for on in (False, True))
+    falling = torch.randn(64, 1, 32, 32, generator=torch.Generator().manual_seed(3)).cumsum(2).cumsum(3)
+    falling = (falling - falling.mean((2, 3), keepdim=True)) / falling.std((2, 3), keepdim=True)
+    waves = torch.from_numpy(cosines(8)).float()
+    assert torch.allclose(waves @ waves.T, torch.eye(8), atol=1e-6)
+    energies = plain.energies(falling[:, 0])
+    assert torch.allclose(equalised.energies(falling[:, 0]), waves @ energies @ waves.T, atol=1e-4)
+    # the geometric mean of a channel's deviation and the coefficient's own, which is a quarter at least
+    channel, coefficient = (model.get_buffer("deviation") for model in (plain, equalised))
+    assert bool((coefficient >= channel / 2 - 1e-6).all())
+    before, after = (
+        (waves @ energies @ waves.T / channel).std(0)[1:],
+        (equalised.energies(falling[:, 0]) / coefficient).std(0)[1:],
+    )
+    assert float(after[:, 1, 1].mean() / after[:, 7, 7].mean()) < 0.7 * float(
+        before[:, 1, 1].mean() / before[:, 7, 7].mean()
+    )
+    features = equalised.features(falling)
+    assert features.shape == (64, 1217)
+    assert torch.allclose(features[:, :-1].norm(dim=1), torch.ones(64), atol=1e-5)
+
+
+EXPECTED_FEATURES = {
+    False: [0.020278, -0.010861, -0.034771, -0.010039, -0.001676, 0.3],
+    True: [0.006756, -0.001244, 0.000529, 0.018282, 2.2e-05, 0.3],
+}
 
 
 @pytest.mark.parametrize(

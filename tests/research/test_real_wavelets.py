@@ -11,7 +11,9 @@ from medveil_research.real_wavelets import RealWavelets
 
 
 @pytest.mark.parametrize("size", [(28, 28), (64, 48), (34, 45), (33, 36)])
-@pytest.mark.parametrize("options", [{"scales": 2, "grid": 7}, {"scales": 3, "angles": 5, "grid": 4}])
+@pytest.mark.parametrize(
+    "options", [{"scales": 2, "grid": 7}, {"scales": 3, "angles": 5, "grid": 4, "equalised": True}]
+)
 def test_real_products_give_the_features_of_the_fourier_transform(
     size: tuple[int, int], options: dict[str, int]
 ) -> None:

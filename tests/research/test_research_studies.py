@@ -199,3 +199,22 @@ def test_more_hospitals_than_usual_fit_into_the_cohort() -> None:
 
 def _plain() -> Study:
     return new_study(StudyOptions(**CNN, privacy="none"))[0]
+
+
+@pytest.mark.parametrize(
+    ("privacy", "epsilon", "options", "expected"),
+    [
+        ("joint", 1.0, {}, True),
+        ("local", 2.9, {}, True),
+        ("joint", 3.0, {}, None),
+        ("none", 1.0, {}, None),
+        ("joint", 1.0, {"equalised": False}, False),
+        ("joint", 8.0, {"equalised": True}, True),
+    ],
+)
+def test_features_of_films_are_equalised_below_epsilon_3_unless_the_author_decides_otherwise(
+    privacy: Any, epsilon: float, options: dict[str, bool], expected: bool | None
+) -> None:
+    settings: dict[str, Any] = CNN | {"model": "wavelet_head", "size": (64, 64), "patients_hint": 600}
+    study, _ = new_study(StudyOptions(**settings, privacy=privacy, epsilon=epsilon, options=options))
+    assert study.model.options.get("equalised") is expected

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from medveil_imaging.heads import Head
-from medveil_imaging.models import MODELS, BadModel, ModelShape, Options, read_options, whole_number
+from medveil_imaging.models import MODELS, BadModel, ModelShape, Option, Options, read_options, whole_number
 
 Float64 = NDArray[np.float64]
 NAME = "wavelet_head"
@@ -39,15 +39,18 @@ class WaveletHead(nn.Module):
     frozen_features = True
     """Tells a training engine that :meth:`features` may be computed once for a whole data set."""
 
-    def __init__(self, shape: ModelShape, *, scales: int, angles: int, grid: int, centred: bool) -> None:
+    def __init__(
+        self, shape: ModelShape, *, scales: int, angles: int, grid: int, equalised: bool, centred: bool
+    ) -> None:
         super().__init__()
-        mean, deviation = noise_statistics(shape.size[0], shape.size[1], scales, angles, grid)
+        rows, columns = shape.size
+        mean, deviation = noise_statistics(rows, columns, scales, angles, grid, equalised=equalised)
         public = {
-            "bands": filters(shape.size[0], shape.size[1], scales, angles),
-            "pool_rows": pooling(shape.size[0], scales, grid),
-            "pool_columns": pooling(shape.size[1], scales, grid),
-            "mean": mean[:, None, None],
-            "deviation": deviation[:, None, None],
+            "bands": filters(rows, columns, scales, angles),
+            "pool_rows": pooling(rows, scales, grid, equalised=equalised),
+            "pool_columns": pooling(columns, scales, grid, equalised=equalised),
+            "mean": mean,
+            "deviation": deviation,
         }
         for name, value in public.items():
             self.register_buffer(name, torch.from_numpy(value.astype(np.float32)), persistent=False)
@@ -114,23 +117,40 @@ def filters(rows: int, columns: int, scales: int, angles: int) -> Float64:
     return np.stack(bands)
 
 
-def pooling(edge: int, scales: int, grid: int) -> Float64:
+def pooling(edge: int, scales: int, grid: int, *, equalised: bool = False) -> Float64:
     """Gaussian low-pass (deviation 0.3 / 2^scales cycles per pixel), then means over a grid: (grid, edge).
 
-    Both steps are linear and act on each axis by itself, so one small matrix does them.
+    ``equalised``: the cosine coefficients (orthonormal, type II) of these means in their place. All steps are
+    linear and act on each axis by itself, so one small matrix does them.
     """
     low = np.exp(-(np.fft.fftfreq(edge) ** 2) / (2 * (0.3 / 2**scales) ** 2))
     smooth = np.fft.ifft(np.fft.fft(np.eye(edge), axis=0) * low[:, None], axis=0).real
     cells = nn.functional.adaptive_avg_pool1d(torch.eye(edge, dtype=torch.float64), grid).T.numpy()
-    return np.asarray(cells @ smooth)
+    means = np.asarray(cells @ smooth)
+    return cosines(grid) @ means if equalised else means
+
+
+def cosines(length: int) -> Float64:
+    """The orthonormal cosine transform of type II, (length, length): row k has k half periods."""
+    waves = np.cos(math.pi * np.outer(np.arange(length), np.arange(length) + 0.5) / length)
+    waves /= np.linalg.norm(waves, axis=1, keepdims=True)
+    return np.asarray(waves)
 
 
 @lru_cache(maxsize=8)
-def noise_statistics(rows: int, columns: int, scales: int, angles: int, grid: int) -> tuple[Float64, Float64]:
-    """Mean and deviation of each channel over synthetic 1/f noise, the public stand-in for films.
+def noise_statistics(
+    rows: int, columns: int, scales: int, angles: int, grid: int, *, equalised: bool = False
+) -> tuple[Float64, Float64]:
+    """What a feature less ``mean`` is divided by, over synthetic 1/f noise, the public stand-in for films.
 
-    The noise is the same on every position, so both are per channel, shape (1 + scales * angles,). It is made
-    from raw bits of a counter whose stream is fixed by specification, so every machine gets the same scale.
+    The noise is the same on every position, so both are per channel, shape (1 + scales * angles, 1, 1): the
+    channel's mean and deviation. ``equalised``: (1 + scales * angles, grid, grid), for cosine coefficients,
+    the geometric mean of the channel's deviation and the coefficient's own, which is that of the scale's
+    angles together and at least a quarter of the channel's. So coefficients of films, which fall off with
+    their frequency as those of the noise do, come half the way to being alike, and none is more than doubled.
+
+    The noise is made from raw bits of a counter whose stream is fixed by specification, so every machine gets
+    the same scale.
     """
     vertical, horizontal = np.meshgrid(np.fft.fftfreq(rows), np.fft.fftfreq(columns), indexing="ij")
     radius = np.hypot(vertical, horizontal)
@@ -145,8 +165,19 @@ def noise_statistics(rows: int, columns: int, scales: int, angles: int, grid: in
     tensors = [torch.from_numpy(value) for value in fixed]
     parts = torch.split(torch.from_numpy(noise), 8)
     energy = torch.cat([pooled_energies(part, *tensors) for part in parts])
-    mean, deviation = energy.mean((0, 2, 3)), energy.std((0, 2, 3)) + 1e-4
-    return mean.numpy(), deviation.numpy()
+    mean = energy.mean((0, 2, 3), keepdim=True)[0].numpy()
+    deviation = (energy.std((0, 2, 3)) + 1e-4).numpy()[:, None, None]
+    if not equalised:
+        return mean, deviation
+    waves = cosines(grid)
+    variance = (waves @ (energy.numpy() - mean) @ waves.T).var(0)
+    alike = [
+        variance[:1],
+        *(group.mean(0, keepdims=True).repeat(angles, 0) for group in np.split(variance[1:], scales)),
+    ]
+    own = np.maximum(np.sqrt(np.concatenate(alike)), deviation / 4)
+    constant = waves @ np.ones((grid, grid)) @ waves.T
+    return mean * constant, np.sqrt(own * deviation)
 
 
 @MODELS.register(NAME)
@@ -155,14 +186,15 @@ def wavelet_head(shape: ModelShape, options: Options) -> nn.Module:
 
     Input (k, channels, rows, columns), output (k, outputs); each channel has its own features.
     Options ``scales`` (3), ``angles`` (6), ``grid`` (8); for 28x28 pictures take scales 2, grid 7.
+    ``equalised`` (false): the features are cosine coefficients over the grid, scaled half the way to being
+    alike (:func:`noise_statistics`); better under strong privacy, and no weight more.
     ``centred`` (false): see :class:`medveil_imaging.heads.Head`.
 
     Raises:
         BadModel: not 2-D, or the images are too small for the scales or the grid.
     """
-    chosen = read_options(
-        NAME, options, {"scales": 3, "angles": 6, "grid": 8, "centred": False, "mean_rounds": 1}
-    )
+    defaults: dict[str, Option] = {"scales": 3, "angles": 6, "grid": 8}
+    chosen = read_options(NAME, options, {**defaults, "equalised": False, "centred": False, "mean_rounds": 1})
     scales = whole_number(NAME, chosen, "scales", low=1, high=6)
     angles = whole_number(NAME, chosen, "angles", low=1, high=16)
     grid = whole_number(NAME, chosen, "grid", low=1, high=32)
@@ -170,4 +202,11 @@ def wavelet_head(shape: ModelShape, options: Options) -> nn.Module:
         raise BadModel(name=NAME, problem="it is for films (2-D images) only")
     if min(shape.size) < max(grid, 4 * 2**scales):
         raise BadModel(name=NAME, problem="the images are too small for its 'scales' or 'grid'")
-    return WaveletHead(shape, scales=scales, angles=angles, grid=grid, centred=bool(chosen["centred"]))
+    return WaveletHead(
+        shape,
+        scales=scales,
+        angles=angles,
+        grid=grid,
+        equalised=bool(chosen["equalised"]),
+        centred=bool(chosen["centred"]),
+    )
