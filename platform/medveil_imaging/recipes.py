@@ -56,7 +56,7 @@ class Recipe:
     matched: bool = False
     """Whether each round has noise of its own, matched to what it counts in the final model."""
     equalised_below: float = 0.0
-    """Below this epsilon the model's option ``equalised`` is on."""
+    """Below this epsilon the model's option ``equalised`` is on; 0: it never is."""
     full_rate_epsilon: float | None = None
     """From this epsilon on the learning rate is the whole one; None: whatever the epsilon."""
 
@@ -73,11 +73,6 @@ class Recipe:
 
 MEAN_FROM_ROUNDS = 10
 """Rounds from which a private mean, one of them, leaves enough to train with: nine tenths of mu squared."""
-
-
-FAINT: dict[PrivacyKind, float] = {"joint": 3.0, "local": 4.0}
-"""Below this epsilon features of films are equalised: with joint noise a gain at 1 and none that could be
-shown at 3, with local noise a gain at both."""
 
 
 def _wavelet_local(rounds: int) -> Recipe:
@@ -201,11 +196,13 @@ def _hippocampus_joint(rounds: int) -> Recipe:
 
 
 def _film_local(rounds: int) -> Recipe:
-    return replace(_wavelet_local(rounds), equalised_below=FAINT["local"])
+    # Equalised features gain at epsilon 1 and at 3.
+    return replace(_wavelet_local(rounds), equalised_below=4.0)
 
 
 def _film_joint(rounds: int) -> Recipe:
-    return replace(_wavelet_joint(rounds), equalised_below=FAINT["joint"])
+    # They gain at epsilon 1; at 3 no gain could be shown.
+    return replace(_wavelet_joint(rounds), equalised_below=3.0)
 
 
 def _number_head_none(rounds: int) -> Recipe:

@@ -360,7 +360,7 @@ def _start(
 ) -> tuple[ModelChoice, bytes]:
     """The model and where it starts; with a private mean where the recipe has one and it is clear enough."""
     own = dict(options.model_options)
-    if policy.kind != "none" and options.epsilon < settings.equalised_below and options.before is None:
+    if options.epsilon < settings.equalised_below and options.before is None:
         own.setdefault("equalised", True)
     choice, initial = _model(options, transforms, own)
     whole = options.before is None and options.compression is None and not options.personal

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from medveil_imaging.heads import Head
-from medveil_imaging.models import MODELS, BadModel, ModelShape, Option, Options, read_options, whole_number
+from medveil_imaging.models import MODELS, BadModel, ModelShape, Options, read_options, whole_number
 
 Float64 = NDArray[np.float64]
 NAME = "wavelet_head"
@@ -193,8 +193,11 @@ def wavelet_head(shape: ModelShape, options: Options) -> nn.Module:
     Raises:
         BadModel: not 2-D, or the images are too small for the scales or the grid.
     """
-    defaults: dict[str, Option] = {"scales": 3, "angles": 6, "grid": 8}
-    chosen = read_options(NAME, options, {**defaults, "equalised": False, "centred": False, "mean_rounds": 1})
+    chosen = read_options(
+        NAME,
+        options,
+        {"scales": 3, "angles": 6, "grid": 8, "equalised": False, "centred": False, "mean_rounds": 1},
+    )
     scales = whole_number(NAME, chosen, "scales", low=1, high=6)
     angles = whole_number(NAME, chosen, "angles", low=1, high=16)
     grid = whole_number(NAME, chosen, "grid", low=1, high=32)
