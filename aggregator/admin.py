@@ -7,7 +7,6 @@ key takes the old one's place in :mod:`aggregator.adminkey`.
 from __future__ import annotations
 
 import math
-import os
 import re
 import secrets
 import shutil
@@ -35,6 +34,7 @@ from aggregator.witnesses import Witness, binding_heads
 from aggregator.work.open import FOLDER as CLUSTER
 from aggregator.work.open import check_address, check_cluster
 from medveil.errors import BadFile, BadOption, Error
+from medveil.files import whole_folder
 from medveil.handed import problem_of, read_whole
 from medveil.identity import Identity
 from medveil.ids import NAME
@@ -154,15 +154,11 @@ def hand_out_cluster(settings: Settings, target: Path) -> None:
     Guarantees: of the settings only where scheduler and uploads are; no key but the cluster's own.
     Raises: BadOption if there is something already, or it cannot be written.
     """
-    scratch = target.with_name(f"{target.name}.part")
     try:
-        if target.exists():
-            raise FileExistsError("it is there already")
-        Settings(scratch, cluster=settings.cluster, blobs=settings.blobs).save()
-        shutil.copytree(settings.folder / CLUSTER, scratch / CLUSTER)
-        os.replace(scratch, target)
+        with whole_folder(target, private=True) as folder:
+            Settings(folder, cluster=settings.cluster, blobs=settings.blobs).save()
+            shutil.copytree(settings.folder / CLUSTER, folder / CLUSTER)
     except OSError as error:
-        shutil.rmtree(scratch, ignore_errors=True)
         raise BadOption(problem=f"--hand-out: {error.strerror or error}") from error
 
 

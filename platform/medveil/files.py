@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 PART = ".part"
@@ -16,6 +19,13 @@ Step = Callable[[str], AbstractContextManager[None]]
 
 class NameNotSynced(OSError):
     """The file is whole and has its name, but a power cut may still take the name away."""
+
+
+class NameTaken(FileExistsError):
+    """There is something of this name, which may be somebody's work."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(errno.EEXIST, "it is there already", str(path))
 
 
 def _no_step(_: str) -> AbstractContextManager[None]:
@@ -67,6 +77,44 @@ def put_in_place(scratch: Path, path: Path, *, step: Step = _no_step) -> None:
             sync(path.parent)
     except OSError as error:
         raise NameNotSynced(*error.args) from error
+
+
+@contextmanager
+def whole_folder(path: Path, *, private: bool = False) -> Iterator[Path]:
+    """A folder to fill. When the block ends it gets its name, whole and on stable storage; else nothing stays.
+
+    Args:
+        private: for its owner only.
+    Raises: NameTaken, also if somebody was faster; OSError.
+    """
+    _check_free(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}-{secrets.token_hex(4)}{PART}")
+    scratch.mkdir(0o700 if private else 0o777)
+    try:
+        yield scratch
+        for each in (*scratch.rglob("*"), scratch):
+            sync(each)
+        name_folder(scratch, path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def name_folder(scratch: Path, path: Path) -> None:
+    """Give a folder that is on stable storage a name that nothing has. Raises: NameTaken, OSError."""
+    _check_free(path)
+    try:
+        put_in_place(scratch, path)
+    except NameNotSynced:
+        raise
+    except OSError:
+        _check_free(path)  # somebody was faster
+        raise
+
+
+def _check_free(path: Path) -> None:
+    if os.path.lexists(path):
+        raise NameTaken(path)
 
 
 def sync(path: Path) -> None:

@@ -9,11 +9,11 @@ from pydantic import Field
 from medveil.messages import Wire
 
 MOST_LETTER_BYTES = 40_000
-LetterId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+LETTER_ID = "^[0-9a-f]{32}$"
 
 
 class Letter(Wire):
     """A hospital's request to a keeper. It does not say whose it is."""
 
-    id: LetterId
+    id: Annotated[str, Field(pattern=LETTER_ID)]
     body: Annotated[bytes, Field(max_length=MOST_LETTER_BYTES)]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medveil.errors import Error
-from medveil.files import put_in_place, replace_durably, sync
+from medveil.files import NameTaken, name_folder, replace_durably, sync
 from medveil.handed import read_whole
 from medveil.parent import CARD, STUDY, WEIGHTS
 from medveil.progress import tell
@@ -108,11 +108,9 @@ def fetch(
     replace_durably(part / STUDY, to_toml(study).encode())
     replace_durably(part / CARD, _card(study, version, figures or {}))
     try:
-        put_in_place(part, folder)
-    except OSError as error:
-        if folder.exists():  # somebody was faster
-            raise TargetExists(path=folder) from error
-        raise
+        name_folder(part, folder)
+    except NameTaken as error:  # somebody was faster
+        raise TargetExists(path=folder) from error
     return Fetched(folder, version)
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field
 
-from medveil.files import replace_durably, sync
+from medveil.files import NameTaken, whole_folder
 from medveil.handed import read_json, read_whole
 from medveil.identity import Identity
 from medveil.parent import CARD, STUDY, WEIGHTS
@@ -119,27 +116,14 @@ def hand_on(form: str, finished: Finished, target: Path, identity: Identity | No
         TargetExists: the folder is there. UnknownName: no such format. NotExportable: see the format.
     """
     EXPORTS[form]
-    if target.exists() or target.is_symlink():
-        raise TargetExists(path=target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}-{secrets.token_hex(4)}.part")
-    part.mkdir()
     try:
-        export(form, finished, part)
-        (part / STUDY).write_text(to_toml(finished.study), encoding="utf-8")
-        told = signed(manifest_of(finished, form, part), identity)
-        replace_durably(part / MANIFEST, told.model_dump_json(indent=1).encode() + b"\n")
-        for path in part.rglob("*"):
-            sync(path)
-        if target.exists() or target.is_symlink():
-            raise TargetExists(path=target)
-        try:
-            os.rename(part, target)
-        except OSError as error:  # somebody was faster
-            raise TargetExists(path=target) from error
-        sync(target.parent)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        with whole_folder(target) as part:
+            export(form, finished, part)
+            (part / STUDY).write_text(to_toml(finished.study), encoding="utf-8")
+            told = signed(manifest_of(finished, form, part), identity)
+            (part / MANIFEST).write_text(told.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    except NameTaken as error:
+        raise TargetExists(path=target) from error
     return Exported(target, told, finished.study)
 
 

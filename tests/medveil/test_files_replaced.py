@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from medveil.files import NameNotSynced, new_private, replace_durably
+from medveil.files import NameNotSynced, NameTaken, new_private, replace_durably, whole_folder
 
 STEPS = ["write", "sync", "rename", "sync-folder"]
 
@@ -84,3 +84,49 @@ def test_a_new_private_file_is_its_owners_and_never_another_one(tmp_path: Path) 
         with pytest.raises(FileExistsError):
             new_private(tmp_path / name)
     assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_a_folder_gets_its_name_when_it_is_whole(tmp_path: Path, private: bool) -> None:
+    target = tmp_path / "new" / "out"
+    with whole_folder(target, private=private) as part:
+        (part / "file").write_bytes(b"whole")
+        assert not target.exists()
+    assert (target / "file").read_bytes() == b"whole"
+    assert not private or stat.S_IMODE(target.stat().st_mode) == 0o700
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_of_a_folder_that_does_not_become_whole_nothing_stays(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "out") as part:
+        (part / "file").write_bytes(b"half")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("there", ["a folder", "an empty folder", "a file", "a link to nothing"])
+@pytest.mark.parametrize("faster", [False, True])
+def test_what_has_a_folders_name_is_left_as_it_is_also_when_it_was_faster(
+    tmp_path: Path, there: str, faster: bool
+) -> None:
+    target = tmp_path / "out"
+
+    def take() -> None:
+        if there.endswith("folder"):
+            target.mkdir()
+        if there == "a folder":
+            (target / "thesis.txt").write_text("mine")
+        elif there == "a file":
+            target.write_text("mine")
+        elif there == "a link to nothing":
+            target.symlink_to("nowhere")
+
+    if not faster:
+        take()
+    with pytest.raises(NameTaken), whole_folder(target) as part:
+        (part / "file").write_bytes(b"whole")
+        if faster:
+            take()
+    assert os.path.lexists(target)
+    assert not (target / "file").exists()
+    assert list(tmp_path.iterdir()) == [target]

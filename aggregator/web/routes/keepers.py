@@ -11,12 +11,12 @@ from aggregator.web.problems import CONFLICT, SIGNED, refusals
 from aggregator.web.routes.parameters import BYTES, CBOR, WaitS, answers, takes
 from aggregator.web.service import service_of
 from medveil.ids import NAME
-from medveil.keeping import MOST_LETTER_BYTES
+from medveil.keeping import LETTER_ID, MOST_LETTER_BYTES
 
 router = APIRouter(prefix="/v1")
 KEEPER = "keeper"
 KeeperName = Annotated[str, Path(pattern=rf"^{NAME.pattern}$")]
-LetterId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
+LetterId = Annotated[str, Path(pattern=LETTER_ID)]
 
 
 @router.post(

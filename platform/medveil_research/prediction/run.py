@@ -7,8 +7,6 @@ import gzip
 import io
 import json
 import os
-import secrets
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,8 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from medveil.files import replace_durably
-from medveil.private_files import private_folder
+from medveil.files import NameTaken, replace_durably, whole_folder
 from medveil.profiles import PROFILES
 from medveil.progress import tell
 from medveil.shown import plain
@@ -75,27 +72,19 @@ def predict(
         case's number. Nothing raises on account of an image: it is listed with the reason.
     Raises: TargetExists. Stopped between two images; ReadersMissing.
     """
-    if output.exists() or output.is_symlink():
-        raise TargetExists(path=output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    part = output.with_name(f".{output.name}-{secrets.token_hex(4)}.part")
-    private_folder(part)
     try:
-        with ObjectMaker() as maker:
-            writer = _Writer(model, part, wish, maker)
-            done = []
-            for one in _each(model, cases, writer, readers or workers()):
-                done.append(one)
-                tell("images judged", len(done), len(cases))
-        done.sort(key=lambda one: one.case.number)
-        replace_durably(part / "predictions.csv", table(model.study, done), private=True)
-        replace_durably(part / "predictions.json", document(model, done, wish), private=True)
-        try:
-            os.rename(part, output)
-        except OSError as error:
-            raise TargetExists(path=output) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        with whole_folder(output, private=True) as part:
+            with ObjectMaker() as maker:
+                writer = _Writer(model, part, wish, maker)
+                done = []
+                for one in _each(model, cases, writer, readers or workers()):
+                    done.append(one)
+                    tell("images judged", len(done), len(cases))
+            done.sort(key=lambda one: one.case.number)
+            replace_durably(part / "predictions.csv", table(model.study, done), private=True)
+            replace_durably(part / "predictions.json", document(model, done, wish), private=True)
+    except NameTaken as error:
+        raise TargetExists(path=output) from error
     return done
 
 
