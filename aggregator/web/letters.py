@@ -8,18 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+
 from aggregator.errors import NotFound, TooManyRequests
+from aggregator.web.gauges import Seconds
 from medveil.errors import Error
 from medveil.keeping import Letter
 
 MOST_OF_A_SENDER, MOST_OF_A_KEEPER = 4, 256
 ANSWER_S = 25.0
 LATER_S = 2.0
+ENDS = ("answered", "unanswered", "refused")
+"""What becomes of a letter: ``refused`` are those too many."""
+ANSWER_BUCKETS = (0.01, 0.05, 0.25, 1.0, 5.0, 25.0)
 
 
 class KeeperSilent(Error):
@@ -56,9 +63,26 @@ class Letters:
         self._open: dict[str, _Waiting] = {}
         self._in_hand: Counter[str] = Counter()
         self._news: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._heard: dict[str, float] = {}
+        self._ended: Counter[str] = Counter()
+        self._seconds = Seconds(ANSWER_BUCKETS)
 
     async def ask(self, keeper: str, body: bytes, *, sender: str) -> bytes:
         """The keeper's answer. Raises: KeeperSilent, TooManyRequests."""
+        try:
+            asked = time.monotonic()
+            answer = await self._ask(keeper, body, sender)
+        except TooManyRequests:
+            self._ended["refused"] += 1
+            raise
+        except KeeperSilent:
+            self._ended["unanswered"] += 1
+            raise
+        self._ended["answered"] += 1
+        self._seconds.observe(time.monotonic() - asked)
+        return answer
+
+    async def _ask(self, keeper: str, body: bytes, sender: str) -> bytes:
         with self._counted(sender):
             if sum(one.keeper == keeper for one in self._open.values()) >= MOST_OF_A_KEEPER:
                 raise TooManyRequests(retry_after_s=LATER_S)
@@ -76,6 +100,7 @@ class Letters:
 
     async def next(self, keeper: str, *, wait_s: float) -> Letter | None:
         """The oldest letter to a keeper that it has not got yet; None if there is none until then."""
+        self._heard[keeper] = time.monotonic()
         with suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 while True:
@@ -101,6 +126,27 @@ class Letters:
         for one in self._open.values():
             if not one.answer.done():
                 one.answer.set_exception(KeeperSilent())
+
+    def collect(self) -> Iterator[Metric]:
+        """For Prometheus, on any thread; no keeper and no hospital is named."""
+        ended = CounterMetricFamily(
+            "medveil_keeper_letters", "Letters to keepers since the process began.", labels=["outcome"]
+        )
+        for outcome in ENDS:
+            ended.add_metric([outcome], self._ended[outcome])
+        yield ended
+        text = "Until a keeper's answer."
+        seconds = HistogramMetricFamily("medveil_keeper_answer_seconds", text)
+        self._seconds.add_to(seconds)
+        yield seconds
+        text = "Letters that wait for their answer."
+        yield GaugeMetricFamily("medveil_keeper_letters_waiting", text, value=len(self._open))
+        heard = list(self._heard.values())
+        text = "Keepers that have asked for letters since the process began."
+        yield GaugeMetricFamily("medveil_keepers", text, value=len(heard))
+        text = "Since the keeper among them asked that is silent for longest; they ask every 25 s."
+        silent = time.monotonic() - min(heard) if heard else 0.0
+        yield GaugeMetricFamily("medveil_keeper_last_asked_seconds", text, value=silent)
 
     @contextmanager
     def _counted(self, sender: str) -> Iterator[None]:

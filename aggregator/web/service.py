@@ -256,6 +256,7 @@ class Service:
         newest = self.store.transactions.head.number
         yield from audit_families(newest, self.coordinator.instructions.witnessed)
         yield from self._studies.collect()
+        yield from self.letters.collect()
 
     def close(self) -> None:
         """Finish the work in hand and stop; what hangs at the database is broken off."""

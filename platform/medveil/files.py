@@ -81,7 +81,7 @@ def put_in_place(scratch: Path, path: Path, *, step: Step = _no_step) -> None:
 
 @contextmanager
 def whole_folder(path: Path, *, private: bool = False) -> Iterator[Path]:
-    """A folder to fill. When the block ends it gets its name, whole and on stable storage; else nothing stays.
+    """A folder to fill: it gets its name, on stable storage, when the block ends well; else nothing stays.
 
     Args:
         private: for its owner only.

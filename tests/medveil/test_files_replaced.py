@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -86,6 +86,12 @@ def test_a_new_private_file_is_its_owners_and_never_another_one(tmp_path: Path) 
     assert not (tmp_path / "elsewhere").exists()
 
 
+def fill(target: Path, last: Callable[[], None]) -> None:
+    with whole_folder(target) as part:
+        (part / "file").write_bytes(b"whole")
+        last()
+
+
 @pytest.mark.parametrize("private", [True, False])
 def test_a_folder_gets_its_name_when_it_is_whole(tmp_path: Path, private: bool) -> None:
     target = tmp_path / "new" / "out"
@@ -98,9 +104,11 @@ def test_a_folder_gets_its_name_when_it_is_whole(tmp_path: Path, private: bool) 
 
 
 def test_of_a_folder_that_does_not_become_whole_nothing_stays(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "out") as part:
-        (part / "file").write_bytes(b"half")
+    def interrupted() -> None:
         raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fill(tmp_path / "out", interrupted)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -123,10 +131,8 @@ def test_what_has_a_folders_name_is_left_as_it_is_also_when_it_was_faster(
 
     if not faster:
         take()
-    with pytest.raises(NameTaken), whole_folder(target) as part:
-        (part / "file").write_bytes(b"whole")
-        if faster:
-            take()
+    with pytest.raises(NameTaken):
+        fill(target, take if faster else lambda: None)
     assert os.path.lexists(target)
     assert not (target / "file").exists()
     assert list(tmp_path.iterdir()) == [target]

@@ -156,6 +156,15 @@ ROWS: list[tuple[str, list[tuple[str, str, str, list[Query]]]]] = [
                 [("increase(medveil_relay_sums_total[1h])", "{{instance}} {{outcome}}")],
             ),
             (
+                "Keepers: letters an hour",
+                "timeseries",
+                "none",
+                [
+                    ("increase(medveil_keeper_letters_total[1h])", "{{outcome}}"),
+                    ("medveil_keeper_letters_waiting", "waiting"),
+                ],
+            ),
+            (
                 "Cluster: workers",
                 "timeseries",
                 "none",
