@@ -8,6 +8,7 @@ from hospital_node.demand import demand_of, memory_limit
 from hospital_node.settings import NodeSettings, Policy
 from medveil.errors import Error, UnknownName
 from medveil.identity import BadSignature, Identity, verify
+from medveil.ids import fingerprint
 from medveil.messages import MAX_MESSAGE_BYTES, BadMessage, PlanOffer
 from medveil.outside import NotPlain, decode_json
 from medveil.plan import BadPlan, Plan, check_approvals, parse_plan
@@ -119,10 +120,18 @@ def check_terms(plan: Plan, settings: NodeSettings, identity: Identity) -> None:
 def _one_hospital_each(study: Study, settings: NodeSettings) -> None:
     """Whether plan and hospital agree by what persons are known whom two hospitals have."""
     asked, own = study.cohort.persons, settings.persons
-    if asked is not None and (own is None or own.hash != asked):
+    if asked is not None and own is None:
         raise PlanRefused(
-            reason="it lets nobody be in two hospitals by a persons file that this node does not use",
-            remedy="Get the file from the consortium's admin: medveil node persons use persons.json.",
+            reason="it lets nobody be in two hospitals, and this node does not know persons yet",
+            remedy="Get persons.json from the consortium's admin: 'medveil node persons use persons.json "
+            "--column NAME', then 'medveil node persons claim', then this again.",
+        )
+    if asked is not None and own is not None and own.hash != asked:
+        theirs, ours = (fingerprint(bytes.fromhex(one)) for one in (asked, own.hash))
+        raise PlanRefused(
+            reason=f"it lets nobody be in two hospitals by the persons file {theirs}; this node uses {ours}",
+            remedy="Compare both fingerprints with the consortium's admin. Was yours never claimed with, "
+            "'medveil node persons use' takes the right one; else the study must name yours.",
         )
     if asked is None and own is not None and study.privacy.kind != "none":
         raise PlanRefused(

@@ -85,6 +85,8 @@ class Counts:
 def use(node: Node, file: Path, columns: Sequence[str], table: Path | None) -> tuple[Node, Persons]:
     """From now on know persons by this file and these columns; the manifest's, if no table is named.
 
+    Another file is taken as long as the keepers of the one before have given this hospital nobody.
+
     Args:
         columns: if there is none, PatientID and its issuer in the DICOM files.
 
@@ -97,8 +99,10 @@ def use(node: Node, file: Path, columns: Sequence[str], table: Path | None) -> t
         table=None if table is None else table.absolute(),
     )
     before = node.settings.persons
-    if before is not None and before.hash != told.hash:
-        raise BadFile(name=file.name, problem="this node uses another persons file, which is for life")
+    if before is not None and before.hash != told.hash and node.known_persons.exists():
+        raise BadFile(
+            name=file.name, problem="this node has claimed by another persons file; one is for life"
+        )
     read_people(node.settings.data, told)
     replace_durably(node.persons, written(persons), private=True)
     changed = Node(node.folder, node.settings.model_copy(update={"persons": told}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -302,13 +303,23 @@ def test_plan_and_hospital_must_mean_the_same_persons_file(tmp_path: Path) -> No
     check_terms(plan, one.node.settings, one.identity)
     without = one.node.settings.model_copy(update={"persons": None})
     other = plan_of(cohort={"persons": "0" * 64})
-    for chosen, settings in ((plan, without), (other, one.node.settings), (plan_of(), one.node.settings)):
-        with pytest.raises(PlanRefused):
+    for chosen, settings, remedy in (
+        (plan, without, "persons use persons.json .* persons claim"),
+        (other, one.node.settings, "Compare both fingerprints"),
+        (plan_of(), one.node.settings, "names the persons file"),
+    ):
+        with pytest.raises(PlanRefused) as refused:
             check_terms(chosen, settings, one.identity)
+        assert re.search(remedy, refused.value.remedy)
     south = tmp_path / "south.json"
     south.write_text(them.keepers.persons.model_copy(update={"name": "south"}).model_dump_json())
-    with pytest.raises(BadFile, match="for life"):
-        use(one.node, south, ["NHS number"], None)
+    assert one.node.settings.persons is not None
+    people = one.node.settings.persons.table
+    use(one.node, south, ["NHS number"], people)  # nobody was claimed yet, so nobody can be claimed twice
+    use(one.node, them.file, ["NHS number"], people)
+    them.claim(1)
+    with pytest.raises(BadFile, match="one is for life"):
+        use(one.node, south, ["NHS number"], people)
     with pytest.raises(BadFile):
         use(one.node, them.file, ["no such column"], None)
     with pytest.raises(NoPersonsFile):
