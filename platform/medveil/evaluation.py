@@ -28,6 +28,8 @@ class Evaluation(Frozen):
         int, Field(ge=LEAST_SMALLEST, le=MOST_SMALLEST, exclude_if=lambda given: given == SMALLEST)
     ] = SMALLEST
     """A group of fewer patients is not shown (:mod:`medveil.small_cells`)."""
+    blended: bool = Field(default=False, exclude_if=lambda wanted: not wanted)
+    """Whether histograms that get noise are sent as blends of their cells (:mod:`medveil.blending`)."""
     per_site: bool = Field(default=False, exclude_if=lambda wanted: not wanted)
     """Whether the final evaluation shows each hospital's own figures; its operator must have allowed it."""
 
@@ -35,6 +37,20 @@ class Evaluation(Frozen):
         """How many times the final evaluation counts beside all patients, with at most so many hospitals."""
         groups = sum(len(each.names) for each in self.groups.values())
         return groups + (hospitals if self.per_site else 0)
+
+
+def sums_problem(asked: Evaluation, *, outlines: bool, blends: bool) -> str | None:
+    """Why the sums of an evaluation are not those of its study; None if they are.
+
+    Args:
+        outlines: whether its task outlines.
+        blends: whether it has histograms that get noise.
+    """
+    if asked.lesions and not outlines:
+        return "evaluation.lesions is for tasks that outline"
+    if asked.blended and not blends:
+        return "evaluation.blended is for histograms of scores that get noise"
+    return None
 
 
 def parts_problem(asked: Evaluation, classes: Sequence[str], *, shared: bool) -> str | None:

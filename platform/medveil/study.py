@@ -37,7 +37,7 @@ from medveil.bounds import (
 from medveil.cohort import Cohort
 from medveil.compression import Compression, PublicMap, map_of
 from medveil.errors import BadFile
-from medveil.evaluation import Evaluation, parts_problem
+from medveil.evaluation import Evaluation, parts_problem, sums_problem
 from medveil.handed import problem_of, read_toml
 from medveil.ids import canonical, digest
 from medveil.noise_policies import JointNoise, Privacy
@@ -47,7 +47,7 @@ from medveil.personal import check as check_personal
 from medveil.profiles import PROFILES
 from medveil.registry import Registry
 from medveil.shown import is_plain, plain
-from medveil.tasks import TASKS, column_problem
+from medveil.tasks import TASKS, column_problem, has_scores
 from medveil.tensors import ModelSpec
 from medveil.values import Frozen, MaskGraph, Name, PositiveFloat, Sha256, Weights
 
@@ -344,8 +344,6 @@ class Study(Frozen):
             raise ValueError("a centred model wants every patient in each step (sample_rate = 1)")
         if self.centred and not 1 <= self.mean_rounds < self.training.rounds:
             raise ValueError("a centred model wants rounds for the mean and at least one to train")
-        if self.evaluation.lesions and not TASKS[self.task].outlines:
-            raise ValueError("evaluation.lesions is for tasks that outline")
         if self.secure_aggregation.weights == "squared" and self.privacy.kind == "none":
             raise ValueError("weights 'squared' are for local noise; without it they only favour the large")
         if self.transforms.patches and (not TASKS[self.task].outlines or self.centred):
@@ -360,9 +358,9 @@ class Study(Frozen):
             self.compression.check(spec, rounds=self.training.rounds, **given)
         if self.model.personal:
             check_personal(spec, self.model.personal, **given, compressed=self.compression is not None)
-        problem = TASKS[self.task].problem(self) or parts_problem(
-            self.evaluation, self.classes, shared=shared
-        )
+        asked, task, noised = self.evaluation, TASKS[self.task], self.privacy.kind != "none"
+        problem = task.problem(self) or parts_problem(asked, self.classes, shared=shared)
+        problem = problem or sums_problem(asked, outlines=task.outlines, blends=noised and has_scores(task))
         if problem is not None:
             raise ValueError(problem)
         profile = PROFILES[self.transforms.profile]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AliasChoices, Field, model_validator
 
-from medveil import shown
+from medveil import blending, shown
 from medveil.errors import Error
 from medveil.handed import read_json
 from medveil.metrics import figures_of, headline, noise_in_sum, noise_scales
@@ -104,6 +104,8 @@ class FederatedFacts(Frozen):
     figures: Figures
     sums: dict[Label, tuple[Finite, ...]] = Field(default_factory=dict)
     """The summed histograms and counts behind ``figures``; see :func:`medveil.metrics.layout`."""
+    blended: bool = Field(default=False, exclude_if=lambda given: not given)
+    """Whether the histograms in ``sums`` are blends of their cells, as they were sent."""
     deviations: dict[Label, Amount] = Field(default_factory=dict)
     """Standard deviation of the noise in each number of a sum; empty for exact sums."""
     metric: Finite | None = None
@@ -315,8 +317,9 @@ class Result(Frozen):
         return found and found.over_patients(exact.interval)
 
     def histogram(self, name: str) -> NDArray[np.float64]:
-        """One of the summed histograms."""
-        return np.asarray(self.federated.sums[name], np.float64)
+        """One of the summed histograms, its cells."""
+        values = np.asarray(self.federated.sums[name], np.float64)
+        return blending.cells_of(values) if self.federated.blended else values
 
 
 class OtherStudy(Error):
@@ -368,6 +371,7 @@ def from_status(
             model=status.versions[-1].model,
             figures=figures,
             sums=final.sums if final else {},
+            blended=study.evaluation.blended,
             deviations=_deviations(study, final) if final else {},
             metric=final.metric if final and not drowned else None,
         ),

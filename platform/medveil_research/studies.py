@@ -30,7 +30,7 @@ from medveil.study import (
     TaskName,
     Transforms,
 )
-from medveil.tasks import TASKS
+from medveil.tasks import TASKS, has_scores
 from medveil.values import Drawn, MaskGraph, PrivacyKind, Sha256, Weights
 from medveil_imaging.fingerprints import with_profile
 from medveil_imaging.models import ModelShape, Option, build, outputs_for
@@ -297,13 +297,7 @@ def new_study(options: StudyOptions) -> tuple[Study, bytes]:
             compression=options.compression,
             secure_aggregation=_masked_sum(options, settings, policy),
             cohort=Cohort(min_hospitals=options.least, max_hospitals=options.most, persons=options.persons),
-            evaluation=Evaluation(
-                every_round=options.privacy == "none",
-                lesions=options.lesions,
-                groups=dict(options.groups),
-                smallest_group=options.smallest_group,
-                per_site=options.per_site,
-            ),
+            evaluation=_evaluation(options),
             deadlines=options.deadlines,
         )
     except ValidationError as error:
@@ -319,6 +313,17 @@ def new_study(options: StudyOptions) -> tuple[Study, bytes]:
         if ratio is not None and ratio > HOPELESS:
             study = _marked(study)
     return study, initial
+
+
+def _evaluation(options: StudyOptions) -> Evaluation:
+    return Evaluation(
+        every_round=options.privacy == "none",
+        lesions=options.lesions,
+        groups=dict(options.groups),
+        smallest_group=options.smallest_group,
+        per_site=options.per_site,
+        blended=options.privacy != "none" and has_scores(TASKS[options.task]),
+    )
 
 
 def _transforms(options: StudyOptions) -> Transforms:

@@ -2,7 +2,8 @@
 
 Run: python tests/benchmarks/intervals.py [--seeds 2000] [--shapes calibrated rare ...] [--write PAGE]
 
-Scores are made up, so the truth is known; sums and figures are the product's own (medveil.metrics.summarise).
+Scores are made up, so the truth is known; sums and figures are the product's own (medveil.metrics.summarise),
+as a new study has them: histograms leave as blends of their cells (medveil.blending).
 Of the noise alone the truth is the figure of the same patients without noise; of noise and patients together
 it is that of all patients there could be, in the same cells. A draw without a figure counts as held.
 """
@@ -24,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 import numpy as np
 from scipy.special import ndtr, ndtri
 
+from medveil.blending import blended
 from medveil.histograms import FINEST, WIDEST, auroc
 from medveil.metrics import noise_scales, summarise
 from medveil.study import Study
@@ -85,7 +87,9 @@ def study_of(task: str = "classification", *, noise: bool = True, **changes: Any
     if noise:
         privacy = {"kind": "local", "clip_norm": 1.0, "noise_multiplier": 5.0, "epsilon": 8.0}
         privacy |= {"evaluation_multiplier": 1.0}
-    usual: dict[str, Any] = {"evaluation": {"bins": BINS}} if task == "classification" else subject_of(task)
+    usual: dict[str, Any] = subject_of(task)
+    if task == "classification":
+        usual = {"evaluation": {"bins": BINS} | ({"blended": True} if noise else {})}
     return make_study(**(usual | changes), privacy=privacy)
 
 
@@ -131,9 +135,8 @@ def areas_of(shape: Shape, seeds: int) -> dict[tuple[float, int, float, str], di
         for _ in range(seeds):
             there = int(random.binomial(patients, shape.prevalence))
             exact = random.multinomial(there, p), random.multinomial(patients - there, q)
-            noised = [side + random.normal(0, noise, NOISED_BINS) for side in exact]
-            sums = {"positives/abnormal": noised[0], "negatives/abnormal": noised[1]}
-            figures = summarise(study, sums, noise=noise)
+            sums = {"positives/abnormal": exact[0], "negatives/abnormal": exact[1]}
+            figures = summarise(study, _noised(study, sums, noise, random), noise=noise)
             own = (exact[0][half:].sum() + exact[1][:half].sum()) / patients
             for k, area_truth, right_truth in (("noise_", auroc(*exact), own), ("", truth, right)):
                 held[f"auroc/{k}"].add(figures, "auroc", k, area_truth)
@@ -181,8 +184,10 @@ def others(seeds: int) -> dict[tuple[str, int, float, str], dict[str, Held]]:
 
 
 def _noised(study: Study, exact: dict[str, Any], noise: float, random: np.random.Generator) -> dict[str, Any]:
-    scales = noise_scales(study)
-    return {k: v + random.normal(0, noise * scales[k], np.shape(v)) for k, v in exact.items()}
+    """Sums as a study opens them, its histograms as blends of their cells."""
+    scales, blends = noise_scales(study), study.evaluation.blended
+    sent = {k: blended(v) if blends else v for k, v in exact.items()}
+    return {k: v + random.normal(0, noise * scales[k], np.shape(v)) for k, v in sent.items()}
 
 
 THREE = study_of(classes=("a", "b", "c"))

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medveil import intervals
+from medveil.blending import covariance
 from medveil.intervals import Estimate, Z, areas, exact_area, exact_share, mean, mean_of, share
 from medveil.metrics import bounded, figures_of, noise_scales, read_headline, released, summarise
 from medveil.reports import AttemptReport
@@ -49,14 +50,18 @@ def sums_of(positives: Any, negatives: Any) -> dict[str, Any]:
     return {"positives/abnormal": positives, "negatives/abnormal": negatives}
 
 
-def by_matrix(p: Any, q: Any, s: float, weight: float) -> tuple[float, float]:
+def by_matrix(p: Any, q: Any, noise: Any, weight: float) -> tuple[float, float]:
     """The two limits as the definition has them, with the matrix of who beats whom."""
     beats = np.tril(np.ones((CELLS, CELLS)), -1) + np.eye(CELLS) / 2
-    dp, dq = s**2 + weight * np.maximum(p, 0), s**2 + weight * np.maximum(q, 0)
+    dp, dq = (noise + weight * np.diag(np.maximum(side, 0)) for side in (p, q))
     near = [_projected(side, max(side.sum(), 1.0)) for side in (p, q)]
-    h, g = beats @ near[1], beats.T @ near[0]
-    v0 = dp @ h**2 + dq @ g**2 + dp @ (beats**2) @ dq
-    v1 = (dp @ h) * near[1].sum() + (dq @ g) * near[0].sum() + dp @ beats @ dq
+    h, g, all_of = beats @ near[1], beats.T @ near[0], np.ones(CELLS)
+    v0 = h @ dp @ h + g @ dq @ g + np.trace(dp @ beats @ dq @ beats.T)
+    v1 = (
+        (all_of @ dp @ h) * near[1].sum()
+        + (all_of @ dq @ g) * near[0].sum()
+        + all_of @ dp @ beats @ dq @ all_of
+    )
     v2 = dp.sum() * near[1].sum() ** 2 + dq.sum() * near[0].sum() ** 2 + dp.sum() * dq.sum()
     t0, t1 = p @ beats @ q, p.sum() * q.sum()
     a, b = t1**2 - Z**2 * v2, t0 * t1 - Z**2 * v1
@@ -72,15 +77,22 @@ def _projected(cells: Any, total: float) -> Any:
     return np.maximum(cells - middle, 0)
 
 
+@pytest.mark.parametrize("blends", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_the_interval_of_an_area_is_fiellers_with_the_variance_of_two_noisy_sides(seed: int) -> None:
+def test_the_interval_of_an_area_is_fiellers_with_the_variance_of_two_noisy_sides(
+    seed: int, *, blends: bool
+) -> None:
     random = np.random.default_rng(seed)
-    p, q = (side + random.normal(0, 1.2, CELLS) for side in patients(random, 0.9, 300, 0.3))
-    (found,) = areas(p[None], q[None], 1.2)
+    noise = 1.2**2 * covariance(CELLS, blends=blends)
+    p, q = (
+        side + np.linalg.cholesky(noise) @ random.normal(0, 1, CELLS)
+        for side in patients(random, 0.9, 300, 0.3)
+    )
+    (found,) = areas(p[None], q[None], noise)
     assert found is not None
     assert found.both is not None
     for arms, weight in ((found.noise, 0.0), (found.both, 1.0)):
-        low, high = by_matrix(p, q, 1.2, weight)
+        low, high = by_matrix(p, q, noise, weight)
         longer = 1.05 if weight else 1.0  # of patients, where few are misjudged
         for own, told in ((found.value - low, arms.below), (high - found.value, arms.above)):
             assert own - 1e-9 <= told <= longer * own + 1e-9
@@ -88,7 +100,7 @@ def test_the_interval_of_an_area_is_fiellers_with_the_variance_of_two_noisy_side
 
 def test_without_noise_to_speak_of_it_is_delongs() -> None:
     p, q = patients(np.random.default_rng(1), 0.9, 450)
-    (found,) = areas(p[None], q[None], 1e-3)
+    (found,) = areas(p[None], q[None], 1e-6 * np.eye(CELLS))
     below = np.cumsum(q) - q / 2
     h, n, m = below / q.sum(), p.sum(), q.sum()
     g = (p.sum() - np.cumsum(p) + p / 2) / n
@@ -128,7 +140,7 @@ def test_noise_alone_makes_no_figure_but_by_chance() -> None:
 
 def test_a_mean_over_one_part_is_that_part() -> None:
     p, q = (side + 0.3 for side in patients(np.random.default_rng(4), 0.9, 300))
-    (one,) = areas(p[None], q[None], 1.2)
+    (one,) = areas(p[None], q[None], 1.44 * np.eye(CELLS))
     whole = mean_of([one], all_count=True)
     assert one is not None
     assert whole is not None

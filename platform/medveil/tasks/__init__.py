@@ -51,6 +51,8 @@ class Counting(Protocol):
     def images_per_patient(self) -> int: ...
     @property
     def lesions(self) -> bool: ...
+    @property
+    def blended(self) -> bool: ...
 
 
 class Range(Protocol):
@@ -240,6 +242,11 @@ def wants_classes(study: StudyView, least: int = 2) -> str | None:
     if len(study.classes) < least:
         return f"classes: at least {least} are needed"
     return "target: it is for a regression" if study.target else None
+
+
+def has_scores(task: Task) -> bool:
+    """Whether a task's sums are histograms of scores."""
+    return task.headline == "auroc"
 
 
 def zeros(lengths: Mapping[str, int]) -> Sums:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from medveil import intervals
+from medveil import blending, intervals
 from medveil.histograms import auroc, calibration_error, middles, score_bins
 from medveil.intervals import Estimate
 from medveil.tasks import (
@@ -105,7 +105,8 @@ class Classification:
         return histograms | {"correct": 1, "loss": 1, "images": 1, "patients": 1}
 
     def released(self, study: StudyView) -> dict[str, int]:
-        """The histograms, in few bins. Every patient counts once, and what follows from them is not sent."""
+        """The histograms, in few bins, or as blends of these (:mod:`medveil.blending`). Every patient counts
+        once, and what follows from them is not sent."""
         sides = (f"{side}/{name}" for name in scored_classes(study) for side in ("positives", "negatives"))
         return dict.fromkeys(sides, NOISED_BINS)
 
@@ -113,10 +114,10 @@ class Classification:
         """See :class:`medveil.tasks.Task`.
 
         Proof: a patient with k images puts 1/k into one bin each, so the two histograms of a class are not
-        negative and sum to 1, and are no longer than 1; with C classes, sqrt(C).
+        negative and sum to 1, and are no longer than 1; with C classes, sqrt(C). Blends are no longer.
         """
         images = max(float(patient["images"][0]), 1.0)
-        return {name: noised_bins(patient[name]) / images for name in self.released(study)}
+        return {name: sent(study, noised_bins(patient[name]) / images) for name in self.released(study)}
 
     def noise_scales(self, study: StudyView) -> dict[str, float]:
         """The root of the number of scored classes; see :meth:`bounded`."""
@@ -148,14 +149,17 @@ class Classification:
 
     def noised_estimates(self, study: StudyView, sums: Given, noise: float) -> dict[str, Estimate | None]:
         """``auroc``, each class's; ``accuracy`` of two classes."""
-        names, found = scored_classes(study), noised_areas(scored_classes(study), sums, noise, all_count=True)
+        sums, names = arrived(study, sums), scored_classes(study)
+        found = noised_areas(study, names, sums, noise, all_count=True)
         if len(names) == 1:
-            half, variance = NOISED_BINS // 2, NOISED_BINS * noise**2
+            half, covariance = NOISED_BINS // 2, noise**2 * noise_shape(study)
             positives, negatives = sums[f"positives/{names[0]}"], sums[f"negatives/{names[0]}"]
             right = float(negatives[:half].sum() + positives[half:].sum())
             wrong = float(negatives[half:].sum() + positives[:half].sum())
+            each = float(covariance[:half, :half].sum() + covariance[half:, half:].sum())
+            common = 2 * float(covariance[:half, half:].sum())
             found["accuracy"] = (
-                intervals.share(right, wrong, (variance, variance), patients=True)
+                intervals.share(right, wrong, (each, each), common=common, patients=True)
                 if noise > 0
                 else intervals.exact_share(right, right + wrong)
             )
@@ -163,7 +167,8 @@ class Classification:
 
     def noised_counts(self, study: StudyView, sums: Given, noise: float) -> dict[str, float]:
         """``patients``: each counts once."""
-        total = sum(float(values.sum()) for values in sums.values()) / len(scored_classes(study))
+        cells = arrived(study, sums)
+        total = sum(float(values.sum()) for values in cells.values()) / len(scored_classes(study))
         return {"patients": float(max(0, round(total)))}
 
     def can_add_up(self, study: StudyView, sums: Given, slack: float) -> bool:
@@ -182,7 +187,7 @@ class Classification:
 
     def noised_can_add_up(self, study: StudyView, sums: Given, noise: Mapping[str, float]) -> bool:
         """No bin is further below zero than noise can carry it."""
-        return all((values >= -noise[name]).all() for name, values in sums.items())
+        return no_cell_is_missing(study, sums, noise)
 
     def made_up_labels(
         self, study: StudyView, count: int, size: tuple[int, ...], generator: torch.Generator
@@ -256,13 +261,47 @@ def noised_bins(histogram: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.bincount(place, histogram, NOISED_BINS).astype(np.float64)
 
 
+def sent(study: StudyView, cells: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What of a patient's few bins enters a noised sum."""
+    return blending.blended(cells) if study.evaluation.blended else cells
+
+
+def arrived(study: StudyView, sums: Given) -> Sums:
+    """The few bins again, of noised sums."""
+    if not study.evaluation.blended:
+        return dict(sums)
+    return {name: blending.cells_of(values) for name, values in sums.items()}
+
+
+def noise_shape(study: StudyView) -> NDArray[np.float64]:
+    """Covariance of the noise in the few bins of a histogram, where each number has a variance of 1."""
+    return blending.covariance(NOISED_BINS, blends=study.evaluation.blended)
+
+
+def no_cell_is_missing(study: StudyView, sums: Given, noise: Mapping[str, float]) -> bool:
+    """Whether no bin is further below zero than noise can carry it.
+
+    Args:
+        noise: the most that noise can be in a number of each sum.
+    """
+    reach = blending.reach(NOISED_BINS, blends=study.evaluation.blended)
+    return all((values >= -noise[name] * reach).all() for name, values in arrived(study, sums).items())
+
+
 def noised_areas(
-    names: Sequence[str], sums: Given, noise: float, *, all_count: bool, doubt: float = -math.inf
+    study: StudyView,
+    names: Sequence[str],
+    sums: Given,
+    noise: float,
+    *,
+    all_count: bool,
+    doubt: float = -math.inf,
 ) -> dict[str, Estimate | None]:
     """``auroc``, the mean over the named classes, and of several each class's, from noised histograms.
 
     Args:
-        noise: multiplier of the noise in them.
+        sums: as :func:`arrived` gives them.
+        noise: multiplier of the noise in them as they were sent.
         all_count: see :func:`medveil.intervals.mean_of`.
         doubt: at which a count of cases is no more than noise might make it.
     """
@@ -271,7 +310,7 @@ def noised_areas(
         return {"auroc": None, **found}
     positives = np.stack([sums[f"positives/{name}"] for name in names])
     negatives = np.stack([sums[f"negatives/{name}"] for name in names])
-    parts = intervals.areas(positives, negatives, noise * math.sqrt(len(names)))
+    parts = intervals.areas(positives, negatives, noise**2 * len(names) * noise_shape(study))
     fewest = np.minimum(positives.sum(1), negatives.sum(1)).tolist()
     parts = [part if few > doubt else None for part, few in zip(parts, fewest, strict=True)]
     each = {f"auroc/{name}": part for name, part in zip(names, parts, strict=True)}

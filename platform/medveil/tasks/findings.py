@@ -31,7 +31,16 @@ from medveil.tasks import (
     with_mean,
     zeros,
 )
-from medveil.tasks.classification import NOISED_BINS, exact_areas, noised_areas, noised_bins
+from medveil.tasks.classification import (
+    NOISED_BINS,
+    arrived,
+    exact_areas,
+    no_cell_is_missing,
+    noise_shape,
+    noised_areas,
+    noised_bins,
+    sent,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -111,13 +120,13 @@ class Findings:
 
         Proof: of a finding that is known of k of a patient's images each puts 1/k into one bin, so its two
         histograms are not negative and sum to 1 (0 without a known image), and are no longer than that. With
-        F findings the whole is no longer than sqrt(F).
+        F findings the whole is no longer than sqrt(F). Blends are no longer.
         """
         sums: Sums = {}
         for name in study.classes:
             sides = (f"positives/{name}", f"negatives/{name}")
             known = max(sum(float(patient[side].sum()) for side in sides), 1.0)
-            sums |= {side: noised_bins(patient[side]) / known for side in sides}
+            sums |= {side: sent(study, noised_bins(patient[side]) / known) for side in sides}
         return sums
 
     def noise_scales(self, study: StudyView) -> dict[str, float]:
@@ -159,12 +168,14 @@ class Findings:
         """``auroc`` and ``auroc/<finding>`` of findings whose counts of patients with and without it stand
         clear of their noise.
         """
-        doubt = CLEAR * noise * math.sqrt(len(study.classes) * NOISED_BINS)
-        return noised_areas(study.classes, sums, noise, all_count=False, doubt=doubt)
+        doubt = CLEAR * noise * math.sqrt(len(study.classes) * float(noise_shape(study).sum()))
+        cells = arrived(study, sums)
+        return noised_areas(study, study.classes, cells, noise, all_count=False, doubt=doubt)
 
     def noised_counts(self, study: StudyView, sums: Given, noise: float) -> dict[str, float]:
         """``there/…``, ``known/…``; ``patients``: of whom a finding is known, on average."""
         counts: dict[str, float] = {}
+        sums = arrived(study, sums)
         for name in study.classes:
             there, without = (float(sums[f"{side}/{name}"].sum()) for side in ("positives", "negatives"))
             counts |= {f"there/{name}": there, f"known/{name}": there + without}
@@ -186,7 +197,7 @@ class Findings:
 
     def noised_can_add_up(self, study: StudyView, sums: Given, noise: Mapping[str, float]) -> bool:
         """No bin is further below zero than noise can carry it."""
-        return all((values >= -noise[name]).all() for name, values in sums.items())
+        return no_cell_is_missing(study, sums, noise)
 
     def made_up_labels(
         self, study: StudyView, count: int, size: tuple[int, ...], generator: torch.Generator

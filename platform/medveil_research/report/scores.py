@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medveil import intervals
+from medveil import blending, intervals
 from medveil.histograms import edges, middles
 from medveil.readings import Reading
 from medveil.tasks.classification import NOISED_EDGES
 from medveil_research.results import Result
 
 Cells = NDArray[np.float64]
+Places = NDArray[np.intp]
 CLEAR = 3.0
 """Standard deviations of its noise that a group of cases must exceed to be shown in the calibration."""
 
@@ -36,8 +37,10 @@ class Scores:
     middles: Cells
     """Log odds that stand for each cell."""
     deviation: float = 0.0
-    """Standard deviation of the noise in each cell; 0 for exact counts."""
+    """Standard deviation of the noise in each number as it was sent; 0 for exact counts."""
     images_per_patient: float = 1.0
+    blended: bool = False
+    """Whether the cells were sent as blends; then the noise of neighbours is not independent."""
 
     @property
     def probabilities(self) -> Cells:
@@ -71,20 +74,31 @@ class Scores:
             missed=float(self.positives[no].sum()),
             false=float(self.negatives[yes].sum()),
             clear=float(self.negatives[no].sum()),
-            above=len(self.positives) - cell,
-            below=cell,
+            above=np.arange(cell, len(self.positives)),
+            below=np.arange(cell),
         )
 
     def tables(self) -> list[Table]:
         """One for each threshold, from "none is positive" to "all are"."""
         return [self.at(cell) for cell in range(len(self.positives), -1, -1)]
 
-    def share(self, right: float, wrong: float, cells: tuple[int, int]) -> Reading | None:
-        """right / (right + wrong), each the sum of so many cells; None without cases."""
+    def common(self, some: Places, others: Places) -> float:
+        """Covariance of the noise in two sums over cells of one histogram."""
+        shape = blending.covariance(len(self.positives), blends=self.blended)
+        return self.deviation**2 * float(shape[np.ix_(some, others)].sum())
+
+    def share(
+        self, right: float, wrong: float, cells: tuple[Places, Places], *, one_histogram: bool = False
+    ) -> Reading | None:
+        """right / (right + wrong), each the sum of these cells; None without cases.
+
+        Args:
+            one_histogram: whether both are sums of the same one.
+        """
         if self.deviation:
-            noise = self.deviation**2
-            variances = cells[0] * noise, cells[1] * noise
-            found = intervals.share(right, wrong, variances, patients=True)
+            variances = self.common(cells[0], cells[0]), self.common(cells[1], cells[1])
+            common = self.common(*cells) if one_histogram else 0.0
+            found = intervals.share(right, wrong, variances, common=common, patients=True)
             return Reading(None) if found is None else reading(found)
         exact = intervals.exact_share(right, right + wrong, self.images_per_patient)
         return None if exact is None else reading(exact)
@@ -100,19 +114,19 @@ class Table:
     missed: float
     false: float
     clear: float
-    above: int
-    below: int
-    """How many cells lie on either side of the threshold."""
+    above: Places
+    below: Places
+    """The cells on either side of the threshold."""
 
     @property
     def sensitivity(self) -> Reading | None:
         """Share of the cases with the finding that are found."""
-        return self.scores.share(self.found, self.missed, (self.above, self.below))
+        return self.scores.share(self.found, self.missed, (self.above, self.below), one_histogram=True)
 
     @property
     def specificity(self) -> Reading | None:
         """Share of the cases without it that are rightly clear."""
-        return self.scores.share(self.clear, self.false, (self.below, self.above))
+        return self.scores.share(self.clear, self.false, (self.below, self.above), one_histogram=True)
 
     @property
     def precision(self) -> Reading | None:
@@ -127,7 +141,7 @@ class Table:
     @property
     def error(self) -> float:
         """By how much noise may move one of the counts, 95 %."""
-        return intervals.Z * self.scores.deviation * math.sqrt(max(self.above, self.below))
+        return intervals.Z * math.sqrt(max(self.scores.common(c, c) for c in (self.above, self.below)))
 
 
 @dataclass(frozen=True)
@@ -159,6 +173,7 @@ def scores_of(result: Result) -> list[Scores]:
                 middles=_middles_of(between) if noised else middles(len(positives)),
                 deviation=deviation if noised else 0.0,
                 images_per_patient=images / patients if patients else 1.0,
+                blended=result.federated.blended,
             )
         )
     return found
@@ -193,9 +208,10 @@ def calibration(scores: Scores, groups: int = 10) -> list[Group]:
         waiting += np.flatnonzero(place == group).tolist()
         there, without = float(scores.positives[waiting].sum()), float(scores.negatives[waiting].sum())
         cases = there + without
-        if cases <= CLEAR * scores.deviation * math.sqrt(2 * len(waiting)):
+        places = np.asarray(waiting, np.intp)
+        if cases <= CLEAR * math.sqrt(2 * scores.common(places, places)):
             continue
-        observed = scores.share(there, without, (len(waiting), len(waiting)))
+        observed = scores.share(there, without, (places, places))
         if observed is not None and observed.value is not None:
             weights = np.maximum((scores.positives + scores.negatives)[waiting], 1e-9)
             said = float(np.average(scores.probabilities[waiting], weights=weights))
