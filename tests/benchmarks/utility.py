@@ -38,6 +38,7 @@ from medveil_research.comparison.engine import judged, run_federated
 from medveil_research.evaluate import Split, patients_of
 from medveil_research.studies import StudyOptions, new_study
 from privacy.dp.noise import NoiseSource
+from redrawn import Redrawn, redraw, releases_page, together
 from results_page import put_section
 from rows import Row, arguments, cpu, publish, with_data
 
@@ -79,6 +80,23 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """How much is measured, and what of it."""
+
+    seeds: int
+    """Trainings with different noise per setting."""
+    draws: int
+    """Releases of each trained model."""
+    kind: Kind | None = None
+    epsilon: float | None = None
+    """One setting only."""
+
+    def wants(self, kind: Kind, epsilon: float | None) -> bool:
+        """Whether a setting is measured."""
+        return self.kind in (None, kind) and self.epsilon in (None, epsilon)
+
+
+@dataclass(frozen=True)
 class Cell:
     """One setting over all seeds."""
 
@@ -86,10 +104,10 @@ class Cell:
     kind: Kind
     epsilon: float | None
     values: list[float]
-    off: list[float]
-    """Released less exact headline figure, where it is released with noise."""
-    shown: float
-    """The error (one standard deviation) that stands beside the released figure, mean over the seeds."""
+    released: Redrawn | None
+    """The figure as it leaves through the noised evaluation, over many releases of each seed's model."""
+    plain: Redrawn | None
+    """The same if histograms were sent cell by cell; None where none are sent."""
     round_s: float
     target: Target | None
 
@@ -182,6 +200,10 @@ JOBS = {
 }
 
 
+ERRORS: dict[tuple[str, Kind, float | None], str] = {("films", "local", 1.0): "<= 0.03"}
+"""What the error of a released figure must reach."""
+
+
 def study_of(name: str, kind: Kind, epsilon: float | None, **changes: Any) -> tuple[Study, bytes]:
     """The shipped study of a job, with other arguments of ``new_study`` if wanted."""
     settings = JOBS[name].settings | changes | ({} if epsilon is None else {"epsilon": epsilon})
@@ -217,28 +239,45 @@ def _noise(seed: int, site: str, number: int) -> NoiseSource:
     return NoiseSource(hashlib.sha256(f"{seed} {site} {number}".encode()).digest())
 
 
-def measure(name: str, folder: Path, seeds: int) -> list[Cell]:
+def measure(name: str, folder: Path, asked: Asked) -> list[Cell]:
     """One job without privacy and under every policy and epsilon that has a target."""
     job = JOBS[name]
     sites = job.read(folder, study_of(name, "none", None)[0])
     settings: list[tuple[Kind, float | None]] = [("none", None), *job.targets]
-    return [_cell(name, kind, epsilon, sites, seeds) for kind, epsilon in settings]
+    return [_cell(name, *one, sites, asked) for one in settings if asked.wants(*one)]
 
 
-def _cell(name: str, kind: Kind, epsilon: float | None, sites: Sequence[SiteData], seeds: int) -> Cell:
+def _cell(name: str, kind: Kind, epsilon: float | None, sites: Sequence[SiteData], asked: Asked) -> Cell:
     study, initial = study_of(name, kind, epsilon)
     caches = [FeatureCache() for _ in sites]
-    found = [
-        federate(study, initial, sites, seed=seed, caches=caches) for seed in range(seeds if epsilon else 1)
-    ]
+    seeds = range(asked.seeds if epsilon else 1)
+    found = [federate(study, initial, sites, seed=seed, caches=caches) for seed in seeds]
     key = headline(study)
+
+    def released(of: Study) -> Redrawn | None:
+        drawn = [
+            redraw(
+                of,
+                outcome.model,
+                sites,
+                caches,
+                exact=outcome.figures[key],
+                draws=asked.draws,
+                name=f"{name} {kind} {epsilon} {seed}",
+            )
+            for seed, outcome in zip(seeds, found, strict=True)
+        ]
+        known = [one for one in drawn if one is not None]
+        return together(known) if known else None
+
+    cells = study.model_copy(update={"evaluation": study.evaluation.model_copy(update={"blended": False})})
     cell = Cell(
         job=name,
         kind=kind,
         epsilon=epsilon,
         values=[outcome.figures[key] for outcome in found],
-        off=[o.released[key] - o.figures[key] for o in found if key in o.released],
-        shown=statistics.mean([o.released.get("noise", 0.0) for o in found]),
+        released=released(study),
+        plain=released(cells) if study.evaluation.blended else None,
         round_s=max(outcome.round_s for outcome in found),
         target=JOBS[name].targets.get((kind, epsilon or 0.0)),
     )
@@ -254,6 +293,8 @@ def _title(cell: Cell) -> str:
 def gain(cells: Sequence[Cell], job: str) -> list[float]:
     """JointNoise less LocalNoise at epsilon 8, seed by seed, on the same patients."""
     found = {c.kind: c.values for c in cells if (c.job, c.epsilon) == (job, 8.0)}
+    if len(found) < 2:
+        return []
     return [a - b for a, b in zip(found["joint"], found["local"], strict=True)]
 
 
@@ -267,19 +308,35 @@ def rows_of(cells: Sequence[Cell]) -> list[Row]:
         if cell.margin is not None:
             rows.append(Row(f"{_title(cell)}: 95 % interval, half", cell.margin, ""))
             rows.append(Row(f"{_title(cell)}: smallest of the seeds", min(cell.values), ""))
-        if cell.off:
-            error = statistics.mean([x**2 for x in cell.off]) ** 0.5
-            rows.append(Row(f"{_title(cell)}: released less exact (root mean square)", error, ""))
+        rows += _released_rows(cell)
         rows.append(Row(f"{_title(cell)}: slowest hospital, one round", cell.round_s, "s"))
     for job in dict.fromkeys(c.job for c in cells):
-        better, target = statistics.mean(gain(cells, job)), JOBS[job].gain
+        both = gain(cells, job)
+        if not both:
+            continue
+        better, target = statistics.mean(both), JOBS[job].gain
         rows.append(
             Row(f"{job}: joint less local at eps 8 (aim {target.aim})", better, "", f">= {target.accept}")
         )
     return rows
 
 
-def section(cells: Sequence[Cell], seeds: int) -> str:
+def _released_rows(cell: Cell) -> list[Row]:
+    found, wanted = cell.released, ERRORS.get((cell.job, cell.kind, cell.epsilon))
+    if found is None:
+        return []
+    title = f"{_title(cell)}: released figure, "
+    return [
+        Row(f"{title}error (root mean square of {found.draws} releases)", found.error, "", wanted or ""),
+        Row(f"{title}bias", found.bias, ""),
+        Row(f"{title}stated error", found.shown, ""),
+        Row(f"{title}width of its 95 % interval by the noise", found.width, ""),
+        Row(f"{title}the exact figure lies in it", found.held / found.draws, "", ">= 0.93"),
+        Row(f"{title}drowned by the noise", found.drowned / found.draws, ""),
+    ] + ([Row(f"{title}error if sent cell by cell", cell.plain.error, "")] if cell.plain else [])
+
+
+def section(cells: Sequence[Cell], seeds: int, draws: int) -> str:
     """The figures as a part of the page of results."""
     lines = [
         "# Utility under privacy",
@@ -296,10 +353,13 @@ def section(cells: Sequence[Cell], seeds: int) -> str:
         "([decision 67](decisions/0067-public-structure.md)).",
         f"Mean of {seeds} noise seeds, half its 95 % interval (of the noise alone, not of the choice of",
         "patients), smallest and largest. *Released*: by how much the figure that leaves through the noised",
-        "evaluation differs from the exact one (root mean square over the seeds); *shown*: its stated error.",
+        f"evaluation differs from the exact one (root mean square over {draws} releases of each model, drawn",
+        "anew for each row), and *bias*, the mean of that; *shown*: its stated error; *width*: of its 95 %",
+        "interval by the noise; *held*: in how many of the releases the exact figure lies in that.",
         "",
-        "| task | noise | eps | mean | ± | smallest–largest | accept | aim | | released | shown |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| task | noise | eps | mean | ± | smallest–largest | accept | aim | "
+        "| released | bias | shown | width | held |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for c in cells:
         first = [c.job, c.kind, "" if c.epsilon is None else f"{c.epsilon:g}", f"**{c.mean:.3f}**"]
@@ -307,15 +367,17 @@ def section(cells: Sequence[Cell], seeds: int) -> str:
         goal = ["", "", ""]
         if c.target is not None:
             goal = [f"{c.target.accept:.3f}", f"{c.target.aim:.3f}", _mark(c.mean, c.target)]
-        error = ["", ""]
-        if c.off:
-            rms = statistics.mean([x**2 for x in c.off]) ** 0.5
-            error = [f"{rms:.3f}", f"{c.shown:.3f}"]
+        error, found = [""] * 5, c.released
+        if found is not None:
+            error = [f"{found.error:.3f}", f"{found.bias:+.3f}", f"{found.shown:.3f}", f"{found.width:.3f}"]
+            error.append(f"{found.held / found.draws:.0%}")
         lines.append("| " + " | ".join([*first, *spread, *goal, *error]) + " |")
     lines += ["", "| joint less local at eps 8, same patients | mean | each seed | accept | aim | |"]
     lines.append("|---|---|---|---|---|---|")
     for job in dict.fromkeys(c.job for c in cells):
         each, target = gain(cells, job), JOBS[job].gain
+        if not each:
+            continue
         better = statistics.mean(each)
         seen = ", ".join(f"{x:+.3f}" for x in each)
         marks = f"{target.accept} | {target.aim} | {_mark(better, target)}"
@@ -346,16 +408,27 @@ def main() -> None:
     """Run, print, write."""
     parser = arguments(__doc__)
     parser.add_argument("--seeds", type=int, default=4, help="runs with different noise per setting")
+    parser.add_argument("--draws", type=int, default=100, help="releases of each trained model's figures")
+    parser.add_argument("--kind", choices=("none", "joint", "local"), help="one kind of noise")
+    parser.add_argument("--epsilon", type=float, help="one epsilon")
     parser.add_argument("--only", choices=JOBS, help="one data set; the page keeps its rows of the others")
+    parser.add_argument("--releases", type=Path, help="put what is said of releases into this page")
     parser.add_argument("--write", type=Path, help="put the table into this Markdown page")
     given = with_data(parser)
     torch.set_num_threads(1)
     names = [given.only] if given.only else list(JOBS)
-    cells = [cell for name in names for cell in measure(name, given.data, given.seeds)]
+    if given.write is not None and (given.kind or given.epsilon):
+        parser.error("a page gets whole data sets: leave out --kind and --epsilon")
+    asked = Asked(given.seeds, given.draws, given.kind, given.epsilon)
+    cells = [cell for name in names for cell in measure(name, given.data, asked)]
     publish(rows_of(cells), given.json)
+    if given.releases is not None:
+        compared = {_title(c): (c.released, c.plain) for c in cells if c.released and c.plain}
+        command = f"tests/benchmarks/utility.py --data FOLDER --only {given.only} --seeds {given.seeds}"
+        put_section(given.releases, "releases", releases_page(command, compared))
     if given.write is not None:
         page = given.write.read_text(encoding="utf-8") if given.only and given.write.exists() else ""
-        put_section(given.write, "utility", kept_rows(section(cells, given.seeds), page))
+        put_section(given.write, "utility", kept_rows(section(cells, given.seeds, given.draws), page))
 
 
 if __name__ == "__main__":
