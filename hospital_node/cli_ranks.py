@@ -18,10 +18,9 @@ def train_job(
 
     place, job = place_in(os.environ), folder_in(folder, os.environ)
     with standing(job, place) as order:
-        from medveil.lean import import_monai, loading
+        from medveil.lean import loading
 
         with loading():
-            import_monai()
             from hospital_node.training.rank import serve
 
         serve(job, place, order)

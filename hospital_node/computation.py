@@ -30,6 +30,7 @@ from medveil.lean import import_monai, loading
 from medveil.log import get_logger
 from medveil.parts import in_round
 from medveil.plan import Plan
+from medveil.profiles import PROFILES
 from medveil.progress import Look, Pace
 from medveil.rounds import AttemptKey, RoundKind
 from medveil.stopping import check_stopped, stoppable
@@ -55,20 +56,32 @@ LOG_EVERY_S = 10.0
 log = get_logger()
 
 
-def load_reading() -> None:
-    """Load what the images of a study are brought into shape with."""
-    if "monai" not in sys.modules:
+def load_reading(study: Study) -> None:
+    """Load what the images of a study are brought into shape with: MONAI for volumes, and not for films."""
+    if wants_monai(study):
         with loading():
             import_monai()
+    if "medveil_imaging.sources.site" not in sys.modules:
+        with loading():
+            import medveil_imaging.fingerprints
+            import medveil_imaging.sources.site  # noqa: F401
 
 
-def load_training() -> None:
-    """Load what reads and trains. A node that has nothing to do carries neither torch nor MONAI."""
-    if "hospital_node.training" in sys.modules:
-        return
-    with loading():
-        import_monai()
-        import hospital_node.training  # noqa: F401
+def load_training(study: Study) -> None:
+    """Load what a study trains with. A node that has nothing to do carries neither torch nor MONAI."""
+    if "hospital_node.training" not in sys.modules:
+        with loading():
+            import hospital_node.training  # noqa: F401
+    from medveil_imaging.models import MODELS
+
+    with loading(), suppress(Error):  # a network that is not known shows in the round
+        MODELS[study.model.name]
+
+
+def wants_monai(study: Study) -> bool:
+    """Whether images are brought into shape, or changed before a step, with MONAI."""
+    profile = PROFILES[study.transforms.profile]
+    return profile.reads_volumes or profile.compose is not None or bool(study.training.augmentations)
 
 
 def train(given: TrainingRound) -> Update:
@@ -252,7 +265,7 @@ class Computation:
         are read must not make the next one begin with the first file again. What trains is loaded after it,
         when the readers have given their memory back.
         """
-        load_reading()
+        load_reading(self._plan.study)
         from medveil_imaging.fingerprints import check_profile
 
         source = self._records.source(self._plan)
@@ -262,7 +275,7 @@ class Computation:
             check_profile(self._plan.study.transforms)
             with stoppable(self._over):
                 self._all = known = (source, self._records.read(self._plan, self._read))
-        load_training()
+        load_training(self._plan.study)
         return known[1]
 
     def _site(self) -> tuple[SiteData, Use | None]:

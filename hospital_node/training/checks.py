@@ -23,6 +23,7 @@ from hospital_node.training.noise_checks import check_noise_source
 from hospital_node.training.optimizer import PatientOptimizer
 from hospital_node.training.rehearsal import rehearse
 from hospital_node.training.safety import NotSafe
+from hospital_node.training.uncompiled import uncompiled
 from medveil.noise_policies import GaussianNoise
 from medveil.study import Study, Transforms
 from medveil.tasks import TASKS
@@ -143,7 +144,7 @@ class _Engine:
         """(d,): what the optimiser would add noise to."""
         weights = [p for p in self.model.parameters() if p.requires_grad]
         optimizer = PatientOptimizer(
-            torch.optim.SGD(weights, lr=0.0),
+            uncompiled(torch.optim.SGD)(weights, lr=0.0),
             policy=self.policy.model_copy(update={"clip_norm": self.clip}),
             expected_patients=1.0,
             noise=NoiseSource.fresh(),

@@ -16,6 +16,7 @@ from torch import nn
 from hospital_node.training.clipped_sum import add_clipped_sum
 from hospital_node.training.gradients import Drawn, draw
 from hospital_node.training.optimizer import PatientOptimizer
+from hospital_node.training.uncompiled import uncompiled
 from medveil.study import Study
 from medveil_imaging.patients import Patient
 from privacy.dp.grid import training_grid
@@ -70,7 +71,7 @@ def noisy_mean(
     """
     policy, module, grid = mean_policy(study), Mean(width).to(device), training_grid(study, 1)
     optimizer = PatientOptimizer(
-        torch.optim.SGD(module.parameters(), lr=1.0),
+        uncompiled(torch.optim.SGD)(module.parameters(), lr=1.0),
         policy=policy,
         expected_patients=declared_patients,
         noise=noise,

@@ -19,7 +19,10 @@ from privacy.dp.noise import NoiseSource
 if TYPE_CHECKING:
     from opacus.optimizers import DPOptimizer
 else:  # the whole of Opacus brings accountants of its own, and with them SciPy's statistics: a second or two
-    DPOptimizer = import_alone("opacus.optimizers.optimizer").DPOptimizer
+    DPOptimizer = import_alone(
+        "opacus.optimizers.optimizer",
+        named_only={"torch.distributed.tensor": "DTensor"},  # which brings SymPy: a second and 40 MiB
+    ).DPOptimizer
 
 MARGIN = 1 - 1e-3
 """Factors are computed in float32; this share less keeps rounding from lifting a patient over the norm."""

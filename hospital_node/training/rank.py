@@ -28,6 +28,7 @@ from hospital_node.training.checks import require_safe
 from hospital_node.training.clipped_sum import add_clipped_sum
 from hospital_node.training.gradients import Drawn, Loss, runs_in_bfloat16
 from hospital_node.training.optimizer import PatientOptimizer
+from hospital_node.training.uncompiled import uncompiled
 from medveil.freed import BETWEEN_STEPS, keep_freed
 from medveil.noise_policies import GaussianNoise
 from medveil.study import Study
@@ -106,7 +107,7 @@ class _Sums:
         self._device, self._optimizer = device, None
         if isinstance(study.privacy, GaussianNoise):
             self._optimizer = PatientOptimizer(
-                torch.optim.SGD(self._weights, lr=0.0),
+                uncompiled(torch.optim.SGD)(self._weights, lr=0.0),
                 policy=study.privacy,
                 expected_patients=1.0,
                 noise=None,

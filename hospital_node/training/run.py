@@ -9,7 +9,6 @@ from dataclasses import KW_ONLY, dataclass, field
 
 import numpy as np
 import torch
-import torch._dynamo  # torch's first optimiser loads it, for a second or more: not in the middle of a round
 from numpy.typing import NDArray
 from torch import nn
 
@@ -23,6 +22,7 @@ from hospital_node.training.local_rules import obey_courses, obey_local_rule
 from hospital_node.training.mean import noisy_mean
 from hospital_node.training.optimizer import PatientOptimizer
 from hospital_node.training.shared import PIECE_BYTES, SharedSteps, add_gradients, order_for
+from hospital_node.training.uncompiled import uncompiled
 from hospital_node.training.whole import NoiseCut, whole_update
 from medveil.errors import Error
 from medveil.freed import BETWEEN_STEPS, keep_freed
@@ -283,11 +283,11 @@ def _base_optimizer(given: TrainingRound, module: nn.Module) -> torch.optim.Opti
     rate = training.learning_rate
     optimizer: torch.optim.Optimizer
     if training.optimizer == "adam":
-        optimizer = torch.optim.Adam(weights, lr=rate)
+        optimizer = uncompiled(torch.optim.Adam)(weights, lr=rate)
     elif training.optimizer == "adamw":
-        optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=training.weight_decay)
+        optimizer = uncompiled(torch.optim.AdamW)(weights, lr=rate, weight_decay=training.weight_decay)
     else:
-        optimizer = torch.optim.SGD(weights, lr=rate, momentum=training.momentum)
+        optimizer = uncompiled(torch.optim.SGD)(weights, lr=rate, momentum=training.momentum)
     obey_local_rule(given.study, optimizer)
     obey_courses(given.study, module, optimizer, given.courses)
     return optimizer
@@ -379,7 +379,7 @@ def _train_plain(
     def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor, float]]:
         for batch in _batches(study, len(places), generator):
             check_stopped()
-            chosen = [places[int(b)] for b in batch]
+            chosen = [places[b] for b in batch.tolist()]
             parts = [take(patients[i], [k]) for i, k in chosen]
             share = len(chosen) / len(places) if pieces > 1 else 1.0
             yield *prepare(*(torch.cat(part) for part in zip(*parts, strict=True))), share

@@ -12,7 +12,7 @@ import importlib
 import importlib.util
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -88,16 +88,23 @@ class _Loader(Loader):
                 sys.modules.pop(name, None)
 
 
-def import_alone(name: str) -> ModuleType:
+def import_alone(name: str, *, named_only: Mapping[str, str] | None = None) -> ModuleType:
     """A module without what its packages load beside it.
 
+    Args:
+        named_only: module → the class of it that this one names in annotations and has no other use for.
+            Where it is not loaded yet, an empty class stands for it there.
     Guarantees: who imports the packages later gets the whole of them, and in it this same module.
     """
     with _ONE:
         steps = name.split(".")[:-1]
         packages = [".".join(steps[: i + 1]) for i in range(len(steps))]
         bare = [package for package in packages if package not in sys.modules]
+        named = {module: one for module, one in (named_only or {}).items() if module not in sys.modules}
         try:
+            for module, one in named.items():
+                sys.modules[module] = stand_in = ModuleType(module)
+                setattr(stand_in, one, type(one, (), {}))
             for package in bare:
                 spec = importlib.util.find_spec(package)
                 if spec is None:
@@ -106,7 +113,7 @@ def import_alone(name: str) -> ModuleType:
                 empty.__path__, empty.__spec__ = list(spec.submodule_search_locations or ()), spec
             return importlib.import_module(name)
         finally:
-            for package in bare:
+            for package in (*bare, *named):
                 sys.modules.pop(package, None)
 
 

@@ -21,7 +21,7 @@ def names_in(package: str) -> tuple[str, ...]:
 
 
 class Registry(Generic[T]):
-    """Entries of one kind, found by importing every module of ``package`` on first use.
+    """Entries of one kind. One is looked for in the module of its name, then in every module of ``package``.
 
     Raises:
         UnknownName: on look-up of a name that no module registered.
@@ -45,7 +45,10 @@ class Registry(Generic[T]):
         return keep
 
     def __getitem__(self, name: str) -> T:
-        self._load()
+        if name not in self._entries and name in names_in(self._package):
+            importlib.import_module(f"{self._package}.{name}")  # without the libraries of the others
+        if name not in self._entries:
+            self._load()
         if name not in self._entries:
             raise UnknownName(kind=self._kind, name=name, known=tuple(self))
         return self._entries[name]

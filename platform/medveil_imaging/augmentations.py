@@ -1,7 +1,7 @@
 """Random changes of images just before a training step; an image and its label map move together.
 
-Built from MONAI's transforms, image by image. Chance comes from a generator that the operating system has
-seeded; it is never a source of a mechanism's noise.
+Built from MONAI's transforms, image by image; a study of shifts alone does not load it. Chance comes from a
+generator that the operating system has seeded; it is never a source of a mechanism's noise.
 """
 
 from __future__ import annotations
@@ -11,16 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
-from monai.transforms import (
-    Affine,
-    RandAdjustContrast,
-    RandGaussianNoise,
-    RandGaussianSmooth,
-    RandScaleIntensity,
-    RandShiftIntensity,
-)
-from monai.transforms.utils import create_rotate, create_scale, create_shear, create_translate
 
 from medveil.augmentations import MIRROR, SHARE
 from medveil.study import Study
@@ -49,6 +39,7 @@ def random_change(study: Study, generator: torch.Generator) -> Change:
     dims, spacing_mm = len(study.transforms.size), study.transforms.spacing_mm
     spacing = spacing_mm[:dims] or (1.0,) * dims
     steps: list[Step] = []
+    intensities = _intensities()
     for name, numbers in asked.items():
         if name == "affine":
             steps.append(_affine(numbers, spacing, chance))
@@ -56,7 +47,7 @@ def random_change(study: Study, generator: torch.Generator) -> Change:
             # A volume and its slices begin with the axis from left to right, a film with its rows.
             steps.append(_mirror(numbers, chance, axis=1 if spacing_mm else 2))
         else:
-            steps.append(_intensity(INTENSITIES[name](numbers), chance))
+            steps.append(_intensity(intensities[name](numbers), chance))
 
     def apply(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         changed: list[torch.Tensor] = []
@@ -74,6 +65,9 @@ def random_change(study: Study, generator: torch.Generator) -> Change:
 
 def _affine(numbers: Numbers, spacing: tuple[float, ...], chance: np.random.RandomState) -> Step:
     """In mm about the middle: with unequal edges of a voxel a turn in voxels would shear."""
+    from monai.transforms import Affine
+    from monai.transforms.utils import create_rotate, create_scale, create_shear, create_translate
+
     dims = len(spacing)
     turns, shears = (1, 2) if dims == 2 else (3, 6)
     to_mm = np.diag([*spacing, 1.0])
@@ -108,16 +102,19 @@ def _mirror(numbers: Numbers, chance: np.random.RandomState, *, axis: int) -> St
     return step
 
 
-INTENSITIES: dict[str, Callable[[Numbers], Any]] = {
-    "blur": lambda n: RandGaussianSmooth(*[(0.0, n["deviation"])] * 3, prob=n[SHARE]),
-    "noise": lambda n: RandGaussianNoise(prob=n[SHARE], std=n["deviation"]),
-    "contrast": lambda n: RandScaleIntensity(n["factor"], prob=n[SHARE]),
-    "brightness": lambda n: RandShiftIntensity(n["offset"], prob=n[SHARE]),
-    "gamma": lambda n: RandAdjustContrast(
-        prob=n[SHARE], gamma=(1 / n["exponent"], n["exponent"]), retain_stats=True
-    ),
-}
-"""What changes grey values only."""
+def _intensities() -> dict[str, Callable[[Numbers], Any]]:
+    """What changes grey values only."""
+    from monai import transforms
+
+    return {
+        "blur": lambda n: transforms.RandGaussianSmooth(*[(0.0, n["deviation"])] * 3, prob=n[SHARE]),
+        "noise": lambda n: transforms.RandGaussianNoise(prob=n[SHARE], std=n["deviation"]),
+        "contrast": lambda n: transforms.RandScaleIntensity(n["factor"], prob=n[SHARE]),
+        "brightness": lambda n: transforms.RandShiftIntensity(n["offset"], prob=n[SHARE]),
+        "gamma": lambda n: transforms.RandAdjustContrast(
+            prob=n[SHARE], gamma=(1 / n["exponent"], n["exponent"]), retain_stats=True
+        ),
+    }
 
 
 def _intensity(transform: Any, chance: np.random.RandomState) -> Step:
@@ -131,7 +128,7 @@ def _intensity(transform: Any, chance: np.random.RandomState) -> Step:
 
 def _plain(image: Any) -> torch.Tensor:
     """Without MONAI's bookkeeping."""
-    tensor: torch.Tensor = image.as_tensor() if isinstance(image, MetaTensor) else image
+    tensor: torch.Tensor = image.as_subclass(torch.Tensor)
     return tensor
 
 

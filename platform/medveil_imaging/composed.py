@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
-from monai.transforms import Compose, RandomizableTrait
 
 from medveil.errors import Error
 from medveil.profiles import PROFILES
@@ -36,6 +34,8 @@ def own_way(
 
     Raises: BadProfile: it leaves something to chance. When called, Unusable: what it makes does not fit.
     """
+    from monai.transforms import Compose, RandomizableTrait
+
     compose, profile = build(transforms), PROFILES[transforms.profile]
     if isinstance(compose, Compose) and any(isinstance(t, RandomizableTrait) for t in compose.transforms):
         raise BadProfile(name=transforms.profile, problem="it leaves something to chance")
@@ -64,6 +64,8 @@ def own_place(
 
     Raises: Unusable, when called: MONAI's bookkeeping was lost on the way.
     """
+    from monai.data import MetaTensor
+
     checked, compose = own_way(transforms, build), build(transforms)
 
     def apply(volume: Volume) -> tuple[torch.Tensor, Float64]:
@@ -107,7 +109,7 @@ def layers(pixels: Float32, dims: int) -> Float32:
 
 def plain(image: Any) -> torch.Tensor:
     """Leave MONAI's bookkeeping (affine, history of transforms) behind."""
-    tensor: torch.Tensor = image.as_tensor() if isinstance(image, MetaTensor) else image
+    tensor: torch.Tensor = image.as_subclass(torch.Tensor)
     return tensor.contiguous()
 
 
@@ -122,6 +124,8 @@ def _given(image: Film | Volume) -> torch.Tensor:
     """As a ``Compose`` gets it: a copy, for what was read is compared with other images later."""
     if isinstance(image, Film):
         return torch.from_numpy(layers(image.pixels, 2).astype(np.float32, order="C"))
+    from monai.data import MetaTensor
+
     voxels = torch.from_numpy(layers(image.voxels, 3).astype(np.float32, order="C"))
     placed: torch.Tensor = MetaTensor(voxels, affine=torch.from_numpy(image.affine))
     return placed

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from monai.inferers import sliding_window_inference
 
 from medveil_imaging.patients import Patient
 from medveil_imaging.sources.raw import Volume
@@ -94,6 +93,8 @@ def by_windows(
 
     The network sees windows of ``size`` on ``device``; the volume and its logits, once, stay on the CPU.
     """
+
+    from monai.inferers import sliding_window_inference
 
     def logits(windows: torch.Tensor) -> torch.Tensor:
         found: torch.Tensor = module(windows)

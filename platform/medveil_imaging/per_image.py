@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from monai.networks.blocks import MemoryEfficientSwish
-from monai.networks.layers import DropPath
 from torch import nn
 
 MOST_GROUPS = 8
@@ -27,7 +25,7 @@ def fit(network: nn.Module, batch_norm: str = "group") -> nn.Module:
         for name, child in list(layer.named_children()):
             if isinstance(child, nn.modules.batchnorm._BatchNorm):
                 setattr(layer, name, instead_of(child, batch_norm))
-            elif isinstance(child, MemoryEfficientSwish):  # its own backward pass knows no vmap
+            elif _is_monai(child, "MemoryEfficientSwish"):  # its own backward pass knows no vmap
                 setattr(layer, name, nn.SiLU())
         if isinstance(layer, nn.modules.instancenorm._InstanceNorm):
             layer.track_running_stats = False
@@ -45,8 +43,15 @@ def _rates(layer: nn.Module) -> Sequence[str]:
     """Attributes of a layer that say how much it drops."""
     if isinstance(layer, nn.modules.dropout._DropoutNd):
         return ("p",)
-    return (
-        ("drop_prob",) if isinstance(layer, DropPath) else tuple({"drop_connect_rate"} & vars(layer).keys())
+    if _is_monai(layer, "DropPath"):
+        return ("drop_prob",)
+    return tuple({"drop_connect_rate"} & vars(layer).keys())
+
+
+def _is_monai(layer: nn.Module, name: str) -> bool:
+    """Whether it is of MONAI's class of this name. By name: a network without MONAI's layers loads none."""
+    return any(
+        kind.__name__ == name and kind.__module__.partition(".")[0] == "monai" for kind in type(layer).__mro__
     )
 
 

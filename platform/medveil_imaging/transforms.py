@@ -4,7 +4,7 @@ A film: its profile's grey scale, resized to ``size`` with antialiasing, z-score
 A volume: its profile's grey scale, turned to RAS, resampled to ``spacing_mm``, z-scored, cropped or padded
 around the centre to ``size``. A label map takes the same way with nearest neighbours. Of a sliced volume each
 axial slice is cropped or padded instead. Where a study trains by patches, a volume keeps its own extent and
-is only padded, to one patch at least.
+is only padded, to one patch at least. MONAI is loaded for volumes, and for a profile with a way of its own.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
-from monai.transforms import Compose, Orientation, ResizeWithPadOrCrop, Spacing, SpatialPad
 from torch.nn import functional
 
 from medveil.profiles import PROFILES, Profile
@@ -44,14 +42,9 @@ def film_transform(transforms: Transforms) -> Callable[[Film], torch.Tensor]:
     if profile.compose is not None:
         return own_way(transforms, profile.compose)
 
-    def pixels_of(film: Film) -> torch.Tensor:
-        return torch.from_numpy(_grey(profile, film.pixels, 2))
-
-    # log_stats off: MONAI would log the range of the pixels when a step fails.
-    prepare = Compose([pixels_of, _Resize(transforms.size)], log_stats=False)
-
     def apply(film: Film) -> torch.Tensor:
-        return _scaled(profile, prepare(film))
+        pixels = torch.from_numpy(_grey(profile, film.pixels, 2))
+        return _scaled(profile, _resized(pixels, transforms.size))
 
     return apply
 
@@ -91,6 +84,8 @@ def placed_volume(transforms: Transforms) -> Callable[[Volume], tuple[torch.Tens
     profile = PROFILES[transforms.profile]
     if profile.compose is not None:
         return own_place(transforms, profile.compose)
+    from monai.data import MetaTensor
+
     place, crop = _oriented(transforms, "bilinear"), _to_size(transforms, profile.outside)
 
     def apply(volume: Volume) -> tuple[torch.Tensor, Float64]:
@@ -104,6 +99,9 @@ def placed_volume(transforms: Transforms) -> Callable[[Volume], tuple[torch.Tens
 def placed_slices(transforms: Transforms) -> Callable[[Volume], tuple[torch.Tensor, list[int], Float64]]:
     """As :func:`slice_transform`, with the affine of the volume of all slices, whose third index is their
     number. Raises: Unusable: as :func:`placed_volume`."""
+    from monai.data import MetaTensor
+    from monai.transforms import ResizeWithPadOrCrop
+
     cut, profile = slice_transform(transforms), PROFILES[transforms.profile]
     own = None if profile.compose is None else own_place(transforms, profile.compose)
     place = _oriented(transforms, "nearest")
@@ -142,6 +140,8 @@ def slice_transform(transforms: Transforms) -> Callable[[Volume], tuple[torch.Te
     Raises:
         Unusable: all voxels equal ("constant-image"), or no slice is left between the bounds ("no-slices").
     """
+    from monai.transforms import ResizeWithPadOrCrop
+
     profile = PROFILES[transforms.profile]
     own = profile.compose
     whole = _placed(transforms) if own is None else own_way(transforms, own)
@@ -177,6 +177,8 @@ def label_slice_transform(
     transforms: Transforms,
 ) -> Callable[[Volume, list[int]], tuple[torch.Tensor, bool]]:
     """Label map → int64 (k, \\*size) of the slices with these numbers, and whether a structure was cut."""
+    from monai.transforms import ResizeWithPadOrCrop
+
     place = label_way(transforms) or _geometry(transforms, "nearest")
     crop = ResizeWithPadOrCrop(transforms.size)
 
@@ -206,6 +208,8 @@ def label_transform(transforms: Transforms) -> Callable[[Volume], tuple[torch.Te
 
 def _to_size(transforms: Transforms, outside: float) -> Callable[[torch.Tensor], Any]:
     """Around the centre: to size; where patches are cut out of it, a volume is padded and never cropped."""
+    from monai.transforms import ResizeWithPadOrCrop, SpatialPad
+
     kind = SpatialPad if transforms.patches else ResizeWithPadOrCrop
     resize: Callable[[torch.Tensor], Any] = kind(transforms.size, value=outside)
     return resize
@@ -236,18 +240,13 @@ def z_score(image: torch.Tensor) -> torch.Tensor:
     return ((values - values.mean()) / deviation).float()
 
 
-class _Resize:
+def _resized(image: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
     """Bilinear with antialiasing: thin structures fade instead of flickering in and out."""
-
-    def __init__(self, size: tuple[int, ...]) -> None:
-        self.size = size
-
-    def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        if image.shape[1:] == self.size:
-            return image
-        return functional.interpolate(
-            image[None], size=self.size, mode="bilinear", antialias=True, align_corners=False
-        )[0]
+    if image.shape[1:] == size:
+        return image
+    return functional.interpolate(
+        image[None], size=size, mode="bilinear", antialias=True, align_corners=False
+    )[0]
 
 
 def _geometry(transforms: Transforms, mode: str) -> Callable[[Volume], torch.Tensor]:
@@ -257,6 +256,9 @@ def _geometry(transforms: Transforms, mode: str) -> Callable[[Volume], torch.Ten
 
 def _oriented(transforms: Transforms, mode: str) -> Callable[[Volume], Any]:
     """In RAS axes and with the study's spacing, as a MetaTensor."""
+    from monai.data import MetaTensor
+    from monai.transforms import Orientation, Spacing
+
     orient = Orientation(axcodes="RAS", labels=AXES)
     wanted = transforms.spacing_mm
     resample = Spacing(pixdim=wanted, mode=mode, padding_mode="border", recompute_affine=False)

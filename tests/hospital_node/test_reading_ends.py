@@ -107,7 +107,7 @@ def test_what_trains_is_loaded_when_the_readers_are_at_rest(
     read_before = list[int]()
     with reading(tmp_path, make_plan(PEOPLE, make_study())) as (computation, reader):
         monkeypatch.setattr(
-            "hospital_node.computation.load_training", lambda: read_before.append(reader.times)
+            "hospital_node.computation.load_training", lambda _: read_before.append(reader.times)
         )
         reader.enough.set()
         computation.read_ahead().result()
