@@ -24,6 +24,7 @@ import sqlalchemy as sa
 from aggregator.storage import schema
 from aggregator.storage.blobs import StorageFailed
 from aggregator.storage.crashpoints import step
+from aggregator.storage.editions import ChangeCounter, Editions
 from aggregator.storage.leadlock import LeadLock
 from aggregator.storage.tables import META
 from medveil.errors import Error
@@ -121,6 +122,8 @@ class Database:
         if self.is_postgres:
             sa.event.listen(self._engine, "connect", self._count_session)
         self._lead = LeadLock(self._engine)
+        self._counter: ChangeCounter | None = None
+        self.editions = Editions(lambda: None if self._counter is None else self._counter.look())
         self.in_doubt = False
         """Whether a commit may have happened or not: what memory holds of the tables must be read again."""
         try:
@@ -134,6 +137,8 @@ class Database:
         except Error:
             self.close()
             raise
+        if isinstance(where, Path):
+            self._counter = ChangeCounter(where)
 
     @classmethod
     def migrated(cls, where: Path | str) -> Database:
@@ -169,6 +174,9 @@ class Database:
         """Give its files, connections and the lead back."""
         self._lead.drop()
         self._engine.dispose()
+        counter, self._counter = self._counter, None
+        if counter is not None:
+            counter.close()
 
     def break_off(self) -> None:
         """End every session of this process with PostgreSQL where it stands; any thread may call it.

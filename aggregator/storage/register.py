@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from aggregator.storage.editions import Edition
 from aggregator.storage.sessions import end_local_admin, end_sessions_of
 from aggregator.storage.tables import API_TOKENS, PARTIES, PLANS, READERS, REVOCATIONS, SESSIONS, TOKENS, at
 from aggregator.storage.transactions import AlreadyThere, Change, Transactions
@@ -105,12 +106,14 @@ _PARTY = (
     .where(PARTIES.c.name == sa.bindparam("party"))
 )
 """Made once: building a statement takes longer than running it."""
+_WHO = (PARTIES, REVOCATIONS)
 
 
 class Register:
     """Who may ask: enrolled keys that are not revoked, API tokens, and the plans each researcher may read.
 
-    Every request reads it afresh, so that a revocation by another process counts at once.
+    What is read of it is used again only as long as its :meth:`edition` lasts, so that a revocation by
+    another process counts at once.
     """
 
     def __init__(self, transactions: Transactions) -> None:
@@ -118,9 +121,23 @@ class Register:
 
     def party(self, name: str) -> Party | None:
         """Somebody enrolled with a key, revoked or not."""
+        return self.party_as_of(name)[0]
+
+    def party_as_of(self, name: str) -> tuple[Party | None, Edition | None]:
+        """Somebody enrolled with a key, revoked or not; and the edition that says so, if that has a name."""
         with self._transactions.read() as tx:
             row = tx.execute(_PARTY, {"party": name}).one_or_none()
-        return None if row is None else Party(row.name, row.role, row.public_key, row.revoked is not None)
+            edition = self._transactions.edition_read(*_WHO)
+        if row is None:
+            return None, edition
+        return Party(row.name, row.role, row.public_key, row.revoked is not None), edition
+
+    def edition(self) -> Edition | None:
+        """The present edition of who is enrolled and revoked; any thread may ask, and waits for nobody.
+
+        What :meth:`party_as_of` has said of the same edition is still so. None where only a question tells.
+        """
+        return self._transactions.edition(*_WHO)
 
     def opens(self, token: str, name: str) -> bool:
         """Whether there is such an enrolment token for this name; it may be used up or expired."""

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from aggregator.auditlog import NOTHING, REPLACED, Detail, Head, row_digest, seal
 from aggregator.storage.blobs import StorageFailed
 from aggregator.storage.database import REVISIONS, Database
+from aggregator.storage.editions import Edition
 from aggregator.storage.tables import AUDIT, META, SETTINGS, UNRECORDED, at, subject
 from medveil.errors import Error
 from medveil.identity import BadSignature, Identity
@@ -90,6 +91,8 @@ class Change:
         self.head: Head | None = None
         self.lead: str | None = None
         """The newest entry, and the number of the lead, if this transaction has written one."""
+        self.touched: set[sa.Table] = set()
+        """The tables whose rows it may have changed, but the log's."""
         self.select = tx.execute
 
     @property
@@ -99,6 +102,7 @@ class Change:
 
     def insert(self, table: sa.Table, values: Mapping[str, Any], action: str, **details: Detail) -> None:
         """A new row and its entry."""
+        self.touched.add(table)
         self._tx.execute(_INSERT[table], dict(values))
         self.add(action, subject(table, values), row=row_digest(values[c.name] for c in table.c), **details)
 
@@ -111,18 +115,21 @@ class Change:
         **details: Detail,
     ) -> None:
         """Changed columns of a row and their entry."""
+        self.touched.add(table)
         self._tx.execute(table.update().where(*at(table, key)).values(**values))
         row = self._tx.execute(sa.select(table).where(*at(table, key))).one()
         self.add(action, subject(table, row._mapping), row=row_digest(row), **details)
 
     def forget(self, table: sa.Table, key: Mapping[str, Any]) -> None:
         """Remove rows that another entry of this transaction stands for."""
+        self.touched.add(table)
         self._tx.execute(table.delete().where(*at(table, key)))
 
     def keep(self, table: sa.Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         """A row of a table that the log does not tell of. Raises: ValueError for any other."""
         if table not in UNRECORDED or table is AUDIT:
             raise ValueError(f"no row of {table.name} without its audit entry")
+        self.touched.add(table)
         done = self._tx.execute(table.update().where(*at(table, key)).values(**values))
         if not done.rowcount:
             self._tx.execute(_INSERT[table], {**key, **values})
@@ -185,6 +192,8 @@ class _Together:
     thread: int
     head: Head | None = None
     """The newest entry, if one of them has written any."""
+    touched: set[sa.Table] = field(default_factory=set)
+    """The tables that any of them may have changed."""
     broken: bool = False
     """The database has refused one of them: nothing of the others may be kept either."""
 
@@ -228,6 +237,17 @@ class Transactions:
     def last_write(self) -> int | None:
         """See :attr:`Database.last_write`."""
         return self._database.last_write
+
+    def edition(self, *tables: sa.Table) -> Edition | None:
+        """Which edition of these tables the database holds; any thread may ask, and waits for nobody.
+
+        What was read of the same edition (:meth:`edition_read`) is still so. None where that cannot be told.
+        """
+        return self._database.editions.now(tables)
+
+    def edition_read(self, *tables: sa.Table) -> Edition | None:
+        """Which edition of these tables an open :meth:`read` reads, once it has read something."""
+        return self._database.editions.inside(tables) if self._shared is None else None
 
     @property
     def head(self) -> Head:
@@ -289,6 +309,7 @@ class Transactions:
         try:
             with self._database.write("together") as tx:
                 self._check_lead(tx)
+                before = self._database.editions.count()
                 shared = self._together = _Together(tx, threading.get_ident())
                 try:
                     yield
@@ -301,6 +322,7 @@ class Transactions:
             raise
         self.on_written(time.perf_counter() - began)
         if shared.head is not None:
+            self._database.editions.wrote(before, shared.touched)
             self._head = self._ours = shared.head
 
     @contextmanager
@@ -321,11 +343,13 @@ class Transactions:
         began = time.perf_counter()
         with self._database.write(name) as tx:
             self._check_lead(tx)
+            before = self._database.editions.count()
             change = Change(tx, self._signer, int(self._wall_clock() * 1000), actor, self._ours)
             yield change
         self.on_written(time.perf_counter() - began)
         self._signer = change.signer
         if change.head is not None:
+            self._database.editions.wrote(before, change.touched)
             self._head = self._ours = change.head
         if change.lead is not None and self._lead is not None:
             self._lead = change.lead  # who has raised the number leads under it, and nobody begins to by it
@@ -343,6 +367,8 @@ class Transactions:
         except StorageFailed:
             shared.broken = True
             raise
+        finally:
+            shared.touched |= change.touched
         if change.signer is not self._signer or change.lead is not None:
             shared.broken = True
             raise ValueError("the admin key and the lead change in a transaction of their own")

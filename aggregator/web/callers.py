@@ -13,6 +13,7 @@ from aggregator.access.tokens import BadToken, TokenCheck
 from aggregator.errors import NotAllowed, NotFound
 from aggregator.rounds.status import PlanReader
 from aggregator.settings import Settings
+from aggregator.storage.editions import Edition
 from aggregator.storage.register import Party, Register, Role
 from aggregator.web.bodies import BodyMemory, read_body
 from aggregator.web.limits import Newcomers, Quotas, leases_of
@@ -40,7 +41,6 @@ class Callers:
     """Everybody who asks. Nothing of a body is read before its sender is known and allowed.
 
     Args:
-        written: number of the last write to the database; None if that is not known.
         heard_from: told of a hospital whose request was whole.
     """
 
@@ -52,7 +52,6 @@ class Callers:
         settings: Settings,
         plans: PlanReader,
         *,
-        written: Callable[[], int | None],
         heard_from: Callable[[Sender], None],
     ) -> None:
         self.register, self.gatekeeper = register, gatekeeper
@@ -60,9 +59,10 @@ class Callers:
         self.quotas, self.memory = Quotas(settings.limits), BodyMemory(settings.limits)
         self.newcomers = Newcomers(settings.limits)
         self._lookups, self._client_certificates = lookups, settings.client_certificates
-        self._plans, self._written, self._heard_from = plans, written, heard_from
+        self._plans, self._heard_from = plans, heard_from
         self._known: dict[str, Party] = {}
-        self._known_at = 0
+        self._known_in: Edition | None = None
+        """The edition of the register in which they are known."""
 
     async def authenticate(
         self,
@@ -189,23 +189,22 @@ class Callers:
         return Party(token.name, token.role, b"")
 
     def _remembered(self, name: str) -> Party | None:
-        """Somebody whom the register was asked for since the database was written last."""
-        written = self._written()
-        return self._known.get(name) if written is not None and written == self._known_at else None
+        """Somebody whom the register was asked for, if it still says the same."""
+        edition = self.register.edition()
+        return self._known.get(name) if edition is not None and edition == self._known_in else None
 
     async def _enrolled(self, name: str) -> Party | None:
         """Somebody with a key as the register has them at this moment.
 
-        What was read before is used again only if the database was not written since, by anybody.
+        What was read before is used again only if nobody has been enrolled or revoked since, by anybody.
         """
         remembered = self._remembered(name)
         if remembered is not None:
             return remembered
-        written = self._written()
-        found = await self._lookups.ask(lambda: self.register.party(name))
-        if written is not None and found is not None:
-            if written != self._known_at:
-                self._known, self._known_at = {}, written
+        found, edition = await self._lookups.ask(lambda: self.register.party_as_of(name))
+        if edition is not None and found is not None:
+            if edition != self._known_in:
+                self._known, self._known_in = {}, edition
             self._known[name] = found
         return found
 

@@ -69,7 +69,6 @@ class Service:
             gatekeeper,
             settings,
             reader,
-            written=lambda: store.transactions.last_write,
             heard_from=self._heard_from,
         )
         self.visitors = Visitors(store, self.lookups, settings)

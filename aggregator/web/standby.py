@@ -46,7 +46,6 @@ class StandBy:
             Gatekeeper(),
             settings,
             reader,
-            written=lambda: store.transactions.last_write,
             heard_from=lambda sender: None,
         )
         self.visitors = Visitors(store, self._lookups, settings)

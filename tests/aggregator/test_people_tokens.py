@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -254,10 +253,9 @@ def test_a_key_is_read_once_while_nothing_is_written_and_refused_at_the_next_req
 ) -> None:
     file, asked = door.world.database, []
     assert isinstance(file, Path)
-    real = door.service.register.party
-    monkeypatch.setattr(door.service.register, "party", lambda name: (asked.append(name), real(name))[1])
-    an_hour_ago = time.time() - 3600
-    os.utime(file, (an_hour_ago, an_hour_ago))
+    register = door.service.register
+    real = register.party_as_of
+    monkeypatch.setattr(register, "party_as_of", lambda name: (asked.append(name), real(name))[1])
     for _ in range(3):
         assert door.ask(door.hospital(), "GET", "/v1/plans").status_code == 200
     assert asked == ["hospital-1"]
