@@ -63,6 +63,7 @@ class Letters:
         self._open: dict[str, _Waiting] = {}
         self._in_hand: Counter[str] = Counter()
         self._news: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._stopped = False
         self._heard: dict[str, float] = {}
         self._ended: Counter[str] = Counter()
         self._seconds = Seconds(ANSWER_BUCKETS)
@@ -103,7 +104,7 @@ class Letters:
         self._heard[keeper] = time.monotonic()
         with suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
-                while True:
+                while not self._stopped:
                     while self._unread[keeper]:
                         one = self._unread[keeper].popleft()
                         if one.letter.id in self._open:
@@ -122,7 +123,10 @@ class Letters:
             one.answer.set_result(body)
 
     def stop(self) -> None:
-        """Let nobody wait any more: the process is about to end."""
+        """Let nobody wait any more, keepers for letters neither: the process is about to end."""
+        self._stopped = True
+        for news in self._news.values():
+            news.set()
         for one in self._open.values():
             if not one.answer.done():
                 one.answer.set_exception(KeeperSilent())

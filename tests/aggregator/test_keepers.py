@@ -123,13 +123,16 @@ def test_a_silent_keeper_is_named_and_nobody_fills_the_post_alone() -> None:
             letters.answer("west", first.id, b"!")
         letters.answer("east", first.id, b"!")
         assert await waiting[0] == b"!"
+        listening = asyncio.create_task(letters.next("west", wait_s=60))
+        await asyncio.sleep(0)
         letters.stop()
+        assert await listening is None  # a process that ends keeps no keeper on the line
         for one in waiting[1:]:
             with pytest.raises(KeeperSilent):
                 await one
         told = {s.labels.get("outcome", s.name): s.value for m in letters.collect() for s in m.samples}
         assert [told[end] for end in ("answered", "unanswered", "refused")] == [1, 4, 1]
-        assert (told["medveil_keepers"], told["medveil_keeper_answer_seconds_count"]) == (1, 1)
+        assert (told["medveil_keepers"], told["medveil_keeper_answer_seconds_count"]) == (2, 1)
         assert 0 <= told["medveil_keeper_last_asked_seconds"] < 60
 
     asyncio.run(all_of_it())
