@@ -6,7 +6,7 @@ are by their distance d, and noise of equal strength is added to each number. Wh
 patient in one cell is a row of L, whose length is sqrt(G_ii) <= 1: the price is that of plain cells, whatever
 G is. The noise of the solved cells has the covariance G^-1, with which all intervals are computed.
 
-G(d) = .3 + .7 sum over k < cells / 2 of cos((2k + 1) pi d / cells) / (2k + 1), the sum scaled to 1 at d = 0.
+G(d) = .2 + .8 sum over k < cells / 2 of cos((2k + 1) pi d / cells) / (2k + 1), the sum scaled to 1 at d = 0.
 The waves carry "below a threshold", for a step is made of them; the constant carries how many patients there
 are. Made-up scores decided this, no patient did (docs/decisions/0079-blended-cells.md).
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 Cells = NDArray[np.float64]
 
-TOGETHER = 0.3
+TOGETHER = 0.2
 """Share of a patient's squared length that says "one more patient", whatever the score."""
 WITHIN = 1 - 1e-12
 """So much is the squared length of a patient at most, so that rounding makes nobody longer than 1."""

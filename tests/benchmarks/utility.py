@@ -424,7 +424,8 @@ def main() -> None:
     publish(rows_of(cells), given.json)
     if given.releases is not None:
         compared = {_title(c): (c.released, c.plain) for c in cells if c.released and c.plain}
-        command = f"tests/benchmarks/utility.py --data FOLDER --only {given.only} --seeds {given.seeds}"
+        words = [(f"--{k}", getattr(given, k)) for k in ("only", "kind", "epsilon", "seeds", "draws")]
+        command = " ".join(f"{name} {value}" for name, value in words if value)
         put_section(given.releases, "releases", releases_page(command, compared))
     if given.write is not None:
         page = given.write.read_text(encoding="utf-8") if given.only and given.write.exists() else ""

@@ -120,11 +120,15 @@ def _released(study: Study, sums: Sequence[Sums], name: str) -> dict[str, float]
 
 
 def releases_page(command: str, found: Mapping[str, tuple[Redrawn, Redrawn]]) -> str:
-    """A table of settings whose histograms are sent as blends, and beside it cell by cell."""
+    """A table of settings whose histograms are sent as blends, and beside it cell by cell.
+
+    Args:
+        command: what utility.py was told.
+    """
     lines = [
-        f"Written by `{command} --releases PAGE`, {cpu()}; test patients of all sites. *Error*: root mean",
-        "square of released less exact; *width*: of the 95 % interval by the noise; *held*: how often the",
-        "exact figure lies in it.",
+        f"Written by `tests/benchmarks/utility.py --data FOLDER {command}",
+        f"--releases PAGE`, {cpu()}; test patients of all sites. *Error*: root mean square of released less",
+        "exact; *width*: of the 95 % interval by the noise; *held*: how often the exact figure lies in it.",
         "",
         "| | releases | error | bias | width | held | cell by cell: error | bias | width | held |",
         "|---|---|---|---|---|---|---|---|---|---|",
