@@ -21,6 +21,7 @@ from medveil.answers import ASK_PLAINLY, no_cookies
 from medveil.errors import BadFile
 from medveil.reachability import Proxy
 from medveil.software import HEADER, own_version
+from medveil.straight import straight
 
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 AT_PROXY = "at the proxy"
@@ -41,7 +42,7 @@ def pinned(authority: Path) -> ssl.SSLContext:
 
 def open_client(address: str, context: ssl.SSLContext, proxy: Proxy | None) -> httpx.AsyncClient:
     """A client that takes nothing from the environment: the proxy was chosen before."""
-    through = None
+    through, transport = None, straight(context) if proxy is None else None
     if proxy is not None:
         # The proxy itself, if it speaks TLS, is judged by this machine's authorities; the aggregator is not.
         own = None
@@ -53,6 +54,7 @@ def open_client(address: str, context: ssl.SSLContext, proxy: Proxy | None) -> h
         base_url=address,
         verify=context,
         proxy=through,
+        transport=transport,
         trust_env=False,
         timeout=TIMEOUT,
         headers=ASK_PLAINLY | {HEADER: own_version()},
