@@ -193,13 +193,14 @@ def _update(study: Study, before: Float32, after: Float32) -> Update:
     Where the noise of several hospitals must add up to a Gaussian, a saturated coordinate would lack some of
     it; then the update is refused instead. The recipes leave room for eight standard deviations.
     """
-    change = (after.astype(np.float64) - before).astype(np.float32)
+    with np.errstate(all="ignore"):  # what overflows is refused below
+        change = np.subtract(after, before, dtype=np.float32)
     if not np.all(np.isfinite(change)):
         raise Diverged()
     limit = np.float32(study.secure_aggregation.update_clip)
     if isinstance(study.privacy, JointNoise) and np.abs(change).max(initial=0) > limit:
         raise NoiseCut()
-    return Update(np.clip(change, -limit, limit))
+    return Update(np.clip(change, -limit, limit, out=change))
 
 
 def _whole_update(

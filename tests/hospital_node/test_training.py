@@ -216,6 +216,21 @@ def test_updates_are_saturated_at_the_studys_clip(ledger: Ledger) -> None:
     assert np.abs(plain(open_study, vector, films(6))).max() <= np.float32(0.01)
 
 
+def test_an_update_is_the_exact_difference_rounded_once() -> None:
+    study, _ = make_study(secure_aggregation={"update_clip": 1e9, "max_weight": 100})
+    random = np.random.default_rng(0)
+    before, after = (
+        (random.standard_normal(20_000) * 2.0 ** random.integers(-149, 20, 20_000)).astype(np.float32)
+        for _ in range(2)
+    )
+    after[::2] = before[::2] * np.float32(1 + 2**-20)  # as near as weights are after a step
+    exact = (after.astype(np.float64) - before).astype(np.float32)
+    assert run._update(study, before, after).values.tobytes() == exact.tobytes()
+    after[7] = np.inf
+    with pytest.raises(Diverged):
+        run._update(study, before, after)
+
+
 @pytest.mark.parametrize(("unit", "optimizer"), [("local_steps", "sgd"), ("local_epochs", "adam")])
 def test_plain_training_learns(unit: str, optimizer: str) -> None:
     rate = 20.0 if optimizer == "sgd" else 0.3

@@ -172,11 +172,14 @@ def vector_of(model: nn.Module) -> Float32:
 
 def load_vector(model: nn.Module, vector: Float32) -> None:
     """Set the trained parameters from a vector of shape (d,); the inverse of :func:`vector_of`."""
-    tensors = unflatten(vector, spec_of(model))
+    values = (
+        vector if vector.flags.writeable else vector.copy()
+    )  # torch warns of arrays that it must not change
+    tensors = unflatten(values, spec_of(model))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name in tensors:
-                parameter.copy_(torch.from_numpy(tensors[name].copy()))
+                parameter.copy_(torch.from_numpy(tensors[name]))
 
 
 def initial_vector(name: str, shape: ModelShape, options: Options, *, seed: int) -> tuple[ModelSpec, Float32]:
