@@ -251,7 +251,8 @@ class Transport:
     async def _once(self, method: str, path: str, body: Body, digest: bytes | None, limit: int) -> bytes:
         self._load_certificate()
         size = {"content-length": str(len(body))} if body else {}
-        request = self._client.build_request(method, path, content=self.pace.body(body), headers=size)
+        url = self._address.rstrip("/") + path  # whole: the library takes a part of one to pieces three times
+        request = self._client.build_request(method, url, content=self.pace.body(body), headers=size)
         target = request.url.raw_path.decode("ascii")
         proof = sign_request(self._identity, method, target, body, digest=digest)
         request.headers.update(proof.headers())

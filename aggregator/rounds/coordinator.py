@@ -21,6 +21,7 @@ from aggregator.rounds.publishing import Publishing
 from aggregator.rounds.runs import Run, Runs
 from aggregator.storage.blobs import Blobs
 from aggregator.storage.directives import HaltedByAdmin
+from aggregator.storage.editions import Edition
 from aggregator.storage.plans import CLOSE
 from aggregator.storage.store import Store
 from aggregator.work.cluster import Cluster
@@ -63,7 +64,7 @@ class Coordinator:
         self.workers: Executor = workers or Inline()
         self._publishing = Publishing(self.runs, self.workers, lambda: self.on_result(), cluster)
         self._store = store
-        self._looked_at: int | None = None
+        self._looked_at: Edition | None = None
         self.runs.start_over()
 
     def probe_blobs(self) -> None:
@@ -118,12 +119,12 @@ class Coordinator:
 
     def tick(self) -> bool:
         """Take up what others wrote to the store and :meth:`go_on`; whether anything changed."""
-        known, written = len(self.runs.all()), self._store.transactions.last_write
-        if written is None or written != self._looked_at:
+        known, edition = len(self.runs.all()), self._store.plans.edition()
+        if edition is None or edition != self._looked_at:
             self.runs.reload()
             self._look_for_approvals()
             self._look_for_directives()
-            self._looked_at = written
+            self._looked_at = edition
         return self.go_on() or len(self.runs.all()) != known
 
     def go_on(self) -> bool:

@@ -235,8 +235,15 @@ class Database:
         Raises: StorageFailed; the whole transaction is of no use then.
         """
         try:
-            with tx.begin_nested():
+            tx.exec_driver_sql("SAVEPOINT part")  # SQLAlchemy's own would be put into SQL anew each time
+            try:
                 yield tx
+            except BaseException:
+                if not tx.invalidated:  # nothing is left of it without its connection
+                    tx.exec_driver_sql("ROLLBACK TO SAVEPOINT part")
+                    tx.exec_driver_sql("RELEASE SAVEPOINT part")
+                raise
+            tx.exec_driver_sql("RELEASE SAVEPOINT part")
         except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
             raise _failed(error) from error
 

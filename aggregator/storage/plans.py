@@ -10,7 +10,18 @@ import sqlalchemy as sa
 
 from aggregator.auditlog import Detail, Head
 from aggregator.storage.directives import HaltedByAdmin, is_halted
-from aggregator.storage.tables import APPROVALS, ATTEMPTS, EVENTS, PLANS, READERS, REFUSALS, VERSIONS, at
+from aggregator.storage.editions import Edition
+from aggregator.storage.tables import (
+    APPROVALS,
+    ATTEMPTS,
+    DIRECTIVES,
+    EVENTS,
+    PLANS,
+    READERS,
+    REFUSALS,
+    VERSIONS,
+    at,
+)
 from aggregator.storage.transactions import AlreadyThere, Change, Transactions
 from medveil.errors import Error
 from medveil.messages import Refusal
@@ -130,6 +141,13 @@ class Plans:
             wanted = sa.select(PLANS).where(PLANS.c.id.in_(new)).order_by(PLANS.c.created) if new else None
             rows = [] if wanted is None else tx.execute(wanted).all()
         return [(stored_plan(r.plan), r.admin_signature, r.finished) for r in rows]
+
+    def edition(self) -> Edition | None:
+        """Of all that other processes give a coordinator to do; None where only reading tells.
+
+        Plans, approvals and refusals, and the admin's words.
+        """
+        return self._transactions.edition_asked(PLANS, APPROVALS, REFUSALS, DIRECTIVES)
 
     def rows(self, plan: str | None = None) -> list[PlanRow]:
         """How far every plan is (or one of them), oldest first."""

@@ -249,6 +249,18 @@ class Transactions:
         """Which edition of these tables an open :meth:`read` reads, once it has read something."""
         return self._database.editions.inside(tables) if self._shared is None else None
 
+    def edition_asked(self, *tables: sa.Table) -> Edition | None:
+        """:meth:`edition`, by a question to the database where that is needed; None on PostgreSQL.
+
+        What is read after this was asked is at least as new. Raises: StorageFailed.
+        """
+        found = self.edition(*tables)
+        if found is None and not self._database.is_postgres:
+            with self.read() as tx:
+                _lead(tx)
+                found = self.edition_read(*tables)
+        return found
+
     @property
     def head(self) -> Head:
         """Head of the audit log after this process's last change."""
