@@ -172,9 +172,8 @@ def vector_of(model: nn.Module) -> Float32:
 
 def load_vector(model: nn.Module, vector: Float32) -> None:
     """Set the trained parameters from a vector of shape (d,); the inverse of :func:`vector_of`."""
-    values = (
-        vector if vector.flags.writeable else vector.copy()
-    )  # torch warns of arrays that it must not change
+    # torch warns of arrays that it must not change, though it only reads here.
+    values = vector if vector.flags.writeable else vector.copy()
     tensors = unflatten(values, spec_of(model))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
