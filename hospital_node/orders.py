@@ -118,6 +118,9 @@ class Orders:
 
     def words(self) -> dict[str, Word]:
         """Plan → the word that stands."""
+        return dict(self._unchanged("words", self._words))
+
+    def _words(self) -> dict[str, Word]:
         with self._engine.connect() as tx:
             rows = tx.execute(sa.select(_WORDS).order_by(_WORDS.c.id)).mappings().all()
         last = {row["plan"]: row for row in rows}
