@@ -16,6 +16,7 @@ from typing import Self
 RESIDENT_S, SHARED_S = 0.3, 4.0
 """The proportional sets are dear to read, so they are read seldom."""
 MIB = 2**20
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def family(pid: int) -> list[int]:
@@ -23,16 +24,29 @@ def family(pid: int) -> list[int]:
     found, waiting = [], [pid]
     while waiting:
         found.append(waiting.pop())
-        for children in Path(f"/proc/{found[-1]}/task").glob("*/children"):
-            with suppress(OSError):
-                waiting += map(int, children.read_text().split())
+        with suppress(OSError):  # one that has just ended
+            for children in Path(f"/proc/{found[-1]}/task").glob("*/children"):
+                with suppress(OSError):  # or a thread of it
+                    waiting += map(int, children.read_text().split())
     return found
+
+
+def in_memory(pids: Iterable[int]) -> dict[int, str]:
+    """Those processes that hold memory of their own, and what the system says of it (proc(5), statm).
+
+    Between vfork and exec a child stands in its parent's memory, to the last page, which is counted once.
+    """
+    found: dict[str, int] = {}
+    for pid in pids:
+        with suppress(OSError):
+            found.setdefault(Path(f"/proc/{pid}/statm").read_text(), pid)
+    return {pid: told for told, pid in found.items()}
 
 
 def resident(pid: int) -> int:
     """Resident set in bytes; pages shared with other processes count in full."""
     with suppress(OSError, IndexError, ValueError):
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
     return 0
 
 
@@ -92,8 +106,9 @@ class MemoryWatch:
 
     def _sample(self, *, thorough: bool) -> None:
         for name, pid in self._pids.items():
-            everybody, peak = family(pid), self.peaks[name]
-            peak.resident = max(peak.resident, sum(map(resident, everybody)) / MIB)
+            everybody, peak = in_memory(family(pid)), self.peaks[name]
+            pages = sum(int(told.split()[1]) for told in everybody.values())
+            peak.resident = max(peak.resident, pages * PAGE_BYTES / MIB)
             if thorough:
                 peak.proportional = max(peak.proportional, sum(map(proportional, everybody)) / MIB)
 
