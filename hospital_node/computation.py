@@ -30,7 +30,6 @@ from medveil.lean import import_monai, loading
 from medveil.log import get_logger
 from medveil.parts import in_round
 from medveil.plan import Plan
-from medveil.profiles import PROFILES
 from medveil.progress import Look, Pace
 from medveil.rounds import AttemptKey, RoundKind
 from medveil.stopping import check_stopped, stoppable
@@ -56,9 +55,9 @@ LOG_EVERY_S = 10.0
 log = get_logger()
 
 
-def load_reading(study: Study) -> None:
-    """Load what the images of a study are brought into shape with: MONAI for volumes, and not for films."""
-    if wants_monai(study):
+def load_reading() -> None:
+    """Load what the images of a study are brought into shape with."""
+    if "monai" not in sys.modules:
         with loading():
             import_monai()
     if "medveil_imaging.sources.site" not in sys.modules:
@@ -76,12 +75,6 @@ def load_training(study: Study) -> None:
 
     with loading(), suppress(Error):  # a network that is not known shows in the round
         MODELS[study.model.name]
-
-
-def wants_monai(study: Study) -> bool:
-    """Whether images are brought into shape, or changed before a step, with MONAI."""
-    profile = PROFILES[study.transforms.profile]
-    return profile.reads_volumes or profile.compose is not None or bool(study.training.augmentations)
 
 
 def train(given: TrainingRound) -> Update:
@@ -265,7 +258,7 @@ class Computation:
         are read must not make the next one begin with the first file again. What trains is loaded after it,
         when the readers have given their memory back.
         """
-        load_reading(self._plan.study)
+        load_reading()
         from medveil_imaging.fingerprints import check_profile
 
         source = self._records.source(self._plan)

@@ -4,7 +4,7 @@ A film: its profile's grey scale, resized to ``size`` with antialiasing, z-score
 A volume: its profile's grey scale, turned to RAS, resampled to ``spacing_mm``, z-scored, cropped or padded
 around the centre to ``size``. A label map takes the same way with nearest neighbours. Of a sliced volume each
 axial slice is cropped or padded instead. Where a study trains by patches, a volume keeps its own extent and
-is only padded, to one patch at least. MONAI is loaded for volumes, and for a profile with a way of its own.
+is only padded, to one patch at least. MONAI is loaded when a transform is made.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,10 +42,16 @@ def film_transform(transforms: Transforms) -> Callable[[Film], torch.Tensor]:
     profile = PROFILES[transforms.profile]
     if profile.compose is not None:
         return own_way(transforms, profile.compose)
+    from monai.transforms import Compose
+
+    def pixels_of(film: Film) -> torch.Tensor:
+        return torch.from_numpy(_grey(profile, film.pixels, 2))
+
+    # log_stats off: MONAI would log the range of the pixels when a step fails.
+    prepare = Compose([pixels_of, partial(_resized, size=transforms.size)], log_stats=False)
 
     def apply(film: Film) -> torch.Tensor:
-        pixels = torch.from_numpy(_grey(profile, film.pixels, 2))
-        return _scaled(profile, _resized(pixels, transforms.size))
+        return _scaled(profile, prepare(film))
 
     return apply
 

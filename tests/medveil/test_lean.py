@@ -30,7 +30,7 @@ sys.path.insert(0, {folder!r})
 from hospital_node import agent, computation
 from test_training import films, make_study, plain, private
 study, vector = make_study("small_cnn")
-computation.load_reading(study)
+computation.load_reading()
 computation.load_training(study)
 plain(study, vector, films(4, model="small_cnn"))
 print(*(name for name in sys.argv[1:] if name in sys.modules))
@@ -122,9 +122,9 @@ def test_a_node_follows_its_plans_without_what_only_private_studies_want() -> No
 
 
 @pytest.mark.slow
-def test_a_node_trains_on_films_without_accountants_statistics_monai_and_torchs_compiler() -> None:
+def test_a_node_trains_on_films_without_accountants_statistics_and_torchs_compiler() -> None:
     heavy = ("dp_accounting", "opacus.accountants", "scipy.stats", "scipy.signal", "mlflow", "pandas")
-    heavy += ("monai", "torch._dynamo", "torch.distributed.tensor", "sympy")
+    heavy += ("torch._dynamo", "torch.distributed.tensor", "sympy")
     folder = str(Path(__file__).resolve().parents[1] / "hospital_node")
     program = TRAINING.format(folder=folder)
     command = [sys.executable, "-c", program, "hospital_node.training", *heavy]
