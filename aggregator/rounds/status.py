@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from aggregator.errors import NotFound
@@ -21,6 +22,9 @@ from medveil.plan import Plan
 from medveil.reports import OpenAttempt, PlanLine, PlanStatus
 from medveil.rounds import AttemptKey
 from privacy.secagg.messages import Certificate, Certificates
+
+MOST_BEHIND = 64
+"""Versions of which it is remembered what they were made of."""
 
 
 def live_status(runs: Runs, plan_id: str) -> tuple[PlanStatus, int] | None:
@@ -92,6 +96,7 @@ class PlanReader:
         self._plans: dict[str, tuple[Plan, bytes]] = {}
         self._attempts: dict[str, Attempt] = {}
         self._histories: dict[str, _History] = {}
+        self._behind: dict[tuple[str, int], tuple[str, str]] = {}
         self._one_at_a_time = threading.RLock()
 
     def plan(self, plan_id: str) -> Plan:
@@ -187,8 +192,18 @@ class PlanReader:
     def behind(self, plan_id: str, number: int) -> tuple[str, str]:
         """The names of a version's sum and of what proves it: a ``Published`` message. Raises: NotFound.
 
-        The attempt that made the version tells them; version 0 is made by none.
+        The attempt that made it tells them; version 0 is made by none. Once they are there they stay,
+        and every hospital asks for the same: the report with all its figures is read for the first.
         """
+        known = self._behind.get((plan_id, number))
+        if known is None:
+            known = self._behind[plan_id, number] = self._look_behind(plan_id, number)
+            with suppress(KeyError, RuntimeError):  # another thread was faster
+                while len(self._behind) > MOST_BEHIND:
+                    del self._behind[next(iter(self._behind))]
+        return known
+
+    def _look_behind(self, plan_id: str, number: int) -> tuple[str, str]:
         for one in self._lineage(plan_id):
             version = self._store.plans.version(one, number)
             if version is not None:

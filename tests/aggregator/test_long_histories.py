@@ -10,8 +10,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 import h11
+import pytest
 import sqlalchemy as sa
 
+from aggregator.errors import NotFound
+from aggregator.rounds import status
+from aggregator.rounds.status import PlanReader
 from aggregator.storage.store import Store
 from aggregator.web.connections import _WholeAnswers
 from door import Door
@@ -135,6 +139,24 @@ def test_a_write_of_its_own_is_no_news_to_the_clock_and_one_of_others_right_afte
     elsewhere.close()
     with statements(world.store) as asked:
         world.coordinator.tick()
+    assert asked != []
+
+
+def test_what_a_version_was_made_of_is_read_once_for_all_its_hospitals_and_never_before_it_is_there(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = build()
+    monkeypatch.setattr(status, "MOST_BEHIND", 1)
+    with pytest.raises(NotFound):
+        world.reader.behind(world.plan.id, 1)
+    finish(world, make_sites(world))
+    found = [world.reader.behind(world.plan.id, number) for number in (1, 2)]
+    assert found == [PlanReader(world.store).behind(world.plan.id, number) for number in (1, 2)]
+    with statements(world.store) as asked:
+        assert world.reader.behind(world.plan.id, 2) == found[1]
+    assert asked == []
+    with statements(world.store) as asked:  # room is bounded
+        assert world.reader.behind(world.plan.id, 1) == found[0]
     assert asked != []
 
 
