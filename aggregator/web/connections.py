@@ -36,6 +36,9 @@ CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 COLLECT_AFTER = (20_000, 20, 50)
 """Python looks for unreachable cycles this seldom. A thousand connections are many objects and no garbage,
 and at Python's own pace every few polls pay for looking through them all."""
+SWITCH_S = 0.001
+"""How long another thread may go on when the event loop has something to do; Python's own 5 ms pass with each
+answer while one reads templates, messages or rows."""
 
 
 class CannotListen(Error):
@@ -314,11 +317,17 @@ def make_server(app: FastAPI, settings: Settings, tls: Path | None) -> Server:
     return Server(config, app, limits.grace_s)
 
 
-def run(app: FastAPI, settings: Settings, tls: Path | None) -> None:
-    """Serve until SIGTERM or SIGINT. Raises: CannotListen."""
-    server = make_server(app, settings, tls)
+def settle_down() -> None:
+    """Have this process serve many at once from now on: whatever it needs is imported."""
     keep_freed(BETWEEN_ROUNDS)
     gc.freeze()
     gc.set_threshold(*COLLECT_AFTER)
+    sys.setswitchinterval(SWITCH_S)
+
+
+def run(app: FastAPI, settings: Settings, tls: Path | None) -> None:
+    """Serve until SIGTERM or SIGINT. Raises: CannotListen."""
+    server = make_server(app, settings, tls)
+    settle_down()
     with asyncio.Runner(loop_factory=loop_with(settings.limits)) as runner:
         runner.run(server.serve())

@@ -5,7 +5,8 @@ Run: python tests/benchmarks/unmasking.py [--quick] [--json FILE]
 Hospitals with the real machines bring an attempt to the point where every answer of the last phase is
 stored, one of them gone after the commit, so that its pair masks must come off as well. Then the real
 application is started over copies of that folder, with one and with two worker processes in turn, and
-publishes the model while a task of its event loop notes how late it is woken. Medians; what is compared is
+publishes the model while a task of its event loop notes how late it is woken, from the start of the process
+on, so that reading the dashboard's templates on another thread is in it. Medians; what is compared is
 measured in turns, work of one thread in processor time. Rows "without waiting for a core" leave out the time
 in which the loop could have run but another process had the core: on a busy machine an idle loop is late too.
 """
@@ -282,12 +283,14 @@ def _link(source: str, target: str) -> None:
 async def _serve(folder: Path, count: int) -> dict[str, Any]:
     """The application over a folder, until the attempt that lies there is published."""
     from aggregator.web.app import create_app
+    from aggregator.web.connections import settle_down
 
     probe = Workers(1)
     probe.submit(stand_by).result()  # a worker with everything loaded
     bare_worker = _status_mb("VmRSS", probe.pids[0])
     probe.shutdown()
     app = create_app(Settings(folder, workers=count))
+    settle_down()
     idle: list[float] = []
     late: list[float] = []
     own: list[float] = []
