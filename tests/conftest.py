@@ -59,6 +59,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """Millions of objects of libraries and tests stay to the end: nobody looks through them for garbage."""
     gc.freeze()
+    gc.set_threshold(20_000, 20, 10)  # at Python's own pace one second in twenty goes into looking for it
     gc.enable()
 
 

@@ -246,8 +246,11 @@ def make_world(
         whole: another study than the tiny one, and its initial model.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    identities = [Identity.generate(f"hospital-{i}") for i in range(1, hospitals + 1)]
     study, initial = whole or (make_study(**changes), to_safetensors(START, SPEC))
+    key = (folder.name, hospitals, approvals, study.hash)
+    if database is None and not bucket and key in _BEGUN:
+        return _again(folder, *_BEGUN[key], initial, workers)
+    identities = [Identity.generate(f"hospital-{i}") for i in range(1, hospitals + 1)]
     admin, plan = Identity.generate("admin"), make_plan(identities, study)
     where = fresh_file(folder) if database is None else database
     store, blobs = Store(where, admin), open_blobs(folder, bucket)
@@ -259,7 +262,29 @@ def make_world(
     store.plans.add(plan, admin.sign("create-plan", plan.hash), first, 1.0)
     for one in identities[:approvals]:
         store.plans.add_approval(plan.id, one.name, sign_approval(plan, one))
+    if isinstance(where, Path) and database is None:
+        _BEGUN[key] = (plan, identities, admin, where.read_bytes())
     return World(folder, plan, identities, admin, Clock(), where, workers, bucket, begun=store)
+
+
+_BEGUN: dict[tuple[object, ...], tuple[Plan, list[Identity], Identity, bytes]] = {}
+"""Worlds by their folder's name, so that two of one test stay two, and what they are made of. To begin one
+takes longer than most of what is done with it: the next test gets the same keys, and a copy of the rows."""
+
+
+def _again(
+    folder: Path,
+    plan: Plan,
+    identities: list[Identity],
+    admin: Identity,
+    rows: bytes,
+    initial: bytes,
+    workers: Executor | None,
+) -> World:
+    where = folder / "aggregator.db"
+    where.write_bytes(rows)
+    first_version(plan, initial, open_blobs(folder, ""), now=1.0)
+    return World(folder, plan, [*identities], admin, Clock(), where, workers)
 
 
 def model_in(blobs: Blobs, name: str) -> bytes:
