@@ -266,6 +266,7 @@ TAMPERINGS: dict[str, tuple[list[str], int, str]] = {
 }
 
 
+@sqlite_first
 @pytest.mark.parametrize("kind", TAMPERINGS)
 def test_tampering_is_found_and_the_first_bad_entry_named(
     written: Store, where: Path | str, kind: str
