@@ -86,7 +86,6 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.recent, app.state.reckoning = Recent(), Reckoning(workers)
     app.state.checking = Checking(settings)
     board = add_dashboard(app, settings)
-    app.router.routes[:0] = [*hospitals.shortcuts(), *models.shortcuts()]
     _describe_senders(app)
     return app
 

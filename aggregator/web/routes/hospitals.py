@@ -29,11 +29,9 @@ from aggregator.web.routes.parameters import (
     takes,
 )
 from aggregator.web.service import service_of
-from aggregator.web.shortcut import Shortcut, shortcuts_to
 from aggregator.web.standby import serving_of
 from medveil.messages import Approval, Enrol, Refusal
 from medveil.rounds import AttemptKey
-from privacy.secagg.messages import MESSAGES
 
 router = APIRouter(prefix="/v1")
 HOSPITAL = ("hospital",)
@@ -184,12 +182,3 @@ async def segment(
     body = await service.callers.body(request, sender, limit=SEGMENT_LIMIT)
     await exchanges.take_segment(service, key, sender.party, segment, body)
     return Response(status_code=204)
-
-
-def shortcuts() -> list[Shortcut]:
-    """For what hospitals ask in every round. The kinds are named, for "relayed" is none."""
-    return [
-        *shortcuts_to(router, message, kind=frozenset(MESSAGES)),
-        *shortcuts_to(router, work),
-        *shortcuts_to(router, segment),
-    ]

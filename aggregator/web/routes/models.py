@@ -14,7 +14,6 @@ from aggregator.storage.register import Party, Role
 from aggregator.web.problems import CONFLICT, SIGNED, refusals
 from aggregator.web.reading import Reading
 from aggregator.web.routes.parameters import BYTES, CBOR, JSON, READING, ModelId, Number, PlanId, answers
-from aggregator.web.shortcut import Shortcut, shortcuts_to
 from aggregator.web.standby import reading_of
 
 PIECE = 2**20
@@ -83,11 +82,6 @@ async def version_sum(request: Request, plan: PlanId, number: Number) -> Respons
     reading = reading_of(request)
     party = await reading.callers.reader(request, plan)
     return _stream(reading, plan, party, await reading.sum(plan, number))
-
-
-def shortcuts() -> list[Shortcut]:
-    """For what hospitals fetch in every round."""
-    return [*shortcuts_to(router, version_sum), *shortcuts_to(router, proof)]
 
 
 def _stream(
