@@ -12,6 +12,8 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
+from aggregator.storage.editions import Edition
+from aggregator.storage.register import Party
 from door import Door
 from medveil.identity import Identity, sign_request
 from medveil.ids import canonical
@@ -121,8 +123,13 @@ def test_nothing_of_an_enrolment_is_read_or_parsed_before_its_signature_holds(
 def test_a_refusal_does_not_tell_whether_somebody_of_that_name_is_enrolled(entrance: Door) -> None:
     """The same status, the same text and the same questions to the register, known for long or not."""
     asked: list[str] = []
-    party = entrance.service.register.party
-    entrance.service.register.party = lambda name: asked.append(name) or party(name)  # type: ignore[method-assign]
+    question = entrance.service.register.party_as_of
+
+    def party_as_of(name: str) -> tuple[Party | None, Edition | None]:
+        asked.append(name)
+        return question(name)
+
+    entrance.service.register.party_as_of = party_as_of  # type: ignore[method-assign]
 
     def try_name(name: str) -> tuple[int, dict[str, str], int]:
         asked.clear()
