@@ -28,7 +28,7 @@ from medveil.messages import Refusal
 from world import World
 
 Build = Callable[..., World]
-HOSTILE = "</script><img src=x onerror=alert(1)>'\"{{ 7*7 }}"
+HOSTILE = "</script><img src=x onerror=alert(1)>'\"{{ 70009*7 }}"
 GENERAL = ("/comparison", "/privacy", "/audit", "/system")
 
 
@@ -130,7 +130,7 @@ def test_whatever_others_have_written_is_shown_as_text(pages: Pages) -> None:
     for path in ("/audit?action=plan", f"/audit?actor={HOSTILE}", f"/audit?text={HOSTILE}&action={HOSTILE}"):
         html = pages.page(path)
         assert "<img" not in html
-        assert "49" not in re.sub(r"[0-9a-f]{8,}|\d{2}:\d{2}:\d{2}|[0-9,-]{3,}", "", html)
+        assert "490063" not in re.sub(r"[0-9a-f]{8,}", "", html)
         assert "&lt;/script&gt;" in html
     assert pages.ask("/audit?before=x", headers={"accept": "text/html"}).status_code == 404
 
