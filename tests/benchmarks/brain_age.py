@@ -19,7 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
-from utility import STUDENT, Kind, federate
+from utility import Kind, federate
 
 from hospital_node.training import FeatureCache, choose_device, evaluate
 from medveil.metrics import summarise
@@ -29,6 +29,7 @@ from medveil_research.evaluate import add
 from medveil_research.studies import StudyOptions, new_study
 from results_page import put_section
 from rows import Row, arguments, cpu, publish, with_data
+from spread import half_interval
 
 SITES = ("brain-a", "brain-b", "brain-c")
 LOW, HIGH = 18, 90
@@ -98,7 +99,7 @@ def main() -> None:
         found = [federate(study, initial, sites, seed=seed, caches=caches) for seed in range(count)]
         values = [one.figures["mae"] for one in found]
         mean = statistics.mean(values)
-        half = STUDENT.get(count, 1.96) * statistics.stdev(values) / count**0.5 if count > 1 else None
+        half = half_interval(values)
         epsilon = f"{price:g}" if price else ""
         name = f"together, {kind}" + (f", eps {epsilon}" if epsilon else "")
         rows.append(Row(f"{name} (aim {aim})", mean, "years", f"<= {accept}"))

@@ -13,7 +13,6 @@ are rounded, sums that are cut to a lane, updates that travel without dither.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import statistics
 import sys
@@ -27,22 +26,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import t as student
-from utility import JOBS, Kind, study_of
+from utility import JOBS, Kind, federate, study_of
 
 from hospital_node.training import FeatureCache
 from medveil.metrics import headline
 from medveil.study import Study
-from medveil.tensors import from_safetensors
 from medveil.values import Drawn
 from medveil_research import audit
-from medveil_research.comparison.engine import judged, run_federated
-from medveil_research.evaluate import patients_of
 from medveil_research.studies import StudyOptions, new_study
 from privacy.dp.grid import training_grid
 from privacy.dp.noise import NoiseSource
 from rows import Row, publish, with_data
 from rows import arguments as usual
+from spread import half_interval, half_interval_apart
 
 TITLE = "## Measured"
 COST = 0.001
@@ -83,18 +79,15 @@ class Costs:
 
     @property
     def apart(self) -> float:
-        """Half the 95 % interval of the difference from independent draws (Student's t, both scatters)."""
-        one, other = self.found[GAUSSIAN], self.found[DISCRETE]
-        variance = statistics.mean([statistics.variance(one), statistics.variance(other)])
-        quantile = float(student.ppf(0.975, len(one) + len(other) - 2))
-        return quantile * math.sqrt(variance * (1 / len(one) + 1 / len(other)))
+        """Half the 95 % interval of the difference from independent draws."""
+        return half_interval_apart(self.found[GAUSSIAN], self.found[DISCRETE])
 
     @property
     def paired(self) -> float:
-        """Half the 95 % interval of the difference from the same draws, seed by seed (Student's t)."""
+        """Half the 95 % interval of the difference from the same draws, seed by seed; nan of one seed."""
         pairs = zip(self.found[GAUSSIAN], self.found[SAME_DRAWS], strict=True)
-        each = [one - other for one, other in pairs]
-        return float(student.ppf(0.975, len(each) - 1)) * statistics.stdev(each) / math.sqrt(len(each))
+        half = half_interval([one - other for one, other in pairs])
+        return math.nan if half is None else half
 
 
 def costs(job: str, kind: Kind, epsilon: float, *, folder: Path, seeds: int) -> Costs:
@@ -106,21 +99,10 @@ def costs(job: str, kind: Kind, epsilon: float, *, folder: Path, seeds: int) -> 
     for seed in range(seeds):
         for way, values in found.items():
             study, initial = studies[way.noise]
-            trained = run_federated(
-                study,
-                from_safetensors(initial, study.model.tensors),
-                sites,
-                noise=lambda site, number, way=way, seed=seed: way.source(_key(seed, site, number)),
-                caches=caches,
-            )
-            figures = judged(study, trained.model, [patients_of(site, "test") for site in sites], caches)
-            values.append(figures[headline(study)])
+            outcome = federate(study, initial, sites, seed=seed, caches=caches, source=way.source)
+            values.append(outcome.figures[headline(study)])
             print(f"{job}, {kind}, seed {seed}, {way}: {values[-1]:.5f}", file=sys.stderr, flush=True)
     return Costs(found, unlike(studies["discrete"][0], hospitals=len(sites)))
-
-
-def _key(seed: int, site: str, number: int) -> bytes:
-    return hashlib.sha256(f"{seed} {site} {number}".encode()).digest()
 
 
 def unlike(study: Study, *, hospitals: int) -> float:

@@ -15,12 +15,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 import torch
 from recipes import FIRST_SEED, Kind
-from utility import STUDENT, federate, films, study_of
+from utility import federate, films, study_of
 
 from hospital_node.training import FeatureCache
 from medveil_imaging.sources.site import SiteData
 from results_page import put_section
 from rows import Row, arguments, cpu, publish, with_data
+from spread import half_interval
 
 KINDS: tuple[Kind, ...] = ("joint", "local")
 Here = tuple[list[SiteData], list[FeatureCache]]
@@ -40,10 +41,8 @@ def values_of(kind: Kind, epsilon: float, use: float | None, seeds: int, here: H
 def beside(values: list[float], plain: list[float]) -> str:
     """The difference seed by seed, with half its 95 % interval."""
     apart = [a - b for a, b in zip(values, plain, strict=True)]
-    if len(apart) < 2:
-        return f"{apart[0]:+.4f}"
-    half = STUDENT.get(len(apart), 1.96) * statistics.stdev(apart) / len(apart) ** 0.5
-    return f"{statistics.mean(apart):+.4f} ± {half:.4f}"
+    half = half_interval(apart)
+    return f"{statistics.mean(apart):+.4f}" + ("" if half is None else f" ± {half:.4f}")
 
 
 def page(lines: list[str], seeds: int, epsilon: float) -> str:

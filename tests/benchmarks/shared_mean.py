@@ -45,6 +45,7 @@ from privacy.dp.accounting import Event
 from privacy.dp.policy import mean_policy, policy_of
 from results_page import put_section
 from rows import Row, arguments, cpu, publish, with_data
+from spread import half_interval
 
 FOLDS, EPSILONS, FILMS = 5, (8.0, 3.0), 200
 SHARERS = most_sharers(len(brain_age.SITES), 1)
@@ -173,8 +174,8 @@ def beside_own(values: list[float], own: list[float]) -> str:
     apart = [a - b for a, b in zip(values, own, strict=True)]
     if not any(apart):
         return ""
-    half = utility.STUDENT.get(len(apart), 2.1) * statistics.stdev(apart) / len(apart) ** 0.5
-    return f" ({statistics.mean(apart):+.2g} ± {half:.2g})"
+    half = half_interval(apart)
+    return f" ({statistics.mean(apart):+.2g}" + ("" if half is None else f" ± {half:.2g}") + ")"
 
 
 def page(table: list[str], seeds: int) -> list[str]:

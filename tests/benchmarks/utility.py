@@ -41,10 +41,9 @@ from privacy.dp.noise import NoiseSource
 from redrawn import Redrawn, redraw, releases_page, together
 from results_page import put_section
 from rows import Row, arguments, cpu, publish, with_data
+from spread import half_interval
 
 Kind = Literal["none", "joint", "local"]
-STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 8: 2.36, 10: 2.26}
-"""Half-width of a 95 % interval of a mean, in its standard errors, by number of seeds (Student's t)."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +118,7 @@ class Cell:
     @property
     def margin(self) -> float | None:
         """Half-width of the 95 % interval of the mean; None with one seed."""
-        n = len(self.values)
-        return STUDENT.get(n, 1.96) * statistics.stdev(self.values) / n**0.5 if n > 1 else None
+        return half_interval(self.values)
 
 
 def films(folder: Path, study: Study) -> list[SiteData]:
@@ -220,14 +218,18 @@ def federate(
     seed: int,
     split: Split = "test",
     caches: Sequence[FeatureCache] | None = None,
+    source: type[NoiseSource] = NoiseSource,
 ) -> Outcome:
-    """All rounds of a study, hospital after hospital, and the final model's figures over all sites."""
+    """All rounds of a study, hospital after hospital, and the final model's figures over all sites.
+
+    ``source``: what draws the noise.
+    """
     kept = caches or [FeatureCache() for _ in sites]
     trained = run_federated(
         study,
         from_safetensors(initial, study.model.tensors),
         sites,
-        noise=lambda site, number: _noise(seed, site, number),
+        noise=lambda site, number: source(_key(seed, site, number)),
         caches=kept,
     )
     figures = judged(study, trained.model, [patients_of(site, split) for site in sites], kept)
@@ -235,8 +237,8 @@ def federate(
     return Outcome(figures, trained.slowest_s, trained.model, noised)
 
 
-def _noise(seed: int, site: str, number: int) -> NoiseSource:
-    return NoiseSource(hashlib.sha256(f"{seed} {site} {number}".encode()).digest())
+def _key(seed: int, site: str, number: int) -> bytes:
+    return hashlib.sha256(f"{seed} {site} {number}".encode()).digest()
 
 
 def measure(name: str, folder: Path, asked: Asked) -> list[Cell]:
