@@ -9,8 +9,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 
 from aggregator.errors import NotFound
 from aggregator.rounds import epochs, schedule
@@ -96,7 +96,7 @@ class PlanReader:
         self._plans: dict[str, tuple[Plan, bytes]] = {}
         self._attempts: dict[str, Attempt] = {}
         self._histories: dict[str, _History] = {}
-        self._behind: dict[tuple[str, int], tuple[str, str]] = {}
+        self._behind = lru_cache(MOST_BEHIND)(self._look_behind)
         self._one_at_a_time = threading.RLock()
 
     def plan(self, plan_id: str) -> Plan:
@@ -195,13 +195,7 @@ class PlanReader:
         The attempt that made it tells them; version 0 is made by none. Once they are there they stay,
         and every hospital asks for the same: the report with all its figures is read for the first.
         """
-        known = self._behind.get((plan_id, number))
-        if known is None:
-            known = self._behind[plan_id, number] = self._look_behind(plan_id, number)
-            with suppress(KeyError, RuntimeError):  # another thread was faster
-                while len(self._behind) > MOST_BEHIND:
-                    del self._behind[next(iter(self._behind))]
-        return known
+        return self._behind(plan_id, number)
 
     def _look_behind(self, plan_id: str, number: int) -> tuple[str, str]:
         for one in self._lineage(plan_id):

@@ -145,8 +145,8 @@ def test_a_write_of_its_own_is_no_news_to_the_clock_and_one_of_others_right_afte
 def test_what_a_version_was_made_of_is_read_once_for_all_its_hospitals_and_never_before_it_is_there(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = build()
     monkeypatch.setattr(status, "MOST_BEHIND", 1)
+    world = build()
     with pytest.raises(NotFound):
         world.reader.behind(world.plan.id, 1)
     finish(world, make_sites(world))
