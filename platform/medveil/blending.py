@@ -8,7 +8,7 @@ G is. The noise of the solved cells has the covariance G^-1, with which all inte
 
 G(d) = .2 + .8 sum over k < cells / 2 of cos((2k + 1) pi d / cells) / (2k + 1), the sum scaled to 1 at d = 0.
 The waves carry "below a threshold", for a step is made of them; the constant carries how many patients there
-are. Made-up scores decided this, no patient did (docs/decisions/0079-blended-cells.md).
+are. Made-up scores say so; what was seen of patients meanwhile, docs/decisions/0079-blended-cells.md tells.
 
 Sources: Li, Miklau, Hay, McGregor, Rastogi, "The matrix mechanism", VLDB Journal 2015. Henzinger, Upadhyay,
 "Improved differentially private continual observation using group algebra", SODA 2025: odd waves for sums
