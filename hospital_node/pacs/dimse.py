@@ -23,19 +23,22 @@ from hospital_node.pacs.peer import Examination, Query, Series
 from hospital_node.pacs.problems import (
     DimseMissing,
     NotAPacs,
+    PacsBusy,
     PacsCertificate,
+    PacsLacks,
     PacsLogin,
     PacsUnreachable,
     SeriesIncomplete,
     SeriesTooLarge,
 )
 from hospital_node.pacs.throttle import Throttle
-from medveil.errors import BadOption
+from medveil.errors import BadOption, Error
 from medveil.muted import muted
 from medveil_imaging.sources.raw import quiet
 
 try:
-    from pynetdicom import AE, evt
+    from pynetdicom import AE, _config, evt
+    from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_RJ
     from pynetdicom.presentation import build_role
     from pynetdicom.sop_class import (
         StudyRootQueryRetrieveInformationModelFind as FIND,
@@ -46,6 +49,8 @@ try:
     from pynetdicom.sop_class import (
         Verification,
     )
+
+    _config.LOG_HANDLER_LEVEL = "none"  # nothing of it is logged, and what it writes fails at odd answers
 except ImportError:  # the extra is not installed; who asks is told so by name
     AE = None
 
@@ -55,6 +60,15 @@ TLS_PORT = 2762
 MOST_SERIES = 2**32
 """Bytes of one series, which wait in memory until they are taken."""
 PENDING = (0xFF00, 0xFF01)
+SERVICES = {
+    "1.2.840.10008.1.1": "C-ECHO",
+    "1.2.840.10008.5.1.4.1.2.2.1": "C-FIND",
+    "1.2.840.10008.5.1.4.1.2.2.3": "C-GET",
+}
+TRANSIENT, BY_PRESENTATION = 2, 3
+"""Of a rejection (PS3.8, table 9-21): its result, and its source where the line itself has no room."""
+ENDED = "it ended the association"
+REASONS = {3: "it does not know this node's title", 7: "it has another title than the address says"}
 PICTURES = (  # what is fetched: an association has room for 128 kinds of objects in all
     "1.2.840.10008.5.1.4.1.1.1",  # computed radiography
     "1.2.840.10008.5.1.4.1.1.1.1",  # digital x-ray, for presentation
@@ -244,7 +258,13 @@ class Dimse:
     def _associated(
         self, kinds: Sequence[str], pictures: Sequence[str] = (), roles: Any = None, handlers: Any = None
     ) -> Iterator[Any]:
-        """An association, released at the end. Raises: PacsUnreachable, PacsLogin."""
+        """An association, released at the end. Raises: PacsUnreachable, PacsLogin, PacsBusy, PacsLacks."""
+        heard: list[Error | None] = []
+
+        def hear(event: Any) -> None:
+            if not heard:
+                heard.append(_refusal(event.pdu))
+
         entity = AE(ae_title=self._title)
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = TIMEOUT_S
         entity.connection_timeout = TIMEOUT_S
@@ -258,22 +278,48 @@ class Dimse:
                 self._port,
                 ae_title=self._theirs,
                 ext_neg=roles,
-                evt_handlers=handlers,
+                evt_handlers=[(evt.EVT_PDU_RECV, hear), *(handlers or [])],
                 tls_args=None if self._tls is None else (self._tls, self._host),
             )
             try:
+                # What was answered counts, not what the library makes of it: its one thread may have closed
+                # the line after a rejection before the other looks, which takes it for one that never was.
+                if heard and heard[0] is not None:
+                    raise heard[0]
+                done = {str(one.abstract_syntax) for one in line.accepted_contexts}
+                if (done or line.rejected_contexts) and not done.issuperset(kinds):
+                    raise PacsLacks(services=[SERVICES[kind] for kind in kinds if kind not in done])
                 if not line.is_established:
-                    if line.is_rejected:
-                        raise PacsLogin(reason="it does not know one of the two titles, or this machine")
+                    if heard:
+                        raise PacsUnreachable(reason=ENDED)
                     self._shake_hands()
                     raise PacsUnreachable(reason="no association came about")
                 yield line
+            except RuntimeError as error:
+                if line.is_established:
+                    raise
+                raise PacsUnreachable(reason=ENDED) from error
             finally:
                 with suppress(RuntimeError):
                     line.release() if line.is_established else line.abort()
                 left = line.dul.socket and line.dul.socket.socket
                 if left is not None:
                     left.close()  # the library leaves it open where the handshake failed
+
+
+def _refusal(answer: Any) -> Error | None:
+    """What the first answer to a question for an association says against it."""
+    if isinstance(answer, A_ABORT_RQ):
+        return PacsUnreachable(reason="it broke the association off before it began")
+    if not isinstance(answer, A_ASSOCIATE_RJ):
+        return None
+    result, source, reason = answer.result, answer.source, answer.reason_diagnostic
+    # The library's thread dies of numbers that are in no table, and whoever waits for it waits a minute.
+    answer.result, answer.source, answer.reason_diagnostic = 1, 1, 1
+    if result == TRANSIENT or source == BY_PRESENTATION:
+        return PacsBusy()
+    unsaid = "it does not say why; it may not know one of the two titles, or this machine"
+    return PacsLogin(reason=REASONS.get(reason, unsaid) if source == 1 else unsaid)
 
 
 def _context(authority: Path | None, certificate: Path | None) -> ssl.SSLContext:

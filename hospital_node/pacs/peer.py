@@ -100,7 +100,7 @@ class Series:
 class Pacs(Protocol):
     """Asks one PACS. Nothing here, and nothing behind it, can write to one.
 
-    Every method raises: PacsUnreachable, PacsLogin, PacsCertificate, NotAPacs.
+    Every method raises: PacsUnreachable, PacsLogin, PacsCertificate, PacsLacks, NotAPacs.
     """
 
     def check(self) -> None:

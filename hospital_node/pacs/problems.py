@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from medveil.errors import Error
 
 NOTHING_FETCHED = "Nothing more was fetched; what came before is kept."
@@ -45,6 +47,34 @@ class PacsLogin(Error):
             meaning=NOTHING_FETCHED,
             remedy="Check user and password file (DICOMweb), or the titles of both sides (DIMSE), with those "
             "who run the PACS.",
+        )
+
+
+class PacsBusy(PacsUnreachable):
+    """The PACS has no room for an association now."""
+
+    code = "pacs-busy"
+
+    def __init__(self) -> None:
+        Error.__init__(
+            self,
+            what="The PACS refused this node for the moment: it has no room for another association.",
+            meaning=NOTHING_FETCHED,
+            remedy="Run the command again later, or choose quieter hours with --pacs-hours: it goes on where "
+            "it was.",
+        )
+
+
+class PacsLacks(Error):
+    """The PACS lets this node in but does not do what is asked of it."""
+
+    code = "pacs-lacks"
+
+    def __init__(self, *, services: Iterable[str]) -> None:
+        super().__init__(
+            what=f"The PACS does not do {', '.join(sorted(services))} for this node.",
+            meaning=NOTHING_FETCHED,
+            remedy="Have it allowed for this node's title by those who run the PACS, or connect by DICOMweb.",
         )
 
 
