@@ -153,7 +153,7 @@ def test_a_folder_goes_on_with_its_own_simulation_only(asked: Request, tmp_path:
         ({"schedule": Schedule(dropouts=0.1)}, "schedule"),
         ({"study": asked.study.model_copy(update={"attempts": 3})}, "study"),
     ):
-        with pytest.raises(OtherSimulation, match=f": {name} differ"):
+        with pytest.raises(OtherSimulation, match=rf"differs: {name}\."):
             simulate(replace(asked, rounds=1, **change), tmp_path / "one")
     assert before == {path: path.read_bytes() for path in (tmp_path / "one").rglob("*") if path.is_file()}
     with open_folder(tmp_path / "one", asked.asked), pytest.raises(FolderInUse):
@@ -320,7 +320,7 @@ def test_the_command_says_a_line_for_each_round_and_writes_page_and_json(
     ):
         assert part in page
     assert "<script" not in page
-    with pytest.raises(OtherSimulation, match="schedule differ"):
+    with pytest.raises(OtherSimulation, match=r"differs: schedule\."):
         run(*wanted, "--dropouts", 0.5)
     with pytest.raises(BadSplit):
         run(*wanted, "--split", "fair")

@@ -77,7 +77,7 @@ class OtherSimulation(Error):
 
     def __init__(self, *, folder: str, differs: str) -> None:
         super().__init__(
-            what=f"The folder '{folder}' holds another simulation: {differs} differ(s).",
+            what=f"The folder '{folder}' holds another simulation; what differs: {differs}.",
             meaning="Going on would mix two studies in one curve, so nothing was changed.",
             remedy="Name another folder with -o, or give what the folder was begun with.",
         )

@@ -133,7 +133,7 @@ def open_folder(path: Path, asked: Mapping[str, Any]) -> Iterator[Folder]:
         wanted = json.loads(json.dumps(asked))
         if not what.exists():
             if any(one.name != LOCK for one in path.iterdir()):
-                raise OtherSimulation(folder=plain(path.name), differs="what lies there is none, all")
+                raise OtherSimulation(folder=plain(path.name), differs="all, for there is none yet")
             told = What(asked=wanted, key=secrets.token_hex(32))
             replace_durably(what, told.model_dump_json(indent=1).encode(), private=True)
         found = read_json(what, What)
