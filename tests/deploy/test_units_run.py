@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from aggregator.work.open import open_cluster
 from aggregator.work.unmasking import gather, segment_lengths, sum_segment
 from aggregator.work.workers import Inline
 from clustered import summing
+from ports import free_port
 from privacy.secagg.masks import SEGMENT_WORDS
 from services import start_unit
 
@@ -49,9 +49,7 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
     place = tmp_path_factory.mktemp("machines")
     own = place / "aggregator"
     Settings(own, database="postgresql://fl:hush@db/fl").save()
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        set_up_cluster(load(own), f"tls://127.0.0.1:{listener.getsockname()[1]}")
+    set_up_cluster(load(own), f"tls://127.0.0.1:{free_port()}")
     (own / "uploads").mkdir()
     hand_out_cluster(load(own), place / "handed")
     processes = {}

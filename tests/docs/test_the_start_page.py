@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from openid_npm import free_port
+from ports import free_port
 from rooms import ROOT
 
 PAGE = (ROOT / "docs" / "start.md").read_text(encoding="utf-8")

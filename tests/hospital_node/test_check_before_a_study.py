@@ -171,8 +171,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
 def test_the_preview_is_private_and_names_nobody(page: tuple[str, Path]) -> None:
     html, path = page
     assert path.stat().st_mode & 0o777 == 0o600
+    words = re.sub(r"data:image/png;base64,[^\"']*", "data:image/png", html)  # letters by chance
     for identity in (NAME, "Quillfeather", "Ottoline", "4710", "secret", "film-9", ".dcm", str(path.parent)):
-        assert identity not in html, identity
+        assert identity not in words, identity
     assert html.count("data:image/png") == 6
     assert "missing-file" in html
     assert "for the eyes of this hospital" in " ".join(html.split())

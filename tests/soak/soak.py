@@ -26,6 +26,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
+from ports import free_port
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 import httpx2 as httpx
@@ -103,7 +105,7 @@ class Soak:
             names=("127.0.0.1", "localhost"),
             database="" if cluster is None else cluster.url(cluster.database()),
         )
-        self.ports = {"aggregator": _free_port(), "standby": _free_port()}
+        self.ports = {"aggregator": free_port(), "standby": free_port()}
         self.processes: dict[str, Process] = {}
         self.started: dict[str, float] = {}
         self.nodes: dict[str, Node] = {}
@@ -399,15 +401,6 @@ def _slope(xs: list[float], ys: list[float]) -> float:
     mx, my = sum(xs) / len(xs), sum(ys) / len(ys)
     spread = sum((x - mx) ** 2 for x in xs)
     return sum((x - mx) * (y - my) for x, y in zip(xs, ys, strict=True)) / spread
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def main() -> int:

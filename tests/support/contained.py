@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import Self
 
 from containers import ROOT, UID, Engine
 from medveil_imaging.sources.phantom import write_phantom_sites
+from ports import free_port
 from processes_watched import family
 
 AGGREGATOR, NODE = "localhost/medveil-aggregator", "localhost/medveil-node"
@@ -99,7 +99,7 @@ class Played:
     """A study of three hospitals, from ``init`` to its report. Leaving the ``with`` block ends everything."""
 
     def __init__(self, engine: Engine, folder: Path, hospitals: int = 3) -> None:
-        self.folder, self.port = folder, _free_port()
+        self.folder, self.port = folder, free_port()
         write_phantom_sites(folder / "sites", profile="xray", hospitals=hospitals, patients=16)
         for path in [folder / "sites", *(folder / "sites").rglob("*")]:
             path.chmod(0o755 if path.is_dir() else 0o644)
@@ -213,9 +213,3 @@ def _parent(pid: int) -> int:
     with suppress(OSError):
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     return 0
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

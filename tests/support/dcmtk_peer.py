@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from ports import free_port
+
 INSTALL = "apt-get install dcmtk"
 TITLE, OUR_TITLE = "STORAGE", "MEDVEIL"
 CONFIGURED = """
@@ -46,9 +48,7 @@ def running(folder: Path, files: Iterable[bytes]) -> Iterator[str]:
         paths.append(shelf / f"{number:05}.dcm")
         paths[-1].write_bytes(data)
     subprocess.run(["dcmqridx", str(shelf), *map(str, paths)], check=True, capture_output=True)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = int(listener.getsockname()[1])
+    port = free_port()
     config = folder / "dcmqrscp.cfg"
     user, group = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name
     told = {"port": port, "title": TITLE, "folder": shelf, "user": user, "group": group}

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ports import free_port
 from served import ROOT
 
 NGINX = shutil.which("nginx") or next((p for p in ("/usr/sbin/nginx",) if Path(p).exists()), None)
@@ -78,7 +79,7 @@ def passing(here: Path, front: int, back: int) -> str:
 @contextlib.contextmanager
 def through(here: Path, back: int) -> Iterator[int]:
     """nginx that passes TLS through to one server; its port."""
-    port = _free_port()
+    port = free_port()
     with _running(here, port, passing(here, port, back)):
         yield port
 
@@ -90,15 +91,9 @@ def front_of(here: Path, backs: Sequence[int], authority: Path) -> Iterator[int]
     Args:
         authority: of the servers behind.
     """
-    port = _free_port()
+    port = free_port()
     with _running(here, port, configuration(here, port, backs, authority)):
         yield port
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @contextlib.contextmanager

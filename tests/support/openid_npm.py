@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from aggregator.access.tls import make_certificates
+from ports import free_port
 
 VERSION = "9.13.3"
 PLACE = Path(os.environ.get("MEDVEIL_NPM") or Path.home() / ".cache" / "medveil-tests")
@@ -76,13 +77,6 @@ class NpmProvider:
         """As if it were down."""
         self.process.terminate()
         self.process.wait(30)
-
-
-def free_port() -> int:
-    """A port that nobody has at this moment."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @contextmanager

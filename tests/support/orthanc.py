@@ -8,12 +8,13 @@ import http.client
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from ports import free_port
 
 INSTALL = "apt-get install orthanc orthanc-dicomweb"
 PROGRAM = shutil.which("Orthanc") or next((p for p in ("/usr/sbin/Orthanc",) if Path(p).exists()), None)
@@ -32,7 +33,7 @@ class Orthanc:
 
     def __init__(self, folder: Path, **configured: object) -> None:
         self._more = configured
-        self.folder, self.port, self.dicom_port = folder, _free_port(), _free_port()
+        self.folder, self.port, self.dicom_port = folder, free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}/dicom-web"
         self.dimse = f"dimse://{TITLE}@127.0.0.1:{self.dicom_port}"
         sign = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
@@ -131,9 +132,3 @@ def password_file(folder: Path, password: str = PASSWORD) -> Path:
     path.write_text(password + "\n")
     os.chmod(path, 0o600)
     return path
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

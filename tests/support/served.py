@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from aggregator.settings import Limits, Settings
+from ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
@@ -45,9 +46,7 @@ class Served:
         raise AssertionError(self.log.read_text())
 
     def _starts(self, folder: Path, limits: Limits, settings: Mapping[str, object]) -> bool:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self.port = self._wanted or int(listener.getsockname()[1])
+        self.port = self._wanted or free_port()
         self.settings = Settings(folder, port=self.port, limits=limits, **settings)  # type: ignore[arg-type]
         self.settings.save()
         self.log = folder / "server.log"

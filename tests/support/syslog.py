@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from aggregator.access.tls import make_certificates
+from ports import free_port
 
 RSYSLOG = shutil.which("rsyslogd") or next((p for p in ("/usr/sbin/rsyslogd",) if Path(p).exists()), None)
 INSTALL = "rsyslog with TLS is not installed: apt-get install rsyslog rsyslog-gnutls"
@@ -46,9 +47,7 @@ class Archive:
         self.here, self._process = here, None
         here.mkdir()
         make_certificates(here, ("127.0.0.1", "localhost"))
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self.port = int(listener.getsockname()[1])
+        self.port = free_port()
         told = CONFIGURED.format(here=here, port=self.port, asks=asks)
         (here / "rsyslog.conf").write_text(told)
 
