@@ -280,3 +280,18 @@ def test_the_pictures_of_the_readme_are_whole_and_small() -> None:
         with Image.open(ROOT / "docs" / name) as picture:
             assert picture.width == 1180
         assert (ROOT / "docs" / name).stat().st_size <= 200_000
+
+
+def test_the_front_page_shows_a_round_and_a_report_and_says_where_peers_were_read() -> None:
+    page = text_of("README.md")
+    for picture in ("docs/report.png", "docs/dashboard.png"):
+        assert f"]({picture})" in page
+    rows = re.findall(
+        r"^\| .+ \| (.+) \| .+ \|$", page[page.index("| project |") :].partition("\n\n")[0], re.M
+    )
+    sources = dict(re.findall(r"^\[([\w-]+)\]: (https://github\.com/\S+)$", page, re.M))
+    named = [name for row in rows for name in re.findall(r"\]\[([\w-]+)\]", row)]
+    assert set(named) == set(sources)
+    assert len(named) == len(rows) - 2  # the header, and the row of what was found nowhere
+    for address in sources.values():  # a page that stays as it was read
+        assert re.search(r"/(blob/[0-9a-f]{40}|issues/\d+)(/|$)", address), address
