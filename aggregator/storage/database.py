@@ -12,7 +12,6 @@ import os
 import socket
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -50,8 +49,6 @@ _TURN = sa.select(
     sa.func.pg_advisory_xact_lock(WRITERS),
 )
 """Wait for one's turn to write; who then does nothing for five seconds is in nobody's way any more."""
-SETTLED_NS = 200_000_000
-"""A file time this old cannot be shared by a later write: clocks of files tick every few milliseconds."""
 log = get_logger()
 
 
@@ -149,20 +146,6 @@ class Database:
     def is_postgres(self) -> bool:
         """Whether this is PostgreSQL; SQLite otherwise."""
         return self._engine.dialect.name == "postgresql"
-
-    @property
-    def last_write(self) -> int | None:
-        """When anybody wrote to it last; any thread may ask. What was read at the same value is still so.
-
-        None where that cannot be told: on PostgreSQL, and just after a write, when another may bear its time.
-        """
-        if not isinstance(self._where, Path):
-            return None
-        try:
-            written = self._where.stat().st_mtime_ns
-        except OSError:  # gone or out of reach: whoever reads it will say so
-            return None
-        return written if time.time_ns() - written > SETTLED_NS else None
 
     def check_file(self) -> None:
         """Look at every page of a SQLite file. Raises: DamagedDatabase, StorageFailed."""

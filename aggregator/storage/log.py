@@ -21,6 +21,7 @@ from aggregator.auditlog import (
     row_digest,
 )
 from aggregator.storage.directives import sign_again
+from aggregator.storage.editions import Edition
 from aggregator.storage.tables import AUDIT, META, PLANS, SETTINGS, UNRECORDED, subject
 from aggregator.storage.transactions import Change, Transactions, WrongAdminKey, check_signed
 from medveil.identity import Identity
@@ -45,6 +46,21 @@ class AuditLog:
             if len(some) < 1000:
                 return
             after = some[-1].number
+
+    def edition(self) -> Edition | None:
+        """The present edition of the whole database; any thread may ask, and waits for nobody.
+
+        Nothing changes without an entry of the log but what counts as somebody else's change. What was read
+        after :meth:`edition_asked` has named the same edition is still so. None where only a question tells.
+        """
+        return self._transactions.edition(AUDIT)
+
+    def edition_asked(self) -> Edition | None:
+        """:meth:`edition`, by a question to the database where that is needed; None on PostgreSQL.
+
+        Raises: StorageFailed.
+        """
+        return self._transactions.edition_asked(AUDIT)
 
     def change_admin_key(self, new: Identity, *, replaced: bytes | None = None) -> int:
         """Let another key sign the log from the next entry on, and every plan anew. Approvals stay.

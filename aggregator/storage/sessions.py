@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 
 import sqlalchemy as sa
 
+from aggregator.storage.editions import Edition
 from aggregator.storage.tables import (
     LOCAL_ADMINS,
     PARTIES,
@@ -103,6 +104,7 @@ class LocalAdmin:
 _FOUND = sa.select(SESSIONS, SESSION_USES.c.used).join(SESSION_USES, SESSION_USES.c.hash == SESSIONS.c.hash)
 _ONE = _FOUND.where(SESSIONS.c.hash == sa.bindparam("session"))
 """Made once: building a statement takes longer than running it."""
+_OPEN = (SESSIONS, SESSION_USES)
 
 
 class Sessions:
@@ -113,9 +115,21 @@ class Sessions:
 
     def find(self, hashed: str) -> Session | None:
         """The session of a cookie's hash, open or not."""
+        return self.find_as_of(hashed)[0]
+
+    def find_as_of(self, hashed: str) -> tuple[Session | None, Edition | None]:
+        """:meth:`find`, and the edition that says so, if that has a name."""
         with self._transactions.read() as tx:
             row = tx.execute(_ONE, {"session": hashed}).one_or_none()
-        return None if row is None else Session(**row._mapping)
+            edition = self._transactions.edition_read(*_OPEN)
+        return None if row is None else Session(**row._mapping), edition
+
+    def edition(self) -> Edition | None:
+        """The present edition of what is open; any thread may ask, and waits for nobody.
+
+        What :meth:`find_as_of` has said of the same edition is still so. None where only a question tells.
+        """
+        return self._transactions.edition(*_OPEN)
 
     def all(self) -> list[Session]:
         """Every session there ever was, the newest first."""

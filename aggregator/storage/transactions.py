@@ -92,7 +92,7 @@ class Change:
         self.lead: str | None = None
         """The newest entry, and the number of the lead, if this transaction has written one."""
         self.touched: set[sa.Table] = set()
-        """The tables whose rows it may have changed, but the log's."""
+        """The tables whose rows it may have changed."""
         self.select = tx.execute
 
     @property
@@ -150,6 +150,7 @@ class Change:
             subject=subject,
             details=details,
         )
+        self.touched.add(AUDIT)
         self._tx.execute(_INSERT[AUDIT], {c.name: getattr(entry, c.name) for c in AUDIT.c})
         self.head = entry.head
 
@@ -232,11 +233,6 @@ class Transactions:
     def settled(self) -> None:
         """The caller has read everything again."""
         self._database.in_doubt = False
-
-    @property
-    def last_write(self) -> int | None:
-        """See :attr:`Database.last_write`."""
-        return self._database.last_write
 
     def edition(self, *tables: sa.Table) -> Edition | None:
         """Which edition of these tables the database holds; any thread may ask, and waits for nobody.

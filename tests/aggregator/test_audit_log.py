@@ -82,12 +82,12 @@ CHANGES: dict[str, Callable[[Store], object]] = {
 """One call of every method that changes something, in an order that works."""
 READS = {
     "transactions": "admin_key break_off check_admin_key check_file check_lead close head in_doubt "
-    "edition edition_asked edition_read last_write probe read remembered_head settled signer witnessed",
+    "edition edition_asked edition_read probe read remembered_head settled signer witnessed",
     "plans": "all approval_counts approvals attempts edition events has_model is_open newest_version "
     "progress refusals rows version versions",
     "register": "api_token api_tokens edition enrol_tokens enrolled_keys opens party party_as_of "
     "plan_ids readable researchers",
-    "log": "entries key_changes recorded_key succession verify",
+    "log": "edition edition_asked entries key_changes recorded_key succession verify",
 }
 PARTS = {"transactions": Transactions, "plans": Plans, "register": Register, "log": AuditLog}
 

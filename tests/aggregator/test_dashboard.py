@@ -275,7 +275,7 @@ async def told(stream: AsyncIterator[bytes]) -> tuple[str, dict[str, Any]]:
 def write(site: Site, name: str) -> None:
     (one, *others) = site.made.studies_
     site.made.studies_ = (one.model_copy(update={"name": name}), *others)
-    site.app.state.service.store.transactions.last_write += 1
+    site.app.state.service.store.wrote()
 
 
 def test_a_stream_sends_what_changes_and_resumes_from_what_a_browser_has(site: Site) -> None:

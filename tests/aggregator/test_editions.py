@@ -96,6 +96,17 @@ def test_a_change_of_our_own_to_the_register_is_another_edition(store: Store, to
     assert before != edition == store.register.edition()
 
 
+def test_whatever_is_written_is_another_edition_of_the_whole(store: Store, elsewhere: Store) -> None:
+    seen = [store.log.edition_asked()]
+    for write in (lambda: note(store), lambda: enrol(store, "ben"), lambda: note(elsewhere)):
+        write()
+        assert store.log.edition() != seen[-1]
+        seen.append(store.log.edition_asked())
+        assert store.log.edition() == seen[-1]
+    assert None not in seen
+    assert len(set(seen)) == len(seen)
+
+
 def test_a_change_of_another_process_is_another_edition_at_once(store: Store, elsewhere: Store) -> None:
     before = store.register.edition()
     note(elsewhere)  # what it has written is not known here

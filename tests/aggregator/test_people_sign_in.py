@@ -18,6 +18,7 @@ from aggregator.admin import set_up_aggregator
 from aggregator.settings import Settings
 from aggregator.storage.register import Role
 from aggregator.storage.sessions import NoSuchSession
+from aggregator.storage.store import Store
 from aggregator.ways_in import SignIn
 from aggregator.web.dashboard.door import Viewer, viewer, watcher
 from aggregator.web.entrance.guard import way_back
@@ -164,6 +165,23 @@ def test_the_admin_ends_sessions_and_the_next_request_knows(door: Door, anna: Vi
     assert [one.get("/here").status_code for one in (anna, ben)] == [303, 200]
     assert sessions.end_all(now=door.service.visitors.clock()) == 1
     assert ben.get("/here").status_code == 303
+
+
+def test_a_session_is_looked_up_once_whatever_else_is_written_and_ended_at_once_by_another_process(
+    door: Door, anna: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anna.enter()
+    sessions, asked = door.service.visitors.sessions, list[str]()
+    real = sessions.find_as_of
+    monkeypatch.setattr(sessions, "find_as_of", lambda name: (asked.append(name), real(name))[1])
+    for name in ("osaka", "kyoto", "kobe"):
+        door.service.register.add_token(f"token of {name}", name=name, role="hospital", expires=9e9)
+        assert anna.get("/here").status_code == 200
+    assert len(asked) == 1
+    elsewhere = Store(door.world.database, door.world.admin)
+    elsewhere.sessions.end_all(now=door.service.visitors.clock())
+    elsewhere.close()
+    assert anna.get("/here").status_code == 303
 
 
 def researcher_in(door: Door, name: str) -> Visitor:

@@ -370,7 +370,8 @@ class MadeStore:
     """The few things that pages ask the store itself for."""
 
     def __init__(self, watching: MadeWatching) -> None:
-        self.transactions = SimpleNamespace(last_write=1)
+        self.edition = (1,)
+        self.log = SimpleNamespace(edition=lambda: self.edition, edition_asked=lambda: self.edition)
         self.register = SimpleNamespace(
             enrolled_keys=lambda: [
                 Party(one.hospital, "hospital", one.hospital.encode()) for one in watching.hospitals_
@@ -378,6 +379,10 @@ class MadeStore:
             enrol_tokens=lambda: [EnrolToken("0" * 64, "osaka", "hospital", NOW + 86_400, False)],
             readable=lambda name: {PLAN},
         )
+
+    def wrote(self) -> None:
+        """Somebody has written to the database."""
+        self.edition = (self.edition[0] + 1,)
 
 
 @dataclass
@@ -392,7 +397,7 @@ class ServedBoard:
 
     def wrote(self) -> None:
         """Somebody has written to the database."""
-        self.app.state.service.store.transactions.last_write += 1
+        self.app.state.service.store.wrote()
 
 
 ADMIN = Viewer(name="admin", role=Role.ADMIN, shown="Ada Lovelace", way="link", session="1", ends=9e9)

@@ -59,7 +59,7 @@ class Shown:
     parts: dict[str, Part]
     mark: str
     seen: object
-    """The state of the database that it was made from; None if that is not known."""
+    """The edition of the database that it was made from; None if that has no name."""
     at: float
     """Monotonic seconds."""
 
@@ -92,11 +92,6 @@ class Board:
         found = self.app.state.service or self.app.state.stand_by
         if found is None:
             raise NotLeading()
-        return found
-
-    def written(self) -> int | None:
-        """When anybody wrote to the database last; None if that is not known. Raises: NotLeading."""
-        found: int | None = self.serving().store.transactions.last_write
         return found
 
     def view(self, key: Key) -> View:
@@ -137,7 +132,7 @@ class Board:
         return await asyncio.shield(task)
 
     def _holds(self, made: Shown) -> bool:
-        seen = self.written()
+        seen = self.serving().store.log.edition()
         return seen is not None and seen == made.seen and time.monotonic() - made.at < BY_ITSELF_S
 
     async def _make(self, key: Key) -> Shown:
@@ -158,7 +153,11 @@ class Board:
         return made
 
     def _make_now(self, key: Key) -> Shown:
-        screen, seen, at = self.screens[key.screen], self.written(), time.monotonic()
+        screen, seen, at = (
+            self.screens[key.screen],
+            self.serving().store.log.edition_asked(),
+            time.monotonic(),
+        )
         began, view = time.thread_time(), self.view(key)
         value = screen.value(view)
         parts = self.painter.parts(screen, value, view, key.language)
