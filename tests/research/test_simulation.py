@@ -142,6 +142,17 @@ def test_what_was_ended_goes_on_with_the_round_that_ran(asked: Request, tmp_path
     assert not list((tmp_path / "cut" / "scratch").iterdir())
 
 
+def test_what_is_refused_before_a_round_is_over_leaves_no_folder(asked: Request, tmp_path: Path) -> None:
+    def refused(path: Path) -> None:
+        with open_folder(path, asked.asked) as folder:
+            (folder.scratch / "half").write_bytes(b"written")
+            raise MoreHospitalsThanPatients(hospitals=2, patients=1)
+
+    with pytest.raises(MoreHospitalsThanPatients):
+        refused(tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_goes_on_with_its_own_simulation_only(asked: Request, tmp_path: Path) -> None:
     simulate(replace(asked, rounds=1), tmp_path / "one")
     before = {path: path.read_bytes() for path in (tmp_path / "one").rglob("*") if path.is_file()}
@@ -349,6 +360,7 @@ def test_hospitals_drawn_from_one_data_set_train_and_are_judged(asked: Request, 
         simulate(replace(wanted, hospitals=100, split=Split("equal")), tmp_path / "two")
     with pytest.raises(BadSplit, match="no such column"):
         simulate(replace(wanted, split=Split("column", column="colour")), tmp_path / "three")
+    assert [path.name for path in tmp_path.iterdir() if path.name in ("two", "three")] == []
 
 
 @pytest.mark.slow

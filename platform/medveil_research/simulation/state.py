@@ -10,6 +10,7 @@ import fcntl
 import io
 import json
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -125,6 +126,8 @@ class Folder:
 def open_folder(path: Path, asked: Mapping[str, Any]) -> Iterator[Folder]:
     """The folder of exactly this simulation, made if there is none; nobody else's meanwhile.
 
+    An error before the first round is over leaves nothing in it: whoever mends what was refused begins anew.
+
     Raises: OtherSimulation: it was begun with something else. FolderInUse; OpenFolder; BadFile.
     """
     private_folder(path)
@@ -142,7 +145,22 @@ def open_folder(path: Path, asked: Mapping[str, Any]) -> Iterator[Folder]:
             raise OtherSimulation(folder=plain(path.name), differs=plain(", ".join(differs)))
         for name in (ATTEMPTS, SCRATCH):
             (path / name).mkdir(mode=0o700, exist_ok=True)
-        yield Folder(path, bytes.fromhex(found.key))
+        try:
+            yield Folder(path, bytes.fromhex(found.key))
+        except Error:
+            if not any((path / ATTEMPTS).iterdir()):
+                _clear(path)
+            raise
+
+
+def _clear(path: Path) -> None:
+    """Remove what :func:`open_folder` makes, and the folder if there is nothing else in it."""
+    (path / ATTEMPTS).rmdir()
+    shutil.rmtree(path / SCRATCH)
+    for name in (WHAT, DEALT, LOCK):
+        (path / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        path.rmdir()
 
 
 @contextmanager
