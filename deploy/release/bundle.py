@@ -22,9 +22,14 @@ INSTALL = """\
 #!/bin/sh
 # Installs MedVeil from this folder, without a network, into the one that is named: sh install.sh /opt/medveil
 set -eu
-cd "$(dirname "$0")"
 target=${{1:?Name the folder to install into, e.g. sh install.sh "$HOME/medveil"}}
 python=${{PYTHON:-python3}}
+case $target in /*) ;; *) target=$PWD/$target ;; esac
+cd "$(dirname "$0")"
+command -v "$python" > /dev/null || {{
+    echo "There is no $python here. Name a Python {python}: PYTHON=python{python} sh install.sh $target" >&2
+    exit 1
+}}
 have=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 if [ "$have" != "{python}" ]; then
     echo "These packages are for Python {python}; $python is $have. Name another:" >&2

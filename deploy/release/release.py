@@ -38,8 +38,11 @@ def packages(made: Path) -> dict[str, bytes]:
 
     Raises NotMade: the sources were changed, or the two differ.
     """
-    if run("git", "status", "--porcelain"):
-        raise NotMade("The sources differ from their revision. Commit or put aside what was changed.")
+    if changed := run("git", "status", "--porcelain").decode(errors="replace").splitlines():
+        named = ", ".join(line[3:] for line in changed[:5]) + (" …" if len(changed) > 5 else "")
+        raise NotMade(
+            f"The sources differ from their revision ({named}). Commit or put aside what was changed."
+        )
     found = []
     for name in ("one", "another"):
         clone = made / name / "medveil"

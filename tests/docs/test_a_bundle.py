@@ -91,3 +91,9 @@ def test_another_python_is_told_before_anything_is_made(bundle: Path, tmp_path: 
     assert done.returncode == 1
     assert "is 3.99. Name another" in done.stderr
     assert not target.exists()
+    done = run(
+        "sh", bundle / "bundle" / "install.sh", "other", HOME=str(bundle / "home"), PYTHON="python-3.99"
+    )
+    assert done.returncode == 1
+    assert "There is no python-3.99 here" in done.stderr
+    assert "install.sh /other" in done.stderr  # a folder is meant from where it is typed

@@ -28,6 +28,7 @@ from medveil import evaluation, groups, log, noise_policies, study
 from medveil.cli import root_app
 from medveil.compression import MAPS
 from medveil.errors import Error
+from medveil.ids import fingerprint
 from medveil.profiles import PROFILES
 from medveil.strategies import STRATEGIES
 from medveil.tasks import TASKS
@@ -115,6 +116,13 @@ def test_every_relative_link_leads_to_a_page_and_a_heading() -> None:
         elif anchor and aim.suffix == ".md" and anchor not in anchors(aim.read_text(encoding="utf-8")):
             broken.append(f"{page.name}: {target} (no such heading)")
     assert not broken
+
+
+def test_a_fingerprint_in_the_pages_is_as_long_as_one() -> None:
+    long = fingerprint(b"").count("-") + 1
+    for page in PAGES:
+        for shown in re.findall(r"\b[0-9A-F]{4}(?:-[0-9A-F]{4}){2,}\b", page.read_text(encoding="utf-8")):
+            assert shown.count("-") + 1 == long, (page.name, shown)
 
 
 def test_every_make_target_that_is_named_exists() -> None:
