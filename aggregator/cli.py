@@ -432,8 +432,12 @@ def study_status(plan: OneOfAll = "", folder: Folder = DEFAULT) -> None:
     """Print every plan, or one, with its rounds, survivors and failures."""
     from aggregator import admin
 
+    nothing = True
     for found, status in admin.statuses(load(folder), plan):
+        nothing = False
         _show_status(found, status)
+    if nothing:
+        screen.say("There is no study yet. Next: medveil aggregator study create")
 
 
 def _state_words(plan: Plan, status: PlanStatus) -> str:
@@ -442,7 +446,8 @@ def _state_words(plan: Plan, status: PlanStatus) -> str:
     if status.directive is not None and status.directive.halts:
         return {"pause": "paused", "stop": "stopped"}.get(status.directive.order, "withdrawn")
     if status.finished:
-        return "finished"
+        evaluated = any(one.done and one.kind.value == "evaluate" for one in status.attempts)
+        return "finished" if evaluated else "ended early"
     waits = "" if status.waiting_for is None else status.waiting_for.reason
     if plan.before is not None and waits == "earlier-roster":
         return f"roster {plan.epoch}, not begun; until then plan {plan.before.id[:8]} works"

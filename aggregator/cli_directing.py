@@ -57,11 +57,12 @@ def _say(folder: Path, study: str, order: Order, reason: str, *, ask: bool = Fal
     """Raises: NotConfirmed, what :func:`aggregator.directing.say` raises."""
     from aggregator import directing
 
+    settings = load(folder)
     if ask:
+        directing.check(settings, study, order, reason)
         screen.say(warn(MEANING[order]))
         if not (can_ask() and screen.ask(f"{order.capitalize()} '{plain(study, 100)}'?")):
             raise NotConfirmed()
-    settings = load(folder)
     plan, told = directing.say(settings, study, order, reason)
     screen.say(strong(plan.study.name), f"{DONE[order]}: {plain(told.reason)}")
     if not ask:

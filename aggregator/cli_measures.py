@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import time
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 screen = Screen()
 MEGA, DAY_S = 1e6, 86_400.0
+NO_STUDY = "There is no such study yet. Next: medveil aggregator study create"
 Plan = Annotated[str, typer.Argument(help="The study: its name, its words or the beginning of its hash.")]
 
 
@@ -94,6 +96,9 @@ def compare(
     """The newest studies side by side."""
     with _opened(folder) as (_, measures):
         v = measures.comparison(task=task)
+    if not v.studies:
+        screen.say(NO_STUDY)
+        return
     rows = [
         (
             one.study,
@@ -120,6 +125,8 @@ def privacy(
     """What each study costs a patient: so far and at its end, against others and against everybody."""
     with _opened(folder) as (_, measures):
         v = measures.privacy(study=study)
+    if not v.studies:
+        screen.say(NO_STUDY)
     for one in v.studies:
         _show_privacy(one)
     if v.left_out:
@@ -198,7 +205,7 @@ def system(folder: Folder = DEFAULT) -> None:
     screen.say(f"last backup   {ago}")
     for one in v.certificates:
         mark = "" if one.mark == "done" else "  LOOK AT THIS"
-        screen.say(f"certificate   {one.file}: {one.days:.0f} days left{mark}")
+        screen.say(f"certificate   {one.file}: {math.floor(one.days)} days left{mark}")
     screen.say("packages      " + ", ".join(f"{one.name} {one.version}" for one in v.packages))
 
 

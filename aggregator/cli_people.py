@@ -47,11 +47,14 @@ def people_list(folder: Folder = DEFAULT, as_json: AsJson = False) -> None:
     """Print everybody with a key or a token, a line each; never the token itself."""
     from aggregator import admin
 
-    for access in admin.people(load(folder)):
+    found = list(admin.people(load(folder)))
+    for access in found:
         if as_json:
             screen.json(_for_programs(access))
         else:
             _show_access(access)
+    if not found and not as_json:
+        screen.say("Nobody has a key or a token yet. Next: medveil aggregator invite NAME")
 
 
 def _for_programs(access: Access) -> dict[str, object]:

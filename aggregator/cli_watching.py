@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -190,7 +191,7 @@ def _rows(seen: StudySeen, timeline: Timeline | None) -> Iterator[tuple[str, str
     if cost.joint is not None and cost.joint_at_end is not None:
         yield "epsilon", f"{cost.joint:.2f} of {cost.joint_at_end:.2f} so far"
     if cost.bytes:
-        left = "" if cost.seconds_left is None else f", about {duration(cost.seconds_left)} of rounds left"
+        left = f", about {duration(cost.seconds_left)} of rounds left" if cost.seconds_left else ""
         yield "so far", f"{amount(cost.bytes)} in {duration(cost.seconds or 0)} of rounds{left}"
     if seen.figure is not None:
         yield seen.figure.name, f"{seen.figure.words} (round {seen.figure.round})"
@@ -253,6 +254,20 @@ def _doing(lane: Lane, timeline: Timeline) -> str:
     return "; ".join(parts)
 
 
+WAITS = {
+    "phase-end": "waits for the end of the phase",
+    "sum": "the sum is opened",
+    "trouble": "the sum cannot be published yet",
+    "giving-up": "the failed attempt is given up",
+    "failures": "is tried again later",
+    "next-round": "the next round is about to open",
+    "stopping": "ends with this attempt",
+    "takeover": "takes over between two attempts",
+    "takeover-halted": "takes over when the study goes on",
+    "too-few-left": "too few hospitals take part",
+}
+
+
 def _change(seen: StudySeen, timeline: Timeline | None) -> str:
     """The study in a line, without anything that changes by itself."""
     waits = seen.waits_for
@@ -264,8 +279,8 @@ def _change(seen: StudySeen, timeline: Timeline | None) -> str:
         named = ", ".join(one.hospital for one in waits.awaited[:8])
         more = f" and {len(waits.awaited) - 8} more" if len(waits.awaited) > 8 else ""
         parts.append(f"waits for {named}{more}")
-    elif waits.why not in ("finished", "hospitals"):
-        parts.append(f"waits: {waits.why}")
+    elif waits.why in WAITS:
+        parts.append(WAITS[waits.why])
     return "  ".join(parts)
 
 
@@ -284,7 +299,7 @@ def _say_ended(
 
 
 def _ended(one: RoundSeen) -> str:
-    from aggregator.watching.words import amount, duration
+    from aggregator.watching.words import amount, duration, failed_by
 
     kind = " (evaluation)" if one.kind.value == "evaluate" else ""
     parts = [f"round {one.round}.{one.attempt}{kind} {one.outcome}"]
@@ -293,7 +308,7 @@ def _ended(one: RoundSeen) -> str:
         if one.missing:
             parts.append(f"without {', '.join(one.missing[:3])}{' …' if len(one.missing) > 3 else ''}")
     else:
-        parts.append(one.reason or "failed")
+        parts.append(failed_by(one.reason) or "why is not known")
     parts += [duration(one.seconds), f"{amount(one.bytes_up)} up"]
     if one.figure is not None:
         parts.append(f"{one.figure.name} {one.figure.words}")
@@ -349,7 +364,7 @@ def _cost(cost: Cost) -> Iterator[tuple[str, Words]]:
             yield "", f"{cost.local:.2f} and {cost.local_at_end:.2f} counting on no other hospital's noise"
     about = "about " if cost.estimated else ""
     if cost.seconds_per_round is not None:
-        left = "" if cost.seconds_left is None else f", about {duration(cost.seconds_left)} left"
+        left = f", about {duration(cost.seconds_left)} left" if cost.seconds_left else ""
         yield (
             "time",
             f"{duration(cost.seconds_per_round)} a round; {about}{duration(cost.seconds or 0)} so far{left}",
@@ -358,7 +373,7 @@ def _cost(cost: Cost) -> Iterator[tuple[str, Words]]:
         downs = [one.bytes_down for one in cost.traffic if one.rounds] or [0.0]
         a_round = f"{amount(sum(ups) / len(ups))} up, {amount(sum(downs) / len(downs))} down"
         yield "traffic", f"{a_round} a round and hospital"
-        more = "" if cost.bytes_left is None else f", about {amount(cost.bytes_left)} left"
+        more = f", about {amount(cost.bytes_left)} left" if cost.bytes_left else ""
         yield "", f"{about}{amount(cost.bytes or 0)} so far{more}"
 
 
@@ -377,10 +392,10 @@ def _hospital_row(one: HospitalSeen) -> tuple[Words, ...]:
         heard = fault("revoked")
     elif one.in_reach is False:
         heard = warn(heard)
-    clock: Words = "" if one.clock_s is None else f"{one.clock_s:+.1f} s"
+    clock: Words = "" if one.clock_s is None else f"{round(one.clock_s, 1) + 0.0:+.1f} s"
     if one.clock_s is not None and abs(one.clock_s) > HEALTHY_CLOCK_S:
         clock = warn(clock)
     left = None if one.certificate_until is None else (one.certificate_until - one.as_of) / 86_400
-    days: Words = "" if left is None else f"{left:.0f}" if left > 0 else fault("expired")
+    days: Words = "" if left is None else f"{math.floor(left)}" if left > 0 else fault("expired")
     rounds = f"{one.taken} of {one.taken + one.missed}" if one.taken + one.missed else ""
     return one.hospital, heard, one.version or "", clock, days, rounds, str(len(one.studies) or "")

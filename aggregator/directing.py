@@ -32,6 +32,13 @@ def say(settings: Settings, typed: str, order: Order, reason: str) -> tuple[Plan
     return plan, told
 
 
+def check(settings: Settings, typed: str, order: Order, reason: str) -> None:
+    """Refuse, before anybody is asked, what :func:`say` would refuse. Raises: as that does."""
+    checked_reason(reason)
+    with opened(settings) as store:
+        store.directives.check(plan_meant(store, typed), order)
+
+
 def checked_reason(reason: str) -> str:
     """A reason as it is signed. Raises: BadOption."""
     words = " ".join(reason.split())

@@ -5,6 +5,7 @@ Each is signed with the admin key inside the transaction that writes it, so no t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,6 +22,8 @@ _LAST_WORDS = sa.select(DIRECTIVES).join(
     _LAST, (DIRECTIVES.c.plan == _LAST.c.plan) & (DIRECTIVES.c.number == _LAST.c.number)
 )
 """Made once: the clock asks it each second."""
+Select = Callable[[sa.Select[Any]], sa.Result[Any]]
+"""Reads in a transaction."""
 MOST = 50
 """Words of a plan that are read for people."""
 DONE = {"pause": "paused", "resume": "resumed", "stop": "stopped", "withdraw": "withdrawn"}
@@ -61,8 +64,8 @@ class Directives:
     def say(self, plan: str, order: Order, reason: str, *, now: float) -> Directive:
         """Write a word and sign it. Raises: WordRefused; what every change raises."""
         with self._transactions.change("say_directive", "admin") as change:
-            last = _last(change, plan)
-            _check(change, plan, order, last)
+            last = _last(change.select, plan)
+            _check(change.select, plan, order, last)
             time_ms = max(int(now * 1000), 0 if last is None else last.time_ms + 1)
             number = 1 if last is None else last.number + 1
             told = sign_directive(change.signer, bytes.fromhex(plan), order, reason, time_ms)
@@ -71,6 +74,11 @@ class Directives:
                 DIRECTIVES, {**values, "signature": told.signature}, f"plan.{DONE[order]}", reason=reason
             )
         return Directive(order=order, number=number, reason=reason, at=time_ms / 1000)
+
+    def check(self, plan: str, order: Order) -> None:
+        """Whether this could be said now. Raises: WordRefused."""
+        with self._transactions.read() as tx:
+            _check(tx.execute, plan, order, _last(tx.execute, plan))
 
     def of(self, plan: str) -> tuple[Directive, ...]:
         """The last words on a plan, the newest first."""
@@ -88,7 +96,7 @@ class Directives:
 
 def is_halted(change: Change, plan: str) -> bool:
     """Whether the admin's last word on a plan is that no attempt opens."""
-    last = _last(change, plan)
+    last = _last(change.select, plan)
     return last is not None and last.word != "resume"
 
 
@@ -100,15 +108,15 @@ def sign_again(change: Change) -> None:
         change.update(DIRECTIVES, key, {"signature": told.signature}, "directive.signed-again")
 
 
-def _last(change: Change, plan: str) -> sa.Row[Any] | None:
+def _last(select: Select, plan: str) -> sa.Row[Any] | None:
     wanted = sa.select(DIRECTIVES).where(DIRECTIVES.c.plan == plan)
-    return change.select(wanted.order_by(DIRECTIVES.c.number.desc()).limit(1)).first()
+    return select(wanted.order_by(DIRECTIVES.c.number.desc()).limit(1)).first()
 
 
-def _check(change: Change, plan: str, order: Order, last: sa.Row[Any] | None) -> None:
+def _check(select: Select, plan: str, order: Order, last: sa.Row[Any] | None) -> None:
     """Raises: WordRefused."""
     word = None if last is None else last.word
-    finished = change.select(sa.select(PLANS.c.finished).where(PLANS.c.id == plan)).scalar()
+    finished = select(sa.select(PLANS.c.finished).where(PLANS.c.id == plan)).scalar()
     if finished or word in ("stop", "withdraw"):
         reason = "it is over already" if word is None else f"it was {DONE[word]} already"
         raise WordRefused(order=order, reason=reason, remedy="See: medveil aggregator study show.")
@@ -119,7 +127,7 @@ def _check(change: Change, plan: str, order: Order, last: sa.Row[Any] | None) ->
     if order == "resume" and word != "pause":
         raise WordRefused(order=order, reason="it is not paused", remedy="Nothing to do.")
     begun = sa.select(ATTEMPTS.c.round).where(ATTEMPTS.c.plan == plan).limit(1)
-    if order == "withdraw" and change.select(begun).first() is not None:
+    if order == "withdraw" and select(begun).first() is not None:
         raise WordRefused(
             order=order, reason="its rounds have begun", remedy="Stop it: medveil aggregator study stop."
         )

@@ -48,6 +48,7 @@ def cost_of(
     trained: int,
     evaluated: bool,
     account: Account | None,
+    over: bool = False,
 ) -> Cost:
     """What a study has cost.
 
@@ -55,11 +56,12 @@ def cost_of(
         reports: its newest attempts. ended: how many attempts have.
         trained: training rounds that made a version. evaluated: whether the last evaluation has its sum.
         account: None where no accountant may run.
+        over: whether no round comes any more, whatever was planned.
     """
     rounds = plan.study.training.rounds
     train = [r for r in reports if r.done and r.kind is RoundKind.TRAIN]
     a_round = sum(r.seconds for r in train) / len(train) if train else None
-    left = max(0, rounds - trained) + (0 if evaluated else 1)
+    left = 0 if over else max(0, rounds - trained) + (0 if evaluated else 1)
     up, down = Counter[str](), Counter[str]()
     for report in reports:
         up.update(report.bytes_up)
@@ -67,6 +69,8 @@ def cost_of(
     scale = ended / len(reports) if reports else 0.0
     moved = sum(up.values()) + sum(down.values())
     spent = _spent(plan.study, reports, trained, evaluated, account)
+    if over:
+        spent |= {f"{kind}_at_end": spent[kind] for kind in ("joint", "local") if kind in spent}
     return Cost(
         privacy=plan.study.privacy.kind,
         seconds_per_round=a_round,

@@ -157,6 +157,8 @@ Why = Literal[
     "stopped",
     "withdrawn",
     "finished",
+    "too-few-left",
+    "ended-early",
     "roster-approvals",
     "takeover",
     "takeover-reach",
@@ -164,13 +166,15 @@ Why = Literal[
     "amended",
     "set-aside",
 ]
-"""``hospitals``: answers of those in ``awaited``. ``phase-end``: everybody in reach has answered. ``sum``:
-the aggregator opens the sum. ``trouble``: it cannot, ``reason`` says why. ``giving-up``: hospitals give a
-failed attempt up. ``failures``: a pause after attempts that failed at their beginning. ``stopping``: it is
-paused or stopped, and an attempt that has masked vectors comes to its own end first. ``roster-approvals``,
-``takeover``: an amendment waits for approvals, or for a moment between two attempts of the roster before it;
-``takeover-reach`` for enough of its hospitals in reach, ``takeover-halted`` because the admin has halted the
-study. ``amended``: another roster has taken over. ``set-aside``: this one never did, and never will."""
+"""``hospitals``: answers of those in ``awaited``. ``phase-end``: everybody in reach has answered.
+``sum``: the aggregator opens the sum. ``trouble``: it cannot, ``reason`` says why. ``giving-up``:
+hospitals give a failed attempt up. ``failures``: a pause after attempts that failed at their beginning.
+``stopping``: it is paused or stopped, and an attempt that has masked vectors comes to its own end first.
+``roster-approvals``, ``takeover``: an amendment waits for approvals, or for a moment between two attempts
+of the roster before it; ``takeover-reach`` for enough of its hospitals in reach, ``takeover-halted``
+because the admin has halted the study. ``too-few-left``, ``ended-early``: it ended before its last round,
+as ``without`` take no part and a round takes ``need``, or as the last attempt failed by ``reason``.
+``amended``: another roster has taken over. ``set-aside``: this one never did, and never will."""
 
 
 class Awaited(Frozen):
@@ -200,6 +204,8 @@ class WaitsFor(Frozen):
     invited: Count = 0
     need: Count = 0
     """Answers, approvals or hospitals that it takes."""
+    without: tuple[Name, ...] = ()
+    """Who takes no part, where the study ended for that."""
     reason: Text = ""
     epoch: Count = 0
     """Of an amendment that has not begun its roster's number; of an amended plan that of the next one."""

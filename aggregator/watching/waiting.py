@@ -17,6 +17,7 @@ def waits_for(
     *,
     word: Directive | None = None,
     last_round: int = 0,
+    ended: str | None = None,
     now: float,
 ) -> WaitsFor:
     """What a study waits for now.
@@ -27,6 +28,7 @@ def waits_for(
         live: what the leading process has told of late; None if nothing, or long ago.
         word: the admin's last word on the plan.
         last_round: the last round of which an attempt has ended.
+        ended: of a study that ended before its last round why its last attempt failed; None of any other.
     """
     rounds = plan.study.training.rounds + 1
     known = WaitsFor(why="finished", rounds=rounds, round=last_round, live_known=live is not None)
@@ -36,7 +38,7 @@ def waits_for(
         why = {"pause": "paused", "stop": "stopped", "withdraw": "withdrawn"}[word.order]
         return WaitsFor.model_validate({**dict(known), "why": why, "reason": word.reason})
     if present.finished:
-        return known
+        return known if ended is None else _ended_early(plan, present, known, ended)
     if timeline is not None:
         found = _open(plan, present, timeline, held, known, now=now)
         if halted and word is not None:
@@ -46,6 +48,15 @@ def waits_for(
         missing = _approvals_missing(plan, present, live, now=now)
         return known.model_copy(update={**missing, "why": "approvals"})
     return _between(plan, present, live, held, known, now=now)
+
+
+def _ended_early(plan: Plan, present: PlanStatus, known: WaitsFor, failed_by: str) -> WaitsFor:
+    """Why a study is over before its last round."""
+    out, need = tuple(one.hospital for one in present.refusals), fewest(plan)
+    if len(plan.roster) - len(out) < need:
+        same = {"without": out, "invited": len(plan.roster), "need": need}
+        return known.model_copy(update={**same, "why": "too-few-left"})
+    return known.model_copy(update={"why": "ended-early", "reason": failed_by})
 
 
 def roster_waits_for(
@@ -163,7 +174,9 @@ def _between(
         left = max(0.0, held.next_at - now)
         return known.model_copy(update={**same, "why": "failures", "left_s": left, "reason": held.reason})
     if len(held.ready) < need:
-        missing = [n for n in plan.names if n in present.approved and n not in (*held.ready, *held.away)]
+        refused = {one.hospital for one in present.refusals}
+        absent = [n for n in plan.names if n not in held.ready and n not in refused]
+        missing = [n for n in absent if n not in held.away] or absent  # an approval more would help, too
         return known.model_copy(
             update={
                 **same,

@@ -41,6 +41,8 @@ from medveil.reports import AttemptReport, Directive, PlanStatus
 from medveil.rounds import AttemptKey
 from medveil.spoken import words_of
 
+ENDED_BEFORE = ("ended-early", "stopped", "withdrawn")
+"""States of studies of which no round comes any more, though more were planned."""
 OF_LATE = 50
 """Attempts from which costs and rounds taken are reckoned."""
 LONGEST_PAGE = 200
@@ -116,6 +118,7 @@ class Watching:
                 trained=newest.number,
                 evaluated=evaluated,
                 account=account or self._account,
+                over=line.state in ENDED_BEFORE and present.open is None,
             ),
             figure=newest_figure(plan, reports),
             directives=words,
@@ -255,6 +258,7 @@ class Watching:
             live,
             word=word,
             last_round=over,
+            ended=None if is_evaluated(_ended(tried)) else "" if last is None else _failed_by(last),
             now=self._now(),
         )
 
@@ -273,6 +277,10 @@ class Watching:
         if course is not None and tried.report is None:
             self._courses[key.plan] = key, course
         return course
+
+
+def _failed_by(tried: Tried) -> str:
+    return "" if tried.report is None else tried.report.reason or ""
 
 
 def _ended(tried: list[Tried]) -> list[AttemptReport]:

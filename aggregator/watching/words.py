@@ -18,6 +18,18 @@ DOING = {
     Phase.ABORT: "giving the attempt up",
 }
 """What a hospital is at work on while a phase waits for it."""
+FAILED_BY = {
+    "below-threshold": "too few hospitals answered in time",
+    "spoiled-round": "a hospital dealt wrong shares",
+    "wrong-shares": "hospitals returned other shares than they were dealt",
+    "spoiled-sum": "a hospital sent something that is no honest message",
+    "diverged-model": "the model ran away",
+    "older-protocol": "it was open when the program was exchanged",
+    "paused-by-admin": "the admin paused the study",
+    "stopped-by-admin": "the admin stopped the study",
+    "withdrawn-by-admin": "the admin withdrew the study",
+}
+"""Why an attempt had no sum, for the codes that are usual; all others are told by their code alone."""
 NAMED = 3
 """Hospitals that a sentence names; the others are counted."""
 
@@ -27,6 +39,11 @@ def doing(phase: Phase | None, kind: RoundKind | None) -> str:
     if phase is Phase.COMMIT and kind is RoundKind.EVALUATE:
         return "scoring"
     return "" if phase is None else DOING.get(phase, "")
+
+
+def failed_by(code: str) -> str:
+    """Why an attempt had no sum: in words where there are some, and always with the code."""
+    return f"{FAILED_BY[code]} ({code})" if code in FAILED_BY else code
 
 
 def duration(seconds: float) -> str:
@@ -219,6 +236,19 @@ def _set_aside(found: WaitsFor) -> str:
     )
 
 
+def _too_few_left(found: WaitsFor) -> str:
+    out, names = len(found.without), [Awaited(hospital=name) for name in found.without]
+    return (
+        f"The study ended before its last round: {out} of {found.invited} hospitals "
+        f"take{'s' if out == 1 else ''} no part ({_names(names, '')}), and a round takes {found.need}."
+    )
+
+
+def _ended_early(found: WaitsFor) -> str:
+    cause = f": {failed_by(found.reason)}" if found.reason else ""
+    return f"The study ended before its last round, after round {found.round}{cause}."
+
+
 def _finished(found: WaitsFor) -> str:
     return "The study is over and waits for nothing."
 
@@ -236,6 +266,8 @@ _SENTENCES: dict[str, Callable[[WaitsFor], str]] = {
     "stopped": _halted,
     "withdrawn": _halted,
     "finished": _finished,
+    "too-few-left": _too_few_left,
+    "ended-early": _ended_early,
     "roster-approvals": _change_approvals,
     "takeover": _takeover,
     "takeover-reach": _takeover_reach,

@@ -90,7 +90,7 @@ def test_a_study_is_shown_with_who_refused_and_why_in_80_columns(build: Build) -
 @pytest.mark.parametrize("columns", [80, 50])
 def test_hospitals_fit_the_terminal_and_say_when_nothing_is_live(build: Build, columns: int) -> None:
     world = build()
-    heard = Heard(at=time.time() - 200, version="0.1.0", clock_s=-31.0, certificate_until=time.time() + 9.5e5)
+    heard = Heard(at=time.time() - 200, version="0.1.0", clock_s=-31.0, certificate_until=time.time() + 9.6e5)
     told = Live(written=time.time(), started=1.0, pid=1, hospitals={"hospital-1": heard})
     live.write(world.folder, told)
     text = shown(world, "hospitals", columns=columns)

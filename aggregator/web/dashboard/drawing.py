@@ -46,6 +46,8 @@ SIZES = (
     604800,
 )
 MOST_TICKS = 7
+EDGE = 0.06
+"""Share of an axis at each end where no time is written."""
 STEPS: tuple[Step, ...] = ("keys", "training", "ready", "upload", "agreed", "shares")
 """What a hospital does in an attempt that goes well, in order."""
 
@@ -61,7 +63,7 @@ class Axis:
     deadline: float | None
     """Of the present phase."""
     quorum: float | None
-    """When as many hospitals were ready as a sum takes at least."""
+    """When as many hospitals as a sum takes had sent masked vectors; before that phase, were ready."""
 
     def place(self, at: float) -> float:
         """From 0 to 1."""
@@ -102,8 +104,9 @@ def _rounded(span: float) -> float:
 
 
 def _quorum(line: Timeline) -> float | None:
-    ready = sorted(one.at for lane in line.lanes for one in lane.reached if one.step == "ready")
-    return ready[line.quorum - 1] if 0 < line.quorum <= len(ready) else None
+    step = "upload" if any(span.phase is Phase.UPLOAD for span in line.phases) else "ready"
+    there = sorted(one.at for lane in line.lanes for one in lane.reached if one.step == step)
+    return there[line.quorum - 1] if 0 < line.quorum <= len(there) else None
 
 
 def head(t: Speaker, line: Timeline, axis: Axis) -> Markup:
@@ -112,12 +115,11 @@ def head(t: Speaker, line: Timeline, axis: Axis) -> Markup:
     marks: list[Markup] = []
     first = math.ceil(axis.start / size) * size
     for number, at in enumerate(_every(first, axis.end, size)):
-        x, edge = (
-            axis.x(at),
-            "end" if axis.place(at) > 0.95 else "start" if axis.place(at) < 0.03 else "middle",
-        )
+        x = axis.x(at)
         marks.append(svg.tag("line", class_="base", x1=x, x2=x, y1=44, y2=50))
-        marks.append(svg.text(_time(at, size), "minor" if number % 2 else None, x=x, y=64, text_anchor=edge))
+        if EDGE <= axis.place(at) <= 1 - EDGE:  # else it would be cut off, or lie over the next one
+            kind = "minor" if number % 2 else None
+            marks.append(svg.text(_time(at, size), kind, x=x, y=64, text_anchor="middle"))
     words: list[Markup] = []
     if axis.deadline is not None:
         text = t("axis.deadline", time=_time(axis.deadline, 60))
@@ -233,6 +235,9 @@ def _bars(
             end = at.get("upload") or open_end(Phase.UPLOAD)
             if end is not None:
                 yield "sent", upload.began, end, True
+            through = at.get("gave-up") or (spans[Phase.AGREE].began if Phase.AGREE in spans else now)
+            if "upload" in at and (asked or one.stand in ("answered", "in-the-sum") or "gave-up" in at):
+                yield "waiting", at["upload"], through, False
     agree = spans.get(Phase.AGREE)
     closing = at.get("shares") or at.get("agreed")
     if agree is not None and closing is not None:

@@ -37,6 +37,8 @@ TONES = {
     "stopped": "dropped",
     "withdrawn": "refused",
     "finished": "done",
+    "too-few-left": "late",
+    "ended-early": "late",
     "roster-approvals": "waiting",
     "takeover": "waiting",
     "takeover-reach": "late",
@@ -95,6 +97,18 @@ def names(t: Speaker, awaited: Sequence[Awaited | Lane]) -> Markup:
     return marked(t, "waits.and", first=Markup(t("waits.comma")).join(shown[:-1]), last=shown[-1])
 
 
+def failed(t: Speaker, code: str) -> Markup:
+    """Why an attempt had no sum: in words where there are some, and always with the code."""
+    shown = marked_code(code)
+    key = f"failed.{code}"
+    return Markup("{} ({})").format(t(key), shown) if t.knows(key) else shown
+
+
+def marked_code(code: str) -> Markup:
+    """A code of an error, as it stands in logs and pages of errors."""
+    return Markup("<code>{}</code>").format(plain(code))
+
+
 def _name(hospital: str) -> Markup:
     """A name stays in one piece, unless it is longer than a phone is wide."""
     return Markup('<b class="{}">{}</b>').format("w" if len(hospital) <= FITS else "long", plain(hospital))
@@ -105,17 +119,27 @@ def waits(t: Speaker, found: WaitsFor, as_of: float) -> Markup:
     why: str = found.why
     if why in ("hospitals", "giving-up") and not found.awaited:
         why = "phase-end" if why == "hospitals" else "giving-up-all"
+    shown, count, reason = (
+        found.awaited,
+        max(0, found.need - found.answered),
+        Markup(escape(plain(found.reason))),
+    )
+    if why == "too-few-left":
+        shown, count = tuple(Awaited(hospital=name) for name in found.without), len(found.without)
+    elif why == "ended-early":
+        why, reason = why if found.reason else "ended-early-why", failed(t, found.reason)
     said = marked(
         t,
         f"waits.{why}",
         which=which(t, found),
-        names=names(t, found.awaited),
+        round=found.round,
+        names=names(t, shown),
         doing=doing(t, found.phase, found.kind),
-        reason=plain(found.reason),
+        reason=reason,
         answered=found.answered,
         invited=found.invited,
         need=found.need,
-        count=max(0, found.need - found.answered),
+        count=count,
         epoch=found.epoch,
         plan="" if found.other is None else found.other[:PLAN_DIGITS],
     )

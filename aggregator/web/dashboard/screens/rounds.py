@@ -28,6 +28,8 @@ class RoundTimeline(Frozen):
     waits_for: WaitsFor | None
     attempts: tuple[int, ...]
     """Numbers of this round's attempts up to this one or later, if there are several."""
+    now: WaitsFor | None = None
+    """What the study waits for since this attempt, its newest, failed."""
 
 
 def rounds(view: View) -> RoundsSeen:
@@ -61,9 +63,12 @@ def timeline(view: View) -> RoundTimeline:
     line = view.watching.timeline(view.plan, number, attempt)
     newest = line if not attempt else view.watching.timeline(view.plan, number)
     waits = view.watching.waits_for(view.plan) if line.outcome == "open" else None
+    since = line.outcome == "failed" and line.attempt == newest.attempt
+    now = view.watching.waits_for(view.plan) if since else None
     return RoundTimeline(
         line=line,
         waits_for=waits,
+        now=None if now is None or now.round > line.round or now.attempt else now,
         attempts=tuple(range(1, newest.attempt + 1)) if newest.attempt > 1 else (),
     )
 

@@ -22,7 +22,9 @@ TEXTS: Texts = {
     "overview.progress": Text("{done} of {rounds} rounds are over", "{rounds} 轮中已完成 {done} 轮"),
     "overview.see-study": Text("The study", "查看研究"),
     "overview.see-round": Text("Round {round}, hospital by hospital", "第 {round} 轮，逐家医院查看"),
-    "overview.see-rounds": Text("All {count} rounds so far", "全部 {count} 轮", one="The round so far"),
+    "overview.see-rounds": Text(
+        "All {count} attempts so far", "全部 {count} 次尝试", one="The attempt so far"
+    ),
     "overview.model": Text("Newest model: version {version}.", "最新模型：版本 {version}。"),
     "overview.model-figure": Text(
         "Newest model: version {version}. Newest figure: {name} {words}, of round {round}.",

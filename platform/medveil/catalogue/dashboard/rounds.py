@@ -28,7 +28,21 @@ TEXTS: Texts = {
     "round.failed": Text(
         "Round {round} had no sum at attempt {attempt}", "第 {round} 轮第 {attempt} 次尝试没有得到总和"
     ),
-    "round.failed-means": Text("Nothing of it was revealed. It failed by", "没有泄露任何内容。失败原因："),
+    "round.failed-means": Text("Nothing of it was revealed. Why it failed:", "没有泄露任何内容。失败原因："),
+    "round.now": Text("What the study waits for now:", "研究目前在等待："),
+    "failed.below-threshold": Text("too few hospitals answered in time", "按时答复的医院太少"),
+    "failed.spoiled-round": Text("a hospital dealt wrong shares", "有医院分发了错误的份额"),
+    "failed.wrong-shares": Text(
+        "hospitals returned other shares than they were dealt", "有医院交回的份额与分发的不符"
+    ),
+    "failed.spoiled-sum": Text(
+        "a hospital sent something that is no honest message", "有医院发送了不诚实的消息"
+    ),
+    "failed.diverged-model": Text("the model ran away", "模型发散"),
+    "failed.older-protocol": Text("it was open when the program was exchanged", "程序更换时本次尝试尚未结束"),
+    "failed.paused-by-admin": Text("the admin paused the study", "管理员暂停了研究"),
+    "failed.stopped-by-admin": Text("the admin stopped the study", "管理员停止了研究"),
+    "failed.withdrawn-by-admin": Text("the admin withdrew the study", "管理员撤回了研究"),
     "round.tally": Text("Hospitals by state", "按状态统计的医院"),
     "round.lanes": Text("Hospital by hospital", "逐家医院"),
     "round.opened": Text("opened", "开始于"),

@@ -30,6 +30,10 @@ TEXTS: Texts = {
         "{done} of {rounds} rounds are over. Beneath each figure stands what is still to come.",
         "{rounds} 轮中已完成 {done} 轮。每个数字下方是后续预计。",
     ),
+    "study.cost-over": Text(
+        "{done} of {rounds} rounds are over, and no more will come.",
+        "{rounds} 轮中已完成 {done} 轮，不会再有新的轮次。",
+    ),
     "study.estimated": Text(
         "Time and bytes are reckoned from the rounds of late.", "时间和字节数按最近几轮推算。"
     ),

@@ -46,8 +46,9 @@ TEXTS: Texts = {
     "system.alive": Text("{alive} run, {count} may", "运行 {alive} 个，最多 {count} 个"),
     "system.lead": Text("lead", "主进程"),
     "system.lead-is": Text(
-        "taken {number} times; every change is bound to the number",
-        "第 {number} 次接管；每次更改都与此编号绑定",
+        "taken {count} times; every change is bound to the number",
+        "第 {count} 次接管；每次更改都与此编号绑定",
+        one="taken once; every change is bound to the number",
     ),
     "system.started": Text("started", "启动时间"),
     "system.in-hand": Text("requests in hand", "处理中的请求"),

@@ -52,6 +52,17 @@ TEXTS: Texts = {
     "waits.stopped": Text("The study was stopped by the admin: {reason}", "管理员已停止研究：{reason}"),
     "waits.withdrawn": Text("The study was withdrawn by the admin: {reason}", "管理员已撤回研究：{reason}"),
     "waits.finished": Text("The study is over and waits for nothing", "研究已结束，无需等待"),
+    "waits.too-few-left": Text(
+        "The study ended early: {count} of {invited} hospitals take no part ({names}); a round takes {need}",
+        "研究提前结束：{invited} 家医院中有 {count} 家不参加（{names}），而一轮需要 {need} 家",
+        one="The study ended early: one of {invited} hospitals takes no part ({names}); a round takes {need}",
+    ),
+    "waits.ended-early": Text(
+        "The study ended early, after round {round}: {reason}", "研究在第 {round} 轮后提前结束：{reason}"
+    ),
+    "waits.ended-early-why": Text(
+        "The study ended early, after round {round}", "研究在第 {round} 轮后提前结束"
+    ),
     "waits.roster-approvals": Text(
         "Roster {epoch} waits for {count} more approvals, from {names}; until then plan {plan} works",
         "第 {epoch} 版名单还在等待 {count} 份批准，来自{names}；在此之前由计划 {plan} 继续",
