@@ -264,6 +264,7 @@ WAITS = {
     "stopping": "ends with this attempt",
     "takeover": "takes over between two attempts",
     "takeover-halted": "takes over when the study goes on",
+    "takeover-refused": "cannot take over: too few of its hospitals take part",
     "too-few-left": "too few hospitals take part",
 }
 
@@ -330,6 +331,8 @@ def _fields(seen: StudySeen) -> Iterator[tuple[str, Words]]:
     yield "", strong(" ".join(seen.words[6:]))
     yield "hash", seen.plan
     yield "now", seen.sentence
+    if seen.parent is not None:
+        yield "from", plain(seen.parent.words)
     if seen.follows is not None:
         yield "roster", f"{seen.epoch}, after plan {seen.follows[:12]}"
         for label, names in (("joins", seen.joins), ("leaves", seen.leaves)):

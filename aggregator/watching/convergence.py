@@ -14,7 +14,7 @@ from aggregator.watching.past import PastRounds, figures_of, lines_of, reading_o
 from aggregator.watching.values import Short
 from medveil.metrics import headline, read_headline
 from medveil.plan import Plan
-from medveil.readings import Reading, interval_words
+from medveil.readings import CHINESE, Reading, interval_words
 from medveil.reports import Amount, Count, Finite, Text
 from medveil.rounds import RoundKind
 from medveil.shown import plain
@@ -47,6 +47,8 @@ class Figure(Frozen):
     """Ends of its 95 % interval; None where none is known."""
     words: Text
     """As people read it."""
+    words_zh: Text = ""
+    """The same in Chinese."""
 
 
 class Span(Frozen):
@@ -262,7 +264,8 @@ def _figure(store: Store, plan: Plan, past: PastAttempt, unit: str) -> Figure | 
     if found is None:
         return None
     low, high = found.interval or (None, None)
-    return Figure(value=found.value, low=low, high=high, words=plain(interval_words(found, unit)))
+    words, chinese = interval_words(found, unit), interval_words(found, unit, CHINESE)
+    return Figure(value=found.value, low=low, high=high, words=plain(words), words_zh=plain(chinese))
 
 
 def _margin(figure: Figure | None, gate: float, higher_is_better: bool) -> Margin:

@@ -11,7 +11,7 @@ from medveil.ids import fingerprint
 from medveil.metrics import headline, read_headline
 from medveil.parts import in_round
 from medveil.plan import Plan
-from medveil.readings import interval_words
+from medveil.readings import CHINESE, interval_words
 from medveil.reports import AttemptReport, Directive, HospitalsRefusal, PlanStatus
 from medveil.rounds import RoundKind
 from medveil.shown import plain
@@ -96,6 +96,7 @@ def figure_of(plan: Plan, report: AttemptReport) -> FigureSeen | None:
         high=high,
         by_noise_alone=reading.by_noise_alone,
         words=plain(interval_words(reading, unit)),
+        words_zh=plain(interval_words(reading, unit, CHINESE)),
     )
 
 

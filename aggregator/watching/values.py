@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from medveil.parent import Parent
 from medveil.reports import Amount, Count, Directive, Finite, Text
 from medveil.rounds import Phase, RoundKind
 from medveil.values import Frozen, Name, PrivacyKind, Sha256
@@ -163,6 +164,7 @@ Why = Literal[
     "takeover",
     "takeover-reach",
     "takeover-halted",
+    "takeover-refused",
     "amended",
     "set-aside",
 ]
@@ -172,8 +174,9 @@ hospitals give a failed attempt up. ``failures``: a pause after attempts that fa
 ``stopping``: it is paused or stopped, and an attempt that has masked vectors comes to its own end first.
 ``roster-approvals``, ``takeover``: an amendment waits for approvals, or for a moment between two attempts
 of the roster before it; ``takeover-reach`` for enough of its hospitals in reach, ``takeover-halted``
-because the admin has halted the study. ``too-few-left``, ``ended-early``: it ended before its last round,
-as ``without`` take no part and a round takes ``need``, or as the last attempt failed by ``reason``.
+because the admin has halted the study; ``takeover-refused``: it cannot, as ``without`` take no part and
+an attempt takes ``need``. ``too-few-left``, ``ended-early``: it ended before its last round, as
+``without`` take no part and a round takes ``need``, or as the last attempt failed by ``reason``.
 ``amended``: another roster has taken over. ``set-aside``: this one never did, and never will."""
 
 
@@ -205,7 +208,7 @@ class WaitsFor(Frozen):
     need: Count = 0
     """Answers, approvals or hospitals that it takes."""
     without: tuple[Name, ...] = ()
-    """Who takes no part, where the study ended for that."""
+    """Who takes no part, where the study ended for that or a roster cannot take over."""
     reason: Text = ""
     epoch: Count = 0
     """Of an amendment that has not begun its roster's number; of an amended plan that of the next one."""
@@ -286,6 +289,8 @@ class FigureSeen(Frozen):
     by_noise_alone: bool = False
     words: Text
     """As people read it."""
+    words_zh: Text = ""
+    """The same in Chinese."""
 
 
 State = Literal[
@@ -346,6 +351,8 @@ class StudySeen(StudyLine):
     model: Sha256
     cost: Cost
     figure: FigureSeen | None = None
+    parent: Parent | None = None
+    """The published version that it starts from, and what that had cost in its own study."""
     directives: tuple[Directive, ...] = ()
     """What the admin has said of it, the newest first."""
     waits_for: WaitsFor

@@ -78,6 +78,10 @@ def roster_waits_for(
     )
     if present.finished:
         return known
+    out, need = tuple(one.hospital for one in present.refusals), fewest(plan)
+    if len(plan.roster) - len(out) < need:  # a new approval of theirs would lift their word
+        same = {"without": out, "invited": len(plan.roster), "need": need}
+        return known.model_copy(update={**same, "why": "takeover-refused"})
     if len(present.approved) < plan.approvals_needed:
         missing = _approvals_missing(plan, present, live, now=now)
         return known.model_copy(update={**missing, "why": "roster-approvals"})
@@ -86,13 +90,13 @@ def roster_waits_for(
     held = None if live is None else live.plans.get(plan.id)
     works = None if live is None else live.plans.get(before)
     away = () if works is None else works.away
-    ready, need = [] if held is None else [n for n in held.ready if n not in away], fewest(plan)
+    ready = [] if held is None else [n for n in held.ready if n not in away]
     if held is None or len(ready) >= need:
         return known.model_copy(update={"why": "takeover", "need": need, "answered": len(ready)})
     silent = [n for n in plan.names if n in present.approved and n not in (*ready, *away)]
     awaited = tuple(_awaited(name, live, held, now) for name in silent)
-    same = {"awaited": awaited, "answered": len(ready), "invited": len(plan.roster), "need": need}
-    return known.model_copy(update={**same, "why": "takeover-reach"})
+    found = {"awaited": awaited, "answered": len(ready), "invited": len(plan.roster), "need": need}
+    return known.model_copy(update={**found, "why": "takeover-reach"})
 
 
 def _approvals_missing(

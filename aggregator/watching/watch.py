@@ -121,6 +121,7 @@ class Watching:
                 over=line.state in ENDED_BEFORE and present.open is None,
             ),
             figure=newest_figure(plan, reports),
+            parent=plan.study.model.parent,
             directives=words,
             waits_for=waits,
             sentence=sentence(waits),

@@ -236,11 +236,22 @@ def _set_aside(found: WaitsFor) -> str:
     )
 
 
-def _too_few_left(found: WaitsFor) -> str:
+def _no_part(found: WaitsFor) -> str:
     out, names = len(found.without), [Awaited(hospital=name) for name in found.without]
     return (
-        f"The study ended before its last round: {out} of {found.invited} hospitals "
-        f"take{'s' if out == 1 else ''} no part ({_names(names, '')}), and a round takes {found.need}."
+        f"{out} of {found.invited} hospitals take{'s' if out == 1 else ''} no part ({_names(names, '')}), "
+        f"and a round takes {found.need}"
+    )
+
+
+def _too_few_left(found: WaitsFor) -> str:
+    return f"The study ended before its last round: {_no_part(found)}."
+
+
+def _takeover_refused(found: WaitsFor) -> str:
+    return (
+        f"Roster {found.epoch} cannot take over: {_no_part(found)}; the roster before it works "
+        f"({_working(found)})."
     )
 
 
@@ -272,6 +283,7 @@ _SENTENCES: dict[str, Callable[[WaitsFor], str]] = {
     "takeover": _takeover,
     "takeover-reach": _takeover_reach,
     "takeover-halted": _takeover_halted,
+    "takeover-refused": _takeover_refused,
     "amended": _amended,
     "set-aside": _set_aside,
 }

@@ -31,4 +31,5 @@ class Parent(Frozen):
         if self.epsilon is None:
             return f"{which}, made without noise: nothing bounds what it says about its patients"
         delta = "" if self.delta is None else f" at delta {self.delta:g}"
-        return f"{which}: a model that has already cost its patients epsilon {self.epsilon:.3g}{delta}"
+        cost = f"epsilon {self.epsilon:.3g}{delta} in that study"
+        return f"{which}: a model that has already cost its patients {cost}"

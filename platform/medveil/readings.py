@@ -14,6 +14,23 @@ from medveil.groups import figure_and_part
 from medveil.intervals import Z
 
 UNDETERMINED = "not determined: too few patients for this noise"
+ENGLISH = {
+    "undetermined": UNDETERMINED,
+    "above": "above {end}",
+    "below": "below {end}",
+    "between": "{low} to {high}",
+    "noise-alone": "{main}, by the noise alone",
+    "guess": "{main} (best guess {guess})",
+}
+CHINESE = {
+    "undetermined": "无法确定：患者太少，被噪声淹没",
+    "above": "高于 {end}",
+    "below": "低于 {end}",
+    "between": "{low} 至 {high}",
+    "noise-alone": "{main}（仅计噪声）",
+    "guess": "{main}（最佳估计 {guess}）",
+}
+"""The forms in which :func:`interval_words` writes a figure."""
 ENDINGS = ("undetermined", "noise_low", "noise_high", "uncut", "low", "high")
 """What may stand behind a figure's name; see :func:`medveil.metrics.summarise`."""
 
@@ -105,7 +122,7 @@ def read(
     return Reading(value, both, noise, figures.get(named(name, "uncut")))
 
 
-def interval_words(reading: Reading | None, unit: str = "") -> str:
+def interval_words(reading: Reading | None, unit: str = "", forms: Mapping[str, str] = ENGLISH) -> str:
     """A figure as people read it.
 
     ``0.883 to 0.979 (best guess 0.939)``; ``above 0.880`` where the best guess is the end of the range;
@@ -114,9 +131,10 @@ def interval_words(reading: Reading | None, unit: str = "") -> str:
     if reading is None:
         return ""
     guess = guess_words(reading, unit)
-    behind = ", by the noise alone" if reading.by_noise_alone else ""
-    main = main_words(reading, unit)
-    return f"{main}{behind}{f' (best guess {guess})' if guess else ''}"
+    main = main_words(reading, unit, forms)
+    if reading.by_noise_alone:
+        main = forms["noise-alone"].format(main=main)
+    return forms["guess"].format(main=main, guess=guess) if guess else main
 
 
 def cell_words(reading: Reading | None, unit: str = "") -> str:
@@ -151,21 +169,22 @@ def explained(readings: Iterable[Reading | None], *, noised: bool) -> list[str]:
     return lines + ([UNDETERMINED] if any(reading.value is None for reading in known) else [])
 
 
-def main_words(reading: Reading, unit: str = "") -> str:
+def main_words(reading: Reading, unit: str = "", forms: Mapping[str, str] = ENGLISH) -> str:
     """The part that stands large: the interval, or where there is none the value."""
     if reading.value is None:
-        return UNDETERMINED
+        return forms["undetermined"]
     if reading.interval is None:
         return with_unit(reading.value, unit)
     low, high = reading.interval
     if reading.at_top and reading.at_bottom:
         return with_unit(reading.value, unit)
     if reading.at_top:
-        return f"above {_outward(low, unit, math.floor)}"
+        return forms["above"].format(end=_outward(low, unit, math.floor))
     if reading.at_bottom:
-        return f"below {_outward(high, unit, math.ceil)}"
+        return forms["below"].format(end=_outward(high, unit, math.ceil))
     ends = with_unit(low, unit), with_unit(high, unit)
-    return f"{ends[0].removesuffix(unit).rstrip() if unit else ends[0]} to {ends[1]}"
+    low_words = ends[0].removesuffix(unit).rstrip() if unit else ends[0]
+    return forms["between"].format(low=low_words, high=ends[1])
 
 
 def guess_words(reading: Reading, unit: str = "") -> str:

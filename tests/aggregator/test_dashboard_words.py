@@ -5,10 +5,16 @@ from __future__ import annotations
 import re
 import string
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from aggregator.web.dashboard.painter import command_of
+from aggregator.web.dashboard.screen import View
+from aggregator.web.dashboard.screens import all_screens
+from medveil import readings
 from medveil.catalogue.dashboard import DASHBOARD
+from medveil.readings import Reading, interval_words
 from rooms import ROOT
 
 ROOM = ROOT / "aggregator" / "web" / "dashboard"
@@ -64,3 +70,32 @@ def test_no_template_says_anything_by_itself(file: Path) -> None:
     said = re.sub(r"<[^>]*>", " ", said, flags=re.S)
     said = re.sub(r' (id|data-[a-z]+)="[^"]*"', " ", said)  # the frame's block within a tag
     assert set(re.findall(r"[^\W\d_]{2,}", said)) - SAME == set()
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [
+        Reading(None),
+        Reading(0.9),
+        Reading(0.9, (0.8, 0.95)),
+        Reading(0.9, None, (0.8, 0.95)),
+        Reading(1.0, (0.9, 1.0)),
+        Reading(0.0, (0.0, 0.1)),
+    ],
+)
+def test_a_figure_is_written_in_the_readers_language_with_the_same_numbers(reading: Reading) -> None:
+    english, chinese = interval_words(reading), interval_words(reading, "", readings.CHINESE)
+    assert readings.ENGLISH.keys() == readings.CHINESE.keys()
+    assert not re.search("[A-Za-z]", chinese)
+    assert re.findall(r"[0-9.]+", english) == re.findall(r"[0-9.]+", chinese)
+
+
+def test_the_line_for_a_terminal_tells_what_the_page_is_narrowed_to() -> None:
+    screens = {one.key: one for one in all_screens()}
+    for key, filters, said in (
+        ("audit", {"actor": "admin", "text": "a b; rm"}, " --actor admin --text 'a b; rm'"),
+        ("comparison", {"task": "findings"}, " --task findings"),
+        ("privacy", {"study": "tiny"}, " --study tiny"),
+    ):
+        view: View = SimpleNamespace(path={}, filters=filters)  # type: ignore[assignment]
+        assert command_of(screens[key], view).endswith(said)

@@ -19,7 +19,8 @@ from aggregator.watching.words import sentence
 from aggregator.web.gauges import _state
 from amended import amended, newcomer
 from door import Door
-from medveil.plan import sign_approval
+from medveil.messages import Refusal
+from medveil.plan import sign_approval, sign_refusal
 from watched import watched
 from world import World, make_sites, play
 
@@ -142,3 +143,18 @@ def test_the_terminal_follows_a_study_into_its_next_roster(
     assert told.exit_code == 0, told.output
     assert f"goes on as plan {after.plan.id[:12]}" in told.stdout
     assert told.stdout.splitlines()[-1] == "tiny finished: The study is over and waits for nothing."
+
+
+def test_a_roster_that_too_many_have_refused_says_that_it_cannot_take_over_and_who_refuses(
+    build: Build,
+) -> None:
+    world, watching = watched(build, **FOUR)
+    play(world, make_sites(world), until=lambda: len(world.status["versions"]) == 2)
+    after = amended(world, world.identities[:3], approvals=())
+    who = world.identities[1]
+    told = Refusal(kind="refused", reason="no", signature=sign_refusal(after.plan, who, "refused", "no"))
+    after.coordinator.intake.refuse(after.plan.id, who.name, told)
+    waits = watching.waits_for(after.plan.id)
+    assert (waits.why, waits.without, waits.need) == ("takeover-refused", ("hospital-2",), 3)
+    said = "1 of 3 hospitals takes no part (hospital-2), and a round takes 3"
+    assert sentence(waits).startswith(f"Roster 2 cannot take over: {said}; the roster before it works")

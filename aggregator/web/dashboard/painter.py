@@ -6,6 +6,7 @@ import datetime as dt
 import hashlib
 from collections.abc import Mapping
 from importlib.resources import files
+from shlex import quote
 from typing import Any
 from urllib.parse import urlencode
 
@@ -20,6 +21,7 @@ from medveil import look
 from medveil.catalogue import NAMES, TAGS, Language, Speaker
 from medveil.catalogue.dashboard import DASHBOARD
 from medveil.look import svg
+from medveil.shown import plain
 from medveil.values import Frozen
 
 OWN_STYLES = ("board.css", "measures.css")
@@ -160,7 +162,8 @@ def address(path: str, view: View, *, filters: bool = True) -> str:
 def command_of(screen: Screen, view: View) -> str:
     """The line for a terminal."""
     plan = view.path.get("plan", "")[:SHORTEST_PLAN]
-    return screen.command.format(**{**view.path, "plan": plan})
+    said = [f"--{name} {quote(plain(view.filters[name]))}" for name in screen.options if name in view.filters]
+    return " ".join([screen.command.format(**{**view.path, "plan": plan}), *said])
 
 
 def icon(name: str) -> Markup:

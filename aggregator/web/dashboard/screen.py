@@ -81,6 +81,8 @@ class Screen:
     roles: tuple[Role, ...] = SEES
     filters: tuple[str, ...] = ()
     """Names behind the question mark."""
+    options: tuple[str, ...] = ()
+    """Those of them that are options of the command, too."""
 
     @property
     def of_a_study(self) -> bool:

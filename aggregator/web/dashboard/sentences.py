@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from markupsafe import Markup, escape
 
 from aggregator.watching.alarms import Alarm
-from aggregator.watching.values import Awaited, Lane, Timeline, WaitsFor
+from aggregator.watching.convergence import Figure
+from aggregator.watching.values import Awaited, FigureSeen, Lane, Timeline, WaitsFor
 from aggregator.web.dashboard.parts import moment
 from medveil.catalogue import Speaker
 from medveil.rounds import Phase, RoundKind
@@ -43,6 +44,7 @@ TONES = {
     "takeover": "waiting",
     "takeover-reach": "late",
     "takeover-halted": "waiting",
+    "takeover-refused": "refused",
     "amended": "done",
     "set-aside": "dropped",
 }
@@ -97,6 +99,11 @@ def names(t: Speaker, awaited: Sequence[Awaited | Lane]) -> Markup:
     return marked(t, "waits.and", first=Markup(t("waits.comma")).join(shown[:-1]), last=shown[-1])
 
 
+def reading(t: Speaker, one: FigureSeen | Figure) -> str:
+    """A figure with its interval, in the reader's language."""
+    return one.words_zh or one.words if t.language == "zh" else one.words
+
+
 def failed(t: Speaker, code: str) -> Markup:
     """Why an attempt had no sum: in words where there are some, and always with the code."""
     shown = marked_code(code)
@@ -124,7 +131,7 @@ def waits(t: Speaker, found: WaitsFor, as_of: float) -> Markup:
         max(0, found.need - found.answered),
         Markup(escape(plain(found.reason))),
     )
-    if why == "too-few-left":
+    if why in ("too-few-left", "takeover-refused"):
         shown, count = tuple(Awaited(hospital=name) for name in found.without), len(found.without)
     elif why == "ended-early":
         why, reason = why if found.reason else "ended-early-why", failed(t, found.reason)

@@ -25,5 +25,6 @@ SCREENS = (
         place=60,
         roles=WHO,
         filters=("actor", "action", "text", "before"),
+        options=("actor", "action", "text", "before"),
     ),
 )

@@ -44,6 +44,7 @@ SCREENS = (
         place=30,
         roles=WHO,
         filters=("gate",),
+        options=("gate",),
     ),
     Screen(
         "comparison",
@@ -53,5 +54,6 @@ SCREENS = (
         place=40,
         roles=WHO,
         filters=("task",),
+        options=("task",),
     ),
 )

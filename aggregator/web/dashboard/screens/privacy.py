@@ -12,5 +12,13 @@ def value(view: View) -> Privacy:
 
 
 SCREENS = (
-    Screen("privacy", "/privacy", value, "medveil aggregator study privacy", place=50, filters=("study",)),
+    Screen(
+        "privacy",
+        "/privacy",
+        value,
+        "medveil aggregator study privacy",
+        place=50,
+        filters=("study",),
+        options=("study",),
+    ),
 )

@@ -64,6 +64,12 @@ TEXTS: Texts = {
     "study.facts": Text("The study", "研究概况"),
     "study.task": Text("Task", "任务"),
     "study.created": Text("Created", "创建时间"),
+    "study.from": Text("Starts from", "起点"),
+    "study.from-version": Text("version {version} of {study}", "{study} 的版本 {version}"),
+    "study.from-cost": Text(
+        "which had cost its patients ε {epsilon} in that study", "在那项研究中已花费其患者 ε {epsilon}"
+    ),
+    "study.from-no-noise": Text("made without noise", "未加噪声"),
     "study.progress": Text("Progress", "进度"),
     "study.done": Text(
         "{done} of {rounds} rounds, in {attempts} attempts",

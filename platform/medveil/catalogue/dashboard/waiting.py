@@ -81,6 +81,14 @@ TEXTS: Texts = {
         "Roster {epoch} takes over when the study goes on; the admin has halted plan {plan}: {reason}",
         "研究恢复后由第 {epoch} 版名单接替；管理员已暂停计划 {plan}：{reason}",
     ),
+    "waits.takeover-refused": Text(
+        "Roster {epoch} cannot take over: {count} of its {invited} hospitals take no part ({names}), "
+        "and a round takes {need}; plan {plan} works",
+        "第 {epoch} 版名单无法接替：其 {invited} 家医院中有 {count} 家不参加（{names}），"
+        "而一轮需要 {need} 家；由计划 {plan} 继续",
+        one="Roster {epoch} cannot take over: one of its {invited} hospitals takes no part ({names}), "
+        "and a round takes {need}; plan {plan} works",
+    ),
     "waits.amended": Text(
         "Roster {epoch} has taken over and goes on as plan {plan}",
         "第 {epoch} 版名单已接替，以计划 {plan} 继续",
