@@ -32,7 +32,7 @@ from medveil.parts import in_round
 from medveil.plan import Plan
 from medveil.progress import Look, Pace
 from medveil.rounds import AttemptKey, RoundKind
-from medveil.stopping import check_stopped, stoppable
+from medveil.stopping import Stopped, check_stopped, stoppable
 from medveil.strategies import Courses, is_steered, own_course
 from medveil.tensors import Float32, Update
 from medveil.tracing import span
@@ -361,7 +361,7 @@ class Computation:
                     charge.end()
                 self._records.settle_use(charges.get(Split.TRAIN), used)
         except Error as error:
-            if isinstance(error, Passing):  # what its ranks had made is gone with them
+            if _is_as_a_crash(error):
                 for charge in charges.values():
                     charge.set_down()
                 charges.clear()
@@ -433,6 +433,15 @@ def _logged(key: AttemptKey) -> Pace:
         )
 
     return Pace(tell, every_s=LOG_EVERY_S)
+
+
+def _is_as_a_crash(error: Error) -> bool:
+    """Whether a run has left nothing, by no doing of its own.
+
+    What its ranks had made is gone with them. What is told from outside to end has made nothing yet, and its
+    end says nothing of what it computed.
+    """
+    return isinstance(error, (Passing, Stopped))
 
 
 def _passes(future: asyncio.Future[Contribution]) -> bool:

@@ -114,8 +114,8 @@ class Charge:
     def set_down(self) -> None:
         """Leave a run that ended without a result as a crash would leave it; give back what never began.
 
-        For a run whose processes have died under it: all that it made is gone with them, and the next charge
-        for the same round takes this one up, once.
+        For a run whose processes have died under it, or that was told from outside to end: all that it made
+        is gone, and the next charge for the same round takes this one up, once.
         """
         if self.entry.state is State.RUNNING:
             self._ledger.left_open(self)

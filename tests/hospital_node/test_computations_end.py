@@ -19,6 +19,7 @@ from hospital_node.operator import opened
 from hospital_node.records import Records
 from hospital_node.settings import Node, NodeSettings, Policy
 from hospital_node.training import TrainingRound, evaluate, train
+from hospital_node.training.run import train_unchecked
 from hospital_node.unsent import Unsent
 from medveil.identity import Identity, Secret
 from medveil.plan import Plan
@@ -30,7 +31,11 @@ from medveil_imaging.fingerprints import OtherProfile, with_profile
 from medveil_imaging.models import ModelShape, initial_vector, outputs_for
 from medveil_imaging.patients import PatientImages
 from medveil_imaging.sources.site import SiteData
+from privacy.dp.ledger import State, charges
 from privacy.dp.noise import NoiseSource
+from privacy.dp.policy import Split
+from ranks import plan_of, site, worked_on
+from ranks import study_of as shared_study
 from tries import leading
 from world import make_plan, make_study
 
@@ -173,6 +178,29 @@ def test_a_desk_ends_the_computation_that_nobody_waits_for(tmp_path: Path, ended
 
     with computation_of(tmp_path, plan, Watched(started.set, 10)) as computation:
         asyncio.run(play(computation))
+
+
+def test_a_run_that_is_told_to_end_costs_no_charge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where each round has noise of its own no other charge could pay for it."""
+    study, vector = shared_study(training=ENDLESS, privacy=LOCAL)
+    plan, started, begin = plan_of(study), Event(), Charge.begin
+    monkeypatch.setattr(Charge, "begin", lambda charge: (begin(charge), started.set()))
+    monkeypatch.setattr("hospital_node.computation.train", train_unchecked)  # the check has charges, too
+
+    async def play(computation: Computation) -> None:
+        running = computation.prepare(AttemptKey(plan.id, 1, 1), RoundKind.TRAIN, bytes(32), vector)
+        assert await asyncio.to_thread(started.wait, 200)
+        await asyncio.to_thread(computation.close)
+        with pytest.raises(Stopped):
+            await running
+
+    with worked_on(tmp_path, plan) as records:
+        unsent = Unsent(tmp_path / "unsent.sealed", Secret(bytes(32)))
+        asyncio.run(play(Computation(plan, site, records, unsent=unsent)))
+        (left,) = [e for e in charges(records.ledger.rows(), plan=plan.id) if e.split is Split.TRAIN]
+        assert left.state is State.RUNNING
+        again = records.ledger.charge(study, plan_id=plan.lineage, round_number=1, attempt=2)
+        assert again.entry.charge == left.charge
 
 
 def test_a_desk_whose_profile_makes_other_tensors_reads_no_image_for_the_plan(tmp_path: Path) -> None:
