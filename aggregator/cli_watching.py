@@ -275,7 +275,9 @@ def _change(seen: StudySeen, timeline: Timeline | None) -> str:
     parts: list[str] = [seen.state]
     if timeline is not None and timeline.outcome == "open" and timeline.phases:
         parts.append(f"round {timeline.round}.{timeline.attempt}")
-        parts.append(f"{timeline.phases[-1].phase} {waits.answered}/{waits.invited} (needs {waits.need})")
+        if waits.invited:
+            answers = f"{waits.answered}/{waits.invited} (needs {waits.need})"
+            parts.append(f"{timeline.phases[-1].phase} {answers}")
     if waits.awaited:
         named = ", ".join(one.hospital for one in waits.awaited[:8])
         more = f" and {len(waits.awaited) - 8} more" if len(waits.awaited) > 8 else ""

@@ -154,6 +154,7 @@ class PlanQueue:
         self._broken: asyncio.Future[None] | None = None
         """Ends with the fault of a plan that nobody knew what to do about."""
         self._told: dict[str, str] = {}
+        self._shown: set[str] = set()
         """Plan → the code that was told of it last: what does not change is told once."""
 
     async def work(self) -> None:
@@ -328,7 +329,9 @@ class PlanQueue:
         for one, plan in plans.items():
             offer = offers.get(one)
             valid = 0 if offer is None else valid_approvals(plan, dict(offer.approvals))
-            live.note(one, study=plan.study.name, rounds=plan.study.training.rounds + 1)
+            begun = {} if one in self._shown else {"round": self._journal.progress(one) or 0}
+            self._shown.add(one)
+            live.note(one, study=plan.study.name, rounds=plan.study.training.rounds + 1, **begun)
             live.note(one, approvals=valid, approvals_needed=plan.approvals_needed)
 
     async def _offers(self) -> dict[str, PlanOffer]:

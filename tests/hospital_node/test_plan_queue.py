@@ -16,6 +16,7 @@ from audit_heads import head_of
 from folders import write_folder
 from hospital_node.governance import check_plan
 from hospital_node.lineage import load_version
+from hospital_node.live import Board, told_to
 from hospital_node.operator import opened
 from hospital_node.plan_queue import PlanQueue
 from hospital_node.records import Records
@@ -24,6 +25,7 @@ from medveil.errors import BadFile
 from medveil.identity import Identity
 from medveil.messages import PlanOffer, PlanOffers
 from medveil.plan import Plan, sign_approval
+from medveil.rounds import AttemptKey
 from medveil.stopping import Stopped, check_stopped
 from medveil.tensors import to_safetensors
 from world import SPEC, START, make_plan, make_study
@@ -234,3 +236,15 @@ def test_a_plan_that_would_pass_the_cap_together_with_an_earlier_one_is_left_alo
 def test_a_plan_signed_by_another_admin_than_the_pinned_one_is_not_worked_on(node: Node) -> None:
     plan = plan_of()
     assert chosen(node, Offers(offer_of(plan, PEOPLE, Identity.generate("admin"))), [plan]) is None
+
+
+def test_a_node_that_starts_again_knows_the_round_that_it_had_come_to(node: Node) -> None:
+    plan, board = plan_of(), Board(node)
+    aggregator = Offers(offer_of(plan, PEOPLE))
+    with queue_of(node, aggregator, [plan]) as queue, told_to(board):
+        queue._journal.join(AttemptKey(plan.id, 2, 1), model=START.tobytes()[:32])
+        asyncio.run(queue.next_plans())
+        assert board.live.plans[0].round == 2
+        board.plan(plan.id, round=3)  # a round that it takes no part in
+        asyncio.run(queue.next_plans())
+        assert board.live.plans[0].round == 3
