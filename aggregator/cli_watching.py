@@ -129,6 +129,9 @@ def hospitals(folder: Folder = DEFAULT, as_json: AsJson = False) -> None:
         for row in rows:
             screen.say(strong(row[0]))
             screen.fields(zip(heads[1:], row[1:], strict=True), width=11, indent=2)
+    screen.say(
+        "  heard from: a node calls while it has approved a study that goes on; else silence says nothing"
+    )
     screen.say("  rounds: those of late with its part in the sum, of those that it could have had one in")
     if live is None:
         screen.say(
@@ -395,7 +398,7 @@ def _hospital_row(one: HospitalSeen) -> tuple[Words, ...]:
     heard: Words = "never" if one.last_heard is None else f"{roughly(one.as_of - one.last_heard)} ago"
     if one.revoked:
         heard = fault("revoked")
-    elif one.in_reach is False:
+    elif one.in_reach is False and one.approved:
         heard = warn(heard)
     clock: Words = "" if one.clock_s is None else f"{round(one.clock_s, 1) + 0.0:+.1f} s"
     if one.clock_s is not None and abs(one.clock_s) > HEALTHY_CLOCK_S:

@@ -73,6 +73,8 @@ def _connected(node: Node, found: NodeStatus) -> Words:
         return fault(f"not running: {how} {ago(told.updated)} (medveil node run)")
     if told.silent:
         return fault(f"unknown: it runs, and has told nothing for {since(told.updated)}; look at its log")
+    if told.asks_nobody:
+        return "not asked: no approved study goes on, so this node calls nobody"
     if not told.connected:
         return fault(f"no: {address} has not answered for {since(told.since)}")
     return good(f"yes, to {address}, for {since(told.since)}{'; paused' if told.paused else ''}")

@@ -138,6 +138,11 @@ class Live(Frozen):
         """Whether it has told nothing for so long that something holds it up."""
         return time.time() - self.updated > SILENT_S
 
+    @property
+    def asks_nobody(self) -> bool:
+        """Whether it has no approved study to work on, and so no word with the aggregator since its start."""
+        return not self.connected and not self.plans and self.problem is None
+
 
 def path_of(node: Node) -> Path:
     """Where a running node writes what it is doing."""

@@ -65,7 +65,8 @@ class NodeStatus:
         if self.live is None or not self.running:
             return Health.NOT_RUNNING
         needs = any(one.code for one in self.plans) or self.budget is None
-        fine = self.live.connected and not self.live.silent and not needs
+        there = self.live.connected or self.live.asks_nobody
+        fine = there and not self.live.silent and not needs
         return Health.FINE if fine else Health.NEEDS_SOMEBODY
 
 

@@ -118,8 +118,8 @@ def _check(select: Select, plan: str, order: Order, last: sa.Row[Any] | None) ->
     word = None if last is None else last.word
     finished = select(sa.select(PLANS.c.finished).where(PLANS.c.id == plan)).scalar()
     if finished or word in ("stop", "withdraw"):
-        said = word in ("stop", "withdraw")
-        reason = f"it was {DONE[word]} already" if said else "it is over already"
+        over = "it is over already"
+        reason = f"it was {DONE[word]} already" if word in ("stop", "withdraw") else over
         raise WordRefused(order=order, reason=reason, remedy="See: medveil aggregator study show.")
     if order == "pause" and word == "pause":
         raise WordRefused(

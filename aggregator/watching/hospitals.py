@@ -49,6 +49,7 @@ def hospitals_of(
         heard = None if known is None else known.hospitals.get(name)
         last = heard.at if heard is not None else last_entries.get(name)
         taken, missed = _rounds(name, studies)
+        open_ones = [s for s in studies if not s.finished and name in s.plan.names]
         found.append(
             HospitalSeen(
                 hospital=name,
@@ -60,7 +61,8 @@ def hospitals_of(
                 version=None if heard is None else heard.version,
                 clock_s=None if heard is None else heard.clock_s,
                 certificate_until=None if heard is None else heard.certificate_until,
-                studies=tuple(s.plan.id for s in studies if not s.finished and name in s.plan.names),
+                studies=tuple(s.plan.id for s in open_ones),
+                approved=tuple(s.plan.id for s in open_ones if name in s.approved),
                 taken=taken,
                 missed=missed,
                 as_of=now,

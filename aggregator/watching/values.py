@@ -406,6 +406,8 @@ class HospitalSeen(Frozen):
     certificate_until: Amount | None = None
     studies: tuple[Sha256, ...] = ()
     """Those that name it and are not over."""
+    approved: tuple[Sha256, ...] = ()
+    """Those of them that it has approved; a node without one calls nobody, and its silence says nothing."""
     taken: Count = 0
     """Rounds of late in whose sum it is."""
     missed: Count = 0

@@ -57,6 +57,8 @@ def _process(told: Live | Trouble | None) -> Iterator[Finding]:
         yield Finding("needs", "silent", {"at": told.updated})
     elif told.connected:
         yield Finding("done", "connected", {"at": told.since})
+    elif told.asks_nobody:
+        yield Finding("done", "idle")
     else:
         yield Finding("late", "unreachable", {"at": told.since}, "medveil node doctor")
     problem = told.problem

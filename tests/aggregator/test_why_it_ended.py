@@ -12,6 +12,7 @@ from aggregator.storage.directives import WordRefused
 from aggregator.watching.values import Timeline, WaitsFor
 from aggregator.watching.words import sentence
 from aggregator.web.dashboard import drawing, sentences
+from aggregator.web.dashboard.screens import hospitals
 from medveil.catalogue import Speaker
 from medveil.catalogue.dashboard import DASHBOARD
 from medveil.messages import Refusal
@@ -84,3 +85,15 @@ def test_the_line_of_the_quorum_stands_only_where_enough_have_sent_their_masked_
     line: Timeline = watching.timeline(world.plan.id)
     assert len([lane for lane in line.lanes if lane.reached[-1].step == "upload"]) == uploads
     assert (drawing.axis_of(line).quorum is not None) == (uploads == 3)
+
+
+def test_only_who_has_approved_a_study_that_goes_on_can_be_silent(build: Build) -> None:
+    world, watching = watched(build, approvals=2)
+    world.clock.now += 1000.0
+    seen = {one.hospital: one for one in watching.hospitals()}
+    assert {name: one.in_reach for name, one in seen.items()} == dict.fromkeys(seen, False)
+    silent = [name for name, one in seen.items() if hospitals._fits(one, "silent")]
+    assert silent == ["hospital-1", "hospital-2"]
+    refuse(world, 2)
+    world.coordinator.tick()  # the study is over: nobody is called silent for it
+    assert [one.hospital for one in watching.hospitals() if hospitals._fits(one, "silent")] == []

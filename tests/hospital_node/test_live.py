@@ -198,6 +198,18 @@ def test_status_is_five_lines_and_an_exit_code(node: Node) -> None:
     assert "has not answered for" in text
     assert "aggregator-unreachable" in text
     board.close()
+
+
+def test_a_node_without_an_approved_study_asks_nobody_and_says_so(node: Node) -> None:
+    board = Board(node)
+    board.write()
+    code, text = status(node)
+    assert code == 0
+    assert "not asked: no approved study goes on" in " ".join(text.split())
+    board.problem(Unreachable(reason="no answer in time"))
+    board.write()
+    assert status(node)[0] == 1
+    board.close()
     code, text = status(node)
     assert code == 3
     assert "it was stopped" in text

@@ -276,6 +276,7 @@ def hospital(name: str, k: int, now: float = NOW) -> HospitalSeen:
         clock_s=-7.3 if k == 3 else 0.1 * k,
         certificate_until=now + 86_400 * 300,
         studies=(PLAN,),
+        approved=(PLAN,),
         taken=6 - (k == 4),
         missed=int(k == 4),
         as_of=now,

@@ -36,7 +36,8 @@ def value(view: View) -> HospitalsSeen:
                 continue
             # Rounds are counted over all studies, so they would tell of those of others.
             one = one.model_copy(update={"taken": 0, "missed": 0})
-        found.append(one.model_copy(update={"studies": mine}))
+        approved = tuple(plan for plan in one.approved if plan in lines)
+        found.append(one.model_copy(update={"studies": mine, "approved": approved}))
     named = {plan for one in found for plan in one.studies}
     return HospitalsSeen(
         hospitals=tuple(one for one in found if _fits(one, state)),
@@ -51,7 +52,7 @@ def _fits(one: HospitalSeen, state: str) -> bool:
     if state == "reach":
         return one.in_reach is True and not one.revoked
     if state == "silent":
-        return one.in_reach is False and not one.revoked
+        return one.in_reach is False and bool(one.approved) and not one.revoked
     return one.revoked if state == "revoked" else True
 
 

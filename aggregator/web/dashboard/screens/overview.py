@@ -34,7 +34,7 @@ class OverviewSeen(Frozen):
     """Enrolled and not revoked."""
     in_reach: Count | None
     silent: tuple[HospitalSeen, ...]
-    """Those of studies that go on that were not heard from lately; empty if nobody knows."""
+    """Those that have approved a study that goes on and were not heard from lately; empty if nobody knows."""
     alarms: tuple[Alarm, ...] = ()
     """Of the studies; of the machine too for whoever sees that."""
     head: Head | None = None
@@ -63,7 +63,7 @@ def value(view: View) -> OverviewSeen:
         studies=len(lines),
         hospitals=len(theirs),
         in_reach=sum(bool(h.in_reach) for h in known) if known else None,
-        silent=tuple(h for h in theirs if h.in_reach is False and busy.intersection(h.studies)),
+        silent=tuple(h for h in theirs if h.in_reach is False and busy.intersection(h.approved)),
         alarms=in_order(_alarms(view, (*alive, *amendments))),
         head=view.measures.head() if view.role in READS_LOG else None,
         as_of=view.now,

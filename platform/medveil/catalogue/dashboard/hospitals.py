@@ -11,6 +11,8 @@ TEXTS: Texts = {
     "hospitals.all": Text("all", "全部"),
     "hospitals.reach": Text("in reach", "在线"),
     "hospitals.silent": Text("silent", "无联系"),
+    "hospitals.idle": Text("no study to work on", "没有可参加的研究"),
+    "hospitals.not-due": Text("not there", "不在线"),
     "hospitals.revoked": Text("revoked", "已吊销"),
     "hospitals.never": Text("never heard from", "从未联系"),
     "hospitals.name": Text("hospital", "医院"),

@@ -131,6 +131,10 @@ PANELS: Texts = {
         "The node runs, but has told nothing since {at}.", "节点在运行，但自 {at} 起没有消息。"
     ),
     "health.connected": Text("The aggregator answers, since {at}.", "聚合方自 {at} 起应答正常。"),
+    "health.idle": Text(
+        "No approved study goes on, so the node calls nobody.",
+        "没有已批准且进行中的研究，节点不与任何方联系。",
+    ),
     "health.unreachable": Text("The aggregator has not answered since {at}.", "聚合方自 {at} 起没有应答。"),
     "health.problem": Text("Last problem, {at}: {what} ({code})", "最近的问题，{at}：{what}（{code}）"),
     "health.journal": Text("The node's files cannot be read: {what}", "无法读取节点的文件：{what}"),
