@@ -356,6 +356,9 @@ def test_hospitals_drawn_from_one_data_set_train_and_are_judged(asked: Request, 
     assert result.dealt.test > 0
     assert all(len(one) == 1 for one in result.dealt.labels)
     assert 0 <= facts.figures["auroc"] <= 1
+    page = render_simulation(result)
+    assert "AUROC on the test patients" in page
+    assert "auroc" not in page
     with pytest.raises(MoreHospitalsThanPatients):
         simulate(replace(wanted, hospitals=100, split=Split("equal")), tmp_path / "two")
     with pytest.raises(BadSplit, match="no such column"):

@@ -63,8 +63,8 @@ def _curves(result: SimulationResult) -> list[Curve]:
     figures = [one.figures.get(result.headline) for one in done]
     curves = [
         Curve(
-            f"{result.headline} on the test patients",
-            _line(f"{result.headline} by round", done, figures, limits=(0.0, float("inf"))),
+            f"{result.headline_name} on the test patients",
+            _line(f"{result.headline_name} by round", done, figures, limits=(0.0, float("inf"))),
             axis,
             "Exact figures of the model after each round, on test patients that no hospital trains on.",
         ),

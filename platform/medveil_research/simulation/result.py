@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from medveil.reports import Amount, Count, Figures, Text
+from medveil.tasks import TASKS
 from medveil.values import Frozen, MaskGraph, Name, PrivacyKind, Sha256
 from medveil_research.simulation.schedule import Schedule
 
@@ -145,6 +146,11 @@ class SimulationResult(Frozen):
     dealt: Dealt = Dealt()
     attempts: tuple[RoundFacts, ...] = ()
     differs: tuple[str, ...] = DIFFERS
+
+    @property
+    def headline_name(self) -> str:
+        """The headline figure, for people."""
+        return TASKS[self.task].headline_name
 
     @property
     def done(self) -> list[RoundFacts]:

@@ -57,7 +57,7 @@ def attempt_line(result: SimulationResult, facts: RoundFacts, *, left_s: float) 
     name += f", attempt {facts.attempt}" if facts.attempt > 1 else ""
     parts = [name, outcome(result, facts)]
     figure = facts.figures.get(result.headline)
-    parts += [f"{result.headline} {figure:.3f}"] if figure is not None else []
+    parts += [f"{result.headline_name} {figure:.3f}"] if figure is not None else []
     parts += [f"epsilon {facts.epsilon:.3g}"] if facts.epsilon is not None else []
     parts.append(in_seconds(facts.seconds) + (f", {in_seconds(left_s)} left" if left_s > 0 else ""))
     return "; ".join(parts)
