@@ -26,7 +26,7 @@ class BadAmendment(Error):
     def __init__(self, *, problem: str) -> None:
         super().__init__(
             what=f"The roster cannot be changed so: {problem}.",
-            meaning="Nothing was signed; the plan goes on as it is.",
+            meaning="Nothing was signed; the plan stays as it is.",
             remedy="Change it in smaller steps, or create a plan of its own (docs/admin.md).",
         )
 
@@ -65,6 +65,10 @@ def amend(settings: Settings, typed: str, *, add: Sequence[str] = (), remove: Se
     """
     with opened(settings) as store:
         before = _meant(store, typed)
+        word = next(iter(store.directives.of(before.id)), None)
+        if word is not None and word.is_final:
+            said = "stopped" if word.order == "stop" else "withdrawn"
+            raise BadAmendment(problem=f"the study was {said} by the admin, for good")
         roster = _roster(store, before, add, remove)
         return changed(before, roster, first_round=_first_round(store, before))
 

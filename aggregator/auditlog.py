@@ -45,8 +45,10 @@ class BadEntry(Error):
     def __init__(self, *, number: int, problem: str) -> None:
         super().__init__(
             what=f"Audit entry {number} is bad: {problem}.",
-            meaning="Something other than MedVeil changed the database; entries before it are as written.",
-            remedy="Keep a copy of this database, find out who had access, restore a backup that verifies.",
+            meaning="Something other than MedVeil changed the database, or the file that was checked; "
+            "entries before it are as written.",
+            remedy="Keep a copy, and find out who had access. Restore a backup that verifies; export a file "
+            "anew.",
         )
         self.number = number
 

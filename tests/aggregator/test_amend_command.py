@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from aggregator import admin
+from aggregator import admin, directing
+from aggregator.amending import BadAmendment
 from aggregator.cli import app
 from aggregator.settings import Settings, load
 from aggregator.storage.open import open_blobs
@@ -15,6 +16,7 @@ from aggregator.work.versions import first_version
 from medveil.errors import Error
 from medveil.identity import Identity
 from medveil.plan import Plan
+from medveil.reports import Order
 from medveil.spoken import spoken
 from medveil.tensors import to_safetensors
 from world import SPEC, START, make_plan, make_study
@@ -98,3 +100,13 @@ def test_the_same_change_is_offered_once(settings: Settings) -> None:
     amend(settings, "tiny", "--add", "hospital-6", "--yes")
     with pytest.raises(Error, match="already"):
         amend(settings, plans(settings)[0].id, "--add", "hospital-6", "--yes")
+
+
+@pytest.mark.parametrize(("order", "said"), [("stop", "stopped"), ("withdraw", "withdrawn")])
+def test_a_study_that_the_admin_has_ended_has_no_other_roster(
+    settings: Settings, order: Order, said: str
+) -> None:
+    directing.say(settings, "tiny", order, "enough")
+    with pytest.raises(BadAmendment, match=f"the study was {said} by the admin, for good"):
+        amend(settings, "tiny", "--add", "hospital-6", "--yes")
+    assert len(plans(settings)) == 1
