@@ -24,7 +24,7 @@ INSTALL = """\
 set -eu
 target=${{1:?Name the folder to install into, e.g. sh install.sh "$HOME/medveil"}}
 python=${{PYTHON:-python3}}
-case $target in /*) ;; *) target=$PWD/$target ;; esac
+case $target in /*) ;; *) target=${{PWD%/}}/$target ;; esac
 cd "$(dirname "$0")"
 command -v "$python" > /dev/null || {{
     echo "There is no $python here. Name a Python {python}: PYTHON=python{python} sh install.sh $target" >&2
