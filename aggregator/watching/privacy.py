@@ -33,7 +33,7 @@ class Noise(Frozen):
     """Spent so far by a patient of a hospital that took part in every round, counting on the noise of the
     honest hospitals. None if it is not known here."""
     joint_at_end: Amount
-    """The same after all planned rounds and the last evaluation."""
+    """The same after all planned rounds and the last evaluation; so far, if it ended before them."""
     local: Amount | None
     """Spent so far even if everybody else pools what they know. None while it is being reckoned."""
     local_at_end: Amount | None
@@ -72,6 +72,8 @@ class StudyPrivacy(Frozen):
     smallest_group: Count
     """A group of fewer patients is not shown in figures."""
     finished: bool
+    ended_early: bool = False
+    """Whether it ended, or was stopped or withdrawn, before its last evaluation had a sum."""
     noise: Noise | None
     """None in a study without noise: masks hide each hospital's update, nothing bounds what a model tells."""
 
@@ -130,6 +132,12 @@ def _is_missing(noise: Noise | None) -> bool:
 def _study(store: Store, plan: Plan, reckon: Reckon | None, *, finished: bool) -> StudyPrivacy:
     study = plan.study
     policy = study.privacy
+    last = store.past.attempts(plan.id, (), most=1)
+    evaluated = any(one.done and one.kind is RoundKind.EVALUATE for one in last)
+    noise = _noise(store, plan, policy, evaluated, reckon) if isinstance(policy, GaussianNoise) else None
+    early = finished and not evaluated
+    if early and noise is not None and noise.joint is not None:
+        noise = noise.model_copy(update={"joint_at_end": noise.joint, "local_at_end": noise.local})
     return StudyPrivacy(
         plan=plan.id,
         study=study.name,
@@ -138,15 +146,14 @@ def _study(store: Store, plan: Plan, reckon: Reckon | None, *, finished: bool) -
         least_in_sum=study.cohort.min_hospitals,
         smallest_group=study.evaluation.smallest_group,
         finished=finished,
-        noise=_noise(store, plan, policy, reckon) if isinstance(policy, GaussianNoise) else None,
+        ended_early=early,
+        noise=noise,
     )
 
 
-def _noise(store: Store, plan: Plan, policy: GaussianNoise, reckon: Reckon | None) -> Noise:
+def _noise(store: Store, plan: Plan, policy: GaussianNoise, evaluated: bool, reckon: Reckon | None) -> Noise:
     newest = next(filter(None, (store.plans.newest_version(one.id) for one in plan.epochs)), None)
     trained = 0 if newest is None else newest.number
-    last = store.past.attempts(plan.id, (), most=1)
-    evaluated = any(one.done and one.kind is RoundKind.EVALUATE for one in last)
     sampled = policy.sample_rate < 1
     told, end = _epsilons(plan, policy, trained, 0.0 if newest is None else newest.epsilon, evaluated, reckon)
     return Noise(

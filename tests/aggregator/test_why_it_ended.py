@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from aggregator.cli import app
 from aggregator.settings import Settings
 from aggregator.storage.directives import WordRefused
+from aggregator.watching.measures import Measures
 from aggregator.watching.values import Timeline, WaitsFor
 from aggregator.watching.words import sentence
 from aggregator.web.dashboard import drawing, sentences
@@ -19,6 +20,14 @@ from medveil.messages import Refusal
 from medveil.plan import sign_refusal
 from watched import Build, watched
 from world import World, make_sites, play
+
+LOCAL = {
+    "kind": "local",
+    "clip_norm": 1.0,
+    "noise_multiplier": 5.0,
+    "epsilon": 8.0,
+    "evaluation_multiplier": 0.6,
+}
 
 
 def refuse(world: World, index: int) -> None:
@@ -97,3 +106,13 @@ def test_only_who_has_approved_a_study_that_goes_on_can_be_silent(build: Build) 
     refuse(world, 2)
     world.coordinator.tick()  # the study is over: nobody is called silent for it
     assert [one.hospital for one in watching.hospitals() if hospitals._fits(one, "silent")] == []
+
+
+def test_what_a_study_that_was_stopped_costs_at_its_end_is_what_it_has_cost(build: Build) -> None:
+    world, _ = watched(build, privacy=LOCAL)
+    world.store.directives.say(world.plan.id, "stop", "enough", now=3.0)
+    world.coordinator.tick()
+    seen = Measures(world.store, Settings(world.folder), reckon=None).privacy(None).studies[0]
+    assert seen.ended_early
+    assert seen.noise is not None
+    assert (seen.noise.joint, seen.noise.joint_at_end, seen.noise.stated > 0) == (0.0, 0.0, True)

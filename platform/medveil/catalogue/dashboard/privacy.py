@@ -17,6 +17,7 @@ TEXTS: Texts = {
     "privacy.kind.local": Text("noise of each hospital", "各医院独立噪声"),
     "privacy.kind.joint": Text("joint noise", "联合噪声"),
     "privacy.finished": Text("finished", "已完成"),
+    "privacy.ended-early": Text("ended before its last round", "在最后一轮之前结束"),
     "privacy.bar": Text(
         "epsilon {spent} spent, {end} after all rounds, {stated} stated",
         "已用 ε {spent}，全部轮次后 {end}，声明值 {stated}",
