@@ -53,6 +53,7 @@ def convergence(
 ) -> None:
     """How a study's figure, updates, time, traffic and drop-outs went over its rounds."""
     from aggregator import admin
+    from aggregator.watching.words import amount
 
     with _opened(folder) as (store, measures):
         which = admin.plan_meant(store, plan)
@@ -76,14 +77,14 @@ def convergence(
             _interval(one),
             _range(one.norm),
             f"{sum(one.seconds.values()):.1f}",
-            f"{sum(one.bytes.values()) / MEGA:.1f}",
+            amount(sum(one.bytes.values())),
             f"{one.dropped} of {one.began}",
             str(one.failed or ""),
         )
         for one in v.columns
     ]
     if rows:
-        head = ("round", v.figure_name, "95 % interval", "update", "seconds", "MB", "drop-outs", "failed")
+        head = ("round", v.figure_name, "95 % interval", "update", "seconds", "moved", "drop-outs", "failed")
         screen.table(head, rows)
     if v.each > 1:
         screen.say(f"  A line stands for {v.each} rounds: the least and the largest of what is in them.")
@@ -105,17 +106,21 @@ def compare(
             f"{min(one.round, one.rounds)} of {one.rounds}",
             "" if one.figure is None else f"{one.figure_name} {_words(one.figure)}",
             "no noise" if one.stated is None else f"{_or_dash(one.epsilon)} of {one.stated:.2f}",
-            "" if one.seconds_per_round is None else f"{one.seconds_per_round:.1f}",
-            "" if one.bytes_per_round is None else f"{one.bytes_per_round / MEGA:.1f}",
+            _a_round(one.seconds_per_round, one.bytes_per_round),
             f"{one.dropped} of {one.began}",
         )
         for one in v.studies
     ]
-    screen.table(
-        ("study", "round", "newest figure", "epsilon", "seconds a round", "MB a round", "drop-outs"), rows
-    )
+    screen.table(("study", "round", "newest figure", "epsilon", "a round takes", "drop-outs"), rows)
     if v.left_out:
         screen.say(f"  {v.left_out} older ones are not shown.")
+
+
+def _a_round(seconds: float | None, moved: float | None) -> str:
+    from aggregator.watching.words import amount, duration
+
+    parts = [] if seconds is None else [duration(seconds)]
+    return ", ".join(parts if moved is None else [*parts, amount(moved)])
 
 
 def privacy(
