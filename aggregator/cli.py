@@ -25,7 +25,7 @@ from aggregator.cli_people import DEFAULT, Folder, make_local_admin, people
 from aggregator.cli_relay import relay
 from aggregator.cli_watching import OneOfAll, hospitals, show, watch
 from aggregator.settings import Settings, load
-from medveil.errors import utc
+from medveil.errors import BadOption, utc
 from medveil.ids import fingerprint
 from medveil.shown import NotConfirmed, Screen, can_ask, plain, strong, warn
 from medveil.volumes import begin_on_volume
@@ -165,7 +165,6 @@ def enroll_token(
 ) -> None:
     """Print a one-time enrolment token, valid for three days."""
     from aggregator import admin
-    from medveil.errors import BadOption
 
     roles = [
         role for role, wanted in (("researcher", researcher), ("relay", relay), ("keeper", keeper)) if wanted
@@ -407,7 +406,7 @@ def study_create(
 ) -> None:
     """Turn a study file into a plan: study and roster, signed by the admin, waiting for approvals."""
     from aggregator import admin, next_study
-    from medveil.errors import BadOption
+    from privacy.secagg.rosters import smallest_sum
 
     readers, settings = None if all_researchers else researcher, load(folder)
     if start and file is None and initial is None:
@@ -422,7 +421,8 @@ def study_create(
     _show_fingerprint(plan)
     rows = [(str(m.index), m.name, fingerprint(m.key)) for m in plan.roster]
     screen.table(("index", "hospital", "key fingerprint"), rows)
-    screen.say(f"It starts when {plan.approvals_needed} hospitals have approved it.")
+    starts, needs = plan.approvals_needed, smallest_sum(plan)
+    screen.say(f"It starts when {starts} hospitals have approved it; each round needs {needs}.")
     if readers == []:
         screen.say(f"No researcher may read it yet: medveil aggregator people grant NAME {plan.id[:8]}")
 

@@ -94,8 +94,7 @@ def change_rows(change: Change) -> Iterator[Row]:
     )
     yield (
         "sums",
-        f"each over {smallest_sum(plan)} to {len(plan.roster)} hospitals; "
-        f"over {smallest_sum(before)} to {len(before.roster)} before",
+        f"each over {_sizes(plan)} hospitals; over {_sizes(before)} before",
     )
     if roster.joined:
         yield "", "who joins receives all models and sums of the study so far"
@@ -123,3 +122,9 @@ def _privacy(change: Change) -> Iterator[Row]:
         yield "", "as approved: a round costs the same with either roster, and each is charged once"
     else:
         yield "", f"for rounds {change.first_round} to {change.plan.study.training.rounds} and the evaluation"
+
+
+def _sizes(plan: Plan) -> str:
+    """Of a plan's sums, in words."""
+    least, most = smallest_sum(plan), len(plan.roster)
+    return f"all {most}" if least == most else f"{least} to {most}"

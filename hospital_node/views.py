@@ -305,11 +305,11 @@ def _who_could_see(plan: Plan) -> Iterator[Row]:
     holds all other updates of a sum subtracts them: the smallest sum has min_hospitals - 1 others.
     """
     study = plan.study
-    least, resisted = study.cohort.min_hospitals, study.secure_aggregation.colluders
+    least, resisted, all_of = study.cohort.min_hospitals, study.secure_aggregation.colluders, len(plan.roster)
     yield (
         "sums",
         (
-            f"each over {least} to {len(plan.roster)} of these {len(plan.roster)} hospitals; "
+            f"each over {'all' if least == all_of else f'{least} to {all_of}'} of these {all_of} hospitals; "
             f"the plan starts when {plan.approvals_needed} have approved"
         ),
     )

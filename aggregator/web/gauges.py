@@ -26,6 +26,7 @@ from prometheus_client.core import (
 
 from aggregator.rounds import epochs, schedule
 from aggregator.rounds.runs import Run, Runs
+from aggregator.watching.studies import is_evaluated
 from aggregator.work.cluster import Standing
 from aggregator.work.spending import local_epsilon
 from medveil.reports import AttemptReport
@@ -49,10 +50,12 @@ STATES = (
     "amendment",
     "amended",
     "set_aside",
+    "ended_early",
     "finished",
 )
 """Where a study stands. ``paused`` and the like also while an attempt with masked vectors comes to its end.
-``amendment``: a roster that does not work yet; ``set_aside``: it never did; ``amended``: another goes on."""
+``amendment``: a roster that does not work yet; ``set_aside``: it never did; ``amended``: another goes on.
+``ended_early``: before its last round had its sum."""
 Naming = Literal["none", "index", "name"]
 
 
@@ -281,7 +284,7 @@ def _state(runs: Runs, run: Run) -> str:
     if not run.begun:
         return "set_aside" if run.finished else "amendment"
     if run.finished:
-        return "finished"
+        return "finished" if is_evaluated(run.last[::-1]) else "ended_early"
     if run.approved_at is None:
         return "approvals"
     return "between_rounds" if run.attempt is None else "round"

@@ -165,6 +165,18 @@ def test_a_malformed_address_is_answered_by_a_page_that_repeats_nothing_of_it(si
     assert site.get("/", **{"sec-fetch-site": "cross-site", "sec-fetch-mode": "cors"}).status_code == 422
 
 
+def test_an_address_that_nothing_has_is_a_page_for_a_browser_and_a_problem_for_a_program(site: Site) -> None:
+    browser = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    for path in ("/nothing", "/studies/x/y/z/?w=zzz"):
+        page, told = site.get(path, **browser), site.get(path, accept="*/*")
+        assert (page.status_code, told.status_code) == (404, 404)
+        assert page.headers["content-type"].startswith("text/html")
+        assert "content-security-policy" in page.headers
+        assert "There is no such page for you" in page.text
+        assert "zzz" not in page.text
+        assert told.headers["content-type"] == "application/problem+json"
+
+
 def test_pages_speak_the_language_that_the_browser_asks_for(site: Site) -> None:
     chinese = site.get("/", **{"accept-language": "zh-CN,zh;q=0.9"})
     assert 'lang="zh-CN"' in chinese.text

@@ -27,6 +27,8 @@ from aggregator.work.spending import local_epsilon
 from aggregator.work.workers import Inline
 from door import Door
 from medveil.errors import BadFile
+from medveil.messages import Refusal
+from medveil.plan import sign_refusal
 from medveil.reports import AttemptReport
 from medveil.rounds import RoundKind
 from promtool import needs_promtool, promtool, samples
@@ -91,6 +93,22 @@ def test_a_finished_study_counts_what_it_published_and_how_long_each_phase_took(
     assert whole["medveil_database_write_seconds_count"] > 10
     assert whole["medveil_leader"] == 1
     assert whole["medveil_backup_timestamp_seconds"] == 0
+    door.service.close()
+
+
+def test_a_study_that_stops_before_its_last_round_has_ended_early_and_is_not_finished(build: Build) -> None:
+    world = build()
+    door, sites = Door(world), make_sites(world)
+    play(world, sites, until=lambda: len(world.status["versions"]) == 2)
+    for one in world.identities[:2]:
+        word = Refusal(
+            kind="withdrawn", reason="no", signature=sign_refusal(world.plan, one, "withdrawn", "no")
+        )
+        world.coordinator.intake.refuse(world.plan.id, one.name, word)
+    play(world, sites[2:], until=lambda: bool(world.status["finished"]))
+    found = of_study(scrape(door), world)
+    assert found["state", "ended_early"] == 1
+    assert ("state", "finished") not in found
     door.service.close()
 
 

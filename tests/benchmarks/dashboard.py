@@ -147,7 +147,10 @@ def figures(folder: Path) -> list[str]:
         with served(folder, watching(50, 2, time.time())) as board:
             used, size = share(board, [live(path) for path in paths], 0.5)
         lines.append(f"| {words} | {used:.1%} | {size / 1000:.1f} kB |")
-    lines += ["", f"On {os.cpu_count()} cores that {os.getloadavg()[0]:.0f} processes wanted meanwhile."]
+    lines += [
+        "",
+        f"On {os.cpu_count()} cores; load meanwhile, this run's own included: {os.getloadavg()[0]:.0f}.",
+    ]
     return lines
 
 

@@ -28,7 +28,7 @@ from aggregator.web.dashboard.painter import address, command_of
 from aggregator.web.dashboard.screen import Screen
 from aggregator.web.dashboard.screens import all_screens
 from aggregator.web.entrance.guard import guarded, language_in, wants_page
-from aggregator.web.problems import CONFLICT, SIGNED, STATUS, BadRequest, refusals
+from aggregator.web.problems import CONFLICT, SIGNED, STATUS, BadRequest, on_bad_address, refusals
 from aggregator.web.routes.parameters import READING, Number, PlanId
 from medveil.errors import Error
 from medveil.log import get_logger
@@ -42,6 +42,8 @@ IN_ADDRESSES: Mapping[str, Any] = {
     "hospital": Annotated[str, Path(max_length=60)],
 }
 Filter = Annotated[str, Query(max_length=100)]
+NO_PAGE = (404, 405)
+"""Statuses of an address that no route has, or only for forms."""
 FOR_EVER = "public, max-age=31536000, immutable"
 log = get_logger()
 T = TypeVar("T", bound=Frozen)
@@ -71,6 +73,7 @@ def add_dashboard(app: FastAPI, settings: Settings) -> Board:
     _add_files(router, board)
     app.include_router(checking_router(board, app.state.checking))
     app.include_router(router)
+    _add_unknown(app, board)
     return board
 
 
@@ -112,6 +115,18 @@ def _refused(board: Board, request: Request, error: Exception) -> Response:
     said = {name: plain(getattr(known, name)) for name in ("what", "meaning", "remedy", "code")}
     html = board.painter.refusal(language_in(request), status, said)
     return HTMLResponse(html, status)
+
+
+def _add_unknown(app: FastAPI, board: Board) -> None:
+    """An address that nothing has is a page for whoever shows pages, and a problem for a program."""
+
+    async def unknown(request: Request, error: Exception) -> Response:
+        shows = "text/html" in request.headers.get("accept", "").lower() and wants_page(request)
+        if shows and isinstance(error, HTTPException) and error.status_code in NO_PAGE:
+            return guarded(_refused(board, request, NotFound()))
+        return await on_bad_address(request, error)
+
+    app.add_exception_handler(HTTPException, unknown)
 
 
 def _route_of(request: Request) -> str:
