@@ -159,6 +159,10 @@ class Coordinator:
             self._look_for_directives()
 
     def _look_for_approvals(self) -> None:
+        for run in self.runs.all():
+            standing = run.refusals if run.finished else self._store.plans.refusals(run.plan.id)
+            if standing.keys() != run.refusals.keys():
+                run.refusals, run.approvals = standing, self._store.plans.approvals(run.plan.id)
         waiting = [run for run in self.runs.all() if run.approved_at is None and not run.finished]
         counts = self._store.plans.approval_counts() if waiting else {}
         for run in waiting:

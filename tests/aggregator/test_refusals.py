@@ -37,6 +37,18 @@ def refuse(world: World, index: int, kind: RefusalKind = "withdrawn") -> None:
     world.coordinator.intake.refuse(world.plan.id, one.name, word(world, one, kind))
 
 
+def test_a_second_thought_that_another_process_has_written_is_taken_up(build: Build) -> None:
+    world = build()
+    refuse(world, 1)
+    one, elsewhere = world.identities[0], Store(world.database, world.admin)
+    elsewhere.plans.add_approval(world.plan.id, one.name, sign_approval(world.plan, one))
+    elsewhere.close()
+    world.coordinator.tick()
+    assert world.status["refusals"] == []
+    assert not world.status["finished"]
+    finish(world, make_sites(world))
+
+
 def test_the_word_is_signed_kept_and_told(build: Build) -> None:
     world = build(approvals=0)
     door, one = Door(world), world.identities[0]

@@ -25,7 +25,7 @@ DATA = Path(os.environ.get("MEDVEIL_DATA") or "no such folder")
 ODDITIES = {
     "anatomical.nii": (),
     "reoriented_anat_moved.nii": (),
-    "someones_anatomy.nii.gz": (),
+    "someones_anatomy.nii.gz": ("possible-face",),
     "standard.nii.gz": (),
     "flipped-left-right.nii.gz": (),
     "identity-in-descrip.nii.gz": (),

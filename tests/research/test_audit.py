@@ -182,7 +182,7 @@ FAULTS: dict[str, tuple[Callable[[], Study], Any, str, str, str, str]] = {
         "math.sqrt(self.evaluation_sharers)", "self.evaluation_sharers", "test",
     ),
     "an accountant that halves mu squared": (
-        films, accounting, "_parts", "math.sqrt(sum(", "math.sqrt(0.5 * sum(", "train",
+        films, accounting, "_mu_squared", "math.fsum(", "0.5 * math.fsum(", "train",
     ),
     "evaluation noise over the root of two": (
         films, evaluation, "_noise", NOISE, f"{NOISE} / 2**0.5", "test",

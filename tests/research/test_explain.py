@@ -213,7 +213,7 @@ def test_an_axial_slice_is_seen_from_the_feet() -> None:
 
 @pytest.mark.slow
 def test_the_command_writes_a_page_for_its_owner_alone(tmp_path: Path) -> None:
-    folder = fetched(tmp_path / "films", model="small_cnn", privacy="none", epsilon=None, patients_hint=None)
+    folder = fetched(tmp_path / "films", model="small_cnn", privacy="none", patients_hint=None)
     film(tmp_path / "in" / "a.png")
     page = tmp_path / "page.html"
     given = ("explain", str(folder), str(tmp_path / "in"), "-o", str(page))
