@@ -51,8 +51,8 @@ class Consortium:
         return Path(f"{name}.invitation")
 
     def key_of(self, name: str) -> str:
-        shown = self.does("invitations").output
-        return next((line for line in shown.splitlines() if f" {name} " in line), "")
+        shown = self.does("invitations", "--json").output
+        return next((line for line in shown.splitlines() if f'"{name}"' in line), "")
 
 
 @pytest.fixture(scope="module")
