@@ -432,11 +432,10 @@ def study_status(plan: OneOfAll = "", folder: Folder = DEFAULT) -> None:
     """Print every plan, or one, with its rounds, survivors and failures."""
     from aggregator import admin
 
-    nothing = True
-    for found, status in admin.statuses(load(folder), plan):
-        nothing = False
-        _show_status(found, status)
-    if nothing:
+    found = list(admin.statuses(load(folder), plan))
+    for one, status in found:
+        _show_status(one, status)
+    if not found:
         screen.say("There is no study yet. Next: medveil aggregator study create")
 
 
@@ -446,8 +445,9 @@ def _state_words(plan: Plan, status: PlanStatus) -> str:
     if status.directive is not None and status.directive.halts:
         return {"pause": "paused", "stop": "stopped"}.get(status.directive.order, "withdrawn")
     if status.finished:
-        evaluated = any(one.done and one.kind.value == "evaluate" for one in status.attempts)
-        return "finished" if evaluated else "ended early"
+        from aggregator.watching.studies import is_evaluated
+
+        return "finished" if is_evaluated(status.attempts[::-1]) else "ended early"
     waits = "" if status.waiting_for is None else status.waiting_for.reason
     if plan.before is not None and waits == "earlier-roster":
         return f"roster {plan.epoch}, not begun; until then plan {plan.before.id[:8]} works"

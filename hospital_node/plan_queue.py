@@ -154,8 +154,9 @@ class PlanQueue:
         self._broken: asyncio.Future[None] | None = None
         """Ends with the fault of a plan that nobody knew what to do about."""
         self._told: dict[str, str] = {}
-        self._shown: set[str] = set()
         """Plan → the code that was told of it last: what does not change is told once."""
+        self._shown: set[str] = set()
+        """Plans whose progress of earlier starts is shown."""
 
     async def work(self) -> None:
         """Follow every approved plan; returns when the operator has said that the node is to stop."""

@@ -40,12 +40,17 @@ def fewest(plan: Plan) -> int:
     return smallest_sum(plan)
 
 
+def are_too_few(plan: Plan, refused: int) -> bool:
+    """Whether an attempt cannot be made any more, as so many hospitals take no part."""
+    return len(plan.roster) - refused < fewest(plan)
+
+
 def too_few_left(run: Run) -> str:
     """Why a plan can have no further attempt since hospitals take no part; empty if it can."""
-    left, need = len(run.plan.roster) - len(run.refusals), fewest(run.plan)
-    if left >= need:
+    if not are_too_few(run.plan, len(run.refusals)):
         return ""
-    return f"{len(run.refusals)} of {len(run.plan.roster)} hospitals take no part; {need} are needed"
+    of = len(run.plan.roster)
+    return f"{len(run.refusals)} of {of} hospitals take no part; {fewest(run.plan)} are needed"
 
 
 def following(run: Run) -> tuple[AttemptKey, RoundKind] | None:

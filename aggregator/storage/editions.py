@@ -28,11 +28,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import sqlalchemy as sa
 
 HEADER, ROLLBACK = slice(18, 28), b"\x01\x01"
 """Where the header says how the file is written, and by what it says that each commit is counted."""
+T = TypeVar("T")
 Edition = tuple[int, ...]
 """Names what some tables hold; only to be compared."""
 
@@ -84,6 +86,32 @@ class ChangeCounter:
                 handle, self._mine.handle = self._mine.handle, None
                 if handle is not None:
                     os.close(handle)
+
+
+class Remembered(Generic[T]):
+    """What was read of some tables, by name, as long as their edition lasts.
+
+    Args:
+        edition: their present one; None where only a question tells.
+    """
+
+    def __init__(self, edition: Callable[[], Edition | None]) -> None:
+        self._edition = edition
+        self._found: dict[str, T] = {}
+        self._of: Edition | None = None
+
+    def get(self, name: str) -> T | None:
+        """What was kept under this name, if the tables still say the same."""
+        present = self._edition()
+        return self._found.get(name) if present is not None and present == self._of else None
+
+    def keep(self, name: str, found: T | None, edition: Edition | None) -> None:
+        """Remember what an edition says; what has no name, and that there is nothing, is not remembered."""
+        if edition is None or found is None:
+            return
+        if edition != self._of:
+            self._found, self._of = {}, edition
+        self._found[name] = found
 
 
 class Editions:

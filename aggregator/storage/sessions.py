@@ -113,12 +113,8 @@ class Sessions:
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
 
-    def find(self, hashed: str) -> Session | None:
-        """The session of a cookie's hash, open or not."""
-        return self.find_as_of(hashed)[0]
-
     def find_as_of(self, hashed: str) -> tuple[Session | None, Edition | None]:
-        """:meth:`find`, and the edition that says so, if that has a name."""
+        """The session of a cookie's hash, open or not; and the edition that says so, if that has a name."""
         with self._transactions.read() as tx:
             row = tx.execute(_ONE, {"session": hashed}).one_or_none()
             edition = self._transactions.edition_read(*_OPEN)

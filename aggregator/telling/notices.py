@@ -16,11 +16,11 @@ from aggregator.monitoring import Event
 from aggregator.rounds import epochs
 from aggregator.rounds.runs import Run, Runs
 from aggregator.rounds.schedule import too_few_left
+from aggregator.watching.studies import is_evaluated
 from aggregator.watching.values import WaitsFor
 from aggregator.watching.words import duration, sentence
 from medveil.ids import digest
 from medveil.reports import AttemptReport
-from medveil.rounds import RoundKind
 from medveil.shown import plain
 from medveil.values import Frozen, Name
 
@@ -128,8 +128,7 @@ class Lookout:
         goes_on = epochs.following_plan(self._runs, run) is not None
         if run.finished and run.begun and not goes_on:
             made = run.newest[0].number
-            whole = bool(run.last) and run.last[-1].done and run.last[-1].kind is RoundKind.EVALUATE
-            reason = "" if whole else too_few_left(run)
+            reason = "" if is_evaluated(run.last[::-1]) else too_few_left(run)
             early = f" before its last round ({reason})" if reason else ""
             published = f"It published {made} version{'s' if made != 1 else ''}."
             text = f"Study {plan.study.name} is over{early}. {published}"

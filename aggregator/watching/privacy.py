@@ -9,10 +9,10 @@ from aggregator.rounds.status import PlanReader
 from aggregator.storage.store import Store
 from aggregator.watching.cost import Account, Epsilons
 from aggregator.watching.past import lines_of
+from aggregator.watching.studies import is_evaluated
 from medveil.noise_policies import GaussianNoise
 from medveil.plan import Plan
 from medveil.reports import Amount, Count
-from medveil.rounds import RoundKind
 from medveil.values import Frozen, Name, PrivacyKind, Sha256
 
 MOST_STUDIES = 20
@@ -132,8 +132,7 @@ def _is_missing(noise: Noise | None) -> bool:
 def _study(store: Store, plan: Plan, reckon: Reckon | None, *, finished: bool) -> StudyPrivacy:
     study = plan.study
     policy = study.privacy
-    last = store.past.attempts(plan.id, (), most=1)
-    evaluated = any(one.done and one.kind is RoundKind.EVALUATE for one in last)
+    evaluated = is_evaluated(store.past.attempts(plan.id, (), most=1))
     noise = _noise(store, plan, policy, evaluated, reckon) if isinstance(policy, GaussianNoise) else None
     early = finished and not evaluated
     if early and noise is not None and noise.joint is not None:

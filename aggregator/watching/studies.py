@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 from aggregator.storage.history import Tried
 from aggregator.watching.values import FigureSeen, Live, RosterLine, RoundSeen, State
@@ -131,6 +131,20 @@ def round_seen(plan: Plan, tried: Tried) -> RoundSeen | None:
     )
 
 
-def is_evaluated(reports: Sequence[AttemptReport]) -> bool:
-    """Whether the last round has its sum, by a study's newest attempts."""
+class Attempted(Protocol):
+    """An attempt that has ended."""
+
+    @property
+    def done(self) -> bool:
+        """Whether it has its sum."""
+        ...
+
+    @property
+    def kind(self) -> RoundKind:
+        """Of its round."""
+        ...
+
+
+def is_evaluated(reports: Sequence[Attempted]) -> bool:
+    """Whether the last round has its sum, by a study's newest attempts, the newest first."""
     return any(report.done and report.kind is RoundKind.EVALUATE for report in reports[:2])

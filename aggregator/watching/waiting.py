@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aggregator.rounds.schedule import fewest
+from aggregator.rounds.schedule import are_too_few, fewest
 from aggregator.watching.values import Awaited, Lane, Live, PlanHeld, Timeline, WaitsFor
 from medveil.plan import Plan
 from medveil.reports import Directive, PlanStatus
@@ -52,10 +52,8 @@ def waits_for(
 
 def _ended_early(plan: Plan, present: PlanStatus, known: WaitsFor, failed_by: str) -> WaitsFor:
     """Why a study is over before its last round."""
-    out, need = tuple(one.hospital for one in present.refusals), fewest(plan)
-    if len(plan.roster) - len(out) < need:
-        same = {"without": out, "invited": len(plan.roster), "need": need}
-        return known.model_copy(update={**same, "why": "too-few-left"})
+    if are_too_few(plan, len(present.refusals)):
+        return known.model_copy(update={**_without(plan, present), "why": "too-few-left"})
     return known.model_copy(update={"why": "ended-early", "reason": failed_by})
 
 
@@ -78,10 +76,8 @@ def roster_waits_for(
     )
     if present.finished:
         return known
-    out, need = tuple(one.hospital for one in present.refusals), fewest(plan)
-    if len(plan.roster) - len(out) < need:  # a new approval of theirs would lift their word
-        same = {"without": out, "invited": len(plan.roster), "need": need}
-        return known.model_copy(update={**same, "why": "takeover-refused"})
+    if are_too_few(plan, len(present.refusals)):  # a new approval of theirs would lift their word
+        return known.model_copy(update={**_without(plan, present), "why": "takeover-refused"})
     if len(present.approved) < plan.approvals_needed:
         missing = _approvals_missing(plan, present, live, now=now)
         return known.model_copy(update={**missing, "why": "roster-approvals"})
@@ -90,13 +86,19 @@ def roster_waits_for(
     held = None if live is None else live.plans.get(plan.id)
     works = None if live is None else live.plans.get(before)
     away = () if works is None else works.away
-    ready = [] if held is None else [n for n in held.ready if n not in away]
+    ready, need = [] if held is None else [n for n in held.ready if n not in away], fewest(plan)
     if held is None or len(ready) >= need:
         return known.model_copy(update={"why": "takeover", "need": need, "answered": len(ready)})
     silent = [n for n in plan.names if n in present.approved and n not in (*ready, *away)]
     awaited = tuple(_awaited(name, live, held, now) for name in silent)
-    found = {"awaited": awaited, "answered": len(ready), "invited": len(plan.roster), "need": need}
-    return known.model_copy(update={**found, "why": "takeover-reach"})
+    same = {"awaited": awaited, "answered": len(ready), "invited": len(plan.roster), "need": need}
+    return known.model_copy(update={**same, "why": "takeover-reach"})
+
+
+def _without(plan: Plan, present: PlanStatus) -> dict[str, object]:
+    """Who takes no part, and how many it takes."""
+    out = tuple(one.hospital for one in present.refusals)
+    return {"without": out, "invited": len(plan.roster), "need": fewest(plan)}
 
 
 def _approvals_missing(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from aggregator.watching.values import Awaited, WaitsFor
+from medveil.catalogue import Speaker
+from medveil.catalogue.dashboard import DASHBOARD
 from medveil.rounds import EARLY, Phase, RoundKind
 from medveil.shown import plain
 
@@ -18,18 +20,7 @@ DOING = {
     Phase.ABORT: "giving the attempt up",
 }
 """What a hospital is at work on while a phase waits for it."""
-FAILED_BY = {
-    "below-threshold": "too few hospitals answered in time",
-    "spoiled-round": "a hospital dealt wrong shares",
-    "wrong-shares": "hospitals returned other shares than they were dealt",
-    "spoiled-sum": "a hospital sent something that is no honest message",
-    "diverged-model": "the model ran away",
-    "older-protocol": "it was open when the program was exchanged",
-    "paused-by-admin": "the admin paused the study",
-    "stopped-by-admin": "the admin stopped the study",
-    "withdrawn-by-admin": "the admin withdrew the study",
-}
-"""Why an attempt had no sum, for the codes that are usual; all others are told by their code alone."""
+_ENGLISH = Speaker(DASHBOARD, "en")
 NAMED = 3
 """Hospitals that a sentence names; the others are counted."""
 
@@ -43,7 +34,8 @@ def doing(phase: Phase | None, kind: RoundKind | None) -> str:
 
 def failed_by(code: str) -> str:
     """Why an attempt had no sum: in words where there are some, and always with the code."""
-    return f"{FAILED_BY[code]} ({code})" if code in FAILED_BY else code
+    key = f"failed.{code}"
+    return f"{_ENGLISH(key)} ({code})" if _ENGLISH.knows(key) else code
 
 
 def duration(seconds: float) -> str:

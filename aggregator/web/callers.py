@@ -13,7 +13,7 @@ from aggregator.access.tokens import BadToken, TokenCheck
 from aggregator.errors import NotAllowed, NotFound
 from aggregator.rounds.status import PlanReader
 from aggregator.settings import Settings
-from aggregator.storage.editions import Edition
+from aggregator.storage.editions import Remembered
 from aggregator.storage.register import Party, Register, Role
 from aggregator.web.bodies import BodyMemory, read_body
 from aggregator.web.limits import Newcomers, Quotas, leases_of
@@ -60,9 +60,7 @@ class Callers:
         self.newcomers = Newcomers(settings.limits)
         self._lookups, self._client_certificates = lookups, settings.client_certificates
         self._plans, self._heard_from = plans, heard_from
-        self._known: dict[str, Party] = {}
-        self._known_in: Edition | None = None
-        """The edition of the register in which they are known."""
+        self._known = Remembered[Party](register.edition)
 
     async def authenticate(
         self,
@@ -161,7 +159,7 @@ class Callers:
 
     def is_remembered(self, party: Party) -> bool:
         """Whether what is known of somebody is as new as a look at the register."""
-        known = self._remembered(party.name)
+        known = self._known.get(party.name)
         return known is not None and not known.revoked
 
     def check_enrolled(self, party: Party) -> None:
@@ -173,7 +171,7 @@ class Callers:
 
         Raises: what :meth:`Gatekeeper.admit` raises.
         """
-        remembered = self._remembered(proof.sender)
+        remembered = self._known.get(proof.sender)
         known = remembered or await self._enrolled(proof.sender)
         try:
             return self.gatekeeper.admit(known, proof, request.method, signed_target(request))
@@ -188,24 +186,16 @@ class Callers:
         token = await self.tokens.check(request.headers["authorization"])
         return Party(token.name, token.role, b"")
 
-    def _remembered(self, name: str) -> Party | None:
-        """Somebody whom the register was asked for, if it still says the same."""
-        edition = self.register.edition()
-        return self._known.get(name) if edition is not None and edition == self._known_in else None
-
     async def _enrolled(self, name: str) -> Party | None:
         """Somebody with a key as the register has them at this moment.
 
         What was read before is used again only if nobody has been enrolled or revoked since, by anybody.
         """
-        remembered = self._remembered(name)
+        remembered = self._known.get(name)
         if remembered is not None:
             return remembered
         found, edition = await self._lookups.ask(lambda: self.register.party_as_of(name))
-        if edition is not None and found is not None:
-            if edition != self._known_in:
-                self._known, self._known_in = {}, edition
-            self._known[name] = found
+        self._known.keep(name, found, edition)
         return found
 
 

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from aggregator.access.oidc.flow import LABEL
 from aggregator.access.sessions import COOKIE, ForgedForm, SignInFirst, begun, hashed, new_cookie
 from aggregator.settings import Settings
-from aggregator.storage.editions import Edition
+from aggregator.storage.editions import Remembered
 from aggregator.storage.sessions import LocalAdmin, Session
 from aggregator.storage.store import Store
 from aggregator.web.guesses import Guesses
@@ -45,9 +45,7 @@ class Visitors:
         """The same in every process of the consortium."""
         marks = store.transactions.signer.secret_for("known browsers").reveal()
         self.guesses = Guesses(marks, clock=lambda: self.clock())
-        self._known: dict[str, Session] = {}
-        self._known_in: Edition | None = None
-        """The edition in which they are known."""
+        self._known = Remembered[Session](self.sessions.edition)
         self._origins = _origins_of(settings)
 
     async def session(self, request: Request, *, acts: bool = True) -> Session:
@@ -137,14 +135,11 @@ class Visitors:
 
     async def _found(self, name: str) -> Session | None:
         """As the database has it; what was read is used again as long as nothing of it can have changed."""
-        present = self.sessions.edition()
-        if present is not None and present == self._known_in and name in self._known:
-            return self._known[name]
+        remembered = self._known.get(name)
+        if remembered is not None:
+            return remembered
         found, edition = await self._lookups.ask(lambda: self.sessions.find_as_of(name))
-        if edition is not None and found is not None:
-            if edition != self._known_in:
-                self._known, self._known_in = {}, edition
-            self._known[name] = found
+        self._known.keep(name, found, edition)
         return found
 
 

@@ -11,15 +11,9 @@ from aggregator.cli import _show_status
 from medveil.identity import Identity
 from medveil.reports import PlanStatus
 from medveil.study import Study
+from policies import LOCAL
 from world import make_plan, make_study
 
-LOCAL = {
-    "kind": "local",
-    "clip_norm": 1.0,
-    "noise_multiplier": 5.0,
-    "epsilon": 8.0,
-    "evaluation_multiplier": 0.6,
-}
 NAMES = ("a", "b", "c", "d")
 
 

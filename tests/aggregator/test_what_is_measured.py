@@ -27,16 +27,10 @@ from medveil.readings import Reading, interval_words
 from medveil.reports import AttemptReport
 from medveil.rounds import AttemptKey, RoundKind
 from medveil.study import Study
+from policies import LOCAL
 from world import Clock, World, finish, make_sites, play
 
 Build = Callable[..., World]
-LOCAL = {
-    "kind": "local",
-    "clip_norm": 1.0,
-    "noise_multiplier": 5.0,
-    "epsilon": 8.0,
-    "evaluation_multiplier": 0.6,
-}
 JOINT = LOCAL | {"kind": "joint", "honest_hospitals": 2}
 
 

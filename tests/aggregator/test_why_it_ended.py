@@ -18,16 +18,9 @@ from medveil.catalogue import Speaker
 from medveil.catalogue.dashboard import DASHBOARD
 from medveil.messages import Refusal
 from medveil.plan import sign_refusal
+from policies import LOCAL
 from watched import Build, watched
 from world import World, make_sites, play
-
-LOCAL = {
-    "kind": "local",
-    "clip_norm": 1.0,
-    "noise_multiplier": 5.0,
-    "epsilon": 8.0,
-    "evaluation_multiplier": 0.6,
-}
 
 
 def refuse(world: World, index: int) -> None:

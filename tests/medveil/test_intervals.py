@@ -17,18 +17,12 @@ from medveil.intervals import Estimate, Z, areas, exact_area, exact_share, mean,
 from medveil.metrics import bounded, figures_of, noise_scales, read_headline, released, summarise
 from medveil.reports import AttemptReport
 from medveil.study import Study
+from policies import LOCAL
 from subjects import subject_of
 from tries import tries
 from world import make_study
 
 CELLS, EDGES = 20, np.linspace(-7.2, 7.2, 19)
-LOCAL = {
-    "kind": "local",
-    "clip_norm": 1.0,
-    "noise_multiplier": 5.0,
-    "epsilon": 8.0,
-    "evaluation_multiplier": 0.6,
-}
 STUDY = make_study(privacy=LOCAL)
 
 

@@ -153,11 +153,8 @@ class Board:
         return made
 
     def _make_now(self, key: Key) -> Shown:
-        screen, seen, at = (
-            self.screens[key.screen],
-            self.serving().store.log.edition_asked(),
-            time.monotonic(),
-        )
+        screen, at = self.screens[key.screen], time.monotonic()
+        seen = self.serving().store.log.edition_asked()
         began, view = time.thread_time(), self.view(key)
         value = screen.value(view)
         parts = self.painter.parts(screen, value, view, key.language)

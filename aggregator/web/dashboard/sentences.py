@@ -126,11 +126,8 @@ def waits(t: Speaker, found: WaitsFor, as_of: float) -> Markup:
     why: str = found.why
     if why in ("hospitals", "giving-up") and not found.awaited:
         why = "phase-end" if why == "hospitals" else "giving-up-all"
-    shown, count, reason = (
-        found.awaited,
-        max(0, found.need - found.answered),
-        Markup(escape(plain(found.reason))),
-    )
+    shown, count = found.awaited, max(0, found.need - found.answered)
+    reason = Markup(escape(plain(found.reason)))
     if why in ("too-few-left", "takeover-refused"):
         shown, count = tuple(Awaited(hospital=name) for name in found.without), len(found.without)
     elif why == "ended-early":
