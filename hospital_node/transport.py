@@ -90,7 +90,7 @@ class Transport:
         """The time (ms) of the admin's word on a plan that this node knows: a later one comes along."""
         self.pace = Pace()
         """How fast large bodies go out."""
-        self._end_told = ""
+        self._end_told, self._lost = "", False
         self._address = address
         self._client = open_client(address, context, self.proxy)
 
@@ -216,6 +216,9 @@ class Transport:
             leaving.tries += 1
             try:
                 answer = await self._once(method, path, body, digest, limit)
+                if self._lost:
+                    log.info("aggregator.reached")
+                self._lost = False
                 live.note_connected(True)
                 return answer
             except (*FAILURES, _Busy) as error:
@@ -225,6 +228,7 @@ class Transport:
                     await check_shown(error, self._address, self.proxy)
                     raise lost from error
                 log.info("aggregator.unreachable", reason=lost.reason)
+                self._lost = True
                 live.note_connected(False)
                 live.note_problem(lost)
                 asked_s = busy.wait_s if busy else 0.0

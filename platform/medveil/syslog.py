@@ -109,7 +109,6 @@ class Forwarder:
 
     Args:
         cursor: the file that names the last entry that surely arrived.
-        event: logged when the archive goes away.
         broken: what reading the record raises if it is damaged.
     """
 
@@ -118,10 +117,9 @@ class Forwarder:
         target: SyslogTarget,
         cursor: Path,
         *,
-        event: str = "audit-archive.away",
         broken: tuple[type[Error], ...] = (),
     ) -> None:
-        self._target, self._cursor, self._event = target, cursor, event
+        self._target, self._cursor = target, cursor
         self._failures: tuple[type[Exception], ...] = (OSError, TimeoutError, BadFile, *broken)
         self._writer: asyncio.StreamWriter | None = None
         self._reader: asyncio.StreamReader | None = None
@@ -142,11 +140,13 @@ class Forwarder:
             except self._failures as error:
                 self.drop()
                 if not away:
-                    log.warning(self._event, reason=_reason(error))
+                    log.warning("audit-archive.away", reason=_reason(error))
                 away = True
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
             else:
+                if away:
+                    log.info("audit-archive.back")
                 pause, away = 1.0, False
                 await asyncio.sleep(LOOK_S)
 

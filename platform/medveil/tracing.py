@@ -146,6 +146,8 @@ class TraceSender:
                     log.warning("traces.away", reason=reason)
                 self._away = True
                 return
+            if self._away:
+                log.info("traces.back")
             self._away = False
 
     async def _refusal(self, batch: Sequence[Span]) -> str:

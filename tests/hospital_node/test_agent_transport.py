@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
+from structlog.testing import capture_logs
 
 from aggregator.access.tls import make_certificates
 from hospital_node import transport as module
@@ -105,6 +106,20 @@ def test_a_lost_answer_is_repeated_with_identical_bytes_and_a_new_signature(
         verify_request(ME.public_key, proof, method, target, body, now=proof.time)
     assert len(pauses) == 4
     assert max(pauses) <= 10 * 1.5 + 1
+
+
+def test_a_line_that_is_lost_and_found_is_told_of(authority: Path) -> None:
+    gone = httpx.ConnectError("refused")
+    with capture_logs() as logs:
+
+        async def offers(transport: Transport) -> None:
+            await transport.offers()
+            await transport.offers()
+
+        good = httpx.Response(200, content=PlanOffers(offers=()).to_bytes())
+        talk(authority, [gone, gone, good, good], offers)
+    told = [one["event"] for one in logs]
+    assert told == ["aggregator.unreachable", "aggregator.unreachable", "aggregator.reached"]
 
 
 @pytest.mark.parametrize(("header", "least"), [("7", 7), ("0", 0), ("Wed, 21 Oct 2026 07:28:00 GMT", 1)])

@@ -15,6 +15,7 @@ import pytest
 from google.protobuf import json_format
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from pydantic import ValidationError
+from structlog.testing import capture_logs
 
 from aggregator.monitoring import Monitoring
 from aggregator.telling.traces import spans_of
@@ -145,15 +146,17 @@ def test_a_collector_that_is_away_costs_old_spans_and_nothing_else(monkeypatch: 
     asyncio.run(made.flush())
     asyncio.run(made.close())
     assert list(made._kept) == many[10:]
-    with listening((hook := Hook()).serve) as there:
+    with listening((hook := Hook()).serve) as there, capture_logs() as logs:
         back = TraceSender(target(there), "medveil-node")
         back.add(*made._kept)
         asyncio.run(back.flush())
-        hook.answer = "503 No"
-        back.add(many[0])
-        asyncio.run(back.flush())
-    assert sum(len(spans_in(body)[1]) for *_, body in hook.taken[:-1]) == module.MOST_KEPT
+        for answer in ("503 No", "503 No", "204 No Content", "503 No"):
+            hook.answer = answer
+            back.add(many[0])
+            asyncio.run(back.flush())
+    assert sum(len(spans_in(body)[1]) for *_, body in hook.taken[:-4]) == module.MOST_KEPT
     assert list(back._kept) == [many[0]]
+    assert [one["event"] for one in logs] == ["traces.away", "traces.back", "traces.away"]
 
 
 def test_a_collector_elsewhere_is_told_over_tls_with_a_token(tmp_path: Path) -> None:
