@@ -22,7 +22,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from aggregator.monitoring import Mail, Receiver, Webhook
-from aggregator.telling.notices import Notice
+from aggregator.telling.notices import TEST, Notice
 from medveil.errors import BadFile, Error
 from medveil.files import replace_durably
 from medveil.outgoing import FAILURES, closing_lines, go_straight, is_public, open_client, pinned
@@ -32,6 +32,14 @@ from medveil.shown import plain
 SIGNATURE, ONCE = "MedVeil-Notice-Signature", "Idempotency-Key"
 PATIENCE_S = 20.0
 LEAST_SECRET = 16
+SUBJECTS = {
+    "round.waiting": "study {study} waits",
+    "study.finished": "study {study} is over",
+    "hospital.refused": "a hospital takes no part in study {study}",
+    "certificate.ends": "the server's certificate ends soon",
+    "attempt.failed": "an attempt of study {study} failed",
+    TEST: "a test",
+}
 UNSEEN = (
     "it is reached through a proxy and this machine cannot look up its name, so nobody here knows whether "
     'that is of a private network; say that it may be with "private": true'
@@ -165,10 +173,11 @@ def _send(mail: Mail, notice: Notice, password: str) -> None:
 def letter(mail: Mail, notice: Notice) -> EmailMessage:
     """The e-mail; the same notice has the same Message-ID."""
     told = EmailMessage()
-    subject = f"MedVeil: {notice.event}" + (f", study {notice.study}" if notice.study else "")
-    told["Subject"], told["From"], told["To"] = plain(subject, 150), mail.sender, ", ".join(mail.to)
+    subject, found = f"MedVeil: {SUBJECTS[notice.event]}", dt.datetime.fromisoformat(notice.time)
+    told["Subject"] = plain(subject.format(study=notice.study), 150)
+    told["From"], told["To"] = mail.sender, ", ".join(mail.to)
     told["Message-ID"] = f"<{notice.id}@{mail.sender.rpartition('@')[2]}>"
-    told["Date"] = format_datetime(dt.datetime.fromisoformat(notice.time))
+    told["Date"] = format_datetime(found)
     told["Auto-Submitted"] = "auto-generated"
     lines = [notice.text, ""]
     for label, value in (
@@ -177,8 +186,8 @@ def letter(mail: Mail, notice: Notice) -> EmailMessage:
         ("Plan", notice.plan[:16]),
         ("Round", "" if notice.round is None else f"{notice.round}, attempt {notice.attempt}"),
         ("Hospitals", ", ".join(notice.hospitals)),
-        ("Reason", notice.reason),
-        ("Found", notice.time),
+        ("Reason", "" if notice.event == "round.waiting" else notice.reason),  # the text says it in words
+        ("Found", f"{found.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S} UTC"),
     ):
         if value:
             lines.append(f"{label + ':':<12}{plain(value, 2000)}")

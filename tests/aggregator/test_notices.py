@@ -22,9 +22,9 @@ from aggregator.monitoring import EVENTS, Mail, Monitoring, Receiver, Webhook
 from aggregator.settings import Settings, load
 from aggregator.telling import queue
 from aggregator.telling.messenger import Messenger
-from aggregator.telling.notices import Lookout, Notice, a_test
+from aggregator.telling.notices import TEST, Lookout, Notice, a_test
 from aggregator.telling.queue import Queue
-from aggregator.telling.receivers import ONCE, SIGNATURE, NotTold, deliver, make_secret
+from aggregator.telling.receivers import ONCE, SIGNATURE, SUBJECTS, NotTold, deliver, make_secret
 from aggregator.watching.live import live_of
 from aggregator.watching.watch import Watching
 from medveil.errors import BadFile
@@ -315,10 +315,13 @@ def test_people_get_an_e_mail_over_tls_and_never_in_the_clear(folder: Path, at_o
                 tell(mail, folder)
     first, second = (email.message_from_bytes(text, policy=email.policy.default) for text in post.taken)
     assert first["Message-ID"] == second["Message-ID"] == f"<{NOTICE.id}@example.org>"
-    assert first["Subject"] == "MedVeil: round.waiting, study tiny"
+    assert first["Subject"] == "MedVeil: study tiny waits"
     text = first.get_content()
     assert text.startswith(NOTICE.text)
     assert "Hospitals:  st-marys" in text
+    assert "Found:      2023-11-14 22:13:20 UTC" in text
+    assert "Reason" not in text  # the sentence says what a code would repeat
+    assert set(SUBJECTS) == {*EVENTS, TEST}
     assert not any(b"AUTH" in line or b"MAIL" in line for line in post.heard)
 
 
