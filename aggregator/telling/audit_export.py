@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -167,6 +168,27 @@ def followed(store: Store, target: AuditTarget | None, folder: Path) -> AuditFol
         return None
     there = target_of(target.to, authority=target.authority, certificate=target.certificate)
     return AuditFollower(store.log, there, folder)
+
+
+@dataclass(frozen=True)
+class Unsent:
+    """What an archive lacks of the audit log."""
+
+    entries: int
+    since: float | None
+    """When the oldest of them was written, Unix time; None if it has all."""
+
+
+def unsent(store: Store, target: AuditTarget | None, folder: Path) -> Unsent | None:
+    """What the archive of a running aggregator lacks; None where there is none. Raises: StorageFailed."""
+    follower = followed(store, target, folder)
+    if follower is None:
+        return None
+    known = follower.known()
+    oldest = next(store.log.entries(known), None)
+    if oldest is None:
+        return Unsent(0, None)
+    return Unsent(store.past.head().number - known, oldest.time_ms / 1000)
 
 
 def send_once(store: Store, target: SyslogTarget, folder: Path, since: int | None) -> tuple[int, int]:

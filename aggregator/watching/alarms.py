@@ -22,7 +22,7 @@ STUCK_S, TRAINS_S, SILENT_S = 1800.0, 21_600.0, 3600.0
 FAILED_ATTEMPTS = 3
 PAUSED_S = ROSTER_S = 3 * DAY
 LEAST_DISK = 5e9
-CERTIFICATE_S, BACKUP_S = 21 * DAY, 2 * DAY
+CERTIFICATE_S, BACKUP_S, UNSENT_S = 21 * DAY, 2 * DAY, HOUR
 FAULTS_PER_S, FAULTS_S = 0.1, 600.0
 SEVERITIES: dict[str, Severity] = {
     "MedVeilRoundStuck": "critical",
@@ -34,6 +34,7 @@ SEVERITIES: dict[str, Severity] = {
     "MedVeilFaults": "warning",
     "MedVeilDiskAlmostFull": "critical",
     "MedVeilCertificateEnds": "warning",
+    "MedVeilAuditUnsent": "warning",
     "MedVeilBackupOld": "warning",
 }
 """Those that a page can tell, most urgent of their kind first."""
@@ -96,6 +97,8 @@ def of_machine(found: System, *, now: float) -> Iterator[Alarm]:
         failed = sum(one.failed for one in running.requests.minutes if now - one.at < FAULTS_S)
         if failed > FAULTS_PER_S * FAULTS_S:
             yield _alarm("MedVeilFaults", count=failed)
+        if running.unsent_since is not None and now - running.unsent_since > UNSENT_S:
+            yield _alarm("MedVeilAuditUnsent", since=running.unsent_since, count=running.unsent or 0)
     if found.disk_free < LEAST_DISK:
         yield _alarm("MedVeilDiskAlmostFull", count=found.disk_free)
     ends = [one.until for one in found.certificates if one.file == "server.pem"]

@@ -85,6 +85,10 @@ class Running(Frozen):
     body_limit: Count
     streams: Count = 0
     """Browsers that follow a page."""
+    unsent: Count | None = None
+    """Entries of the audit log that its archive does not have; None without an archive."""
+    unsent_since: Amount | None = None
+    """When the oldest of them was written."""
     requests: Requests
 
 

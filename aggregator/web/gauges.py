@@ -26,6 +26,7 @@ from prometheus_client.core import (
 
 from aggregator.rounds import epochs, schedule
 from aggregator.rounds.runs import Run, Runs
+from aggregator.telling.audit_export import Unsent
 from aggregator.watching.studies import is_evaluated
 from aggregator.work.cluster import Standing
 from aggregator.work.spending import local_epsilon
@@ -312,6 +313,15 @@ def audit_families(newest: int, witnessed: int) -> Iterator[Metric]:
     behind = max(0, newest - witnessed)
     text = "Newest entries of the audit log that no hospital was given to keep yet."
     yield _gauge("medveil_audit_unwitnessed_entries", text, behind)
+
+
+def archive_gauges(lacks: Unsent) -> Iterator[Metric]:
+    """How far the archive of the audit log is behind."""
+    text = "Entries of the audit log that its archive does not have."
+    yield _gauge("medveil_audit_unsent_entries", text, lacks.entries)
+    text = "Since the oldest of them was written; 0: it has all."
+    since = 0.0 if lacks.since is None else max(0.0, time.time() - lacks.since)
+    yield _gauge("medveil_audit_unsent_seconds", text, since)
 
 
 def cluster_gauges(standing: Standing, certificate_ends: float | None) -> Iterator[Metric]:

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 import board
+from aggregator.monitoring import AuditTarget, Monitoring
 from aggregator.relay.watched import relay_gauges
 from aggregator.storage.register import Role
 from aggregator.web.gauges import cluster_gauges
@@ -44,12 +45,12 @@ def asked() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """Names of all that an aggregator with a cluster and a relay tell Prometheus."""
+    """Names of all that an aggregator with a cluster and an archive, and a relay, tell Prometheus."""
     from world import make_world
 
     folder = tmp_path_factory.mktemp("exported")
     world = make_world(folder / "world")
-    door = Door(world)
+    door = Door(world, monitoring=Monitoring(audit=AuditTarget(to="syslog://127.0.0.1:1")))
     page = door.show(door.token("prometheus", Role.MONITOR), "GET", "/metrics").text
 
     class Quiet:

@@ -96,16 +96,18 @@ def test_the_machine_alarms_for_its_disk_its_certificate_its_backup_and_its_faul
     assert list(of_machine(well, now=NOW)) == []
     minute = Minute(at=NOW - 60, requests=100, refused=0, failed=61)
     requests = well.running.requests.model_copy(update={"minutes": (minute,)})
+    behind = {"unsent": 7, "unsent_since": NOW - 3601}
     bad = well.model_copy(
         update={
             "disk_free": int(4e9),
             "backup_at": NOW - 3 * DAY,
-            "running": well.running.model_copy(update={"requests": requests}),
+            "running": well.running.model_copy(update={"requests": requests, **behind}),
             "certificates": (Certificate(file="server.pem", until=NOW + 20 * DAY, days=20, mark="late"),),
         }
     )
     assert {one.alarm for one in of_machine(bad, now=NOW)} == set(SEVERITIES) & {
         "MedVeilDiskAlmostFull",
+        "MedVeilAuditUnsent",
         "MedVeilBackupOld",
         "MedVeilFaults",
         "MedVeilCertificateEnds",
@@ -124,6 +126,7 @@ def test_limits_and_urgency_are_those_of_the_rules_for_prometheus() -> None:
         "MedVeilFaults": (alarms.FAULTS_PER_S,),
         "MedVeilDiskAlmostFull": (alarms.LEAST_DISK,),
         "MedVeilCertificateEnds": (alarms.CERTIFICATE_S,),
+        "MedVeilAuditUnsent": (alarms.UNSENT_S,),
         "MedVeilBackupOld": (alarms.BACKUP_S,),
     }
     for name, wanted in limits.items():

@@ -8,17 +8,27 @@ import json
 import socket
 import syslog as rsyslog
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from aggregator import admin
 from aggregator.auditlog import BadEntry, Head
 from aggregator.cli import app
+from aggregator.monitoring import AuditTarget
 from aggregator.settings import Settings
-from aggregator.telling.audit_export import ArchiveAway, AuditFollower, export_log, target_of
+from aggregator.telling.audit_export import (
+    ArchiveAway,
+    AuditFollower,
+    Unsent,
+    export_log,
+    target_of,
+    unsent,
+)
 from aggregator.telling.audit_file import Exported, OtherAdminKey, verify_file
 from medveil import syslog
 from medveil.errors import BadFile, BadOption
@@ -233,6 +243,41 @@ def test_an_archive_that_is_away_or_misnamed_is_told_in_words(settings: Settings
     for wrong in ("http://x:1", "syslog://", "syslog+tls://x/path", "syslog://u@x:1", "syslog://x:99999"):
         with pytest.raises(BadOption):
             target_of(wrong)
+
+
+def test_an_archive_that_goes_and_comes_back_is_told_of_once_each_time(
+    settings: Settings, quick: None
+) -> None:
+    with listener() as (port, taken), admin.opened(settings) as store, capture_logs() as logs:
+        to = f"syslog://127.0.0.1:{port}"
+        follower = AuditFollower(store.log, target_of(to), settings.folder)
+        there, nowhere = follower._target, target_of("syslog://127.0.0.1:1")
+        lacks: list[Unsent | None] = []
+        begun = time.time()
+
+        async def play() -> None:
+            running = asyncio.ensure_future(follower.run())
+            await until(lambda: follower.known() == head_of(settings).number)
+            follower.drop()
+            follower._target = nowhere
+            await asyncio.to_thread(more, settings, "while", "away")
+            await until(lambda: len(logs) == 1)
+            lacks.append(unsent(store, AuditTarget(to=to), settings.folder))
+            follower._target = there
+            await until(lambda: len(logs) == 2)
+            lacks.append(unsent(store, AuditTarget(to=to), settings.folder))
+            running.cancel()
+            follower.drop()
+
+        asyncio.run(play())
+    assert [one["event"] for one in logs] == ["audit-archive.away", "audit-archive.back"]
+    assert lacks[1] == Unsent(0, None)
+    assert lacks[0] is not None
+    assert lacks[0].entries == 2
+    assert lacks[0].since is not None
+    assert begun - 1 <= lacks[0].since <= time.time()
+    rows = [json.loads(line[line.index(b"{") :])["number"] for line in lines_in(b"".join(taken))]
+    assert rows == list(range(1, len(rows) + 1))
 
 
 @pytest.mark.slow

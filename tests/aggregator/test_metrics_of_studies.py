@@ -12,7 +12,7 @@ import httpx2 as httpx
 import pytest
 
 from aggregator.backup import back_up
-from aggregator.monitoring import Monitoring
+from aggregator.monitoring import AuditTarget, Monitoring
 from aggregator.relay.app import Door as RelayDoor
 from aggregator.relay.app import create_app as create_relay
 from aggregator.relay.settings import RelayFolder, RelaySettings
@@ -127,6 +127,18 @@ def test_a_failed_attempt_counts_by_its_code_and_the_log_by_what_no_hospital_has
     world.coordinator.tick()
     found = {(name, *labels.values()): value for name, labels, value in samples(scrape(door))}
     assert found["medveil_attempt_failures_total", "below-threshold"] == 1
+    door.service.close()
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_what_an_archive_of_the_audit_log_lacks_is_shown_where_there_is_one(build: Build, told: bool) -> None:
+    archive = AuditTarget(to="syslog://127.0.0.1:1") if told else None
+    door = Door(build(), monitoring=Monitoring(audit=archive))
+    found = {name: value for name, labels, value in samples(scrape(door)) if not labels}
+    assert ("medveil_audit_unsent_entries" in found) is told
+    if told:
+        assert found["medveil_audit_unsent_entries"] == found["medveil_audit_entries_total"] > 0
+        assert found["medveil_audit_unsent_seconds"] > 0
     door.service.close()
 
 

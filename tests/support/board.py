@@ -135,6 +135,7 @@ ROWS: list[tuple[str, list[tuple[str, str, str, list[Query]]]]] = [
                 [
                     ("increase(medveil_audit_entries_total[1h])", "entries an hour"),
                     ("medveil_audit_unwitnessed_entries", "not seen by a hospital"),
+                    ("medveil_audit_unsent_entries", "not in the archive"),
                 ],
             ),
             (

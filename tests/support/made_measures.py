@@ -122,6 +122,8 @@ class MadeMeasures:
             workers_alive=1,
             jobs=0,
             body_limit=1,
+            unsent=2,
+            unsent_since=NOW - 60,
             requests=Requests(minutes=minutes, per_s=0.1, usual_s=0.025, slow_s=0.5),
         )
         return System(

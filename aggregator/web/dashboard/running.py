@@ -9,6 +9,7 @@ from concurrent.futures import Executor, Future
 from fastapi import FastAPI
 
 from aggregator.settings import Settings
+from aggregator.telling.audit_export import unsent
 from aggregator.watching.cost import Epsilons, exact
 from aggregator.watching.system import Running
 from aggregator.web.recent import Recent
@@ -24,6 +25,7 @@ def running(app: FastAPI, settings: Settings, recent: Recent) -> Running:
     """As it is now."""
     service, workers = app.state.service, app.state.workers
     quotas = None if service is None else service.callers.quotas
+    lacks = None if service is None else unsent(service.store, settings.monitoring.audit, settings.folder)
     return Running(
         leads=service is not None,
         started=recent.began,
@@ -35,6 +37,8 @@ def running(app: FastAPI, settings: Settings, recent: Recent) -> Running:
         body_bytes=None if service is None else service.callers.memory.used,
         body_limit=settings.limits.body_memory,
         streams=app.state.streams.open,
+        unsent=None if lacks is None else lacks.entries,
+        unsent_since=None if lacks is None else lacks.since,
         requests=recent.seen(),
     )
 

@@ -59,6 +59,11 @@ TEXTS: Texts = {
         "The server's certificate ends in {time}; then no node talks to it.",
         "服务器证书将在 {time}后到期；届时没有节点能与它通信。",
     ),
+    "alarm.MedVeilAuditUnsent": Text(
+        "The archive of the audit log does not take it: {count} entries wait, the oldest for {time}.",
+        "审计日志的归档服务器不接收：{count} 条记录在等待，最早的已等待 {time}。",
+        one="The archive of the audit log does not take it: 1 entry waits, for {time}.",
+    ),
     "alarm.MedVeilBackupOld": Text("The last backup is {time} old.", "上次备份已是 {time}前。"),
     "alarm.MedVeilBackupOld.never": Text("There is no backup yet.", "还没有备份。"),
     "overview.amendments": Text("Changes of rosters that wait", "等待中的名单变更"),
