@@ -137,12 +137,13 @@ def test_limits_and_urgency_are_those_of_the_rules_for_prometheus() -> None:
 
 
 @pytest.fixture
-def looks(tmp_path: Path) -> Callable[[Role], str]:
+def looks(tmp_path: Path) -> Callable[..., str]:
     """The overview as somebody of a role sees it."""
     made = watching(6, 1)
-    made.studies_ = (made.studies_[0].model_copy(update={"created": NOW, **_silent(made.studies_[0])}),)
 
-    def look(role: Role) -> str:
+    def look(role: Role, **changed: Any) -> str:
+        one = made.studies_[0]
+        made.studies_ = (one.model_copy(update={"created": NOW, **_silent(one), **changed}),)
         app = made_app(tmp_path / role, made, replace(ADMIN, role=role, name="somebody"))
 
         async def send() -> str:
@@ -162,7 +163,7 @@ def _silent(one: StudySeen) -> dict[str, Any]:
     return {"roster": tuple(line.model_copy(update={"last_heard": 1.0}) for line in one.roster)}
 
 
-def test_each_role_sees_the_alarms_and_the_head_that_are_its_own(looks: Callable[[Role], str]) -> None:
+def test_each_role_sees_the_alarms_and_the_head_that_are_its_own(looks: Callable[..., str]) -> None:
     for role, machine, log in (
         (Role.ADMIN, True, True),
         (Role.AUDITOR, False, True),
@@ -172,3 +173,12 @@ def test_each_role_sees_the_alarms_and_the_head_that_are_its_own(looks: Callable
         assert "MedVeilHospitalSilent" in text
         assert ("MedVeilDiskAlmostFull" in text) is machine
         assert ("7 entries" in text and 'href="/audit"' in text) is log
+
+
+def test_hospitals_that_take_part_in_nothing_are_not_counted_as_out_of_reach(
+    looks: Callable[..., str],
+) -> None:
+    assert "hospitals in reach" in looks(Role.ADMIN)
+    rests = looks(Role.ADMIN, state="finished")
+    assert "hospitals in reach" not in rests
+    assert "6 hospitals enrolled" in rests
