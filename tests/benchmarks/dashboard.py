@@ -1,15 +1,13 @@
 """The dashboard: how soon a page is there, and what a hundred open ones cost. Needs chromium.
 
-python tests/benchmarks/dashboard.py                             # prints the figures
-python tests/benchmarks/dashboard.py --write docs/admin.md       # puts them into its section
-python tests/benchmarks/dashboard.py --picture docs/dashboard.png  # a picture of a round, of made-up values
+python tests/benchmarks/dashboard.py                        # prints the figures
+python tests/benchmarks/dashboard.py --write docs/admin.md  # puts them into its section
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import io
 import os
 import statistics
 import sys
@@ -17,8 +15,6 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
@@ -154,27 +150,11 @@ def figures(folder: Path) -> list[str]:
     return lines
 
 
-def picture(folder: Path, target: Path) -> None:
-    """The round of a made-up consortium at a desk, in few colours."""
-    with served(folder, watching(6, 1, time.time())) as board, browser() as chromium:
-        window = chromium.new_context(viewport={"width": 1180, "height": 900}, locale="en-GB").new_page()
-        window.goto(board.url + PAGES["round"])
-        window.locator("#age", has_text="live").wait_for()
-        whole = Image.open(io.BytesIO(window.screenshot(full_page=True)))
-        window.context.close()
-    whole.convert("RGB").quantize(255, dither=Image.Dither.NONE).save(target, optimize=True)
-    print(f"{target}: {target.stat().st_size / 1000:.0f} kB")
-
-
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--write", type=Path)
-    arguments.add_argument("--picture", type=Path)
     asked = arguments.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        if asked.picture is not None:
-            picture(Path(name), asked.picture)
-            return
         lines = figures(Path(name))
     print("\n".join(lines))
     if asked.write is not None:

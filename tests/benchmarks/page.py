@@ -1,13 +1,11 @@
 """The operator's page: how soon it is there, and what it costs while it lies open. Needs chromium.
 
-python tests/benchmarks/page.py                                 # the figures of docs/operator.md
-python tests/benchmarks/page.py --picture docs/operator-page.png  # its picture, of made-up values
+python tests/benchmarks/page.py  # the figures of docs/operator.md
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import platform
 import statistics
@@ -18,11 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
-import node_page
 from browser import browser
 from hospital_node import live
 from hospitals import make_hospital, plan_of
@@ -85,26 +80,9 @@ def idle(chromium: Any, folder: Path) -> tuple[float, float]:
     return share, memory
 
 
-def picture(chromium: Any, folder: Path, target: Path) -> None:
-    """The page of a made-up hospital at a desk, in few colours."""
-    node_page.NOON = time.time()
-    with served(made_node(folder), made_panels(1)) as page:
-        window = chromium.new_context(viewport={"width": 1180, "height": 900}, locale="en-GB").new_page()
-        window.goto(page.link)
-        window.locator("#age", has_text="live").wait_for()
-        whole = Image.open(io.BytesIO(window.screenshot(full_page=True)))
-    whole.convert("RGB").quantize(64, dither=Image.Dither.NONE).save(target, optimize=True)
-    print(f"{target}: {target.stat().st_size / 1000:.0f} kB")
-
-
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--picture", type=Path)
-    asked = arguments.parse_args()
+    argparse.ArgumentParser(description=__doc__).parse_args()
     with tempfile.TemporaryDirectory() as name, browser() as chromium:
-        if asked.picture is not None:
-            picture(chromium, Path(name), asked.picture)
-            return
         print(f"{platform.python_implementation()} {platform.python_version()}, {os.cpu_count()} cores")
         print(f"load average {os.getloadavg()[0]:.1f}")
         for words, kept in zip(("the page", "the way in"), paints(chromium, Path(name)), strict=True):
