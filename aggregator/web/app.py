@@ -21,12 +21,11 @@ from aggregator.rounds.coordinator import Coordinator
 from aggregator.settings import Settings
 from aggregator.storage.open import open_blobs
 from aggregator.storage.transactions import NotLeading
-from aggregator.telling.audit_export import unsent
 from aggregator.web.dashboard.checking import Checking
 from aggregator.web.dashboard.pages import add_dashboard
 from aggregator.web.dashboard.running import Reckoning
 from aggregator.web.entrance.pages import add_entrance
-from aggregator.web.gauges import archive_gauges, cluster_gauges, process_gauges
+from aggregator.web.gauges import cluster_gauges, process_gauges
 from aggregator.web.limits import Gate
 from aggregator.web.metrics import Metrics, certificate_ends, last_backup
 from aggregator.web.problems import bare_app
@@ -103,9 +102,6 @@ def _gauges(app: FastAPI, settings: Settings, cluster: Cluster | None) -> Iterat
     yield last_backup(settings.folder)
     if service is not None:
         yield from service.gauges()
-        lacks = unsent(service.store, settings.monitoring.audit, settings.folder)
-        if lacks is not None:
-            yield from archive_gauges(lacks)
         if cluster is not None:
             ends = certificate_ends(settings.folder / CLUSTER / CERTIFICATE)
             yield from cluster_gauges(cluster.standing, ends)

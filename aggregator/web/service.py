@@ -26,12 +26,13 @@ from aggregator.storage.blobs import StorageFailed
 from aggregator.storage.register import Party, TokenRefused
 from aggregator.storage.store import Store
 from aggregator.storage.transactions import NotLeading
+from aggregator.telling.audit_export import Unsent, unsent
 from aggregator.watching import live
 from aggregator.watching.live import HeardBook
 from aggregator.watching.values import Live
 from aggregator.watching.watch import Watching
 from aggregator.web.callers import Callers, Sender
-from aggregator.web.gauges import StudyGauges, audit_families, by_state
+from aggregator.web.gauges import StudyGauges, archive_gauges, audit_families, by_state
 from aggregator.web.letters import Letters
 from aggregator.web.longpolls import LongPolls
 from aggregator.web.readiness import Readiness
@@ -59,6 +60,7 @@ class Service:
     ) -> None:
         self.store, self.coordinator = store, coordinator
         self._folder, self._started = settings.folder, time.time()
+        self._archive = settings.monitoring.audit
         self._heard = HeardBook(live.read(settings.folder))
         self.register = store.register
         reader = PlanReader(store)
@@ -256,6 +258,13 @@ class Service:
         yield from audit_families(newest, self.coordinator.instructions.witnessed)
         yield from self._studies.collect()
         yield from self.letters.collect()
+        lacks = self.archive_lacks()
+        if lacks is not None:
+            yield from archive_gauges(lacks)
+
+    def archive_lacks(self) -> Unsent | None:
+        """What the archive of the audit log lacks, if there is one; any thread may ask."""
+        return unsent(self.store, self._archive, self._folder)
 
     def close(self) -> None:
         """Finish the work in hand and stop; what hangs at the database is broken off."""

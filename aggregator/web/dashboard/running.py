@@ -9,7 +9,6 @@ from concurrent.futures import Executor, Future
 from fastapi import FastAPI
 
 from aggregator.settings import Settings
-from aggregator.telling.audit_export import unsent
 from aggregator.watching.cost import Epsilons, exact
 from aggregator.watching.system import Running
 from aggregator.web.recent import Recent
@@ -25,7 +24,7 @@ def running(app: FastAPI, settings: Settings, recent: Recent) -> Running:
     """As it is now."""
     service, workers = app.state.service, app.state.workers
     quotas = None if service is None else service.callers.quotas
-    lacks = None if service is None else unsent(service.store, settings.monitoring.audit, settings.folder)
+    lacks = None if service is None else service.archive_lacks()
     return Running(
         leads=service is not None,
         started=recent.began,
