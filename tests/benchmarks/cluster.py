@@ -66,7 +66,7 @@ def main() -> None:
         rows = [row for row in found if isinstance(row, Row)]
         command = f"tests/benchmarks/cluster.py --workers {options.workers} --write PAGE"
         conditions = f"{os.cpu_count()} cores, load {load:.1f} at the start"
-        text = table("## A sum, measured", command, conditions, rows)
+        text = table(f"## A sum by {options.workers} workers, measured", command, conditions, rows)
         put_section(options.write, f"sums by {options.workers} workers", text)
 
 
