@@ -47,6 +47,18 @@ class AuditLog:
                 return
             after = some[-1].number
 
+    def rest(self, after: int) -> tuple[int, int | None]:
+        """How many entries there are after number ``after``; the time (ms) of the first, None without any.
+
+        Raises: StorageFailed.
+        """
+        first = sa.select(AUDIT.c.time_ms).where(AUDIT.c.number > after).order_by(AUDIT.c.number).limit(1)
+        with self._transactions.read() as tx:
+            oldest = tx.execute(first).scalar_one_or_none()
+            if oldest is None:
+                return 0, None
+            return tx.execute(sa.select(sa.func.max(AUDIT.c.number))).scalar_one() - after, oldest
+
     def edition(self) -> Edition | None:
         """The present edition of the whole database; any thread may ask, and waits for nobody.
 

@@ -184,11 +184,8 @@ def unsent(store: Store, target: AuditTarget | None, folder: Path) -> Unsent | N
     follower = followed(store, target, folder)
     if follower is None:
         return None
-    known = follower.known()
-    oldest = next(store.log.entries(known), None)
-    if oldest is None:
-        return Unsent(0, None)
-    return Unsent(store.past.head().number - known, oldest.time_ms / 1000)
+    entries, oldest_ms = store.log.rest(follower.known())
+    return Unsent(entries, None if oldest_ms is None else oldest_ms / 1000)
 
 
 def send_once(store: Store, target: SyslogTarget, folder: Path, since: int | None) -> tuple[int, int]:

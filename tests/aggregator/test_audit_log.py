@@ -87,7 +87,7 @@ READS = {
     "progress refusals rows version versions",
     "register": "api_token api_tokens edition enrol_tokens enrolled_keys opens party party_as_of "
     "plan_ids readable researchers",
-    "log": "edition edition_asked entries key_changes recorded_key succession verify",
+    "log": "edition edition_asked entries key_changes recorded_key rest succession verify",
 }
 PARTS = {"transactions": Transactions, "plans": Plans, "register": Register, "log": AuditLog}
 
