@@ -8,7 +8,8 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,28 +47,37 @@ def keep(tmp_path: Path) -> Keep:
     return kept
 
 
+@contextmanager
+def opened(chromium: Any, address: str) -> Iterator[Any]:
+    """A page at a desk, once it is live."""
+    context = chromium.new_context(viewport={"width": WIDTH, "height": 900}, locale="en-GB")
+    window = context.new_page()
+    window.goto(address)
+    window.locator("#age", has_text="live").wait_for()
+    yield window
+    context.close()
+
+
 def test_a_round_says_what_it_waits_for_and_its_picture_too(
     chromium: Any, tmp_path: Path, keep: Keep
 ) -> None:
-    with board_served(tmp_path / "board", watching(6, 1, time.time())) as board:
-        window = chromium.new_context(viewport={"width": WIDTH, "height": 900}, locale="en-GB").new_page()
-        window.goto(f"{board.url}/studies/{PLAN}/rounds/7")
-        window.locator("#age", has_text="live").wait_for()
+    with (
+        board_served(tmp_path / "board", watching(6, 1, time.time())) as board,
+        opened(chromium, f"{board.url}/studies/{PLAN}/rounds/7") as window,
+    ):
         assert "waits for" in window.locator("h1").inner_text()
         keep(window, "dashboard.png")
-        window.context.close()
 
 
 def test_the_operators_page_as_the_guide_shows_it(
     chromium: Any, tmp_path: Path, keep: Keep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(node_page, "NOON", time.time())
-    with node_page.served(node_page.made_node(tmp_path), node_page.made_panels(1)) as page:
-        window = chromium.new_context(viewport={"width": WIDTH, "height": 900}, locale="en-GB").new_page()
-        window.goto(page.link)
-        window.locator("#age", has_text="live").wait_for()
+    with (
+        node_page.served(node_page.made_node(tmp_path), node_page.made_panels(1)) as page,
+        opened(chromium, page.link) as window,
+    ):
         keep(window, "operator-page.png", colours=64)
-        window.context.close()
 
 
 def test_the_top_of_a_demos_report_down_to_the_counts_at_the_threshold(chromium: Any, keep: Keep) -> None:
