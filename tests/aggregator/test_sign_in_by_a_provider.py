@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -302,8 +303,10 @@ def test_nobody_is_sent_elsewhere_by_way_of_the_provider(anna: Visitor, sso: Ope
 
 def test_what_a_browser_carries_meanwhile_says_nothing(anna: Visitor, sso: OpenId) -> None:
     back = goes(anna, sso)
-    for word in (*parse_qs(urlsplit(back).query)["state"], "sso", "here"):
+    carried = base64.urlsafe_b64decode(anna.cookies[FLOW])
+    for word in (*parse_qs(urlsplit(back).query)["state"], "provider", "verifier"):
         assert word not in anna.cookies[FLOW]
+        assert word.encode() not in carried
     assert "Secure; " in str(anna.get("/signin/with/sso").headers["set-cookie"]) + "; "
     assert "verifier" not in repr(Flow("sso", "/", 0.0))
 

@@ -276,7 +276,8 @@ def test_no_identifier_and_no_tag_lies_in_the_nodes_folder(tmp_path: Path) -> No
     for tag in them.keepers.books[0].register:
         assert tag not in whole
     sealed = folder / "persons.sealed"
-    sealed.write_bytes(sealed.read_bytes()[:-1] + b"?")
+    data = sealed.read_bytes()
+    sealed.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     one = them.hospitals[0]
     assert counts(one.node, one.identity).unasked == 6  # a damaged file gives nobody
     assert them.claim(1).own == 6

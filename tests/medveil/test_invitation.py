@@ -78,7 +78,9 @@ def test_an_altered_one_is_refused_whatever_was_altered(file: Path, key: str, ho
     elif how == "wrong kind":
         told[key] = {"a": [1]}
     else:
-        told[key] = told[key] + 1 if key == "expires" else told[key].replace("a", "b", 1)
+        told[key] = (
+            told[key] + 1 if key == "expires" else told[key][:-1] + ("b" if told[key][-1] == "a" else "a")
+        )
     file.write_text(json.dumps(told))
     with pytest.raises(InvitationAltered):
         Invitation.read(file)
