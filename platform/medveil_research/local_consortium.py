@@ -7,7 +7,6 @@ commands, talk HTTPS over loopback, and read real files.
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +26,7 @@ from medveil.plan import Plan
 from medveil.study import Study
 from medveil_research.client import Client, NoAnswer
 from medveil_research.enrolment import enrol
+from medveil_research.ports import free_port
 from medveil_research.processes import Event, Process
 from medveil_research.results import Spent
 from medveil_research.sites import Site
@@ -69,7 +69,7 @@ class LocalConsortium:
 
     def __init__(self, folder: Path, sites: list[Site], heard: Callable[[str, Event], None]) -> None:
         self.folder, self.sites, self._heard = folder, sites, heard
-        self._settings = Settings(folder / "aggregator", port=_free_port(), names=("127.0.0.1", "localhost"))
+        self._settings = Settings(folder / "aggregator", port=free_port(), names=("127.0.0.1", "localhost"))
         self._processes: dict[str, Process] = {}
         self._authority = self._settings.folder / "tls" / "ca.pem"
         self._nodes: dict[str, Node] = {}
@@ -207,10 +207,3 @@ async def _enrol(node: Node, token: str) -> None:
         node.settings.aggregator, node.authority, identity, proxy=node.settings.proxy
     ) as transport:
         await transport.enrol(token)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

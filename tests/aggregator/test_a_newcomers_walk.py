@@ -19,7 +19,7 @@ from aggregator import signing_in
 from aggregator.access.tls import make_certificates
 from aggregator.settings import Limits, Settings, load
 from browser import barriers, too_wide
-from ports import free_port
+from medveil_research.ports import free_port
 from served import Served
 from world import World, make_sites, play
 

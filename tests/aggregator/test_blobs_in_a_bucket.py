@@ -29,7 +29,7 @@ from aggregator.storage.store import Store
 from aggregator.work.unmasking import segment_lengths
 from aggregator.work.workers import Inline, Workers
 from door import Door
-from ports import free_port
+from medveil_research.ports import free_port
 from restoring import put_back
 from world import World, finish, make_sites, model_in, play
 

@@ -18,8 +18,8 @@ from aggregator.settings import Settings
 from aggregator.storage.register import Role
 from aggregator.ways_in import SignIn
 from browser import barriers, browser, too_wide
+from medveil_research.ports import free_port
 from openid_npm import SECRET, NpmProvider, npm_provider
-from ports import free_port
 from served import Served
 
 pytestmark = [pytest.mark.slow]

@@ -18,7 +18,7 @@ from aggregator.work.open import open_cluster
 from aggregator.work.unmasking import gather, segment_lengths, sum_segment
 from aggregator.work.workers import Inline
 from clustered import summing
-from ports import free_port
+from medveil_research.ports import free_port
 from privacy.secagg.masks import SEGMENT_WORDS
 from services import start_unit
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ports import free_port
+from medveil_research.ports import free_port
 from rooms import ROOT
 
 PAGE = (ROOT / "docs" / "start.md").read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from medveil_imaging.sources.phantom import write_phantom_sites
-from ports import free_port
+from medveil_research.ports import free_port
 from revisions import export
 from rooms import ROOT
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from ports import free_port
+from medveil_research.ports import free_port
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 

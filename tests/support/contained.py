@@ -17,7 +17,7 @@ from typing import Self
 
 from containers import ROOT, UID, Engine
 from medveil_imaging.sources.phantom import write_phantom_sites
-from ports import free_port
+from medveil_research.ports import free_port
 from processes_watched import family
 
 AGGREGATOR, NODE = "localhost/medveil-aggregator", "localhost/medveil-node"

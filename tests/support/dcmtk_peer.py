@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ports import free_port
+from medveil_research.ports import free_port
 
 INSTALL = "apt-get install dcmtk"
 TITLE, OUR_TITLE = "STORAGE", "MEDVEIL"

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from aggregator.access.tls import make_certificates
-from ports import free_port
+from medveil_research.ports import free_port
 
 VERSION = "9.13.3"
 PLACE = Path(os.environ.get("MEDVEIL_NPM") or Path.home() / ".cache" / "medveil-tests")

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ports import free_port
+from medveil_research.ports import free_port
 
 INSTALL = "apt-get install orthanc orthanc-dicomweb"
 PROGRAM = shutil.which("Orthanc") or next((p for p in ("/usr/sbin/Orthanc",) if Path(p).exists()), None)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from aggregator.settings import Limits, Settings
-from ports import free_port
+from medveil_research.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from aggregator.access.tls import make_certificates
-from ports import free_port
+from medveil_research.ports import free_port
 
 RSYSLOG = shutil.which("rsyslogd") or next((p for p in ("/usr/sbin/rsyslogd",) if Path(p).exists()), None)
 INSTALL = "rsyslog with TLS is not installed: apt-get install rsyslog rsyslog-gnutls"
