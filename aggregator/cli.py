@@ -232,7 +232,7 @@ def restore_command(
         admin_key = screen.answer("Fingerprint of the admin key:") if can_ask() else ""
     key = None if accept_unsigned else admin_key
     checked = check(backup, admin_key=key)
-    settings = replace(load(backup), folder=folder)
+    settings = replace(load(backup, only_read=True), folder=folder)
     if not yes:
         screen.say("The settings in this backup:")
         screen.fields(opens(settings), width=20, indent=3)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from medveil.handed import problem_of
 from medveil.trace_target import TraceTarget
 from medveil.values import Frozen
 
@@ -82,11 +81,3 @@ class Monitoring(Frozen):
     """The collector that is told how long each attempt's parts took, if any."""
     waiting_minutes: Annotated[float, Field(ge=1, le=100_000)] = 30.0
     """After so long in one phase, or between rounds, a study counts as waiting."""
-
-    @classmethod
-    def read(cls, values: object) -> Self:
-        """As they stand in the file. Raises: ValueError, in words."""
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise ValueError(f"monitoring.{problem_of(error)}") from error

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from aggregator.monitoring import Monitoring
 from aggregator.ways_in import SignIn
-from medveil.errors import BadFile
+from medveil.errors import BadFile, Error
+from medveil.files import replace_durably
+from medveil.folders import settings_in
+from medveil.handed import checked
 
+FILE = "aggregator.json"
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+"""Of both classes here, where they are read from the file: a misspelt name is an error, not a default."""
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0)]
 DATABASE_VARIABLE = "MEDVEIL_DATABASE"
 DATABASE_FILE_VARIABLE = "MEDVEIL_DATABASE_FILE"
 """A file that holds the URL and nothing else: how container engines hand in a secret."""
@@ -18,42 +30,57 @@ LAST_BACKUP = "last-backup"
 """File in the aggregator's folder: when ``medveil aggregator backup`` was done last, Unix seconds."""
 
 
+class NoAggregator(Error):
+    """The folder holds no aggregator."""
+
+    code = "no-aggregator"
+
+    def __init__(self, *, folder: Path) -> None:
+        super().__init__(
+            what=f"There is no aggregator in the folder '{folder}'.",
+            meaning="Nothing was done.",
+            remedy="Name the aggregator's folder with --folder, or make one with 'medveil aggregator init'.",
+        )
+
+
 @dataclass(frozen=True)
 class Limits:
     """All limits in one place; ``aggregator.json`` may change them under ``limits``."""
 
-    connections: int = 2_000
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    connections: Count = 2_000
     """Open connections; the next one is answered 503."""
-    handshake_s: float = 10.0
-    head_s: float = 10.0
+    handshake_s: Seconds = 10.0
+    head_s: Seconds = 10.0
     """Time from the first byte of a request (or from the connection) to the end of its headers."""
-    stall_s: float = 10.0
+    stall_s: Seconds = 10.0
     """What a body, and a reader of an answer, may take beyond ``size / bytes_per_s``."""
-    bytes_per_s: int = 16_384
+    bytes_per_s: Count = 16_384
     """Least average speed of a body and of the reader of an answer (131 kbit/s)."""
-    linger_s: float = 2.0
+    linger_s: Seconds = 2.0
     """How long a refused sender may go on reading our answer or sending what nobody wants."""
-    idle_s: float = 65.0
+    idle_s: Seconds = 65.0
     """How long a connection may stay open between requests; longer than nginx keeps its own (60 s)."""
-    grace_s: float = 4.0
+    grace_s: Seconds = 4.0
     """After SIGTERM: who is still sending by then is cut off."""
-    headers: int = 64
-    header_bytes: int = 16_384
-    target_bytes: int = 2_048
-    body_memory: int = 192 * 2**20
+    headers: Count = 64
+    header_bytes: Count = 16_384
+    target_bytes: Count = 2_048
+    body_memory: Count = 192 * 2**20
     """Large bodies in memory at one time, all senders together; further ones wait outside."""
-    bodies: int = 2
+    bodies: Count = 2
     """Large bodies of one sender in memory at one time."""
-    small_body: int = 65_536
+    small_body: Annotated[int, Field(ge=0)] = 65_536
     """Bodies up to this size never wait for larger ones: they have ``small_memory`` to themselves."""
-    small_memory: int = 32 * 2**20
-    body_wait_s: float = 20.0
-    requests_per_s: float = 50.0
+    small_memory: Annotated[int, Field(ge=0)] = 32 * 2**20
+    body_wait_s: Seconds = 20.0
+    requests_per_s: Rate = 50.0
     """Requests of one sender, on average; ``burst`` at once."""
-    burst: int = 200
-    parallel: int = 16
+    burst: Count = 200
+    parallel: Count = 16
     """Requests of one sender in hand at one time, long polls included."""
-    newcomers_per_s: float = 5.0
+    newcomers_per_s: Rate = 5.0
     """Refused enrolment tokens of one address (IPv6: of its /64), on average; four seconds' worth at once."""
 
     @property
@@ -70,16 +97,18 @@ class Settings:
     the database is elsewhere), ``models/``, ``sums/`` and ``uploads/`` (unless they are in a bucket).
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
     folder: Path
     host: str = "127.0.0.1"
-    port: int = 8443
-    names: tuple[str, ...] = ("localhost", "127.0.0.1")
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8443
+    names: Annotated[tuple[str, ...], Field(min_length=1)] = ("localhost", "127.0.0.1")
     """DNS names and addresses in the server's certificate."""
     client_certificates: bool = False
     """Whether hospitals must show a TLS client certificate as well (see :mod:`aggregator.access.tls`)."""
     limits: Limits = Limits()
     sign_in: SignIn = field(default_factory=SignIn)
-    workers: int = 0
+    workers: Annotated[int, Field(ge=0)] = 0
     """Most processes that unmask sums; 0 stands for one for each core."""
     database: str = field(default="", repr=False)
     """URL of a PostgreSQL database; empty for SQLite in the folder. It may hold a password."""
@@ -128,7 +157,7 @@ class Settings:
         values["monitoring"] = self.monitoring.model_dump(mode="json", exclude_defaults=True)
         values["sign_in"] = self.sign_in.model_dump(mode="json", exclude_defaults=True)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (self.folder / "aggregator.json").write_text(json.dumps(values, indent=2) + "\n")
+        replace_durably(self.folder / FILE, f"{json.dumps(values, indent=2)}\n".encode(), private=True)
 
 
 def _handed() -> str:
@@ -145,31 +174,17 @@ def _handed() -> str:
     return url
 
 
-def load(folder: Path) -> Settings:
+def load(folder: Path, *, only_read: bool = False) -> Settings:
     """Read the settings of an aggregator made by ``medveil aggregator init``.
 
-    Raises: BadFile.
+    Args: only_read: nothing will be written into this folder, which may be a backup of another user's.
+    Raises: NoAggregator, FolderOfAnother, BadFile.
     """
-    path = folder / "aggregator.json"
-    try:
-        values = json.loads(path.read_text())
-        known = {f.name for f in fields(Settings)} - {"folder"}
-        if set(values) - known:
-            raise ValueError(f"it does not know {', '.join(sorted(set(values) - known))}")
-        return Settings(
-            folder=folder,
-            host=values["host"],
-            port=int(values["port"]),
-            names=tuple(values["names"]),
-            client_certificates=bool(values.get("client_certificates", False)),
-            limits=Limits(**values.get("limits", {})),
-            sign_in=SignIn.read(values.get("sign_in", {})),
-            database=str(values.get("database", "")),
-            workers=int(values.get("workers", 0)),
-            blobs=str(values.get("blobs", "")),
-            monitoring=Monitoring.read(values.get("monitoring", {})),
-            **{key: str(values.get(key, "")) for key in ("consortium", "address", "authority", "cluster")},
-            without_cluster=str(values.get("without_cluster", "local")),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadFile(name=str(path.name), problem=str(error) or type(error).__name__) from error
+
+    def check(values: object) -> Settings:
+        if not isinstance(values, dict) or "folder" in values:
+            raise BadFile(name=str(folder / FILE), problem="it is no list of settings by name")
+        return TypeAdapter(Settings).validate_python({**values, "folder": folder})
+
+    data = settings_in(folder, FILE, NoAggregator, only_read=only_read)
+    return checked(check, data, name=str(folder / FILE))

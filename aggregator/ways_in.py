@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from medveil.errors import BadFile
-from medveil.handed import problem_of, read_whole
+from medveil.handed import read_whole
 from medveil.private_files import OTHERS
 from medveil.shown import plain
 from medveil.values import Frozen, Name
@@ -142,14 +142,6 @@ class SignIn(Frozen):
         if len({one.name for one in providers}) < len(providers):
             raise ValueError("two of them have one name")
         return providers
-
-    @classmethod
-    def read(cls, values: object) -> Self:
-        """As they stand in the file. Raises: ValueError, in words."""
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            raise ValueError(f"sign_in.{problem_of(error)}") from error
 
     def provider(self, name: str) -> Provider | None:
         """The one of this name."""

@@ -20,6 +20,7 @@ from medveil.bounds import (
 )
 from medveil.errors import Error
 from medveil.files import replace_durably
+from medveil.folders import settings_in
 from medveil.handed import parsed, written
 from medveil.registry import names_in
 from medveil.shown import plain
@@ -232,11 +233,8 @@ class Node:
 
     @classmethod
     def load(cls, folder: Path) -> Node:
-        """Read the folder that ``medveil node init`` made. Raises: NoNode, BadFile."""
-        try:
-            data = (folder / FILE).read_bytes()
-        except OSError as error:
-            raise NoNode(folder=folder) from error
+        """Read the folder that ``medveil node init`` made. Raises: NoNode, FolderOfAnother, BadFile."""
+        data = settings_in(folder, FILE, NoNode)
         return cls(folder, parsed(NodeSettings, data, name=str(folder / FILE)))
 
     def save(self) -> None:

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from medveil.errors import BadFile, Error
 from medveil.files import new_private, replace_durably
+from medveil.folders import settings_in
 from medveil.handed import parsed, read_json, written
 from medveil.identity import Identity, Secret
 from medveil.persons import Keeper, Persons
@@ -99,11 +100,11 @@ class KeeperFolder:
 
     @classmethod
     def load(cls, folder: Path) -> KeeperFolder:
-        """Read the folder that ``medveil aggregator keeper init`` made. Raises: NoKeeper, BadFile."""
-        try:
-            data = (folder / FILE).read_bytes()
-        except OSError as error:
-            raise NoKeeper(folder=folder) from error
+        """Read the folder that ``medveil aggregator keeper init`` made.
+
+        Raises: NoKeeper, FolderOfAnother, BadFile.
+        """
+        data = settings_in(folder, FILE, NoKeeper)
         return cls(folder, parsed(KeeperSettings, data, name=str(folder / FILE)))
 
     def save(self) -> None:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from aggregator.settings import Limits, Settings
 from medveil.errors import Error
+from medveil.folders import settings_in
 from medveil.handed import parsed, written
 from medveil.relaying import MOST_RELAYED
 from medveil.values import Frozen, Name
@@ -58,11 +59,11 @@ class RelayFolder:
 
     @classmethod
     def load(cls, folder: Path) -> RelayFolder:
-        """Read the folder that ``medveil aggregator relay init`` made. Raises: NoRelay, BadFile."""
-        try:
-            data = (folder / FILE).read_bytes()
-        except OSError as error:
-            raise NoRelay(folder=folder) from error
+        """Read the folder that ``medveil aggregator relay init`` made.
+
+        Raises: NoRelay, FolderOfAnother, BadFile.
+        """
+        data = settings_in(folder, FILE, NoRelay)
         return cls(folder, parsed(RelaySettings, data, name=str(folder / FILE)))
 
     def save(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from medveil.outside import NotPlain, decode_json
 from medveil.shown import plain
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 STUDY_BYTES = 2**20
 JSON_BYTES = 64 * 2**20
 """A result with its histograms, or the heads that a node has kept for years."""
@@ -26,6 +28,15 @@ MOST_DEPTH = 8
 """Brackets within brackets, and parts of one dotted key."""
 MOST_DOTS = 50_000
 """In a whole file, outside of texts."""
+WORDS = {
+    "extra_forbidden": "nothing of this name is known here",
+    "unexpected_keyword_argument": "nothing of this name is known here",
+    "missing": "it is missing",
+    "tuple_type": "it should be a list",
+    "dataclass_type": "it should be a list of settings by name",
+    "model_type": "it should be a list of settings by name",
+}
+"""What the library says in the words of a programmer, by its kind of error."""
 MOST_RUN = 200
 """Letters and digits in one piece, outside of texts: a name or a number."""
 
@@ -61,8 +72,13 @@ def read_json(path: Path, kind: type[M], most: int = JSON_BYTES) -> M:
 
 def parsed(kind: type[M], data: bytes, *, name: str, most: int = JSON_BYTES) -> M:
     """JSON as a checked value. Raises: BadFile."""
+    return checked(kind.model_validate, data, name=name, most=most)
+
+
+def checked(check: Callable[[Any], T], data: bytes, *, name: str, most: int = JSON_BYTES) -> T:
+    """What ``check`` makes of JSON; it may raise ValidationError. Raises: BadFile."""
     try:
-        return kind.model_validate(decode_json(data, max_bytes=most, max_items=JSON_ITEMS))
+        return check(decode_json(data, max_bytes=most, max_items=JSON_ITEMS))
     except ValidationError as error:
         raise BadFile(name=plain(name), problem=problem_of(error)) from error
     except (NotPlain, MemoryError) as error:
@@ -78,7 +94,7 @@ def problem_of(error: ValidationError) -> str:
     """Where the first problem is, and what: without the value, a link or anything that could not be shown."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
+    message = WORDS.get(first["type"]) or first["msg"].removeprefix("Value error, ")
     return f"{plain(place, 100)}: {plain(message)}" if place else plain(message)
 
 

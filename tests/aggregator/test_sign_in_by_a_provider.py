@@ -325,10 +325,10 @@ def test_settings_of_a_provider_are_held_to_what_they_must_be(tmp_path: Path, ss
         {"client_secret": "in the settings"},
     ):
         with pytest.raises(ValueError, match=r"sign_in\.providers"):
-            SignIn.read({"providers": [good | wrong]})
+            SignIn.model_validate({"providers": [good | wrong]})
     with pytest.raises(ValueError, match="one name"):
-        SignIn.read({"providers": [good, good]})
-    settings = Settings(tmp_path / "aggregator", sign_in=SignIn.read({"providers": [good]}))
+        SignIn.model_validate({"providers": [good, good]})
+    settings = Settings(tmp_path / "aggregator", sign_in=SignIn.model_validate({"providers": [good]}))
     settings.save()
     assert load(settings.folder) == settings
     assert SECRET not in (settings.folder / "aggregator.json").read_text()
@@ -354,7 +354,7 @@ def test_a_rule_looks_for_a_whole_value() -> None:
 
 def test_the_command_asks_every_provider_of_the_settings(world: World, sso: OpenId, door: Door) -> None:
     wrong = sso.settings | {"name": "gone", "issuer": "https://localhost:9/realm"}
-    settings = Settings(world.folder, sign_in=SignIn.read({"providers": [sso.settings, wrong]}))
+    settings = Settings(world.folder, sign_in=SignIn.model_validate({"providers": [sso.settings, wrong]}))
     fine, away = signing_in.look_at_providers(settings)
     assert fine.problem is None
     assert fine.redirect == "https://localhost:8443/signin/back/sso"

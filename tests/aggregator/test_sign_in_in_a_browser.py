@@ -56,7 +56,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder, port = tmp_path_factory.mktemp("place"), free_port()
     redirect = f"https://localhost:{port}/signin/back/npm"
     with npm_provider(folder / "npm", redirect, ROLES) as provider, browser() as chromium:
-        sign_in = SignIn.read({"providers": [provider.settings]})
+        sign_in = SignIn.model_validate({"providers": [provider.settings]})
         settings = Settings(
             folder / "aggregator", port=port, consortium="Films of five hospitals", sign_in=sign_in
         )

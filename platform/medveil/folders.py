@@ -1,0 +1,96 @@
+"""The folder of a node, an aggregator, a keeper or a relay: whether it is one, and whose it is."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from medveil.errors import BadFile, Error
+from medveil.shown import plain
+
+MOST_BYTES = 4 * 2**20
+"""Of a file of settings."""
+ROOT = 0
+
+
+class FolderOfAnother(Error):
+    """The folder belongs to another user of this machine, as that of a service does."""
+
+    code = "folder-of-another"
+
+    def __init__(self, *, folder: Path, owner: str, root: bool) -> None:
+        why = (
+            "Root's new files in it could not be read or replaced by that user's service"
+            if root
+            else "This user may not read it"
+        )
+        super().__init__(
+            what=f"The folder '{folder}' belongs to {owner or 'another user'}.",
+            meaning=f"Nothing was done. {why}.",
+            remedy="Run the same command as the user to whom it belongs"
+            + (f": put sudo -u {owner} before it." if owner else "."),
+        )
+
+
+def settings_in(folder: Path, name: str, absent: Callable[..., Error], *, only_read: bool = False) -> bytes:
+    """What the file of its settings holds.
+
+    Args:
+        name: of that file.
+        absent: takes ``folder``; the error if there is no such file.
+        only_read: nothing will be written into this folder.
+    Raises: what ``absent`` makes; FolderOfAnother if this user may not read it, or is root and would leave
+        files of its own among another user's; BadFile.
+    """
+    path = folder / name
+    try:
+        with open(path, "rb") as file:
+            owner = os.fstat(file.fileno()).st_uid
+            data = file.read(MOST_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise absent(folder=folder) from error
+    except PermissionError as error:
+        whose = _owner(path, folder)
+        if whose == os.geteuid():
+            raise BadFile(name=plain(path), problem="its owner may not read it: chmod 600") from error
+        raise FolderOfAnother(folder=folder, owner=_name(whose), root=False) from error
+    except (OSError, ValueError) as error:
+        problem = getattr(error, "strerror", None) or "it cannot be read"
+        raise BadFile(name=plain(path), problem=problem) from error
+    if not only_read and os.geteuid() == ROOT != owner and _owner_of_new(folder) != owner:
+        raise FolderOfAnother(folder=folder, owner=_name(owner), root=True)
+    if len(data) > MOST_BYTES:
+        raise BadFile(name=plain(path), problem=f"it is longer than {MOST_BYTES:,} bytes")
+    return data
+
+
+def _owner(*paths: Path) -> int | None:
+    """Of the first that may be looked at."""
+    for path in paths:
+        try:
+            return path.stat().st_uid
+        except OSError:
+            continue
+    return None
+
+
+def _owner_of_new(folder: Path) -> int | None:
+    """To whom a file belongs that this process makes there; some file systems give all to one user."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            return os.fstat(file.fileno()).st_uid
+    except OSError:
+        return ROOT
+
+
+def _name(owner: int | None) -> str:
+    """As sudo takes it; empty if it is not known."""
+    if owner is None:
+        return ""
+    try:
+        return pwd.getpwuid(owner).pw_name
+    except KeyError:
+        return f"'#{owner}'"
