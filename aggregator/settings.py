@@ -15,7 +15,7 @@ from aggregator.ways_in import SignIn
 from medveil.errors import BadFile, Error
 from medveil.files import replace_durably
 from medveil.folders import settings_in
-from medveil.handed import checked
+from medveil.handed import checked, read_whole
 
 FILE = "aggregator.json"
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -26,6 +26,7 @@ Rate = Annotated[float, Field(gt=0)]
 DATABASE_VARIABLE = "MEDVEIL_DATABASE"
 DATABASE_FILE_VARIABLE = "MEDVEIL_DATABASE_FILE"
 """A file that holds the URL and nothing else: how container engines hand in a secret."""
+URL_BYTES = 65_536
 LAST_BACKUP = "last-backup"
 """File in the aggregator's folder: when ``medveil aggregator backup`` was done last, Unix seconds."""
 
@@ -166,9 +167,12 @@ def _handed() -> str:
     if not name:
         return ""
     try:
-        url = Path(name).read_text().strip()
-    except (OSError, ValueError) as error:
-        raise BadFile(name=DATABASE_FILE_VARIABLE, problem=str(error)) from error
+        url = read_whole(Path(name), URL_BYTES).decode().strip()
+    except BadFile as error:
+        problem = f"the file that it names is refused: {error.what.rstrip('.')}"
+        raise BadFile(name=DATABASE_FILE_VARIABLE, problem=problem) from error
+    except UnicodeDecodeError as error:
+        raise BadFile(name=DATABASE_FILE_VARIABLE, problem="the file that it names is no text") from error
     if not url:
         raise BadFile(name=DATABASE_FILE_VARIABLE, problem="the file that it names is empty")
     return url

@@ -76,7 +76,12 @@ def test_the_database_s_address_may_come_in_a_file(tmp_path: Path, monkeypatch: 
     settings, file = Settings(tmp_path, database="postgresql://settings/db"), tmp_path / "url"
     monkeypatch.delenv(DATABASE_VARIABLE, raising=False)
     monkeypatch.setenv(DATABASE_FILE_VARIABLE, str(file))
-    with pytest.raises(BadFile, match=DATABASE_FILE_VARIABLE):
+    with pytest.raises(BadFile, match=DATABASE_FILE_VARIABLE) as refused:
+        _ = settings.where
+    assert "No such file or directory" in refused.value.what
+    assert "Errno" not in refused.value.what
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(BadFile, match="is no text"):
         _ = settings.where
     file.write_text("\n")
     with pytest.raises(BadFile, match="empty"):
