@@ -2,6 +2,7 @@
 PYTHON ?= python3
 TORCH_SPEC ?= torch==2.13.0
 TORCH_INDEX_URL ?=
+OIDC_PROVIDER := 9.13.3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
@@ -25,7 +26,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-aggregator deploy-tools demo seed-mnist seed-vision seed-xray seed-mri test test-all check lint types kernel bench soak mutants site release bundle audit doctor lock clean
+.PHONY: help install install-aggregator deploy-tools oidc-provider demo seed-mnist seed-vision seed-xray seed-mri test test-all check lint types kernel bench soak mutants site release bundle audit doctor lock clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -53,6 +54,11 @@ install-aggregator: ## Make .venv for an aggregator alone: no PyTorch, with Post
 	$(PIP) --no-deps --no-build-isolation .
 
 deploy-tools: $(VENV)/deploy-tools ## Install what the files under deploy/ are checked with (350 MB)
+
+oidc-provider: $(VENV)/oidc-provider/node_modules ## Install npm's OpenID provider for the tests of signing in (needs node 20 and npm; 4 MB)
+
+$(VENV)/oidc-provider/node_modules: | $(PACKAGES)
+	npm install --prefix $(VENV)/oidc-provider --no-audit --no-fund --loglevel=error oidc-provider@$(OIDC_PROVIDER)
 
 $(VENV)/deploy-tools: requirements/deploy.txt | $(PACKAGES)
 	$(PIP) --require-hashes --no-deps -r requirements/deploy.txt

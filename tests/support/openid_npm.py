@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,9 +20,8 @@ import pytest
 from aggregator.access.tls import make_certificates
 from medveil_research.ports import free_port
 
-VERSION = "9.13.3"
-PLACE = Path(os.environ.get("MEDVEIL_NPM") or Path.home() / ".cache" / "medveil-tests")
-INSTALL = f"this needs node 20 and oidc-provider: npm install --prefix {PLACE} oidc-provider@{VERSION}"
+PLACE = Path(sys.prefix) / "oidc-provider"
+INSTALL = "this needs node 20, npm and the provider: make oidc-provider"
 CLIENT, SECRET = "medveil", "never-in-the-settings-0123456789"
 PROGRAM = """
 import https from 'node:https';
