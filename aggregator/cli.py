@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,6 +25,7 @@ from aggregator.cli_relay import relay
 from aggregator.cli_watching import OneOfAll, hospitals, show, watch
 from aggregator.settings import Settings, load
 from medveil.errors import BadOption, utc
+from medveil.folders import named
 from medveil.ids import fingerprint
 from medveil.shown import NotConfirmed, Screen, can_ask, plain, strong, warn
 from medveil.volumes import begin_on_volume
@@ -125,8 +125,8 @@ def init(
         break_glass = screen.answer("Name of an admin for days without a sign-in service (Enter: none):")
     if break_glass:
         make_local_admin(settings, break_glass)
-    screen.say(f"Next: medveil aggregator serve --folder {quote(str(folder))}")
-    screen.say(f"      medveil aggregator invite NAME --folder {quote(str(folder))}    (for each hospital)")
+    screen.say(f"Next: medveil aggregator serve {named(folder)}")
+    screen.say(f"      medveil aggregator invite NAME {named(folder)}    (for each hospital)")
 
 
 @app.command()
@@ -284,7 +284,7 @@ def new_admin_key(
         screen.say("The old key has handed over to it. Each node follows by itself with its next poll;")
         screen.say("no operator has to do anything, and 'medveil node heads' shows both fingerprints.")
     screen.say(f"Next: copy {folder / KEY} to every other machine of this aggregator, make a backup,")
-    screen.say(f"then start it again: medveil aggregator serve --folder {quote(str(folder))}")
+    screen.say(f"then start it again: medveil aggregator serve {named(folder)}")
 
 
 @app.command()
@@ -393,8 +393,7 @@ def study_create(
     hospital: Annotated[
         list[str],
         typer.Option(
-            help="A hospital of the roster; repeatable. All enrolled ones if left out, with --from those of "
-            "the plan before."
+            help="A hospital of the roster; repeatable. If left out all enrolled ones, or those of --from."
         ),
     ] = [],  # noqa: B006
     researcher: Annotated[
@@ -419,12 +418,13 @@ def study_create(
         screen.say(f"It starts from {plan.study.model.parent.words}.")
     screen.say(strong(plan.study.name), "  Read these words to each hospital by telephone:")
     _show_fingerprint(plan)
-    rows = [(str(m.index), m.name, fingerprint(m.key)) for m in plan.roster]
-    screen.table(("index", "hospital", "key fingerprint"), rows)
-    starts, needs = plan.approvals_needed, smallest_sum(plan)
-    screen.say(f"It starts when {starts} hospitals have approved it; each round needs {needs}.")
+    roster = ((str(m.index), m.name, fingerprint(m.key)) for m in plan.roster)
+    screen.table(("index", "hospital", "key fingerprint"), roster)
+    starts = f"It starts when {plan.approvals_needed} hospitals have approved it"
+    screen.say(f"{starts}; each round needs {smallest_sum(plan)}.")
     if readers == []:
-        screen.say(f"No researcher may read it yet: medveil aggregator people grant NAME {plan.id[:8]}")
+        grant = f"people grant NAME {plan.id[:8]} {named(folder)}"
+        screen.say(f"No researcher may read it yet: medveil aggregator {grant}")
 
 
 @study.command("status")
@@ -436,7 +436,7 @@ def study_status(plan: OneOfAll = "", folder: Folder = DEFAULT) -> None:
     for one, status in found:
         _show_status(one, status)
     if not found:
-        screen.say("There is no study yet. Next: medveil aggregator study create")
+        screen.say(f"There is no study yet. Next: medveil aggregator study create {named(folder)}")
 
 
 def _state_words(plan: Plan, status: PlanStatus) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from shlex import quote
 from typing import Annotated
 
 import typer
@@ -12,6 +11,7 @@ import typer
 from aggregator.cli_people import DEFAULT, Folder
 from aggregator.settings import Settings, load
 from medveil.errors import BadOption
+from medveil.folders import named
 from medveil.shown import Screen, plain
 
 screen = Screen()
@@ -37,12 +37,12 @@ def cluster(
     if hand_out is not None:
         admin.hand_out_cluster(load(folder), hand_out)
         screen.say(f"  {hand_out} holds what its machines need. Whoever has it is one of them.")
-    where = quote(str(hand_out or folder))
-    screen.say(f"On the machine of that address:  medveil aggregator scheduler --folder {where}")
-    screen.say(f"On each machine that computes:   medveil aggregator worker --folder {where}")
+    where = named(hand_out or folder)
+    screen.say(f"On the machine of that address:  medveil aggregator scheduler {where}")
+    screen.say(f"On each machine that computes:   medveil aggregator worker {where}")
     screen.say("  Each needs a copy of that folder (--hand-out makes it) and the same uploads: a shared")
     screen.say("  folder, or the bucket. None needs admin.key or the database.")
-    screen.say(f"Then start the aggregator again: medveil aggregator serve --folder {quote(str(folder))}")
+    screen.say(f"Then start the aggregator again: medveil aggregator serve {named(folder)}")
 
 
 def scheduler(

@@ -12,6 +12,7 @@ import typer
 from aggregator.cli_people import DEFAULT, AsJson, Folder
 from aggregator.settings import load
 from medveil.errors import utc
+from medveil.folders import named
 from medveil.ids import fingerprint
 from medveil.shown import Screen, Words, good, plain, strong, warn
 
@@ -52,7 +53,7 @@ def invite(
     screen.say("2. Telephone, on a number that you know, and read the twelve words. The operator types:")
     screen.say(f"     medveil node join {quote(path.name)} --data FOLDER")
     screen.say("3. In the same call have the hospital's key read to you, and compare it with:")
-    screen.say(f"     medveil aggregator invitations --folder {quote(str(folder))}")
+    screen.say(f"     medveil aggregator invitations {named(folder)}")
 
 
 def invitations(
@@ -82,7 +83,7 @@ def invitations(
             screen.json(_for_programs(one))
         return
     if not found:
-        screen.say("Nobody was invited yet. Next: medveil aggregator invite NAME")
+        screen.say(f"Nobody was invited yet. Next: medveil aggregator invite NAME {named(folder)}")
         return
     rows = [(one.name, one.role, *_stands(one)) for one in found]
     cells = [max(len(str(row[place])) for row in rows) for place in range(4)]

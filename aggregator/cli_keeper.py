@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from shlex import quote
 from typing import Annotated
 
 import typer
 
+from medveil.folders import named
 from medveil.shown import Screen
 
 keeper = typer.Typer(help="A keeper of pseudonyms: nobody is in a study twice, and nobody learns who it is.")
@@ -31,7 +31,7 @@ def init(
         f"The keeper {name} is ready in {folder}. Back the folder up now: a lost key is lost for good."
     )
     screen.say(f"  For the admin:  {made.public}")
-    screen.say(f"  Next:           medveil aggregator keeper enroll TOKEN --folder {quote(str(folder))}")
+    screen.say(f"  Next:           medveil aggregator keeper enroll TOKEN {named(folder)}")
 
 
 @keeper.command()
@@ -44,7 +44,7 @@ def enroll(
 
     name = enrol_keeper(folder, token)
     screen.say(f"The keeper {name} is enrolled.")
-    screen.say(f"  Next:  medveil aggregator keeper adopt persons.json --folder {quote(str(folder))}")
+    screen.say(f"  Next:  medveil aggregator keeper adopt persons.json {named(folder)}")
 
 
 @keeper.command()

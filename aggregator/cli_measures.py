@@ -11,6 +11,7 @@ import typer
 
 from aggregator.cli_people import DEFAULT, Folder
 from aggregator.settings import load
+from medveil.folders import named
 from medveil.shown import Screen, strong, warn
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 screen = Screen()
 MEGA, DAY_S = 1e6, 86_400.0
-NO_STUDY = "There is no such study yet. Next: medveil aggregator study create"
 Plan = Annotated[str, typer.Argument(help="The study: its name, its words or the beginning of its hash.")]
 
 
@@ -98,7 +98,7 @@ def compare(
     with _opened(folder) as (_, measures):
         v = measures.comparison(task=task)
     if not v.studies:
-        screen.say(NO_STUDY)
+        screen.say(f"There is no such study yet. Next: medveil aggregator study create {named(folder)}")
         return
     rows = [
         (
@@ -131,7 +131,7 @@ def privacy(
     with _opened(folder) as (_, measures):
         v = measures.privacy(study=study)
     if not v.studies:
-        screen.say(NO_STUDY)
+        screen.say(f"There is no such study yet. Next: medveil aggregator study create {named(folder)}")
     for one in v.studies:
         _show_privacy(one)
     if v.left_out:

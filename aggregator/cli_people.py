@@ -12,6 +12,7 @@ import typer
 
 from aggregator.settings import Settings, load
 from medveil.errors import BadOption, utc
+from medveil.folders import named
 from medveil.ids import fingerprint
 from medveil.shown import Screen, Words, can_ask, good, strong, warn
 
@@ -54,7 +55,7 @@ def people_list(folder: Folder = DEFAULT, as_json: AsJson = False) -> None:
         else:
             _show_access(access)
     if not found and not as_json:
-        screen.say("Nobody has a key or a token yet. Next: medveil aggregator invite NAME")
+        screen.say(f"Nobody has a key or a token yet. Next: medveil aggregator invite NAME {named(folder)}")
 
 
 def _for_programs(access: Access) -> dict[str, object]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from shlex import quote
 from typing import Annotated
 
 import typer
 
+from medveil.folders import named
 from medveil.shown import Screen
 
 relay = typer.Typer(help="A region's relay: it adds masked vectors, so that one goes on instead of many.")
@@ -39,7 +39,7 @@ def init(
     screen.say(f"The relay of {name} is ready in {folder}.")
     screen.say(f"  For its hospitals:  {folder / 'tls' / 'ca.pem'}  and its address")
     screen.say(f"  Its fingerprint:    {fingerprint(made)}")
-    screen.say(f"  Next:               medveil aggregator relay enroll TOKEN --folder {quote(str(folder))}")
+    screen.say(f"  Next:               medveil aggregator relay enroll TOKEN {named(folder)}")
 
 
 @relay.command()
@@ -52,7 +52,7 @@ def enroll(
 
     name = enrol_relay(folder, token)
     screen.say(f"The relay {name} is enrolled.")
-    screen.say(f"  Next:  medveil aggregator relay serve --folder {quote(str(folder))}")
+    screen.say(f"  Next:  medveil aggregator relay serve {named(folder)}")
 
 
 @relay.command()

@@ -13,6 +13,7 @@ import typer
 from aggregator.cli_people import DEFAULT, AsJson, Folder
 from aggregator.settings import load
 from medveil.errors import utc
+from medveil.folders import named
 from medveil.shown import Screen, Words, fault, good, plain, strong, warn
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def hospitals(folder: Folder = DEFAULT, as_json: AsJson = False) -> None:
             screen.json(one.model_dump(mode="json"))
         return
     if not seen:
-        screen.say("No hospital is enrolled yet. Next: medveil aggregator invite NAME")
+        screen.say(f"No hospital is enrolled yet. Next: medveil aggregator invite NAME {named(folder)}")
         return
     heads = ("hospital", "heard from", "version", "clock", "cert days", "rounds", "studies")
     rows = [_hospital_row(one) for one in seen]

@@ -9,7 +9,6 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,6 +27,7 @@ from hospital_node.cli_relay import relay
 from hospital_node.cli_sent import sent
 from hospital_node.cli_setup import certificate, enroll, init
 from hospital_node.cli_status import policy, status
+from medveil.folders import named
 from medveil.freed import BETWEEN_ROUNDS, keep_freed
 from medveil.lean import expect_monai
 from medveil.log import set_up
@@ -137,7 +137,7 @@ def approve(
     if plan:
         _approve_shown(node, plan, patients, yes=yes)
         screen.say("Approved. The node hands it in, once it has read the images. Next:")
-        screen.say(f"  medveil node run --folder {quote(str(folder))}")
+        screen.say(f"  medveil node run {named(folder)}")
         return
     with progress.waiting():
         found = asyncio.run(operator.on_offer(node))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hospital_node.cli_ledger import DEFAULT, Folder, node_in
+from medveil.folders import named
 from medveil.shown import NotConfirmed, Screen, can_ask, plain, strong
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def leave(plan: Named, reason: Reason = "", yes: Yes = False, folder: Folder = D
     _ask(chosen, "The round in hand goes on to its end. Then: " + LOST + _goes_on(chosen), yes)
     word = consent.leave_after_round(node, chosen, words)
     if word is None:
-        screen.say("Noted. The running node takes the approval back after this round: medveil node status")
+        screen.say(f"Noted. The running node takes the approval back after this round: {_status(folder)}")
         return
     screen.say("No round is in hand.")
     _tell(node, word)
@@ -71,7 +72,7 @@ def pause(plan: MaybeNamed = None, folder: Folder = DEFAULT) -> None:
     from hospital_node import consent
 
     consent.pause(node, consent.approved_plan(node, plan) if plan else None)
-    screen.say("Paused. No round counts on this hospital until: medveil node resume")
+    screen.say(f"Paused. No round counts on this hospital until: medveil node resume {named(folder)}")
 
 
 def resume(plan: MaybeNamed = None, folder: Folder = DEFAULT) -> None:
@@ -89,7 +90,11 @@ def stop(folder: Folder = DEFAULT) -> None:
     from hospital_node import consent
 
     consent.stop(node)
-    screen.say("The running node ends within a few seconds: medveil node status")
+    screen.say(f"The running node ends within a few seconds: {_status(folder)}")
+
+
+def _status(folder: Folder) -> str:
+    return f"medveil node status {named(folder)}"
 
 
 LOST = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +12,7 @@ from hospital_node.cli_ledger import DEFAULT, Folder
 from hospital_node.cli_pacs import Connection, Fetched, fetched
 from hospital_node.cli_setup import NodeChoices
 from medveil.errors import BadOption
+from medveil.folders import named
 from medveil.shown import NotConfirmed, Screen, Words, can_ask, plain, strong
 
 if TYPE_CHECKING:
@@ -125,8 +125,9 @@ def _show(invitation: Invitation) -> None:
 def _show_joined(done: Joined, invitation: Invitation) -> None:
     from medveil.ids import fingerprint
 
-    folder, node = quote(str(done.node.folder)), done.node
-    screen.say(strong(f"{node.settings.name} has joined {invitation.consortium}. Its node is in {folder}."))
+    node, folder = done.node, named(done.node.folder)
+    joined = f"{node.settings.name} has joined {invitation.consortium}."
+    screen.say(strong(f"{joined} Its node is in {plain(node.folder)}."))
     if done.certificate:
         screen.say("The aggregator asks for TLS certificates, and has made one; a running node renews it.")
     screen.say("In the same call, read this node's key to the admin, who compares it:")
@@ -135,9 +136,9 @@ def _show_joined(done: Joined, invitation: Invitation) -> None:
         screen.say(f"Plans on offer: {done.plans}. Next:")
     else:
         screen.say("No plan is on offer yet. As soon as the admin has told you of one:")
-    screen.say(f"  medveil node check --folder {folder}      look at the images as it would")
-    screen.say(f"  medveil node approve --folder {folder}    read it, and approve it by its words")
-    screen.say(f"  medveil node run --folder {folder}        work on it")
+    screen.say(f"  medveil node check {folder}      look at the images as it would")
+    screen.say(f"  medveil node approve {folder}    read it, and approve it by its words")
+    screen.say(f"  medveil node run {folder}        work on it")
 
 
 def doctor(folder: Folder = DEFAULT) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from hospital_node.cli_ledger import DEFAULT, Folder, node_in
 from medveil.errors import BadOption
+from medveil.folders import named
 from medveil.shown import Screen, plain, warn
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def show(context: typer.Context, folder: Folder = DEFAULT) -> None:
     screen.say(f"For keepers, by telephone: {node.settings.name}'s key is")
     screen.say(f"  {identity.public_key.hex()}")
     if node.settings.persons is None:
-        screen.say("This node uses no persons file: medveil node persons use persons.json --column NAME")
+        use_one = f"medveil node persons use persons.json --column NAME {named(folder)}"
+        screen.say(f"This node uses no persons file: {use_one}")
         return
     file, told = persons_of(node)
     screen.say(f"Persons of '{plain(file.name)}', known by {plain(file.identifier)}.")
@@ -42,7 +44,7 @@ def show(context: typer.Context, folder: Folder = DEFAULT) -> None:
     screen.say(f"  Keepers:                  {', '.join(plain(one.name) for one in file.keepers)}")
     known_by = ", ".join(map(plain, told.columns)) or "PatientID and its issuer (DICOM)"
     screen.say(f"  Known here by:            {known_by}")
-    _show_counts(counts(node, identity))
+    _show_counts(node, counts(node, identity))
 
 
 @persons.command()
@@ -72,7 +74,7 @@ def use(
     _, found = claiming.use(node, file, column or (), table)
     screen.say(f"Persons of '{plain(found.name)}', known by {plain(found.identifier)}.")
     screen.say(f"  Compare by telephone:  {fingerprint(found.hash)}")
-    screen.say("  Next:                  medveil node persons claim")
+    screen.say(f"  Next:                  medveil node persons claim {named(node.folder)}")
     screen.say(
         "A running node takes it up when it is started again; private plans without persons end here then."
     )
@@ -92,7 +94,7 @@ def claim(
     persons_of(node)
     with progress.waiting():
         found = asyncio.run(_claimed(node))
-    _show_counts(found)
+    _show_counts(node, found)
 
 
 async def _claimed(node: Node) -> Counts:
@@ -104,13 +106,13 @@ async def _claimed(node: Node) -> Counts:
         return await claim_persons(node, Identity.load(node.settings.name, node.key), transport)
 
 
-def _show_counts(found: Counts) -> None:
+def _show_counts(node: Node, found: Counts) -> None:
     screen.say(f"{found.own} patient(s) here are this hospital's.")
     for count, words in (
         (found.elsewhere, "are in another hospital that asked first; studies that ask for it leave them out"),
         (found.unknown, "have no identifier, or several; such studies leave them out"),
         (found.several, "share an identifier with another pseudonym; give each person one pseudonym"),
-        (found.unasked, "were not asked about yet: medveil node persons claim"),
+        (found.unasked, f"were not asked about yet: medveil node persons claim {named(node.folder)}"),
     ):
         if count:
             screen.say(warn(str(count)), f" {words}.")

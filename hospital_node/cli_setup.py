@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +11,7 @@ import typer
 from hospital_node.cli_ledger import DEFAULT, Folder, node_in
 from medveil.bounds import MOST_PARAMETERS, MOST_STEPS, MOST_VOXELS
 from medveil.errors import BadOption
+from medveil.folders import named
 from medveil.shown import Screen
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def init(options: NodeOptions) -> None:
     screen.say(f"  Its key's fingerprint:  {fingerprint(identity.public_key)}")
     for one in fingerprints_in(node.authority.read_bytes()):
         screen.say(f"  The aggregator's ca:    {one}")
-    screen.say(f"Next: medveil node enroll TOKEN --folder {quote(str(options.folder))}")
+    screen.say(f"Next: medveil node enroll TOKEN {named(options.folder)}")
 
 
 def enroll(
@@ -150,8 +150,8 @@ def enroll(
 
     asyncio.run(enrol(node, token))
     screen.say(f"{node.settings.name} is enrolled. Next:")
-    screen.say(f"  medveil node check --folder {quote(str(folder))}     then")
-    screen.say(f"  medveil node approve --folder {quote(str(folder))}")
+    screen.say(f"  medveil node check {named(folder)}     then")
+    screen.say(f"  medveil node approve {named(folder)}")
 
 
 def certificate(folder: Folder = DEFAULT) -> None:

@@ -7,6 +7,7 @@ import pwd
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 
 from medveil.errors import BadFile, Error
 from medveil.shown import plain
@@ -33,6 +34,11 @@ class FolderOfAnother(Error):
             remedy="Run the same command as the user to whom it belongs"
             + (f": put sudo -u {owner} before it." if owner else "."),
         )
+
+
+def named(folder: Path) -> str:
+    """The option that names it, for a command that is shown to be typed or pasted."""
+    return f"--folder {quote(str(folder))}"
 
 
 def settings_in(folder: Path, name: str, absent: Callable[..., Error], *, only_read: bool = False) -> bytes:

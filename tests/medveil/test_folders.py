@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from aggregator.admin import set_up_aggregator
+from aggregator.cli import app as aggregator_app
 from aggregator.keeper.settings import KeeperFolder
 from aggregator.relay.settings import RelayFolder
 from aggregator.settings import Settings, load
 from hospital_node.settings import Node
 from medveil import folders
 from medveil.errors import BadFile, Error
-from medveil.folders import FolderOfAnother, settings_in
+from medveil.folders import FolderOfAnother, named, settings_in
 
 NOBODY = 65534
 LOADS: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -175,3 +179,19 @@ def test_settings_are_read_as_they_were_written_and_nobody_else_reads_them(tmp_p
     made.save()
     assert load(tmp_path) == made
     assert (tmp_path / "aggregator.json").stat().st_mode & 0o077 == 0
+
+
+def test_the_next_command_that_is_shown_can_be_pasted(tmp_path: Path) -> None:
+    folder = tmp_path / "of Anna"
+    assert shlex.split(named(folder)) == ["--folder", str(folder)]
+    set_up_aggregator(Settings(folder))
+    for words in (
+        ["hospitals"],
+        ["invitations"],
+        ["people", "list"],
+        ["study", "status"],
+        ["study", "compare"],
+    ):
+        shown = CliRunner().invoke(aggregator_app, [*words, "--folder", str(folder)])
+        assert shown.exit_code == 0, shown.output
+        assert f"--folder '{folder}'" in " ".join(shown.stdout.split()), words
