@@ -158,7 +158,8 @@ class Settings:
         values["monitoring"] = self.monitoring.model_dump(mode="json", exclude_defaults=True)
         values["sign_in"] = self.sign_in.model_dump(mode="json", exclude_defaults=True)
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        replace_durably(self.folder / FILE, f"{json.dumps(values, indent=2)}\n".encode(), private=True)
+        text = json.dumps(values, indent=2) + "\n"
+        replace_durably(self.folder / FILE, text.encode(), private=True)
 
 
 def _handed() -> str:

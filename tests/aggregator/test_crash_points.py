@@ -194,6 +194,7 @@ def test_every_call_that_makes_something_durable_is_inside_a_step() -> None:
         "set_up.py: replace_durably(made.public, written(made.described()))",  # made once, by a command
         "set_up.py: replace_durably(target, written(persons))",
         "settings.py: os.fsync(file.fileno())",
+        "settings.py: replace_durably(self.folder / FILE, text.encode(), private=True)",
         "settings.py: replace_durably(self.folder / FILE, written(self.settings), private=True)",
         "settings.py: replace_durably(self.persons_file, written(persons))",
         "watched.py: replace_durably(path, f'{secrets.token_urlsafe(32)}\\n'.encode(), private=True)",

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from select import select
 from typing import Any
 
 import pytest
@@ -65,24 +66,27 @@ def drip(server: Served, start: bytes, piece: bytes, every_s: float = 0.1) -> tu
 
     Fails if the server never has enough.
     """
-    started = time.monotonic()
+    started, data, left = time.monotonic(), b"", start
     with server.connect() as line:
-        line.sendall(start)
-        line.settimeout(every_s)
-        data = b""
+        line.setblocking(False)
         while True:
             assert time.monotonic() - started < PATIENCE_S
-            try:
-                data += (got := line.recv(65_536))
+            readable, writable, _ = select([line], [line] if left else [], [], every_s)
+            if not (readable or left):
+                left = piece
+            elif not readable and writable:
+                try:
+                    left = left[line.send(left) :]
+                except ConnectionError:  # what it has answered can still be read
+                    left = piece = b""
+            elif readable:
+                try:
+                    got = line.recv(65_536)
+                except ConnectionError:
+                    break
                 if not got:
                     break
-            except TimeoutError:
-                try:
-                    line.sendall(piece)
-                except OSError:
-                    break
-            except ConnectionError:
-                break
+                data += got
     return (int(data.split(b" ", 2)[1]) if data else 0), data, time.monotonic() - started
 
 

@@ -13,7 +13,8 @@ from hospital_node.enrolment import set_relay
 from medveil.plan import Plan
 from medveil.study import Deadlines
 from medveil_imaging.sources.phantom import write_phantom_sites
-from medveil_research.local_consortium import DEADLINES, LocalConsortium, _free_port
+from medveil_research.local_consortium import DEADLINES, LocalConsortium
+from medveil_research.ports import free_port
 from medveil_research.sites import find_sites
 from medveil_research.studies import StudyOptions, new_study
 
@@ -30,7 +31,7 @@ class WithRelay(LocalConsortium):
         super()._start(name, command)
 
     def _open_relay(self) -> None:
-        folder, port = self.folder / "relay", _free_port()
+        folder, port = self.folder / "relay", free_port()
         told = {
             "name": "north",
             "aggregator": self._settings.url,
