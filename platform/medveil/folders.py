@@ -22,17 +22,19 @@ class FolderOfAnother(Error):
 
     code = "folder-of-another"
 
-    def __init__(self, *, folder: Path, owner: str, root: bool) -> None:
+    def __init__(self, *, folder: Path, owner: int | None, user: int) -> None:
+        whose = "another user" if owner is None else _name(owner)
         why = (
             "Root's new files in it could not be read or replaced by that user's service"
-            if root
-            else "This user may not read it"
+            if user == ROOT
+            else f"This user, {_name(user)}, may not read it"
         )
+        how = "" if owner is None else f": put sudo -u {_for_sudo(owner)} before it"
+        give = "" if user == ROOT else f" If it should be this user's, root gives it: {_chown(user, folder)}"
         super().__init__(
-            what=f"The folder '{folder}' belongs to {owner or 'another user'}.",
+            what=f"The folder '{folder}' belongs to {whose}.",
             meaning=f"Nothing was done. {why}.",
-            remedy="Run the same command as the user to whom it belongs"
-            + (f": put sudo -u {owner} before it." if owner else "."),
+            remedy=f"Run the same command as the user to whom it belongs{how}.{give}",
         )
 
 
@@ -62,12 +64,12 @@ def settings_in(folder: Path, name: str, absent: Callable[..., Error], *, only_r
         whose = _owner(path, folder)
         if whose == os.geteuid():
             raise BadFile(name=plain(path), problem="its owner may not read it: chmod 600") from error
-        raise FolderOfAnother(folder=folder, owner=_name(whose), root=False) from error
+        raise FolderOfAnother(folder=folder, owner=whose, user=os.geteuid()) from error
     except (OSError, ValueError) as error:
         problem = getattr(error, "strerror", None) or "it cannot be read"
         raise BadFile(name=plain(path), problem=problem) from error
     if not only_read and os.geteuid() == ROOT != owner and _owner_of_new(folder) != owner:
-        raise FolderOfAnother(folder=folder, owner=_name(owner), root=True)
+        raise FolderOfAnother(folder=folder, owner=owner, user=ROOT)
     if len(data) > MOST_BYTES:
         raise BadFile(name=plain(path), problem=f"it is longer than {MOST_BYTES:,} bytes")
     return data
@@ -92,11 +94,18 @@ def _owner_of_new(folder: Path) -> int | None:
         return ROOT
 
 
-def _name(owner: int | None) -> str:
-    """As sudo takes it; empty if it is not known."""
-    if owner is None:
-        return ""
+def _name(user: int) -> str:
+    """Its number where it has no name."""
     try:
-        return pwd.getpwuid(owner).pw_name
+        return pwd.getpwuid(user).pw_name
     except KeyError:
-        return f"'#{owner}'"
+        return str(user)
+
+
+def _for_sudo(user: int) -> str:
+    name = _name(user)
+    return f"'#{name}'" if name.isdecimal() else name
+
+
+def _chown(user: int, folder: Path) -> str:
+    return f"chown -R {_name(user)}: {quote(str(folder))}"

@@ -84,6 +84,7 @@ def test_who_may_not_read_it_is_told_whose_it_is(place: Path, kind: str) -> None
     with another_user(), pytest.raises(FolderOfAnother, match="belongs to root") as refused:
         read(place)
     assert "sudo -u root" in refused.value.remedy
+    assert f"chown -R nobody: {place}" in refused.value.remedy
     place.chmod(0o700)  # as a service's folder is
     with another_user(), pytest.raises(FolderOfAnother, match="belongs to root"):
         read(place)
@@ -116,11 +117,13 @@ def test_root_may_where_all_files_belong_to_one_user_and_where_nothing_is_writte
 
 
 def test_an_owner_without_a_name_is_named_by_number_and_an_unknown_one_not_at_all() -> None:
-    assert (
-        "sudo -u '#4000000' "
-        in FolderOfAnother(folder=Path("x"), owner=folders._name(4_000_000), root=True).remedy
-    )
-    assert "sudo" not in FolderOfAnother(folder=Path("x"), owner=folders._name(None), root=False).remedy
+    nameless = FolderOfAnother(folder=Path("x y"), owner=4_000_000, user=0)
+    assert "belongs to 4000000." in nameless.what
+    assert "sudo -u '#4000000' " in nameless.remedy
+    assert "chown" not in nameless.remedy
+    unknown = FolderOfAnother(folder=Path("x y"), owner=None, user=4_000_000)
+    assert "sudo" not in unknown.remedy
+    assert unknown.remedy.endswith("root gives it: chown -R 4000000: 'x y'")
 
 
 def test_what_is_no_file_of_settings_is_refused(tmp_path: Path) -> None:
