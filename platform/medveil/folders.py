@@ -22,19 +22,12 @@ class FolderOfAnother(Error):
 
     code = "folder-of-another"
 
-    def __init__(self, *, folder: Path, owner: int | None, user: int) -> None:
-        whose = "another user" if owner is None else _name(owner)
-        why = (
-            "Root's new files in it could not be read or replaced by that user's service"
-            if user == ROOT
-            else f"This user, {_name(user)}, may not read it"
-        )
-        how = "" if owner is None else f": put sudo -u {_for_sudo(owner)} before it"
-        give = "" if user == ROOT else f" If it should be this user's, root gives it: {_chown(user, folder)}"
+    def __init__(self, *, folder: Path, owner: str, user: str, why: str) -> None:
         super().__init__(
-            what=f"The folder '{folder}' belongs to {whose}.",
+            what=f"The folder '{folder}' belongs to {owner}, and this user is {user}.",
             meaning=f"Nothing was done. {why}.",
-            remedy=f"Run the same command as the user to whom it belongs{how}.{give}",
+            remedy=f"Run the same command as that user: put sudo -u {_for_sudo(owner)} before it. If the "
+            f"folder should be this user's, root gives it: chown -R {user}: {quote(str(folder))}",
         )
 
 
@@ -64,12 +57,12 @@ def settings_in(folder: Path, name: str, absent: Callable[..., Error], *, only_r
         whose = _owner(path, folder)
         if whose == os.geteuid():
             raise BadFile(name=plain(path), problem="its owner may not read it: chmod 600") from error
-        raise FolderOfAnother(folder=folder, owner=whose, user=os.geteuid()) from error
+        raise _of_another(folder, whose, "This user may not read it") from error
     except (OSError, ValueError) as error:
         problem = getattr(error, "strerror", None) or "it cannot be read"
         raise BadFile(name=plain(path), problem=problem) from error
     if not only_read and os.geteuid() == ROOT != owner and _owner_of_new(folder) != owner:
-        raise FolderOfAnother(folder=folder, owner=owner, user=ROOT)
+        raise _of_another(folder, owner, "New files of root's in it could not be used by that user's service")
     if len(data) > MOST_BYTES:
         raise BadFile(name=plain(path), problem=f"it is longer than {MOST_BYTES:,} bytes")
     return data
@@ -94,18 +87,19 @@ def _owner_of_new(folder: Path) -> int | None:
         return ROOT
 
 
-def _name(user: int) -> str:
+def _of_another(folder: Path, owner: int | None, why: str) -> FolderOfAnother:
+    return FolderOfAnother(folder=folder, owner=_name(owner), user=_name(os.geteuid()), why=why)
+
+
+def _name(user: int | None) -> str:
     """Its number where it has no name."""
+    if user is None:
+        return "somebody"
     try:
         return pwd.getpwuid(user).pw_name
     except KeyError:
         return str(user)
 
 
-def _for_sudo(user: int) -> str:
-    name = _name(user)
+def _for_sudo(name: str) -> str:
     return f"'#{name}'" if name.isdecimal() else name
-
-
-def _chown(user: int, folder: Path) -> str:
-    return f"chown -R {_name(user)}: {quote(str(folder))}"

@@ -99,7 +99,7 @@ def test_root_leaves_nothing_in_the_folder_of_a_service(place: Path, kind: str) 
         os.chown(path, NOBODY, -1)
     with pytest.raises(FolderOfAnother, match="belongs to nobody") as refused:
         read(place)
-    assert "could not be read or replaced by that user's service" in refused.value.meaning
+    assert "could not be used by that user's service" in refused.value.meaning
     assert [path.name for path in place.iterdir()] == [name]
 
 
@@ -116,14 +116,12 @@ def test_root_may_where_all_files_belong_to_one_user_and_where_nothing_is_writte
     assert settings_in(place, "x", Absent) == b"{}"
 
 
-def test_an_owner_without_a_name_is_named_by_number_and_an_unknown_one_not_at_all() -> None:
-    nameless = FolderOfAnother(folder=Path("x y"), owner=4_000_000, user=0)
-    assert "belongs to 4000000." in nameless.what
-    assert "sudo -u '#4000000' " in nameless.remedy
-    assert "chown" not in nameless.remedy
-    unknown = FolderOfAnother(folder=Path("x y"), owner=None, user=4_000_000)
-    assert "sudo" not in unknown.remedy
-    assert unknown.remedy.endswith("root gives it: chown -R 4000000: 'x y'")
+def test_who_has_no_name_goes_by_number_and_an_unknown_owner_by_none() -> None:
+    refused = folders._of_another(Path("x y"), 4_000_000, "")
+    assert "belongs to 4000000, " in refused.what
+    assert "sudo -u '#4000000' " in refused.remedy
+    assert refused.remedy.endswith("'x y'")
+    assert "belongs to somebody, " in folders._of_another(Path("x"), None, "").what
 
 
 def test_what_is_no_file_of_settings_is_refused(tmp_path: Path) -> None:
