@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from aggregator.invitations import Newcomer
 
 screen = Screen()
-BORDERS = 13
 """Columns that a table of four takes around its cells."""
 
 
@@ -85,15 +84,8 @@ def invitations(
     if not found:
         screen.say(f"Nobody was invited yet. Next: medveil aggregator invite NAME {named(folder)}")
         return
-    rows = [(one.name, one.role, *_stands(one)) for one in found]
-    cells = [max(len(str(row[place])) for row in rows) for place in range(4)]
-    if screen.width >= sum(cells) + BORDERS:
-        screen.table(("name", "role", "invitation", "key fingerprint"), rows)
-        return
-    for name, role, stands, key in rows:  # a fingerprint that is to be compared stays in one piece
-        screen.say(strong(name), f" {role}, ", stands)
-        if key:
-            screen.say("  ", key)
+    rows = ((one.name, one.role, *_stands(one)) for one in found)
+    screen.table(("name", "role", "invitation", "key fingerprint"), rows)
 
 
 def _for_programs(one: Newcomer) -> dict[str, object]:

@@ -39,8 +39,6 @@ OneOfAll = Annotated[
 EVERY_S = 1.0
 MOST_LANES = 16
 """Hospitals that have a line of their own while a round is watched."""
-NARROW = 76
-"""Columns under which a table becomes a list."""
 OVER = ("finished", "ended-early", "stopped", "withdrawn", "amended", "set-aside")
 SHORT = ("ended-early", "set-aside")
 """Ends before the last round."""
@@ -98,13 +96,8 @@ def show(study: Study = "", folder: Folder = DEFAULT, as_json: AsJson = False) -
         return
     screen.say(strong(seen.name), f" {seen.state}")
     screen.fields(_fields(seen), width=9, indent=2)
-    rows = [(str(r.index), r.hospital, r.key, _stand(r.stand)) for r in seen.roster]
-    if screen.width >= NARROW:
-        screen.table(("", "hospital", "key fingerprint", "stands"), rows)
-    else:
-        for _, name, key, stand in rows:
-            screen.say(strong(name), stand)
-            screen.say(f"  {key}")
+    rows = ((r.hospital, str(r.index), r.key, _stand(r.stand)) for r in seen.roster)
+    screen.table(("hospital", "index", "key fingerprint", "stands"), rows)
     for line in seen.roster:
         if line.reason:
             day = "" if line.at is None else f", {utc(line.at)[:10]}"
@@ -123,13 +116,7 @@ def hospitals(folder: Folder = DEFAULT, as_json: AsJson = False) -> None:
         screen.say(f"No hospital is enrolled yet. Next: medveil aggregator invite NAME {named(folder)}")
         return
     heads = ("hospital", "heard from", "version", "clock", "cert days", "rounds", "studies")
-    rows = [_hospital_row(one) for one in seen]
-    if screen.width >= NARROW:
-        screen.table(heads, rows)
-    else:
-        for row in rows:
-            screen.say(strong(row[0]))
-            screen.fields(zip(heads[1:], row[1:], strict=True), width=11, indent=2)
+    screen.table(heads, map(_hospital_row, seen))
     screen.say(
         "  heard from: a node calls while it has approved a study that goes on; else silence says nothing"
     )

@@ -291,6 +291,8 @@ def lineage(
     found = evidence.own_models(node)
     for one in found:
         views.show_own_model(screen, one)
+    if not found:
+        screen.say(f"No plan was approved here yet. Next: medveil node approve {named(folder)}")
     raise typer.Exit(1 if any(one.alarm is not None for one in found) else 0)
 
 

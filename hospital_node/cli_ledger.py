@@ -53,6 +53,9 @@ def show_ledger(
 def _show_promises(promises: Sequence[Promise]) -> None:
     from hospital_node.views import noise_words
 
+    if not promises:
+        screen.say("No study has spent anything here, and none was promised anything.")
+        return
     plans = list(dict.fromkeys(one.plan for one in promises))
     rows = [
         (

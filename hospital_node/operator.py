@@ -49,7 +49,7 @@ class NoSuchPlan(Error):
     def __init__(self) -> None:
         super().__init__(
             what="No plan with this fingerprint was shown here.",
-            meaning="Nothing was approved. Another fingerprint is another plan, or another roster.",
+            meaning="Nothing was changed. Another fingerprint is another plan, or another roster.",
             remedy="Run 'medveil node approve' without it to see the plans; telephone the admin.",
         )
 

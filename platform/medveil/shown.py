@@ -9,14 +9,17 @@ like, never written into a text. No other module may print, or import what print
 from __future__ import annotations
 
 import json
+import re
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.live import Live
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -43,6 +46,8 @@ LINE = 300
 """Most characters of a text from outside, unless its place says otherwise."""
 LONG_S = 2.0
 """Nobody is told how far a shorter piece of work is."""
+BORDERS = 3
+"""What a column of a table takes beside its cells."""
 LONGEST = 4000
 """Most characters of a line, whatever it is made of."""
 MARK = "\N{REPLACEMENT CHARACTER}"
@@ -50,6 +55,7 @@ MARK = "\N{REPLACEMENT CHARACTER}"
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _BLANK = frozenset("\u115f\u1160\u3164\uffa0\u2800\u034f\u17b4\u17b5")
 """Letters and marks that look like nothing: fillers of Hangul, the empty Braille pattern, joiners."""
+_BETWEEN_WORDS = re.compile(r"[\s\u2e80-\uffff]+")
 _MARKS_IN_A_ROW = 4
 """Accents on one letter; more of them would paint over the lines above and below."""
 
@@ -135,6 +141,21 @@ def _cut(line: str) -> str:
     return _printable(line if len(line) <= LONGEST else line[: LONGEST - 1] + "…")
 
 
+def _longest_word(cell: Text) -> int:
+    """How wide its longest piece is that is not to be cut; between Chinese characters one may always cut."""
+    return max(cell_len(word) for word in _BETWEEN_WORDS.split(cell.plain))
+
+
+def _widths(least: Sequence[int], wanted: Sequence[int], room: int) -> Sequence[int]:
+    """Of columns: what they want, or as much of it as there is room for."""
+    lacking = [more - less for more, less in zip(wanted, least, strict=True)]
+    if sum(wanted) <= room:
+        return wanted
+    return [
+        less + (room - sum(least)) * lack // sum(lacking) for less, lack in zip(least, lacking, strict=True)
+    ]
+
+
 def _lines(words: Words, most: int = 60) -> Text:
     """Several lines, where a place allows them: each for itself."""
     if isinstance(words, Text):
@@ -189,13 +210,37 @@ class Screen:
         title: str = "",
         right: Sequence[int] = (),
     ) -> None:
-        """A table; ``right`` are the columns that hold numbers."""
+        """A table; ``right`` are the columns that hold numbers.
+
+        Guarantees: no word is cut in two. Where the screen is too narrow for that, each row is a few lines.
+        """
+        names, cells = [_text(head) for head in heads], [[_text(cell) for cell in row] for row in rows]
+        columns = list(zip(names, *cells, strict=True))
+        least = [max(map(_longest_word, column)) for column in columns]
+        wanted = [max(cell_len(cell.plain) for cell in column) for column in columns]
+        room = self.width - BORDERS * len(names) - 1
+        if sum(least) > room:
+            self._rows_as_lines(title, names, cells)
+            return
         table = Table(title=_text(title) if title else None, title_justify="left")
-        for place, head in enumerate(heads):
-            table.add_column(_text(head), justify="right" if place in right else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*(_text(cell) for cell in row))
+        for place, (name, width) in enumerate(zip(names, _widths(least, wanted, room), strict=True)):
+            justify: Literal["left", "right"] = "right" if place in right else "left"
+            table.add_column(name, justify=justify, overflow="fold", width=width)
+        for row in cells:
+            table.add_row(*row)
         self._console.print(table, soft_wrap=False)
+
+    def _rows_as_lines(self, title: str, names: Sequence[Text], cells: Sequence[Sequence[Text]]) -> None:
+        if title:
+            self.say(title)
+        for first, *others in cells:
+            told = [
+                Text.assemble((name.plain, "dim"), " ", cell)
+                for name, cell in zip(names[1:], others, strict=True)
+                if cell.plain.strip()
+            ]
+            self._console.print(Text.assemble(first, style="bold"))
+            self._console.print(Padding(Text(", ").join(told), (0, 0, 0, 2), expand=False), soft_wrap=False)
 
     def json(self, value: Any) -> None:
         """A value for a program, as one line of ASCII."""
