@@ -37,10 +37,11 @@ if TYPE_CHECKING:
     from medveil.reports import AttemptReport, PlanStatus
 
 app = typer.Typer(
+    no_args_is_help=True,
     help="For the consortium's admin: run the aggregator, enrol hospitals, open studies.",
     callback=begin_on_volume,
 )
-study = typer.Typer(help="Create studies and watch them.")
+study = typer.Typer(no_args_is_help=True, help="Create studies and watch them.")
 study.command("amend")(amend)
 app.add_typer(study, name="study")
 app.add_typer(people, name="people")
@@ -55,7 +56,7 @@ app.command()(scheduler)
 app.command()(worker)
 for verb in (watch, show, pause, resume, stop, withdraw):
     study.command()(verb)
-audit = typer.Typer(help="The audit log: who changed what, chained and signed.")
+audit = typer.Typer(no_args_is_help=True, help="The audit log: who changed what, chained and signed.")
 app.add_typer(audit, name="audit")
 study.command()(cli_measures.convergence)
 study.command()(cli_measures.compare)

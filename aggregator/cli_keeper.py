@@ -10,7 +10,10 @@ import typer
 from medveil.folders import named
 from medveil.shown import Screen
 
-keeper = typer.Typer(help="A keeper of pseudonyms: nobody is in a study twice, and nobody learns who it is.")
+keeper = typer.Typer(
+    no_args_is_help=True,
+    help="A keeper of pseudonyms: nobody is in a study twice, and nobody learns who it is.",
+)
 screen = Screen()
 Folder = Annotated[Path, typer.Option("--folder", "-f", help="The keeper's folder.")]
 DEFAULT = Path("keeper-data")

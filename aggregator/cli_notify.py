@@ -14,7 +14,8 @@ from aggregator.settings import load
 from medveil.shown import Screen, plain, warn
 
 notify = typer.Typer(
-    help="Webhooks and e-mail for what waits for a person (see monitoring in aggregator.json)."
+    no_args_is_help=True,
+    help="Webhooks and e-mail for what waits for a person (see monitoring in aggregator.json).",
 )
 screen = Screen()
 

@@ -19,7 +19,9 @@ from medveil.shown import Screen, Words, can_ask, good, strong, warn
 if TYPE_CHECKING:
     from aggregator.admin import Access
 
-people = typer.Typer(help="Who may read what: API tokens of people, and the studies of each researcher.")
+people = typer.Typer(
+    no_args_is_help=True, help="Who may read what: API tokens of people, and the studies of each researcher."
+)
 screen = Screen()
 AsJson = Annotated[bool, typer.Option("--json", help="For a program: JSON, a value a line.")]
 Folder = Annotated[Path, typer.Option("--folder", "-f", help="The aggregator's folder.")]

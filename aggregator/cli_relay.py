@@ -10,7 +10,10 @@ import typer
 from medveil.folders import named
 from medveil.shown import Screen
 
-relay = typer.Typer(help="A region's relay: it adds masked vectors, so that one goes on instead of many.")
+relay = typer.Typer(
+    no_args_is_help=True,
+    help="A region's relay: it adds masked vectors, so that one goes on instead of many.",
+)
 screen = Screen()
 Folder = Annotated[Path, typer.Option("--folder", "-f", help="The relay's folder.")]
 DEFAULT = Path("relay-data")

@@ -48,6 +48,7 @@ def _begin() -> None:
 
 
 app = typer.Typer(
+    no_args_is_help=True,
     help="For a hospital's operator: connect this hospital, check its images, approve, run.",
     callback=_begin,
 )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hospital_node.pacs.settings import PacsSettings
     from hospital_node.settings import Node
 
-pacs = typer.Typer(help="The hospital's PACS: asked and read, never written to.")
+pacs = typer.Typer(no_args_is_help=True, help="The hospital's PACS: asked and read, never written to.")
 screen, progress = Screen(), Screen(stderr=True)
 MOST = 200
 """Rows of a table, or refusals, that are shown."""

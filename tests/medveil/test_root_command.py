@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from medveil import cli
+from medveil.errors import Error
 
 INTERRUPTED_IN = """
 import os, signal, sys
@@ -54,6 +57,25 @@ def test_every_command_of_every_room_is_in_the_list() -> None:
     for room in set(cli.ROOM_OF.values()):
         of_room = {name for name, its in cli.ROOM_OF.items() if its == room}
         assert commands([min(of_room)]) == set(cli.LINES), room
+
+
+def groups_of(command: Any, *words: str) -> Iterator[tuple[str, ...]]:
+    if hasattr(command, "commands"):
+        yield words
+        for name, inner in command.commands.items():
+            yield from groups_of(inner, *words, name)
+
+
+@pytest.mark.parametrize("room", sorted(set(cli.ROOM_OF.values())))
+def test_a_group_without_a_command_lists_its_commands_or_does_its_own_work(
+    room: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where no node is
+    app = cli.root_app([min(name for name, its in cli.ROOM_OF.items() if its == room)])
+    for words in groups_of(typer.main.get_command(app)):
+        shown = CliRunner().invoke(app, list(words))
+        assert "Missing command" not in shown.output, words
+        assert "Commands" in shown.output or isinstance(shown.exception, Error), words
 
 
 def test_a_command_that_is_mistyped_is_named() -> None:

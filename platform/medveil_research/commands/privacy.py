@@ -13,7 +13,9 @@ from medveil_research.options import PrivacyPlanOptions
 
 def group() -> typer.Typer:
     """The group ``medveil privacy``."""
-    privacy = typer.Typer(help="What a schedule costs each patient, and what it leaves to learn.")
+    privacy = typer.Typer(
+        no_args_is_help=True, help="What a schedule costs each patient, and what it leaves to learn."
+    )
     privacy.callback()(_privacy)
     privacy.command("plan")(from_options(privacy_plan))
     return privacy

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 def group() -> typer.Typer:
     """The group ``medveil study``."""
-    study = typer.Typer(help="Write the file that says what is learned, how, and under which privacy.")
+    study = typer.Typer(
+        no_args_is_help=True, help="Write the file that says what is learned, how, and under which privacy."
+    )
     study.command("new")(from_options(study_new))
     study.command("templates")(study_templates)
     return study
