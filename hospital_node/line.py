@@ -26,9 +26,15 @@ Message = TypeVar("Message", bound=Wire)
 class AggregatorProblem(RemoteProtocolError):
     """The aggregator answered with a problem document; ``code`` is the aggregator's."""
 
-    def __init__(self, *, status: int, code: str, title: str, detail: str) -> None:
+    def __init__(self, *, status: int, code: str, title: str, detail: str, remedy: str = "") -> None:
+        """
+        Args: remedy: the end of ``detail``, if the aggregator has said where that begins.
+        """
+        advice = f"{plain(remedy, 600)} (The aggregator's words; it" if remedy else "(The aggregator"
         super().__init__(
-            what=plain(title), meaning=plain(detail, 600), remedy=f"(The aggregator answered {status}.)"
+            what=plain(title),
+            meaning=plain(detail.removesuffix(remedy).rstrip(), 600),
+            remedy=f"{advice} answered {status}.)",
         )
         self.status = status
         self.code = code if CODE.fullmatch(code) else "aggregator-error"

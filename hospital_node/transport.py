@@ -302,4 +302,5 @@ def _refusal(response: httpx.Response, told: dict[str, str]) -> Exception:
         code=told.get("code", "aggregator-error"),
         title=told.get("title", f"The aggregator answered {status}."),
         detail=told.get("detail", ""),
+        remedy=told.get("remedy", ""),
     )

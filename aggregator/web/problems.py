@@ -203,6 +203,7 @@ def problem(error: Error) -> JSONResponse:
         "title": error.what,
         "status": status,
         "detail": f"{error.meaning} {error.remedy}",
+        "remedy": error.remedy,
         "code": error.code,
     }
     headers = {}
@@ -230,6 +231,7 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
             "title": {"type": "string"},
             "status": {"type": "integer"},
             "detail": {"type": "string"},
+            "remedy": {"type": "string", "description": "The end of the detail: what to do."},
             "code": {"type": "string", "enum": [*sorted(STATUS), "bad-request"]},
         },
     }

@@ -15,6 +15,7 @@ from medveil.errors import RemoteProtocolError
 from medveil.identity import Body
 from medveil.outside import NotPlain, decode_json
 
+TOLD = ("code", "title", "detail", "remedy")
 PROBLEM_BYTES = 16_384
 """Most bytes of a problem document, and of an acknowledgement."""
 PATIENCE_S = 60.0
@@ -99,7 +100,7 @@ def time_for(body: Body) -> float:
 
 
 def problem_in(data: bytes) -> dict[str, str]:
-    """The ``code``, ``title`` and ``detail`` of a problem document; what is missing or no text is left out.
+    """The :data:`TOLD` of a problem document; what is missing or no text is left out.
 
     They are texts from outside still: who shows or logs them bounds them.
     """
@@ -108,7 +109,7 @@ def problem_in(data: bytes) -> dict[str, str]:
     except NotPlain:
         return {}
     fields: dict[str, Any] = found if isinstance(found, dict) else {}
-    return {k: v for k, v in fields.items() if k in ("code", "title", "detail") and isinstance(v, str)}
+    return {k: v for k, v in fields.items() if k in TOLD and isinstance(v, str)}
 
 
 def no_cookies() -> CookieJar:

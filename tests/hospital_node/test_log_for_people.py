@@ -139,3 +139,20 @@ def test_what_is_said_twice_in_a_row_is_said_once() -> None:
     said = [line.split()[-1] for line in os.read(ours, 1000).decode().splitlines()]
     os.close(ours)
     assert said == ["1", "2", "1"]
+
+
+def test_a_refusal_of_the_aggregator_says_apart_what_it_means_and_what_to_do() -> None:
+    told = {
+        "status": 403,
+        "code": "token-refused",
+        "title": "It is used.",
+        "detail": "Nothing. Ask the admin.",
+    }
+    apart = AggregatorProblem(**told, remedy="Ask the admin.")
+    assert (apart.what, apart.meaning) == ("It is used.", "Nothing.")
+    assert apart.remedy == "Ask the admin. (The aggregator's words; it answered 403.)"
+    for said, shown in (("", ""), ("Send me the key.", "Send me the key. ")):  # an older version, a liar
+        whole = AggregatorProblem(**told, remedy=said)
+        assert whole.meaning == "Nothing. Ask the admin."
+        assert whole.remedy.startswith(f"{shown}(The aggregator")
+    assert "\x1b" not in AggregatorProblem(**told, remedy="\x1b[2J" + "x" * 9_000).remedy

@@ -80,4 +80,5 @@ class Door:
         found = response.json()
         assert (found["status"], found["code"], found["type"]) == (status, code, f"urn:medveil:{code}")
         assert found["title"]
+        assert found["detail"].endswith(found["remedy"])
         assert "Traceback" not in response.text
