@@ -7,6 +7,7 @@ import hashlib
 import os
 import resource
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -134,13 +135,15 @@ def test_what_a_crash_left_half_written_is_swept_and_nothing_else(folder: Path) 
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """Writes beyond this size fail, as on a full disk."""
+    """Writes beyond this size fail, as on a full disk; Python writes none of its compiled files meanwhile."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        sys.dont_write_bytecode = before
 
 
 def test_a_file_that_does_not_fit_leaves_nothing_behind(folder: Path) -> None:
