@@ -18,7 +18,7 @@ import medveil.cli
 FULL_DISK = """
 import resource, sys
 from medveil.cli import main
-sys.dont_write_bytecode = True  # Python itself would leave halves of compiled files, which no later test could load
+sys.dont_write_bytecode = True  # Python would leave halves of compiled files that nobody can load later
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 sys.argv[0] = "medveil"
 main()
