@@ -55,14 +55,14 @@ install-aggregator: ## Make .venv for an aggregator alone: no PyTorch, with Post
 
 deploy-tools: $(VENV)/deploy-tools ## Install what the files under deploy/ are checked with (350 MB)
 
+$(VENV)/deploy-tools: requirements/deploy.txt | $(PACKAGES)
+	$(PIP) --require-hashes --no-deps -r requirements/deploy.txt
+	@touch $@
+
 oidc-provider: $(VENV)/oidc-provider/node_modules ## Install npm's OpenID provider for the tests of signing in (needs node 20 and npm; 4 MB)
 
 $(VENV)/oidc-provider/node_modules: | $(PACKAGES)
 	npm install --prefix $(VENV)/oidc-provider --no-audit --no-fund --loglevel=error oidc-provider@$(OIDC_PROVIDER)
-
-$(VENV)/deploy-tools: requirements/deploy.txt | $(PACKAGES)
-	$(PIP) --require-hashes --no-deps -r requirements/deploy.txt
-	@touch $@
 
 demo: $(STAMP) ## Run a whole federated study on this machine and write its report
 	@$(BIN)/medveil demo $(if $(DATA),--data "$(DATA)") $(if $(TASK),--task "$(TASK)") $(ARGS)

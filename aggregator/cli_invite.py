@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from aggregator.invitations import Newcomer
 
 screen = Screen()
-"""Columns that a table of four takes around its cells."""
 
 
 def invite(

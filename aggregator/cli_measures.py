@@ -28,6 +28,10 @@ MEGA, DAY_S = 1e6, 86_400.0
 Plan = Annotated[str, typer.Argument(help="The study: its name, its words or the beginning of its hash.")]
 
 
+def _say_none(folder: Folder) -> None:
+    screen.say(f"There is no such study yet. Next: medveil aggregator study create {named(folder)}")
+
+
 def _opened(folder: Folder) -> AbstractContextManager[tuple[Store, Measures]]:
     """The store, and what is measured of it."""
     from contextlib import contextmanager
@@ -98,7 +102,7 @@ def compare(
     with _opened(folder) as (_, measures):
         v = measures.comparison(task=task)
     if not v.studies:
-        screen.say(f"There is no such study yet. Next: medveil aggregator study create {named(folder)}")
+        _say_none(folder)
         return
     rows = [
         (
@@ -131,7 +135,7 @@ def privacy(
     with _opened(folder) as (_, measures):
         v = measures.privacy(study=study)
     if not v.studies:
-        screen.say(f"There is no such study yet. Next: medveil aggregator study create {named(folder)}")
+        _say_none(folder)
     for one in v.studies:
         _show_privacy(one)
     if v.left_out:

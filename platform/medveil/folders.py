@@ -78,8 +78,11 @@ def _owner(*paths: Path) -> int | None:
     return None
 
 
-def _owner_of_new(folder: Path) -> int | None:
-    """To whom a file belongs that this process makes there; some file systems give all to one user."""
+def _owner_of_new(folder: Path) -> int:
+    """To whom a file belongs that root makes there; some file systems give all to one user.
+
+    Root's, where none can be made.
+    """
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             return os.fstat(file.fileno()).st_uid

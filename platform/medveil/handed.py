@@ -28,6 +28,8 @@ MOST_DEPTH = 8
 """Brackets within brackets, and parts of one dotted key."""
 MOST_DOTS = 50_000
 """In a whole file, outside of texts."""
+MOST_RUN = 200
+"""Letters and digits in one piece, outside of texts: a name or a number."""
 WORDS = {
     "extra_forbidden": "nothing of this name is known here",
     "unexpected_keyword_argument": "nothing of this name is known here",
@@ -37,8 +39,6 @@ WORDS = {
     "model_type": "it should be a list of settings by name",
 }
 """What the library says in the words of a programmer, by its kind of error."""
-MOST_RUN = 200
-"""Letters and digits in one piece, outside of texts: a name or a number."""
 
 
 def read_whole(path: Path, most: int) -> bytes:

@@ -148,12 +148,10 @@ def _longest_word(cell: Text) -> int:
 
 def _widths(least: Sequence[int], wanted: Sequence[int], room: int) -> Sequence[int]:
     """Of columns: what they want, or as much of it as there is room for."""
-    lacking = [more - less for more, less in zip(wanted, least, strict=True)]
-    if sum(wanted) <= room:
+    lacking, spare = sum(wanted) - sum(least), room - sum(least)
+    if lacking <= spare:
         return wanted
-    return [
-        less + (room - sum(least)) * lack // sum(lacking) for less, lack in zip(least, lacking, strict=True)
-    ]
+    return [less + (more - less) * spare // lacking for less, more in zip(least, wanted, strict=True)]
 
 
 def _lines(words: Words, most: int = 60) -> Text:
@@ -235,7 +233,7 @@ class Screen:
             self.say(title)
         for first, *others in cells:
             told = [
-                Text.assemble((name.plain, "dim"), " ", cell)
+                Text.assemble(faint(name), " ", cell)
                 for name, cell in zip(names[1:], others, strict=True)
                 if cell.plain.strip()
             ]

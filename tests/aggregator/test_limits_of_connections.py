@@ -72,14 +72,7 @@ def drip(server: Served, start: bytes, piece: bytes, every_s: float = 0.1) -> tu
         while True:
             assert time.monotonic() - started < PATIENCE_S
             readable, writable, _ = select([line], [line] if left else [], [], every_s)
-            if not (readable or left):
-                left = piece
-            elif not readable and writable:
-                try:
-                    left = left[line.send(left) :]
-                except ConnectionError:  # what it has answered can still be read
-                    left = piece = b""
-            elif readable:
+            if readable:
                 try:
                     got = line.recv(65_536)
                 except ConnectionError:
@@ -87,6 +80,13 @@ def drip(server: Served, start: bytes, piece: bytes, every_s: float = 0.1) -> tu
                 if not got:
                     break
                 data += got
+            elif writable:
+                try:
+                    left = left[line.send(left) :]
+                except ConnectionError:  # what it has answered can still be read
+                    left = piece = b""
+            elif not left:
+                left = piece
     return (int(data.split(b" ", 2)[1]) if data else 0), data, time.monotonic() - started
 
 

@@ -12,7 +12,6 @@ import asyncio
 import hashlib
 import os
 import secrets
-import socket
 import sys
 import tempfile
 import threading
@@ -42,6 +41,7 @@ from medveil.messages import Work
 from medveil.plan import Plan, sign_approval
 from medveil.rounds import ModelVersion, RoundKind
 from medveil.tensors import ModelSpec, TensorSpec, model_hash, to_safetensors
+from medveil_research.ports import free_port
 from medveil_research.processes import Process
 from privacy.encoding import params_for
 from privacy.secagg.masks import SEGMENT_WORDS
@@ -57,10 +57,7 @@ LONG = {"advertise_s": 600.0, "share_s": 600.0, "train_s": 600.0, "upload_s": 60
 @contextmanager
 def aggregator(folder: Path) -> Iterator[tuple[Settings, Store]]:
     """A fresh aggregator's folder and its open store; nothing runs yet."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    settings = Settings(folder / "aggregator", port=port, names=("127.0.0.1",))
+    settings = Settings(folder / "aggregator", port=free_port(), names=("127.0.0.1",))
     set_up_aggregator(settings)
     store = open_store(settings)
     try:

@@ -23,7 +23,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import socket
 import ssl
 import statistics
 import subprocess
@@ -59,6 +58,7 @@ from medveil.tensors import ModelSpec, TensorSpec, model_hash, to_safetensors
 from medveil_imaging.models import ModelShape, initial_vector
 from medveil_research.client import Client
 from medveil_research.local_consortium import DEADLINES
+from medveil_research.ports import free_port
 from medveil_research.processes import Process
 from medveil_research.results import RoundFacts, rounds_of
 from medveil_research.study_file import write_study
@@ -147,10 +147,7 @@ class Ground:
     """An aggregator process in a folder, and what it takes to bring hospitals to it."""
 
     def __init__(self, folder: Path, heard: Any = lambda who, event: None) -> None:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self.port = listener.getsockname()[1]
-        self.folder = folder
+        self.port, self.folder = free_port(), folder
         self.settings = Settings(folder / "aggregator", port=self.port, names=("127.0.0.1",))
         set_up_aggregator(self.settings)
         self.authority = self.settings.folder / "tls" / "ca.pem"

@@ -186,13 +186,7 @@ def test_the_next_command_that_is_shown_can_be_pasted(tmp_path: Path) -> None:
     folder = tmp_path / "of Anna"
     assert shlex.split(named(folder)) == ["--folder", str(folder)]
     set_up_aggregator(Settings(folder))
-    for words in (
-        ["hospitals"],
-        ["invitations"],
-        ["people", "list"],
-        ["study", "status"],
-        ["study", "compare"],
-    ):
-        shown = CliRunner().invoke(aggregator_app, [*words, "--folder", str(folder)])
+    for words in ("hospitals", "invitations", "people list", "study status", "study compare"):
+        shown = CliRunner().invoke(aggregator_app, [*words.split(), "--folder", str(folder)])
         assert shown.exit_code == 0, shown.output
         assert f"--folder '{folder}'" in " ".join(shown.stdout.split()), words
